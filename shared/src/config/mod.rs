@@ -1,0 +1,277 @@
+//! The pool file: who is in the pool, with which LLMs and limits, and how the pool behaves.
+//!
+//! `raw` is the file as people write it; [`Pool`] is what the rest of the code may see: complete, validated, without
+//! optional values that have a default. `load` turns one into the other and reports all mistakes at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::id::{Capability, LlmName, ProgrammerId};
+use crate::money::MicroUsd;
+
+/// A validated pool file.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Where it was read from, for messages.
+    pub file: PathBuf,
+    /// Sorted by id, at least one, ids unique.
+    pub programmers: Vec<Programmer>,
+    pub load_balancing: LoadBalancing,
+    pub failover: Failover,
+    pub cost: CostOptimization,
+    /// By the part of an LLM name before the slash; has an entry for every LLM of every programmer.
+    pub providers: BTreeMap<String, Provider>,
+    /// Has an entry for every LLM that is not free.
+    pub prices: BTreeMap<LlmName, Price>,
+    pub agent: Agent,
+    pub workspace: Workspace,
+    pub sandbox: Sandbox,
+    pub acceptance: Acceptance,
+    pub broker: Broker,
+    pub events: Events,
+    pub dispatcher: DispatcherConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct Programmer {
+    pub id: ProgrammerId,
+    /// Port of `GET /health`; 0 = any free one.
+    pub port: u16,
+    /// Primary first, then the backups; at least one.
+    pub llms: Vec<LlmName>,
+    /// Its own and those that `capability_routing` adds; at most 8.
+    pub capabilities: BTreeSet<Capability>,
+    pub limits: JobLimits,
+}
+
+impl Programmer {
+    pub fn primary(&self) -> &LlmName {
+        &self.llms[0]
+    }
+}
+
+/// What one task may use. A task's own `limits` can lower these, never raise them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobLimits {
+    /// The whole task (`timeout_s`).
+    pub timeout: Duration,
+    /// One run of the agent (`max_duration_per_job_s`).
+    pub agent_timeout: Duration,
+    pub max_tokens: u64,
+    pub max_cost: MicroUsd,
+    pub context_limit: u64,
+    /// False: the patch is the result, no commit is made.
+    pub auto_commit: bool,
+    pub max_fix_iterations: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Equal priorities: the broker hands a task to a programmer with a free slot. Also written `round_robin`.
+    LeastLoaded,
+    /// The programmer with the fewest surplus capabilities first.
+    CapabilityMatch,
+}
+
+#[derive(Debug, Clone)]
+pub struct LoadBalancing {
+    pub strategy: Strategy,
+    pub prefer_free_models: bool,
+    pub max_queue_per_programmer: u32,
+    /// Heartbeats go out at a third of it.
+    pub health_check_interval: Duration,
+    pub spill_to_paid_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureCondition {
+    Timeout,
+    /// Unavailable and auth.
+    ApiError,
+    RateLimit,
+    ModelUnavailable,
+}
+
+#[derive(Debug, Clone)]
+pub struct Failover {
+    pub enabled: bool,
+    pub max_retries: u32,
+    pub retry_delay: Duration,
+    pub always_failover: bool,
+    pub failure_conditions: BTreeSet<FailureCondition>,
+    /// One LLM call, from the request to the last byte of the answer.
+    pub call_timeout: Duration,
+    pub breaker: BreakerConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct BreakerConfig {
+    pub enabled: bool,
+    pub failure_threshold: u32,
+    pub window: Duration,
+    pub cooldown: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct CostOptimization {
+    pub enabled: bool,
+    pub prefer_free_over_paid: bool,
+    pub max_daily_spend: MicroUsd,
+    pub alert_threshold: MicroUsd,
+}
+
+/// The HTTP protocol that a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Chat completions, below `base_url` (which usually ends in `/v1`).
+    OpenAi,
+    /// Messages.
+    Anthropic,
+}
+
+#[derive(Debug, Clone)]
+pub struct Provider {
+    /// Without a trailing slash, for example `http://127.0.0.1:11434/v1`.
+    pub base_url: String,
+    /// The environment variable of the worker that holds the key; None: no key is sent.
+    pub api_key_env: Option<String>,
+    pub protocol: Protocol,
+    pub free: bool,
+    /// Calls over it wait in the gateway; None: no limit.
+    pub max_concurrent: Option<u32>,
+}
+
+/// Dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price {
+    pub input: MicroUsd,
+    pub cached_input: MicroUsd,
+    pub output: MicroUsd,
+}
+
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub kind: AgentKind,
+    /// Ends an agent that has printed nothing and has no LLM call open for so long.
+    pub no_output_timeout: Duration,
+    /// Environment variables of the worker that the agent may see.
+    pub env_allow: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentKind {
+    /// `program`: the aider executable; `edit_format`: `diff`, `whole`, …
+    Aider { program: PathBuf, edit_format: String },
+    /// Program and arguments; `{prompt_file} {files} {worktree} {base_url} {token} {model}` are filled in.
+    Command { argv: Vec<String> },
+    /// Does nothing at all, for measuring.
+    Noop,
+}
+
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Below it a worker keeps worktrees, mirrors and scratch directories. Absolute.
+    pub dir: PathBuf,
+    /// Local repositories must lie below one of these. Absolute.
+    pub roots: Vec<PathBuf>,
+    pub author_name: String,
+    pub author_email: String,
+    /// For each git command on a remote.
+    pub fetch_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxLevel {
+    Strict,
+    Files,
+    Off,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub level: SandboxLevel,
+    /// Address space of one process, bytes; 0 = unlimited.
+    pub max_memory_bytes: u64,
+    /// Size of one written file, bytes.
+    pub max_file_bytes: u64,
+    /// Processes and threads of the user; 0 = unlimited.
+    pub max_processes: u64,
+    /// What is kept of an agent's or a check's output, bytes.
+    pub max_output_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    /// For checks without a `timeout_s` of their own.
+    pub timeout: Duration,
+}
+
+/// A text that may hold a password and has no Debug that would show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+    /// The text itself, to hand to the one who needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// `amqp://` or `amqps://`; `AMQP_URL` in the environment wins.
+    pub url: Secret,
+    pub heartbeat: Duration,
+    /// For every single await on the broker.
+    pub timeout: Duration,
+    /// Channels that publish at once.
+    pub publish_channels: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Events {
+    /// Retention of both streams, as RabbitMQ writes it: `7D`.
+    pub max_age: String,
+    pub segment_bytes: u64,
+    /// The pulse of the pool.
+    pub tick: Duration,
+    /// A log that is silent for so long is stale.
+    pub stale: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct DispatcherConfig {
+    /// Address and port of the HTTP API.
+    pub listen: std::net::SocketAddr,
+    /// How often a task is started before it is given up as `poison`.
+    pub max_attempts: u32,
+    /// How long a worker waits for its running task after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+impl Pool {
+    /// Whether calls of this LLM cost nothing.
+    pub fn is_free(&self, llm: &LlmName) -> bool {
+        self.providers.get(llm.provider()).is_some_and(|provider| provider.free)
+    }
+
+    pub fn programmer(&self, id: &ProgrammerId) -> Option<&Programmer> {
+        self.programmers.iter().find(|programmer| programmer.id == *id)
+    }
+
+    /// Who offers what: the input of routing.
+    pub fn capabilities(&self) -> BTreeMap<ProgrammerId, BTreeSet<Capability>> {
+        self.programmers.iter().map(|p| (p.id.clone(), p.capabilities.clone())).collect()
+    }
+}

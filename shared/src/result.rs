@@ -1,0 +1,240 @@
+//! The result message: the one outcome of a task, as it comes back on `results` and on reply queues.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use crate::money::MicroUsd;
+use crate::task::TaskMessage;
+
+/// The largest patch that travels inside a result; above it the result names branch and commit only.
+pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Succeeded,
+    Failed,
+    Rejected,
+    Cancelled,
+    Expired,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Why a task did not succeed. Classified once, where it happens; everything else matches on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The message itself is wrong.
+    InvalidTask,
+    /// The id is taken by a task with another body.
+    IdConflict,
+    /// No programmer offers what is required.
+    Unroutable,
+    /// The repository is outside the roots, missing, or the base ref is not in it.
+    Repository,
+    /// The workspace could not be prepared or the commit not made.
+    Workspace,
+    /// The agent could not be started or refused its configuration.
+    AgentConfig,
+    /// The agent ran out of time while no LLM call was open.
+    AgentTimeout,
+    /// The agent printed nothing and called no LLM for too long.
+    AgentSilent,
+    /// The agent was ended by a signal that was not ours.
+    AgentCrashed,
+    /// The agent exited with another status than 0.
+    AgentFailed,
+    LlmRateLimited,
+    LlmTimeout,
+    LlmUnavailable,
+    LlmModelUnavailable,
+    LlmAuth,
+    LlmContextTooLong,
+    LlmBadRequest,
+    /// The answer was no valid answer of the protocol.
+    LlmBadAnswer,
+    /// The answer was cut at the output limit.
+    LlmOutputLimit,
+    /// The answer was empty.
+    LlmEmpty,
+    /// A call did not fit into the task's token limit.
+    TokenLimit,
+    /// The LLM answered, but its edit did not fit the files.
+    EditNotApplied,
+    /// The agent ended well and changed nothing.
+    NoChange,
+    AcceptanceFailed,
+    /// The whole task ran out of time.
+    TaskTimeout,
+    /// The deadline passed before the task was started.
+    DeadlinePassed,
+    /// The task was started too often without an end.
+    Poison,
+    Cancelled,
+}
+
+impl ErrorKind {
+    /// The word used in messages, logs and metrics (the same as on the wire).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidTask => "invalid_task",
+            Self::IdConflict => "id_conflict",
+            Self::Unroutable => "unroutable",
+            Self::Repository => "repository",
+            Self::Workspace => "workspace",
+            Self::AgentConfig => "agent_config",
+            Self::AgentTimeout => "agent_timeout",
+            Self::AgentSilent => "agent_silent",
+            Self::AgentCrashed => "agent_crashed",
+            Self::AgentFailed => "agent_failed",
+            Self::LlmRateLimited => "llm_rate_limited",
+            Self::LlmTimeout => "llm_timeout",
+            Self::LlmUnavailable => "llm_unavailable",
+            Self::LlmModelUnavailable => "llm_model_unavailable",
+            Self::LlmAuth => "llm_auth",
+            Self::LlmContextTooLong => "llm_context_too_long",
+            Self::LlmBadRequest => "llm_bad_request",
+            Self::LlmBadAnswer => "llm_bad_answer",
+            Self::LlmOutputLimit => "llm_output_limit",
+            Self::LlmEmpty => "llm_empty",
+            Self::TokenLimit => "token_limit",
+            Self::EditNotApplied => "edit_not_applied",
+            Self::NoChange => "no_change",
+            Self::AcceptanceFailed => "acceptance_failed",
+            Self::TaskTimeout => "task_timeout",
+            Self::DeadlinePassed => "deadline_passed",
+            Self::Poison => "poison",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskFailure {
+    pub kind: ErrorKind,
+    /// For people: names the thing and says what to do.
+    pub message: String,
+}
+
+impl TaskFailure {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// What one acceptance check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckReport {
+    pub name: String,
+    /// None: ended by a signal or by its time-out.
+    pub exit_status: Option<i32>,
+    pub duration_ms: u64,
+    /// The last lines of its output.
+    pub output_tail: String,
+}
+
+/// What the LLMs did for this task, as the gateway metered it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    pub calls: u64,
+    pub failed_calls: u64,
+    pub input_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub output_tokens: u64,
+    /// Dollars as a decimal string.
+    pub cost_usd: MicroUsd,
+    /// True when a provider reported no usage and the numbers are upper estimates.
+    #[serde(default)]
+    pub estimated: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Timings {
+    /// From submission to the start of this attempt; absent when the submitter gave no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_ms: Option<u64>,
+    pub run_ms: u64,
+    pub llm_ms: u64,
+    pub acceptance_ms: u64,
+}
+
+/// The outcome of one task. Delivered at least once: drop a second copy by `task_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResultMessage {
+    /// Absent only when the task message was too broken to carry an id.
+    pub task_id: Option<TaskId>,
+    pub status: Status,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programmer: Option<ProgrammerId>,
+    /// The LLM that gave the last answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub llm: Option<LlmName>,
+    #[serde(default)]
+    pub used_backup: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Unified diff against the base, as `git apply` takes it; absent above 1 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files_changed: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance: Vec<CheckReport>,
+    #[serde(default)]
+    pub usage: Usage,
+    #[serde(default)]
+    pub timings: Timings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskFailure>,
+    /// The last lines that the agent printed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_tail: String,
+    /// The task message, when no dispatcher has seen it before (published straight to `pool.tasks`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Box<TaskMessage>>,
+}
+
+impl ResultMessage {
+    /// An outcome that no attempt has brought about: rejected, cancelled while waiting, expired.
+    pub fn without_attempt(task_id: Option<TaskId>, status: Status, error: TaskFailure) -> Self {
+        Self {
+            task_id,
+            status,
+            programmer: None,
+            llm: None,
+            used_backup: false,
+            attempt: None,
+            branch: None,
+            commit: None,
+            patch: None,
+            files_changed: Vec::new(),
+            acceptance: Vec::new(),
+            usage: Usage::default(),
+            timings: Timings::default(),
+            error: Some(error),
+            log_tail: String::new(),
+            task: None,
+        }
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        // A struct of strings, numbers and lists always serialises.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}

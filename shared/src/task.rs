@@ -1,0 +1,459 @@
+//! The task message: what a submitter asks for, checked at the edge.
+//!
+//! JSON, at most [`MAX_BODY_BYTES`]; unknown fields are refused. [`TaskMessage::parse`] is the only way in: a message
+//! that exists has passed every check that needs no pool file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::id::{Capability, InvalidName, TaskId};
+use crate::money::MicroUsd;
+use crate::time::Timestamp;
+
+/// The largest task message that is accepted, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// The most capabilities that a task may require and a programmer may offer: subsets become bindings.
+pub const MAX_CAPABILITIES: usize = 8;
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_CHARS: usize = 128;
+const MAX_FILES: usize = 256;
+const MAX_CHECKS: usize = 32;
+const MAX_TIMEOUT_S: u64 = 24 * 60 * 60;
+
+/// One coding job, as it travels to `pool.tasks` and as `POST /tasks` takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskMessage {
+    /// Version of this format.
+    #[serde(default = "version_1")]
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// Made by the dispatcher when absent; needed when publishing straight to `pool.tasks` (or set `message_id`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TaskId>,
+    /// What the agent is to do.
+    #[schemars(length(min = 1))]
+    pub instruction: String,
+    /// A path below a configured root, or an `https://` or `ssh://` URL.
+    pub repository: Repository,
+    /// Branch, tag or commit to start from; default: the repository's default branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<GitRef>,
+    /// Files to hand to the agent, relative to the repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<RelativePath>,
+    /// What the programmer must offer; empty = any programmer.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub capabilities: BTreeSet<Capability>,
+    /// Commands that must exit 0 in the worktree for the task to count as succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance: Vec<AcceptanceCheck>,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+    #[serde(default)]
+    pub priority: Priority,
+    /// For finding and reporting, for example `run_id`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The task that this one repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
+}
+
+fn version_1() -> u32 {
+    1
+}
+
+/// A command, without a shell, that decides about success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptanceCheck {
+    pub name: String,
+    /// Program and arguments.
+    #[schemars(length(min = 1))]
+    pub run: Vec<String>,
+    /// Seconds until the check is ended and counts as failed; default: the pool file's `acceptance.timeout_s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub timeout_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Seconds for the whole task; lowers the pool file's `timeout_s`, never raises it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub timeout_s: Option<u64>,
+    /// Dollars; lowers the pool file's `max_cost_per_job_usd`, never raises it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost_usd: Option<MicroUsd>,
+    /// After this moment the task is not started any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+}
+
+impl Limits {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout_s.map(Duration::from_secs)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    #[default]
+    Normal,
+    High,
+}
+
+/// Why a task message was refused. The text is for the submitter: it names the field and says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TaskError {
+    #[error("the message has {0} bytes; at most {MAX_BODY_BYTES} are accepted")]
+    TooLarge(usize),
+    #[error("{path}: {problem}")]
+    Field { path: String, problem: String },
+}
+
+impl TaskError {
+    fn field(path: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self::Field { path: path.into(), problem: problem.to_string() }
+    }
+}
+
+impl TaskMessage {
+    /// Reads one message of at most [`MAX_BODY_BYTES`] bytes. `now` decides whether a deadline has passed.
+    ///
+    /// # Errors
+    /// [`TaskError`] with the path of the first field that is wrong.
+    pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, TaskError> {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(TaskError::TooLarge(body.len()));
+        }
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let message: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            TaskError::field(if path == "." { "message" } else { &path }, error.inner())
+        })?;
+        reader.end().map_err(|error| TaskError::field("message", error))?;
+        message.checked(now)
+    }
+
+    /// The checks that types cannot make.
+    ///
+    /// # Errors
+    /// [`TaskError::Field`] for the first field that is wrong.
+    pub fn checked(self, now: Timestamp) -> Result<Self, TaskError> {
+        let checks = [
+            self.check_identity(),
+            self.check_sizes(),
+            self.check_acceptance(),
+            self.check_limits(now),
+            self.check_labels(),
+        ];
+        checks.into_iter().collect::<Result<(), TaskError>>()?;
+        Ok(self)
+    }
+
+    fn check_identity(&self) -> Result<(), TaskError> {
+        if self.version != 1 {
+            return Err(TaskError::field(
+                "version",
+                format!("version {} is not known; this pool reads 1", self.version),
+            ));
+        }
+        if self.instruction.trim().is_empty() {
+            return Err(TaskError::field("instruction", "must say what is to be done"));
+        }
+        if self.instruction.contains('\0') {
+            return Err(TaskError::field("instruction", "must not contain a NUL character"));
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), TaskError> {
+        let too_many = |path: &str, count: usize, most: usize| {
+            if count > most {
+                return Err(TaskError::field(path, format!("{count} are given; at most {most} are accepted")));
+            }
+            Ok(())
+        };
+        too_many("capabilities", self.capabilities.len(), MAX_CAPABILITIES)?;
+        too_many("files", self.files.len(), MAX_FILES)?;
+        too_many("acceptance", self.acceptance.len(), MAX_CHECKS)?;
+        too_many("labels", self.labels.len(), MAX_LABELS)
+    }
+
+    fn check_acceptance(&self) -> Result<(), TaskError> {
+        for (index, check) in self.acceptance.iter().enumerate() {
+            let path = |key: &str| format!("acceptance[{index}].{key}");
+            if check.name.trim().is_empty() || check.name.len() > MAX_LABEL_CHARS {
+                return Err(TaskError::field(path("name"), "must be 1 to 128 characters"));
+            }
+            if check.run.first().is_none_or(String::is_empty) {
+                return Err(TaskError::field(path("run"), "must be a list that begins with a program"));
+            }
+            if check.run.iter().any(|word| word.contains('\0')) {
+                return Err(TaskError::field(path("run"), "must not contain a NUL character"));
+            }
+            check_seconds(&path("timeout_s"), check.timeout_s)?;
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self, now: Timestamp) -> Result<(), TaskError> {
+        check_seconds("limits.timeout_s", self.limits.timeout_s)?;
+        match self.limits.deadline {
+            Some(deadline) if deadline <= now => {
+                Err(TaskError::field("limits.deadline", format!("{deadline} has already passed; it is {now}")))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_labels(&self) -> Result<(), TaskError> {
+        for (key, value) in &self.labels {
+            if key.is_empty() || key.len() > MAX_LABEL_CHARS || value.len() > MAX_LABEL_CHARS {
+                return Err(TaskError::field(
+                    format!("labels.{}", key.chars().take(40).collect::<String>()),
+                    "keys are 1 to 128 and values 0 to 128 bytes long",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_seconds(path: &str, seconds: Option<u64>) -> Result<(), TaskError> {
+    match seconds {
+        Some(s) if s == 0 || s > MAX_TIMEOUT_S => {
+            Err(TaskError::field(path, format!("{s} is not between 1 and {MAX_TIMEOUT_S} seconds")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A checked message that has an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    pub id: TaskId,
+    /// Its `id` is set, to the same value.
+    pub message: TaskMessage,
+}
+
+impl Task {
+    pub fn new(id: TaskId, mut message: TaskMessage) -> Self {
+        message.id = Some(id.clone());
+        Self { id, message }
+    }
+
+    /// The JSON that is published.
+    pub fn to_json(&self) -> Vec<u8> {
+        // A struct of strings, numbers and maps with string keys always serialises.
+        serde_json::to_vec(&self.message).unwrap_or_default()
+    }
+
+    /// Tells the same id with the same body from the same id with another one: hex, 32 characters of SHA-256.
+    pub fn body_hash(&self) -> String {
+        let digest = Sha256::digest(self.to_json());
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $type:ident, $pattern:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[serde(try_from = "String", into = "String")]
+        #[schemars(inline)]
+        pub struct $type(#[schemars(regex(pattern = $pattern))] String);
+
+        impl $type {
+            /// # Errors
+            /// [`InvalidName`] when the text is not safe to hand to git or the file system.
+            pub fn new(value: impl Into<String>) -> Result<Self, InvalidName> {
+                let value = value.into();
+                match $check(&value) {
+                    Ok(()) => Ok(Self(value)),
+                    Err((what, rule)) => Err(InvalidName { what, value, rule }),
+                }
+            }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = InvalidName;
+            fn try_from(value: String) -> Result<Self, InvalidName> {
+                Self::new(value)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.0
+            }
+        }
+    };
+}
+
+checked_text!(
+    /// Where the code is: an `https://` or `ssh://` URL, or a path (absolute or relative to a root) that the worker
+    /// checks against its configured roots.
+    Repository,
+    r"^[^-\s][^\s]*$",
+    check_repository
+);
+
+checked_text!(
+    /// A branch, tag or commit, as git accepts it, and never an option.
+    GitRef,
+    r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$",
+    check_ref
+);
+
+checked_text!(
+    /// A path inside a repository: relative, without `..`, not into `.git`.
+    RelativePath,
+    r"^[^/-].*$",
+    check_relative
+);
+
+type Problem = (&'static str, &'static str);
+
+const REPOSITORY_RULE: &str = "a path below a configured root, or an https:// or ssh:// URL without a password";
+
+fn check_repository(text: &str) -> Result<(), Problem> {
+    let problem = Err(("repository", REPOSITORY_RULE));
+    let plain = !text.is_empty() && text.len() <= 1024 && !text.starts_with('-');
+    if !plain || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return problem;
+    }
+    if let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("ssh://")) {
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let has_password = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+        let safe = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && !authority.starts_with('-');
+        return if safe && !has_password { Ok(()) } else { problem };
+    }
+    // `ext::sh -c …`, `file://…`, `user@host:path`: whatever git could take for a transport is no path.
+    let is_path = !text.contains("::") && !text.contains("://") && !text.contains(':');
+    if is_path && !text.split('/').any(|part| part == "..") { Ok(()) } else { problem }
+}
+
+fn check_ref(text: &str) -> Result<(), Problem> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_./+-".contains(&b);
+    let shaped = (1..=200).contains(&text.len())
+        && text.bytes().all(allowed)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let refused_by_git =
+        text.contains("..") || text.contains("//") || text.contains("/.") || text.ends_with(['/', '.']);
+    if shaped && !refused_by_git && !text.ends_with(".lock") {
+        Ok(())
+    } else {
+        Err(("ref", "a branch, tag or commit: letters, digits and _ . / + -, beginning with a letter, digit or _"))
+    }
+}
+
+fn check_relative(text: &str) -> Result<(), Problem> {
+    let plain = (1..=1024).contains(&text.len()) && !text.starts_with(['-', '/']) && !text.contains(['\0', '\n', '\\']);
+    let inside = text.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+    let in_git = text.split('/').any(|part| part.eq_ignore_ascii_case(".git"));
+    if plain && inside && !in_git {
+        Ok(())
+    } else {
+        Err(("file", "a relative path inside the repository, without `..`, not beginning with `-`, not in .git"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_767_323_045_678);
+
+    fn parse(json: &str) -> Result<TaskMessage, String> {
+        TaskMessage::parse(json.as_bytes(), NOW).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_smallest_task_is_an_instruction_and_a_repository() {
+        let task = parse(r#"{"instruction": "add a test", "repository": "app"}"#).expect("a valid task");
+        assert_eq!((task.version, task.priority), (1, Priority::Normal), "defaults");
+    }
+
+    #[test]
+    fn every_mistake_names_its_field() {
+        for (json, field) in [
+            (r#"{"repository": "app"}"#, "instruction"),
+            (r#"{"instruction": "x", "repository": "app", "colour": 1}"#, "colour"),
+            (r#"{"instruction": 5, "repository": "app"}"#, "instruction"),
+            (r#"{"instruction": "x", "repository": "ext::sh -c id"}"#, "repository"),
+            (r#"{"instruction": "x", "repository": "file:///etc"}"#, "repository"),
+            (r#"{"instruction": "x", "repository": "../up"}"#, "repository"),
+            (r#"{"instruction": "x", "repository": "https://u:p@h/x"}"#, "repository"),
+            (r#"{"instruction": "x", "repository": "ssh://-oProxyCommand=x/y"}"#, "repository"),
+            (r#"{"instruction": "x", "repository": "app", "base": "-x"}"#, "base"),
+            (r#"{"instruction": "x", "repository": "app", "files": ["../x"]}"#, "files[0]"),
+            (r#"{"instruction": "x", "repository": "app", "files": ["a", "-x"]}"#, "files[1]"),
+            (r#"{"instruction": "x", "repository": "app", "files": [".git/config"]}"#, "files[0]"),
+            (r#"{"instruction": "x", "repository": "app", "limits": {"timeout_s": -1}}"#, "limits.timeout_s"),
+            (r#"{"instruction": "x", "repository": "app", "limits": {"max_cost_usd": "-1"}}"#, "limits.max_cost_usd"),
+            (
+                r#"{"instruction": "x", "repository": "app", "limits": {"deadline": "2020-01-01T00:00:00Z"}}"#,
+                "deadline",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": []}]}"#,
+                "acceptance[0].run",
+            ),
+            (r#"{"instruction": "x", "repository": "app", "version": 2}"#, "version"),
+            (
+                r#"{"instruction": "x", "repository": "app", "capabilities": ["a","b","c","d","e","f","g","h","i"]}"#,
+                "capabilities",
+            ),
+            ("{", "message"),
+        ] {
+            let error = parse(json).expect_err("a mistake must be refused");
+            assert!(error.contains(field), "the error for {json} must name {field}, but is: {error}");
+        }
+    }
+
+    #[test]
+    fn ordinary_repositories_and_refs_are_accepted() {
+        for repository in ["app", "team/app.git", "/srv/git/app", "https://example.org/a/b.git", "ssh://git@host:22/a"]
+        {
+            assert!(Repository::new(repository).is_ok(), "{repository} is ordinary");
+        }
+        for base in ["main", "release/1.2", "v1.0+x", "0a1b2c3"] {
+            assert!(GitRef::new(base).is_ok(), "{base} is ordinary");
+        }
+    }
+
+    #[test]
+    fn the_hash_tells_bodies_apart_and_ignores_the_order_of_capabilities() {
+        let task = |caps: &str| {
+            let json = format!(r#"{{"instruction": "x", "repository": "app", "capabilities": {caps}}}"#);
+            Task::new(TaskId::new("t1").expect("an id"), parse(&json).expect("a task"))
+        };
+        assert_eq!(task(r#"["a","b"]"#).body_hash(), task(r#"["b","a"]"#).body_hash(), "a set has no order");
+        assert_ne!(task(r#"["a"]"#).body_hash(), task(r#"["b"]"#).body_hash(), "another body");
+    }
+}

@@ -1,0 +1,9 @@
+//! A worker: a process that hosts programmers. Each takes one task at a time from the broker, lets its agent work in
+//! a git worktree, and sends back what came of it.
+
+pub mod acceptance;
+pub mod agent;
+pub mod llm;
+pub mod programmer;
+pub mod sandbox;
+pub mod workspace;
