@@ -52,7 +52,15 @@ pub enum Decision {
     /// Somebody is about to publish the task again, with this generation; the first of two wins.
     Reissued { task: TaskId, generation: u32 },
     /// An attempt claims the task.
-    Started { task: TaskId, attempt: AttemptId, programmer: ProgrammerId, token: Token, route: String },
+    Started {
+        task: TaskId,
+        attempt: AttemptId,
+        programmer: ProgrammerId,
+        token: Token,
+        route: String,
+        /// Of the message that was delivered; a task that came straight to the broker has no other record of it.
+        body_hash: String,
+    },
     /// An attempt gives the task back; it does not count.
     Released { task: TaskId, attempt: AttemptId },
     /// The first of these by the owner is the outcome of the task. Without an attempt: decided before any was made.
@@ -152,6 +160,7 @@ mod tests {
             programmer: ProgrammerId::new("001").expect("an id"),
             token: Token { generation: 1, count: 2 },
             route: "fast.local".to_owned(),
+            body_hash: "0".repeat(32),
         };
         let batch = Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1_767_323_045_678, events: vec![started] };
         let bytes = batch.to_json();

@@ -3,6 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::topology::REPLY_PREFIX;
 use crate::id::Token;
 use crate::time::Timestamp;
 
@@ -78,6 +79,42 @@ pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicPropert
 /// Persistent, `application/json`.
 pub fn json_properties() -> BasicProperties {
     BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2)
+}
+
+/// Where a result goes and how the submitter recognises it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// A routing key of `pool.results`; begins with `results.`, or nothing is sent.
+    pub to: Option<String>,
+    pub correlation_id: Option<String>,
+}
+
+impl Reply {
+    /// # Errors
+    /// The `reply_to` that does not begin with `results.`: it could be anybody's queue.
+    pub fn of(properties: &BasicProperties) -> Result<Self, String> {
+        let to = text(properties.reply_to()).map(str::to_owned);
+        if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
+            return Err(foreign.clone());
+        }
+        Ok(Self { to, ..Self::without_address(properties) })
+    }
+
+    /// What is left of a reply whose address cannot be used.
+    pub fn without_address(properties: &BasicProperties) -> Self {
+        Self { to: None, correlation_id: text(properties.correlation_id()).map(str::to_owned) }
+    }
+
+    /// Puts it on a message.
+    pub fn on(&self, mut properties: BasicProperties) -> BasicProperties {
+        if let Some(to) = &self.to {
+            properties = properties.with_reply_to(to.as_str().into());
+        }
+        if let Some(correlation_id) = &self.correlation_id {
+            properties = properties.with_correlation_id(correlation_id.as_str().into());
+        }
+        properties
+    }
 }
 
 /// A property as text.

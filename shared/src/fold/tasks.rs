@@ -96,9 +96,9 @@ impl Tasks {
             Decision::Submitted { task, body_hash, route } => self.submitted(task, body_hash, route, now),
             Decision::Published { task, generation } => self.published(task, *generation),
             Decision::Reissued { task, generation } => self.reissued(task, *generation),
-            Decision::Started { task, attempt, programmer, token, route } => {
+            Decision::Started { task, attempt, programmer, token, route, body_hash } => {
                 let owner = Owner { attempt: *attempt, programmer: programmer.clone(), token: *token, since: now };
-                self.started(task, owner, route)
+                self.started(task, owner, (route, body_hash))
             }
             Decision::Released { task, attempt } => self.released(task, *attempt),
             Decision::Finished { task, attempt, status, llm, cost_usd, error } => {
@@ -126,7 +126,6 @@ impl Tasks {
 
     fn submitted(&mut self, task: &TaskId, body_hash: &str, route: &str, now: Timestamp) -> Verdict {
         if let Some(known) = self.tasks.get(task) {
-            // A task that came straight to the broker has no hash: another body cannot be told from the same.
             let same_body = known.body_hash.as_deref() == Some(body_hash);
             return Verdict::Refused(Refusal::Taken { same_body });
         }
@@ -160,7 +159,7 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    fn started(&mut self, task: &TaskId, owner: Owner, route: &str) -> Verdict {
+    fn started(&mut self, task: &TaskId, owner: Owner, (route, body_hash): (&str, &str)) -> Verdict {
         let state = self.entry(task);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
@@ -175,7 +174,8 @@ impl Tasks {
         state.published = true;
         state.attempts += 1;
         state.fence = Some(owner.token);
-        if state.route.is_empty() {
+        if state.body_hash.is_none() {
+            state.body_hash = Some(body_hash.to_owned());
             route.clone_into(&mut state.route);
         }
         state.owner = Some(owner);

@@ -18,6 +18,7 @@ fn started(name: &str, n: u128, generation: u32, count: u64) -> Decision {
         programmer: ProgrammerId::new("001").expect("an id"),
         token: Token { generation, count },
         route: "any".to_owned(),
+        body_hash: "h".to_owned(),
     }
 }
 
