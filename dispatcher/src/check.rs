@@ -11,20 +11,20 @@ use pool_shared::config::{Env, Mistakes, Pool, config_hash, load};
 use pool_shared::routing::Routes;
 use serde_json::{Value, json};
 
+use crate::cli::Format;
 use crate::llm_probe::{self, LlmReport};
 
 /// Says what is wrong with the pool file, or shows the pool and its routes
 #[derive(Debug, clap::Args)]
-pub(crate) struct CheckArgs {
+pub struct CheckArgs {
     /// The pool file
     #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
     pub(crate) pool: PathBuf,
     /// Ask every provider whether the key and the models exist (exit status 1 when one does not)
     #[arg(long)]
     pub(crate) llms: bool,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 /// How the check ended: the exit status.
@@ -47,7 +47,7 @@ impl From<Verdict> for ExitCode {
 }
 
 /// The whole command: reads the file, prints to stdout.
-pub(crate) async fn run(args: CheckArgs) -> ExitCode {
+pub async fn run(args: CheckArgs) -> ExitCode {
     let (verdict, text) = report(&args, &Env::of_process()).await;
     let printed = print(&text);
     if verdict == Verdict::Good { printed } else { verdict.into() }
@@ -64,13 +64,13 @@ pub(crate) fn print(text: &str) -> ExitCode {
 async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
     let pool = match load(&args.pool, env) {
         Ok(pool) => pool,
-        Err(mistakes) => return (Verdict::Mistakes, mistakes_text(&mistakes, args.json)),
+        Err(mistakes) => return (Verdict::Mistakes, mistakes_text(&mistakes, args.format == Format::Json)),
     };
     let llms = if args.llms { Some(llm_probe::probe(&pool, env, llm_probe::TIMEOUT).await) } else { None };
     let missing = llms.iter().flatten().any(|llm| !llm.is_ok());
     let verdict = if missing { Verdict::LlmsMissing } else { Verdict::Good };
     let routes = Routes::new(&pool.capabilities());
-    let text = if args.json {
+    let text = if args.format == Format::Json {
         format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
     } else {
         tables::pool(&args.pool, &pool, &routes, llms.as_deref())

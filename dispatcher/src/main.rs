@@ -1,28 +1,26 @@
-//! The manager of the pool.
-
-mod check;
-mod llm_probe;
+//! The command line of the manager: `dispatcher serve`, and the commands that ask it.
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use dispatcher::cli::Command;
 
+/// The manager of a pool of programmers: takes coding tasks, hands them out over RabbitMQ, brings results back.
 #[derive(Parser)]
-enum Command {
-    Check(check::CheckArgs),
-    /// Prints a JSON Schema: pool, task or result.
-    Schema {
-        name: String,
-    },
+#[command(name = "dispatcher", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Command::parse() {
-        Command::Check(args) => check::run(args).await,
-        Command::Schema { name } => match pool_shared::config::schema_named(&name) {
-            Some(schema) => check::print(&pool_shared::config::schema_text(&schema)),
-            None => ExitCode::FAILURE,
-        },
+    let Arguments { command } = Arguments::parse();
+    match command.run().await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

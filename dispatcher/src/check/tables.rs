@@ -3,16 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, Table};
 use pool_shared::config::{AgentKind, Pool, Programmer, SandboxLevel, config_hash};
 use pool_shared::id::{LlmName, ProgrammerId};
 use pool_shared::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
+use crate::tables::{lines, table};
 
-/// For output that goes to no terminal.
-const COLUMNS: u16 = 100;
 /// How many routing keys of a queue are named.
 const NAMED_KEYS: usize = 4;
 
@@ -32,22 +30,6 @@ pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[Llm
         None => text.push_str("\nNext: `dispatcher check --llms` asks whether every key and model exists.\n"),
     }
     text
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
-    if table.width().is_none() {
-        table.set_width(COLUMNS);
-    }
-    table
-}
-
-/// Without the blanks that fill the last column.
-fn lines(table: &Table) -> String {
-    let lines = table.to_string();
-    let trimmed: Vec<&str> = lines.lines().map(str::trim_end).collect();
-    format!("{}\n\n", trimmed.join("\n"))
 }
 
 fn programmers(pool: &Pool) -> Table {
