@@ -65,7 +65,9 @@ impl LlmReport {
             }
             Finding::ModelUnknown { .. } if is_ollama => format!("run `ollama pull {}`", self.llm.model()),
             Finding::ModelUnknown { served } => models_hint(self.llm.model(), served),
-            Finding::Unreachable { problem } if is_ollama => format!("{problem}; is Ollama running (`ollama serve`)?"),
+            Finding::Unreachable { problem } if is_ollama => {
+                format!("{problem}; start it there (`ollama serve`), or check providers.ollama.base_url")
+            }
             Finding::Unreachable { problem } => format!("{problem}; check providers.{provider}.base_url"),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use comfy_table::{CellAlignment, Table};
 use pool_shared::config::{AgentKind, Pool, Programmer, SandboxLevel, config_hash};
-use pool_shared::id::{LlmName, ProgrammerId};
+use pool_shared::id::{Capability, LlmName};
 use pool_shared::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
@@ -22,8 +22,8 @@ pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[Llm
         routes.all().len(),
         &config_hash(pool)[..8]
     );
-    text.push_str(&lines(&programmers(pool)));
-    text.push_str(&lines(&route_table(routes)));
+    text.push_str(&lines(programmers(pool)));
+    text.push_str(&lines(route_table(routes)));
     text.push_str(&settings(pool));
     match llms {
         Some(llms) => text.push_str(&llm_text(llms)),
@@ -32,26 +32,42 @@ pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[Llm
     text
 }
 
+/// Prices are dollars per million tokens. Programmers that differ in nothing but id and port share a row.
 fn programmers(pool: &Pool) -> Table {
-    let mut table = table(&["Id", "Port", "LLMs, primary first", "$/Mtok in", "out", "Capabilities"]);
+    let mut table = table(&["Id", "Port", "LLMs, primary first", "$ in", "$ out", "Capabilities"]);
+    let mut groups: Vec<Vec<&Programmer>> = Vec::new();
     for programmer in &pool.programmers {
-        let each = |show: &dyn Fn(&LlmName) -> String| programmer.llms.iter().map(show).collect::<Vec<_>>().join("\n");
-        let capabilities: Vec<&str> = programmer.capabilities.iter().map(|c| c.as_str()).collect();
+        match groups.iter_mut().find(|group| is_alike(group[0], programmer)) {
+            Some(group) => group.push(programmer),
+            None => groups.push(vec![programmer]),
+        }
+    }
+    for group in groups {
+        let of = group[0];
+        let each = |show: &dyn Fn(&LlmName) -> String| of.llms.iter().map(show).collect::<Vec<_>>().join("\n");
         table.add_row([
-            programmer.id.to_string(),
-            if programmer.port == 0 { "any".to_owned() } else { programmer.port.to_string() },
+            ranges(group.iter().map(|programmer| programmer.id.to_string())),
+            ranges(group.iter().map(|programmer| port(programmer))),
             each(&|llm| llm.to_string()),
             each(&|llm| price(pool, llm, |price| price.input)),
             each(&|llm| price(pool, llm, |price| price.output)),
-            capabilities.join(", "),
+            of.capabilities.iter().map(Capability::as_str).collect::<Vec<_>>().join(", "),
         ]);
     }
-    for column in [1, 3, 4] {
+    for column in [3, 4] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     table
+}
+
+fn is_alike(a: &Programmer, b: &Programmer) -> bool {
+    a.llms == b.llms && a.capabilities == b.capabilities && a.limits == b.limits
+}
+
+fn port(programmer: &Programmer) -> String {
+    if programmer.port == 0 { "any".to_owned() } else { programmer.port.to_string() }
 }
 
 fn price(pool: &Pool, llm: &LlmName, part: fn(&pool_shared::config::Price) -> pool_shared::money::MicroUsd) -> String {
@@ -64,7 +80,8 @@ fn price(pool: &Pool, llm: &LlmName, part: fn(&pool_shared::config::Price) -> po
 fn route_table(routes: &Routes) -> Table {
     let mut table = table(&["Queue", "Served by", "Keys", "Tasks that require"]);
     for route in routes.all() {
-        let served_by = format!("{} ({})", ranges(route.eligible.iter()), route.eligible.len());
+        let served_by =
+            format!("{} ({})", ranges(route.eligible.iter().map(ToString::to_string)), route.eligible.len());
         table.add_row([route.queue(), served_by, route.keys.len().to_string(), named_keys(route)]);
     }
     if let Some(column) = table.column_mut(2) {
@@ -78,30 +95,33 @@ fn named_keys(route: &Route) -> String {
     let mut keys: Vec<&str> = route.keys.iter().map(String::as_str).collect();
     keys.sort_by_key(|key| (key.matches('.').count(), *key));
     let more = keys.len().saturating_sub(NAMED_KEYS);
-    keys.truncate(NAMED_KEYS);
-    let named = keys.iter().map(|key| key.replace('.', "+").replace("any", "nothing")).collect::<Vec<_>>().join(", ");
+    let named = keys.iter().take(NAMED_KEYS).map(|key| match *key {
+        "any" => "nothing".to_owned(),
+        words => words.replace('.', "+"),
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
     if more == 0 { named } else { format!("{named}, {more} more") }
 }
 
-/// `001-005, 009`: neighbours in the number are drawn together.
-pub(super) fn ranges<'a>(ids: impl Iterator<Item = &'a ProgrammerId>) -> String {
-    let mut runs: Vec<(&ProgrammerId, &ProgrammerId)> = Vec::new();
-    for id in ids {
+/// `001-005, 009`: neighbours in the number are drawn together, equal ones shown once.
+pub(super) fn ranges(words: impl Iterator<Item = String>) -> String {
+    let mut runs: Vec<(String, String)> = Vec::new();
+    for word in words {
         match runs.last_mut() {
-            Some((_, last)) if follows(last, id) => *last = id,
-            Some(_) | None => runs.push((id, id)),
+            Some((_, last)) if *last == word || follows(last, &word) => *last = word,
+            Some(_) | None => runs.push((word.clone(), word)),
         }
     }
-    let show = |(first, last): &(&ProgrammerId, &ProgrammerId)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    let show = |(first, last): &(String, String)| {
+        if first == last { first.clone() } else { format!("{first}-{last}") }
     };
     runs.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
-fn follows(last: &ProgrammerId, id: &ProgrammerId) -> bool {
-    let number = |id: &ProgrammerId| id.as_str().parse::<u32>().ok();
-    let same_width = last.as_str().len() == id.as_str().len();
-    same_width && number(last).and_then(|n| n.checked_add(1)).is_some_and(|next| number(id) == Some(next))
+fn follows(last: &str, word: &str) -> bool {
+    let number = |word: &str| word.parse::<u32>().ok();
+    last.len() == word.len()
+        && number(last).and_then(|n| n.checked_add(1)).is_some_and(|next| number(word) == Some(next))
 }
 
 fn settings(pool: &Pool) -> String {
@@ -122,7 +142,7 @@ fn settings(pool: &Pool) -> String {
         ("API", format!("http://{}", pool.dispatcher.listen)),
     ] {
         // Writing to a String does not fail.
-        let _ = writeln!(text, " {name:<13} {value}");
+        let _ = writeln!(text, "{name:<13} {value}");
     }
     text
 }
@@ -153,5 +173,5 @@ fn llm_text(llms: &[LlmReport]) -> String {
         table.add_row([report.llm.to_string(), report.finding.word().to_owned(), report.next_step()]);
     }
     let good = llms.iter().filter(|report| report.is_ok()).count();
-    format!("\n{}{good} of {} LLMs are available.\n", lines(&table), llms.len())
+    format!("\n{}{good} of {} LLMs are available.\n", lines(table), llms.len())
 }

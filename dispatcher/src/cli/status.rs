@@ -88,8 +88,8 @@ fn text(status: &PoolStatus) -> String {
     }
     format!(
         "{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, ${} of ${} spent today\n",
-        lines(&programmers),
-        lines(&routes),
+        lines(programmers),
+        lines(routes),
         status.available,
         status.pool_size,
         status.open_tasks,

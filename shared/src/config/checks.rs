@@ -62,6 +62,11 @@ impl Checks {
         self.tree.len_of(at)
     }
 
+    /// Whether the file has this place.
+    pub(super) fn has(&self, at: &At) -> bool {
+        self.tree.has(at)
+    }
+
     pub(super) fn line_of(&self, at: &At) -> usize {
         self.tree.line_of(at)
     }

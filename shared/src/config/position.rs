@@ -118,14 +118,26 @@ impl Tree {
 
     /// The line of the deepest part of this place that the file has.
     pub(super) fn line_of(&self, at: &At) -> usize {
-        let mut line = self.line;
+        self.walk(at).last().map_or(self.line, |child| child.line)
+    }
+
+    pub(super) fn has(&self, at: &At) -> bool {
+        self.walk(at).count() == at.steps().len()
+    }
+
+    /// How many entries this place has.
+    pub(super) fn len_of(&self, at: &At) -> usize {
+        if self.has(at) { self.walk(at).last().map_or(0, |child| child.tree.children.len()) } else { 0 }
+    }
+
+    /// The way down to this place, as far as the file has it.
+    fn walk<'a>(&'a self, at: &'a At) -> impl Iterator<Item = &'a Child> {
         let mut tree = self;
-        for step in at.steps() {
-            let Some(child) = tree.children.get(tree.position(step).unwrap_or(usize::MAX)) else { break };
-            line = child.line;
+        at.steps().iter().map_while(move |step| {
+            let child = tree.children.get(tree.position(step)?)?;
             tree = &child.tree;
-        }
-        line
+            Some(child)
+        })
     }
 
     /// The same place with list indices as the file has them, also after [`Tree::remove`].
@@ -137,16 +149,6 @@ impl Tree {
             child.map_or_else(|| step.clone(), |child| child.step.clone())
         });
         At(steps.collect())
-    }
-
-    /// How many entries this place has.
-    pub(super) fn len_of(&self, at: &At) -> usize {
-        let mut tree = self;
-        for step in at.steps() {
-            let Some(child) = tree.children.get(tree.position(step).unwrap_or(usize::MAX)) else { return 0 };
-            tree = &child.tree;
-        }
-        tree.children.len()
     }
 
     /// Forgets a place; later elements of its list move up, but keep the index that they are shown with.

@@ -120,6 +120,7 @@ pub(super) fn check(
 ) -> Vec<Listed> {
     check_limits(&At::top("defaults"), &defaults.limits(), checks);
     let list = At::top("programmers");
+    let entries = raw.len();
     let mut programmers: Vec<Listed> = Vec::new();
     for (index, entry) in raw.into_iter().enumerate() {
         if let Some(listed) = entry.check(list.index(index), defaults, checks) {
@@ -127,7 +128,8 @@ pub(super) fn check(
             programmers.push(listed);
         }
     }
-    add_capabilities(added, &mut programmers, checks);
+    let all_known = programmers.len() == entries;
+    add_capabilities(added, &mut programmers, all_known, checks);
     for listed in &programmers {
         check_capability_count(listed, checks);
     }
@@ -249,13 +251,19 @@ fn check_unique(listed: &Listed, earlier: &[Listed], checks: &mut Checks) {
     }
 }
 
-fn add_capabilities(added: BTreeMap<Capability, Vec<ProgrammerId>>, programmers: &mut [Listed], checks: &mut Checks) {
+/// `all_known`: every programmer has an id, so that an id which is not among them is wrong.
+fn add_capabilities(
+    added: BTreeMap<Capability, Vec<ProgrammerId>>,
+    programmers: &mut [Listed],
+    all_known: bool,
+    checks: &mut Checks,
+) {
     let section = At::top("capability_routing");
     for (capability, ids) in added {
         for (index, id) in ids.into_iter().enumerate() {
             if let Some(listed) = programmers.iter_mut().find(|listed| listed.programmer.id == id) {
                 listed.programmer.capabilities.insert(capability.clone());
-            } else if !checks.is_broken(&At::top("programmers")) {
+            } else if all_known {
                 let known: Vec<&str> = programmers.iter().map(|listed| listed.programmer.id.as_str()).collect();
                 let hint = wording::suggestion(id.as_str(), &known);
                 let at = section.key(capability.as_str()).index(index);

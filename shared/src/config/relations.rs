@@ -8,6 +8,8 @@ use super::programmers::Listed;
 use super::{AgentKind, Pool, Protocol, wording};
 use crate::id::LlmName;
 
+const CAP: &str = "max_cost_per_job_usd";
+
 /// `pool` has no programmers yet; they are in `listed`, with their places.
 pub(super) fn check(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
     let mut without_price = BTreeSet::new();
@@ -19,9 +21,9 @@ pub(super) fn check(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
                 check_price(llm, at, checks);
             }
         }
-        check_cap(pool, programmer, checks);
         check_dispatcher_port(pool, programmer, checks);
     }
+    check_caps(pool, listed, checks);
     check_env_allow(pool, checks);
 }
 
@@ -30,7 +32,7 @@ fn check_provider(pool: &Pool, llm: &LlmName, at: &At, checks: &mut Checks) {
     let Some(provider) = pool.providers.get(name) else {
         let known: Vec<&str> = pool.providers.keys().map(String::as_str).collect();
         let hint = wording::suggestion(name, &known);
-        return checks.mistake(at, format!("{llm}: there is no provider `{name}`: {hint}; or add it to providers"));
+        return checks.mistake(at, format!("{llm}: providers has no entry `{name}`: {hint} (or add it there)"));
     };
     if provider.protocol == Protocol::Anthropic && matches!(pool.agent.kind, AgentKind::Aider { .. }) {
         let problem = format!(
@@ -56,15 +58,21 @@ fn check_price(llm: &LlmName, at: &At, checks: &mut Checks) {
 }
 
 /// A reservation above the day's budget is never admitted, so the programmer would never make a paid call.
-fn check_cap(pool: &Pool, listed: &Listed, checks: &mut Checks) {
-    let budget = At::top("cost_optimization");
-    let (cap, most) = (listed.programmer.limits.max_cost, pool.cost.max_daily_spend);
-    let paid = listed.programmer.llms.iter().any(|llm| !pool.is_free(llm));
-    if pool.cost.enabled && paid && cap > most && !checks.is_broken(&budget) {
-        let id = &listed.programmer.id;
-        let problem =
-            format!("{cap} for one task of {id} is above the budget of a day ({most}): no paid call could start");
-        checks.mistake(&listed.at.key("max_cost_per_job_usd"), problem);
+fn check_caps(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
+    let most = pool.cost.max_daily_spend;
+    let is_paid = |listed: &&Listed| listed.programmer.llms.iter().any(|llm| !pool.is_free(llm));
+    if !pool.cost.enabled || checks.is_broken(&At::top("cost_optimization")) {
+        return;
+    }
+    let mut told = BTreeSet::new();
+    for Listed { programmer, at, .. } in listed.iter().filter(is_paid) {
+        let (own, default) = (at.key(CAP), At::top("defaults").key(CAP));
+        let place = if checks.has(&own) { own } else { default };
+        let cap = programmer.limits.max_cost;
+        if cap > most && told.insert(place.to_string()) {
+            let problem = format!("{cap} is above the budget of a day ({most}), so that no paid call could start");
+            checks.mistake(&place, format!("{problem}: write at most {most}"));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 }
 
 /// `did you mean …?`, else `known are …`.
-pub(super) fn suggestion<'a>(word: &str, candidates: &[&'a str]) -> String {
+pub(super) fn suggestion(word: &str, candidates: &[&str]) -> String {
     match did_you_mean(word, candidates.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None if candidates.is_empty() => "none is known".to_owned(),
@@ -21,7 +21,7 @@ pub(super) fn plain(message: &str) -> String {
     unknown(message, "unknown field ", |_, hint| format!("unknown key: {hint}"))
         .or_else(|| unknown(message, "unknown variant ", |word, hint| format!("\"{word}\" is not valid: {hint}")))
         .or_else(|| wrong_type(message))
-        .unwrap_or_else(|| message.to_owned())
+        .unwrap_or_else(|| message.replacen("is not valid: ", "is not valid: write ", 1))
 }
 
 /// Reads "unknown field `a`, expected one of `b`, `c`".
@@ -94,6 +94,7 @@ mod tests {
                 "invalid type: sequence, expected struct RawX",
                 "a list is not valid: write a mapping, one `key: value` a line",
             ),
+            ("capability \"A\" is not valid: a-z", "capability \"A\" is not valid: write a-z"),
             ("something else", "something else"),
         ] {
             assert_eq!(plain(message), words, "{message}");

@@ -89,7 +89,7 @@ fn results_table(results: &[TaskView]) -> String {
     }
     let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
-    format!("{}{succeeded} of {} tasks succeeded, ${cost} in all\n", lines(&rows), results.len())
+    format!("{}{succeeded} of {} tasks succeeded, ${cost} in all\n", lines(rows), results.len())
 }
 
 /// Milliseconds as seconds with one place, in integers.

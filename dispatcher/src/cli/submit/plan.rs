@@ -89,5 +89,5 @@ fn text(plan: &[Planned]) -> String {
     }
     let wrong = plan.iter().filter(|row| row.problem.is_some()).count();
     let cost: MicroUsd = plan.iter().map(|row| row.worst_cost_usd).sum();
-    format!("{}{} tasks, {wrong} of them wrong; at most ${cost} for one attempt each\n", lines(&rows), plan.len())
+    format!("{}{} tasks, {wrong} of them wrong; at most ${cost} for one attempt each\n", lines(rows), plan.len())
 }
