@@ -6,10 +6,12 @@
 
 mod answer;
 mod connection;
+mod log;
 mod render;
 mod script;
 mod server;
 
 pub use answer::{Answer, Behave, Edit, Fail, Rule, ScriptError, TokenUsage, UsageReport};
+pub use log::LoggedRequest;
 pub use script::Script;
-pub use server::{LoggedRequest, ScriptedLlm};
+pub use server::ScriptedLlm;

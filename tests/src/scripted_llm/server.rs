@@ -1,9 +1,7 @@
 //! The HTTP shell: chat completions, the list of models, rules, and the log of what was received.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
@@ -13,8 +11,6 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use pool_shared::time::{Timestamp, wall_clock};
-use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -22,95 +18,11 @@ use tokio::task::JoinHandle;
 
 use super::answer::{Answer, Behave, Fail, Rule};
 use super::connection::{BreakableListener, KillSwitch};
+use super::log::{LoggedRequest, OpenEntry, Shared};
 use super::render::{Completion, context_too_long, error_body};
 use super::script::{ChatRequest, Script};
 
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-const MAX_LOGGED: usize = 10_000;
-
-/// One request as it was received, and what became of it.
-#[derive(Debug, Clone, Serialize)]
-pub struct LoggedRequest {
-    pub number: u64,
-    pub at: Timestamp,
-    pub model: String,
-    /// The first 16 hex digits of the SHA-256 of the API key; never the key.
-    pub token_hash: String,
-    /// Everything in the request but its messages.
-    pub fields: Value,
-    /// None while it is open, and when the connection was dropped.
-    pub status: Option<u16>,
-    /// `open`, `ok`, `failed`, `hung`, `dropped`, `cut`, `client went away`, …
-    pub outcome: String,
-}
-
-#[derive(Default)]
-struct Inner {
-    script: Script,
-    received: u64,
-    log: VecDeque<LoggedRequest>,
-}
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Inner>>);
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self, token_hash: &str, body: &Value) -> OpenEntry {
-        let mut fields = body.clone();
-        if let Some(fields) = fields.as_object_mut() {
-            fields.remove("messages");
-        }
-        let mut inner = self.lock();
-        inner.received += 1;
-        let number = inner.received;
-        if inner.log.len() == MAX_LOGGED {
-            inner.log.pop_front();
-        }
-        inner.log.push_back(LoggedRequest {
-            number,
-            at: wall_clock(),
-            model: body["model"].as_str().unwrap_or_default().to_owned(),
-            token_hash: token_hash.to_owned(),
-            fields,
-            status: None,
-            outcome: "open".to_owned(),
-        });
-        OpenEntry { shared: self.clone(), number, ended: false }
-    }
-}
-
-/// A log entry that is written whatever happens: a client that goes away drops the handler.
-struct OpenEntry {
-    shared: Shared,
-    number: u64,
-    ended: bool,
-}
-
-impl OpenEntry {
-    fn write(&mut self, status: Option<u16>, outcome: &str) {
-        self.ended = true;
-        if let Some(entry) = self.shared.lock().log.iter_mut().rev().find(|entry| entry.number == self.number) {
-            entry.status = status;
-            outcome.clone_into(&mut entry.outcome);
-        }
-    }
-
-    fn end(mut self, status: Option<u16>, outcome: &str) {
-        self.write(status, outcome);
-    }
-}
-
-impl Drop for OpenEntry {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.write(None, "client went away");
-        }
-    }
-}
 
 /// A running scripted LLM on a loopback port; dropping it ends it.
 pub struct ScriptedLlm {
