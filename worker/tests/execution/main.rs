@@ -1,0 +1,4 @@
+//! Everything that runs a program for a task, with real processes and real git.
+
+mod sandbox;
+mod support;
