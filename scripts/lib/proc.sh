@@ -29,6 +29,7 @@ proc_alive() {
 
 # proc_spawn PIDFILE LOG COMMAND… : starts it in a session of its own, so that a Ctrl-C in this terminal does not
 # reach it. The child writes the pid file before it becomes the command: interrupting us leaves nothing unknown behind.
+# Descriptors 8 and 9 hold the locks of these scripts, which must not outlive them.
 # A LOG that begins with | is a rotated one, written by a small reader of the command's output.
 proc_spawn() {
     local pid_file="$1" log="$2" deadline=$((SECONDS + 10))
@@ -44,7 +45,7 @@ proc_spawn() {
             exec "$@" > >(exec python3 "$LIB/rotate_log.py" "${log#|}") 2>&1
         fi
         exec "$@" >>"$log" 2>&1
-    ' proc_spawn "$LIB" "$pid_file" "$log" "$@" </dev/null >/dev/null 2>&1 9>&- &
+    ' proc_spawn "$LIB" "$pid_file" "$log" "$@" </dev/null >/dev/null 2>&1 8>&- 9>&- &
     until [ -s "$pid_file" ]; do
         [ "$SECONDS" -lt "$deadline" ] || return 1
         sleep 0.02
