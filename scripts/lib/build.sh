@@ -1,0 +1,16 @@
+# shellcheck shell=bash
+# The binaries: where they are, and building them. POOL_PROFILE=debug builds without optimisation.
+
+PROFILE="${POOL_PROFILE:-release}"
+case "$PROFILE" in
+debug | release) ;;
+*) fail "POOL_PROFILE is $PROFILE; it may be debug or release" ;;
+esac
+# shellcheck disable=SC2034 # used by the scripts that source this file
+BIN="${CARGO_TARGET_DIR:-$ROOT/target}/$PROFILE"
+
+build_binaries() {
+    local options=(--locked --workspace --bins)
+    [ "$PROFILE" = debug ] || options+=(--release)
+    (cd "$ROOT" && cargo build "${options[@]}")
+}

@@ -1,0 +1,75 @@
+"""check_trial.py TRIAL_DIR SAMPLE_REPOSITORY: see scripts/check-trial."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import yaml
+
+
+def apply(edits, root):
+    """As the agent does it: SEARCH must be whole lines that occur once; an empty SEARCH makes a new file."""
+    for edit in edits:
+        path = root / edit["file"]
+        if not edit["search"]:
+            if path.exists():
+                raise ValueError(f"{edit['file']} exists already")
+            path.write_text(edit["replace"])
+            continue
+        text, search = "\n" + path.read_text(), "\n" + edit["search"]
+        if text.count(search) != 1:
+            raise ValueError(f"a search text occurs {text.count(search)} times in {edit['file']}: {edit['search']!r}")
+        path.write_text(text.replace(search, "\n" + edit["replace"])[1:])
+
+
+def failures(checks, root):
+    """Names and last words of the checks that fail."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    found = {}
+    for check in checks:
+        done = subprocess.run(check["run"], cwd=root, env=environment, capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            found[check["name"]] = (done.stderr or done.stdout).strip().splitlines()[-1:]
+    return found
+
+
+def problem_with(task, answers, sample):
+    """What is wrong with one task, or None."""
+    fitting = [answer for answer in answers if answer["when"] in task["instruction"]]
+    if len(fitting) != 1:
+        return f"{len(fitting)} answers fit its instruction"
+    missing = [name for name in task["files"] if not (sample / name).is_file()]
+    if missing:
+        return f"files that the sample does not have: {missing}"
+    with tempfile.TemporaryDirectory() as directory:
+        root = pathlib.Path(directory) / "work"
+        shutil.copytree(sample, root)
+        if not failures(task["acceptance"], root):
+            return "its checks pass before anything is done"
+        try:
+            apply(fitting[0]["edits"], root)
+        except (OSError, ValueError) as error:
+            return str(error)
+        left = failures(task["acceptance"], root)
+        return f"after the edits: {left}" if left else None
+
+
+def main(trial, sample):
+    tasks = yaml.safe_load((trial / "tasks.yaml").read_text())["tasks"]
+    answers = yaml.safe_load((trial / "answers.yaml").read_text())["answers"]
+    unused = [answer["when"] for answer in answers if not any(answer["when"] in task["instruction"] for task in tasks)]
+    problems = [f"no task asks for the answer {when!r}" for when in unused]
+    for number, task in enumerate(tasks, start=1):
+        problem = problem_with(task, answers, sample)
+        if problem:
+            problems.append(f"task {number} ({task['instruction'][:50]}…): {problem}")
+    for problem in problems:
+        print(f"check-trial: {problem}", file=sys.stderr)
+    print(f"check-trial: {len(tasks)} tasks, {len(problems)} problems", file=sys.stderr)
+    return 1 if problems else 0
+
+
+sys.exit(main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])))

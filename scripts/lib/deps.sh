@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# Installs what is missing on Debian 12 and Ubuntu 22.04/24.04. What is there already is never touched.
+
+AIDER_VERSION=0.86.2
+AIDER_DIR="$DATA/aider"
+RABBITMQ_BIN="${RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}"
+POLICY=/usr/sbin/policy-rc.d
+POLICY_MARK="written by programmer-pool"
+
+# --- packages of the distribution ---------------------------------------------------------------------------------
+
+# Names of the packages that are missing. Arguments: broker, agent, build, pika.
+missing_packages() {
+    local want
+    for want in "$@"; do
+        case "$want" in
+        broker) [ -x "$RABBITMQ_BIN/rabbitmq-server" ] || echo rabbitmq-server ;;
+        agent) agent_python >/dev/null || echo python3 python3-venv ;;
+        build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
+        pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
+        *) fail "unknown kind of dependency: $want" ;;
+        esac
+    done
+    has python3 || echo python3
+}
+
+install_packages() {
+    local missing list
+    missing="$(missing_packages "$@")"
+    [ -n "$missing" ] || return 0
+    # One line, each once.
+    list="$(printf '%s\n' "$missing" | tr ' ' '\n' | sort -u | tr '\n' ' ')"
+    has apt-get || fail "these packages are missing, and this is no Debian or Ubuntu: $list"
+    say "installing packages of the distribution: $list"
+    # shellcheck disable=SC2086 # a list of names
+    apt_install $list
+    missing="$(missing_packages "$@")"
+    # Debian 13 and later come with a Python that the agent does not run on.
+    [ -z "$missing" ] || explain_missing "$missing"
+}
+
+explain_missing() {
+    case "$1" in
+    *venv*) fail "aider $AIDER_VERSION needs Python 3.10, 3.11 or 3.12 with its venv module, and this system has none: install one of them so that python3.12, python3.11 or python3.10 is in the PATH" ;;
+    *) fail "still missing after the installation: $1" ;;
+    esac
+}
+
+# A subshell: its trap takes the policy away again, however the installation ends.
+apt_install() (
+    local run=(env) had_broker=no had_erlang=no
+    if [ "$(id -u)" -ne 0 ]; then
+        has sudo || fail "not root and no sudo: ask an administrator to run: apt-get install --no-install-recommends $*"
+        run=(sudo)
+    fi
+    installed rabbitmq-server && had_broker=yes
+    installed erlang-base && had_erlang=yes
+    trap 'allow_services "${run[@]}"' EXIT
+    trap 'exit 130' INT TERM HUP
+    forbid_services "${run[@]}"
+    run+=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+    "${run[@]}" update >&2
+    "${run[@]}" install -y --no-install-recommends "$@" >&2
+    # Installed for our private nodes: the system's own node shall not come up at the next boot either.
+    [ "$had_broker" = yes ] || disable_service "${run[0]}" rabbitmq-server
+    [ "$had_erlang" = yes ] || disable_service "${run[0]}" epmd.socket
+)
+
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+# Debian asks this program before a package starts a service. Containers often have one that forbids everything.
+forbid_services() {
+    if [ -e "$POLICY" ] && ! grep -q "$POLICY_MARK" "$POLICY"; then
+        local status=0
+        "$POLICY" rabbitmq-server start >/dev/null 2>&1 || status=$?
+        [ "$status" -eq 101 ] ||
+            fail "$POLICY lets new services start: install rabbitmq-server yourself, then run this again"
+        return
+    fi
+    printf '#!/bin/sh\n# %s while it installs packages; may be deleted\ncase "$*" in *rabbitmq*|*epmd*) exit 101 ;; esac\nexit 0\n' \
+        "$POLICY_MARK" | "$@" tee "$POLICY" >/dev/null
+    "$@" chmod 755 "$POLICY"
+}
+
+allow_services() {
+    [ ! -e "$POLICY" ] || ! grep -q "$POLICY_MARK" "$POLICY" || "$@" rm -f "$POLICY"
+}
+
+# disable_service env|sudo SERVICE : only ever called for a package that was installed just now.
+disable_service() {
+    installed rabbitmq-server || return 0
+    if has systemctl; then
+        "$1" systemctl disable --quiet "$2" >&2 || true
+    elif [ "$2" = rabbitmq-server ] && has update-rc.d; then
+        "$1" update-rc.d rabbitmq-server disable >&2 || true
+    fi
+}
+
+# --- the agent ----------------------------------------------------------------------------------------------------
+
+# The first Python that aider runs on and that can make a virtual environment.
+agent_python() {
+    local candidate
+    for candidate in /usr/bin/python3 python3.12 python3.11 python3.10 python3; do
+        if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# A virtual environment cannot be built elsewhere and renamed; a stamp, written last, says that it is complete.
+install_aider() {
+    local stamp="$AIDER_DIR/.complete" started=$SECONDS
+    mkdir -p "$DATA"
+    exec 7>"$DATA/aider.lock"
+    flock 7
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$AIDER_VERSION" ] && [ -x "$AIDER_DIR/bin/python" ]; then
+        exec 7>&-
+        return
+    fi
+    say "installing aider $AIDER_VERSION into ${AIDER_DIR#"$ROOT"/} (570 MB, half a minute or more)"
+    rm -rf "$AIDER_DIR"
+    build_aider
+    printf '%s\n' "$AIDER_VERSION" >"$stamp"
+    exec 7>&-
+    say "aider is installed after $((SECONDS - started)) s"
+}
+
+build_aider() {
+    local python
+    python="$(agent_python)" || fail "no suitable Python for aider"
+    "$python" -m venv "$AIDER_DIR"
+    "$AIDER_DIR/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
+        "aider-chat==$AIDER_VERSION" >&2
+    say "compiling it, so that its first runs are as fast as later ones"
+    # Some packages contain templates that are no valid Python: their failure to compile means nothing.
+    "$AIDER_DIR/bin/python" -m compileall -q -j 0 "$AIDER_DIR/lib" >/dev/null 2>&1 || true
+}
+
+# --- the toolchain ------------------------------------------------------------------------------------------------
+
+need_cargo() {
+    if ! has cargo && [ -r "${CARGO_HOME:-${HOME:-/root}/.cargo}/env" ]; then
+        # shellcheck disable=SC1091 # written by rustup
+        . "${CARGO_HOME:-${HOME:-/root}/.cargo}/env"
+    fi
+    has cargo || fail "no Rust toolchain: install one with rustup (see the Rust project's installation page); rust-toolchain.toml names the version"
+}
