@@ -57,6 +57,23 @@ struct Done {
     outcome: Outcome,
 }
 
+/// How an attempt ended for its programmer.
+enum Attempted {
+    Outcome(Box<Outcome>),
+    Superseded,
+    Interrupted,
+}
+
+impl Attempted {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Outcome(_) => "it has an outcome",
+            Self::Superseded => "the task belongs to another attempt, or has an outcome",
+            Self::Interrupted => "this process has to end; the task is given back",
+        }
+    }
+}
+
 type In = Input<Delivery, Held, Done>;
 
 /// What a programmer needs. One task runs [`Programmer::run`].
@@ -274,29 +291,31 @@ impl Programmer {
             let outcome = self.poison(claimed);
             return In::Worked(Done { held, outcome });
         }
+        match self.attempt(claimed).await {
+            Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
+            Attempted::Superseded => In::Lost,
+            Attempted::Interrupted => In::Interrupted(held),
+        }
+    }
+
+    /// Works until there is an outcome, the log names another owner, or no time is left.
+    async fn attempt(&self, claimed: &Claimed) -> Attempted {
+        let id = &claimed.envelope.task.id;
         let stop = CancellationToken::new();
-        let superseded =
-            self.process.log.wait_for(|fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
+        let superseded = self.process.log.wait_for(|fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
         let working = self.attempts.run(claimed, &stop);
         tokio::pin!(working);
-        tokio::select! {
-            outcome = &mut working => match outcome {
-                Some(outcome) => In::Worked(Done { held, outcome }),
-                None => In::Interrupted(held),
-            },
-            _ = superseded => {
-                tracing::warn!(task_id = %id, programmer = %self.config.id, "the task belongs to another attempt now; stopping");
-                stop.cancel();
-                working.await;
-                In::Lost
+        let stopped = tokio::select! {
+            outcome = &mut working => {
+                return outcome.map_or(Attempted::Interrupted, |outcome| Attempted::Outcome(Box::new(outcome)));
             }
-            () = self.ending.kill.cancelled() => {
-                tracing::warn!(task_id = %id, programmer = %self.config.id, "no time is left; the task is given back");
-                stop.cancel();
-                working.await;
-                In::Interrupted(held)
-            }
-        }
+            _ = superseded => Attempted::Superseded,
+            () = self.ending.kill.cancelled() => Attempted::Interrupted,
+        };
+        tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
+        stop.cancel();
+        working.await;
+        stopped
     }
 
     fn poison(&self, claimed: &Claimed) -> Outcome {
