@@ -110,10 +110,13 @@ fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value 
         "routes": routes.collect::<Vec<_>>(),
     });
     if let Some(llms) = llms {
-        let llm = |report: &LlmReport| json!({"llm": report.llm, "state": report.finding.word(), "next_step": report.next_step()});
-        whole["llms"] = llms.iter().map(llm).collect();
+        whole["llms"] = llms.iter().map(llm_json).collect();
     }
     whole
+}
+
+fn llm_json(report: &LlmReport) -> Value {
+    json!({"llm": report.llm, "state": report.finding.word(), "next_step": report.next_step()})
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(super) struct RawLoadBalancing {
     strategy: RawStrategy,
     /// Programmers whose primary LLM is free come first.
     prefer_free_models: bool,
-    /// Waiting tasks per programmer before the pool calls a route full.
+    /// How many tasks may wait for each programmer.
     #[schemars(range(min = 1))]
     max_queue_per_programmer: u32,
     /// Heartbeats go out at a third of it.

@@ -68,6 +68,7 @@ fn plain_type(expected: &str) -> &str {
         "a sequence" => "a list",
         "a map" => "a mapping, one `key: value` a line",
         "a string" => "a text",
+        "field identifier" => "a key that is a text",
         other if other.starts_with("struct ") => "a mapping, one `key: value` a line",
         other => other,
     }

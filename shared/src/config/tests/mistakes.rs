@@ -36,7 +36,8 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "load_balancing: {spill_to_paid_after: 1d}",
-            "3: load_balancing.spill_to_paid_after: \"1d\" is not valid: write seconds, or a time such as 30s, 5m or 1h",
+            "3: load_balancing.spill_to_paid_after: \"1d\" is not valid: write seconds, or a time such as 30s, 5m or \
+             1h",
         ),
         (
             "load_balancing:\n  health_check_interval_s: 0",
@@ -115,7 +116,8 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
              never the key itself",
         ),
         (
-            "providers: {ollama: {protocol: anthropic}}\nagent: {kind: noop}\nprices: {ollama/a: {input_usd_per_mtok: 1}}",
+            "providers: {ollama: {protocol: anthropic}}\nagent: {kind: noop}\n\
+             prices: {ollama/a: {input_usd_per_mtok: 1}}",
             "5: prices.ollama/a.output_usd_per_mtok: is missing: write US dollars per million tokens, for example 2.50",
         ),
         ("events: {tick_s: }", "3: events.tick_s: has no value: give it one, or remove the key"),
@@ -183,11 +185,13 @@ fn a_mistake_in_a_programmer_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "{id: x, primary_llm: olama/a}",
-            "3: programmers[1].primary_llm: olama/a: providers has no entry `olama`: did you mean `ollama`? (or add it there)",
+            "3: programmers[1].primary_llm: olama/a: providers has no entry `olama`: did you mean \
+             `ollama`? (or add it there)",
         ),
         (
             "{id: x, primary_llm: openai/a}",
-            "3: programmers[1].primary_llm: openai/a costs money and has no price: add it to prices, or set providers.openai.free to true",
+            "3: programmers[1].primary_llm: openai/a costs money and has no price: add it to prices, \
+             or set providers.openai.free to true",
         ),
         (
             "{id: x, primary_llm: ollama/a, timeout_s: 0}",
@@ -266,10 +270,13 @@ fn a_password_in_a_wrong_url_is_not_repeated() {
     assert!(!format!("{:?}", pool(ONE).broker).contains("guest"), "nor does Debug show it");
 }
 
+/// Something like a line of YAML.
+const LINE: &str = "[ -]{0,4}(programmers|id|prices|[a-z]{1,3}|<<)?(: ?)?[\\[{&*!]?[a-z0-9,\\]}]{0,6}";
+
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(
-        lines in proptest::collection::vec("[ -]{0,4}(programmers|id|prices|[a-z]{1,3}|<<)?(: ?)?[\\[{&*!]?[a-z0-9,\\]}]{0,6}", 0..8)
+        lines in proptest::collection::vec(LINE, 0..8)
     ) {
         // The result does not matter; that there is one does.
         let _ = read(&lines.join("\n"));
