@@ -23,7 +23,7 @@ use crate::{configure, replies, unroutable};
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    pool: PoolFile,
+    pool_file: PoolFile,
     /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -33,7 +33,7 @@ pub struct ServeArgs {
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut pool = match pool(&args.pool.file) {
+    let mut pool = match pool(&args.pool_file.pool) {
         Ok(pool) => pool,
         Err(code) => return Ok(code),
     };
@@ -85,7 +85,7 @@ async fn serve(
 }
 
 pub(super) async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
-    let pool = match pool(&file.file) {
+    let pool = match pool(&file.pool) {
         Ok(pool) => pool,
         Err(code) => return Ok(code),
     };
