@@ -1,1 +1,170 @@
-//! Being written.
+//! The decisions that everybody must remember, as they stand in the stream `pool.events`.
+//!
+//! One message of the stream is a [`Batch`]: events of one emitter with consecutive sequence numbers. An event's id
+//! is (emitter, sequence number); a batch whose confirm never came is published again with the same ids, and the
+//! fold drops what it has seen. Unknown kinds and fields are skipped, never an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
+use crate::money::MicroUsd;
+use crate::result::{ErrorKind, Status};
+use crate::time::Timestamp;
+
+/// One incarnation of a process that appends events. A restarted process is another emitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EmitterId(uuid::Uuid);
+
+impl EmitterId {
+    #[expect(clippy::new_without_default, reason = "an id that is made by accident is a bug")]
+    pub fn new() -> Self {
+        Self(uuid::Uuid::now_v7())
+    }
+
+    pub fn from_u128(value: u128) -> Self {
+        Self(uuid::Uuid::from_u128(value))
+    }
+}
+
+/// The id of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId {
+    pub emitter: EmitterId,
+    pub seq: u64,
+}
+
+/// One decision. See ARCHITECTURE.md, "The event log", for who appends which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Decision {
+    /// The pool's pulse: carries the time forward when nothing else happens.
+    Tick,
+    /// This configuration is in force from here on.
+    Configured { hash: String, capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>> },
+    /// A dispatcher holds the task message and will publish it.
+    Submitted { task: TaskId, body_hash: String, route: String },
+    /// The task message of this generation is in its queue.
+    Published { task: TaskId, generation: u32 },
+    /// Somebody is about to publish the task again, with this generation; the first of two wins.
+    Reissued { task: TaskId, generation: u32 },
+    /// An attempt claims the task.
+    Started {
+        task: TaskId,
+        attempt: AttemptId,
+        programmer: ProgrammerId,
+        token: Token,
+        route: String,
+        /// Of the message that was delivered; a task that came straight to the broker has no other record of it.
+        body_hash: String,
+    },
+    /// An attempt gives the task back; it does not count.
+    Released { task: TaskId, attempt: AttemptId },
+    /// The first of these by the owner is the outcome of the task. Without an attempt: decided before any was made.
+    Finished {
+        task: TaskId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<AttemptId>,
+        status: Status,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        llm: Option<LlmName>,
+        #[serde(default)]
+        cost_usd: MicroUsd,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<ErrorKind>,
+    },
+    /// A programmer is held by a process that is ready.
+    Up { programmer: ProgrammerId },
+    /// Written by a newer version of the pool.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One message of the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub v: u32,
+    pub emitter: EmitterId,
+    /// The sequence number of the first event; the others follow without a gap.
+    pub first: u64,
+    /// When the batch was appended, by the clock of its emitter: milliseconds since 1970.
+    pub at_ms: u64,
+    pub events: Vec<Decision>,
+}
+
+#[derive(Deserialize)]
+struct LenientBatch<'a> {
+    emitter: EmitterId,
+    first: u64,
+    at_ms: u64,
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+impl Batch {
+    pub fn at(&self) -> Timestamp {
+        Timestamp(self.at_ms)
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        // Structs of strings and numbers with string keys always serialise.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a message of the stream. An event that cannot be read becomes [`Decision::Unknown`], so that every
+    /// reader, old or new, counts the same sequence numbers.
+    ///
+    /// # Errors
+    /// When even the frame cannot be read: such a message is skipped by everybody.
+    pub fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
+        if let Ok(batch) = serde_json::from_slice(body) {
+            return Ok(batch);
+        }
+        let lenient: LenientBatch<'_> = serde_json::from_slice(body)?;
+        let read = |raw: &&RawValue| serde_json::from_str(raw.get()).unwrap_or(Decision::Unknown);
+        Ok(Self {
+            v: 1,
+            emitter: lenient.emitter,
+            first: lenient.first,
+            at_ms: lenient.at_ms,
+            events: lenient.events.iter().map(read).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_newer_version_wrote_is_skipped_and_still_counted() {
+        let body = br#"{"v":2,"emitter":"00000000-0000-0000-0000-000000000007","first":3,"at_ms":9,"colour":1,
+            "events":[{"kind":"tick"},{"kind":"sung","song":1},{"kind":"published","task":5},{"kind":"published","task":"t","generation":1,"x":2}]}"#;
+        let batch = Batch::from_json(body).expect("a readable frame");
+        let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
+        assert_eq!(
+            batch.events,
+            [Decision::Tick, Decision::Unknown, Decision::Unknown, published],
+            "known events are read, others keep their place"
+        );
+    }
+
+    #[test]
+    fn a_started_event_is_well_under_a_kilobyte() {
+        let started = Decision::Started {
+            task: TaskId::new("t".repeat(64)).expect("an id"),
+            attempt: AttemptId::new(),
+            programmer: ProgrammerId::new("001").expect("an id"),
+            token: Token { generation: 1, count: 2 },
+            route: "fast.local".to_owned(),
+            body_hash: "0".repeat(32),
+        };
+        let batch = Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1_767_323_045_678, events: vec![started] };
+        let bytes = batch.to_json();
+        assert!(bytes.len() < 512, "{} bytes", bytes.len());
+        assert_eq!(Batch::from_json(&bytes).ok(), Some(batch), "reads back");
+    }
+}

@@ -143,7 +143,7 @@ impl TaskMessage {
         let mut reader = serde_json::Deserializer::from_slice(body);
         let message: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
-            TaskError::field(if path == "." { "message" } else { &path }, error.inner())
+            TaskError::field(if path == "." || path == "?" { "message" } else { &path }, error.inner())
         })?;
         reader.end().map_err(|error| TaskError::field("message", error))?;
         message.checked(now)

@@ -1,1 +1,4 @@
+//! Things that the tests of Programmer Pool and its trial run share. They stand for the outside world, so nothing
+//! here may depend on the dispatcher or the worker.
 
+pub mod scripted_llm;

@@ -3,6 +3,8 @@
 
 pub mod acceptance;
 pub mod agent;
+pub mod health;
+pub mod host;
 pub mod llm;
 pub mod programmer;
 pub mod sandbox;

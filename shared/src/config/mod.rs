@@ -3,11 +3,48 @@
 //! `raw` is the file as people write it; [`Pool`] is what the rest of the code may see: complete, validated, without
 //! optional values that have a default. `load` turns one into the other and reports all mistakes at once.
 
+mod agent;
+mod broker;
+mod checks;
+mod cost;
+mod defaults;
+mod dispatcher;
+mod env;
+mod events;
+mod failover;
+mod hash;
+mod load;
+mod load_balancing;
+mod mistake;
+mod position;
+mod prices;
+mod programmers;
+mod providers;
+mod raw;
+mod relations;
+mod sandbox;
+mod schema;
+mod secret;
+mod wording;
+mod workspace;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::env::Env;
+pub use self::hash::config_hash;
+pub use self::load::{load, parse};
+pub use self::mistake::{Mistake, Mistakes};
+pub use self::schema::{schema, schema_named, schema_text};
+pub use self::secret::Secret;
+pub use self::wording::did_you_mean;
 use crate::id::{Capability, LlmName, ProgrammerId};
 use crate::money::MicroUsd;
 
@@ -85,12 +122,17 @@ pub struct LoadBalancing {
     pub spill_to_paid_after: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum FailureCondition {
+    /// No complete answer within `call_timeout_s`.
     Timeout,
     /// Unavailable and auth.
     ApiError,
+    /// 429.
     RateLimit,
+    /// The provider does not serve this model.
     ModelUnavailable,
 }
 
@@ -123,11 +165,13 @@ pub struct CostOptimization {
 }
 
 /// The HTTP protocol that a provider speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum Protocol {
     /// Chat completions, below `base_url` (which usually ends in `/v1`).
     OpenAi,
-    /// Messages.
+    /// Messages; only for agents that speak it themselves.
     Anthropic,
 }
 
@@ -182,10 +226,15 @@ pub struct Workspace {
     pub fetch_timeout: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum SandboxLevel {
+    /// Its worktree, what it needs to run, and no network but its gateway.
     Strict,
+    /// Files as with `strict`; the network stays open.
     Files,
+    /// No kernel sandbox: limits, time-outs and a cleared environment only.
     Off,
 }
 
@@ -206,26 +255,6 @@ pub struct Sandbox {
 pub struct Acceptance {
     /// For checks without a `timeout_s` of their own.
     pub timeout: Duration,
-}
-
-/// A text that may hold a password and has no Debug that would show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-    /// The text itself, to hand to the one who needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,91 @@
+//! Keeps web pages out: a page in somebody's browser can send requests to loopback, and must not be able to submit
+//! tasks or read them.
+//!
+//! On loopback the `Host` must be a loopback name (a foreign name that resolves to 127.0.0.1 is DNS rebinding), an
+//! `Origin` must be our own, and a body must be `application/json`, which no page can send across origins unasked.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+
+/// Lets a request through or answers why not.
+pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -> Response {
+    match check(listen, request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn check(listen: IpAddr, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = text(header::HOST).unwrap_or_default();
+    if listen.is_loopback() && !is_loopback_name(host_of(host)) {
+        let detail = format!("the Host {host:?} is not a name of this machine's loopback; use 127.0.0.1 or localhost");
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    if let Some(origin) = text(header::ORIGIN)
+        && origin.split_once("://").map(|(_, authority)| authority) != Some(host)
+    {
+        let detail = format!("requests of pages from {origin:?} are refused");
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
+    let is_json = content_type.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+    if method == Method::POST && !is_json {
+        let detail = format!("the content type is {content_type:?}; send application/json");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    Ok(())
+}
+
+/// The host without its port.
+fn host_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    }
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(method: Method, headers: &[(header::HeaderName, &str)]) -> u16 {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(name, value.parse().expect("a header value"));
+        }
+        check(IpAddr::from([127, 0, 0, 1]), &method, &map).map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    #[test]
+    fn a_page_from_elsewhere_cannot_post() {
+        let host = (header::HOST, "127.0.0.1:6141");
+        let json = (header::CONTENT_TYPE, "application/json");
+        assert_eq!(answer(Method::POST, &[host.clone(), json.clone()]), 200, "a program on this machine");
+        let origin = (header::ORIGIN, "https://evil.example");
+        assert_eq!(answer(Method::POST, &[host.clone(), json.clone(), origin]), 403, "a page from elsewhere");
+        let null = (header::ORIGIN, "null");
+        assert_eq!(answer(Method::POST, &[host.clone(), json.clone(), null]), 403, "a sandboxed page");
+        let form = (header::CONTENT_TYPE, "text/plain");
+        assert_eq!(answer(Method::POST, &[host.clone(), form]), 415, "what a form can send");
+        let own = (header::ORIGIN, "http://127.0.0.1:6141");
+        assert_eq!(answer(Method::POST, &[host, json, own]), 200, "our own page");
+    }
+
+    #[test]
+    fn a_foreign_name_that_resolves_to_loopback_is_refused() {
+        assert_eq!(answer(Method::GET, &[(header::HOST, "rebind.example:6141")]), 403, "DNS rebinding");
+        assert_eq!(answer(Method::GET, &[(header::HOST, "localhost:6141")]), 200, "loopback by name");
+        assert_eq!(answer(Method::GET, &[(header::HOST, "[::1]:6141")]), 200, "loopback by address");
+    }
+}

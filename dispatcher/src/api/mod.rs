@@ -1,0 +1,52 @@
+//! The HTTP API: the same answers for people, scripts and the command line.
+//!
+//! Errors are `application/problem+json`. [`guard`] keeps web pages of others out.
+
+pub mod guard;
+pub mod health;
+pub mod problem;
+pub mod tasks;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use pool_shared::broker::process::Process;
+use pool_shared::config::Pool;
+
+use crate::history::History;
+use crate::intake::Intake;
+use crate::pool_view::{self, Beats, PoolStatus};
+
+/// One request may bring many tasks of at most 1 MiB each.
+const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+
+/// What the handlers need. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub process: Process,
+    pub pool: Arc<Pool>,
+    pub history: History,
+    pub intake: Intake,
+    pub beats: Beats,
+}
+
+/// All routes of the API.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/tasks", post(tasks::submit).get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}/patch", get(tasks::patch))
+        .route("/programmer_pool/status", get(status))
+        .route("/health", get(health::health))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.pool.dispatcher.listen.ip(), guard::guard))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(app)
+}
+
+async fn status(State(app): State<App>) -> Json<PoolStatus> {
+    Json(pool_view::status(&app.process, &app.pool, &app.beats).await)
+}

@@ -1,0 +1,309 @@
+//! `/tasks`: submit, list, show, patch.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use pool_shared::fold::TaskState;
+use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
+use pool_shared::money::MicroUsd;
+use pool_shared::result::ResultMessage;
+use pool_shared::task::{Task, TaskMessage};
+use pool_shared::time::{Timestamp, wall_clock};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::App;
+use super::problem::{Problem, TaskProblem};
+use crate::history::Entry;
+use crate::intake::{NotTaken, Taken};
+
+/// Submissions that are written at the same time.
+const AT_ONCE: usize = 64;
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 5_000;
+/// The log names the outcome a moment before the history has the result.
+const RESULT_WITHIN: Duration = Duration::from_secs(2);
+
+/// A task in lists and, with `result`, by itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct TaskView {
+    pub id: TaskId,
+    /// `queued`, `running`, or the status of its result.
+    pub status: String,
+    pub route: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub submitted_at: Option<Timestamp>,
+    pub attempts: u32,
+    pub programmer: Option<ProgrammerId>,
+    pub attempt: Option<AttemptId>,
+    /// When the running attempt began.
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub cost_usd: Option<MicroUsd>,
+    /// The error's kind, when there is one.
+    pub error: Option<String>,
+    /// Without the patch: that is at `/tasks/{id}/patch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ResultMessage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskMessage>,
+}
+
+impl TaskView {
+    fn new(id: &TaskId, state: &TaskState, entry: Entry) -> Self {
+        let outcome = state.outcome.as_ref();
+        let owner = state.owner.as_ref();
+        let status = match (outcome, owner) {
+            (Some(outcome), _) => outcome.status.as_str(),
+            (None, Some(_)) => "running",
+            (None, None) => "queued",
+        };
+        Self {
+            id: id.clone(),
+            status: status.to_owned(),
+            route: state.route.clone(),
+            summary: entry.summary,
+            labels: entry.labels,
+            submitted_at: state.submitted_at,
+            attempts: state.attempts,
+            programmer: owner.map(|o| o.programmer.clone()).or_else(|| outcome?.programmer.clone()),
+            attempt: owner.map(|o| o.attempt).or_else(|| outcome?.attempt),
+            started_at: owner.map(|o| o.since),
+            finished_at: outcome.map(|o| o.at),
+            cost_usd: outcome.map(|o| o.cost),
+            error: outcome.and_then(|o| o.error).map(|kind| kind.as_str().to_owned()),
+            result: None,
+            task: None,
+        }
+    }
+}
+
+/// The body of a submission: one task, a list, or `{"tasks": […]}`.
+struct Submission<'a> {
+    tasks: Vec<&'a RawValue>,
+    /// One task by itself: the answer is one too.
+    single: bool,
+}
+
+fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wrapped<'a> {
+        #[serde(borrow)]
+        tasks: Vec<&'a RawValue>,
+    }
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        let tasks = serde_json::from_slice(body).map_err(|error| format!("no list of tasks: {error}"))?;
+        return Ok(Submission { tasks, single: false });
+    }
+    if let Ok(Wrapped { tasks }) = serde_json::from_slice(body) {
+        return Ok(Submission { tasks, single: false });
+    }
+    let task = serde_json::from_slice(body).map_err(|error| format!("no JSON: {error}"))?;
+    Ok(Submission { tasks: vec![task], single: true })
+}
+
+fn problem_of(index: usize, error: &NotTaken) -> TaskProblem {
+    let kind = match error {
+        NotTaken::Unroutable(_) => "unroutable",
+        NotTaken::IdConflict(_) => "id_conflict",
+        NotTaken::Broker(_) | NotTaken::Log(_) => "unavailable",
+    };
+    TaskProblem { index, kind: kind.to_owned(), message: error.to_string() }
+}
+
+/// All tasks are fine, or none is taken.
+fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
+    let mut tasks = Vec::with_capacity(submission.tasks.len());
+    let mut errors = Vec::new();
+    for (index, raw) in submission.tasks.iter().enumerate() {
+        match TaskMessage::parse(raw.get().as_bytes(), wall_clock()) {
+            Err(error) => {
+                errors.push(TaskProblem { index, kind: "invalid_task".to_owned(), message: error.to_string() });
+            }
+            Ok(message) => match app.intake.prepare(message) {
+                Ok(task) => tasks.push(task),
+                Err(error) => errors.push(problem_of(index, &error)),
+            },
+        }
+    }
+    errors.extend(repeated_ids(&tasks));
+    if errors.is_empty() {
+        return Ok(tasks);
+    }
+    let conflict = errors.iter().all(|error| error.kind == "id_conflict");
+    let status = if conflict { StatusCode::CONFLICT } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let detail = match (&errors[..], submission.single) {
+        ([only], true) => only.message.clone(),
+        _ => format!("{} of {} tasks are wrong; none was taken", errors.len(), submission.tasks.len()),
+    };
+    Err(Problem::new(status, detail).with_errors(errors))
+}
+
+/// The same id twice in one request, with different bodies.
+fn repeated_ids(tasks: &[Task]) -> Vec<TaskProblem> {
+    let mut seen: BTreeMap<&TaskId, String> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let hash = task.body_hash();
+        if seen.insert(&task.id, hash.clone()).is_some_and(|other| other != hash) {
+            problems.push(problem_of(index, &NotTaken::IdConflict(task.id.clone())));
+        }
+    }
+    problems
+}
+
+/// `POST /tasks`.
+pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
+    let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+    let tasks = prepare(&app, &submission)?;
+    let taken: Vec<Taken> = stream::iter(tasks.into_iter().enumerate())
+        .map(|(index, task)| {
+            let intake = app.intake.clone();
+            async move { intake.take(task).await.map_err(|error| (index, error)) }
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
+        .map_err(|(index, error)| not_taken(index, &error))?;
+    let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
+    let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
+    if submission.single { Ok((status, Json(views.into_iter().next())).into_response()) } else { Ok((status, Json(views)).into_response()) }
+}
+
+fn not_taken(index: usize, error: &NotTaken) -> Problem {
+    let status = match error {
+        NotTaken::Unroutable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        NotTaken::IdConflict(_) => StatusCode::CONFLICT,
+        NotTaken::Broker(_) | NotTaken::Log(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Problem::new(status, error.to_string()).with_errors(vec![problem_of(index, error)])
+}
+
+fn view(app: &App, id: &TaskId) -> Option<TaskView> {
+    let entry = app.history.entry(id).unwrap_or_default();
+    app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    status: Option<String>,
+    programmer: Option<ProgrammerId>,
+    /// `key=value` or `key:value`.
+    label: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Filter {
+    fn matches(&self, view: &TaskView) -> bool {
+        let label = |wanted: &String| {
+            let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
+            view.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
+        };
+        self.status.as_ref().is_none_or(|status| *status == view.status)
+            && self.programmer.as_ref().is_none_or(|programmer| Some(programmer) == view.programmer.as_ref())
+            && self.label.as_ref().is_none_or(label)
+    }
+}
+
+/// The answer of `GET /tasks`: the newest first.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TaskList {
+    /// How many match, shown or not.
+    pub total: usize,
+    pub tasks: Vec<TaskView>,
+}
+
+/// `GET /tasks`.
+pub async fn list(
+    State(app): State<App>,
+    filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<TaskList>, Problem> {
+    let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let mut tasks: Vec<TaskView> = app.process.log.read(|fold| {
+        let views = fold.tasks.iter().map(|(id, state)| {
+            TaskView::new(id, state, app.history.entry(id).unwrap_or_default())
+        });
+        views.filter(|view| filter.matches(view)).collect()
+    });
+    tasks.sort_by(|a, b| (b.submitted_at.or(b.finished_at), &b.id).cmp(&(a.submitted_at.or(a.finished_at), &a.id)));
+    let total = tasks.len();
+    tasks.truncate(filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT));
+    Ok(Json(TaskList { total, tasks }))
+}
+
+fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
+    let id = TaskId::new(id).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    view(app, &id).ok_or_else(|| {
+        let detail = format!("the log knows no task {id}; a task that was published straight to the broker shows from its start on");
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    })
+}
+
+async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, Problem> {
+    if view.finished_at.is_none() {
+        return Ok(None);
+    }
+    let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
+    Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
+}
+
+async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
+    let body = app.history.body(offset).await;
+    body.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+}
+
+/// `GET /tasks/{id}`.
+pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, Problem> {
+    let mut view = known(&app, &id)?;
+    let result = result_of(&app, &view).await?;
+    let carried = result.as_ref().and_then(|result| result.task.clone()).map(|task| *task);
+    let offset = app.history.entry(&view.id).and_then(|entry| entry.task_at);
+    view.task = match offset {
+        Some(offset) => body(&app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()),
+        None => carried,
+    };
+    view.result = result.map(|result| ResultMessage { patch: None, task: None, ..result });
+    Ok(Json(view))
+}
+
+/// `GET /tasks/{id}/patch`: as `git apply` takes it.
+pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let view = known(&app, &id)?;
+    let missing = |detail: String| Problem::new(StatusCode::NOT_FOUND, detail);
+    let result = result_of(&app, &view).await?;
+    let result = result.ok_or_else(|| missing(format!("task {id} is {} and has no result yet", view.status)))?;
+    let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
+        (Some(branch), _) => missing(format!("the patch of task {id} is above 1 MiB; it is on the branch {branch}")),
+        (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
+        (None, None) => missing(format!("task {id} has no patch")),
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")], patch).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_is_one_task_a_list_or_a_wrapped_list() {
+        let count = |body: &str| read_submission(body.as_bytes()).map(|s| (s.tasks.len(), s.single));
+        assert_eq!(count(r#" {"instruction": "x"}"#), Ok((1, true)), "one");
+        assert_eq!(count(r#"[{"a": 1}, {"b": 2}]"#), Ok((2, false)), "a list");
+        assert_eq!(count(r#"{"tasks": [{}, {}, {}]}"#), Ok((3, false)), "wrapped");
+        assert!(count("{").is_err(), "no JSON");
+    }
+}

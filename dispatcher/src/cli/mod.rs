@@ -1,0 +1,93 @@
+//! The command line, a file a command. `serve`, `topology` and `check` work by themselves; the others ask the HTTP API.
+//!
+//! Exit statuses: 0 done; 1 it failed, or a task of the batch did not succeed; 2 the input is wrong.
+
+mod client;
+mod serve;
+mod show;
+mod status;
+mod submit;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use pool_shared::config::{Env, Pool, load};
+
+use crate::check;
+pub use client::Client;
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct PoolFile {
+    /// The pool file
+    #[arg(long = "pool", env = "POOL_FILE", default_value = "config/pool.yaml")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct PoolUrl {
+    /// Where a dispatcher serves its API
+    #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141")]
+    url: String,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run the manager: take tasks in, bring results back, serve the HTTP API
+    Serve(serve::ServeArgs),
+    /// Declare the exchanges, queues and streams, bind the routes of the pool file, and end
+    Topology(PoolFile),
+    /// Say what is wrong with the pool file, or show the pool and its routes
+    Check(check::CheckArgs),
+    /// Submit tasks from files (YAML or JSON, one or many), or one from flags
+    Submit(Box<submit::SubmitArgs>),
+    /// Show the programmers and what they do
+    Status(status::StatusArgs),
+    /// Show one task and its result
+    Show(show::ShowArgs),
+    /// Print the patch of one task, as `git apply` takes it
+    Patch(show::PatchArgs),
+    /// Print a JSON Schema: of a task, a result or the pool file
+    Schema {
+        #[arg(value_parser = ["task", "result", "pool"])]
+        name: String,
+    },
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong, for people; exit status 1.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Serve(args) => serve::run(args).await,
+            Self::Topology(file) => serve::topology(file).await,
+            Self::Check(args) => Ok(check::run(args).await),
+            Self::Submit(args) => submit::run(*args).await,
+            Self::Status(args) => status::run(args).await,
+            Self::Show(args) => show::run(args).await,
+            Self::Patch(args) => show::patch(args).await,
+            Self::Schema { name } => match pool_shared::config::schema_named(&name) {
+                Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
+                None => bail!("there is no schema named {name:?}"),
+            },
+        }
+    }
+}
+
+/// Reads the pool file; its mistakes go to standard error, and the exit status is 2.
+fn pool(file: &Path) -> Result<Pool, ExitCode> {
+    load(file, &Env::of_process()).map_err(|mistakes| {
+        eprintln!("{mistakes}");
+        ExitCode::from(2)
+    })
+}

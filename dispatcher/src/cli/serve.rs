@@ -1,0 +1,127 @@
+//! `dispatcher serve` and `dispatcher topology`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use pool_shared::broker::process::Process;
+use pool_shared::config::Pool;
+use pool_shared::telemetry::{LogFormat, init_logs};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{PoolFile, pool};
+use crate::api::{self, App};
+use crate::history::History;
+use crate::intake::Intake;
+use crate::pool_view::Beats;
+use crate::{configure, replies, unroutable};
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pool: PoolFile,
+    /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Write the API's URL into this file once it is served (for port 0)
+    #[arg(long)]
+    url_file: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut pool = match pool(&args.pool.file) {
+        Ok(pool) => pool,
+        Err(code) => return Ok(code),
+    };
+    logs();
+    if let Some(listen) = args.listen {
+        pool.dispatcher.listen = listen;
+    }
+    let listener = TcpListener::bind(pool.dispatcher.listen)
+        .await
+        .with_context(|| format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen))?;
+    let shutdown = CancellationToken::new();
+    end_on_signals(shutdown.clone())?;
+    serve(pool, listener, args.url_file, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(
+    pool: Pool,
+    listener: TcpListener,
+    url_file: Option<PathBuf>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let beats = Beats::default();
+    let hear = { let beats = beats.clone(); move |heartbeat| beats.hear(heartbeat) };
+    let starting = async {
+        let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
+        process.log.ready().await?;
+        configure::put_in_force(&process, &pool).await;
+        anyhow::Ok(process)
+    };
+    let process = tokio::select! {
+        process = starting => process?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let history = History::start(&process);
+    tokio::spawn(replies::run(process.clone(), history.clone()));
+    tokio::spawn(unroutable::run(process.clone()));
+    let intake = Intake::new(process.clone(), history.clone());
+    let url = format!("http://{}", listener.local_addr()?);
+    let app = App { process: process.clone(), pool: Arc::new(pool), history, intake, beats };
+    if let Some(file) = url_file {
+        std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
+    axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    process.consume.close().await;
+    tracing::info!("the dispatcher has ended");
+    Ok(())
+}
+
+pub(super) async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
+    let pool = match pool(&file.file) {
+        Ok(pool) => pool,
+        Err(code) => return Ok(code),
+    };
+    logs();
+    let shutdown = CancellationToken::new();
+    let process = Process::start(&pool, "dispatcher topology", |_| (), shutdown.clone()).await?;
+    process.log.ready().await?;
+    configure::put_in_force(&process, &pool).await;
+    let routes = process.routes.all().len();
+    tracing::info!(routes, "the topology is declared and the routes are bound");
+    shutdown.cancel();
+    process.consume.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logs() {
+    let format = match std::env::var("POOL_LOG").as_deref() {
+        Ok("json") => LogFormat::Json,
+        Ok(_) | Err(_) => LogFormat::Text,
+    };
+    init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
+}
+
+/// SIGTERM and SIGINT end the process in order; a second one does not wait.
+fn end_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
+            if !first {
+                std::process::exit(1);
+            }
+            tracing::info!("ending");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Waiting for a batch: a progress bar on a terminal, a line for each result elsewhere, and a table at the end.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_shared::id::TaskId;
+use pool_shared::money::MicroUsd;
+use pool_shared::result::Status;
+
+use super::{Client, Format};
+use crate::api::tasks::{TaskList, TaskView};
+use crate::check::print;
+use crate::tables::{lines, table};
+
+const POLL: Duration = Duration::from_millis(300);
+const ERROR_CHARS: usize = 160;
+
+/// Waits for all results. Exit status 1 if any task did not succeed.
+pub(super) async fn wait(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
+    let mut open: BTreeSet<TaskId> = taken.iter().map(|task| task.id.clone()).collect();
+    let bar = bar(open.len() as u64);
+    let mut failed = 0;
+    while !open.is_empty() {
+        let newest: TaskList = client.get(&format!("/tasks?limit={}", 2 * taken.len() + 100)).await?;
+        let mut running = 0;
+        for task in newest.tasks.iter().filter(|task| open.contains(&task.id)) {
+            running += usize::from(task.status == "running");
+            failed += usize::from(task.finished_at.is_some() && task.status != Status::Succeeded.as_str());
+            note(&bar, task);
+        }
+        open.retain(|id| !newest.tasks.iter().any(|task| task.id == *id && task.finished_at.is_some()));
+        bar.set_position((taken.len() - open.len()) as u64);
+        bar.set_message(format!("{running} running, {failed} not succeeded"));
+        tokio::time::sleep(POLL).await;
+    }
+    bar.finish_and_clear();
+    report(client, taken, format).await
+}
+
+fn bar(length: u64) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} done, {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Without a terminal, a line for each task that has ended.
+fn note(bar: &ProgressBar, task: &TaskView) {
+    if bar.is_hidden() && task.finished_at.is_some() {
+        let who = task.programmer.as_ref().map(|id| format!(" by {}", id.display_name())).unwrap_or_default();
+        eprintln!("{} {}{who}", task.id, task.status);
+    }
+}
+
+async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
+    let mut results = Vec::with_capacity(taken.len());
+    for task in taken {
+        results.push(client.get::<TaskView>(&format!("/tasks/{}", task.id)).await?);
+    }
+    let good = results.iter().all(|task| task.status == Status::Succeeded.as_str());
+    let printed = print(&match format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&results)?),
+        Format::Table => results_table(&results),
+    });
+    Ok(if good { printed } else { ExitCode::FAILURE })
+}
+
+fn results_table(results: &[TaskView]) -> String {
+    let mut rows = table(&["task", "status", "programmer", "LLM", "checks", "run", "cost", "error"]);
+    for task in results {
+        let result = task.result.as_ref();
+        let checks = result.map_or(0, |r| r.acceptance.len());
+        let passed = result.map_or(0, |r| r.acceptance.iter().filter(|check| check.exit_status == Some(0)).count());
+        rows.add_row([
+            task.id.to_string(),
+            task.status.clone(),
+            task.programmer.as_ref().map(ToString::to_string).unwrap_or_default(),
+            result.and_then(|r| r.llm.as_ref()).map(ToString::to_string).unwrap_or_default(),
+            if checks == 0 { String::new() } else { format!("{passed}/{checks}") },
+            result.map(|r| seconds(r.timings.run_ms)).unwrap_or_default(),
+            task.cost_usd.filter(|cost| *cost > MicroUsd::ZERO).map(|cost| format!("${cost}")).unwrap_or_default(),
+            result.and_then(|r| r.error.as_ref()).map(|e| shortened(e.kind.as_str(), &e.message)).unwrap_or_default(),
+        ]);
+    }
+    let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
+    let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
+    format!("{}{succeeded} of {} tasks succeeded, ${cost} in all\n", lines(rows), results.len())
+}
+
+/// Milliseconds as seconds with one place, in integers.
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+}
+
+fn shortened(kind: &str, message: &str) -> String {
+    let text = format!("{kind}: {}", message.lines().next().unwrap_or_default());
+    match text.char_indices().nth(ERROR_CHARS) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}

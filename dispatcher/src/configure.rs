@@ -1,0 +1,56 @@
+//! Puts this dispatcher's pool file into force: binds its routes and says so in the log.
+//!
+//! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
+
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::link::discard;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::topology::Topology;
+use pool_shared::broker::{BrokerError, within};
+use pool_shared::config::{Pool, config_hash};
+use pool_shared::event::Decision;
+use pool_shared::routing::Routes;
+
+const LOCK: &str = "pool.topology";
+
+/// Puts the configuration into force; repeats until the broker lets it.
+pub async fn put_in_force(process: &Process, pool: &Pool) {
+    let mut backoff = Backoff::default();
+    while let Err(error) = try_put_in_force(process, pool).await {
+        tracing::warn!(%error, "the routes are not bound yet; trying again");
+        backoff.wait().await;
+    }
+}
+
+async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
+    let channel = process.consume.channel().await?;
+    let done = locked(process, pool, &channel).await;
+    discard(&channel, process.consume.endpoint()).await;
+    done
+}
+
+async fn locked(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
+    let endpoint = process.consume.endpoint();
+    let limit: Duration = endpoint.timeout();
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
+    within(limit, "lock the routes (another dispatcher may be binding them)", lock).await?;
+    let before = process.log.read(|fold| fold.configuration().map(|c| (c.hash.clone(), Routes::new(&c.capabilities))));
+    let hash = config_hash(pool);
+    let (hash_before, routes_before) = before.unwrap_or_default();
+    Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
+    if hash != hash_before {
+        tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
+        let configured = Decision::Configured { hash, capabilities: pool.capabilities() };
+        if let Err(error) = process.log.append(configured).await {
+            tracing::warn!(%error, "the configuration may not be in force");
+        }
+    }
+    let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
+    within(limit, "unlock the routes", unlock).await.map(drop)
+}

@@ -1,0 +1,226 @@
+//! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::within;
+use pool_shared::config::{Pool, Programmer};
+use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
+use pool_shared::id::ProgrammerId;
+use pool_shared::money::MicroUsd;
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// The latest heartbeats. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Beats(Arc<RwLock<HashMap<ProgrammerId, (ProgrammerBeat, Instant, String)>>>);
+
+impl Beats {
+    pub fn hear(&self, heartbeat: Heartbeat) {
+        let mut beats = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for beat in heartbeat.programmers {
+            // Who merely waits for an id must not hide the one that holds it.
+            let holder = beats.get(&beat.id).filter(|(held, heard, name)| {
+                *name != heartbeat.name && !is_held(&held.gate) && heard.elapsed() < Duration::from_secs(30)
+            });
+            if is_held(&beat.gate) && holder.is_some() {
+                continue;
+            }
+            beats.insert(beat.id.clone(), (beat, Instant::now(), heartbeat.name.clone()));
+        }
+    }
+
+    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<(ProgrammerBeat, String)> {
+        let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        beats.get(id).filter(|(_, heard, _)| heard.elapsed() < fresh).map(|(beat, _, name)| (beat.clone(), name.clone()))
+    }
+}
+
+fn is_held(gate: &Gate) -> bool {
+    matches!(gate, Gate::Shut { reason: pool_shared::heartbeat::ShutReason::Held, .. })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgrammerState {
+    Idle,
+    Busy,
+    Shut,
+    Down,
+}
+
+/// One programmer in the status.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ProgrammerStatus {
+    pub id: ProgrammerId,
+    /// The old clients' name: `Prog-001`.
+    pub agent: String,
+    pub port: u16,
+    pub state: ProgrammerState,
+    /// Why it is shut or down; which task it works on.
+    pub reason: String,
+    pub task: Option<pool_shared::id::TaskId>,
+    pub since: Option<Timestamp>,
+    /// The process that holds it.
+    pub worker: Option<String>,
+    pub primary_llm: String,
+    pub backup_llm: Option<String>,
+    pub current_llm: String,
+    pub using_backup: bool,
+    pub circuit_open: bool,
+    pub failures: u32,
+    pub capabilities: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetStatus {
+    pub max_daily_spend_usd: MicroUsd,
+    pub alert_threshold_usd: MicroUsd,
+    /// What finished tasks have cost since 00:00 UTC.
+    pub spent_usd: MicroUsd,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RouteStatus {
+    pub queue: String,
+    /// Messages that wait in the queue; None when the broker did not say.
+    pub waiting: Option<u32>,
+    pub running: usize,
+    pub programmers: Vec<ProgrammerId>,
+}
+
+/// `GET /programmer_pool/status`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PoolStatus {
+    pub pool_size: usize,
+    /// Idle or busy.
+    pub available: usize,
+    /// Shut or down.
+    pub unavailable: usize,
+    pub using_backup: usize,
+    pub total_queue_depth: u64,
+    /// Tasks without an outcome.
+    pub open_tasks: usize,
+    pub budget: BudgetStatus,
+    pub routes: Vec<RouteStatus>,
+    pub programmers: Vec<ProgrammerStatus>,
+}
+
+/// Puts the status together.
+pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
+    let programmers: Vec<ProgrammerStatus> =
+        pool.programmers.iter().map(|programmer| programmer_status(pool, programmer, beats)).collect();
+    let waiting = queue_depths(process).await;
+    let routes: Vec<RouteStatus> = process
+        .routes
+        .all()
+        .iter()
+        .zip(waiting)
+        .map(|(route, waiting)| RouteStatus {
+            queue: route.queue(),
+            waiting,
+            running: running(process, &route.name),
+            programmers: route.eligible.iter().cloned().collect(),
+        })
+        .collect();
+    let available = programmers.iter().filter(|p| is_available(p.state)).count();
+    PoolStatus {
+        pool_size: programmers.len(),
+        available,
+        unavailable: programmers.len() - available,
+        using_backup: programmers.iter().filter(|p| p.using_backup).count(),
+        total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
+        open_tasks: process.log.read(|fold| fold.tasks.open()),
+        budget: BudgetStatus {
+            max_daily_spend_usd: pool.cost.max_daily_spend,
+            alert_threshold_usd: pool.cost.alert_threshold,
+            spent_usd: spent_today(process),
+        },
+        routes,
+        programmers,
+    }
+}
+
+fn is_available(state: ProgrammerState) -> bool {
+    match state {
+        ProgrammerState::Idle | ProgrammerState::Busy => true,
+        ProgrammerState::Shut | ProgrammerState::Down => false,
+    }
+}
+
+fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> ProgrammerStatus {
+    let beat = beats.of(&programmer.id, pool.load_balancing.health_check_interval);
+    let (state, reason, task, since) = match beat.as_ref().map(|(beat, _)| &beat.gate) {
+        None => {
+            let reason = format!(
+                "not heard of for {} s; is a worker running with it?",
+                pool.load_balancing.health_check_interval.as_secs()
+            );
+            (ProgrammerState::Down, reason, None, None)
+        }
+        Some(Gate::Consuming) => (ProgrammerState::Idle, String::new(), None, None),
+        Some(Gate::Busy { task, since }) => {
+            (ProgrammerState::Busy, format!("working on {task}"), Some(task.clone()), Some(*since))
+        }
+        Some(Gate::Shut { reason, detail }) => {
+            (ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()), None, None)
+        }
+    };
+    let current = beat.as_ref().map_or(programmer.primary(), |(beat, _)| &beat.current_llm);
+    ProgrammerStatus {
+        agent: programmer.id.display_name(),
+        port: beat.as_ref().map_or(programmer.port, |(beat, _)| beat.port),
+        state,
+        reason,
+        task,
+        since,
+        worker: beat.as_ref().map(|(_, name)| name.clone()),
+        primary_llm: programmer.primary().to_string(),
+        backup_llm: programmer.llms.get(1).map(ToString::to_string),
+        current_llm: current.to_string(),
+        using_backup: current != programmer.primary(),
+        // Breakers come with failover; until then every circuit is closed.
+        circuit_open: false,
+        failures: 0,
+        capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
+        id: programmer.id.clone(),
+    }
+}
+
+fn running(process: &Process, route: &str) -> usize {
+    process.log.read(|fold| fold.tasks.iter().filter(|(_, state)| state.route == route && state.owner.is_some()).count())
+}
+
+fn spent_today(process: &Process) -> MicroUsd {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    process.log.read(|fold| {
+        let midnight = Timestamp(fold.now().0 / DAY_MS * DAY_MS);
+        fold.tasks
+            .iter()
+            .filter_map(|(_, state)| state.outcome.as_ref())
+            .filter(|outcome| outcome.at >= midnight)
+            .map(|outcome| outcome.cost)
+            .sum()
+    })
+}
+
+/// Messages that wait in each route's queue, in the order of the routes.
+async fn queue_depths(process: &Process) -> Vec<Option<u32>> {
+    let routes = process.routes.all();
+    let Ok(channel) = process.consume.channel().await else { return vec![None; routes.len()] };
+    let limit = process.consume.endpoint().timeout();
+    let mut depths = Vec::with_capacity(routes.len());
+    for route in routes {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declare = channel.queue_declare(route.queue().as_str().into(), options, FieldTable::default());
+        depths.push(within(limit, "count a queue", declare).await.ok().map(|queue| queue.message_count()));
+    }
+    pool_shared::broker::link::discard(&channel, process.consume.endpoint()).await;
+    depths
+}

@@ -1,0 +1,202 @@
+//! Takes results from `results`, lets the log decide whose counts, and forwards it to the submitter.
+//!
+//! A result stays unacknowledged until the log names the winner and its result is in the history and on the reply
+//! queue. A crash in between forwards the same bytes again: consumers drop the double by `message_id`.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::{Reply, json_properties};
+use pool_shared::broker::link::discard;
+use pool_shared::broker::log::LogError;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_shared::broker::{BrokerError, within};
+use pool_shared::event::Decision;
+use pool_shared::fold::{Fold, Refusal, Verdict};
+use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::result::{ErrorKind, ResultMessage};
+
+use crate::history::{History, Kind};
+
+/// Results in hand at once.
+const PREFETCH: u16 = 200;
+/// The programmer writes `finished` right after its result; who waits longer finds that it has died in between.
+const FINISHED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the log says about a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is the outcome.
+    Winner,
+    /// Another attempt's is.
+    Loser,
+    /// Its attempt owns the task, which has no outcome yet.
+    Open,
+    /// Nobody has started the task, as far as is known.
+    Unknown,
+}
+
+fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
+    match (fold.tasks.winner(task), fold.tasks.is_owner(task, attempt)) {
+        (Some(Some(winner)), _) if winner == attempt => Standing::Winner,
+        (Some(_), _) => Standing::Loser,
+        (None, true) => Standing::Open,
+        (None, false) => Standing::Unknown,
+    }
+}
+
+/// Consumes `results` until shutdown.
+pub async fn run(process: Process, history: History) {
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            end = consume(&process, &history) => match end {
+                Ok(()) => backoff.reset(),
+                Err(error) => tracing::warn!(%error, "results are not taken; trying again"),
+            },
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn consume(process: &Process, history: &History) -> Result<(), BrokerError> {
+    let channel = process.consume.channel().await?;
+    let limit = process.consume.endpoint().timeout();
+    within(limit, "limit results", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(RESULTS_QUEUE.into(), "results".into(), options, FieldTable::default());
+    let consumer = within(limit, "consume results", consume).await?;
+    let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
+        if let Ok(delivery) = delivery
+            && let Err(error) = handle(process, history, &delivery).await
+        {
+            tracing::warn!(%error, "a result is not handled; it stays in the queue");
+        }
+    });
+    in_hand.await;
+    discard(&channel, process.consume.endpoint()).await;
+    Ok(())
+}
+
+/// Why a result stays unacknowledged.
+#[derive(Debug, thiserror::Error)]
+enum NotHandled {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+    let wanted = match serde_json::from_slice::<ResultMessage>(&delivery.data) {
+        Ok(result) => decide(process, &result).await?.then_some(result),
+        Err(error) => {
+            tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
+            let properties = json_properties();
+            let message =
+                Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+            process.publisher.publish(message).await?;
+            None
+        }
+    };
+    if let Some(result) = wanted {
+        forward(process, history, delivery, &result).await?;
+    }
+    let limit = process.consume.endpoint().timeout();
+    within(limit, "ack a result", delivery.ack(BasicAckOptions::default())).await?;
+    Ok(())
+}
+
+/// Whether this result is to be forwarded.
+async fn decide(process: &Process, result: &ResultMessage) -> Result<bool, LogError> {
+    match (&result.task_id, result.attempt) {
+        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await,
+        (Some(task), None) => decide_without_attempt(process, task, result).await,
+        // Too broken to have an id: nothing to decide about, but its submitter is told.
+        (None, _) => Ok(true),
+    }
+}
+
+async fn decide_attempt(
+    process: &Process,
+    task: &TaskId,
+    attempt: AttemptId,
+    result: &ResultMessage,
+) -> Result<bool, LogError> {
+    let log = &process.log;
+    let decided = log.wait_for(|fold| match standing(fold, task, attempt) {
+        Standing::Winner => Some(true),
+        Standing::Loser => Some(false),
+        Standing::Open | Standing::Unknown => None,
+    });
+    if let Ok(decided) = tokio::time::timeout(FINISHED_WITHIN, decided).await {
+        return decided;
+    }
+    // The claim came before the result: once anything of ours is read back, the claim has been read too.
+    let finished = Decision::Finished {
+        task: task.clone(),
+        attempt: Some(attempt),
+        status: result.status,
+        llm: result.llm.clone(),
+        cost_usd: result.usage.cost_usd,
+        error: result.error.as_ref().map(|error| error.kind),
+    };
+    match log.append(finished).await? {
+        Verdict::Accepted => {
+            tracing::info!(task_id = %task, %attempt, "finished on behalf of a programmer that died after its result");
+            Ok(true)
+        }
+        Verdict::Refused(_) => Ok(log.read(|fold| standing(fold, task, attempt)) == Standing::Winner),
+    }
+}
+
+async fn decide_without_attempt(process: &Process, task: &TaskId, result: &ResultMessage) -> Result<bool, LogError> {
+    let kind = result.error.as_ref().map(|error| error.kind);
+    let known = process.log.read(|fold| fold.tasks.get(task).is_some());
+    if known && matches!(kind, Some(ErrorKind::InvalidTask | ErrorKind::IdConflict)) {
+        // It is about a message that misuses the id, not about the task that has it: only the reply is due.
+        return Ok(true);
+    }
+    let finished = Decision::Finished {
+        task: task.clone(),
+        attempt: None,
+        status: result.status,
+        llm: None,
+        cost_usd: result.usage.cost_usd,
+        error: kind,
+    };
+    match process.log.append(finished).await? {
+        Verdict::Accepted => Ok(true),
+        // The same result again, after a crash between the log and the ack.
+        Verdict::Refused(Refusal::Finished) => Ok(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)),
+        Verdict::Refused(_) => Ok(false),
+    }
+}
+
+/// Into the history, then to the submitter, byte for byte.
+async fn forward(
+    process: &Process,
+    history: &History,
+    delivery: &Delivery,
+    result: &ResultMessage,
+) -> Result<(), BrokerError> {
+    history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await?;
+    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(&delivery.properties) else { return Ok(()) };
+    let id = result.task_id.as_ref().map_or("", TaskId::as_str);
+    let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
+    let message = Message { exchange: REPLIES, key: &to, body: &delivery.data, properties, mandatory: true };
+    match process.publisher.publish(message).await {
+        Err(BrokerError::Returned { .. }) => {
+            tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
+            Ok(())
+        }
+        other => other,
+    }
+}

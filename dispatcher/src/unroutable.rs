@@ -1,0 +1,157 @@
+//! Consumes `pool.unroutable`: an unsorted key is put right, a set that nobody offers gets a `rejected` result.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::link::discard;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
+use pool_shared::broker::{BrokerError, within};
+use pool_shared::id::TaskId;
+use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
+use pool_shared::routing::{Routes, parse_routing_key, routing_key};
+use pool_shared::task::TaskMessage;
+use pool_shared::time::Timestamp;
+
+/// A key that leads to a route, but came here all the same: the bindings are being changed.
+const BINDING_GAP: Duration = Duration::from_secs(1);
+
+/// What is to be done with an unroutable message.
+#[derive(Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Publish it again with this key; `same` when it is the key that it came with.
+    Publish { key: String, same: bool },
+    Reject(TaskFailure),
+}
+
+fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
+    let Some(mut required) = parse_routing_key(key) else {
+        let problem = format!(
+            "the routing key {key:?} is no set of capabilities: publish to {TASKS} with the required capabilities, \
+             sorted and joined with `.`, or `any`"
+        );
+        return Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, problem));
+    };
+    required.extend(message.into_iter().flat_map(|message| message.capabilities.iter().cloned()));
+    match routes.route(&required) {
+        Ok(_) => {
+            let sorted = routing_key(&required);
+            let same = sorted == key;
+            Remedy::Publish { key: sorted, same }
+        }
+        Err(unroutable) => Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, unroutable.to_string())),
+    }
+}
+
+/// Consumes until shutdown.
+pub async fn run(process: Process) {
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            end = consume(&process) => match end {
+                Ok(()) => backoff.reset(),
+                Err(error) => tracing::warn!(%error, "unroutable tasks are not taken; trying again"),
+            },
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn consume(process: &Process) -> Result<(), BrokerError> {
+    let channel = process.consume.channel().await?;
+    let limit = process.consume.endpoint().timeout();
+    within(limit, "limit unroutable tasks", channel.basic_qos(10, BasicQosOptions::default())).await?;
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(UNROUTABLE.into(), "unroutable".into(), options, FieldTable::default());
+    let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
+    while let Some(Ok(delivery)) = consumer.next().await {
+        handle(process, &delivery).await?;
+        within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
+    }
+    discard(&channel, process.consume.endpoint()).await;
+    Ok(())
+}
+
+async fn handle(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
+    let message = TaskMessage::parse(&delivery.data, Timestamp::default());
+    let key = delivery.routing_key.as_str();
+    match remedy(&process.routes, key, message.as_ref().ok()) {
+        Remedy::Publish { key, same } => {
+            if same {
+                tokio::time::sleep(BINDING_GAP).await;
+            }
+            tracing::info!(%key, "an unroutable task is published again");
+            let properties = task_properties(&delivery.properties);
+            let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+            process.publisher.publish(again).await
+        }
+        Remedy::Reject(failure) => reject(process, delivery, message.ok(), failure).await,
+    }
+}
+
+/// The properties that mean something to us; no headers of the delivery are passed on but ours.
+fn task_properties(came_with: &BasicProperties) -> BasicProperties {
+    let token = headers::token(came_with);
+    let id = headers::text(came_with.message_id()).unwrap_or_default();
+    let properties = headers::task_properties(id, token.generation, headers::submitted_at(came_with));
+    // A reply address that cannot be used is for the programmer to refuse, so it stays.
+    let to = headers::text(came_with.reply_to()).map(str::to_owned);
+    Reply { to, ..Reply::without_address(came_with) }.on(properties)
+}
+
+/// The result goes the way of all results: `replies` decides and forwards.
+async fn reject(
+    process: &Process,
+    delivery: &Delivery,
+    message: Option<TaskMessage>,
+    failure: TaskFailure,
+) -> Result<(), BrokerError> {
+    let from_property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    let id = message.as_ref().and_then(|message| message.id.clone()).or_else(from_property);
+    tracing::info!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a task is rejected");
+    let mut result = ResultMessage::without_attempt(id.clone(), Status::Rejected, failure);
+    result.task = message.map(Box::new);
+    let reply = Reply::of(&delivery.properties).unwrap_or_else(|_| Reply::without_address(&delivery.properties));
+    let properties = reply.on(headers::result_properties(id.as_ref().map_or("", TaskId::as_str), None));
+    let body = result.to_json();
+    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+    process.publisher.publish(message).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::id::{Capability, ProgrammerId};
+    use std::collections::BTreeMap;
+
+    fn routes() -> Routes {
+        let offered = ["fast", "local"].iter().map(|word| Capability::new(*word).expect("a capability")).collect();
+        Routes::new(&BTreeMap::from([(ProgrammerId::new("001").expect("an id"), offered)]))
+    }
+
+    #[test]
+    fn an_unsorted_key_is_put_right() {
+        let expected = Remedy::Publish { key: "fast.local".to_owned(), same: false };
+        assert_eq!(remedy(&routes(), "local.fast", None), expected, "sorted");
+    }
+
+    #[test]
+    fn what_nobody_offers_is_rejected_by_name() {
+        let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", None) else { panic!("nobody offers gpu") };
+        assert_eq!(failure.message, "no programmer offers `gpu`", "it names what is missing");
+    }
+
+    #[test]
+    fn a_key_that_is_no_set_of_capabilities_is_explained() {
+        let Remedy::Reject(failure) = remedy(&routes(), "Fast!", None) else { panic!("no capability") };
+        assert!(failure.message.contains("sorted and joined"), "{}", failure.message);
+    }
+}

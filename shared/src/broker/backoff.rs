@@ -1,0 +1,44 @@
+//! How long to wait before trying again: doubling, capped, jittered so that a pool does not come back in step.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The next delay: between half and all of 0.1 s · 2^failures, at most 5 s. `random` is uniform in 0..1.
+    #[must_use]
+    pub fn next_delay(&mut self, random: f64) -> Duration {
+        let full = LONGEST.min(FIRST.saturating_mul(1 << self.failures.min(10)));
+        self.failures += 1;
+        full.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// Waits for the next delay.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.next_delay(rand::random())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_a_cap_and_start_again_after_a_success() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<u128> = (0..8).map(|_| backoff.next_delay(1.0).as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000], "without jitter");
+        backoff.reset();
+        assert_eq!(backoff.next_delay(0.0).as_millis(), 50, "the jitter takes up to half");
+    }
+}

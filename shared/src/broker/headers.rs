@@ -1,0 +1,153 @@
+//! What travels beside a task message: its generation and when it was submitted; and what the broker counted.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::topology::REPLY_PREFIX;
+use crate::id::Token;
+use crate::time::Timestamp;
+
+const GENERATION: &str = "pool-generation";
+const SUBMITTED_MS: &str = "pool-submitted-ms";
+const ATTEMPT: &str = "pool-attempt";
+/// RabbitMQ 4.3 and later: deliveries of this message, returns by nack included.
+const ACQUIRED_COUNT: &str = "x-acquired-count";
+/// Up to 4.2: returns of this message; absent on the first delivery.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// An integer of whatever width the other side chose.
+fn integer(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::ShortShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortShortUInt(n) => Some(u64::from(*n)),
+        AMQPValue::ShortInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::ShortUInt(n) => Some(u64::from(*n)),
+        AMQPValue::LongInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::LongUInt(n) => Some(u64::from(*n)),
+        AMQPValue::LongLongInt(n) => u64::try_from(*n).ok(),
+        AMQPValue::Timestamp(n) => Some(*n),
+        AMQPValue::Boolean(_)
+        | AMQPValue::Float(_)
+        | AMQPValue::Double(_)
+        | AMQPValue::DecimalValue(_)
+        | AMQPValue::ShortString(_)
+        | AMQPValue::LongString(_)
+        | AMQPValue::FieldArray(_)
+        | AMQPValue::FieldTable(_)
+        | AMQPValue::ByteArray(_)
+        | AMQPValue::Void => None,
+    }
+}
+
+fn header(properties: &BasicProperties, name: &str) -> Option<u64> {
+    properties.headers().as_ref().and_then(|headers| headers.inner().get(name)).and_then(integer)
+}
+
+/// The fencing token of a delivery.
+pub fn token(properties: &BasicProperties) -> Token {
+    let generation = header(properties, GENERATION).unwrap_or(0);
+    let count = header(properties, ACQUIRED_COUNT).or_else(|| header(properties, DELIVERY_COUNT)).unwrap_or(0);
+    Token { generation: u32::try_from(generation).unwrap_or(u32::MAX), count }
+}
+
+/// When the task was submitted, if the submitter said so (our header, or AMQP's `timestamp` in seconds).
+pub fn submitted_at(properties: &BasicProperties) -> Option<Timestamp> {
+    let seconds = || properties.timestamp().filter(|s| *s > 0).map(|s| s.saturating_mul(1000));
+    header(properties, SUBMITTED_MS).or_else(seconds).map(Timestamp)
+}
+
+/// Properties of a task message of this generation: persistent JSON.
+pub fn task_properties(task_id: &str, generation: u32, submitted_at: Option<Timestamp>) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert(GENERATION.into(), AMQPValue::LongLongInt(i64::from(generation)));
+    if let Some(ms) = submitted_at.and_then(|time| i64::try_from(time.0).ok()) {
+        headers.insert(SUBMITTED_MS.into(), AMQPValue::LongLongInt(ms));
+    }
+    json_properties().with_message_id(task_id.into()).with_headers(headers)
+}
+
+/// Properties of a result: persistent JSON with the attempt that brought it about, so that a dispatcher can tell
+/// without reading a large body.
+pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    if let Some(attempt) = attempt {
+        headers.insert(ATTEMPT.into(), AMQPValue::LongString(attempt.into()));
+    }
+    json_properties().with_message_id(task_id.into()).with_headers(headers)
+}
+
+/// Persistent, `application/json`.
+pub fn json_properties() -> BasicProperties {
+    BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2)
+}
+
+/// Where a result goes and how the submitter recognises it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// A routing key of `pool.results`; begins with `results.`, or nothing is sent.
+    pub to: Option<String>,
+    pub correlation_id: Option<String>,
+}
+
+impl Reply {
+    /// # Errors
+    /// The `reply_to` that does not begin with `results.`: it could be anybody's queue.
+    pub fn of(properties: &BasicProperties) -> Result<Self, String> {
+        let to = text(properties.reply_to()).map(str::to_owned);
+        if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
+            return Err(foreign.clone());
+        }
+        Ok(Self { to, ..Self::without_address(properties) })
+    }
+
+    /// What is left of a reply whose address cannot be used.
+    pub fn without_address(properties: &BasicProperties) -> Self {
+        Self { to: None, correlation_id: text(properties.correlation_id()).map(str::to_owned) }
+    }
+
+    /// Puts it on a message.
+    pub fn on(&self, mut properties: BasicProperties) -> BasicProperties {
+        if let Some(to) = &self.to {
+            properties = properties.with_reply_to(to.as_str().into());
+        }
+        if let Some(correlation_id) = &self.correlation_id {
+            properties = properties.with_correlation_id(correlation_id.as_str().into());
+        }
+        properties
+    }
+}
+
+/// A property as text.
+pub fn text(property: &Option<ShortString>) -> Option<&str> {
+    property.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(headers: &[(&str, AMQPValue)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), value.clone());
+        }
+        BasicProperties::default().with_headers(table)
+    }
+
+    #[test]
+    fn a_token_is_the_generation_and_the_brokers_best_count() {
+        let token_of = |headers: &[(&str, AMQPValue)]| token(&with(headers));
+        assert_eq!(token_of(&[]), Token::default(), "first delivery of a first generation");
+        let old = [("x-delivery-count", AMQPValue::LongLongInt(2)), ("pool-generation", AMQPValue::LongInt(1))];
+        assert_eq!(token_of(&old), Token { generation: 1, count: 2 }, "up to 4.2");
+        let new = [("x-delivery-count", AMQPValue::LongLongInt(0)), ("x-acquired-count", AMQPValue::LongLongInt(5))];
+        assert_eq!(token_of(&new).count, 5, "from 4.3 on, returns by nack count here only");
+    }
+
+    #[test]
+    fn the_time_of_submission_is_ours_or_amqps() {
+        let ours = task_properties("t", 0, Some(Timestamp(1234)));
+        assert_eq!(submitted_at(&ours), Some(Timestamp(1234)), "milliseconds");
+        assert_eq!(submitted_at(&BasicProperties::default().with_timestamp(2)), Some(Timestamp(2000)), "seconds");
+    }
+}

@@ -1,0 +1,89 @@
+//! Sends this process's heartbeats and hears the others'.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::headers::json_properties;
+use super::link::{Link, discard};
+use super::publisher::{Message, Publisher};
+use super::topology::HEARTBEATS;
+use super::{BrokerError, within};
+use crate::heartbeat::Heartbeat;
+
+/// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`.
+pub async fn send(
+    publisher: Publisher,
+    every: Duration,
+    nudge: Arc<tokio::sync::Notify>,
+    beat: impl Fn() -> Heartbeat,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let body = serde_json::to_vec(&beat()).unwrap_or_default();
+        let message =
+            Message { exchange: HEARTBEATS, key: "", body: &body, properties: json_properties(), mandatory: false };
+        if let Err(error) = publisher.publish(message).await {
+            tracing::debug!(%error, "a heartbeat was not sent");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+            () = async { nudge.notified().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
+        }
+    }
+}
+
+/// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`.
+pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), shutdown: CancellationToken) {
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            end = hear_all(&link, &mut hear) => if let Err(error) = end {
+                tracing::debug!(%error, "heartbeats are not heard");
+            },
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+async fn hear_all(link: &Link, hear: &mut impl FnMut(Heartbeat)) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let mut consumer = consume(&channel, link.endpoint().timeout()).await?;
+    while let Some(Ok(delivery)) = consumer.next().await {
+        if let Ok(heartbeat) = serde_json::from_slice(&delivery.data) {
+            hear(heartbeat);
+        }
+    }
+    discard(&channel, link.endpoint()).await;
+    Ok(())
+}
+
+async fn consume(channel: &lapin::Channel, limit: Duration) -> Result<lapin::Consumer, BrokerError> {
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    // What could not be heard in time says nothing any more.
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(10_000));
+    let declare = channel.queue_declare("".into(), options, arguments);
+    let queue = within(limit, "declare a queue for heartbeats", declare).await?.name().clone();
+    let bind = channel.queue_bind(
+        queue.clone(),
+        HEARTBEATS.into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    within(limit, "bind a queue for heartbeats", bind).await?;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let consume = channel.basic_consume(queue, "heartbeats".into(), options, FieldTable::default());
+    within(limit, "consume heartbeats", consume).await
+}

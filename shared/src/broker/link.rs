@@ -1,0 +1,58 @@
+//! One connection that is made again whenever it is gone, by whoever asks for a channel next.
+
+use std::sync::Arc;
+
+use lapin::{Channel, Connection};
+use tokio::sync::Mutex;
+
+use super::{BrokerError, Endpoint, within};
+
+/// A connection for one purpose. Asking for a channel connects when needed, one asker at a time.
+#[derive(Debug, Clone)]
+pub struct Link {
+    endpoint: Endpoint,
+    purpose: &'static str,
+    connection: Arc<Mutex<Option<Arc<Connection>>>>,
+}
+
+impl Link {
+    pub fn new(endpoint: Endpoint, purpose: &'static str) -> Self {
+        Self { endpoint, purpose, connection: Arc::default() }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A fresh channel. Tries once; the caller backs off and asks again.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached or does not open a channel in time; the connection is then given up.
+    pub async fn channel(&self) -> Result<Channel, BrokerError> {
+        let mut slot = self.connection.lock().await;
+        let connection = match slot.take() {
+            Some(connection) if connection.status().connected() => connection,
+            Some(_) | None => Arc::new(self.endpoint.connect(self.purpose).await?),
+        };
+        let what = format!("open a channel to RabbitMQ at {}", self.endpoint.address());
+        let channel = within(self.endpoint.timeout(), what, connection.create_channel()).await?;
+        *slot = Some(connection);
+        Ok(channel)
+    }
+
+    /// Ends the connection in order, so that the broker returns what is unacknowledged at once.
+    pub async fn close(&self) {
+        if let Some(connection) = self.connection.lock().await.take() {
+            // A broker that does not answer finds out by itself.
+            let _ = within(self.endpoint.timeout(), "close", connection.close(200, "bye".into())).await;
+        }
+    }
+}
+
+/// Closes a channel whose state is not known any more, so that the broker takes back what it delivered on it.
+pub async fn discard(channel: &Channel, endpoint: &Endpoint) {
+    if channel.status().connected() {
+        // When even that fails the connection is gone, and with it the channel.
+        let _ = within(endpoint.timeout(), "close a channel", channel.close(200, "starting over".into())).await;
+    }
+}

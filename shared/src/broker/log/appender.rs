@@ -1,0 +1,95 @@
+//! Appends events: one batch at a time, and what arrives meanwhile goes together into the next.
+//!
+//! A batch whose confirm did not come is published again, byte for byte, until it is confirmed: the fold drops the
+//! double by its sequence numbers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Pending, Shared};
+use crate::broker::backoff::Backoff;
+use crate::broker::headers::json_properties;
+use crate::broker::publisher::{Message, Publisher};
+use crate::broker::topology::{EVENTS_KEY, LOG};
+use crate::event::{Batch, Decision, EmitterId};
+use crate::heartbeat::Clock;
+use crate::time::Timestamp;
+
+/// The most events in one message: a batch stays far below any message limit.
+const MOST_EVENTS: usize = 128;
+/// How often a wrong clock is looked at again.
+const CLOCK_CHECK: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    mut pending: mpsc::Receiver<Pending>,
+    shutdown: CancellationToken,
+) {
+    let mut first = 0;
+    loop {
+        let mut taken = Vec::new();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            count = pending.recv_many(&mut taken, MOST_EVENTS) => if count == 0 { return },
+        }
+        let at = tokio::select! {
+            () = shutdown.cancelled() => return,
+            at = right_time(&shared.clock) => at,
+        };
+        let batch = batch(&shared, first, taken, at);
+        first += batch.events.len() as u64;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = publish(&publisher, &batch) => {}
+        }
+    }
+}
+
+/// Makes the message and registers who waits for which event.
+fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Batch {
+    let mut events = Vec::with_capacity(taken.len());
+    shared.waiters.with(|waiters| {
+        waiters.retain(|_, waiter| !waiter.is_closed());
+        for (seq, pending) in (first..).zip(taken) {
+            waiters.insert(seq, pending.verdict);
+            events.push(pending.decision);
+        }
+    });
+    Batch { v: 1, emitter: shared.emitter, first, at_ms: at.0, events }
+}
+
+/// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
+async fn right_time(clock: &Clock) -> Timestamp {
+    loop {
+        match clock.now() {
+            Ok(now) => return now,
+            Err(_) => tokio::time::sleep(CLOCK_CHECK).await,
+        }
+    }
+}
+
+/// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began.
+pub(super) fn mark(emitter: EmitterId, at: Timestamp) -> Batch {
+    Batch { v: 1, emitter, first: 0, at_ms: at.0, events: vec![Decision::Tick] }
+}
+
+/// Publishes until it is confirmed.
+pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
+    let body = batch.to_json();
+    let mut backoff = Backoff::default();
+    loop {
+        let properties = json_properties();
+        let message = Message { exchange: LOG, key: EVENTS_KEY, body: &body, properties, mandatory: true };
+        match publisher.publish(message).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, events = batch.events.len(), "events are not confirmed; publishing them again");
+                backoff.wait().await;
+            }
+        }
+    }
+}

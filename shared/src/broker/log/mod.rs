@@ -1,0 +1,185 @@
+//! The event log as a process sees it: append a decision, learn what it meant at its place, hold the fold.
+//!
+//! `appender` publishes batches, `reader` folds the stream. They share nothing but the list of waiters here.
+
+mod appender;
+mod reader;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::link::Link;
+use super::publisher::Publisher;
+use crate::config::Events;
+use crate::event::{Decision, EmitterId, EventId};
+use crate::fold::{Fold, Verdict};
+use crate::heartbeat::Clock;
+
+/// How long [`Log::append`] waits for an event to come back.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An event whose place in the log is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("append to the event log: it did not come back within {} s", APPEND_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("append to the event log: this process is ending")]
+    Closed,
+}
+
+/// How well this process knows the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// The whole log has been read once, and its reader works.
+    pub caught_up: bool,
+    /// When something was read last.
+    pub heard: Instant,
+}
+
+/// Waiters for own events, by sequence number.
+#[derive(Debug, Default)]
+struct Waiters(Mutex<HashMap<u64, oneshot::Sender<Verdict>>>);
+
+impl Waiters {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Verdict>>) -> T) -> T {
+        // The map is valid at every instant, so a panic elsewhere does not spoil it.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Shared {
+    emitter: EmitterId,
+    waiters: Waiters,
+    fold: RwLock<Fold>,
+    view: watch::Sender<View>,
+    clock: Arc<Clock>,
+}
+
+impl Shared {
+    fn resolve(&self, event: EventId, verdict: Verdict) {
+        if let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) {
+            // The caller may have given up waiting.
+            let _ = waiter.send(verdict);
+        }
+    }
+}
+
+struct Pending {
+    decision: Decision,
+    verdict: oneshot::Sender<Verdict>,
+}
+
+/// The event log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    append: mpsc::Sender<Pending>,
+    view: watch::Receiver<View>,
+    stale: Duration,
+}
+
+impl Log {
+    /// Starts reading and appending; both end with `shutdown`. Nothing is appended while the clock is off.
+    pub fn start(
+        link: Link,
+        publisher: Publisher,
+        events: &Events,
+        (clock, shutdown): (Arc<Clock>, CancellationToken),
+    ) -> Self {
+        let (view_sender, view) = watch::channel(View { caught_up: false, heard: Instant::now() });
+        let shared = Arc::new(Shared {
+            emitter: EmitterId::new(),
+            waiters: Waiters::default(),
+            fold: RwLock::default(),
+            view: view_sender,
+            clock,
+        });
+        let (append, pending) = mpsc::channel(1024);
+        tokio::spawn(appender::run(Arc::clone(&shared), publisher.clone(), pending, shutdown.clone()));
+        tokio::spawn(reader::run(Arc::clone(&shared), link, publisher, events.stale, shutdown.clone()));
+        let log = Self { shared, append, view, stale: events.stale };
+        tokio::spawn(pulse(log.clone(), events.tick, shutdown));
+        log
+    }
+
+    /// Appends a decision and waits until it has been read back: what it meant at its place.
+    ///
+    /// # Errors
+    /// [`LogError`]: the event may still land later. Ask the fold before deciding anything.
+    pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
+        let (verdict, read_back) = oneshot::channel();
+        self.append.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
+        match tokio::time::timeout(APPEND_TIMEOUT, read_back).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(_)) => Err(LogError::Closed),
+            Err(_) => Err(LogError::Timeout),
+        }
+    }
+
+    /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&Fold) -> T) -> T {
+        // The fold is replaced only as a whole or by whole events, so a panic elsewhere does not spoil it.
+        look(&self.shared.fold.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hears of every change of the state or of how well it is known.
+    pub fn changes(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// Whether the state may be trusted for decisions: the log has been read, and its pulse is felt.
+    pub fn is_fresh(&self) -> bool {
+        let view = *self.view.borrow();
+        view.caught_up && view.heard.elapsed() < self.stale
+    }
+
+    /// Waits until the predicate holds for the state, and gives what it found.
+    ///
+    /// # Errors
+    /// [`LogError::Closed`] when this process is ending.
+    pub async fn wait_for<T>(&self, mut look: impl FnMut(&Fold) -> Option<T>) -> Result<T, LogError> {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            if let Some(found) = self.read(&mut look) {
+                return Ok(found);
+            }
+            changes.changed().await.map_err(|_| LogError::Closed)?;
+        }
+    }
+
+    /// Waits until the log has been read once.
+    ///
+    /// # Errors
+    /// [`LogError::Closed`] when this process is ending.
+    pub async fn ready(&self) -> Result<(), LogError> {
+        let mut changes = self.changes();
+        changes.wait_for(|view| view.caught_up).await.map(drop).map_err(|_| LogError::Closed)
+    }
+}
+
+/// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
+async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
+    let mut changes = log.changes();
+    loop {
+        let heard = changes.borrow_and_update().heard;
+        let wait = tick.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(heard + wait) => {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    appended = log.append(Decision::Tick) => if appended.is_err() {
+                        tracing::debug!("the tick of this process did not come back");
+                    },
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Reads the whole log and folds it; begins again from the start whenever its consumer is gone or silent.
+//!
+//! It never resumes in the middle: after a broker has lost the tail of a stream, offsets mean other events. During a
+//! rebuild everybody else sees the last state that was known.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, View, appender};
+use crate::broker::backoff::Backoff;
+use crate::broker::link::{Link, discard};
+use crate::broker::publisher::Publisher;
+use crate::broker::topology::EVENTS_STREAM;
+use crate::broker::{BrokerError, within};
+use crate::event::{Batch, EmitterId, EventId};
+use crate::fold::{Fold, Verdict};
+
+/// Messages on the way to this reader; a stream wants a limit.
+const PREFETCH: u16 = 1000;
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    link: Link,
+    publisher: Publisher,
+    stale: Duration,
+    shutdown: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let end = tokio::select! {
+            () = shutdown.cancelled() => return,
+            end = read(&shared, &link, &publisher, stale) => end,
+        };
+        if shared.view.borrow().caught_up {
+            backoff.reset();
+        }
+        shared.view.send_modify(|view| view.caught_up = false);
+        tracing::warn!(reason = %end, "the reader of the event log starts over");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+/// Reads until something is wrong; gives what.
+async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: Duration) -> String {
+    let channel = match link.channel().await {
+        Ok(channel) => channel,
+        Err(error) => return error.to_string(),
+    };
+    let end = match consume(&channel, link).await {
+        Ok(consumer) => follow(shared, consumer, publisher, stale).await,
+        Err(error) => error.to_string(),
+    };
+    discard(&channel, link.endpoint()).await;
+    end
+}
+
+async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consumer, BrokerError> {
+    let limit = link.endpoint().timeout();
+    within(limit, "limit the event log's reader", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
+    let consume =
+        channel.basic_consume(EVENTS_STREAM.into(), "event-log".into(), BasicConsumeOptions::default(), arguments);
+    within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await
+}
+
+/// Folds what arrives. Until the mark has come by, into a fold of its own; then into the one that everybody sees.
+async fn follow(
+    shared: &Arc<Shared>,
+    consumer: lapin::Consumer,
+    publisher: &Publisher,
+    stale: Duration,
+) -> String {
+    let mark = EmitterId::new();
+    let publisher = publisher.clone();
+    // A wrong clock must not keep this process from reading: the fold's own time marks the place.
+    let at = shared.clock.now().unwrap_or_default();
+    let marking = async move { appender::publish(&publisher, &appender::mark(mark, at)).await };
+    let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
+    let mut rebuilding = Some(Rebuild::default());
+    let mut chunks = consumer.ready_chunks(256);
+    loop {
+        let chunk = match tokio::time::timeout(stale, chunks.next()).await {
+            Err(_) => return format!("nothing was heard for {} s", stale.as_secs()),
+            Ok(None) => return "the broker ended the consumer".to_owned(),
+            Ok(Some(chunk)) => chunk,
+        };
+        let mut last = None;
+        let mut marked = false;
+        for delivery in chunk {
+            match delivery {
+                Ok(delivery) => {
+                    marked |= apply(shared, rebuilding.as_mut(), &delivery, mark);
+                    last = Some(delivery);
+                }
+                Err(error) => return error.to_string(),
+            }
+        }
+        if marked && let Some(rebuilt) = rebuilding.take() {
+            *shared.fold.write().unwrap_or_else(PoisonError::into_inner) = rebuilt.fold;
+            rebuilt.own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
+        }
+        let caught_up = rebuilding.is_none();
+        shared.view.send_replace(View { caught_up, heard: Instant::now() });
+        if let Some(delivery) = last
+            && let Err(error) = within(stale, "ack events", delivery.ack(BasicAckOptions { multiple: true })).await
+        {
+            return error.to_string();
+        }
+    }
+}
+
+/// A fold that nobody sees yet, and what it said about events of this process: whoever waits for one of them must
+/// find the state behind it when he looks.
+#[derive(Default)]
+struct Rebuild {
+    fold: Fold,
+    own: Vec<(EventId, Verdict)>,
+}
+
+/// Folds one message; true when it was the mark.
+fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery, mark: EmitterId) -> bool {
+    let batch = match Batch::from_json(&delivery.data) {
+        Ok(batch) => batch,
+        Err(error) => {
+            tracing::warn!(%error, "a message in the event log is no batch of events; everybody skips it");
+            return false;
+        }
+    };
+    let mut own = Vec::new();
+    let keep = |event: EventId, _: &_, verdict| {
+        if event.emitter == shared.emitter {
+            own.push((event, verdict));
+        }
+    };
+    match rebuilding {
+        Some(rebuild) => {
+            rebuild.fold.apply(&batch, keep);
+            rebuild.own.append(&mut own);
+        }
+        None => {
+            shared.fold.write().unwrap_or_else(PoisonError::into_inner).apply(&batch, keep);
+            own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
+        }
+    }
+    batch.emitter == mark
+}

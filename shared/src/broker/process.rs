@@ -1,0 +1,109 @@
+//! What every process of the pool sets up in front of its own work: two connections, the topology, the event log,
+//! the clock and the heartbeats of others.
+
+use std::sync::Arc;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::link::Link;
+use super::log::Log;
+use super::publisher::Publisher;
+use super::topology::Topology;
+use super::{BrokerError, Endpoint, heartbeats};
+use crate::config::Pool;
+use crate::event::EmitterId;
+use crate::heartbeat::{Clock, Heartbeat};
+use crate::routing::Routes;
+
+/// The broker's side of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Process {
+    /// This incarnation.
+    pub id: EmitterId,
+    /// For people: `worker host/123`.
+    pub name: String,
+    /// For consuming; nothing is published over it.
+    pub consume: Link,
+    pub publisher: Publisher,
+    pub log: Log,
+    pub clock: Arc<Clock>,
+    pub routes: Arc<Routes>,
+    /// Ends everything.
+    pub shutdown: CancellationToken,
+}
+
+impl Process {
+    /// Connects, declares the topology and starts the log. Waits as long as the broker cannot be reached.
+    ///
+    /// # Errors
+    /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
+    pub async fn start(
+        pool: &Pool,
+        role: &str,
+        hear: impl Fn(Heartbeat) + Send + 'static,
+        shutdown: CancellationToken,
+    ) -> Result<Self, BrokerError> {
+        let name = format!("{role} {}/{}", host_name(), std::process::id());
+        let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
+        let consume = Link::new(endpoint.clone(), "consume");
+        let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
+        let routes = Arc::new(Routes::new(&pool.capabilities()));
+        declare(&consume, &routes, pool).await?;
+        let clock = Arc::new(Clock::new());
+        let id = EmitterId::new();
+        let log =
+            Log::start(consume.clone(), publisher.clone(), &pool.events, (Arc::clone(&clock), shutdown.clone()));
+        let judge = Arc::clone(&clock);
+        let heard = move |heartbeat: Heartbeat| {
+            if heartbeat.process != id {
+                judge.heard(&heartbeat);
+            }
+            hear(heartbeat);
+        };
+        tokio::spawn(heartbeats::listen(consume.clone(), heard, shutdown.clone()));
+        Ok(Self { id, name, consume, publisher, log, clock, routes, shutdown })
+    }
+}
+
+async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match try_declare(link, routes, pool).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if is_refusal(&error) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the broker is not ready; trying again");
+        backoff.wait().await;
+    }
+}
+
+async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let declared = Topology::new(&channel, link.endpoint()).declare(routes, &pool.events).await;
+    super::link::discard(&channel, link.endpoint()).await;
+    declared
+}
+
+/// Whether the broker is there and says no, so that trying again is of no use.
+pub fn is_refusal(error: &BrokerError) -> bool {
+    let BrokerError::Amqp { source, .. } = error else { return false };
+    match source.kind() {
+        lapin::ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(_) => true,
+            AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
+        },
+        lapin::ErrorKind::InvalidProtocolVersion(_) | lapin::ErrorKind::AuthProviderError(_) => true,
+        _ => false,
+    }
+}
+
+fn host_name() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = from_kernel.trim();
+    if name.is_empty() { "host".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,156 @@
+//! What exists in the broker, declared idempotently.
+//!
+//! Everyone declares exchanges, queues and streams; only the dispatcher binds routes. Arguments hold only what never
+//! changes (a changed argument is a 406 for everybody at start-up); the rest belongs into policies.
+
+use std::collections::BTreeSet;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use super::{BrokerError, Endpoint, within};
+use crate::config::Events;
+use crate::routing::Routes;
+
+/// Tasks in; the key is the sorted required capabilities.
+pub const TASKS: &str = "pool.tasks";
+/// Outcomes of attempts, from programmers to whichever dispatcher.
+pub const RESULTS_QUEUE: &str = "results";
+/// Outcomes of tasks, to submitters' queues; the key is the `reply_to`.
+pub const REPLIES: &str = "pool.results";
+/// Exchange in front of the two streams.
+pub const LOG: &str = "pool.log";
+pub const EVENTS_KEY: &str = "events";
+pub const HISTORY_KEY: &str = "history";
+pub const EVENTS_STREAM: &str = "pool.events";
+pub const HISTORY_STREAM: &str = "pool.history";
+/// Who is alive and doing what; stores nothing.
+pub const HEARTBEATS: &str = "pool.heartbeats";
+/// Exchange and queue for tasks whose key leads to no route.
+pub const UNROUTABLE: &str = "pool.unroutable";
+/// Dead-letter exchange of the task queues.
+pub const DEAD_EXCHANGE: &str = "pool.dlx";
+/// What could not be handled.
+pub const DEAD_QUEUE: &str = "pool.dead";
+/// Key in front of `pool.results`, so that the results queue is reached without the default exchange.
+pub const RESULTS_KEY: &str = "results";
+/// What a `reply_to` must begin with.
+pub const REPLY_PREFIX: &str = "results.";
+
+/// Declares and binds on one channel.
+pub struct Topology<'a> {
+    channel: &'a Channel,
+    endpoint: &'a Endpoint,
+}
+
+fn table<const N: usize>(arguments: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+impl<'a> Topology<'a> {
+    pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
+        Self { channel, endpoint }
+    }
+
+    /// Everything but the bindings of routes. Safe to repeat, by any process.
+    ///
+    /// # Errors
+    /// When the broker refuses, for example because a queue exists with other arguments.
+    pub async fn declare(&self, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
+        self.exchange(UNROUTABLE, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.exchange(DEAD_EXCHANGE, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.exchange(REPLIES, ExchangeKind::Direct, FieldTable::default()).await?;
+        self.exchange(LOG, ExchangeKind::Direct, FieldTable::default()).await?;
+        self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.exchange(TASKS, ExchangeKind::Direct, table([("alternate-exchange", text(UNROUTABLE))])).await?;
+        for (queue, exchange, key) in
+            [(UNROUTABLE, UNROUTABLE, ""), (DEAD_QUEUE, DEAD_EXCHANGE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
+        {
+            self.queue(queue, table([("x-queue-type", text("quorum"))])).await?;
+            self.bind(queue, exchange, key).await?;
+        }
+        for (stream, key) in [(EVENTS_STREAM, EVENTS_KEY), (HISTORY_STREAM, HISTORY_KEY)] {
+            self.stream(stream, events).await?;
+            self.bind(stream, LOG, key).await?;
+        }
+        for route in routes.all() {
+            self.task_queue(&route.queue()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the bindings of `pool.tasks` those of `routes`; `before` are the routes that were in force until now.
+    /// Unbinds first: the alternate exchange catches what arrives in the gap. One process at a time may do this.
+    ///
+    /// # Errors
+    /// When the broker refuses; repeat it as a whole.
+    pub async fn bind_routes(&self, routes: &Routes, before: &Routes) -> Result<(), BrokerError> {
+        let wanted: BTreeSet<(String, &str)> = bindings(routes);
+        for (queue, key) in bindings(before).difference(&wanted) {
+            let unbind =
+                self.channel.queue_unbind(queue.as_str().into(), TASKS.into(), (*key).into(), FieldTable::default());
+            within(self.endpoint.timeout(), format!("unbind {queue} from {TASKS}"), unbind).await?;
+        }
+        for (queue, key) in &wanted {
+            self.bind(queue, TASKS, key).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange(&self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), BrokerError> {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declare = self.channel.exchange_declare(name.into(), kind, options, arguments);
+        within(self.endpoint.timeout(), format!("declare the exchange {name}"), declare).await
+    }
+
+    async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declare = self.channel.queue_declare(name.into(), options, arguments);
+        within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await.map(drop)
+    }
+
+    /// A route's queue. Its dead letters are kept safely: at least once needs `reject-publish` and a bound target.
+    async fn task_queue(&self, name: &str) -> Result<(), BrokerError> {
+        let arguments = table([
+            ("x-queue-type", text("quorum")),
+            ("x-dead-letter-exchange", text(DEAD_EXCHANGE)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ]);
+        self.queue(name, arguments).await
+    }
+
+    async fn stream(&self, name: &str, events: &Events) -> Result<(), BrokerError> {
+        let segment = i64::try_from(events.segment_bytes).unwrap_or(i64::MAX);
+        let arguments = table([
+            ("x-queue-type", text("stream")),
+            ("x-max-age", text(&events.max_age)),
+            ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(segment)),
+        ]);
+        self.queue(name, arguments).await
+    }
+
+    async fn bind(&self, queue: &str, exchange: &str, key: &str) -> Result<(), BrokerError> {
+        let bind = self.channel.queue_bind(
+            queue.into(),
+            exchange.into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        within(self.endpoint.timeout(), format!("bind {queue} to {exchange}"), bind).await
+    }
+}
+
+fn bindings(routes: &Routes) -> BTreeSet<(String, &str)> {
+    routes.all().iter().flat_map(|route| route.keys.iter().map(move |key| (route.queue(), key.as_str()))).collect()
+}

@@ -1,0 +1,103 @@
+//! Collects mistakes while the sections are checked, so that all of them are reported at once.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::mistake::{Mistake, Mistakes};
+use super::position::{At, Tree};
+
+/// The longest time that any key accepts, in seconds: a day.
+pub(super) const MAX_SECONDS: u64 = 24 * 60 * 60;
+
+pub(super) struct Checks {
+    file: PathBuf,
+    tree: Tree,
+    /// Places, as written, that could not be read: nothing more is said about them.
+    broken: Vec<At>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Checks {
+    pub(super) fn new(file: &Path, tree: Tree) -> Self {
+        Self { file: file.to_owned(), tree, broken: Vec::new(), mistakes: Vec::new() }
+    }
+
+    /// Reports a mistake, unless this place has one already.
+    pub(super) fn mistake(&mut self, at: &At, problem: impl Display) {
+        if !self.is_broken(at) {
+            self.push(Some(self.tree.line_of(at)), self.tree.as_written(at).to_string(), problem);
+        }
+    }
+
+    /// Reports a mistake that stands in no line of the file.
+    pub(super) fn elsewhere(&mut self, key: &str, problem: impl Display) {
+        self.push(None, key.to_owned(), problem);
+    }
+
+    pub(super) fn at_line(&mut self, line: usize, key: &At, problem: impl Display) {
+        self.push(Some(line), key.to_string(), problem);
+    }
+
+    fn push(&mut self, line: Option<usize>, key: String, problem: impl Display) {
+        self.mistakes.push(Mistake { file: self.file.clone(), line, key, problem: problem.to_string() });
+    }
+
+    /// Reports a place that cannot be read and takes it out, so that reading can go on with the rest.
+    pub(super) fn broken(&mut self, at: &At, problem: impl Display) {
+        self.mistake(at, problem);
+        self.broken.push(self.tree.as_written(at));
+        self.tree.remove(at);
+    }
+
+    /// Whether this place, or a part of it, could not be read: what depends on its value cannot be judged.
+    pub(super) fn is_broken(&self, at: &At) -> bool {
+        let at = self.tree.as_written(at);
+        self.broken.iter().any(|broken| broken.overlaps(&at))
+    }
+
+    /// How many entries the file has at this place.
+    pub(super) fn entries(&self, at: &At) -> usize {
+        self.tree.len_of(at)
+    }
+
+    /// Whether the file has this place.
+    pub(super) fn has(&self, at: &At) -> bool {
+        self.tree.has(at)
+    }
+
+    pub(super) fn line_of(&self, at: &At) -> usize {
+        self.tree.line_of(at)
+    }
+
+    /// A time of 1 second to a day.
+    pub(super) fn seconds(&mut self, at: &At, seconds: u64) -> Duration {
+        self.within(at, seconds, 1..=MAX_SECONDS, "seconds");
+        Duration::from_secs(seconds)
+    }
+
+    /// A time of 1 minute to a day.
+    pub(super) fn minutes(&mut self, at: &At, minutes: u64) -> Duration {
+        self.within(at, minutes, 1..=MAX_SECONDS / 60, "minutes");
+        Duration::from_secs(minutes.saturating_mul(60))
+    }
+
+    /// Reports a number outside its range; `unit` is what is counted.
+    pub(super) fn within(&mut self, at: &At, value: u64, range: RangeInclusive<u64>, unit: &str) {
+        if range.contains(&value) {
+            return;
+        }
+        let (least, most) = range.into_inner();
+        if most == u64::MAX {
+            self.mistake(at, format!("{value} is too small: write at least {least} {unit}"));
+        } else {
+            self.mistake(at, format!("{value} is out of range: write {least} to {most} {unit}"));
+        }
+    }
+
+    /// The mistakes found, if any.
+    pub(super) fn into_mistakes(self) -> Option<Mistakes> {
+        if self.mistakes.is_empty() { None } else { Some(Mistakes::new(self.mistakes)) }
+    }
+}

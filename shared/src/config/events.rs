@@ -1,0 +1,63 @@
+//! Section `events`: the event log.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Events;
+use super::checks::Checks;
+use super::position::At;
+
+const MIB: u64 = 1024 * 1024;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct RawEvents {
+    /// How long events are kept, as RabbitMQ writes it: a number and one of Y M D h m s. An existing stream keeps
+    /// what it was declared with.
+    #[schemars(regex(pattern = r"^[1-9][0-9]{0,8}[YMDhms]$"))]
+    max_age: String,
+    /// Size of one segment of the streams, in MiB: retention drops whole segments.
+    #[schemars(range(min = 1, max = 1024))]
+    segment_mib: u64,
+    /// Seconds of silence after which somebody appends a tick: the pulse of the pool.
+    #[schemars(range(min = 1, max = 86400))]
+    tick_s: u64,
+    /// Seconds of silence after which a reader takes its own view for stale; at least twice tick_s.
+    #[schemars(range(min = 2, max = 86400))]
+    stale_s: u64,
+}
+
+impl Default for RawEvents {
+    fn default() -> Self {
+        Self { max_age: "7D".to_owned(), segment_mib: 16, tick_s: 5, stale_s: 20 }
+    }
+}
+
+impl RawEvents {
+    pub(super) fn check(self, checks: &mut Checks) -> Events {
+        let at = At::top("events");
+        if !is_age(&self.max_age) {
+            let problem = format!("{:?} is no time that RabbitMQ knows: write for example 7D, 12h or 1Y", self.max_age);
+            checks.mistake(&at.key("max_age"), problem);
+        }
+        checks.within(&at.key("segment_mib"), self.segment_mib, 1..=1024, "MiB");
+        let least = self.tick_s.saturating_mul(2);
+        if self.stale_s < least && !checks.is_broken(&at.key("tick_s")) {
+            let problem =
+                format!("{} is too short for ticks every {} s: write at least {least}", self.stale_s, self.tick_s);
+            checks.mistake(&at.key("stale_s"), problem);
+        }
+        Events {
+            max_age: self.max_age,
+            segment_bytes: self.segment_mib.saturating_mul(MIB),
+            tick: checks.seconds(&at.key("tick_s"), self.tick_s),
+            stale: checks.seconds(&at.key("stale_s"), self.stale_s),
+        }
+    }
+}
+
+fn is_age(text: &str) -> bool {
+    let number = text.strip_suffix(['Y', 'M', 'D', 'h', 'm', 's']).unwrap_or_default();
+    (1..=9).contains(&number.len()) && !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit())
+}

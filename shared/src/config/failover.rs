@@ -1,0 +1,100 @@
+//! Section `failover`: what happens when an LLM fails, and the breaker that the pool shares.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::checks::{Checks, MAX_SECONDS};
+use super::position::At;
+use super::{BreakerConfig, Failover, FailureCondition};
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct RawFailover {
+    /// Whether a failing call moves to the backup LLMs.
+    enabled: bool,
+    /// How often a failing call is repeated on the same LLM.
+    #[schemars(range(max = 20))]
+    max_retries: u32,
+    /// Seconds between two tries.
+    #[schemars(range(max = 86400))]
+    retry_delay_s: u64,
+    /// Also for failures that `failure_conditions` does not list.
+    always_failover: bool,
+    /// The failures that move a call to the backup LLMs.
+    failure_conditions: BTreeSet<FailureCondition>,
+    /// Seconds for one LLM call, from the request to the last byte of the answer.
+    #[schemars(range(min = 1, max = 86400))]
+    call_timeout_s: u64,
+    circuit_breaker: RawBreaker,
+}
+
+/// One for each LLM, shared by the pool: it keeps calls away from an LLM that fails.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+struct RawBreaker {
+    enabled: bool,
+    /// So many failures within the window open it.
+    #[schemars(range(min = 1))]
+    failure_threshold: u32,
+    #[schemars(range(min = 1, max = 1440))]
+    window_minutes: u64,
+    /// How long it stays open before one probe asks whether the LLM is back.
+    #[schemars(range(min = 1, max = 1440))]
+    cooldown_minutes: u64,
+}
+
+impl Default for RawFailover {
+    fn default() -> Self {
+        use FailureCondition::{ApiError, ModelUnavailable, RateLimit, Timeout};
+        Self {
+            enabled: true,
+            max_retries: 2,
+            retry_delay_s: 5,
+            always_failover: true,
+            failure_conditions: BTreeSet::from([Timeout, ApiError, RateLimit, ModelUnavailable]),
+            call_timeout_s: 120,
+            circuit_breaker: RawBreaker::default(),
+        }
+    }
+}
+
+impl Default for RawBreaker {
+    fn default() -> Self {
+        Self { enabled: true, failure_threshold: 3, window_minutes: 10, cooldown_minutes: 5 }
+    }
+}
+
+impl RawFailover {
+    pub(super) fn check(self, checks: &mut Checks) -> Failover {
+        let at = At::top("failover");
+        checks.within(&at.key("max_retries"), u64::from(self.max_retries), 0..=20, "retries");
+        checks.within(&at.key("retry_delay_s"), self.retry_delay_s, 0..=MAX_SECONDS, "seconds");
+        Failover {
+            enabled: self.enabled,
+            max_retries: self.max_retries,
+            retry_delay: Duration::from_secs(self.retry_delay_s),
+            always_failover: self.always_failover,
+            failure_conditions: self.failure_conditions,
+            call_timeout: checks.seconds(&at.key("call_timeout_s"), self.call_timeout_s),
+            breaker: self.circuit_breaker.check(&at.key("circuit_breaker"), checks),
+        }
+    }
+}
+
+impl RawBreaker {
+    fn check(self, at: &At, checks: &mut Checks) -> BreakerConfig {
+        let threshold = u64::from(self.failure_threshold);
+        checks.within(&at.key("failure_threshold"), threshold, 1..=u64::MAX, "failure");
+        BreakerConfig {
+            enabled: self.enabled,
+            failure_threshold: self.failure_threshold,
+            window: checks.minutes(&at.key("window_minutes"), self.window_minutes),
+            cooldown: checks.minutes(&at.key("cooldown_minutes"), self.cooldown_minutes),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Section `workspace`: where agents work, and on which repositories.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Workspace;
+use super::checks::Checks;
+use super::load::resolve;
+use super::position::At;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct RawWorkspace {
+    /// Below it a worker keeps worktrees, mirrors and scratch directories. Relative paths start from this file's
+    /// directory.
+    dir: String,
+    /// Local repositories must lie below one of these; without any, tasks can only name https:// and ssh:// URLs.
+    roots: Vec<String>,
+    /// Who the commits are from.
+    author_name: String,
+    author_email: String,
+    /// Seconds for each git command on a remote.
+    #[schemars(range(min = 1, max = 86400))]
+    fetch_timeout_s: u64,
+}
+
+impl Default for RawWorkspace {
+    fn default() -> Self {
+        Self {
+            dir: "../.pool/work".to_owned(),
+            roots: Vec::new(),
+            author_name: "Programmer Pool".to_owned(),
+            author_email: "pool@localhost".to_owned(),
+            fetch_timeout_s: 120,
+        }
+    }
+}
+
+impl RawWorkspace {
+    pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Workspace {
+        let at = At::top("workspace");
+        for (key, text) in [("author_name", &self.author_name), ("author_email", &self.author_email)] {
+            if text.trim().is_empty() || text.contains(['<', '>', '\n', '\0']) {
+                checks.mistake(&at.key(key), "must be a text without < > and line breaks, because git takes it so");
+            }
+        }
+        let roots = self.roots.iter().enumerate();
+        Workspace {
+            dir: check_path(&at.key("dir"), base, &self.dir, checks),
+            roots: roots.map(|(index, root)| check_path(&at.key("roots").index(index), base, root, checks)).collect(),
+            fetch_timeout: checks.seconds(&at.key("fetch_timeout_s"), self.fetch_timeout_s),
+            author_name: self.author_name,
+            author_email: self.author_email,
+        }
+    }
+}
+
+fn check_path(at: &At, base: &Path, text: &str, checks: &mut Checks) -> PathBuf {
+    if text.is_empty() {
+        checks.mistake(at, "is empty: write a directory");
+    }
+    if text.starts_with('~') {
+        checks.mistake(at, format!("{text:?} begins with ~, which only a shell understands: write the whole path"));
+    }
+    let path = resolve(base, text);
+    if path == Path::new("/") {
+        checks.mistake(at, "is the root of the file system: write a directory below it");
+    }
+    path
+}

@@ -1,0 +1,160 @@
+use super::*;
+use crate::id::{AttemptId, TaskId, Token};
+use crate::result::Status;
+use proptest::prelude::*;
+
+fn task(name: &str) -> TaskId {
+    TaskId::new(name).expect("an id")
+}
+
+fn attempt(n: u128) -> AttemptId {
+    AttemptId::from_u128(n)
+}
+
+fn started(name: &str, n: u128, generation: u32, count: u64) -> Decision {
+    Decision::Started {
+        task: task(name),
+        attempt: attempt(n),
+        programmer: ProgrammerId::new("001").expect("an id"),
+        token: Token { generation, count },
+        route: "any".to_owned(),
+        body_hash: "h".to_owned(),
+    }
+}
+
+fn finished(name: &str, n: Option<u128>, status: Status) -> Decision {
+    Decision::Finished {
+        task: task(name),
+        attempt: n.map(attempt),
+        status,
+        llm: None,
+        cost_usd: crate::money::MicroUsd::ZERO,
+        error: None,
+    }
+}
+
+fn submitted(name: &str, hash: &str) -> Decision {
+    Decision::Submitted { task: task(name), body_hash: hash.to_owned(), route: "any".to_owned() }
+}
+
+fn batch(first: u64, events: Vec<Decision>) -> Batch {
+    Batch { v: 1, emitter: EmitterId::from_u128(1), first, at_ms: 1000 + first, events }
+}
+
+/// The verdicts of one run of events.
+fn verdicts(events: Vec<Decision>) -> Vec<Verdict> {
+    let mut seen = Vec::new();
+    Fold::new().apply(&batch(0, events), |_, _, verdict| seen.push(verdict));
+    seen
+}
+
+const YES: Verdict = Verdict::Accepted;
+const SUPERSEDED: Verdict = Verdict::Refused(Refusal::Superseded);
+const FINISHED: Verdict = Verdict::Refused(Refusal::Finished);
+const OLD: Verdict = Verdict::Refused(Refusal::OldGeneration);
+
+#[test]
+fn the_first_finished_of_the_owner_is_the_outcome() {
+    let events = vec![
+        submitted("t", "h"),
+        started("t", 1, 0, 0),
+        finished("t", Some(2), Status::Failed),
+        finished("t", Some(1), Status::Succeeded),
+        finished("t", Some(1), Status::Failed),
+    ];
+    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES, FINISHED], "only the owner, only once");
+}
+
+#[test]
+fn a_redelivery_takes_ownership_and_the_old_owner_is_ignored_from_then_on() {
+    let events = vec![
+        started("t", 1, 0, 0),
+        started("t", 2, 0, 1),
+        finished("t", Some(1), Status::Failed),
+        finished("t", Some(2), Status::Succeeded),
+    ];
+    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES], "the higher token owns the task");
+}
+
+#[test]
+fn a_delayed_started_of_an_earlier_delivery_does_not_take_ownership_back() {
+    let events = vec![started("t", 2, 0, 1), started("t", 1, 0, 0), started("t", 3, 0, 1)];
+    assert_eq!(verdicts(events), [YES, SUPERSEDED, SUPERSEDED], "lower and equal tokens lose");
+}
+
+#[test]
+fn a_reissued_task_belongs_to_its_new_generation_only() {
+    let reissued = |generation| Decision::Reissued { task: task("t"), generation };
+    let events = vec![started("t", 1, 0, 5), reissued(1), reissued(1), started("t", 2, 0, 6), started("t", 3, 1, 0)];
+    assert_eq!(verdicts(events), [YES, YES, OLD, OLD, YES], "the first reissue wins, old deliveries are dropped");
+}
+
+#[test]
+fn a_released_attempt_does_not_count_and_cannot_finish() {
+    let released = Decision::Released { task: task("t"), attempt: attempt(1) };
+    let mut fold = Fold::new();
+    let events = vec![started("t", 1, 0, 0), released, finished("t", Some(1), Status::Failed), started("t", 2, 0, 1)];
+    let mut seen = Vec::new();
+    fold.apply(&batch(0, events), |_, _, verdict| seen.push(verdict));
+    assert_eq!(seen, [YES, YES, SUPERSEDED, YES], "released means given up");
+    let state = fold.tasks.get(&task("t")).expect("the task is known");
+    assert_eq!((state.attempts, state.releases), (1, 1), "only the second attempt counts");
+}
+
+#[test]
+fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
+    let taken = |same_body| Verdict::Refused(Refusal::Taken { same_body });
+    let events = vec![submitted("t", "h"), submitted("t", "h"), submitted("t", "other")];
+    assert_eq!(verdicts(events), [YES, taken(true), taken(false)], "first come, first served");
+}
+
+#[test]
+fn the_time_of_the_pool_never_goes_back() {
+    let mut fold = Fold::new();
+    fold.apply(&Batch { at_ms: 5000, ..batch(0, vec![Decision::Tick]) }, |_, _, _| ());
+    fold.apply(&Batch { at_ms: 4000, ..batch(1, vec![Decision::Tick]) }, |_, _, _| ());
+    assert_eq!(fold.now(), Timestamp(5000), "the running maximum of the events' times");
+}
+
+/// Events of a few tasks, attempts and tokens, so that they collide often.
+fn any_decision() -> impl Strategy<Value = Decision> {
+    let name = prop_oneof![Just("a"), Just("b")];
+    prop_oneof![
+        (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
+        (name.clone(), proptest::option::of(1u128..4)).prop_map(|(t, n)| finished(t, n, Status::Succeeded)),
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Reissued { task: task(t), generation }),
+        (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released { task: task(t), attempt: attempt(n) }),
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Published { task: task(t), generation }),
+        name.prop_map(|t| submitted(t, "h")),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_task_has_at_most_one_outcome_in_every_interleaving(events in proptest::collection::vec(any_decision(), 0..60)) {
+        let mut outcomes: HashMap<TaskId, u32> = HashMap::new();
+        Fold::new().apply(&batch(0, events), |_, decision, verdict| {
+            if let (Decision::Finished { task, .. }, Verdict::Accepted) = (decision, verdict) {
+                *outcomes.entry(task.clone()).or_default() += 1;
+            }
+        });
+        prop_assert!(outcomes.values().all(|count| *count == 1), "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_batch_that_is_published_twice_counts_once(
+        events in proptest::collection::vec(any_decision(), 1..40), cut in 1usize..40
+    ) {
+        let cut = cut.min(events.len());
+        let (head, tail) = events.split_at(cut);
+        let (head, tail) = (batch(0, head.to_vec()), batch(cut as u64, tail.to_vec()));
+        let fold = |batches: &[&Batch]| {
+            let mut fold = Fold::new();
+            batches.iter().for_each(|batch| fold.apply(batch, |_, _, _| ()));
+            let mut tasks: Vec<_> = fold.tasks.iter().map(|(id, state)| (id.clone(), state.clone())).collect();
+            tasks.sort_by(|a, b| a.0.cmp(&b.0));
+            (tasks, fold.tasks.open())
+        };
+        prop_assert_eq!(fold(&[&head, &tail]), fold(&[&head, &head, &tail, &head, &tail]));
+    }
+}

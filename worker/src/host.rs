@@ -1,0 +1,219 @@
+//! A worker process: picks its programmers, gives each what it needs, and brings all to an orderly end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
+use pool_shared::broker::heartbeats;
+use pool_shared::broker::process::Process;
+use pool_shared::config::{self, Pool, config_hash};
+use pool_shared::event::Decision;
+use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_shared::id::ProgrammerId;
+use pool_shared::time::wall_clock;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{self, Health};
+use crate::programmer::attempt::Workshop;
+use crate::programmer::gate::{Shut, watch_gate};
+use crate::programmer::station::{OpenError, hold};
+use crate::programmer::{Ending, Programmer};
+
+/// How often free ids are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Which programmers a worker hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    All,
+    These(BTreeSet<ProgrammerId>),
+    /// So many of those that no other process holds.
+    Any(usize),
+}
+
+/// Runs programmers until `ending` is over.
+///
+/// # Errors
+/// When something is wrong that waiting does not cure.
+pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
+    let pool = Arc::new(pool);
+    let shutdown = CancellationToken::new();
+    let starting = Process::start(&pool, "worker", |_| (), shutdown.clone());
+    let process = tokio::select! {
+        process = starting => process?,
+        () = ending.drain.cancelled() => return Ok(()),
+    };
+    let programmers = tokio::select! {
+        chosen = choose(&process, &pool, choice) => chosen?,
+        () = ending.drain.cancelled() => return Ok(()),
+    };
+    let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
+    let gate = watch_gate(process.clone(), config_hash(&pool), pool.file.display().to_string());
+    let host = Host { pool, process: process.clone(), workshop, metrics, gate, ending };
+    let worked = host.work(programmers).await;
+    shutdown.cancel();
+    process.consume.close().await;
+    worked
+}
+
+/// Picks the programmers; for `Any` waits until enough ids are free.
+async fn choose(process: &Process, pool: &Pool, choice: Choice) -> anyhow::Result<Vec<config::Programmer>> {
+    match choice {
+        Choice::All => Ok(pool.programmers.clone()),
+        Choice::These(ids) => ids
+            .iter()
+            .map(|id| pool.programmer(id).cloned().with_context(|| unknown(pool, id)))
+            .collect(),
+        Choice::Any(count) if count > pool.programmers.len() => {
+            bail!("--any {count}: {} has {} programmers", pool.file.display(), pool.programmers.len())
+        }
+        Choice::Any(count) => Ok(free_ones(process, pool, count).await),
+    }
+}
+
+fn unknown(pool: &Pool, id: &ProgrammerId) -> String {
+    let known: Vec<&str> = pool.programmers.iter().map(|programmer| programmer.id.as_str()).collect();
+    format!("programmer {id} is not in {}; it has {}", pool.file.display(), known.join(", "))
+}
+
+/// Takes the locks of ids until it has enough; they stay taken with the connection.
+async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::Programmer> {
+    let limit = process.consume.endpoint().timeout();
+    let mut taken: Vec<config::Programmer> = Vec::new();
+    loop {
+        for programmer in &pool.programmers {
+            if taken.len() == count {
+                return taken;
+            }
+            if taken.iter().any(|have| have.id == programmer.id) {
+                continue;
+            }
+            // A refusal closes the channel, so each id is tried on one of its own.
+            let Ok(channel) = process.consume.channel().await else { break };
+            match hold(&channel, limit, &programmer.id).await {
+                Ok(()) => taken.push(programmer.clone()),
+                Err(OpenError::Held(_)) => {}
+                Err(OpenError::Broker(error)) => tracing::warn!(%error, "an id could not be tried"),
+            }
+        }
+        tracing::info!(taken = taken.len(), wanted = count, "waiting for programmer ids to become free");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+struct Host {
+    pool: Arc<Pool>,
+    process: Process,
+    workshop: Arc<Workshop>,
+    metrics: PrometheusHandle,
+    gate: watch::Receiver<Option<Shut>>,
+    ending: Ending,
+}
+
+/// A programmer as heartbeats see it.
+struct Seen {
+    id: ProgrammerId,
+    port: u16,
+    llm: pool_shared::id::LlmName,
+    status: watch::Receiver<Gate>,
+}
+
+impl Host {
+    async fn work(self, programmers: Vec<config::Programmer>) -> anyhow::Result<()> {
+        let mut running = JoinSet::new();
+        let mut seen = Vec::new();
+        let nudge = Arc::new(Notify::new());
+        for programmer in programmers {
+            let (status, shown) = watch::channel(Gate::Shut {
+                reason: ShutReason::Log,
+                detail: "starting: reading the event log".to_owned(),
+            });
+            let port = self.serve_health(&programmer, shown.clone()).await?;
+            let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
+            tokio::spawn(nudge_on_change(shown.clone(), Arc::clone(&nudge)));
+            seen.push(Seen { id, port, llm, status: shown });
+            running.spawn(self.programmer(programmer, status).await?.run());
+        }
+        let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
+        tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
+        self.announce(&seen);
+        self.send_heartbeats(seen, nudge);
+        let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
+        tokio::spawn(stop);
+        while let Some(ended) = running.join_next().await {
+            ended.context("a programmer broke")?;
+        }
+        Ok(())
+    }
+
+    async fn serve_health(&self, programmer: &config::Programmer, status: watch::Receiver<Gate>) -> anyhow::Result<u16> {
+        let listener = health::bind(programmer.port).await.with_context(|| {
+            format!("failed to take port {} of programmer {}; give it another `port` in the pool file, or 0", programmer.port, programmer.id)
+        })?;
+        let port = listener.local_addr()?.port();
+        let broker = self.process.consume.endpoint().address();
+        let health =
+            Health { programmer: programmer.clone(), port, broker, status, metrics: self.metrics.clone() };
+        tokio::spawn(health::serve(listener, health, self.process.shutdown.clone()));
+        Ok(port)
+    }
+
+    async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
+        Ok(Programmer {
+            attempts: self.workshop.attempts(config.clone()).await?,
+            config,
+            process: self.process.clone(),
+            max_attempts: self.pool.dispatcher.max_attempts,
+            gate: self.gate.clone(),
+            status,
+            ending: self.ending.clone(),
+        })
+    }
+
+    /// Says in the log that these programmers are held; whether it arrives decides nothing.
+    fn announce(&self, seen: &[Seen]) {
+        for programmer in seen {
+            let (log, up) = (self.process.log.clone(), Decision::Up { programmer: programmer.id.clone() });
+            tokio::spawn(async move { log.append(up).await });
+        }
+    }
+
+    fn send_heartbeats(&self, seen: Vec<Seen>, nudge: Arc<Notify>) {
+        let (process, name) = (self.process.id, self.process.name.clone());
+        let beat = move || Heartbeat {
+            process,
+            name: name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at_ms: wall_clock().0,
+            programmers: seen
+                .iter()
+                .map(|programmer| ProgrammerBeat {
+                    id: programmer.id.clone(),
+                    port: programmer.port,
+                    gate: programmer.status.borrow().clone(),
+                    current_llm: programmer.llm.clone(),
+                })
+                .collect(),
+        };
+        let every = self.pool.load_balancing.health_check_interval / 3;
+        tokio::spawn(heartbeats::send(self.process.publisher.clone(), every, nudge, beat, self.process.shutdown.clone()));
+    }
+}
+
+async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) {
+    while status.changed().await.is_ok() {
+        nudge.notify_one();
+    }
+}
+
+/// After the drain has begun, running tasks have so long.
+async fn drain_deadline(ending: Ending, limit: Duration) {
+    ending.drain.cancelled().await;
+    tracing::info!(limit_s = limit.as_secs(), "draining: no more tasks are taken");
+    tokio::time::sleep(limit).await;
+    ending.kill.cancel();
+}

@@ -1,0 +1,262 @@
+//! The one place where the outcome of an LLM call gets its class. Pure: time is an argument.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pool_shared::time::Timestamp;
+use serde_json::Value;
+
+use super::answer::{Answer, NoAnswer};
+use super::pricing::Tokens;
+use super::record::CallClass;
+
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// What happened between the gateway and a provider.
+#[derive(Debug, Clone)]
+pub(super) enum Exchange {
+    /// The worker's environment lacks the provider's key: nothing was sent.
+    KeyMissing {
+        variable: String,
+    },
+    /// Nothing was sent.
+    NotConnected {
+        reason: String,
+    },
+    /// Sent, but no complete answer within the call's time-out.
+    TimedOut {
+        after: Duration,
+    },
+    /// Sent, but the connection broke before a status came.
+    Silent {
+        reason: String,
+    },
+    Answered {
+        status: u16,
+        retry_after: RetryAfter,
+        body: Bytes,
+        end: BodyEnd,
+    },
+}
+
+/// The headers in which providers say when to come back, as they were sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RetryAfter {
+    /// `retry-after-ms`.
+    pub(super) milliseconds: Option<String>,
+    /// `retry-after`: seconds, or an HTTP date.
+    pub(super) seconds_or_date: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum BodyEnd {
+    Whole,
+    Broken { reason: String },
+    TooLarge { limit: usize },
+}
+
+/// A classified call.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    Answer(Answer),
+    Failure(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: CallClass,
+    pub(super) status: Option<u16>,
+    pub(super) message: String,
+    pub(super) billing: Billing,
+}
+
+/// What a failed call is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Billing {
+    /// Providers bill no errors.
+    Nothing,
+    Reported(Tokens),
+    /// The provider may have done the work, and nobody knows how much.
+    WorstCase,
+}
+
+impl Failure {
+    /// A failure before anything was sent.
+    pub(super) fn unsent(class: CallClass, message: impl Into<String>) -> Self {
+        Self { class, status: None, message: message.into(), billing: Billing::Nothing }
+    }
+}
+
+impl CallClass {
+    /// The word in metrics and logs.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::ModelUnavailable => "model_unavailable",
+            Self::Auth => "auth",
+            Self::ContextTooLong => "context_too_long",
+            Self::BadRequest => "bad_request",
+            Self::BadAnswer => "bad_answer",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// `secret` is the provider's key: providers quote it in their messages.
+pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>) -> Outcome {
+    let outcome = match exchange {
+        Exchange::KeyMissing { variable } => Outcome::Failure(Failure::unsent(
+            CallClass::Auth,
+            format!("the key is missing: set the environment variable {variable} for the worker"),
+        )),
+        Exchange::NotConnected { reason } => Outcome::Failure(Failure::unsent(CallClass::Unavailable, reason)),
+        Exchange::TimedOut { after } => Outcome::Failure(Failure {
+            class: CallClass::Timeout,
+            status: None,
+            message: format!("no complete answer within {after:?}"),
+            billing: Billing::WorstCase,
+        }),
+        Exchange::Silent { reason } => Outcome::Failure(Failure {
+            class: CallClass::Unavailable,
+            status: None,
+            message: format!("the connection broke before an answer: {reason}"),
+            billing: Billing::WorstCase,
+        }),
+        Exchange::Answered { status: status @ 200..300, body, end, retry_after } => {
+            classify_success(status, &body, &end, &retry_after, now)
+        }
+        Exchange::Answered { status, retry_after, body, end: _ } => Outcome::Failure(Failure {
+            class: class_of_error(status, &body, retry_after.wait(now)),
+            status: Some(status),
+            message: format!("status {status}: {}", said(&body)),
+            billing: Billing::Nothing,
+        }),
+    };
+    match outcome {
+        Outcome::Answer(answer) => Outcome::Answer(answer),
+        Outcome::Failure(failure) => {
+            Outcome::Failure(Failure { message: presentable(&failure.message, secret), ..failure })
+        }
+    }
+}
+
+fn classify_success(status: u16, body: &[u8], end: &BodyEnd, retry_after: &RetryAfter, now: Timestamp) -> Outcome {
+    let failure = |class, message, billing| Outcome::Failure(Failure { class, status: Some(status), message, billing });
+    match end {
+        BodyEnd::Whole => {}
+        BodyEnd::Broken { reason } => {
+            let message = format!("the connection broke within the answer: {reason}");
+            return failure(CallClass::Unavailable, message, Billing::WorstCase);
+        }
+        BodyEnd::TooLarge { limit } => {
+            let message = format!("the answer is longer than {limit} bytes");
+            return failure(CallClass::BadAnswer, message, Billing::WorstCase);
+        }
+    }
+    match Answer::read(body) {
+        Ok(answer) => Outcome::Answer(answer),
+        Err((error, usage)) => {
+            let class = match error {
+                NoAnswer::ErrorInside { status: Some(status), .. } => {
+                    class_of_error(status, body, retry_after.wait(now))
+                }
+                NoAnswer::ErrorInside { status: None, .. }
+                | NoAnswer::Json(_)
+                | NoAnswer::NoChoices
+                | NoAnswer::NoMessage => CallClass::BadAnswer,
+            };
+            failure(class, error.to_string(), usage.map_or(Billing::WorstCase, Billing::Reported))
+        }
+    }
+}
+
+/// The class of an error status. Codes say more than statuses: they come first.
+fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> CallClass {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let code = parsed["error"]["code"].as_str().unwrap_or_default();
+    match status {
+        400..500 if code == "model_not_found" => CallClass::ModelUnavailable,
+        400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
+        // 402: the account has no money left, which waiting does not mend.
+        401..=403 => CallClass::Auth,
+        404 => CallClass::ModelUnavailable,
+        408 => CallClass::Timeout,
+        413 => CallClass::ContextTooLong,
+        429 => CallClass::RateLimited { retry_after },
+        400..500 => CallClass::BadRequest,
+        // Redirects are not followed (they would carry the key elsewhere): below 400 nobody serves here.
+        0..400 | 500.. => CallClass::Unavailable,
+    }
+}
+
+/// OpenAI has a code for it, llama.cpp a type, most others only a sentence.
+fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
+    const SENTENCES: [&str; 5] = [
+        "maximum context length",
+        "context length exceeded",
+        "prompt is too long",
+        "exceeds the available context size",
+        "exceed context limit",
+    ];
+    let text = String::from_utf8_lossy(body).to_lowercase();
+    code == "context_length_exceeded"
+        || parsed["error"]["type"] == "exceed_context_size_error"
+        || SENTENCES.iter().any(|sentence| text.contains(sentence))
+}
+
+impl RetryAfter {
+    fn wait(&self, now: Timestamp) -> Option<Duration> {
+        let milliseconds = self.milliseconds.as_ref().and_then(|text| text.trim().parse().ok());
+        milliseconds.map(Duration::from_millis).or_else(|| {
+            let text = self.seconds_or_date.as_ref()?.trim();
+            let whole_seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
+            if let Ok(seconds) = whole_seconds.parse::<u64>() {
+                let fraction = u64::from(whole_seconds.len() < text.len());
+                return Some(Duration::from_secs(seconds.saturating_add(fraction)));
+            }
+            let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+            let at = u64::try_from(date.as_millisecond()).ok()?;
+            Some(Timestamp(at).since(now))
+        })
+    }
+}
+
+/// What an error body says, in the shapes that providers use.
+fn said(body: &[u8]) -> String {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let texts = [&parsed["error"]["message"], &parsed["error"], &parsed["message"], &parsed["detail"]];
+    match texts.into_iter().find_map(Value::as_str) {
+        Some(text) => text.to_owned(),
+        None if body.is_empty() => "no message".to_owned(),
+        None => String::from_utf8_lossy(&body[..body.len().min(4 * MAX_MESSAGE_CHARS)]).into_owned(),
+    }
+}
+
+/// One short line without secrets.
+fn presentable(message: &str, secret: Option<&str>) -> String {
+    let message = match secret {
+        Some(secret) if !secret.is_empty() => message.replace(secret, "***"),
+        Some(_) | None => message.to_owned(),
+    };
+    let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = words.map(without_key).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Keys of other people, whole or half hidden, as providers quote them.
+fn without_key(word: &str) -> String {
+    match word.find("sk-") {
+        Some(start) => format!("{}sk-***", &word[..start]),
+        None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

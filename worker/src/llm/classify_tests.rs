@@ -1,0 +1,124 @@
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_445_412_420_000); // Wed, 21 Oct 2015 07:27:00 GMT
+
+fn answered(status: u16, body: &str) -> Exchange {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    Exchange::Answered { status, retry_after: RetryAfter::default(), body, end: BodyEnd::Whole }
+}
+
+fn failure(exchange: Exchange) -> Failure {
+    match classify(exchange, NOW, Some("the-secret-key")) {
+        Outcome::Failure(failure) => failure,
+        Outcome::Answer(answer) => panic!("this must not be an answer: {answer:?}"),
+    }
+}
+
+fn error(code: &str, message: &str) -> String {
+    serde_json::json!({"error": {"message": message, "type": "t", "code": code}}).to_string()
+}
+
+#[test]
+fn every_error_status_has_its_class() {
+    let limited = || CallClass::RateLimited { retry_after: None };
+    for (status, body, class) in [
+        (400, error("", "temperature is wrong"), CallClass::BadRequest),
+        (400, error("context_length_exceeded", "too long"), CallClass::ContextTooLong),
+        (400, error("", "This model's maximum context length is 8192 tokens."), CallClass::ContextTooLong),
+        (400, r#"{"error": {"code": 400, "type": "exceed_context_size_error"}}"#.into(), CallClass::ContextTooLong),
+        (400, error("model_not_found", "no such model"), CallClass::ModelUnavailable),
+        (401, error("invalid_api_key", "wrong key"), CallClass::Auth),
+        (402, error("", "insufficient balance"), CallClass::Auth),
+        (403, error("", "forbidden"), CallClass::Auth),
+        (403, error("model_not_found", "no access to this model"), CallClass::ModelUnavailable),
+        (404, r#"{"error": "model 'x' not found"}"#.into(), CallClass::ModelUnavailable),
+        (408, String::new(), CallClass::Timeout),
+        (409, String::new(), CallClass::BadRequest),
+        (413, "too large".into(), CallClass::ContextTooLong),
+        (422, error("", "unprocessable"), CallClass::BadRequest),
+        (429, error("rate_limit_exceeded", "slow down"), limited()),
+        (429, error("insufficient_quota", "no money"), limited()),
+        (500, "<html>".into(), CallClass::Unavailable),
+        (502, String::new(), CallClass::Unavailable),
+        (503, String::new(), CallClass::Unavailable),
+        (504, String::new(), CallClass::Unavailable),
+        (529, error("", "Overloaded"), CallClass::Unavailable),
+        (302, String::new(), CallClass::Unavailable),
+    ] {
+        let failure = failure(answered(status, &body));
+        assert_eq!(failure.class, class, "class of {status} {body}");
+        assert_eq!((failure.status, failure.billing), (Some(status), Billing::Nothing), "{status} is told, not billed");
+    }
+}
+
+#[test]
+fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
+    for (body, class, billing) in [
+        ("{\"choices\": [{\"mess", CallClass::BadAnswer, Billing::WorstCase),
+        ("<html>login</html>", CallClass::BadAnswer, Billing::WorstCase),
+        ("", CallClass::BadAnswer, Billing::WorstCase),
+        ("[]", CallClass::BadAnswer, Billing::WorstCase),
+        (r#"{"choices": []}"#, CallClass::BadAnswer, Billing::WorstCase),
+        (r#"{"choices": [{"message": "text"}]}"#, CallClass::BadAnswer, Billing::WorstCase),
+        (r#"{"error": {"message": "odd"}}"#, CallClass::BadAnswer, Billing::WorstCase),
+        (r#"{"error": {"message": "busy", "code": 503}}"#, CallClass::Unavailable, Billing::WorstCase),
+        (
+            r#"{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}"#,
+            CallClass::BadAnswer,
+            Billing::Reported(Tokens { input: 5, cached_input: 0, output: 0 }),
+        ),
+    ] {
+        let failure = failure(answered(200, body));
+        assert_eq!((failure.class, failure.billing), (class, billing), "class and billing of {body:?}");
+    }
+    let answer = classify(answered(200, r#"{"choices": [{"message": {"content": "x"}}]}"#), NOW, None);
+    assert!(matches!(answer, Outcome::Answer(_)), "a choice with a message is an answer");
+}
+
+#[test]
+fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
+    let cut = |end| Exchange::Answered { status: 200, retry_after: RetryAfter::default(), body: Bytes::new(), end };
+    let reason = || "reset".to_owned();
+    for (exchange, class, billing) in [
+        (Exchange::KeyMissing { variable: "OPENAI_API_KEY".into() }, CallClass::Auth, Billing::Nothing),
+        (Exchange::NotConnected { reason: reason() }, CallClass::Unavailable, Billing::Nothing),
+        (Exchange::TimedOut { after: Duration::from_secs(120) }, CallClass::Timeout, Billing::WorstCase),
+        (Exchange::Silent { reason: reason() }, CallClass::Unavailable, Billing::WorstCase),
+        (cut(BodyEnd::Broken { reason: reason() }), CallClass::Unavailable, Billing::WorstCase),
+        (cut(BodyEnd::TooLarge { limit: 16 }), CallClass::BadAnswer, Billing::WorstCase),
+    ] {
+        let shown = format!("{exchange:?}");
+        let failure = failure(exchange);
+        assert_eq!((failure.class, failure.billing), (class, billing), "class and billing of {shown}");
+    }
+}
+
+#[test]
+fn retry_after_is_read_in_all_its_forms() {
+    for (milliseconds, seconds_or_date, expected) in [
+        (None, Some("7"), Some(Duration::from_secs(7))),
+        (None, Some(" 0 "), Some(Duration::ZERO)),
+        (None, Some("1.5"), Some(Duration::from_secs(2))),
+        (Some("250"), Some("1"), Some(Duration::from_millis(250))),
+        (None, Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::from_secs(60))),
+        (None, Some("Wed, 21 Oct 2015 07:26:00 GMT"), Some(Duration::ZERO)),
+        (None, Some("soon"), None),
+        (None, Some("-3"), None),
+        (None, None, None),
+    ] {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let retry_after = RetryAfter { milliseconds: owned(milliseconds), seconds_or_date: owned(seconds_or_date) };
+        let exchange = Exchange::Answered { status: 429, retry_after, body: Bytes::new(), end: BodyEnd::Whole };
+        let class = failure(exchange).class;
+        assert_eq!(class, CallClass::RateLimited { retry_after: expected }, "{milliseconds:?} {seconds_or_date:?}");
+    }
+}
+
+#[test]
+fn messages_are_one_short_line_without_keys() {
+    let body = error("", "Incorrect API key provided:\n the-secret-key and sk-proj-abc***xyz, \u{1b}[31mred");
+    let message = failure(answered(401, &body)).message;
+    assert_eq!(message, "status 401: Incorrect API key provided: *** and sk-*** [31mred", "what people read");
+    let long = failure(answered(500, &"ä".repeat(5_000))).message;
+    assert!(long.chars().count() <= MAX_MESSAGE_CHARS + 1, "cut: {} characters", long.chars().count());
+}

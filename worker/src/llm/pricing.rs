@@ -1,0 +1,271 @@
+//! What a call may use and what it cost. Pure: the numbers decide whether a call is made at all, so every estimate here
+//! is an upper one.
+
+use pool_shared::config::Price;
+use pool_shared::money::MicroUsd;
+use serde_json::Value;
+
+/// What an answer is assumed to need when the agent sets no limit; what a paid LLM is then told.
+const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
+/// An answer that has to be shorter than this is not worth its price.
+const MIN_OUTPUT_TOKENS: u64 = 256;
+/// Upper estimate of the input: real tokenizers need 3.5 to 5 bytes of code and English for a token.
+const BYTES_PER_TOKEN_AT_LEAST: u64 = 3;
+/// Usual density, for the question whether a prompt fits the context at all.
+const BYTES_PER_TOKEN_USUALLY: u64 = 4;
+
+/// Tokens of one call. As providers count: `input` includes `cached_input`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tokens {
+    pub(super) input: u64,
+    pub(super) cached_input: u64,
+    pub(super) output: u64,
+}
+
+impl Tokens {
+    pub(super) fn total(self) -> u64 {
+        self.input.saturating_add(self.output)
+    }
+
+    /// The `usage` object of an answer; None when it is absent or makes no sense.
+    ///
+    /// Some providers leave the tokens of hidden reasoning out of `completion_tokens` but not out of `total_tokens`:
+    /// the larger number is what they bill.
+    pub(super) fn reported(usage: &Value) -> Option<Self> {
+        let input = usage["prompt_tokens"].as_u64()?;
+        let output = usage["completion_tokens"].as_u64()?;
+        let beyond_input = usage["total_tokens"].as_u64().map_or(0, |total| total.saturating_sub(input));
+        let cached =
+            usage["prompt_tokens_details"]["cached_tokens"].as_u64().or(usage["prompt_cache_hit_tokens"].as_u64());
+        Some(Self { input, cached_input: cached.unwrap_or(0).min(input), output: output.max(beyond_input) })
+    }
+}
+
+/// What the tokens of an LLM cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tariff {
+    Free,
+    Paid(Price),
+}
+
+impl Tariff {
+    pub(super) fn cost(self, tokens: Tokens) -> MicroUsd {
+        match self {
+            Self::Free => MicroUsd::ZERO,
+            Self::Paid(price) => {
+                price.input.per_mtok(tokens.input.saturating_sub(tokens.cached_input))
+                    + price.cached_input.per_mtok(tokens.cached_input)
+                    + price.output.per_mtok(tokens.output)
+            }
+        }
+    }
+
+    /// The most output tokens that cost no more than `money`.
+    fn output_for(self, money: MicroUsd) -> u64 {
+        match self {
+            Self::Free => u64::MAX,
+            Self::Paid(price) if price.output == MicroUsd::ZERO => u64::MAX,
+            Self::Paid(price) => {
+                let tokens = u128::from(money.0) * 1_000_000 / u128::from(price.output.0);
+                u64::try_from(tokens).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    fn is_paid(self) -> bool {
+        match self {
+            Self::Free => false,
+            Self::Paid(_) => true,
+        }
+    }
+}
+
+/// What one call asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Size of the agent's request.
+    pub(super) bytes: u64,
+    /// `n`: each choice has its own output.
+    pub(super) choices: u64,
+    /// The agent's own limit of each choice's output.
+    pub(super) max_output: Option<u64>,
+}
+
+/// What a task has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) tokens: u64,
+    pub(super) cost: MicroUsd,
+    /// Of one call, not of the task.
+    pub(super) context: u64,
+}
+
+/// A call that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Admission {
+    pub(super) worst: Tokens,
+    /// The limit of each choice's output that the provider must be told; None: leave the request as it is.
+    pub(super) output_limit: Option<u64>,
+}
+
+/// Why a call does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(
+        "the call needs up to {needed} tokens and the task has {left} left; raise max_tokens_per_job or make the task smaller"
+    )]
+    Tokens { needed: u64, left: u64 },
+    #[error(
+        "the call may cost ${needed} and the task has ${left} left; raise max_cost_per_job_usd or make the task smaller"
+    )]
+    Cost { needed: MicroUsd, left: MicroUsd },
+    #[error("the request is about {estimate} tokens and context_limit is {limit}; hand fewer files to the agent")]
+    Context { estimate: u64, limit: u64 },
+}
+
+/// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
+pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
+    let likely_input = demand.bytes / BYTES_PER_TOKEN_USUALLY;
+    if likely_input > room.context {
+        return Err(Refusal::Context { estimate: likely_input, limit: room.context });
+    }
+    let input = demand.bytes.div_ceil(BYTES_PER_TOKEN_AT_LEAST);
+    let assumed = (room.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
+    let wanted = demand.max_output.unwrap_or(assumed);
+    let least = wanted.min(MIN_OUTPUT_TOKENS);
+    let worst = |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(demand.choices) };
+
+    let by_tokens = room.tokens.saturating_sub(input) / demand.choices;
+    if by_tokens < least {
+        return Err(Refusal::Tokens { needed: worst(least).total(), left: room.tokens });
+    }
+    let needed = tariff.cost(worst(least));
+    if needed > room.cost {
+        return Err(Refusal::Cost { needed, left: room.cost });
+    }
+    let by_cost = tariff.output_for(room.cost.saturating_sub(tariff.cost(worst(0)))) / demand.choices;
+    let allowed = wanted.min(by_tokens).min(by_cost);
+    let must_tell = allowed < wanted || (demand.max_output.is_none() && tariff.is_paid());
+    Ok(Admission { worst: worst(allowed), output_limit: must_tell.then_some(allowed) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const PRICE: Price =
+        Price { input: MicroUsd(2_500_000), cached_input: MicroUsd(1_250_000), output: MicroUsd(10_000_000) };
+    const PAID: Tariff = Tariff::Paid(PRICE);
+    const ROOM: Room = Room { tokens: 80_000, cost: MicroUsd(2_500_000), context: 131_072 };
+
+    fn demand(bytes: u64, max_output: Option<u64>) -> Demand {
+        Demand { bytes, choices: 1, max_output }
+    }
+
+    #[test]
+    fn usage_is_read_as_providers_write_it() {
+        let tokens = |input, cached_input, output| Some(Tokens { input, cached_input, output });
+        for (usage, expected, case) in [
+            (json!({"prompt_tokens": 10, "completion_tokens": 4}), tokens(10, 0, 4), "the least"),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}),
+                tokens(10, 6, 4),
+                "cached, as OpenAI says it",
+            ),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_cache_hit_tokens": 7}),
+                tokens(10, 7, 4),
+                "cached, as DeepSeek says it",
+            ),
+            (json!({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 30}), tokens(10, 0, 20), "reasoning"),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 99}}),
+                tokens(10, 10, 4),
+                "more cached than there is",
+            ),
+            (json!({"prompt_tokens": -1, "completion_tokens": 4}), None, "nonsense"),
+            (json!({"prompt_tokens": 10}), None, "half of it"),
+            (Value::Null, None, "nothing"),
+        ] {
+            assert_eq!(Tokens::reported(&usage), expected, "{case}: {usage}");
+        }
+    }
+
+    #[test]
+    fn cached_input_has_its_own_price_and_free_llms_have_none() {
+        let tokens = Tokens { input: 1_000_000, cached_input: 400_000, output: 100_000 };
+        assert_eq!(PAID.cost(tokens), MicroUsd(1_500_000 + 500_000 + 1_000_000), "three prices");
+        assert_eq!(Tariff::Free.cost(tokens), MicroUsd::ZERO, "free");
+    }
+
+    #[test]
+    fn calls_are_admitted_lowered_or_refused_by_what_is_left() {
+        let small = |tokens, cost| Room { tokens, cost: MicroUsd(cost), ..ROOM };
+        let fits = |input, output, output_limit| {
+            Ok(Admission { worst: Tokens { input, cached_input: 0, output }, output_limit })
+        };
+        for (case, demand, tariff, room, expected) in [
+            ("free, no limit asked: untouched", demand(300, None), Tariff::Free, ROOM, fits(100, 16_384, None)),
+            ("paid, no limit asked: told one", demand(300, None), PAID, ROOM, fits(100, 16_384, Some(16_384))),
+            ("a limit that fits stays", demand(300, Some(50_000)), PAID, ROOM, fits(100, 50_000, None)),
+            (
+                "lowered to the tokens left",
+                demand(300, Some(9_000)),
+                PAID,
+                small(1_100, 2_500_000),
+                fits(100, 1_000, Some(1_000)),
+            ),
+            // 100 input tokens cost 250, the remaining 10,000 micro-dollars buy 1,000 output tokens.
+            (
+                "lowered to the money left",
+                demand(300, None),
+                PAID,
+                small(80_000, 10_250),
+                fits(100, 1_000, Some(1_000)),
+            ),
+            ("free needs no money", demand(300, None), Tariff::Free, small(80_000, 0), fits(100, 16_384, None)),
+            ("a tiny limit is the agent's wish", demand(300, Some(1)), PAID, small(101, 260), fits(100, 1, None)),
+            (
+                "no sensible answer in the tokens left",
+                demand(300, None),
+                Tariff::Free,
+                small(355, 0),
+                Err(Refusal::Tokens { needed: 356, left: 355 }),
+            ),
+            (
+                "no sensible answer for the money left",
+                demand(300, None),
+                PAID,
+                small(80_000, 2_809),
+                Err(Refusal::Cost { needed: MicroUsd(2_810), left: MicroUsd(2_809) }),
+            ),
+            (
+                "longer than the context",
+                demand(600_000, None),
+                Tariff::Free,
+                Room { tokens: u64::MAX, ..ROOM },
+                Err(Refusal::Context { estimate: 150_000, limit: 131_072 }),
+            ),
+        ] {
+            assert_eq!(admit(demand, tariff, room), expected, "{case}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_worst_case_of_an_admitted_call_always_fits(
+            bytes in 1u64..600_000, choices in 1u64..6, max_output in proptest::option::of(1u64..200_000),
+            tokens in 0u64..200_000, cost in 0u64..5_000_000, context in 0u64..200_000, free in any::<bool>(),
+        ) {
+            let tariff = if free { Tariff::Free } else { PAID };
+            let room = Room { tokens, cost: MicroUsd(cost), context };
+            if let Ok(admission) = admit(Demand { bytes, choices, max_output }, tariff, room) {
+                prop_assert!(admission.worst.total() <= room.tokens, "tokens");
+                prop_assert!(tariff.cost(admission.worst) <= room.cost, "cost");
+                prop_assert!(admission.worst.output >= choices, "each choice may say something");
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the agent gets to see: a complete answer, or one of our own errors, never the provider's.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Json, Response};
+use pool_shared::id::LlmName;
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::record::CallClass;
+use super::request::AgentRequest;
+use super::stream;
+
+/// A complete answer, in the form that the agent asked for.
+pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
+    let (content_type, body) = if request.stream {
+        ("text/event-stream", stream::events(&answer, request.include_usage))
+    } else {
+        ("application/json", answer.into_body())
+    };
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}
+
+/// A call that failed: always 400, because that stops every agent at once, while most other statuses make it try again
+/// for a minute.
+pub(super) fn failed(llm: &LlmName, class: &CallClass) -> Response {
+    let word = word(class);
+    error(StatusCode::BAD_REQUEST, word, &format!("the call of {llm} failed: {word}"))
+}
+
+/// What the agent is told. LiteLLM, which aider uses, takes an error for a rate limit, and retries, whatever its status,
+/// as soon as its text has `rate limit` in any spelling; so the word is another one here, and the provider's own
+/// message is kept out.
+fn word(class: &CallClass) -> &'static str {
+    match class {
+        CallClass::RateLimited { .. } => "throttled",
+        CallClass::Ok
+        | CallClass::Timeout
+        | CallClass::Unavailable
+        | CallClass::ModelUnavailable
+        | CallClass::Auth
+        | CallClass::ContextTooLong
+        | CallClass::BadRequest
+        | CallClass::BadAnswer
+        | CallClass::Refused => class.label(),
+    }
+}
+
+/// An error as OpenAI writes them.
+pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
+    (status, Json(body)).into_response()
+}
+
+/// The task's LLMs.
+pub(super) fn models(llms: &[LlmName]) -> Response {
+    let models = llms.iter().map(|llm| json!({"id": llm, "object": "model", "owned_by": llm.provider()}));
+    Json(json!({"object": "list", "data": models.collect::<Vec<Value>>()})).into_response()
+}

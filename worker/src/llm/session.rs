@@ -1,0 +1,229 @@
+//! One task's access to LLMs: its token, what it may still use, and the record of what it did.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pool_shared::id::LlmName;
+use pool_shared::money::MicroUsd;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::classify::{Billing, Failure, Outcome};
+use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
+use super::record::{Call, CallClass, Record};
+use super::telemetry::CallEnded;
+
+/// What one task may do with LLMs.
+#[derive(Debug, Clone)]
+pub struct CallPlan {
+    /// Primary first.
+    pub llms: Vec<LlmName>,
+    /// One call, from the request to the last byte of the answer; waiting for a free place does not count.
+    pub call_timeout: Duration,
+    /// Of the whole task, input and output.
+    pub max_tokens: u64,
+    /// Of the whole task.
+    pub max_cost: MicroUsd,
+    /// Tokens that one call's prompt and answer may have together.
+    pub context_limit: u64,
+}
+
+pub(super) type TokenDigest = [u8; 32];
+
+/// Tokens are compared by their digests: the time that takes says nothing about a token.
+pub(super) fn digest(token: &[u8]) -> TokenDigest {
+    Sha256::digest(token).into()
+}
+
+/// What the HTTP side and the owner of a session share.
+pub(super) struct SessionState {
+    pub(super) token: TokenDigest,
+    pub(super) plan: CallPlan,
+    /// Set when the session ends: open calls are given up.
+    pub(super) ended: CancellationToken,
+    /// Of whoever opened the session; its calls are logged in it.
+    pub(super) span: tracing::Span,
+    ledger: Mutex<Ledger>,
+    open_calls: watch::Sender<usize>,
+}
+
+struct Ledger {
+    calls: Vec<Call>,
+    /// Of ended calls, and the worst case of open ones.
+    used_tokens: u64,
+    used_cost: MicroUsd,
+    last_activity: Instant,
+}
+
+impl SessionState {
+    pub(super) fn new(token: TokenDigest, plan: CallPlan) -> Self {
+        let ledger =
+            Ledger { calls: Vec::new(), used_tokens: 0, used_cost: MicroUsd::ZERO, last_activity: Instant::now() };
+        Self {
+            token,
+            plan,
+            ended: CancellationToken::new(),
+            span: tracing::Span::current(),
+            ledger: Mutex::new(ledger),
+            open_calls: watch::Sender::new(0),
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn record(&self) -> Record {
+        // The count is read under the lock, so that no call is in neither.
+        let ledger = self.ledger();
+        Record { calls: ledger.calls.clone(), open_calls: *self.open_calls.borrow() }
+    }
+
+    pub(super) fn open_calls(&self) -> usize {
+        *self.open_calls.borrow()
+    }
+
+    pub(super) fn last_activity(&self) -> Instant {
+        self.ledger().last_activity
+    }
+
+    pub(super) async fn all_calls_ended(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.open_calls.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, llm: &LlmName) -> OpenCall {
+        let began = Instant::now();
+        let mut ledger = self.ledger();
+        ledger.last_activity = began;
+        self.open_calls.send_modify(|open| *open += 1);
+        OpenCall { session: Arc::clone(self), llm: llm.clone(), began, reserved: None, stage: Stage::Waiting }
+    }
+}
+
+/// How far an open call is: what it means when the agent goes away now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was sent: no call has been made.
+    Waiting,
+    Sent,
+    Ended,
+}
+
+/// A call that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
+/// when anything was sent, and charged its worst case.
+pub(super) struct OpenCall {
+    session: Arc<SessionState>,
+    llm: LlmName,
+    began: Instant,
+    reserved: Option<(Tariff, Tokens)>,
+    stage: Stage,
+}
+
+impl OpenCall {
+    /// Sets the worst case of the call aside, when it fits into what the task has left.
+    pub(super) fn reserve(&mut self, demand: Demand, tariff: Tariff) -> Result<Admission, Refusal> {
+        let plan = &self.session.plan;
+        let mut ledger = self.session.ledger();
+        let room = Room {
+            tokens: plan.max_tokens.saturating_sub(ledger.used_tokens),
+            cost: plan.max_cost.saturating_sub(ledger.used_cost),
+            context: plan.context_limit,
+        };
+        let admission = admit(demand, tariff, room)?;
+        ledger.used_tokens += admission.worst.total();
+        ledger.used_cost += tariff.cost(admission.worst);
+        drop(ledger);
+        self.reserved = Some((tariff, admission.worst));
+        Ok(admission)
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.session.plan.call_timeout
+    }
+
+    pub(super) fn sent(&mut self) {
+        self.stage = Stage::Sent;
+    }
+
+    pub(super) fn end(mut self, outcome: &Outcome) {
+        self.settle(outcome);
+    }
+
+    fn settle(&mut self, outcome: &Outcome) {
+        self.stage = Stage::Ended;
+        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
+        let (tokens, estimated) = charged(outcome, worst);
+        let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
+        CallEnded { call: &call }.emit();
+        let mut ledger = self.session.ledger();
+        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total()).saturating_add(tokens.total());
+        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst)) + call.cost;
+        ledger.last_activity = Instant::now();
+        ledger.calls.push(call);
+        self.session.open_calls.send_modify(|open| *open -= 1);
+    }
+
+    fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
+        let (class, status, message, finish_reason, empty) = match outcome {
+            Outcome::Answer(answer) => {
+                (CallClass::Ok, Some(200), String::new(), answer.finish_reason(), answer.is_empty())
+            }
+            Outcome::Failure(failure) => (failure.class.clone(), failure.status, failure.message.clone(), None, false),
+        };
+        Call {
+            llm: self.llm.clone(),
+            class,
+            status,
+            message,
+            finish_reason,
+            empty,
+            input_tokens: tokens.input,
+            cached_input_tokens: tokens.cached_input,
+            output_tokens: tokens.output,
+            estimated,
+            cost,
+            duration: self.began.elapsed(),
+        }
+    }
+
+    /// A call of which nothing was sent leaves no trace but the end of its reservation.
+    fn forget(&mut self) {
+        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
+        let mut ledger = self.session.ledger();
+        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total());
+        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst));
+        ledger.last_activity = Instant::now();
+        self.session.open_calls.send_modify(|open| *open -= 1);
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Ended => {}
+            Stage::Waiting => self.forget(),
+            Stage::Sent => self.settle(&Outcome::Failure(Failure {
+                class: CallClass::Timeout,
+                status: None,
+                message: "the agent went away or was ended before the answer came".to_owned(),
+                billing: Billing::WorstCase,
+            })),
+        }
+    }
+}
+
+/// The tokens that a call is charged, and whether they are an estimate.
+fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
+    let billing = match outcome {
+        Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
+        Outcome::Failure(failure) => failure.billing,
+    };
+    match billing {
+        Billing::Nothing => (Tokens::default(), false),
+        Billing::Reported(tokens) => (tokens, false),
+        Billing::WorstCase => (worst, true),
+    }
+}

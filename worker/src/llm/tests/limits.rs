@@ -1,0 +1,92 @@
+//! Time, places, tokens and money.
+
+use super::*;
+
+#[tokio::test]
+async fn a_call_that_hangs_ends_at_its_time_out_and_is_charged_its_worst_case() {
+    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(150), ..plan("paid/gpt") }).await;
+    let (status, _) = rig.ask(json!({"behave": "hang"})).await;
+    let call = rig.last_call();
+    assert_eq!((status, call.class), (400, CallClass::Timeout), "the time-out");
+    assert_eq!((call.output_tokens, call.estimated), (16_384, true), "what the provider was told at most");
+    assert!(call.cost >= MicroUsd(163_840), "its price: {}", call.cost);
+    until("the provider sees the call given up", || rig.llm.requests()[0].outcome == "client went away").await;
+}
+
+#[tokio::test]
+async fn an_answer_without_usage_is_charged_its_worst_case() {
+    let rig = Rig::start(plan("paid/gpt")).await;
+    let mut body = prompt(&json!({"say": "x", "usage": "none"}));
+    body["max_tokens"] = json!(1_000);
+    rig.post(&body).await;
+    let call = rig.last_call();
+    assert_eq!((call.class.clone(), call.output_tokens, call.estimated), (CallClass::Ok, 1_000, true), "{call:?}");
+    let bytes = body.to_string().len() as u64;
+    assert_eq!(call.input_tokens, bytes.div_ceil(3), "three bytes a token at least");
+}
+
+#[tokio::test]
+async fn calls_over_max_concurrent_wait_and_waiting_is_no_time_out() {
+    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(900), ..plan("narrow/small") }).await;
+    let answer = json!({"say": "x", "delay_ms": 500});
+    let calls = (0..3).map(|_| rig.ask(answer.clone()));
+    let answers = futures_util::future::join_all(calls).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "each of the three came in time: {answers:?}");
+    let mut times: Vec<Duration> = rig.session.record().calls.iter().map(|call| call.duration).collect();
+    times.sort();
+    assert!(times[1] >= Duration::from_secs(1), "one after another, waiting counted as time: {times:?}");
+    assert!(times[2] >= Duration::from_millis(1_500), "the last one waited for two: {times:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_went_away_while_its_call_waited_has_made_none() {
+    let rig = Rig::start(plan("narrow/small")).await;
+    let holder = tokio::spawn(rig.request(&prompt(&json!({"behave": "hang"}))).send());
+    until("the only place is taken", || !rig.llm.requests().is_empty()).await;
+    let waiting = tokio::spawn(rig.request(&prompt(&json!({"say": "x"}))).send());
+    until("the second call waits", || rig.session.open_calls() == 2).await;
+    waiting.abort();
+    until("the second call is gone", || rig.session.open_calls() == 1).await;
+    assert!(rig.session.record().calls.is_empty(), "nothing was sent, nothing is recorded");
+    holder.abort();
+    until("the place is free", || rig.session.open_calls() == 0).await;
+    assert_eq!(rig.ask(json!({"say": "x"})).await.0, 200, "and can be taken again");
+}
+
+#[tokio::test]
+async fn the_token_limit_of_a_task_holds_call_by_call() {
+    let rig = Rig::start(plan("free/small")).await;
+    let use_up = |tokens: u64| json!({"say": "x", "usage": {"input_tokens": tokens, "output_tokens": 0}});
+    rig.ask(use_up(70_000)).await;
+    assert_eq!(rig.llm.requests()[0].fields.get("max_tokens"), None, "plenty left: the request is as it was");
+    rig.ask(use_up(9_900)).await;
+    let limit = rig.llm.requests()[1].fields["max_tokens"].as_u64().expect("a limit");
+    assert!((9_900..10_000).contains(&limit), "10,000 left, less the input: {limit}");
+    let (status, body) = rig.ask(use_up(1)).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("refused")), "100 left is too little");
+    let call = rig.last_call();
+    assert_eq!(call.class, CallClass::Refused, "the record");
+    assert!(call.message.contains("100 left"), "{}", call.message);
+    assert_eq!(rig.llm.requests().len(), 2, "the provider saw two calls");
+}
+
+#[tokio::test]
+async fn the_cost_cap_of_a_task_lowers_and_then_refuses() {
+    let rig = Rig::start(CallPlan { max_cost: MicroUsd(20_000), ..plan("paid/gpt") }).await;
+    rig.ask(json!({"say": "x", "usage": {"input_tokens": 0, "output_tokens": 1_900}})).await;
+    let limit = rig.llm.requests()[0].fields["max_tokens"].as_u64().expect("a limit");
+    assert!((1_900..2_000).contains(&limit), "20,000 micro-dollars buy 2,000 tokens, less the input: {limit}");
+    let (status, _) = rig.ask(json!({"say": "x"})).await;
+    assert_eq!((status, rig.last_call().class), (400, CallClass::Refused), "1,000 micro-dollars are too little");
+    assert_eq!(rig.session.record().usage().cost_usd, MicroUsd(19_000), "what was spent");
+}
+
+#[tokio::test]
+async fn two_calls_at_once_cannot_spend_the_same_money() {
+    let rig = Rig::start(CallPlan { max_cost: MicroUsd(20_000), ..plan("paid/gpt") }).await;
+    let first = tokio::spawn(rig.request(&prompt(&json!({"behave": "hang"}))).send());
+    until("the first call is open", || !rig.llm.requests().is_empty()).await;
+    rig.ask(json!({"say": "x"})).await;
+    assert_eq!(rig.last_call().class, CallClass::Refused, "the open call has all of it set aside");
+    first.abort();
+}

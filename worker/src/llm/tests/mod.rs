@@ -1,0 +1,115 @@
+//! The gateway against a real provider on a real port: the scripted LLM.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pool_shared::config::{Price, Protocol, Provider};
+use pool_shared::id::LlmName;
+use pool_shared::money::MicroUsd;
+use pool_tests::scripted_llm::{Script, ScriptedLlm};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+use super::record::{Call, CallClass, Record};
+use super::upstream::Upstreams;
+use super::{CallPlan, Gateway, Session};
+
+mod access;
+mod calls;
+mod limits;
+
+const KEY: &str = "the-providers-key";
+
+fn name(llm: &str) -> LlmName {
+    LlmName::new(llm).expect("an LLM name")
+}
+
+fn provider(base_url: &str) -> Provider {
+    Provider {
+        base_url: base_url.to_owned(),
+        api_key_env: Some("SCRIPTED_KEY".to_owned()),
+        protocol: Protocol::OpenAi,
+        free: true,
+        max_concurrent: None,
+    }
+}
+
+/// A pool's providers: `free/…` and `paid/…` served by the scripted LLM, `gone/…` by nobody, and a few odd ones.
+fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
+    let good = provider(&llm.base_url());
+    let providers = BTreeMap::from([
+        ("free".to_owned(), good.clone()),
+        ("paid".to_owned(), Provider { free: false, ..good.clone() }),
+        ("narrow".to_owned(), Provider { max_concurrent: Some(1), ..good.clone() }),
+        ("keyless".to_owned(), Provider { api_key_env: Some("NOT_SET".to_owned()), ..good.clone() }),
+        ("anthropic".to_owned(), Provider { protocol: Protocol::Anthropic, ..good }),
+        // Port 9 is `discard`: nobody listens there.
+        ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
+    ]);
+    let price = Price { input: MicroUsd(1_000_000), cached_input: MicroUsd(100_000), output: MicroUsd(10_000_000) };
+    let prices = BTreeMap::from([(name("paid/gpt"), price)]);
+    Upstreams::from_parts(&providers, prices, |variable| (variable == "SCRIPTED_KEY").then(|| KEY.to_owned()))
+        .expect("usable providers")
+}
+
+fn plan(llm: &str) -> CallPlan {
+    CallPlan {
+        llms: vec![name(llm)],
+        call_timeout: Duration::from_secs(20),
+        max_tokens: 80_000,
+        max_cost: MicroUsd(2_500_000),
+        context_limit: 131_072,
+    }
+}
+
+/// A scripted LLM, a gateway before it, and one task's session.
+struct Rig {
+    llm: ScriptedLlm,
+    gateway: Gateway,
+    session: Session,
+    client: Client,
+}
+
+impl Rig {
+    async fn start(plan: CallPlan) -> Self {
+        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+        let gateway = Gateway::start(upstreams(&llm)).await.expect("a free port");
+        let session = gateway.open(plan);
+        let client = Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+        Self { llm, gateway, session, client }
+    }
+
+    fn request(&self, body: &Value) -> reqwest::RequestBuilder {
+        let url = format!("{}/chat/completions", self.session.base_url());
+        self.client.post(url).bearer_auth(self.session.token()).json(body)
+    }
+
+    async fn post(&self, body: &Value) -> Response {
+        self.request(body).send().await.expect("the gateway answers")
+    }
+
+    /// Asks with a script and gives status and body.
+    async fn ask(&self, script: Value) -> (u16, Value) {
+        let response = self.post(&prompt(&script)).await;
+        (response.status().as_u16(), response.json().await.expect("JSON"))
+    }
+
+    fn last_call(&self) -> Call {
+        self.session.record().last().cloned().expect("a recorded call")
+    }
+}
+
+fn prompt(script: &Value) -> Value {
+    json!({"model": "openai/whatever", "messages": [{"role": "user", "content": format!("SCRIPT: {script}")}]})
+}
+
+/// Waits for something that another task brings about.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+}

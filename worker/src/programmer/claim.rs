@@ -1,0 +1,252 @@
+//! Steps 1 to 3 of a task's walk: read the delivery, ask the fold, claim the task in the log.
+//!
+//! [`examine`] decides without a broker; [`super::Programmer`] performs.
+
+use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::topology::REPLY_PREFIX;
+use pool_shared::fold::{Fold, Refusal};
+use pool_shared::id::{AttemptId, TaskId, Token};
+use pool_shared::result::{ErrorKind, Status, TaskFailure};
+use pool_shared::routing::CapabilitySet;
+use pool_shared::task::{Task, TaskMessage};
+use pool_shared::time::Timestamp;
+
+/// So many deliveries without any start: the task kills its worker before it can be claimed.
+const MOST_UNSTARTED_DELIVERIES: u64 = 10;
+
+/// A delivery that holds a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub task: Task,
+    pub body_hash: String,
+    pub token: Token,
+    pub reply: Reply,
+    pub submitted_at: Option<Timestamp>,
+}
+
+/// A delivery that holds none; the id and the reply address, as far as they could be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    pub id: Option<TaskId>,
+    pub reply: Reply,
+    pub failure: TaskFailure,
+}
+
+/// Reads a delivery from a task queue.
+///
+/// # Errors
+/// [`Malformed`], with a message for the submitter.
+pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope, Malformed> {
+    let property_id = headers::text(properties.message_id()).map(TaskId::new);
+    let malformed = |id: Option<TaskId>, reply: Reply, problem: String| Malformed {
+        id,
+        reply,
+        failure: TaskFailure::new(ErrorKind::InvalidTask, problem),
+    };
+    let reply = match Reply::of(properties) {
+        Ok(reply) => reply,
+        Err(to) => {
+            let problem = format!("reply_to: {to:?} must begin with `{REPLY_PREFIX}`");
+            return Err(malformed(property_id.and_then(Result::ok), Reply::without_address(properties), problem));
+        }
+    };
+    // A deadline that has passed in the queue is an outcome of its own, not a mistake in the message.
+    let message = match TaskMessage::parse(body, Timestamp::default()) {
+        Ok(message) => message,
+        Err(error) => return Err(malformed(property_id.and_then(Result::ok), reply, error.to_string())),
+    };
+    let id = match (message.id.clone(), property_id) {
+        (Some(id), _) | (None, Some(Ok(id))) => id,
+        (None, Some(Err(error))) => return Err(malformed(None, reply, format!("message_id: {error}"))),
+        (None, None) => {
+            let problem = "id: needed when publishing straight to pool.tasks (or set the property message_id), \
+                           because without it every redelivery would look new";
+            return Err(malformed(None, reply, problem.to_owned()));
+        }
+    };
+    let task = Task::new(id, message);
+    Ok(Envelope {
+        body_hash: task.body_hash(),
+        task,
+        token: headers::token(properties),
+        reply,
+        submitted_at: headers::submitted_at(properties),
+    })
+}
+
+/// What is to be done with a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Examination {
+    /// Claim it.
+    Claim,
+    /// Nothing is left to do: ack.
+    Drop(&'static str),
+    /// It is for another queue: send it back through `pool.tasks` with this generation.
+    Divert { generation: u32 },
+    /// It ends here, without an attempt.
+    End(Status, TaskFailure),
+    /// It cannot be handled: to `pool.dead`, with a result.
+    Dead(TaskFailure),
+}
+
+/// Asks the fold about a delivery. Pure.
+pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet, now: Timestamp) -> Examination {
+    let known = fold.tasks.get(&envelope.task.id);
+    let generation = known.map_or(0, |state| state.generation);
+    if let Some(conflict) = conflict(fold, envelope) {
+        return conflict;
+    }
+    if known.is_some_and(|state| state.outcome.is_some()) {
+        return Examination::Drop("the task has finished");
+    }
+    if envelope.token.generation < generation {
+        return Examination::Drop("the task has been published again since");
+    }
+    if envelope.task.message.limits.deadline.is_some_and(|deadline| deadline <= now) {
+        let failure = TaskFailure::new(ErrorKind::DeadlinePassed, "the deadline passed before the task was started");
+        return Examination::End(Status::Expired, failure);
+    }
+    if !envelope.task.message.capabilities.is_subset(offered) {
+        return Examination::Divert { generation: generation.max(envelope.token.generation) + 1 };
+    }
+    if known.is_none_or(|state| state.fence.is_none()) && envelope.token.count >= MOST_UNSTARTED_DELIVERIES {
+        let problem = format!("it was delivered {} times and never started", envelope.token.count);
+        return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
+    }
+    Examination::Claim
+}
+
+/// The log knows this id with another body.
+fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
+    let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
+    (*known != envelope.body_hash).then(|| {
+        let problem = format!("the id {} is taken by a task with another body; use a new id", envelope.task.id);
+        Examination::End(Status::Rejected, TaskFailure::new(ErrorKind::IdConflict, problem))
+    })
+}
+
+/// What a refused `started` means for the delivery.
+pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Examination {
+    if let Some(conflict) = conflict(fold, envelope) {
+        return conflict;
+    }
+    match refusal {
+        Refusal::Finished => Examination::Drop("the task has finished"),
+        Refusal::OldGeneration => Examination::Drop("the task has been published again since"),
+        Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
+        Refusal::Taken { .. } | Refusal::UnknownTask => Examination::Drop("the log does not take it"),
+    }
+}
+
+/// A task that this programmer owns.
+#[derive(Debug)]
+pub struct Claimed {
+    pub envelope: Envelope,
+    pub attempt: AttemptId,
+    /// Which attempt at the task this is: 1 at first.
+    pub number: u32,
+    pub since: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::event::{Batch, Decision, EmitterId};
+    use pool_shared::id::{Capability, ProgrammerId};
+
+    const NOW: Timestamp = Timestamp(1_767_323_045_678);
+
+    fn envelope(extra: &str, count: u64) -> Envelope {
+        let body = format!(r#"{{"id": "t", "instruction": "x", "repository": "app"{extra}}}"#);
+        let properties = lapin::BasicProperties::default();
+        let envelope = read(body.as_bytes(), &properties).expect("a task");
+        Envelope { token: Token { generation: 0, count }, ..envelope }
+    }
+
+    fn fold(events: Vec<Decision>) -> Fold {
+        let mut fold = Fold::new();
+        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: NOW.0, events };
+        fold.apply(&batch, |_, _, _| ());
+        fold
+    }
+
+    fn started(count: u64, hash: &str) -> Decision {
+        Decision::Started {
+            task: TaskId::new("t").expect("an id"),
+            attempt: AttemptId::from_u128(1),
+            programmer: ProgrammerId::new("001").expect("an id"),
+            token: Token { generation: 0, count },
+            route: "any".to_owned(),
+            body_hash: hash.to_owned(),
+        }
+    }
+
+    fn finished() -> Decision {
+        Decision::Finished {
+            task: TaskId::new("t").expect("an id"),
+            attempt: Some(AttemptId::from_u128(1)),
+            status: Status::Succeeded,
+            llm: None,
+            cost_usd: pool_shared::money::MicroUsd::ZERO,
+            error: None,
+        }
+    }
+
+    fn offered() -> CapabilitySet {
+        [Capability::new("fast").expect("a capability")].into()
+    }
+
+    #[test]
+    fn a_new_task_is_claimed_and_a_finished_one_is_dropped() {
+        let envelope = envelope("", 0);
+        let examine = |fold: &Fold| examine(fold, &envelope, &offered(), NOW);
+        assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
+        let done = fold(vec![started(0, &envelope.body_hash), finished()]);
+        assert_eq!(examine(&done), Examination::Drop("the task has finished"), "finished");
+    }
+
+    #[test]
+    fn another_body_under_a_known_id_is_a_conflict_even_when_that_task_has_finished() {
+        let other = fold(vec![started(0, "other"), finished()]);
+        let examination = examine(&other, &envelope("", 0), &offered(), NOW);
+        assert!(
+            matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
+            "the submitter must hear of it: {examination:?}"
+        );
+    }
+
+    #[test]
+    fn a_task_for_others_goes_back_with_the_next_generation() {
+        let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
+        let examination = examine(&fold(vec![]), &envelope, &offered(), NOW);
+        assert_eq!(examination, Examination::Divert { generation: 1 }, "not offered here");
+    }
+
+    #[test]
+    fn a_task_that_waited_past_its_deadline_expires() {
+        let envelope = envelope(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#, 0);
+        let examination = examine(&fold(vec![]), &envelope, &offered(), NOW);
+        assert!(matches!(examination, Examination::End(Status::Expired, _)), "{examination:?}");
+    }
+
+    #[test]
+    fn ten_deliveries_without_a_start_are_enough() {
+        let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered(), NOW);
+        assert!(matches!(unstarted, Examination::Dead(_)), "never started: {unstarted:?}");
+        let envelope = envelope("", 10);
+        let once = fold(vec![started(3, &envelope.body_hash)]);
+        assert_eq!(examine(&once, &envelope, &offered(), NOW), Examination::Claim, "returns are no failures");
+    }
+
+    #[test]
+    fn what_cannot_be_read_names_the_mistake_and_keeps_the_reply_address() {
+        let properties = lapin::BasicProperties::default().with_reply_to("results.me".into());
+        let malformed = read(br#"{"instruction": "x", "repository": "app"}"#, &properties).expect_err("no id");
+        assert!(malformed.failure.message.starts_with("id: needed"), "{}", malformed.failure.message);
+        assert_eq!(malformed.reply.to.as_deref(), Some("results.me"), "the submitter can be told");
+        let properties = lapin::BasicProperties::default().with_reply_to("amq.gen-x".into());
+        let malformed = read(b"{}", &properties).expect_err("a reply address of somebody else's");
+        assert!(malformed.failure.message.contains("results."), "{}", malformed.failure.message);
+        assert_eq!(malformed.reply.to, None, "nothing is sent there");
+    }
+}

@@ -1,0 +1,139 @@
+//! Steps 5 to 7 of a task's walk: the result first, then the log, then the branch and the ack.
+
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicRejectOptions};
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::{Reply, result_properties, task_properties};
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
+use pool_shared::broker::{BrokerError, within};
+use pool_shared::event::Decision;
+use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::result::{ResultMessage, Status, TaskFailure};
+use pool_shared::routing::routing_key;
+
+use super::claim::Envelope;
+
+/// How a delivery ended for its programmer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Acked (or dead-lettered): off our hands.
+    Settled,
+    /// The channel is gone; the broker has the message and the log knows what came of it.
+    Broken,
+    /// Another attempt owns the task, or its state is not known: neither ack nor nack.
+    Lost,
+}
+
+/// Publishes a result to `results` and does not stop before it is confirmed, unless `still_wanted` says no.
+pub async fn publish_result(
+    process: &Process,
+    result: &ResultMessage,
+    reply: &Reply,
+    still_wanted: impl Fn() -> bool,
+) -> bool {
+    let body = result.to_json();
+    let id = result.task_id.as_ref().map_or("", TaskId::as_str);
+    let mut backoff = Backoff::default();
+    while still_wanted() {
+        let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
+        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+        match process.publisher.publish(message).await {
+            Ok(()) => return true,
+            Err(error) => {
+                tracing::warn!(%error, "the result is not confirmed; publishing it again");
+                backoff.wait().await;
+            }
+        }
+    }
+    false
+}
+
+/// Step 6: makes this attempt's result the outcome. True when it is, whoever wrote it down.
+pub async fn conclude(process: &Process, task: &TaskId, attempt: AttemptId, result: &ResultMessage) -> bool {
+    let finished = Decision::Finished {
+        task: task.clone(),
+        attempt: Some(attempt),
+        status: result.status,
+        llm: result.llm.clone(),
+        cost_usd: result.usage.cost_usd,
+        error: result.error.as_ref().map(|error| error.kind),
+    };
+    match process.log.append(finished).await {
+        Ok(Verdict::Accepted) => true,
+        // A dispatcher may have been faster.
+        Ok(Verdict::Refused(_)) => process.log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
+        Err(error) => {
+            tracing::warn!(%error, "it is not known whether the task has finished; leaving it to a dispatcher");
+            false
+        }
+    }
+}
+
+/// Acks; what the broker makes of it is known only by its next delivery.
+pub async fn ack(process: &Process, delivery: &Delivery) -> End {
+    let limit = process.consume.endpoint().timeout();
+    match within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await {
+        Ok(true) => End::Settled,
+        Ok(false) | Err(_) => End::Broken,
+    }
+}
+
+/// Ends a task without an attempt: the result first, then the ack. The dispatcher writes it into the log.
+pub async fn end_without_attempt(
+    process: &Process,
+    delivery: &Delivery,
+    envelope: &Envelope,
+    (status, failure): (Status, TaskFailure),
+) -> End {
+    tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "ended without an attempt");
+    let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
+    result.task = Some(Box::new(envelope.task.message.clone()));
+    publish_result(process, &result, &envelope.reply, || true).await;
+    ack(process, delivery).await
+}
+
+/// What cannot be handled goes to `pool.dead`; its submitter gets a result first.
+pub async fn dead_letter(
+    process: &Process,
+    delivery: &Delivery,
+    id: Option<TaskId>,
+    (reply, failure): (&Reply, TaskFailure),
+) -> End {
+    tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
+    let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
+    publish_result(process, &result, reply, || true).await;
+    let limit = process.consume.endpoint().timeout();
+    let reject = delivery.reject(BasicRejectOptions { requeue: false });
+    match within(limit, "dead-letter a message", reject).await {
+        Ok(true) => End::Settled,
+        Ok(false) | Err(_) => End::Broken,
+    }
+}
+
+/// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
+pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, generation: u32) -> End {
+    let task = &envelope.task;
+    match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
+        Ok(Verdict::Accepted) => {}
+        Ok(Verdict::Refused(Refusal::OldGeneration | Refusal::Finished)) => return ack(process, delivery).await,
+        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+    }
+    tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
+    if let Err(error) = publish_task(process, envelope, generation).await {
+        tracing::warn!(task_id = %task.id, %error, "the task was not sent on; a dispatcher repairs that");
+        return End::Lost;
+    }
+    // Whether this arrives decides nothing: the message is in its queue.
+    let _ = process.log.append(Decision::Published { task: task.id.clone(), generation }).await;
+    ack(process, delivery).await
+}
+
+async fn publish_task(process: &Process, envelope: &Envelope, generation: u32) -> Result<(), BrokerError> {
+    let body = envelope.task.to_json();
+    let properties = envelope.reply.on(task_properties(envelope.task.id.as_str(), generation, envelope.submitted_at));
+    let key = routing_key(&envelope.task.message.capabilities);
+    process.publisher.publish(Message { exchange: TASKS, key: &key, body: &body, properties, mandatory: true }).await
+}

@@ -1,0 +1,241 @@
+//! `worker sandbox-exec`: the process that stands between the worker and whatever it runs (see the module above).
+//!
+//! It is single-threaded and synchronous, and it does five things: give up rights, start the program, wait for the
+//! program or the line, end every descendant, report. Its standard input is the line to the worker.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid};
+use tokio::time::Instant;
+
+use super::processes::{descendants, signal_all};
+use super::report::Report;
+
+/// Between two rounds of SIGKILL against something that forks as fast as it is killed.
+const ROUND_MS: u16 = 10;
+/// After so long a process that survives SIGKILL hangs in the kernel, and waiting does not help.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The arguments: limits (0 = unlimited), then `--`, then the program with its arguments.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    memory_bytes: u64,
+    file_bytes: u64,
+    processes: u64,
+    grace: Duration,
+    argv: Vec<OsString>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    #[error("usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] -- PROGRAM [ARG…]")]
+    Usage,
+    #[error("cannot {0}: {1}")]
+    System(&'static str, Errno),
+    #[error("{0}")]
+    Start(io::Error),
+}
+
+/// Does what the arguments after `sandbox-exec` say and ends the process. Called before anything else in `main`.
+pub fn main(args: impl Iterator<Item = OsString>) -> ! {
+    let report = Plan::parse(args).and_then(|plan| plan.carry_out()).unwrap_or_else(|error| {
+        // For a person who typed the command; the worker reads the report.
+        let _ = writeln!(io::stderr(), "{error}");
+        Report::Failed(error.to_string())
+    });
+    let sent = line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
+    std::process::exit(i32::from(sent.is_err() || matches!(report, Report::Failed(_))))
+}
+
+fn line() -> io::Result<OwnedFd> {
+    io::stdin().as_fd().try_clone_to_owned()
+}
+
+impl Plan {
+    fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ExecError> {
+        let mut plan = Self::default();
+        while let Some(word) = args.next() {
+            if word == "--" {
+                plan.argv = args.collect();
+                return if plan.argv.is_empty() { Err(ExecError::Usage) } else { Ok(plan) };
+            }
+            let value = args.next().and_then(|value| value.to_str()?.parse().ok()).ok_or(ExecError::Usage)?;
+            match word.to_str() {
+                Some("--as") => plan.memory_bytes = value,
+                Some("--fsize") => plan.file_bytes = value,
+                Some("--nproc") => plan.processes = value,
+                Some("--grace-ms") => plan.grace = Duration::from_millis(value),
+                Some(_) | None => return Err(ExecError::Usage),
+            }
+        }
+        Err(ExecError::Usage)
+    }
+
+    fn carry_out(&self) -> Result<Report, ExecError> {
+        // Fails only for a group leader, which a helper started by the worker is not.
+        let _ = setsid();
+        prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
+        prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
+        let mut family = Family::new()?;
+        self.limit()?;
+        let mut program = std::process::Command::new(&self.argv[0]);
+        // A group of its own: `kill 0` in a script must not reach the helper.
+        program.args(&self.argv[1..]).stdin(Stdio::null()).process_group(0);
+        family.program = Some(Pid::from_raw(program.spawn().map_err(ExecError::Start)?.id().cast_signed()));
+        family.wait_for_the_end()?;
+        let stragglers = if family.ended.is_some() { descendants().len() } else { 0 };
+        if family.ended.is_none() {
+            family.end_gently(self.grace)?;
+        }
+        family.kill_all()?;
+        let (status, signal) = family.ended.unwrap_or((None, None));
+        Ok(Report::Ended { status, signal, stragglers })
+    }
+
+    /// Limits this process; children inherit them.
+    fn limit(&self) -> Result<(), ExecError> {
+        let set = |resource, limit, what| setrlimit(resource, limit, limit).map_err(|e| ExecError::System(what, e));
+        set(Resource::RLIMIT_CORE, 0, "limit core files")?;
+        for (resource, limit, what) in [
+            (Resource::RLIMIT_AS, self.memory_bytes, "limit the address space"),
+            (Resource::RLIMIT_FSIZE, self.file_bytes, "limit the size of files"),
+            (Resource::RLIMIT_NPROC, self.processes, "limit the number of processes"),
+        ] {
+            if limit > 0 {
+                set(resource, limit, what)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The program and everything that came out of it.
+struct Family {
+    signals: SignalFd,
+    line: OwnedFd,
+    program: Option<Pid>,
+    /// Exit status or signal of the program, once it has ended.
+    ended: Option<(Option<i32>, Option<i32>)>,
+}
+
+impl Family {
+    fn new() -> Result<Self, ExecError> {
+        // Blocked here and read from a descriptor; the standard library empties the mask of what it starts.
+        let mask: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        mask.thread_block().map_err(|e| ExecError::System("block signals", e))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map_err(|e| ExecError::System("listen to signals", e))?;
+        Ok(Self { signals, line: line().map_err(ExecError::Start)?, program: None, ended: None })
+    }
+
+    /// Until the program ends or somebody wants it to: the worker closed the line, or this process was signalled.
+    fn wait_for_the_end(&mut self) -> Result<(), ExecError> {
+        loop {
+            self.reap()?;
+            if self.ended.is_some() {
+                return Ok(());
+            }
+            let mut heard = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.line.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut heard, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(ExecError::System("wait", error)),
+            }
+            let line_closed = heard[1].revents().is_some_and(|events| !events.is_empty());
+            if self.told_to_stop() || line_closed {
+                // What ended by itself at the same moment has ended by itself.
+                return self.reap().map(|_| ());
+            }
+        }
+    }
+
+    fn told_to_stop(&mut self) -> bool {
+        let mut stop = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            stop |= signal.ssi_signo.cast_signed() != Signal::SIGCHLD as i32;
+        }
+        stop
+    }
+
+    /// Collects every child that has ended. False: there is none left, alive or dead, and as the descendants of a
+    /// subreaper come to it when their parents end, no descendant either.
+    fn reap(&mut self) -> Result<bool, ExecError> {
+        loop {
+            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, (Some(status), None)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, (None, Some(signal as i32))),
+                Ok(WaitStatus::StillAlive) => return Ok(true),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) => return Ok(false),
+                Err(error) => return Err(ExecError::System("collect children", error)),
+            };
+            if Some(pid) == self.program {
+                self.ended = Some(how);
+            }
+        }
+    }
+
+    fn end_gently(&mut self, grace: Duration) -> Result<(), ExecError> {
+        let deadline = Instant::now() + grace;
+        signal_all(&descendants(), Signal::SIGTERM);
+        while self.reap()? && Instant::now() < deadline {
+            self.pause();
+        }
+        Ok(())
+    }
+
+    /// In rounds, because a process can fork between being listed and being killed.
+    fn kill_all(&mut self) -> Result<(), ExecError> {
+        let deadline = Instant::now() + KILL_LIMIT;
+        while self.reap()? && Instant::now() < deadline {
+            signal_all(&descendants(), Signal::SIGKILL);
+            self.pause();
+        }
+        Ok(())
+    }
+
+    /// For a moment, or until a child ends.
+    fn pause(&mut self) {
+        let mut signals = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut signals, PollTimeout::from(ROUND_MS));
+        self.told_to_stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Plan, ExecError> {
+        Plan::parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_program() {
+        let plan = parse(&["--as", "10", "--grace-ms", "7", "--", "sh", "--as", "x"]).expect("good arguments");
+        assert_eq!((plan.memory_bytes, plan.grace), (10, Duration::from_millis(7)), "limits");
+        assert_eq!(plan.argv, ["sh", "--as", "x"], "the program keeps its own options");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in [&["--as", "10"][..], &["--as", "ten", "--", "sh"], &["--what", "1", "--", "sh"], &["--"], &[]] {
+            assert!(parse(bad).is_err(), "{bad:?} must be refused");
+        }
+    }
+}

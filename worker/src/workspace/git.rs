@@ -1,0 +1,287 @@
+//! The one way in which the worker runs git.
+//!
+//! Repositories are somebody else's, and agents write into worktrees: nothing that stands in a repository may run.
+//! Every call names its git directory, has an empty environment of its own, reads no system or user configuration,
+//! and switches off on the command line (which wins over the repository's configuration) whatever git could start.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// For commands that work on local files only.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between SIGTERM, on which git removes its lock files, and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+/// More than any list of paths; patches have a lower limit.
+const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
+const STDERR_LIMIT: usize = 64 * 1024;
+
+/// In force for every command.
+const SETTINGS: [&str; 27] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.untrackedCache=false",
+    "core.pager=cat",
+    "core.editor=false",
+    "core.askPass=",
+    "core.gitProxy=",
+    "core.alternateRefsCommand=true",
+    "core.attributesFile=/dev/null",
+    "core.excludesFile=/dev/null",
+    "core.autocrlf=false",
+    "core.protectHFS=true",
+    "core.protectNTFS=true",
+    "core.logAllRefUpdates=false",
+    "core.packedRefsTimeout=30000",
+    "core.filesRefLockTimeout=10000",
+    "credential.helper=",
+    "diff.external=",
+    "diff.ignoreSubmodules=all",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "safe.directory=*",
+    "protocol.allow=never",
+    "advice.detachedHead=false",
+    "i18n.commitEncoding=UTF-8",
+];
+
+/// Also in force where a remote is asked: https and ssh, nothing else.
+const REMOTE_SETTINGS: [&str; 3] =
+    ["protocol.https.allow=always", "protocol.ssh.allow=always", "http.followRedirects=initial"];
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GitError {
+    #[error("cannot run git: {0}")]
+    Start(#[from] io::Error),
+    #[error("git {what} failed: {said}")]
+    Failed { what: String, said: String, status: ExitStatus },
+    #[error("git {what} took longer than {seconds} s")]
+    TimedOut { what: String, seconds: u64 },
+    #[error("git {what} printed more than {limit} bytes")]
+    TooMuch { what: String, limit: usize },
+}
+
+/// The environment that git gets from the worker.
+#[derive(Debug, Clone)]
+pub(super) struct Git {
+    path: OsString,
+    /// Only for commands on remotes: proxies, certificates, the ssh agent, and the home directory with its `.netrc`.
+    remote_env: Vec<(OsString, OsString)>,
+}
+
+impl Git {
+    /// `path` is where git and ssh are looked for; the other variables are taken from `env`.
+    pub(super) fn new(path: OsString, env: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        const REMOTE: [&str; 10] = [
+            "HOME",
+            "SSH_AUTH_SOCK",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+            "NO_PROXY",
+            "no_proxy",
+        ];
+        let remote_env = env.into_iter().filter(|(name, _)| REMOTE.iter().any(|known| name == known)).collect();
+        Self { path, remote_env }
+    }
+
+    /// A command on this git directory.
+    pub(super) fn at(&self, git_dir: &Path) -> Call<'_> {
+        Call {
+            git: self,
+            options: vec![arg("--git-dir=", git_dir)],
+            env: Vec::new(),
+            input: Vec::new(),
+            timeout: LOCAL_TIMEOUT,
+            output_limit: OUTPUT_LIMIT,
+            remote: false,
+        }
+    }
+}
+
+fn arg(option: &str, value: &Path) -> OsString {
+    let mut arg = OsString::from(option);
+    arg.push(value);
+    arg
+}
+
+/// One git command that is being put together.
+#[derive(Debug, Clone)]
+pub(super) struct Call<'a> {
+    git: &'a Git,
+    options: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    input: Vec<u8>,
+    timeout: Duration,
+    output_limit: usize,
+    remote: bool,
+}
+
+impl Call<'_> {
+    pub(super) fn work_tree(mut self, dir: &Path) -> Self {
+        self.options.push(arg("--work-tree=", dir));
+        self
+    }
+
+    pub(super) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// A setting that wins over the ones above.
+    pub(super) fn set(mut self, setting: &str) -> Self {
+        self.options.extend(["-c".into(), setting.into()]);
+        self
+    }
+
+    pub(super) fn input(mut self, bytes: Vec<u8>) -> Self {
+        self.input = bytes;
+        self
+    }
+
+    pub(super) fn output_limit(mut self, bytes: usize) -> Self {
+        self.output_limit = bytes;
+        self
+    }
+
+    /// May talk to a remote, for so long.
+    pub(super) fn remote(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self.remote = true;
+        self
+    }
+
+    /// Runs it and gives its standard output.
+    ///
+    /// # Errors
+    /// [`GitError`], with what git said, when it does not exit 0 in time.
+    pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
+        let what = args.first().map(|word| word.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
+        let mut group = Group(self.command(args).spawn()?);
+        let seconds = self.timeout.as_secs();
+        let Ok(finished) = timeout(self.timeout, communicate(&mut group.0, &self.input, self.output_limit)).await
+        else {
+            group.terminate().await;
+            return Err(GitError::TimedOut { what, seconds });
+        };
+        let Some((status, output, said)) = finished? else {
+            group.terminate().await;
+            return Err(GitError::TooMuch { what, limit: self.output_limit });
+        };
+        if status.success() {
+            return Ok(output);
+        }
+        Err(GitError::Failed { what, said: shorten(&said), status })
+    }
+
+    /// Like [`Self::run`], for commands that print one line of text.
+    pub(super) async fn line<S: AsRef<OsStr>>(self, args: &[S]) -> Result<String, GitError> {
+        Ok(String::from_utf8_lossy(&self.run(args).await?).trim().to_owned())
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new("git");
+        let settings = SETTINGS.iter().chain(if self.remote { &REMOTE_SETTINGS[..] } else { &[] });
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
+        command.args(&self.options).args(args);
+        command.env_clear().env("PATH", &self.git.path).env("LC_ALL", "C").env("HOME", "/nonexistent");
+        for (name, value) in [
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20"),
+        ] {
+            command.env(name, value);
+        }
+        if self.remote {
+            command.envs(self.git.remote_env.iter().map(|(name, value)| (name, value)));
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+    }
+}
+
+type Said = (ExitStatus, Vec<u8>, Vec<u8>);
+
+/// Writes, reads and waits at once, since each can block the others. None: too much output.
+async fn communicate(child: &mut Child, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // A git that does not read its input to the end says why in its exit status.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let ((), output, said) = tokio::join!(write, read(stdout, limit), read(stderr, STDERR_LIMIT));
+    let (output, said) = (output?, said?);
+    if output.len() > limit {
+        return Ok(None);
+    }
+    Ok(Some((child.wait().await?, output, said)))
+}
+
+/// At most one byte more than `limit`; the pipe is closed then, which ends the one that writes.
+async fn read(from: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// The last lines say what was wrong; the first ones often only which hint git has.
+fn shorten(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(4)..].join("; ");
+    if last.is_empty() { "it said nothing".to_owned() } else { last.chars().take(600).collect() }
+}
+
+/// A running git with its children (ssh, index-pack): none of them outlives this value.
+struct Group(Child);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
+    }
+
+    async fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let _ = timeout(GRACE, self.0.wait()).await;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is None once git was waited for.
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// A path as git prints it with `-z`.
+pub(super) fn path_of(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(OsStr::from_bytes(bytes))
+}

@@ -1,0 +1,69 @@
+//! Where a task's repository is: a git directory below a configured root.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_shared::task::Repository;
+
+/// Whether a repository is named by a URL and needs a mirror.
+pub(super) fn is_url(repository: &Repository) -> bool {
+    repository.as_str().contains("://")
+}
+
+/// The git directory of a local repository: absolute, without symbolic links, below one of `roots`.
+///
+/// # Errors
+/// [`ErrorKind::Repository`] when it is not there or leads out of the roots.
+pub(super) fn local_git_dir(repository: &Repository, roots: &[PathBuf]) -> Result<PathBuf, TaskFailure> {
+    let failure =
+        |problem: String| TaskFailure::new(ErrorKind::Repository, format!("repository {repository}: {problem}"));
+    let roots: Vec<PathBuf> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
+    let named = Path::new(repository.as_str());
+    let candidates: Vec<PathBuf> = roots.iter().map(|root| root.join(named)).collect();
+    let Some(found) = candidates.iter().find_map(|path| path.canonicalize().ok()) else {
+        return Err(failure(format!("not found below {}", list(&roots))));
+    };
+    let git_dir = git_dir_of(&found).map_err(|problem| failure(problem.to_string()))?;
+    let inside = |path: &Path| roots.iter().any(|root| path.starts_with(root));
+    if inside(&found) && inside(&git_dir) {
+        Ok(git_dir)
+    } else {
+        Err(failure(format!("is outside of the configured roots ({})", list(&roots))))
+    }
+}
+
+fn list(roots: &[PathBuf]) -> String {
+    let names: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+    if names.is_empty() {
+        "any root: `workspace.roots` names no directory that exists".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// A repository with files in it, one without (bare), or a linked worktree.
+fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
+    let inner = dir.join(".git");
+    if inner.is_file() {
+        return linked(dir, &inner);
+    }
+    let candidate = if inner.is_dir() { inner } else { dir.to_owned() };
+    if candidate.join("objects").is_dir() && candidate.join("HEAD").exists() {
+        return candidate.canonicalize();
+    }
+    Err(io::Error::other("is no git repository"))
+}
+
+/// `.git` is a file that names a directory, and that one names the directory with the objects in `commondir`.
+fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
+    let text = std::fs::read_to_string(file)?;
+    let own =
+        text.trim().strip_prefix("gitdir: ").ok_or_else(|| io::Error::other("has a `.git` file without `gitdir:`"))?;
+    let own = dir.join(own);
+    match std::fs::read_to_string(own.join("commondir")) {
+        Ok(common) => own.join(common.trim()).canonicalize(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => own.canonicalize(),
+        Err(error) => Err(error),
+    }
+}

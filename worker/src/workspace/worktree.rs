@@ -1,0 +1,222 @@
+//! One attempt's files: the worktree that the agent sees, and beside it what it must not see.
+//!
+//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of what runs there) and
+//! `git`: the worker's git directory for this worktree, with an index, a HEAD and a configuration of its own, and the
+//! repository's objects. So the repository's configuration is never in force here, attempts do not share a lock, and
+//! there is nothing to prune in the repository. `tree/.git` is for the agent alone: it can read all objects, whatever
+//! is written to it is thrown away, and the worker never looks at it.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use pool_shared::config;
+use pool_shared::id::AttemptId;
+use pool_shared::result::{ErrorKind, TaskFailure};
+
+use super::changes::lexically_outside;
+use super::commit::{Credit, RepositoryHandle, attempt_ref};
+use super::disk::{empty_directory, off_the_runtime, private_directory, remove_tree};
+use super::git::{Call, Git, GitError, path_of};
+use super::layout::{repository_settings, write_git_dir};
+
+/// What a worktree is made of.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) git: Git,
+    /// Git directory of the repository or mirror.
+    pub(super) repository: PathBuf,
+    /// Full id of the base commit.
+    pub(super) base: String,
+    pub(super) author: config::Workspace,
+}
+
+/// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in the background.
+#[derive(Debug)]
+pub struct Worktree {
+    /// Empty once it is removed.
+    dir: PathBuf,
+    attempt: AttemptId,
+    origin: Origin,
+}
+
+pub(super) fn failure(what: &str, problem: impl std::fmt::Display) -> TaskFailure {
+    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {problem}"))
+}
+
+impl Worktree {
+    /// Makes the directory `dir`, which is not there yet, and checks the base commit out.
+    pub(super) async fn make(dir: PathBuf, attempt: AttemptId, origin: Origin) -> Result<Self, TaskFailure> {
+        let worktree = Self { dir, attempt, origin };
+        worktree.build().await.map_err(|error| failure("cannot prepare the worktree", error))?;
+        Ok(worktree)
+    }
+
+    /// What the agent works in.
+    pub fn path(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
+    /// For the home directory, temporary files and prompts of what runs in the worktree.
+    pub fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    /// The commit that the worktree began as.
+    pub fn base(&self) -> &str {
+        &self.origin.base
+    }
+
+    /// Outlives the worktree.
+    pub fn repository(&self) -> RepositoryHandle {
+        RepositoryHandle { git: self.origin.git.clone(), git_dir: self.origin.repository.clone() }
+    }
+
+    /// Commits what the last [`Self::collect`] took in, on a detached HEAD, and gives the commit id. A ref of the attempt
+    /// keeps it from being collected as garbage until [`RepositoryHandle::forget`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`] when git fails.
+    pub async fn commit(&self, credit: &Credit<'_>) -> Result<String, TaskFailure> {
+        self.try_commit(credit).await.map_err(|error| failure("cannot commit", error))
+    }
+
+    /// Makes the worktree what [`Self::collect`] took in and nothing else: files that the repository ignores are removed,
+    /// so that the acceptance checks see what a reader of the patch will have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`] when it cannot be done.
+    pub async fn clean(&self) -> Result<(), TaskFailure> {
+        if self.git().run(&["clean", "-ffdxq"]).await.is_ok() {
+            return Ok(());
+        }
+        // A directory without permissions, for example; slower, and cannot be obstructed.
+        let again = async {
+            self.empty_tree().await?;
+            self.git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
+            self.finish_tree().await
+        };
+        again.await.map_err(|error| failure("cannot clean the worktree", error))
+    }
+
+    /// Back to the base commit, whatever is in the worktree now: nothing of a half-applied edit stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`] when it cannot be done.
+    pub async fn reset(&self) -> Result<(), TaskFailure> {
+        self.check_out().await.map_err(|error| failure("cannot reset the worktree", error))
+    }
+
+    /// Removes everything of this attempt but its commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`] when files remain; the next worker that starts after this one has ended removes them.
+    pub async fn remove(mut self) -> Result<(), TaskFailure> {
+        let dir = std::mem::take(&mut self.dir);
+        off_the_runtime(move || remove_tree(&dir)).await.map_err(|error| failure("cannot remove the worktree", error))
+    }
+
+    pub(super) fn git_dir(&self) -> PathBuf {
+        self.dir.join("git")
+    }
+
+    pub(super) fn git(&self) -> Call<'_> {
+        let call = self.origin.git.at(&self.git_dir()).work_tree(&self.path());
+        call.env("GIT_OBJECT_DIRECTORY", self.origin.repository.join("objects"))
+    }
+
+    async fn build(&self) -> Result<(), GitError> {
+        for part in [self.dir.clone(), self.path(), self.scratch(), self.git_dir()] {
+            private_directory(&part)?;
+        }
+        let settings = repository_settings(&self.origin).await?;
+        write_git_dir(&self.git_dir(), &self.origin, &settings)?;
+        self.check_out().await
+    }
+
+    async fn check_out(&self) -> Result<(), GitError> {
+        self.empty_tree().await?;
+        match fs::remove_file(self.git_dir().join("index")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+        self.git().run(&["read-tree", "--reset", "-u", self.base()]).await?;
+        self.hide_links_that_lead_outside().await?;
+        self.finish_tree().await
+    }
+
+    async fn empty_tree(&self) -> io::Result<()> {
+        let tree = self.path();
+        off_the_runtime(move || empty_directory(&tree)).await
+    }
+
+    /// Gives the agent its throw-away repository.
+    async fn finish_tree(&self) -> Result<(), GitError> {
+        let (own, objects) = (self.git_dir(), self.origin.repository.join("objects"));
+        let agents = self.path().join(".git");
+        let make = move || {
+            private_directory(&agents.join("refs/heads"))?;
+            private_directory(&agents.join("objects/info"))?;
+            let mut alternates = objects.into_os_string().into_encoded_bytes();
+            alternates.push(b'\n');
+            fs::write(agents.join("objects/info/alternates"), alternates)?;
+            for file in ["HEAD", "config", "index", "shallow"] {
+                match fs::copy(own.join(file), agents.join(file)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            Ok(())
+        };
+        Ok(off_the_runtime(make).await?)
+    }
+
+    /// A link in the repository that leads out of it would let an edit change other files. It is taken out of the
+    /// worktree, and git is told not to miss it.
+    async fn hide_links_that_lead_outside(&self) -> Result<(), GitError> {
+        let tree = self.path().canonicalize()?;
+        let mut hidden = Vec::new();
+        for entry in self.git().run(&["ls-files", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
+            let Some(path) =
+                entry.strip_prefix(b"120000 ").and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
+            else {
+                continue;
+            };
+            let link = tree.join(path_of(path));
+            let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
+            let target = fs::read_link(&link)?;
+            if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
+                fs::remove_file(&link)?;
+                hidden.extend_from_slice(path);
+                hidden.push(0);
+            }
+        }
+        if !hidden.is_empty() {
+            self.git().input(hidden).run(&["update-index", "-z", "--skip-worktree", "--stdin"]).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_commit(&self, credit: &Credit<'_>) -> Result<String, GitError> {
+        let tree = self.git().line(&["write-tree"]).await?;
+        let (name, email) = (&self.origin.author.author_name, &self.origin.author.author_email);
+        let call = self.git().input(credit.message().into_bytes());
+        let call = call.env("GIT_AUTHOR_NAME", name).env("GIT_AUTHOR_EMAIL", email);
+        let call = call.env("GIT_COMMITTER_NAME", name).env("GIT_COMMITTER_EMAIL", email);
+        let commit = call.line(&["commit-tree", "-p", self.base(), "-F", "-", &tree]).await?;
+        let repository = self.origin.git.at(&self.origin.repository);
+        repository.run(&["update-ref", "--no-deref", &attempt_ref(self.attempt), &commit]).await?;
+        fs::write(self.git_dir().join("HEAD"), format!("{commit}\n"))?;
+        Ok(commit)
+    }
+}
+
+impl Drop for Worktree {
+    fn drop(&mut self) {
+        let dir = std::mem::take(&mut self.dir);
+        if !dir.as_os_str().is_empty() {
+            // Nobody waits for it; what remains is removed by the next worker that starts.
+            std::thread::spawn(move || remove_tree(&dir));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Everything that runs a program for a task, with real processes and real git.
+
+mod repo;
+mod sandbox;
+mod support;
+mod workspace;

@@ -1,0 +1,67 @@
+//! What the tests of this crate share: a sandbox with the built worker as its helper, and waiting for processes.
+#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pool_shared::config::{self, SandboxLevel};
+use tokio::time::{Instant, sleep};
+use worker::sandbox::{Command, Sandbox};
+
+pub(crate) fn limits() -> config::Sandbox {
+    config::Sandbox {
+        level: SandboxLevel::Off,
+        max_memory_bytes: 0,
+        max_file_bytes: 0,
+        max_processes: 0,
+        max_output_bytes: 256 * 1024,
+    }
+}
+
+pub(crate) fn helper() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_worker"))
+}
+
+pub(crate) fn sandbox() -> Sandbox {
+    Sandbox::with_helper(&limits(), helper())
+}
+
+pub(crate) fn path() -> (OsString, OsString) {
+    ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())
+}
+
+/// A shell script in `cwd` that gets nothing but `PATH`.
+pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
+    Command {
+        argv: ["sh", "-c", script].map(OsString::from).to_vec(),
+        cwd: cwd.to_owned(),
+        env: vec![path()],
+        timeout: Duration::from_secs(60),
+        silence: None,
+    }
+}
+
+/// Pids of processes whose command line holds `marker`; zombies have none.
+pub(crate) fn alive(marker: &str) -> Vec<u32> {
+    std::fs::read_dir("/proc")
+        .expect("/proc can be read")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ").contains(marker)
+        })
+        .collect()
+}
+
+/// Waits until `done`, at most 20 s, and says whether it came to that.
+pub(crate) async fn eventually(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if done() {
+            return true;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    done()
+}
