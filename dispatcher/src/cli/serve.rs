@@ -41,9 +41,9 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         pool.dispatcher.listen = listen;
     }
-    let listener = TcpListener::bind(pool.dispatcher.listen)
-        .await
-        .with_context(|| format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen))?;
+    let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
+        format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
+    })?;
     let shutdown = CancellationToken::new();
     end_on_signals(shutdown.clone())?;
     serve(pool, listener, args.url_file, shutdown).await?;
@@ -57,7 +57,10 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let beats = Beats::default();
-    let hear = { let beats = beats.clone(); move |heartbeat| beats.hear(heartbeat) };
+    let hear = {
+        let beats = beats.clone();
+        move |heartbeat| beats.hear(heartbeat)
+    };
     let starting = async {
         let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
         process.log.ready().await?;

@@ -103,7 +103,12 @@ fn taken_table(taken: &[TaskView], client: &Client) -> String {
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    format!("{}{} tasks taken. Follow them with `dispatcher show ID` or {}/tasks\n", lines(rows), taken.len(), client.url())
+    format!(
+        "{}{} tasks taken. Follow them with `dispatcher show ID` or {}/tasks\n",
+        lines(rows),
+        taken.len(),
+        client.url()
+    )
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {
