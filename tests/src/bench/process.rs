@@ -1,0 +1,54 @@
+//! What the kernel knows of processes: their processor time and their memory; and how busy the machine is.
+
+use anyhow::Context;
+
+/// Ticks of `/proc/PID/stat`; 100 a second on every Linux that we run on.
+const TICK_MS: f64 = 10.0;
+
+/// The processor time that a process has used so far, in ms.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_ms(pid: u32) -> anyhow::Result<f64> {
+    let stat = read(&format!("/proc/{pid}/stat"))?;
+    // The second field is the name in parentheses, which may contain anything.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    Ok((ticks(11) + ticks(12)) * TICK_MS)
+}
+
+/// The processor time of several processes.
+///
+/// # Errors
+/// When one of them is gone.
+pub fn total_cpu_ms(pids: &[u32]) -> anyhow::Result<f64> {
+    pids.iter().map(|pid| cpu_ms(*pid)).sum()
+}
+
+/// The memory of several processes, shared pages counted by their share, in MB of 1,000,000 bytes.
+///
+/// # Errors
+/// When one of them is gone.
+pub fn total_pss_mb(pids: &[u32]) -> anyhow::Result<f64> {
+    pids.iter().map(|pid| pss_mb(*pid)).sum()
+}
+
+fn pss_mb(pid: u32) -> anyhow::Result<f64> {
+    let rollup = read(&format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
+    let kib: f64 = line.trim_end_matches("kB").trim().parse().context("smaps_rollup without Pss")?;
+    Ok(kib * 1024.0 / 1e6)
+}
+
+/// The load average of the last minute.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn load_average() -> anyhow::Result<f64> {
+    let text = read("/proc/loadavg")?;
+    text.split(' ').next().and_then(|first| first.parse().ok()).context("/proc/loadavg is not understood")
+}
+
+fn read(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))
+}
