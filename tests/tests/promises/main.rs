@@ -1,0 +1,7 @@
+//! What Programmer Pool promises, a file a promise, held against a real broker, real git and real processes.
+//!
+//! One binary, so that its tests share one broker; each test has a virtual host, a pool and a directory of its own.
+
+mod support;
+
+mod one_task;
