@@ -1,7 +1,7 @@
 //! What people want to read later: task messages and full results, in the stream `pool.history`.
 //!
 //! The stream is the only store. Here is an index of it: for each task where its message and its result lie, and the
-//! few words that lists show. Bodies are read from the stream when somebody asks.
+//! few words that lists show. The newest bodies are kept; older ones are read from the stream when somebody asks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -26,6 +26,8 @@ use tokio::sync::watch;
 const LISTED: usize = 50_000;
 const SUMMARY_CHARS: usize = 120;
 const PREFETCH: u16 = 200;
+/// Reading one body from the stream takes the broker tens of milliseconds, so the newest are kept.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// What an entry of the stream is (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,30 @@ pub struct Entry {
 struct Index {
     entries: HashMap<TaskId, Entry>,
     order: VecDeque<TaskId>,
+    newest: Newest,
+}
+
+/// The newest bodies, up to a number of bytes.
+#[derive(Default)]
+struct Newest {
+    bodies: HashMap<u64, Vec<u8>>,
+    offsets: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Newest {
+    fn keep(&mut self, offset: u64, body: &[u8]) {
+        if self.bodies.insert(offset, body.to_vec()).is_some() {
+            return;
+        }
+        self.offsets.push_back(offset);
+        self.bytes += body.len();
+        while self.bytes > KEPT_BYTES
+            && let Some(oldest) = self.offsets.pop_front()
+        {
+            self.bytes -= self.bodies.remove(&oldest).map_or(0, |body| body.len());
+        }
+    }
 }
 
 /// The history, as far as it has been read. Cheap to clone.
@@ -111,6 +137,9 @@ impl History {
     /// # Errors
     /// When the broker does not answer.
     pub async fn body(&self, offset: u64) -> Result<Option<Vec<u8>>, BrokerError> {
+        if let Some(body) = self.with(|index| index.newest.bodies.get(&offset).cloned()) {
+            return Ok(Some(body));
+        }
         let link = &self.process.consume;
         let channel = link.channel().await?;
         let body = self.fetch(&channel, offset).await;
@@ -146,6 +175,7 @@ impl History {
         };
         let kind = headers::text(delivery.properties.kind());
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.newest.keep(offset, &delivery.data);
         if kind == Some(Kind::Task.as_str()) {
             let words = serde_json::from_slice::<TaskMessage>(&delivery.data).ok();
             let entry = index.entry(&id);

@@ -38,7 +38,10 @@ impl Beats {
 
     fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<(ProgrammerBeat, String)> {
         let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        beats.get(id).filter(|(_, heard, _)| heard.elapsed() < fresh).map(|(beat, _, name)| (beat.clone(), name.clone()))
+        beats
+            .get(id)
+            .filter(|(_, heard, _)| heard.elapsed() < fresh)
+            .map(|(beat, _, name)| (beat.clone(), name.clone()))
     }
 }
 
@@ -194,7 +197,9 @@ fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> Pro
 }
 
 fn running(process: &Process, route: &str) -> usize {
-    process.log.read(|fold| fold.tasks.iter().filter(|(_, state)| state.route == route && state.owner.is_some()).count())
+    process
+        .log
+        .read(|fold| fold.tasks.iter().filter(|(_, state)| state.route == route && state.owner.is_some()).count())
 }
 
 fn spent_today(process: &Process) -> MicroUsd {

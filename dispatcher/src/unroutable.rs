@@ -27,7 +27,10 @@ const BINDING_GAP: Duration = Duration::from_secs(1);
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
     /// Publish it again with this key; `same` when it is the key that it came with.
-    Publish { key: String, same: bool },
+    Publish {
+        key: String,
+        same: bool,
+    },
     Reject(TaskFailure),
 }
 

@@ -36,6 +36,14 @@ def failures(checks, root):
     return found
 
 
+def stray_mentions(answer, task, sample):
+    """Files that the answer names and the task does not hand over: aider then asks again with them, and edits nothing."""
+    text = " ".join([answer["say"], *(edit["search"] + " " + edit["replace"] for edit in answer["edits"])])
+    words = {word.strip("\"'`.,;:!?()[]") for word in text.split()}
+    known = {str(path.relative_to(sample)) for path in sample.rglob("*") if ".git" not in path.parts}
+    return sorted(name for name in known - set(task["files"]) if {name, pathlib.PurePath(name).name} & words and "." in name)
+
+
 def problem_with(task, answers, sample):
     """What is wrong with one task, or None."""
     fitting = [answer for answer in answers if answer["when"] in task["instruction"]]
@@ -44,6 +52,9 @@ def problem_with(task, answers, sample):
     missing = [name for name in task["files"] if not (sample / name).is_file()]
     if missing:
         return f"files that the sample does not have: {missing}"
+    stray = stray_mentions(fitting[0], task, sample)
+    if stray:
+        return f"its answer names files that are not among its files: {stray}"
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory) / "work"
         shutil.copytree(sample, root)

@@ -46,6 +46,8 @@ proc_spawn() {
         fi
         exec "$@" >>"$log" 2>&1
     ' proc_spawn "$LIB" "$pid_file" "$log" "$@" </dev/null >/dev/null 2>&1 8>&- 9>&- &
+    # The shell shall not report its end as that of a job.
+    disown $!
     until [ -s "$pid_file" ]; do
         [ "$SECONDS" -lt "$deadline" ] || return 1
         sleep 0.02

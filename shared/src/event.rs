@@ -162,7 +162,8 @@ mod tests {
             route: "fast.local".to_owned(),
             body_hash: "0".repeat(32),
         };
-        let batch = Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1_767_323_045_678, events: vec![started] };
+        let batch =
+            Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1_767_323_045_678, events: vec![started] };
         let bytes = batch.to_json();
         assert!(bytes.len() < 512, "{} bytes", bytes.len());
         assert_eq!(Batch::from_json(&bytes).ok(), Some(batch), "reads back");

@@ -24,6 +24,7 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub fn init_metrics() -> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+pub fn init_metrics() -> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError>
+{
     metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()
 }

@@ -1,1 +1,116 @@
-//! Being written.
+//! Acceptance checks: the submitter's commands that decide whether a change counts.
+//!
+//! They run code that an agent wrote, so they run in the sandbox, like the agent.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use pool_shared::config;
+use pool_shared::result::CheckReport;
+use pool_shared::task::AcceptanceCheck;
+
+use crate::agent::absolute_path_entries;
+use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
+
+/// Of each check's output.
+const OUTPUT_TAIL_BYTES: usize = 4096;
+
+/// What all checks of a task said.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    pub reports: Vec<CheckReport>,
+    pub duration: Duration,
+    /// The run was cancelled: checks are missing.
+    pub cancelled: bool,
+}
+
+impl Checked {
+    /// Whether every check exited with 0.
+    pub fn passed(&self) -> bool {
+        !self.cancelled && self.failed().is_none()
+    }
+
+    /// The first check that did not.
+    pub fn failed(&self) -> Option<&CheckReport> {
+        self.reports.iter().find(|report| report.exit_status != Some(0))
+    }
+}
+
+/// Runs checks in a worktree, one after another, all of them even when one fails.
+///
+/// They may write whatever they like: `Worktree::collect` and `Worktree::commit` come before, so that nothing a check
+/// writes gets into the patch, and `Worktree::clean` too, so that the checks see exactly what the patch holds.
+/// `path` is the `PATH` in which programs are found; `scratch` becomes the home directory.
+pub async fn run_checks(
+    checks: &[AcceptanceCheck],
+    config: &config::Acceptance,
+    place: &Place<'_>,
+    watch: &Watch,
+) -> Checked {
+    let mut checked = Checked::default();
+    for check in checks {
+        let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
+        let command = place.command(check, timeout);
+        let finished = place.sandbox.run(command, watch).await;
+        let finished = finished.as_ref();
+        checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
+        checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);
+        if checked.cancelled {
+            break;
+        }
+        checked.reports.push(report(check, timeout, finished));
+    }
+    checked
+}
+
+/// Where checks run.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    pub worktree: &'a Path,
+    pub scratch: &'a Path,
+    /// The worker's own `PATH`: checks use the same compilers and test runners as people here do.
+    pub path: OsString,
+    pub sandbox: &'a Sandbox,
+}
+
+impl Place<'_> {
+    fn command(&self, check: &AcceptanceCheck, timeout: Duration) -> Command {
+        let env = [
+            ("PATH", absolute_path_entries(&self.path)),
+            ("HOME", self.scratch.into()),
+            ("TMPDIR", self.scratch.into()),
+            ("LANG", "C.UTF-8".into()),
+            ("PYTHONDONTWRITEBYTECODE", "1".into()),
+        ];
+        Command {
+            argv: check.run.iter().map(OsString::from).collect(),
+            cwd: self.worktree.to_owned(),
+            env: env.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            timeout,
+            silence: None,
+        }
+    }
+}
+
+fn report(check: &AcceptanceCheck, timeout: Duration, finished: Result<&Finished, &LaunchError>) -> CheckReport {
+    let (exit_status, duration, output, ended) = match finished {
+        Ok(finished) => {
+            let (status, ended) = match finished.exit {
+                Exit::Status(status) => (Some(status), None),
+                Exit::TimedOut => (None, Some(format!("ended after {} s", timeout.as_secs()))),
+                Exit::Signal(_) | Exit::Silent | Exit::Cancelled => (None, Some(finished.exit.to_string())),
+            };
+            (status, finished.duration, finished.output.tail(OUTPUT_TAIL_BYTES), ended)
+        }
+        Err(error) => (None, Duration::ZERO, String::new(), Some(error.to_string())),
+    };
+    let ended = ended.map(|ended| format!("[{}: {ended}]", check.name)).unwrap_or_default();
+    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() { "" } else { "\n" };
+    CheckReport {
+        name: check.name.clone(),
+        exit_status,
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        output_tail: format!("{output}{gap}{ended}"),
+    }
+}

@@ -64,10 +64,9 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
 async fn choose(process: &Process, pool: &Pool, choice: Choice) -> anyhow::Result<Vec<config::Programmer>> {
     match choice {
         Choice::All => Ok(pool.programmers.clone()),
-        Choice::These(ids) => ids
-            .iter()
-            .map(|id| pool.programmer(id).cloned().with_context(|| unknown(pool, id)))
-            .collect(),
+        Choice::These(ids) => {
+            ids.iter().map(|id| pool.programmer(id).cloned().with_context(|| unknown(pool, id))).collect()
+        }
         Choice::Any(count) if count > pool.programmers.len() => {
             bail!("--any {count}: {} has {} programmers", pool.file.display(), pool.programmers.len())
         }
@@ -150,14 +149,20 @@ impl Host {
         Ok(())
     }
 
-    async fn serve_health(&self, programmer: &config::Programmer, status: watch::Receiver<Gate>) -> anyhow::Result<u16> {
+    async fn serve_health(
+        &self,
+        programmer: &config::Programmer,
+        status: watch::Receiver<Gate>,
+    ) -> anyhow::Result<u16> {
         let listener = health::bind(programmer.port).await.with_context(|| {
-            format!("failed to take port {} of programmer {}; give it another `port` in the pool file, or 0", programmer.port, programmer.id)
+            format!(
+                "failed to take port {} of programmer {}; give it another `port` in the pool file, or 0",
+                programmer.port, programmer.id
+            )
         })?;
         let port = listener.local_addr()?.port();
         let broker = self.process.consume.endpoint().address();
-        let health =
-            Health { programmer: programmer.clone(), port, broker, status, metrics: self.metrics.clone() };
+        let health = Health { programmer: programmer.clone(), port, broker, status, metrics: self.metrics.clone() };
         tokio::spawn(health::serve(listener, health, self.process.shutdown.clone()));
         Ok(port)
     }
@@ -200,7 +205,13 @@ impl Host {
                 .collect(),
         };
         let every = self.pool.load_balancing.health_check_interval / 3;
-        tokio::spawn(heartbeats::send(self.process.publisher.clone(), every, nudge, beat, self.process.shutdown.clone()));
+        tokio::spawn(heartbeats::send(
+            self.process.publisher.clone(),
+            every,
+            nudge,
+            beat,
+            self.process.shutdown.clone(),
+        ));
     }
 }
 

@@ -43,6 +43,7 @@ fn trouble(app: &App, hash: &str) -> Option<String> {
         return Some(off.to_string());
     }
     let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
-    (in_force.as_deref() != Some(hash))
-        .then(|| format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display()))
+    (in_force.as_deref() != Some(hash)).then(|| {
+        format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display())
+    })
 }

@@ -179,7 +179,11 @@ pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Pro
         .map_err(|(index, error)| not_taken(index, &error))?;
     let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
     let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
-    if submission.single { Ok((status, Json(views.into_iter().next())).into_response()) } else { Ok((status, Json(views)).into_response()) }
+    if submission.single {
+        Ok((status, Json(views.into_iter().next())).into_response())
+    } else {
+        Ok((status, Json(views)).into_response())
+    }
 }
 
 fn not_taken(index: usize, error: &NotTaken) -> Problem {
@@ -233,9 +237,8 @@ pub async fn list(
 ) -> Result<Json<TaskList>, Problem> {
     let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
     let mut tasks: Vec<TaskView> = app.process.log.read(|fold| {
-        let views = fold.tasks.iter().map(|(id, state)| {
-            TaskView::new(id, state, app.history.entry(id).unwrap_or_default())
-        });
+        let views =
+            fold.tasks.iter().map(|(id, state)| TaskView::new(id, state, app.history.entry(id).unwrap_or_default()));
         views.filter(|view| filter.matches(view)).collect()
     });
     tasks.sort_by(|a, b| (b.submitted_at.or(b.finished_at), &b.id).cmp(&(a.submitted_at.or(a.finished_at), &a.id)));
@@ -247,7 +250,9 @@ pub async fn list(
 fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
     let id = TaskId::new(id).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
-        let detail = format!("the log knows no task {id}; a task that was published straight to the broker shows from its start on");
+        let detail = format!(
+            "the log knows no task {id}; a task that was published straight to the broker shows from its start on"
+        );
         Problem::new(StatusCode::NOT_FOUND, detail)
     })
 }

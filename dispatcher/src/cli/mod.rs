@@ -28,8 +28,8 @@ pub enum Format {
 #[derive(Debug, Clone, clap::Args)]
 pub struct PoolFile {
     /// The pool file
-    #[arg(long = "pool", env = "POOL_FILE", default_value = "config/pool.yaml")]
-    file: PathBuf,
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pool: PathBuf,
 }
 
 #[derive(Debug, Clone, clap::Args)]

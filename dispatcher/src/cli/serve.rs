@@ -23,7 +23,7 @@ use crate::{configure, replies, unroutable};
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    pool: PoolFile,
+    pool_file: PoolFile,
     /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -33,7 +33,7 @@ pub struct ServeArgs {
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut pool = match pool(&args.pool.file) {
+    let mut pool = match pool(&args.pool_file.pool) {
         Ok(pool) => pool,
         Err(code) => return Ok(code),
     };
@@ -41,9 +41,9 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         pool.dispatcher.listen = listen;
     }
-    let listener = TcpListener::bind(pool.dispatcher.listen)
-        .await
-        .with_context(|| format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen))?;
+    let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
+        format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
+    })?;
     let shutdown = CancellationToken::new();
     end_on_signals(shutdown.clone())?;
     serve(pool, listener, args.url_file, shutdown).await?;
@@ -57,7 +57,10 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let beats = Beats::default();
-    let hear = { let beats = beats.clone(); move |heartbeat| beats.hear(heartbeat) };
+    let hear = {
+        let beats = beats.clone();
+        move |heartbeat| beats.hear(heartbeat)
+    };
     let starting = async {
         let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
         process.log.ready().await?;
@@ -85,7 +88,7 @@ async fn serve(
 }
 
 pub(super) async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
-    let pool = match pool(&file.file) {
+    let pool = match pool(&file.pool) {
         Ok(pool) => pool,
         Err(code) => return Ok(code),
     };

@@ -78,7 +78,13 @@ fn text(status: &PoolStatus) -> String {
     let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
     for p in &status.programmers {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
-        programmers.add_row([p.agent.clone(), word(p.state).to_owned(), llm, p.capabilities.join(" "), p.reason.clone()]);
+        programmers.add_row([
+            p.agent.clone(),
+            word(p.state).to_owned(),
+            llm,
+            p.capabilities.join(" "),
+            p.reason.clone(),
+        ]);
     }
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
     for route in &status.routes {

@@ -53,8 +53,7 @@ impl Process {
         declare(&consume, &routes, pool).await?;
         let clock = Arc::new(Clock::new());
         let id = EmitterId::new();
-        let log =
-            Log::start(consume.clone(), publisher.clone(), &pool.events, (Arc::clone(&clock), shutdown.clone()));
+        let log = Log::start(consume.clone(), publisher.clone(), &pool.events, (Arc::clone(&clock), shutdown.clone()));
         let judge = Arc::clone(&clock);
         let heard = move |heartbeat: Heartbeat| {
             if heartbeat.process != id {

@@ -90,8 +90,7 @@ impl Fold {
         match decision {
             Decision::Tick | Decision::Up { .. } | Decision::Unknown => Verdict::Accepted,
             Decision::Configured { hash, capabilities } => {
-                self.configuration =
-                    Some(Configuration { hash: hash.clone(), capabilities: capabilities.clone() });
+                self.configuration = Some(Configuration { hash: hash.clone(), capabilities: capabilities.clone() });
                 Verdict::Accepted
             }
             Decision::Submitted { .. }

@@ -226,3 +226,7 @@ fn token_hash(headers: &HeaderMap) -> String {
     let digest = Sha256::digest(key.map(HeaderValue::as_bytes).unwrap_or_default());
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -62,3 +62,45 @@ impl KeyMissing<'_> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use pool_shared::id::LlmName;
+    use pool_shared::money::MicroUsd;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_counted_by_llm_and_class() {
+        let call = Call {
+            llm: LlmName::new("paid/gpt").expect("an LLM name"),
+            class: CallClass::RateLimited { retry_after: None },
+            status: Some(429),
+            message: "slow down".to_owned(),
+            finish_reason: None,
+            empty: false,
+            input_tokens: 7,
+            cached_input_tokens: 2,
+            output_tokens: 3,
+            estimated: true,
+            cost: MicroUsd(11),
+            duration: Duration::from_millis(1_500),
+        };
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || CallEnded { call: &call }.emit());
+        let text = recorder.handle().render();
+        for line in [
+            r#"pool_llm_calls_total{llm="paid/gpt",class="rate_limited"} 1"#,
+            r#"pool_llm_call_seconds_sum{llm="paid/gpt"} 1.5"#,
+            r#"pool_llm_tokens_total{llm="paid/gpt",kind="input"} 7"#,
+            r#"pool_llm_tokens_total{llm="paid/gpt",kind="cached_input"} 2"#,
+            r#"pool_llm_tokens_total{llm="paid/gpt",kind="output"} 3"#,
+            r#"pool_llm_cost_micro_usd_total{llm="paid/gpt"} 11"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

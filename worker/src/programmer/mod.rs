@@ -227,10 +227,8 @@ impl Programmer {
                 return ended(conclude::dead_letter(&self.process, &delivery, malformed.id, told).await);
             }
         };
-        let examination = self
-            .process
-            .log
-            .read(|fold| claim::examine(fold, &envelope, &self.config.capabilities, wall_clock()));
+        let examination =
+            self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities, wall_clock()));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
@@ -343,6 +341,9 @@ impl Programmer {
         let wanted = || log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         let delivered = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await;
         if !delivered || !conclude::conclude(&self.process, id, claimed.attempt, &result).await {
+            if let Some(branch) = branch {
+                branch.forget().await;
+            }
             return In::Lost;
         }
         tracing::info!(

@@ -67,12 +67,7 @@ impl Station {
     ///
     /// # Errors
     /// When another process holds the id, or the broker does not answer.
-    pub async fn open(
-        link: &Link,
-        id: &ProgrammerId,
-        llm: &LlmName,
-        queues: Vec<String>,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(link: &Link, id: &ProgrammerId, llm: &LlmName, queues: Vec<String>) -> Result<Self, OpenError> {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;

@@ -38,10 +38,14 @@ impl Output {
         self.total_bytes
     }
 
+    pub fn kept_bytes(&self) -> u64 {
+        (self.head.len() + self.tail.len()) as u64
+    }
+
     /// All that was kept, as text; a line tells how much is missing in the middle.
     pub fn text(&self) -> String {
         let (first, second) = self.tail.as_slices();
-        let kept = (self.head.len() + self.tail.len()) as u64;
+        let kept = self.kept_bytes();
         let mut bytes = self.head.clone();
         if self.total_bytes > kept {
             bytes.extend_from_slice(format!("\n[… {} bytes left out …]\n", self.total_bytes - kept).as_bytes());

@@ -32,6 +32,14 @@ fn open_directories(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a file, a link (not what it points to), or a directory with everything in it.
+///
+/// # Errors
+/// As [`remove_tree`].
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { remove_tree(path) } else { fs::remove_file(path) }
+}
+
 /// Removes everything in a directory, and keeps the directory.
 ///
 /// # Errors
@@ -39,12 +47,7 @@ fn open_directories(dir: &Path) -> io::Result<()> {
 pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
+        remove_any(&entry?.path())?;
     }
     Ok(())
 }
@@ -62,7 +65,7 @@ pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the work itself, and one for a panic in it.
-pub(super) async fn off_the_runtime<T: Send + 'static>(
+pub(crate) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?

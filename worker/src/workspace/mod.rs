@@ -29,6 +29,7 @@ use pool_shared::time::wall_clock;
 
 pub use changes::Changes;
 pub use commit::{Credit, RepositoryHandle};
+pub(crate) use disk::{off_the_runtime, remove_any};
 use git::{Git, GitError};
 use leftovers::Life;
 use mirror::Mirrors;

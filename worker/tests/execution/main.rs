@@ -1,5 +1,8 @@
 //! Everything that runs a program for a task, with real processes and real git.
 
+mod agents;
+mod aider;
+mod checks;
 mod repo;
 mod sandbox;
 mod support;

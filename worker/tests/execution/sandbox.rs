@@ -146,7 +146,7 @@ async fn a_killed_helper_is_an_error_and_no_success() {
     let command = shell(dir.path(), &format!("sleep {marker}"));
     let sandbox = sandbox();
     let run = tokio::spawn(async move { sandbox.run(command, &nobody()).await });
-    let helper = format!("sandbox-exec --as 0 --fsize 0 --nproc 0 --grace-ms 5000 -- sh -c sleep {marker}");
+    let helper = format!("--grace-ms 5000 -- sh -c sleep {marker}");
     assert!(eventually(|| alive(&format!("sleep {marker}")).len() > alive(&helper).len()).await, "it is up");
     for pid in alive(&helper) {
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("the helper is killed");

@@ -9,12 +9,13 @@ use pool_shared::config::{self, SandboxLevel};
 use tokio::time::{Instant, sleep};
 use worker::sandbox::{Command, Sandbox};
 
+/// As in the sample pool.
 pub(crate) fn limits() -> config::Sandbox {
     config::Sandbox {
         level: SandboxLevel::Off,
-        max_memory_bytes: 0,
-        max_file_bytes: 0,
-        max_processes: 0,
+        max_memory_bytes: 8 << 30,
+        max_file_bytes: 1 << 30,
+        max_processes: 4096,
         max_output_bytes: 256 * 1024,
     }
 }

@@ -39,7 +39,7 @@ pub struct SubmitArgs {
     #[command(flatten)]
     url: PoolUrl,
     #[command(flatten)]
-    pool: PoolFile,
+    pool_file: PoolFile,
 }
 
 /// One task from flags.
@@ -85,7 +85,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         add_labels(task, &labels);
     }
     if args.dry_run {
-        return plan::run(&args.pool.file, &tasks, args.format);
+        return plan::run(&args.pool_file.pool, &tasks, args.format);
     }
     let client = Client::new(&args.url)?;
     let taken: Vec<TaskView> = client.post("/tasks", serde_json::to_vec(&tasks)?).await?;
@@ -103,7 +103,12 @@ fn taken_table(taken: &[TaskView], client: &Client) -> String {
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    format!("{}{} tasks taken. Follow them with `dispatcher show ID` or {}/tasks\n", lines(rows), taken.len(), client.url())
+    format!(
+        "{}{} tasks taken. Follow them with `dispatcher show ID` or {}/tasks\n",
+        lines(rows),
+        taken.len(),
+        client.url()
+    )
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {

@@ -33,7 +33,8 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
         Err(code) => return Ok(code),
     };
     let routes = Routes::new(&pool.capabilities());
-    let plan: Vec<Planned> = tasks.iter().enumerate().map(|(index, task)| planned(&pool, &routes, index, task)).collect();
+    let plan: Vec<Planned> =
+        tasks.iter().enumerate().map(|(index, task)| planned(&pool, &routes, index, task)).collect();
     let printed = print(&match format {
         Format::Json => format!("{:#}\n", serde_json::to_value(&plan)?),
         Format::Table => text(&plan),

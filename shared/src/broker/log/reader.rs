@@ -75,12 +75,7 @@ async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consume
 }
 
 /// Folds what arrives. Until the mark has come by, into a fold of its own; then into the one that everybody sees.
-async fn follow(
-    shared: &Arc<Shared>,
-    consumer: lapin::Consumer,
-    publisher: &Publisher,
-    stale: Duration,
-) -> String {
+async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Publisher, stale: Duration) -> String {
     let mark = EmitterId::new();
     let publisher = publisher.clone();
     // A wrong clock must not keep this process from reading: the fold's own time marks the place.

@@ -4,13 +4,16 @@ use super::*;
 
 #[tokio::test]
 async fn a_call_that_hangs_ends_at_its_time_out_and_is_charged_its_worst_case() {
-    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(150), ..plan("paid/gpt") }).await;
+    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(300), ..plan("paid/gpt") }).await;
     let (status, _) = rig.ask(json!({"behave": "hang"})).await;
     let call = rig.last_call();
     assert_eq!((status, call.class), (400, CallClass::Timeout), "the time-out");
     assert_eq!((call.output_tokens, call.estimated), (16_384, true), "what the provider was told at most");
     assert!(call.cost >= MicroUsd(163_840), "its price: {}", call.cost);
-    until("the provider sees the call given up", || rig.llm.requests()[0].outcome == "client went away").await;
+    until("the provider sees the call given up", || {
+        rig.llm.requests().iter().any(|seen| seen.outcome == "client went away")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -27,7 +30,7 @@ async fn an_answer_without_usage_is_charged_its_worst_case() {
 
 #[tokio::test]
 async fn calls_over_max_concurrent_wait_and_waiting_is_no_time_out() {
-    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(900), ..plan("narrow/small") }).await;
+    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(1_400), ..plan("narrow/small") }).await;
     let answer = json!({"say": "x", "delay_ms": 500});
     let calls = (0..3).map(|_| rig.ask(answer.clone()));
     let answers = futures_util::future::join_all(calls).await;

@@ -1,0 +1,238 @@
+//! Aider, called so that neither the repository nor the network nor its own helpfulness gets in the way.
+//!
+//! Each option here answers something that aider was seen doing without it (0.86): breaking off a stream and applying the
+//! half of it, committing, asking for updates for ever, scraping addresses in prompts, running what a configuration file
+//! names. Options that look idle (`--load /dev/null`, `--alias`) stand where such a file could put its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use pool_shared::result::{ErrorKind, TaskFailure};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+
+use super::evidence::AiderEvidence;
+use super::hide::{Hidden, is_configuration};
+use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
+use crate::sandbox::{Sandbox, Watch};
+
+/// Of aider's log of events, which is a few lines; a larger one is not read to its end.
+const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
+
+const FLAGS: [&str; 27] = [
+    "--yes-always",
+    "--no-stream",
+    "--no-pretty",
+    "--no-fancy-input",
+    "--no-check-update",
+    "--no-show-release-notes",
+    "--no-show-model-warnings",
+    "--no-analytics",
+    "--no-gitignore",
+    "--no-auto-commits",
+    "--no-dirty-commits",
+    "--no-auto-lint",
+    "--no-auto-test",
+    "--no-detect-urls",
+    "--no-suggest-shell-commands",
+    "--disable-playwright",
+    "--no-restore-chat-history",
+    "--no-notifications",
+    "--no-watch-files",
+    "--no-copy-paste",
+    "--no-dry-run",
+    "--no-gui",
+    "--verify-ssl",
+    "--chat-history-file=/dev/null",
+    "--input-history-file=/dev/null",
+    "--env-file=/dev/null",
+    "--map-tokens=0",
+];
+
+/// Options with a value that only keep a configuration file of the repository from setting them.
+const SHADOWS: [&str; 9] = [
+    "--set-env=AIDER_WRAPPED=1",
+    "--api-key=wrapped=1",
+    "--lint-cmd=python: true",
+    "--test-cmd=true",
+    "--load=/dev/null",
+    "--read=/dev/null",
+    "--alias=unused:unused",
+    "--commit-prompt=x",
+    "--encoding=utf-8",
+];
+
+pub(super) struct Aider {
+    program: PathBuf,
+    edit_format: String,
+}
+
+/// Files of one run, in the scratch directory.
+struct Papers {
+    prompt: PathBuf,
+    settings: PathBuf,
+    metadata: PathBuf,
+    analytics: PathBuf,
+    llm_history: PathBuf,
+}
+
+impl Aider {
+    pub(super) fn new(program: PathBuf, edit_format: String) -> Self {
+        Self { program, edit_format }
+    }
+
+    async fn run_once(&self, job: &Job, sandbox: &Sandbox, watch: &Watch) -> Result<AgentRun, TaskFailure> {
+        let program = program::find(&self.program, std::env::var_os("PATH"))?;
+        refuse_hidden_files(job)?;
+        let papers = self.prepare(job).await?;
+        let hidden = hide(job).await?;
+        let command = job.command(self.argv(program, job, &papers), env(job));
+        let finished = sandbox.run(command, watch).await;
+        // First of all, and also when it did not start: the worktree must be whole again.
+        put_back(hidden).await?;
+        let finished = finished.map_err(|error| launch_failure(&error))?;
+        let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
+        let analytics = read_analytics(&papers.analytics).await;
+        let evidence = Evidence::Aider(AiderEvidence::read(&analytics, &output));
+        Ok(AgentRun { exit, output, evidence, duration })
+    }
+
+    async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
+        let at = |name: &str| job.scratch.join(name);
+        let papers = Papers {
+            prompt: at("prompt.txt"),
+            settings: at("pin.yml"),
+            metadata: at("meta.json"),
+            analytics: at("analytics.jsonl"),
+            llm_history: at("llm.log"),
+        };
+        // A run before this one must not be taken for it.
+        for file in [&papers.analytics, &papers.llm_history] {
+            let _ = tokio::fs::remove_file(file).await;
+        }
+        let written = [
+            // A message that begins with `/` or `!` would be a command.
+            (papers.prompt.clone(), format!("Task:\n{}", job.prompt)),
+            (papers.settings.clone(), self.settings(job)),
+            (papers.metadata.clone(), metadata(job)),
+        ];
+        job.furnish(&written).await?;
+        Ok(papers)
+    }
+
+    /// JSON is YAML. The last file that names a model wins, so a repository's file cannot redirect calls.
+    fn settings(&self, job: &Job) -> String {
+        let gateway = json!({"max_retries": 0, "api_base": job.base_url, "api_key": job.token.expose()});
+        json!([
+            {"name": "aider/extra_params", "extra_params": gateway},
+            {"name": model(job), "edit_format": self.edit_format},
+        ])
+        .to_string()
+    }
+
+    fn argv(&self, program: PathBuf, job: &Job, papers: &Papers) -> Vec<OsString> {
+        let model = model(job);
+        let mut argv: Vec<OsString> = vec![program.into()];
+        for option in ["--model", "--weak-model", "--editor-model"] {
+            argv.extend([option.into(), model.clone().into()]);
+        }
+        argv.extend(FLAGS.map(OsString::from));
+        argv.extend(SHADOWS.map(OsString::from));
+        for (option, value) in [
+            ("--message-file", papers.prompt.as_path()),
+            ("--analytics-log", &papers.analytics),
+            ("--llm-history-file", &papers.llm_history),
+            ("--model-settings-file", &papers.settings),
+            ("--model-metadata-file", &papers.metadata),
+        ] {
+            argv.extend([option.into(), value.into()]);
+        }
+        argv.push(format!("--edit-format={}", self.edit_format).into());
+        // The gateway limits each call; aider's own limit would only make it repeat one that is being answered.
+        argv.push(format!("--timeout={}", job.timeout.as_secs().max(1)).into());
+        argv.push(format!("--openai-api-base={}", job.base_url).into());
+        argv.push(format!("--openai-api-key={}", job.token.expose()).into());
+        argv.extend(job.files.iter().map(|file| format!("--file={file}").into()));
+        argv
+    }
+}
+
+impl Agent for Aider {
+    fn run<'a>(
+        &'a self,
+        job: &'a Job,
+        sandbox: &'a Sandbox,
+        watch: &'a Watch,
+    ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
+        self.run_once(job, sandbox, watch).boxed()
+    }
+}
+
+/// The gateway speaks OpenAI's protocol, whoever answers behind it.
+fn model(job: &Job) -> String {
+    format!("openai/{}", job.model)
+}
+
+/// Without an entry for exactly this name, aider looks prices up on the network. Money is the gateway's business.
+fn metadata(job: &Job) -> String {
+    let entry = json!({
+        "max_input_tokens": job.context_limit,
+        "max_tokens": job.context_limit,
+        "input_cost_per_token": 0,
+        "output_cost_per_token": 0,
+        "litellm_provider": "openai",
+        "mode": "chat",
+    });
+    json!({ model(job): entry }).to_string()
+}
+
+fn env(job: &Job) -> Vec<(OsString, OsString)> {
+    let mut env = job.base_env();
+    for (name, value) in [
+        ("COLUMNS", "10000"),
+        ("BROWSER", "true"),
+        ("PYTHON_DOTENV_DISABLED", "1"),
+        ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
+    ] {
+        env.retain(|(known, _)| known != name);
+        env.push((name.into(), value.into()));
+    }
+    env
+}
+
+fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
+    let top = |file: &str| file.split('/').next().unwrap_or_default().to_owned();
+    match job.files.iter().find(|file| is_configuration(top(file.as_str()).as_bytes())) {
+        Some(file) => {
+            let message = format!("{file} configures aider and is kept out of its sight: take it out of `files`");
+            Err(TaskFailure::new(ErrorKind::InvalidTask, message))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
+    let (worktree, scratch) = (job.worktree.clone(), job.scratch.clone());
+    let hidden = crate::workspace::off_the_runtime(move || Hidden::take(&worktree, &scratch)).await;
+    hidden.map_err(|error| workspace_failure("cannot hide the agent's configuration files", &error))
+}
+
+async fn put_back(hidden: Hidden) -> Result<(), TaskFailure> {
+    let back = crate::workspace::off_the_runtime(move || hidden.put_back()).await;
+    back.map_err(|error| workspace_failure("cannot put the agent's configuration files back", &error))
+}
+
+fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {
+    TaskFailure::new(ErrorKind::Workspace, format!("{what}: {error}"))
+}
+
+/// No log is an empty log: then nothing was launched.
+async fn read_analytics(file: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = tokio::fs::File::open(file).await {
+        // A log that breaks off is judged by what it says until there.
+        let _ = file.take(ANALYTICS_LIMIT).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

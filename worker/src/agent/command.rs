@@ -1,0 +1,159 @@
+//! Any program as an agent: a template of arguments, filled in word by word and never seen by a shell.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use pool_shared::result::TaskFailure;
+
+use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
+use crate::sandbox::{Sandbox, Watch};
+
+pub(super) struct CommandAgent {
+    /// Program and arguments with placeholders.
+    template: Vec<String>,
+}
+
+impl CommandAgent {
+    pub(super) fn new(template: Vec<String>) -> Self {
+        Self { template }
+    }
+
+    async fn run_once(&self, job: &Job, sandbox: &Sandbox, watch: &Watch) -> Result<AgentRun, TaskFailure> {
+        let prompt_file = job.scratch.join("prompt.txt");
+        job.furnish(&[(prompt_file.clone(), job.prompt.clone())]).await?;
+        let mut argv = fill_in(&self.template, &Values::new(job, &prompt_file));
+        let program = argv.first().map(Path::new).unwrap_or_else(|| Path::new(""));
+        let program = program::find(program, std::env::var_os("PATH"))?;
+        match argv.first_mut() {
+            Some(first) => *first = program.into_os_string(),
+            None => argv.push(program.into_os_string()),
+        }
+        let finished = sandbox.run(job.command(argv, env(job)), watch).await.map_err(|error| launch_failure(&error))?;
+        let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
+        Ok(AgentRun { exit, output, evidence: Evidence::None, duration })
+    }
+}
+
+impl Agent for CommandAgent {
+    fn run<'a>(
+        &'a self,
+        job: &'a Job,
+        sandbox: &'a Sandbox,
+        watch: &'a Watch,
+    ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>> {
+        self.run_once(job, sandbox, watch).boxed()
+    }
+}
+
+/// The gateway under our names, and under those that OpenAI's own libraries read.
+fn env(job: &Job) -> Vec<(OsString, OsString)> {
+    let mut env = job.base_env();
+    for (name, value) in [
+        ("POOL_BASE_URL", job.base_url.as_str()),
+        ("POOL_TOKEN", job.token.expose()),
+        ("POOL_MODEL", job.model.as_str()),
+        ("OPENAI_BASE_URL", job.base_url.as_str()),
+        ("OPENAI_API_KEY", job.token.expose()),
+    ] {
+        env.push((name.into(), value.into()));
+    }
+    env
+}
+
+struct Values<'a> {
+    words: [(&'static str, OsString); 5],
+    files: Vec<&'a str>,
+}
+
+impl<'a> Values<'a> {
+    fn new(job: &'a Job, prompt_file: &Path) -> Self {
+        let words = [
+            ("{prompt_file}", prompt_file.into()),
+            ("{worktree}", job.worktree.clone().into()),
+            ("{base_url}", job.base_url.clone().into()),
+            ("{token}", job.token.expose().into()),
+            ("{model}", job.model.as_str().into()),
+        ];
+        Self { words, files: job.files.iter().map(|file| file.as_str()).collect() }
+    }
+}
+
+/// `{files}` as a word of its own becomes one word for each file, none if there is none; inside of a word, the files are
+/// joined with commas. What was filled in is not looked at again.
+fn fill_in(template: &[String], values: &Values<'_>) -> Vec<OsString> {
+    let mut argv = Vec::new();
+    for word in template {
+        if word == "{files}" {
+            argv.extend(values.files.iter().map(OsString::from));
+        } else {
+            argv.push(fill_in_word(word, values));
+        }
+    }
+    argv
+}
+
+fn fill_in_word(word: &str, values: &Values<'_>) -> OsString {
+    let mut filled = OsString::new();
+    let mut rest = word;
+    while let Some(at) = rest.find('{') {
+        filled.push(&rest[..at]);
+        rest = &rest[at..];
+        let known = values.words.iter().find(|(name, _)| rest.starts_with(name));
+        let length = if let Some((name, value)) = known {
+            filled.push(value);
+            name.len()
+        } else if rest.starts_with("{files}") {
+            filled.push(values.files.join(","));
+            "{files}".len()
+        } else {
+            filled.push("{");
+            1
+        };
+        rest = &rest[length..];
+    }
+    filled.push(rest);
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(template: &[&str], files: &[&str]) -> Vec<String> {
+        let words = [
+            ("{prompt_file}", "/s/prompt.txt".into()),
+            ("{worktree}", "/w".into()),
+            ("{base_url}", "http://127.0.0.1:1/v1".into()),
+            ("{token}", "secret".into()),
+            ("{model}", "p/m".into()),
+        ];
+        let template: Vec<String> = template.iter().map(ToString::to_string).collect();
+        let argv = fill_in(&template, &Values { words, files: files.to_vec() });
+        argv.into_iter().map(|word| word.into_string().expect("text")).collect()
+    }
+
+    #[test]
+    fn every_placeholder_is_filled_in_inside_of_words_too() {
+        let template = ["x", "--prompt={prompt_file}", "{worktree}/a", "{base_url}", "{token}{model}"];
+        let expected = ["x", "--prompt=/s/prompt.txt", "/w/a", "http://127.0.0.1:1/v1", "secretp/m"];
+        assert_eq!(filled(&template, &[]), expected, "each value in its place");
+    }
+
+    #[test]
+    fn files_become_one_word_each_and_none_when_there_is_none() {
+        assert_eq!(filled(&["x", "{files}", "y"], &["a b", "c"]), ["x", "a b", "c", "y"], "no shell splits them");
+        assert_eq!(filled(&["x", "{files}"], &[]), ["x"], "no empty word");
+        assert_eq!(filled(&["--files={files}"], &["a", "b"]), ["--files=a,b"], "inside of a word");
+    }
+
+    #[test]
+    fn what_was_filled_in_is_not_filled_in_again() {
+        assert_eq!(filled(&["{files}", "f={files}"], &["{token}"]), ["{token}", "f={token}"], "a file name is data");
+        assert_eq!(
+            filled(&["{\"a\": {model}}", "{", "{unknown}"], &[]),
+            ["{\"a\": p/m}", "{", "{unknown}"],
+            "other braces"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! What came of a run: a decision table over evidence, in the order of its weight.
+//!
+//! First how the worker saw the run end, then the gateway's record, then aider's own log, then the files, and last what
+//! was printed. The exit status of an agent says little: aider exits with 0 whatever its LLM did.
+
+use pool_shared::config::AgentKind;
+use pool_shared::result::{ErrorKind, TaskFailure};
+
+use super::{AgentRun, AiderEvidence, Evidence};
+use crate::llm::record::{Call, CallClass, Record};
+use crate::sandbox::Exit;
+
+/// What a run that did not fail has left in the worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// An edit that was applied as a whole.
+    Whole,
+    /// Some of the edit did not fit. A success only if the task has acceptance checks and all of them pass; otherwise it
+    /// is to be discarded as [`ErrorKind::EditNotApplied`].
+    Partial,
+    /// Nothing, and nothing was asked for.
+    Nothing,
+}
+
+/// Decides about a run. `changed`: the worktree differs from the base commit.
+///
+/// # Errors
+/// Why the run is a failure. Whatever it left in the worktree is to be discarded then: a failed LLM call after an edit
+/// means half an edit.
+pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -> Result<Edit, TaskFailure> {
+    let facts = Facts { run, record, changed };
+    match (kind, run.exit) {
+        (_, Exit::Cancelled) => fail(ErrorKind::Cancelled, "the task was cancelled while the agent ran"),
+        (_, Exit::Signal(signal)) => {
+            fail(ErrorKind::AgentCrashed, format!("the agent was ended by signal {signal}; was there enough memory?"))
+        }
+        (_, Exit::TimedOut) => facts.timed_out(),
+        (_, Exit::Silent) => facts.silent(),
+        (AgentKind::Noop, Exit::Status(_)) => Ok(if changed { Edit::Whole } else { Edit::Nothing }),
+        (AgentKind::Command { .. }, Exit::Status(status)) => facts.command(status),
+        (AgentKind::Aider { .. }, Exit::Status(status)) => facts.aider(status),
+    }
+}
+
+fn fail<T>(kind: ErrorKind, message: impl Into<String>) -> Result<T, TaskFailure> {
+    Err(TaskFailure::new(kind, message))
+}
+
+struct Facts<'a> {
+    run: &'a AgentRun,
+    record: &'a Record,
+    changed: bool,
+}
+
+impl Facts<'_> {
+    fn timed_out(&self) -> Result<Edit, TaskFailure> {
+        if self.record.open_calls > 0 {
+            return fail(ErrorKind::LlmTimeout, "the agent's time ran out while an LLM call was open");
+        }
+        self.last_call()?;
+        fail(ErrorKind::AgentTimeout, format!("the agent was ended after {} s", self.run.duration.as_secs()))
+    }
+
+    fn silent(&self) -> Result<Edit, TaskFailure> {
+        self.last_call()?;
+        let message = "the agent printed nothing and called no LLM for too long (`agent.no_output_timeout_s`)";
+        fail(ErrorKind::AgentSilent, message)
+    }
+
+    /// A run whose last LLM call failed is a failure of that class.
+    fn last_call(&self) -> Result<(), TaskFailure> {
+        self.record.last().and_then(call_failure).map_or(Ok(()), Err)
+    }
+
+    fn command(&self, status: i32) -> Result<Edit, TaskFailure> {
+        self.last_call()?;
+        if status != 0 {
+            return fail(ErrorKind::AgentFailed, format!("the agent exited with status {status}"));
+        }
+        if self.changed { Ok(Edit::Whole) } else { self.nothing_changed() }
+    }
+
+    fn aider(&self, status: i32) -> Result<Edit, TaskFailure> {
+        let nothing = AiderEvidence::default();
+        let evidence = match &self.run.evidence {
+            Evidence::Aider(evidence) => evidence,
+            Evidence::None => &nothing,
+        };
+        self.last_call()?;
+        self.cut_answer()?;
+        started(status, evidence)?;
+        self.answered(evidence)?;
+        self.edited(evidence)
+    }
+
+    /// An answer of which aider cannot have made an edit.
+    fn cut_answer(&self) -> Result<(), TaskFailure> {
+        match self.record.last() {
+            Some(call) if call.finish_reason.as_deref() == Some("length") => {
+                fail(ErrorKind::LlmOutputLimit, format!("the answer of {} was cut at its output limit", call.llm))
+            }
+            Some(call) if call.empty => fail(ErrorKind::LlmEmpty, format!("the answer of {} was empty", call.llm)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn answered(&self, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
+        if evidence.stumbled {
+            return fail(ErrorKind::LlmBadAnswer, "aider could not read the answer of the LLM");
+        }
+        if !evidence.answered {
+            let kind = evidence.llm_error.unwrap_or(ErrorKind::LlmUnavailable);
+            return fail(kind, "the last question of aider to the LLM got no answer");
+        }
+        let no_tokens = evidence.output_tokens == Some(0);
+        if no_tokens && evidence.token_limit {
+            return fail(ErrorKind::LlmContextTooLong, "the prompt did not fit into the context of the LLM");
+        }
+        // A provider that reports no usage makes every answer look empty to aider; the gateway knows better.
+        let looks_empty = self.record.calls.is_empty() && evidence.output_tokens.is_some_and(|tokens| tokens <= 1);
+        if evidence.empty || looks_empty {
+            return fail(ErrorKind::LlmEmpty, "aider got an empty answer");
+        }
+        Ok(())
+    }
+
+    fn edited(&self, evidence: &AiderEvidence) -> Result<Edit, TaskFailure> {
+        // A file that aider was told about and that was missing is made, empty; that is no edit.
+        let edited = self.changed && evidence.applied;
+        match (edited, evidence.refused) {
+            (true, false) => Ok(Edit::Whole),
+            (true, true) => Ok(Edit::Partial),
+            (false, true) => fail(
+                ErrorKind::EditNotApplied,
+                "the LLM's edit did not fit the files (`did not conform to the edit format`)",
+            ),
+            (false, false) => self.nothing_changed(),
+        }
+    }
+
+    fn nothing_changed(&self) -> Result<Edit, TaskFailure> {
+        let reason = self.record.last().and_then(|call| call.finish_reason.as_deref());
+        let message = match reason {
+            Some(reason) => format!("the agent changed nothing (the last answer ended with `{reason}`)"),
+            None => "the agent changed nothing".to_owned(),
+        };
+        fail(ErrorKind::NoChange, message)
+    }
+}
+
+fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
+    if matches!(status, 1 | 2) || !evidence.launched {
+        return fail(
+            ErrorKind::AgentConfig,
+            format!("aider exited with status {status} and did not accept its options"),
+        );
+    }
+    if status != 0 {
+        return fail(ErrorKind::AgentFailed, format!("aider exited with status {status}"));
+    }
+    if evidence.asked == 0 {
+        return fail(ErrorKind::AgentConfig, "aider asked no LLM at all");
+    }
+    Ok(())
+}
+
+/// What a call that is not [`CallClass::Ok`] makes of the task.
+fn call_failure(call: &Call) -> Option<TaskFailure> {
+    let (kind, what) = match &call.class {
+        CallClass::Ok => return None,
+        CallClass::RateLimited { retry_after } => {
+            let again = retry_after.map(|after| format!(", again in {} s", after.as_secs())).unwrap_or_default();
+            (ErrorKind::LlmRateLimited, format!("rate limited{again}"))
+        }
+        CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out".to_owned()),
+        CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable".to_owned()),
+        CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served".to_owned()),
+        CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused".to_owned()),
+        CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long".to_owned()),
+        CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused".to_owned()),
+        CallClass::BadAnswer => (ErrorKind::LlmBadAnswer, "the answer was none of the protocol".to_owned()),
+        CallClass::Refused => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
+    };
+    let status = call.status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
+    let said = if call.message.is_empty() { String::new() } else { format!(": {}", call.message) };
+    Some(TaskFailure::new(kind, format!("the last call of {} failed: {what}{status}{said}", call.llm)))
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

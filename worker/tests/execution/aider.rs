@@ -1,0 +1,107 @@
+//! The real aider against a small LLM in this process. Set `POOL_AIDER` to the program and run with `--ignored`.
+#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use pool_shared::config::AgentKind;
+use pool_shared::id::AttemptId;
+use pool_shared::result::{ErrorKind, TaskFailure};
+use serde_json::{Value, json};
+use worker::agent::{AgentRun, Edit, judge};
+use worker::llm::record::Record;
+use worker::workspace::Changes;
+
+use crate::agents::{hostile_to_aider, job, pwned, run};
+use crate::repo::{Bench, task};
+
+/// What the LLM answers: a status and the text of its message.
+type Answer = (u16, &'static str);
+
+const EDIT: &str =
+    "calc.py\n```python\n<<<<<<< SEARCH\n    return a - b\n=======\n    return a + b\n>>>>>>> REPLACE\n```\n";
+const BAD_EDIT: &str =
+    "calc.py\n```python\n<<<<<<< SEARCH\n    return a * c\n=======\n    return 1\n>>>>>>> REPLACE\n```\n";
+const GIT_EDIT: &str = ".git/config\n```\n<<<<<<< SEARCH\n[user]\n=======\n[core]\n\tfsmonitor = touch pwned\n[user]\n>>>>>>> REPLACE\n```\n";
+
+async fn answer(State((status, text)): State<Answer>, headers: HeaderMap, Json(question): Json<Value>) -> Response {
+    let authorized = headers.get("authorization").is_some_and(|value| value == "Bearer tok-42");
+    let known = question["model"] == "ollama/qwen2.5-coder:7b-instruct" && question["stream"] != json!(true);
+    if status != 200 || !authorized || !known {
+        let status = if authorized && known { status } else { 418 };
+        let status = StatusCode::from_u16(status).expect("a status");
+        return (status, Json(json!({"error": {"message": "scripted", "code": "scripted"}}))).into_response();
+    }
+    Json(json!({
+        "id": "1", "object": "chat.completion", "created": 1, "model": question["model"],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }))
+    .into_response()
+}
+
+/// Runs aider on the hostile repository with an LLM that always answers the same.
+async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit, TaskFailure>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let app = Router::new().route("/v1/chat/completions", post(answer)).with_state(given);
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
+    let kind = AgentKind::Aider { program: program.into(), edit_format: "diff".to_owned() };
+    let workspaces = bench.workspaces();
+    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let mut job = job(&worktree, &["calc.py"]);
+    job.base_url = format!("http://{address}/v1");
+    let run = run(&kind, &job).await.expect("it runs");
+    let changes = worktree.collect().await.expect("good changes");
+    let verdict = judge(&kind, &run, &Record::default(), !changes.is_empty());
+    eprintln!(
+        "{:?} in {:?}: {verdict:?} {changes:?}\n{:?}\n{}",
+        run.exit,
+        run.duration,
+        run.evidence,
+        run.output.text()
+    );
+    assert!(!pwned(&worktree.path()), "the repository made something run");
+    server.abort();
+    (run, changes, verdict)
+}
+
+#[tokio::test]
+#[ignore = "needs aider: POOL_AIDER"]
+async fn a_real_aider_edits_a_hostile_repository_and_nothing_else_happens() {
+    let bench = Bench::new();
+    hostile_to_aider(&bench);
+    let (_, changes, verdict) = aider(&bench, (200, EDIT)).await;
+    assert_eq!(verdict, Ok(Edit::Whole), "the edit was applied");
+    assert_eq!(changes.files, ["calc.py"], "one file changed");
+}
+
+#[tokio::test]
+#[ignore = "needs aider: POOL_AIDER"]
+async fn a_real_aider_that_fails_is_never_a_success() {
+    let bench = Bench::new();
+    for (given, expected) in [
+        ((401, ""), ErrorKind::LlmAuth),
+        ((404, ""), ErrorKind::LlmModelUnavailable),
+        ((400, ""), ErrorKind::LlmBadRequest),
+        ((200, ""), ErrorKind::LlmEmpty),
+        ((200, "I would rather not."), ErrorKind::NoChange),
+        ((200, BAD_EDIT), ErrorKind::EditNotApplied),
+    ] {
+        let (run, changes, verdict) = aider(&bench, given).await;
+        assert_eq!(verdict.map_err(|failure| failure.kind), Err(expected), "{given:?}");
+        assert!(changes.is_empty(), "{given:?} changed {:?}; {:?}", changes.files, run.exit);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs aider: POOL_AIDER"]
+async fn an_answer_that_edits_the_agents_git_directory_reaches_nobody() {
+    let bench = Bench::new();
+    let (_, changes, verdict) = aider(&bench, (200, GIT_EDIT)).await;
+    assert!(verdict.is_err(), "nothing that counts was changed");
+    assert!(changes.is_empty(), "the directory is thrown away");
+}
