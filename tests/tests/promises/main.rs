@@ -4,4 +4,10 @@
 
 mod support;
 
+mod agent_fails;
+mod bad_input;
 mod one_task;
+mod real_agent;
+mod third_party;
+mod throughput_and_fairness;
+mod worker_dies;

@@ -26,8 +26,7 @@ pub(crate) struct Submitter {
     name: String,
     channel: Channel,
     replies: Consumer,
-    /// The connection ends with it.
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Submitter {
@@ -48,7 +47,7 @@ impl Submitter {
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consume = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
         let replies = consume.await.expect("a consumer");
-        Self { name: name.to_owned(), channel, replies, _connection: connection }
+        Self { name: name.to_owned(), channel, replies, connection }
     }
 
     /// Properties of a task message with this submitter's reply address.
@@ -94,10 +93,21 @@ impl Submitter {
         messages
     }
 
-    /// Messages that are ready in a queue.
-    pub(crate) async fn depth(&self, queue: &str) -> u32 {
+    /// Consumers of a queue.
+    pub(crate) async fn consumers(&self, queue: &str) -> u32 {
+        let declared = self.look_at(queue).await;
+        declared.unwrap_or_else(|error| panic!("no queue {queue}: {error}")).consumer_count()
+    }
+
+    /// Messages that are ready in a queue, if it exists.
+    pub(crate) async fn depth_if_any(&self, queue: &str) -> Option<u32> {
+        self.look_at(queue).await.ok().map(|queue| queue.message_count())
+    }
+
+    async fn look_at(&self, queue: &str) -> lapin::Result<lapin::Queue> {
+        // A queue that does not exist costs the channel.
+        let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default());
-        declared.await.unwrap_or_else(|error| panic!("no queue {queue}: {error}")).message_count()
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await
     }
 }

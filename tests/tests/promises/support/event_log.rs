@@ -23,6 +23,16 @@ pub(crate) struct Entry {
     pub(crate) accepted: bool,
 }
 
+impl Entry {
+    pub(crate) fn is_start_of(&self, id: &str) -> bool {
+        self.accepted && matches!(&self.decision, Decision::Started { task, .. } if task.as_str() == id)
+    }
+
+    pub(crate) fn is_end_of(&self, id: &str) -> bool {
+        self.accepted && matches!(&self.decision, Decision::Finished { task, .. } if task.as_str() == id)
+    }
+}
+
 /// What has been read so far.
 #[derive(Debug)]
 pub(crate) struct EventLog {

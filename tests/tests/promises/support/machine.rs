@@ -27,6 +27,17 @@ pub(crate) fn program(name: &str) -> PathBuf {
     program
 }
 
+/// The aider executable.
+///
+/// # Panics
+/// When there is none: the promises about real agents cannot be tested without.
+pub(crate) fn aider() -> PathBuf {
+    let installed = checkout().join(".pool/aider/bin/aider");
+    let aider = std::env::var_os("POOL_AIDER").map_or(installed, PathBuf::from);
+    assert!(aider.is_file(), "there is no aider at {}: run scripts/test, or set POOL_AIDER", aider.display());
+    aider
+}
+
 pub(crate) fn lock_file(name: &str) -> File {
     let path = shared_directory().join(name);
     let mut options = OpenOptions::new();

@@ -43,11 +43,6 @@ impl Pool {
     }
 
     /// The directory, the repository `app` and the virtual host; no process yet.
-    pub(crate) async fn set_up_alone(file: &PoolFile) -> Self {
-        Self::set_up(all_cores().await, file).await
-    }
-
-    /// The same, beside other tests.
     pub(crate) async fn set_up_shared(file: &PoolFile) -> Self {
         Self::set_up(share_cores().await, file).await
     }
@@ -73,6 +68,11 @@ impl Pool {
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.as_ref().expect("the directory is there until the end").path()
+    }
+
+    /// Another pool file for the processes that are started from now on.
+    pub(crate) fn rewrite(&self, file: &PoolFile) {
+        file.write(&self.file);
     }
 
     /// Where a repository has to be for tasks to name it like this.
@@ -153,6 +153,20 @@ impl Pool {
             programmers.clone().find(|programmer| programmer["id"] == id && programmer["state"] == state).cloned()
         })
         .await
+    }
+
+    /// Waits until a worker has printed this.
+    pub(crate) async fn programmer_logs(&self, worker: usize, text: &str) {
+        let worker = &self.workers[worker];
+        let what = format!("{} prints {text:?}", worker.name);
+        eventually(&what, SOON, async || worker.log().contains(text).then_some(())).await;
+    }
+
+    /// The commit of a branch, which is set a moment after the outcome.
+    pub(crate) async fn branch(&self, repository: &str, branch: &str) -> String {
+        let repository = Repository::at(&self.repository(repository));
+        let what = format!("the branch {branch} is set");
+        eventually(&what, SOON, async || repository.commit_of(branch)).await
     }
 
     pub(crate) async fn event_log(&self) -> EventLog {

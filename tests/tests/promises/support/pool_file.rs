@@ -26,6 +26,9 @@ const SAMPLE: [(&str, [&str; 3]); 10] = [
 pub(crate) const ROUTES: [&[&str]; 7] =
     [&[], &["deepseek"], &["fast"], &["free", "local"], &["openai"], &["paid", "premium"], &["reasoning"]];
 
+/// The ids of the sample pool.
+pub(crate) const PROGRAMMERS: [&str; 10] = ["001", "002", "003", "004", "005", "006", "007", "008", "009", "010"];
+
 /// What the sample pool's programmer with this id offers.
 pub(crate) fn offered(id: &str) -> &'static [&'static str] {
     &SAMPLE.iter().find(|(known, _)| *known == id).expect("a programmer of the sample pool").1

@@ -26,6 +26,17 @@ impl Repository {
         repository
     }
 
+    /// One that exists.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The commit of a branch, if there is one.
+    pub(crate) fn commit_of(&self, branch: &str) -> Option<String> {
+        let done = self.try_git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")], "");
+        done.status.success().then(|| String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
+    }
+
     /// The sample project of the trial.
     pub(crate) fn sample(path: &Path) -> Self {
         let script = checkout().join("scripts/make-sample-repo");
