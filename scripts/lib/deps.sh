@@ -48,23 +48,26 @@ explain_missing() {
 
 # A subshell: its trap takes the policy away again, however the installation ends.
 apt_install() (
-    local run=(env) had_broker=no had_erlang=no
+    local as_root=(env) had_broker=no had_erlang=no
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || fail "not root and no sudo: ask an administrator to run: apt-get install --no-install-recommends $*"
-        run=(sudo)
+        as_root=(sudo)
     fi
     installed rabbitmq-server && had_broker=yes
     installed erlang-base && had_erlang=yes
-    trap 'allow_services "${run[@]}"' EXIT
+    trap 'allow_services "${as_root[@]}"' EXIT
     trap 'exit 130' INT TERM HUP
-    forbid_services "${run[@]}"
-    run+=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
-    "${run[@]}" update >&2
-    "${run[@]}" install -y --no-install-recommends "$@" >&2
+    forbid_services "${as_root[@]}"
+    apt_get "${as_root[@]}" update
+    apt_get "${as_root[@]}" install -y --no-install-recommends "$@"
     # Installed for our private nodes: the system's own node shall not come up at the next boot either.
-    [ "$had_broker" = yes ] || disable_service "${run[0]}" rabbitmq-server
-    [ "$had_erlang" = yes ] || disable_service "${run[0]}" epmd.socket
+    [ "$had_broker" = yes ] || disable_service "${as_root[@]}" rabbitmq-server.service
+    [ "$had_erlang" = yes ] || disable_service "${as_root[@]}" epmd.socket epmd.service
 )
+
+apt_get() {
+    "$1" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "${@:2}" >&2
+}
 
 installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
 
@@ -86,14 +89,18 @@ allow_services() {
     [ ! -e "$POLICY" ] || ! grep -q "$POLICY_MARK" "$POLICY" || "$@" rm -f "$POLICY"
 }
 
-# disable_service env|sudo SERVICE : only ever called for a package that was installed just now.
+# disable_service env|sudo UNIT… : only ever called for units that were installed just now. Without systemd there is
+# at most a boot script (containers: nothing starts either).
 disable_service() {
-    installed rabbitmq-server || return 0
-    if has systemctl; then
-        "$1" systemctl disable --quiet "$2" >&2 || true
-    elif [ "$2" = rabbitmq-server ] && has update-rc.d; then
-        "$1" update-rc.d rabbitmq-server disable >&2 || true
-    fi
+    local as_root="$1" unit
+    shift
+    for unit in "$@"; do
+        if has systemctl; then
+            "$as_root" systemctl disable --quiet "$unit" >&2 || warn "could not disable the system service $unit"
+        elif [ -x "/etc/init.d/${unit%.service}" ]; then
+            "$as_root" update-rc.d "${unit%.service}" disable >&2 || warn "could not disable the boot script of $unit"
+        fi
+    done
 }
 
 # --- the agent ----------------------------------------------------------------------------------------------------
