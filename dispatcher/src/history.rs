@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use pool_shared::broker::acks::{self, Acks};
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::{Link, discard};
@@ -261,17 +262,22 @@ async fn read_all(history: &History, read: &watch::Sender<u64>) -> Result<(), Br
     let limit = link.endpoint().timeout();
     let consumer = consume(&channel, limit, AMQPValue::LongString("first".into())).await?;
     let mut chunks = consumer.ready_chunks(100);
-    while let Some(chunk) = chunks.next().await {
-        let mut last = None;
+    let mut acks = Acks::new(limit);
+    loop {
+        let Ok(next) = tokio::time::timeout(acks::AT_LATEST, chunks.next()).await else {
+            acks.send().await?;
+            continue;
+        };
+        let Some(chunk) = next else { return Ok(()) };
+        let (mut last, count) = (None, chunk.len());
         for delivery in chunk {
             let Ok(delivery) = delivery else { return Ok(()) };
             history.learn(&delivery);
             last = Some(delivery);
         }
         read.send_modify(|count| *count += 1);
-        if let Some(delivery) = last {
-            within(limit, "ack history", delivery.ack(BasicAckOptions { multiple: true })).await?;
+        if let Some(last) = last {
+            acks.read(last, count).await?;
         }
     }
-    Ok(())
 }

@@ -166,13 +166,13 @@ async fn decide_attempt(
     result: &ResultMessage,
 ) -> Result<bool, LogError> {
     let log = &process.log;
-    let decided = log.wait_for(|fold| match standing(fold, task, attempt) {
+    let decided = log.wait_for_task(task, |fold| match standing(fold, task, attempt) {
         Standing::Winner => Some(true),
         Standing::Loser => Some(false),
         Standing::Open | Standing::Unknown => None,
     });
     if let Ok(decided) = tokio::time::timeout(FINISHED_WITHIN, decided).await {
-        return decided;
+        return Ok(decided);
     }
     // The claim came before the result: once anything of ours is read back, the claim has been read too.
     match log.append(Decision::finished(task, Some(attempt), result)).await? {

@@ -95,6 +95,19 @@ impl Decision {
             error: result.error.as_ref().map(|error| error.kind),
         }
     }
+
+    /// The task that it is about, if it is about one.
+    pub fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Submitted { task, .. }
+            | Self::Published { task, .. }
+            | Self::Reissued { task, .. }
+            | Self::Started { task, .. }
+            | Self::Released { task, .. }
+            | Self::Finished { task, .. } => Some(task),
+            Self::Tick | Self::Configured { .. } | Self::Up { .. } | Self::Unknown => None,
+        }
+    }
 }
 
 /// One message of the stream.

@@ -4,6 +4,7 @@
 //! after any error the channel is thrown away and everything on it is set up again; publishing and consuming use
 //! separate connections.
 
+pub mod acks;
 pub mod backoff;
 pub mod headers;
 pub mod heartbeats;

@@ -304,14 +304,15 @@ impl Programmer {
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
         let id = &claimed.envelope.task.id;
         let stop = CancellationToken::new();
-        let superseded = self.process.log.wait_for(|fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
+        let log = &self.process.log;
+        let superseded = log.wait_for_task(id, |fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
         let working = self.attempts.run(claimed, &stop);
         tokio::pin!(working);
         let stopped = tokio::select! {
             outcome = &mut working => {
                 return outcome.map_or(Attempted::Interrupted, |outcome| Attempted::Outcome(Box::new(outcome)));
             }
-            _ = superseded => Attempted::Superseded,
+            () = superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");

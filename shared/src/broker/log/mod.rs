@@ -1,8 +1,10 @@
 //! The event log as a process sees it: append a decision, learn what it meant at its place, hold the fold.
 //!
-//! `appender` publishes batches, `reader` folds the stream. They share nothing but the list of waiters here.
+//! `appender` publishes batches, `reader` folds the stream, `news` wakes who waits for a task. They share nothing but
+//! what [`Shared`] holds.
 
 mod appender;
+mod news;
 mod reader;
 
 use std::collections::HashMap;
@@ -19,6 +21,8 @@ use crate::config::Events;
 use crate::event::{Decision, EmitterId, EventId};
 use crate::fold::{Fold, Verdict};
 use crate::heartbeat::Clock;
+use crate::id::TaskId;
+use news::News;
 
 /// How long [`Log::append`] waits for an event to come back.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +59,7 @@ impl Waiters {
 struct Shared {
     emitter: EmitterId,
     waiters: Waiters,
+    news: News,
     fold: RwLock<Fold>,
     view: watch::Sender<View>,
     clock: Arc<Clock>,
@@ -95,6 +100,7 @@ impl Log {
         let shared = Arc::new(Shared {
             emitter: EmitterId::new(),
             waiters: Waiters::default(),
+            news: News::default(),
             fold: RwLock::default(),
             view: view_sender,
             clock,
@@ -138,19 +144,10 @@ impl Log {
         view.caught_up && view.heard.elapsed() < self.stale
     }
 
-    /// Waits until the predicate holds for the state, and gives what it found.
-    ///
-    /// # Errors
-    /// [`LogError::Closed`] when this process is ending.
-    pub async fn wait_for<T>(&self, mut look: impl FnMut(&Fold) -> Option<T>) -> Result<T, LogError> {
-        let mut changes = self.changes();
-        loop {
-            changes.borrow_and_update();
-            if let Some(found) = self.read(&mut look) {
-                return Ok(found);
-            }
-            changes.changed().await.map_err(|_| LogError::Closed)?;
-        }
+    /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
+    /// about the task.
+    pub async fn wait_for_task<T>(&self, task: &TaskId, mut look: impl FnMut(&Fold) -> Option<T>) -> T {
+        self.shared.news.subscribe(task).until(|| self.read(&mut look)).await
     }
 
     /// Waits until the log has been read once.
@@ -164,22 +161,25 @@ impl Log {
 }
 
 /// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
+/// Sleeps until then, and not until the next event: there may be thousands a second.
 async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
-    let mut changes = log.changes();
-    loop {
-        let heard = changes.borrow_and_update().heard;
-        let wait = tick.mul_f64(1.0 + rand::random::<f64>() / 2.0);
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = changes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(heard + wait) => {
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    appended = log.append(Decision::Tick) => if appended.is_err() {
-                        tracing::debug!("the tick of this process did not come back");
-                    },
+    let ticking = async {
+        let mut spoke = Instant::now();
+        loop {
+            let wait = tick.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+            let heard = log.view.borrow().heard.max(spoke);
+            tokio::time::sleep_until(heard + wait).await;
+            let silent = log.view.borrow().heard <= heard;
+            if silent {
+                spoke = Instant::now();
+                if log.append(Decision::Tick).await.is_err() {
+                    tracing::debug!("the tick of this process did not come back");
                 }
             }
         }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = ticking => {}
     }
 }

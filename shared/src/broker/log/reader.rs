@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, View, appender};
+use crate::broker::acks::Acks;
 use crate::broker::backoff::Backoff;
 use crate::broker::link::{Link, discard};
 use crate::broker::publisher::Publisher;
 use crate::broker::topology::EVENTS_STREAM;
 use crate::broker::{BrokerError, within};
-use crate::event::{Batch, EmitterId, EventId};
+use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::fold::{Fold, Verdict};
 
 /// Messages on the way to this reader; a stream wants a limit.
@@ -84,13 +85,14 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
     let mut rebuilding = Some(Rebuild::default());
     let mut chunks = consumer.ready_chunks(256);
+    let mut acks = Acks::new(stale);
     loop {
         let chunk = match tokio::time::timeout(stale, chunks.next()).await {
             Err(_) => return format!("nothing was heard for {} s", stale.as_secs()),
             Ok(None) => return "the broker ended the consumer".to_owned(),
             Ok(Some(chunk)) => chunk,
         };
-        let mut last = None;
+        let (mut last, count) = (None, chunk.len());
         let mut marked = false;
         for delivery in chunk {
             match delivery {
@@ -103,12 +105,14 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
         }
         if marked && let Some(rebuilt) = rebuilding.take() {
             *shared.fold.write().unwrap_or_else(PoisonError::into_inner) = rebuilt.fold;
+            shared.news.tell_all();
             rebuilt.own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
         }
         let caught_up = rebuilding.is_none();
         shared.view.send_replace(View { caught_up, heard: Instant::now() });
-        if let Some(delivery) = last
-            && let Err(error) = within(stale, "ack events", delivery.ack(BasicAckOptions { multiple: true })).await
+        // Ticks come often enough for the last ones to be acked in time.
+        if let Some(last) = last
+            && let Err(error) = acks.read(last, count).await
         {
             return error.to_string();
         }
@@ -146,6 +150,7 @@ fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery,
         None => {
             shared.fold.write().unwrap_or_else(PoisonError::into_inner).apply(&batch, keep);
             own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
+            shared.news.tell(batch.events.iter().filter_map(Decision::task));
         }
     }
     batch.emitter == mark
