@@ -114,7 +114,7 @@ impl Programmer {
                     None => In::Broken,
                 },
             };
-            action = session.handle(input, self.conditions());
+            action = session.handle(input, self.conditions(), tokio::time::Instant::now());
         }
         if let Some(station) = station {
             station.close().await;

@@ -6,7 +6,14 @@
 //! Never more than one task: an action that could bring a task (`Ask`, `Listen`) is only named while none is held,
 //! and it ends as soon as one has come.
 
+use std::time::Duration;
+
 use pool_shared::heartbeat::ShutReason;
+use tokio::time::Instant;
+
+/// A queue that was found empty is not asked again for so long: asking costs the broker as much as a delivery, and a
+/// task that comes meanwhile waits that long at most, while tasks of other queues are done.
+const EMPTY_FOR: Duration = Duration::from_millis(50);
 
 /// How the last action ended. `D` is a delivery, `C` a claimed task, `W` a task with the outcome of its attempt.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,25 +78,26 @@ pub struct Conditions {
 /// A programmer between two actions.
 #[derive(Debug)]
 pub struct Session {
-    queues: usize,
+    /// When each queue was found empty, if it gave nothing last time.
+    found_empty: Vec<Option<Instant>>,
     /// The queue that is asked first next time.
     first: usize,
-    /// How many queues were found empty in this round.
-    empty: usize,
+    /// The queue that was asked last.
+    asked: usize,
 }
 
 impl Session {
     /// A programmer with so many queues; at least one.
     pub fn new(queues: usize) -> Self {
-        Self { queues: queues.max(1), first: 0, empty: 0 }
+        Self { found_empty: vec![None; queues.max(1)], first: 0, asked: 0 }
     }
 
-    pub fn handle<D, C, W>(&mut self, input: Input<D, C, W>, conditions: Conditions) -> Action<D, C, W> {
+    pub fn handle<D, C, W>(&mut self, input: Input<D, C, W>, conditions: Conditions, now: Instant) -> Action<D, C, W> {
         match input {
             Input::Delivered(task, queue) => {
                 // Rotated, so that no queue starves behind one that is always full.
-                self.first = (queue + 1) % self.queues;
-                self.empty = 0;
+                self.first = (queue + 1) % self.found_empty.len();
+                self.found_empty[queue] = None;
                 Action::Claim(task)
             }
             Input::Owned(task) => Action::Work(task),
@@ -98,27 +106,38 @@ impl Session {
             Input::Lost => Action::Abandon,
             Input::Broken if conditions.draining => Action::Stop,
             Input::Broken => {
-                self.empty = 0;
+                self.found_empty.fill(None);
                 Action::Open { after_failure: true }
             }
             Input::Empty => {
-                self.empty += 1;
-                self.next(conditions)
+                self.found_empty[self.asked] = Some(now);
+                self.next(conditions, now)
             }
-            Input::Opened | Input::Disturbed | Input::Settled => {
-                self.empty = 0;
-                self.next(conditions)
-            }
+            Input::Opened | Input::Disturbed | Input::Settled => self.next(conditions, now),
         }
     }
 
-    fn next<D, C, W>(&self, conditions: Conditions) -> Action<D, C, W> {
+    fn next<D, C, W>(&mut self, conditions: Conditions, now: Instant) -> Action<D, C, W> {
         match conditions {
             Conditions { draining: true, .. } => Action::Stop,
             Conditions { shut: Some(reason), .. } => Action::Wait(reason),
-            Conditions { shut: None, .. } if self.empty >= self.queues => Action::Listen,
-            Conditions { shut: None, .. } => Action::Ask((self.first + self.empty) % self.queues),
+            Conditions { shut: None, .. } => match self.worth_asking(now) {
+                Some(queue) => {
+                    self.asked = queue;
+                    Action::Ask(queue)
+                }
+                // Whatever comes into any of them is delivered then.
+                None => Action::Listen,
+            },
         }
+    }
+
+    /// The next queue in turn that is not known to be empty.
+    fn worth_asking(&self, now: Instant) -> Option<usize> {
+        let queues = self.found_empty.len();
+        (self.first..self.first + queues)
+            .map(|queue| queue % queues)
+            .find(|queue| self.found_empty[*queue].is_none_or(|since| now.duration_since(since) >= EMPTY_FOR))
     }
 }
 
@@ -135,51 +154,62 @@ mod tests {
 
     #[test]
     fn an_idle_programmer_asks_every_queue_once_and_then_listens() {
-        let mut session = Session::new(3);
-        assert_eq!(session.handle(In::Opened, OPEN), Do::Ask(0), "first queue");
-        assert_eq!(session.handle(In::Empty, OPEN), Do::Ask(1), "second queue");
-        assert_eq!(session.handle(In::Empty, OPEN), Do::Ask(2), "third queue");
-        assert_eq!(session.handle(In::Empty, OPEN), Do::Listen, "all are empty");
+        let (mut session, now) = (Session::new(3), Instant::now());
+        assert_eq!(session.handle(In::Opened, OPEN, now), Do::Ask(0), "first queue");
+        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(1), "second queue");
+        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(2), "third queue");
+        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Listen, "all are empty");
     }
 
     #[test]
     fn the_queue_after_the_one_that_gave_is_asked_first() {
-        let mut session = Session::new(3);
-        assert_eq!(session.handle(In::Delivered('t', 1), OPEN), Do::Claim('t'), "a task");
-        assert_eq!(session.handle(In::Settled, OPEN), Do::Ask(2), "the next in turn");
+        let (mut session, now) = (Session::new(3), Instant::now());
+        assert_eq!(session.handle(In::Delivered('t', 1), OPEN, now), Do::Claim('t'), "a task");
+        assert_eq!(session.handle(In::Settled, OPEN, now), Do::Ask(2), "the next in turn");
+    }
+
+    #[test]
+    fn a_queue_that_was_empty_a_moment_ago_is_not_asked_before_one_that_gives_but_soon_again() {
+        let (mut session, now) = (Session::new(2), Instant::now());
+        assert_eq!(session.handle(In::Opened, OPEN, now), Do::Ask(0), "the first");
+        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(1), "the second");
+        assert_eq!(session.handle(In::Delivered('t', 1), OPEN, now), Do::Claim('t'), "it has a task");
+        assert_eq!(session.handle(In::Settled, OPEN, now), Do::Ask(1), "the other was empty a moment ago");
+        assert_eq!(session.handle(In::Delivered('u', 1), OPEN, now), Do::Claim('u'), "one more");
+        assert_eq!(session.handle(In::Settled, OPEN, now + EMPTY_FOR), Do::Ask(0), "it is asked in its turn again");
     }
 
     #[test]
     fn a_shut_gate_takes_nothing_and_an_open_one_goes_on() {
-        let mut session = Session::new(1);
+        let (mut session, now) = (Session::new(1), Instant::now());
         let shut = Conditions { shut: Some(ShutReason::Log), draining: false };
-        assert_eq!(session.handle(In::Opened, shut), Do::Wait(ShutReason::Log), "shut");
-        assert_eq!(session.handle(In::Disturbed, OPEN), Do::Ask(0), "open again");
+        assert_eq!(session.handle(In::Opened, shut, now), Do::Wait(ShutReason::Log), "shut");
+        assert_eq!(session.handle(In::Disturbed, OPEN, now), Do::Ask(0), "open again");
     }
 
     #[test]
     fn a_drain_ends_after_the_task_and_takes_no_other() {
-        let mut session = Session::new(2);
-        assert_eq!(session.handle(In::Worked('t'), DRAINING), Do::Conclude('t'), "the task is concluded");
-        assert_eq!(session.handle(In::Settled, DRAINING), Do::Stop, "then it ends");
+        let (mut session, now) = (Session::new(2), Instant::now());
+        assert_eq!(session.handle(In::Worked('t'), DRAINING, now), Do::Conclude('t'), "the task is concluded");
+        assert_eq!(session.handle(In::Settled, DRAINING, now), Do::Stop, "then it ends");
     }
 
     #[test]
     fn who_lost_a_task_neither_acks_nor_delivers() {
-        let mut session = Session::new(1);
-        assert_eq!(session.handle(In::Lost, OPEN), Do::Abandon, "only the channel is closed");
+        let (mut session, now) = (Session::new(1), Instant::now());
+        assert_eq!(session.handle(In::Lost, OPEN, now), Do::Abandon, "only the channel is closed");
     }
 
     proptest! {
         /// Plays random answers to whatever the session asks for, and counts the tasks it holds.
         #[test]
         fn no_programmer_ever_holds_two_tasks(answers in proptest::collection::vec((0u8..4, any::<bool>(), any::<bool>()), 1..200)) {
-            let mut session = Session::new(3);
+            let (mut session, now) = (Session::new(3), Instant::now());
             let mut input = Input::<(), (), ()>::Opened;
             let mut held = 0;
             for (answer, shut, draining) in answers {
                 let conditions = Conditions { shut: shut.then_some(ShutReason::Clock), draining: draining && answer == 0 };
-                input = match session.handle(input, conditions) {
+                input = match session.handle(input, conditions, now) {
                     Action::Open { .. } => Input::Opened,
                     Action::Ask(queue) => match answer {
                         0 => Input::Empty,
