@@ -105,10 +105,8 @@ impl Station {
             next = incoming.next() => Some(self.incoming(next)?),
             () = disturbed => None,
         };
-        for tag in tags {
-            let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
-            within(self.limit(), "stop consuming", cancel).await?;
-        }
+        let cancels = tags.into_iter().map(|tag| self.channel.basic_cancel(tag, BasicCancelOptions::default()));
+        within(self.limit(), "stop consuming", future::try_join_all(cancels)).await?;
         // The streams end once what was on its way has come out.
         while let Some(next) = within(self.limit(), "stop consuming", async { Ok(incoming.next().await) }).await? {
             self.give_back(self.incoming(Some(next))?.delivery).await?;
