@@ -199,16 +199,19 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
     }
 }
 
-/// Into the history, then to the submitter, byte for byte.
+/// Into the history and to the submitter, byte for byte. Both are confirmed before the result is acked; neither waits
+/// for the other.
 async fn forward(
     process: &Process,
     history: &History,
     delivery: &Delivery,
     result: &ResultMessage,
 ) -> Result<(), BrokerError> {
-    history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await?;
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    reply(process, &delivery.properties, id, &delivery.data).await
+    let keep = history.add(Kind::Result, result.task_id.as_ref(), &delivery.data);
+    let tell = reply(process, &delivery.properties, id, &delivery.data);
+    let (kept, told) = tokio::join!(keep, tell);
+    kept.and(told)
 }
 
 /// To the reply queue that the properties name, if they name one.
