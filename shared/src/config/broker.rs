@@ -35,7 +35,7 @@ impl Default for RawBroker {
             url: "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
             heartbeat_s: 10,
             timeout_s: 10,
-            publish_channels: 4,
+            publish_channels: 32,
         }
     }
 }
