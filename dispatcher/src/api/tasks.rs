@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 use super::App;
 use super::problem::{Problem, TaskProblem};
-use crate::history::Entry;
+use crate::history::{Entry, History};
 use crate::intake::{NotTaken, Taken};
 
 /// Submissions that are written at the same time.
@@ -63,20 +63,15 @@ impl TaskView {
     fn new(id: &TaskId, state: &TaskState, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
         let owner = state.owner.as_ref();
-        let status = match (outcome, owner) {
-            (Some(outcome), _) => outcome.status.as_str(),
-            (None, Some(_)) => "running",
-            (None, None) => "queued",
-        };
         Self {
             id: id.clone(),
-            status: status.to_owned(),
+            status: status(state).to_owned(),
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,
             submitted_at: state.submitted_at,
             attempts: state.attempts,
-            programmer: owner.map(|o| o.programmer.clone()).or_else(|| outcome?.programmer.clone()),
+            programmer: programmer(state).cloned(),
             attempt: owner.map(|o| o.attempt).or_else(|| outcome?.attempt),
             started_at: owner.map(|o| o.since),
             finished_at: outcome.map(|o| o.at),
@@ -86,6 +81,20 @@ impl TaskView {
             task: None,
         }
     }
+}
+
+fn status(state: &TaskState) -> &'static str {
+    match (&state.outcome, &state.owner) {
+        (Some(outcome), _) => outcome.status.as_str(),
+        (None, Some(_)) => "running",
+        (None, None) => "queued",
+    }
+}
+
+/// Who works on it, or did.
+fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
+    let owner = state.owner.as_ref().map(|owner| &owner.programmer);
+    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
 }
 
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
@@ -211,13 +220,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn matches(&self, view: &TaskView) -> bool {
+    fn matches(&self, history: &History, id: &TaskId, state: &TaskState) -> bool {
         let label = |wanted: &String| {
             let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
-            view.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
+            let entry = history.entry(id).unwrap_or_default();
+            entry.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
         };
-        self.status.as_ref().is_none_or(|status| *status == view.status)
-            && self.programmer.as_ref().is_none_or(|programmer| Some(programmer) == view.programmer.as_ref())
+        self.status.as_ref().is_none_or(|wanted| wanted == status(state))
+            && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
             && self.label.as_ref().is_none_or(label)
     }
 }
@@ -236,15 +246,22 @@ pub async fn list(
     filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<TaskList>, Problem> {
     let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let mut tasks: Vec<TaskView> = app.process.log.read(|fold| {
-        let views =
-            fold.tasks.iter().map(|(id, state)| TaskView::new(id, state, app.history.entry(id).unwrap_or_default()));
-        views.filter(|view| filter.matches(view)).collect()
-    });
-    tasks.sort_by(|a, b| (b.submitted_at.or(b.finished_at), &b.id).cmp(&(a.submitted_at.or(a.finished_at), &a.id)));
-    let total = tasks.len();
-    tasks.truncate(filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT));
-    Ok(Json(TaskList { total, tasks }))
+    let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+    // Meanwhile nothing is folded: only what is shown is copied.
+    Ok(Json(app.process.log.read(|fold| {
+        let matches = |(id, state): &(&TaskId, &TaskState)| filter.matches(&app.history, id, state);
+        let mut matching: Vec<_> = fold.tasks.iter().filter(matches).collect();
+        matching.sort_unstable_by(|a, b| (time(b.1), b.0).cmp(&(time(a.1), a.0)));
+        let shown = matching.iter().take(limit);
+        let view =
+            |(id, state): &(&TaskId, &TaskState)| TaskView::new(id, state, app.history.entry(id).unwrap_or_default());
+        TaskList { total: matching.len(), tasks: shown.map(view).collect() }
+    })))
+}
+
+/// What lists are sorted by: when it was submitted, if that is known, else when it finished.
+fn time(state: &TaskState) -> Option<Timestamp> {
+    state.submitted_at.or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
 }
 
 fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
