@@ -45,8 +45,9 @@ async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and
     let pool = Pool::start_alone(&file).await;
     let sample = Repository::sample(&pool.repository("sample"));
     let tasks = tasks();
+    let mut log = pool.event_log().await;
     pool.api().submit(&json!(tasks)).await;
-    pool.api().finished(TASKS, Duration::from_secs(240)).await;
+    log.finished(TASKS, Duration::from_secs(240)).await;
 
     let mut programmers = BTreeSet::new();
     let clones = tempfile::tempdir().expect("a directory for clones");
