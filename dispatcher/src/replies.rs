@@ -175,15 +175,7 @@ async fn decide_attempt(
         return decided;
     }
     // The claim came before the result: once anything of ours is read back, the claim has been read too.
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: Some(attempt),
-        status: result.status,
-        llm: result.llm.clone(),
-        cost_usd: result.usage.cost_usd,
-        error: result.error.as_ref().map(|error| error.kind),
-    };
-    match log.append(finished).await? {
+    match log.append(Decision::finished(task, Some(attempt), result)).await? {
         Verdict::Accepted => {
             tracing::info!(task_id = %task, %attempt, "finished on behalf of a programmer that died after its result");
             Ok(true)
@@ -199,15 +191,7 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
         // It is about a message that misuses the id, not about the task that has it: only the reply is due.
         return Ok(true);
     }
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: None,
-        status: result.status,
-        llm: None,
-        cost_usd: result.usage.cost_usd,
-        error: kind,
-    };
-    match process.log.append(finished).await? {
+    match process.log.append(Decision::finished(task, None, result)).await? {
         Verdict::Accepted => Ok(true),
         // The same result again, after a crash between the log and the ack.
         Verdict::Refused(Refusal::Finished) => Ok(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)),

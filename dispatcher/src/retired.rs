@@ -48,7 +48,8 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotMoved> {
     let channel = process.consume.channel().await?;
     // Asking for a queue that is gone would close the channel with an error.
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let exists = within(limit, format!("look for {queue}"), channel.queue_declare(queue.into(), options, FieldTable::default()));
+    let exists =
+        within(limit, format!("look for {queue}"), channel.queue_declare(queue.into(), options, FieldTable::default()));
     if exists.await.is_err() {
         return Ok(());
     }

@@ -86,7 +86,8 @@ impl<'a> Topology<'a> {
         for (queue, exchange, key) in
             [(DEAD_QUEUE, DEAD_EXCHANGE, ""), (UNROUTABLE, UNROUTABLE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
         {
-            let arguments = if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
+            let arguments =
+                if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }

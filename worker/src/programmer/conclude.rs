@@ -53,15 +53,7 @@ pub async fn publish_result(
 
 /// Step 6: makes this attempt's result the outcome. True when it is, whoever wrote it down.
 pub async fn conclude(process: &Process, task: &TaskId, attempt: AttemptId, result: &ResultMessage) -> bool {
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: Some(attempt),
-        status: result.status,
-        llm: result.llm.clone(),
-        cost_usd: result.usage.cost_usd,
-        error: result.error.as_ref().map(|error| error.kind),
-    };
-    match process.log.append(finished).await {
+    match process.log.append(Decision::finished(task, Some(attempt), result)).await {
         Ok(Verdict::Accepted) => true,
         // A dispatcher may have been faster.
         Ok(Verdict::Refused(_)) => process.log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
