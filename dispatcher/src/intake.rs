@@ -74,7 +74,10 @@ impl Intake {
     pub async fn take(&self, task: Task) -> Result<Taken, NotTaken> {
         let route = self.process.routes.route(&task.message.capabilities)?.name.clone();
         let body = task.to_json();
-        let known = self.process.log.read(|fold| fold.tasks.get(&task.id).map(|state| state.published));
+        let known = self
+            .process
+            .log
+            .read(|fold| fold.tasks.get(&task.id).map(|state| state.published || state.outcome.is_some()));
         if known == Some(true) {
             return Ok(Taken { id: task.id, repeated: true });
         }

@@ -11,5 +11,6 @@ pub mod intake;
 mod llm_probe;
 pub mod pool_view;
 pub mod replies;
+pub mod retired;
 mod tables;
 pub mod unroutable;

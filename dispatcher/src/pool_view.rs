@@ -17,31 +17,40 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+/// Who merely waits for an id does not hide a holder that was heard within so long.
+const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
+
+/// What was heard last of a programmer.
+struct Heard {
+    beat: ProgrammerBeat,
+    at: Instant,
+    /// The name of the process.
+    by: String,
+}
+
 /// The latest heartbeats. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Beats(Arc<RwLock<HashMap<ProgrammerId, (ProgrammerBeat, Instant, String)>>>);
+pub struct Beats(Arc<RwLock<HashMap<ProgrammerId, Heard>>>);
 
 impl Beats {
     pub fn hear(&self, heartbeat: Heartbeat) {
         let mut beats = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for beat in heartbeat.programmers {
-            // Who merely waits for an id must not hide the one that holds it.
-            let holder = beats.get(&beat.id).filter(|(held, heard, name)| {
-                *name != heartbeat.name && !is_held(&held.gate) && heard.elapsed() < Duration::from_secs(30)
+            let held_by_another = beats.get(&beat.id).is_some_and(|heard| {
+                heard.by != heartbeat.name && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
             });
-            if is_held(&beat.gate) && holder.is_some() {
+            if is_held(&beat.gate) && held_by_another {
                 continue;
             }
-            beats.insert(beat.id.clone(), (beat, Instant::now(), heartbeat.name.clone()));
+            let heard = Heard { at: Instant::now(), by: heartbeat.name.clone(), beat };
+            beats.insert(heard.beat.id.clone(), heard);
         }
     }
 
     fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<(ProgrammerBeat, String)> {
         let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        beats
-            .get(id)
-            .filter(|(_, heard, _)| heard.elapsed() < fresh)
-            .map(|(beat, _, name)| (beat.clone(), name.clone()))
+        let heard = beats.get(id).filter(|heard| heard.at.elapsed() < fresh)?;
+        Some((heard.beat.clone(), heard.by.clone()))
     }
 }
 

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{Reply, json_properties};
+use pool_shared::broker::headers::{self, Reply, json_properties};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
@@ -74,10 +75,8 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
     let consume = channel.basic_consume(RESULTS_QUEUE.into(), "results".into(), options, FieldTable::default());
     let consumer = within(limit, "consume results", consume).await?;
     let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
-        if let Ok(delivery) = delivery
-            && let Err(error) = handle(process, history, &delivery).await
-        {
-            tracing::warn!(%error, "a result is not handled; it stays in the queue");
+        if let Ok(delivery) = delivery {
+            handle_until_done(process, history, &delivery).await;
         }
     });
     in_hand.await;
@@ -94,7 +93,24 @@ enum NotHandled {
     Log(#[from] LogError),
 }
 
+/// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
+/// again by itself.
+async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) {
+    let mut backoff = Backoff::default();
+    while let Err(error) = handle(process, history, delivery).await {
+        if !delivery.acker.usable() || process.shutdown.is_cancelled() {
+            return;
+        }
+        tracing::warn!(%error, "a result is not handled yet; trying again");
+        backoff.wait().await;
+    }
+}
+
 async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+    if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
+        repeat(process, history, delivery).await?;
+        return acked(process, delivery).await;
+    }
     let wanted = match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => decide(process, &result).await?.then_some(result),
         Err(error) => {
@@ -109,9 +125,28 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
     if let Some(result) = wanted {
         forward(process, history, delivery, &result).await?;
     }
+    acked(process, delivery).await
+}
+
+async fn acked(process: &Process, delivery: &Delivery) -> Result<(), NotHandled> {
     let limit = process.consume.endpoint().timeout();
     within(limit, "ack a result", delivery.ack(BasicAckOptions::default())).await?;
     Ok(())
+}
+
+/// A finished task was published once more: whoever did so gets the result that there is.
+async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
+    let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    let Some(id) = id else { return Ok(()) };
+    let entry = history.wait_for_result(&id, FINISHED_WITHIN).await;
+    let Some(offset) = entry.and_then(|entry| entry.result_at) else {
+        tracing::warn!(task_id = %id, "the history has no result to repeat");
+        return Ok(());
+    };
+    match history.body(offset).await? {
+        Some(body) => reply(process, &delivery.properties, id.as_str(), &body).await,
+        None => Ok(()),
+    }
 }
 
 /// Whether this result is to be forwarded.
@@ -140,15 +175,7 @@ async fn decide_attempt(
         return decided;
     }
     // The claim came before the result: once anything of ours is read back, the claim has been read too.
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: Some(attempt),
-        status: result.status,
-        llm: result.llm.clone(),
-        cost_usd: result.usage.cost_usd,
-        error: result.error.as_ref().map(|error| error.kind),
-    };
-    match log.append(finished).await? {
+    match log.append(Decision::finished(task, Some(attempt), result)).await? {
         Verdict::Accepted => {
             tracing::info!(task_id = %task, %attempt, "finished on behalf of a programmer that died after its result");
             Ok(true)
@@ -164,15 +191,7 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
         // It is about a message that misuses the id, not about the task that has it: only the reply is due.
         return Ok(true);
     }
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: None,
-        status: result.status,
-        llm: None,
-        cost_usd: result.usage.cost_usd,
-        error: kind,
-    };
-    match process.log.append(finished).await? {
+    match process.log.append(Decision::finished(task, None, result)).await? {
         Verdict::Accepted => Ok(true),
         // The same result again, after a crash between the log and the ack.
         Verdict::Refused(Refusal::Finished) => Ok(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)),
@@ -188,10 +207,15 @@ async fn forward(
     result: &ResultMessage,
 ) -> Result<(), BrokerError> {
     history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await?;
-    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(&delivery.properties) else { return Ok(()) };
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
+    reply(process, &delivery.properties, id, &delivery.data).await
+}
+
+/// To the reply queue that the properties name, if they name one.
+async fn reply(process: &Process, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), BrokerError> {
+    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(came_with) else { return Ok(()) };
     let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
-    let message = Message { exchange: REPLIES, key: &to, body: &delivery.data, properties, mandatory: true };
+    let message = Message { exchange: REPLIES, key: &to, body, properties, mandatory: true };
     match process.publisher.publish(message).await {
         Err(BrokerError::Returned { .. }) => {
             tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");

@@ -1,6 +1,6 @@
 //! Tables for the terminal: one look for every command.
 
-use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use comfy_table::{ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// For output that goes to no terminal.
 const COLUMNS: u16 = 100;
@@ -15,6 +15,13 @@ pub(crate) fn table(header: &[&str]) -> Table {
         table.set_width(COLUMNS);
     }
     table
+}
+
+/// The first column is what people copy: it is never broken into lines.
+pub(crate) fn keep_first_column_whole(table: &mut Table) {
+    if let Some(column) = table.column_mut(0) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
 }
 
 /// Narrow gaps, and no blanks at the ends of lines; a blank line follows.

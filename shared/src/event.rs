@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
-use crate::result::{ErrorKind, Status};
+use crate::result::{ErrorKind, ResultMessage, Status};
 use crate::time::Timestamp;
 
 /// One incarnation of a process that appends events. A restarted process is another emitter.
@@ -81,6 +81,20 @@ pub enum Decision {
     /// Written by a newer version of the pool.
     #[serde(other)]
     Unknown,
+}
+
+impl Decision {
+    /// That this result is the outcome of the task.
+    pub fn finished(task: &TaskId, attempt: Option<AttemptId>, result: &ResultMessage) -> Self {
+        Self::Finished {
+            task: task.clone(),
+            attempt,
+            status: result.status,
+            llm: result.llm.clone(),
+            cost_usd: result.usage.cost_usd,
+            error: result.error.as_ref().map(|error| error.kind),
+        }
+    }
 }
 
 /// One message of the stream.

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -19,23 +18,24 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
+/// A checked text: what it is, its pattern for schemas, its rule for people, and the check itself.
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $pattern:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $type(String);
 
         impl $type {
             /// # Errors
             /// [`InvalidName`] when the text does not fit the pattern of this type.
-            pub fn new(value: impl Into<String>) -> Result<Self, InvalidName> {
+            pub fn new(value: impl Into<String>) -> Result<Self, $crate::id::InvalidName> {
                 let value = value.into();
                 let check: fn(&str) -> bool = $check;
                 if check(&value) {
                     Ok(Self(value))
                 } else {
-                    Err(InvalidName { what: $what, value, rule: $rule })
+                    Err($crate::id::InvalidName { what: $what, value, rule: $rule })
                 }
             }
 
@@ -44,22 +44,22 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
 
         impl TryFrom<String> for $type {
-            type Error = InvalidName;
-            fn try_from(value: String) -> Result<Self, InvalidName> {
+            type Error = $crate::id::InvalidName;
+            fn try_from(value: String) -> Result<Self, $crate::id::InvalidName> {
                 Self::new(value)
             }
         }
 
-        impl FromStr for $type {
-            type Err = InvalidName;
-            fn from_str(value: &str) -> Result<Self, InvalidName> {
+        impl std::str::FromStr for $type {
+            type Err = $crate::id::InvalidName;
+            fn from_str(value: &str) -> Result<Self, $crate::id::InvalidName> {
                 Self::new(value)
             }
         }
@@ -70,19 +70,21 @@ macro_rules! name {
             }
         }
 
-        impl JsonSchema for $type {
+        impl schemars::JsonSchema for $type {
             fn inline_schema() -> bool {
                 true
             }
-            fn schema_name() -> Cow<'static, str> {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
             }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({"type": "string", "pattern": $pattern, "description": $rule})
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "pattern": $pattern, "description": $rule})
             }
         }
     };
 }
+
+pub(crate) use name;
 
 fn is_word(text: &str, max: usize, allowed: fn(u8) -> bool) -> bool {
     (1..=max).contains(&text.len()) && text.bytes().all(allowed)

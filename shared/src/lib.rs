@@ -13,6 +13,7 @@ pub mod money;
 pub mod result;
 
 pub mod routing;
+pub mod source;
 pub mod task;
 pub mod telemetry;
 pub mod time;

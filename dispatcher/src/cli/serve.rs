@@ -18,7 +18,7 @@ use crate::api::{self, App};
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
-use crate::{configure, replies, unroutable};
+use crate::{configure, replies, retired, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -74,6 +74,7 @@ async fn serve(
     let history = History::start(&process);
     tokio::spawn(replies::run(process.clone(), history.clone()));
     tokio::spawn(unroutable::run(process.clone()));
+    tokio::spawn(retired::run(process.clone()));
     let intake = Intake::new(process.clone(), history.clone());
     let url = format!("http://{}", listener.local_addr()?);
     let app = App { process: process.clone(), pool: Arc::new(pool), history, intake, beats };

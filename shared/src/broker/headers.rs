@@ -15,6 +15,9 @@ const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// Up to 4.2: returns of this message; absent on the first delivery.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
+/// AMQP property `type` of a message in `results` that asks for a result which is there already: no body.
+pub const REPEAT: &str = "repeat";
+
 /// An integer of whatever width the other side chose.
 fn integer(value: &AMQPValue) -> Option<u64> {
     match value {

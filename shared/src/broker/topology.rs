@@ -56,6 +56,17 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
+/// A quorum queue from which the broker drops nothing: what it returns too often goes to `pool.dead`. Dead letters are
+/// kept safely: at least once needs `reject-publish` and a target that is bound already.
+fn dead_lettered() -> FieldTable {
+    table([
+        ("x-queue-type", text("quorum")),
+        ("x-dead-letter-exchange", text(DEAD_EXCHANGE)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ])
+}
+
 impl<'a> Topology<'a> {
     pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
         Self { channel, endpoint }
@@ -73,9 +84,11 @@ impl<'a> Topology<'a> {
         self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default()).await?;
         self.exchange(TASKS, ExchangeKind::Direct, table([("alternate-exchange", text(UNROUTABLE))])).await?;
         for (queue, exchange, key) in
-            [(UNROUTABLE, UNROUTABLE, ""), (DEAD_QUEUE, DEAD_EXCHANGE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
+            [(DEAD_QUEUE, DEAD_EXCHANGE, ""), (UNROUTABLE, UNROUTABLE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
         {
-            self.queue(queue, table([("x-queue-type", text("quorum"))])).await?;
+            let arguments =
+                if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
+            self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }
         for (stream, key) in [(EVENTS_STREAM, EVENTS_KEY), (HISTORY_STREAM, HISTORY_KEY)] {
@@ -83,7 +96,7 @@ impl<'a> Topology<'a> {
             self.bind(stream, LOG, key).await?;
         }
         for route in routes.all() {
-            self.task_queue(&route.queue()).await?;
+            self.queue(&route.queue(), dead_lettered()).await?;
         }
         Ok(())
     }
@@ -116,17 +129,6 @@ impl<'a> Topology<'a> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
         within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await.map(drop)
-    }
-
-    /// A route's queue. Its dead letters are kept safely: at least once needs `reject-publish` and a bound target.
-    async fn task_queue(&self, name: &str) -> Result<(), BrokerError> {
-        let arguments = table([
-            ("x-queue-type", text("quorum")),
-            ("x-dead-letter-exchange", text(DEAD_EXCHANGE)),
-            ("x-dead-letter-strategy", text("at-least-once")),
-            ("x-overflow", text("reject-publish")),
-        ]);
-        self.queue(name, arguments).await
     }
 
     async fn stream(&self, name: &str, events: &Events) -> Result<(), BrokerError> {

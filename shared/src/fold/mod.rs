@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::id::{Capability, ProgrammerId};
+use crate::routing::{Route, Routes};
 use crate::time::Timestamp;
 pub use tasks::{Outcome, Owner, TaskState, Tasks};
 
@@ -55,6 +56,8 @@ pub struct Fold {
     /// The next sequence number of each emitter.
     next_seq: HashMap<EmitterId, u64>,
     configuration: Option<Configuration>,
+    /// Every queue that a configuration in the log has used.
+    queues: BTreeSet<String>,
     pub tasks: Tasks,
 }
 
@@ -70,6 +73,12 @@ impl Fold {
 
     pub fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
+    }
+
+    /// Queues that were in use once and are not by `routes`: what is left in them belongs elsewhere.
+    pub fn retired_queues(&self, routes: &Routes) -> Vec<String> {
+        let in_use: BTreeSet<String> = routes.all().iter().map(Route::queue).collect();
+        self.queues.difference(&in_use).cloned().collect()
     }
 
     /// Applies one message of the log; `on_event` hears of each event that was not seen before.
@@ -90,6 +99,7 @@ impl Fold {
         match decision {
             Decision::Tick | Decision::Up { .. } | Decision::Unknown => Verdict::Accepted,
             Decision::Configured { hash, capabilities } => {
+                self.queues.extend(Routes::new(capabilities).all().iter().map(Route::queue));
                 self.configuration = Some(Configuration { hash: hash.clone(), capabilities: capabilities.clone() });
                 Verdict::Accepted
             }

@@ -109,6 +109,24 @@ fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
 }
 
 #[test]
+fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again() {
+    let configured = |capability: &str| Decision::Configured {
+        hash: capability.to_owned(),
+        capabilities: BTreeMap::from([(
+            ProgrammerId::new("001").expect("an id"),
+            [Capability::new(capability).expect("a capability")].into(),
+        )]),
+    };
+    let mut fold = Fold::new();
+    fold.apply(&batch(0, vec![configured("fast"), configured("slow")]), |_, _, _| ());
+    let now = Routes::new(&fold.configuration().expect("one is in force").capabilities);
+    // With a single programmer all its sets have the same eligible programmers, so there is one queue.
+    assert_eq!(fold.retired_queues(&now), Vec::<String>::new(), "both configurations use tasks.any only");
+    let none = Routes::default();
+    assert_eq!(fold.retired_queues(&none), ["tasks.any"], "nobody uses it any more");
+}
+
+#[test]
 fn the_time_of_the_pool_never_goes_back() {
     let mut fold = Fold::new();
     fold.apply(&Batch { at_ms: 5000, ..batch(0, vec![Decision::Tick]) }, |_, _, _| ());

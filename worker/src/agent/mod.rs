@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use pool_shared::config::{self, AgentKind, Secret};
 use pool_shared::id::LlmName;
 use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::task::RelativePath;
+use pool_shared::source::RelativePath;
 
 use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
 

@@ -81,6 +81,8 @@ pub enum Examination {
     Claim,
     /// Nothing is left to do: ack.
     Drop(&'static str),
+    /// It has finished: ack; and who asks for a reply gets the result that there is.
+    Finished,
     /// It is for another queue: send it back through `pool.tasks` with this generation.
     Divert { generation: u32 },
     /// It ends here, without an attempt.
@@ -97,7 +99,7 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet, now: T
         return conflict;
     }
     if known.is_some_and(|state| state.outcome.is_some()) {
-        return Examination::Drop("the task has finished");
+        return Examination::Finished;
     }
     if envelope.token.generation < generation {
         return Examination::Drop("the task has been published again since");
@@ -131,7 +133,7 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
         return conflict;
     }
     match refusal {
-        Refusal::Finished => Examination::Drop("the task has finished"),
+        Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => Examination::Drop("the task has been published again since"),
         Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
         Refusal::Taken { .. } | Refusal::UnknownTask => Examination::Drop("the log does not take it"),
@@ -202,7 +204,7 @@ mod tests {
         let examine = |fold: &Fold| examine(fold, &envelope, &offered(), NOW);
         assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
         let done = fold(vec![started(0, &envelope.body_hash), finished()]);
-        assert_eq!(examine(&done), Examination::Drop("the task has finished"), "finished");
+        assert_eq!(examine(&done), Examination::Finished, "finished");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{REPEAT, Reply, result_properties, task_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
@@ -53,15 +53,7 @@ pub async fn publish_result(
 
 /// Step 6: makes this attempt's result the outcome. True when it is, whoever wrote it down.
 pub async fn conclude(process: &Process, task: &TaskId, attempt: AttemptId, result: &ResultMessage) -> bool {
-    let finished = Decision::Finished {
-        task: task.clone(),
-        attempt: Some(attempt),
-        status: result.status,
-        llm: result.llm.clone(),
-        cost_usd: result.usage.cost_usd,
-        error: result.error.as_ref().map(|error| error.kind),
-    };
-    match process.log.append(finished).await {
+    match process.log.append(Decision::finished(task, Some(attempt), result)).await {
         Ok(Verdict::Accepted) => true,
         // A dispatcher may have been faster.
         Ok(Verdict::Refused(_)) => process.log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
@@ -79,6 +71,20 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
         Ok(true) => End::Settled,
         Ok(false) | Err(_) => End::Broken,
     }
+}
+
+/// A finished task came once more. Its result has been delivered; but who published it again waits for a reply too.
+pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
+    if envelope.reply.to.is_some() {
+        let properties = result_properties(envelope.task.id.as_str(), None).with_type(REPEAT.into());
+        let properties = envelope.reply.on(properties);
+        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true };
+        if let Err(error) = process.publisher.publish(message).await {
+            tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");
+            return End::Lost;
+        }
+    }
+    ack(process, delivery).await
 }
 
 /// Ends a task without an attempt: the result first, then the ack. The dispatcher writes it into the log.

@@ -268,6 +268,10 @@ impl Programmer {
                 tracing::info!(task_id = %id, token = %envelope.token, reason, "a delivery is dropped");
                 conclude::ack(process, delivery).await
             }
+            Examination::Finished => {
+                tracing::info!(task_id = %id, token = %envelope.token, "the task has finished already");
+                conclude::repeat_result(process, delivery, envelope).await
+            }
             Examination::Divert { generation } => conclude::divert(process, delivery, envelope, generation).await,
             Examination::End(status, failure) => {
                 conclude::end_without_attempt(process, delivery, envelope, (status, failure)).await

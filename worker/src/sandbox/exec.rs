@@ -51,6 +51,7 @@ enum ExecError {
 
 /// Does what the arguments after `sandbox-exec` say and ends the process. Called before anything else in `main`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ! {
+    close_inherited_files();
     let report = Plan::parse(args).and_then(|plan| plan.carry_out()).unwrap_or_else(|error| {
         // For a person who typed the command; the worker reads the report.
         let _ = writeln!(io::stderr(), "{error}");
@@ -58,6 +59,20 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     });
     let sent = line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
     std::process::exit(i32::from(sent.is_err() || matches!(report, Report::Failed(_))))
+}
+
+/// Whoever started the worker may have left files open for it (a lock, say) that would be handed on to the program.
+/// At this moment nothing of this process's own is open but the first three.
+fn close_inherited_files() {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let inherited: Vec<i32> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    for descriptor in inherited {
+        // One of them was the directory that has just been read.
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 fn line() -> io::Result<OwnedFd> {

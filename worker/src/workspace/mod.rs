@@ -24,7 +24,8 @@ use std::sync::{Mutex, PoisonError};
 use pool_shared::config;
 use pool_shared::id::AttemptId;
 use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::task::{GitRef, Repository, Task};
+use pool_shared::source::{GitRef, Repository};
+use pool_shared::task::Task;
 use pool_shared::time::wall_clock;
 
 pub use changes::Changes;

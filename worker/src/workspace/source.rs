@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::task::Repository;
+use pool_shared::source::Repository;
 
 /// Whether a repository is named by a URL and needs a mirror.
 pub(super) fn is_url(repository: &Repository) -> bool {

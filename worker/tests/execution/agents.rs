@@ -8,7 +8,7 @@ use std::time::Duration;
 use pool_shared::config::{self, AgentKind, Secret};
 use pool_shared::id::AttemptId;
 use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::task::RelativePath;
+use pool_shared::source::RelativePath;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
 use worker::llm::record::Record;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{alive, eventually, limits, sandbox, shell};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_util::sync::CancellationToken;
@@ -191,4 +192,14 @@ async fn a_program_that_does_not_exist_is_named() {
     let error = sandbox().run(command, &nobody()).await.expect_err("it cannot start");
     assert!(matches!(error, LaunchError::Program { .. }), "the error was {error}");
     assert!(error.to_string().contains("no-such-program"), "the program is named: {error}");
+}
+
+#[tokio::test]
+async fn files_that_the_worker_inherited_are_not_handed_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lock = std::fs::File::create(dir.path().join("lock")).expect("a file");
+    fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty())).expect("it is inherited from now on");
+    let finished = sandbox().run(shell(dir.path(), "ls -l /proc/$$/fd"), &nobody()).await.expect("it starts");
+    let text = finished.output.text();
+    assert!(text.contains("/dev/null") && !text.contains("lock"), "input and output only, but there is {text}");
 }

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pool_shared::id::TaskId;
 use pool_shared::money::MicroUsd;
@@ -13,9 +14,11 @@ use pool_shared::result::Status;
 use super::{Client, Format};
 use crate::api::tasks::{TaskList, TaskView};
 use crate::check::print;
-use crate::tables::{lines, table};
+use crate::tables::{keep_first_column_whole, lines, table};
 
 const POLL: Duration = Duration::from_millis(300);
+/// Results that are asked for at the same time.
+const RESULTS_AT_ONCE: usize = 8;
 const ERROR_CHARS: usize = 160;
 
 /// Waits for all results. Exit status 1 if any task did not succeed.
@@ -59,10 +62,12 @@ fn note(bar: &ProgressBar, task: &TaskView) {
 }
 
 async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
-    let mut results = Vec::with_capacity(taken.len());
-    for task in taken {
-        results.push(client.get::<TaskView>(&format!("/tasks/{}", task.id)).await?);
-    }
+    let paths = taken.iter().map(|task| format!("/tasks/{}", task.id));
+    let results: Vec<TaskView> = stream::iter(paths)
+        .map(|path| async move { client.get::<TaskView>(&path).await })
+        .buffered(RESULTS_AT_ONCE)
+        .try_collect()
+        .await?;
     let good = results.iter().all(|task| task.status == Status::Succeeded.as_str());
     let printed = print(&match format {
         Format::Json => format!("{:#}\n", serde_json::to_value(&results)?),
@@ -88,6 +93,7 @@ fn results_table(results: &[TaskView]) -> String {
             result.and_then(|r| r.error.as_ref()).map(|e| shortened(e.kind.as_str(), &e.message)).unwrap_or_default(),
         ]);
     }
+    keep_first_column_whole(&mut rows);
     let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     format!("{}{succeeded} of {} tasks succeeded, ${cost} in all\n", lines(rows), results.len())

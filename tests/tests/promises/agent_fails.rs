@@ -1,0 +1,181 @@
+//! A success is a success by evidence: whatever way the LLM or the agent fails, the task is not reported as succeeded,
+//! and the error names its class.
+
+use std::time::Duration;
+
+use pool_shared::result::{ErrorKind, Status};
+use pool_tests::scripted_llm::{Script, ScriptedLlm};
+use serde_json::{Value, json};
+
+use crate::support::machine::aider;
+use crate::support::pool::task;
+use crate::support::{Pool, PoolFile, Repository, SOON};
+
+/// What the scripted LLM is told to do, and what has to become of the task.
+fn failures() -> Vec<(&'static str, Value, &'static [ErrorKind])> {
+    let fail = |status: u16| json!({"fail": {"status": status}});
+    let edit = |search: &str| json!({"file": "calc.py", "search": search, "replace": "    return a + b\n"});
+    let good = || edit("    return a - b\n");
+    vec![
+        ("401", fail(401), &[ErrorKind::LlmAuth]),
+        ("403", fail(403), &[ErrorKind::LlmAuth]),
+        ("404", fail(404), &[ErrorKind::LlmModelUnavailable]),
+        ("429", json!({"fail": {"status": 429, "retry_after_s": 7}}), &[ErrorKind::LlmRateLimited]),
+        ("quota", json!({"fail": {"status": 429, "code": "insufficient_quota"}}), &[ErrorKind::LlmRateLimited]),
+        ("500", fail(500), &[ErrorKind::LlmUnavailable]),
+        ("503", fail(503), &[ErrorKind::LlmUnavailable]),
+        ("hang", json!({"behave": "hang"}), &[ErrorKind::LlmTimeout]),
+        ("drop", json!({"behave": "drop"}), &[ErrorKind::LlmUnavailable]),
+        ("broken stream", json!({"behave": "cut_stream", "edits": [good()]}), &[ErrorKind::LlmUnavailable]),
+        ("broken JSON", json!({"behave": "broken_json"}), &[ErrorKind::LlmBadAnswer]),
+        ("no choices", json!({"behave": "no_choices"}), &[ErrorKind::LlmBadAnswer]),
+        ("empty answer", json!({"behave": "empty"}), &[ErrorKind::LlmEmpty]),
+        ("cut at the limit", json!({"behave": "length", "edits": [good()]}), &[ErrorKind::LlmOutputLimit]),
+        ("context", json!({"behave": "context_too_long"}), &[ErrorKind::LlmContextTooLong]),
+        ("nonsense", json!({"say": "I am a teapot."}), &[ErrorKind::NoChange]),
+        ("bad SEARCH block", json!({"edits": [edit("    return a * b\n")]}), &[ErrorKind::EditNotApplied]),
+        ("good and bad block", json!({"edits": [good(), edit("    return a * b\n")]}), &[ErrorKind::EditNotApplied]),
+        (
+            "good, then dead",
+            json!([{"edits": [good(), edit("    return a * b\n")]}, {"fail": {"status": 500}}]),
+            &[ErrorKind::LlmUnavailable],
+        ),
+    ]
+}
+
+fn scripted(id: &str, script: &Value) -> Value {
+    let mut task = task(id);
+    task["instruction"] = format!("Fix add.\nSCRIPT: {script}").into();
+    task["repository"] = "calc".into();
+    task["files"] = json!(["calc.py"]);
+    task
+}
+
+/// A pool whose LLM does what its prompts say.
+async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
+    let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
+    let failover = json!({"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 5});
+    let file = PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("failover", failover);
+    let pool = Pool::start(&file).await;
+    Repository::create(&pool.repository("calc"), &[("calc.py", "def add(a, b):\n    return a - b\n")]);
+    (pool, llm)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_way_the_llm_fails_aider_s_task_is_no_success_and_the_error_names_its_class() {
+    let (pool, _llm) = pool_with(json!({"kind": "aider", "program": aider(), "edit_format": "diff"})).await;
+    let failures = failures();
+    let tasks: Vec<Value> =
+        failures.iter().enumerate().map(|(n, (_, script, _))| scripted(&format!("f{n}"), script)).collect();
+    let good = json!({"edits": [{"file": "calc.py", "search": "    return a - b\n", "replace": "    return a + b\n"}]});
+    pool.api().submit(&json!(tasks)).await;
+    pool.api().submit(&scripted("good", &good)).await;
+    let mut wrong = Vec::new();
+    for (n, (what, _, expected)) in failures.iter().enumerate() {
+        let result = pool.api().result(&format!("f{n}"), Duration::from_secs(150)).await;
+        let kind = result.error.as_ref().map(|error| error.kind);
+        if result.status != Status::Failed || !kind.is_some_and(|kind| expected.contains(&kind)) {
+            wrong.push(format!("{what}: {:?} {:?}, expected {expected:?}", result.status, result.error));
+        }
+        if result.commit.is_some() || result.branch.is_some() {
+            wrong.push(format!("{what}: a failed task has a commit"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "every failure is reported as what it is");
+    let result = pool.api().result("good", SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "the same task with a good answer succeeds: {result:?}");
+}
+
+/// Asks the LLM, and says that all is well whatever came of it: what most agents do.
+const LIAR: &str = r##"
+import json, os, sys, urllib.request
+with open("calc.py", "a") as file:
+    file.write("# begun\n")
+body = {"model": os.environ["POOL_MODEL"], "messages": [{"role": "user", "content": open(sys.argv[1]).read()}]}
+request = urllib.request.Request(os.environ["POOL_BASE_URL"] + "/chat/completions", json.dumps(body).encode(),
+    {"content-type": "application/json", "authorization": "Bearer " + os.environ["POOL_TOKEN"]})
+try:
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
+except OSError as error:
+    print("the LLM failed:", error)
+print("All done, everything works.")
+"##;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_edits_and_claims_success_after_its_last_call_failed_is_not_believed() {
+    let agent = json!({"kind": "command", "command": ["/usr/bin/python3", "-c", LIAR, "{prompt_file}"]});
+    let (pool, llm) = pool_with(agent).await;
+    let believed = [ErrorKind::LlmEmpty, ErrorKind::LlmOutputLimit, ErrorKind::NoChange, ErrorKind::EditNotApplied];
+    let failures: Vec<_> = failures()
+        .into_iter()
+        .filter(|(what, _, kinds)| *what != "good, then dead" && !believed.contains(&kinds[0]))
+        .collect();
+    assert!(failures.len() > 10, "the ways in which a call fails: {}", failures.len());
+    let tasks: Vec<Value> =
+        failures.iter().enumerate().map(|(n, (_, script, _))| scripted(&format!("f{n}"), script)).collect();
+    pool.api().submit(&json!(tasks)).await;
+    for (n, (what, _, expected)) in failures.iter().enumerate() {
+        let result = pool.api().result(&format!("f{n}"), SOON).await;
+        let kind = result.error.as_ref().map(|error| error.kind);
+        assert_eq!((result.status, kind), (Status::Failed, Some(expected[0])), "{what}: {result:?}");
+        assert_eq!(result.commit, None, "{what}: what it has begun is not kept");
+    }
+    pool.api().submit(&scripted("good", &json!({"say": "yes"}))).await;
+    let result = pool.api().result("good", SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "with an answer the same agent succeeds: {result:?}");
+    assert_eq!(llm.requests().len(), failures.len() + 1, "one request to the provider for each call of the agent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_fails_by_itself_is_reported_by_how_it_ended() {
+    let script = r#"case "$(cat "$1")" in
+        exit*) echo x >>calc.py; exit 3 ;;
+        crash*) echo x >>calc.py; kill -SEGV $$ ;;
+        nothing*) exit 0 ;;
+        silent*) exec sleep 60 ;;
+        busy*) while :; do echo .; sleep 0.2; done ;;
+    esac"#;
+    let agent = json!({"kind": "command", "command": ["/bin/sh", "-c", script, "agent", "{prompt_file}"], "no_output_timeout_s": 2});
+    let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
+    let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 5});
+    let pool =
+        Pool::start(&PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("defaults", limits)).await;
+    Repository::create(&pool.repository("calc"), &[("calc.py", "x = 1\n")]);
+    let cases = [
+        ("exit", ErrorKind::AgentFailed),
+        ("crash", ErrorKind::AgentCrashed),
+        ("nothing", ErrorKind::NoChange),
+        ("silent", ErrorKind::AgentSilent),
+        ("busy", ErrorKind::AgentTimeout),
+    ];
+    let tasks = cases.map(|(what, _)| {
+        let mut task = task(what);
+        (task["instruction"], task["repository"]) = (what.into(), "calc".into());
+        task
+    });
+    pool.api().submit(&json!(tasks)).await;
+    for (what, expected) in cases {
+        let result = pool.api().result(what, SOON).await;
+        let kind = result.error.as_ref().map(|error| error.kind);
+        assert_eq!((result.status, kind), (Status::Failed, Some(expected)), "{what}: {result:?}");
+        assert_eq!(result.commit, None, "{what}: nothing is committed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acceptance_check_that_fails_makes_the_task_fail_and_shows_what_it_said() {
+    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", "echo four >>readme.txt"]);
+    let pool = Pool::start(&file).await;
+    let mut task = task("checked");
+    task["acceptance"] = json!([
+        {"name": "has four", "run": ["grep", "-q", "four", "readme.txt"]},
+        {"name": "has five", "run": ["sh", "-c", "echo no five here; grep -q five readme.txt"]},
+    ]);
+    pool.api().submit(&task).await;
+    let result = pool.api().result("checked", SOON).await;
+    let kind = result.error.as_ref().map(|error| error.kind);
+    assert_eq!((result.status, kind), (Status::Failed, Some(ErrorKind::AcceptanceFailed)), "{result:?}");
+    let statuses: Vec<_> = result.acceptance.iter().map(|check| check.exit_status).collect();
+    assert_eq!(statuses, [Some(0), Some(1)], "one passed, one failed");
+    assert!(result.acceptance[1].output_tail.contains("no five here"), "its output is in the result: {result:?}");
+}

@@ -1,0 +1,13 @@
+//! What Programmer Pool promises, a file a promise, held against a real broker, real git and real processes.
+//!
+//! One binary, so that its tests share one broker; each test has a virtual host, a pool and a directory of its own.
+
+mod support;
+
+mod agent_fails;
+mod bad_input;
+mod one_task;
+mod real_agent;
+mod third_party;
+mod throughput_and_fairness;
+mod worker_dies;

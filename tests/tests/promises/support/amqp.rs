@@ -1,0 +1,113 @@
+//! A submitter that speaks AMQP itself: publishes to `pool.tasks`, and has a reply queue of its own.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use pool_shared::result::ResultMessage;
+use serde_json::Value;
+
+/// A connection and a channel with confirms.
+pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("publisher confirms");
+    (connection, channel)
+}
+
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    name: String,
+    channel: Channel,
+    replies: Consumer,
+    connection: Connection,
+}
+
+impl Submitter {
+    pub(crate) async fn join(url: &str, name: &str) -> Self {
+        let (connection, channel) = channel(url).await;
+        let queue = format!("results.{name}");
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.expect("a reply queue");
+        let (name_of_queue, key) = (queue.as_str().into(), queue.as_str().into());
+        let bind = channel.queue_bind(
+            name_of_queue,
+            "pool.results".into(),
+            key,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bind.await.expect("a binding");
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consume = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+        let replies = consume.await.expect("a consumer");
+        Self { name: name.to_owned(), channel, replies, connection }
+    }
+
+    /// Properties of a task message with this submitter's reply address.
+    pub(crate) fn properties(&self) -> BasicProperties {
+        let properties = BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2);
+        properties.with_reply_to(format!("results.{}", self.name).as_str().into())
+    }
+
+    /// Publishes to `pool.tasks`.
+    pub(crate) async fn publish(&self, key: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let publish = self.channel.basic_publish("pool.tasks".into(), key.into(), options, body.as_ref(), properties);
+        let confirmed = publish.await.expect("a publish").await.expect("a confirm");
+        assert!(confirmed.is_ack(), "the broker did not take the message: {confirmed:?}");
+    }
+
+    pub(crate) async fn submit(&self, key: &str, task: &Value) {
+        self.publish(key, task.to_string(), self.properties()).await;
+    }
+
+    /// The next reply.
+    ///
+    /// # Panics
+    /// When none comes within `limit`.
+    pub(crate) async fn reply(&mut self, limit: Duration) -> ResultMessage {
+        let delivery = self.next(limit).await.unwrap_or_else(|| panic!("no result came within {} s", limit.as_secs()));
+        serde_json::from_slice(&delivery.data).expect("a result message")
+    }
+
+    /// The next message of the reply queue, if one comes within `limit`.
+    pub(crate) async fn next(&mut self, limit: Duration) -> Option<Delivery> {
+        let next = tokio::time::timeout(limit, self.replies.next()).await.ok()?;
+        Some(next.expect("the reply queue stays").expect("a delivery"))
+    }
+
+    /// Takes everything out of a queue, acknowledged.
+    pub(crate) async fn drain(&self, queue: &str) -> Vec<Vec<u8>> {
+        let mut messages = Vec::new();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(message) = self.channel.basic_get(queue.into(), options).await.expect("a queue") {
+            messages.push(message.delivery.data);
+        }
+        messages
+    }
+
+    /// Consumers of a queue.
+    pub(crate) async fn consumers(&self, queue: &str) -> u32 {
+        let declared = self.look_at(queue).await;
+        declared.unwrap_or_else(|error| panic!("no queue {queue}: {error}")).consumer_count()
+    }
+
+    /// Messages that are ready in a queue, if it exists.
+    pub(crate) async fn depth_if_any(&self, queue: &str) -> Option<u32> {
+        self.look_at(queue).await.ok().map(|queue| queue.message_count())
+    }
+
+    async fn look_at(&self, queue: &str) -> lapin::Result<lapin::Queue> {
+        // A queue that does not exist costs the channel.
+        let channel = self.connection.create_channel().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await
+    }
+}

@@ -1,0 +1,90 @@
+//! The dispatcher's HTTP API as a client sees it.
+
+use std::time::Duration;
+
+use pool_shared::result::ResultMessage;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+
+use super::eventually;
+
+/// An HTTP client that is not shared between the runtimes of tests.
+pub(crate) fn http() -> Client {
+    // The pool speaks plain HTTP on loopback, but reqwest wants a provider for TLS all the same; the first one stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("an HTTP client")
+}
+
+/// The API at a URL.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    url: String,
+    client: Client,
+}
+
+impl Api {
+    pub(crate) fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), client: http() }
+    }
+
+    /// `POST /tasks` with any body and content type.
+    pub(crate) async fn post(&self, body: impl Into<String>, headers: &[(&str, &str)]) -> Response {
+        let mut request = self.client.post(format!("{}/tasks", self.url)).body(body.into());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.expect("the API answers")
+    }
+
+    /// Submits tasks; all must be taken.
+    pub(crate) async fn submit(&self, tasks: &Value) -> Value {
+        let (status, body) = self.try_submit(tasks).await;
+        assert!(status.is_success(), "the submission was not taken: {status} {body}");
+        body
+    }
+
+    pub(crate) async fn try_submit(&self, tasks: &Value) -> (StatusCode, Value) {
+        let answer = self.post(tasks.to_string(), &[("content-type", "application/json")]).await;
+        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+    }
+
+    /// The answer to `GET`, whatever its status; null when it does not answer.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        match self.client.get(format!("{}{path}", self.url)).send().await {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Value::Null,
+        }
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        self.get("/programmer_pool/status").await
+    }
+
+    /// The patch of a task as text.
+    pub(crate) async fn patch(&self, id: &str) -> String {
+        let answer = self.client.get(format!("{}/tasks/{id}/patch", self.url)).send().await.expect("the API answers");
+        let status = answer.status();
+        let text = answer.text().await.expect("a text");
+        assert!(status.is_success(), "task {id} has no patch: {text}");
+        text
+    }
+
+    /// Waits for a task's result; the patch is not in it.
+    pub(crate) async fn result(&self, id: &str, limit: Duration) -> ResultMessage {
+        eventually(&format!("task {id} has a result"), limit, async || {
+            let view = self.get(&format!("/tasks/{id}")).await;
+            serde_json::from_value(view["result"].clone()).ok()
+        })
+        .await
+    }
+
+    /// Waits until as many tasks as `count` have an outcome.
+    pub(crate) async fn finished(&self, count: usize, limit: Duration) {
+        eventually(&format!("{count} tasks have an outcome"), limit, async || {
+            let list = self.get("/tasks?limit=5000").await;
+            let done = list["tasks"].as_array()?.iter().filter(|task| !task["finished_at"].is_null()).count();
+            (done >= count).then_some(())
+        })
+        .await;
+    }
+}

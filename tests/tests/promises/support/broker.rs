@@ -1,0 +1,141 @@
+//! One private RabbitMQ for all tests of a checkout, and a virtual host in it for each.
+//!
+//! `scripts/test` may start it and pass `POOL_TEST_AMQP_URL` and the three of `MANAGEMENT_…`; otherwise the first test
+//! does. A guard process that holds the other end of a pipe stops it once the last test process is gone, however that
+//! came about; test processes that follow each other within a few seconds share it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use pool_shared::time::wall_clock;
+
+use super::machine::{checkout, lock_file, shared_directory};
+
+/// Waits for the end of its input, then for others, and stops the broker if nobody uses it any more.
+const GUARD: &str = r#"
+cat >/dev/null
+sleep 3
+exec 9>"$2.lock"
+flock --nonblock 9 || exit 0
+"$1" stop --data "$2" --now
+rm -rf "$2"
+"#;
+
+#[derive(Debug)]
+struct Node {
+    /// `amqp://user:password@127.0.0.1:port`, without a virtual host.
+    amqp: String,
+    management: String,
+    user: String,
+    password: String,
+    _in_use: Option<(File, Child)>,
+}
+
+static NODE: LazyLock<Node> =
+    LazyLock::new(|| if given("POOL_TEST_AMQP_URL").is_some() { Node::given() } else { Node::start() });
+
+fn given(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty())
+}
+
+impl Node {
+    fn given() -> Self {
+        let variables = ["POOL_TEST_AMQP_URL", "MANAGEMENT_URL", "MANAGEMENT_USER", "MANAGEMENT_PASSWORD"];
+        Self::from(|name| {
+            let name = if name == "AMQP_URL" { variables[0] } else { name };
+            given(name).unwrap_or_else(|| panic!("POOL_TEST_AMQP_URL is set, so {name} must be too"))
+        })
+    }
+
+    fn from(value: impl Fn(&str) -> String) -> Self {
+        let url = value("AMQP_URL");
+        let (amqp, _) = url.rsplit_once('/').expect("an AMQP URL with a virtual host");
+        Self {
+            amqp: amqp.to_owned(),
+            management: value("MANAGEMENT_URL").trim_end_matches('/').to_owned(),
+            user: value("MANAGEMENT_USER"),
+            password: value("MANAGEMENT_PASSWORD"),
+            _in_use: None,
+        }
+    }
+
+    fn start() -> Self {
+        let data = shared_directory().join("broker");
+        let script = checkout().join("scripts/broker");
+        let lock = lock_file("broker.lock");
+        lock.lock_shared().expect("the lock on the broker");
+        let mut guard = Command::new("setsid");
+        guard.args(["sh", "-c", GUARD, "guard"]).arg(&script).arg(&data);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let guard = guard.spawn().expect("the guard of the broker");
+        let started = Command::new(&script).args(["start", "--data"]).arg(&data).output().expect("scripts/broker runs");
+        let said = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "scripts/broker start failed: {said}");
+        let printed = String::from_utf8_lossy(&started.stdout).into_owned();
+        let values: HashMap<_, _> = printed.lines().filter_map(|line| line.split_once('=')).collect();
+        let value =
+            |name: &str| (*values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))).to_owned();
+        Self { _in_use: Some((lock, guard)), ..Self::from(value) }
+    }
+}
+
+/// A virtual host of the shared broker; deleted with all its queues when dropped.
+#[derive(Debug)]
+pub(crate) struct Vhost {
+    name: String,
+}
+
+impl Vhost {
+    pub(crate) async fn create() -> Self {
+        let node = tokio::task::spawn_blocking(|| LazyLock::force(&NODE)).await.expect("a broker");
+        let name = format!("test-{}-{}", std::process::id(), unique());
+        let vhost = Self { name };
+        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}").await;
+        let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
+        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all).await;
+        vhost
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("{}/{}", NODE.amqp, self.name)
+    }
+
+    async fn manage(&self, method: reqwest::Method, path: &str, body: &'static str) {
+        let url = format!("{}/api/{path}", NODE.management);
+        let request = super::api::http().request(method, &url).basic_auth(&NODE.user, Some(&NODE.password));
+        let answer = request.header("content-type", "application/json").body(body).send().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
+        assert!(answer.status().is_success(), "{url} says {}", answer.status());
+    }
+
+    /// Lets nobody of this virtual host keep its connection: what a network that breaks for a moment does.
+    #[expect(dead_code, reason = "for tests of faults to come")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        let path = format!("vhosts/{}", self.name);
+        let deleting = std::thread::scope(|scope| {
+            let delete = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, ""));
+            };
+            scope.spawn(delete).join()
+        });
+        if deleting.is_err() && !std::thread::panicking() {
+            panic!("the virtual host {} was not deleted", self.name);
+        }
+    }
+}
+
+/// Different for every call of this process, and for restarts of it.
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", wall_clock().0 % 1_000_000, NEXT.fetch_add(1, Ordering::Relaxed))
+}

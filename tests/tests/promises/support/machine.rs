@@ -1,0 +1,69 @@
+//! Who may use the cores. Most tests share them; one that measures time wants them for itself.
+//!
+//! A lock on a file, because test runners also run tests in processes of their own.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// Below it tests keep what outlives one of them; made by cargo.
+pub(crate) fn shared_directory() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The checkout that is being tested.
+pub(crate) fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's directory")
+}
+
+/// A program of this workspace, as cargo built it.
+///
+/// # Panics
+/// When it has not been built: cargo builds for a test only the programs of the test's own package.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test knows its own file");
+    let profile = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+    let program = profile.join(name);
+    assert!(program.is_file(), "{} is missing: run `cargo build --workspace --bins` first", program.display());
+    program
+}
+
+/// The aider executable.
+///
+/// # Panics
+/// When there is none: the promises about real agents cannot be tested without.
+pub(crate) fn aider() -> PathBuf {
+    let installed = checkout().join(".pool/aider/bin/aider");
+    let aider = std::env::var_os("POOL_AIDER").map_or(installed, PathBuf::from);
+    assert!(aider.is_file(), "there is no aider at {}: run scripts/test, or set POOL_AIDER", aider.display());
+    aider
+}
+
+pub(crate) fn lock_file(name: &str) -> File {
+    let path = shared_directory().join(name);
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    options.open(&path).unwrap_or_else(|error| panic!("failed to open {}: {error}", path.display()))
+}
+
+/// The cores, for as long as the value lives.
+#[derive(Debug)]
+pub(crate) struct Cores(#[expect(dead_code, reason = "the lock goes with the file")] File);
+
+/// Waits for the tests that want to be alone.
+pub(crate) async fn share_cores() -> Cores {
+    locked(File::lock_shared).await
+}
+
+/// Waits until no other test runs, and keeps others from beginning.
+pub(crate) async fn all_cores() -> Cores {
+    locked(File::lock).await
+}
+
+async fn locked(lock: fn(&File) -> std::io::Result<()>) -> Cores {
+    let locking = tokio::task::spawn_blocking(move || {
+        let file = lock_file("cores.lock");
+        lock(&file).expect("the lock on the cores");
+        Cores(file)
+    });
+    locking.await.expect("waiting for the cores")
+}

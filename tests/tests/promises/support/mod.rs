@@ -1,0 +1,44 @@
+//! What the tests need of the world: a broker, a pool of real processes, an LLM on a script, repositories, submitters.
+//!
+//! Everything that is started here is ended by its handle, also when the test fails; a failing test prints the logs of
+//! its processes. Nothing sleeps in order to be in time for something: [`eventually`] looks until it holds.
+#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
+
+pub(crate) mod amqp;
+pub(crate) mod api;
+pub(crate) mod broker;
+pub(crate) mod event_log;
+pub(crate) mod machine;
+pub(crate) mod pool;
+pub(crate) mod pool_file;
+pub(crate) mod process;
+pub(crate) mod repository;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+pub(crate) use amqp::Submitter;
+pub(crate) use api::Api;
+pub(crate) use event_log::EventLog;
+pub(crate) use pool::Pool;
+pub(crate) use pool_file::PoolFile;
+pub(crate) use repository::Repository;
+
+/// Time for things that take a moment: generous, because it is only used up by a test that fails.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// Looks until there is something to see, and gives it.
+///
+/// # Panics
+/// When there is nothing after `limit`; the message is `what`.
+pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+        sleep(Duration::from_millis(20)).await;
+    }
+}

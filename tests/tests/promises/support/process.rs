@@ -1,0 +1,81 @@
+//! A program of the pool as a process of its own: started, watched, ended by its pid.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::{SOON, eventually};
+
+/// A running process; killed when dropped. What it prints goes into a file.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    pub(crate) fn start(name: &str, log_directory: &Path, command: &mut Command) -> Self {
+        let log = log_directory.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("a log file");
+        let copy = file.try_clone().expect("a second handle on the log file");
+        command.stdin(Stdio::null()).stdout(copy).stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    /// Lets it end in order.
+    pub(crate) fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal to a child of ours");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let what = format!("{} ends by itself", self.name);
+        eventually(&what, SOON * 2, async || self.child.try_wait().expect("a child of ours")).await
+    }
+
+    fn end(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// What it printed last, for whoever looks into a failed test.
+    pub(crate) fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(80)..];
+        format!("----- {} ({}) -----\n{}", self.name, self.log.display(), tail.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// For messages: `exit status 0`, or `signal 9`.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}

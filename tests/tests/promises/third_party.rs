@@ -1,0 +1,38 @@
+//! Anybody who speaks AMQP can publish a task and read its result: the example of the README, as it stands there.
+
+use std::process::Command;
+
+use crate::support::machine::checkout;
+use crate::support::{Pool, PoolFile, Repository};
+
+const MARK: &str = "<!-- example: pika -->";
+
+/// The first block of Python after the mark.
+fn example() -> String {
+    let readme = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
+    let (_, after) = readme.split_once(MARK).unwrap_or_else(|| panic!("README.md has the mark {MARK}"));
+    let (_, code) = after.split_once("```python\n").expect("a block of Python after the mark");
+    code.split_once("```").expect("the end of the block").0.to_owned()
+}
+
+/// A Python that has pika.
+fn python() -> String {
+    let python = std::env::var("POOL_TEST_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".to_owned());
+    let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|done| done.status.success());
+    assert!(has_pika, "{python} has no pika: install python3-pika, or set POOL_TEST_PYTHON to a Python that has it");
+    python
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result() {
+    let agent = ["/bin/sh", "-c", "echo '# changed' >>README.md"];
+    let pool = Pool::start(&PoolFile::sample().command(&agent)).await;
+    Repository::sample(&pool.repository("sample"));
+    let mut command = Command::new(python());
+    command.args(["-c", &example()]).env("AMQP_URL", pool.amqp_url());
+    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("Python runs");
+    let (said, complained) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "the example ends well: {said}{complained}");
+    assert!(said.contains("succeeded"), "it prints the status: {said}");
+    assert!(said.contains("+# changed"), "it prints the patch: {said}");
+}

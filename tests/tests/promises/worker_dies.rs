@@ -1,0 +1,186 @@
+//! Workers and dispatchers may be killed at any time: every task has one outcome and brings one result.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pool_shared::result::Status;
+use serde_json::json;
+
+use crate::support::pool::task;
+use crate::support::{Pool, PoolFile, SOON, eventually};
+
+/// Says that it lives, and works until the file `go` is there.
+const AGENT: &str = r#"
+echo $$ >>"$1/agents"
+until [ -e "$1/go" ]; do sleep 0.05; done
+echo "four" >>readme.txt
+"#;
+
+/// A pool whose agents wait for a sign.
+struct Bench {
+    pool: Pool,
+    signs: PathBuf,
+}
+
+impl Bench {
+    async fn with(programmers: &[&str]) -> Self {
+        let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+        let signs = pool.path().join("signs");
+        std::fs::create_dir(&signs).expect("a directory for signs");
+        let directory = signs.to_str().expect("a path in UTF-8");
+        let file = PoolFile::sample().only(programmers).command(&["/bin/sh", "-c", AGENT, "agent", directory]);
+        pool.rewrite(&file);
+        pool.start_dispatcher().await;
+        Self { pool, signs }
+    }
+
+    /// Lets agents come to their end.
+    fn go(&self) {
+        std::fs::write(self.signs.join("go"), "").expect("the sign");
+    }
+
+    /// Pids of the agents that were started, oldest first.
+    fn agents(&self) -> Vec<u32> {
+        let said = std::fs::read_to_string(self.signs.join("agents")).unwrap_or_default();
+        said.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    async fn agents_started(&self, count: usize) -> Vec<u32> {
+        let what = format!("{count} agents have been started");
+        eventually(&what, SOON, async || Some(self.agents()).filter(|pids| pids.len() >= count)).await
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    Path::new(&format!("/proc/{pid}")).exists() && !status.contains("State:\tZ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() {
+    let mut bench = Bench::with(&["001", "002"]).await;
+    let workers = ["001", "002"].map(|id| bench.pool.start_worker(&["--programmers", id]));
+    bench.pool.all_consume().await;
+    let mut submitter = bench.pool.submitter("me").await;
+    submitter.submit("any", &task("killed")).await;
+    let mut log = bench.pool.event_log().await;
+    let first = log.started("killed").await;
+    let agent = bench.agents_started(1).await[0];
+
+    bench.pool.kill_worker(if first.as_str() == "001" { workers[0] } else { workers[1] });
+    log.until("another programmer has started the task", SOON, |entries| {
+        let starts = entries.iter().filter(|entry| entry.accepted && entry.is_start_of("killed"));
+        (starts.count() == 2).then_some(())
+    })
+    .await;
+    eventually("the agent of the killed worker is gone", SOON, async || (!is_alive(agent)).then_some(())).await;
+    bench.go();
+
+    let result = submitter.reply(SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "the other one has done it: {result:?}");
+    assert_ne!(result.programmer.as_ref(), Some(&first), "by another programmer");
+    // What would come twice comes before the result of a task that is submitted afterwards.
+    submitter.submit("any", &task("afterwards")).await;
+    let next = submitter.reply(SOON).await;
+    assert_eq!(next.task_id.as_ref().map(|id| id.as_str()), Some("afterwards"), "no second result of the first task");
+    log.read().await;
+    assert_eq!(log.outcomes("killed"), [Status::Succeeded], "one outcome");
+    assert_eq!(log.starts("killed").len(), 2, "two attempts");
+    let branch = bench.pool.branch("app", "pool/killed").await;
+    assert_eq!(Some(branch), result.commit, "the branch is the commit of the attempt that won");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_arrives_while_no_dispatcher_runs_is_delivered_by_the_next() {
+    let mut bench = Bench::with(&["001"]).await;
+    bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    let mut submitter = bench.pool.submitter("me").await;
+    submitter.submit("any", &task("direct")).await;
+    bench.pool.api().submit(&task("over-http")).await;
+    let mut log = bench.pool.event_log().await;
+    log.started("direct").await;
+
+    bench.pool.kill_dispatcher();
+    bench.go();
+    for id in ["direct", "over-http"] {
+        log.until(&format!("{id} is finished"), SOON, |entries| entries.iter().find(|e| e.is_end_of(id)).map(|_| ()))
+            .await;
+    }
+    bench.pool.start_dispatcher().await;
+
+    let result = submitter.reply(SOON).await;
+    assert_eq!(result.task_id.as_ref().map(|id| id.as_str()), Some("direct"), "the result was kept: {result:?}");
+    let result = bench.pool.api().result("over-http", SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "the history has the other: {result:?}");
+    log.read().await;
+    for id in ["direct", "over-http"] {
+        assert_eq!(log.outcomes(id), [Status::Succeeded], "one outcome of {id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
+    let mut bench = Bench::with(&["001"]).await;
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&json!([task("running"), task("waiting")])).await;
+    let mut log = bench.pool.event_log().await;
+    let (running, waiting) = log
+        .until("one of the two is started", SOON, |entries| {
+            if entries.iter().any(|entry| entry.is_start_of("running")) {
+                return Some(("running", "waiting"));
+            }
+            entries.iter().any(|entry| entry.is_start_of("waiting")).then_some(("waiting", "running"))
+        })
+        .await;
+
+    bench.pool.worker(worker).terminate();
+    bench.pool.programmer_logs(worker, "draining").await;
+    bench.go();
+    let status = bench.pool.worker(worker).ended().await;
+    assert!(status.success(), "a drain is an orderly end: {status}");
+    log.read().await;
+    assert_eq!(log.outcomes(running), [Status::Succeeded], "the running task was finished");
+    assert_eq!(log.starts(waiting).len(), 0, "no other was taken");
+
+    bench.pool.start_worker(&["--all"]);
+    let result = bench.pool.api().result(waiting, SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "it waited for the next worker: {result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_programmer_is_held_by_one_process_and_by_the_next_when_that_is_gone() {
+    let mut bench = Bench::with(&["001"]).await;
+    let first = bench.pool.start_worker(&["--programmers", "001"]);
+    bench.pool.all_consume().await;
+    let second = bench.pool.start_worker(&["--programmers", "001"]);
+    bench.pool.programmer_logs(second, "another process holds programmer 001").await;
+    let submitter = bench.pool.submitter("me").await;
+    assert_eq!(submitter.consumers("tasks.any").await, 1, "the second one does not consume");
+
+    bench.go();
+    bench.pool.kill_worker(first);
+    bench.pool.api().submit(&task("inherited")).await;
+    let result = bench.pool.api().result("inherited", SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "the second one took its place: {result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_that_take_any_two_programmers_take_four() {
+    let mut bench = Bench::with(&["001", "002", "003", "004"]).await;
+    for _ in 0..2 {
+        bench.pool.start_worker(&["--any", "2"]);
+    }
+    bench.pool.all_consume().await;
+    let status = bench.pool.api().status().await;
+    let mut of_worker: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for programmer in status["programmers"].as_array().expect("programmers") {
+        *of_worker.entry(programmer["worker"].to_string()).or_default() += 1;
+    }
+    assert_eq!(of_worker.values().collect::<Vec<_>>(), [&2, &2], "two each: {of_worker:?}");
+    bench.go();
+    let tasks: Vec<_> = (0..8).map(|n| task(&format!("t{n}"))).collect();
+    bench.pool.api().submit(&json!(tasks)).await;
+    bench.pool.api().finished(tasks.len(), Duration::from_secs(60)).await;
+}
