@@ -185,10 +185,7 @@ async fn decide_attempt(
 }
 
 async fn decide_without_attempt(process: &Process, task: &TaskId, result: &ResultMessage) -> Result<bool, LogError> {
-    let kind = result.error.as_ref().map(|error| error.kind);
-    let known = process.log.read(|fold| fold.tasks.get(task).is_some());
-    if known && matches!(kind, Some(ErrorKind::InvalidTask | ErrorKind::IdConflict)) {
-        // It is about a message that misuses the id, not about the task that has it: only the reply is due.
+    if is_about_a_message(result) {
         return Ok(true);
     }
     match process.log.append(Decision::finished(task, None, result)).await? {
@@ -199,6 +196,15 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
     }
 }
 
+/// About a message that is no task or misuses an id: nothing is decided about the id, only the reply is due.
+fn is_about_a_message(result: &ResultMessage) -> bool {
+    result.attempt.is_none()
+        && matches!(
+            result.error.as_ref().map(|error| error.kind),
+            Some(ErrorKind::InvalidTask | ErrorKind::IdConflict)
+        )
+}
+
 /// Into the history, then to the submitter, byte for byte.
 async fn forward(
     process: &Process,
@@ -206,7 +212,8 @@ async fn forward(
     delivery: &Delivery,
     result: &ResultMessage,
 ) -> Result<(), BrokerError> {
-    history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await?;
+    let decided = result.task_id.as_ref().filter(|_| !is_about_a_message(result));
+    history.add(Kind::Result, decided, &delivery.data).await?;
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     reply(process, &delivery.properties, id, &delivery.data).await
 }
