@@ -158,7 +158,7 @@ impl History {
                     return Ok((offset_of(&delivery) == Some(offset)).then_some(delivery.data));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(source)) => return Err(BrokerError::Amqp { what: format!("read {HISTORY_STREAM}"), source }),
+                Some(Err(error)) => return Err(BrokerError::Amqp { what: format!("read {HISTORY_STREAM}"), error }),
                 None => return Ok(None),
             }
         }

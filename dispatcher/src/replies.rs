@@ -22,6 +22,7 @@ use pool_shared::event::Decision;
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::task::Task;
 
 use crate::history::{History, Kind};
 
@@ -111,19 +112,18 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
         repeat(process, history, delivery).await?;
         return acked(process, delivery).await;
     }
-    let wanted = match serde_json::from_slice::<ResultMessage>(&delivery.data) {
-        Ok(result) => decide(process, &result).await?.then_some(result),
+    match serde_json::from_slice::<ResultMessage>(&delivery.data) {
+        Ok(result) => {
+            let due = decide(process, &result).await?;
+            deliver(process, history, delivery, (&result, due)).await?;
+        }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
             let properties = json_properties();
             let message =
                 Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
             process.publisher.publish(message).await?;
-            None
         }
-    };
-    if let Some(result) = wanted {
-        forward(process, history, delivery, &result).await?;
     }
     acked(process, delivery).await
 }
@@ -149,13 +149,29 @@ async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Re
     }
 }
 
-/// Whether this result is to be forwarded.
-async fn decide(process: &Process, result: &ResultMessage) -> Result<bool, LogError> {
+/// What is due for a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Another attempt's counts.
+    Nothing,
+    /// It is about a message that misuses the id of a task: whoever published it is told, the task keeps its result.
+    Reply,
+    /// It is the outcome: it goes into the history and to the submitter.
+    Outcome,
+}
+
+impl Due {
+    fn outcome(wins: bool) -> Self {
+        if wins { Self::Outcome } else { Self::Nothing }
+    }
+}
+
+async fn decide(process: &Process, result: &ResultMessage) -> Result<Due, LogError> {
     match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await,
+        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await.map(Due::outcome),
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
-        (None, _) => Ok(true),
+        (None, _) => Ok(Due::Outcome),
     }
 }
 
@@ -184,33 +200,50 @@ async fn decide_attempt(
     }
 }
 
-async fn decide_without_attempt(process: &Process, task: &TaskId, result: &ResultMessage) -> Result<bool, LogError> {
-    let kind = result.error.as_ref().map(|error| error.kind);
-    let known = process.log.read(|fold| fold.tasks.get(task).is_some());
-    if known && matches!(kind, Some(ErrorKind::InvalidTask | ErrorKind::IdConflict)) {
-        // It is about a message that misuses the id, not about the task that has it: only the reply is due.
-        return Ok(true);
+async fn decide_without_attempt(process: &Process, task: &TaskId, result: &ResultMessage) -> Result<Due, LogError> {
+    if process.log.read(|fold| misuses_id(fold, task, result)) {
+        return Ok(Due::Reply);
     }
     match process.log.append(Decision::finished(task, None, result)).await? {
-        Verdict::Accepted => Ok(true),
+        Verdict::Accepted => Ok(Due::Outcome),
         // The same result again, after a crash between the log and the ack.
-        Verdict::Refused(Refusal::Finished) => Ok(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)),
-        Verdict::Refused(_) => Ok(false),
+        Verdict::Refused(Refusal::Finished) => {
+            Ok(Due::outcome(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)))
+        }
+        Verdict::Refused(_) => Ok(Due::Nothing),
     }
 }
 
-/// Into the history and to the submitter, byte for byte. Both are confirmed before the result is acked; neither waits
-/// for the other.
-async fn forward(
+/// Whether the result is about a message that is no task, or that uses the id of another task: then it says nothing
+/// about the task that has the id, or will have it.
+fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
+    if let Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) = result.error.as_ref().map(|error| error.kind) {
+        return true;
+    }
+    let known = fold.tasks.get(task).and_then(|state| state.body_hash.as_ref());
+    let body = result.task.as_deref().map(|message| Task::new(task.clone(), message.clone()).body_hash());
+    known.zip(body).is_some_and(|(known, body)| *known != body)
+}
+
+/// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
+/// acked; neither waits for the other.
+async fn deliver(
     process: &Process,
     history: &History,
     delivery: &Delivery,
-    result: &ResultMessage,
+    (result, due): (&ResultMessage, Due),
 ) -> Result<(), BrokerError> {
+    if due == Due::Nothing {
+        return Ok(());
+    }
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    let keep = history.add(Kind::Result, result.task_id.as_ref(), &delivery.data);
-    let tell = reply(process, &delivery.properties, id, &delivery.data);
-    let (kept, told) = tokio::join!(keep, tell);
+    let keep = async {
+        match due {
+            Due::Outcome => history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
+            Due::Reply | Due::Nothing => Ok(()),
+        }
+    };
+    let (kept, told) = tokio::join!(keep, reply(process, &delivery.properties, id, &delivery.data));
     kept.and(told)
 }
 

@@ -12,7 +12,7 @@ pub enum LogFormat {
 
 /// Starts logging to standard error. `filter` is `RUST_LOG`'s syntax; None means `info`.
 pub fn init_logs(filter: Option<&str>, format: LogFormat) {
-    let filter = EnvFilter::new(filter.unwrap_or("info,lapin=error"));
+    let filter = EnvFilter::new(filter.unwrap_or("info,lapin=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).with_target(false).init(),

@@ -10,9 +10,10 @@ use crate::time::Timestamp;
 const GENERATION: &str = "pool-generation";
 const SUBMITTED_MS: &str = "pool-submitted-ms";
 const ATTEMPT: &str = "pool-attempt";
-/// RabbitMQ 4.3 and later: deliveries of this message, returns by nack included.
+/// RabbitMQ 4.3 and later: returns of this message of whatever kind; absent on the first delivery.
 const ACQUIRED_COUNT: &str = "x-acquired-count";
-/// Up to 4.2: returns of this message; absent on the first delivery.
+/// Up to 4.2: returns of this message of whatever kind; absent or 0 on the first delivery. From 4.3 on a nack and a
+/// consumer time-out do not count here, everything else does.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// AMQP property `type` of a message in `results` that asks for a result which is there already: no body.

@@ -23,8 +23,9 @@ use lapin::{Connection, ConnectionProperties};
 pub enum BrokerError {
     #[error("{what}: no answer from the broker within {} s", after.as_secs())]
     Timeout { what: String, after: Duration },
-    #[error("{what}: {source}")]
-    Amqp { what: String, source: lapin::Error },
+    /// The text holds lapin's, so lapin's error is no `source`: chains would print it twice.
+    #[error("{what}: {error}")]
+    Amqp { what: String, error: lapin::Error },
     #[error("{what}: the broker did not take the message")]
     Nacked { what: String },
     #[error("{what}: no queue is bound for it; is the topology declared?")]
@@ -44,7 +45,7 @@ pub async fn within<T>(
 ) -> Result<T, BrokerError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(BrokerError::Amqp { what: what.into(), source }),
+        Ok(Err(error)) => Err(BrokerError::Amqp { what: what.into(), error }),
         Err(_) => Err(BrokerError::Timeout { what: what.into(), after: limit }),
     }
 }

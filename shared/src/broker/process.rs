@@ -90,8 +90,8 @@ async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Br
 
 /// Whether the broker is there and says no, so that trying again is of no use.
 pub fn is_refusal(error: &BrokerError) -> bool {
-    let BrokerError::Amqp { source, .. } = error else { return false };
-    match source.kind() {
+    let BrokerError::Amqp { error, .. } = error else { return false };
+    match error.kind() {
         lapin::ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(_) => true,
             AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),

@@ -55,7 +55,9 @@ fn scripted(id: &str, script: &Value) -> Value {
 async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
     let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
     let failover = json!({"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 5});
-    let file = PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("failover", failover);
+    let limits = json!({"timeout_s": 400, "max_duration_per_job_s": 300});
+    let file = PoolFile::sample().only(&["001", "002", "003"]).llm(&llm.base_url());
+    let file = file.with("agent", agent).with("failover", failover).with("defaults", limits);
     let pool = Pool::start(&file).await;
     Repository::create(&pool.repository("calc"), &[("calc.py", "def add(a, b):\n    return a - b\n")]);
     (pool, llm)
@@ -72,7 +74,7 @@ async fn whatever_way_the_llm_fails_aider_s_task_is_no_success_and_the_error_nam
     pool.api().submit(&scripted("good", &good)).await;
     let mut wrong = Vec::new();
     for (n, (what, _, expected)) in failures.iter().enumerate() {
-        let result = pool.api().result(&format!("f{n}"), Duration::from_secs(150)).await;
+        let result = pool.api().result(&format!("f{n}"), Duration::from_secs(300)).await;
         let kind = result.error.as_ref().map(|error| error.kind);
         if result.status != Status::Failed || !kind.is_some_and(|kind| expected.contains(&kind)) {
             wrong.push(format!("{what}: {:?} {:?}, expected {expected:?}", result.status, result.error));

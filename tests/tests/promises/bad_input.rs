@@ -106,7 +106,7 @@ async fn an_id_that_is_used_again_is_the_same_task_or_a_conflict() {
     let pool = Pool::start(&PoolFile::sample().only(&["001"]).command(&AGENT)).await;
     let api = pool.api();
     api.submit(&task("once")).await;
-    api.result("once", SOON).await;
+    let result = api.result("once", SOON).await;
     let (status, again) = api.try_submit(&task("once")).await;
     assert_eq!(status, 200, "the same body is no new task: {again}");
     assert_eq!(again["status"], "succeeded", "the answer is the present state");
@@ -121,14 +121,33 @@ async fn an_id_that_is_used_again_is_the_same_task_or_a_conflict() {
     let reply = submitter.reply(SOON).await;
     assert_eq!(reply.status, Status::Rejected, "over AMQP too");
     assert_eq!(kind(&reply), Some(ErrorKind::IdConflict), "and says why: {reply:?}");
+    let shown = api.result("once", SOON).await;
+    assert_eq!(shown, result, "the task keeps its result");
     submitter.submit("any", &task("once")).await;
-    submitter.submit("any", &task("last")).await;
     let reply = submitter.reply(SOON).await;
-    assert_eq!(reply.task_id.as_ref().map(|id| id.as_str()), Some("last"), "a repeated task brings no second result");
+    assert_eq!(reply.status, Status::Succeeded, "the same body brings the result that there is: {reply:?}");
+    assert_eq!(reply.attempt, result.attempt, "of the attempt that was made");
     let mut log = pool.event_log().await;
     log.read().await;
     assert_eq!(log.outcomes("once"), [Status::Succeeded], "one outcome");
     assert_eq!(log.starts("once").len(), 1, "one attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_misuses_the_id_of_a_waiting_task_does_not_end_that_task() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"]).command(&AGENT)).await;
+    pool.start_dispatcher().await;
+    pool.api().submit(&task("waiting")).await;
+    let mut submitter = pool.submitter("me").await;
+    let mut other = task("waiting");
+    other["capabilities"] = json!(["quantum"]);
+    submitter.submit("quantum", &other).await;
+    let reply = submitter.reply(SOON).await;
+    assert_eq!((reply.status, kind(&reply)), (Status::Rejected, Some(ErrorKind::Unroutable)), "{reply:?}");
+    assert_eq!(pool.api().get("/tasks/waiting").await["status"], "queued", "the task still waits");
+    pool.start_worker(&["--all"]);
+    let result = pool.api().result("waiting", SOON).await;
+    assert_eq!(result.status, Status::Succeeded, "and is done: {result:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

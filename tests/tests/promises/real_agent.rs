@@ -41,12 +41,15 @@ fn answers() -> Script {
 async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and_pass_their_checks() {
     let llm = ScriptedLlm::start(answers(), 0).await.expect("a scripted LLM");
     let agent = json!({"kind": "aider", "program": aider(), "edit_format": "diff"});
-    let file = PoolFile::sample().llm(&llm.base_url()).with("agent", agent);
+    // Ten of them at once on two cores take their time.
+    let limits = json!({"timeout_s": 400, "max_duration_per_job_s": 300});
+    let file = PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("defaults", limits);
     let pool = Pool::start_alone(&file).await;
     let sample = Repository::sample(&pool.repository("sample"));
     let tasks = tasks();
+    let mut log = pool.event_log().await;
     pool.api().submit(&json!(tasks)).await;
-    pool.api().finished(TASKS, Duration::from_secs(240)).await;
+    log.finished(TASKS, Duration::from_secs(240)).await;
 
     let mut programmers = BTreeSet::new();
     let clones = tempfile::tempdir().expect("a directory for clones");

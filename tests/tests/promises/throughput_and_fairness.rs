@@ -39,14 +39,14 @@ async fn two_hundred_tasks_never_meet_at_one_programmer_and_never_wait_beside_an
             task
         })
         .collect();
+    let mut log = pool.event_log().await;
     pool.api().submit(&json!(tasks)).await;
-    pool.api().finished(TASKS, Duration::from_secs(120)).await;
+    log.finished(TASKS, Duration::from_secs(120)).await;
 
     let succeeded = pool.api().get("/tasks?status=succeeded&limit=1").await;
     assert_eq!(succeeded["total"], TASKS, "every task succeeded");
     assert_eq!(lines(directory, "runs"), TASKS, "every agent has run to its end");
     assert_eq!(lines(directory, "two-at-once"), 0, "no programmer ever had two agents");
-    let mut log = pool.event_log().await;
     let entries = log.read().await;
     assert_eq!(overlaps(entries), Vec::<String>::new(), "no programmer had two tasks at once");
     judge_waits(waits(entries));

@@ -136,7 +136,7 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
         .await;
 
     bench.pool.worker(worker).terminate();
-    bench.pool.programmer_logs(worker, "draining").await;
+    bench.pool.worker_prints(worker, "draining").await;
     bench.go();
     let status = bench.pool.worker(worker).ended().await;
     assert!(status.success(), "a drain is an orderly end: {status}");
@@ -155,7 +155,7 @@ async fn a_programmer_is_held_by_one_process_and_by_the_next_when_that_is_gone()
     let first = bench.pool.start_worker(&["--programmers", "001"]);
     bench.pool.all_consume().await;
     let second = bench.pool.start_worker(&["--programmers", "001"]);
-    bench.pool.programmer_logs(second, "another process holds programmer 001").await;
+    bench.pool.worker_prints(second, "another process holds programmer 001").await;
     let submitter = bench.pool.submitter("me").await;
     assert_eq!(submitter.consumers("tasks.any").await, 1, "the second one does not consume");
 
@@ -181,6 +181,7 @@ async fn two_workers_that_take_any_two_programmers_take_four() {
     assert_eq!(of_worker.values().collect::<Vec<_>>(), [&2, &2], "two each: {of_worker:?}");
     bench.go();
     let tasks: Vec<_> = (0..8).map(|n| task(&format!("t{n}"))).collect();
+    let mut log = bench.pool.event_log().await;
     bench.pool.api().submit(&json!(tasks)).await;
-    bench.pool.api().finished(tasks.len(), Duration::from_secs(60)).await;
+    log.finished(tasks.len(), Duration::from_secs(60)).await;
 }

@@ -92,7 +92,7 @@ pub enum Examination {
 }
 
 /// Asks the fold about a delivery. Pure.
-pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet, now: Timestamp) -> Examination {
+pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
     let known = fold.tasks.get(&envelope.task.id);
     let generation = known.map_or(0, |state| state.generation);
     if let Some(conflict) = conflict(fold, envelope) {
@@ -103,10 +103,6 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet, now: T
     }
     if envelope.token.generation < generation {
         return Examination::Drop("the task has been published again since");
-    }
-    if envelope.task.message.limits.deadline.is_some_and(|deadline| deadline <= now) {
-        let failure = TaskFailure::new(ErrorKind::DeadlinePassed, "the deadline passed before the task was started");
-        return Examination::End(Status::Expired, failure);
     }
     if !envelope.task.message.capabilities.is_subset(offered) {
         return Examination::Divert { generation: generation.max(envelope.token.generation) + 1 };
@@ -148,6 +144,23 @@ pub struct Claimed {
     /// Which attempt at the task this is: 1 at first.
     pub number: u32,
     pub since: Timestamp,
+}
+
+impl Claimed {
+    /// Why the attempt ends before it begins: the task was started too often, or its deadline has passed. Decided after
+    /// the claim, because only an owner can finish a task that was owned before.
+    pub fn ends_at_once(&self, max_attempts: u32) -> Option<(Status, TaskFailure)> {
+        if self.number > max_attempts {
+            let problem = format!(
+                "it was started {} times and never came to an end; its last attempts died with their worker",
+                self.number - 1
+            );
+            return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
+        }
+        let deadline = self.envelope.task.message.limits.deadline.filter(|deadline| *deadline <= self.since)?;
+        let problem = format!("its deadline, {deadline}, passed before it was started");
+        Some((Status::Expired, TaskFailure::new(ErrorKind::DeadlinePassed, problem)))
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +214,7 @@ mod tests {
     #[test]
     fn a_new_task_is_claimed_and_a_finished_one_is_dropped() {
         let envelope = envelope("", 0);
-        let examine = |fold: &Fold| examine(fold, &envelope, &offered(), NOW);
+        let examine = |fold: &Fold| examine(fold, &envelope, &offered());
         assert_eq!(examine(&fold(vec![])), Examination::Claim, "never heard of");
         let done = fold(vec![started(0, &envelope.body_hash), finished()]);
         assert_eq!(examine(&done), Examination::Finished, "finished");
@@ -210,7 +223,7 @@ mod tests {
     #[test]
     fn another_body_under_a_known_id_is_a_conflict_even_when_that_task_has_finished() {
         let other = fold(vec![started(0, "other"), finished()]);
-        let examination = examine(&other, &envelope("", 0), &offered(), NOW);
+        let examination = examine(&other, &envelope("", 0), &offered());
         assert!(
             matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
             "the submitter must hear of it: {examination:?}"
@@ -220,24 +233,32 @@ mod tests {
     #[test]
     fn a_task_for_others_goes_back_with_the_next_generation() {
         let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
-        let examination = examine(&fold(vec![]), &envelope, &offered(), NOW);
+        let examination = examine(&fold(vec![]), &envelope, &offered());
         assert_eq!(examination, Examination::Divert { generation: 1 }, "not offered here");
     }
 
     #[test]
-    fn a_task_that_waited_past_its_deadline_expires() {
-        let envelope = envelope(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#, 0);
-        let examination = examine(&fold(vec![]), &envelope, &offered(), NOW);
-        assert!(matches!(examination, Examination::End(Status::Expired, _)), "{examination:?}");
+    fn a_task_that_waited_past_its_deadline_ends_instead_of_being_worked_on() {
+        let claimed = |extra: &str| Claimed {
+            envelope: envelope(extra, 0),
+            attempt: AttemptId::from_u128(1),
+            number: 1,
+            since: NOW,
+        };
+        let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);
+        assert!(matches!(&late, Some((Status::Expired, _))), "the deadline has passed: {late:?}");
+        assert_eq!(claimed("").ends_at_once(3), None, "nothing is in the way");
+        let poison = Claimed { number: 4, ..claimed("") }.ends_at_once(3);
+        assert!(matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison), "too many: {poison:?}");
     }
 
     #[test]
     fn ten_deliveries_without_a_start_are_enough() {
-        let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered(), NOW);
+        let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered());
         assert!(matches!(unstarted, Examination::Dead(_)), "never started: {unstarted:?}");
         let envelope = envelope("", 10);
         let once = fold(vec![started(3, &envelope.body_hash)]);
-        assert_eq!(examine(&once, &envelope, &offered(), NOW), Examination::Claim, "returns are no failures");
+        assert_eq!(examine(&once, &envelope, &offered()), Examination::Claim, "returns are no failures");
     }
 
     #[test]

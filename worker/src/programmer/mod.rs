@@ -19,7 +19,7 @@ use pool_shared::event::Decision;
 use pool_shared::fold::Verdict;
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
+use pool_shared::result::ResultMessage;
 use pool_shared::routing::queue_name;
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio::sync::watch;
@@ -228,7 +228,7 @@ impl Programmer {
             }
         };
         let examination =
-            self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities, wall_clock()));
+            self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
@@ -289,9 +289,10 @@ impl Programmer {
         let id = &claimed.envelope.task.id;
         self.show(Gate::Busy { task: id.clone(), since: claimed.since });
         tracing::info!(task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, number = claimed.number, "started");
-        if claimed.number > self.max_attempts {
-            let outcome = self.poison(claimed);
-            return In::Worked(Done { held, outcome });
+        if let Some((status, failure)) = claimed.ends_at_once(self.max_attempts) {
+            let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
+            result.programmer = Some(self.config.id.clone());
+            return In::Worked(Done { held, outcome: Outcome { result, branch: None } });
         }
         match self.attempt(claimed).await {
             Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
@@ -319,18 +320,6 @@ impl Programmer {
         stop.cancel();
         working.await;
         stopped
-    }
-
-    fn poison(&self, claimed: &Claimed) -> Outcome {
-        let problem = format!(
-            "it was started {} times and never came to an end; its last attempts died with their worker",
-            claimed.number - 1
-        );
-        let failure = TaskFailure::new(ErrorKind::Poison, problem);
-        let id = Some(claimed.envelope.task.id.clone());
-        let mut result = ResultMessage::without_attempt(id, Status::Failed, failure);
-        result.programmer = Some(self.config.id.clone());
-        Outcome { result, branch: None }
     }
 
     /// Steps 5 to 7.

@@ -57,8 +57,8 @@ pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Resu
 }
 
 fn is_locked(error: &BrokerError) -> bool {
-    let BrokerError::Amqp { source, .. } = error else { return false };
-    let lapin::ErrorKind::ProtocolError(error) = source.kind() else { return false };
+    let BrokerError::Amqp { error, .. } = error else { return false };
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
     error.get_id() == 405
 }
 
@@ -124,8 +124,8 @@ impl Station {
     fn incoming(&self, next: Option<(usize, lapin::Result<Delivery>)>) -> Result<Incoming, BrokerError> {
         match next {
             Some((queue, Ok(delivery))) => Ok(Incoming { delivery, queue }),
-            Some((queue, Err(source))) => {
-                Err(BrokerError::Amqp { what: format!("consume {}", self.queues[queue]), source })
+            Some((queue, Err(error))) => {
+                Err(BrokerError::Amqp { what: format!("consume {}", self.queues[queue]), error })
             }
             // The broker cancelled the consumers, as when their queue is deleted.
             None => Err(BrokerError::Nacked { what: "consume: the broker ended every consumer".to_owned() }),

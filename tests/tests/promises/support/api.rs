@@ -77,14 +77,4 @@ impl Api {
         })
         .await
     }
-
-    /// Waits until as many tasks as `count` have an outcome.
-    pub(crate) async fn finished(&self, count: usize, limit: Duration) {
-        eventually(&format!("{count} tasks have an outcome"), limit, async || {
-            let list = self.get("/tasks?limit=5000").await;
-            let done = list["tasks"].as_array()?.iter().filter(|task| !task["finished_at"].is_null()).count();
-            (done >= count).then_some(())
-        })
-        .await;
-    }
 }

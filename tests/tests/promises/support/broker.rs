@@ -109,12 +109,6 @@ impl Vhost {
         let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
         assert!(answer.status().is_success(), "{url} says {}", answer.status());
     }
-
-    /// Lets nobody of this virtual host keep its connection: what a network that breaks for a moment does.
-    #[expect(dead_code, reason = "for tests of faults to come")]
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
 }
 
 impl Drop for Vhost {

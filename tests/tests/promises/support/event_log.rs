@@ -12,6 +12,8 @@ use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
 use pool_shared::result::Status;
 use pool_shared::time::{Timestamp, wall_clock};
 
+use tokio::time::Instant;
+
 use super::amqp::channel;
 use super::{SOON, eventually};
 
@@ -69,7 +71,23 @@ impl EventLog {
         &self.entries
     }
 
+    /// Reads along until so many tasks have an outcome: unlike asking the dispatcher again and again, this costs the
+    /// pool nothing.
+    pub(crate) async fn finished(&mut self, count: usize, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let is_end = |entry: &&Entry| entry.accepted && matches!(entry.decision, Decision::Finished { .. });
+        loop {
+            let ended = self.entries.iter().filter(is_end).count();
+            if ended >= count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "after {} s {ended} of {count} tasks have ended", limit.as_secs());
+            self.next().await;
+        }
+    }
+
     async fn next(&mut self) -> EmitterId {
+        // The pulse of the pool is in the log, so there is always something to come.
         let next = tokio::time::timeout(SOON, self.consumer.next()).await.expect("the log gives what is in it");
         let delivery = next.expect("the stream stays").expect("a delivery");
         let batch = Batch::from_json(&delivery.data).expect("a batch of events");

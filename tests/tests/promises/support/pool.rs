@@ -144,19 +144,8 @@ impl Pool {
         .await;
     }
 
-    /// Waits until a programmer is in this state; gives its object of the status.
-    pub(crate) async fn programmer_is(&self, id: &str, state: &str) -> Value {
-        let api = self.api();
-        eventually(&format!("programmer {id} is {state}"), SOON, async || {
-            let status = api.status().await;
-            let programmers = status["programmers"].as_array()?.iter();
-            programmers.clone().find(|programmer| programmer["id"] == id && programmer["state"] == state).cloned()
-        })
-        .await
-    }
-
     /// Waits until a worker has printed this.
-    pub(crate) async fn programmer_logs(&self, worker: usize, text: &str) {
+    pub(crate) async fn worker_prints(&self, worker: usize, text: &str) {
         let worker = &self.workers[worker];
         let what = format!("{} prints {text:?}", worker.name);
         eventually(&what, SOON, async || worker.log().contains(text).then_some(())).await;
