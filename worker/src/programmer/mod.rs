@@ -227,8 +227,7 @@ impl Programmer {
                 return ended(conclude::dead_letter(&self.process, &delivery, malformed.id, told).await);
             }
         };
-        let examination =
-            self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
+        let examination = self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
