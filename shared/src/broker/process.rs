@@ -91,13 +91,13 @@ async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Br
 /// Whether the broker is there and says no, so that trying again is of no use.
 pub fn is_refusal(error: &BrokerError) -> bool {
     let BrokerError::Amqp { error, .. } = error else { return false };
-    match error.kind() {
-        lapin::ErrorKind::ProtocolError(error) => match error.kind() {
+    if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
+        return match error.kind() {
             AMQPErrorKind::Soft(_) => true,
             AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
-        },
-        kind => matches!(kind, lapin::ErrorKind::InvalidProtocolVersion(_) | lapin::ErrorKind::AuthProviderError(_)),
+        };
     }
+    matches!(error.kind(), lapin::ErrorKind::InvalidProtocolVersion(_) | lapin::ErrorKind::AuthProviderError(_))
 }
 
 fn host_name() -> String {

@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use pool_shared::config::{self, AgentKind, Pool, Secret};
+use anyhow::{Context, bail};
+use pool_shared::config::{self, AgentKind, Pool, SandboxLevel, Secret};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{CheckReport, ErrorKind, ResultMessage, Status, TaskFailure, Timings, Usage};
 use pool_shared::task::{Limits, Task};
@@ -72,8 +72,16 @@ pub struct Workshop {
 
 impl Workshop {
     /// # Errors
-    /// When the workspace directory or the providers cannot be used; the text names it.
+    /// When the sandbox, the workspace directory or the providers cannot be used; the text names it.
     pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
+        match pool.sandbox.level {
+            SandboxLevel::Off => {}
+            SandboxLevel::Files | SandboxLevel::Strict => bail!(
+                "{}: sandbox.level: this version has no kernel sandbox yet; write \"off\" and run the worker as a user \
+                 of its own, or in a container",
+                pool.file.display()
+            ),
+        }
         let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;

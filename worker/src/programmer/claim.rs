@@ -102,7 +102,11 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
         return Examination::Finished;
     }
     if envelope.token.generation < generation {
-        return Examination::Drop("the task has been published again since");
+        // Who reissued it may have died before the new message was in its queue; then this one is all there is.
+        return match known.is_some_and(|state| state.published) {
+            true => Examination::Drop("the task has been published again since"),
+            false => Examination::Divert { generation: generation + 1 },
+        };
     }
     if !envelope.task.message.capabilities.is_subset(offered) {
         return Examination::Divert { generation: generation.max(envelope.token.generation) + 1 };
@@ -128,7 +132,12 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
     if let Some(conflict) = conflict(fold, envelope) {
         return conflict;
     }
+    let known = fold.tasks.get(&envelope.task.id);
     match refusal {
+        // A message that was moved by hand counts from the beginning again: without an owner nobody else has the task.
+        Refusal::Superseded if known.is_some_and(|state| state.owner.is_none()) => {
+            Examination::Divert { generation: known.map_or(0, |state| state.generation) + 1 }
+        }
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => Examination::Drop("the task has been published again since"),
         Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
@@ -235,6 +244,28 @@ mod tests {
         let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
         let examination = examine(&fold(vec![]), &envelope, &offered());
         assert_eq!(examination, Examination::Divert { generation: 1 }, "not offered here");
+    }
+
+    #[test]
+    fn an_old_delivery_is_dropped_only_when_the_new_message_is_in_its_queue() {
+        let envelope = envelope("", 0);
+        let reissued = || Decision::Reissued { task: TaskId::new("t").expect("an id"), generation: 1 };
+        let examine = |events| examine(&fold(events), &envelope, &offered());
+        assert_eq!(examine(vec![reissued()]), Examination::Divert { generation: 2 }, "it was never published again");
+        let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
+        let examination = examine(vec![reissued(), published]);
+        assert_eq!(examination, Examination::Drop("the task has been published again since"), "it was");
+    }
+
+    #[test]
+    fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
+        let envelope = envelope("", 0);
+        let released = Decision::Released { task: TaskId::new("t").expect("an id"), attempt: AttemptId::from_u128(1) };
+        let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
+        let owned = vec![started(5, &envelope.body_hash)];
+        assert_eq!(after(owned.clone()), Examination::Drop("another delivery of the task owns it"), "it has an owner");
+        let free = owned.into_iter().chain([released]).collect();
+        assert_eq!(after(free), Examination::Divert { generation: 1 }, "nobody has it");
     }
 
     #[test]

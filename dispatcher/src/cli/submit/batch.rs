@@ -19,6 +19,8 @@ use crate::tables::{keep_first_column_whole, lines, table};
 const POLL: Duration = Duration::from_millis(300);
 /// Results that are asked for at the same time.
 const RESULTS_AT_ONCE: usize = 8;
+/// Open tasks that are older than what a list holds are asked for in portions.
+const ONE_BY_ONE: usize = 200;
 const ERROR_CHARS: usize = 160;
 
 /// Waits for all results. Exit status 1 if any task did not succeed.
@@ -27,20 +29,42 @@ pub(super) async fn wait(client: &Client, taken: &[TaskView], format: Format) ->
     let bar = bar(open.len() as u64);
     let mut failed = 0;
     while !open.is_empty() {
-        let newest: TaskList = client.get(&format!("/tasks?limit={}", 2 * taken.len() + 100)).await?;
+        let seen = look(client, &open, taken.len()).await?;
         let mut running = 0;
-        for task in newest.tasks.iter().filter(|task| open.contains(&task.id)) {
+        for task in &seen {
             running += usize::from(task.status == "running");
             failed += usize::from(task.finished_at.is_some() && task.status != Status::Succeeded.as_str());
             note(&bar, task);
         }
-        open.retain(|id| !newest.tasks.iter().any(|task| task.id == *id && task.finished_at.is_some()));
+        for task in seen.iter().filter(|task| task.finished_at.is_some()) {
+            open.remove(&task.id);
+        }
         bar.set_position((taken.len() - open.len()) as u64);
         bar.set_message(format!("{running} running, {failed} not succeeded"));
         tokio::time::sleep(POLL).await;
     }
     bar.finish_and_clear();
     report(client, taken, format).await
+}
+
+/// The open tasks of the batch: from one list, as far as it reaches, and the next few of the others one by one.
+async fn look(client: &Client, open: &BTreeSet<TaskId>, batch: usize) -> anyhow::Result<Vec<TaskView>> {
+    let newest: TaskList = client.get(&format!("/tasks?limit={}", 2 * batch + 100)).await?;
+    let mut seen: Vec<TaskView> = newest.tasks.into_iter().filter(|task| open.contains(&task.id)).collect();
+    let listed: BTreeSet<&TaskId> = seen.iter().map(|task| &task.id).collect();
+    let unlisted: Vec<&TaskId> = open.iter().filter(|id| !listed.contains(id)).take(ONE_BY_ONE).collect();
+    let others = results(client, &unlisted).await?;
+    seen.extend(others);
+    Ok(seen)
+}
+
+/// Tasks with their results.
+async fn results(client: &Client, ids: &[&TaskId]) -> anyhow::Result<Vec<TaskView>> {
+    stream::iter(ids.iter().map(|id| format!("/tasks/{id}")))
+        .map(|path| async move { client.get::<TaskView>(&path).await })
+        .buffered(RESULTS_AT_ONCE)
+        .try_collect()
+        .await
 }
 
 fn bar(length: u64) -> ProgressBar {
@@ -62,12 +86,7 @@ fn note(bar: &ProgressBar, task: &TaskView) {
 }
 
 async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
-    let paths = taken.iter().map(|task| format!("/tasks/{}", task.id));
-    let results: Vec<TaskView> = stream::iter(paths)
-        .map(|path| async move { client.get::<TaskView>(&path).await })
-        .buffered(RESULTS_AT_ONCE)
-        .try_collect()
-        .await?;
+    let results = results(client, &taken.iter().map(|task| &task.id).collect::<Vec<_>>()).await?;
     let good = results.iter().all(|task| task.status == Status::Succeeded.as_str());
     let printed = print(&match format {
         Format::Json => format!("{:#}\n", serde_json::to_value(&results)?),
