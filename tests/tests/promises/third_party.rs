@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::support::machine::checkout;
+use crate::support::process::Running;
 use crate::support::{Pool, PoolFile, Repository};
 
 const MARK: &str = "<!-- example: pika -->";
@@ -30,9 +31,10 @@ async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result
     Repository::sample(&pool.repository("sample"));
     let mut command = Command::new(python());
     command.args(["-c", &example()]).env("AMQP_URL", pool.amqp_url());
-    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("Python runs");
-    let (said, complained) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "the example ends well: {said}{complained}");
+    let mut example = Running::start("example", pool.path(), &mut command);
+    let status = example.ended().await;
+    let said = example.log();
+    assert!(status.success(), "the example ends well: {said}");
     assert!(said.contains("succeeded"), "it prints the status: {said}");
     assert!(said.contains("+# changed"), "it prints the patch: {said}");
 }
