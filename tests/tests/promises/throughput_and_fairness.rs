@@ -59,7 +59,7 @@ fn lines(directory: &str, file: &str) -> usize {
 fn judge_waits(mut waits: Vec<Duration>) {
     waits.sort_unstable();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    println!("{} waits: median {:?}, p95 {:?}, max {:?}", waits.len(), at(50), at(95), at(100));
+    eprintln!("{} waits: median {:?}, p95 {:?}, max {:?}", waits.len(), at(50), at(95), at(100));
     assert!(waits.len() > TASKS / 2, "most tasks were waiting when their programmer became free: {}", waits.len());
     assert!(at(95) <= Duration::from_millis(250), "p95 of the way from one task to the next is {:?}", at(95));
     assert!(at(100) <= Duration::from_secs(2), "the longest way from one task to the next is {:?}", at(100));

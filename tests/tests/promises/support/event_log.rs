@@ -115,9 +115,9 @@ impl EventLog {
     /// Accepted outcomes of a task.
     pub(crate) fn outcomes(&self, task: &str) -> Vec<Status> {
         let of_task = |entry: &&Entry| entry.accepted;
-        let status = |entry: &Entry| match &entry.decision {
-            Decision::Finished { task: id, status, .. } if id.as_str() == task => Some(*status),
-            _ => None,
+        let status = |entry: &Entry| {
+            let Decision::Finished { task: id, status, .. } = &entry.decision else { return None };
+            (id.as_str() == task).then_some(*status)
         };
         self.entries.iter().filter(of_task).filter_map(status).collect()
     }
@@ -130,9 +130,9 @@ impl EventLog {
 }
 
 fn starts_of(entries: &[Entry], id: &TaskId) -> Vec<(AttemptId, ProgrammerId)> {
-    let starts = entries.iter().filter(|entry| entry.accepted).filter_map(|entry| match &entry.decision {
-        Decision::Started { task, attempt, programmer, .. } if task == id => Some((*attempt, programmer.clone())),
-        _ => None,
+    let starts = entries.iter().filter(|entry| entry.accepted).filter_map(|entry| {
+        let Decision::Started { task, attempt, programmer, .. } = &entry.decision else { return None };
+        (task == id).then(|| (*attempt, programmer.clone()))
     });
     starts.collect()
 }

@@ -2,7 +2,6 @@
 //!
 //! Everything that is started here is ended by its handle, also when the test fails; a failing test prints the logs of
 //! its processes. Nothing sleeps in order to be in time for something: [`eventually`] looks until it holds.
-#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 pub(crate) mod amqp;
 pub(crate) mod api;
