@@ -5,6 +5,7 @@
 pub mod guard;
 pub mod health;
 pub mod problem;
+mod submission;
 pub mod tasks;
 
 use std::sync::Arc;

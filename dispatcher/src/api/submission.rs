@@ -1,0 +1,104 @@
+//! The body of `POST /tasks`: read, checked as a whole, all mistakes by index.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use pool_shared::id::TaskId;
+use pool_shared::task::{Task, TaskMessage};
+use pool_shared::time::wall_clock;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::App;
+use super::problem::{Problem, TaskProblem};
+use crate::intake::NotTaken;
+
+/// The body of a submission: one task, a list, or `{"tasks": […]}`.
+pub(super) struct Submission<'a> {
+    pub(super) tasks: Vec<&'a RawValue>,
+    /// One task by itself: the answer is one too.
+    pub(super) single: bool,
+}
+
+pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wrapped<'a> {
+        #[serde(borrow)]
+        tasks: Vec<&'a RawValue>,
+    }
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        let tasks = serde_json::from_slice(body).map_err(|error| format!("no list of tasks: {error}"))?;
+        return Ok(Submission { tasks, single: false });
+    }
+    if let Ok(Wrapped { tasks }) = serde_json::from_slice(body) {
+        return Ok(Submission { tasks, single: false });
+    }
+    let task = serde_json::from_slice(body).map_err(|error| format!("no JSON: {error}"))?;
+    Ok(Submission { tasks: vec![task], single: true })
+}
+
+pub(super) fn problem_of(index: usize, error: &NotTaken) -> TaskProblem {
+    let kind = match error {
+        NotTaken::Unroutable(_) => "unroutable",
+        NotTaken::IdConflict(_) => "id_conflict",
+        NotTaken::Broker(_) | NotTaken::Log(_) => "unavailable",
+    };
+    TaskProblem { index, kind: kind.to_owned(), message: error.to_string() }
+}
+
+/// All tasks are fine, or none is taken.
+pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
+    let mut tasks = Vec::with_capacity(submission.tasks.len());
+    let mut errors = Vec::new();
+    for (index, raw) in submission.tasks.iter().enumerate() {
+        match TaskMessage::parse(raw.get().as_bytes(), wall_clock()) {
+            Err(error) => {
+                errors.push(TaskProblem { index, kind: "invalid_task".to_owned(), message: error.to_string() });
+            }
+            Ok(message) => match app.intake.prepare(message) {
+                Ok(task) => tasks.push(task),
+                Err(error) => errors.push(problem_of(index, &error)),
+            },
+        }
+    }
+    errors.extend(repeated_ids(&tasks));
+    if errors.is_empty() {
+        return Ok(tasks);
+    }
+    let conflict = errors.iter().all(|error| error.kind == "id_conflict");
+    let status = if conflict { StatusCode::CONFLICT } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let detail = match (&errors[..], submission.single) {
+        ([only], true) => only.message.clone(),
+        _ => format!("{} of {} tasks are wrong; none was taken", errors.len(), submission.tasks.len()),
+    };
+    Err(Problem::new(status, detail).with_errors(errors))
+}
+
+/// The same id twice in one request, with different bodies.
+fn repeated_ids(tasks: &[Task]) -> Vec<TaskProblem> {
+    let mut seen: BTreeMap<&TaskId, String> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let hash = task.body_hash();
+        if seen.insert(&task.id, hash.clone()).is_some_and(|other| other != hash) {
+            problems.push(problem_of(index, &NotTaken::IdConflict(task.id.clone())));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_is_one_task_a_list_or_a_wrapped_list() {
+        let count = |body: &str| read_submission(body.as_bytes()).map(|s| (s.tasks.len(), s.single));
+        assert_eq!(count(r#" {"instruction": "x"}"#), Ok((1, true)), "one");
+        assert_eq!(count(r#"[{"a": 1}, {"b": 2}]"#), Ok((2, false)), "a list");
+        assert_eq!(count(r#"{"tasks": [{}, {}, {}]}"#), Ok((3, false)), "wrapped");
+        assert!(count("{").is_err(), "no JSON");
+    }
+}
