@@ -31,7 +31,7 @@ async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result
     Repository::sample(&pool.repository("sample"));
     let mut command = Command::new(python());
     command.args(["-c", &example()]).env("AMQP_URL", pool.amqp_url());
-    let mut example = Running::start("example", pool.path(), &mut command);
+    let mut example = Running::start("example", pool.path(), &command);
     let status = example.ended().await;
     let said = example.log();
     assert!(status.success(), "the example ends well: {said}");

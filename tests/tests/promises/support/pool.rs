@@ -92,7 +92,7 @@ impl Pool {
         command.args(args).arg("--pool").arg(file);
         command.env("AMQP_URL", self.vhost.url()).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
-        Running::start(&name, &self.path().join("logs"), &mut command)
+        Running::start(&name, &self.path().join("logs"), &command)
     }
 
     /// Starts a dispatcher and waits until it serves.

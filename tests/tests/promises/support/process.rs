@@ -15,12 +15,21 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(name: &str, log_directory: &Path, command: &mut Command) -> Self {
+    pub(crate) fn start(name: &str, log_directory: &Path, command: &Command) -> Self {
         let log = log_directory.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let copy = file.try_clone().expect("a second handle on the log file");
-        command.stdin(Stdio::null()).stdout(copy).stderr(file);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        // Should this test be killed, its processes go with it: the kernel ends them with the thread that started them.
+        let mut tied = Command::new("setpriv");
+        tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => tied.env(name, value),
+                None => tied.env_remove(name),
+            };
+        }
+        tied.stdin(Stdio::null()).stdout(copy).stderr(file);
+        let child = tied.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name: name.to_owned(), child, log }
     }
 
