@@ -176,6 +176,7 @@ impl Host {
             gate: self.gate.clone(),
             status,
             ending: self.ending.clone(),
+            settling: tokio::sync::Mutex::default(),
         })
     }
 

@@ -63,6 +63,8 @@ pub struct Programmer {
     pub gate: watch::Receiver<Option<Shut>>,
     pub status: watch::Sender<Gate>,
     pub ending: Ending,
+    /// The end of the last task: see [`walk`].
+    pub settling: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Programmer {
@@ -74,6 +76,7 @@ impl Programmer {
         let mut action = Action::Open { after_failure: false };
         loop {
             let input = if let Action::Open { after_failure } = action {
+                self.settled().await;
                 if let Some(unusable) = station.take() {
                     Station::close(&unusable).await;
                 }
@@ -93,6 +96,7 @@ impl Programmer {
             };
             action = session.handle(input, self.conditions(), tokio::time::Instant::now());
         }
+        self.settled().await;
         if let Some(station) = station {
             station.close().await;
         }
@@ -109,6 +113,7 @@ impl Programmer {
             Action::Conclude(done) => self.conclude(done).await,
             Action::HandBack(held) => self.hand_back(station, held).await,
             Action::Abandon => {
+                self.settled().await;
                 station.close().await;
                 In::Broken
             }

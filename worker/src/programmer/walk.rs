@@ -5,12 +5,12 @@ use lapin::message::Delivery;
 use pool_shared::event::Decision;
 use pool_shared::fold::Verdict;
 use pool_shared::heartbeat::Gate;
-use pool_shared::id::AttemptId;
+use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::ResultMessage;
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Outcome;
+use super::attempt::{Branch, Outcome};
 use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::station::Station;
@@ -159,12 +159,35 @@ impl Programmer {
             task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, status = result.status.as_str(),
             error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
         );
-        if let Some(branch) = branch
-            && let Err(error) = branch.set(id).await
+        self.settle(claimed.envelope.task.id, branch, delivery).await;
+        In::Settled
+    }
+
+    /// Step 7, while the programmer looks for its next task already: the outcome is decided, so the task is in nobody's
+    /// hand any more. Never more than one of these at a time. An ack that fails changes nothing: the message comes again
+    /// and is dropped.
+    async fn settle(&self, task: TaskId, branch: Option<Branch>, delivery: Delivery) {
+        self.settled().await;
+        let process = self.process.clone();
+        let settling = tokio::spawn(async move {
+            if let Some(branch) = branch
+                && let Err(error) = branch.set(&task).await
+            {
+                let problem = error.message;
+                tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
+            }
+            conclude::ack(&process, &delivery).await;
+        });
+        *self.settling.lock().await = Some(settling);
+    }
+
+    /// Waits until the last task is off this programmer's hands.
+    pub(super) async fn settled(&self) {
+        if let Some(settling) = self.settling.lock().await.take()
+            && let Err(error) = settling.await
         {
-            tracing::warn!(task_id = %id, error = %error.message, "the branch was not set; the result holds the patch");
+            tracing::error!(programmer = %self.config.id, %error, "settling a task broke");
         }
-        ended(conclude::ack(&self.process, &delivery).await)
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {

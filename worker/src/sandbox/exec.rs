@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use tokio::time::Instant;
 
+use super::LESS_IMPORTANT;
 use super::processes::{descendants, signal_all};
 use super::report::Report;
 
@@ -52,6 +53,8 @@ enum ExecError {
 /// Does what the arguments after `sandbox-exec` say and ends the process. Called before anything else in `main`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     close_inherited_files();
+    // A kernel that refuses leaves it as important as the rest.
+    let _ = rustix::process::nice(LESS_IMPORTANT);
     let report = Plan::parse(args).and_then(|plan| plan.carry_out()).unwrap_or_else(|error| {
         // For a person who typed the command; the worker reads the report.
         let _ = writeln!(io::stderr(), "{error}");

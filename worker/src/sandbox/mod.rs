@@ -34,6 +34,10 @@ pub use output::Output;
 /// How long after SIGTERM everything that is left gets SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// What is added to the niceness of everything that works on a task: with busy cores, the worker itself, which hands
+/// tasks on and talks to the broker, goes first.
+pub const LESS_IMPORTANT: i32 = 5;
+
 /// The word in the worker's argument list that makes it the helper.
 pub const HELPER_COMMAND: &str = "sandbox-exec";
 

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::sandbox::LESS_IMPORTANT;
+
 /// For commands that work on local files only.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between SIGTERM, on which git removes its lock files, and SIGKILL.
@@ -171,6 +173,10 @@ impl Call<'_> {
     pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
         let what = args.first().map(|word| word.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
         let mut group = Group(self.command(args).spawn()?);
+        if let Some(pid) = group.0.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            // It may have ended already; and a refusal leaves it as important as the rest.
+            let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
+        }
         let seconds = self.timeout.as_secs();
         let Ok(finished) = timeout(self.timeout, communicate(&mut group.0, &self.input, self.output_limit)).await
         else {
