@@ -129,7 +129,7 @@ pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope,
     }
     tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {
-        tracing::warn!(task_id = %task.id, %error, "the task was not sent on; a dispatcher repairs that");
+        tracing::warn!(task_id = %task.id, %error, "the task was not sent on; its next delivery takes that up");
         return End::Lost;
     }
     // Whether this arrives decides nothing: the message is in its queue.
