@@ -54,7 +54,7 @@ fn reservations(entries: &[Entry]) -> usize {
 async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() {
     const TASKS: usize = 200;
     let llm = paid_llm().await;
-    let (zone, midnight) = zone_whose_day_ends_in(Duration::from_secs(50));
+    let (zone, midnight) = zone_whose_day_ends_in(Duration::from_secs(30));
     let file = paid(49, &llm).set("cost_optimization.time_zone", json!(zone));
     let file = file.set_of("049", "max_cost_per_job_usd", json!("1.00"));
     let pool = Pool::start_processes_alone(&file, 7, 7).await;
@@ -213,10 +213,11 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
     pool.api().submit(&json!(tasks("t", 2))).await;
     all_wait_for_budget(&pool).await;
 
-    for offset in ["+1d", "-1d"] {
+    for (offset, said) in [("+1d", "ahead of"), ("-1d", "behind")] {
         clock.set(offset);
-        let what = format!("the worker whose clock is {offset} off is shut");
-        pool.status_where(&what, |status| status.is_shut_for("002", "clock")).await;
+        let what = format!("the worker whose clock is {offset} off is shut, and says so");
+        let says = |status: &PoolStatus| status.programmer("002")["reason"].as_str().unwrap_or_default().contains(said);
+        pool.status_where(&what, |status| status.is_shut_for("002", "clock") && says(status)).await;
         let seen = log.read().await.len();
         log.until("the pool has lived on for two pulses", SOON * 2, |entries| {
             (entries[seen..].iter().filter(|entry| entry.is("tick")).count() >= 2).then_some(())
