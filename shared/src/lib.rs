@@ -9,10 +9,11 @@ pub mod event;
 pub mod fold;
 pub mod heartbeat;
 pub mod id;
+pub mod llm;
 pub mod money;
 pub mod result;
-
 pub mod routing;
+pub mod rules;
 pub mod source;
 pub mod task;
 pub mod telemetry;

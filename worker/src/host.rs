@@ -183,7 +183,8 @@ impl Host {
     /// Says in the log that these programmers are held; whether it arrives decides nothing.
     fn announce(&self, seen: &[Seen]) {
         for programmer in seen {
-            let (log, up) = (self.process.log.clone(), Decision::Up { programmer: programmer.id.clone() });
+            let (log, host) = (self.process.log.clone(), self.process.host.clone());
+            let up = Decision::Up { programmer: programmer.id.clone(), host };
             tokio::spawn(async move { log.append(up).await });
         }
     }

@@ -198,7 +198,7 @@ impl Programmer {
 
     pub(super) async fn hand_back(&self, station: &Station, held: Held) -> In {
         let Claimed { envelope, attempt, .. } = &held.claimed;
-        let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt };
+        let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt, no_llm: false };
         match self.process.log.append(released).await {
             Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
                 Ok(()) => In::Settled,
