@@ -15,6 +15,7 @@ pub mod result;
 pub mod routing;
 pub mod rules;
 pub mod source;
+pub mod standing;
 pub mod task;
 pub mod telemetry;
 pub mod time;

@@ -1,6 +1,6 @@
 //! A worker process: picks its programmers, gives each what it needs, and brings all to an orderly end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool, config_hash};
+use pool_shared::config::{self, Pool};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_shared::id::ProgrammerId;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health};
 use crate::programmer::attempt::Workshop;
-use crate::programmer::gate::{Shut, watch_gate};
+use crate::programmer::gate::{Others, Shut, watch_gates};
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::{Ending, Programmer};
 
@@ -42,7 +42,12 @@ pub enum Choice {
 pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
-    let starting = Process::start(&pool, "worker", |_| (), shutdown.clone());
+    let others = Others::default();
+    let hear = {
+        let others = others.clone();
+        move |heartbeat: Heartbeat| others.hear(&heartbeat)
+    };
+    let starting = Process::start(&pool, "worker", hear, shutdown.clone());
     let process = tokio::select! {
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),
@@ -52,8 +57,8 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
         () = ending.drain.cancelled() => return Ok(()),
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
-    let gate = watch_gate(process.clone(), config_hash(&pool), pool.file.display().to_string());
-    let host = Host { pool, process: process.clone(), workshop, metrics, gate, ending };
+    let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
+    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -109,7 +114,7 @@ struct Host {
     process: Process,
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
-    gate: watch::Receiver<Option<Shut>>,
+    gates: BTreeMap<ProgrammerId, watch::Receiver<Option<Shut>>>,
     ending: Ending,
 }
 
@@ -168,12 +173,13 @@ impl Host {
     }
 
     async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
+        let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
             attempts: self.workshop.attempts(config.clone()).await?,
             config,
             process: self.process.clone(),
             max_attempts: self.pool.dispatcher.max_attempts,
-            gate: self.gate.clone(),
+            gate,
             status,
             ending: self.ending.clone(),
             settling: tokio::sync::Mutex::default(),
