@@ -176,3 +176,7 @@ pub fn explain(llm: &LlmName, shut: &Shut) -> String {
         None => format!("{llm}: it is back; this programmer returns to it at {}", shut.until),
     }
 }
+
+#[cfg(test)]
+#[path = "standing_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use pool_shared::config::{self, Pool};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_shared::id::ProgrammerId;
+use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -145,6 +146,7 @@ impl Host {
         let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
         self.announce(&seen);
+        tokio::spawn(telemetry::pool::watch(self.process.log.clone()));
         self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);

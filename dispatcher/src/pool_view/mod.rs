@@ -1,5 +1,7 @@
 //! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
 
+pub mod llms;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,11 +13,14 @@ use pool_shared::broker::within;
 use pool_shared::config::{Pool, Programmer};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
-use pool_shared::money::MicroUsd;
-use pool_shared::time::Timestamp;
+use pool_shared::llm::Fault;
+use pool_shared::standing::Standing;
+use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use llms::{BreakerStatus, BudgetStatus};
 
 /// Who merely waits for an id does not hide a holder that was heard within so long.
 const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
@@ -85,17 +90,12 @@ pub struct ProgrammerStatus {
     pub backup_llm: Option<String>,
     pub current_llm: String,
     pub using_backup: bool,
+    /// The breaker of its primary LLM lets none of its calls pass; `circuit` says why.
     pub circuit_open: bool,
+    pub circuit: Option<CircuitStatus>,
+    /// Failures of its primary LLM that it has seen lately.
     pub failures: u32,
     pub capabilities: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct BudgetStatus {
-    pub max_daily_spend_usd: MicroUsd,
-    pub alert_threshold_usd: MicroUsd,
-    /// What finished tasks have cost since 00:00 UTC.
-    pub spent_usd: MicroUsd,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +105,18 @@ pub struct RouteStatus {
     pub waiting: Option<u32>,
     pub running: usize,
     pub programmers: Vec<ProgrammerId>,
+}
+
+/// Why the primary LLM of a programmer is not called.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CircuitStatus {
+    pub since: Timestamp,
+    /// When the next probe is due.
+    pub until: Timestamp,
+    pub reason: Fault,
+    pub failures: u32,
+    /// In one sentence.
+    pub detail: String,
 }
 
 /// `GET /programmer_pool/status`.
@@ -120,15 +132,19 @@ pub struct PoolStatus {
     /// Tasks without an outcome.
     pub open_tasks: usize,
     pub budget: BudgetStatus,
+    pub breakers: Vec<BreakerStatus>,
     pub routes: Vec<RouteStatus>,
     pub programmers: Vec<ProgrammerStatus>,
 }
 
 /// Puts the status together.
 pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
-    let programmers: Vec<ProgrammerStatus> =
-        pool.programmers.iter().map(|programmer| programmer_status(pool, programmer, beats)).collect();
+    let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
+        let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
+        pool.programmers.iter().map(|programmer| programmer_status(&standing, programmer, beats)).collect()
+    });
     let waiting = queue_depths(process).await;
+    let running = running(process);
     let routes: Vec<RouteStatus> = process
         .routes
         .all()
@@ -137,7 +153,7 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         .map(|(route, waiting)| RouteStatus {
             queue: route.queue(),
             waiting,
-            running: running(process, &route.name),
+            running: running.get(&route.name).copied().unwrap_or_default(),
             programmers: route.eligible.iter().cloned().collect(),
         })
         .collect();
@@ -149,11 +165,8 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         using_backup: programmers.iter().filter(|p| p.using_backup).count(),
         total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
         open_tasks: process.log.read(|fold| fold.tasks.open()),
-        budget: BudgetStatus {
-            max_daily_spend_usd: pool.cost.max_daily_spend,
-            alert_threshold_usd: pool.cost.alert_threshold,
-            spent_usd: spent_today(process),
-        },
+        budget: process.log.read(llms::budget),
+        breakers: process.log.read(llms::breakers),
         routes,
         programmers,
     }
@@ -166,7 +179,19 @@ fn is_available(state: ProgrammerState) -> bool {
     }
 }
 
-fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> ProgrammerStatus {
+/// Why this programmer's calls do not go to its primary LLM.
+fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
+    let caller = standing.caller(&programmer.id);
+    let primary = programmer.primary();
+    let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
+    let detail = pool_shared::standing::explain(primary, &shut);
+    let outage = shut.outage?;
+    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
+    Some(CircuitStatus { since, until: shut.until, reason, failures, detail })
+}
+
+fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, beats: &Beats) -> ProgrammerStatus {
+    let pool = standing.pool;
     let beat = beats.of(&programmer.id, pool.load_balancing.health_check_interval);
     let (state, reason, task, since) = match beat.as_ref().map(|(beat, _)| &beat.gate) {
         None => {
@@ -181,10 +206,16 @@ fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> Pro
             (ProgrammerState::Busy, format!("working on {task}"), Some(task.clone()), Some(*since))
         }
         Some(Gate::Shut { reason, detail }) => {
+            // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
+            let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
+            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
             (ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()), None, None)
         }
     };
-    let current = beat.as_ref().map_or(programmer.primary(), |(beat, _)| &beat.current_llm);
+    let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
+    let circuit = circuit(standing, programmer);
+    let host = standing.caller(&programmer.id).host;
+    let key = pool.llm_key(programmer.primary(), &host);
     ProgrammerStatus {
         agent: programmer.id.display_name(),
         port: beat.as_ref().map_or(programmer.port, |(beat, _)| beat.port),
@@ -196,31 +227,23 @@ fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> Pro
         primary_llm: programmer.primary().to_string(),
         backup_llm: programmer.llms.get(1).map(ToString::to_string),
         current_llm: current.to_string(),
-        using_backup: current != programmer.primary(),
-        // Breakers come with failover; until then every circuit is closed.
-        circuit_open: false,
-        failures: 0,
+        using_backup: current != *programmer.primary(),
+        circuit_open: circuit.is_some(),
+        failures: standing.fold.breakers.failures(&key, &programmer.id),
+        circuit,
         capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
         id: programmer.id.clone(),
     }
 }
 
-fn running(process: &Process, route: &str) -> usize {
-    process
-        .log
-        .read(|fold| fold.tasks.iter().filter(|(_, state)| state.route == route && state.owner.is_some()).count())
-}
-
-fn spent_today(process: &Process) -> MicroUsd {
-    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Tasks that somebody works on, by route.
+fn running(process: &Process) -> HashMap<String, usize> {
     process.log.read(|fold| {
-        let midnight = Timestamp(fold.now().0 / DAY_MS * DAY_MS);
-        fold.tasks
-            .iter()
-            .filter_map(|(_, state)| state.outcome.as_ref())
-            .filter(|outcome| outcome.at >= midnight)
-            .map(|outcome| outcome.cost)
-            .sum()
+        let mut routes = HashMap::new();
+        for state in fold.tasks.running().filter_map(|(id, _)| fold.tasks.get(id)) {
+            *routes.entry(state.route.clone()).or_default() += 1;
+        }
+        routes
     })
 }
 
