@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health};
 use crate::programmer::attempt::Workshop;
+use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Others, Shut, watch_gates};
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::{Ending, Programmer};
@@ -59,7 +60,7 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
-    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending };
+    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default() };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -117,6 +118,7 @@ struct Host {
     metrics: PrometheusHandle,
     gates: BTreeMap<ProgrammerId, watch::Receiver<Option<Shut>>>,
     ending: Ending,
+    scribes: Arc<Scribes>,
 }
 
 /// A programmer as heartbeats see it.
@@ -185,6 +187,7 @@ impl Host {
             status,
             ending: self.ending.clone(),
             settling: tokio::sync::Mutex::default(),
+            scribes: Arc::clone(&self.scribes),
         })
     }
 
