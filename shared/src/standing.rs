@@ -5,13 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Pool, Programmer};
+use crate::config::{Pool, Programmer, Strategy};
 use crate::fold::Fold;
 use crate::fold::breaker::{Caller, Shut};
 use crate::heartbeat::ShutReason;
 use crate::id::{LlmName, ProgrammerId};
 use crate::llm::LlmKey;
 use crate::money::MicroUsd;
+use crate::routing::Route;
+use crate::task::MAX_CAPABILITIES;
 use crate::time::Timestamp;
 
 /// Where room is for some programmers but not for all, it is theirs in turn, so long each: who has no task in his queues
@@ -94,6 +96,23 @@ impl Standing<'_> {
         }
     }
 
+    /// The routes that are closed for this programmer for now: those that programmers with free LLMs serve too, as long as
+    /// no task of theirs has waited for `spill_to_paid_after`. Indices into `routes`.
+    pub fn closed_routes(&self, programmer: &Programmer, routes: &[&Route]) -> BTreeSet<usize> {
+        let patience = self.pool.load_balancing.spill_to_paid_after;
+        if patience.is_zero() || self.means(programmer) != Means::Paid {
+            return BTreeSet::new();
+        }
+        let is_free =
+            |id: &ProgrammerId| self.pool.programmer(id).is_some_and(|other| self.pool.is_free(other.primary()));
+        let spilled = |route: &Route| {
+            let oldest = self.fold.tasks.oldest_waiting(&route.name);
+            oldest.is_some_and(|since| self.now.since(since) >= patience)
+        };
+        let closed = |route: &Route| route.eligible.iter().any(is_free) && !spilled(route);
+        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+    }
+
     /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
     /// wait for room only so many wake as fit.
     fn has_money_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> bool {
@@ -153,6 +172,21 @@ impl Standing<'_> {
         );
         Obstacle { reason: ShutReason::Budget, detail, until }
     }
+}
+
+/// The priority of this programmer's consumers: of several that wait, the broker hands a task to the highest.
+pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
+    /// Above what capabilities can make of it.
+    const FREE: u8 = 16;
+    let surplus = match pool.load_balancing.strategy {
+        Strategy::LeastLoaded => 0,
+        // In one queue everybody offers what is required: who offers least has the fewest to spare.
+        Strategy::CapabilityMatch => {
+            u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len())).unwrap_or(0)
+        }
+    };
+    let prefer_free = pool.load_balancing.prefer_free_models || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
+    if prefer_free && pool.is_free(programmer.primary()) { FREE + surplus } else { surplus }
 }
 
 fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {

@@ -153,6 +153,53 @@ fn who_has_a_free_llm_left_needs_no_money_and_who_has_lost_it_does() {
 }
 
 #[test]
+fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
+    let mut log = Log::new();
+    log.pool.load_balancing.spill_to_paid_after = std::time::Duration::from_secs(60);
+    let closed = |log: &Log, programmer: &str| {
+        let routes = crate::routing::Routes::new(&log.pool.capabilities());
+        let programmer = log.pool.programmer(&id(programmer)).expect("in the pool");
+        log.standing().closed_routes(programmer, &routes.of(&programmer.id)).len()
+    };
+    assert_eq!((closed(&log, "001"), closed(&log, "002")), (0, 1), "the free one has it for itself");
+    let task = TaskId::new("t").expect("an id");
+    log.append(Decision::Submitted { task, body_hash: "h".to_owned(), route: "any".to_owned() });
+    log.at += 59_999;
+    assert_eq!(closed(&log, "002"), 1, "it has not waited long enough");
+    log.at += 1;
+    assert_eq!(closed(&log, "002"), 0, "now it has");
+    for task in 0..3 {
+        log.fail("ollama/qwen", task, "001");
+    }
+    log.start("001", 7);
+    log.append(Decision::Finished {
+        task: TaskId::new("t").expect("an id"),
+        attempt: None,
+        status: crate::result::Status::Cancelled,
+        llm: None,
+        cost_usd: MicroUsd::ZERO,
+        error: None,
+    });
+    assert_eq!(closed(&log, "001"), 1, "a free programmer that would have to pay waits likewise");
+}
+
+#[test]
+fn free_programmers_come_first_and_then_those_with_the_least_to_spare() {
+    let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
+    let priority = |pool: &Pool, index: usize| consumer_priority(pool, &pool.programmers[index]);
+    assert!(priority(&pool, 0) > priority(&pool, 1), "its LLM is free");
+    assert_eq!(priority(&pool, 1), priority(&pool, 2), "equal");
+    let mut matching = pool;
+    matching.load_balancing.strategy = Strategy::CapabilityMatch;
+    matching.programmers[2].capabilities = [crate::id::Capability::new("fast").expect("a capability")].into();
+    assert!(priority(&matching, 1) > priority(&matching, 2), "who offers more is kept for what needs it");
+    assert!(priority(&matching, 0) > priority(&matching, 1), "free before paid all the same");
+    matching.load_balancing.prefer_free_models = false;
+    matching.cost.prefer_free_over_paid = false;
+    assert_eq!(priority(&matching, 0), priority(&matching, 1), "not preferred");
+}
+
+#[test]
 fn who_has_no_llm_left_is_shut_and_says_which_and_until_when() {
     let mut log = Log::new();
     for (task, programmer) in ["002", "003", "004"].into_iter().enumerate() {

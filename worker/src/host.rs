@@ -12,6 +12,7 @@ use pool_shared::config::{self, Pool};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_shared::id::ProgrammerId;
+use pool_shared::standing::consumer_priority;
 use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
 use tokio::sync::{Notify, watch};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::{self, Health};
 use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
-use crate::programmer::gate::{Others, Shut, watch_gates};
+use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::{Ending, Programmer};
 
@@ -116,7 +117,7 @@ struct Host {
     process: Process,
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
-    gates: BTreeMap<ProgrammerId, watch::Receiver<Option<Shut>>>,
+    gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
     scribes: Arc<Scribes>,
 }
@@ -180,6 +181,7 @@ impl Host {
         let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
             attempts: self.workshop.attempts(config.clone()).await?,
+            priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
             max_attempts: self.pool.dispatcher.max_attempts,

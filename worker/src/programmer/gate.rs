@@ -3,7 +3,7 @@
 //! One task computes it for all programmers of the process: first what concerns the process (its clock, its view of the
 //! log, its pool file), then what concerns each (its breakers, the budget).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,20 +26,36 @@ pub struct Shut {
     pub detail: String,
 }
 
-/// Keeps the gates of these programmers up to date until shutdown. None = open.
+/// What a programmer may take now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Door {
+    /// None = open.
+    pub shut: Option<Shut>,
+    /// Those of its queues that are closed for now while the gate is open, by their place among them.
+    pub closed: BTreeSet<usize>,
+}
+
+impl Door {
+    /// What decides: the sentence for people does not.
+    pub fn state(&self) -> (Option<ShutReason>, &BTreeSet<usize>) {
+        (self.shut.as_ref().map(|shut| shut.reason), &self.closed)
+    }
+}
+
+/// Keeps the gates of these programmers up to date until shutdown.
 pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
     others: Others,
     programmers: &[config::Programmer],
-) -> BTreeMap<ProgrammerId, watch::Receiver<Option<Shut>>> {
+) -> BTreeMap<ProgrammerId, watch::Receiver<Door>> {
     let watcher = Watcher { config_hash: config_hash(&pool), process, pool, others };
     let now = watcher.look(programmers);
     let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
         .iter()
         .zip(now)
-        .map(|(programmer, gate)| {
-            let (sender, receiver) = watch::channel(gate);
+        .map(|(programmer, door)| {
+            let (sender, receiver) = watch::channel(door);
             ((programmer.clone(), sender), (programmer.id.clone(), receiver))
         })
         .unzip();
@@ -55,17 +71,16 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Option<Shut>>)>) {
+    async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Door>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
         while !self.process.shutdown.is_cancelled() {
-            for ((gate, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
+            for ((door, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
                 sender.send_if_modified(|shown| {
-                    let reason = |gate: &Option<Shut>| gate.as_ref().map(|shut| shut.reason);
-                    let changed = reason(shown) != reason(&gate);
-                    if changed {
-                        report(programmer, gate.as_ref());
+                    if shown.state().0 != door.state().0 {
+                        report(programmer, door.shut.as_ref());
                     }
-                    *shown = gate;
+                    let changed = shown.state() != door.state();
+                    *shown = door;
                     changed
                 });
             }
@@ -74,18 +89,24 @@ impl Watcher {
     }
 
     /// What holds for all, or else what holds for each.
-    fn look(&self, programmers: &[config::Programmer]) -> Vec<Option<Shut>> {
-        if let Some(shut) = look(&self.process, &self.config_hash, &self.pool.file.display().to_string()) {
-            return vec![Some(shut); programmers.len()];
+    fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
+        let shut = look(&self.process, &self.config_hash, &self.pool.file.display().to_string());
+        if shut.is_some() {
+            return vec![Door { shut, closed: BTreeSet::new() }; programmers.len()];
         }
         let alive = |id: &ProgrammerId| self.others.alive(id, self.pool.load_balancing.health_check_interval);
         self.process.log.read(|fold| {
             // A breaker's cooldown may be over before the next event says what time it is.
             let now = fold.now().max(wall_clock());
             let standing = Standing { pool: &self.pool, fold, now };
-            let obstacle = |programmer| standing.obstacle(programmer, alive);
-            let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
-            programmers.iter().map(|programmer| obstacle(programmer).map(shut)).collect()
+            let door = |programmer: &config::Programmer| {
+                let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
+                Door {
+                    shut: standing.obstacle(programmer, alive).map(shut),
+                    closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id)),
+                }
+            };
+            programmers.iter().map(door).collect()
         })
     }
 }

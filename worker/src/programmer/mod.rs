@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use attempt::{Attempts, Outcome};
 use claim::Claimed;
 use conclude::Scribes;
-use gate::Shut;
+use gate::{Door, Shut};
 use session::{Action, Conditions, Input, OpenQueues, Session};
-use station::{Heard, Incoming, OpenError, Station};
+use station::{Consumers, Heard, Incoming, OpenError, Station};
 
 /// How long to wait before trying again for an id that another process holds, or a broker that is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
@@ -63,7 +63,9 @@ pub struct Programmer {
     pub process: Process,
     pub attempts: Attempts,
     pub max_attempts: u32,
-    pub gate: watch::Receiver<Option<Shut>>,
+    pub gate: watch::Receiver<Door>,
+    /// Of its consumers.
+    pub priority: u8,
     pub status: watch::Sender<Gate>,
     pub ending: Ending,
     /// The end of the last task: see [`walk`].
@@ -155,8 +157,13 @@ impl Programmer {
     }
 
     fn conditions(&self) -> Conditions {
-        let shut = self.gate.borrow().as_ref().map(|shut| shut.reason);
-        Conditions { shut, open_queues: OpenQueues::All, draining: self.ending.drain.is_cancelled() }
+        let door = self.gate.borrow();
+        let (shut, closed) = door.state();
+        let open_queues = match closed.is_empty() {
+            true => OpenQueues::All,
+            false => OpenQueues::Only((0..self.queues().len()).filter(|queue| !closed.contains(queue)).collect()),
+        };
+        Conditions { shut, open_queues, draining: self.ending.drain.is_cancelled() }
     }
 
     fn show(&self, gate: Gate) {
@@ -170,9 +177,16 @@ impl Programmer {
     /// Ends when the gate or the process's state is another than this.
     async fn disturbed(&self, than: &Conditions) {
         let mut gate = self.gate.clone();
-        let gate_changed = gate.wait_for(|shut| shut.as_ref().map(|shut| shut.reason) != than.shut);
+        let changed = async {
+            while self.conditions() == *than {
+                if gate.changed().await.is_err() {
+                    // Nobody watches any more: the process is ending.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         tokio::select! {
-            _ = gate_changed => {}
+            () = changed => {}
             () = self.ending.drain.cancelled(), if !than.draining => {}
         }
     }
@@ -184,8 +198,12 @@ impl Programmer {
                 () = tokio::time::sleep(REOPEN_AFTER.mul_f64(0.5 + rand::random::<f64>())) => {}
             }
         }
-        let opened =
-            Station::open(&self.process.consume, &self.config.id, self.config.primary(), queues.to_vec()).await;
+        let consumers = Consumers {
+            queues: queues.to_vec(),
+            label: format!("{} {}", self.config.id.display_name(), self.config.primary()),
+            priority: self.priority,
+        };
+        let opened = Station::open(&self.process.consume, &self.config.id, consumers).await;
         opened.map_err(|error| {
             let reason = match &error {
                 OpenError::Held(_) => ShutReason::Held,
@@ -233,7 +251,8 @@ impl Programmer {
         if let Err(error) = station.take_no_more().await {
             return self.broken(&error);
         }
-        if let Some(Shut { reason, detail }) = self.gate.borrow().clone() {
+        let shut = self.gate.borrow().shut.clone();
+        if let Some(Shut { reason, detail }) = shut {
             self.show(Gate::Shut { reason, detail });
         }
         self.disturbed(conditions).await;

@@ -12,11 +12,11 @@ use lapin::message::Delivery;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use pool_shared::broker::link::{Link, discard};
 use pool_shared::broker::{BrokerError, within};
-use pool_shared::id::{LlmName, ProgrammerId};
+use pool_shared::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A queue whose consumer was given an ack and brought nothing for so long is empty.
@@ -46,14 +46,22 @@ pub enum OpenError {
     Broker(#[from] BrokerError),
 }
 
+/// Where and how a programmer consumes.
+#[derive(Debug)]
+pub struct Consumers {
+    pub queues: Vec<String>,
+    /// What the management UI shows as the consumer: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
+    pub label: String,
+    /// Of several that wait for a task, the broker gives it to the highest (broker fact 1).
+    pub priority: u8,
+}
+
 /// An open channel of a programmer whose id this process holds.
 #[derive(Debug)]
 pub struct Station {
     channel: Channel,
     link: Link,
-    queues: Vec<String>,
-    /// What the management UI shows as the consumer: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
-    label: String,
+    consumers: Consumers,
     /// The consumer that is kept. While a task from its queue is unacknowledged it brings nothing.
     kept: Option<Open>,
     /// Others that are being closed, beside whatever the programmer does meanwhile.
@@ -92,13 +100,12 @@ impl Station {
     ///
     /// # Errors
     /// When another process holds the id, or the broker does not answer.
-    pub async fn open(link: &Link, id: &ProgrammerId, llm: &LlmName, queues: Vec<String>) -> Result<Self, OpenError> {
+    pub async fn open(link: &Link, id: &ProgrammerId, consumers: Consumers) -> Result<Self, OpenError> {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
         within(limit, "limit a programmer to one task", channel.basic_qos(1, BasicQosOptions::default())).await?;
-        let label = format!("{} {llm}", id.display_name());
-        Ok(Self { channel, link: link.clone(), queues, label, kept: None, closing: None })
+        Ok(Self { channel, link: link.clone(), consumers, kept: None, closing: None })
     }
 
     fn limit(&self) -> Duration {
@@ -114,7 +121,7 @@ impl Station {
         if let Some(late) = self.leave().await? {
             return Ok(Some(late));
         }
-        let name = &self.queues[queue];
+        let name = &self.consumers.queues[queue];
         let get = self.channel.basic_get(name.as_str().into(), BasicGetOptions::default());
         let message = within(self.limit(), format!("ask {name}"), get).await?;
         Ok(message.map(|message| Incoming { delivery: message.delivery, queue }))
@@ -178,17 +185,18 @@ impl Station {
     }
 
     async fn consume(&self, queue: usize) -> Result<Open, BrokerError> {
-        let name = &self.queues[queue];
-        let tag = format!("{} #{queue}", self.label);
+        let name = &self.consumers.queues[queue];
+        let tag = format!("{} #{queue}", self.consumers.label);
         let options = BasicConsumeOptions::default();
-        let consume =
-            self.channel.basic_consume(name.as_str().into(), tag.as_str().into(), options, FieldTable::default());
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(i32::from(self.consumers.priority)));
+        let consume = self.channel.basic_consume(name.as_str().into(), tag.as_str().into(), options, arguments);
         let consumer = within(self.limit(), format!("consume {name}"), consume).await?;
         Ok(Open { queue, consumer })
     }
 
     fn incoming(&self, queue: usize, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, BrokerError> {
-        let what = || format!("consume {}", self.queues[queue]);
+        let what = || format!("consume {}", self.consumers.queues[queue]);
         match next {
             Some(Ok(delivery)) => Ok(Incoming { delivery, queue }),
             Some(Err(error)) => Err(BrokerError::Amqp { what: what(), error }),
