@@ -16,6 +16,7 @@ pub mod routing;
 pub mod rules;
 pub mod source;
 pub mod standing;
+pub mod status;
 pub mod task;
 pub mod telemetry;
 pub mod time;

@@ -171,8 +171,8 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let broker = self.process.consume.endpoint().address();
-        let health = Health { programmer: programmer.clone(), port, broker, status, metrics: self.metrics.clone() };
+        let (process, pool, metrics) = (self.process.clone(), Arc::clone(&self.pool), self.metrics.clone());
+        let health = Health { programmer: programmer.clone(), port, process, pool, status, metrics };
         tokio::spawn(health::serve(listener, health, self.process.shutdown.clone()));
         Ok(port)
     }

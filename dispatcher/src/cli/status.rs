@@ -4,12 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_shared::status::ProgrammerState;
 use tokio::time::Instant;
 
 use super::{Client, Format, PoolUrl};
 use crate::check::print;
+use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
-use crate::pool_view::{PoolStatus, ProgrammerState};
 use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]

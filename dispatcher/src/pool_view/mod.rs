@@ -13,9 +13,9 @@ use pool_shared::broker::within;
 use pool_shared::config::{Pool, Programmer};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
-use pool_shared::llm::Fault;
 use pool_shared::standing::Standing;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, programmer_status};
+use pool_shared::time::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -52,50 +52,15 @@ impl Beats {
         }
     }
 
-    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<(ProgrammerBeat, String)> {
+    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
         let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let heard = beats.get(id).filter(|heard| heard.at.elapsed() < fresh)?;
-        Some((heard.beat.clone(), heard.by.clone()))
+        Some(Seen { gate: heard.beat.gate.clone(), port: heard.beat.port, worker: heard.by.clone() })
     }
 }
 
 fn is_held(gate: &Gate) -> bool {
     matches!(gate, Gate::Shut { reason: pool_shared::heartbeat::ShutReason::Held, .. })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ProgrammerState {
-    Idle,
-    Busy,
-    Shut,
-    Down,
-}
-
-/// One programmer in the status.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ProgrammerStatus {
-    pub id: ProgrammerId,
-    /// The old clients' name: `Prog-001`.
-    pub agent: String,
-    pub port: u16,
-    pub state: ProgrammerState,
-    /// Why it is shut or down; which task it works on.
-    pub reason: String,
-    pub task: Option<pool_shared::id::TaskId>,
-    pub since: Option<Timestamp>,
-    /// The process that holds it.
-    pub worker: Option<String>,
-    pub primary_llm: String,
-    pub backup_llm: Option<String>,
-    pub current_llm: String,
-    pub using_backup: bool,
-    /// The breaker of its primary LLM lets none of its calls pass; `circuit` says why.
-    pub circuit_open: bool,
-    pub circuit: Option<CircuitStatus>,
-    /// Failures of its primary LLM that it has seen lately.
-    pub failures: u32,
-    pub capabilities: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -105,18 +70,6 @@ pub struct RouteStatus {
     pub waiting: Option<u32>,
     pub running: usize,
     pub programmers: Vec<ProgrammerId>,
-}
-
-/// Why the primary LLM of a programmer is not called.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct CircuitStatus {
-    pub since: Timestamp,
-    /// When the next probe is due.
-    pub until: Timestamp,
-    pub reason: Fault,
-    pub failures: u32,
-    /// In one sentence.
-    pub detail: String,
 }
 
 /// `GET /programmer_pool/status`.
@@ -141,7 +94,9 @@ pub struct PoolStatus {
 pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
     let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
         let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
-        pool.programmers.iter().map(|programmer| programmer_status(&standing, programmer, beats)).collect()
+        let seen = |programmer: &Programmer| beats.of(&programmer.id, pool.load_balancing.health_check_interval);
+        let each = pool.programmers.iter();
+        each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
     });
     let waiting = queue_depths(process).await;
     let running = running(process);
@@ -176,63 +131,6 @@ fn is_available(state: ProgrammerState) -> bool {
     match state {
         ProgrammerState::Idle | ProgrammerState::Busy => true,
         ProgrammerState::Shut | ProgrammerState::Down => false,
-    }
-}
-
-/// Why this programmer's calls do not go to its primary LLM.
-fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
-    let caller = standing.caller(&programmer.id);
-    let primary = programmer.primary();
-    let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
-    let detail = pool_shared::standing::explain(primary, &shut);
-    let outage = shut.outage?;
-    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
-    Some(CircuitStatus { since, until: shut.until, reason, failures, detail })
-}
-
-fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, beats: &Beats) -> ProgrammerStatus {
-    let pool = standing.pool;
-    let beat = beats.of(&programmer.id, pool.load_balancing.health_check_interval);
-    let (state, reason, task, since) = match beat.as_ref().map(|(beat, _)| &beat.gate) {
-        None => {
-            let reason = format!(
-                "not heard of for {} s; is a worker running with it?",
-                pool.load_balancing.health_check_interval.as_secs()
-            );
-            (ProgrammerState::Down, reason, None, None)
-        }
-        Some(Gate::Consuming) => (ProgrammerState::Idle, String::new(), None, None),
-        Some(Gate::Busy { task, since }) => {
-            (ProgrammerState::Busy, format!("working on {task}"), Some(task.clone()), Some(*since))
-        }
-        Some(Gate::Shut { reason, detail }) => {
-            // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
-            let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
-            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
-            (ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()), None, None)
-        }
-    };
-    let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
-    let circuit = circuit(standing, programmer);
-    let host = standing.caller(&programmer.id).host;
-    let key = pool.llm_key(programmer.primary(), &host);
-    ProgrammerStatus {
-        agent: programmer.id.display_name(),
-        port: beat.as_ref().map_or(programmer.port, |(beat, _)| beat.port),
-        state,
-        reason,
-        task,
-        since,
-        worker: beat.as_ref().map(|(_, name)| name.clone()),
-        primary_llm: programmer.primary().to_string(),
-        backup_llm: programmer.llms.get(1).map(ToString::to_string),
-        current_llm: current.to_string(),
-        using_backup: current != *programmer.primary(),
-        circuit_open: circuit.is_some(),
-        failures: standing.fold.breakers.failures(&key, &programmer.id),
-        circuit,
-        capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
-        id: programmer.id.clone(),
     }
 }
 
