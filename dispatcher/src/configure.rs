@@ -15,6 +15,7 @@ use pool_shared::broker::{BrokerError, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::routing::Routes;
+use pool_shared::rules::Rules;
 
 const LOCK: &str = "pool.topology";
 
@@ -46,7 +47,7 @@ async fn locked(process: &Process, pool: &Pool, channel: &Channel) -> Result<(),
     Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
     if hash != hash_before {
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
-        let configured = Decision::Configured { hash, capabilities: pool.capabilities() };
+        let configured = Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) };
         if let Err(error) = process.log.append(configured).await {
             tracing::warn!(%error, "the configuration may not be in force");
         }

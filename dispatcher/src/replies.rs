@@ -28,8 +28,10 @@ use crate::history::{History, Kind};
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
-/// The programmer writes `finished` right after its result; who waits longer finds that it has died in between.
-const FINISHED_WITHIN: Duration = Duration::from_secs(2);
+/// How long the claim of a task may take to be read here, when its result is here already.
+const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
+/// How long the history may take to show a result that the log knows of.
+const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the log says about a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +140,7 @@ async fn acked(process: &Process, delivery: &Delivery) -> Result<(), NotHandled>
 async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
-    let entry = history.wait_for_result(&id, FINISHED_WITHIN).await;
+    let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         tracing::warn!(task_id = %id, "the history has no result to repeat");
         return Ok(());
@@ -182,20 +184,20 @@ async fn decide_attempt(
     result: &ResultMessage,
 ) -> Result<bool, LogError> {
     let log = &process.log;
-    let decided = log.wait_for_task(task, |fold| match standing(fold, task, attempt) {
-        Standing::Winner => Some(true),
-        Standing::Loser => Some(false),
-        Standing::Open | Standing::Unknown => None,
+    // The claim came before the result, but this process may not have read it yet.
+    let known = log.wait_for_task(task, |fold| match standing(fold, task, attempt) {
+        Standing::Unknown => None,
+        known @ (Standing::Winner | Standing::Loser | Standing::Open) => Some(known),
     });
-    if let Ok(decided) = tokio::time::timeout(FINISHED_WITHIN, decided).await {
-        return Ok(decided);
+    match tokio::time::timeout(CLAIM_READ_WITHIN, known).await {
+        Ok(Standing::Winner) => return Ok(true),
+        Ok(Standing::Loser) => return Ok(false),
+        Ok(Standing::Open | Standing::Unknown) | Err(_) => {}
     }
-    // The claim came before the result: once anything of ours is read back, the claim has been read too.
+    // Written here and not by the programmer, so that the outcomes of all workers go together into one message of the
+    // log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
     match log.append(Decision::finished(task, Some(attempt), result)).await? {
-        Verdict::Accepted => {
-            tracing::info!(task_id = %task, %attempt, "finished on behalf of a programmer that died after its result");
-            Ok(true)
-        }
+        Verdict::Accepted => Ok(true),
         Verdict::Refused(_) => Ok(log.read(|fold| standing(fold, task, attempt)) == Standing::Winner),
     }
 }

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
+use crate::llm::{Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, ResultMessage, Status};
+use crate::rules::Rules;
 use crate::time::Timestamp;
 
 /// One incarnation of a process that appends events. A restarted process is another emitter.
@@ -44,7 +46,13 @@ pub enum Decision {
     /// The pool's pulse: carries the time forward when nothing else happens.
     Tick,
     /// This configuration is in force from here on.
-    Configured { hash: String, capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>> },
+    Configured {
+        hash: String,
+        capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>>,
+        /// The values that the fold decides by.
+        #[serde(default)]
+        rules: Rules,
+    },
     /// A dispatcher holds the task message and will publish it.
     Submitted { task: TaskId, body_hash: String, route: String },
     /// The task message of this generation is in its queue.
@@ -62,7 +70,13 @@ pub enum Decision {
         body_hash: String,
     },
     /// An attempt gives the task back; it does not count.
-    Released { task: TaskId, attempt: AttemptId },
+    Released {
+        task: TaskId,
+        attempt: AttemptId,
+        /// No LLM was left for it: such returns are counted, and not without end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_llm: bool,
+    },
     /// The first of these by the owner is the outcome of the task. Without an attempt: decided before any was made.
     Finished {
         task: TaskId,
@@ -76,8 +90,51 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ErrorKind>,
     },
-    /// A programmer is held by a process that is ready.
-    Up { programmer: ProgrammerId },
+    /// Before the first paid call of an attempt (or a probe): its cap is set aside in the day's budget. Admitted or not
+    /// at its place.
+    Reserved {
+        attempt: AttemptId,
+        /// None: a probe.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<TaskId>,
+        programmer: ProgrammerId,
+        amount_usd: MicroUsd,
+    },
+    /// The true cost of an attempt replaces its reservation.
+    Settled { attempt: AttemptId, cost_usd: MicroUsd, by_llm: BTreeMap<LlmName, MicroUsd> },
+    /// The limit of the day that it is at this place, instead of the configured one.
+    BudgetSet { limit_usd: MicroUsd },
+    /// A call has failed for good on one LLM.
+    LlmFailed {
+        key: LlmKey,
+        llm: LlmName,
+        programmer: ProgrammerId,
+        host: String,
+        task: TaskId,
+        fault: Fault,
+        /// Of the breakers at the start of the call.
+        epoch: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// A programmer is about to ask an LLM behind an open breaker whether it is back; the first in the log does.
+    Probing { key: LlmKey, scope: Scope, programmer: ProgrammerId, probe: AttemptId },
+    /// What came of it. Without a fault the breaker closes.
+    Probed {
+        key: LlmKey,
+        scope: Scope,
+        probe: AttemptId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// A programmer is held by a process that is ready, on this host.
+    Up {
+        programmer: ProgrammerId,
+        #[serde(default)]
+        host: String,
+    },
     /// Written by a newer version of the pool.
     #[serde(other)]
     Unknown,
@@ -105,7 +162,16 @@ impl Decision {
             | Self::Started { task, .. }
             | Self::Released { task, .. }
             | Self::Finished { task, .. } => Some(task),
-            Self::Tick | Self::Configured { .. } | Self::Up { .. } | Self::Unknown => None,
+            Self::Tick
+            | Self::Configured { .. }
+            | Self::Reserved { .. }
+            | Self::Settled { .. }
+            | Self::BudgetSet { .. }
+            | Self::LlmFailed { .. }
+            | Self::Probing { .. }
+            | Self::Probed { .. }
+            | Self::Up { .. }
+            | Self::Unknown => None,
         }
     }
 }

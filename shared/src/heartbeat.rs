@@ -44,6 +44,10 @@ pub enum ShutReason {
     Held,
     /// The broker is out of reach.
     Broker,
+    /// No LLM is available: their breakers are open.
+    Breaker,
+    /// Its cap does not fit into what is left of the day's budget.
+    Budget,
 }
 
 impl ShutReason {
@@ -55,6 +59,8 @@ impl ShutReason {
             Self::Log => "log",
             Self::Held => "held",
             Self::Broker => "broker",
+            Self::Breaker => "breaker",
+            Self::Budget => "budget",
         }
     }
 }

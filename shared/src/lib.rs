@@ -9,11 +9,14 @@ pub mod event;
 pub mod fold;
 pub mod heartbeat;
 pub mod id;
+pub mod llm;
 pub mod money;
 pub mod result;
-
 pub mod routing;
+pub mod rules;
 pub mod source;
+pub mod standing;
+pub mod status;
 pub mod task;
 pub mod telemetry;
 pub mod time;

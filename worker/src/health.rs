@@ -1,6 +1,7 @@
 //! `GET /health` of a programmer, on a port of its own, and `GET /metrics` of the process.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,9 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::config;
+use pool_shared::broker::process::Process;
+use pool_shared::config::{self, Pool};
 use pool_shared::heartbeat::Gate;
-use serde_json::json;
+use pool_shared::standing::Standing;
+use pool_shared::status::{ProgrammerStatus, Seen, programmer_status};
+use pool_shared::time::wall_clock;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Health {
     pub programmer: config::Programmer,
     pub port: u16,
-    pub broker: String,
+    pub process: Process,
+    pub pool: Arc<Pool>,
     pub status: watch::Receiver<Gate>,
     pub metrics: PrometheusHandle,
 }
@@ -48,27 +54,25 @@ async fn metrics(State(health): State<Health>) -> String {
 /// 200 while it can take or does work, 503 with the reason while its gate is shut.
 async fn answer(State(health): State<Health>) -> Response {
     let gate = health.status.borrow().clone();
-    let (status, state, reason) = match &gate {
-        Gate::Consuming => (StatusCode::OK, "idle", String::new()),
-        Gate::Busy { task, .. } => (StatusCode::OK, "busy", format!("working on {task}")),
-        Gate::Shut { reason, detail } => {
-            (StatusCode::SERVICE_UNAVAILABLE, "shut", format!("{}: {detail}", reason.as_str()))
-        }
+    let status = match &gate {
+        Gate::Consuming | Gate::Busy { .. } => StatusCode::OK,
+        Gate::Shut { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let programmer = &health.programmer;
-    let body = json!({
-        "id": programmer.id,
-        "agent": programmer.id.display_name(),
-        "port": health.port,
-        "state": state,
-        "reason": reason,
-        "primary_llm": programmer.primary(),
-        "backup_llm": programmer.llms.get(1),
-        "current_llm": programmer.primary(),
-        "using_backup": false,
-        "capabilities": programmer.capabilities,
-        "version": env!("CARGO_PKG_VERSION"),
-        "broker": health.broker,
+    let process = &health.process;
+    let seen = Seen { gate, port: health.port, worker: process.name.clone() };
+    let programmer = process.log.read(|fold| {
+        let standing = Standing { pool: &health.pool, fold, now: fold.now().max(wall_clock()) };
+        programmer_status(&standing, &health.programmer, Some(seen))
     });
-    (status, Json(body)).into_response()
+    let broker = process.consume.endpoint().address();
+    (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker })).into_response()
+}
+
+/// The programmer as in the status of the pool, and what only its process knows.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    programmer: ProgrammerStatus,
+    version: &'static str,
+    broker: String,
 }

@@ -1,6 +1,6 @@
 //! A worker process: picks its programmers, gives each what it needs, and brings all to an orderly end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,12 @@ use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool, config_hash};
+use pool_shared::config::{self, Pool};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_shared::id::ProgrammerId;
+use pool_shared::standing::consumer_priority;
+use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -19,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health};
 use crate::programmer::attempt::Workshop;
-use crate::programmer::gate::{Shut, watch_gate};
+use crate::programmer::conclude::Scribes;
+use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::{Ending, Programmer};
 
@@ -42,7 +45,12 @@ pub enum Choice {
 pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
-    let starting = Process::start(&pool, "worker", |_| (), shutdown.clone());
+    let others = Others::default();
+    let hear = {
+        let others = others.clone();
+        move |heartbeat: Heartbeat| others.hear(&heartbeat)
+    };
+    let starting = Process::start(&pool, "worker", hear, shutdown.clone());
     let process = tokio::select! {
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),
@@ -52,8 +60,8 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
         () = ending.drain.cancelled() => return Ok(()),
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
-    let gate = watch_gate(process.clone(), config_hash(&pool), pool.file.display().to_string());
-    let host = Host { pool, process: process.clone(), workshop, metrics, gate, ending };
+    let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
+    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default() };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -109,8 +117,9 @@ struct Host {
     process: Process,
     workshop: Arc<Workshop>,
     metrics: PrometheusHandle,
-    gate: watch::Receiver<Option<Shut>>,
+    gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
+    scribes: Arc<Scribes>,
 }
 
 /// A programmer as heartbeats see it.
@@ -140,6 +149,7 @@ impl Host {
         let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
         self.announce(&seen);
+        tokio::spawn(telemetry::pool::watch(self.process.log.clone()));
         self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);
@@ -161,29 +171,33 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let broker = self.process.consume.endpoint().address();
-        let health = Health { programmer: programmer.clone(), port, broker, status, metrics: self.metrics.clone() };
+        let (process, pool, metrics) = (self.process.clone(), Arc::clone(&self.pool), self.metrics.clone());
+        let health = Health { programmer: programmer.clone(), port, process, pool, status, metrics };
         tokio::spawn(health::serve(listener, health, self.process.shutdown.clone()));
         Ok(port)
     }
 
     async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
+        let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
             attempts: self.workshop.attempts(config.clone()).await?,
+            priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
             max_attempts: self.pool.dispatcher.max_attempts,
-            gate: self.gate.clone(),
+            gate,
             status,
             ending: self.ending.clone(),
             settling: tokio::sync::Mutex::default(),
+            scribes: Arc::clone(&self.scribes),
         })
     }
 
     /// Says in the log that these programmers are held; whether it arrives decides nothing.
     fn announce(&self, seen: &[Seen]) {
         for programmer in seen {
-            let (log, up) = (self.process.log.clone(), Decision::Up { programmer: programmer.id.clone() });
+            let (log, host) = (self.process.log.clone(), self.process.host.clone());
+            let up = Decision::Up { programmer: programmer.id.clone(), host };
             tokio::spawn(async move { log.append(up).await });
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Errors are `application/problem+json`. [`guard`] keeps web pages of others out.
 
+pub mod budget;
 pub mod guard;
 pub mod health;
 pub mod problem;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
 
@@ -31,6 +33,7 @@ pub struct App {
     pub history: History,
     pub intake: Intake,
     pub beats: Beats,
+    pub metrics: PrometheusHandle,
 }
 
 /// All routes of the API.
@@ -40,12 +43,18 @@ pub fn router(app: App) -> Router {
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/patch", get(tasks::patch))
         .route("/programmer_pool/status", get(status))
+        .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.pool.dispatcher.listen.ip(), guard::guard))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(app)
+}
+
+async fn metrics(State(app): State<App>) -> String {
+    app.metrics.render()
 }
 
 async fn status(State(app): State<App>) -> Json<PoolStatus> {

@@ -2,6 +2,7 @@
 //!
 //! Exit statuses: 0 done; 1 it failed, or a task of the batch did not succeed; 2 the input is wrong.
 
+mod budget;
 mod client;
 mod serve;
 mod show;
@@ -51,6 +52,8 @@ pub enum Command {
     Submit(Box<submit::SubmitArgs>),
     /// Show the programmers and what they do
     Status(status::StatusArgs),
+    /// Show what was spent today and what is left; `budget set` changes the limit of today
+    Budget(budget::BudgetArgs),
     /// Show one task and its result
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
@@ -74,6 +77,7 @@ impl Command {
             Self::Check(args) => Ok(check::run(args).await),
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Budget(args) => budget::run(args).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
-use pool_shared::telemetry::{LogFormat, init_logs};
+use pool_shared::telemetry::{self, LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,7 @@ async fn serve(
     url_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let metrics = init_metrics().context("failed to set up metrics")?;
     let beats = Beats::default();
     let hear = {
         let beats = beats.clone();
@@ -77,7 +78,8 @@ async fn serve(
     tokio::spawn(retired::run(process.clone()));
     let intake = Intake::new(process.clone(), history.clone());
     let url = format!("http://{}", listener.local_addr()?);
-    let app = App { process: process.clone(), pool: Arc::new(pool), history, intake, beats };
+    tokio::spawn(telemetry::pool::watch(process.log.clone()));
+    let app = App { process: process.clone(), pool: Arc::new(pool), history, intake, beats, metrics };
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_shared::status::ProgrammerState;
 use tokio::time::Instant;
 
 use super::{Client, Format, PoolUrl};
 use crate::check::print;
-use crate::pool_view::{PoolStatus, ProgrammerState};
+use crate::pool_view::PoolStatus;
+use crate::pool_view::llms::{BreakerState, BudgetStatus};
 use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]
@@ -93,14 +95,42 @@ fn text(status: &PoolStatus) -> String {
         routes.add_row([route.queue.clone(), waiting, route.running.to_string(), served.join(" ")]);
     }
     format!(
-        "{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, ${} of ${} spent today\n",
+        "{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
         lines(programmers),
         lines(routes),
+        breakers(status),
         status.available,
         status.pool_size,
         status.open_tasks,
         status.total_queue_depth,
-        status.budget.spent_usd,
-        status.budget.max_daily_spend_usd
+        budget(&status.budget),
     )
+}
+
+fn budget(budget: &BudgetStatus) -> String {
+    let limit = budget.max_daily_spend_usd.map_or(String::new(), |limit| format!(" of ${limit}"));
+    format!("${}{limit} spent today, ${} reserved", budget.spent_usd, budget.reserved_usd)
+}
+
+/// Those that are not closed.
+fn breakers(status: &PoolStatus) -> String {
+    let shut: Vec<_> = status.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed).collect();
+    if shut.is_empty() {
+        return String::new();
+    }
+    let mut rows = table(&["breaker", "for", "state", "since", "reason", "probed at"]);
+    for breaker in shut {
+        let state = match breaker.state {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half-open",
+        };
+        let reason = breaker
+            .reason
+            .map_or(String::new(), |fault| format!("{} failures, last {}", breaker.failures, fault.as_str()));
+        let until = breaker.until.map_or(String::new(), |until| until.to_string());
+        let scope = breaker.scope.to_string();
+        rows.add_row([breaker.llm.to_string(), scope, state.to_owned(), breaker.since.to_string(), reason, until]);
+    }
+    lines(rows)
 }

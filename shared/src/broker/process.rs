@@ -24,6 +24,8 @@ pub struct Process {
     pub id: EmitterId,
     /// For people: `worker host/123`.
     pub name: String,
+    /// The machine, or the container.
+    pub host: String,
     /// For consuming; nothing is published over it.
     pub consume: Link,
     pub publisher: Publisher,
@@ -45,7 +47,8 @@ impl Process {
         hear: impl Fn(Heartbeat) + Send + 'static,
         shutdown: CancellationToken,
     ) -> Result<Self, BrokerError> {
-        let name = format!("{role} {}/{}", host_name(), std::process::id());
+        let host = host_name();
+        let name = format!("{role} {host}/{}", std::process::id());
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
         let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
@@ -62,7 +65,7 @@ impl Process {
             hear(heartbeat);
         };
         tokio::spawn(heartbeats::listen(consume.clone(), heard, shutdown.clone()));
-        Ok(Self { id, name, consume, publisher, log, clock, routes, shutdown })
+        Ok(Self { id, name, host, consume, publisher, log, clock, routes, shutdown })
     }
 }
 

@@ -3,7 +3,7 @@
 //! With several mandatory messages in flight lapin can pair a return with the wrong confirm, so a channel belongs to
 //! one publish at a time and the pool gives the throughput.
 
-use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleError, RecycleResult};
+use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 
@@ -54,6 +54,8 @@ impl Publisher {
         let endpoint = link.endpoint().clone();
         let channels = Pool::builder(ConfirmedChannels(link))
             .max_size(endpoint.publish_channels())
+            // Few channels in use, not all in turn.
+            .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| BrokerError::Pool { what: "set up publishing".to_owned(), reason: error.to_string() })?;
         Ok(Self { channels, endpoint })

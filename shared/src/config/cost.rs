@@ -20,6 +20,8 @@ pub(super) struct RawCost {
     max_daily_spend_usd: MicroUsd,
     /// US dollars a day from which the pool warns.
     alert_threshold_usd: MicroUsd,
+    /// Where the day of the budget begins and ends: Europe/Berlin, or a POSIX TZ string. Default UTC.
+    time_zone: String,
 }
 
 impl Default for RawCost {
@@ -29,6 +31,7 @@ impl Default for RawCost {
             prefer_free_over_paid: true,
             max_daily_spend_usd: MicroUsd(50_000_000),
             alert_threshold_usd: MicroUsd(40_000_000),
+            time_zone: "UTC".to_owned(),
         }
     }
 }
@@ -41,11 +44,16 @@ impl RawCost {
             let problem = format!("{alert} is above max_daily_spend_usd ({most}): write at most {most}");
             checks.mistake(&at.key("alert_threshold_usd"), problem);
         }
+        if crate::rules::zone(&self.time_zone).is_none() {
+            let problem = format!("{:?} is no time zone: write for example UTC or Europe/Berlin", self.time_zone);
+            checks.mistake(&at.key("time_zone"), problem);
+        }
         CostOptimization {
             enabled: self.enabled,
             prefer_free_over_paid: self.prefer_free_over_paid,
             max_daily_spend: most,
             alert_threshold: alert,
+            time_zone: self.time_zone,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::{Checks, MAX_SECONDS};
 use super::position::At;
-use super::{BreakerConfig, Failover, FailureCondition};
+use super::{BreakerConfig, BreakerScope, Failover, FailureCondition};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -46,6 +46,14 @@ struct RawBreaker {
     /// How long it stays open before one probe asks whether the LLM is back.
     #[schemars(range(min = 1, max = 1440))]
     cooldown_minutes: u64,
+    /// Instead of `window_minutes`: in seconds.
+    #[schemars(range(min = 1, max = 86400))]
+    window_s: Option<u64>,
+    /// Instead of `cooldown_minutes`: in seconds.
+    #[schemars(range(min = 1, max = 86400))]
+    cooldown_s: Option<u64>,
+    /// `pool`: what one programmer finds out holds for all. `programmer`: each finds out for itself.
+    scope: BreakerScope,
 }
 
 impl Default for RawFailover {
@@ -65,7 +73,15 @@ impl Default for RawFailover {
 
 impl Default for RawBreaker {
     fn default() -> Self {
-        Self { enabled: true, failure_threshold: 3, window_minutes: 10, cooldown_minutes: 5 }
+        Self {
+            enabled: true,
+            failure_threshold: 3,
+            window_minutes: 10,
+            cooldown_minutes: 5,
+            window_s: None,
+            cooldown_s: None,
+            scope: BreakerScope::Pool,
+        }
     }
 }
 
@@ -93,8 +109,17 @@ impl RawBreaker {
         BreakerConfig {
             enabled: self.enabled,
             failure_threshold: self.failure_threshold,
-            window: checks.minutes(&at.key("window_minutes"), self.window_minutes),
-            cooldown: checks.minutes(&at.key("cooldown_minutes"), self.cooldown_minutes),
+            window: time(checks, at, ("window", self.window_minutes, self.window_s)),
+            cooldown: time(checks, at, ("cooldown", self.cooldown_minutes, self.cooldown_s)),
+            scope: self.scope,
         }
+    }
+}
+
+/// A time that is written in minutes, or instead of them in seconds.
+fn time(checks: &mut Checks, at: &At, (name, minutes, seconds): (&str, u64, Option<u64>)) -> Duration {
+    match seconds {
+        Some(seconds) => checks.seconds(&at.key(format!("{name}_s")), seconds),
+        None => checks.minutes(&at.key(format!("{name}_minutes")), minutes),
     }
 }

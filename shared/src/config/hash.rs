@@ -32,17 +32,17 @@ fn decisions(pool: &Pool) -> Value {
         events: _,
         dispatcher,
     } = pool;
-    let CostOptimization { enabled, prefer_free_over_paid, max_daily_spend, alert_threshold } = cost;
+    let CostOptimization { enabled, prefer_free_over_paid, max_daily_spend, alert_threshold, time_zone } = cost;
     let free: BTreeMap<&str, bool> = providers.iter().map(|(name, provider)| (name.as_str(), provider.free)).collect();
     let prices: BTreeMap<&str, Value> = prices.iter().map(|(llm, cost)| (llm.as_str(), price(cost))).collect();
     json!({
         "programmers": programmers.iter().map(programmer).collect::<Vec<_>>(),
         "load_balancing": balancing(load_balancing),
         "failover": on_failure(failover),
-        "cost": [json!(enabled), json!(prefer_free_over_paid), json!(max_daily_spend.0), json!(alert_threshold.0)],
+        "cost": [json!(enabled), json!(prefer_free_over_paid), json!(max_daily_spend.0), json!(alert_threshold.0), json!(time_zone)],
         "free": free,
         "prices": prices,
-        "max_attempts": dispatcher.max_attempts,
+        "max_attempts": [dispatcher.max_attempts, dispatcher.max_hand_backs],
     })
 }
 
@@ -90,10 +90,11 @@ fn on_failure(failover: &Failover) -> Value {
         always_failover,
         failure_conditions,
         call_timeout,
-        breaker: BreakerConfig { enabled: breaker, failure_threshold, window, cooldown },
+        breaker: BreakerConfig { enabled: breaker, failure_threshold, window, cooldown, scope },
     } = failover;
     json!({
         "enabled": [enabled, always_failover, breaker],
+        "scope": scope,
         "failure_conditions": failure_conditions,
         "counts": [max_retries, failure_threshold],
         "seconds": [retry_delay.as_secs(), call_timeout.as_secs(), window.as_secs(), cooldown.as_secs()],

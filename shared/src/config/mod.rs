@@ -46,6 +46,7 @@ pub use self::schema::{schema, schema_named, schema_text};
 pub use self::secret::Secret;
 pub use self::wording::did_you_mean;
 use crate::id::{Capability, LlmName, ProgrammerId};
+use crate::llm::LlmKey;
 use crate::money::MicroUsd;
 
 /// A validated pool file.
@@ -154,6 +155,16 @@ pub struct BreakerConfig {
     pub failure_threshold: u32,
     pub window: Duration,
     pub cooldown: Duration,
+    pub scope: BreakerScope,
+}
+
+/// Who learns from whose failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum BreakerScope {
+    Pool,
+    Programmer,
 }
 
 #[derive(Debug, Clone)]
@@ -162,6 +173,8 @@ pub struct CostOptimization {
     pub prefer_free_over_paid: bool,
     pub max_daily_spend: MicroUsd,
     pub alert_threshold: MicroUsd,
+    /// Where the day begins: a name that [`crate::rules::zone`] knows.
+    pub time_zone: String,
 }
 
 /// The HTTP protocol that a provider speaks.
@@ -285,14 +298,30 @@ pub struct DispatcherConfig {
     pub listen: std::net::SocketAddr,
     /// How often a task is started before it is given up as `poison`.
     pub max_attempts: u32,
+    /// How often it may be handed back because no LLM was left for it.
+    pub max_hand_backs: u32,
     /// How long a worker waits for its running task after SIGTERM.
     pub drain_timeout: Duration,
+}
+
+impl Failover {
+    /// A probe is a small call: an LLM that takes longer for it is not back.
+    pub fn probe_timeout(&self) -> Duration {
+        const PROBE: Duration = Duration::from_secs(20);
+        self.call_timeout.min(PROBE)
+    }
 }
 
 impl Pool {
     /// Whether calls of this LLM cost nothing.
     pub fn is_free(&self, llm: &LlmName) -> bool {
         self.providers.get(llm.provider()).is_some_and(|provider| provider.free)
+    }
+
+    /// What the breaker of this LLM belongs to, as seen from `host`.
+    pub fn llm_key(&self, llm: &LlmName, host: &str) -> LlmKey {
+        let base_url = self.providers.get(llm.provider()).map_or("", |provider| provider.base_url.as_str());
+        LlmKey::new(base_url, llm.model(), host)
     }
 
     pub fn programmer(&self, id: &ProgrammerId) -> Option<&Programmer> {

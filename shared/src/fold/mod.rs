@@ -4,8 +4,14 @@
 //! there is no leader and no lock. Nothing here reads a clock, a file or a random number. What a decision meant at
 //! its place in the log is returned as a [`Verdict`].
 //!
-//! `tasks` decides about owners, attempts and outcomes. Budget and breakers get a file each beside it.
+//! `tasks` decides about owners, attempts and outcomes, `budget` about money, `breaker` about LLMs that fail.
 
+pub mod breaker;
+#[cfg(test)]
+mod breaker_tests;
+pub mod budget;
+#[cfg(test)]
+mod budget_tests;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
@@ -13,9 +19,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::event::{Batch, Decision, EmitterId, EventId};
-use crate::id::{Capability, ProgrammerId};
+use crate::id::{AttemptId, Capability, ProgrammerId};
 use crate::routing::{Route, Routes};
+use crate::rules::Rules;
 use crate::time::Timestamp;
+use breaker::{Breakers, Caller, Failed};
+use budget::{Budget, Reservation};
 pub use tasks::{Outcome, Owner, TaskState, Tasks};
 
 /// What an event meant at its place in the log.
@@ -39,6 +48,14 @@ pub enum Refusal {
     OldGeneration,
     /// The task is not in the log.
     UnknownTask,
+    /// It does not fit into what is left of the day's budget.
+    OverBudget,
+    /// The attempt has no reservation.
+    NotReserved,
+    /// The call began before the breaker's last change.
+    OldEpoch,
+    /// The breaker is not open, its cooldown is not over, or somebody else is probing.
+    NotDue,
 }
 
 /// The configuration that is in force.
@@ -46,6 +63,7 @@ pub enum Refusal {
 pub struct Configuration {
     pub hash: String,
     pub capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>>,
+    pub rules: Rules,
 }
 
 /// The state of the pool, as far as the log has been read.
@@ -59,6 +77,8 @@ pub struct Fold {
     /// Every queue that a configuration in the log has used.
     queues: BTreeSet<String>,
     pub tasks: Tasks,
+    pub budget: Budget,
+    pub breakers: Breakers,
 }
 
 impl Fold {
@@ -84,6 +104,7 @@ impl Fold {
     /// Applies one message of the log; `on_event` hears of each event that was not seen before.
     pub fn apply(&mut self, batch: &Batch, mut on_event: impl FnMut(EventId, &Decision, Verdict)) {
         self.now = self.now.max(batch.at());
+        self.budget.advance(self.now);
         for (seq, decision) in (batch.first..).zip(&batch.events) {
             let next = self.next_seq.entry(batch.emitter).or_default();
             if seq < *next {
@@ -96,19 +117,84 @@ impl Fold {
     }
 
     fn decide(&mut self, decision: &Decision) -> Verdict {
+        let now = self.now;
         match decision {
-            Decision::Tick | Decision::Up { .. } | Decision::Unknown => Verdict::Accepted,
-            Decision::Configured { hash, capabilities } => {
-                self.queues.extend(Routes::new(capabilities).all().iter().map(Route::queue));
-                self.configuration = Some(Configuration { hash: hash.clone(), capabilities: capabilities.clone() });
+            Decision::Tick | Decision::Unknown => Verdict::Accepted,
+            Decision::Up { programmer, host } => {
+                self.breakers.up(programmer, host);
                 Verdict::Accepted
             }
-            Decision::Submitted { .. }
+            Decision::Configured { hash, capabilities, rules } => {
+                self.queues.extend(Routes::new(capabilities).all().iter().map(Route::queue));
+                self.budget.configure(&rules.budget, now);
+                self.breakers.configure(rules);
+                let (hash, capabilities, rules) = (hash.clone(), capabilities.clone(), rules.clone());
+                self.configuration = Some(Configuration { hash, capabilities, rules });
+                Verdict::Accepted
+            }
+            Decision::Submitted { .. } | Decision::Published { .. } | Decision::Reissued { .. } => {
+                self.tasks.decide(decision, now)
+            }
+            Decision::Started { task, .. } | Decision::Released { task, .. } | Decision::Finished { task, .. } => {
+                let owner = self.tasks.owner(task);
+                let verdict = self.tasks.decide(decision, now);
+                if verdict == Verdict::Accepted
+                    && let Some(owner) = owner
+                {
+                    self.end_reservation(owner, decision);
+                }
+                verdict
+            }
+            Decision::Reserved { attempt, task, programmer, amount_usd } => {
+                let may = task.as_ref().is_none_or(|task| self.tasks.is_owner(task, *attempt));
+                let (task, programmer) = (task.clone(), programmer.clone());
+                self.budget.reserve(*attempt, Reservation { task, programmer, amount: *amount_usd, since: now }, may)
+            }
+            Decision::Settled { attempt, cost_usd, by_llm } => self.budget.settle(*attempt, *cost_usd, by_llm),
+            Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
+            Decision::LlmFailed { .. } | Decision::Probing { .. } | Decision::Probed { .. } => {
+                self.decide_about_llm(decision)
+            }
+        }
+    }
+
+    /// Who does not own the task any more and has not settled never will, as far as is known. An outcome names the cost.
+    fn end_reservation(&mut self, owner: AttemptId, decision: &Decision) {
+        if let Decision::Finished { attempt: Some(attempt), llm, cost_usd, .. } = decision
+            && *attempt == owner
+        {
+            let by_llm = llm.iter().map(|llm| (llm.clone(), *cost_usd)).collect();
+            let _ = self.budget.settle(owner, *cost_usd, &by_llm);
+        }
+        self.budget.lose(owner);
+    }
+
+    fn decide_about_llm(&mut self, decision: &Decision) -> Verdict {
+        match decision {
+            Decision::LlmFailed { key, llm, programmer, host, task, fault, epoch, retry_after_ms } => {
+                let caller = Caller { programmer: programmer.clone(), host: host.clone() };
+                let (fault, epoch, retry_after_ms) = (*fault, *epoch, *retry_after_ms);
+                self.breakers.failed(&Failed { key, llm, caller, task, fault, epoch, retry_after_ms }, self.now)
+            }
+            Decision::Probing { key, scope, programmer, probe } => {
+                self.breakers.probing((key, scope), (programmer, *probe), self.now)
+            }
+            Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
+                self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), self.now)
+            }
+            Decision::Tick
+            | Decision::Configured { .. }
+            | Decision::Submitted { .. }
             | Decision::Published { .. }
             | Decision::Reissued { .. }
             | Decision::Started { .. }
             | Decision::Released { .. }
-            | Decision::Finished { .. } => self.tasks.decide(decision, self.now),
+            | Decision::Finished { .. }
+            | Decision::Reserved { .. }
+            | Decision::Settled { .. }
+            | Decision::BudgetSet { .. }
+            | Decision::Up { .. }
+            | Decision::Unknown => Verdict::Accepted,
         }
     }
 }

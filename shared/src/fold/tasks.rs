@@ -2,7 +2,7 @@
 //!
 //! A task belongs to the attempt with the highest token in the log. The first `finished` of the owner is the outcome.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::{Refusal, Verdict};
 use crate::event::Decision;
@@ -51,8 +51,9 @@ pub struct TaskState {
     pub owner: Option<Owner>,
     /// Attempts that were started and not released.
     pub attempts: u32,
-    /// How often it was handed back by its owner.
+    /// How often it was handed back by its owner, and how often of these because no LLM was left for it.
     pub releases: u32,
+    pub hand_backs: u32,
     pub outcome: Option<Outcome>,
 }
 
@@ -63,6 +64,10 @@ pub struct Tasks {
     /// Finished tasks whose details are kept, oldest first.
     detailed: VecDeque<TaskId>,
     open: usize,
+    /// Tasks that have an owner.
+    running: HashSet<TaskId>,
+    /// Submitted tasks that nobody owns, by route and then by age.
+    waiting: HashMap<String, BTreeSet<(Timestamp, TaskId)>>,
 }
 
 impl Tasks {
@@ -79,6 +84,26 @@ impl Tasks {
         self.open
     }
 
+    /// Tasks that have an owner now.
+    pub fn running(&self) -> impl Iterator<Item = (&TaskId, &Owner)> {
+        self.running.iter().filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
+    }
+
+    /// When the oldest task of this route that nobody has started was submitted; of tasks that the log knows.
+    pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
+        self.waiting.get(route)?.first().map(|(since, _)| *since)
+    }
+
+    /// How many tasks of this route wait, as far as the log knows.
+    pub fn waiting(&self, route: &str) -> usize {
+        self.waiting.get(route).map_or(0, BTreeSet::len)
+    }
+
+    /// The attempt that owns the task.
+    pub(super) fn owner(&self, task: &TaskId) -> Option<AttemptId> {
+        self.tasks.get(task)?.owner.as_ref().map(|owner| owner.attempt)
+    }
+
     /// Whether this attempt is the owner of the task and may bring about its outcome.
     pub fn is_owner(&self, task: &TaskId, attempt: AttemptId) -> bool {
         self.tasks
@@ -91,7 +116,33 @@ impl Tasks {
         self.tasks.get(task).and_then(|state| state.outcome.as_ref()).map(|outcome| outcome.attempt)
     }
 
+    /// Decides, and keeps the two indexes of open tasks right.
     pub(super) fn decide(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
+        let verdict = self.decide_one(decision, now);
+        if let (Verdict::Accepted, Some(task)) = (verdict, decision.task()) {
+            self.index(task);
+        }
+        verdict
+    }
+
+    fn index(&mut self, id: &TaskId) {
+        let Some(state) = self.tasks.get(id) else { return };
+        let open = state.outcome.is_none();
+        if open && state.owner.is_some() {
+            self.running.insert(id.clone());
+        } else {
+            self.running.remove(id);
+        }
+        let Some(since) = state.submitted_at else { return };
+        let place = (since, id.clone());
+        if open && state.owner.is_none() {
+            self.waiting.entry(state.route.clone()).or_default().insert(place);
+        } else if let Some(route) = self.waiting.get_mut(&state.route) {
+            route.remove(&place);
+        }
+    }
+
+    fn decide_one(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
         match decision {
             Decision::Submitted { task, body_hash, route } => self.submitted(task, body_hash, route, now),
             Decision::Published { task, generation } => self.published(task, *generation),
@@ -100,7 +151,7 @@ impl Tasks {
                 let owner = Owner { attempt: *attempt, programmer: programmer.clone(), token: *token, since: now };
                 self.started(task, owner, (route, body_hash))
             }
-            Decision::Released { task, attempt } => self.released(task, *attempt),
+            Decision::Released { task, attempt, no_llm } => self.released(task, *attempt, *no_llm),
             Decision::Finished { task, attempt, status, llm, cost_usd, error } => {
                 let outcome = Outcome {
                     attempt: *attempt,
@@ -113,7 +164,16 @@ impl Tasks {
                 };
                 self.finished(task, outcome)
             }
-            Decision::Tick | Decision::Configured { .. } | Decision::Up { .. } | Decision::Unknown => Verdict::Accepted,
+            Decision::Tick
+            | Decision::Configured { .. }
+            | Decision::Reserved { .. }
+            | Decision::Settled { .. }
+            | Decision::BudgetSet { .. }
+            | Decision::LlmFailed { .. }
+            | Decision::Probing { .. }
+            | Decision::Probed { .. }
+            | Decision::Up { .. }
+            | Decision::Unknown => Verdict::Accepted,
         }
     }
 
@@ -182,7 +242,7 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    fn released(&mut self, task: &TaskId, attempt: AttemptId) -> Verdict {
+    fn released(&mut self, task: &TaskId, attempt: AttemptId, no_llm: bool) -> Verdict {
         if !self.is_owner(task, attempt) {
             return Verdict::Refused(Refusal::Superseded);
         }
@@ -190,6 +250,7 @@ impl Tasks {
         state.owner = None;
         state.attempts -= 1;
         state.releases += 1;
+        state.hand_backs += u32::from(no_llm);
         Verdict::Accepted
     }
 

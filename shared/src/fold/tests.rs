@@ -91,7 +91,7 @@ fn a_reissued_task_belongs_to_its_new_generation_only() {
 
 #[test]
 fn a_released_attempt_does_not_count_and_cannot_finish() {
-    let released = Decision::Released { task: task("t"), attempt: attempt(1) };
+    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
     let mut fold = Fold::new();
     let events = vec![started("t", 1, 0, 0), released, finished("t", Some(1), Status::Failed), started("t", 2, 0, 1)];
     let mut seen = Vec::new();
@@ -116,6 +116,7 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
             ProgrammerId::new("001").expect("an id"),
             [Capability::new(capability).expect("a capability")].into(),
         )]),
+        rules: Rules::default(),
     };
     let mut fold = Fold::new();
     fold.apply(&batch(0, vec![configured("fast"), configured("slow")]), |_, _, _| ());
@@ -141,7 +142,11 @@ fn any_decision() -> impl Strategy<Value = Decision> {
         (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
         (name.clone(), proptest::option::of(1u128..4)).prop_map(|(t, n)| finished(t, n, Status::Succeeded)),
         (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Reissued { task: task(t), generation }),
-        (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released { task: task(t), attempt: attempt(n) }),
+        (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released {
+            task: task(t),
+            attempt: attempt(n),
+            no_llm: false
+        }),
         (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Published { task: task(t), generation }),
         name.prop_map(|t| submitted(t, "h")),
     ]

@@ -141,7 +141,12 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => Examination::Drop("the task has been published again since"),
         Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
-        Refusal::Taken { .. } | Refusal::UnknownTask => Examination::Drop("the log does not take it"),
+        Refusal::Taken { .. }
+        | Refusal::UnknownTask
+        | Refusal::OverBudget
+        | Refusal::NotReserved
+        | Refusal::OldEpoch
+        | Refusal::NotDue => Examination::Drop("the log does not take it"),
     }
 }
 
@@ -260,7 +265,11 @@ mod tests {
     #[test]
     fn a_delivery_that_lost_to_nobody_is_sent_on_instead_of_dropped() {
         let envelope = envelope("", 0);
-        let released = Decision::Released { task: TaskId::new("t").expect("an id"), attempt: AttemptId::from_u128(1) };
+        let released = Decision::Released {
+            task: TaskId::new("t").expect("an id"),
+            attempt: AttemptId::from_u128(1),
+            no_llm: false,
+        };
         let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
         let owned = vec![started(5, &envelope.body_hash)];
         assert_eq!(after(owned.clone()), Examination::Drop("another delivery of the task owns it"), "it has an owner");

@@ -1,13 +1,20 @@
 //! Whether the programmers of this process may take tasks: computed before anything is consumed.
 //!
-//! One task computes it for the whole process. What concerns a single programmer (its breakers, its budget, a pause)
-//! joins here.
+//! One task computes it for all programmers of the process: first what concerns the process (its clock, its view of the
+//! log, its pool file), then what concerns each (its breakers, the budget).
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use pool_shared::broker::process::Process;
-use pool_shared::heartbeat::ShutReason;
+use pool_shared::config::{self, Pool, config_hash};
+use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
+use pool_shared::id::ProgrammerId;
+use pool_shared::standing::{Obstacle, Standing};
+use pool_shared::time::wall_clock;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How often it is looked at without a cause: clocks and a silent log give none.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -19,25 +26,89 @@ pub struct Shut {
     pub detail: String,
 }
 
-/// Keeps the process's gate up to date until shutdown. None = open.
-pub fn watch_gate(process: Process, config_hash: String, file: String) -> watch::Receiver<Option<Shut>> {
-    let look = move |process: &Process| look(process, &config_hash, &file);
-    let (sender, receiver) = watch::channel(look(&process));
-    tokio::spawn(async move {
-        while !process.shutdown.is_cancelled() && !sender.is_closed() {
-            let now = look(&process);
-            sender.send_if_modified(|gate| {
-                let changed = *gate != now;
-                if changed {
-                    report(now.as_ref());
-                    *gate = now;
-                }
-                changed
-            });
+/// What a programmer may take now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Door {
+    /// None = open.
+    pub shut: Option<Shut>,
+    /// Those of its queues that are closed for now while the gate is open, by their place among them.
+    pub closed: BTreeSet<usize>,
+}
+
+impl Door {
+    /// What decides: the sentence for people does not.
+    pub fn state(&self) -> (Option<ShutReason>, &BTreeSet<usize>) {
+        (self.shut.as_ref().map(|shut| shut.reason), &self.closed)
+    }
+}
+
+/// Keeps the gates of these programmers up to date until shutdown.
+pub fn watch_gates(
+    process: Process,
+    pool: Arc<Pool>,
+    others: Others,
+    programmers: &[config::Programmer],
+) -> BTreeMap<ProgrammerId, watch::Receiver<Door>> {
+    let watcher = Watcher { config_hash: config_hash(&pool), process, pool, others };
+    let now = watcher.look(programmers);
+    let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
+        .iter()
+        .zip(now)
+        .map(|(programmer, door)| {
+            let (sender, receiver) = watch::channel(door);
+            ((programmer.clone(), sender), (programmer.id.clone(), receiver))
+        })
+        .unzip();
+    tokio::spawn(watcher.run(senders));
+    receivers
+}
+
+struct Watcher {
+    process: Process,
+    pool: Arc<Pool>,
+    config_hash: String,
+    others: Others,
+}
+
+impl Watcher {
+    async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Door>)>) {
+        let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
+        while !self.process.shutdown.is_cancelled() {
+            for ((door, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
+                sender.send_if_modified(|shown| {
+                    if shown.state().0 != door.state().0 {
+                        report(programmer, door.shut.as_ref());
+                    }
+                    let changed = shown.state() != door.state();
+                    *shown = door;
+                    changed
+                });
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-    });
-    receiver
+    }
+
+    /// What holds for all, or else what holds for each.
+    fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
+        let shut = look(&self.process, &self.config_hash, &self.pool.file.display().to_string());
+        if shut.is_some() {
+            return vec![Door { shut, closed: BTreeSet::new() }; programmers.len()];
+        }
+        let alive = |id: &ProgrammerId| self.others.alive(id, self.pool.load_balancing.health_check_interval);
+        self.process.log.read(|fold| {
+            // A breaker's cooldown may be over before the next event says what time it is.
+            let now = fold.now().max(wall_clock());
+            let standing = Standing { pool: &self.pool, fold, now };
+            let door = |programmer: &config::Programmer| {
+                let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
+                Door {
+                    shut: standing.obstacle(programmer, alive).map(shut),
+                    closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id)),
+                }
+            };
+            programmers.iter().map(door).collect()
+        })
+    }
 }
 
 fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
@@ -61,9 +132,51 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
     })
 }
 
-fn report(shut: Option<&Shut>) {
+fn report(programmer: &config::Programmer, shut: Option<&Shut>) {
+    let programmer = &programmer.id;
     match shut {
-        Some(shut) => tracing::warn!(reason = shut.reason.as_str(), detail = %shut.detail, "the gate is shut"),
-        None => tracing::info!("the gate is open"),
+        Some(shut) => {
+            tracing::warn!(%programmer, reason = shut.reason.as_str(), detail = %shut.detail, "the gate is shut")
+        }
+        None => tracing::info!(%programmer, "the gate is open"),
+    }
+}
+
+/// Which programmers could take a task, by their heartbeats. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Others(Arc<RwLock<HashMap<ProgrammerId, Instant>>>);
+
+impl Others {
+    pub fn hear(&self, heartbeat: &Heartbeat) {
+        let mut heard = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for beat in &heartbeat.programmers {
+            if could_take(&beat.gate) {
+                heard.insert(beat.id.clone(), Instant::now());
+            } else {
+                heard.remove(&beat.id);
+            }
+        }
+    }
+
+    fn alive(&self, id: &ProgrammerId, within: Duration) -> bool {
+        let heard = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        heard.get(id).is_some_and(|at| at.elapsed() < within)
+    }
+}
+
+fn could_take(gate: &Gate) -> bool {
+    match gate {
+        Gate::Consuming | Gate::Busy { .. } => true,
+        Gate::Shut { reason: ShutReason::Budget | ShutReason::Breaker, .. } => true,
+        Gate::Shut {
+            reason:
+                ShutReason::Draining
+                | ShutReason::Config
+                | ShutReason::Clock
+                | ShutReason::Log
+                | ShutReason::Held
+                | ShutReason::Broker,
+            ..
+        } => false,
     }
 }

@@ -1,5 +1,7 @@
 //! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
 
+pub mod llms;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,11 +13,14 @@ use pool_shared::broker::within;
 use pool_shared::config::{Pool, Programmer};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
-use pool_shared::money::MicroUsd;
-use pool_shared::time::Timestamp;
+use pool_shared::standing::Standing;
+use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, programmer_status};
+use pool_shared::time::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use llms::{BreakerStatus, BudgetStatus};
 
 /// Who merely waits for an id does not hide a holder that was heard within so long.
 const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
@@ -47,55 +52,15 @@ impl Beats {
         }
     }
 
-    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<(ProgrammerBeat, String)> {
+    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
         let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let heard = beats.get(id).filter(|heard| heard.at.elapsed() < fresh)?;
-        Some((heard.beat.clone(), heard.by.clone()))
+        Some(Seen { gate: heard.beat.gate.clone(), port: heard.beat.port, worker: heard.by.clone() })
     }
 }
 
 fn is_held(gate: &Gate) -> bool {
     matches!(gate, Gate::Shut { reason: pool_shared::heartbeat::ShutReason::Held, .. })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ProgrammerState {
-    Idle,
-    Busy,
-    Shut,
-    Down,
-}
-
-/// One programmer in the status.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ProgrammerStatus {
-    pub id: ProgrammerId,
-    /// The old clients' name: `Prog-001`.
-    pub agent: String,
-    pub port: u16,
-    pub state: ProgrammerState,
-    /// Why it is shut or down; which task it works on.
-    pub reason: String,
-    pub task: Option<pool_shared::id::TaskId>,
-    pub since: Option<Timestamp>,
-    /// The process that holds it.
-    pub worker: Option<String>,
-    pub primary_llm: String,
-    pub backup_llm: Option<String>,
-    pub current_llm: String,
-    pub using_backup: bool,
-    pub circuit_open: bool,
-    pub failures: u32,
-    pub capabilities: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct BudgetStatus {
-    pub max_daily_spend_usd: MicroUsd,
-    pub alert_threshold_usd: MicroUsd,
-    /// What finished tasks have cost since 00:00 UTC.
-    pub spent_usd: MicroUsd,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -120,15 +85,21 @@ pub struct PoolStatus {
     /// Tasks without an outcome.
     pub open_tasks: usize,
     pub budget: BudgetStatus,
+    pub breakers: Vec<BreakerStatus>,
     pub routes: Vec<RouteStatus>,
     pub programmers: Vec<ProgrammerStatus>,
 }
 
 /// Puts the status together.
 pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
-    let programmers: Vec<ProgrammerStatus> =
-        pool.programmers.iter().map(|programmer| programmer_status(pool, programmer, beats)).collect();
+    let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
+        let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
+        let seen = |programmer: &Programmer| beats.of(&programmer.id, pool.load_balancing.health_check_interval);
+        let each = pool.programmers.iter();
+        each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
+    });
     let waiting = queue_depths(process).await;
+    let running = running(process);
     let routes: Vec<RouteStatus> = process
         .routes
         .all()
@@ -137,7 +108,7 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         .map(|(route, waiting)| RouteStatus {
             queue: route.queue(),
             waiting,
-            running: running(process, &route.name),
+            running: running.get(&route.name).copied().unwrap_or_default(),
             programmers: route.eligible.iter().cloned().collect(),
         })
         .collect();
@@ -149,11 +120,8 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         using_backup: programmers.iter().filter(|p| p.using_backup).count(),
         total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
         open_tasks: process.log.read(|fold| fold.tasks.open()),
-        budget: BudgetStatus {
-            max_daily_spend_usd: pool.cost.max_daily_spend,
-            alert_threshold_usd: pool.cost.alert_threshold,
-            spent_usd: spent_today(process),
-        },
+        budget: process.log.read(llms::budget),
+        breakers: process.log.read(llms::breakers),
         routes,
         programmers,
     }
@@ -166,61 +134,14 @@ fn is_available(state: ProgrammerState) -> bool {
     }
 }
 
-fn programmer_status(pool: &Pool, programmer: &Programmer, beats: &Beats) -> ProgrammerStatus {
-    let beat = beats.of(&programmer.id, pool.load_balancing.health_check_interval);
-    let (state, reason, task, since) = match beat.as_ref().map(|(beat, _)| &beat.gate) {
-        None => {
-            let reason = format!(
-                "not heard of for {} s; is a worker running with it?",
-                pool.load_balancing.health_check_interval.as_secs()
-            );
-            (ProgrammerState::Down, reason, None, None)
-        }
-        Some(Gate::Consuming) => (ProgrammerState::Idle, String::new(), None, None),
-        Some(Gate::Busy { task, since }) => {
-            (ProgrammerState::Busy, format!("working on {task}"), Some(task.clone()), Some(*since))
-        }
-        Some(Gate::Shut { reason, detail }) => {
-            (ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()), None, None)
-        }
-    };
-    let current = beat.as_ref().map_or(programmer.primary(), |(beat, _)| &beat.current_llm);
-    ProgrammerStatus {
-        agent: programmer.id.display_name(),
-        port: beat.as_ref().map_or(programmer.port, |(beat, _)| beat.port),
-        state,
-        reason,
-        task,
-        since,
-        worker: beat.as_ref().map(|(_, name)| name.clone()),
-        primary_llm: programmer.primary().to_string(),
-        backup_llm: programmer.llms.get(1).map(ToString::to_string),
-        current_llm: current.to_string(),
-        using_backup: current != programmer.primary(),
-        // Breakers come with failover; until then every circuit is closed.
-        circuit_open: false,
-        failures: 0,
-        capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
-        id: programmer.id.clone(),
-    }
-}
-
-fn running(process: &Process, route: &str) -> usize {
-    process
-        .log
-        .read(|fold| fold.tasks.iter().filter(|(_, state)| state.route == route && state.owner.is_some()).count())
-}
-
-fn spent_today(process: &Process) -> MicroUsd {
-    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Tasks that somebody works on, by route.
+fn running(process: &Process) -> HashMap<String, usize> {
     process.log.read(|fold| {
-        let midnight = Timestamp(fold.now().0 / DAY_MS * DAY_MS);
-        fold.tasks
-            .iter()
-            .filter_map(|(_, state)| state.outcome.as_ref())
-            .filter(|outcome| outcome.at >= midnight)
-            .map(|outcome| outcome.cost)
-            .sum()
+        let mut routes = HashMap::new();
+        for state in fold.tasks.running().filter_map(|(id, _)| fold.tasks.get(id)) {
+            *routes.entry(state.route.clone()).or_default() += 1;
+        }
+        routes
     })
 }
 

@@ -1,5 +1,7 @@
 //! Logs and metrics: how a process says what it does. One struct per observable fact emits both together.
 
+pub mod pool;
+
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.

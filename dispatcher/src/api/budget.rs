@@ -1,0 +1,59 @@
+//! `/budget`: the money of the day, and another limit for it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use pool_shared::event::Decision;
+use pool_shared::money::MicroUsd;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::problem::Problem;
+use crate::pool_view::llms::{self, BudgetStatus};
+
+/// For how long a limit can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// Until the day ends in the time zone of the budget.
+    Today,
+}
+
+/// `POST /budget`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLimit {
+    /// US dollars; may be below what is spent already: then no paid call is made any more.
+    pub limit_usd: MicroUsd,
+    #[serde(rename = "for")]
+    pub span: Span,
+}
+
+pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
+    Json(app.process.log.read(llms::budget))
+}
+
+pub async fn set(State(app): State<App>, body: Bytes) -> Result<Json<BudgetStatus>, Problem> {
+    let new: NewLimit = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("{error}; send for example {{\"limit_usd\": \"60.00\", \"for\": \"today\"}}");
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    })?;
+    if app.process.log.read(|fold| fold.budget.limit()).is_none() {
+        let detail = "spending is not limited: cost_optimization.enabled is false in the pool file";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let Span::Today = new.span;
+    let appended = app.process.log.append(Decision::BudgetSet { limit_usd: new.limit_usd });
+    let in_time = tokio::time::timeout(Duration::from_secs(10), appended).await;
+    let unknown =
+        |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; look with GET /budget"));
+    in_time
+        .map_err(|_| unknown("the log has not confirmed the limit".to_owned()))?
+        .map_err(|e| unknown(e.to_string()))?;
+    tracing::warn!(limit_usd = %new.limit_usd, "the budget of today was set");
+    Ok(show(State(app)).await)
+}

@@ -1,0 +1,90 @@
+//! `dispatcher budget`: the money of the day; `dispatcher budget set`: another limit for it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use pool_shared::money::MicroUsd;
+
+use super::{Client, Format, PoolUrl};
+use crate::api::budget::{NewLimit, Span};
+use crate::check::print;
+use crate::pool_view::llms::BudgetStatus;
+use crate::tables::{lines, table};
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BudgetArgs {
+    #[command(subcommand)]
+    change: Option<Change>,
+    #[command(flatten)]
+    show: Shown,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Change {
+    /// Set another limit for the day that it is now
+    Set {
+        /// US dollars, for example 60 or 7.50
+        #[arg(long, value_name = "USD")]
+        limit: MicroUsd,
+        /// Until the day ends in the time zone of the budget; for longer, change cost_optimization.max_daily_spend_usd in
+        /// the pool file and restart the dispatcher
+        #[arg(long, required = true)]
+        today: bool,
+        #[command(flatten)]
+        show: Shown,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Shown {
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
+    let (status, format) = match args.change {
+        None => (Client::new(&args.show.url)?.get("/budget").await?, args.show.format),
+        Some(Change::Set { limit, today: _, show }) => {
+            let body = serde_json::to_vec(&NewLimit { limit_usd: limit, span: Span::Today })?;
+            (Client::new(&show.url)?.post("/budget", body).await?, show.format)
+        }
+    };
+    Ok(print(&match format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&status)?),
+        Format::Table => text(&status),
+    }))
+}
+
+fn text(budget: &BudgetStatus) -> String {
+    let mut day = table(&["day", "limit", "spent", "reserved", "left", "ends"]);
+    let or_any = |amount: Option<MicroUsd>, any: &str| amount.map_or(any.to_owned(), |amount| format!("${amount}"));
+    let limit = or_any(budget.max_daily_spend_usd, "none");
+    day.add_row([
+        budget.day.clone().unwrap_or_default(),
+        if budget.set_for_today { format!("{limit} (set for today)") } else { limit },
+        format!("${}", budget.spent_usd),
+        format!("${}", budget.reserved_usd),
+        or_any(budget.left_usd, "any"),
+        budget.day_ends.map_or(String::new(), |ends| format!("{ends} ({})", budget.time_zone)),
+    ]);
+    let alert = match budget.alert {
+        true => format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd),
+        false => String::new(),
+    };
+    format!("{}{}{}{alert}", lines(day), amounts("LLM", &budget.by_llm), amounts("programmer", &budget.by_programmer))
+}
+
+/// What each has spent today, most first.
+fn amounts<K: Display + Ord>(what: &str, by: &BTreeMap<K, MicroUsd>) -> String {
+    let mut rows: Vec<(&K, &MicroUsd)> = by.iter().collect();
+    rows.sort_by(|a, b| b.1.cmp(a.1));
+    let mut table = table(&[what, "spent"]);
+    for (name, amount) in &rows {
+        table.add_row([name.to_string(), format!("${amount}")]);
+    }
+    if rows.is_empty() { String::new() } else { lines(table) }
+}

@@ -1,0 +1,110 @@
+//! Breakers and the budget as the status shows them: from the fold alone.
+
+use std::collections::BTreeMap;
+
+use pool_shared::fold::Fold;
+use pool_shared::fold::breaker::{Breaker, State};
+use pool_shared::id::{LlmName, ProgrammerId};
+use pool_shared::llm::{Fault, LlmKey, Scope};
+use pool_shared::money::MicroUsd;
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+/// One breaker that is not closed, or was not a while ago.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BreakerStatus {
+    pub llm: LlmName,
+    pub base_url: String,
+    /// Of an LLM on a loopback address: where.
+    pub host: Option<String>,
+    /// Whose calls it holds back.
+    pub scope: Scope,
+    pub state: BreakerState,
+    /// Of an open one: since when the LLM is out. Of a closed one: since when it is back.
+    pub since: Timestamp,
+    /// When the next probe is due; of a half-open one, when the present one is given up.
+    pub until: Option<Timestamp>,
+    pub reason: Option<Fault>,
+    pub failures: u32,
+    /// Who probes, or has probed last.
+    pub probed_by: Option<ProgrammerId>,
+}
+
+pub(super) fn breakers(fold: &Fold) -> Vec<BreakerStatus> {
+    fold.breakers.all().map(|(key, llm, scope, breaker)| breaker_status((key, llm, scope), breaker)).collect()
+}
+
+fn breaker_status((key, llm, scope): (&LlmKey, &LlmName, &Scope), breaker: &Breaker) -> BreakerStatus {
+    let (state, since, until, outage, probed_by) = match &breaker.state {
+        State::Closed { since, by } => (BreakerState::Closed, *since, None, None, Some(by)),
+        State::Open { outage, until } => (BreakerState::Open, outage.since, Some(*until), Some(outage), None),
+        State::HalfOpen { outage, lease } => {
+            (BreakerState::HalfOpen, outage.since, Some(lease.until), Some(outage), Some(&lease.programmer))
+        }
+    };
+    BreakerStatus {
+        llm: llm.clone(),
+        base_url: key.base_url.clone(),
+        host: key.host.clone(),
+        scope: scope.clone(),
+        state,
+        since,
+        until,
+        reason: outage.map(|outage| outage.fault),
+        failures: outage.map_or(0, |outage| outage.failures),
+        probed_by: probed_by.cloned(),
+    }
+}
+
+/// The money of the day: `GET /budget`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetStatus {
+    /// None: spending is not limited.
+    pub max_daily_spend_usd: Option<MicroUsd>,
+    pub alert_threshold_usd: MicroUsd,
+    /// The limit was set for this day, by `dispatcher budget set`.
+    pub set_for_today: bool,
+    /// What calls have cost today, and what was reserved by those who will never tell.
+    pub spent_usd: MicroUsd,
+    /// What running tasks may still spend.
+    pub reserved_usd: MicroUsd,
+    /// What could still be reserved; None: any amount.
+    pub left_usd: Option<MicroUsd>,
+    /// Whether the threshold is reached.
+    pub alert: bool,
+    /// The day, in the time zone: `2026-01-31`.
+    pub day: Option<String>,
+    pub day_ends: Option<Timestamp>,
+    pub time_zone: String,
+    pub by_llm: BTreeMap<LlmName, MicroUsd>,
+    pub by_programmer: BTreeMap<ProgrammerId, MicroUsd>,
+}
+
+/// What the log says about the money of the day.
+pub fn budget(fold: &Fold) -> BudgetStatus {
+    let budget = &fold.budget;
+    let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
+    BudgetStatus {
+        max_daily_spend_usd: budget.limit(),
+        alert_threshold_usd: alert,
+        set_for_today: budget.is_set_for_today(),
+        spent_usd: spent,
+        reserved_usd: reserved,
+        left_usd: budget.room(),
+        alert: budget.limit().is_some() && alert > MicroUsd::ZERO && spent + reserved >= alert,
+        day: budget.day().map(|day| day.date.to_string()),
+        day_ends: budget.day().map(|day| day.ends),
+        time_zone: budget.time_zone().to_owned(),
+        by_llm: budget.by_llm().clone(),
+        by_programmer: budget.by_programmer().clone(),
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a programmer stands with its LLMs and the budget: whether it may take a task now, and if not, why. Pure, from the
+//! fold: every process comes to the same answer about every programmer.
+//!
+//! This is the gate *before* a task is taken. It is advice: what is spent is admitted by the log alone (`fold::budget`).
+
+use std::collections::BTreeSet;
+
+use crate::config::{Pool, Programmer, Strategy};
+use crate::fold::Fold;
+use crate::fold::breaker::{Caller, Shut};
+use crate::heartbeat::ShutReason;
+use crate::id::{LlmName, ProgrammerId};
+use crate::llm::LlmKey;
+use crate::money::MicroUsd;
+use crate::routing::Route;
+use crate::task::MAX_CAPABILITIES;
+use crate::time::Timestamp;
+
+/// Where room is for some programmers but not for all, it is theirs in turn, so long each: who has no task in his queues
+/// does not keep the others from theirs.
+const TURN_MS: u64 = 2000;
+
+/// The state of the pool at one moment, for questions about its programmers.
+pub struct Standing<'a> {
+    pub pool: &'a Pool,
+    pub fold: &'a Fold,
+    pub now: Timestamp,
+}
+
+/// What a programmer could work with now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Means {
+    /// An LLM that costs nothing is available.
+    Free,
+    /// Only paid ones are: money is needed.
+    Paid,
+    /// All breakers are open; for each LLM why.
+    Nothing(Vec<(LlmName, Shut)>),
+}
+
+/// Why a programmer takes no task, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub reason: ShutReason,
+    pub detail: String,
+    /// When that may change by itself.
+    pub until: Option<Timestamp>,
+}
+
+impl Standing<'_> {
+    /// Who this programmer is to the breakers. Where it was never up, its host is nobody's.
+    pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
+        let host = self.fold.breakers.host_of(programmer).unwrap_or_default().to_owned();
+        Caller { programmer: programmer.clone(), host }
+    }
+
+    /// The LLMs that this programmer may use, primary first, with what its breakers belong to.
+    pub fn llms(&self, programmer: &Programmer, host: &str) -> Vec<(LlmName, LlmKey)> {
+        let usable = if self.pool.failover.enabled { programmer.llms.len() } else { 1 };
+        programmer.llms.iter().take(usable).map(|llm| (llm.clone(), self.pool.llm_key(llm, host))).collect()
+    }
+
+    /// Why this LLM is not available to the programmer, if it is not.
+    pub fn shut(&self, key: &LlmKey, caller: &Caller) -> Option<Shut> {
+        self.fold.breakers.check(key, caller, self.now).err()
+    }
+
+    /// The LLM that its next call would go to.
+    pub fn current_llm(&self, programmer: &Programmer) -> Option<LlmName> {
+        let caller = self.caller(&programmer.id);
+        self.llms(programmer, &caller.host)
+            .into_iter()
+            .find(|(_, key)| self.shut(key, &caller).is_none())
+            .map(|(llm, _)| llm)
+    }
+
+    pub fn means(&self, programmer: &Programmer) -> Means {
+        let caller = self.caller(&programmer.id);
+        let (mut paid, mut shut) = (false, Vec::new());
+        for (llm, key) in self.llms(programmer, &caller.host) {
+            match self.shut(&key, &caller) {
+                None if self.pool.is_free(&llm) => return Means::Free,
+                None => paid = true,
+                Some(why) => shut.push((llm, why)),
+            }
+        }
+        if paid { Means::Paid } else { Means::Nothing(shut) }
+    }
+
+    /// Why this programmer may not take a task now; None: it may. `alive` says who else is there to take one.
+    pub fn obstacle(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Option<Obstacle> {
+        match self.means(programmer) {
+            Means::Free => None,
+            Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
+            Means::Paid => (!self.has_money_for(programmer, alive)).then(|| self.budget_obstacle(programmer)),
+        }
+    }
+
+    /// The routes that are closed for this programmer for now: those that programmers with free LLMs serve too, as long as
+    /// no task of theirs has waited for `spill_to_paid_after`. Indices into `routes`.
+    pub fn closed_routes(&self, programmer: &Programmer, routes: &[&Route]) -> BTreeSet<usize> {
+        let patience = self.pool.load_balancing.spill_to_paid_after;
+        if patience.is_zero() || self.means(programmer) != Means::Paid {
+            return BTreeSet::new();
+        }
+        let is_free =
+            |id: &ProgrammerId| self.pool.programmer(id).is_some_and(|other| self.pool.is_free(other.primary()));
+        let spilled = |route: &Route| {
+            let oldest = self.fold.tasks.oldest_waiting(&route.name);
+            oldest.is_some_and(|since| self.now.since(since) >= patience)
+        };
+        let closed = |route: &Route| route.eligible.iter().any(is_free) && !spilled(route);
+        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+    }
+
+    /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
+    /// wait for room only so many wake as fit.
+    fn has_money_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> bool {
+        let Some(room) = self.fold.budget.room() else { return true };
+        let (begun, busy) = self.begun();
+        let mut left = room.saturating_sub(begun);
+        if programmer.limits.max_cost > left {
+            return false;
+        }
+        let waits = |other: &&Programmer| {
+            let me = other.id == programmer.id;
+            let idle = !busy.contains(&other.id) && alive(&other.id);
+            me || (idle && other.limits.max_cost <= left && self.means(other) == Means::Paid)
+        };
+        let waiting: Vec<&Programmer> = self.pool.programmers.iter().filter(waits).collect();
+        let turn = usize::try_from(self.now.0 / TURN_MS).unwrap_or_default();
+        for place in 0..waiting.len() {
+            let other = waiting[(turn + place) % waiting.len()];
+            let fits = other.limits.max_cost <= left;
+            if other.id == programmer.id {
+                return fits;
+            }
+            if fits {
+                left = left.saturating_sub(other.limits.max_cost);
+            }
+        }
+        false
+    }
+
+    /// What tasks in hand may still reserve, and who has one in hand.
+    fn begun(&self) -> (MicroUsd, BTreeSet<&ProgrammerId>) {
+        let mut busy = BTreeSet::new();
+        let mut sum = MicroUsd::ZERO;
+        for (_, owner) in self.fold.tasks.running() {
+            busy.insert(&owner.programmer);
+            let reserved = self.fold.budget.has_reserved(owner.attempt);
+            if let Some(programmer) = self.pool.programmer(&owner.programmer)
+                && !reserved
+                && self.means(programmer) != Means::Free
+            {
+                sum += programmer.limits.max_cost;
+            }
+        }
+        (sum, busy)
+    }
+
+    fn budget_obstacle(&self, programmer: &Programmer) -> Obstacle {
+        let budget = &self.fold.budget;
+        let limit = budget.limit().unwrap_or_default();
+        let until = budget.day().map(|day| day.ends);
+        let when = until.map_or(String::new(), |until| format!(" or until the day ends at {until}"));
+        let detail = format!(
+            "a task of its may cost ${}, and of today's ${limit} are ${} spent and ${} reserved; until enough is free again{when}",
+            programmer.limits.max_cost,
+            budget.spent(),
+            budget.reserved(),
+        );
+        Obstacle { reason: ShutReason::Budget, detail, until }
+    }
+}
+
+/// The priority of this programmer's consumers: of several that wait, the broker hands a task to the highest.
+pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
+    /// Above what capabilities can make of it.
+    const FREE: u8 = 16;
+    let surplus = match pool.load_balancing.strategy {
+        Strategy::LeastLoaded => 0,
+        // In one queue everybody offers what is required: who offers least has the fewest to spare.
+        Strategy::CapabilityMatch => {
+            u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len())).unwrap_or(0)
+        }
+    };
+    let prefer_free = pool.load_balancing.prefer_free_models || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
+    if prefer_free && pool.is_free(programmer.primary()) { FREE + surplus } else { surplus }
+}
+
+fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {
+    let until = shut.iter().map(|(_, shut)| shut.until).min();
+    let each: Vec<String> = shut.iter().map(|(llm, shut)| explain(llm, shut)).collect();
+    Obstacle { reason: ShutReason::Breaker, detail: each.join("; "), until }
+}
+
+/// One sentence about a breaker.
+pub fn explain(llm: &LlmName, shut: &Shut) -> String {
+    match &shut.outage {
+        Some(outage) => {
+            let failures = if outage.failures == 1 { "failure" } else { "failures" };
+            let (count, fault, since) = (outage.failures, outage.fault.as_str(), outage.since);
+            let scope = &shut.scope;
+            format!(
+                "{llm}: breaker open for {scope} since {since} after {count} {failures} ({fault}), probed at {}",
+                shut.until
+            )
+        }
+        None => format!("{llm}: it is back; this programmer returns to it at {}", shut.until),
+    }
+}
+
+#[cfg(test)]
+#[path = "standing_tests.rs"]
+mod tests;

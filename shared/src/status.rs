@@ -1,0 +1,135 @@
+//! One programmer as the status and its own `/health` show it. Pure: from the fold, and what it said of itself last.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Programmer;
+use crate::heartbeat::Gate;
+use crate::id::{ProgrammerId, TaskId};
+use crate::llm::Fault;
+use crate::standing::{Standing, explain};
+use crate::time::Timestamp;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgrammerState {
+    Idle,
+    Busy,
+    Shut,
+    Down,
+}
+
+/// One programmer in the status.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ProgrammerStatus {
+    pub id: ProgrammerId,
+    /// The old clients' name: `Prog-001`.
+    pub agent: String,
+    pub port: u16,
+    pub state: ProgrammerState,
+    /// Why it is shut or down; which task it works on.
+    pub reason: String,
+    pub task: Option<TaskId>,
+    pub since: Option<Timestamp>,
+    /// The process that holds it.
+    pub worker: Option<String>,
+    pub primary_llm: String,
+    pub backup_llm: Option<String>,
+    pub current_llm: String,
+    pub using_backup: bool,
+    /// The breaker of its primary LLM lets none of its calls pass; `circuit` says why.
+    pub circuit_open: bool,
+    pub circuit: Option<CircuitStatus>,
+    /// Failures of its primary LLM that it has seen lately.
+    pub failures: u32,
+    pub capabilities: Vec<String>,
+}
+
+/// Why the primary LLM of a programmer is not called.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CircuitStatus {
+    pub since: Timestamp,
+    /// When the next probe is due.
+    pub until: Timestamp,
+    pub reason: Fault,
+    pub failures: u32,
+    /// In one sentence.
+    pub detail: String,
+}
+
+/// What a programmer said of itself last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub gate: Gate,
+    pub port: u16,
+    /// The process that holds it.
+    pub worker: String,
+}
+
+/// `seen` is None when it was not heard of for a health check interval.
+pub fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, seen: Option<Seen>) -> ProgrammerStatus {
+    let gate = gate_status(standing, programmer, seen.as_ref().map(|seen| &seen.gate));
+    let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
+    let circuit = circuit(standing, programmer);
+    let key = standing.pool.llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
+    ProgrammerStatus {
+        id: programmer.id.clone(),
+        agent: programmer.id.display_name(),
+        port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
+        state: gate.state,
+        reason: gate.reason,
+        task: gate.task,
+        since: gate.since,
+        worker: seen.map(|seen| seen.worker),
+        primary_llm: programmer.primary().to_string(),
+        backup_llm: programmer.llms.get(1).map(ToString::to_string),
+        using_backup: current != *programmer.primary(),
+        current_llm: current.to_string(),
+        circuit_open: circuit.is_some(),
+        circuit,
+        failures: standing.fold.breakers.failures(&key, &programmer.id),
+        capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
+    }
+}
+
+struct GateStatus {
+    state: ProgrammerState,
+    reason: String,
+    task: Option<TaskId>,
+    since: Option<Timestamp>,
+}
+
+fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Option<&Gate>) -> GateStatus {
+    let without_task = |state, reason| GateStatus { state, reason, task: None, since: None };
+    match gate {
+        None => {
+            let unheard = standing.pool.load_balancing.health_check_interval.as_secs();
+            let reason = format!("not heard of for {unheard} s; is a worker running with it?");
+            without_task(ProgrammerState::Down, reason)
+        }
+        Some(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
+        Some(Gate::Busy { task, since }) => GateStatus {
+            state: ProgrammerState::Busy,
+            reason: format!("working on {task}"),
+            task: Some(task.clone()),
+            since: Some(*since),
+        },
+        Some(Gate::Shut { reason, detail }) => {
+            // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
+            let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
+            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
+            without_task(ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()))
+        }
+    }
+}
+
+/// Why this programmer's calls do not go to its primary LLM.
+fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
+    let caller = standing.caller(&programmer.id);
+    let primary = programmer.primary();
+    let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
+    let detail = explain(primary, &shut);
+    let outage = shut.outage?;
+    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
+    Some(CircuitStatus { since, until: shut.until, reason, failures, detail })
+}

@@ -1,0 +1,168 @@
+//! What the whole pool knows, as logs and metrics of each process: breakers and the budget. Read from the fold, so that
+//! every process says the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::broker::log::Log;
+use crate::fold::Fold;
+use crate::fold::breaker::State;
+use crate::id::LlmName;
+use crate::llm::{LlmKey, Scope};
+use crate::money::MicroUsd;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A breaker's state in metrics: 0 closed, 1 half-open, 2 open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BreakerIs {
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+/// How far the day's money has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum BudgetIs {
+    #[default]
+    Calm,
+    /// At or above `alert_threshold_usd`.
+    Alert,
+    /// Nothing is left.
+    Spent,
+}
+
+/// Watches the fold and tells what has changed.
+#[derive(Debug, Default)]
+pub struct PoolWatch {
+    breakers: BTreeMap<(LlmKey, Scope), BreakerIs>,
+    budget: BudgetIs,
+}
+
+/// Looks again and again, until the process ends.
+pub async fn watch(log: Log) {
+    let mut watch = PoolWatch::default();
+    loop {
+        if log.is_fresh() {
+            log.read(|fold| watch.look(fold));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+impl PoolWatch {
+    pub fn look(&mut self, fold: &Fold) {
+        self.breakers(fold);
+        self.budget(fold);
+    }
+
+    fn breakers(&mut self, fold: &Fold) {
+        for (key, llm, scope, breaker) in fold.breakers.all() {
+            let is = match breaker.state {
+                State::Closed { .. } => BreakerIs::Closed,
+                State::HalfOpen { .. } => BreakerIs::HalfOpen,
+                State::Open { .. } => BreakerIs::Open,
+            };
+            let was = self.breakers.insert((key.clone(), scope.clone()), is);
+            BreakerChanged { key, llm, scope, state: &breaker.state, changed: was != Some(is), is }.emit();
+        }
+    }
+
+    fn budget(&mut self, fold: &Fold) {
+        let budget = &fold.budget;
+        metrics::gauge!("pool_budget_spent_usd").set(dollars(budget.spent()));
+        metrics::gauge!("pool_budget_reserved_usd").set(dollars(budget.reserved()));
+        let Some(limit) = budget.limit() else { return };
+        metrics::gauge!("pool_budget_limit_usd").set(dollars(limit));
+        let (spent, alert) = (budget.spent() + budget.reserved(), budget.alert());
+        let is = if spent >= limit && limit > MicroUsd::ZERO {
+            BudgetIs::Spent
+        } else if spent >= alert && alert > MicroUsd::ZERO {
+            BudgetIs::Alert
+        } else {
+            BudgetIs::Calm
+        };
+        if is > self.budget {
+            let text = match is {
+                BudgetIs::Spent => "the budget of the day is used up: only free LLMs are called until it ends",
+                BudgetIs::Alert | BudgetIs::Calm => "the pool has spent more today than alert_threshold_usd",
+            };
+            tracing::warn!(spent_usd = %budget.spent(), reserved_usd = %budget.reserved(), limit_usd = %limit, "{text}");
+        }
+        // Within a day it only rises; a warning is given once.
+        self.budget = if is == BudgetIs::Calm { is } else { is.max(self.budget) };
+    }
+}
+
+/// For metrics alone, where a rounded number does no harm.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
+fn dollars(amount: MicroUsd) -> f64 {
+    amount.0 as f64 / 1e6
+}
+
+/// A breaker as it is now.
+struct BreakerChanged<'a> {
+    key: &'a LlmKey,
+    llm: &'a LlmName,
+    scope: &'a Scope,
+    state: &'a State,
+    is: BreakerIs,
+    changed: bool,
+}
+
+impl BreakerChanged<'_> {
+    fn emit(&self) {
+        let level = match self.is {
+            BreakerIs::Closed => 0.0,
+            BreakerIs::HalfOpen => 1.0,
+            BreakerIs::Open => 2.0,
+        };
+        metrics::gauge!("pool_breaker_state", "llm" => self.llm.to_string(), "scope" => self.scope.to_string())
+            .set(level);
+        if !self.changed {
+            return;
+        }
+        let (llm, scope, at) = (self.llm, self.scope, &self.key.base_url);
+        match self.state {
+            State::Closed { by, .. } => tracing::info!(%llm, %scope, at, %by, "breaker closed: calls pass again"),
+            State::HalfOpen { lease, .. } => {
+                tracing::info!(%llm, %scope, at, by = %lease.programmer, "breaker half-open: one programmer probes");
+            }
+            State::Open { outage, until } => {
+                let (fault, failures) = (outage.fault.as_str(), outage.failures);
+                tracing::warn!(%llm, %scope, at, fault, failures, %until, "breaker open: no calls until a probe succeeds");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Batch, Decision, EmitterId};
+    use crate::id::{AttemptId, ProgrammerId};
+    use crate::rules::{BudgetRules, Rules};
+
+    #[test]
+    fn the_budget_is_told_in_dollars() {
+        let budget = BudgetRules { limit_usd: Some(MicroUsd(50_000_000)), ..BudgetRules::default() };
+        let rules = Rules { budget, ..Rules::default() };
+        let configured = Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules };
+        let reserved = Decision::Reserved {
+            attempt: AttemptId::from_u128(1),
+            task: None,
+            programmer: ProgrammerId::new("001").expect("an id"),
+            amount_usd: MicroUsd(2_500_000),
+        };
+        let mut fold = Fold::new();
+        let batch =
+            Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1, events: vec![configured, reserved] };
+        fold.apply(&batch, |_, _, _| ());
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || PoolWatch::default().look(&fold));
+        let text = recorder.handle().render();
+        for line in ["pool_budget_spent_usd 0", "pool_budget_reserved_usd 2.5", "pool_budget_limit_usd 50"] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}
