@@ -9,7 +9,7 @@ POLICY_MARK="written by programmer-pool"
 
 # --- packages of the distribution ---------------------------------------------------------------------------------
 
-# Names of the packages that are missing. Arguments: broker, agent, build, pika.
+# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime.
 missing_packages() {
     local want
     for want in "$@"; do
@@ -18,6 +18,7 @@ missing_packages() {
         agent) agent_python >/dev/null || echo python3 python3-venv ;;
         build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
         pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
+        faketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime ;;
         *) fail "unknown kind of dependency: $want" ;;
         esac
     done

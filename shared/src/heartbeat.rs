@@ -128,18 +128,28 @@ impl ClockCheck {
         }
     }
 
-    /// How far our wall clock is ahead of the others' median, in ms; None when nobody else is heard.
+    /// How far our wall clock is ahead, in ms; None when nobody else is heard. It is right when it agrees with most of all
+    /// the clocks, ours among them; otherwise the others' median says how wrong it is. Of two clocks that differ neither
+    /// is trusted.
     pub fn offset_ms(&self, wall: Timestamp, since_start: Duration) -> Option<i64> {
-        let mut distances: Vec<i64> = self
+        let own = signed(wall.0) - monotonic_ms(since_start);
+        let mut offsets: Vec<i64> = self
             .others
             .values()
             .filter(|samples| since_start.saturating_sub(samples.heard) < FORGET_AFTER)
             .filter_map(|samples| samples.distances_ms.iter().max().copied())
+            .map(|distance| own - distance)
             .collect();
-        distances.sort_unstable();
-        let median = *distances.get(distances.len() / 2)?;
-        Some(signed(wall.0) - monotonic_ms(since_start) - median)
+        offsets.sort_unstable();
+        let agreeing: Vec<i64> = offsets.iter().copied().filter(|offset| !is_off(*offset)).collect();
+        let most = 2 * (agreeing.len() + 1) > offsets.len() + 1;
+        let deciding = if most { &agreeing } else { &offsets };
+        deciding.get(deciding.len() / 2).copied()
     }
+}
+
+fn is_off(offset_ms: i64) -> bool {
+    u128::from(offset_ms.unsigned_abs()) > MAX_CLOCK_OFFSET.as_millis()
 }
 
 /// The clock of this process: gives the time only while it agrees with the others.
@@ -166,9 +176,7 @@ impl Clock {
     pub fn now(&self) -> Result<Timestamp, ClockOff> {
         let wall = wall_clock();
         match self.with_check(|check| check.offset_ms(wall, self.started.elapsed())) {
-            Some(offset_ms) if u128::from(offset_ms.unsigned_abs()) > MAX_CLOCK_OFFSET.as_millis() => {
-                Err(ClockOff { offset_ms })
-            }
+            Some(offset_ms) if is_off(offset_ms) => Err(ClockOff { offset_ms }),
             Some(_) | None => Ok(wall),
         }
     }
@@ -213,6 +221,23 @@ mod tests {
         others(&mut check, 100_000, SECOND);
         check.heard(EmitterId::from_u128(9), 900_000, SECOND);
         assert_eq!(check.offset_ms(Timestamp(100_000), SECOND), Some(0), "the median decides");
+    }
+
+    #[test]
+    fn of_three_clocks_the_one_that_differs_is_wrong_and_of_two_neither_is_trusted() {
+        let right = 100_000;
+        for wrong in [50_000, 900_000] {
+            let mut seen_by_right = ClockCheck::default();
+            seen_by_right.heard(EmitterId::from_u128(9), wrong, SECOND);
+            let offset = seen_by_right.offset_ms(Timestamp(right), SECOND).expect("somebody is heard");
+            assert!(is_off(offset), "{wrong}: one against one");
+            seen_by_right.heard(EmitterId::from_u128(1), right, SECOND);
+            assert_eq!(seen_by_right.offset_ms(Timestamp(right), SECOND), Some(0), "{wrong}: two against one");
+            let mut seen_by_wrong = ClockCheck::default();
+            (1..=2).for_each(|n| seen_by_wrong.heard(EmitterId::from_u128(n), right, SECOND));
+            let offset = seen_by_wrong.offset_ms(Timestamp(wrong), SECOND).expect("others are heard");
+            assert!(is_off(offset), "{wrong}: it knows that it is wrong");
+        }
     }
 
     #[test]

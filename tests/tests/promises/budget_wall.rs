@@ -202,34 +202,38 @@ async fn more_money_for_today_lets_waiting_tasks_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
     let llm = paid_llm().await;
-    let mut pool = Pool::set_up_shared(&paid(2, &llm)).await;
+    let mut pool = Pool::set_up_shared(&paid(3, &llm)).await;
     let clock = FakeClock::right(pool.path());
     pool.start_dispatcher().await;
     pool.start_worker(&["--programmers", "001"]);
     pool.start_worker_with(&["--programmers", "002"], &clock.environment());
+    // Of two clocks nobody could say which one is wrong.
+    pool.start_worker(&["--programmers", "003"]);
     pool.all_consume().await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.99").await;
     pool.api().submit(&json!(tasks("t", 2))).await;
     all_wait_for_budget(&pool).await;
 
-    for (offset, said) in [("+1d", "ahead of"), ("-1d", "behind")] {
+    for offset in ["+1d", "-1d"] {
         clock.set(offset);
-        let what = format!("the worker whose clock is {offset} off is shut, and says so");
-        let says = |status: &PoolStatus| status.programmer("002")["reason"].as_str().unwrap_or_default().contains(said);
-        pool.status_where(&what, |status| status.is_shut_for("002", "clock") && says(status)).await;
+        let what = format!("the worker whose clock is {offset} off is shut");
+        pool.status_where(&what, |status| status.is_shut_for("002", "clock")).await;
         let seen = log.read().await.len();
-        log.until("the pool has lived on for two pulses", SOON * 2, |entries| {
+        log.follow("the pool has lived on for two pulses", SOON * 2, |entries| {
             (entries[seen..].iter().filter(|entry| entry.is("tick")).count() >= 2).then_some(())
         })
         .await;
-        assert!(pool.status().await.is_shut_for("001", "budget"), "{offset}: the day is not over for the others");
+        let status = pool.status().await;
+        for id in ["001", "003"] {
+            assert!(status.is_shut_for(id, "budget"), "{offset}: the day is not over for the others: {status:?}");
+        }
         assert_eq!(reservations(&log.entries), 0, "{offset}: the wall stays shut");
         let ahead = log.entries.iter().filter(|entry| entry.at > wall_clock().plus(Duration::from_secs(60))).count();
         assert_eq!(ahead, 0, "{offset}: nothing is in the log with the time of a wrong clock");
+        clock.set("+0");
+        all_wait_for_budget(&pool).await;
     }
-    clock.set("+0");
-    all_wait_for_budget(&pool).await;
     assert_eq!(llm.requests().await.len(), 0, "no money was spent meanwhile");
     pool.command_line(&["budget", "set", "--limit", "60", "--today"]).await;
     log.finished(2, SOON).await;

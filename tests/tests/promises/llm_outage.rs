@@ -198,7 +198,7 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
         .await;
     let status = pool.status_where("every programmer is shut", |status| status.available() == Some(0)).await;
     judge_shut(&status, 14);
-    log.until("the outage has lasted", SOON + outage(), |entries| {
+    log.follow("the outage has lasted", SOON + outage(), |entries| {
         entries.last().filter(|entry| entry.at >= down.plus(outage())).map(|_| ())
     })
     .await;

@@ -115,6 +115,18 @@ impl EventLog {
         }
     }
 
+    /// Reads along until `look` finds something, and appends nothing, so that the pool has a pulse of its own.
+    pub(crate) async fn follow<T>(&mut self, what: &str, limit: Duration, look: impl Fn(&[Entry]) -> Option<T>) -> T {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(seen) = look(&self.entries) {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+            self.next().await;
+        }
+    }
+
     async fn next(&mut self) -> EmitterId {
         // The pulse of the pool is in the log, so there is always something to come.
         let next = tokio::time::timeout(SOON, self.consumer.next()).await.expect("the log gives what is in it");

@@ -61,7 +61,7 @@ impl PoolStatus {
 
     /// Today's limit.
     pub(crate) fn limit(&self) -> MicroUsd {
-        self.budget("limit_usd")
+        self.budget("max_daily_spend_usd")
     }
 
     fn budget(&self, field: &str) -> MicroUsd {

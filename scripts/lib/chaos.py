@@ -1,0 +1,247 @@
+"""Lets the scripted LLM fail in turn while tasks run, and says what the pool does: scripts/quickstart --chaos.
+
+    chaos.py LLM_URL [--once]
+
+POOL_URL is the pool's. What is said about the pool is what its status says (narrator.py); what is said about the LLMs is
+what they have received. With --once it ends after one round, with status 0 when every task has succeeded and the pool
+did in every act what the act is there to show.
+"""
+
+import decimal
+import json
+import os
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import narrator  # noqa: E402
+
+QWEN = "ollama/qwen2.5-coder:7b-instruct"
+CLAUDE = "anthropic/claude-sonnet-4-20250514"
+PRIMARIES = ["qwen2.5-coder:7b", "claude-sonnet-4", "deepseek-coder-v3:14b"]
+# About a cent for a call of Claude.
+USUAL = {"model": "*", "say": "Done.", "usage": {"input_tokens": 1000, "output_tokens": 500}, "delay_ms": 50}
+LIMIT_S = 90
+
+
+class Failure(Exception):
+    """Something that an act is there to show has not happened."""
+
+
+def http(method, url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+class Pool:
+    """The pool, and somebody who watches it and tells."""
+
+    def __init__(self, url, llm_url):
+        self.url, self.llm_url = url, llm_url
+        self.batch = time.strftime("chaos-%H%M%S")
+        self.submitted = 0
+        self.seen = 0
+        self.status = self.get_status()
+        self.watching = threading.Thread(target=self.watch, daemon=True)
+        self.watching.start()
+
+    def get_status(self):
+        return http("GET", f"{self.url}/programmer_pool/status")
+
+    def watch(self):
+        while True:
+            time.sleep(0.2)
+            try:
+                after = self.get_status()
+            except (urllib.error.URLError, OSError, ValueError) as error:
+                tell(f"(the status cannot be read: {error})")
+                continue
+            for sentence in narrator.sentences(self.status, after):
+                tell(sentence)
+            self.status = after
+
+    def rules(self, *rules):
+        http("PUT", f"{self.llm_url}/script/rules", [*rules, USUAL])
+
+    def submit(self, count, *capabilities):
+        tasks = []
+        for _ in range(count):
+            self.submitted += 1
+            name = f"{self.batch}-{self.submitted:03}"
+            tasks.append({
+                "id": name,
+                "instruction": f"{name}: three calls and a changed file",
+                "repository": "sample",
+                "capabilities": list(capabilities),
+                "labels": {"run_id": self.batch},
+            })
+        http("POST", f"{self.url}/tasks", tasks)
+        wanted = "/".join(capabilities) or "anybody"
+        say(f"  ({count} tasks for {wanted})")
+
+    def until(self, what, fits):
+        """Waits for something that the status must show."""
+        deadline = time.monotonic() + LIMIT_S
+        while not fits(self.status):
+            if time.monotonic() > deadline:
+                raise Failure(f"not within {LIMIT_S} s: {what}")
+            time.sleep(0.1)
+
+    def open_tasks_done(self):
+        self.until("every task has an outcome", lambda status: status["open_tasks"] == 0)
+
+    def calls(self):
+        """What the LLMs have received since the last time, in one line for each."""
+        received = http("GET", f"{self.llm_url}/script/requests?after={self.seen}")
+        counts = {}
+        for request in received:
+            self.seen = max(self.seen, request["number"])
+            of_model = counts.setdefault(request["model"], {})
+            of_model[request["outcome"]] = of_model.get(request["outcome"], 0) + 1
+        for model, outcomes in sorted(counts.items()):
+            listed = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+            tell(f"  calls of {model}: {listed}")
+
+    def outcomes(self):
+        totals = {}
+        for state in ("succeeded", "failed", "rejected", "cancelled", "expired"):
+            path = f"/tasks?label=run_id={self.batch}&status={state}&limit=1"
+            totals[state] = http("GET", f"{self.url}{path}")["total"]
+        return {state: total for state, total in totals.items() if total}
+
+
+def say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def tell(line):
+    say(f"  {time.strftime('%H:%M:%S')}  {line}")
+
+
+def act(title, text):
+    say(f"\n--- {title}\n  {text}")
+
+
+def state_of(status, llm):
+    states = [breaker["state"] for breaker in status["breakers"] if breaker["llm"] == llm]
+    return next((state for state in states if state != "closed"), "closed")
+
+
+def is_open(llm):
+    return lambda status: state_of(status, llm) != "closed"
+
+
+def all_on_primary(status):
+    return not any(p["using_backup"] or p["circuit_open"] for p in status["programmers"])
+
+
+def shut_for_budget(status):
+    return sum(1 for p in status["programmers"] if narrator.shut_for(p) == "budget")
+
+
+def recovered(pool):
+    """The LLMs are well again: the pool has to find out by itself."""
+    tell("(the LLMs are well again; nobody tells the pool)")
+    pool.rules()
+    pool.until("every programmer is back on its primary", all_on_primary)
+    pool.open_tasks_done()
+    pool.calls()
+
+
+def calm(pool):
+    act("Calm", "Ten tasks while every LLM answers.")
+    pool.rules()
+    pool.submit(10)
+    pool.open_tasks_done()
+    pool.calls()
+
+
+def rate_limit(pool):
+    act("A storm of 429", f"{QWEN} answers 429 with Retry-After: 5.")
+    pool.rules({"model": "qwen2.5-coder:7b", "fail": {"status": 429, "retry_after_s": 5}})
+    pool.submit(20, "fast")
+    pool.until(f"the breaker of {QWEN} is open", is_open(QWEN))
+    pool.open_tasks_done()
+    recovered(pool)
+
+
+def outage(pool):
+    act("Three primaries are down", "Every call of them is answered 500.")
+    pool.rules(*({"model": model, "fail": {"status": 500}} for model in PRIMARIES))
+    pool.submit(12, "fast")
+    pool.submit(6, "deepseek")
+    pool.submit(4, "reasoning")
+    pool.until(f"the breaker of {QWEN} is open", is_open(QWEN))
+    pool.open_tasks_done()
+    recovered(pool)
+
+
+def hang(pool):
+    act("A primary hangs", f"{QWEN} reads every request and never answers; the pool waits 4 s for a call.")
+    pool.rules({"model": "qwen2.5-coder:7b", "behave": "hang"})
+    pool.submit(10, "fast")
+    pool.until(f"the breaker of {QWEN} is open", is_open(QWEN))
+    pool.open_tasks_done()
+    recovered(pool)
+
+
+def slow(pool):
+    act("Everything is slow", "Every call takes a second longer, which is no failure.")
+    pool.rules({"model": "*", "delay_ms": 1000, "say": "Done.", "usage": USUAL["usage"]})
+    pool.submit(20)
+    pool.open_tasks_done()
+    opened = [breaker["llm"] for breaker in pool.status["breakers"] if breaker["state"] != "closed"]
+    if opened:
+        raise Failure(f"slow LLMs opened a breaker: {opened}")
+    recovered(pool)
+
+
+def money(pool):
+    act("The money of the day runs out", narrator.money(pool.status["budget"]) + ". Thirty tasks want a paid LLM.")
+    pool.rules()
+    pool.submit(30, "paid")
+    pool.until("every paid programmer is shut because of the budget", lambda status: shut_for_budget(status) == 3)
+    tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
+    waiting = pool.status["open_tasks"]
+    tell(f"{waiting} tasks wait for money. Free programmers go on:")
+    pool.submit(14, "free")
+    pool.until("the free tasks are done", lambda status: status["open_tasks"] == waiting)
+    tell("Now somebody gives the pool two dollars more for today.")
+    limit = decimal.Decimal(pool.status["budget"]["max_daily_spend_usd"]) + 2
+    http("POST", f"{pool.url}/budget", {"limit_usd": str(limit), "for": "today"})
+    pool.open_tasks_done()
+    tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
+    pool.calls()
+
+
+ACTS = [calm, rate_limit, outage, hang, slow, money]
+
+
+def main():
+    url, once = sys.argv[1], "--once" in sys.argv[2:]
+    pool = Pool(os.environ["POOL_URL"], url.rstrip("/"))
+    while True:
+        for play in ACTS:
+            play(pool)
+        outcomes = pool.outcomes()
+        act("The end of this round", f"{pool.submitted} tasks: {outcomes}")
+        if outcomes != {"succeeded": pool.submitted}:
+            raise Failure("a task has not succeeded")
+        if once:
+            return
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Failure as failure:
+        say(f"chaos: {failure}")
+        sys.exit(1)
