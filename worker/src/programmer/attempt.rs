@@ -101,13 +101,22 @@ impl Workshop {
                 pool.file.display()
             ),
         }
+        let sandbox = Sandbox::new(&pool.sandbox);
+        Self::open_with(pool, sandbox)
+    }
+
+    /// With a sandbox of the caller's, for tests.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
         let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
         Ok(Self {
             upstreams,
             workspaces,
-            sandbox: Sandbox::new(&pool.sandbox),
+            sandbox,
             agent: agent::from_config(&pool.agent),
             env: agent::allowed_env(&pool.agent.env_allow),
             path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
