@@ -100,7 +100,7 @@ impl CallClass {
             Self::ContextTooLong => "context_too_long",
             Self::BadRequest => "bad_request",
             Self::BadAnswer => "bad_answer",
-            Self::Refused => "refused",
+            Self::Refused(_) => "refused",
         }
     }
 }

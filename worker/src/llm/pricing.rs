@@ -72,7 +72,7 @@ impl Tariff {
         }
     }
 
-    fn is_paid(self) -> bool {
+    pub(super) fn is_paid(self) -> bool {
         match self {
             Self::Free => false,
             Self::Paid(_) => true,

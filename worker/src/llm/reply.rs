@@ -6,7 +6,7 @@ use pool_shared::id::LlmName;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::record::CallClass;
+use super::record::{CallClass, Out};
 use super::request::AgentRequest;
 use super::stream;
 
@@ -20,11 +20,22 @@ pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
-/// A call that failed: always 400, because that stops every agent at once, while most other statuses make it try again
-/// for a minute.
-pub(super) fn failed(llm: &LlmName, class: &CallClass) -> Response {
-    let word = word(class);
-    error(StatusCode::BAD_REQUEST, word, &format!("the call of {llm} failed: {word}"))
+/// A call that no LLM has answered: always 400, because that stops every agent at once, while most other statuses make it
+/// try again for a minute. The words of the classes only: no detail of the pool's, nothing that a provider said.
+pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
+    let of = |out: &Out| match out {
+        Out::Failed(class) => word(class),
+        Out::Unavailable(_) => out.word(),
+    };
+    let code = outs.last().map_or("no_llm", |(_, out)| of(out));
+    let message = match outs {
+        [(llm, Out::Failed(class))] => format!("the call of {llm} failed: {}", word(class)),
+        _ => {
+            let each: Vec<String> = outs.iter().map(|(llm, out)| format!("{llm}: {}", of(out))).collect();
+            format!("no LLM is left for this call: {}", each.join(", "))
+        }
+    };
+    error(StatusCode::BAD_REQUEST, code, &message)
 }
 
 /// What the agent is told. LiteLLM, which aider uses, takes an error for a rate limit, and retries, whatever its status,
@@ -41,7 +52,7 @@ fn word(class: &CallClass) -> &'static str {
         | CallClass::ContextTooLong
         | CallClass::BadRequest
         | CallClass::BadAnswer
-        | CallClass::Refused => class.label(),
+        | CallClass::Refused(_) => class.label(),
     }
 }
 

@@ -7,9 +7,11 @@ pub mod attempt;
 pub mod claim;
 pub mod conclude;
 pub mod gate;
+mod runs;
 pub mod session;
 pub mod station;
 mod walk;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! A task's walk with this programmer: claimed, worked on, concluded or given back. Each step answers with the
 //! session's next [`Input`](super::session::Input).
 
+use std::sync::Arc;
+
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
 use pool_shared::fold::Verdict;
@@ -10,11 +12,12 @@ use pool_shared::result::ResultMessage;
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Branch, Outcome};
+use super::attempt::{Branch, Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::station::Station;
 use super::{Done, Held, In, Programmer};
+use crate::llm::permits::Unlimited;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
@@ -122,11 +125,15 @@ impl Programmer {
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
-        let working = self.attempts.run(claimed, &stop);
+        let working = self.attempts.run(claimed, Arc::new(Unlimited), &stop);
         tokio::pin!(working);
         let stopped = tokio::select! {
-            outcome = &mut working => {
-                return outcome.map_or(Attempted::Interrupted, |outcome| Attempted::Outcome(Box::new(outcome)));
+            ended = &mut working => {
+                return match ended {
+                    Ended::Outcome(outcome) => Attempted::Outcome(outcome),
+                    Ended::HandBack(hand_back) => Attempted::Outcome(Box::new(no_llm_left(id, *hand_back))),
+                    Ended::Stopped { .. } => Attempted::Interrupted,
+                };
             }
             () = superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
@@ -226,6 +233,13 @@ impl Programmer {
             Ok(Verdict::Refused(_)) | Err(_) => In::Lost,
         }
     }
+}
+
+/// THE PLACE OF THE HAND-BACK: a task for which no LLM was left goes back to its queue from here (`Released`), as long as
+/// it has not been handed back too often. Until that is there, it has failed.
+fn no_llm_left(id: &TaskId, hand_back: HandBack) -> Outcome {
+    tracing::warn!(task_id = %id, kind = hand_back.kind.as_str(), why = hand_back.why, "no LLM is left for the task");
+    hand_back.outcome
 }
 
 fn ended(end: End) -> In {

@@ -2,6 +2,7 @@
 
 mod agents;
 mod aider;
+mod attempts;
 mod checks;
 mod repo;
 mod sandbox;

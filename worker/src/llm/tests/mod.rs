@@ -1,22 +1,24 @@
 //! The gateway against a real provider on a real port: the scripted LLM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{Price, Protocol, Provider};
+use pool_shared::config::{BreakerConfig, Failover, FailureCondition, Price, Protocol, Provider};
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use super::record::{Call, CallClass, Record};
+use super::permits::Unlimited;
+use super::record::{Call, CallClass, Cap, Record, usage};
 use super::upstream::Upstreams;
 use super::{CallPlan, Gateway, Session};
 
 mod access;
 mod calls;
+mod failover;
 mod limits;
 
 const KEY: &str = "the-providers-key";
@@ -56,10 +58,30 @@ fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
 fn plan(llm: &str) -> CallPlan {
     CallPlan {
         llms: vec![name(llm)],
-        call_timeout: Duration::from_secs(20),
+        failover: failover(),
         max_tokens: 80_000,
         max_cost: MicroUsd(2_500_000),
         context_limit: 131_072,
+        permits: Arc::new(Unlimited),
+    }
+}
+
+/// As by default, but without retries.
+fn failover() -> Failover {
+    use FailureCondition::{ApiError, ModelUnavailable, RateLimit, Timeout};
+    Failover {
+        enabled: true,
+        max_retries: 0,
+        retry_delay: Duration::ZERO,
+        always_failover: true,
+        failure_conditions: BTreeSet::from([Timeout, ApiError, RateLimit, ModelUnavailable]),
+        call_timeout: Duration::from_secs(20),
+        breaker: BreakerConfig {
+            enabled: true,
+            failure_threshold: 3,
+            window: Duration::from_secs(600),
+            cooldown: Duration::from_secs(300),
+        },
     }
 }
 
