@@ -169,9 +169,9 @@ pub struct CostOptimization {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Protocol {
-    /// Chat completions, below `base_url` (which usually ends in `/v1`).
+    /// Chat completions and Responses, below `base_url` (which usually ends in `/v1`).
     OpenAi,
-    /// Messages; only for agents that speak it themselves.
+    /// Messages, below `base_url` with or without `/v1`; only for agents that speak it themselves.
     Anthropic,
 }
 

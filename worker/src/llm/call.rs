@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use pool_shared::config::Protocol;
 use pool_shared::id::LlmName;
 use pool_shared::time::wall_clock;
 
 use super::classify::{Failure, Outcome, classify};
 use super::pricing::Refusal;
+use super::protocol::{Dialect, Envelope};
 use super::record::CallClass;
 use super::reply;
 use super::request::AgentRequest;
@@ -17,14 +17,23 @@ use super::session::{OpenCall, SessionState};
 use super::upstream::{Upstream, Upstreams};
 
 /// Answers the agent's request, whose body could be read or was too large.
-pub(super) async fn chat(session: &Arc<SessionState>, upstreams: &Upstreams, body: Result<&[u8], usize>) -> Response {
+pub(super) async fn answer(
+    session: &Arc<SessionState>,
+    upstreams: &Upstreams,
+    envelope: Envelope,
+    body: Result<&[u8], usize>,
+) -> Response {
     // The place of failover: the next step takes the LLMs in an order that `failover.rs` gives (primary, backups,
     // without open breakers, within the budget) and tries each with `attempt`, until one has answered.
-    let Some(llm) = session.plan.llms.first() else {
+    let dialect = envelope.dialect;
+    let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
+    let Some(llm) = session.plan.llms.iter().find(|llm| upstreams.speaks(llm, dialect)) else {
+        return give_up(session.begin(first), first, nobody_speaks(dialect, first));
+    };
     let call = session.begin(llm);
-    let request = match read(body) {
+    let request = match read(envelope, body) {
         Ok(request) => request,
         Err(failure) => return give_up(call, llm, failure),
     };
@@ -41,9 +50,23 @@ pub(super) async fn chat(session: &Arc<SessionState>, upstreams: &Upstreams, bod
     }
 }
 
-fn read(body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+/// The LLMs that are served in another protocol than the agent's are none for it.
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+    let provider = first.provider();
+    let advice = match dialect {
+        Dialect::Chat | Dialect::Responses => {
+            "set its base_url to an OpenAI-compatible endpoint and protocol to openai"
+        }
+        Dialect::Messages => "set protocol to anthropic, and base_url where the provider serves Messages",
+    };
+    let message = format!("the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}");
+    Failure::unsent(CallClass::BadRequest, message)
+}
+
+fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
     match body {
-        Ok(body) => AgentRequest::read(body).map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
+        Ok(body) => AgentRequest::read(envelope, body)
+            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
         Err(limit) => {
             Err(Failure::unsent(CallClass::ContextTooLong, format!("the request is longer than {limit} bytes")))
         }
@@ -66,7 +89,7 @@ async fn attempt(upstreams: &Upstreams, llm: &LlmName, request: &AgentRequest, m
             let timeout = call.timeout();
             let _place = upstream.place().await;
             call.sent();
-            let exchange = upstream.send(body, timeout).await;
+            let exchange = upstream.send(request, body, timeout).await;
             classify(exchange, wall_clock(), upstream.secret())
         }
     };
@@ -85,15 +108,6 @@ fn prepare<'a>(
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
     let upstream =
         upstreams.provider(llm).ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    match upstream.protocol {
-        Protocol::OpenAi => {}
-        Protocol::Anthropic => {
-            return Err(unusable(format!(
-                "provider {provider} has protocol anthropic, to which chat completions cannot be sent; set its \
-                 base_url to the provider's OpenAI-compatible endpoint and protocol to openai"
-            )));
-        }
-    }
     let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
     let admission = call.reserve(request.demand, tariff).map_err(|refusal| {
         let class = match refusal {

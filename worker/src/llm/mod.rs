@@ -2,19 +2,19 @@
 //!
 //! A call walks `gateway` (port, token) → `call` (one call, and the place of failover) → `request` (read, checked) →
 //! `session` (the worst case set aside; `pricing` decides) → `upstream` (place, key, provider) → `classify` (once) →
-//! `session` (settled, recorded, `telemetry`) → `reply`, as a `stream` where the agent wants one. The agent never sees
-//! a provider's key, error or half an answer.
+//! `session` (settled, recorded, `telemetry`) → `reply`, as a stream where the agent wants one. What is particular to one
+//! of the protocols that agents speak is in `protocol`. The agent never sees a provider's key, error or half an answer.
 
 mod answer;
 mod call;
 mod classify;
 mod gateway;
 mod pricing;
+mod protocol;
 pub mod record;
 mod reply;
 mod request;
 mod session;
-mod stream;
 mod telemetry;
 mod upstream;
 
