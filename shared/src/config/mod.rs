@@ -208,8 +208,9 @@ pub struct Agent {
 pub enum AgentKind {
     /// `program`: the aider executable; `edit_format`: `diff`, `whole`, …
     Aider { program: PathBuf, edit_format: String },
-    /// Program and arguments; `{prompt_file} {files} {worktree} {base_url} {token} {model}` are filled in.
-    Command { argv: Vec<String> },
+    /// Program and arguments, and more variables for its environment; `{prompt} {prompt_file} {files} {worktree}
+    /// {base_url} {token} {model}` are filled in.
+    Command { argv: Vec<String>, env: Vec<(String, String)> },
     /// Does nothing at all, for measuring.
     Noop,
 }
