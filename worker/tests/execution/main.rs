@@ -3,6 +3,7 @@
 mod agents;
 mod aider;
 mod checks;
+mod codex_claude;
 mod repo;
 mod sandbox;
 mod support;
