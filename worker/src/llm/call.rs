@@ -108,6 +108,9 @@ fn prepare<'a>(
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
     let upstream =
         upstreams.provider(llm).ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
+    if !upstreams.speaks(llm, request.envelope.dialect) {
+        return Err(nobody_speaks(request.envelope.dialect, llm));
+    }
     let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
     let admission = call.reserve(request.demand, tariff).map_err(|refusal| {
         let class = match refusal {
