@@ -15,7 +15,7 @@ fn aider() -> AgentKind {
 }
 
 fn command() -> AgentKind {
-    AgentKind::Command { argv: vec!["agent".to_owned()] }
+    AgentKind::Command { env: Vec::new(), argv: vec!["agent".to_owned()] }
 }
 
 fn run(exit: Exit, evidence: Evidence) -> AgentRun {

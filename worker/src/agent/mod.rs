@@ -88,7 +88,7 @@ pub trait Agent: Send + Sync {
 pub fn from_config(config: &config::Agent) -> Box<dyn Agent> {
     match &config.kind {
         AgentKind::Aider { program, edit_format } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
-        AgentKind::Command { argv } => Box::new(command::CommandAgent::new(argv.clone())),
+        AgentKind::Command { argv, env } => Box::new(command::CommandAgent::new(argv.clone(), env.clone())),
         AgentKind::Noop => Box::new(noop::Noop),
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use pool_shared::config::Protocol;
 use pool_shared::id::LlmName;
 use pool_shared::time::wall_clock;
 
@@ -16,6 +15,7 @@ use super::classify::{Failure, Outcome, classify};
 use super::failover::{self, Next};
 use super::permits::{Epoch, Unavailable};
 use super::pricing::{Refusal, Tariff};
+use super::protocol::{Dialect, Envelope};
 use super::record::{CallClass, Cap, NoLlmLeft, Out};
 use super::reply;
 use super::request::AgentRequest;
@@ -24,13 +24,22 @@ use super::telemetry::{Exhausted, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
 /// Answers the agent's request, whose body could be read or was too large.
-pub(super) async fn chat(session: &Arc<SessionState>, upstreams: &Upstreams, body: Result<&[u8], usize>) -> Response {
+pub(super) async fn answer(
+    session: &Arc<SessionState>,
+    upstreams: &Upstreams,
+    envelope: Envelope,
+    body: Result<&[u8], usize>,
+) -> Response {
+    let dialect = envelope.dialect;
     let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
     // Declared before whatever it asks, so that it ends after that.
     let call = session.begin();
-    let request = match read(body) {
+    if !session.plan.llms.iter().any(|llm| upstreams.speaks(llm, dialect)) {
+        return give_up(call, first, nobody_speaks(dialect, first));
+    }
+    let request = match read(envelope, body) {
         Ok(request) => request,
         Err(failure) => return give_up(call, first, failure),
     };
@@ -60,9 +69,23 @@ pub(super) async fn chat(session: &Arc<SessionState>, upstreams: &Upstreams, bod
     }
 }
 
-fn read(body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+/// The LLMs that are served in another protocol than the agent's are none for it.
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+    let provider = first.provider();
+    let advice = match dialect {
+        Dialect::Chat | Dialect::Responses => {
+            "set its base_url to an OpenAI-compatible endpoint and protocol to openai"
+        }
+        Dialect::Messages => "set protocol to anthropic, and base_url where the provider serves Messages",
+    };
+    let message = format!("the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}");
+    Failure::unsent(CallClass::BadRequest, message)
+}
+
+fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
     match body {
-        Ok(body) => AgentRequest::read(body).map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
+        Ok(body) => AgentRequest::read(envelope, body)
+            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
         Err(limit) => {
             Err(Failure::unsent(CallClass::ContextTooLong, format!("the request is longer than {limit} bytes")))
         }
@@ -104,7 +127,10 @@ enum Tried {
 impl Walk<'_> {
     async fn run(&self) -> Result<Answer, Vec<(LlmName, Out)>> {
         let mut outs: Vec<(LlmName, Out)> = Vec::new();
-        for llm in failover::candidates(&self.session.plan.llms, &self.session.plan.failover) {
+        let dialect = self.request.envelope.dialect;
+        let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
+        // What is served in another protocol than the agent's is no LLM for it.
+        for llm in candidates.iter().filter(|llm| self.upstreams.speaks(llm, dialect)) {
             if let Some((from, out)) = outs.last() {
                 MovedOn { from, to: llm, out }.emit();
             }
@@ -180,7 +206,7 @@ impl Walk<'_> {
                     Err(unavailable) => return skipped(llm, unavailable),
                 }
                 call.sent();
-                let exchange = upstream.send(body, timeout).await;
+                let exchange = upstream.send(self.request, body, timeout).await;
                 classify(exchange, wall_clock(), upstream.secret())
             }
         };
@@ -208,14 +234,8 @@ fn prepare<'a>(
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
     let upstream =
         upstreams.provider(llm).ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    match upstream.protocol {
-        Protocol::OpenAi => {}
-        Protocol::Anthropic => {
-            return Err(unusable(format!(
-                "provider {provider} has protocol anthropic, to which chat completions cannot be sent; set its \
-                 base_url to the provider's OpenAI-compatible endpoint and protocol to openai"
-            )));
-        }
+    if !upstreams.speaks(llm, request.envelope.dialect) {
+        return Err(nobody_speaks(request.envelope.dialect, llm));
     }
     let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
     let admission = call.reserve(request.demand, tariff).map_err(|refusal| {

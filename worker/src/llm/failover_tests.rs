@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pool_shared::config::BreakerConfig;
+use pool_shared::config::{BreakerConfig, BreakerScope};
 
 use super::*;
 
@@ -16,7 +16,13 @@ fn settings(always_failover: bool, conditions: &[FailureCondition]) -> Failover 
         always_failover,
         failure_conditions: BTreeSet::from_iter(conditions.iter().copied()),
         call_timeout: Duration::from_secs(120),
-        breaker: BreakerConfig { enabled: true, failure_threshold: 3, window: DELAY, cooldown: DELAY },
+        breaker: BreakerConfig {
+            enabled: true,
+            failure_threshold: 3,
+            window: DELAY,
+            cooldown: DELAY,
+            scope: BreakerScope::Pool,
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pool_shared::id::LlmName;
+use pool_shared::llm::Fault;
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{LlmUsage, Usage};
 
@@ -41,9 +42,18 @@ impl CallClass {
     /// Whether it speaks of the LLM and not of the request or the answer: it counts for the LLM's breaker, and a task
     /// that met nothing else can be done by somebody else, or later.
     pub fn is_outage(&self) -> bool {
+        self.fault().is_some()
+    }
+
+    /// The fault of an outage, and when the provider wants to be asked again.
+    pub fn fault(&self) -> Option<(Fault, Option<Duration>)> {
         match self {
-            Self::RateLimited { .. } | Self::Timeout | Self::Unavailable | Self::ModelUnavailable | Self::Auth => true,
-            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Refused(_) => false,
+            Self::RateLimited { retry_after } => Some((Fault::RateLimited, *retry_after)),
+            Self::Timeout => Some((Fault::Timeout, None)),
+            Self::Unavailable => Some((Fault::Unavailable, None)),
+            Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
+            Self::Auth => Some((Fault::Auth, None)),
+            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Refused(_) => None,
         }
     }
 }

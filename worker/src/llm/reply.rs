@@ -6,17 +6,13 @@ use pool_shared::id::LlmName;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
+use super::pricing::tokens_at_most;
 use super::record::{CallClass, Out};
 use super::request::AgentRequest;
-use super::stream;
 
 /// A complete answer, in the form that the agent asked for.
 pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
-    let (content_type, body) = if request.stream {
-        ("text/event-stream", stream::events(&answer, request.include_usage))
-    } else {
-        ("application/json", answer.into_body())
-    };
+    let (content_type, body) = answer.for_agent(request);
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
@@ -56,9 +52,9 @@ fn word(class: &CallClass) -> &'static str {
     }
 }
 
-/// An error as OpenAI writes them.
+/// An error as OpenAI and as Anthropic write them: neither's clients mind what the other has.
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
+    let body = json!({"type": "error", "error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
     (status, Json(body)).into_response()
 }
 
@@ -66,4 +62,10 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
 pub(super) fn models(llms: &[LlmName]) -> Response {
     let models = llms.iter().map(|llm| json!({"id": llm, "object": "model", "owned_by": llm.provider()}));
     Json(json!({"object": "list", "data": models.collect::<Vec<Value>>()})).into_response()
+}
+
+/// Anthropic's question how long a prompt is, before it is sent: answered here, from above, because it costs nothing
+/// and decides nothing that the gateway would not decide itself.
+pub(super) fn token_count(bytes: usize) -> Response {
+    Json(json!({"input_tokens": tokens_at_most(bytes as u64)})).into_response()
 }

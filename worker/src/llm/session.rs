@@ -256,7 +256,7 @@ impl Drop for OpenCall {
 }
 
 /// The tokens that a call is charged, and whether they are an estimate.
-fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
+pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
     let billing = match outcome {
         Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
         Outcome::Failure(failure) => failure.billing,

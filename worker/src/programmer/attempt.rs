@@ -124,6 +124,10 @@ impl Workshop {
         })
     }
 
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.upstreams)
+    }
+
     /// What one programmer works with: a gateway of its own.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod agents;
 mod aider;
 mod attempts;
 mod checks;
+mod codex_claude;
 mod repo;
 mod sandbox;
 mod support;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{BreakerConfig, Failover, FailureCondition, Price, Protocol, Provider};
+use pool_shared::config::{BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider};
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
@@ -18,6 +18,7 @@ use super::{CallPlan, Gateway, Session};
 
 mod access;
 mod calls;
+mod dialects;
 mod failover;
 mod limits;
 
@@ -45,12 +46,12 @@ fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
         ("paid".to_owned(), Provider { free: false, ..good.clone() }),
         ("narrow".to_owned(), Provider { max_concurrent: Some(1), ..good.clone() }),
         ("keyless".to_owned(), Provider { api_key_env: Some("NOT_SET".to_owned()), ..good.clone() }),
-        ("anthropic".to_owned(), Provider { protocol: Protocol::Anthropic, ..good }),
+        ("claude".to_owned(), Provider { protocol: Protocol::Anthropic, free: false, ..good }),
         // Port 9 is `discard`: nobody listens there.
         ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
     ]);
     let price = Price { input: MicroUsd(1_000_000), cached_input: MicroUsd(100_000), output: MicroUsd(10_000_000) };
-    let prices = BTreeMap::from([(name("paid/gpt"), price)]);
+    let prices = BTreeMap::from(["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price)));
     Upstreams::from_parts(&providers, prices, |variable| (variable == "SCRIPTED_KEY").then(|| KEY.to_owned()))
         .expect("usable providers")
 }
@@ -81,6 +82,7 @@ fn failover() -> Failover {
             failure_threshold: 3,
             window: Duration::from_secs(600),
             cooldown: Duration::from_secs(300),
+            scope: BreakerScope::Pool,
         },
     }
 }
