@@ -9,8 +9,13 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 
 /// An OpenAI-compatible LLM on 127.0.0.1 that answers what a script says.
 ///
-/// Answers come from the file, or from a line `SCRIPT: {json}` in the prompt, or from rules set with
-/// `PUT /script/rules`. `GET /script/requests` lists what was received.
+/// Answers come from the file, or from a line `SCRIPT: {json}` in the prompt, or from rules.
+///
+/// Rules are outages that are switched on and off while it runs: `PUT /script/rules` with a JSON list that replaces the
+/// last one, `[]` for none. A rule names a `model` (a part of its name, or `*`) and, if only some prompts are meant, a
+/// `prompt` (a part of it), and says what happens: `fail: {status, retry_after_s}`, `behave` (hang, drop, reset,
+/// cut_stream, broken_json, no_choices, empty, length, context_too_long), `delay_ms`, `usage`, `say`, or `hold` (waits
+/// for the next rules). `GET /script/requests` lists what was received; `?after=NUMBER` only what came later.
 #[derive(Parser)]
 #[command(name = "scripted-llm")]
 struct Args {

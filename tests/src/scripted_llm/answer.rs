@@ -59,6 +59,8 @@ pub enum Behave {
     Hang,
     /// Closes the connection without a byte.
     Drop,
+    /// Resets the connection (RST), as a provider does that is gone.
+    Reset,
     /// Sends half of the answer, then closes the connection.
     CutStream,
     /// Status 200 with half a JSON text.
@@ -89,11 +91,15 @@ pub enum UsageReport {
     Tokens(TokenUsage),
 }
 
-/// An outage: this answer to every request for a fitting model, until the rules are replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An outage: this answer to every fitting request, until the rules are replaced. The first fitting rule holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// A part of the model's name, or `*`.
     pub model: String,
+    /// A part of any message of the user; None: whatever the prompt. So the calls of one task can fail everywhere.
+    pub prompt: Option<String>,
+    /// Requests wait until the rules are replaced, and are answered by the new ones.
+    pub hold: bool,
     pub answer: Answer,
 }
 
@@ -119,6 +125,7 @@ impl Answer {
             Some(
                 Behave::Hang
                 | Behave::Drop
+                | Behave::Reset
                 | Behave::BrokenJson
                 | Behave::NoChoices
                 | Behave::Empty
@@ -156,6 +163,8 @@ struct RawFile {
 struct RawAnswer {
     when: Option<String>,
     model: Option<String>,
+    prompt: Option<String>,
+    hold: Option<bool>,
     say: Option<String>,
     #[serde(default)]
     edits: Vec<Edit>,
@@ -200,10 +209,16 @@ impl RawAnswer {
         }
     }
 
+    /// A key that only a rule can have.
+    fn key_of_a_rule(&self) -> Option<&'static str> {
+        let given = [("model", self.model.is_some()), ("prompt", self.prompt.is_some()), ("hold", self.hold.is_some())];
+        given.into_iter().find(|(_, given)| *given).map(|(key, _)| key)
+    }
+
     fn prompt_answer(mut self, index: usize) -> Result<PromptAnswer, ScriptError> {
         let place = || format!("answers[{index}]");
-        if self.model.is_some() {
-            return Err(ScriptError::Surplus { place: place(), key: "model" });
+        if let Some(key) = self.key_of_a_rule() {
+            return Err(ScriptError::Surplus { place: place(), key });
         }
         let when = self.when.take().ok_or_else(|| ScriptError::Missing { place: place(), key: "when" })?;
         Ok(PromptAnswer { when, answer: self.answer() })
@@ -215,7 +230,7 @@ impl RawAnswer {
             return Err(ScriptError::Surplus { place: place(), key: "when" });
         }
         let model = self.model.take().ok_or_else(|| ScriptError::Missing { place: place(), key: "model" })?;
-        Ok(Rule { model, answer: self.answer() })
+        Ok(Rule { model, prompt: self.prompt.take(), hold: self.hold.unwrap_or(false), answer: self.answer() })
     }
 }
 
@@ -237,12 +252,9 @@ pub(super) fn parse_line(json: &str) -> Result<Vec<Answer>, ScriptError> {
     if raw.is_empty() {
         return Err(ScriptError::Missing { place: place(), key: "an answer" });
     }
-    for (key, given) in
-        [("when", raw.iter().any(|raw| raw.when.is_some())), ("model", raw.iter().any(|raw| raw.model.is_some()))]
-    {
-        if given {
-            return Err(ScriptError::Surplus { place: place(), key });
-        }
+    let surplus = raw.iter().find_map(|raw| raw.when.as_ref().map(|_| "when").or_else(|| raw.key_of_a_rule()));
+    if let Some(key) = surplus {
+        return Err(ScriptError::Surplus { place: place(), key });
     }
     Ok(raw.into_iter().map(RawAnswer::answer).collect())
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use axum::extract::connect_info::Connected;
@@ -14,15 +14,29 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Breaks the connection that it belongs to: from then on nothing can be written.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KillSwitch(Arc<AtomicBool>);
+pub(super) struct KillSwitch(Arc<AtomicU8>);
+
+const CLOSE: u8 = 1;
+const RESET: u8 = 2;
 
 impl KillSwitch {
-    pub(super) fn kill(&self) {
-        self.0.store(true, Ordering::SeqCst);
+    /// Closes it in order (FIN).
+    pub(super) fn close(&self) {
+        self.0.store(CLOSE, Ordering::SeqCst);
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+    /// Tears it down (RST).
+    pub(super) fn reset(&self) {
+        self.0.store(RESET, Ordering::SeqCst);
+    }
+
+    fn check(&self, stream: &TcpStream) -> io::Result<()> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => return Ok(()),
+            RESET => stream.set_zero_linger()?,
+            _ => {}
+        }
+        Err(io::ErrorKind::ConnectionReset.into())
     }
 }
 
@@ -63,7 +77,7 @@ impl AsyncRead for BreakableStream {
 
 impl AsyncWrite for BreakableStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.switch.check()?;
+        self.switch.check(&self.stream)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

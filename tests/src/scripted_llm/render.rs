@@ -30,6 +30,7 @@ impl Completion {
             | Some(
                 Behave::Hang
                 | Behave::Drop
+                | Behave::Reset
                 | Behave::CutStream
                 | Behave::BrokenJson
                 | Behave::NoChoices

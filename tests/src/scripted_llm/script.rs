@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::answer::{Answer, AnswersFile, Rule, ScriptError, parse_file, parse_line, parse_rules};
+use super::answer::{Answer, AnswersFile, Rule, ScriptError, parse_file, parse_line};
 
 const NO_ANSWER: &str = "There is no scripted answer for this prompt, so I change nothing.";
 const MARK: &str = "SCRIPT:";
+/// So many lists of successive answers are remembered; then all begin again.
+const MAX_TAKEN: usize = 10_000;
 
 /// What of a chat-completions request decides about its answer.
 #[derive(Debug, Clone, Default)]
@@ -63,11 +65,6 @@ impl Script {
         self.rules = rules;
     }
 
-    pub(super) fn set_rules_json(&mut self, json: &[u8]) -> Result<usize, ScriptError> {
-        self.rules = parse_rules(json)?;
-        Ok(self.rules.len())
-    }
-
     pub(super) fn models(&self) -> &[String] {
         &self.file.models
     }
@@ -76,13 +73,22 @@ impl Script {
         self.file.models.is_empty() || self.file.models.iter().any(|served| served == model)
     }
 
+    fn rule_for(&self, request: &ChatRequest) -> Option<&Rule> {
+        self.rules.iter().find(|rule| {
+            let for_prompt = |part: &String| request.user_messages.iter().any(|message| message.contains(part));
+            (rule.model == "*" || request.model.contains(&rule.model)) && rule.prompt.as_ref().is_none_or(for_prompt)
+        })
+    }
+
+    /// Whether the request has to wait until the rules are replaced.
+    pub(super) fn holds(&self, request: &ChatRequest) -> bool {
+        self.rule_for(request).is_some_and(|rule| rule.hold)
+    }
+
     /// The answer for a request: rules, then the newest `SCRIPT:` line, then the file, laid over each other until one
     /// is complete. `key` tells one client's successive answers from another's.
     pub(super) fn answer(&mut self, key: &str, request: &ChatRequest) -> Result<Answer, ScriptError> {
-        let mut answer = Answer::default();
-        if let Some(rule) = self.rules.iter().find(|rule| rule.model == "*" || request.model.contains(&rule.model)) {
-            answer = rule.answer.clone();
-        }
+        let mut answer = self.rule_for(request).map(|rule| rule.answer.clone()).unwrap_or_default();
         if !answer.is_complete()
             && let Some(line) = request.user_messages.iter().rev().find_map(|message| script_line(message))
         {
@@ -103,6 +109,9 @@ impl Script {
     /// The last of successive answers holds for ever.
     fn next_of_line(&mut self, key: &str, line: &str) -> Result<Answer, ScriptError> {
         let mut answers = parse_line(line)?;
+        if self.taken.len() >= MAX_TAKEN {
+            self.taken.clear();
+        }
         let taken = self.taken.entry((key.to_owned(), line.to_owned())).or_default();
         let index = (*taken).min(answers.len() - 1);
         *taken += 1;
@@ -116,7 +125,7 @@ fn script_line(message: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::answer::{Behave, Edit, Fail, TokenUsage, UsageReport};
+    use super::super::answer::{Behave, Edit, Fail, TokenUsage, UsageReport, parse_rules};
     use super::*;
     use std::time::Duration;
 
@@ -173,19 +182,37 @@ answers:
     #[test]
     fn a_rule_comes_first_and_one_that_is_only_slow_keeps_the_answer() {
         let mut script = script();
-        script.set_rules_json(br#"[{"model": "7b", "fail": {"status": 503}}]"#).expect("valid rules");
+        script.set_rules(parse_rules(br#"[{"model": "7b", "fail": {"status": 503}}]"#).expect("valid rules"));
         assert_eq!(ask(&mut script, "k", &["fix add"]).fail.map(|fail| fail.status), Some(503), "an outage");
-        script.set_rules_json(br#"[{"model": "*", "delay_ms": 9, "behave": "length"}]"#).expect("valid rules");
+        script.set_rules(parse_rules(br#"[{"model": "*", "delay_ms": 9, "behave": "length"}]"#).expect("valid rules"));
         let answer = ask(&mut script, "k", &["fix add"]);
         assert_eq!((answer.say.as_deref(), answer.behave), (Some("Fixed."), Some(Behave::Length)), "cut, not replaced");
-        script.set_rules_json(br#"[{"model": "other", "fail": {"status": 503}}]"#).expect("valid rules");
+        script.set_rules(parse_rules(br#"[{"model": "other", "fail": {"status": 503}}]"#).expect("valid rules"));
         assert_eq!(ask(&mut script, "k", &["fix add"]).fail, None, "a rule for another model does nothing");
+    }
+
+    #[test]
+    fn a_rule_for_a_prompt_leaves_other_prompts_alone_and_the_first_fitting_rule_holds() {
+        let mut script = script();
+        let rules = br#"[{"model": "*", "prompt": "poison", "fail": {"status": 500}}, {"model": "7b", "hold": true}]"#;
+        script.set_rules(parse_rules(rules).expect("valid rules"));
+        let status = |script: &mut Script, prompts| ask(script, "k", prompts).fail.map(|fail| fail.status);
+        assert_eq!(status(&mut script, &["poison", "again"]), Some(500), "in any message of the user");
+        assert_eq!(status(&mut script, &["fix add"]), None, "another prompt");
+        let request = |prompt: &str| ChatRequest {
+            model: "sample-7b".into(),
+            user_messages: vec![prompt.to_owned()],
+            ..ChatRequest::default()
+        };
+        assert!(!script.holds(&request("poison")), "the first rule that fits decides, also about waiting");
+        assert!(script.holds(&request("fix add")), "the second one holds the others");
     }
 
     #[test]
     fn mistakes_in_a_script_are_named() {
         for (yaml, part) in [
             ("answers: [{say: x}]", "answers[0] needs `when`"),
+            ("answers: [{when: x, hold: true}]", "cannot have `hold`"),
             ("answers: [{when: x, sai: y}]", "sai"),
             ("answers: [{when: x, model: m}]", "cannot have `model`"),
         ] {

@@ -5,18 +5,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::answer::{Answer, Behave, Fail, Rule};
+use super::answer::{Answer, Behave, Fail, Rule, parse_rules};
 use super::connection::{BreakableListener, KillSwitch};
 use super::dialects;
 use super::log::{LoggedRequest, OpenEntry, Shared};
@@ -64,11 +65,12 @@ impl ScriptedLlm {
     }
 
     pub fn set_rules(&self, rules: Vec<Rule>) {
-        self.shared.lock().script.set_rules(rules);
+        self.shared.set_rules(rules);
     }
 
+    /// The newest 10,000, oldest first.
     pub fn requests(&self) -> Vec<LoggedRequest> {
-        self.shared.lock().log.iter().cloned().collect()
+        self.shared.requests(0)
     }
 
     /// Serves until the process ends.
@@ -104,15 +106,24 @@ async fn models(State(shared): State<Shared>) -> Json<Value> {
 }
 
 async fn put_rules(State(shared): State<Shared>, body: Bytes) -> Response {
-    let set = shared.lock().script.set_rules_json(&body);
-    match set {
-        Ok(rules) => Json(json!({"rules": rules})).into_response(),
+    match parse_rules(&body) {
+        Ok(rules) => {
+            let count = rules.len();
+            shared.set_rules(rules);
+            Json(json!({"rules": count})).into_response()
+        }
         Err(error) => bad_request(error.to_string()),
     }
 }
 
-async fn requests(State(shared): State<Shared>) -> Json<Vec<LoggedRequest>> {
-    Json(shared.lock().log.iter().cloned().collect())
+#[derive(Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn requests(State(shared): State<Shared>, Query(After { after }): Query<After>) -> Json<Vec<LoggedRequest>> {
+    Json(shared.requests(after))
 }
 
 async fn chat(
@@ -121,13 +132,18 @@ async fn chat(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let token_hash = token_hash(&headers);
     let body: Value = match serde_json::from_slice(&body) {
         Ok(body) => body,
-        Err(error) => return bad_request(format!("the request is no JSON: {error}")),
+        Err(error) => {
+            let entry = shared.begin(&token_hash, &ChatRequest::default(), &Value::Null);
+            let message = Some(format!("the request is no JSON: {error}"));
+            return failure(entry, &Fail { status: 400, message, ..Fail::default() });
+        }
     };
     let request = ChatRequest::read(&body);
-    let token_hash = token_hash(&headers);
-    let entry = shared.begin(&token_hash, &body);
+    let entry = shared.begin(&token_hash, &request, &body);
+    shared.held(&request).await;
     let (serves, answer) = {
         let mut inner = shared.lock();
         (inner.script.serves(&request.model), inner.script.answer(&token_hash, &request))
@@ -157,8 +173,13 @@ async fn play(request: &ChatRequest, answer: &Answer, entry: OpenEntry, switch: 
         }
         Some(Behave::Hang) => std::future::pending().await,
         Some(Behave::Drop) => {
-            switch.kill();
+            switch.close();
             entry.end(None, "dropped");
+            StatusCode::OK.into_response()
+        }
+        Some(Behave::Reset) => {
+            switch.reset();
+            entry.end(None, "reset");
             StatusCode::OK.into_response()
         }
         Some(Behave::CutStream) => {

@@ -69,6 +69,82 @@ async fn rules_put_over_http_hold_until_they_are_replaced() {
     assert!(!log.to_string().contains("key"), "keys are not shown: {log}");
 }
 
+/// What `GET /script/requests` says.
+async fn log_over_http(llm: &ScriptedLlm, query: &str) -> Vec<LoggedRequest> {
+    let (answer, _) = raw(llm, "GET", &format!("/script/requests{query}"), &Value::Null).await;
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("a log ({error}): {body}"))
+}
+
+#[tokio::test]
+async fn every_way_to_fail_can_be_switched_on_and_off_and_is_in_the_log_with_its_time() {
+    let llm = start().await;
+    let statuses = [429, 500, 529, 401, 404].map(|status| (json!({"fail": {"status": status}}), status.to_string()));
+    let others = [
+        (json!({"fail": {"status": 429, "retry_after_s": 7}}), "retry-after: 7"),
+        (json!({"behave": "broken_json", "say": "a text of which half is sent"}), "HTTP/1.1 200"),
+        (json!({"behave": "cut_stream", "say": "a text of which half is sent"}), "HTTP/1.1 200"),
+        (json!({"say": "slow", "delay_ms": 30}), "slow"),
+        (json!({"usage": {"input_tokens": 11, "output_tokens": 1900}}), "\"completion_tokens\":1900"),
+    ];
+    let others = others.map(|(rule, part)| (rule, part.to_owned()));
+    let cases: Vec<(Value, String)> = statuses.into_iter().chain(others).collect();
+    for (rule, part) in &cases {
+        let mut outage = rule.clone();
+        outage["model"] = json!("small");
+        raw(&llm, "PUT", "/script/rules", &json!([outage])).await;
+        let answer = chat(&llm, &ask("small", "hello")).await;
+        assert!(answer.contains(part.as_str()), "{rule}: {answer:?} without {part:?}");
+        assert!(chat(&llm, &ask("large", "hello")).await.contains("Hello to you, too."), "{rule}: of one model only");
+    }
+    for (rule, outcome) in [("drop", "dropped"), ("reset", "reset")] {
+        raw(&llm, "PUT", "/script/rules", &json!([{"model": "*", "behave": rule}])).await;
+        let (answer, ended_well) = raw(&llm, "POST", "/v1/chat/completions", &ask("small", "hello")).await;
+        assert_eq!((answer.as_str(), ended_well), ("", rule == "drop"), "{rule}: not a byte");
+        assert_eq!(llm.requests().pop().map(|request| request.outcome).as_deref(), Some(outcome), "{rule}: in the log");
+    }
+    raw(&llm, "PUT", "/script/rules", &json!([])).await;
+    assert!(chat(&llm, &ask("small", "hello")).await.contains("Hello to you, too."), "the end of all outages");
+
+    let log = log_over_http(&llm, "").await;
+    assert_eq!(log.len(), 2 * cases.len() + 3, "every request, and none twice");
+    assert!(log.iter().all(|request| request.ended().is_some()), "all have ended: {log:?}");
+    let slow = log.iter().find(|request| request.took_ms >= Some(30)).expect("one was slow");
+    assert_eq!((slow.model.as_str(), slow.prompt.as_str()), ("small", "hello"), "which one that was");
+    let newer = log_over_http(&llm, &format!("?after={}", log.len() - 1)).await;
+    assert_eq!(newer.iter().map(|request| request.number).collect::<Vec<_>>(), [log.len() as u64], "only what is new");
+}
+
+#[tokio::test]
+async fn a_poisonous_prompt_fails_everywhere_and_no_other_does() {
+    let llm = start().await;
+    raw(&llm, "PUT", "/script/rules", &json!([{"model": "*", "prompt": "poison", "fail": {"status": 500}}])).await;
+    for model in ["small", "large"] {
+        assert!(
+            chat(&llm, &ask(model, "hello, poison")).await.starts_with("HTTP/1.1 500"),
+            "{model}: the poisonous one"
+        );
+        assert!(chat(&llm, &ask(model, "hello")).await.starts_with("HTTP/1.1 200"), "{model}: another one");
+    }
+}
+
+#[tokio::test]
+async fn held_requests_are_answered_by_the_rules_that_come_next() {
+    let llm = start().await;
+    raw(&llm, "PUT", "/script/rules", &json!([{"model": "small", "hold": true}])).await;
+    let body = ask("small", "hello");
+    let release = async {
+        while llm.requests().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(llm.requests()[0].outcome, "open", "it waits");
+        assert_eq!(llm.requests()[0].took_ms, None, "and has not ended");
+        raw(&llm, "PUT", "/script/rules", &json!([{"model": "small", "fail": {"status": 503}}])).await;
+    };
+    let (held, ()) = tokio::join!(chat(&llm, &body), release);
+    assert!(held.starts_with("HTTP/1.1 503"), "what the new rules say: {held}");
+}
+
 #[tokio::test]
 async fn connections_break_as_the_script_says() {
     let llm = start().await;

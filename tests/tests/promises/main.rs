@@ -9,6 +9,8 @@ mod support;
 
 mod agent_fails;
 mod bad_input;
+mod budget_wall;
+mod llm_outage;
 mod one_task;
 mod real_agent;
 mod third_party;

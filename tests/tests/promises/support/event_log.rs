@@ -9,9 +9,10 @@ use lapin::{BasicProperties, Channel, Connection, Consumer};
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
+use pool_shared::money::MicroUsd;
 use pool_shared::result::Status;
 use pool_shared::time::{Timestamp, wall_clock};
-
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::amqp::channel;
@@ -22,10 +23,33 @@ use super::{SOON, eventually};
 pub(crate) struct Entry {
     pub(crate) at: Timestamp,
     pub(crate) decision: Decision,
+    /// The event as it stands in the log.
+    pub(crate) json: Value,
     pub(crate) accepted: bool,
 }
 
 impl Entry {
+    /// An event of this kind that took effect.
+    pub(crate) fn is(&self, kind: &str) -> bool {
+        self.accepted && self.json["kind"] == kind
+    }
+
+    /// A field of the event that is a text.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_default()
+    }
+
+    /// The model of the LLM that a breaker's event is about.
+    pub(crate) fn model(&self) -> &str {
+        self.json["key"]["model"].as_str().unwrap_or_default()
+    }
+
+    /// A field of the event that is an amount.
+    pub(crate) fn amount(&self, field: &str) -> MicroUsd {
+        let amount = serde_json::from_value(self.json[field].clone());
+        amount.unwrap_or_else(|error| panic!("{field} of {}: {error}", self.json))
+    }
+
     pub(crate) fn is_start_of(&self, id: &str) -> bool {
         self.accepted && matches!(&self.decision, Decision::Started { task, .. } if task.as_str() == id)
     }
@@ -60,13 +84,18 @@ impl EventLog {
 
     /// Reads up to the present end: to a mark that it appends itself.
     pub(crate) async fn read(&mut self) -> &[Entry] {
+        self.append(&[json!({"kind": "unknown"})]).await
+    }
+
+    /// Appends events of its own, as any process of the pool could, and reads up to them.
+    pub(crate) async fn append(&mut self, events: &[Value]) -> &[Entry] {
         let mark = EmitterId::new();
-        let batch = Batch { v: 1, emitter: mark, first: 0, at_ms: wall_clock().0, events: vec![Decision::Unknown] };
-        let body = batch.to_json();
-        let options = BasicPublishOptions::default();
+        let batch = json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": events});
+        let body = batch.to_string();
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
         let publish =
-            self.channel.basic_publish("pool.log".into(), "events".into(), options, &body, BasicProperties::default());
-        assert!(publish.await.expect("a publish").await.expect("a confirm").is_ack(), "the mark is in the log");
+            self.channel.basic_publish("pool.log".into(), "events".into(), options, body.as_bytes(), properties);
+        assert!(publish.await.expect("a publish").await.expect("a confirm").is_ack(), "the batch is in the log");
         while self.next().await != mark {}
         &self.entries
     }
@@ -91,9 +120,12 @@ impl EventLog {
         let next = tokio::time::timeout(SOON, self.consumer.next()).await.expect("the log gives what is in it");
         let delivery = next.expect("the stream stays").expect("a delivery");
         let batch = Batch::from_json(&delivery.data).expect("a batch of events");
+        let raw: Value = serde_json::from_slice(&delivery.data).expect("a batch is JSON");
         let (entries, at) = (&mut self.entries, batch.at());
-        self.fold.apply(&batch, |_, decision, verdict| {
-            entries.push(Entry { at, decision: decision.clone(), accepted: verdict == Verdict::Accepted });
+        self.fold.apply(&batch, |id, decision, verdict| {
+            let place = usize::try_from(id.seq - batch.first).expect("a place in the batch");
+            let json = raw["events"][place].clone();
+            entries.push(Entry { at, decision: decision.clone(), json, accepted: verdict == Verdict::Accepted });
         });
         delivery.ack(BasicAckOptions::default()).await.expect("an ack");
         batch.emitter

@@ -6,12 +6,16 @@
 pub(crate) mod amqp;
 pub(crate) mod api;
 pub(crate) mod broker;
+pub(crate) mod clock;
 pub(crate) mod event_log;
+pub(crate) mod ledger;
+pub(crate) mod llm;
 pub(crate) mod machine;
 pub(crate) mod pool;
 pub(crate) mod pool_file;
 pub(crate) mod process;
 pub(crate) mod repository;
+pub(crate) mod status;
 
 use std::time::Duration;
 
@@ -20,6 +24,8 @@ use tokio::time::{Instant, sleep};
 pub(crate) use amqp::Submitter;
 pub(crate) use api::Api;
 pub(crate) use event_log::EventLog;
+pub(crate) use ledger::Ledger;
+pub(crate) use llm::Llm;
 pub(crate) use pool::Pool;
 pub(crate) use pool_file::PoolFile;
 pub(crate) use repository::Repository;

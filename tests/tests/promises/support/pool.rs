@@ -3,18 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pool_shared::id::ProgrammerId;
+use pool_shared::result::Status;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::broker::Vhost;
 use super::machine::{Cores, all_cores, program, share_cores};
+use super::pool_file::numbered;
 use super::process::Running;
+use super::status::PoolStatus;
 use super::{Api, EventLog, PoolFile, Repository, SOON, Submitter, eventually};
 
 /// Dropping it ends its processes; after a failed test their logs are printed and the directory stays.
 #[derive(Debug)]
 pub(crate) struct Pool {
     workers: Vec<Running>,
+    /// The ids that each worker was told to take, in the order of the workers.
+    told: Vec<Vec<String>>,
     dispatchers: Vec<Running>,
     started: usize,
     file: PathBuf,
@@ -32,6 +38,32 @@ impl Pool {
     /// The same, while no other test runs.
     pub(crate) async fn start_alone(file: &PoolFile) -> Self {
         Self::ready(all_cores().await, file).await
+    }
+
+    /// A dispatcher and so many workers with so many programmers each (`001`, `002`, … of the pool file), ready to work.
+    pub(crate) async fn start_processes(file: &PoolFile, processes: usize, each: usize) -> Self {
+        Self::ready_in_processes(share_cores().await, file, (processes, each)).await
+    }
+
+    /// The same, while no other test runs.
+    pub(crate) async fn start_processes_alone(file: &PoolFile, processes: usize, each: usize) -> Self {
+        Self::ready_in_processes(all_cores().await, file, (processes, each)).await
+    }
+
+    async fn ready_in_processes(cores: Cores, file: &PoolFile, (processes, each): (usize, usize)) -> Self {
+        let mut pool = Self::set_up(cores, file).await;
+        pool.start_dispatcher().await;
+        pool.start_workers(processes, each);
+        pool.all_are_held().await;
+        pool
+    }
+
+    /// Starts workers with `001`, `002`, … so many in each.
+    pub(crate) fn start_workers(&mut self, processes: usize, each: usize) {
+        let ids: Vec<String> = numbered(processes * each).collect();
+        for of_one in ids.chunks(each) {
+            self.start_worker(&["--programmers", &of_one.join(",")]);
+        }
     }
 
     async fn ready(cores: Cores, file: &PoolFile) -> Self {
@@ -55,6 +87,7 @@ impl Pool {
         let vhost = Vhost::create().await;
         let pool = Self {
             workers: Vec::new(),
+            told: Vec::new(),
             dispatchers: Vec::new(),
             started: 0,
             file: path,
@@ -84,12 +117,12 @@ impl Pool {
         self.vhost.url()
     }
 
-    /// A process of the pool, its command line and pool file as given.
-    fn spawn(&mut self, binary: &str, args: &[&str], file: &Path) -> Running {
+    /// A process of the pool, its command line and environment as given.
+    fn spawn(&mut self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Running {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).arg("--pool").arg(file);
+        command.args(args).arg("--pool").arg(&self.file).envs(env.iter().copied());
         command.env("AMQP_URL", self.vhost.url()).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
         Running::start(&name, &self.path().join("logs"), &command)
@@ -100,7 +133,7 @@ impl Pool {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file", url_file.to_str().expect("a path in UTF-8")];
-        let dispatcher = self.spawn("dispatcher", &arguments, &self.file.clone());
+        let dispatcher = self.spawn("dispatcher", &arguments, &[]);
         self.dispatchers.push(dispatcher);
         eventually("the dispatcher serves", SOON, async || {
             std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
@@ -110,9 +143,15 @@ impl Pool {
 
     /// Starts a worker; gives its place among the workers.
     pub(crate) fn start_worker(&mut self, which: &[&str]) -> usize {
+        self.start_worker_with(which, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_worker_with(&mut self, which: &[&str], env: &[(&str, &str)]) -> usize {
         let arguments = [&["run"], which].concat();
-        let worker = self.spawn("worker", &arguments, &self.file.clone());
+        let worker = self.spawn("worker", &arguments, env);
         self.workers.push(worker);
+        self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
         self.workers.len() - 1
     }
 
@@ -122,7 +161,40 @@ impl Pool {
 
     /// SIGKILL.
     pub(crate) fn kill_worker(&mut self, index: usize) {
+        self.told.remove(index);
         self.workers.remove(index).kill();
+    }
+
+    /// SIGKILL to the worker that was told to take this programmer; gives all that it was told to take.
+    pub(crate) fn kill_worker_of(&mut self, programmer: &ProgrammerId) -> Vec<String> {
+        let has_it = |ids: &Vec<String>| ids.iter().any(|id| id == programmer.as_str());
+        let index = self.told.iter().position(has_it).unwrap_or_else(|| panic!("no worker was told {programmer}"));
+        let told = self.told[index].clone();
+        self.kill_worker(index);
+        told
+    }
+
+    /// SIGKILL to every process of the pool.
+    pub(crate) fn kill_all(&mut self) {
+        while !self.workers.is_empty() {
+            self.kill_worker(0);
+        }
+        while !self.dispatchers.is_empty() {
+            self.kill_dispatcher();
+        }
+    }
+
+    /// Runs the dispatcher's command line against this pool, as a person does; gives what it printed.
+    pub(crate) async fn command_line(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(program("dispatcher"));
+        let url = std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL");
+        command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
+        command.env("POOL_FILE", &self.file);
+        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
+        let done = done.expect("the dispatcher's command line runs");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "dispatcher {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+        said
     }
 
     /// SIGKILL.
@@ -142,6 +214,41 @@ impl Pool {
             (status["pool_size"].is_u64() && status["available"] == status["pool_size"]).then_some(())
         })
         .await;
+    }
+
+    /// Waits until every programmer of the pool file is held by a worker, whether or not it may take tasks.
+    pub(crate) async fn all_are_held(&self) {
+        let api = self.api();
+        eventually("every programmer is held", SOON * 2, async || {
+            let status = api.status().await;
+            let programmers = status["programmers"].as_array()?;
+            programmers.iter().all(|programmer| programmer["state"] != "down").then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the status is like this, and gives it.
+    pub(crate) async fn status_where(&self, what: &str, fits: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+        let api = self.api();
+        eventually(what, SOON, async || {
+            let status = PoolStatus(api.status().await);
+            (!status.programmers().is_empty() && fits(&status)).then_some(status)
+        })
+        .await
+    }
+
+    pub(crate) async fn status(&self) -> PoolStatus {
+        self.status_where("the dispatcher gives a status", |_| true).await
+    }
+
+    /// The tasks `<name>-1`, `<name>-2`, … have one outcome each, in the log and for their submitter: success.
+    pub(crate) async fn all_succeeded(&self, log: &mut EventLog, name: &str, count: usize) {
+        log.read().await;
+        for id in (1..=count).map(|n| format!("{name}-{n}")) {
+            assert_eq!(log.outcomes(&id), [Status::Succeeded], "{id} has one outcome, and it is a success");
+            let result = self.api().result(&id, SOON).await;
+            assert_eq!(result.status, Status::Succeeded, "{id}: {result:?}");
+        }
     }
 
     /// Waits until a worker has printed this.
@@ -171,6 +278,13 @@ impl Pool {
 /// The smallest task on the repository `app`.
 pub(crate) fn task(id: &str) -> Value {
     json!({"id": id, "instruction": "change something", "repository": "app"})
+}
+
+/// So many tasks, `<name>-1`, `<name>-2`, …; each says in its instruction which one it is, so that its LLM calls tell.
+pub(crate) fn tasks(name: &str, count: usize) -> Vec<Value> {
+    let numbered = (1..=count).map(|n| format!("{name}-{n}"));
+    let one = |id: String| json!({"id": id, "instruction": format!("{id}: change something"), "repository": "app"});
+    numbered.map(one).collect()
 }
 
 impl Drop for Pool {

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::machine::program;
+
 /// The text of a pool file, as JSON (which is YAML).
 #[derive(Debug, Clone)]
 pub(crate) struct PoolFile(Value);
@@ -34,6 +36,11 @@ pub(crate) fn offered(id: &str) -> &'static [&'static str] {
     &SAMPLE.iter().find(|(known, _)| *known == id).expect("a programmer of the sample pool").1
 }
 
+/// Ids `001`, `002`, …
+pub(crate) fn numbered(count: usize) -> impl Iterator<Item = String> {
+    (1..=count).map(|n| format!("{n:03}"))
+}
+
 impl PoolFile {
     /// Ten programmers with an agent that does nothing. Each has an LLM of its own name, which tells them apart.
     pub(crate) fn sample() -> Self {
@@ -43,6 +50,24 @@ impl PoolFile {
                 json!({"id": id, "port": 0, "primary_llm": format!("local/model-{id}"), "capabilities": capabilities})
             })
             .collect();
+        Self::base(&programmers)
+    }
+
+    /// `count` programmers `001`, `002`, … that offer `work` and have these LLMs, the primary one first.
+    pub(crate) fn grown(count: usize, primary: &str, backup: Option<&str>) -> Self {
+        let programmers: Vec<Value> = numbered(count)
+            .map(|id| {
+                let mut programmer = json!({"id": id, "port": 0, "primary_llm": primary, "capabilities": ["work"]});
+                if let Some(backup) = backup {
+                    programmer["backup_llm"] = backup.into();
+                }
+                programmer
+            })
+            .collect();
+        Self::base(&programmers)
+    }
+
+    fn base(programmers: &[Value]) -> Self {
         Self(json!({
             "programmers": programmers,
             "defaults": {"timeout_s": 120, "max_duration_per_job_s": 60},
@@ -71,6 +96,42 @@ impl PoolFile {
     pub(crate) fn with(mut self, section: &str, value: Value) -> Self {
         self.0[section] = value;
         self
+    }
+
+    /// Sets one value, by the keys that lead to it: `failover.circuit_breaker.cooldown_s`.
+    #[must_use]
+    pub(crate) fn set(mut self, keys: &str, value: Value) -> Self {
+        let place = keys.split('.').fold(&mut self.0, |place, key| &mut place[key]);
+        *place = value;
+        self
+    }
+
+    /// Sets one value of one programmer.
+    #[must_use]
+    pub(crate) fn set_of(mut self, id: &str, key: &str, value: Value) -> Self {
+        let programmers = self.0["programmers"].as_array_mut().expect("programmers");
+        let programmer = programmers.iter_mut().find(|programmer| programmer["id"] == id);
+        programmer.expect("a programmer with this id")[key] = value;
+        self
+    }
+
+    /// A provider whose LLMs cost so much for a million tokens.
+    #[must_use]
+    pub(crate) fn paid_llm(self, llm: &str, base_url: &str, (input_usd, output_usd): (&str, &str)) -> Self {
+        let (provider, _) = llm.split_once('/').expect("provider/model");
+        let price = json!({"input_usd_per_mtok": input_usd, "output_usd_per_mtok": output_usd});
+        let mut file = self.set(&format!("providers.{provider}"), json!({"base_url": base_url, "free": false}));
+        file.0["prices"][llm] = price;
+        file
+    }
+
+    /// The agent that makes LLM calls; the arguments say how many.
+    #[must_use]
+    pub(crate) fn calling(self, arguments: &[&str]) -> Self {
+        let agent = program("calling-agent");
+        let filled_in = ["--base-url", "{base_url}", "--token", "{token}", "--model", "{model}"];
+        let prompt = ["--prompt-file", "{prompt_file}"];
+        self.command(&[&[agent.to_str().expect("a path in UTF-8")], &filled_in[..], &prompt, arguments].concat())
     }
 
     /// Any command as the agent.

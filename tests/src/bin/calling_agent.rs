@@ -1,0 +1,122 @@
+//! An agent for tests and for the chaos trial: makes LLM calls through its gateway and changes a file. Dozens of it run
+//! at once on two cores, so it is one thread that mostly sleeps, without a runtime and without an HTTP library.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// No call of the gateway is silent for longer.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// Makes chat calls one after the other; ends with status 1 at the first that fails.
+///
+/// The user's message of call 2 of 3 is the text of the prompt file, and a line "call 2 of 3" after it.
+#[derive(Parser)]
+#[command(name = "calling-agent")]
+struct Args {
+    /// Of the gateway, with `/v1`.
+    #[arg(long)]
+    base_url: String,
+    #[arg(long)]
+    token: String,
+    #[arg(long)]
+    model: String,
+    #[arg(long)]
+    prompt_file: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    calls: u32,
+    /// Between two calls.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+    /// The limit of the answer that each call asks for; none by default.
+    #[arg(long)]
+    max_tokens: Option<u64>,
+    /// Makes no further call once this file exists.
+    #[arg(long)]
+    stop_file: Option<PathBuf>,
+    /// Gets a line for each call.
+    #[arg(long, default_value = "calls.txt")]
+    file: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let prompt = std::fs::read_to_string(&args.prompt_file).context("failed to read the prompt")?;
+    let mut lines = String::new();
+    for call in 1..=args.calls {
+        if call > 1 {
+            pause(Duration::from_millis(args.pause_ms));
+            if args.stop_file.as_ref().is_some_and(|file| file.exists()) {
+                break;
+            }
+        }
+        let said =
+            chat(args, &format!("{prompt}\ncall {call} of {}", args.calls)).with_context(|| format!("call {call}"))?;
+        tell(&format!("call {call}: {said}"));
+        writeln!(lines, "call {call}: {said}").context("failed to note a call")?;
+    }
+    std::fs::write(&args.file, lines).with_context(|| format!("failed to write {}", args.file.display()))
+}
+
+/// One chat call; gives the text of the answer.
+fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
+    let mut body = json!({"model": args.model, "messages": [{"role": "user", "content": prompt}]});
+    if let Some(limit) = args.max_tokens {
+        body["max_tokens"] = limit.into();
+    }
+    let (status, answer) = post(&args.base_url, &args.token, &body.to_string())?;
+    if status != "200" {
+        bail!("the gateway says {status}: {answer}");
+    }
+    let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
+    let text = answer["choices"][0]["message"]["content"].as_str().context("the answer has no text")?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Gives the status and the body.
+fn post(base_url: &str, token: &str, body: &str) -> anyhow::Result<(String, String)> {
+    let (host, path) = base_url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+        .with_context(|| format!("{base_url} is no URL of a gateway"))?;
+    let mut stream = TcpStream::connect(host).with_context(|| format!("failed to connect to {host}"))?;
+    stream.set_read_timeout(Some(SILENCE)).context("failed to set a limit of time")?;
+    let head = format!(
+        "POST /{path}/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).context("failed to send the request")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("failed to read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the gateway closed the connection without an answer")?;
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    Ok((status.to_owned(), body.to_owned()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "this program is one thread and has no runtime")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+fn tell(line: &str) {
+    // Nobody may be listening any more.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

@@ -1,0 +1,57 @@
+//! The pool's money as the event log tells it, added up by the test itself: nothing here is taken from the fold but
+//! whether an event was accepted.
+
+use std::collections::BTreeMap;
+
+use pool_shared::money::MicroUsd;
+use pool_shared::time::Timestamp;
+
+use super::event_log::Entry;
+
+/// What is spent and what is set aside at one place in the log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    pub(crate) at: Timestamp,
+    pub(crate) spent: MicroUsd,
+    /// By attempt. One that is never settled stays here, so that it counts as spent.
+    pub(crate) open: BTreeMap<String, MicroUsd>,
+}
+
+impl Ledger {
+    pub(crate) fn reserved(&self) -> MicroUsd {
+        self.open.values().copied().sum()
+    }
+
+    /// What the pool has promised not to let pass the limit.
+    pub(crate) fn total(&self) -> MicroUsd {
+        self.spent + self.reserved()
+    }
+
+    /// The state after each event about money.
+    pub(crate) fn history(entries: &[Entry]) -> Vec<Self> {
+        let mut now = Self::default();
+        let mut history = Vec::new();
+        for entry in entries {
+            let before = (now.spent, now.open.len());
+            now.take(entry);
+            if (now.spent, now.open.len()) != before {
+                history.push(Self { at: entry.at, ..now.clone() });
+            }
+        }
+        history
+    }
+
+    /// The state at the end of these events.
+    pub(crate) fn after(entries: &[Entry]) -> Self {
+        Self::history(entries).pop().unwrap_or_default()
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        let attempt = entry.text("attempt");
+        if entry.is("reserved") {
+            self.open.insert(attempt.to_owned(), entry.amount("amount_usd"));
+        } else if (entry.is("settled") || entry.is("finished")) && self.open.remove(attempt).is_some() {
+            self.spent += entry.amount("cost_usd");
+        }
+    }
+}
