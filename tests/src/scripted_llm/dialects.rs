@@ -50,7 +50,8 @@ async fn serve(
     };
     let conversation = dialect.read(&body);
     let token_hash = token_hash(&headers);
-    let entry = shared.begin(&token_hash, &short(body));
+    let entry = shared.begin(&token_hash, &conversation.request, &short(body));
+    shared.held(&conversation.request).await;
     let (serves, answer) = {
         let mut inner = shared.lock();
         let request = &conversation.request;
@@ -121,8 +122,13 @@ impl Dialect {
             }
             Some(Behave::Hang) => return std::future::pending().await,
             Some(Behave::Drop) => {
-                switch.kill();
+                switch.close();
                 entry.end(None, "dropped");
+                return StatusCode::OK.into_response();
+            }
+            Some(Behave::Reset) => {
+                switch.reset();
+                entry.end(None, "reset");
                 return StatusCode::OK.into_response();
             }
             Some(Behave::ContextTooLong) => {

@@ -104,7 +104,7 @@ fn write(text: &str) -> Value {
 }
 
 fn outage(model: &str, answer: Answer) -> Rule {
-    Rule { model: model.to_owned(), answer }
+    Rule { model: model.to_owned(), answer, hold: false, prompt: None }
 }
 
 fn kind(result: &ResultMessage) -> Option<ErrorKind> {

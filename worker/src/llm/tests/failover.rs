@@ -81,7 +81,7 @@ fn limited(seconds: u64) -> Answer {
 
 /// Whatever is asked, this model does that.
 fn outage(model: &str, answer: Answer) -> Rule {
-    Rule { model: model.to_owned(), answer }
+    Rule { model: model.to_owned(), answer, hold: false, prompt: None }
 }
 
 fn classes(record: &Record) -> Vec<(String, &'static str)> {
