@@ -161,7 +161,7 @@ fn client(provider: &Provider, timeout: Duration) -> reqwest::Result<reqwest::Cl
 fn models_url(provider: &Provider) -> String {
     // Anthropic lists twenty at a time unless asked for more.
     let query = if is_anthropic(provider) { "?limit=1000" } else { "" };
-    format!("{}/models{query}", provider.base_url)
+    format!("{}/models{query}", provider.versioned_url())
 }
 
 fn authorize(request: reqwest::RequestBuilder, provider: &Provider, key: Option<&str>) -> reqwest::RequestBuilder {

@@ -3,6 +3,9 @@
 
 AIDER_VERSION=0.86.2
 AIDER_DIR="$DATA/aider"
+CODEX_VERSION=0.169.0
+CLAUDE_VERSION=2.1.197
+AGENTS_DIR="$DATA/agents"
 RABBITMQ_BIN="${RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}"
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK="written by programmer-pool"
@@ -145,6 +148,40 @@ build_aider() {
     say "compiling it, so that its first runs are as fast as later ones"
     # Some packages contain templates that are no valid Python: their failure to compile means nothing.
     "$AIDER_DIR/bin/python" -m compileall -q -j 0 "$AIDER_DIR/lib" >/dev/null 2>&1 || true
+}
+
+# codex and claude, for the tests with real agents. Fails, and says why, without ending the script: the pool itself does
+# not need them.
+install_codex_claude() {
+    local stamp="$AGENTS_DIR/.complete" want="codex $CODEX_VERSION, claude $CLAUDE_VERSION" status=0
+    if ! has node || ! has npm; then
+        warn "node and npm are not installed, so neither are codex and claude"
+        return 1
+    fi
+    mkdir -p "$DATA"
+    exec 7>"$DATA/agents.lock"
+    flock 7
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+        say "installing $want into ${AGENTS_DIR#"$ROOT"/} (640 MB, a few seconds or more)"
+        rm -rf "$AGENTS_DIR"
+        if build_codex_claude; then
+            printf '%s\n' "$want" >"$stamp"
+        else
+            status=1
+            warn "npm could not install codex and claude"
+        fi
+    fi
+    exec 7>&-
+    return "$status"
+}
+
+# `&&`: whoever asks whether this worked switches `set -e` off. Both programs answer: npm may leave out what they are.
+build_codex_claude() {
+    mkdir -p "$AGENTS_DIR" &&
+        npm install --prefix "$AGENTS_DIR" --no-audit --no-fund --loglevel=error \
+            "@openai/codex@$CODEX_VERSION" "@anthropic-ai/claude-code@$CLAUDE_VERSION" >&2 &&
+        "$AGENTS_DIR/node_modules/.bin/codex" --version >&2 &&
+        "$AGENTS_DIR/node_modules/.bin/claude" --version >&2
 }
 
 # --- the toolchain ------------------------------------------------------------------------------------------------

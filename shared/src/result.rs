@@ -145,7 +145,7 @@ pub struct CheckReport {
     pub output_tail: String,
 }
 
-/// What the LLMs did for this task, as the gateway metered it.
+/// What the LLMs did for this task, in all runs of the agent, as the gateway metered it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     pub calls: u64,
@@ -158,6 +158,37 @@ pub struct Usage {
     /// True when a provider reported no usage and the numbers are upper estimates.
     #[serde(default)]
     pub estimated: bool,
+    /// The same for each LLM that was called, in the order of their first calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_llm: Vec<LlmUsage>,
+}
+
+/// What one LLM did for a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LlmUsage {
+    pub llm: LlmName,
+    /// Retries included.
+    pub calls: u64,
+    pub failed_calls: u64,
+    pub input_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub output_tokens: u64,
+    /// Dollars as a decimal string.
+    pub cost_usd: MicroUsd,
+}
+
+impl LlmUsage {
+    pub fn none(llm: LlmName) -> Self {
+        Self {
+            llm,
+            calls: 0,
+            failed_calls: 0,
+            input_tokens: 0,
+            cached_input_tokens: 0,
+            output_tokens: 0,
+            cost_usd: MicroUsd::ZERO,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -178,11 +209,15 @@ pub struct ResultMessage {
     pub status: Status,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub programmer: Option<ProgrammerId>,
-    /// The LLM that gave the last answer.
+    /// The LLM that gave the last answer; when there was none, the one that was asked last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub llm: Option<LlmName>,
+    /// Whether another LLM than the programmer's primary one has answered.
     #[serde(default)]
     pub used_backup: bool,
+    /// How often the agent was run: more than once after a failed check or an answer of no use. 0: not at all.
+    #[serde(default)]
+    pub runs: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<AttemptId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +254,7 @@ impl ResultMessage {
             programmer: None,
             llm: None,
             used_backup: false,
+            runs: 0,
             attempt: None,
             branch: None,
             commit: None,

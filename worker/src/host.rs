@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health};
+use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
@@ -149,6 +150,7 @@ impl Host {
         let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
         self.announce(&seen);
+        tokio::spawn(self.prober(&seen).run());
         tokio::spawn(telemetry::pool::watch(self.process.log.clone()));
         self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
@@ -184,7 +186,7 @@ impl Host {
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
-            max_attempts: self.pool.dispatcher.max_attempts,
+            pool: Arc::clone(&self.pool),
             gate,
             status,
             ending: self.ending.clone(),
@@ -199,6 +201,17 @@ impl Host {
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
             let up = Decision::Up { programmer: programmer.id.clone(), host };
             tokio::spawn(async move { log.append(up).await });
+        }
+    }
+
+    /// Finds out for the LLMs of these programmers when they are back.
+    fn prober(&self, seen: &[Seen]) -> Prober {
+        let mine = |programmer: &&config::Programmer| seen.iter().any(|held| held.id == programmer.id);
+        Prober {
+            process: self.process.clone(),
+            upstreams: self.workshop.upstreams(),
+            programmers: self.pool.programmers.iter().filter(mine).cloned().collect(),
+            pool: Arc::clone(&self.pool),
         }
     }
 

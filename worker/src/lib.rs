@@ -6,6 +6,7 @@ pub mod agent;
 pub mod health;
 pub mod host;
 pub mod llm;
+pub mod prober;
 pub mod programmer;
 pub mod sandbox;
 pub mod workspace;

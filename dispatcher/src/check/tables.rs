@@ -162,7 +162,7 @@ fn agent(pool: &Pool) -> String {
         AgentKind::Aider { program, edit_format } => {
             format!("aider ({}), edit format {edit_format}", program.display())
         }
-        AgentKind::Command { argv } => format!("command: {}", argv.join(" ")),
+        AgentKind::Command { argv, env: _ } => format!("command: {}", argv.join(" ")),
         AgentKind::Noop => "noop".to_owned(),
     }
 }

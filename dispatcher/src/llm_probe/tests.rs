@@ -121,13 +121,16 @@ async fn anthropic_is_asked_with_its_own_headers() {
             headers.get("x-api-key").is_some_and(|key| key == "good") && headers.contains_key("anthropic-version");
         if own { (StatusCode::OK, r#"{"data": [{"id": "claude"}]}"#) } else { (StatusCode::UNAUTHORIZED, "{}") }
     };
-    let url = serve(Router::new().route("/v1/models", get(models))).await;
-    let more = ", api_key_env: MY_KEY, protocol: anthropic}}\nagent: {kind: noop";
-    let text = format!(
-        "programmers: [{{id: x, primary_llm: anthropic/claude}}]\n\
-         providers: {{anthropic: {{base_url: \"{url}\", free: true{more}}}\n"
-    );
-    let pool = parse(&text, Path::new("/pool.yaml")).unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
-    let reports = probe(&pool, &key("good"), Duration::from_millis(500)).await;
-    assert_eq!(reports[0].finding, Finding::Ok, "x-api-key and anthropic-version are sent");
+    let with_v1 = serve(Router::new().route("/v1/models", get(models))).await;
+    let without = with_v1.trim_end_matches("/v1");
+    for url in [with_v1.as_str(), without] {
+        let more = ", api_key_env: MY_KEY, protocol: anthropic}}\nagent: {kind: noop";
+        let text = format!(
+            "programmers: [{{id: x, primary_llm: anthropic/claude}}]\n\
+             providers: {{anthropic: {{base_url: \"{url}\", free: true{more}}}\n"
+        );
+        let pool = parse(&text, Path::new("/pool.yaml")).unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
+        let reports = probe(&pool, &key("good"), Duration::from_millis(500)).await;
+        assert_eq!(reports[0].finding, Finding::Ok, "{url}: x-api-key and anthropic-version are sent");
+    }
 }

@@ -1,5 +1,6 @@
 //! Section `agent`: the program that edits code.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -14,7 +15,7 @@ use super::{Agent, AgentKind, wording};
 /// What aider calls its ways of writing an edit.
 const EDIT_FORMATS: [&str; 6] = ["diff", "whole", "diff-fenced", "udiff", "udiff-simple", "patch"];
 /// What a command template may contain.
-const PLACEHOLDERS: [&str; 6] = ["prompt_file", "files", "worktree", "base_url", "token", "model"];
+const PLACEHOLDERS: [&str; 7] = ["prompt", "prompt_file", "files", "worktree", "base_url", "token", "model"];
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,9 +26,11 @@ pub(super) struct RawAgent {
     program: String,
     /// kind aider: how the LLM writes its edits: diff, whole, diff-fenced, udiff, udiff-simple or patch.
     edit_format: String,
-    /// kind command: program and arguments, without a shell. {prompt_file} {files} {worktree} {base_url} {token}
-    /// {model} are filled in.
+    /// kind command: program and arguments, without a shell. {prompt} {prompt_file} {files} {worktree} {base_url}
+    /// {token} {model} are filled in.
     command: Vec<String>,
+    /// kind command: more environment variables for it; the same placeholders are filled in. Never a key.
+    env: BTreeMap<String, String>,
     /// Seconds after which an agent is ended that has printed nothing and has no LLM call open.
     #[schemars(range(min = 1, max = 86400))]
     no_output_timeout_s: u64,
@@ -53,6 +56,7 @@ impl Default for RawAgent {
             program: "aider".to_owned(),
             edit_format: "diff".to_owned(),
             command: Vec::new(),
+            env: BTreeMap::new(),
             no_output_timeout_s: 120,
             env_allow: Vec::new(),
         }
@@ -64,15 +68,21 @@ impl RawAgent {
         let at = At::top("agent");
         check_variables(&at.key("env_allow"), &self.env_allow, checks);
         let no_output_timeout = checks.seconds(&at.key("no_output_timeout_s"), self.no_output_timeout_s);
-        if self.kind != RawKind::Command && !self.command.is_empty() {
-            checks.mistake(&at.key("command"), "is used by `kind: command` only: set the kind, or remove it");
+        for (key, given) in [("command", !self.command.is_empty()), ("env", !self.env.is_empty())] {
+            if self.kind != RawKind::Command && given {
+                checks.mistake(&at.key(key), "is used by `kind: command` only: set the kind, or remove it");
+            }
         }
         let kind = match self.kind {
             RawKind::Aider => {
                 check_aider(&at, &self.program, &self.edit_format, checks);
                 AgentKind::Aider { program: program(base, &self.program), edit_format: self.edit_format }
             }
-            RawKind::Command => command(base, self.command, &at.key("command"), checks),
+            RawKind::Command => {
+                check_env(&at.key("env"), &self.env, checks);
+                let argv = command(base, self.command, &at.key("command"), checks);
+                AgentKind::Command { argv, env: self.env.into_iter().collect() }
+            }
             RawKind::Noop => AgentKind::Noop,
         };
         Agent { kind, no_output_timeout, env_allow: self.env_allow }
@@ -89,7 +99,7 @@ fn check_aider(at: &At, program: &str, edit_format: &str, checks: &mut Checks) {
     }
 }
 
-fn command(base: &Path, mut argv: Vec<String>, at: &At, checks: &mut Checks) -> AgentKind {
+fn command(base: &Path, mut argv: Vec<String>, at: &At, checks: &mut Checks) -> Vec<String> {
     match argv.first_mut() {
         Some(first) if !first.is_empty() => *first = program(base, first).to_string_lossy().into_owned(),
         Some(_) | None => {
@@ -97,14 +107,27 @@ fn command(base: &Path, mut argv: Vec<String>, at: &At, checks: &mut Checks) -> 
         }
     }
     for (index, word) in argv.iter().enumerate() {
-        for name in braced(word).filter(|name| !PLACEHOLDERS.contains(name)) {
-            // Other braces are the command's own business; only a slip of the keyboard is reported.
-            if let Some(meant) = wording::did_you_mean(name, PLACEHOLDERS) {
-                checks.mistake(&at.index(index), format!("{{{name}}} is not filled in: did you mean {{{meant}}}?"));
-            }
+        check_placeholders(&at.index(index), word, checks);
+    }
+    argv
+}
+
+fn check_env(at: &At, env: &BTreeMap<String, String>, checks: &mut Checks) {
+    for (name, value) in env {
+        if !is_variable(name) {
+            checks.mistake(&at.key(name), "is no name of an environment variable: write for example LANG");
+        }
+        check_placeholders(&at.key(name), value, checks);
+    }
+}
+
+fn check_placeholders(at: &At, text: &str, checks: &mut Checks) {
+    for name in braced(text).filter(|name| !PLACEHOLDERS.contains(name)) {
+        // Other braces are the command's own business; only a slip of the keyboard is reported.
+        if let Some(meant) = wording::did_you_mean(name, PLACEHOLDERS) {
+            checks.mistake(at, format!("{{{name}}} is not filled in: did you mean {{{meant}}}?"));
         }
     }
-    AgentKind::Command { argv }
 }
 
 /// The words in braces.

@@ -182,9 +182,9 @@ pub struct CostOptimization {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Protocol {
-    /// Chat completions, below `base_url` (which usually ends in `/v1`).
+    /// Chat completions and Responses, below `base_url` (which usually ends in `/v1`).
     OpenAi,
-    /// Messages; only for agents that speak it themselves.
+    /// Messages, below `base_url` with or without `/v1`; only for agents that speak it themselves.
     Anthropic,
 }
 
@@ -221,8 +221,9 @@ pub struct Agent {
 pub enum AgentKind {
     /// `program`: the aider executable; `edit_format`: `diff`, `whole`, …
     Aider { program: PathBuf, edit_format: String },
-    /// Program and arguments; `{prompt_file} {files} {worktree} {base_url} {token} {model}` are filled in.
-    Command { argv: Vec<String> },
+    /// Program and arguments, and more variables for its environment; `{prompt} {prompt_file} {files} {worktree}
+    /// {base_url} {token} {model}` are filled in.
+    Command { argv: Vec<String>, env: Vec<(String, String)> },
     /// Does nothing at all, for measuring.
     Noop,
 }

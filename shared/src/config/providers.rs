@@ -1,5 +1,6 @@
 //! Section `providers`: where LLMs are served. The well-known ones are built in and can be overridden key by key.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -15,14 +16,15 @@ use crate::id::LlmName;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "provider", inline)]
 pub(super) struct RawProvider {
-    /// For example http://127.0.0.1:11434/v1. A built-in provider with another base_url loses its built-in
+    /// For example http://127.0.0.1:11434/v1; with protocol anthropic the /v1 may be left out. A built-in provider with another base_url loses its built-in
     /// api_key_env: a key goes only where you say.
     #[schemars(url)]
     base_url: Option<String>,
     /// The NAME of the environment variable of the worker that holds the key. Without it no key is sent.
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     api_key_env: Option<String>,
-    /// What it speaks; default openai (chat completions).
+    /// What it speaks: openai (chat completions, and Responses where the provider serves them; the default) or
+    /// anthropic (Messages). Agents reach only LLMs whose provider speaks as they do.
     protocol: Option<Protocol>,
     /// Whether calls cost nothing. LLMs of other providers need an entry in `prices`. Default false.
     free: Option<bool>,
@@ -31,8 +33,8 @@ pub(super) struct RawProvider {
     max_concurrent: Option<u32>,
 }
 
-/// What is known without being configured. Anthropic is reached over its chat-completions endpoint, because that
-/// is what the LLM gateway and aider speak; `protocol: anthropic` is for agents that speak Messages themselves.
+/// What is known without being configured. Anthropic is reached over its chat-completions endpoint, because that is what
+/// aider speaks; `protocol: anthropic` is for agents that speak Messages themselves.
 fn built_in() -> BTreeMap<String, Provider> {
     let provider = |base_url: &str, key: Option<&str>| Provider {
         base_url: base_url.to_owned(),
@@ -127,6 +129,15 @@ fn check_url(at: &At, text: &str, checks: &mut Checks) -> Option<String> {
 }
 
 impl Provider {
+    /// What requests go below: `base_url`, which for protocol anthropic may lack the `/v1` at its end, because Anthropic's
+    /// own clients are told it without.
+    pub fn versioned_url(&self) -> Cow<'_, str> {
+        match self.protocol {
+            Protocol::Anthropic if !self.base_url.ends_with("/v1") => Cow::Owned(format!("{}/v1", self.base_url)),
+            Protocol::Anthropic | Protocol::OpenAi => Cow::Borrowed(&self.base_url),
+        }
+    }
+
     /// Whether calls to it stay on this machine.
     pub fn is_loopback(&self) -> bool {
         Url::parse(&self.base_url).ok().is_some_and(|url| match url.host() {

@@ -157,3 +157,38 @@ fn the_hash_tells_decisions_apart_and_ignores_places() {
     }
     assert_eq!(plain, "4aae79b0367bb7ead9d7d5b3e6b533e2", "the same in every process and every build of this version");
 }
+
+#[test]
+fn the_sections_for_other_agents_are_good_and_fill_in_what_they_need() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/agents");
+    for (name, protocol) in [("codex", "openai"), ("claude", "anthropic")] {
+        let section = std::fs::read_to_string(directory.join(format!("{name}.yaml"))).expect("it is there");
+        let pool = pool(&format!("{ONE}providers: {{ollama: {{protocol: {protocol}}}}}\n{section}"));
+        let AgentKind::Command { argv, .. } = pool.agent.kind else { panic!("{name} is a command") };
+        assert_eq!(argv[0], name, "a program of the PATH");
+        for placeholder in ["{prompt}", "{files}", "{model}"] {
+            assert!(argv.iter().any(|word| word.contains(placeholder)), "{name}: {placeholder}");
+        }
+        assert!(section.contains(&format!("protocol: {protocol}`")), "{name}: says which protocol it needs");
+    }
+}
+
+#[test]
+fn an_anthropic_provider_may_be_written_with_and_without_v1() {
+    let urls = ["http://h", "http://h/", "http://h/v1", "http://h/v1/", "http://h/anthropic"].map(|url| {
+        let text = |protocol| {
+            format!(
+                "{ONE}providers: {{ollama: {{base_url: \"{url}\", protocol: {protocol}}}}}\nagent: {{kind: noop}}\n"
+            )
+        };
+        ["anthropic", "openai"].map(|protocol| pool(&text(protocol)).providers["ollama"].versioned_url().into_owned())
+    });
+    let expected = [
+        ["http://h/v1", "http://h"],
+        ["http://h/v1", "http://h"],
+        ["http://h/v1", "http://h/v1"],
+        ["http://h/v1", "http://h/v1"],
+        ["http://h/anthropic/v1", "http://h/anthropic"],
+    ];
+    assert_eq!(urls, expected, "Anthropic's clients are told it without, others as it is");
+}

@@ -2,14 +2,20 @@
 //! an LLM to succeed, fail, hang or lie on command.
 //!
 //! `answer` reads answers, `script` chooses one for a request, `render` turns it into the protocol (all pure);
-//! `server` is the HTTP shell and `connection` lets it break a connection on purpose.
+//! `server` is the HTTP shell and `connection` lets it break a connection on purpose. Agents that edit through tools speak
+//! other protocols: `dialects` is the shell for those, `responses` and `messages` are the protocols, and `turn` makes
+//! calls of the agent's own tools out of scripted edits.
 
 mod answer;
 mod connection;
+mod dialects;
 mod log;
+mod messages;
 mod render;
+mod responses;
 mod script;
 mod server;
+mod turn;
 
 pub use answer::{Answer, Behave, Edit, Fail, Rule, ScriptError, TokenUsage, UsageReport};
 pub use log::LoggedRequest;

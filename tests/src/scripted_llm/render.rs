@@ -8,7 +8,7 @@ use super::script::ChatRequest;
 /// Fixed, so that answers are the same byte for byte.
 const CREATED_S: u64 = 1_700_000_000;
 const ID: &str = "chatcmpl-scripted";
-const PIECE_CHARS: usize = 24;
+pub(super) const PIECE_CHARS: usize = 24;
 
 /// A complete answer before it takes its form.
 #[derive(Debug)]
@@ -94,12 +94,12 @@ impl Completion {
     }
 }
 
-fn tokens(chars: usize) -> u64 {
+pub(super) fn tokens(chars: usize) -> u64 {
     chars.div_ceil(4).max(1) as u64
 }
 
 /// The words, then each edit as a SEARCH/REPLACE block (the `diff` edit format of aider).
-fn text(answer: &Answer) -> String {
+pub(super) fn text(answer: &Answer) -> String {
     let mut parts: Vec<String> = answer.say.iter().cloned().collect();
     for edit in &answer.edits {
         let (search, replace) = (with_newline(&edit.search), with_newline(&edit.replace));

@@ -38,7 +38,7 @@ impl ChatRequest {
 }
 
 /// Message content is a text, or a list of parts of which some are texts.
-fn text(content: &Value) -> String {
+pub(super) fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::answer::{Answer, Behave, Fail, Rule, parse_rules};
 use super::connection::{BreakableListener, KillSwitch};
+use super::dialects;
 use super::log::{LoggedRequest, OpenEntry, Shared};
 use super::render::{Completion, context_too_long, error_body};
 use super::script::{ChatRequest, Script};
@@ -87,6 +88,7 @@ impl Drop for ScriptedLlm {
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
+        .merge(dialects::routes())
         .route("/v1/models", get(models))
         .route("/script/rules", put(put_rules))
         .route("/script/requests", get(requests))
@@ -197,7 +199,7 @@ async fn play(request: &ChatRequest, answer: &Answer, entry: OpenEntry, switch: 
     }
 }
 
-fn json_text(text: String) -> Response {
+pub(super) fn json_text(text: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
@@ -210,13 +212,17 @@ fn whole(request: &ChatRequest, completion: &Completion) -> Response {
     }
 }
 
-/// The first half of the answer, sent as if there were more, and then the connection breaks.
 fn cut(request: &ChatRequest, completion: &Completion) -> Response {
     let (content_type, text) = if request.stream {
         ("text/event-stream", completion.events(request.include_usage).concat())
     } else {
         ("application/json", completion.body().to_string())
     };
+    break_off(content_type, &text)
+}
+
+/// The first half of a text, sent as if there were more, and then the connection breaks.
+pub(super) fn break_off(content_type: &'static str, text: &str) -> Response {
     let half = Bytes::copy_from_slice(&text.as_bytes()[..text.len() / 2]);
     let broken = stream::once(async {
         // Lets the server send the half before it hears of the break.
@@ -229,8 +235,12 @@ fn cut(request: &ChatRequest, completion: &Completion) -> Response {
 
 fn failure(entry: OpenEntry, fail: &Fail) -> Response {
     entry.end(Some(fail.status), "failed");
+    failed(fail, error_body(fail))
+}
+
+pub(super) fn failed(fail: &Fail, body: Value) -> Response {
     let status = StatusCode::from_u16(fail.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(error_body(fail))).into_response();
+    let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = fail.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -242,7 +252,7 @@ fn bad_request(message: String) -> Response {
     (StatusCode::BAD_REQUEST, Json(error_body(&fail))).into_response()
 }
 
-fn token_hash(headers: &HeaderMap) -> String {
+pub(super) fn token_hash(headers: &HeaderMap) -> String {
     let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
     let digest = Sha256::digest(key.map(HeaderValue::as_bytes).unwrap_or_default());
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()

@@ -4,32 +4,44 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use pool_shared::result::TaskFailure;
+use pool_shared::result::{ErrorKind, TaskFailure};
 
 use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
 use crate::sandbox::{Sandbox, Watch};
 
+/// Linux starts no program with a longer argument (128 KiB with its closing zero).
+const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
+
 pub(super) struct CommandAgent {
     /// Program and arguments with placeholders.
     template: Vec<String>,
+    /// Variables of the environment, with placeholders in their values.
+    env: Vec<(String, String)>,
 }
 
 impl CommandAgent {
-    pub(super) fn new(template: Vec<String>) -> Self {
-        Self { template }
+    pub(super) fn new(template: Vec<String>, env: Vec<(String, String)>) -> Self {
+        Self { template, env }
     }
 
     async fn run_once(&self, job: &Job, sandbox: &Sandbox, watch: &Watch) -> Result<AgentRun, TaskFailure> {
         let prompt_file = job.scratch.join("prompt.txt");
         job.furnish(&[(prompt_file.clone(), job.prompt.clone())]).await?;
-        let mut argv = fill_in(&self.template, &Values::new(job, &prompt_file));
+        let values = Values::new(job, &prompt_file);
+        let mut argv = fill_in(&self.template, &values);
+        if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
+            return Err(too_long(word.len()));
+        }
         let program = argv.first().map(Path::new).unwrap_or_else(|| Path::new(""));
         let program = program::find(program, std::env::var_os("PATH"))?;
         match argv.first_mut() {
             Some(first) => *first = program.into_os_string(),
             None => argv.push(program.into_os_string()),
         }
-        let finished = sandbox.run(job.command(argv, env(job)), watch).await.map_err(|error| launch_failure(&error))?;
+        let finished = sandbox
+            .run(job.command(argv, env(job, &self.env, &values)), watch)
+            .await
+            .map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         Ok(AgentRun { exit, output, evidence: Evidence::None, duration })
     }
@@ -46,29 +58,47 @@ impl Agent for CommandAgent {
     }
 }
 
-/// The gateway under our names, and under those that OpenAI's own libraries read.
-fn env(job: &Job) -> Vec<(OsString, OsString)> {
+fn too_long(bytes: usize) -> TaskFailure {
+    let message = format!(
+        "an argument of the agent would have {bytes} bytes and may have {MAX_WORD_BYTES}: the instruction is too long \
+         for {{prompt}}; use {{prompt_file}} in agent.command"
+    );
+    TaskFailure::new(ErrorKind::AgentConfig, message)
+}
+
+/// The gateway under our names, and under those that the libraries of OpenAI and Anthropic read; then what the pool
+/// file adds.
+fn env(job: &Job, more: &[(String, String)], values: &Values<'_>) -> Vec<(OsString, OsString)> {
     let mut env = job.base_env();
+    // Anthropic's libraries put the /v1 before the path themselves.
+    let root_url = job.base_url.strip_suffix("/v1").unwrap_or(&job.base_url);
     for (name, value) in [
         ("POOL_BASE_URL", job.base_url.as_str()),
         ("POOL_TOKEN", job.token.expose()),
         ("POOL_MODEL", job.model.as_str()),
         ("OPENAI_BASE_URL", job.base_url.as_str()),
         ("OPENAI_API_KEY", job.token.expose()),
+        ("ANTHROPIC_BASE_URL", root_url),
+        ("ANTHROPIC_API_KEY", job.token.expose()),
     ] {
         env.push((name.into(), value.into()));
+    }
+    for (name, value) in more {
+        env.retain(|(known, _)| known != name.as_str());
+        env.push((name.into(), fill_in_word(value, values)));
     }
     env
 }
 
 struct Values<'a> {
-    words: [(&'static str, OsString); 5],
+    words: [(&'static str, OsString); 6],
     files: Vec<&'a str>,
 }
 
 impl<'a> Values<'a> {
     fn new(job: &'a Job, prompt_file: &Path) -> Self {
         let words = [
+            ("{prompt}", job.prompt.clone().into()),
             ("{prompt_file}", prompt_file.into()),
             ("{worktree}", job.worktree.clone().into()),
             ("{base_url}", job.base_url.clone().into()),
@@ -122,6 +152,7 @@ mod tests {
 
     fn filled(template: &[&str], files: &[&str]) -> Vec<String> {
         let words = [
+            ("{prompt}", "do {files}".into()),
             ("{prompt_file}", "/s/prompt.txt".into()),
             ("{worktree}", "/w".into()),
             ("{base_url}", "http://127.0.0.1:1/v1".into()),
@@ -135,8 +166,10 @@ mod tests {
 
     #[test]
     fn every_placeholder_is_filled_in_inside_of_words_too() {
-        let template = ["x", "--prompt={prompt_file}", "{worktree}/a", "{base_url}", "{token}{model}"];
-        let expected = ["x", "--prompt=/s/prompt.txt", "/w/a", "http://127.0.0.1:1/v1", "secretp/m"];
+        let template =
+            ["x", "--prompt={prompt_file}", "{worktree}/a", "{base_url}", "{token}{model}", "Task: {prompt}"];
+        let expected =
+            ["x", "--prompt=/s/prompt.txt", "/w/a", "http://127.0.0.1:1/v1", "secretp/m", "Task: do {files}"];
         assert_eq!(filled(&template, &[]), expected, "each value in its place");
     }
 

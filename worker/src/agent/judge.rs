@@ -7,7 +7,7 @@ use pool_shared::config::AgentKind;
 use pool_shared::result::{ErrorKind, TaskFailure};
 
 use super::{AgentRun, AiderEvidence, Evidence};
-use crate::llm::record::{Call, CallClass, Record};
+use crate::llm::record::{Call, CallClass, NoLlmLeft, Out, Record};
 use crate::sandbox::Exit;
 
 /// What a run that did not fail has left in the worktree.
@@ -42,6 +42,15 @@ pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -
     }
 }
 
+/// Whether a run failed because no LLM was left for it, so that the task is nobody's fault. [`judge`] has the failure's
+/// class then. A crash of the agent is its own affair, whatever its LLMs did.
+pub fn no_llm_left<'a>(run: &AgentRun, record: &'a Record) -> Option<&'a NoLlmLeft> {
+    match run.exit {
+        Exit::Status(_) | Exit::TimedOut | Exit::Silent => record.no_llm_left.as_ref(),
+        Exit::Cancelled | Exit::Signal(_) => None,
+    }
+}
+
 fn fail<T>(kind: ErrorKind, message: impl Into<String>) -> Result<T, TaskFailure> {
     Err(TaskFailure::new(kind, message))
 }
@@ -69,6 +78,9 @@ impl Facts<'_> {
 
     /// A run whose last LLM call failed is a failure of that class.
     fn last_call(&self) -> Result<(), TaskFailure> {
+        if let Some(left) = &self.record.no_llm_left {
+            return Err(none_left(left, self.record.last()));
+        }
         self.record.last().and_then(call_failure).map_or(Ok(()), Err)
     }
 
@@ -164,6 +176,21 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
     Ok(())
 }
 
+/// The class is that of the last LLM that was asked; one that the pool has shut is unavailable.
+fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
+    let asked = left.llms.iter().any(|(_, out)| matches!(out, Out::Failed(_)));
+    let failure = last.filter(|_| asked).and_then(call_failure);
+    let kind = failure.as_ref().map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
+    let said = failure.map(|failure| failure.message).unwrap_or_default();
+    match left.llms.as_slice() {
+        [(_, Out::Failed(_))] => TaskFailure::new(kind, said),
+        _ => {
+            let gap = if said.is_empty() { "" } else { "; " };
+            TaskFailure::new(kind, format!("no LLM is left ({left}){gap}{said}"))
+        }
+    }
+}
+
 /// What a call that is not [`CallClass::Ok`] makes of the task.
 fn call_failure(call: &Call) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
@@ -179,7 +206,7 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
         CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long".to_owned()),
         CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused".to_owned()),
         CallClass::BadAnswer => (ErrorKind::LlmBadAnswer, "the answer was none of the protocol".to_owned()),
-        CallClass::Refused => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
+        CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
     };
     let status = call.status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
     let said = if call.message.is_empty() { String::new() } else { format!(": {}", call.message) };

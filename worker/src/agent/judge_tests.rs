@@ -7,6 +7,7 @@ use pool_shared::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
+use crate::llm::record::Cap;
 use crate::sandbox::Output;
 
 fn aider() -> AgentKind {
@@ -14,7 +15,7 @@ fn aider() -> AgentKind {
 }
 
 fn command() -> AgentKind {
-    AgentKind::Command { argv: vec!["agent".to_owned()] }
+    AgentKind::Command { env: Vec::new(), argv: vec!["agent".to_owned()] }
 }
 
 fn run(exit: Exit, evidence: Evidence) -> AgentRun {
@@ -39,7 +40,7 @@ fn call(class: CallClass) -> Call {
 }
 
 fn record(calls: Vec<Call>) -> Record {
-    Record { calls, open_calls: 0 }
+    Record { calls, ..Record::default() }
 }
 
 fn ok() -> Record {
@@ -74,7 +75,8 @@ fn failures() -> Vec<(CallClass, ErrorKind)> {
         CallClass::ContextTooLong,
         CallClass::BadRequest,
         CallClass::BadAnswer,
-        CallClass::Refused,
+        CallClass::Refused(Cap::Tokens),
+        CallClass::Refused(Cap::Cost),
     ];
     let expected = |class: &CallClass| match class {
         CallClass::Ok => None,
@@ -86,7 +88,7 @@ fn failures() -> Vec<(CallClass, ErrorKind)> {
         CallClass::ContextTooLong => Some(ErrorKind::LlmContextTooLong),
         CallClass::BadRequest => Some(ErrorKind::LlmBadRequest),
         CallClass::BadAnswer => Some(ErrorKind::LlmBadAnswer),
-        CallClass::Refused => Some(ErrorKind::TokenLimit),
+        CallClass::Refused(_) => Some(ErrorKind::TokenLimit),
     };
     every.into_iter().filter_map(|class| expected(&class).map(|kind| (class, kind))).collect()
 }
@@ -121,7 +123,7 @@ fn a_call_that_failed_and_was_repeated_well_is_no_failure() {
 
 #[test]
 fn how_the_worker_saw_a_run_end_comes_first() {
-    let open = Record { calls: Vec::new(), open_calls: 1 };
+    let open = Record { open_calls: 1, ..Record::default() };
     for (exit, record, expected) in [
         (Exit::Cancelled, ok(), ErrorKind::Cancelled),
         (Exit::TimedOut, open.clone(), ErrorKind::LlmTimeout),

@@ -24,7 +24,7 @@ use pool_shared::source::RelativePath;
 use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
 
 pub use evidence::AiderEvidence;
-pub use judge::{Edit, judge};
+pub use judge::{Edit, judge, no_llm_left};
 pub(crate) use program::absolute_path_entries;
 
 /// Where an agent finds programs, unless `env_allow` lets the worker's own `PATH` through.
@@ -88,7 +88,7 @@ pub trait Agent: Send + Sync {
 pub fn from_config(config: &config::Agent) -> Box<dyn Agent> {
     match &config.kind {
         AgentKind::Aider { program, edit_format } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
-        AgentKind::Command { argv } => Box::new(command::CommandAgent::new(argv.clone())),
+        AgentKind::Command { argv, env } => Box::new(command::CommandAgent::new(argv.clone(), env.clone())),
         AgentKind::Noop => Box::new(noop::Noop),
     }
 }

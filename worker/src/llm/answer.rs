@@ -1,8 +1,12 @@
-//! A complete answer of the protocol: what 200 has to bring before it counts as one. Pure.
+//! A complete answer of a provider: what 200 has to bring before it counts as one, and what the agent gets of it. Pure;
+//! what is particular to a dialect is in `protocol`.
 
-use serde_json::{Map, Value};
+use bytes::Bytes;
+use serde_json::Value;
 
 use super::pricing::Tokens;
+use super::protocol::{ChatAnswer, Form, events};
+use super::request::AgentRequest;
 
 /// A body that is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,116 +20,73 @@ pub(super) enum NoAnswer {
     NoChoices,
     #[error("a choice of the answer has no message")]
     NoMessage,
+    /// The provider gave up after it had begun to answer; its error, in an object `error`.
+    #[error("{}", said(.0))]
+    Failed(Value),
+    /// A stream without its last event.
+    #[error("the stream ended before the answer was complete")]
+    Cut,
+    #[error("the answer has no `{0}`")]
+    Lacks(&'static str),
+}
+
+fn said(error: &Value) -> String {
+    error["error"]["message"].as_str().map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// What an answer says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reading {
+    pub(super) usage: Option<Tokens>,
+    /// As the provider gave it.
+    pub(super) finish_reason: Option<String>,
+    /// Neither text nor tool calls.
+    pub(super) empty: bool,
+    /// Chat completions are written again; everything else is passed on as it came.
+    pub(super) chat: Option<ChatAnswer>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    fields: Map<String, Value>,
+    form: Form,
+    reading: Reading,
+    body: Bytes,
 }
 
 impl Answer {
     /// # Errors
     /// [`NoAnswer`], and what the provider says it used all the same.
-    pub(super) fn read(body: &[u8]) -> Result<Self, (NoAnswer, Option<Tokens>)> {
-        let fields: Map<String, Value> =
-            serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
-        let answer = Self { fields };
-        let usage = answer.usage();
-        let choices = answer.choices();
-        if choices.is_empty() {
-            return Err((answer.error_inside().unwrap_or(NoAnswer::NoChoices), usage));
-        }
-        if choices.iter().any(|choice| !choice["message"].is_object()) {
-            return Err((NoAnswer::NoMessage, usage));
-        }
-        Ok(answer)
-    }
-
-    fn error_inside(&self) -> Option<NoAnswer> {
-        let error = self.fields.get("error").filter(|error| !error.is_null())?;
-        let status = error["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400);
-        let message = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-        Some(NoAnswer::ErrorInside { status, message })
-    }
-
-    pub(super) fn choices(&self) -> &[Value] {
-        self.fields.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    pub(super) fn read(form: Form, body: &Bytes) -> Result<Self, (NoAnswer, Option<Tokens>)> {
+        Ok(Self { form, reading: form.read(body)?, body: body.clone() })
     }
 
     pub(super) fn usage(&self) -> Option<Tokens> {
-        Tokens::reported(self.fields.get("usage")?)
+        self.reading.usage
     }
 
-    /// As the provider gave it; of the first choice.
     pub(super) fn finish_reason(&self) -> Option<String> {
-        self.choices().first()?["finish_reason"].as_str().map(str::to_owned)
+        self.reading.finish_reason.clone()
     }
 
-    /// Neither text nor tool calls in any choice.
     pub(super) fn is_empty(&self) -> bool {
-        self.choices().iter().all(|choice| {
-            let message = &choice["message"];
-            let text = match &message["content"] {
-                Value::String(text) => !text.trim().is_empty(),
-                Value::Array(parts) => !parts.is_empty(),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-            };
-            let tools = message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty());
-            !text && !tools && message["function_call"].is_null()
-        })
+        self.reading.empty
     }
 
-    /// The answer under our own name of the LLM.
+    /// The answer under our own name of the LLM, where it is written again at all.
     pub(super) fn named(mut self, llm: &str) -> Self {
-        self.fields.insert("model".to_owned(), llm.into());
+        self.reading.chat = self.reading.chat.map(|chat| chat.named(llm));
         self
     }
 
-    pub(super) fn field(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name)
-    }
-
-    pub(super) fn into_body(self) -> String {
-        Value::Object(self.fields).to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn read(body: Value) -> Result<Answer, (NoAnswer, Option<Tokens>)> {
-        Answer::read(body.to_string().as_bytes())
-    }
-
-    fn of_message(message: Value) -> Answer {
-        read(json!({"choices": [{"message": message, "finish_reason": "stop"}]})).expect("an answer")
-    }
-
-    #[test]
-    fn an_answer_is_empty_only_without_text_and_tool_calls() {
-        for (message, empty) in [
-            (json!({"content": "x"}), false),
-            (json!({"content": " \n"}), true),
-            (json!({"content": null}), true),
-            (json!({"content": null, "tool_calls": [{"id": "1"}]}), false),
-            (json!({"content": "", "tool_calls": []}), true),
-            (json!({"content": null, "reasoning_content": "hm"}), true),
-        ] {
-            assert_eq!(of_message(message.clone()).is_empty(), empty, "{message}");
+    /// Content type and body for the agent, in the form that it asked for.
+    pub(super) fn for_agent(self, request: &AgentRequest) -> (&'static str, Bytes) {
+        const JSON: &str = "application/json";
+        const EVENTS: &str = "text/event-stream";
+        match self.reading.chat {
+            Some(chat) if request.stream => (EVENTS, events(&chat, request.include_usage).into()),
+            Some(chat) => (JSON, chat.into_body().into()),
+            None if self.form.stream => (EVENTS, self.body),
+            None => (JSON, self.body),
         }
-    }
-
-    #[test]
-    fn a_body_without_an_answer_is_told_apart() {
-        let (error, usage) = read(json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}))
-            .expect_err("no choices");
-        assert_eq!(error, NoAnswer::NoChoices, "no choices");
-        assert_eq!(usage, Some(Tokens { input: 3, cached_input: 0, output: 0 }), "what was used is known all the same");
-        let (error, _) = read(json!({"error": {"code": 502, "message": "upstream"}})).expect_err("an error");
-        assert_eq!(error, NoAnswer::ErrorInside { status: Some(502), message: "upstream".into() }, "error with 200");
-        assert_eq!(read(json!({"choices": [{}]})).expect_err("no message").0, NoAnswer::NoMessage, "no message");
-        assert!(matches!(Answer::read(b"<html>").expect_err("html").0, NoAnswer::Json(_)), "no JSON");
     }
 }

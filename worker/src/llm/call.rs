@@ -1,49 +1,91 @@
-//! One call of an agent, from its request to the reply.
+//! One call of an agent, from its request to the reply: one LLM after another, until one has answered.
+//!
+//! What comes next is decided elsewhere: [`Permits`](super::permits::Permits) say which LLM may be asked, and [`failover`]
+//! says what a failure means. Nothing here outlives the agent's connection: when that ends, the call does, wherever it is.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use pool_shared::config::Protocol;
 use pool_shared::id::LlmName;
 use pool_shared::time::wall_clock;
 
+use super::answer::Answer;
 use super::classify::{Failure, Outcome, classify};
-use super::pricing::Refusal;
-use super::record::CallClass;
+use super::failover::{self, Next};
+use super::permits::{Epoch, Unavailable};
+use super::pricing::{Refusal, Tariff};
+use super::protocol::{Dialect, Envelope};
+use super::record::{CallClass, Cap, NoLlmLeft, Out};
 use super::reply;
 use super::request::AgentRequest;
-use super::session::{OpenCall, SessionState};
+use super::session::{AgentCall, OpenCall, SessionState};
+use super::telemetry::{Exhausted, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
 /// Answers the agent's request, whose body could be read or was too large.
-pub(super) async fn chat(session: &Arc<SessionState>, upstreams: &Upstreams, body: Result<&[u8], usize>) -> Response {
-    // The place of failover: the next step takes the LLMs in an order that `failover.rs` gives (primary, backups,
-    // without open breakers, within the budget) and tries each with `attempt`, until one has answered.
-    let Some(llm) = session.plan.llms.first() else {
+pub(super) async fn answer(
+    session: &Arc<SessionState>,
+    upstreams: &Upstreams,
+    envelope: Envelope,
+    body: Result<&[u8], usize>,
+) -> Response {
+    let dialect = envelope.dialect;
+    let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
-    let call = session.begin(llm);
-    let request = match read(body) {
+    // Declared before whatever it asks, so that it ends after that.
+    let call = session.begin();
+    if !session.plan.llms.iter().any(|llm| upstreams.speaks(llm, dialect)) {
+        return give_up(call, first, nobody_speaks(dialect, first));
+    }
+    let request = match read(envelope, body) {
         Ok(request) => request,
-        Err(failure) => return give_up(call, llm, failure),
+        Err(failure) => return give_up(call, first, failure),
     };
-    let outcome = tokio::select! {
+    let walk = Walk { session, upstreams, request: &request, call: &call };
+    let answered = tokio::select! {
         biased;
         () = session.ended.cancelled() => {
             return reply::error(StatusCode::UNAUTHORIZED, "session_ended", "the task has ended");
         }
-        outcome = attempt(upstreams, llm, &request, call) => outcome,
+        answered = walk.run() => answered,
     };
-    match outcome {
-        Outcome::Answer(answer) => reply::answer(answer.named(llm.as_str()), &request),
-        Outcome::Failure(failure) => reply::failed(llm, &failure.class),
+    match answered {
+        Ok(answer) => {
+            call.end(None);
+            // The agent knows one name: that of the LLM that its run began with.
+            reply::answer(answer.named(first.as_str()), &request)
+        }
+        Err(outs) => {
+            let response = reply::failed(&outs);
+            let left = NoLlmLeft::of(outs);
+            if let Some(left) = &left {
+                Exhausted { left }.emit();
+            }
+            call.end(left);
+            response
+        }
     }
 }
 
-fn read(body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+/// The LLMs that are served in another protocol than the agent's are none for it.
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+    let provider = first.provider();
+    let advice = match dialect {
+        Dialect::Chat | Dialect::Responses => {
+            "set its base_url to an OpenAI-compatible endpoint and protocol to openai"
+        }
+        Dialect::Messages => "set protocol to anthropic, and base_url where the provider serves Messages",
+    };
+    let message = format!("the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}");
+    Failure::unsent(CallClass::BadRequest, message)
+}
+
+fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
     match body {
-        Ok(body) => AgentRequest::read(body).map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
+        Ok(body) => AgentRequest::read(envelope, body)
+            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
         Err(limit) => {
             Err(Failure::unsent(CallClass::ContextTooLong, format!("the request is longer than {limit} bytes")))
         }
@@ -51,27 +93,134 @@ fn read(body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
 }
 
 /// The agent's own mistake: it is told what is wrong.
-fn give_up(call: OpenCall, llm: &LlmName, failure: Failure) -> Response {
+fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
     let message = format!("the call of {llm} was not made: {}", failure.message);
     let code = failure.class.label();
-    call.end(&Outcome::Failure(failure));
+    call.ask(llm).end(&Outcome::Failure(failure));
+    call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
 
-/// One try with one LLM, recorded whatever becomes of it.
-async fn attempt(upstreams: &Upstreams, llm: &LlmName, request: &AgentRequest, mut call: OpenCall) -> Outcome {
-    let outcome = match prepare(upstreams, llm, request, &mut call) {
-        Err(failure) => Outcome::Failure(failure),
-        Ok((upstream, body)) => {
-            let timeout = call.timeout();
-            let _place = upstream.place().await;
-            call.sent();
-            let exchange = upstream.send(body, timeout).await;
-            classify(exchange, wall_clock(), upstream.secret())
+/// A readable call on its way from LLM to LLM.
+struct Walk<'a> {
+    session: &'a SessionState,
+    upstreams: &'a Upstreams,
+    request: &'a AgentRequest,
+    call: &'a AgentCall,
+}
+
+/// What came of one LLM.
+enum Asked {
+    Answer(Answer),
+    GoOn(Out),
+    GiveUp(Out),
+}
+
+/// What came of one try.
+enum Tried {
+    Answer(Answer),
+    /// It was not sent.
+    Unavailable(Unavailable),
+    Failed(CallClass, Epoch),
+}
+
+impl Walk<'_> {
+    async fn run(&self) -> Result<Answer, Vec<(LlmName, Out)>> {
+        let mut outs: Vec<(LlmName, Out)> = Vec::new();
+        let dialect = self.request.envelope.dialect;
+        let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
+        // What is served in another protocol than the agent's is no LLM for it.
+        for llm in candidates.iter().filter(|llm| self.upstreams.speaks(llm, dialect)) {
+            if let Some((from, out)) = outs.last() {
+                MovedOn { from, to: llm, out }.emit();
+            }
+            match self.ask(llm).await {
+                Asked::Answer(answer) => return Ok(answer),
+                Asked::GoOn(out) => outs.push((llm.clone(), out)),
+                Asked::GiveUp(out) => {
+                    outs.push((llm.clone(), out));
+                    break;
+                }
+            }
         }
-    };
-    call.end(&outcome);
-    outcome
+        Err(outs)
+    }
+
+    /// One LLM, as often as it is worth it.
+    async fn ask(&self, llm: &LlmName) -> Asked {
+        let mut failed = None;
+        let mut tries = 0;
+        loop {
+            match (self.attempt(llm).await, failed.take()) {
+                (Tried::Answer(answer), _) => {
+                    self.session.plan.permits.succeeded(llm);
+                    return Asked::Answer(answer);
+                }
+                (Tried::Unavailable(unavailable), None) => return Asked::GoOn(Out::Unavailable(unavailable)),
+                // It was shut while this call waited to try it again.
+                (Tried::Unavailable(_), Some((class, epoch))) => return Asked::GoOn(self.failed(llm, class, epoch)),
+                (Tried::Failed(class, epoch), _) => {
+                    tries += 1;
+                    match failover::next(&class, tries, &self.session.plan.failover) {
+                        Next::Retry { after } => {
+                            failed = Some((class, epoch));
+                            tokio::time::sleep(after).await;
+                        }
+                        Next::MoveOn => return Asked::GoOn(self.failed(llm, class, epoch)),
+                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, class, epoch)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// This LLM is done with, and the pool hears of it.
+    fn failed(&self, llm: &LlmName, class: CallClass, epoch: Epoch) -> Out {
+        if class.is_outage() {
+            self.session.plan.permits.failed(llm, epoch, &class);
+        }
+        Out::Failed(class)
+    }
+
+    /// One try with one LLM, recorded whatever becomes of it once anything was sent.
+    async fn attempt(&self, llm: &LlmName) -> Tried {
+        let permits = &self.session.plan.permits;
+        let mut epoch = match permits.check(llm) {
+            Ok(epoch) => epoch,
+            Err(unavailable) => return skipped(llm, unavailable),
+        };
+        let mut call = self.call.ask(llm);
+        let outcome = match prepare(self.upstreams, llm, self.request, &mut call) {
+            Err(failure) => Outcome::Failure(failure),
+            Ok((upstream, tariff, body)) => {
+                if tariff.is_paid()
+                    && let Err(unavailable) = permits.reserve().await
+                {
+                    return skipped(llm, unavailable);
+                }
+                let timeout = call.timeout();
+                let _place = upstream.place().await;
+                // Whoever had the place may have found out that the LLM is down.
+                match permits.check(llm) {
+                    Ok(now) => epoch = now,
+                    Err(unavailable) => return skipped(llm, unavailable),
+                }
+                call.sent();
+                let exchange = upstream.send(self.request, body, timeout).await;
+                classify(exchange, wall_clock(), upstream.secret())
+            }
+        };
+        call.end(&outcome);
+        match outcome {
+            Outcome::Answer(answer) => Tried::Answer(answer),
+            Outcome::Failure(failure) => Tried::Failed(failure.class, epoch),
+        }
+    }
+}
+
+fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
+    Skipped { llm, unavailable: &unavailable }.emit();
+    Tried::Unavailable(unavailable)
 }
 
 /// Everything that can be known before a place is waited for: the provider, the price, the room that is left.
@@ -80,27 +229,23 @@ fn prepare<'a>(
     llm: &LlmName,
     request: &AgentRequest,
     call: &mut OpenCall,
-) -> Result<(&'a Upstream, Vec<u8>), Failure> {
+) -> Result<(&'a Upstream, Tariff, Vec<u8>), Failure> {
     let provider = llm.provider();
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
     let upstream =
         upstreams.provider(llm).ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
-    match upstream.protocol {
-        Protocol::OpenAi => {}
-        Protocol::Anthropic => {
-            return Err(unusable(format!(
-                "provider {provider} has protocol anthropic, to which chat completions cannot be sent; set its \
-                 base_url to the provider's OpenAI-compatible endpoint and protocol to openai"
-            )));
-        }
+    if !upstreams.speaks(llm, request.envelope.dialect) {
+        return Err(nobody_speaks(request.envelope.dialect, llm));
     }
     let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
     let admission = call.reserve(request.demand, tariff).map_err(|refusal| {
         let class = match refusal {
-            Refusal::Tokens { .. } | Refusal::Cost { .. } => CallClass::Refused,
+            Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
+            Refusal::Cost { .. } => CallClass::Refused(Cap::Cost),
             Refusal::Context { .. } => CallClass::ContextTooLong,
         };
         Failure::unsent(class, refusal.to_string())
     })?;
-    Ok((upstream, request.for_provider(llm.model(), admission.output_limit, upstream.limit_field())))
+    let body = request.for_provider(llm.model(), admission.output_limit, upstream.limit_field());
+    Ok((upstream, tariff, body))
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::answer::{Answer, NoAnswer};
 use super::pricing::Tokens;
+use super::protocol::Form;
 use super::record::CallClass;
 
 const MAX_MESSAGE_CHARS: usize = 300;
@@ -16,22 +17,16 @@ const MAX_MESSAGE_CHARS: usize = 300;
 #[derive(Debug, Clone)]
 pub(super) enum Exchange {
     /// The worker's environment lacks the provider's key: nothing was sent.
-    KeyMissing {
-        variable: String,
-    },
+    KeyMissing { variable: String },
     /// Nothing was sent.
-    NotConnected {
-        reason: String,
-    },
+    NotConnected { reason: String },
     /// Sent, but no complete answer within the call's time-out.
-    TimedOut {
-        after: Duration,
-    },
+    TimedOut { after: Duration },
     /// Sent, but the connection broke before a status came.
-    Silent {
-        reason: String,
-    },
+    Silent { reason: String },
     Answered {
+        /// How the body of a success is to be read.
+        form: Form,
         status: u16,
         retry_after: RetryAfter,
         body: Bytes,
@@ -100,7 +95,7 @@ impl CallClass {
             Self::ContextTooLong => "context_too_long",
             Self::BadRequest => "bad_request",
             Self::BadAnswer => "bad_answer",
-            Self::Refused => "refused",
+            Self::Refused(_) => "refused",
         }
     }
 }
@@ -125,10 +120,16 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
             message: format!("the connection broke before an answer: {reason}"),
             billing: Billing::WorstCase,
         }),
-        Exchange::Answered { status: status @ 200..300, body, end, retry_after } => {
-            classify_success(status, &body, &end, &retry_after, now)
+        Exchange::Answered { form, status: status @ 200..300, body, end, retry_after } => {
+            let wait = retry_after.wait(now);
+            match whole(&end).and_then(|()| Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))) {
+                Ok(answer) => Outcome::Answer(answer),
+                Err((class, message, billing)) => {
+                    Outcome::Failure(Failure { class, status: Some(status), message, billing })
+                }
+            }
         }
-        Exchange::Answered { status, retry_after, body, end: _ } => Outcome::Failure(Failure {
+        Exchange::Answered { form: _, status, retry_after, body, end: _ } => Outcome::Failure(Failure {
             class: class_of_error(status, &body, retry_after.wait(now)),
             status: Some(status),
             message: format!("status {status}: {}", said(&body)),
@@ -143,34 +144,56 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
     }
 }
 
-fn classify_success(status: u16, body: &[u8], end: &BodyEnd, retry_after: &RetryAfter, now: Timestamp) -> Outcome {
-    let failure = |class, message, billing| Outcome::Failure(Failure { class, status: Some(status), message, billing });
+type NoSuccess = (CallClass, String, Billing);
+
+/// Whether all of the body arrived.
+fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
     match end {
-        BodyEnd::Whole => {}
+        BodyEnd::Whole => Ok(()),
         BodyEnd::Broken { reason } => {
             let message = format!("the connection broke within the answer: {reason}");
-            return failure(CallClass::Unavailable, message, Billing::WorstCase);
+            Err((CallClass::Unavailable, message, Billing::WorstCase))
         }
         BodyEnd::TooLarge { limit } => {
             let message = format!("the answer is longer than {limit} bytes");
-            return failure(CallClass::BadAnswer, message, Billing::WorstCase);
+            Err((CallClass::BadAnswer, message, Billing::WorstCase))
         }
     }
-    match Answer::read(body) {
-        Ok(answer) => Outcome::Answer(answer),
-        Err((error, usage)) => {
-            let class = match error {
-                NoAnswer::ErrorInside { status: Some(status), .. } => {
-                    class_of_error(status, body, retry_after.wait(now))
-                }
-                NoAnswer::ErrorInside { status: None, .. }
-                | NoAnswer::Json(_)
-                | NoAnswer::NoChoices
-                | NoAnswer::NoMessage => CallClass::BadAnswer,
-            };
-            failure(class, error.to_string(), usage.map_or(Billing::WorstCase, Billing::Reported))
+}
+
+/// A success without an answer: it may have been billed.
+fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_after: Option<Duration>) -> NoSuccess {
+    let class = match &error {
+        NoAnswer::ErrorInside { status: Some(status), .. } => class_of_error(*status, body, retry_after),
+        NoAnswer::Failed(error) => {
+            class_of_error(status_of(&error["error"]), error.to_string().as_bytes(), retry_after)
         }
-    }
+        // A provider that stops in the middle is no better than a connection that breaks.
+        NoAnswer::Cut => CallClass::Unavailable,
+        NoAnswer::ErrorInside { status: None, .. }
+        | NoAnswer::Json(_)
+        | NoAnswer::NoChoices
+        | NoAnswer::NoMessage
+        | NoAnswer::Lacks(_) => CallClass::BadAnswer,
+    };
+    (class, error.to_string(), usage.map_or(Billing::WorstCase, Billing::Reported))
+}
+
+/// The status that an error would have had if it had come before the answer began. In a stream it comes after the 200.
+fn status_of(error: &Value) -> u16 {
+    let words = [&error["code"], &error["type"]].into_iter().filter_map(Value::as_str);
+    let status = words.filter_map(|word| match word {
+        "invalid_request_error" | "invalid_prompt" | "context_length_exceeded" => Some(400),
+        "authentication_error" | "invalid_api_key" => Some(401),
+        "billing_error" => Some(402),
+        "permission_error" => Some(403),
+        "not_found_error" | "model_not_found" => Some(404),
+        "request_too_large" => Some(413),
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => Some(429),
+        // Whoever gives up in the middle, for whatever reason, does not serve now.
+        _other => None,
+    });
+    status.into_iter().next().unwrap_or(500)
 }
 
 /// The class of an error status. Codes say more than statuses: they come first.
@@ -179,6 +202,8 @@ fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> Ca
     let code = parsed["error"]["code"].as_str().unwrap_or_default();
     match status {
         400..500 if code == "model_not_found" => CallClass::ModelUnavailable,
+        // Anthropic's word for an account without money.
+        400 if said(body).contains("credit balance is too low") => CallClass::Auth,
         400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
         // 402: the account has no money left, which waiting does not mend.
         401..=403 => CallClass::Auth,
@@ -192,7 +217,7 @@ fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> Ca
     }
 }
 
-/// OpenAI has a code for it, llama.cpp a type, most others only a sentence.
+/// OpenAI has a code for it, llama.cpp a type, Anthropic and most others only a sentence.
 fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
     const SENTENCES: [&str; 5] = [
         "maximum context length",

@@ -1,10 +1,17 @@
+use super::super::protocol::Dialect;
 use super::*;
 
 const NOW: Timestamp = Timestamp(1_445_412_420_000); // Wed, 21 Oct 2015 07:27:00 GMT
 
+const CHAT: Form = Form { dialect: Dialect::Chat, stream: false };
+
 fn answered(status: u16, body: &str) -> Exchange {
+    answered_as(CHAT, status, body)
+}
+
+fn answered_as(form: Form, status: u16, body: &str) -> Exchange {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    Exchange::Answered { status, retry_after: RetryAfter::default(), body, end: BodyEnd::Whole }
+    Exchange::Answered { form, status, retry_after: RetryAfter::default(), body, end: BodyEnd::Whole }
 }
 
 fn failure(exchange: Exchange) -> Failure {
@@ -16,6 +23,10 @@ fn failure(exchange: Exchange) -> Failure {
 
 fn error(code: &str, message: &str) -> String {
     serde_json::json!({"error": {"message": message, "type": "t", "code": code}}).to_string()
+}
+
+fn anthropic(kind: &str, message: &str) -> String {
+    serde_json::json!({"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}).to_string()
 }
 
 #[test]
@@ -43,6 +54,29 @@ fn every_error_status_has_its_class() {
         (503, String::new(), CallClass::Unavailable),
         (504, String::new(), CallClass::Unavailable),
         (529, error("", "Overloaded"), CallClass::Unavailable),
+        (529, anthropic("overloaded_error", "Overloaded"), CallClass::Unavailable),
+        (500, anthropic("api_error", "Internal server error"), CallClass::Unavailable),
+        (429, anthropic("rate_limit_error", "This request would exceed your limit"), limited()),
+        (401, anthropic("authentication_error", "invalid x-api-key"), CallClass::Auth),
+        (403, anthropic("permission_error", "not for you"), CallClass::Auth),
+        (404, anthropic("not_found_error", "model: claude-9"), CallClass::ModelUnavailable),
+        (413, anthropic("request_too_large", "too large"), CallClass::ContextTooLong),
+        (400, anthropic("invalid_request_error", "max_tokens: required"), CallClass::BadRequest),
+        (
+            400,
+            anthropic("invalid_request_error", "prompt is too long: 209000 tokens > 200000 maximum"),
+            CallClass::ContextTooLong,
+        ),
+        (
+            400,
+            anthropic("invalid_request_error", "input length and `max_tokens` exceed context limit: 190000 + 32000"),
+            CallClass::ContextTooLong,
+        ),
+        (
+            400,
+            anthropic("invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+            CallClass::Auth,
+        ),
         (302, String::new(), CallClass::Unavailable),
     ] {
         let failure = failure(answered(status, &body));
@@ -65,7 +99,7 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
         (
             r#"{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 0}}"#,
             CallClass::BadAnswer,
-            Billing::Reported(Tokens { input: 5, cached_input: 0, output: 0 }),
+            Billing::Reported(Tokens { input: 5, ..Tokens::default() }),
         ),
     ] {
         let failure = failure(answered(200, body));
@@ -77,7 +111,13 @@ fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
 
 #[test]
 fn transport_failures_have_their_class_and_only_sent_calls_are_billed() {
-    let cut = |end| Exchange::Answered { status: 200, retry_after: RetryAfter::default(), body: Bytes::new(), end };
+    let cut = |end| Exchange::Answered {
+        form: CHAT,
+        status: 200,
+        retry_after: RetryAfter::default(),
+        body: Bytes::new(),
+        end,
+    };
     let reason = || "reset".to_owned();
     for (exchange, class, billing) in [
         (Exchange::KeyMissing { variable: "OPENAI_API_KEY".into() }, CallClass::Auth, Billing::Nothing),
@@ -108,7 +148,8 @@ fn retry_after_is_read_in_all_its_forms() {
     ] {
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let retry_after = RetryAfter { milliseconds: owned(milliseconds), seconds_or_date: owned(seconds_or_date) };
-        let exchange = Exchange::Answered { status: 429, retry_after, body: Bytes::new(), end: BodyEnd::Whole };
+        let exchange =
+            Exchange::Answered { form: CHAT, status: 429, retry_after, body: Bytes::new(), end: BodyEnd::Whole };
         let class = failure(exchange).class;
         assert_eq!(class, CallClass::RateLimited { retry_after: expected }, "{milliseconds:?} {seconds_or_date:?}");
     }
@@ -121,4 +162,51 @@ fn messages_are_one_short_line_without_keys() {
     assert_eq!(message, "status 401: Incorrect API key provided: *** and sk-*** [31mred", "what people read");
     let long = failure(answered(500, &"ä".repeat(5_000))).message;
     assert!(long.chars().count() <= MAX_MESSAGE_CHARS + 1, "cut: {} characters", long.chars().count());
+}
+
+#[test]
+fn a_stream_that_fails_after_its_200_has_the_class_of_its_error() {
+    let limited = || CallClass::RateLimited { retry_after: None };
+    let responses = Form { dialect: Dialect::Responses, stream: true };
+    let messages = Form { dialect: Dialect::Messages, stream: true };
+    let failed = |code: &str, message: &str| {
+        let response = serde_json::json!({"status": "failed", "error": {"code": code, "message": message}});
+        format!("data: {}\n\n", serde_json::json!({"type": "response.failed", "response": response}))
+    };
+    let error = |kind: &str, message: &str| {
+        let start = "event: message_start\ndata: {\"type\": \"message_start\", \"message\": {}}\n\n";
+        format!("{start}event: error\ndata: {}\n\n", anthropic(kind, message))
+    };
+    for (form, body, class) in [
+        (responses, failed("server_error", "sorry"), CallClass::Unavailable),
+        (responses, failed("server_is_overloaded", "later"), CallClass::Unavailable),
+        (responses, failed("rate_limit_exceeded", "slow down"), limited()),
+        (responses, failed("context_length_exceeded", "too long"), CallClass::ContextTooLong),
+        (responses, failed("invalid_prompt", "no"), CallClass::BadRequest),
+        (
+            responses,
+            "data: {\"type\": \"error\", \"code\": \"rate_limit_exceeded\", \"message\": \"slow\"}\n\n".to_owned(),
+            limited(),
+        ),
+        (responses, "data: {\"type\": \"response.created\", \"response\": {}}\n\n".to_owned(), CallClass::Unavailable),
+        (responses, "data: {\"type\": \"respo\n\n".to_owned(), CallClass::BadAnswer),
+        (responses, error_body_of_200(), CallClass::Unavailable),
+        (messages, error("overloaded_error", "Overloaded"), CallClass::Unavailable),
+        (messages, error("api_error", "Internal server error"), CallClass::Unavailable),
+        (messages, error("rate_limit_error", "slow down"), limited()),
+        (messages, error("authentication_error", "the-secret-key"), CallClass::Auth),
+        (messages, error("invalid_request_error", "prompt is too long: 9 > 8"), CallClass::ContextTooLong),
+        (messages, "event: message_start\ndata: {\"type\": \"message_start\"}\n\n".to_owned(), CallClass::Unavailable),
+        (messages, String::new(), CallClass::Unavailable),
+        (messages, "<html>login</html>".to_owned(), CallClass::BadAnswer),
+    ] {
+        let failure = failure(answered_as(form, 200, &body));
+        assert_eq!(failure.class, class, "{body}");
+        assert_eq!(failure.billing, Billing::WorstCase, "it may have been billed: {body}");
+        assert!(!failure.message.contains("the-secret-key"), "{}", failure.message);
+    }
+}
+
+fn error_body_of_200() -> String {
+    error("server_error", "sorry")
 }

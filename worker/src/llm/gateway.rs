@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
+use super::protocol::{Dialect, Envelope};
 use super::record::Record;
 use super::session::{CallPlan, SessionState, TokenDigest, digest};
 use super::upstream::Upstreams;
@@ -92,7 +92,7 @@ impl Drop for Gateway {
 }
 
 impl Session {
-    /// What the agent takes for OpenAI's address: `http://127.0.0.1:PORT/v1`.
+    /// What the agent takes for its provider's address: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
@@ -137,6 +137,9 @@ impl Drop for Session {
 fn router(sessions: Arc<Sessions>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/responses", post(responses))
+        .route("/v1/messages", post(messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
         .fallback(nothing_here)
         .method_not_allowed_fallback(nothing_here)
@@ -152,11 +155,15 @@ async fn admit(State(sessions): State<Arc<Sessions>>, mut request: Request, next
     }
     let session = presented_token(request.headers()).and_then(|token| sessions.find(&digest(token)));
     let Some(session) = session else {
-        let message = "the token is missing, wrong, or of a task that has ended";
-        return reply::error(StatusCode::UNAUTHORIZED, "invalid_token", message);
+        return unknown_token();
     };
     request.extensions_mut().insert(session);
     next.run(request).await
+}
+
+fn unknown_token() -> Response {
+    let message = "the token is missing, wrong, or of a task that has ended";
+    reply::error(StatusCode::UNAUTHORIZED, "invalid_token", message)
 }
 
 fn is_loopback_host(host: &HeaderValue) -> bool {
@@ -179,17 +186,51 @@ fn presented_token(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
-async fn chat(
-    State(sessions): State<Arc<Sessions>>,
-    Extension(session): Extension<Arc<SessionState>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match &body {
-        Ok(body) => Ok(body.as_ref()),
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(MAX_REQUEST_BYTES),
-        Err(_) => return reply::error(StatusCode::BAD_REQUEST, "bad_request", "the request did not arrive whole"),
-    };
-    call::chat(&session, &sessions.upstreams, body).instrument(session.span.clone()).await
+async fn chat(caller: Caller) -> Response {
+    caller.answer(Dialect::Chat).await
+}
+
+async fn responses(caller: Caller) -> Response {
+    caller.answer(Dialect::Responses).await
+}
+
+async fn messages(caller: Caller) -> Response {
+    caller.answer(Dialect::Messages).await
+}
+
+/// An agent with a question to an LLM.
+struct Caller {
+    sessions: Arc<Sessions>,
+    session: Arc<SessionState>,
+    request: Request,
+}
+
+impl FromRequest<Arc<Sessions>> for Caller {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, sessions: &Arc<Sessions>) -> Result<Self, Response> {
+        let session = request.extensions().get::<Arc<SessionState>>().cloned();
+        let session = session.ok_or_else(unknown_token)?;
+        Ok(Self { sessions: Arc::clone(sessions), session, request })
+    }
+}
+
+impl Caller {
+    async fn answer(self, dialect: Dialect) -> Response {
+        let Self { sessions, session, request } = self;
+        let envelope = Envelope::read(dialect, request.headers(), request.uri().query());
+        let body = Bytes::from_request(request, &()).await;
+        let body = match &body {
+            Ok(body) => Ok(body.as_ref()),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(MAX_REQUEST_BYTES),
+            Err(_) => return reply::error(StatusCode::BAD_REQUEST, "bad_request", "the request did not arrive whole"),
+        };
+        call::answer(&session, &sessions.upstreams, envelope, body).instrument(session.span.clone()).await
+    }
+}
+
+async fn count_tokens(body: Bytes) -> Response {
+    reply::token_count(body.len())
 }
 
 async fn models(Extension(session): Extension<Arc<SessionState>>) -> Response {
@@ -198,7 +239,10 @@ async fn models(Extension(session): Extension<Arc<SessionState>>) -> Response {
 
 async fn nothing_here(request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    let message = format!("{method} {path} is not served here; use POST /v1/chat/completions or GET /v1/models");
+    let message = format!(
+        "{method} {path} is not served here; use POST /v1/chat/completions, /v1/responses or /v1/messages, or GET \
+         /v1/models"
+    );
     reply::error(StatusCode::NOT_FOUND, "not_found", &message)
 }
 

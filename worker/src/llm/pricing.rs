@@ -14,12 +14,14 @@ const BYTES_PER_TOKEN_AT_LEAST: u64 = 3;
 /// Usual density, for the question whether a prompt fits the context at all.
 const BYTES_PER_TOKEN_USUALLY: u64 = 4;
 
-/// Tokens of one call. As providers count: `input` includes `cached_input`.
+/// Tokens of one call. As OpenAI counts: `input` includes `cached_input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tokens {
     pub(super) input: u64,
     pub(super) cached_input: u64,
     pub(super) output: u64,
+    /// What input that was written into a cache costs beyond its price, in tokens of input: no tokens of their own.
+    pub(super) surcharge: u64,
 }
 
 impl Tokens {
@@ -27,7 +29,7 @@ impl Tokens {
         self.input.saturating_add(self.output)
     }
 
-    /// The `usage` object of an answer; None when it is absent or makes no sense.
+    /// The `usage` object of chat completions; None when it is absent or makes no sense.
     ///
     /// Some providers leave the tokens of hidden reasoning out of `completion_tokens` but not out of `total_tokens`:
     /// the larger number is what they bill.
@@ -37,7 +39,8 @@ impl Tokens {
         let beyond_input = usage["total_tokens"].as_u64().map_or(0, |total| total.saturating_sub(input));
         let cached =
             usage["prompt_tokens_details"]["cached_tokens"].as_u64().or(usage["prompt_cache_hit_tokens"].as_u64());
-        Some(Self { input, cached_input: cached.unwrap_or(0).min(input), output: output.max(beyond_input) })
+        let cached_input = cached.unwrap_or(0).min(input);
+        Some(Self { input, cached_input, output: output.max(beyond_input), surcharge: 0 })
     }
 }
 
@@ -54,6 +57,7 @@ impl Tariff {
             Self::Free => MicroUsd::ZERO,
             Self::Paid(price) => {
                 price.input.per_mtok(tokens.input.saturating_sub(tokens.cached_input))
+                    + price.input.per_mtok(tokens.surcharge)
                     + price.cached_input.per_mtok(tokens.cached_input)
                     + price.output.per_mtok(tokens.output)
             }
@@ -72,7 +76,7 @@ impl Tariff {
         }
     }
 
-    fn is_paid(self) -> bool {
+    pub(super) fn is_paid(self) -> bool {
         match self {
             Self::Free => false,
             Self::Paid(_) => true,
@@ -89,6 +93,8 @@ pub(super) struct Demand {
     pub(super) choices: u64,
     /// The agent's own limit of each choice's output.
     pub(super) max_output: Option<u64>,
+    /// By how many percent a token of input may cost more than its price: Anthropic's cache writes.
+    pub(super) input_surcharge: u64,
 }
 
 /// What a task has left.
@@ -123,17 +129,24 @@ pub(super) enum Refusal {
     Context { estimate: u64, limit: u64 },
 }
 
+/// More tokens than a text of so many bytes has.
+pub(super) fn tokens_at_most(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN_AT_LEAST)
+}
+
 /// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
 pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
     let likely_input = demand.bytes / BYTES_PER_TOKEN_USUALLY;
     if likely_input > room.context {
         return Err(Refusal::Context { estimate: likely_input, limit: room.context });
     }
-    let input = demand.bytes.div_ceil(BYTES_PER_TOKEN_AT_LEAST);
+    let input = tokens_at_most(demand.bytes);
     let assumed = (room.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
     let wanted = demand.max_output.unwrap_or(assumed);
     let least = wanted.min(MIN_OUTPUT_TOKENS);
-    let worst = |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(demand.choices) };
+    let surcharge = input.saturating_mul(demand.input_surcharge).div_ceil(100);
+    let worst =
+        |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(demand.choices), surcharge };
 
     let by_tokens = room.tokens.saturating_sub(input) / demand.choices;
     if by_tokens < least {
@@ -161,12 +174,12 @@ mod tests {
     const ROOM: Room = Room { tokens: 80_000, cost: MicroUsd(2_500_000), context: 131_072 };
 
     fn demand(bytes: u64, max_output: Option<u64>) -> Demand {
-        Demand { bytes, choices: 1, max_output }
+        Demand { bytes, choices: 1, max_output, input_surcharge: 0 }
     }
 
     #[test]
     fn usage_is_read_as_providers_write_it() {
-        let tokens = |input, cached_input, output| Some(Tokens { input, cached_input, output });
+        let tokens = |input, cached_input, output| Some(Tokens { input, cached_input, output, surcharge: 0 });
         for (usage, expected, case) in [
             (json!({"prompt_tokens": 10, "completion_tokens": 4}), tokens(10, 0, 4), "the least"),
             (
@@ -195,8 +208,11 @@ mod tests {
 
     #[test]
     fn cached_input_has_its_own_price_and_free_llms_have_none() {
-        let tokens = Tokens { input: 1_000_000, cached_input: 400_000, output: 100_000 };
+        let tokens = Tokens { input: 1_000_000, cached_input: 400_000, output: 100_000, surcharge: 0 };
         assert_eq!(PAID.cost(tokens), MicroUsd(1_500_000 + 500_000 + 1_000_000), "three prices");
+        let written = Tokens { surcharge: 200_000, ..tokens };
+        assert_eq!(PAID.cost(written), MicroUsd(3_000_000 + 500_000), "writing a cache costs input that is not there");
+        assert_eq!(written.total(), tokens.total(), "and no tokens");
         assert_eq!(Tariff::Free.cost(tokens), MicroUsd::ZERO, "free");
     }
 
@@ -204,7 +220,7 @@ mod tests {
     fn calls_are_admitted_lowered_or_refused_by_what_is_left() {
         let small = |tokens, cost| Room { tokens, cost: MicroUsd(cost), ..ROOM };
         let fits = |input, output, output_limit| {
-            Ok(Admission { worst: Tokens { input, cached_input: 0, output }, output_limit })
+            Ok(Admission { worst: Tokens { input, cached_input: 0, output, surcharge: 0 }, output_limit })
         };
         for (case, demand, tariff, room, expected) in [
             ("free, no limit asked: untouched", demand(300, None), Tariff::Free, ROOM, fits(100, 16_384, None)),
@@ -258,12 +274,15 @@ mod tests {
         fn the_worst_case_of_an_admitted_call_always_fits(
             bytes in 1u64..600_000, choices in 1u64..6, max_output in proptest::option::of(1u64..200_000),
             tokens in 0u64..200_000, cost in 0u64..5_000_000, context in 0u64..200_000, free in any::<bool>(),
+            input_surcharge in proptest::sample::select(vec![0u64, 25, 100]),
         ) {
             let tariff = if free { Tariff::Free } else { PAID };
             let room = Room { tokens, cost: MicroUsd(cost), context };
-            if let Ok(admission) = admit(Demand { bytes, choices, max_output }, tariff, room) {
+            if let Ok(admission) = admit(Demand { bytes, choices, max_output, input_surcharge }, tariff, room) {
                 prop_assert!(admission.worst.total() <= room.tokens, "tokens");
                 prop_assert!(tariff.cost(admission.worst) <= room.cost, "cost");
+                let dearest = admission.worst.input * input_surcharge / 100;
+                prop_assert!(admission.worst.surcharge >= dearest, "what writing a cache costs");
                 prop_assert!(admission.worst.output >= choices, "each choice may say something");
             }
         }

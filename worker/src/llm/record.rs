@@ -1,10 +1,13 @@
-//! What the gateway saw: one entry for each call that an agent made. The first evidence about a run.
+//! What the gateway saw: one entry for each call to an LLM, retries and backups included. The first evidence about a run.
 
 use std::time::Duration;
 
 use pool_shared::id::LlmName;
+use pool_shared::llm::Fault;
 use pool_shared::money::MicroUsd;
-use pool_shared::result::Usage;
+use pool_shared::result::{LlmUsage, Usage};
+
+use super::permits::Unavailable;
 
 /// The outcome of one LLM call, classified once, in `classify.rs`; everything downstream matches on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,11 +27,95 @@ pub enum CallClass {
     BadRequest,
     /// 200, but no valid answer of the protocol: broken JSON, no choices.
     BadAnswer,
-    /// Refused by the gateway itself: the task's token or cost limit would be passed.
-    Refused,
+    /// Refused by the gateway itself: a limit of the task would be passed.
+    Refused(Cap),
 }
 
-/// One call of the agent.
+/// A limit of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cap {
+    Tokens,
+    Cost,
+}
+
+impl CallClass {
+    /// Whether it speaks of the LLM and not of the request or the answer: it counts for the LLM's breaker, and a task
+    /// that met nothing else can be done by somebody else, or later.
+    pub fn is_outage(&self) -> bool {
+        self.fault().is_some()
+    }
+
+    /// The fault of an outage, and when the provider wants to be asked again.
+    pub fn fault(&self) -> Option<(Fault, Option<Duration>)> {
+        match self {
+            Self::RateLimited { retry_after } => Some((Fault::RateLimited, *retry_after)),
+            Self::Timeout => Some((Fault::Timeout, None)),
+            Self::Unavailable => Some((Fault::Unavailable, None)),
+            Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
+            Self::Auth => Some((Fault::Auth, None)),
+            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Refused(_) => None,
+        }
+    }
+}
+
+/// Why an LLM did not answer a call of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Out {
+    /// It was not asked.
+    Unavailable(Unavailable),
+    /// It was asked, and failed so the last time.
+    Failed(CallClass),
+}
+
+impl Out {
+    /// The word in messages, logs and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unavailable(unavailable) => unavailable.reason.as_str(),
+            Self::Failed(class) => class.label(),
+        }
+    }
+
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Failed(class) => class.is_outage(),
+        }
+    }
+}
+
+/// A call of the agent for which every LLM that it could go to was out: shut by the pool, or failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoLlmLeft {
+    /// In the order in which they were tried; at least one.
+    pub llms: Vec<(LlmName, Out)>,
+}
+
+impl NoLlmLeft {
+    /// None when one of the LLMs was all right, and the request or its answer was what failed.
+    pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
+        llms.iter().all(|(_, out)| out.is_outage()).then_some(Self { llms })
+    }
+}
+
+impl std::fmt::Display for NoLlmLeft {
+    /// `ollama/a: timeout; openai/b: budget ($0.40 are missing)`: for people, not for the agent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (llm, out)) in self.llms.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "; " };
+            write!(f, "{gap}{llm}: {}", out.word())?;
+            match out {
+                Out::Unavailable(unavailable) if !unavailable.detail.is_empty() => {
+                    write!(f, " ({})", unavailable.detail)?;
+                }
+                Out::Unavailable(_) | Out::Failed(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One call to an LLM. A call of the agent makes several when it is repeated or moves on to a backup.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub llm: LlmName,
@@ -47,7 +134,7 @@ pub struct Call {
     /// The provider gave no usage; the numbers are upper estimates.
     pub estimated: bool,
     pub cost: MicroUsd,
-    /// From the arrival of the agent's request to the end of the answer, waiting for a free place included.
+    /// From the decision for this LLM to the end of the answer, waiting for a free place included.
     pub duration: Duration,
 }
 
@@ -55,8 +142,10 @@ pub struct Call {
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     pub calls: Vec<Call>,
-    /// Calls that have not ended yet.
+    /// The agent's calls that have not ended yet.
     pub open_calls: usize,
+    /// Set when the agent's newest call has ended so.
+    pub no_llm_left: Option<NoLlmLeft>,
 }
 
 impl Record {
@@ -64,21 +153,41 @@ impl Record {
         self.calls.last()
     }
 
-    pub fn llm_time(&self) -> Duration {
-        self.calls.iter().map(|call| call.duration).sum()
+    /// The newest complete answer.
+    pub fn last_answer(&self) -> Option<&Call> {
+        self.calls.iter().rev().find(|call| call.class == CallClass::Ok)
     }
+}
 
-    pub fn usage(&self) -> Usage {
-        let mut usage = Usage::default();
-        for call in &self.calls {
-            usage.calls += 1;
-            usage.failed_calls += u64::from(call.class != CallClass::Ok);
-            usage.input_tokens += call.input_tokens;
-            usage.cached_input_tokens += call.cached_input_tokens;
-            usage.output_tokens += call.output_tokens;
-            usage.cost_usd += call.cost;
-            usage.estimated |= call.estimated;
-        }
-        usage
+/// What calls took, of one run or of several.
+pub fn llm_time(calls: &[Call]) -> Duration {
+    calls.iter().map(|call| call.duration).sum()
+}
+
+/// What calls used, of one run or of several; LLMs in the order in which they were first called.
+pub fn usage(calls: &[Call]) -> Usage {
+    let mut usage = Usage::default();
+    for call in calls {
+        let failed = u64::from(call.class != CallClass::Ok);
+        usage.calls += 1;
+        usage.failed_calls += failed;
+        usage.input_tokens += call.input_tokens;
+        usage.cached_input_tokens += call.cached_input_tokens;
+        usage.output_tokens += call.output_tokens;
+        usage.cost_usd += call.cost;
+        usage.estimated |= call.estimated;
+        let known = usage.by_llm.iter().position(|of| of.llm == call.llm);
+        let index = known.unwrap_or_else(|| {
+            usage.by_llm.push(LlmUsage::none(call.llm.clone()));
+            usage.by_llm.len() - 1
+        });
+        let of_llm = &mut usage.by_llm[index];
+        of_llm.calls += 1;
+        of_llm.failed_calls += failed;
+        of_llm.input_tokens += call.input_tokens;
+        of_llm.cached_input_tokens += call.cached_input_tokens;
+        of_llm.output_tokens += call.output_tokens;
+        of_llm.cost_usd += call.cost;
     }
+    usage
 }

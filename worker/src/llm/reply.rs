@@ -6,25 +6,32 @@ use pool_shared::id::LlmName;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::record::CallClass;
+use super::pricing::tokens_at_most;
+use super::record::{CallClass, Out};
 use super::request::AgentRequest;
-use super::stream;
 
 /// A complete answer, in the form that the agent asked for.
 pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
-    let (content_type, body) = if request.stream {
-        ("text/event-stream", stream::events(&answer, request.include_usage))
-    } else {
-        ("application/json", answer.into_body())
-    };
+    let (content_type, body) = answer.for_agent(request);
     ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
-/// A call that failed: always 400, because that stops every agent at once, while most other statuses make it try again
-/// for a minute.
-pub(super) fn failed(llm: &LlmName, class: &CallClass) -> Response {
-    let word = word(class);
-    error(StatusCode::BAD_REQUEST, word, &format!("the call of {llm} failed: {word}"))
+/// A call that no LLM has answered: always 400, because that stops every agent at once, while most other statuses make it
+/// try again for a minute. The words of the classes only: no detail of the pool's, nothing that a provider said.
+pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
+    let of = |out: &Out| match out {
+        Out::Failed(class) => word(class),
+        Out::Unavailable(_) => out.word(),
+    };
+    let code = outs.last().map_or("no_llm", |(_, out)| of(out));
+    let message = match outs {
+        [(llm, Out::Failed(class))] => format!("the call of {llm} failed: {}", word(class)),
+        _ => {
+            let each: Vec<String> = outs.iter().map(|(llm, out)| format!("{llm}: {}", of(out))).collect();
+            format!("no LLM is left for this call: {}", each.join(", "))
+        }
+    };
+    error(StatusCode::BAD_REQUEST, code, &message)
 }
 
 /// What the agent is told. LiteLLM, which aider uses, takes an error for a rate limit, and retries, whatever its status,
@@ -41,13 +48,13 @@ fn word(class: &CallClass) -> &'static str {
         | CallClass::ContextTooLong
         | CallClass::BadRequest
         | CallClass::BadAnswer
-        | CallClass::Refused => class.label(),
+        | CallClass::Refused(_) => class.label(),
     }
 }
 
-/// An error as OpenAI writes them.
+/// An error as OpenAI and as Anthropic write them: neither's clients mind what the other has.
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = json!({"error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
+    let body = json!({"type": "error", "error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
     (status, Json(body)).into_response()
 }
 
@@ -55,4 +62,10 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
 pub(super) fn models(llms: &[LlmName]) -> Response {
     let models = llms.iter().map(|llm| json!({"id": llm, "object": "model", "owned_by": llm.provider()}));
     Json(json!({"object": "list", "data": models.collect::<Vec<Value>>()})).into_response()
+}
+
+/// Anthropic's question how long a prompt is, before it is sent: answered here, from above, because it costs nothing
+/// and decides nothing that the gateway would not decide itself.
+pub(super) fn token_count(bytes: usize) -> Response {
+    Json(json!({"input_tokens": tokens_at_most(bytes as u64)})).into_response()
 }

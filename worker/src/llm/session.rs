@@ -1,8 +1,9 @@
-//! One task's access to LLMs: its token, what it may still use, and the record of what it did.
+//! One run's access to LLMs: its token, what it may still use, and the record of what it did.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pool_shared::config::Failover;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use sha2::{Digest, Sha256};
@@ -11,23 +12,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{Billing, Failure, Outcome};
+use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, Record};
+use super::record::{Call, CallClass, NoLlmLeft, Record};
 use super::telemetry::CallEnded;
 
-/// What one task may do with LLMs.
-#[derive(Debug, Clone)]
+/// What one run of an agent may do with LLMs.
+#[derive(Clone)]
 pub struct CallPlan {
-    /// Primary first.
+    /// The LLM that the agent is told first, then those that a call may move on to.
     pub llms: Vec<LlmName>,
-    /// One call, from the request to the last byte of the answer; waiting for a free place does not count.
-    pub call_timeout: Duration,
-    /// Of the whole task, input and output.
+    /// Whether, when and how often; and the time-out of one call, in which waiting for a free place does not count.
+    pub failover: Failover,
+    /// Of the whole run, input and output.
     pub max_tokens: u64,
-    /// Of the whole task.
+    /// Of the whole run.
     pub max_cost: MicroUsd,
     /// Tokens that one call's prompt and answer may have together.
     pub context_limit: u64,
+    /// Shared by all runs of an attempt.
+    pub permits: Arc<dyn Permits>,
 }
 
 pub(super) type TokenDigest = [u8; 32];
@@ -51,6 +55,8 @@ pub(super) struct SessionState {
 
 struct Ledger {
     calls: Vec<Call>,
+    /// How the newest call of the agent ended, when it ended so.
+    no_llm_left: Option<NoLlmLeft>,
     /// Of ended calls, and the worst case of open ones.
     used_tokens: u64,
     used_cost: MicroUsd,
@@ -59,8 +65,13 @@ struct Ledger {
 
 impl SessionState {
     pub(super) fn new(token: TokenDigest, plan: CallPlan) -> Self {
-        let ledger =
-            Ledger { calls: Vec::new(), used_tokens: 0, used_cost: MicroUsd::ZERO, last_activity: Instant::now() };
+        let ledger = Ledger {
+            calls: Vec::new(),
+            no_llm_left: None,
+            used_tokens: 0,
+            used_cost: MicroUsd::ZERO,
+            last_activity: Instant::now(),
+        };
         Self {
             token,
             plan,
@@ -78,7 +89,11 @@ impl SessionState {
     pub(super) fn record(&self) -> Record {
         // The count is read under the lock, so that no call is in neither.
         let ledger = self.ledger();
-        Record { calls: ledger.calls.clone(), open_calls: *self.open_calls.borrow() }
+        Record {
+            calls: ledger.calls.clone(),
+            open_calls: *self.open_calls.borrow(),
+            no_llm_left: ledger.no_llm_left.clone(),
+        }
     }
 
     pub(super) fn open_calls(&self) -> usize {
@@ -94,16 +109,44 @@ impl SessionState {
         let _ = self.open_calls.subscribe().wait_for(|open| *open == 0).await;
     }
 
-    pub(super) fn begin(self: &Arc<Self>, llm: &LlmName) -> OpenCall {
-        let began = Instant::now();
+    /// A call of the agent has come.
+    pub(super) fn begin(self: &Arc<Self>) -> AgentCall {
         let mut ledger = self.ledger();
-        ledger.last_activity = began;
+        ledger.last_activity = Instant::now();
+        ledger.no_llm_left = None;
         self.open_calls.send_modify(|open| *open += 1);
-        OpenCall { session: Arc::clone(self), llm: llm.clone(), began, reserved: None, stage: Stage::Waiting }
+        AgentCall { session: Arc::clone(self) }
     }
 }
 
-/// How far an open call is: what it means when the agent goes away now.
+/// A call of the agent that is open, whatever is done about it: asking, waiting for a place, waiting to try again.
+/// Whatever it has asked must have ended before it does.
+pub(super) struct AgentCall {
+    session: Arc<SessionState>,
+}
+
+impl AgentCall {
+    /// This LLM is going to be asked.
+    pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
+        let session = Arc::clone(&self.session);
+        OpenCall { session, llm: llm.clone(), began: Instant::now(), reserved: None, stage: Stage::Waiting }
+    }
+
+    /// It was answered, with an answer or (`no_llm_left`, and other failures) with 400.
+    pub(super) fn end(self, no_llm_left: Option<NoLlmLeft>) {
+        self.session.ledger().no_llm_left = no_llm_left;
+    }
+}
+
+impl Drop for AgentCall {
+    fn drop(&mut self) {
+        let mut ledger = self.session.ledger();
+        ledger.last_activity = Instant::now();
+        self.session.open_calls.send_modify(|open| *open -= 1);
+    }
+}
+
+/// How far a call to an LLM is: what it means when the agent goes away now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Nothing was sent: no call has been made.
@@ -112,7 +155,7 @@ enum Stage {
     Ended,
 }
 
-/// A call that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
+/// A call to an LLM that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
 /// when anything was sent, and charged its worst case.
 pub(super) struct OpenCall {
     session: Arc<SessionState>,
@@ -141,7 +184,7 @@ impl OpenCall {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.session.plan.call_timeout
+        self.session.plan.failover.call_timeout
     }
 
     pub(super) fn sent(&mut self) {
@@ -163,7 +206,6 @@ impl OpenCall {
         ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst)) + call.cost;
         ledger.last_activity = Instant::now();
         ledger.calls.push(call);
-        self.session.open_calls.send_modify(|open| *open -= 1);
     }
 
     fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
@@ -195,8 +237,6 @@ impl OpenCall {
         let mut ledger = self.session.ledger();
         ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total());
         ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst));
-        ledger.last_activity = Instant::now();
-        self.session.open_calls.send_modify(|open| *open -= 1);
     }
 }
 
@@ -216,7 +256,7 @@ impl Drop for OpenCall {
 }
 
 /// The tokens that a call is charged, and whether they are an estimate.
-fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
+pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
     let billing = match outcome {
         Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
         Outcome::Failure(failure) => failure.billing,

@@ -1,8 +1,11 @@
 //! What the gateway tells the people who run it: one struct for each fact, log line and metrics together.
 
-use super::record::{Call, CallClass};
+use pool_shared::id::LlmName;
 
-/// A call of an agent has ended.
+use super::permits::Unavailable;
+use super::record::{Call, CallClass, NoLlmLeft, Out};
+
+/// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {
     pub(super) call: &'a Call,
 }
@@ -45,6 +48,47 @@ impl CallEnded<'_> {
 
 fn milliseconds(call: &Call) -> u64 {
     u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An LLM was not asked, because the pool has shut it or has no money for it.
+pub(super) struct Skipped<'a> {
+    pub(super) llm: &'a LlmName,
+    pub(super) unavailable: &'a Unavailable,
+}
+
+impl Skipped<'_> {
+    pub(super) fn emit(&self) {
+        let (llm, reason) = (self.llm.to_string(), self.unavailable.reason.as_str());
+        metrics::counter!("pool_llm_skips_total", "llm" => llm, "reason" => reason).increment(1);
+        tracing::debug!(llm = %self.llm, reason, detail = self.unavailable.detail, "LLM skipped");
+    }
+}
+
+/// A call of an agent goes on to the next LLM.
+pub(super) struct MovedOn<'a> {
+    pub(super) from: &'a LlmName,
+    pub(super) to: &'a LlmName,
+    pub(super) out: &'a Out,
+}
+
+impl MovedOn<'_> {
+    pub(super) fn emit(&self) {
+        let reason = self.out.word();
+        metrics::counter!("pool_llm_failovers_total", "llm" => self.from.to_string(), "reason" => reason).increment(1);
+        tracing::info!(from = %self.from, to = %self.to, reason, "the call goes on to the next LLM");
+    }
+}
+
+/// A call of an agent has found no LLM that is all right.
+pub(super) struct Exhausted<'a> {
+    pub(super) left: &'a NoLlmLeft,
+}
+
+impl Exhausted<'_> {
+    pub(super) fn emit(&self) {
+        metrics::counter!("pool_llm_calls_without_llm_total").increment(1);
+        tracing::warn!(reason = %self.left, "no LLM is left for a call");
+    }
 }
 
 /// A provider's key is not in the worker's environment.

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use pool_shared::config::{Pool, Price, Protocol, Provider, Secret};
 use pool_shared::id::LlmName;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::classify::{BodyEnd, Exchange, RetryAfter};
 use super::pricing::Tariff;
+use super::protocol::{Dialect, Form};
+use super::request::AgentRequest;
 use super::telemetry::KeyMissing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,12 +47,44 @@ enum Key {
     Missing { variable: String },
 }
 
+/// Where a provider serves what it speaks.
+enum Addresses {
+    OpenAi { chat: Url, responses: Url },
+    Anthropic { messages: Url },
+}
+
+impl Addresses {
+    fn of(provider: &Provider) -> Result<Self, <Url as FromStr>::Err> {
+        let at = |path: &str| format!("{}/{path}", provider.versioned_url()).parse::<Url>();
+        Ok(match provider.protocol {
+            Protocol::OpenAi => Self::OpenAi { chat: at("chat/completions")?, responses: at("responses")? },
+            Protocol::Anthropic => Self::Anthropic { messages: at("messages")? },
+        })
+    }
+
+    fn get(&self, dialect: Dialect) -> Option<&Url> {
+        match (self, dialect) {
+            (Self::OpenAi { chat, .. }, Dialect::Chat) => Some(chat),
+            (Self::OpenAi { responses, .. }, Dialect::Responses) => Some(responses),
+            (Self::Anthropic { messages }, Dialect::Messages) => Some(messages),
+            (Self::OpenAi { .. }, Dialect::Messages) | (Self::Anthropic { .. }, Dialect::Chat | Dialect::Responses) => {
+                None
+            }
+        }
+    }
+
+    fn any(&self) -> &Url {
+        match self {
+            Self::OpenAi { chat: url, .. } | Self::Anthropic { messages: url } => url,
+        }
+    }
+}
+
 /// One provider.
 pub(super) struct Upstream {
-    chat_url: Url,
+    addresses: Addresses,
     client: Client,
     key: Key,
-    pub(super) protocol: Protocol,
     free: bool,
     places: Option<Semaphore>,
 }
@@ -82,6 +117,11 @@ impl Upstreams {
         self.providers.get(llm.provider())
     }
 
+    /// Whether an agent's request can go to this LLM. A provider that is not in the pool file is another mistake.
+    pub(super) fn speaks(&self, llm: &LlmName, dialect: Dialect) -> bool {
+        self.provider(llm).is_none_or(|upstream| upstream.addresses.get(dialect).is_some())
+    }
+
     /// None: neither free nor priced, so it may not be called.
     pub(super) fn tariff(&self, llm: &LlmName) -> Option<Tariff> {
         if self.provider(llm)?.free { Some(Tariff::Free) } else { self.prices.get(llm).copied().map(Tariff::Paid) }
@@ -91,19 +131,26 @@ impl Upstreams {
 impl Upstream {
     fn new(name: &str, provider: &Provider, env: &impl Fn(&str) -> Option<String>) -> Result<Self, UpstreamError> {
         let invalid_url = || UpstreamError::Url { provider: name.to_owned(), url: provider.base_url.clone() };
-        let chat_url: Url = format!("{}/chat/completions", provider.base_url).parse().map_err(|_| invalid_url())?;
-        if !matches!(chat_url.scheme(), "http" | "https") {
+        let addresses = Addresses::of(provider).map_err(|_| invalid_url())?;
+        if !matches!(addresses.any().scheme(), "http" | "https") {
             return Err(invalid_url());
         }
-        let client = client(&chat_url).map_err(|source| UpstreamError::Client { provider: name.to_owned(), source })?;
+        let client =
+            client(addresses.any()).map_err(|source| UpstreamError::Client { provider: name.to_owned(), source })?;
         Ok(Self {
-            chat_url,
+            addresses,
             client,
             key: key(name, provider, env)?,
-            protocol: provider.protocol,
             free: provider.free,
             places: provider.max_concurrent.map(|places| Semaphore::new(places as usize)),
         })
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        match self.addresses {
+            Addresses::OpenAi { .. } => Protocol::OpenAi,
+            Addresses::Anthropic { .. } => Protocol::Anthropic,
+        }
     }
 
     pub(super) fn secret(&self) -> Option<&str> {
@@ -116,7 +163,7 @@ impl Upstream {
     /// The field in which this provider takes an output limit that the agent did not set: OpenAI has a new name for it
     /// and its newest models refuse the old one, which everybody else knows.
     pub(super) fn limit_field(&self) -> &'static str {
-        if self.chat_url.host_str() == Some("api.openai.com") { "max_completion_tokens" } else { "max_tokens" }
+        if self.addresses.any().host_str() == Some("api.openai.com") { "max_completion_tokens" } else { "max_tokens" }
     }
 
     /// Waits until the provider may get one more call; keep the place until the answer is complete.
@@ -128,17 +175,37 @@ impl Upstream {
         }
     }
 
-    /// One request, from its first byte to the last one of the answer within `timeout`.
-    pub(super) async fn send(&self, body: Vec<u8>, timeout: Duration) -> Exchange {
-        let mut request = self.client.post(self.chat_url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+    fn authorization(&self, secret: &Secret) -> (HeaderName, HeaderValue) {
+        match self.addresses {
+            Addresses::OpenAi { .. } => (AUTHORIZATION, sensitive(&format!("Bearer {}", secret.expose()))),
+            Addresses::Anthropic { .. } => (HeaderName::from_static("x-api-key"), sensitive(secret.expose())),
+        }
+    }
+
+    /// One request, from its first byte to the last one of the answer within `timeout`. `body` is the agent's request
+    /// written for this provider.
+    pub(super) async fn send(&self, agents: &AgentRequest, body: Vec<u8>, timeout: Duration) -> Exchange {
+        let (envelope, form) = (&agents.envelope, agents.form());
+        let Some(url) = self.addresses.get(envelope.dialect) else {
+            return Exchange::NotConnected { reason: format!("the provider does not speak {}", envelope.dialect) };
+        };
+        let mut url = url.clone();
+        url.set_query(envelope.query);
+        let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        for (name, value) in &envelope.headers {
+            request = request.header(*name, value);
+        }
         match &self.key {
             Key::NotNeeded => {}
-            Key::Known(secret) => request = request.header(AUTHORIZATION, bearer(secret)),
+            Key::Known(secret) => {
+                let (name, value) = self.authorization(secret);
+                request = request.header(name, value);
+            }
             Key::Missing { variable } => return Exchange::KeyMissing { variable: variable.clone() },
         }
         let exchange = async {
             match request.send().await {
-                Ok(response) => receive(response).await,
+                Ok(response) => receive(response, form).await,
                 Err(error) if error.is_connect() || error.is_builder() => {
                     Exchange::NotConnected { reason: reason(error) }
                 }
@@ -162,10 +229,9 @@ fn key(name: &str, provider: &Provider, env: &impl Fn(&str) -> Option<String>) -
     Ok(Key::Known(Secret::new(value)))
 }
 
-fn bearer(secret: &Secret) -> HeaderValue {
-    // `key` has let through only what a header may hold.
-    let mut value =
-        HeaderValue::from_str(&format!("Bearer {}", secret.expose())).unwrap_or(HeaderValue::from_static("Bearer"));
+/// `key` has let through only what a header may hold.
+fn sensitive(text: &str) -> HeaderValue {
+    let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
 }
@@ -187,7 +253,7 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-async fn receive(mut response: Response) -> Exchange {
+async fn receive(mut response: Response, form: Form) -> Exchange {
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
     let mut body = BytesMut::new();
@@ -201,7 +267,7 @@ async fn receive(mut response: Response) -> Exchange {
             Err(error) => break BodyEnd::Broken { reason: reason(error) },
         }
     };
-    Exchange::Answered { status, retry_after, body: body.freeze(), end }
+    Exchange::Answered { form, status, retry_after, body: body.freeze(), end }
 }
 
 fn retry_after(headers: &HeaderMap) -> RetryAfter {

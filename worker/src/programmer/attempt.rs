@@ -1,4 +1,4 @@
-//! Step 4 of a task's walk: worktree, agent, judgement, acceptance checks, commit.
+//! Step 4 of a task's walk: a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
 //!
 //! Nothing here knows of the broker or the log: a task goes in, a result comes out, and nothing stays behind but a
 //! commit that the branch is set to later.
@@ -8,25 +8,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::config::{self, AgentKind, Pool, SandboxLevel, Secret};
+use pool_shared::config::{self, AgentKind, Pool, SandboxLevel};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{CheckReport, ErrorKind, ResultMessage, Status, TaskFailure, Timings, Usage};
-use pool_shared::task::{Limits, Task};
+use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
+use pool_shared::task::Limits;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
-use crate::acceptance::{Place, run_checks};
-use crate::agent::{self, Agent, AgentRun, Edit, Job, judge};
-use crate::llm::record::Record;
-use crate::llm::{CallPlan, Gateway, Session, Upstreams};
-use crate::sandbox::{Sandbox, Watch};
-use crate::workspace::{Changes, Credit, RepositoryHandle, Workspaces, Worktree};
+use super::work::{Findings, Finish, Work, cancelled};
+use crate::agent::{self, Agent};
+use crate::llm::permits::Permits;
+use crate::llm::record::usage;
+use crate::llm::{Gateway, Upstreams};
+use crate::sandbox::Sandbox;
+use crate::workspace::{RepositoryHandle, Workspaces};
 
-/// What is kept of an agent's output in the result, bytes.
-const LOG_TAIL_BYTES: usize = 4096;
-/// An LLM call that has just ended excuses silence for so long.
-const JUST_CALLED: Duration = Duration::from_secs(2);
+/// How an attempt ended.
+pub enum Ended {
+    Outcome(Box<Outcome>),
+    /// No LLM was left for it: the task is for somebody else, or for later.
+    HandBack(Box<HandBack>),
+    /// It was told to stop. What it has spent is spent.
+    Stopped {
+        usage: Usage,
+    },
+}
+
+/// An attempt for which no LLM was left.
+pub struct HandBack {
+    /// For people: which LLM was out, and why.
+    pub why: String,
+    /// The class of the failure that the last LLM had.
+    pub kind: ErrorKind,
+    /// What the attempt spent and saw, as the failed outcome that it is when the task cannot be handed back any more.
+    pub outcome: Outcome,
+}
 
 /// What an attempt brought about.
 pub struct Outcome {
@@ -61,13 +78,15 @@ impl Branch {
 
 /// What the programmers of a process share: keys, worktrees, the sandbox.
 pub struct Workshop {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     upstreams: Arc<Upstreams>,
     workspaces: Workspaces,
-    sandbox: Sandbox,
-    agent: Box<dyn Agent>,
-    env: Vec<(OsString, OsString)>,
-    path: OsString,
+    pub(super) sandbox: Sandbox,
+    pub(super) agent: Box<dyn Agent>,
+    /// What agents may see of the worker's environment.
+    pub(super) env: Vec<(OsString, OsString)>,
+    /// The worker's own, for acceptance checks.
+    pub(super) path: OsString,
 }
 
 impl Workshop {
@@ -82,18 +101,31 @@ impl Workshop {
                 pool.file.display()
             ),
         }
+        let sandbox = Sandbox::new(&pool.sandbox);
+        Self::open_with(pool, sandbox)
+    }
+
+    /// With a sandbox of the caller's, for tests.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
         let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
         Ok(Self {
             upstreams,
             workspaces,
-            sandbox: Sandbox::new(&pool.sandbox),
+            sandbox,
             agent: agent::from_config(&pool.agent),
             env: agent::allowed_env(&pool.agent.env_allow),
             path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             pool,
         })
+    }
+
+    pub fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.upstreams)
     }
 
     /// What one programmer works with: a gateway of its own.
@@ -108,64 +140,61 @@ impl Workshop {
 
 /// Runs attempts of one programmer, one at a time.
 pub struct Attempts {
-    workshop: Arc<Workshop>,
-    programmer: config::Programmer,
-    gateway: Gateway,
-}
-
-/// What has come together so far; what is missing stays empty when the attempt fails early.
-#[derive(Default)]
-struct Findings {
-    usage: Usage,
-    timings: Timings,
-    llm: Option<pool_shared::id::LlmName>,
-    log_tail: String,
-    changes: Changes,
-    checks: Vec<CheckReport>,
-    commit: Option<(String, RepositoryHandle)>,
+    pub(super) workshop: Arc<Workshop>,
+    pub(super) programmer: config::Programmer,
+    pub(super) gateway: Gateway,
 }
 
 impl Attempts {
-    /// Works on a task until there is an outcome. None when `stop` was cancelled: nothing of it is left then.
-    pub async fn run(&self, claimed: &Claimed, stop: &CancellationToken) -> Option<Outcome> {
+    /// Works on a task until it has ended somehow. Nothing is left of it but a commit, if there is one.
+    pub async fn run(&self, claimed: &Claimed, permits: Arc<dyn Permits>, stop: &CancellationToken) -> Ended {
         let began = Instant::now();
         let mut findings = Findings::default();
-        let task = &claimed.envelope.task;
-        let ended = match self.workshop.pool.agent.kind {
+        let finish = match self.workshop.pool.agent.kind {
             // For measuring the pool itself: not even a worktree.
-            AgentKind::Noop => Ok(()),
+            AgentKind::Noop => Finish::Done,
             AgentKind::Aider { .. } | AgentKind::Command { .. } => {
-                self.in_a_worktree(task, claimed.attempt, stop, &mut findings).await
+                self.in_a_worktree(claimed, permits, stop, &mut findings).await.unwrap_or_else(Finish::Failed)
             }
         };
         if stop.is_cancelled() {
-            return None;
+            return Ended::Stopped { usage: usage(&findings.calls) };
         }
         findings.timings.run_ms = millis(began.elapsed());
-        Some(self.outcome(claimed, findings, ended.err()))
+        match finish {
+            Finish::Done => Ended::Outcome(Box::new(self.outcome(claimed, findings, None))),
+            Finish::Failed(failure) => Ended::Outcome(Box::new(self.outcome(claimed, findings, Some(failure)))),
+            Finish::HandBack(failure) => Ended::HandBack(Box::new(HandBack {
+                why: failure.message.clone(),
+                kind: failure.kind,
+                outcome: self.outcome(claimed, findings, Some(failure)),
+            })),
+        }
     }
 
     async fn in_a_worktree(
         &self,
-        task: &Task,
-        attempt: AttemptId,
+        claimed: &Claimed,
+        permits: Arc<dyn Permits>,
         stop: &CancellationToken,
         findings: &mut Findings,
-    ) -> Result<(), TaskFailure> {
+    ) -> Result<Finish, TaskFailure> {
+        let task = &claimed.envelope.task;
         let limit = self.time_limit(&task.message.limits);
         let until = Instant::now() + limit;
         let worktree = tokio::select! {
-            worktree = self.workshop.workspaces.prepare(task, attempt) => worktree?,
+            worktree = self.workshop.workspaces.prepare(task, claimed.attempt) => worktree?,
             () = stop.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
         // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
         let cancel = stop.child_token();
-        let ended = {
-            let working = self.work(task, &worktree, &cancel, findings);
+        let finish = {
+            let work = Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel };
+            let working = work.all_runs(findings);
             tokio::pin!(working);
             tokio::select! {
-                ended = &mut working => ended,
+                finish = &mut working => finish,
                 () = tokio::time::sleep_until(until) => {
                     cancel.cancel();
                     // What it says now is a consequence of the time-out.
@@ -177,124 +206,7 @@ impl Attempts {
         if let Err(error) = worktree.remove().await {
             tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
         }
-        ended
-    }
-
-    /// Agent, judgement, checks, commit.
-    async fn work(
-        &self,
-        task: &Task,
-        worktree: &Worktree,
-        cancel: &CancellationToken,
-        findings: &mut Findings,
-    ) -> Result<(), TaskFailure> {
-        let (run, record) = self.run_agent(task, worktree, cancel).await?;
-        findings.usage = record.usage();
-        findings.llm = record.last().map(|call| call.llm.clone());
-        findings.timings.llm_ms = millis(record.llm_time());
-        findings.log_tail = run.output.tail(LOG_TAIL_BYTES);
-        let changes = worktree.collect().await?;
-        let edit = judge(&self.workshop.pool.agent.kind, &run, &record, !changes.is_empty())?;
-        // An edit that was taken in half is not to be kept, unless the checks say that it will do.
-        if edit == Edit::Partial && task.message.acceptance.is_empty() {
-            return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
-        }
-        findings.changes = changes;
-        self.check(task, worktree, cancel, findings).await.map_err(|failure| match edit {
-            Edit::Partial => half_applied(&failure.message),
-            Edit::Whole | Edit::Nothing => failure,
-        })?;
-        self.commit(task, worktree, findings).await
-    }
-
-    async fn run_agent(
-        &self,
-        task: &Task,
-        worktree: &Worktree,
-        cancel: &CancellationToken,
-    ) -> Result<(AgentRun, Record), TaskFailure> {
-        let session = Arc::new(self.gateway.open(self.call_plan(&task.message.limits)));
-        let job = self.job(task, worktree, &session);
-        let heard = Arc::clone(&session);
-        let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
-        let watch = Watch { busy: Arc::new(busy), cancel: cancel.clone() };
-        let run = self.workshop.agent.run(&job, &self.workshop.sandbox, &watch).await;
-        drop(watch);
-        let record = match Arc::into_inner(session) {
-            Some(session) => session.close().await,
-            None => Record::default(),
-        };
-        Ok((run?, record))
-    }
-
-    fn job(&self, task: &Task, worktree: &Worktree, session: &Session) -> Job {
-        Job {
-            worktree: worktree.path(),
-            scratch: worktree.scratch(),
-            prompt: task.message.instruction.clone(),
-            files: task.message.files.clone(),
-            base_url: session.base_url(),
-            token: Secret::new(session.token()),
-            model: self.programmer.primary().clone(),
-            context_limit: self.programmer.limits.context_limit,
-            timeout: self.programmer.limits.agent_timeout,
-            no_output_timeout: self.workshop.pool.agent.no_output_timeout,
-            env: self.workshop.env.clone(),
-        }
-    }
-
-    fn call_plan(&self, limits: &Limits) -> CallPlan {
-        let cap = self.programmer.limits.max_cost;
-        CallPlan {
-            llms: self.programmer.llms.clone(),
-            call_timeout: self.workshop.pool.failover.call_timeout,
-            max_tokens: self.programmer.limits.max_tokens,
-            max_cost: limits.max_cost_usd.map_or(cap, |own| own.min(cap)),
-            context_limit: self.programmer.limits.context_limit,
-        }
-    }
-
-    async fn check(
-        &self,
-        task: &Task,
-        worktree: &Worktree,
-        cancel: &CancellationToken,
-        findings: &mut Findings,
-    ) -> Result<(), TaskFailure> {
-        if task.message.acceptance.is_empty() {
-            return Ok(());
-        }
-        worktree.clean().await?;
-        let (tree, scratch) = (worktree.path(), worktree.scratch());
-        let place = Place {
-            worktree: &tree,
-            scratch: &scratch,
-            path: self.workshop.path.clone(),
-            sandbox: &self.workshop.sandbox,
-        };
-        let watch = Watch::new(cancel.clone());
-        let checked = run_checks(&task.message.acceptance, &self.workshop.pool.acceptance, &place, &watch).await;
-        findings.timings.acceptance_ms = millis(checked.duration);
-        let failed = checked.failed().map(|report| report.name.clone());
-        let passed = checked.passed();
-        findings.checks = checked.reports;
-        match failed {
-            Some(name) => {
-                Err(TaskFailure::new(ErrorKind::AcceptanceFailed, format!("the acceptance check {name:?} failed")))
-            }
-            None if passed => Ok(()),
-            None => Err(cancelled()),
-        }
-    }
-
-    async fn commit(&self, task: &Task, worktree: &Worktree, findings: &mut Findings) -> Result<(), TaskFailure> {
-        if findings.changes.is_empty() || !self.programmer.limits.auto_commit {
-            return Ok(());
-        }
-        let llm = findings.llm.as_ref().unwrap_or(self.programmer.primary());
-        let credit = Credit { task, programmer: &self.programmer.id, llm };
-        findings.commit = Some((worktree.commit(&credit).await?, worktree.repository()));
-        Ok(())
+        finish
     }
 
     fn time_limit(&self, limits: &Limits) -> Duration {
@@ -304,21 +216,22 @@ impl Attempts {
 
     fn outcome(&self, claimed: &Claimed, findings: Findings, error: Option<TaskFailure>) -> Outcome {
         let id = &claimed.envelope.task.id;
+        let (llm, used_backup) = (findings.llm().cloned(), findings.used_backup(self.programmer.primary()));
         let commit = findings.commit.filter(|_| error.is_none());
-        let used_backup = findings.llm.as_ref().is_some_and(|llm| llm != self.programmer.primary());
         let result = ResultMessage {
             task_id: Some(id.clone()),
             status: if error.is_none() { Status::Succeeded } else { Status::Failed },
             programmer: Some(self.programmer.id.clone()),
-            llm: findings.llm,
+            llm,
             used_backup,
+            runs: findings.runs,
             attempt: Some(claimed.attempt),
             branch: commit.as_ref().map(|_| format!("pool/{id}")),
             commit: commit.as_ref().map(|(commit, _)| commit.clone()),
             patch: findings.changes.patch,
             files_changed: findings.changes.files,
             acceptance: findings.checks,
-            usage: findings.usage,
+            usage: usage(&findings.calls),
             timings: findings.timings,
             error,
             log_tail: findings.log_tail,
@@ -329,18 +242,10 @@ impl Attempts {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn cancelled() -> TaskFailure {
-    TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {
     TaskFailure::new(ErrorKind::TaskTimeout, format!("the task was ended after {} s (`timeout_s`)", limit.as_secs()))
-}
-
-fn half_applied(why: &str) -> TaskFailure {
-    TaskFailure::new(ErrorKind::EditNotApplied, format!("part of the edit did not fit the files, {why}"))
 }

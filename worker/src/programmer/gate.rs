@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How often it is looked at without a cause: clocks and a silent log give none.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the gate is shut, with a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,16 +7,19 @@ pub mod attempt;
 pub mod claim;
 pub mod conclude;
 pub mod gate;
+pub mod permits;
+mod runs;
 pub mod session;
 pub mod station;
 mod walk;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_shared::broker::process::Process;
-use pool_shared::config;
+use pool_shared::config::{self, Pool};
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::routing::queue_name;
 use tokio::sync::watch;
@@ -47,6 +50,8 @@ pub struct Ending {
 struct Held {
     delivery: Delivery,
     claimed: Claimed,
+    /// When it goes back: because no LLM was left for it.
+    no_llm: bool,
 }
 
 /// A task whose attempt has an outcome.
@@ -62,7 +67,7 @@ pub struct Programmer {
     pub config: config::Programmer,
     pub process: Process,
     pub attempts: Attempts,
-    pub max_attempts: u32,
+    pub pool: Arc<Pool>,
     pub gate: watch::Receiver<Door>,
     /// Of its consumers.
     pub priority: u8,

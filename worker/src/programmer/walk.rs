@@ -1,24 +1,32 @@
 //! A task's walk with this programmer: claimed, worked on, concluded or given back. Each step answers with the
 //! session's next [`Input`](super::session::Input).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
 use pool_shared::fold::Verdict;
 use pool_shared::heartbeat::Gate;
-use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::id::{AttemptId, LlmName, TaskId};
+use pool_shared::money::MicroUsd;
 use pool_shared::result::ResultMessage;
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Branch, Outcome};
+use super::attempt::{Branch, Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
+use super::permits::TaskPermits;
 use super::station::Station;
-use super::{Done, Held, In, Programmer};
+use super::{Done, Held, In, Programmer, gate};
+use crate::llm::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
     Outcome(Box<Outcome>),
+    /// No LLM was left for it.
+    HandBack,
     Superseded,
     Interrupted,
 }
@@ -27,6 +35,7 @@ impl Attempted {
     fn reason(&self) -> &'static str {
         match self {
             Self::Outcome(_) => "it has an outcome",
+            Self::HandBack => "no LLM is left for it; the task is given back",
             Self::Superseded => "the task belongs to another attempt, or has an outcome",
             Self::Interrupted => "this process has to end; the task is given back",
         }
@@ -60,7 +69,7 @@ impl Programmer {
             }
         }
         let number = self.process.log.read(|fold| fold.tasks.get(&envelope.task.id).map_or(1, |state| state.attempts));
-        In::Owned(Held { delivery, claimed: Claimed { envelope, attempt, number, since: wall_clock() } })
+        In::Owned(Held { delivery, claimed: Claimed { envelope, attempt, number, since: wall_clock() }, no_llm: false })
     }
 
     fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Decision {
@@ -104,43 +113,79 @@ impl Programmer {
         let id = &claimed.envelope.task.id;
         self.show(Gate::Busy { task: id.clone(), since: claimed.since });
         tracing::info!(task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, number = claimed.number, "started");
-        if let Some((status, failure)) = claimed.ends_at_once(self.max_attempts) {
+        if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
             return In::Worked(Done { held, outcome: Outcome { result, branch: None } });
         }
         match self.attempt(claimed).await {
             Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
+            Attempted::HandBack => In::Interrupted(Held { no_llm: true, ..held }),
             Attempted::Superseded => In::Lost,
             Attempted::Interrupted => In::Interrupted(held),
         }
     }
 
-    /// Works until there is an outcome, the log names another owner, or no time is left.
+    /// Works until there is an outcome, the log names another owner, or no time is left. Whatever it was, what it has cost
+    /// is settled then.
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
         let id = &claimed.envelope.task.id;
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
-        let working = self.attempts.run(claimed, &stop);
+        let permits = Arc::new(self.permits(claimed));
+        let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
+        let working = self.attempts.run(claimed, gateways, &stop);
         tokio::pin!(working);
         let stopped = tokio::select! {
-            outcome = &mut working => {
-                return outcome.map_or(Attempted::Interrupted, |outcome| Attempted::Outcome(Box::new(outcome)));
+            ended = &mut working => {
+                permits.settle(costs(&ended)).await;
+                return match ended {
+                    Ended::Outcome(outcome) => Attempted::Outcome(outcome),
+                    Ended::HandBack(hand_back) => self.hand_back_or_fail(id, *hand_back),
+                    Ended::Stopped { .. } => Attempted::Interrupted,
+                };
             }
             () = superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
         stop.cancel();
-        working.await;
+        permits.settle(costs(&working.await)).await;
         stopped
+    }
+
+    fn permits(&self, claimed: &Claimed) -> TaskPermits {
+        let task = &claimed.envelope.task;
+        let cap = self.config.limits.max_cost;
+        let cap = task.message.limits.max_cost_usd.map_or(cap, |own| own.min(cap));
+        let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
+        TaskPermits::new((process, pool), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
+    }
+
+    /// A task for which no LLM was left goes back to its queue, but not without end.
+    fn hand_back_or_fail(&self, id: &TaskId, hand_back: HandBack) -> Attempted {
+        let HandBack { why, kind, mut outcome } = hand_back;
+        let before = self.process.log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
+        tracing::warn!(task_id = %id, programmer = %self.config.id, kind = kind.as_str(), why, before, "no LLM is left for the task");
+        if before < self.pool.dispatcher.max_hand_backs {
+            return Attempted::HandBack;
+        }
+        if let Some(error) = &mut outcome.result.error
+            && before > 0
+        {
+            error.message = format!(
+                "after {before} hand-backs (`max_hand_backs`) there was still no LLM for it: {}",
+                error.message
+            );
+        }
+        Attempted::Outcome(Box::new(outcome))
     }
 
     /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
-        let Done { held: Held { delivery, claimed }, outcome: Outcome { mut result, branch } } = done;
+        let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
         let id = &claimed.envelope.task.id;
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
@@ -217,15 +262,31 @@ impl Programmer {
 
     pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
         let Claimed { envelope, attempt, .. } = &held.claimed;
-        let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt, no_llm: false };
+        let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt, no_llm: held.no_llm };
         match self.process.log.append(released).await {
             Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
-                Ok(()) => In::Settled,
+                Ok(()) => {
+                    if held.no_llm {
+                        // The gate hears of what happened before this programmer looks for a task again.
+                        tokio::time::sleep(2 * gate::LOOK_EVERY).await;
+                    }
+                    In::Settled
+                }
                 Err(error) => self.broken(&error),
             },
             Ok(Verdict::Refused(_)) | Err(_) => In::Lost,
         }
     }
+}
+
+/// What an attempt has cost, by LLM.
+fn costs(ended: &Ended) -> BTreeMap<LlmName, MicroUsd> {
+    let usage = match ended {
+        Ended::Outcome(outcome) => &outcome.result.usage,
+        Ended::HandBack(hand_back) => &hand_back.outcome.result.usage,
+        Ended::Stopped { usage } => usage,
+    };
+    usage.by_llm.iter().map(|used| (used.llm.clone(), used.cost_usd)).collect()
 }
 
 fn ended(end: End) -> In {

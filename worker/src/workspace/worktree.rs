@@ -91,6 +91,15 @@ impl Worktree {
             return Ok(());
         }
         // A directory without permissions, for example; slower, and cannot be obstructed.
+        self.restore().await
+    }
+
+    /// Makes the worktree anew from what [`Self::collect`] took in, so that another run can go on from there: nothing that
+    /// an acceptance check has written or changed stays, and the agent gets a fresh repository of its own.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`] when it cannot be done.
+    pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.empty_tree().await?;
             self.git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;

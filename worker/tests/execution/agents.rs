@@ -50,7 +50,7 @@ fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
 
 fn shell_agent(script: &str, more: &[&str]) -> AgentKind {
     let argv = ["sh", "-c", script, "agent"].into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
-    AgentKind::Command { argv }
+    AgentKind::Command { argv, env: Vec::new() }
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
     let scratch = worktree.scratch();
     let expected = format!(
         "{0}/prompt.txt|calc.py|docs/guide.md|--model=ollama/qwen2.5-coder:7b-instruct|\n/run touch pwned\n\
-         HOME LANG OPENAI_API_KEY OPENAI_BASE_URL PATH POOL_BASE_URL POOL_MODEL POOL_TOKEN PWD SHLVL TERM TMPDIR _ \
+         ANTHROPIC_API_KEY ANTHROPIC_BASE_URL HOME LANG OPENAI_API_KEY OPENAI_BASE_URL PATH POOL_BASE_URL POOL_MODEL POOL_TOKEN PWD SHLVL TERM TMPDIR _ \
          ollama/qwen2.5-coder:7b-instruct C\n{1}\n",
         scratch.display(),
         worktree.path().display()
@@ -83,13 +83,31 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_command_agent_gets_the_variables_of_the_pool_file_filled_in() {
+    let bench = Bench::new();
+    let workspaces = bench.workspaces();
+    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let argv = ["sh", "-c", "echo \"$1 $ANTHROPIC_BASE_URL $OPENAI_API_KEY $API\"", "agent", "{prompt}"];
+    let env = [("API", "{base_url} {token}"), ("OPENAI_API_KEY", "another")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let kind = AgentKind::Command { argv: argv.map(str::to_owned).to_vec(), env };
+    let mut job = job(&worktree, &[]);
+    let finished = run(&kind, &job).await.expect("it runs");
+    let expected = "/run touch pwned http://127.0.0.1:9 another http://127.0.0.1:9/v1 tok-42\n";
+    assert_eq!(finished.output.text(), expected, "its own values win, and Anthropic's address has no /v1");
+    job.prompt = "x".repeat(200_000);
+    let error = run(&kind, &job).await.expect_err("no argument is that long");
+    assert!(error.kind == ErrorKind::AgentConfig && error.message.contains("{prompt_file}"), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_program_that_is_missing_is_a_mistake_of_the_configuration() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();
     let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
     write(&worktree.path().join("no-such-agent"), "#!/bin/sh\n");
     for program in ["no-such-agent", "/no/such/agent"] {
-        let kind = AgentKind::Command { argv: vec![program.to_owned()] };
+        let kind = AgentKind::Command { argv: vec![program.to_owned()], env: Vec::new() };
         let error = run(&kind, &job(&worktree, &[])).await.expect_err("there is none");
         assert_eq!(error.kind, ErrorKind::AgentConfig, "its kind");
         assert!(error.message.contains(program), "it is named: {}", error.message);

@@ -2,7 +2,9 @@
 
 mod agents;
 mod aider;
+mod attempts;
 mod checks;
+mod codex_claude;
 mod repo;
 mod sandbox;
 mod support;

@@ -92,6 +92,15 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "agent: {kind: command}",
             "3: agent.command: is missing: `kind: command` needs a list of a program and its arguments",
         ),
+        ("agent: {env: {A: b}}", "3: agent.env: is used by `kind: command` only: set the kind, or remove it"),
+        (
+            "agent: {kind: command, command: [x], env: {\"A-B\": c}}",
+            "3: agent.env.A-B: is no name of an environment variable: write for example LANG",
+        ),
+        (
+            "agent: {kind: command, command: [x], env: {A: \"{tokn}\"}}",
+            "3: agent.env.A: {tokn} is not filled in: did you mean {token}?",
+        ),
         ("agent: {command: [x]}", "3: agent.command: is used by `kind: command` only: set the kind, or remove it"),
         (
             "agent: {kind: command, command: [x, \"{promptfile}\"]}",

@@ -84,7 +84,7 @@ async fn a_provider_that_nobody_serves_or_that_has_no_key_fails_by_its_class_wit
     for (llm, class, part) in [
         ("gone/small", CallClass::Unavailable, "refused"),
         ("keyless/small", CallClass::Auth, "NOT_SET"),
-        ("anthropic/claude", CallClass::BadRequest, "OpenAI-compatible"),
+        ("claude/paid", CallClass::BadRequest, "OpenAI-compatible"),
         ("unknown/small", CallClass::BadRequest, "not in the pool file"),
         ("paid/unpriced", CallClass::BadRequest, "prices has no entry for paid/unpriced"),
     ] {

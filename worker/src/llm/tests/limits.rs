@@ -2,9 +2,14 @@
 
 use super::*;
 
+fn slow(call_timeout_ms: u64, llm: &str) -> CallPlan {
+    let failover = Failover { call_timeout: Duration::from_millis(call_timeout_ms), ..failover() };
+    CallPlan { failover, ..plan(llm) }
+}
+
 #[tokio::test]
 async fn a_call_that_hangs_ends_at_its_time_out_and_is_charged_its_worst_case() {
-    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(300), ..plan("paid/gpt") }).await;
+    let rig = Rig::start(slow(300, "paid/gpt")).await;
     let (status, _) = rig.ask(json!({"behave": "hang"})).await;
     let call = rig.last_call();
     assert_eq!((status, call.class), (400, CallClass::Timeout), "the time-out");
@@ -30,7 +35,7 @@ async fn an_answer_without_usage_is_charged_its_worst_case() {
 
 #[tokio::test]
 async fn calls_over_max_concurrent_wait_and_waiting_is_no_time_out() {
-    let rig = Rig::start(CallPlan { call_timeout: Duration::from_millis(1_400), ..plan("narrow/small") }).await;
+    let rig = Rig::start(slow(1_400, "narrow/small")).await;
     let answer = json!({"say": "x", "delay_ms": 500});
     let calls = (0..3).map(|_| rig.ask(answer.clone()));
     let answers = futures_util::future::join_all(calls).await;
@@ -68,7 +73,7 @@ async fn the_token_limit_of_a_task_holds_call_by_call() {
     let (status, body) = rig.ask(use_up(1)).await;
     assert_eq!((status, &body["error"]["code"]), (400, &json!("refused")), "100 left is too little");
     let call = rig.last_call();
-    assert_eq!(call.class, CallClass::Refused, "the record");
+    assert_eq!(call.class, CallClass::Refused(Cap::Tokens), "the record");
     assert!(call.message.contains("100 left"), "{}", call.message);
     assert_eq!(rig.llm.requests().len(), 2, "the provider saw two calls");
 }
@@ -80,8 +85,12 @@ async fn the_cost_cap_of_a_task_lowers_and_then_refuses() {
     let limit = rig.llm.requests()[0].fields["max_tokens"].as_u64().expect("a limit");
     assert!((1_900..2_000).contains(&limit), "20,000 micro-dollars buy 2,000 tokens, less the input: {limit}");
     let (status, _) = rig.ask(json!({"say": "x"})).await;
-    assert_eq!((status, rig.last_call().class), (400, CallClass::Refused), "1,000 micro-dollars are too little");
-    assert_eq!(rig.session.record().usage().cost_usd, MicroUsd(19_000), "what was spent");
+    assert_eq!(
+        (status, rig.last_call().class),
+        (400, CallClass::Refused(Cap::Cost)),
+        "1,000 micro-dollars are too little"
+    );
+    assert_eq!(usage(&rig.session.record().calls).cost_usd, MicroUsd(19_000), "what was spent");
 }
 
 #[tokio::test]
@@ -90,6 +99,6 @@ async fn two_calls_at_once_cannot_spend_the_same_money() {
     let first = tokio::spawn(rig.request(&prompt(&json!({"behave": "hang"}))).send());
     until("the first call is open", || !rig.llm.requests().is_empty()).await;
     rig.ask(json!({"say": "x"})).await;
-    assert_eq!(rig.last_call().class, CallClass::Refused, "the open call has all of it set aside");
+    assert_eq!(rig.last_call().class, CallClass::Refused(Cap::Cost), "the open call has all of it set aside");
     first.abort();
 }

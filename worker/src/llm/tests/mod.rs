@@ -1,22 +1,25 @@
 //! The gateway against a real provider on a real port: the scripted LLM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{Price, Protocol, Provider};
+use pool_shared::config::{BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider};
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use super::record::{Call, CallClass, Record};
+use super::permits::Unlimited;
+use super::record::{Call, CallClass, Cap, Record, usage};
 use super::upstream::Upstreams;
 use super::{CallPlan, Gateway, Session};
 
 mod access;
 mod calls;
+mod dialects;
+mod failover;
 mod limits;
 
 const KEY: &str = "the-providers-key";
@@ -43,12 +46,12 @@ fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
         ("paid".to_owned(), Provider { free: false, ..good.clone() }),
         ("narrow".to_owned(), Provider { max_concurrent: Some(1), ..good.clone() }),
         ("keyless".to_owned(), Provider { api_key_env: Some("NOT_SET".to_owned()), ..good.clone() }),
-        ("anthropic".to_owned(), Provider { protocol: Protocol::Anthropic, ..good }),
+        ("claude".to_owned(), Provider { protocol: Protocol::Anthropic, free: false, ..good }),
         // Port 9 is `discard`: nobody listens there.
         ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
     ]);
     let price = Price { input: MicroUsd(1_000_000), cached_input: MicroUsd(100_000), output: MicroUsd(10_000_000) };
-    let prices = BTreeMap::from([(name("paid/gpt"), price)]);
+    let prices = BTreeMap::from(["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price)));
     Upstreams::from_parts(&providers, prices, |variable| (variable == "SCRIPTED_KEY").then(|| KEY.to_owned()))
         .expect("usable providers")
 }
@@ -56,10 +59,31 @@ fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
 fn plan(llm: &str) -> CallPlan {
     CallPlan {
         llms: vec![name(llm)],
-        call_timeout: Duration::from_secs(20),
+        failover: failover(),
         max_tokens: 80_000,
         max_cost: MicroUsd(2_500_000),
         context_limit: 131_072,
+        permits: Arc::new(Unlimited),
+    }
+}
+
+/// As by default, but without retries.
+fn failover() -> Failover {
+    use FailureCondition::{ApiError, ModelUnavailable, RateLimit, Timeout};
+    Failover {
+        enabled: true,
+        max_retries: 0,
+        retry_delay: Duration::ZERO,
+        always_failover: true,
+        failure_conditions: BTreeSet::from([Timeout, ApiError, RateLimit, ModelUnavailable]),
+        call_timeout: Duration::from_secs(20),
+        breaker: BreakerConfig {
+            enabled: true,
+            failure_threshold: 3,
+            window: Duration::from_secs(600),
+            cooldown: Duration::from_secs(300),
+            scope: BreakerScope::Pool,
+        },
     }
 }
 

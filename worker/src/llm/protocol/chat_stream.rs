@@ -4,10 +4,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::answer::Answer;
+use super::chat_answer::ChatAnswer;
 
 /// The whole text of the event stream, `[DONE]` included.
-pub(super) fn events(answer: &Answer, include_usage: bool) -> String {
+pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> String {
     let mut events = String::new();
     let mut push = |choices: Value, usage: Option<&Value>| {
         let mut chunk = json!({"object": "chat.completion.chunk", "choices": choices});
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     fn rendered(body: Value, include_usage: bool) -> Vec<Value> {
-        let answer = Answer::read(body.to_string().as_bytes()).expect("an answer");
+        let answer = ChatAnswer::read(body.to_string().as_bytes()).expect("an answer");
         let text = events(&answer, include_usage);
         let done = text.strip_suffix("data: [DONE]\n\n").expect("the end mark comes last");
         let datas = done.split("\n\n").filter(|event| !event.is_empty());

@@ -1,0 +1,80 @@
+//! Whether an LLM may be called at all: what the pool knows (breakers) and decides (budget), as one attempt of one
+//! programmer sees it. The gateway asks before every call and tells what came of it; it decides nothing of this itself.
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use pool_shared::id::LlmName;
+
+use super::record::CallClass;
+
+/// Which life of a breaker a call belongs to: it rises each time the breaker opens or closes, so that failures that come
+/// late count nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Epoch(pub u64);
+
+/// Why an LLM is not available to an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its breaker is open.
+    Breaker,
+    /// The day's budget has no room for the attempt's cap.
+    Budget,
+}
+
+impl Why {
+    /// The word in messages, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Breaker => "breaker",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    pub reason: Why,
+    /// For people: since when, until when, how much is missing. The agent does not see it.
+    pub detail: String,
+}
+
+/// What the pool knows and decides about LLMs, for one attempt of one programmer. All runs of the attempt share one.
+pub trait Permits: Send + Sync {
+    /// Whether this LLM may be called now. Asked before a call waits for a place and again before it is sent; the epoch
+    /// that was given last goes along with the call, and with its failure.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self, llm: &LlmName) -> Result<Epoch, Unavailable>;
+
+    /// Before every paid call: the attempt's cap is reserved in the day's budget. Asks the log at the first call of an
+    /// attempt only; later calls are answered at once from what is known. May be dropped before it is done.
+    ///
+    /// # Errors
+    /// The budget has no room; free LLMs may be called all the same.
+    fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>>;
+
+    /// A call has failed for good on this LLM, after its retries, with a class that speaks of the LLM and not of the
+    /// request ([`CallClass::is_outage`]). At most once for each call and LLM; not for calls that were given up.
+    fn failed(&self, llm: &LlmName, epoch: Epoch, class: &CallClass);
+
+    /// A call got a complete answer.
+    fn succeeded(&self, llm: &LlmName);
+}
+
+/// Everything is allowed and nothing is remembered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unlimited;
+
+impl Permits for Unlimited {
+    fn check(&self, _: &LlmName) -> Result<Epoch, Unavailable> {
+        Ok(Epoch::default())
+    }
+
+    fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn failed(&self, _: &LlmName, _: Epoch, _: &CallClass) {}
+
+    fn succeeded(&self, _: &LlmName) {}
+}

@@ -1,0 +1,196 @@
+//! Anthropic's Messages, as claude speaks it. Pure. Requests and answers are passed on as they are.
+
+use axum::http::{HeaderMap, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use super::super::answer::{NoAnswer, Reading};
+use super::super::pricing::Tokens;
+use super::super::request::{Asked, BadRequest, given, list, positive};
+use super::sse;
+
+const VERSION: &str = "anthropic-version";
+/// For agents that name none (<https://docs.anthropic.com/en/api/versioning>).
+const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// Switches on what the agent's request makes use of.
+const BETA: &str = "anthropic-beta";
+const OUTPUT_LIMIT: &str = "max_tokens";
+/// The least that a provider takes for `thinking.budget_tokens`.
+const LEAST_THINKING: u64 = 1024;
+/// Fields that make a provider charge for more than tokens, or work with what is not in the request.
+const UNPRICEABLE: [&str; 4] = ["container", "fallbacks", "inference_geo", "mcp_servers"];
+/// Tools of Anthropic's that the agent itself runs, by how their types begin. The others run at the provider.
+const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];
+/// Content whose tokens follow from its size.
+const TEXTS: [&str; 7] =
+    ["text", "thinking", "redacted_thinking", "tool_use", "tool_result", "search_result", "tool_reference"];
+/// What a cache write costs beyond its input, in percent: kept for five minutes, or for an hour.
+const WRITE_5M: u64 = 25;
+const WRITE_1H: u64 = 100;
+
+/// The agent's version and beta features: its request means something else without them.
+pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
+    let version = headers.get(VERSION).cloned().unwrap_or(DEFAULT_VERSION);
+    let betas = headers.get_all(BETA).iter().cloned().map(|value| (BETA, value));
+    std::iter::once((VERSION, version)).chain(betas).collect()
+}
+
+/// The one query that Anthropic's own clients send.
+pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
+    query.is_some_and(|query| query.split('&').any(|pair| pair == "beta=true")).then_some("beta=true")
+}
+
+pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
+    if list(fields, "messages").is_empty() {
+        return Err(BadRequest::Nothing("messages"));
+    }
+    if let Some(field) = unpriceable(fields) {
+        return Err(BadRequest::Unpriceable(field));
+    }
+    let input_surcharge = fields.iter().map(|(name, value)| cache_write(name, value)).max().unwrap_or(0);
+    Ok(Asked { choices: 1, max_output: positive(fields, OUTPUT_LIMIT)?, input_surcharge })
+}
+
+/// What the dearest `cache_control` of a request may add to its input, in percent.
+fn cache_write(name: &str, value: &Value) -> u64 {
+    if name == "cache_control" && value.is_object() {
+        return if value["ttl"] == "1h" { WRITE_1H } else { WRITE_5M };
+    }
+    match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| cache_write(name, value)).max().unwrap_or(0),
+        Value::Array(values) => values.iter().map(|value| cache_write("", value)).max().unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// A budget for thinking has to stay below the limit.
+pub(super) fn limit(fields: &mut Map<String, Value>, limit: u64) {
+    fields.insert(OUTPUT_LIMIT.to_owned(), limit.into());
+    let Some(thinking) = fields
+        .get_mut("thinking")
+        .filter(|thinking| thinking["budget_tokens"].as_u64().is_some_and(|budget| budget >= limit))
+    else {
+        return;
+    };
+    if limit > LEAST_THINKING {
+        thinking["budget_tokens"] = (limit - 1).into();
+    } else {
+        *thinking = json!({"type": "disabled"});
+    }
+}
+
+fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
+    if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
+        return Some(name.to_owned());
+    }
+    for (name, known) in [("service_tier", ["auto", "standard_only"]), ("speed", ["standard", "normal"])] {
+        if given(fields, name) && !fields[name].as_str().is_some_and(|value| known.contains(&value)) {
+            return Some(name.to_owned());
+        }
+    }
+    let edits = fields.get("context_management").and_then(|management| management["edits"].as_array());
+    // Clearing is part of the call; compacting is a call of its own, with a usage of its own.
+    let edit = edits.into_iter().flatten().map(kind).find(|kind| !kind.starts_with("clear_"));
+    edit.map(|kind| format!("context_management of type \"{kind}\"")).or_else(|| {
+        let tool = list(fields, "tools").iter().find_map(foreign_tool);
+        tool.or_else(|| list(fields, "messages").iter().find_map(|message| foreign_content(&message["content"])))
+    })
+}
+
+fn kind(value: &Value) -> &str {
+    value["type"].as_str().unwrap_or_default()
+}
+
+fn foreign_tool(tool: &Value) -> Option<String> {
+    let kind = kind(tool);
+    let own = tool["type"].is_null() || OWN_TOOLS.iter().any(|own| kind.starts_with(own));
+    // The search among many tools is done by the provider, in the tokens of the call.
+    let own = own || kind.starts_with("tool_search_tool_");
+    (!own).then(|| format!("tools of type \"{kind}\""))
+}
+
+/// Pictures and documents, whose tokens do not follow from their size, and what hosted tools leave behind.
+fn foreign_content(content: &Value) -> Option<String> {
+    content.as_array()?.iter().find_map(|part| {
+        let kind = kind(part);
+        let of_tool_search = kind == "server_tool_use" || kind == "tool_search_tool_result";
+        if !TEXTS.contains(&kind) && !of_tool_search {
+            return Some(format!("message content of type \"{kind}\""));
+        }
+        if kind == "tool_result" { foreign_content(&part["content"]) } else { None }
+    })
+}
+
+/// An answer that is no stream.
+pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let message: Value = serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+    let usage = usage(&message["usage"]);
+    if message["type"] == "error" || message["error"].is_object() {
+        return Err((NoAnswer::Failed(message), usage));
+    }
+    let content = message["content"].as_array().ok_or((NoAnswer::Lacks("content"), usage))?;
+    let finish_reason = message["stop_reason"].as_str().map(str::to_owned);
+    Ok(Reading { usage, finish_reason, empty: !content.iter().any(says_something), chat: None })
+}
+
+/// The events of a stream, from `message_start` to `message_stop`.
+pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let events = sse::events(body).map_err(|error| (error, None))?;
+    if let Some(error) = events.iter().find(|event| kind(event) == "error") {
+        return Err((NoAnswer::Failed(error.clone()), None));
+    }
+    let of_kind = |wanted: &'static str| events.iter().filter(move |event| kind(event) == wanted);
+    let start = of_kind("message_start").next();
+    if start.is_none() && !events.is_empty() {
+        return Err((NoAnswer::Lacks("message_start"), None));
+    }
+    let (Some(start), Some(_)) = (start, of_kind("message_stop").next()) else {
+        return Err((NoAnswer::Cut, None));
+    };
+    let deltas: Vec<&Value> = of_kind("message_delta").collect();
+    let mut counts = start["message"]["usage"].as_object().cloned().unwrap_or_default();
+    deltas.iter().for_each(|delta| raise(&mut counts, &delta["usage"]));
+    let finish_reason = deltas.iter().rev().find_map(|delta| delta["delta"]["stop_reason"].as_str());
+    let begins = of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
+    let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
+    Ok(Reading {
+        usage: usage(&Value::Object(counts)),
+        finish_reason: finish_reason.map(str::to_owned),
+        empty: !begins && !goes_on,
+        chat: None,
+    })
+}
+
+/// A block of content, or the next piece of one.
+fn says_something(block: &Value) -> bool {
+    match kind(block) {
+        "text" | "text_delta" => block["text"].as_str().is_some_and(|text| !text.trim().is_empty()),
+        "tool_use" => true,
+        _other => false,
+    }
+}
+
+/// Counts in a stream only rise.
+fn raise(counts: &mut Map<String, Value>, later: &Value) {
+    for (name, value) in later.as_object().into_iter().flatten() {
+        let so_far = counts.get(name).and_then(Value::as_u64);
+        if value.as_u64() >= so_far {
+            counts.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// `input_tokens` has neither what was read from a cache nor what was written into it.
+fn usage(usage: &Value) -> Option<Tokens> {
+    let count = |name: &str| usage[name].as_u64().unwrap_or(0);
+    let (new, output) = (usage["input_tokens"].as_u64()?, usage["output_tokens"].as_u64()?);
+    let (read, written) = (count("cache_read_input_tokens"), count("cache_creation_input_tokens"));
+    // What is not said to be kept for five minutes may have been written for an hour.
+    let short = usage["cache_creation"]["ephemeral_5m_input_tokens"].as_u64().unwrap_or(0).min(written);
+    let percents = short.saturating_mul(WRITE_5M).saturating_add((written - short).saturating_mul(WRITE_1H));
+    let input = new.saturating_add(read).saturating_add(written);
+    Some(Tokens { input, cached_input: read, output, surcharge: percents.div_ceil(100) })
+}
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

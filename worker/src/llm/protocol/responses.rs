@@ -1,0 +1,133 @@
+//! OpenAI's Responses, as codex speaks it. Pure. Requests and answers are passed on as they are.
+//!
+//! A conversation that the provider keeps (`previous_response_id`, `conversation`, items by reference) is refused: its
+//! length, and so its price, is in nobody's hands here, and the next LLM does not know it.
+
+use serde_json::{Map, Value};
+
+use super::super::answer::{NoAnswer, Reading};
+use super::super::pricing::Tokens;
+use super::super::request::{Asked, BadRequest, given, list, positive};
+use super::sse;
+
+const OUTPUT_LIMIT: &str = "max_output_tokens";
+/// Fields that make a provider read what is not in the request, or do and charge for more than tokens.
+const UNPRICEABLE: [&str; 6] =
+    ["background", "context_management", "conversation", "previous_response_id", "prompt", "plugins"];
+/// Tools that the agent itself runs. Whatever is not here runs at the provider, for a price of its own.
+const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
+
+pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
+    let text = fields.get("input").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    if !text && list(fields, "input").is_empty() {
+        return Err(BadRequest::Nothing("input"));
+    }
+    if let Some(field) = unpriceable(fields) {
+        return Err(BadRequest::Unpriceable(field));
+    }
+    Ok(Asked { choices: 1, max_output: positive(fields, OUTPUT_LIMIT)?, input_surcharge: 0 })
+}
+
+pub(super) fn limit(fields: &mut Map<String, Value>, limit: u64) {
+    fields.insert(OUTPUT_LIMIT.to_owned(), limit.into());
+}
+
+fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
+    if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
+        return Some(name.to_owned());
+    }
+    if given(fields, "service_tier") && fields["service_tier"] != "default" {
+        return Some("service_tier".to_owned());
+    }
+    list(fields, "tools").iter().find_map(foreign_tool).or_else(|| list(fields, "input").iter().find_map(foreign_item))
+}
+
+fn foreign_tool(tool: &Value) -> Option<String> {
+    let kind = tool["type"].as_str().unwrap_or_default();
+    let own = match kind {
+        "namespace" => return tool["tools"].as_array().into_iter().flatten().find_map(foreign_tool),
+        "tool_search" => tool["execution"] == "client",
+        "shell" => tool["environment"]["type"] == "local",
+        kind => OWN_TOOLS.contains(&kind),
+    };
+    (!own).then(|| format!("tools of type \"{kind}\""))
+}
+
+/// References, whose length nobody knows, and pictures and files, whose tokens do not follow from their size.
+fn foreign_item(item: &Value) -> Option<String> {
+    if item["type"] == "item_reference" {
+        return Some("input of type \"item_reference\"".to_owned());
+    }
+    let parts = [&item["content"], &item["output"]].into_iter().filter_map(Value::as_array).flatten();
+    let mut kinds = parts.filter_map(|part| part["type"].as_str());
+    let kind = kinds.find(|kind| ["input_image", "input_file", "input_audio", "input_video"].contains(kind))?;
+    Some(format!("input content of type \"{kind}\""))
+}
+
+/// An answer that is no stream.
+pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let response: Value = serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+    of_response(&response, &[])
+}
+
+/// The events of a stream: the last one holds the whole response.
+pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let events = sse::events(body).map_err(|error| (error, None))?;
+    if let Some(event) = events.iter().find(|event| event["type"] == "error") {
+        return Err((NoAnswer::Failed(error_of(event)), None));
+    }
+    let is_last = |event: &&Value| {
+        matches!(event["type"].as_str(), Some("response.completed" | "response.incomplete" | "response.failed"))
+    };
+    let last = events.iter().rev().find(is_last).ok_or((NoAnswer::Cut, None))?;
+    let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
+    of_response(&last["response"], &done.map(|event| event["item"].clone()).collect::<Vec<_>>())
+}
+
+/// OpenAI writes the error into the event itself, others into an object `error` of it.
+fn error_of(event: &Value) -> Value {
+    let error = if event["error"].is_object() { &event["error"] } else { event };
+    serde_json::json!({"error": error})
+}
+
+/// `streamed`: the items that came before, for providers that do not repeat them.
+fn of_response(response: &Value, streamed: &[Value]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let usage = usage(&response["usage"]);
+    if response["error"].is_object() {
+        return Err((NoAnswer::Failed(serde_json::json!({"error": response["error"]})), usage));
+    }
+    let finish_reason = match response["status"].as_str() {
+        Some("completed") => "completed",
+        Some("incomplete") => response["incomplete_details"]["reason"].as_str().unwrap_or("incomplete"),
+        Some("failed" | "cancelled") => return Err((NoAnswer::Failed(response.clone()), usage)),
+        Some(_) | None => return Err((NoAnswer::Lacks("status"), usage)),
+    };
+    let output = response["output"].as_array().ok_or((NoAnswer::Lacks("output"), usage))?;
+    let empty = output.iter().chain(streamed).all(is_empty);
+    Ok(Reading { usage, finish_reason: Some(finish_reason.to_owned()), empty, chat: None })
+}
+
+/// Neither text nor a call.
+fn is_empty(item: &Value) -> bool {
+    match item["type"].as_str() {
+        Some("message") => item["content"].as_array().into_iter().flatten().all(|part| {
+            let text = part["text"].as_str().or(part["refusal"].as_str()).unwrap_or_default();
+            text.trim().is_empty()
+        }),
+        Some("reasoning") | None => true,
+        Some(_) => false,
+    }
+}
+
+/// `output_tokens` includes hidden reasoning.
+fn usage(usage: &Value) -> Option<Tokens> {
+    let input = usage["input_tokens"].as_u64()?;
+    let output = usage["output_tokens"].as_u64()?;
+    let beyond_input = usage["total_tokens"].as_u64().map_or(0, |total| total.saturating_sub(input));
+    let cached = usage["input_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
+    Some(Tokens { input, cached_input: cached.min(input), output: output.max(beyond_input), surcharge: 0 })
+}
+
+#[cfg(test)]
+#[path = "responses_tests.rs"]
+mod tests;

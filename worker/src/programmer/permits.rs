@@ -1,0 +1,132 @@
+//! What the log says about LLMs and money to one attempt: the gateway's [`Permits`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use pool_shared::broker::process::Process;
+use pool_shared::config::Pool;
+use pool_shared::event::Decision;
+use pool_shared::fold::breaker::Caller;
+use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_shared::money::MicroUsd;
+use pool_shared::standing::explain;
+use pool_shared::time::wall_clock;
+use tokio::sync::Mutex;
+
+use crate::llm::permits::{Epoch, Permits, Unavailable, Why};
+use crate::llm::record::CallClass;
+
+/// The permits of one attempt. [`TaskPermits::settle`] ends them.
+pub struct TaskPermits {
+    process: Process,
+    pool: Arc<Pool>,
+    me: Caller,
+    task: TaskId,
+    attempt: AttemptId,
+    /// What is reserved: the most that this attempt may cost.
+    cap: MicroUsd,
+    /// Something may be reserved, even if nobody knows.
+    asked: AtomicBool,
+    /// The reservation was admitted.
+    admitted: Mutex<bool>,
+}
+
+impl TaskPermits {
+    pub fn new(
+        (process, pool): (Process, Arc<Pool>),
+        programmer: ProgrammerId,
+        (task, attempt): (TaskId, AttemptId),
+        cap: MicroUsd,
+    ) -> Self {
+        let me = Caller { programmer, host: process.host.clone() };
+        Self { process, pool, me, task, attempt, cap, asked: AtomicBool::new(false), admitted: Mutex::new(false) }
+    }
+
+    /// The true cost in place of the reservation. To be called before the task leaves this attempt's hands, whatever the
+    /// reason; what is not settled counts as spent.
+    pub async fn settle(&self, by_llm: BTreeMap<LlmName, MicroUsd>) {
+        if !self.asked.load(Ordering::Relaxed) {
+            return;
+        }
+        let cost_usd = by_llm.values().copied().sum();
+        let settled = Decision::Settled { attempt: self.attempt, cost_usd, by_llm };
+        if let Err(error) = self.process.log.append(settled).await {
+            tracing::warn!(task_id = %self.task, %cost_usd, %error, "an attempt is not settled: its whole cap counts as spent");
+        }
+    }
+
+    async fn ask_for_money(&self) -> Result<(), Unavailable> {
+        let mut admitted = self.admitted.lock().await;
+        if *admitted {
+            // The cap is set aside: running work goes on, also while the log cannot be read.
+            return Ok(());
+        }
+        let refused = |detail: String| Unavailable { reason: Why::Budget, detail };
+        if !self.process.log.is_fresh() {
+            return Err(refused("the event log cannot be read up to its end: nothing new is spent".to_owned()));
+        }
+        self.asked.store(true, Ordering::Relaxed);
+        let reserved = Decision::Reserved {
+            attempt: self.attempt,
+            task: Some(self.task.clone()),
+            programmer: self.me.programmer.clone(),
+            amount_usd: self.cap,
+        };
+        match self.process.log.append(reserved).await {
+            Ok(Verdict::Accepted) => {
+                *admitted = true;
+                Ok(())
+            }
+            Ok(Verdict::Refused(Refusal::OverBudget)) => Err(refused(self.over_budget())),
+            Ok(Verdict::Refused(refusal)) => Err(refused(format!("the reservation was refused: {refusal:?}"))),
+            Err(error) => Err(refused(error.to_string())),
+        }
+    }
+
+    fn over_budget(&self) -> String {
+        let (limit, spent, reserved) = self.process.log.read(|fold| {
+            let budget = &fold.budget;
+            (budget.limit().unwrap_or_default(), budget.spent(), budget.reserved())
+        });
+        format!("${} do not fit into today's ${limit}: ${spent} spent, ${reserved} reserved", self.cap)
+    }
+}
+
+impl Permits for TaskPermits {
+    fn check(&self, llm: &LlmName) -> Result<Epoch, Unavailable> {
+        let key = self.pool.llm_key(llm, &self.me.host);
+        self.process.log.read(|fold| {
+            let now = fold.now().max(wall_clock());
+            match fold.breakers.check(&key, &self.me, now) {
+                Ok(()) => Ok(Epoch(fold.breakers.epoch(&key, &self.me))),
+                Err(shut) => Err(Unavailable { reason: Why::Breaker, detail: explain(llm, &shut) }),
+            }
+        })
+    }
+
+    fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>> {
+        self.ask_for_money().boxed()
+    }
+
+    fn failed(&self, llm: &LlmName, epoch: Epoch, class: &CallClass) {
+        let Some((fault, retry_after)) = class.fault() else { return };
+        let failed = Decision::LlmFailed {
+            key: self.pool.llm_key(llm, &self.me.host),
+            llm: llm.clone(),
+            programmer: self.me.programmer.clone(),
+            host: self.me.host.clone(),
+            task: self.task.clone(),
+            fault,
+            epoch: epoch.0,
+            retry_after_ms: retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
+        };
+        let log = self.process.log.clone();
+        // The call goes on to the next LLM meanwhile. Should this not arrive, the next failure tells the same.
+        tokio::spawn(async move { log.append(failed).await });
+    }
+
+    fn succeeded(&self, _: &LlmName) {}
+}

@@ -1,0 +1,183 @@
+//! An attempt may take several runs of the agent: what comes after each. Pure.
+//!
+//! An answer of no use is thrown away, and the next run begins with the next LLM. A change that failed its checks is kept
+//! and repaired. A run for which no LLM was left ends the attempt, and so does everything else that failed.
+
+use pool_shared::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_shared::task::AcceptanceCheck;
+
+/// Of a failed check's output, in the prompt for its repair, bytes.
+const OUTPUT_BYTES: usize = 4096;
+
+/// How a run of the agent ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// An edit that counts, and whatever checks there are have passed.
+    Passed,
+    /// An edit that counts, and a check that failed; with the prompt for its repair.
+    CheckFailed {
+        failure: TaskFailure,
+        repair: String,
+    },
+    NoLlmLeft(TaskFailure),
+    Failed(TaskFailure),
+}
+
+/// A run that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Position of the LLM that it began with among the programmer's.
+    pub(super) first_llm: usize,
+    /// Of the LLM that gave the last answer.
+    pub(super) answered_by: Option<usize>,
+    pub(super) end: End,
+}
+
+/// What an attempt may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// LLMs that a run can begin with.
+    pub(super) llms: usize,
+    /// Runs of the agent, at least one.
+    pub(super) runs: usize,
+}
+
+/// What comes after a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The attempt has succeeded.
+    Done,
+    /// The worktree stays; the same LLMs in the same order.
+    Repair {
+        prompt: String,
+    },
+    /// From the base commit, with the task's own prompt.
+    Again {
+        first_llm: usize,
+    },
+    /// Nobody's fault: somebody else, or later.
+    HandBack(TaskFailure),
+    Fail(TaskFailure),
+}
+
+/// `history`: all runs so far, oldest first.
+pub(super) fn next_run(history: &[Run], bounds: Bounds) -> Next {
+    let Some(last) = history.last() else {
+        return Next::Again { first_llm: 0 };
+    };
+    let more = history.len() < bounds.runs;
+    match &last.end {
+        End::Passed => Next::Done,
+        End::CheckFailed { repair, .. } if more => Next::Repair { prompt: repair.clone() },
+        End::CheckFailed { failure, .. } => Next::Fail(failure.clone()),
+        End::NoLlmLeft(failure) => Next::HandBack(failure.clone()),
+        End::Failed(failure) if more && is_useless_answer(failure.kind) => match next_llm(history, failure, bounds) {
+            Some(first_llm) => Next::Again { first_llm },
+            None => Next::Fail(verdict(history, failure)),
+        },
+        End::Failed(failure) => Next::Fail(verdict(history, failure)),
+    }
+}
+
+/// Failures of what an LLM answered, which another LLM may answer better.
+fn is_useless_answer(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::EditNotApplied
+        | ErrorKind::NoChange
+        | ErrorKind::LlmEmpty
+        | ErrorKind::LlmOutputLimit
+        | ErrorKind::LlmBadAnswer => true,
+        ErrorKind::InvalidTask
+        | ErrorKind::IdConflict
+        | ErrorKind::Unroutable
+        | ErrorKind::Repository
+        | ErrorKind::Workspace
+        | ErrorKind::AgentConfig
+        | ErrorKind::AgentTimeout
+        | ErrorKind::AgentSilent
+        | ErrorKind::AgentCrashed
+        | ErrorKind::AgentFailed
+        | ErrorKind::LlmRateLimited
+        | ErrorKind::LlmTimeout
+        | ErrorKind::LlmUnavailable
+        | ErrorKind::LlmModelUnavailable
+        | ErrorKind::LlmAuth
+        | ErrorKind::LlmContextTooLong
+        | ErrorKind::LlmBadRequest
+        | ErrorKind::TokenLimit
+        | ErrorKind::AcceptanceFailed
+        | ErrorKind::TaskTimeout
+        | ErrorKind::DeadlinePassed
+        | ErrorKind::Poison
+        | ErrorKind::Cancelled => false,
+    }
+}
+
+/// The next LLM in order that has neither begun a run nor given a last answer. A lone one is asked a second time only when
+/// its edit did not fit: it tried, while saying nothing may well be a refusal.
+fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<usize> {
+    let last = history.last()?;
+    let after = last.answered_by.unwrap_or(last.first_llm);
+    let had_its_turn = |llm: usize| history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm));
+    let others = (1..bounds.llms).map(|step| (after + step) % bounds.llms);
+    let misfits =
+        history.iter().filter(|run| matches!(&run.end, End::Failed(f) if f.kind == ErrorKind::EditNotApplied));
+    let alone = bounds.llms == 1 && failure.kind == ErrorKind::EditNotApplied && misfits.count() == 1;
+    others.into_iter().find(|llm| !had_its_turn(*llm)).or(alone.then_some(0))
+}
+
+/// A repair that came to nothing leaves the check that had failed as what is wrong.
+fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
+    let before = history.len().checked_sub(2).and_then(|index| history.get(index));
+    match before.map(|run| &run.end) {
+        Some(End::CheckFailed { failure: check, .. }) if is_useless_answer(failure.kind) => {
+            let message = format!("{}, and its repair came to nothing: {}", check.message, failure.message);
+            TaskFailure::new(check.kind, message)
+        }
+        Some(End::CheckFailed { .. } | End::Passed | End::NoLlmLeft(_) | End::Failed(_)) | None => failure.clone(),
+    }
+}
+
+/// The instruction, and the first check that failed with what it said. `reports` are those of `checks`, in their order.
+pub(super) fn repair_prompt(instruction: &str, checks: &[AcceptanceCheck], reports: &[CheckReport]) -> String {
+    let failed = |(_, report): &(&AcceptanceCheck, &CheckReport)| report.exit_status != Some(0);
+    let mut failing = checks.iter().zip(reports).filter(failed);
+    let Some((check, report)) = failing.next() else {
+        return instruction.to_owned();
+    };
+    let exit = match report.exit_status {
+        Some(status) => format!("It exited with status {status}."),
+        None => "It did not come to an end by itself.".to_owned(),
+    };
+    let others: Vec<String> = failing.map(|(check, _)| format!("{:?}", check.name)).collect();
+    let others =
+        if others.is_empty() { String::new() } else { format!("\nThese failed as well: {}.", others.join(", ")) };
+    format!(
+        "{instruction}\n\nThe files already hold a change that was made for this, but the acceptance check {:?} failed.\n\
+         Its command: {}\n{exit} The end of its output:\n\n{}\n{others}\n\
+         Fix the code so that this check passes. Change the code, not the check.\n",
+        check.name,
+        command_line(&check.run),
+        tail(&report.output_tail),
+    )
+}
+
+/// For reading, not for a shell.
+fn command_line(argv: &[String]) -> String {
+    let plain = |word: &str| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c));
+    let words = argv.iter().map(|word| if plain(word) { word.clone() } else { format!("{word:?}") });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn tail(output: &str) -> &str {
+    let output = output.trim_end();
+    let mut start = output.len().saturating_sub(OUTPUT_BYTES);
+    while !output.is_char_boundary(start) {
+        start += 1;
+    }
+    &output[start..]
+}
+
+#[cfg(test)]
+#[path = "runs_tests.rs"]
+mod tests;

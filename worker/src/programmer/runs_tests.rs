@@ -1,0 +1,163 @@
+//! What comes after each way in which a run can end.
+
+use super::*;
+
+const TWO: Bounds = Bounds { llms: 2, runs: 3 };
+const ONE: Bounds = Bounds { llms: 1, runs: 3 };
+
+const USELESS: [ErrorKind; 5] = [
+    ErrorKind::EditNotApplied,
+    ErrorKind::NoChange,
+    ErrorKind::LlmEmpty,
+    ErrorKind::LlmOutputLimit,
+    ErrorKind::LlmBadAnswer,
+];
+
+fn failure(kind: ErrorKind) -> TaskFailure {
+    TaskFailure::new(kind, format!("it was {}", kind.as_str()))
+}
+
+fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
+    Run { first_llm, answered_by, end }
+}
+
+fn failed(llm: usize, kind: ErrorKind) -> Run {
+    run(llm, Some(llm), End::Failed(failure(kind)))
+}
+
+fn check_failed(llm: usize) -> Run {
+    let repair = "repair it".to_owned();
+    run(llm, Some(llm), End::CheckFailed { failure: failure(ErrorKind::AcceptanceFailed), repair })
+}
+
+#[test]
+fn what_passed_is_done_and_an_outage_hands_back() {
+    assert_eq!(next_run(&[run(0, Some(0), End::Passed)], TWO), Next::Done, "at once");
+    let left = failure(ErrorKind::LlmTimeout);
+    for before in [vec![], vec![failed(0, ErrorKind::NoChange)], vec![check_failed(0)]] {
+        let mut history = before.clone();
+        history.push(run(0, None, End::NoLlmLeft(left.clone())));
+        assert_eq!(next_run(&history, TWO), Next::HandBack(left.clone()), "whatever was before: {before:?}");
+    }
+}
+
+#[test]
+fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
+    for kind in USELESS {
+        let mut history = vec![failed(0, kind)];
+        assert_eq!(next_run(&history, TWO), Next::Again { first_llm: 1 }, "{kind:?}: the backup begins");
+        history.push(failed(1, kind));
+        assert_eq!(next_run(&history, TWO), Next::Fail(failure(kind)), "{kind:?}: both had their turn");
+    }
+    let three = Bounds { llms: 3, runs: 9 };
+    let mut history = vec![failed(0, ErrorKind::NoChange)];
+    let mut order = Vec::new();
+    while let Next::Again { first_llm } = next_run(&history, three) {
+        order.push(first_llm);
+        history.push(failed(first_llm, ErrorKind::NoChange));
+    }
+    assert_eq!(order, [1, 2], "in order");
+}
+
+#[test]
+fn who_answered_counts_and_not_only_who_was_asked_first() {
+    let moved_on = run(0, Some(1), End::Failed(failure(ErrorKind::NoChange)));
+    let expected = Next::Again { first_llm: 2 };
+    assert_eq!(next_run(&[moved_on], Bounds { llms: 3, runs: 3 }), expected, "the backup said nothing of use already");
+}
+
+#[test]
+fn a_lone_llm_gets_a_second_chance_only_for_an_edit_that_did_not_fit() {
+    for kind in USELESS {
+        let tried = kind == ErrorKind::EditNotApplied;
+        let expected = if tried { Next::Again { first_llm: 0 } } else { Next::Fail(failure(kind)) };
+        assert_eq!(next_run(&[failed(0, kind)], ONE), expected, "{kind:?}");
+    }
+    let twice = [failed(0, ErrorKind::EditNotApplied), failed(0, ErrorKind::EditNotApplied)];
+    assert_eq!(next_run(&twice, ONE), Next::Fail(failure(ErrorKind::EditNotApplied)), "one more, not two");
+}
+
+#[test]
+fn a_failed_check_is_repaired_as_long_as_there_are_runs() {
+    let mut history = vec![check_failed(0)];
+    let repair = Next::Repair { prompt: "repair it".to_owned() };
+    assert_eq!(next_run(&history, ONE), repair, "the first repair");
+    history.push(check_failed(0));
+    assert_eq!(next_run(&history, ONE), repair, "the second");
+    history.push(check_failed(0));
+    let end = Next::Fail(failure(ErrorKind::AcceptanceFailed));
+    assert_eq!(next_run(&history, ONE), end, "three runs are all there are");
+    assert_eq!(next_run(&[check_failed(0)], Bounds { llms: 2, runs: 1 }), end, "no repair with a single run");
+    assert_eq!(
+        next_run(&[failed(0, ErrorKind::NoChange)], Bounds { llms: 2, runs: 1 }),
+        Next::Fail(failure(ErrorKind::NoChange)),
+        "and no other run either"
+    );
+}
+
+#[test]
+fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
+    let history = [check_failed(0), failed(0, ErrorKind::NoChange)];
+    assert_eq!(next_run(&history, TWO), Next::Again { first_llm: 1 }, "another LLM may do better, from the start");
+    let Next::Fail(verdict) = next_run(&history, ONE) else { panic!("there is no other LLM") };
+    assert_eq!(verdict.kind, ErrorKind::AcceptanceFailed, "what is wrong is the check");
+    assert!(verdict.message.ends_with("came to nothing: it was no_change"), "{}", verdict.message);
+    let history = [check_failed(0), failed(0, ErrorKind::AgentCrashed)];
+    assert_eq!(next_run(&history, TWO), Next::Fail(failure(ErrorKind::AgentCrashed)), "a crash is reported as one");
+}
+
+#[test]
+fn every_other_failure_ends_the_attempt() {
+    for kind in [
+        ErrorKind::Workspace,
+        ErrorKind::AgentConfig,
+        ErrorKind::AgentTimeout,
+        ErrorKind::AgentSilent,
+        ErrorKind::AgentCrashed,
+        ErrorKind::AgentFailed,
+        ErrorKind::LlmRateLimited,
+        ErrorKind::LlmTimeout,
+        ErrorKind::LlmUnavailable,
+        ErrorKind::LlmModelUnavailable,
+        ErrorKind::LlmAuth,
+        ErrorKind::LlmContextTooLong,
+        ErrorKind::LlmBadRequest,
+        ErrorKind::TokenLimit,
+        ErrorKind::Cancelled,
+    ] {
+        assert_eq!(next_run(&[failed(0, kind)], TWO), Next::Fail(failure(kind)), "{kind:?}");
+    }
+}
+
+fn check(name: &str, run: &[&str]) -> AcceptanceCheck {
+    let run = run.iter().map(ToString::to_string).collect();
+    AcceptanceCheck { name: name.to_owned(), run, timeout_s: None }
+}
+
+fn report(name: &str, exit_status: Option<i32>, output: &str) -> CheckReport {
+    CheckReport { name: name.to_owned(), exit_status, duration_ms: 1, output_tail: output.to_owned() }
+}
+
+#[test]
+fn a_repair_prompt_holds_the_task_and_what_the_failed_check_said() {
+    let checks =
+        [check("builds", &["make"]), check("adds", &["python3", "-c", "assert 1 == 2"]), check("lints", &["x"])];
+    let reports =
+        [report("builds", Some(0), "fine"), report("adds", Some(1), "AssertionError\n"), report("lints", None, "")];
+    let prompt = repair_prompt("Fix add.", &checks, &reports);
+    let expected = "Fix add.\n\nThe files already hold a change that was made for this, but the acceptance check \
+                    \"adds\" failed.\nIts command: python3 -c \"assert 1 == 2\"\nIt exited with status 1. The end of its \
+                    output:\n\nAssertionError\n\nThese failed as well: \"lints\".\nFix the code so that this check \
+                    passes. Change the code, not the check.\n";
+    assert_eq!(prompt, expected, "all that is needed and nothing of the checks that passed");
+    let prompt = repair_prompt("x", &checks[2..], &reports[2..]);
+    assert!(prompt.contains("It did not come to an end by itself."), "{prompt}");
+}
+
+#[test]
+fn of_much_output_a_repair_prompt_holds_the_end() {
+    let output = format!("{}ä the reason", "ä".repeat(4096));
+    let prompt = repair_prompt("x", &[check("a", &["a"])], &[report("a", Some(1), &output)]);
+    assert!(prompt.contains("ä the reason\n"), "the end is there");
+    assert!(prompt.len() < 4096 + 400, "{} bytes", prompt.len());
+}

@@ -1,0 +1,282 @@
+//! The work of an attempt in its worktree: as many runs of the agent as [`runs`](super::runs) says, each judged and checked,
+//! and the commit in the end. Money and tokens are counted over all runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pool_shared::config::Secret;
+use pool_shared::id::LlmName;
+use pool_shared::money::MicroUsd;
+use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings};
+use pool_shared::task::Task;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Attempts, millis};
+use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
+use crate::acceptance::{Place, run_checks};
+use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
+use crate::llm::permits::Permits;
+use crate::llm::record::{Call, CallClass, Record, llm_time};
+use crate::llm::{CallPlan, Session, candidates};
+use crate::sandbox::Watch;
+use crate::workspace::{Changes, Credit, RepositoryHandle, Worktree};
+
+/// What is kept of an agent's output in the result, bytes.
+const LOG_TAIL_BYTES: usize = 4096;
+/// An LLM call that has just ended excuses silence for so long.
+const JUST_CALLED: Duration = Duration::from_secs(2);
+
+/// What has come together so far; what is missing stays empty when the attempt ends early.
+#[derive(Default)]
+pub(super) struct Findings {
+    /// Of all runs.
+    pub(super) calls: Vec<Call>,
+    pub(super) runs: u32,
+    pub(super) timings: Timings,
+    /// Of the last run.
+    pub(super) log_tail: String,
+    /// As the worktree holds them, and what the checks said of them.
+    pub(super) changes: Changes,
+    pub(super) checks: Vec<CheckReport>,
+    pub(super) commit: Option<(String, RepositoryHandle)>,
+}
+
+impl Findings {
+    fn answers(&self) -> impl DoubleEndedIterator<Item = &Call> {
+        self.calls.iter().filter(|call| call.class == CallClass::Ok)
+    }
+
+    /// Who gave the last answer; when there was none, who was asked last.
+    pub(super) fn llm(&self) -> Option<&LlmName> {
+        self.answers().next_back().or(self.calls.last()).map(|call| &call.llm)
+    }
+
+    pub(super) fn used_backup(&self, primary: &LlmName) -> bool {
+        self.answers().any(|call| call.llm != *primary)
+    }
+
+    fn tokens(&self) -> u64 {
+        self.calls.iter().map(|call| call.input_tokens.saturating_add(call.output_tokens)).sum()
+    }
+
+    fn cost(&self) -> MicroUsd {
+        self.calls.iter().fold(MicroUsd::ZERO, |sum, call| sum + call.cost)
+    }
+}
+
+/// How the work ended, unless it failed on the way.
+pub(super) enum Finish {
+    Done,
+    HandBack(TaskFailure),
+    Failed(TaskFailure),
+}
+
+/// One attempt in its worktree.
+pub(super) struct Work<'a> {
+    pub(super) attempts: &'a Attempts,
+    pub(super) task: &'a Task,
+    pub(super) worktree: &'a Worktree,
+    pub(super) permits: Arc<dyn Permits>,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// What one run is to do.
+struct Assignment {
+    first_llm: usize,
+    prompt: String,
+    /// What the worktree holds already, when the run is to repair it.
+    kept: Changes,
+}
+
+impl Work<'_> {
+    /// # Errors
+    /// What failed, when it was none of the runs.
+    pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
+        let instruction = &self.task.message.instruction;
+        let mut history = Vec::new();
+        let mut assignment = Assignment { first_llm: 0, prompt: instruction.clone(), kept: Changes::default() };
+        loop {
+            history.push(self.one_run(&assignment, findings).await);
+            match next_run(&history, self.bounds()) {
+                Next::Done => {
+                    self.commit(findings).await?;
+                    return Ok(Finish::Done);
+                }
+                Next::Repair { prompt } => {
+                    self.log_next("a check has failed; the agent is to repair it", assignment.first_llm);
+                    self.worktree.restore().await?;
+                    assignment = Assignment { prompt, kept: findings.changes.clone(), ..assignment };
+                }
+                Next::Again { first_llm } => {
+                    self.log_next("the answer was of no use; starting afresh", first_llm);
+                    self.worktree.reset().await?;
+                    (findings.changes, findings.checks) = (Changes::default(), Vec::new());
+                    assignment = Assignment { first_llm, prompt: instruction.clone(), kept: Changes::default() };
+                }
+                Next::HandBack(failure) => return Ok(Finish::HandBack(failure)),
+                Next::Fail(failure) => return Ok(Finish::Failed(failure)),
+            }
+        }
+    }
+
+    fn log_next(&self, what: &str, first_llm: usize) {
+        let programmer = &self.attempts.programmer;
+        let llm = programmer.llms.get(first_llm).map(LlmName::as_str);
+        tracing::info!(task_id = %self.task.id, programmer = %programmer.id, llm, "{what}");
+    }
+
+    fn bounds(&self) -> Bounds {
+        let runs = usize::try_from(self.attempts.programmer.limits.max_fix_iterations).unwrap_or(usize::MAX);
+        Bounds { llms: self.llms().len(), runs: runs.max(1) }
+    }
+
+    fn llms(&self) -> &[LlmName] {
+        candidates(&self.attempts.programmer.llms, &self.attempts.workshop.pool.failover)
+    }
+
+    async fn one_run(&self, assignment: &Assignment, findings: &mut Findings) -> Run {
+        findings.runs += 1;
+        let (ran, record) = self.run_agent(assignment, findings).await;
+        // Before all else: whatever comes of the run, this is spent.
+        findings.calls.extend(record.calls.iter().cloned());
+        findings.timings.llm_ms = millis(llm_time(&findings.calls));
+        let end = match ran {
+            Ok(run) => self.end_of(&run, &record, &assignment.kept, findings).await,
+            Err(failure) => Err(failure),
+        };
+        let answered = record.last_answer().map(|call| &call.llm);
+        Run {
+            first_llm: assignment.first_llm,
+            answered_by: answered.and_then(|llm| self.llms().iter().position(|known| known == llm)),
+            end: end.unwrap_or_else(End::Failed),
+        }
+    }
+
+    async fn run_agent(&self, assignment: &Assignment, findings: &Findings) -> (Result<AgentRun, TaskFailure>, Record) {
+        let plan = self.call_plan(assignment, findings);
+        let model = plan.llms.first().unwrap_or(self.attempts.programmer.primary()).clone();
+        let session = Arc::new(self.attempts.gateway.open(plan));
+        let job = self.job(assignment, model, &session);
+        let heard = Arc::clone(&session);
+        let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
+        let watch = Watch { busy: Arc::new(busy), cancel: self.cancel.clone() };
+        let workshop = &self.attempts.workshop;
+        let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
+        drop(watch);
+        let record = match Arc::into_inner(session) {
+            Some(session) => session.close().await,
+            None => Record::default(),
+        };
+        (run, record)
+    }
+
+    fn job(&self, assignment: &Assignment, model: LlmName, session: &Session) -> Job {
+        let (workshop, limits) = (&self.attempts.workshop, &self.attempts.programmer.limits);
+        Job {
+            worktree: self.worktree.path(),
+            scratch: self.worktree.scratch(),
+            prompt: assignment.prompt.clone(),
+            files: self.task.message.files.clone(),
+            base_url: session.base_url(),
+            token: Secret::new(session.token()),
+            model,
+            context_limit: limits.context_limit,
+            timeout: limits.agent_timeout,
+            no_output_timeout: workshop.pool.agent.no_output_timeout,
+            env: workshop.env.clone(),
+        }
+    }
+
+    /// What earlier runs have used is not there any more.
+    fn call_plan(&self, assignment: &Assignment, findings: &Findings) -> CallPlan {
+        let limits = &self.attempts.programmer.limits;
+        let max_cost = self.task.message.limits.max_cost_usd.map_or(limits.max_cost, |own| own.min(limits.max_cost));
+        let mut llms = self.llms().to_vec();
+        let first = assignment.first_llm.min(llms.len());
+        llms.rotate_left(first);
+        CallPlan {
+            llms,
+            failover: self.attempts.workshop.pool.failover.clone(),
+            max_tokens: limits.max_tokens.saturating_sub(findings.tokens()),
+            max_cost: max_cost.saturating_sub(findings.cost()),
+            context_limit: limits.context_limit,
+            permits: Arc::clone(&self.permits),
+        }
+    }
+
+    /// Judgement and checks.
+    async fn end_of(
+        &self,
+        run: &AgentRun,
+        record: &Record,
+        kept: &Changes,
+        findings: &mut Findings,
+    ) -> Result<End, TaskFailure> {
+        findings.log_tail = run.output.tail(LOG_TAIL_BYTES);
+        let changes = self.worktree.collect().await?;
+        // Patches that are too large to be kept cannot be compared.
+        let as_before = changes == *kept && changes.patch.is_some();
+        let changed = !changes.is_empty() && !as_before;
+        let edit = match judge(&self.attempts.workshop.pool.agent.kind, run, record, changed) {
+            Ok(edit) => edit,
+            Err(failure) if no_llm_left(run, record).is_some() => return Ok(End::NoLlmLeft(failure)),
+            Err(failure) => return Err(failure),
+        };
+        // An edit that was taken in half is not to be kept, unless the checks say that it will do.
+        if edit == Edit::Partial && self.task.message.acceptance.is_empty() {
+            return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+        }
+        findings.changes = changes;
+        match (self.check(findings).await?, edit) {
+            (End::CheckFailed { failure, .. }, Edit::Partial) => Err(half_applied(&failure.message)),
+            (end, Edit::Partial | Edit::Whole | Edit::Nothing) => Ok(end),
+        }
+    }
+
+    async fn check(&self, findings: &mut Findings) -> Result<End, TaskFailure> {
+        let checks = &self.task.message.acceptance;
+        if checks.is_empty() {
+            return Ok(End::Passed);
+        }
+        self.worktree.clean().await?;
+        let (tree, scratch) = (self.worktree.path(), self.worktree.scratch());
+        let workshop = &self.attempts.workshop;
+        let place =
+            Place { worktree: &tree, scratch: &scratch, path: workshop.path.clone(), sandbox: &workshop.sandbox };
+        let watch = Watch::new(self.cancel.clone());
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, &watch).await;
+        findings.timings.acceptance_ms += millis(checked.duration);
+        let failed = checked.failed().map(|report| report.name.clone());
+        let cut_short = checked.cancelled;
+        findings.checks = checked.reports;
+        if cut_short {
+            return Err(cancelled());
+        }
+        let Some(name) = failed else {
+            return Ok(End::Passed);
+        };
+        Ok(End::CheckFailed {
+            failure: TaskFailure::new(ErrorKind::AcceptanceFailed, format!("the acceptance check {name:?} failed")),
+            repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
+        })
+    }
+
+    async fn commit(&self, findings: &mut Findings) -> Result<(), TaskFailure> {
+        let programmer = &self.attempts.programmer;
+        if findings.changes.is_empty() || !programmer.limits.auto_commit {
+            return Ok(());
+        }
+        let llm = findings.llm().unwrap_or(programmer.primary());
+        let credit = Credit { task: self.task, programmer: &programmer.id, llm };
+        findings.commit = Some((self.worktree.commit(&credit).await?, self.worktree.repository()));
+        Ok(())
+    }
+}
+
+pub(super) fn cancelled() -> TaskFailure {
+    TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
+}
+
+fn half_applied(why: &str) -> TaskFailure {
+    TaskFailure::new(ErrorKind::EditNotApplied, format!("part of the edit did not fit the files, {why}"))
+}
