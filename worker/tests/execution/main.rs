@@ -5,6 +5,7 @@ mod aider;
 mod attempts;
 mod checks;
 mod codex_claude;
+mod outage_aider;
 mod repo;
 mod sandbox;
 mod support;
