@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health};
 use crate::programmer::attempt::Workshop;
+use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Shut, watch_gate};
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::{Ending, Programmer};
@@ -53,7 +54,7 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gate = watch_gate(process.clone(), config_hash(&pool), pool.file.display().to_string());
-    let host = Host { pool, process: process.clone(), workshop, metrics, gate, ending };
+    let host = Host { pool, process: process.clone(), workshop, metrics, gate, ending, scribes: Arc::default() };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -111,6 +112,7 @@ struct Host {
     metrics: PrometheusHandle,
     gate: watch::Receiver<Option<Shut>>,
     ending: Ending,
+    scribes: Arc<Scribes>,
 }
 
 /// A programmer as heartbeats see it.
@@ -177,6 +179,7 @@ impl Host {
             status,
             ending: self.ending.clone(),
             settling: tokio::sync::Mutex::default(),
+            scribes: Arc::clone(&self.scribes),
         })
     }
 

@@ -1,4 +1,7 @@
-//! Steps 5 to 7 of a task's walk: the result first, then the log, then the branch and the ack.
+//! Steps 5 to 7 of a task's walk: the result first, then ack and log, then the branch.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
@@ -13,8 +16,14 @@ use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::routing::routing_key;
+use tokio::time::Instant;
 
 use super::claim::Envelope;
+
+/// A dispatcher that runs has read a result and written its outcome long before.
+const DECIDED_WITHIN: Duration = Duration::from_millis(500);
+/// So long nobody waits for a dispatcher after one was missed.
+const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +60,47 @@ pub async fn publish_result(
     false
 }
 
-/// Step 6: makes this attempt's result the outcome. True when it is, whoever wrote it down.
-pub async fn conclude(process: &Process, task: &TaskId, attempt: AttemptId, result: &ResultMessage) -> bool {
-    match process.log.append(Decision::finished(task, Some(attempt), result)).await {
+/// Who writes outcomes into the log. A dispatcher does it as soon as it has the result, for all programmers together; a
+/// programmer whose result finds none does it itself.
+#[derive(Debug, Default)]
+pub struct Scribes {
+    /// No dispatcher was there; until then none is waited for.
+    alone_until: Mutex<Option<Instant>>,
+}
+
+impl Scribes {
+    /// How long to wait for a dispatcher.
+    fn patience(&self, now: Instant) -> Duration {
+        let alone = self.alone_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if alone.is_some_and(|until| now < until) { Duration::ZERO } else { DECIDED_WITHIN }
+    }
+
+    fn missed(&self, now: Instant) {
+        *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + ALONE_FOR);
+    }
+}
+
+/// Step 6: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
+/// this attempt's.
+pub async fn conclude(
+    process: &Process,
+    scribes: &Scribes,
+    task: &TaskId,
+    (attempt, result): (AttemptId, &ResultMessage),
+) -> bool {
+    let log = &process.log;
+    let decided = log.wait_for_task(task, |fold| match fold.tasks.winner(task) {
+        Some(winner) => Some(winner == Some(attempt)),
+        None => (!fold.tasks.is_owner(task, attempt)).then_some(false),
+    });
+    if let Ok(won) = tokio::time::timeout(scribes.patience(Instant::now()), decided).await {
+        return won;
+    }
+    scribes.missed(Instant::now());
+    match log.append(Decision::finished(task, Some(attempt), result)).await {
         Ok(Verdict::Accepted) => true,
         // A dispatcher may have been faster.
-        Ok(Verdict::Refused(_)) => process.log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
+        Ok(Verdict::Refused(_)) => log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
         Err(error) => {
             tracing::warn!(%error, "it is not known whether the task has finished; leaving it to a dispatcher");
             false

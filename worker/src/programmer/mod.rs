@@ -11,6 +11,7 @@ pub mod session;
 pub mod station;
 mod walk;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
@@ -19,13 +20,15 @@ use pool_shared::config;
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::routing::queue_name;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use attempt::{Attempts, Outcome};
 use claim::Claimed;
+use conclude::Scribes;
 use gate::Shut;
-use session::{Action, Conditions, Input, Session};
-use station::{Incoming, OpenError, Station};
+use session::{Action, Conditions, Input, OpenQueues, Session};
+use station::{Heard, Incoming, OpenError, Station};
 
 /// How long to wait before trying again for an id that another process holds, or a broker that is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
@@ -65,6 +68,7 @@ pub struct Programmer {
     pub ending: Ending,
     /// The end of the last task: see [`walk`].
     pub settling: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub scribes: Arc<Scribes>,
 }
 
 impl Programmer {
@@ -73,6 +77,7 @@ impl Programmer {
         let queues = self.queues();
         let mut session = Session::new(queues.len());
         let mut station = None;
+        let mut conditions = self.conditions();
         let mut action = Action::Open { after_failure: false };
         loop {
             let input = if let Action::Open { after_failure } = action {
@@ -89,12 +94,13 @@ impl Programmer {
                 }
             } else if let Action::Stop = action {
                 break;
-            } else if let Some(station) = &station {
-                self.perform(station, action).await
+            } else if let Some(station) = &mut station {
+                self.perform(station, action, &conditions).await
             } else {
                 In::Broken
             };
-            action = session.handle(input, self.conditions(), tokio::time::Instant::now());
+            conditions = self.conditions();
+            action = session.handle(input, &conditions, Instant::now());
         }
         self.settled().await;
         if let Some(station) = station {
@@ -103,14 +109,21 @@ impl Programmer {
         self.show(Gate::Shut { reason: ShutReason::Draining, detail: "this process is ending".to_owned() });
     }
 
-    async fn perform(&self, station: &Station, action: Action<Delivery, Held, Done>) -> In {
+    /// `conditions` are those under which the action was chosen.
+    async fn perform(
+        &self,
+        station: &mut Station,
+        action: Action<Delivery, Held, Done>,
+        conditions: &Conditions,
+    ) -> In {
         match action {
             Action::Ask(queue) => self.ask(station, queue).await,
-            Action::Listen => self.listen(station).await,
-            Action::Wait(_) => self.wait().await,
+            Action::Stay(queue) => self.stay(station, queue, conditions).await,
+            Action::Listen(queues) => self.listen(station, &queues, conditions).await,
+            Action::Wait(_) => self.wait(station, conditions).await,
             Action::Claim(delivery) => self.claim(delivery).await,
-            Action::Work(held) => self.work(held).await,
-            Action::Conclude(done) => self.conclude(done).await,
+            Action::Work { task, turn } => self.work_beyond(station, task, turn).await,
+            Action::Conclude { task, stay } => self.conclude(station, task, stay).await,
             Action::HandBack(held) => self.hand_back(station, held).await,
             Action::Abandon => {
                 self.settled().await;
@@ -121,13 +134,29 @@ impl Programmer {
         }
     }
 
+    /// Works; who is not done when the turn of the task's queue is over is no consumer there any more.
+    async fn work_beyond(&self, station: &mut Station, task: Held, turn: Instant) -> In {
+        let working = self.work(task);
+        tokio::pin!(working);
+        tokio::select! {
+            biased;
+            input = &mut working => return input,
+            () = tokio::time::sleep_until(turn) => {}
+        }
+        if let Err(error) = station.take_no_more().await {
+            // The task goes on: what came of it is confirmed by its result, not by this channel.
+            tracing::warn!(programmer = %self.config.id, %error, "the channel broke while a task is worked on");
+        }
+        working.await
+    }
+
     fn queues(&self) -> Vec<String> {
         self.process.routes.of(&self.config.id).iter().map(|route| queue_name(&route.name)).collect()
     }
 
     fn conditions(&self) -> Conditions {
         let shut = self.gate.borrow().as_ref().map(|shut| shut.reason);
-        Conditions { shut, draining: self.ending.drain.is_cancelled() }
+        Conditions { shut, open_queues: OpenQueues::All, draining: self.ending.drain.is_cancelled() }
     }
 
     fn show(&self, gate: Gate) {
@@ -138,14 +167,13 @@ impl Programmer {
         });
     }
 
-    /// Ends when the gate or the process's state is another than now.
-    async fn disturbed(&self) {
-        let now = self.conditions();
+    /// Ends when the gate or the process's state is another than this.
+    async fn disturbed(&self, than: &Conditions) {
         let mut gate = self.gate.clone();
-        let gate_changed = gate.wait_for(|shut| shut.as_ref().map(|shut| shut.reason) != now.shut);
+        let gate_changed = gate.wait_for(|shut| shut.as_ref().map(|shut| shut.reason) != than.shut);
         tokio::select! {
             _ = gate_changed => {}
-            () = self.ending.drain.cancelled(), if !now.draining => {}
+            () = self.ending.drain.cancelled(), if !than.draining => {}
         }
     }
 
@@ -169,7 +197,7 @@ impl Programmer {
         })
     }
 
-    async fn ask(&self, station: &Station, queue: usize) -> In {
+    async fn ask(&self, station: &mut Station, queue: usize) -> In {
         match station.ask(queue).await {
             Ok(None) => In::Empty,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
@@ -177,9 +205,18 @@ impl Programmer {
         }
     }
 
-    async fn listen(&self, station: &Station) -> In {
+    async fn stay(&self, station: &mut Station, queue: usize, conditions: &Conditions) -> In {
+        match station.stay(queue, self.disturbed(conditions)).await {
+            Ok(Heard::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
+            Ok(Heard::Nothing) => In::Empty,
+            Ok(Heard::Disturbed) => In::Disturbed,
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    async fn listen(&self, station: &mut Station, queues: &[usize], conditions: &Conditions) -> In {
         self.show(Gate::Consuming);
-        match station.listen(self.disturbed()).await {
+        match station.listen(queues, self.disturbed(conditions)).await {
             Ok(None) => In::Disturbed,
             Ok(Some(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
             Err(error) => self.broken(&error),
@@ -192,11 +229,14 @@ impl Programmer {
         In::Broken
     }
 
-    async fn wait(&self) -> In {
+    async fn wait(&self, station: &mut Station, conditions: &Conditions) -> In {
+        if let Err(error) = station.take_no_more().await {
+            return self.broken(&error);
+        }
         if let Some(Shut { reason, detail }) = self.gate.borrow().clone() {
             self.show(Gate::Shut { reason, detail });
         }
-        self.disturbed().await;
+        self.disturbed(conditions).await;
         In::Disturbed
     }
 }

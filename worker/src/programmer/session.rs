@@ -3,9 +3,11 @@
 //! [`Session::handle`] is told how the last action ended and what the gate says, and names the next action. It knows
 //! nothing of brokers, agents or clocks, so that every order of events can be tried without them.
 //!
-//! Never more than one task: an action that could bring a task (`Ask`, `Listen`) is only named while none is held,
-//! and it ends as soon as one has come.
+//! Never more than one task: an action that could bring a task (`Ask`, `Stay`, `Listen`) is only named while none is
+//! held, and it ends as soon as one has come. A consumer may stay open on one queue while its last task is worked on:
+//! with a prefetch of 1 the broker sends the next one only after the ack.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pool_shared::heartbeat::ShutReason;
@@ -14,17 +16,20 @@ use tokio::time::Instant;
 /// A queue that was found empty is not asked again for so long: asking costs the broker as much as a delivery, and a
 /// task that comes meanwhile waits that long at most, while tasks of other queues are done.
 const EMPTY_FOR: Duration = Duration::from_millis(50);
+/// So long a programmer takes from one queue what it gives, then it is the next one's turn. Whoever works longer on a
+/// single task than that turns after each.
+pub const TURN: Duration = Duration::from_secs(1);
 
 /// How the last action ended. `D` is a delivery, `C` a claimed task, `W` a task with the outcome of its attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input<D, C, W> {
     /// The channel is open and this process holds the programmer's id.
     Opened,
-    /// The queue that was asked is empty.
+    /// The queue that was asked, or stayed at, is empty.
     Empty,
     /// A task was delivered from the queue with this index; nothing else is being delivered.
     Delivered(D, usize),
-    /// Listening or waiting ended, because the gate or the process's state changed.
+    /// Staying, listening or waiting ended, because the gate or the process's state changed.
     Disturbed,
     /// The task is this programmer's now.
     Owned(C),
@@ -42,22 +47,24 @@ pub enum Input<D, C, W> {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use]
 pub enum Action<D, C, W> {
     /// Open a channel and hold the programmer's id; wait a little first when `after_failure`.
     Open { after_failure: bool },
-    /// Look whether the queue with this index has a task.
+    /// Look whether the queue with this index has a task; no consumer is open then.
     Ask(usize),
-    /// Consume from all queues until one delivers; then stop all and hand back what came too much.
-    Listen,
-    /// Take nothing until the gate changes.
+    /// Keep a consumer open on the queue with this index, and see whether it gives another task at once.
+    Stay(usize),
+    /// Consume from these queues until one delivers; then stop all others and hand back what came too much.
+    Listen(Vec<usize>),
+    /// Take nothing until the gate changes; no consumer is open then.
     Wait(ShutReason),
     /// Check the task and claim it in the log.
     Claim(D),
-    /// Run the agent and the checks.
-    Work(C),
-    /// Publish the result, conclude in the log, set the branch, ack: steps 5 to 7.
-    Conclude(W),
+    /// Run the agent and the checks. At `turn` the queue's turn is over: no consumer is open any more then.
+    Work { task: C, turn: Instant },
+    /// Publish the result, ack, wait for the outcome in the log, set the branch: steps 5 to 7. With `stay` the consumer
+    /// that brought the task may bring the next one with the ack; otherwise it is closed before.
+    Conclude { task: W, stay: bool },
     /// Give the task back without an attempt burned.
     HandBack(C),
     /// Publish nothing, neither ack nor nack: close the channel.
@@ -66,13 +73,47 @@ pub enum Action<D, C, W> {
     Stop,
 }
 
-/// What decides whether a task may be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// From which of a programmer's queues it may take tasks now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenQueues {
+    All,
+    /// Those with these indices. Nothing is taken while there are none.
+    Only(BTreeSet<usize>),
+}
+
+impl OpenQueues {
+    fn has(&self, queue: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(queues) => queues.contains(&queue),
+        }
+    }
+}
+
+/// What decides whether a task may be taken. It may be another one at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conditions {
     /// None: the gate is open.
     pub shut: Option<ShutReason>,
+    /// Where, while the gate is open.
+    pub open_queues: OpenQueues,
     /// The process takes no more tasks and ends when this one is done.
     pub draining: bool,
+}
+
+impl Conditions {
+    fn lets_take_from(&self, queue: usize) -> bool {
+        !self.draining && self.shut.is_none() && self.open_queues.has(queue)
+    }
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nobody's: the queues are asked one after another.
+    Open,
+    /// This queue gave the last task, and may give more until then.
+    Of { queue: usize, until: Instant },
 }
 
 /// A programmer between two actions.
@@ -84,59 +125,102 @@ pub struct Session {
     first: usize,
     /// The queue that was asked last.
     asked: usize,
+    turn: Turn,
 }
 
 impl Session {
     /// A programmer with so many queues; at least one.
     pub fn new(queues: usize) -> Self {
-        Self { found_empty: vec![None; queues.max(1)], first: 0, asked: 0 }
+        Self { found_empty: vec![None; queues.max(1)], first: 0, asked: 0, turn: Turn::Open }
     }
 
-    pub fn handle<D, C, W>(&mut self, input: Input<D, C, W>, conditions: Conditions, now: Instant) -> Action<D, C, W> {
+    #[must_use]
+    pub fn handle<D, C, W>(&mut self, input: Input<D, C, W>, conditions: &Conditions, now: Instant) -> Action<D, C, W> {
         match input {
             Input::Delivered(task, queue) => {
-                // Rotated, so that no queue starves behind one that is always full.
-                self.first = (queue + 1) % self.found_empty.len();
-                self.found_empty[queue] = None;
+                self.delivered(queue, now);
                 Action::Claim(task)
             }
-            Input::Owned(task) => Action::Work(task),
-            Input::Worked(task) => Action::Conclude(task),
+            Input::Owned(task) => Action::Work { task, turn: self.turn_until(now) },
+            Input::Worked(task) => Action::Conclude { task, stay: self.may_stay(conditions, now).is_some() },
             Input::Interrupted(task) => Action::HandBack(task),
             Input::Lost => Action::Abandon,
             Input::Broken if conditions.draining => Action::Stop,
             Input::Broken => {
                 self.found_empty.fill(None);
+                self.turn = Turn::Open;
                 Action::Open { after_failure: true }
             }
             Input::Empty => {
                 self.found_empty[self.asked] = Some(now);
+                self.turn = Turn::Open;
                 self.next(conditions, now)
             }
             Input::Opened | Input::Disturbed | Input::Settled => self.next(conditions, now),
         }
     }
 
-    fn next<D, C, W>(&mut self, conditions: Conditions, now: Instant) -> Action<D, C, W> {
-        match conditions {
-            Conditions { draining: true, .. } => Action::Stop,
-            Conditions { shut: Some(reason), .. } => Action::Wait(reason),
-            Conditions { shut: None, .. } => match self.worth_asking(now) {
-                Some(queue) => {
-                    self.asked = queue;
-                    Action::Ask(queue)
-                }
-                // Whatever comes into any of them is delivered then.
-                None => Action::Listen,
-            },
+    fn delivered(&mut self, queue: usize, now: Instant) {
+        // Rotated, so that no queue starves behind one that is always full.
+        self.first = (queue + 1) % self.found_empty.len();
+        self.found_empty[queue] = None;
+        match self.turn {
+            Turn::Of { queue: same, .. } if same == queue => {}
+            Turn::Of { .. } | Turn::Open => self.turn = Turn::Of { queue, until: now + TURN },
         }
     }
 
-    /// The next queue in turn that is not known to be empty.
-    fn worth_asking(&self, now: Instant) -> Option<usize> {
+    fn turn_until(&self, now: Instant) -> Instant {
+        match self.turn {
+            Turn::Of { until, .. } => until,
+            Turn::Open => now,
+        }
+    }
+
+    /// The queue whose turn goes on: it gave the last task, and it is the only one or its time is not over.
+    fn may_stay(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
+        match self.turn {
+            Turn::Of { queue, until } => {
+                let alone =
+                    (0..self.found_empty.len()).all(|other| other == queue || !conditions.open_queues.has(other));
+                (conditions.lets_take_from(queue) && (now < until || alone)).then_some(queue)
+            }
+            Turn::Open => None,
+        }
+    }
+
+    fn next<D, C, W>(&mut self, conditions: &Conditions, now: Instant) -> Action<D, C, W> {
+        if conditions.draining {
+            return Action::Stop;
+        }
+        if let Some(reason) = conditions.shut {
+            self.turn = Turn::Open;
+            return Action::Wait(reason);
+        }
+        if let Some(queue) = self.may_stay(conditions, now) {
+            self.asked = queue;
+            return Action::Stay(queue);
+        }
+        self.turn = Turn::Open;
+        match self.worth_asking(conditions, now) {
+            Some(queue) => {
+                self.asked = queue;
+                Action::Ask(queue)
+            }
+            // Whatever comes into any of them is delivered then.
+            None => {
+                let open = |queue: &usize| conditions.open_queues.has(*queue);
+                Action::Listen((0..self.found_empty.len()).filter(open).collect())
+            }
+        }
+    }
+
+    /// The next open queue in turn that is not known to be empty.
+    fn worth_asking(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
         let queues = self.found_empty.len();
         (self.first..self.first + queues)
             .map(|queue| queue % queues)
+            .filter(|queue| conditions.open_queues.has(*queue))
             .find(|queue| self.found_empty[*queue].is_none_or(|since| now.duration_since(since) >= EMPTY_FOR))
     }
 }
@@ -149,94 +233,195 @@ mod tests {
     type In = Input<char, char, char>;
     type Do = Action<char, char, char>;
 
-    const OPEN: Conditions = Conditions { shut: None, draining: false };
-    const DRAINING: Conditions = Conditions { shut: None, draining: true };
+    const OPEN: Conditions = Conditions { shut: None, open_queues: OpenQueues::All, draining: false };
+    const DRAINING: Conditions = Conditions { draining: true, ..OPEN };
+    const SHUT: Conditions = Conditions { shut: Some(ShutReason::Log), ..OPEN };
+
+    fn only(queues: &[usize]) -> Conditions {
+        Conditions { open_queues: OpenQueues::Only(queues.iter().copied().collect()), ..OPEN }
+    }
+
+    /// A task comes from this queue and is done at once; gives what is done next.
+    fn do_one(session: &mut Session, queue: usize, now: Instant) -> Do {
+        assert_eq!(session.handle(In::Delivered('t', queue), &OPEN, now), Do::Claim('t'), "a task");
+        assert!(matches!(session.handle(In::Owned('t'), &OPEN, now), Do::Work { .. }), "it is worked on");
+        assert!(matches!(session.handle(In::Worked('t'), &OPEN, now), Do::Conclude { .. }), "it is done");
+        session.handle(In::Settled, &OPEN, now)
+    }
 
     #[test]
     fn an_idle_programmer_asks_every_queue_once_and_then_listens() {
         let (mut session, now) = (Session::new(3), Instant::now());
-        assert_eq!(session.handle(In::Opened, OPEN, now), Do::Ask(0), "first queue");
-        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(1), "second queue");
-        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(2), "third queue");
-        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Listen, "all are empty");
+        assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "first queue");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "second queue");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(2), "third queue");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1, 2]), "all are empty");
     }
 
     #[test]
-    fn the_queue_after_the_one_that_gave_is_asked_first() {
+    fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_next_one_is_asked() {
         let (mut session, now) = (Session::new(3), Instant::now());
-        assert_eq!(session.handle(In::Delivered('t', 1), OPEN, now), Do::Claim('t'), "a task");
-        assert_eq!(session.handle(In::Settled, OPEN, now), Do::Ask(2), "the next in turn");
+        assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it may have more");
+        let almost = now + TURN - Duration::from_millis(1);
+        assert_eq!(do_one(&mut session, 1, almost), Do::Stay(1), "its turn is not over");
+        assert_eq!(do_one(&mut session, 1, now + TURN), Do::Ask(2), "the next one's turn");
+    }
+
+    #[test]
+    fn a_task_that_outlasts_the_turn_of_its_queue_closes_the_consumer_before_its_ack() {
+        let (mut session, now) = (Session::new(2), Instant::now());
+        assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+        let turn = now + TURN;
+        assert_eq!(session.handle(In::Owned('t'), &OPEN, now), Do::Work { task: 't', turn }, "it is worked on");
+        let conclude = session.handle(In::Worked('t'), &OPEN, turn);
+        assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "another one would come with the ack");
+        assert_eq!(session.handle(In::Settled, &OPEN, turn), Do::Ask(1), "the other queue's turn");
+    }
+
+    #[test]
+    fn whose_only_queue_gives_stays_there() {
+        let (mut session, now) = (Session::new(1), Instant::now());
+        assert_eq!(do_one(&mut session, 0, now), Do::Stay(0), "more");
+        assert_eq!(do_one(&mut session, 0, now + 2 * TURN), Do::Stay(0), "there is no other");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0]), "empty");
+    }
+
+    #[test]
+    fn a_queue_that_gives_nothing_more_loses_its_turn() {
+        let (mut session, now) = (Session::new(2), Instant::now());
+        assert_eq!(do_one(&mut session, 0, now), Do::Stay(0), "it may have more");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "it has none");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1]), "the other has none either");
     }
 
     #[test]
     fn a_queue_that_was_empty_a_moment_ago_is_not_asked_before_one_that_gives_but_soon_again() {
         let (mut session, now) = (Session::new(2), Instant::now());
-        assert_eq!(session.handle(In::Opened, OPEN, now), Do::Ask(0), "the first");
-        assert_eq!(session.handle(In::Empty, OPEN, now), Do::Ask(1), "the second");
-        assert_eq!(session.handle(In::Delivered('t', 1), OPEN, now), Do::Claim('t'), "it has a task");
-        assert_eq!(session.handle(In::Settled, OPEN, now), Do::Ask(1), "the other was empty a moment ago");
-        assert_eq!(session.handle(In::Delivered('u', 1), OPEN, now), Do::Claim('u'), "one more");
-        assert_eq!(session.handle(In::Settled, OPEN, now + EMPTY_FOR), Do::Ask(0), "it is asked in its turn again");
+        assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "the first");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "the second");
+        assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it gives");
+        assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1]), "the other was empty a moment ago");
+        assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it gives again");
+        assert_eq!(session.handle(In::Empty, &OPEN, now + EMPTY_FOR), Do::Ask(0), "it is asked in its turn again");
     }
 
     #[test]
     fn a_shut_gate_takes_nothing_and_an_open_one_goes_on() {
         let (mut session, now) = (Session::new(1), Instant::now());
-        let shut = Conditions { shut: Some(ShutReason::Log), draining: false };
-        assert_eq!(session.handle(In::Opened, shut, now), Do::Wait(ShutReason::Log), "shut");
-        assert_eq!(session.handle(In::Disturbed, OPEN, now), Do::Ask(0), "open again");
+        assert_eq!(session.handle(In::Opened, &SHUT, now), Do::Wait(ShutReason::Log), "shut");
+        assert_eq!(session.handle(In::Disturbed, &OPEN, now), Do::Ask(0), "open again");
+        assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+        let conclude = session.handle(In::Worked('t'), &SHUT, now);
+        assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "no other comes with its ack");
+    }
+
+    #[test]
+    fn a_queue_that_is_shut_is_neither_asked_nor_stayed_at_nor_listened_to() {
+        let (mut session, now) = (Session::new(3), Instant::now());
+        assert_eq!(session.handle(In::Opened, &only(&[1, 2]), now), Do::Ask(1), "the first that is open");
+        assert_eq!(session.handle(In::Delivered('t', 1), &OPEN, now), Do::Claim('t'), "a task");
+        let conclude = session.handle(In::Worked('t'), &only(&[0, 2]), now);
+        assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "it was shut meanwhile");
+        assert_eq!(session.handle(In::Settled, &only(&[0, 2]), now), Do::Ask(2), "the next that is open");
+        assert_eq!(session.handle(In::Empty, &only(&[0, 2]), now), Do::Ask(0), "the other");
+        assert_eq!(session.handle(In::Empty, &only(&[0, 2]), now), Do::Listen(vec![0, 2]), "both");
+        assert_eq!(session.handle(In::Disturbed, &only(&[]), now), Do::Listen(vec![]), "none");
     }
 
     #[test]
     fn a_drain_ends_after_the_task_and_takes_no_other() {
         let (mut session, now) = (Session::new(2), Instant::now());
-        assert_eq!(session.handle(In::Worked('t'), DRAINING, now), Do::Conclude('t'), "the task is concluded");
-        assert_eq!(session.handle(In::Settled, DRAINING, now), Do::Stop, "then it ends");
+        assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+        let conclude = session.handle(In::Worked('t'), &DRAINING, now);
+        assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "the task is concluded");
+        assert_eq!(session.handle(In::Settled, &DRAINING, now), Do::Stop, "then it ends");
     }
 
     #[test]
     fn who_lost_a_task_neither_acks_nor_delivers() {
         let (mut session, now) = (Session::new(1), Instant::now());
-        assert_eq!(session.handle(In::Lost, OPEN, now), Do::Abandon, "only the channel is closed");
+        assert_eq!(session.handle(In::Lost, &OPEN, now), Do::Abandon, "only the channel is closed");
+    }
+
+    /// What a world may do that answers the session: how it answers, and what the gate says then.
+    fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
+        let queues = proptest::collection::btree_set(0..3usize, 0..=3);
+        (0u8..4, proptest::bool::weighted(0.1), proptest::bool::weighted(0.1), queues, 0u64..400)
     }
 
     proptest! {
-        /// Plays random answers to whatever the session asks for, and counts the tasks it holds.
+        /// Plays random answers to whatever the session asks for, and counts the tasks it holds and the queues from
+        /// which another one could come.
         #[test]
-        fn no_programmer_ever_holds_two_tasks(answers in proptest::collection::vec((0u8..4, any::<bool>(), any::<bool>()), 1..200)) {
-            let (mut session, now) = (Session::new(3), Instant::now());
+        fn no_programmer_ever_holds_two_tasks(steps in proptest::collection::vec(any_step(), 1..200)) {
+            let (mut session, mut now) = (Session::new(3), Instant::now());
             let mut input = Input::<(), (), ()>::Opened;
             let mut held = 0;
-            for (answer, shut, draining) in answers {
-                let conditions = Conditions { shut: shut.then_some(ShutReason::Clock), draining: draining && answer == 0 };
-                input = match session.handle(input, conditions, now) {
-                    Action::Open { .. } => Input::Opened,
-                    Action::Ask(queue) => match answer {
-                        0 => Input::Empty,
-                        1 => Input::Broken,
-                        _ => { held += 1; Input::Delivered((), queue) }
-                    },
-                    Action::Listen => match answer {
-                        0 => Input::Disturbed,
-                        1 => Input::Broken,
-                        _ => { held += 1; Input::Delivered((), 2) }
-                    },
-                    Action::Wait(_) => Input::Disturbed,
+            // The consumer that is kept, and the queue of the task in hand.
+            let (mut kept, mut from) = (None::<usize>, None::<usize>);
+            for (answer, shut, draining, open, ms) in steps {
+                now += Duration::from_millis(ms);
+                let conditions = Conditions {
+                    shut: shut.then_some(ShutReason::Clock),
+                    open_queues: if answer == 0 { OpenQueues::All } else { OpenQueues::Only(open) },
+                    draining: draining && answer == 0,
+                };
+                let may_take = |queue: usize| conditions.lets_take_from(queue);
+                input = match session.handle(input, &conditions, now) {
+                    Action::Open { .. } => { kept = None; Input::Opened }
+                    Action::Ask(queue) => {
+                        prop_assert!(may_take(queue), "it asks a queue that is shut");
+                        kept = None;
+                        match answer {
+                            0 => Input::Empty,
+                            1 => Input::Broken,
+                            _ => { held += 1; from = Some(queue); Input::Delivered((), queue) }
+                        }
+                    }
+                    Action::Stay(queue) => {
+                        prop_assert!(may_take(queue), "it stays at a queue that is shut");
+                        kept = Some(queue);
+                        match answer {
+                            0 => Input::Empty,
+                            1 => Input::Disturbed,
+                            _ => { held += 1; from = Some(queue); Input::Delivered((), queue) }
+                        }
+                    }
+                    Action::Listen(queues) => {
+                        prop_assert!(queues.iter().all(|queue| may_take(*queue)), "it listens to a queue that is shut");
+                        kept = kept.filter(|queue| queues.contains(queue));
+                        match (answer, queues.last()) {
+                            (0, _) | (_, None) => { kept = None; Input::Disturbed }
+                            (1, _) => Input::Broken,
+                            (_, Some(&queue)) => { held += 1; (kept, from) = (Some(queue), Some(queue)); Input::Delivered((), queue) }
+                        }
+                    }
+                    Action::Wait(_) => { kept = None; Input::Disturbed }
                     Action::Claim(task) => match answer {
                         0 => { held -= 1; Input::Settled }
                         1 => Input::Lost,
                         _ => Input::Owned(task),
                     },
-                    Action::Work(task) => match answer {
+                    Action::Work { task, .. } => match answer {
                         0 => Input::Interrupted(task),
                         1 => Input::Lost,
                         _ => Input::Worked(task),
                     },
-                    Action::Conclude(()) | Action::HandBack(()) => { held -= 1; Input::Settled }
+                    Action::Conclude { task: (), stay } => {
+                        if !stay {
+                            kept = None;
+                        }
+                        prop_assert!(kept.is_none_or(&may_take), "the ack brings a task from a queue that is shut");
+                        held -= 1;
+                        Input::Settled
+                    }
+                    Action::HandBack(()) => { kept = None; held -= 1; Input::Settled }
                     Action::Abandon => { held -= 1; Input::Broken }
                     Action::Stop => { prop_assert_eq!(held, 0, "it ended with a task in hand"); return Ok(()); }
                 };
                 prop_assert!((0..=1).contains(&held), "{} tasks are held", held);
+                // With a prefetch of 1 only the queue of the task in hand may have a consumer: it brings nothing yet.
+                prop_assert!(held == 0 || kept.is_none() || kept == from, "a consumer that could bring a second task");
             }
         }
     }

@@ -1,11 +1,13 @@
 //! A programmer's place at the broker: one channel, the lock on its id, and at most one task coming in.
 //!
 //! Prefetch is counted per consumer, so several consumers could deliver several tasks at once. They are therefore only
-//! open while all queues are empty; the first delivery closes them all, and what was already on its way goes back.
+//! open while all queues are empty; the first delivery closes all others, and what was already on its way goes back.
+//! The consumer that delivered is kept: it brings the next task with the ack of this one, which costs the broker less
+//! than to be asked.
 
 use std::time::Duration;
 
-use futures_util::{StreamExt, future, stream};
+use futures_util::{StreamExt, future};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
@@ -15,12 +17,24 @@ use lapin::{Channel, Consumer};
 use pool_shared::broker::link::{Link, discard};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::id::{LlmName, ProgrammerId};
+use tokio_util::task::AbortOnDropHandle;
+
+/// A queue whose consumer was given an ack and brought nothing for so long is empty.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// A message that came in, and from which of the queues.
 #[derive(Debug)]
 pub struct Incoming {
     pub delivery: Delivery,
     pub queue: usize,
+}
+
+/// What came of staying at a queue.
+#[derive(Debug)]
+pub enum Heard {
+    Task(Box<Incoming>),
+    Nothing,
+    Disturbed,
 }
 
 /// Why a place could not be taken.
@@ -40,6 +54,17 @@ pub struct Station {
     queues: Vec<String>,
     /// What the management UI shows as the consumer: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
     label: String,
+    /// The consumer that is kept. While a task from its queue is unacknowledged it brings nothing.
+    kept: Option<Open>,
+    /// Others that are being closed, beside whatever the programmer does meanwhile.
+    closing: Option<AbortOnDropHandle<Result<(), BrokerError>>>,
+}
+
+/// A consumer on the queue with this index.
+#[derive(Debug)]
+struct Open {
+    queue: usize,
+    consumer: Consumer,
 }
 
 /// Takes the lock on a programmer's id for the lifetime of the connection: an exclusive queue.
@@ -72,77 +97,210 @@ impl Station {
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
         within(limit, "limit a programmer to one task", channel.basic_qos(1, BasicQosOptions::default())).await?;
-        Ok(Self { channel, link: link.clone(), queues, label: format!("{} {llm}", id.display_name()) })
+        let label = format!("{} {llm}", id.display_name());
+        Ok(Self { channel, link: link.clone(), queues, label, kept: None, closing: None })
     }
 
     fn limit(&self) -> Duration {
         self.link.endpoint().timeout()
     }
 
-    /// Looks whether a queue has a task.
+    /// Looks whether a queue has a task, with no consumer open. When the one that was kept brings a task in its last
+    /// moment, that is the answer.
     ///
     /// # Errors
     /// When the channel or the queue is gone.
-    pub async fn ask(&self, queue: usize) -> Result<Option<Incoming>, BrokerError> {
+    pub async fn ask(&mut self, queue: usize) -> Result<Option<Incoming>, BrokerError> {
+        if let Some(late) = self.leave().await? {
+            return Ok(Some(late));
+        }
         let name = &self.queues[queue];
         let get = self.channel.basic_get(name.as_str().into(), BasicGetOptions::default());
         let message = within(self.limit(), format!("ask {name}"), get).await?;
         Ok(message.map(|message| Incoming { delivery: message.delivery, queue }))
     }
 
-    /// Consumes from all queues until one delivers or `disturbed` ends; then nothing is open any more.
+    /// Keeps a consumer on this queue and waits a moment for what it brings.
+    ///
+    /// # Errors
+    /// When the channel or the consumer is gone.
+    pub async fn stay(&mut self, queue: usize, disturbed: impl Future<Output = ()>) -> Result<Heard, BrokerError> {
+        self.closed().await?;
+        let mut open = match self.kept.take_if(|kept| kept.queue == queue) {
+            Some(open) => open,
+            None => {
+                if let Some(late) = self.leave().await? {
+                    return Ok(Heard::Task(Box::new(late)));
+                }
+                self.consume(queue).await?
+            }
+        };
+        let heard = tokio::select! {
+            biased;
+            next = open.consumer.next() => Heard::Task(Box::new(self.incoming(queue, next)?)),
+            () = disturbed => Heard::Disturbed,
+            () = tokio::time::sleep(PATIENCE) => Heard::Nothing,
+        };
+        self.kept = Some(open);
+        Ok(heard)
+    }
+
+    /// Consumes from these queues until one delivers or `disturbed` ends. Of the consumers only the one that delivered
+    /// stays.
     ///
     /// # Errors
     /// When the channel or a consumer is gone.
-    pub async fn listen(&self, disturbed: impl Future<Output = ()>) -> Result<Option<Incoming>, BrokerError> {
-        let open = self.queues.iter().enumerate().map(|(index, queue)| self.consume(index, queue));
-        let consumers = future::try_join_all(open).await?;
-        let tags: Vec<_> = consumers.iter().map(Consumer::tag).collect();
-        let indexed = consumers.into_iter().enumerate().map(|(queue, consumer)| consumer.map(move |d| (queue, d)));
-        let mut incoming = stream::select_all(indexed);
-        let first = tokio::select! {
-            biased;
-            next = incoming.next() => Some(self.incoming(next)?),
-            () = disturbed => None,
+    pub async fn listen(
+        &mut self,
+        queues: &[usize],
+        disturbed: impl Future<Output = ()>,
+    ) -> Result<Option<Incoming>, BrokerError> {
+        self.closed().await?;
+        if self.kept.as_ref().is_some_and(|kept| !queues.contains(&kept.queue))
+            && let Some(late) = self.leave().await?
+        {
+            return Ok(Some(late));
+        }
+        let mut open: Vec<Open> = self.kept.take().into_iter().collect();
+        let others = queues.iter().filter(|queue| open.iter().all(|kept| kept.queue != **queue));
+        let others = future::try_join_all(others.map(|queue| self.consume(*queue))).await?;
+        open.extend(others);
+        let Some((index, next)) = first(&mut open, disturbed).await else {
+            self.close_beside(open);
+            self.closed().await?;
+            return Ok(None);
         };
-        let cancels = tags.into_iter().map(|tag| self.channel.basic_cancel(tag, BasicCancelOptions::default()));
-        within(self.limit(), "stop consuming", future::try_join_all(cancels)).await?;
-        // The streams end once what was on its way has come out.
-        while let Some(next) = within(self.limit(), "stop consuming", async { Ok(incoming.next().await) }).await? {
-            self.give_back(self.incoming(Some(next))?.delivery).await?;
+        let winner = open.swap_remove(index);
+        self.close_beside(open);
+        let incoming = self.incoming(winner.queue, next)?;
+        self.kept = Some(winner);
+        Ok(Some(incoming))
+    }
+
+    async fn consume(&self, queue: usize) -> Result<Open, BrokerError> {
+        let name = &self.queues[queue];
+        let tag = format!("{} #{queue}", self.label);
+        let options = BasicConsumeOptions::default();
+        let consume =
+            self.channel.basic_consume(name.as_str().into(), tag.as_str().into(), options, FieldTable::default());
+        let consumer = within(self.limit(), format!("consume {name}"), consume).await?;
+        Ok(Open { queue, consumer })
+    }
+
+    fn incoming(&self, queue: usize, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, BrokerError> {
+        let what = || format!("consume {}", self.queues[queue]);
+        match next {
+            Some(Ok(delivery)) => Ok(Incoming { delivery, queue }),
+            Some(Err(error)) => Err(BrokerError::Amqp { what: what(), error }),
+            // The broker cancelled the consumer, as when its queue is deleted.
+            None => Err(BrokerError::Nacked { what: what() }),
+        }
+    }
+
+    /// Closes the consumer that was kept; gives the task that was on its way, if there was one.
+    ///
+    /// # Errors
+    /// When the channel is gone.
+    pub async fn leave(&mut self) -> Result<Option<Incoming>, BrokerError> {
+        self.closed().await?;
+        let Some(Open { queue, mut consumer }) = self.kept.take() else { return Ok(None) };
+        let mut late = stop(&self.channel, self.limit(), &mut consumer).await?.into_iter();
+        let first = late.next().map(|delivery| Incoming { delivery, queue });
+        for delivery in late {
+            give_back(&delivery, self.limit()).await?;
         }
         Ok(first)
     }
 
-    async fn consume(&self, index: usize, queue: &str) -> Result<Consumer, BrokerError> {
-        let tag = format!("{} #{index}", self.label);
-        let options = BasicConsumeOptions::default();
-        let consume = self.channel.basic_consume(queue.into(), tag.as_str().into(), options, FieldTable::default());
-        within(self.limit(), format!("consume {queue}"), consume).await
-    }
-
-    fn incoming(&self, next: Option<(usize, lapin::Result<Delivery>)>) -> Result<Incoming, BrokerError> {
-        match next {
-            Some((queue, Ok(delivery))) => Ok(Incoming { delivery, queue }),
-            Some((queue, Err(error))) => {
-                Err(BrokerError::Amqp { what: format!("consume {}", self.queues[queue]), error })
-            }
-            // The broker cancelled the consumers, as when their queue is deleted.
-            None => Err(BrokerError::Nacked { what: "consume: the broker ended every consumer".to_owned() }),
+    /// Closes the consumer that was kept; a task that was on its way goes back.
+    ///
+    /// # Errors
+    /// When the channel is gone.
+    pub async fn take_no_more(&mut self) -> Result<(), BrokerError> {
+        match self.leave().await? {
+            Some(late) => give_back(&late.delivery, self.limit()).await,
+            None => Ok(()),
         }
     }
 
-    /// Returns a delivery to its queue. Every return is counted by the broker, so this must be rare.
+    /// Closes consumers without keeping the programmer waiting. What was on its way goes back.
+    fn close_beside(&mut self, open: Vec<Open>) {
+        if open.is_empty() {
+            return;
+        }
+        let (channel, limit) = (self.channel.clone(), self.limit());
+        let closing = async move {
+            let each = open.into_iter().map(|mut open| {
+                let channel = &channel;
+                async move { stop(channel, limit, &mut open.consumer).await }
+            });
+            for delivery in future::try_join_all(each).await?.into_iter().flatten() {
+                give_back(&delivery, limit).await?;
+            }
+            Ok(())
+        };
+        self.closing = Some(AbortOnDropHandle::new(tokio::spawn(closing)));
+    }
+
+    /// Waits until nothing is being closed any more.
+    async fn closed(&mut self) -> Result<(), BrokerError> {
+        match self.closing.take() {
+            Some(closing) => closing
+                .await
+                .unwrap_or_else(|error| Err(BrokerError::Nacked { what: format!("stop consuming: {error}") })),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns a delivery to its queue, and takes no other before.
     ///
     /// # Errors
     /// When the channel is gone; the broker then returns it by itself.
-    pub async fn give_back(&self, delivery: Delivery) -> Result<(), BrokerError> {
-        let options = BasicNackOptions { requeue: true, multiple: false };
-        within(self.limit(), "give a task back", delivery.nack(options)).await.map(drop)
+    pub async fn give_back(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
+        self.take_no_more().await?;
+        give_back(&delivery, self.limit()).await
     }
 
     /// Closes the channel: the broker takes back what is unacknowledged on it.
     pub async fn close(&self) {
         discard(&self.channel, self.link.endpoint()).await;
     }
+}
+
+/// The first that one of these consumers brings, with its place among them; None when `disturbed` ended before.
+async fn first(
+    open: &mut [Open],
+    disturbed: impl Future<Output = ()>,
+) -> Option<(usize, Option<lapin::Result<Delivery>>)> {
+    if open.is_empty() {
+        disturbed.await;
+        return None;
+    }
+    let next = future::select_all(open.iter_mut().map(|open| open.consumer.next()));
+    tokio::select! {
+        biased;
+        (next, index, _) = next => Some((index, next)),
+        () = disturbed => None,
+    }
+}
+
+/// Ends a consumer; gives what was still on its way.
+async fn stop(channel: &Channel, limit: Duration, consumer: &mut Consumer) -> Result<Vec<Delivery>, BrokerError> {
+    let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+    within(limit, "stop consuming", cancel).await?;
+    // The stream ends once what was on its way has come out.
+    let late = async {
+        let mut late = Vec::new();
+        while let Some(delivery) = consumer.next().await {
+            late.push(delivery?);
+        }
+        Ok(late)
+    };
+    within(limit, "stop consuming", late).await
+}
+
+/// Every return is counted by the broker, so this must be rare.
+async fn give_back(delivery: &Delivery, limit: Duration) -> Result<(), BrokerError> {
+    let options = BasicNackOptions { requeue: true, multiple: false };
+    within(limit, "give a task back", delivery.nack(options)).await.map(drop)
 }

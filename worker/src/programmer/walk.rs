@@ -137,8 +137,9 @@ impl Programmer {
         stopped
     }
 
-    /// Steps 5 to 7.
-    pub(super) async fn conclude(&self, done: Done) -> In {
+    /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// process: so the ack, and with it the next delivery, need not wait for the log.
+    pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held: Held { delivery, claimed }, outcome: Outcome { mut result, branch } } = done;
         let id = &claimed.envelope.task.id;
         let log = &self.process.log;
@@ -148,8 +149,10 @@ impl Programmer {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
         let wanted = || log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
-        let delivered = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await;
-        if !delivered || !conclude::conclude(&self.process, id, claimed.attempt, &result).await {
+        let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
+            // The confirm was lost, but a dispatcher has the result.
+            || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
+        if !published || !self.decided(station, (&delivery, stay), &claimed, &result).await {
             if let Some(branch) = branch {
                 branch.forget().await;
             }
@@ -159,24 +162,40 @@ impl Programmer {
             task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, status = result.status.as_str(),
             error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
         );
-        self.settle(claimed.envelope.task.id, branch, delivery).await;
+        if let Some(branch) = branch {
+            self.settle(claimed.envelope.task.id, branch).await;
+        }
         In::Settled
     }
 
-    /// Step 7, while the programmer looks for its next task already: the outcome is decided, so the task is in nobody's
-    /// hand any more. Never more than one of these at a time. An ack that fails changes nothing: the message comes again
-    /// and is dropped.
-    async fn settle(&self, task: TaskId, branch: Option<Branch>, delivery: Delivery) {
+    /// Acks, and waits for the outcome in the log; true when it is this attempt's.
+    async fn decided(
+        &self,
+        station: &mut Station,
+        (delivery, stay): (&Delivery, bool),
+        claimed: &Claimed,
+        result: &ResultMessage,
+    ) -> bool {
+        // A consumer that were still open would bring another task with the ack.
+        if !stay && let Err(error) = station.take_no_more().await {
+            tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
+        }
+        let acked = conclude::ack(&self.process, delivery);
+        let concluded =
+            conclude::conclude(&self.process, &self.scribes, &claimed.envelope.task.id, (claimed.attempt, result));
+        // An ack that fails changes nothing: the message comes again and is dropped.
+        tokio::join!(acked, concluded).1
+    }
+
+    /// Sets the branch while the programmer looks for its next task already: the outcome is decided, so the task is in
+    /// nobody's hand any more. Never more than one of these at a time.
+    async fn settle(&self, task: TaskId, branch: Branch) {
         self.settled().await;
-        let process = self.process.clone();
         let settling = tokio::spawn(async move {
-            if let Some(branch) = branch
-                && let Err(error) = branch.set(&task).await
-            {
+            if let Err(error) = branch.set(&task).await {
                 let problem = error.message;
                 tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
             }
-            conclude::ack(&process, &delivery).await;
         });
         *self.settling.lock().await = Some(settling);
     }
@@ -196,7 +215,7 @@ impl Programmer {
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
-    pub(super) async fn hand_back(&self, station: &Station, held: Held) -> In {
+    pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
         let Claimed { envelope, attempt, .. } = &held.claimed;
         let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt };
         match self.process.log.append(released).await {
