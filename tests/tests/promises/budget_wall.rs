@@ -60,6 +60,7 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     let pool = Pool::start_processes_alone(&file, 7, 7).await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.90").await;
+    pool.status_where("049 knows that its cap does not fit", |status| status.is_shut_for("049", "budget")).await;
     // Nobody gets an answer until everybody has tried.
     llm.hold("*").await;
     pool.api().submit(&json!(tasks("t", TASKS))).await;
@@ -76,7 +77,8 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     let entries = log.read().await;
     judge_days(&Ledger::history(entries), midnight);
     let early = |entry: &&Entry| entry.is("started") && entry.text("programmer") == "049" && entry.at < midnight;
-    assert_eq!(entries.iter().filter(early).count(), 0, "whose cap does not fit takes nothing, and returns nothing");
+    let early: Vec<_> = entries.iter().filter(early).collect();
+    assert!(early.is_empty(), "whose cap does not fit takes nothing, and returns nothing: {early:?}");
     pool.all_succeeded(&mut log, "t", TASKS).await;
     let calls = llm.requests().await.iter().filter(|request| request.is_ok()).count();
     assert_eq!(calls, TASKS, "one paid call for each task, none twice");

@@ -73,6 +73,8 @@ struct Watcher {
 impl Watcher {
     async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Door>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
+        // Before the log has been read there is nothing to look at; then it is looked at once.
+        let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
             for ((door, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
                 sender.send_if_modified(|shown| {
