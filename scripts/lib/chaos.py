@@ -10,6 +10,7 @@ did in every act what the act is there to show.
 import decimal
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -265,6 +266,7 @@ def rounds(pool, once):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except KeyboardInterrupt:
