@@ -15,8 +15,8 @@ use pool_shared::broker::acks::{self, Acks};
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::{Link, discard};
+use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::id::TaskId;
@@ -90,6 +90,7 @@ impl Newest {
 #[derive(Clone)]
 pub struct History {
     process: Process,
+    outbox: Outbox,
     index: Arc<RwLock<Index>>,
     read: watch::Receiver<u64>,
 }
@@ -98,7 +99,8 @@ impl History {
     /// Starts reading the stream from its beginning.
     pub fn start(process: &Process) -> Self {
         let (sender, read) = watch::channel(0);
-        let history = Self { process: process.clone(), index: Arc::default(), read };
+        let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone());
+        let history = Self { process: process.clone(), outbox, index: Arc::default(), read };
         tokio::spawn(follow(history.clone(), sender));
         history
     }
@@ -110,8 +112,13 @@ impl History {
     pub async fn add(&self, kind: Kind, task: Option<&TaskId>, body: &[u8]) -> Result<(), BrokerError> {
         let id = task.map_or("", TaskId::as_str);
         let properties = json_properties().with_type(kind.as_str().into()).with_message_id(id.into());
-        let message = Message { exchange: LOG, key: HISTORY_KEY, body, properties, mandatory: true };
-        self.process.publisher.publish(message).await
+        let letter = Letter { exchange: LOG, key: HISTORY_KEY.to_owned(), body: body.to_vec(), properties };
+        self.outbox.publish(letter).await
+    }
+
+    /// Entries leave through it, and what else can wait for them.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     pub fn entry(&self, task: &TaskId) -> Option<Entry> {

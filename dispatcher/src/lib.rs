@@ -2,6 +2,7 @@
 //!
 //! It keeps nothing on disk: kill it, start another, and that one reads the log and goes on. Several can run at once.
 
+mod acknowledge;
 pub mod api;
 pub mod check;
 pub mod cli;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Reply, json_properties};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::log::LogError;
+use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
@@ -23,7 +24,9 @@ use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::task::Task;
+use tokio::sync::mpsc;
 
+use crate::acknowledge::acknowledge;
 use crate::history::{History, Kind};
 
 /// Results in hand at once.
@@ -77,14 +80,23 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
     let options = BasicConsumeOptions::default();
     let consume = channel.basic_consume(RESULTS_QUEUE.into(), "results".into(), options, FieldTable::default());
     let consumer = within(limit, "consume results", consume).await?;
-    let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
-        if let Ok(delivery) = delivery {
-            handle_until_done(process, history, &delivery).await;
-        }
-    });
-    in_hand.await;
+    let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
+    let in_hand = async {
+        let handled = handled;
+        consumer
+            .for_each_concurrent(usize::from(PREFETCH), |delivery| async {
+                if let Ok(delivery) = delivery
+                    && handle_until_done(process, history, &delivery).await
+                {
+                    // Whoever acks has ended only when the channel is gone.
+                    let _ = handled.send(delivery.delivery_tag).await;
+                }
+            })
+            .await;
+    };
+    let ((), acked) = tokio::join!(in_hand, acknowledge(&channel, limit, tags));
     discard(&channel, process.consume.endpoint()).await;
-    Ok(())
+    acked
 }
 
 /// Why a result stays unacknowledged.
@@ -97,27 +109,27 @@ enum NotHandled {
 }
 
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
-/// again by itself.
-async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) {
+/// again by itself: false.
+async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) -> bool {
     let mut backoff = Backoff::default();
     while let Err(error) = handle(process, history, delivery).await {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
-            return;
+            return false;
         }
         tracing::warn!(%error, "a result is not handled yet; trying again");
         backoff.wait().await;
     }
+    true
 }
 
 async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        repeat(process, history, delivery).await?;
-        return acked(process, delivery).await;
+        return Ok(repeat(history, delivery).await?);
     }
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
-            deliver(process, history, delivery, (&result, due)).await?;
+            deliver(history, delivery, (&result, due)).await?;
         }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
@@ -127,17 +139,11 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
             process.publisher.publish(message).await?;
         }
     }
-    acked(process, delivery).await
-}
-
-async fn acked(process: &Process, delivery: &Delivery) -> Result<(), NotHandled> {
-    let limit = process.consume.endpoint().timeout();
-    within(limit, "ack a result", delivery.ack(BasicAckOptions::default())).await?;
     Ok(())
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
+async fn repeat(history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await;
@@ -146,7 +152,7 @@ async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Re
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => reply(process, &delivery.properties, id.as_str(), &body).await,
+        Some(body) => reply(history.outbox(), &delivery.properties, id.as_str(), &body).await,
         None => Ok(()),
     }
 }
@@ -230,7 +236,6 @@ fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
 /// acked; neither waits for the other.
 async fn deliver(
-    process: &Process,
     history: &History,
     delivery: &Delivery,
     (result, due): (&ResultMessage, Due),
@@ -245,16 +250,16 @@ async fn deliver(
             Due::Reply | Due::Nothing => Ok(()),
         }
     };
-    let (kept, told) = tokio::join!(keep, reply(process, &delivery.properties, id, &delivery.data));
+    let (kept, told) = tokio::join!(keep, reply(history.outbox(), &delivery.properties, id, &delivery.data));
     kept.and(told)
 }
 
 /// To the reply queue that the properties name, if they name one.
-async fn reply(process: &Process, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), BrokerError> {
+async fn reply(outbox: &Outbox, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), BrokerError> {
     let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(came_with) else { return Ok(()) };
     let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
-    let message = Message { exchange: REPLIES, key: &to, body, properties, mandatory: true };
-    match process.publisher.publish(message).await {
+    let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
+    match outbox.publish(letter).await {
         Err(BrokerError::Returned { .. }) => {
             tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
             Ok(())

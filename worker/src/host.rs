@@ -46,7 +46,7 @@ pub enum Choice {
 pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
-    let others = Others::default();
+    let others = Others::new();
     let hear = {
         let others = others.clone();
         move |heartbeat: Heartbeat| others.hear(&heartbeat)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use pool_shared::config::{Env, load};
+use pool_shared::config::{Env, Pool, load};
 use pool_shared::id::ProgrammerId;
 use pool_shared::telemetry::{LogFormat, init_logs, init_metrics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +71,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(pool, args.which.choice()) {
+    let choice = args.which.choice();
+    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -80,8 +81,21 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(pool: pool_shared::config::Pool, choice: Choice) -> anyhow::Result<()> {
+/// One thread for each programmer, as far as there are processors: more would only hand work to each other. What blocks
+/// (files, git) has threads of its own.
+fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runtime> {
+    let programmers = match choice {
+        Choice::All => pool.programmers.len(),
+        Choice::These(ids) => ids.len(),
+        Choice::Any(count) => *count,
+    };
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(programmers.clamp(1, processors)).enable_all();
+    builder.build().context("failed to start the runtime")
+}
+
+async fn run(pool: Pool, choice: Choice) -> anyhow::Result<()> {
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") { LogFormat::Json } else { LogFormat::Text };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
     let metrics = init_metrics().context("failed to set up metrics")?;

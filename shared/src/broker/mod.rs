@@ -10,6 +10,7 @@ pub mod headers;
 pub mod heartbeats;
 pub mod link;
 pub mod log;
+pub mod outbox;
 pub mod process;
 pub mod publisher;
 pub mod topology;

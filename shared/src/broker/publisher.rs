@@ -1,14 +1,18 @@
 //! Publishing with confirms over a pool of channels: one message in flight on each.
 //!
 //! With several mandatory messages in flight lapin can pair a return with the wrong confirm, so a channel belongs to
-//! one publish at a time and the pool gives the throughput.
+//! one publish at a time and the pool gives the throughput. [`Publisher::publish_together`] takes its returns
+//! from the whole batch.
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
+use futures_util::future;
+use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::{BrokerError, Endpoint, link::Link, within};
 
+#[derive(Debug)]
 struct ConfirmedChannels(Link);
 
 impl Manager for ConfirmedChannels {
@@ -39,7 +43,7 @@ pub struct Message<'a> {
 }
 
 /// Publishes with confirms. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Publisher {
     channels: Pool<ConfirmedChannels>,
     endpoint: Endpoint,
@@ -78,6 +82,33 @@ impl Publisher {
         }
     }
 
+    /// Publishes several messages on one channel and waits until the broker has answered for all of them. Gives those
+    /// that it did not take because they reach no queue.
+    ///
+    /// Which confirm carries a return says nothing (broker fact 10), but the return itself names its message, and every
+    /// return comes with some confirm of this batch, because it comes before its own.
+    ///
+    /// # Errors
+    /// When one was not confirmed: which ones were taken is not known then.
+    pub async fn publish_together(&self, messages: &[Message<'_>]) -> Result<Vec<BasicReturnMessage>, BrokerError> {
+        let what = || format!("publish {} messages", messages.len());
+        let channel = self.channel(what).await?;
+        let sent = async {
+            let mut confirms = Vec::with_capacity(messages.len());
+            for message in messages {
+                confirms.push(basic_publish(&channel, message).await?);
+            }
+            future::try_join_all(confirms).await
+        };
+        let confirmed = within(self.endpoint.timeout(), what(), sent).await;
+        let returned =
+            confirmed.and_then(|all| all.into_iter().filter_map(|one| returned(one, what).transpose()).collect());
+        if returned.is_err() {
+            drop(Object::take(channel));
+        }
+        returned
+    }
+
     async fn channel(&self, what: impl Fn() -> String) -> Result<Object<ConfirmedChannels>, BrokerError> {
         // A channel may need a connection first; two time-outs cover both.
         match tokio::time::timeout(self.endpoint.timeout() * 2, self.channels.get()).await {
@@ -89,18 +120,25 @@ impl Publisher {
     }
 
     async fn confirmed(&self, channel: &Channel, message: &Message<'_>, what: String) -> Result<(), BrokerError> {
-        let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-        let publish = async {
-            let properties = message.properties.clone();
-            channel
-                .basic_publish(message.exchange.into(), message.key.into(), options, message.body, properties)
-                .await?
-                .await
-        };
-        match within(self.endpoint.timeout(), what.as_str(), publish).await? {
+        let publish = async { basic_publish(channel, message).await?.await };
+        let confirmation = within(self.endpoint.timeout(), what.as_str(), publish).await?;
+        match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => Err(BrokerError::Returned { what }),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Nacked { what }),
         }
+    }
+}
+
+async fn basic_publish(channel: &Channel, message: &Message<'_>) -> lapin::Result<PublisherConfirm> {
+    let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+    let properties = message.properties.clone();
+    channel.basic_publish(message.exchange.into(), message.key.into(), options, message.body, properties).await
+}
+
+fn returned(confirmation: Confirmation, what: impl Fn() -> String) -> Result<Option<BasicReturnMessage>, BrokerError> {
+    match confirmation {
+        Confirmation::Ack(returned) => Ok(returned),
+        Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Nacked { what: what() }),
     }
 }

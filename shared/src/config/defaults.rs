@@ -28,7 +28,8 @@ pub(super) struct RawDefaults {
     pub(super) context_limit: u64,
     /// false: the patch is the result, no commit is made.
     pub(super) auto_commit: bool,
-    /// How often the agent may repair what an acceptance check found.
+    /// Runs of the agent for one task: the first one, those that repair what an acceptance check found, and those with
+    /// another LLM after an answer of no use. 0 means 1.
     pub(super) max_fix_iterations: u32,
 }
 

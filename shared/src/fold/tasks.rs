@@ -49,6 +49,8 @@ pub struct TaskState {
     /// The highest token that ever owned the task: the fence, which stays when the owner goes.
     pub fence: Option<Token>,
     pub owner: Option<Owner>,
+    /// Attempts that owned it once and do not any more.
+    past: Vec<AttemptId>,
     /// Attempts that were started and not released.
     pub attempts: u32,
     /// How often it was handed back by its owner, and how often of these because no LLM was left for it.
@@ -238,7 +240,7 @@ impl Tasks {
             state.body_hash = Some(body_hash.to_owned());
             route.clone_into(&mut state.route);
         }
-        state.owner = Some(owner);
+        state.past.extend(state.owner.replace(owner).map(|owner| owner.attempt));
         Verdict::Accepted
     }
 
@@ -247,7 +249,7 @@ impl Tasks {
             return Verdict::Refused(Refusal::Superseded);
         }
         let state = self.entry(task);
-        state.owner = None;
+        state.past.extend(state.owner.take().map(|owner| owner.attempt));
         state.attempts -= 1;
         state.releases += 1;
         state.hand_backs += u32::from(no_llm);
@@ -263,6 +265,9 @@ impl Tasks {
         if let Some(attempt) = outcome.attempt {
             match owner {
                 Some(owner) if owner.attempt == attempt => outcome.programmer = Some(owner.programmer.clone()),
+                // Only an owner brings a result. Of one that the log has never heard of the `started` was lost, with the
+                // tail of the stream on a host that crashed.
+                None if !state.past.contains(&attempt) => {}
                 Some(_) | None => return Verdict::Refused(Refusal::Superseded),
             }
         } else if owner.is_some() {

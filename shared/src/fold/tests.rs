@@ -102,6 +102,17 @@ fn a_released_attempt_does_not_count_and_cannot_finish() {
 }
 
 #[test]
+fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
+    let finish = |n| finished("t", Some(n), Status::Succeeded);
+    assert_eq!(verdicts(vec![submitted("t", "h"), finish(1)]), [YES, YES], "the log has lost its tail");
+    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
+    let events = vec![started("t", 1, 0, 0), released, finish(1), finish(2)];
+    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES], "who gave it back did not bring it");
+    let events = vec![started("t", 1, 0, 0), finish(2), finish(1)];
+    assert_eq!(verdicts(events), [YES, SUPERSEDED, YES], "its owner does");
+}
+
+#[test]
 fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
     let taken = |same_body| Verdict::Refused(Refusal::Taken { same_body });
     let events = vec![submitted("t", "h"), submitted("t", "h"), submitted("t", "other")];

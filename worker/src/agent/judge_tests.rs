@@ -7,6 +7,7 @@ use pool_shared::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
+use crate::llm::permits::{Unavailable, Why};
 use crate::llm::record::Cap;
 use crate::sandbox::Output;
 
@@ -290,4 +291,59 @@ proptest! {
             prop_assert!(sound, "a success without evidence: {evidence:?}");
         }
     }
+}
+
+#[test]
+fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all() {
+    let name = |llm: &str| LlmName::new(llm).expect("an LLM");
+    let shut = |reason| Out::Unavailable(Unavailable { reason, detail: "until 12:05".to_owned() });
+    let failed = |class| Out::Failed(class);
+    let exit = |exit| run(exit, Evidence::None);
+    for (llms, calls, expected, part) in [
+        (
+            vec![(name("p/a"), failed(CallClass::Auth)), (name("p/m"), failed(CallClass::Timeout))],
+            vec![call(CallClass::Auth), call(CallClass::Timeout)],
+            ErrorKind::LlmTimeout,
+            "no LLM is left (p/a: auth; p/m: timeout); the last call of p/m failed: timed out",
+        ),
+        (
+            vec![(name("p/m"), failed(CallClass::Timeout)), (name("p/b"), shut(Why::Budget))],
+            vec![call(CallClass::Timeout)],
+            ErrorKind::LlmTimeout,
+            "p/b: budget (until 12:05)",
+        ),
+        (
+            vec![(name("p/m"), shut(Why::Breaker))],
+            vec![call(CallClass::Ok)],
+            ErrorKind::LlmUnavailable,
+            "no LLM is left (p/m: breaker (until 12:05))",
+        ),
+        (
+            vec![(name("p/m"), failed(CallClass::Timeout))],
+            vec![call(CallClass::Timeout)],
+            ErrorKind::LlmTimeout,
+            "the last call of p/m failed: timed out",
+        ),
+    ] {
+        let record = Record { calls, open_calls: 0, no_llm_left: Some(NoLlmLeft { llms }) };
+        for kind in [command(), aider()] {
+            let failure = judge(&kind, &exit(Exit::Status(0)), &record, true).expect_err("no success");
+            assert_eq!(failure.kind, expected, "{record:?}");
+            assert!(failure.message.contains(part), "{part:?} is in {:?}", failure.message);
+        }
+        for (how, left) in [
+            (Exit::Status(0), true),
+            (Exit::Status(1), true),
+            (Exit::TimedOut, true),
+            (Exit::Silent, true),
+            (Exit::Signal(11), false),
+            (Exit::Cancelled, false),
+        ] {
+            let run = exit(how);
+            assert_eq!(no_llm_left(&run, &record).is_some(), left, "{how:?}");
+            let is_llms = judge(&command(), &run, &record, true).expect_err("no success").kind == expected;
+            assert_eq!(is_llms, left, "{how:?}: and the judgement says the same");
+        }
+    }
+    assert_eq!(no_llm_left(&exit(Exit::Status(0)), &ok()), None, "with an answer one was left");
 }

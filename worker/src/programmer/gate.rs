@@ -73,6 +73,8 @@ struct Watcher {
 impl Watcher {
     async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Door>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
+        // Before the log has been read there is nothing to look at; then it is looked at once.
+        let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
             for ((door, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
                 sender.send_if_modified(|shown| {
@@ -143,12 +145,20 @@ fn report(programmer: &config::Programmer, shut: Option<&Shut>) {
 }
 
 /// Which programmers could take a task, by their heartbeats. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Others(Arc<RwLock<HashMap<ProgrammerId, Instant>>>);
+#[derive(Clone)]
+pub struct Others {
+    since: Instant,
+    heard: Arc<RwLock<HashMap<ProgrammerId, Instant>>>,
+}
 
 impl Others {
+    #[expect(clippy::new_without_default, reason = "it has a beginning")]
+    pub fn new() -> Self {
+        Self { since: Instant::now(), heard: Arc::default() }
+    }
+
     pub fn hear(&self, heartbeat: &Heartbeat) {
-        let mut heard = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in &heartbeat.programmers {
             if could_take(&beat.gate) {
                 heard.insert(beat.id.clone(), Instant::now());
@@ -158,8 +168,12 @@ impl Others {
         }
     }
 
+    /// `within`: three heartbeats. Whoever has listened for less than one does not know who is there: all might be.
     fn alive(&self, id: &ProgrammerId, within: Duration) -> bool {
-        let heard = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if self.since.elapsed() < within / 3 {
+            return true;
+        }
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         heard.get(id).is_some_and(|at| at.elapsed() < within)
     }
 }

@@ -230,7 +230,7 @@ impl Programmer {
 
     async fn stay(&self, station: &mut Station, queue: usize, conditions: &Conditions) -> In {
         match station.stay(queue, self.disturbed(conditions)).await {
-            Ok(Heard::Task(Incoming { delivery, queue })) => In::Delivered(delivery, queue),
+            Ok(Heard::Task(incoming)) => In::Delivered(incoming.delivery, incoming.queue),
             Ok(Heard::Nothing) => In::Empty,
             Ok(Heard::Disturbed) => In::Disturbed,
             Err(error) => self.broken(&error),

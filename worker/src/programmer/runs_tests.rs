@@ -63,7 +63,12 @@ fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
 fn who_answered_counts_and_not_only_who_was_asked_first() {
     let moved_on = run(0, Some(1), End::Failed(failure(ErrorKind::NoChange)));
     let expected = Next::Again { first_llm: 2 };
-    assert_eq!(next_run(&[moved_on], Bounds { llms: 3, runs: 3 }), expected, "the backup said nothing of use already");
+    let moved_on = [moved_on];
+    assert_eq!(next_run(&moved_on, Bounds { llms: 3, runs: 3 }), expected, "the backup said nothing of use already");
+    let fail = Next::Fail(failure(ErrorKind::NoChange));
+    let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
+    assert_eq!(next_run(&then, Bounds { llms: 3, runs: 9 }), fail, "and is not to begin a run either");
+    assert_eq!(next_run(&moved_on, TWO), fail, "the primary was down, the backup has spoken: both had their turn");
 }
 
 #[test]

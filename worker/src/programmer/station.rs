@@ -32,7 +32,7 @@ pub struct Incoming {
 /// What came of staying at a queue.
 #[derive(Debug)]
 pub enum Heard {
-    Task(Incoming),
+    Task(Box<Incoming>),
     Nothing,
     Disturbed,
 }
@@ -137,14 +137,14 @@ impl Station {
             Some(open) => open,
             None => {
                 if let Some(late) = self.leave().await? {
-                    return Ok(Heard::Task(late));
+                    return Ok(Heard::Task(Box::new(late)));
                 }
                 self.consume(queue).await?
             }
         };
         let heard = tokio::select! {
             biased;
-            next = open.consumer.next() => Heard::Task(self.incoming(queue, next)?),
+            next = open.consumer.next() => Heard::Task(Box::new(self.incoming(queue, next)?)),
             () = disturbed => Heard::Disturbed,
             () = tokio::time::sleep(PATIENCE) => Heard::Nothing,
         };

@@ -103,6 +103,8 @@ impl Worktree {
         let again = async {
             self.empty_tree().await?;
             self.git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
+            // Git before 2.36 brings them back.
+            self.hide_links_that_lead_outside().await?;
             self.finish_tree().await
         };
         again.await.map_err(|error| failure("cannot clean the worktree", error))
@@ -193,7 +195,12 @@ impl Worktree {
             };
             let link = tree.join(path_of(path));
             let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
-            let target = fs::read_link(&link)?;
+            let target = match fs::read_link(&link) {
+                Ok(target) => target,
+                // Hidden before.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
             if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
                 fs::remove_file(&link)?;
                 hidden.extend_from_slice(path);

@@ -238,6 +238,32 @@ async fn links_that_lead_out_of_the_repository_are_out_of_sight_and_stay_in_it()
 }
 
 #[tokio::test]
+async fn a_restored_worktree_is_what_was_collected() {
+    let bench = Bench::new();
+    symlink("/etc/passwd", bench.app().join("outside")).expect("a link");
+    bench.write(".gitignore", "*.log\n");
+    bench.commit("links");
+    let workspaces = bench.workspaces();
+    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let tree = worktree.path();
+    write(&tree.join("calc.py"), "changed\n");
+    write(&tree.join("added/new.py"), "added\n");
+    let collected = worktree.collect().await.expect("good changes");
+    write(&tree.join("calc.py"), "spoilt\n");
+    write(&tree.join("docs/guide.md"), "spoilt\n");
+    write(&tree.join("made-by-check"), "x");
+    write(&tree.join("run.log"), "ignored");
+    std::fs::remove_dir_all(tree.join("added")).expect("a check can do that");
+    worktree.restore().await.expect("it is restored");
+    let read = |file: &str| std::fs::read_to_string(tree.join(file)).expect("a file");
+    assert_eq!((read("calc.py"), read("added/new.py")), ("changed\n".into(), "added\n".into()), "what was taken in");
+    assert_eq!(read("docs/guide.md"), "# Guide\n", "what nobody was to change");
+    assert!(!tree.join("made-by-check").exists() && !tree.join("run.log").exists(), "nothing else is there");
+    assert!(tree.join("outside").symlink_metadata().is_err(), "what was hidden is hidden");
+    assert_eq!(worktree.collect().await.expect("good changes"), collected, "and it is the same change");
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_text_survive_in_the_patch() {
     let bench = Bench::new();
     let workspaces = bench.workspaces();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Pending, Shared};
@@ -20,6 +21,11 @@ use crate::time::Timestamp;
 
 /// The most events in one message: a batch stays far below any message limit.
 const MOST_EVENTS: usize = 128;
+/// Whoever appends again within this time is busy: the next ones are close.
+const BUSY: Duration = Duration::from_millis(4);
+/// A busy appender waits so long for them. Every process reads every batch, so fewer and larger ones pay; one that
+/// appends now and then does not wait.
+const LINGER: Duration = Duration::from_millis(1);
 /// How often a wrong clock is looked at again.
 const CLOCK_CHECK: Duration = Duration::from_millis(200);
 
@@ -30,12 +36,22 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) {
     let mut first = 0;
+    let mut left = None;
     loop {
         let mut taken = Vec::new();
         tokio::select! {
             () = shutdown.cancelled() => return,
             count = pending.recv_many(&mut taken, MOST_EVENTS) => if count == 0 { return },
         }
+        if left.is_some_and(|left: Instant| left.elapsed() < BUSY) {
+            tokio::time::sleep(LINGER).await;
+            while taken.len() < MOST_EVENTS
+                && let Ok(more) = pending.try_recv()
+            {
+                taken.push(more);
+            }
+        }
+        left = Some(Instant::now());
         let at = tokio::select! {
             () = shutdown.cancelled() => return,
             at = right_time(&shared.clock) => at,

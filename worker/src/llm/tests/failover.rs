@@ -262,8 +262,12 @@ async fn when_no_llm_is_left_the_agent_is_stopped_and_told_the_classes_only() {
     assert_eq!(left, expected, "the owner of the attempt reads more");
 
     rig.llm.set_rules(Vec::new());
+    let open = tokio::spawn(rig.request(&prompt(&json!({"behave": "hang"}))).send());
+    until("another call is open", || rig.session.open_calls() == 1).await;
+    assert_eq!(rig.session.record().no_llm_left, None, "the newest call has not ended so, or at all");
+    open.abort();
     assert_eq!(rig.ask(json!({"say": "x"})).await.0, 200, "when one is back");
-    assert_eq!(rig.session.record().no_llm_left, None, "that was not how the newest call ended");
+    assert_eq!(rig.session.record().no_llm_left, None, "nor has this one");
 }
 
 #[tokio::test]
