@@ -10,6 +10,7 @@ did in every act what the act is there to show.
 import decimal
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ PRIMARIES = ["qwen2.5-coder:7b", "claude-sonnet-4", "deepseek-coder-v3:14b"]
 # About a cent for a call of Claude.
 USUAL = {"model": "*", "say": "Done.", "usage": {"input_tokens": 1000, "output_tokens": 500}, "delay_ms": 50}
 LIMIT_S = 90
+# As in config/trial.yaml.
+TRIAL_LIMIT_USD = 50
 
 
 class Failure(Exception):
@@ -47,6 +50,8 @@ class Pool:
         self.batch = time.strftime("chaos-%H%M%S")
         self.submitted = 0
         self.seen = 0
+        # What is older than the last thing that was done says nothing about it.
+        self.asked, self.acted = 0.0, 0.0
         self.status = self.get_status()
         self.watching = threading.Thread(target=self.watch, daemon=True)
         self.watching.start()
@@ -57,6 +62,7 @@ class Pool:
     def watch(self):
         while True:
             time.sleep(0.2)
+            asked = time.monotonic()
             try:
                 after = self.get_status()
             except (urllib.error.URLError, OSError, ValueError) as error:
@@ -64,10 +70,11 @@ class Pool:
                 continue
             for sentence in narrator.sentences(self.status, after):
                 tell(sentence)
-            self.status = after
+            self.status, self.asked = after, asked
 
     def rules(self, *rules):
         http("PUT", f"{self.llm_url}/script/rules", [*rules, USUAL])
+        self.acted = time.monotonic()
 
     def submit(self, count, *capabilities):
         tasks = []
@@ -82,13 +89,22 @@ class Pool:
                 "labels": {"run_id": self.batch},
             })
         http("POST", f"{self.url}/tasks", tasks)
+        self.acted = time.monotonic()
         wanted = "/".join(capabilities) or "anybody"
         say(f"  ({count} tasks for {wanted})")
+
+    def allow(self, more_usd):
+        """Sets today's limit to so much more than is spent: this pool may have been used before today."""
+        self.limit(decimal.Decimal(self.get_status()["budget"]["spent_usd"]) + more_usd)
+
+    def limit(self, usd):
+        http("POST", f"{self.url}/budget", {"limit_usd": str(usd), "for": "today"})
+        self.acted = time.monotonic()
 
     def until(self, what, fits):
         """Waits for something that the status must show."""
         deadline = time.monotonic() + LIMIT_S
-        while not fits(self.status):
+        while self.asked <= self.acted or not fits(self.status):
             if time.monotonic() > deadline:
                 raise Failure(f"not within {LIMIT_S} s: {what}")
             time.sleep(0.1)
@@ -103,10 +119,11 @@ class Pool:
         for request in received:
             self.seen = max(self.seen, request["number"])
             of_model = counts.setdefault(request["model"], {})
-            of_model[request["outcome"]] = of_model.get(request["outcome"], 0) + 1
+            outcome = "given up by the pool" if request["outcome"] == "client went away" else request["outcome"]
+            of_model[outcome] = of_model.get(outcome, 0) + 1
         for model, outcomes in sorted(counts.items()):
             listed = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-            tell(f"  calls of {model}: {listed}")
+            tell(f"CALLS          {model} received: {listed}.")
 
     def outcomes(self):
         totals = {}
@@ -203,18 +220,19 @@ def slow(pool):
 
 
 def money(pool):
-    act("The money of the day runs out", narrator.money(pool.status["budget"]) + ". Thirty tasks want a paid LLM.")
+    text = "Today's limit is set to twenty cents more than is spent. Thirty tasks want a paid LLM."
+    act("The money of the day runs out", text)
     pool.rules()
+    pool.allow(decimal.Decimal("0.20"))
     pool.submit(30, "paid")
     pool.until("every paid programmer is shut because of the budget", lambda status: shut_for_budget(status) == 3)
     tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
     waiting = pool.status["open_tasks"]
-    tell(f"{waiting} tasks wait for money. Free programmers go on:")
+    tell(f"{waiting} tasks wait for money. Tasks for free programmers go on:")
     pool.submit(14, "free")
     pool.until("the free tasks are done", lambda status: status["open_tasks"] == waiting)
-    tell("Now somebody gives the pool two dollars more for today.")
-    limit = decimal.Decimal(pool.status["budget"]["max_daily_spend_usd"]) + 2
-    http("POST", f"{pool.url}/budget", {"limit_usd": str(limit), "for": "today"})
+    tell(f"The free ones are done, {waiting} still wait. Now there are two dollars more for today.")
+    pool.allow(decimal.Decimal(2))
     pool.open_tasks_done()
     tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
     pool.calls()
@@ -226,11 +244,21 @@ ACTS = [calm, rate_limit, outage, hang, slow, money]
 def main():
     url, once = sys.argv[1], "--once" in sys.argv[2:]
     pool = Pool(os.environ["POOL_URL"], url.rstrip("/"))
+    try:
+        rounds(pool, once)
+    finally:
+        # What was set for today would hold for every pool on this broker, until midnight.
+        pool.limit(TRIAL_LIMIT_USD)
+
+
+def rounds(pool, once):
     while True:
+        pool.allow(decimal.Decimal("0.50"))
         for play in ACTS:
             play(pool)
         outcomes = pool.outcomes()
-        act("The end of this round", f"{pool.submitted} tasks: {outcomes}")
+        listed = ", ".join(f"{count} {state}" for state, count in outcomes.items())
+        act("The end of the round", f"{pool.submitted} tasks since the start: {listed}.")
         if outcomes != {"succeeded": pool.submitted}:
             raise Failure("a task has not succeeded")
         if once:
@@ -238,6 +266,7 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except KeyboardInterrupt:

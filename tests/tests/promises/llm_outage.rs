@@ -237,39 +237,44 @@ fn judge_shut(status: &PoolStatus, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_scope_programmer_the_failures_of_one_shut_only_its_own_use() {
+async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     let llm = Llm::start().await;
     llm.fail(&[json!({"model": "primary", "prompt": "bad-", "fail": {"status": 500}})]).await;
-    let file = pool_file(2, &llm).set("failover.circuit_breaker.scope", json!("programmer")).calling(&[]);
+    let file = pool_file(3, &llm).set("failover.circuit_breaker.scope", json!("programmer")).calling(&[]);
     // A cooldown that nobody waits for.
-    let file = file.set("failover.circuit_breaker.cooldown_s", json!(600));
-    let file = file.set_of("001", "capabilities", json!(["one"])).set_of("002", "capabilities", json!(["two"]));
-    let pool = Pool::start_processes(&file, 2, 1).await;
-    let for_one = |name: &str, count: usize, capability: &str| {
-        let mut tasks = tasks(name, count);
-        tasks.iter_mut().for_each(|task| task["capabilities"] = json!([capability]));
-        json!(tasks)
+    let mut file = file.set("failover.circuit_breaker.cooldown_s", json!(600));
+    for id in numbered(3) {
+        file = file.set_of(&id, "capabilities", json!([format!("only-{id}")]));
+    }
+    let pool = Pool::start_processes(&file, 3, 1).await;
+    let tasks_for = |id: &str, name: &str| {
+        let mut tasks = tasks(&format!("{name}-{id}"), THRESHOLD);
+        tasks.iter_mut().for_each(|task| task["capabilities"] = json!([format!("only-{id}")]));
+        tasks
     };
     let mut log = pool.event_log().await;
-    pool.api().submit(&for_one("bad", THRESHOLD, "one")).await;
-    log.finished(THRESHOLD, SOON).await;
-    pool.status_where("001 does not use its primary any more", |status| status.circuit_is_open("001")).await;
+    // Together they would be enough to open the breaker for everybody.
+    pool.api().submit(&json!([tasks_for("001", "bad"), tasks_for("002", "bad")].concat())).await;
+    log.finished(2 * THRESHOLD, SOON).await;
+    let both = |status: &PoolStatus| status.circuit_is_open("001") && status.circuit_is_open("002");
+    pool.status_where("001 and 002 do not use their primary any more", both).await;
     let calls = llm.requests().await.len();
-    pool.api().submit(&for_one("good-one", 3, "one")).await;
-    pool.api().submit(&for_one("good-two", 3, "two")).await;
-    log.finished(THRESHOLD + 6, SOON).await;
+    for id in numbered(3) {
+        pool.api().submit(&json!(tasks_for(&id, "good"))).await;
+    }
+    log.finished(5 * THRESHOLD, SOON).await;
 
     let requests = llm.requests().await.split_off(calls);
-    let models = |of: &str| {
-        let of_tasks = |request: &&LoggedRequest| task_of(request).is_some_and(|task| task.starts_with(of));
-        requests.iter().filter(of_tasks).map(|request| request.model.as_str()).collect::<Vec<_>>()
-    };
-    assert_eq!(models("good-one"), ["backup"; 3], "001 goes to its backup at once");
-    assert_eq!(models("good-two"), ["primary"; 3], "002 has its primary as before");
+    for (id, model) in [("001", "backup"), ("002", "backup"), ("003", "primary")] {
+        let name = format!("good-{id}");
+        let of_tasks = |request: &&LoggedRequest| task_of(request).is_some_and(|task| task.starts_with(&name));
+        let models: Vec<_> = requests.iter().filter(of_tasks).map(|request| request.model.as_str()).collect();
+        assert_eq!(models, [model; THRESHOLD], "{id} goes there at once");
+    }
     let status = pool.status().await;
     assert_eq!(status.programmer("001")["using_backup"], true, "001 is on its backup: {status:?}");
-    assert!(!status.circuit_is_open("002"), "002 has nothing to do with it: {status:?}");
-    assert_eq!(status.available(), Some(2), "both go on working: {status:?}");
+    assert!(!status.circuit_is_open("003"), "003 has nothing to do with it: {status:?}");
+    assert_eq!(status.available(), Some(3), "all go on working: {status:?}");
 }
 
 /// Lets the primary fail until its breaker is open; the tasks succeed by the backup.

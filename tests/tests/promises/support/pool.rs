@@ -79,6 +79,11 @@ impl Pool {
         Self::set_up(share_cores().await, file).await
     }
 
+    /// The same, while no other test runs.
+    pub(crate) async fn set_up_alone(file: &PoolFile) -> Self {
+        Self::set_up(all_cores().await, file).await
+    }
+
     async fn set_up(cores: Cores, file: &PoolFile) -> Self {
         let directory = TempDir::with_prefix("pool-test-").expect("a directory for a test");
         std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
