@@ -2,6 +2,7 @@
 //!
 //! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -28,6 +29,25 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
     }
 }
 
+/// Says it again before the log forgets it, as long as it is the one in force.
+pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
+    let hash = config_hash(&pool);
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(pool.events.restate_every()) => {}
+        }
+        let in_force = process.log.read(|fold| fold.configuration().is_some_and(|c| c.hash == hash));
+        if in_force && let Err(error) = process.log.append(configured(&pool, hash.clone())).await {
+            tracing::warn!(%error, "the configuration was not said again; trying later");
+        }
+    }
+}
+
+fn configured(pool: &Pool, hash: String) -> Decision {
+    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) }
+}
+
 async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let done = locked(process, pool, &channel).await;
@@ -47,10 +67,8 @@ async fn locked(process: &Process, pool: &Pool, channel: &Channel) -> Result<(),
     Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
     if hash != hash_before {
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
-        let configured = Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) };
-        if let Err(error) = process.log.append(configured).await {
-            tracing::warn!(%error, "the configuration may not be in force");
-        }
+        let appended = process.log.append(configured(pool, hash)).await;
+        appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
     }
     let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
     within(limit, "unlock the routes", unlock).await.map(drop)

@@ -107,7 +107,6 @@ pub enum Decision {
     /// A call has failed for good on one LLM.
     LlmFailed {
         key: LlmKey,
-        llm: LlmName,
         programmer: ProgrammerId,
         host: String,
         task: TaskId,

@@ -5,29 +5,30 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::ProgrammerId;
+use crate::id::{LlmName, ProgrammerId};
 
-/// What a breaker belongs to: a model where it is served. A server on a loopback address is another one on every host.
+/// What a breaker belongs to: an LLM where it is served. Two names for one address are two accounts, with limits and keys
+/// of their own; a server on a loopback address is another one on every host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LlmKey {
     pub base_url: String,
-    pub model: String,
+    pub llm: LlmName,
     /// Only of loopback addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
 }
 
 impl LlmKey {
-    /// The model at `base_url`, as seen from `host`.
-    pub fn new(base_url: &str, model: &str, host: &str) -> Self {
+    /// The LLM at `base_url`, as seen from `host`.
+    pub fn new(base_url: &str, llm: &LlmName, host: &str) -> Self {
         let host = is_loopback(base_url).then(|| host.to_owned());
-        Self { base_url: base_url.to_owned(), model: model.to_owned(), host }
+        Self { base_url: base_url.to_owned(), llm: llm.clone(), host }
     }
 }
 
 impl fmt::Display for LlmKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.model, self.base_url)?;
+        write!(f, "{} at {}", self.llm, self.base_url)?;
         self.host.as_ref().map_or(Ok(()), |host| write!(f, " on {host}"))
     }
 }
@@ -99,7 +100,8 @@ mod tests {
             ("http://10.0.0.7:11434/v1", false),
             ("http://localhost.example.org/v1", false),
         ] {
-            assert_eq!(LlmKey::new(base_url, "m", "h").host.is_some(), local, "{base_url}");
+            let llm = LlmName::new("p/m").expect("an LLM");
+            assert_eq!(LlmKey::new(base_url, &llm, "h").host.is_some(), local, "{base_url}");
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct ProgrammerRules {
 }
 
 /// A probe that takes longer than a call, and this much more, is lost.
-const LEASE_MARGIN: Duration = Duration::from_secs(10);
+pub const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 impl Rules {
     /// The rules of a pool file.

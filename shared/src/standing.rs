@@ -4,6 +4,7 @@
 //! This is the gate *before* a task is taken. It is advice: what is spent is admitted by the log alone (`fold::budget`).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::config::{Pool, Programmer, Strategy};
 use crate::fold::Fold;
@@ -96,21 +97,36 @@ impl Standing<'_> {
         }
     }
 
-    /// The routes that are closed for this programmer for now: those that programmers with free LLMs serve too, as long as
-    /// no task of theirs has waited for `spill_to_paid_after`. Indices into `routes`.
-    pub fn closed_routes(&self, programmer: &Programmer, routes: &[&Route]) -> BTreeSet<usize> {
+    /// The routes that are closed for this programmer for now: those that programmers with free LLMs serve too (or did until
+    /// their LLMs went out, less than `spill_to_paid_after` ago), as long as no task of theirs has waited for that long.
+    /// Indices into `routes`.
+    pub fn closed_routes(
+        &self,
+        programmer: &Programmer,
+        routes: &[&Route],
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> BTreeSet<usize> {
         let patience = self.pool.load_balancing.spill_to_paid_after;
         if patience.is_zero() || self.means(programmer) != Means::Paid {
             return BTreeSet::new();
         }
-        let is_free =
-            |id: &ProgrammerId| self.pool.programmer(id).is_some_and(|other| self.pool.is_free(other.primary()));
+        let serves_free = |id: &ProgrammerId| {
+            let other = self.pool.programmer(id).filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
+            other.is_some_and(|other| self.is_free_or_was_within(other, patience))
+        };
         let spilled = |route: &Route| {
             let oldest = self.fold.tasks.oldest_waiting(&route.name);
             oldest.is_some_and(|since| self.now.since(since) >= patience)
         };
-        let closed = |route: &Route| route.eligible.iter().any(is_free) && !spilled(route);
+        let closed = |route: &Route| !spilled(route) && route.eligible.iter().any(serves_free);
         routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+    }
+
+    /// Whether the programmer's primary LLM is available, or went out not long ago.
+    fn is_free_or_was_within(&self, programmer: &Programmer, patience: Duration) -> bool {
+        let caller = self.caller(&programmer.id);
+        let shut = self.shut(&self.pool.llm_key(programmer.primary(), &caller.host), &caller);
+        shut.and_then(|shut| shut.outage).is_none_or(|outage| self.now.since(outage.since) < patience)
     }
 
     /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
@@ -146,7 +162,7 @@ impl Standing<'_> {
     fn begun(&self) -> (MicroUsd, BTreeSet<&ProgrammerId>) {
         let mut busy = BTreeSet::new();
         let mut sum = MicroUsd::ZERO;
-        for (_, owner) in self.fold.tasks.running() {
+        for (_, owner) in self.fold.tasks.running().filter(|(_, owner)| !self.fold.is_gone(owner)) {
             busy.insert(&owner.programmer);
             let reserved = self.fold.budget.has_reserved(owner.attempt);
             if let Some(programmer) = self.pool.programmer(&owner.programmer)

@@ -54,7 +54,7 @@ impl Log {
         let caller = Caller { programmer: programmer.clone(), host: host.clone() };
         let (epoch, task) = (self.fold.breakers.epoch(&key, &caller), TaskId::new(format!("t{task}")).expect("an id"));
         let fault = Fault::Timeout;
-        self.append(Decision::LlmFailed { key, llm, programmer, host, task, fault, epoch, retry_after_ms: None });
+        self.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms: None });
     }
 
     fn start(&mut self, programmer: &str, attempt: u128) {
@@ -155,11 +155,11 @@ fn who_has_a_free_llm_left_needs_no_money_and_who_has_lost_it_does() {
 #[test]
 fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
     let mut log = Log::new();
-    log.pool.load_balancing.spill_to_paid_after = std::time::Duration::from_secs(60);
+    log.pool.load_balancing.spill_to_paid_after = Duration::from_secs(60);
     let closed = |log: &Log, programmer: &str| {
         let routes = crate::routing::Routes::new(&log.pool.capabilities());
         let programmer = log.pool.programmer(&id(programmer)).expect("in the pool");
-        log.standing().closed_routes(programmer, &routes.of(&programmer.id)).len()
+        log.standing().closed_routes(programmer, &routes.of(&programmer.id), |_| true).len()
     };
     assert_eq!((closed(&log, "001"), closed(&log, "002")), (0, 1), "the free one has it for itself");
     let task = TaskId::new("t").expect("an id");
@@ -181,6 +181,25 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
         error: None,
     });
     assert_eq!(closed(&log, "001"), 1, "a free programmer that would have to pay waits likewise");
+}
+
+#[test]
+fn a_route_opens_for_paid_programmers_when_its_free_llms_have_been_out_for_so_long_whatever_the_log_knows_of_tasks() {
+    let mut log = Log::new();
+    log.pool.load_balancing.spill_to_paid_after = Duration::from_secs(30);
+    let closed = |log: &Log, alive: bool| {
+        let routes = crate::routing::Routes::new(&log.pool.capabilities());
+        let programmer = log.pool.programmer(&id("002")).expect("in the pool");
+        log.standing().closed_routes(programmer, &routes.of(&programmer.id), |_| alive).len()
+    };
+    assert_eq!((closed(&log, true), closed(&log, false)), (1, 0), "a free programmer that is not there serves nothing");
+    for task in 0..3 {
+        log.fail("ollama/qwen", task, "001");
+    }
+    log.at += 29_999;
+    assert_eq!(closed(&log, true), 1, "a short outage moves nothing to paid ones");
+    log.at += 1;
+    assert_eq!(closed(&log, true), 0, "a longer one does");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool};
+use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
 use pool_shared::id::ProgrammerId;
@@ -200,7 +200,14 @@ impl Host {
         for programmer in seen {
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
             let up = Decision::Up { programmer: programmer.id.clone(), host };
-            tokio::spawn(async move { log.append(up).await });
+            let every = self.pool.events.restate_every();
+            tokio::spawn(async move {
+                loop {
+                    // Again before the log forgets it; one that does not arrive is made up for by the next.
+                    let _ = log.append(up.clone()).await;
+                    tokio::time::sleep(every).await;
+                }
+            });
         }
     }
 
@@ -210,6 +217,7 @@ impl Host {
         Prober {
             process: self.process.clone(),
             upstreams: self.workshop.upstreams(),
+            config_hash: config_hash(&self.pool),
             programmers: self.pool.programmers.iter().filter(mine).cloned().collect(),
             pool: Arc::clone(&self.pool),
         }

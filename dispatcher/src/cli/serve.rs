@@ -79,7 +79,9 @@ async fn serve(
     let intake = Intake::new(process.clone(), history.clone());
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
-    let app = App { process: process.clone(), pool: Arc::new(pool), history, intake, beats, metrics };
+    let pool = Arc::new(pool);
+    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
+    let app = App { process: process.clone(), pool, history, intake, beats, metrics };
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }

@@ -40,10 +40,10 @@ pub struct BreakerStatus {
 }
 
 pub(super) fn breakers(fold: &Fold) -> Vec<BreakerStatus> {
-    fold.breakers.all().map(|(key, llm, scope, breaker)| breaker_status((key, llm, scope), breaker)).collect()
+    fold.breakers.all().map(|(key, scope, breaker)| breaker_status((key, scope), breaker)).collect()
 }
 
-fn breaker_status((key, llm, scope): (&LlmKey, &LlmName, &Scope), breaker: &Breaker) -> BreakerStatus {
+fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> BreakerStatus {
     let (state, since, until, outage, probed_by) = match &breaker.state {
         State::Closed { since, by } => (BreakerState::Closed, *since, None, None, Some(by)),
         State::Open { outage, until } => (BreakerState::Open, outage.since, Some(*until), Some(outage), None),
@@ -52,7 +52,7 @@ fn breaker_status((key, llm, scope): (&LlmKey, &LlmName, &Scope), breaker: &Brea
         }
     };
     BreakerStatus {
-        llm: llm.clone(),
+        llm: key.llm.clone(),
         base_url: key.base_url.clone(),
         host: key.host.clone(),
         scope: scope.clone(),

@@ -1,5 +1,7 @@
 //! Section `events`: the event log.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +39,8 @@ impl Default for RawEvents {
 impl RawEvents {
     pub(super) fn check(self, checks: &mut Checks) -> Events {
         let at = At::top("events");
-        if !is_age(&self.max_age) {
+        let age = age(&self.max_age);
+        if age.is_none() {
             let problem = format!("{:?} is no time that RabbitMQ knows: write for example 7D, 12h or 1Y", self.max_age);
             checks.mistake(&at.key("max_age"), problem);
         }
@@ -50,6 +53,7 @@ impl RawEvents {
         }
         Events {
             max_age: self.max_age,
+            age: age.unwrap_or(Duration::MAX),
             segment_bytes: self.segment_mib.saturating_mul(MIB),
             tick: checks.seconds(&at.key("tick_s"), self.tick_s),
             stale: checks.seconds(&at.key("stale_s"), self.stale_s),
@@ -57,7 +61,20 @@ impl RawEvents {
     }
 }
 
-fn is_age(text: &str) -> bool {
-    let number = text.strip_suffix(['Y', 'M', 'D', 'h', 'm', 's']).unwrap_or_default();
-    (1..=9).contains(&number.len()) && !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit())
+fn age(text: &str) -> Option<Duration> {
+    const DAY: u64 = 24 * 60 * 60;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "Y" => 365 * DAY,
+        "M" => 30 * DAY,
+        "D" => DAY,
+        "h" => 60 * 60,
+        "m" => 60,
+        "s" => 1,
+        _ => return None,
+    };
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let good = (1..=9).contains(&number.len()) && !number.starts_with('0') && digits;
+    let number: u64 = number.parse().ok().filter(|_| good)?;
+    Some(Duration::from_secs(number.saturating_mul(seconds)))
 }

@@ -286,6 +286,8 @@ pub struct Broker {
 pub struct Events {
     /// Retention of both streams, as RabbitMQ writes it: `7D`.
     pub max_age: String,
+    /// The same as a time.
+    pub age: Duration,
     pub segment_bytes: u64,
     /// The pulse of the pool.
     pub tick: Duration,
@@ -305,6 +307,13 @@ pub struct DispatcherConfig {
     pub drain_timeout: Duration,
 }
 
+impl Events {
+    /// How often what must not fall off the end of the log is said again.
+    pub fn restate_every(&self) -> Duration {
+        self.age / 4
+    }
+}
+
 impl Failover {
     /// A probe is a small call: an LLM that takes longer for it is not back.
     pub fn probe_timeout(&self) -> Duration {
@@ -322,7 +331,7 @@ impl Pool {
     /// What the breaker of this LLM belongs to, as seen from `host`.
     pub fn llm_key(&self, llm: &LlmName, host: &str) -> LlmKey {
         let base_url = self.providers.get(llm.provider()).map_or("", |provider| provider.base_url.as_str());
-        LlmKey::new(base_url, llm.model(), host)
+        LlmKey::new(base_url, llm, host)
     }
 
     pub fn programmer(&self, id: &ProgrammerId) -> Option<&Programmer> {

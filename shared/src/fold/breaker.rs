@@ -92,9 +92,8 @@ struct Failure {
     fault: Fault,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Llm {
-    name: LlmName,
     /// Oldest first, within the window.
     failures: VecDeque<Failure>,
     breakers: BTreeMap<Scope, Breaker>,
@@ -104,7 +103,6 @@ struct Llm {
 #[derive(Debug, Clone)]
 pub(super) struct Failed<'a> {
     pub(super) key: &'a LlmKey,
-    pub(super) llm: &'a LlmName,
     pub(super) caller: Caller,
     pub(super) task: &'a TaskId,
     pub(super) fault: Fault,
@@ -122,11 +120,9 @@ pub struct Breakers {
 }
 
 impl Breakers {
-    /// All breakers that have ever opened, with the LLM's name in the pool file.
-    pub fn all(&self) -> impl Iterator<Item = (&LlmKey, &LlmName, &Scope, &Breaker)> {
-        self.llms
-            .iter()
-            .flat_map(|(key, llm)| llm.breakers.iter().map(move |(scope, breaker)| (key, &llm.name, scope, breaker)))
+    /// All breakers that have ever opened.
+    pub fn all(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
+        self.llms.iter().flat_map(|(key, llm)| llm.breakers.iter().map(move |(scope, breaker)| (key, scope, breaker)))
     }
 
     /// Where a programmer was up last.
@@ -160,7 +156,7 @@ impl Breakers {
                 State::HalfOpen { outage, lease } => Some((Some(outage), lease.until)),
                 State::Closed { since, .. } if now >= since.plus(RETURNED_AFTER) => None,
                 State::Closed { since, by } => {
-                    let turn = since.plus(self.turn(key, llm, (&scope, by), caller));
+                    let turn = since.plus(self.turn(key, (&scope, by), caller));
                     (now < turn).then_some((None, turn))
                 }
             };
@@ -172,18 +168,17 @@ impl Breakers {
     }
 
     /// How long after the closing the caller comes back: who has probed first, then twice as many with each step.
-    fn turn(&self, key: &LlmKey, llm: &Llm, (scope, by): (&Scope, &ProgrammerId), caller: &Caller) -> Duration {
-        let users: Vec<ProgrammerId> =
-            self.users(key, &llm.name).into_iter().filter(|user| self.is_in(scope, user)).collect();
+    fn turn(&self, key: &LlmKey, (scope, by): (&Scope, &ProgrammerId), caller: &Caller) -> Duration {
+        let users: Vec<ProgrammerId> = self.users(key).into_iter().filter(|user| self.is_in(scope, user)).collect();
         let place = |id: &ProgrammerId| users.iter().position(|user| user == id).unwrap_or(0);
         let rank = (users.len() + place(&caller.programmer) - place(by)) % users.len().max(1);
         (STEP * (rank + 1).ilog2()).min(RETURNED_AFTER)
     }
 
     /// The programmers that have this LLM among theirs, where it is.
-    fn users(&self, key: &LlmKey, name: &LlmName) -> BTreeSet<ProgrammerId> {
+    fn users(&self, key: &LlmKey) -> BTreeSet<ProgrammerId> {
         let has_it = |(id, llms): &(&ProgrammerId, &Vec<LlmName>)| {
-            llms.contains(name) && key.host.as_ref().is_none_or(|host| self.hosts.get(*id) == Some(host))
+            llms.contains(&key.llm) && key.host.as_ref().is_none_or(|host| self.hosts.get(*id) == Some(host))
         };
         self.llms_of.iter().filter(has_it).map(|(id, _)| id.clone()).collect()
     }
@@ -197,8 +192,16 @@ impl Breakers {
     }
 
     /// Breakers that want to be probed at `now`.
-    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &LlmName, &Scope)> {
-        self.all().filter(move |(.., breaker)| is_due(breaker, now)).map(|(key, llm, scope, _)| (key, llm, scope))
+    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &Scope)> {
+        self.all().filter(move |(.., breaker)| is_due(breaker, now)).map(|(key, scope, _)| (key, scope))
+    }
+
+    /// The probe that holds the lease of this breaker.
+    pub(super) fn probe_of(&self, key: &LlmKey, scope: &Scope) -> Option<AttemptId> {
+        match &self.llms.get(key)?.breakers.get(scope)?.state {
+            State::HalfOpen { lease, .. } => Some(lease.probe),
+            State::Closed { .. } | State::Open { .. } => None,
+        }
     }
 
     pub(super) fn configure(&mut self, rules: &Rules) {
@@ -218,14 +221,10 @@ impl Breakers {
         if self.epoch(failed.key, &failed.caller) != failed.epoch {
             return Verdict::Refused(Refusal::OldEpoch);
         }
-        let users = self.users(failed.key, failed.llm);
+        let users = self.users(failed.key);
         let hosts: BTreeSet<&String> = users.iter().filter_map(|user| self.hosts.get(user)).collect();
         let spread = Spread { users: users.len(), hosts: hosts.len(), for_itself: rules.for_itself };
-        let llm = self.llms.entry(failed.key.clone()).or_insert_with(|| Llm {
-            name: failed.llm.clone(),
-            failures: VecDeque::new(),
-            breakers: BTreeMap::new(),
-        });
+        let llm = self.llms.entry(failed.key.clone()).or_default();
         let oldest = Timestamp(now.0.saturating_sub(rules.window_ms));
         llm.failures.retain(|failure| failure.at > oldest);
         // One poisonous task proves nothing by failing again and again.

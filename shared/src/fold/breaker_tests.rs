@@ -26,7 +26,7 @@ fn llm() -> LlmName {
 }
 
 fn key() -> LlmKey {
-    LlmKey::new("https://api.openai.com/v1", "gpt-4o", "h")
+    LlmKey::new("https://api.openai.com/v1", &llm(), "h")
 }
 
 fn id(n: u32) -> ProgrammerId {
@@ -73,7 +73,6 @@ impl Log {
     fn failure(&self, programmer: u32, task: &str, fault: Fault, epoch: u64) -> Decision {
         Decision::LlmFailed {
             key: key(),
-            llm: llm(),
             programmer: id(programmer),
             host: self.host(programmer),
             task: TaskId::new(task).expect("an id"),
@@ -272,13 +271,13 @@ fn retry_after_is_the_cooldown() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::RateLimited);
     log.fail(2, "b", Fault::RateLimited);
-    let Decision::LlmFailed { key, llm, programmer, host, task, fault, epoch, .. } =
+    let Decision::LlmFailed { key, programmer, host, task, fault, epoch, .. } =
         log.failure(3, "c", Fault::RateLimited, 0)
     else {
         panic!("a failure")
     };
     let retry_after_ms = Some(7000);
-    log.append(Decision::LlmFailed { key, llm, programmer, host, task, fault, epoch, retry_after_ms });
+    log.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms });
     log.wait(6999);
     assert_eq!(log.probe(1, 1), NOT_DUE, "not yet");
     log.wait(1);
@@ -338,7 +337,7 @@ proptest! {
                 }
             }
             let pool = |log: &Log| {
-                log.fold.breakers.all().find(|(_, _, scope, _)| **scope == Scope::Pool).map(|(.., breaker)| breaker.clone())
+                log.fold.breakers.all().find(|(_, scope, _)| **scope == Scope::Pool).map(|(.., breaker)| breaker.clone())
             };
             prop_assert_eq!(pool(&log), pool(&other));
             let half_open = pool(&log).is_some_and(|breaker| matches!(breaker.state, State::HalfOpen { .. }));

@@ -22,6 +22,14 @@ pub struct Reservation {
     pub programmer: ProgrammerId,
     pub amount: MicroUsd,
     pub since: Timestamp,
+    /// It has seen a midnight already.
+    pub carried: bool,
+}
+
+impl Reservation {
+    pub fn new(task: Option<TaskId>, programmer: ProgrammerId, amount: MicroUsd, since: Timestamp) -> Self {
+        Self { task, programmer, amount, since, carried: false }
+    }
 }
 
 /// The day that the pool is in. Days follow each other and never go back.
@@ -45,6 +53,8 @@ pub struct Budget {
     open: BTreeMap<AttemptId, Reservation>,
     /// Of attempts that lost their task without settling: they count as spent today, until they are settled after all.
     lost: BTreeMap<AttemptId, Reservation>,
+    /// Whose money is accounted for, today or on the day before: settled, or counted in full.
+    settled: BTreeMap<AttemptId, Date>,
     /// The sum of `open`.
     reserved: MicroUsd,
 }
@@ -130,11 +140,26 @@ impl Budget {
             self.spent = MicroUsd::ZERO;
             self.by_llm.clear();
             self.by_programmer.clear();
-            self.lost.clear();
             self.limit_today = None;
+            self.carry(date);
         }
         let date = self.day.as_ref().map_or(date, |day| date.max(day.date));
         self.day = Some(Day { date, ends });
+    }
+
+    /// What is reserved counts on the new day too, but on no third one: whoever still has it then is dead. A probe does not
+    /// take so long.
+    fn carry(&mut self, date: Date) {
+        let yesterday = date.yesterday().unwrap_or(date);
+        self.settled.retain(|_, settled| *settled >= yesterday);
+        let (dead, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.carried || open.task.is_none());
+        // They were counted in full on the day before, whatever they say now.
+        let counted = dead.into_keys().chain(std::mem::take(&mut self.lost).into_keys());
+        self.settled.extend(counted.map(|attempt| (attempt, yesterday)));
+        self.open = open;
+        self.open.values_mut().for_each(|open| open.carried = true);
+        self.reserved = self.open.values().map(|open| open.amount).sum();
     }
 
     pub(super) fn set_for_today(&mut self, limit: MicroUsd) -> Verdict {
@@ -155,28 +180,46 @@ impl Budget {
         Verdict::Accepted
     }
 
+    /// The true cost. Of an attempt without a reservation too, as when that was lost with the tail of the stream: it was paid
+    /// all the same.
     pub(super) fn settle(
         &mut self,
         attempt: AttemptId,
         cost: MicroUsd,
         by_llm: &BTreeMap<LlmName, MicroUsd>,
     ) -> Verdict {
+        if self.settled.contains_key(&attempt) {
+            return Verdict::Refused(Refusal::NotReserved);
+        }
         let programmer = if let Some(open) = self.open.remove(&attempt) {
             self.reserved = self.reserved.saturating_sub(open.amount);
-            open.programmer
+            Some(open.programmer)
         } else if let Some(lost) = self.lost.remove(&attempt) {
             self.spent = self.spent.saturating_sub(lost.amount);
             take(self.by_programmer.get_mut(&lost.programmer), lost.amount);
-            lost.programmer
+            Some(lost.programmer)
+        } else if cost > MicroUsd::ZERO {
+            None
         } else {
             return Verdict::Refused(Refusal::NotReserved);
         };
         self.spent += cost;
-        *self.by_programmer.entry(programmer).or_default() += cost;
+        if let Some(programmer) = programmer {
+            *self.by_programmer.entry(programmer).or_default() += cost;
+        }
         for (llm, cost) in by_llm {
             *self.by_llm.entry(llm.clone()).or_default() += *cost;
         }
+        self.settled.insert(attempt, self.day.as_ref().map_or(Date::MIN, |day| day.date));
         Verdict::Accepted
+    }
+
+    /// Nobody of this programmer's lives who could settle.
+    pub(super) fn lose_all_of(&mut self, programmer: &ProgrammerId) {
+        let of_its = self.open.iter().filter(|(_, open)| open.programmer == *programmer).map(|(attempt, _)| *attempt);
+        for attempt in of_its.collect::<Vec<_>>() {
+            self.lose(attempt);
+        }
     }
 
     /// The attempt has lost its task. If it has not settled, nobody knows what it has spent: all that it might have.

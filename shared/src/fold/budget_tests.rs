@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -31,8 +31,17 @@ impl Log {
     }
 
     fn append(&mut self, decision: Decision) -> Verdict {
-        let batch =
-            Batch { v: 1, emitter: EmitterId::from_u128(1), first: self.seq, at_ms: self.at, events: vec![decision] };
+        self.append_as(1, decision)
+    }
+
+    fn append_as(&mut self, emitter: u128, decision: Decision) -> Verdict {
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(emitter),
+            first: self.seq,
+            at_ms: self.at,
+            events: vec![decision],
+        };
         self.seq += 1;
         let mut seen = Verdict::Accepted;
         self.fold.apply(&batch, |_, _, verdict| seen = verdict);
@@ -153,6 +162,47 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
 }
 
 #[test]
+fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_programmer() {
+    let mut log = Log::with_limit("1.00");
+    let up = || Decision::Up { programmer: programmer(), host: "h".to_owned() };
+    log.append(up());
+    log.start("a", 1, 0);
+    log.reserve("a", 1, "0.60");
+    log.append(up());
+    assert_eq!(log.money().1, "0.60", "the same process says it again");
+    log.append_as(2, up());
+    assert_eq!(log.money(), ("0.60".to_owned(), "0.00".to_owned()), "another process: the first one is gone");
+    let owner = log.fold.tasks.running().next().map(|(_, owner)| owner.clone()).expect("it has the task still");
+    log.at += 1;
+    log.append_as(3, up());
+    assert!(log.fold.is_gone(&owner), "and nobody waits for what it might reserve");
+}
+
+#[test]
+fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
+    let mut log = Log::with_limit("1.00");
+    log.start("a", 1, 0);
+    log.reserve("a", 1, "0.60");
+    log.append(reserved(None, 9, usd("0.10")));
+    log.at += 12 * HOUR;
+    log.append(Decision::Tick);
+    assert_eq!(log.money().1, "0.60", "the task's counts on both days, the probe's is over");
+    log.at += 24 * HOUR;
+    log.append(Decision::Tick);
+    assert_eq!(log.money().1, "0.00", "whoever has it now is dead");
+    assert_eq!(log.settle(1, "0.60"), Verdict::Refused(Refusal::NotReserved), "it was counted in full, twice");
+}
+
+#[test]
+fn what_was_paid_without_a_reservation_in_the_log_is_spent() {
+    let mut log = Log::with_limit("1.00");
+    assert_eq!(log.settle(1, "0.30"), YES, "its reservation was lost with the tail of the stream");
+    assert_eq!(log.money().0, "0.30", "it was paid all the same");
+    assert_eq!(log.settle(1, "0.30"), Verdict::Refused(Refusal::NotReserved), "once");
+    assert_eq!(log.settle(2, "0.00"), Verdict::Refused(Refusal::NotReserved), "nothing is nothing");
+}
+
+#[test]
 fn an_outcome_settles_with_its_cost() {
     let mut log = Log::with_limit("1.00");
     log.start("a", 1, 0);
@@ -246,10 +296,20 @@ proptest! {
         let rules = BudgetRules { limit_usd: Some(MicroUsd(LIMIT)), ..BudgetRules::default() };
         let mut log = Log::with_rules(rules.clone());
         let mut replayed = Log::with_rules(rules);
+        let mut reserved_once = BTreeSet::new();
         for (decision, later, twice) in events {
+            // Only who has reserved can have spent.
+            if let Decision::Settled { attempt, .. } | Decision::Finished { attempt: Some(attempt), .. } = &decision
+                && !reserved_once.contains(attempt)
+            {
+                continue;
+            }
             log.at += later;
             replayed.at = log.at;
-            log.append(decision.clone());
+            let verdict = log.append(decision.clone());
+            if let (Verdict::Accepted, Decision::Reserved { attempt, .. }) = (verdict, &decision) {
+                reserved_once.insert(*attempt);
+            }
             replayed.append(decision.clone());
             if twice {
                 // The batch comes once more, with its old numbers.

@@ -66,6 +66,13 @@ pub struct Configuration {
     pub rules: Rules,
 }
 
+/// The process that holds a programmer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    process: EmitterId,
+    since: Timestamp,
+}
+
 /// The state of the pool, as far as the log has been read.
 #[derive(Debug, Clone, Default)]
 pub struct Fold {
@@ -76,6 +83,7 @@ pub struct Fold {
     configuration: Option<Configuration>,
     /// Every queue that a configuration in the log has used.
     queues: BTreeSet<String>,
+    holders: BTreeMap<ProgrammerId, Holder>,
     pub tasks: Tasks,
     pub budget: Budget,
     pub breakers: Breakers,
@@ -111,17 +119,17 @@ impl Fold {
                 continue;
             }
             *next = seq + 1;
-            let verdict = self.decide(decision);
+            let verdict = self.decide(decision, batch.emitter);
             on_event(EventId { emitter: batch.emitter, seq }, decision, verdict);
         }
     }
 
-    fn decide(&mut self, decision: &Decision) -> Verdict {
+    fn decide(&mut self, decision: &Decision, emitter: EmitterId) -> Verdict {
         let now = self.now;
         match decision {
             Decision::Tick | Decision::Unknown => Verdict::Accepted,
             Decision::Up { programmer, host } => {
-                self.breakers.up(programmer, host);
+                self.up(programmer, host, emitter);
                 Verdict::Accepted
             }
             Decision::Configured { hash, capabilities, rules } => {
@@ -148,7 +156,7 @@ impl Fold {
             Decision::Reserved { attempt, task, programmer, amount_usd } => {
                 let may = task.as_ref().is_none_or(|task| self.tasks.is_owner(task, *attempt));
                 let (task, programmer) = (task.clone(), programmer.clone());
-                self.budget.reserve(*attempt, Reservation { task, programmer, amount: *amount_usd, since: now }, may)
+                self.budget.reserve(*attempt, Reservation::new(task, programmer, *amount_usd, now), may)
             }
             Decision::Settled { attempt, cost_usd, by_llm } => self.budget.settle(*attempt, *cost_usd, by_llm),
             Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
@@ -158,12 +166,29 @@ impl Fold {
         }
     }
 
+    /// A process holds this programmer. If it is another one than before, that one does not any more: what it has reserved
+    /// counts as spent, until it settles after all.
+    fn up(&mut self, programmer: &ProgrammerId, host: &str, emitter: EmitterId) {
+        self.breakers.up(programmer, host);
+        let held = Holder { process: emitter, since: self.now };
+        if self.holders.get(programmer).is_none_or(|before| before.process != emitter) {
+            self.holders.insert(programmer.clone(), held);
+            self.budget.lose_all_of(programmer);
+        }
+    }
+
+    /// Whether this owner's process has lost its programmer to another one since it began.
+    pub fn is_gone(&self, owner: &Owner) -> bool {
+        self.holders.get(&owner.programmer).is_some_and(|holder| holder.since > owner.since)
+    }
+
     /// Who does not own the task any more and has not settled never will, as far as is known. An outcome names the cost.
     fn end_reservation(&mut self, owner: AttemptId, decision: &Decision) {
         if let Decision::Finished { attempt: Some(attempt), llm, cost_usd, .. } = decision
             && *attempt == owner
         {
             let by_llm = llm.iter().map(|llm| (llm.clone(), *cost_usd)).collect();
+            // Usually it has settled before, and this is refused.
             let _ = self.budget.settle(owner, *cost_usd, &by_llm);
         }
         self.budget.lose(owner);
@@ -171,13 +196,19 @@ impl Fold {
 
     fn decide_about_llm(&mut self, decision: &Decision) -> Verdict {
         match decision {
-            Decision::LlmFailed { key, llm, programmer, host, task, fault, epoch, retry_after_ms } => {
+            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms } => {
                 let caller = Caller { programmer: programmer.clone(), host: host.clone() };
                 let (fault, epoch, retry_after_ms) = (*fault, *epoch, *retry_after_ms);
-                self.breakers.failed(&Failed { key, llm, caller, task, fault, epoch, retry_after_ms }, self.now)
+                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms }, self.now)
             }
             Decision::Probing { key, scope, programmer, probe } => {
-                self.breakers.probing((key, scope), (programmer, *probe), self.now)
+                let before = self.breakers.probe_of(key, scope);
+                let verdict = self.breakers.probing((key, scope), (programmer, *probe), self.now);
+                if let (Verdict::Accepted, Some(before)) = (verdict, before) {
+                    // It never said what it found; what it has reserved is as good as spent.
+                    self.budget.lose(before);
+                }
+                verdict
             }
             Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
                 self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), self.now)

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::broker::log::Log;
 use crate::fold::Fold;
 use crate::fold::breaker::State;
-use crate::id::LlmName;
 use crate::llm::{LlmKey, Scope};
 use crate::money::MicroUsd;
 
@@ -57,14 +56,14 @@ impl PoolWatch {
     }
 
     fn breakers(&mut self, fold: &Fold) {
-        for (key, llm, scope, breaker) in fold.breakers.all() {
+        for (key, scope, breaker) in fold.breakers.all() {
             let is = match breaker.state {
                 State::Closed { .. } => BreakerIs::Closed,
                 State::HalfOpen { .. } => BreakerIs::HalfOpen,
                 State::Open { .. } => BreakerIs::Open,
             };
             let was = self.breakers.insert((key.clone(), scope.clone()), is);
-            BreakerChanged { key, llm, scope, state: &breaker.state, changed: was != Some(is), is }.emit();
+            BreakerChanged { key, scope, state: &breaker.state, changed: was != Some(is), is }.emit();
         }
     }
 
@@ -103,7 +102,6 @@ fn dollars(amount: MicroUsd) -> f64 {
 /// A breaker as it is now.
 struct BreakerChanged<'a> {
     key: &'a LlmKey,
-    llm: &'a LlmName,
     scope: &'a Scope,
     state: &'a State,
     is: BreakerIs,
@@ -117,12 +115,12 @@ impl BreakerChanged<'_> {
             BreakerIs::HalfOpen => 1.0,
             BreakerIs::Open => 2.0,
         };
-        metrics::gauge!("pool_breaker_state", "llm" => self.llm.to_string(), "scope" => self.scope.to_string())
+        metrics::gauge!("pool_breaker_state", "llm" => self.key.llm.to_string(), "scope" => self.scope.to_string())
             .set(level);
         if !self.changed {
             return;
         }
-        let (llm, scope, at) = (self.llm, self.scope, &self.key.base_url);
+        let (llm, scope, at) = (&self.key.llm, self.scope, &self.key.base_url);
         match self.state {
             State::Closed { by, .. } => tracing::info!(%llm, %scope, at, %by, "breaker closed: calls pass again"),
             State::HalfOpen { lease, .. } => {

@@ -105,7 +105,7 @@ impl Watcher {
                 let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
                 Door {
                     shut: standing.obstacle(programmer, alive).map(shut),
-                    closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id)),
+                    closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id), alive),
                 }
             };
             programmers.iter().map(door).collect()

@@ -81,6 +81,11 @@ impl TaskPermits {
                 Ok(())
             }
             Ok(Verdict::Refused(Refusal::OverBudget)) => Err(refused(self.over_budget())),
+            // It was asked before, and nobody waited for the answer.
+            Ok(Verdict::Refused(_)) if self.process.log.read(|fold| fold.budget.has_reserved(self.attempt)) => {
+                *admitted = true;
+                Ok(())
+            }
             Ok(Verdict::Refused(refusal)) => Err(refused(format!("the reservation was refused: {refusal:?}"))),
             Err(error) => Err(refused(error.to_string())),
         }
@@ -115,7 +120,6 @@ impl Permits for TaskPermits {
         let Some((fault, retry_after)) = class.fault() else { return };
         let failed = Decision::LlmFailed {
             key: self.pool.llm_key(llm, &self.me.host),
-            llm: llm.clone(),
             programmer: self.me.programmer.clone(),
             host: self.me.host.clone(),
             task: self.task.clone(),

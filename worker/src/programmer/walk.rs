@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
@@ -133,6 +134,7 @@ impl Programmer {
         let stop = CancellationToken::new();
         let log = &self.process.log;
         let superseded = log.wait_for_task(id, |fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
+        tokio::pin!(superseded);
         let permits = Arc::new(self.permits(claimed));
         let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
         let working = self.attempts.run(claimed, gateways, &stop);
@@ -140,13 +142,23 @@ impl Programmer {
         let stopped = tokio::select! {
             ended = &mut working => {
                 permits.settle(costs(&ended)).await;
-                return match ended {
-                    Ended::Outcome(outcome) => Attempted::Outcome(outcome),
-                    Ended::HandBack(hand_back) => self.hand_back_or_fail(id, *hand_back),
-                    Ended::Stopped { .. } => Attempted::Interrupted,
-                };
+                match ended {
+                    Ended::Outcome(outcome) => return Attempted::Outcome(outcome),
+                    Ended::Stopped { .. } => return Attempted::Interrupted,
+                    Ended::HandBack(hand_back) => {
+                        let before = log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
+                        if let Some(outcome) = self.fail_at_last(id, before, *hand_back) {
+                            return Attempted::Outcome(outcome);
+                        }
+                        tokio::select! {
+                            () = &mut superseded => return Attempted::Superseded,
+                            () = self.ending.drain.cancelled() => return Attempted::HandBack,
+                            () = tokio::time::sleep(pause_before_hand_back(before)) => return Attempted::HandBack,
+                        }
+                    }
+                }
             }
-            () = superseded => Attempted::Superseded,
+            () = &mut superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
@@ -163,13 +175,12 @@ impl Programmer {
         TaskPermits::new((process, pool), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
     }
 
-    /// A task for which no LLM was left goes back to its queue, but not without end.
-    fn hand_back_or_fail(&self, id: &TaskId, hand_back: HandBack) -> Attempted {
+    /// A task for which no LLM was left goes back to its queue, but not without end: then this is its outcome.
+    fn fail_at_last(&self, id: &TaskId, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
         let HandBack { why, kind, mut outcome } = hand_back;
-        let before = self.process.log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.hand_backs));
         tracing::warn!(task_id = %id, programmer = %self.config.id, kind = kind.as_str(), why, before, "no LLM is left for the task");
         if before < self.pool.dispatcher.max_hand_backs {
-            return Attempted::HandBack;
+            return None;
         }
         if let Some(error) = &mut outcome.result.error
             && before > 0
@@ -179,7 +190,7 @@ impl Programmer {
                 error.message
             );
         }
-        Attempted::Outcome(Box::new(outcome))
+        Some(Box::new(outcome))
     }
 
     /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
@@ -276,6 +287,17 @@ impl Programmer {
             },
             Ok(Verdict::Refused(_)) | Err(_) => In::Lost,
         }
+    }
+}
+
+/// A task that comes back again and again is kept for a while before it goes back once more, so that an outage that opens
+/// no breaker (a single task proves nothing) does not use up its hand-backs: ten of them last five minutes.
+fn pause_before_hand_back(before: u32) -> Duration {
+    const FIRST: Duration = Duration::from_secs(5);
+    const LONGEST: Duration = Duration::from_secs(60);
+    match before {
+        0 | 1 => Duration::ZERO,
+        _ => (FIRST * 2u32.saturating_pow(before - 2)).min(LONGEST),
     }
 }
 
