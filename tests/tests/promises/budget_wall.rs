@@ -57,7 +57,7 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     let file = paid(49, &llm).set_of("049", "max_cost_per_job_usd", json!("1.00"));
     let mut pool = Pool::set_up_alone(&file).await;
     // Only now the time runs: before, other tests may have had the cores.
-    let (zone, midnight) = zone_whose_day_ends_in(Duration::from_secs(40));
+    let (zone, midnight) = zone_whose_day_ends_in(Duration::from_secs(25));
     pool.rewrite(&file.set("cost_optimization.time_zone", json!(zone)));
     pool.start_dispatcher().await;
     pool.start_workers(7, 7);
