@@ -99,6 +99,7 @@ fn the_sample_files_are_good_and_the_trial_has_the_same_programmers_on_this_mach
         load(&file, &Env::empty()).unwrap_or_else(|mistakes| panic!("a sample file must be good, but:\n{mistakes}"))
     };
     let (real, trial) = (sample("pool.yaml"), sample("trial.yaml"));
+    assert_eq!(sample("trial-chaos.yaml").programmers.len(), 10, "and so has the trial of outages");
     let who = |pool: &Pool| -> Vec<_> {
         pool.programmers.iter().map(|p| (p.id.clone(), p.port, p.llms.clone(), p.capabilities.clone())).collect()
     };

@@ -137,8 +137,12 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
 fn report(programmer: &config::Programmer, shut: Option<&Shut>) {
     let programmer = &programmer.id;
     match shut {
-        Some(shut) => {
-            tracing::warn!(%programmer, reason = shut.reason.as_str(), detail = %shut.detail, "the gate is shut")
+        // Money comes and goes, and near the limit it is everybody's turn for seconds.
+        Some(Shut { reason: ShutReason::Budget, detail }) => {
+            tracing::info!(%programmer, reason = "budget", %detail, "the gate is shut");
+        }
+        Some(Shut { reason, detail }) => {
+            tracing::warn!(%programmer, reason = reason.as_str(), %detail, "the gate is shut");
         }
         None => tracing::info!(%programmer, "the gate is open"),
     }
