@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::ToSpan as _;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
@@ -13,6 +14,9 @@ use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
 use crate::rules::{BudgetRules, zone};
 use crate::time::Timestamp;
+
+/// An attempt that says what it has cost so late is no attempt any more.
+const ACCOUNTED_DAYS: i64 = 8;
 
 /// Money that is set aside for one attempt, or for a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub struct Budget {
     open: BTreeMap<AttemptId, Reservation>,
     /// Of attempts that lost their task without settling: they count as spent today, until they are settled after all.
     lost: BTreeMap<AttemptId, Reservation>,
-    /// Whose money is accounted for, today or on the day before: settled, or counted in full.
+    /// Whose money is accounted for, and when it was: settled, or counted in full. Of the last [`ACCOUNTED_DAYS`] days.
     settled: BTreeMap<AttemptId, Date>,
     /// The sum of `open`.
     reserved: MicroUsd,
@@ -151,7 +155,8 @@ impl Budget {
     /// take so long.
     fn carry(&mut self, date: Date) {
         let yesterday = date.yesterday().unwrap_or(date);
-        self.settled.retain(|_, settled| *settled >= yesterday);
+        let oldest = date.checked_sub(ACCOUNTED_DAYS.days()).unwrap_or(Date::MIN);
+        self.settled.retain(|_, settled| *settled >= oldest);
         let (dead, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.carried || open.task.is_none());
         // They were counted in full on the day before, whatever they say now.

@@ -291,7 +291,7 @@ proptest! {
     /// days that end in between.
     #[test]
     fn spent_and_reserved_never_pass_the_limit(
-        events in proptest::collection::vec((any_decision(), 0..6 * HOUR, any::<bool>()), 1..120)
+        events in proptest::collection::vec((any_decision(), 0..HOUR * 3 / 2, any::<bool>()), 1..120)
     ) {
         let rules = BudgetRules { limit_usd: Some(MicroUsd(LIMIT)), ..BudgetRules::default() };
         let mut log = Log::with_rules(rules.clone());

@@ -341,3 +341,33 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
     let is_closed = |status: &PoolStatus| status.open_breaker("local/primary").is_none();
     pool.status_where("the breaker is closed", is_closed).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_without_egress_shuts_only_itself() {
+    const TASKS: usize = 60;
+    let llm = Llm::start().await;
+    // An address of this machine that is no loopback address: the LLM is the same one for every host.
+    let shared = llm.base_url().replace("127.0.0.1", "0.0.0.0");
+    let file = PoolFile::grown(14, "remote/primary", Some("local/backup")).llm(&llm.base_url()).calling(&[]);
+    let file = file.set("providers.remote", json!({"base_url": shared, "free": true}));
+    let breaker = json!({"failure_threshold": THRESHOLD, "window_s": 60, "cooldown_s": 60});
+    let mut pool = Pool::set_up_shared(&file.set("failover.circuit_breaker", breaker)).await;
+    pool.start_dispatcher().await;
+    let ids: Vec<String> = numbered(14).collect();
+    pool.start_worker(&["--programmers", &ids[..7].join(",")]);
+    pool.start_worker_on_a_host_without_egress("cut-off", &["--programmers", &ids[7..].join(",")]);
+    pool.all_are_held().await;
+    let mut log = pool.event_log().await;
+    pool.api().submit(&json!(tasks("t", TASKS))).await;
+    log.finished(TASKS, SOON * 2).await;
+
+    let status = pool.status().await;
+    for (index, id) in ids.iter().enumerate() {
+        assert_eq!(status.circuit_is_open(id), index >= 7, "{id}: {:?}", status.0["breakers"]);
+    }
+    let scopes: Vec<String> =
+        status.0["breakers"].as_array().expect("a list").iter().map(|b| b["scope"].to_string()).collect();
+    assert!(scopes.contains(&json!({"host": "cut-off"}).to_string()), "the whole host is shut: {scopes:?}");
+    assert!(!scopes.contains(&json!("pool").to_string()), "the pool is not: {scopes:?}");
+    pool.all_succeeded(&mut log, "t", TASKS).await;
+}

@@ -127,10 +127,15 @@ impl Pool {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).arg("--pool").arg(&self.file).envs(env.iter().copied());
+        command.args(args).envs(env.iter().copied());
+        self.start_process(&name, command)
+    }
+
+    fn start_process(&self, name: &str, mut command: Command) -> Running {
+        command.arg("--pool").arg(&self.file);
         command.env("AMQP_URL", self.vhost.url()).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
-        Running::start(&name, &self.path().join("logs"), &command)
+        Running::start(name, &self.path().join("logs"), &command)
     }
 
     /// Starts a dispatcher and waits until it serves.
@@ -155,6 +160,23 @@ impl Pool {
     pub(crate) fn start_worker_with(&mut self, which: &[&str], env: &[(&str, &str)]) -> usize {
         let arguments = [&["run"], which].concat();
         let worker = self.spawn("worker", &arguments, env);
+        self.workers.push(worker);
+        self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
+        self.workers.len() - 1
+    }
+
+    /// The same, on what takes itself for another host, where HTTP has no way out to anything but loopback.
+    pub(crate) fn start_worker_on_a_host_without_egress(&mut self, host: &str, which: &[&str]) -> usize {
+        self.started += 1;
+        let mut command = Command::new("unshare");
+        if !nix::unistd::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        let rename = format!("echo {host} > /proc/sys/kernel/hostname && exec \"$@\"");
+        command.args(["--uts", "--", "sh", "-c", &rename, "sh"]).arg(program("worker")).arg("run").args(which);
+        // The nearest port that nobody listens on: `discard`.
+        command.env("HTTP_PROXY", "http://127.0.0.1:9");
+        let worker = self.start_process(&format!("worker-{}", self.started), command);
         self.workers.push(worker);
         self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
         self.workers.len() - 1
