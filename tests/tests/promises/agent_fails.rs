@@ -74,11 +74,13 @@ fn numbered(cases: &[Case]) -> Vec<Value> {
 /// A pool whose LLM does what its prompts say.
 async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
     let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
-    let failover = json!({"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 5});
+    // Each failure is one of its own: no breaker learns from the others, and no task is tried again.
+    let breaker = json!({"enabled": false});
+    let failover = json!({"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 5, "circuit_breaker": breaker});
     let limits = json!({"timeout_s": 400, "max_duration_per_job_s": 300});
     let file = PoolFile::sample().only(&["001", "002", "003"]).llm(&llm.base_url());
     let file = file.with("agent", agent).with("failover", failover).with("defaults", limits);
-    let pool = Pool::start(&file).await;
+    let pool = Pool::start(&file.set("dispatcher.max_hand_backs", json!(0))).await;
     Repository::create(&pool.repository("calc"), &[("calc.py", "def add(a, b):\n    return a - b\n")]);
     (pool, llm)
 }

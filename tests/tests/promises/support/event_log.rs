@@ -41,7 +41,7 @@ impl Entry {
 
     /// The model of the LLM that a breaker's event is about.
     pub(crate) fn model(&self) -> &str {
-        self.json["key"]["llm"].as_str().unwrap_or_default()
+        self.json["key"]["llm"].as_str().and_then(|llm| llm.split_once('/')).map_or("", |(_, model)| model)
     }
 
     /// A field of the event that is an amount.
