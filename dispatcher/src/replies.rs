@@ -88,15 +88,16 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
                 if let Ok(delivery) = delivery
                     && handle_until_done(process, history, &delivery).await
                 {
-                    // Whoever acks has ended only when the channel is gone.
+                    // When whoever acks has ended, so does all of this: what is unacknowledged is delivered again.
                     let _ = handled.send(delivery.delivery_tag).await;
                 }
             })
             .await;
+        Ok(())
     };
-    let ((), acked) = tokio::join!(in_hand, acknowledge(&channel, limit, tags));
+    let ended = tokio::try_join!(in_hand, acknowledge(&channel, limit, tags));
     discard(&channel, process.consume.endpoint()).await;
-    acked
+    ended.map(|_| ())
 }
 
 /// Why a result stays unacknowledged.

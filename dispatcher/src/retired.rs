@@ -2,6 +2,8 @@
 //!
 //! After the pool file has changed, nobody consumes these queues, and only the log remembers that they exist.
 
+use std::time::Duration;
+
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -28,11 +30,24 @@ enum NotMoved {
     Log(#[from] LogError),
 }
 
-/// Empties every retired queue; tries again until it is done or the process ends.
+/// What was in a programmer's hands when its queue was retired comes back later.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Empties every retired queue, again and again until the process ends.
 pub async fn run(process: Process) {
+    while !process.shutdown.is_cancelled() {
+        empty_all(&process).await;
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+async fn empty_all(process: &Process) {
     let mut backoff = Backoff::default();
     for queue in process.log.read(|fold| fold.retired_queues(&process.routes)) {
-        while let Err(error) = empty(&process, &queue).await {
+        while let Err(error) = empty(process, &queue).await {
             tracing::warn!(%queue, %error, "a queue that is no longer in use is not empty yet; trying again");
             tokio::select! {
                 () = process.shutdown.cancelled() => return,
@@ -76,12 +91,17 @@ async fn send_on(process: &Process, delivery: &Delivery) -> Result<(), NotMoved>
     let token = headers::token(&delivery.properties);
     let mut generation = token.generation;
     if let Some(task) = id.clone() {
-        let known = process.log.read(|fold| fold.tasks.get(&task).map_or(0, |state| state.generation));
-        generation = generation.max(known) + 1;
-        match process.log.append(Decision::Reissued { task, generation }).await? {
-            Verdict::Accepted => {}
-            Verdict::Refused(Refusal::Finished | Refusal::OldGeneration) => return Ok(()),
-            Verdict::Refused(_) => return Err(LogError::Closed.into()),
+        loop {
+            let known = process.log.read(|fold| fold.tasks.get(&task).map_or(0, |state| state.generation));
+            generation = generation.max(known) + 1;
+            match process.log.append(Decision::Reissued { task: task.clone(), generation }).await? {
+                Verdict::Accepted => break,
+                // Somebody else was first, and has published it; if he has not, this message is all there is.
+                Verdict::Refused(Refusal::OldGeneration)
+                    if process.log.read(|fold| fold.tasks.get(&task).is_some_and(|state| !state.published)) => {}
+                Verdict::Refused(Refusal::Finished | Refusal::OldGeneration) => return Ok(()),
+                Verdict::Refused(_) => return Err(LogError::Closed.into()),
+            }
         }
     }
     // What cannot be read is for a programmer to refuse; any will do.

@@ -27,17 +27,20 @@ impl Link {
     /// A fresh channel. Tries once; the caller backs off and asks again.
     ///
     /// # Errors
-    /// When the broker cannot be reached or does not open a channel in time; the connection is then given up.
+    /// When the broker cannot be reached or does not open a channel in time. A connection on which that happens is kept as
+    /// long as it is one: what others hold through it (an exclusive queue) would shut out whoever comes with another. A
+    /// peer that is gone is found by the heartbeats.
     pub async fn channel(&self) -> Result<Channel, BrokerError> {
         let mut slot = self.connection.lock().await;
-        let connection = match slot.take() {
-            Some(connection) if connection.status().connected() => connection,
-            Some(_) | None => Arc::new(self.endpoint.connect(self.purpose).await?),
+        let connection = match slot.as_ref() {
+            Some(connection) if connection.status().connected() => Arc::clone(connection),
+            Some(_) | None => {
+                let connection = Arc::new(self.endpoint.connect(self.purpose).await?);
+                Arc::clone(slot.insert(connection))
+            }
         };
         let what = format!("open a channel to RabbitMQ at {}", self.endpoint.address());
-        let channel = within(self.endpoint.timeout(), what, connection.create_channel()).await?;
-        *slot = Some(connection);
-        Ok(channel)
+        within(self.endpoint.timeout(), what, connection.create_channel()).await
     }
 
     /// Ends the connection in order, so that the broker returns what is unacknowledged at once.

@@ -4,7 +4,7 @@
 
 use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::topology::REPLY_PREFIX;
-use pool_shared::fold::{Fold, Refusal};
+use pool_shared::fold::{Fold, Refusal, TaskState};
 use pool_shared::id::{AttemptId, TaskId, Token};
 use pool_shared::result::{ErrorKind, Status, TaskFailure};
 use pool_shared::routing::CapabilitySet;
@@ -102,11 +102,7 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
         return Examination::Finished;
     }
     if envelope.token.generation < generation {
-        // Who reissued it may have died before the new message was in its queue; then this one is all there is.
-        return match known.is_some_and(|state| state.published) {
-            true => Examination::Drop("the task has been published again since"),
-            false => Examination::Divert { generation: generation + 1 },
-        };
+        return older_than_the_log(known);
     }
     if !envelope.task.message.capabilities.is_subset(offered) {
         return Examination::Divert { generation: generation.max(envelope.token.generation) + 1 };
@@ -116,6 +112,15 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
         return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
     }
     Examination::Claim
+}
+
+/// A delivery of a generation that the log has passed. Who reissued the task may have died before the new message was in
+/// its queue; then this one is all there is.
+fn older_than_the_log(known: Option<&TaskState>) -> Examination {
+    match known.is_some_and(|state| state.published) {
+        true => Examination::Drop("the task has been published again since"),
+        false => Examination::Divert { generation: known.map_or(0, |state| state.generation) + 1 },
+    }
 }
 
 /// The log knows this id with another body.
@@ -134,12 +139,15 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
     }
     let known = fold.tasks.get(&envelope.task.id);
     match refusal {
-        // A message that was moved by hand counts from the beginning again: without an owner nobody else has the task.
-        Refusal::Superseded if known.is_some_and(|state| state.owner.is_none()) => {
+        // A message that was moved by hand counts from the beginning again: without an owner that lives nobody else has
+        // the task.
+        Refusal::Superseded
+            if known.is_some_and(|state| state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))) =>
+        {
             Examination::Divert { generation: known.map_or(0, |state| state.generation) + 1 }
         }
         Refusal::Finished => Examination::Finished,
-        Refusal::OldGeneration => Examination::Drop("the task has been published again since"),
+        Refusal::OldGeneration => older_than_the_log(known),
         Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
         Refusal::Taken { .. }
         | Refusal::UnknownTask
@@ -260,6 +268,22 @@ mod tests {
         let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
         let examination = examine(vec![reissued(), published]);
         assert_eq!(examination, Examination::Drop("the task has been published again since"), "it was");
+    }
+
+    #[test]
+    fn a_start_that_comes_behind_a_reissue_is_dropped_only_when_that_was_published() {
+        let envelope = envelope("", 0);
+        let id = || TaskId::new("t").expect("an id");
+        let after = |events| after_refusal(&fold(events), &envelope, Refusal::OldGeneration);
+        let reissued = Decision::Reissued { task: id(), generation: 1 };
+        assert_eq!(
+            after(vec![reissued.clone()]),
+            Examination::Divert { generation: 2 },
+            "this message is all there is"
+        );
+        let published = Decision::Published { task: id(), generation: 1 };
+        let dropped = Examination::Drop("the task has been published again since");
+        assert_eq!(after(vec![reissued, published]), dropped, "the other one is in its queue");
     }
 
     #[test]

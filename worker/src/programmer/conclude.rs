@@ -93,10 +93,13 @@ pub async fn conclude(
         Some(winner) => Some(winner == Some(attempt)),
         None => (!fold.tasks.is_owner(task, attempt)).then_some(false),
     });
-    if let Ok(won) = tokio::time::timeout(scribes.patience(Instant::now()), decided).await {
+    let patience = scribes.patience(Instant::now());
+    if let Ok(won) = tokio::time::timeout(patience, decided).await {
         return won;
     }
-    scribes.missed(Instant::now());
+    if !patience.is_zero() {
+        scribes.missed(Instant::now());
+    }
     match log.append(Decision::finished(task, Some(attempt), result)).await {
         Ok(Verdict::Accepted) => true,
         // A dispatcher may have been faster.
@@ -164,12 +167,24 @@ pub async fn dead_letter(
 }
 
 /// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
-pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, generation: u32) -> End {
+pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, mut generation: u32) -> End {
     let task = &envelope.task;
-    match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
-        Ok(Verdict::Accepted) => {}
-        Ok(Verdict::Refused(Refusal::OldGeneration | Refusal::Finished)) => return ack(process, delivery).await,
-        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+    loop {
+        match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
+            Ok(Verdict::Accepted) => break,
+            Ok(Verdict::Refused(Refusal::OldGeneration)) => {
+                // Somebody else was first; but whether he has published it only the log knows.
+                let unpublished = process
+                    .log
+                    .read(|fold| fold.tasks.get(&task.id).filter(|state| !state.published).map(|s| s.generation));
+                match unpublished {
+                    Some(reached) => generation = reached + 1,
+                    None => return ack(process, delivery).await,
+                }
+            }
+            Ok(Verdict::Refused(Refusal::Finished)) => return repeat_result(process, delivery, envelope).await,
+            Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+        }
     }
     tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {

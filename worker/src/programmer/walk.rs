@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
-use pool_shared::fold::Verdict;
+use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
 use pool_shared::id::{AttemptId, LlmName, TaskId};
 use pool_shared::money::MicroUsd;
@@ -209,7 +209,10 @@ impl Programmer {
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published || !self.decided(station, (&delivery, stay), &claimed, &result).await {
-            if let Some(branch) = branch {
+            // What is not known may still be this attempt's, and then the commit is wanted.
+            if let Some(branch) = branch
+                && log.read(|fold| is_lost(fold, id, claimed.attempt))
+            {
                 branch.forget().await;
             }
             return In::Lost;
@@ -288,6 +291,13 @@ impl Programmer {
             Ok(Verdict::Refused(_)) | Err(_) => In::Lost,
         }
     }
+}
+
+/// Whether the log says that the task is another attempt's, or that its outcome is.
+fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
+    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
+    fold.tasks.winner(id).is_some_and(|winner| winner != Some(attempt))
+        || owner.is_some_and(|owner| owner.attempt != attempt)
 }
 
 /// A task that comes back again and again is kept for a while before it goes back once more, so that an outage that opens
