@@ -4,3 +4,4 @@
 pub mod bench;
 pub mod faults;
 pub mod scripted_llm;
+pub mod soak;

@@ -11,6 +11,7 @@ mod agent_fails;
 mod bad_input;
 mod budget_wall;
 mod faults_broker;
+mod faults_named_points;
 mod llm_outage;
 mod one_task;
 mod real_agent;

@@ -41,6 +41,11 @@ impl Books {
         self.audit.took(id);
     }
 
+    /// The same, of one that named the audit's reply address.
+    pub(crate) fn expect(&mut self, task: &Value) {
+        self.audit.expect(task);
+    }
+
     /// A task that somebody tried to submit, whatever came of it.
     pub(crate) fn tried(&mut self, id: &str) {
         self.audit.tried(id);
