@@ -12,6 +12,7 @@ mod bad_input;
 mod budget_wall;
 mod faults_broker;
 mod faults_named_points;
+mod faults_network;
 mod llm_outage;
 mod one_task;
 mod real_agent;
