@@ -82,7 +82,12 @@ impl Intake {
             return Ok(Taken { id: task.id, repeated: true });
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
-        let submitted = Decision::Submitted { task: task.id.clone(), body_hash: task.body_hash(), route };
+        let submitted = Decision::Submitted {
+            task: task.id.clone(),
+            body_hash: task.body_hash(),
+            route,
+            deadline_ms: task.message.limits.deadline.map(|deadline| deadline.0),
+        };
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
             // A submission that was cut off before it was published: finish it.

@@ -94,7 +94,7 @@ async fn send_on(process: &Process, delivery: &Delivery) -> Result<(), NotMoved>
         loop {
             let known = process.log.read(|fold| fold.tasks.get(&task).map_or(0, |state| state.generation));
             generation = generation.max(known) + 1;
-            match process.log.append(Decision::Reissued { task: task.clone(), generation }).await? {
+            match process.log.append(Decision::reissued(&task, generation)).await? {
                 Verdict::Accepted => break,
                 // Somebody else was first, and has published it; if he has not, this message is all there is.
                 Verdict::Refused(Refusal::OldGeneration)

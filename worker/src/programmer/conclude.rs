@@ -170,7 +170,7 @@ pub async fn dead_letter(
 pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, mut generation: u32) -> End {
     let task = &envelope.task;
     loop {
-        match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
+        match process.log.append(Decision::reissued(&task.id, generation)).await {
             Ok(Verdict::Accepted) => break,
             Ok(Verdict::Refused(Refusal::OldGeneration)) => {
                 // Somebody else was first; but whether he has published it only the log knows.

@@ -189,6 +189,7 @@ fn could_take(gate: &Gate) -> bool {
         Gate::Shut {
             reason:
                 ShutReason::Draining
+                | ShutReason::Paused
                 | ShutReason::Config
                 | ShutReason::Clock
                 | ShutReason::Log
