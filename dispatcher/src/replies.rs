@@ -22,7 +22,7 @@ use pool_shared::broker::{BrokerError, within};
 use pool_shared::event::Decision;
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
 use tokio::sync::mpsc;
 
@@ -125,7 +125,7 @@ async fn handle_until_done(process: &Process, history: &History, delivery: &Deli
 
 async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return Ok(repeat(history, delivery).await?);
+        return Ok(repeat(process, history, delivery).await?);
     }
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
@@ -144,9 +144,15 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
+async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
+    let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
+    if outcome == Some(Status::Cancelled) {
+        // The log is all that there is of it.
+        let body = ResultMessage::cancelled(id.clone()).to_json();
+        return reply(history.outbox(), &delivery.properties, id.as_str(), &body).await;
+    }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         tracing::warn!(task_id = %id, "the history has no result to repeat");
