@@ -20,6 +20,7 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
@@ -112,6 +113,7 @@ enum NotHandled {
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
 /// again by itself: false.
 async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) -> bool {
+    point(Point::ResultTaken);
     let mut backoff = Backoff::default();
     while let Err(error) = handle(process, history, delivery).await {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
@@ -130,7 +132,9 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
+            point(Point::OutcomeWritten);
             deliver(history, delivery, (&result, due)).await?;
+            point(Point::ResultDelivered);
         }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
@@ -145,6 +149,7 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
 
 /// A finished task was published once more: whoever did so gets the result that there is.
 async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
+    point(Point::RepeatTaken);
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
     let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
@@ -252,12 +257,19 @@ async fn deliver(
     }
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let keep = async {
-        match due {
+        let kept = match due {
             Due::Outcome => history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
             Due::Reply | Due::Nothing => Ok(()),
-        }
+        };
+        point(Point::ResultKept);
+        kept
     };
-    let (kept, told) = tokio::join!(keep, reply(history.outbox(), &delivery.properties, id, &delivery.data));
+    let tell = async {
+        let told = reply(history.outbox(), &delivery.properties, id, &delivery.data).await;
+        point(Point::ResultReplied);
+        told
+    };
+    let (kept, told) = tokio::join!(keep, tell);
     kept.and(told)
 }
 
