@@ -1,4 +1,4 @@
-//! Steps 5 to 7 of a task's walk: the result first, then ack and log, then the branch.
+//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then ack and log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -81,7 +81,7 @@ impl Scribes {
     }
 }
 
-/// Step 6: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
+/// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
 /// this attempt's.
 pub async fn conclude(
     process: &Process,

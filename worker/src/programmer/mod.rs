@@ -1,7 +1,7 @@
 //! One programmer: takes a task, works on it, brings the result home, and again.
 //!
 //! [`session`] decides what comes next; this shell performs it: [`station`] at the broker, and [`walk`] with a task in
-//! hand ([`claim`] for steps 1 to 3, [`attempt`] for step 4, [`conclude`] for steps 5 to 7).
+//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 to 12).
 
 pub mod attempt;
 pub mod claim;

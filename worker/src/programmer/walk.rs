@@ -45,7 +45,7 @@ impl Attempted {
 }
 
 impl Programmer {
-    /// Steps 1 to 3.
+    /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
@@ -113,7 +113,7 @@ impl Programmer {
         })
     }
 
-    /// Step 4, unless the task was started too often already.
+    /// Step 9, unless the task was started too often already.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
@@ -209,7 +209,7 @@ impl Programmer {
         Some(Box::new(outcome))
     }
 
-    /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
