@@ -138,6 +138,11 @@ impl Log {
         view.caught_up && view.heard.elapsed() < self.stale
     }
 
+    /// After so long a silence a view is stale.
+    pub fn stale(&self) -> Duration {
+        self.stale
+    }
+
     /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
     /// about the task.
     pub async fn wait_for_task<T>(&self, task: &TaskId, mut look: impl FnMut(&Fold) -> Option<T>) -> T {
