@@ -7,6 +7,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::TASKS;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::{Unroutable, routing_key};
@@ -82,13 +83,20 @@ impl Intake {
             return Ok(Taken { id: task.id, repeated: true });
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
-        let submitted = Decision::Submitted { task: task.id.clone(), body_hash: task.body_hash(), route };
+        point(Point::TaskKept);
+        let submitted = Decision::Submitted {
+            task: task.id.clone(),
+            body_hash: task.body_hash(),
+            route,
+            deadline_ms: task.message.limits.deadline.map(|deadline| deadline.0),
+        };
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
             // A submission that was cut off before it was published: finish it.
             Verdict::Refused(Refusal::Taken { same_body: true }) => {}
             Verdict::Refused(_) => return Err(NotTaken::IdConflict(task.id)),
         }
+        point(Point::Submitted);
         self.publish(&task, &body).await?;
         Ok(Taken { id: task.id, repeated: known.is_some() })
     }
@@ -98,7 +106,9 @@ impl Intake {
         let properties = task_properties(task.id.as_str(), 0, Some(wall_clock()));
         let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
+        point(Point::Queued);
         self.process.log.append(Decision::Published { task: task.id.clone(), generation: 0 }).await?;
+        point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was taken");
         Ok(())
     }

@@ -13,5 +13,6 @@ mod llm_probe;
 pub mod pool_view;
 pub mod replies;
 pub mod retired;
+pub mod retries;
 mod tables;
 pub mod unroutable;

@@ -20,9 +20,10 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -133,6 +134,7 @@ impl NotHandled {
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
 /// again by itself: false.
 async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) -> bool {
+    point(Point::ResultTaken);
     let mut backoff = Backoff::default();
     while let Err(error) = handle(process, history, delivery).await {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
@@ -146,12 +148,14 @@ async fn handle_until_done(process: &Process, history: &History, delivery: &Deli
 
 async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return repeat(history, delivery).await;
+        return repeat(process, history, delivery).await;
     }
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
+            point(Point::OutcomeWritten);
             deliver(history, delivery, (&result, due)).await?;
+            point(Point::ResultDelivered);
         }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
@@ -165,9 +169,16 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+    point(Point::RepeatTaken);
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
+    let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
+    if outcome == Some(Status::Cancelled) {
+        // The log is all that there is of it.
+        let body = ResultMessage::cancelled(id.clone()).to_json();
+        return Ok(reply(history.outbox(), &delivery.properties, id.as_str(), &body).await?);
+    }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         tracing::warn!(task_id = %id, "the history has no result to repeat");
@@ -267,12 +278,19 @@ async fn deliver(
     }
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let keep = async {
-        match due {
+        let kept = match due {
             Due::Outcome => history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
             Due::Reply | Due::Nothing => Ok(()),
-        }
+        };
+        point(Point::ResultKept);
+        kept
     };
-    let (kept, told) = tokio::join!(keep, reply(history.outbox(), &delivery.properties, id, &delivery.data));
+    let tell = async {
+        let told = reply(history.outbox(), &delivery.properties, id, &delivery.data).await;
+        point(Point::ResultReplied);
+        told
+    };
+    let (kept, told) = tokio::join!(keep, tell);
     kept.and(told)
 }
 

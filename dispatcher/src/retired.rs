@@ -16,6 +16,7 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::TASKS;
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::routing_key;
@@ -72,7 +73,9 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotMoved> {
     loop {
         let get = channel.basic_get(queue.into(), BasicGetOptions::default());
         let Some(message) = within(limit, format!("empty {queue}"), get).await? else { break };
+        point(Point::RetiredTaken);
         send_on(process, &message.delivery).await?;
+        point(Point::RetiredLogged);
         within(limit, "ack a moved task", message.delivery.ack(BasicAckOptions::default())).await?;
         moved += 1;
     }
@@ -94,7 +97,7 @@ async fn send_on(process: &Process, delivery: &Delivery) -> Result<(), NotMoved>
         loop {
             let known = process.log.read(|fold| fold.tasks.get(&task).map_or(0, |state| state.generation));
             generation = generation.max(known) + 1;
-            match process.log.append(Decision::Reissued { task: task.clone(), generation }).await? {
+            match process.log.append(Decision::reissued(&task, generation)).await? {
                 Verdict::Accepted => break,
                 // Somebody else was first, and has published it; if he has not, this message is all there is.
                 Verdict::Refused(Refusal::OldGeneration)
@@ -104,6 +107,7 @@ async fn send_on(process: &Process, delivery: &Delivery) -> Result<(), NotMoved>
             }
         }
     }
+    point(Point::RetiredReissued);
     // What cannot be read is for a programmer to refuse; any will do.
     let key = message.map_or_else(|| "any".to_owned(), |message| routing_key(&message.capabilities));
     let text = id.as_ref().map_or("", TaskId::as_str);
@@ -113,6 +117,7 @@ async fn send_on(process: &Process, delivery: &Delivery) -> Result<(), NotMoved>
     let properties = reply.on(headers::task_properties(text, generation, submitted));
     let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
     process.publisher.publish(again).await?;
+    point(Point::RetiredSentOn);
     if let Some(task) = id {
         process.log.append(Decision::Published { task, generation }).await?;
     }

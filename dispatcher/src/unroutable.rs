@@ -14,6 +14,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
 use pool_shared::broker::{BrokerError, within};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::TaskId;
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
 use pool_shared::routing::{Routes, parse_routing_key, routing_key};
@@ -76,7 +77,9 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     let consume = channel.basic_consume(UNROUTABLE.into(), "unroutable".into(), options, FieldTable::default());
     let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
     while let Some(Ok(delivery)) = consumer.next().await {
+        point(Point::UnroutableTaken);
         handle(process, &delivery).await?;
+        point(Point::UnroutableHandled);
         within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
     }
     discard(&channel, process.consume.endpoint()).await;

@@ -6,11 +6,13 @@
 pub mod broker;
 pub mod config;
 pub mod event;
+pub mod fault;
 pub mod fold;
 pub mod heartbeat;
 pub mod id;
 pub mod llm;
 pub mod money;
+pub mod pause;
 pub mod result;
 pub mod routing;
 pub mod rules;

@@ -3,6 +3,7 @@
 //! Errors are `application/problem+json`. [`guard`] keeps web pages of others out.
 
 pub mod budget;
+pub mod control;
 pub mod guard;
 pub mod health;
 pub mod problem;
@@ -40,9 +41,12 @@ pub struct App {
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/tasks", post(tasks::submit).get(tasks::list))
-        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
         .route("/programmer_pool/status", get(status))
+        .route("/programmer_pool/pauses", get(control::pauses))
+        .route("/programmer_pool/pause", post(control::pause))
+        .route("/programmer_pool/resume", post(control::resume))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
         .route("/metrics", get(metrics))

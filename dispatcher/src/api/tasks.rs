@@ -12,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_shared::fold::TaskState;
 use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
-use pool_shared::result::ResultMessage;
+use pool_shared::result::{ResultMessage, Status};
 use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
@@ -188,7 +188,7 @@ fn time(state: &TaskState) -> Option<Timestamp> {
     state.submitted_at.or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
 }
 
-fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
+pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
     let id = TaskId::new(id).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
@@ -201,6 +201,9 @@ fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
 async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, Problem> {
     if view.finished_at.is_none() {
         return Ok(None);
+    }
+    if view.status == Status::Cancelled.as_str() {
+        return Ok(Some(ResultMessage::cancelled(view.id.clone())));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
     let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;

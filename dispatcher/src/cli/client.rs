@@ -48,6 +48,13 @@ impl Client {
         serde_json::from_slice(&body).with_context(|| format!("the answer of {}{path} is not understood", self.url))
     }
 
+    /// # Errors
+    /// Likewise.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let body = self.send(Method::DELETE, path, None).await?;
+        serde_json::from_slice(&body).with_context(|| format!("the answer of {}{path} is not understood", self.url))
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {

@@ -18,7 +18,7 @@ use crate::api::{self, App};
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
-use crate::{configure, replies, retired, unroutable};
+use crate::{configure, replies, retired, retries, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -76,6 +76,7 @@ async fn serve(
     tokio::spawn(replies::run(process.clone(), history.clone()));
     tokio::spawn(unroutable::run(process.clone()));
     tokio::spawn(retired::run(process.clone()));
+    tokio::spawn(retries::run(process.clone()));
     let intake = Intake::new(process.clone(), history.clone());
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));

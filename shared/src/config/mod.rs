@@ -312,6 +312,8 @@ pub struct DispatcherConfig {
     /// How often a task is started before it is given up as `poison`.
     pub max_attempts: u32,
     /// How often it may be handed back because no LLM was left for it.
+    /// Before the second attempt; twice as long before each further one.
+    pub retry_delay: Duration,
     pub max_hand_backs: u32,
     /// How long a worker waits for its running task after SIGTERM.
     pub drain_timeout: Duration,

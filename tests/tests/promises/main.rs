@@ -12,6 +12,7 @@ mod bad_input;
 mod budget_wall;
 mod llm_outage;
 mod one_task;
+mod operator;
 mod real_agent;
 mod third_party;
 mod throughput_and_fairness;

@@ -1,4 +1,4 @@
-//! Steps 5 to 7 of a task's walk: the result first, then ack and log, then the branch.
+//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then ack and log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
@@ -80,7 +81,7 @@ impl Scribes {
     }
 }
 
-/// Step 6: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
+/// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
 /// this attempt's.
 pub async fn conclude(
     process: &Process,
@@ -114,7 +115,10 @@ pub async fn conclude(
 /// Acks; what the broker makes of it is known only by its next delivery.
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
-    match within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await {
+    point(Point::Acking);
+    let written = within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await;
+    point(Point::Acked);
+    match written {
         Ok(true) => End::Settled,
         Ok(false) | Err(_) => End::Broken,
     }
@@ -130,6 +134,7 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
             tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");
             return End::Lost;
         }
+        point(Point::RepeatAsked);
     }
     ack(process, delivery).await
 }
@@ -145,6 +150,7 @@ pub async fn end_without_attempt(
     let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
     publish_result(process, &result, &envelope.reply, || true).await;
+    point(Point::EndTold);
     ack(process, delivery).await
 }
 
@@ -158,9 +164,12 @@ pub async fn dead_letter(
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
     let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     publish_result(process, &result, reply, || true).await;
+    point(Point::DeadTold);
     let limit = process.consume.endpoint().timeout();
     let reject = delivery.reject(BasicRejectOptions { requeue: false });
-    match within(limit, "dead-letter a message", reject).await {
+    let written = within(limit, "dead-letter a message", reject).await;
+    point(Point::DeadLettered);
+    match written {
         Ok(true) => End::Settled,
         Ok(false) | Err(_) => End::Broken,
     }
@@ -170,7 +179,7 @@ pub async fn dead_letter(
 pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, mut generation: u32) -> End {
     let task = &envelope.task;
     loop {
-        match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
+        match process.log.append(Decision::reissued(&task.id, generation)).await {
             Ok(Verdict::Accepted) => break,
             Ok(Verdict::Refused(Refusal::OldGeneration)) => {
                 // Somebody else was first; but whether he has published it only the log knows.
@@ -186,13 +195,16 @@ pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope,
             Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
         }
     }
+    point(Point::Reissued);
     tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {
         tracing::warn!(task_id = %task.id, %error, "the task was not sent on; its next delivery takes that up");
         return End::Lost;
     }
+    point(Point::SentOn);
     // Whether this arrives decides nothing: the message is in its queue.
     let _ = process.log.append(Decision::Published { task: task.id.clone(), generation }).await;
+    point(Point::SentOnLogged);
     ack(process, delivery).await
 }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,8 @@ struct Shared {
     news: News,
     fold: RwLock<Fold>,
     view: watch::Sender<View>,
+    /// Somebody was paused or resumed.
+    orders: Notify,
     clock: Arc<Clock>,
 }
 
@@ -103,6 +105,7 @@ impl Log {
             news: News::default(),
             fold: RwLock::default(),
             view: view_sender,
+            orders: Notify::new(),
             clock,
         });
         let (append, pending) = mpsc::channel(1024);
@@ -147,6 +150,11 @@ impl Log {
     /// about the task.
     pub async fn wait_for_task<T>(&self, task: &TaskId, mut look: impl FnMut(&Fold) -> Option<T>) -> T {
         self.shared.news.subscribe(task).until(|| self.read(&mut look)).await
+    }
+
+    /// Waits until somebody has been paused or resumed since the last call. For one caller in each process.
+    pub async fn ordered(&self) {
+        self.shared.orders.notified().await;
     }
 
     /// Waits until the log has been read once.

@@ -168,6 +168,9 @@ fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery,
             shared.fold.write().unwrap_or_else(PoisonError::into_inner).apply(&batch, keep);
             own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
             shared.news.tell(batch.events.iter().filter_map(Decision::task));
+            if batch.events.iter().any(|event| matches!(event, Decision::Paused { .. } | Decision::Resumed { .. })) {
+                shared.orders.notify_one();
+            }
         }
     }
     batch.emitter == mark

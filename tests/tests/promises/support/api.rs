@@ -56,6 +56,12 @@ impl Api {
         }
     }
 
+    /// The answer to `DELETE`, whatever its status.
+    pub(crate) async fn delete(&self, path: &str) -> Value {
+        let answer = self.client.delete(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        answer.json().await.expect("the API answers in JSON")
+    }
+
     pub(crate) async fn status(&self) -> Value {
         self.get("/programmer_pool/status").await
     }
