@@ -8,11 +8,14 @@
 mod support;
 
 mod agent_fails;
+mod back_pressure;
 mod bad_input;
 mod budget_wall;
+mod dead_letters;
 mod llm_outage;
 mod one_task;
 mod real_agent;
+mod repair;
 mod third_party;
 mod throughput_and_fairness;
 mod worker_dies;
