@@ -126,7 +126,7 @@ async fn a_hundred_thousand_waiting_tasks_are_held_in_bounded_memory() {
     for list in 0..LISTS {
         api.submit(&json!(tasks(&format!("list{list}"), EACH))).await;
     }
-    println!("{} tasks taken in {:.1} s", LISTS * EACH, began.elapsed().as_secs_f64());
+    eprintln!("{} tasks taken in {:.1} s", LISTS * EACH, began.elapsed().as_secs_f64());
     let worker = pool.start_worker(&["--all"]);
     let done = eventually("two thousand are done", Duration::from_secs(180), async || {
         let done = api.get("/tasks?status=succeeded&limit=1").await["total"].as_u64();
@@ -134,13 +134,13 @@ async fn a_hundred_thousand_waiting_tasks_are_held_in_bounded_memory() {
     });
     let done = done.await;
     let (dispatcher, worker) = (memory_mib(pool.dispatcher_pid()), memory_mib(pool.worker(worker).pid()));
-    println!("peaks after {done} of them: dispatcher {dispatcher} MiB, worker {worker} MiB");
+    eprintln!("peaks after {done} of them: dispatcher {dispatcher} MiB, worker {worker} MiB");
     assert!(dispatcher < 400, "the dispatcher needs {dispatcher} MiB");
     assert!(worker < 400, "the worker needs {worker} MiB");
     pool.kill_dispatcher();
     let began = Instant::now();
     pool.start_dispatcher().await;
-    println!("a dispatcher that reads all of it serves after {:.1} s", began.elapsed().as_secs_f64());
+    eprintln!("a dispatcher that reads all of it serves after {:.1} s", began.elapsed().as_secs_f64());
     let open = pool.api().status().await["open_tasks"].as_u64().expect("a number");
     assert!(open > 90_000, "it knows them all: {open}");
 }
