@@ -39,6 +39,25 @@ fn configured(pool: &Pool, hash: String) -> Decision {
     Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) }
 }
 
+/// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
+/// found something missing looks again.
+pub async fn declare_again(process: &Process, pool: &Pool) {
+    let hash = config_hash(pool);
+    if process.log.read(|fold| fold.configuration().is_none_or(|in_force| in_force.hash != hash)) {
+        return;
+    }
+    let declared = async {
+        let channel = process.consume.channel().await?;
+        let declared = Topology::new(&channel, process.consume.endpoint()).declare(&process.routes, &pool.events).await;
+        discard(&channel, process.consume.endpoint()).await;
+        declared?;
+        try_put_in_force(process, pool).await
+    };
+    if let Err(error) = declared.await {
+        tracing::warn!(%error, "the queues are not declared again yet; trying later");
+    }
+}
+
 async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let done = locked(process, pool, &channel).await;

@@ -315,6 +315,8 @@ pub struct DispatcherConfig {
     /// Before the second attempt; twice as long before each further one.
     pub retry_delay: Duration,
     pub max_hand_backs: u32,
+    /// After so long a task that is in no queue and with nobody is published again.
+    pub repair_after: Duration,
     /// How long a worker waits for its running task after SIGTERM.
     pub drain_timeout: Duration,
 }

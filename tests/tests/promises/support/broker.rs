@@ -92,9 +92,9 @@ impl Vhost {
         let node = tokio::task::spawn_blocking(|| LazyLock::force(&NODE)).await.expect("a broker");
         let name = format!("test-{}-{}", std::process::id(), unique());
         let vhost = Self { name };
-        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}").await;
+        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
-        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all).await;
+        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all.to_owned()).await;
         vhost
     }
 
@@ -102,7 +102,14 @@ impl Vhost {
         format!("{}/{}", NODE.amqp, self.name)
     }
 
-    async fn manage(&self, method: reqwest::Method, path: &str, body: &'static str) {
+    /// A policy for the queues whose names match.
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &serde_json::Value) {
+        let body = serde_json::json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
+        let path = format!("policies/{}/test", self.name);
+        self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
+    }
+
+    async fn manage(&self, method: reqwest::Method, path: &str, body: String) {
         let url = format!("{}/api/{path}", NODE.management);
         let request = super::api::http().request(method, &url).basic_auth(&NODE.user, Some(&NODE.password));
         let answer = request.header("content-type", "application/json").body(body).send().await;
@@ -117,7 +124,7 @@ impl Drop for Vhost {
         let deleting = std::thread::scope(|scope| {
             let delete = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, ""));
+                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, String::new()));
             };
             scope.spawn(delete).join()
         });
