@@ -1,7 +1,7 @@
 //! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
 
 use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::task_properties;
+use pool_shared::broker::headers::{Reply, task_properties};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -15,6 +15,7 @@ use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::wall_clock;
 
 use crate::history::{History, Kind};
+use crate::room::{NoRoom, Place, Rooms, Wanted};
 
 /// Why a task was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +24,9 @@ pub enum NotTaken {
     Unroutable(#[from] Unroutable),
     #[error("the id {0} is taken by a task with another body; use a new id")]
     IdConflict(TaskId),
-    #[error("the task is not accepted: {0}; submit it again with the same id")]
+    #[error("not accepted: {0}; submit it again with the same id")]
     Broker(#[from] BrokerError),
-    #[error("the task is not accepted: {0}; submit it again with the same id")]
+    #[error("not accepted: {0}; submit it again with the same id")]
     Log(#[from] LogError),
 }
 
@@ -42,11 +43,29 @@ pub struct Taken {
 pub struct Intake {
     process: Process,
     history: History,
+    rooms: Rooms,
 }
 
 impl Intake {
-    pub fn new(process: Process, history: History) -> Self {
-        Self { process, history }
+    /// So many tasks may wait for each programmer of a route.
+    pub fn new(process: Process, history: History, max_queue_per_programmer: u32) -> Self {
+        Self { process, history, rooms: Rooms::new(max_queue_per_programmer) }
+    }
+
+    /// Places for these prepared tasks, all or none. What is known already needs none.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: which routes are full, and which of the tasks would fit.
+    pub fn places(&self, tasks: &[Task]) -> Result<Vec<Option<Place>>, NoRoom> {
+        self.process.log.read(|fold| {
+            let wanted = |task: &Task| {
+                let route = self.process.routes.route(&task.message.capabilities).ok()?;
+                let new = fold.tasks.get(&task.id).is_none();
+                new.then(|| Wanted { route: route.name.clone(), programmers: route.eligible.len() })
+            };
+            let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
+            self.rooms.take(&wanted, |route| fold.tasks.waiting(route))
+        })
     }
 
     /// Gives the task an id if it has none, and checks whether anybody could do it, before anything is written.
@@ -68,11 +87,12 @@ impl Intake {
         }
     }
 
-    /// Takes one prepared task. Safe to repeat with the same task.
+    /// Takes one prepared task; `reply` says where its result is to go besides the history. Safe to repeat with the same
+    /// task. Once it has begun it must not be cut off: whoever calls it for a client that may go away spawns it.
     ///
     /// # Errors
     /// When the broker or the log did not confirm a step, or somebody else took the id meanwhile.
-    pub async fn take(&self, task: Task) -> Result<Taken, NotTaken> {
+    pub async fn take(&self, task: Task, place: Option<Place>, reply: &Reply) -> Result<Taken, NotTaken> {
         let route = self.process.routes.route(&task.message.capabilities)?.name.clone();
         let body = task.to_json();
         let known = self
@@ -84,7 +104,12 @@ impl Intake {
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
         point(Point::TaskKept);
-        let submitted = Decision::Submitted { task: task.id.clone(), body_hash: task.body_hash(), route };
+        let submitted = Decision::Submitted {
+            task: task.id.clone(),
+            body_hash: task.body_hash(),
+            route,
+            deadline_ms: task.message.limits.deadline.map(|deadline| deadline.0),
+        };
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
             // A submission that was cut off before it was published: finish it.
@@ -92,13 +117,15 @@ impl Intake {
             Verdict::Refused(_) => return Err(NotTaken::IdConflict(task.id)),
         }
         point(Point::Submitted);
-        self.publish(&task, &body).await?;
+        // From here on the log counts it.
+        drop(place);
+        self.publish(&task, &body, reply).await?;
         Ok(Taken { id: task.id, repeated: known.is_some() })
     }
 
-    async fn publish(&self, task: &Task, body: &[u8]) -> Result<(), NotTaken> {
+    async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties = task_properties(task.id.as_str(), 0, Some(wall_clock()));
+        let properties = reply.on(task_properties(task.id.as_str(), 0, Some(wall_clock())));
         let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
         point(Point::Queued);
@@ -110,7 +137,7 @@ impl Intake {
 }
 
 /// An id that sorts by the time it was made.
-fn new_id() -> TaskId {
+pub fn new_id() -> TaskId {
     let text = format!("t-{}", uuid::Uuid::now_v7().simple());
     // A UUID in hexadecimal behind `t-` fits the pattern of task ids.
     TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use crate::llm::{Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
+use crate::pause::{Pause, Target};
 use crate::result::{ErrorKind, ResultMessage, Status};
 use crate::rules::Rules;
 use crate::time::Timestamp;
@@ -54,11 +55,24 @@ pub enum Decision {
         rules: Rules,
     },
     /// A dispatcher holds the task message and will publish it.
-    Submitted { task: TaskId, body_hash: String, route: String },
+    Submitted {
+        task: TaskId,
+        body_hash: String,
+        route: String,
+        /// After this moment it is not started any more: milliseconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline_ms: Option<u64>,
+    },
     /// The task message of this generation is in its queue.
     Published { task: TaskId, generation: u32 },
     /// Somebody is about to publish the task again, with this generation; the first of two wins.
-    Reissued { task: TaskId, generation: u32 },
+    Reissued {
+        task: TaskId,
+        generation: u32,
+        /// By the owner, whose attempt has failed: another one is made later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry: Option<Retry>,
+    },
     /// An attempt claims the task.
     Started {
         task: TaskId,
@@ -90,6 +104,14 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ErrorKind>,
     },
+    /// Somebody does not want the task any more. It is its outcome if it has none yet, whoever works on it.
+    Cancelled { task: TaskId },
+    /// How an open task stands, said again before the log forgets where it comes from. Who knows more than that keeps it.
+    Stated { task: TaskId, state: Box<OpenTask> },
+    /// Programmers are to take no more tasks, until they are resumed.
+    Paused { target: Target, pause: Pause },
+    /// The pause with this target is over.
+    Resumed { target: Target },
     /// Before the first paid call of an attempt (or a probe): its cap is set aside in the day's budget. Admitted or not
     /// at its place.
     Reserved {
@@ -139,7 +161,53 @@ pub enum Decision {
     Unknown,
 }
 
+/// What the log has to remember about a task that has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenTask {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_hash: Option<String>,
+    #[serde(default)]
+    pub route: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    pub generation: u32,
+    pub published: bool,
+    /// The highest token that ever owned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Token>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OpenOwner>,
+    pub attempts: u32,
+    pub releases: u32,
+    pub hand_backs: u32,
+}
+
+/// Who works on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOwner {
+    pub attempt: AttemptId,
+    pub programmer: ProgrammerId,
+    pub token: Token,
+    pub since_ms: u64,
+}
+
+/// An attempt that failed in a way that another one may cure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    pub attempt: AttemptId,
+    pub error: ErrorKind,
+    /// Not before this moment: milliseconds since 1970.
+    pub at_ms: u64,
+}
+
 impl Decision {
+    /// That the task is about to be published again with this generation.
+    pub fn reissued(task: &TaskId, generation: u32) -> Self {
+        Self::Reissued { task: task.clone(), generation, retry: None }
+    }
+
     /// That this result is the outcome of the task.
     pub fn finished(task: &TaskId, attempt: Option<AttemptId>, result: &ResultMessage) -> Self {
         Self::Finished {
@@ -160,9 +228,13 @@ impl Decision {
             | Self::Reissued { task, .. }
             | Self::Started { task, .. }
             | Self::Released { task, .. }
-            | Self::Finished { task, .. } => Some(task),
+            | Self::Finished { task, .. }
+            | Self::Cancelled { task }
+            | Self::Stated { task, .. } => Some(task),
             Self::Tick
             | Self::Configured { .. }
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
             | Self::Reserved { .. }
             | Self::Settled { .. }
             | Self::BudgetSet { .. }

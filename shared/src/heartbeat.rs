@@ -32,8 +32,10 @@ pub enum Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShutReason {
-    /// The process is ending.
+    /// The process is ending, or an operator drains the programmer.
     Draining,
+    /// An operator has told it to take no more tasks.
+    Paused,
     /// Its pool file differs from the one in force, or none is in force yet.
     Config,
     /// This machine's clock is off.
@@ -54,6 +56,7 @@ impl ShutReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
+            Self::Paused => "paused",
             Self::Config => "config",
             Self::Clock => "clock",
             Self::Log => "log",

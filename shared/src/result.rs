@@ -121,6 +121,40 @@ impl ErrorKind {
     }
 }
 
+impl ErrorKind {
+    /// Whether another attempt may end better: something around the agent broke, not the task, and not what an LLM made of
+    /// it. Answers of no use have been asked for again within the attempt, and an LLM that is out hands the task back.
+    pub fn is_curable(self) -> bool {
+        match self {
+            Self::Workspace | Self::AgentSilent | Self::AgentCrashed | Self::AgentFailed => true,
+            Self::InvalidTask
+            | Self::IdConflict
+            | Self::Unroutable
+            | Self::Repository
+            | Self::AgentConfig
+            | Self::AgentTimeout
+            | Self::LlmRateLimited
+            | Self::LlmTimeout
+            | Self::LlmUnavailable
+            | Self::LlmModelUnavailable
+            | Self::LlmAuth
+            | Self::LlmContextTooLong
+            | Self::LlmBadRequest
+            | Self::LlmBadAnswer
+            | Self::LlmOutputLimit
+            | Self::LlmEmpty
+            | Self::TokenLimit
+            | Self::EditNotApplied
+            | Self::NoChange
+            | Self::AcceptanceFailed
+            | Self::TaskTimeout
+            | Self::DeadlinePassed
+            | Self::Poison
+            | Self::Cancelled => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskFailure {
     pub kind: ErrorKind,
@@ -246,7 +280,13 @@ pub struct ResultMessage {
 }
 
 impl ResultMessage {
-    /// An outcome that no attempt has brought about: rejected, cancelled while waiting, expired.
+    /// The result of a task that was cancelled. Everybody makes the same one, from the log alone.
+    pub fn cancelled(task: TaskId) -> Self {
+        let failure = TaskFailure::new(ErrorKind::Cancelled, "it was cancelled before it had another outcome");
+        Self::without_attempt(Some(task), Status::Cancelled, failure)
+    }
+
+    /// An outcome that no attempt has brought about: rejected, expired, cancelled.
     pub fn without_attempt(task_id: Option<TaskId>, status: Status, error: TaskFailure) -> Self {
         Self {
             task_id,

@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::config::{Pool, Programmer, Strategy};
 use crate::fold::Fold;
 use crate::fold::breaker::{Caller, Shut};
+use crate::fold::pauses::Paused;
 use crate::heartbeat::ShutReason;
 use crate::id::{LlmName, ProgrammerId};
 use crate::llm::LlmKey;
 use crate::money::MicroUsd;
+use crate::pause::{Pause, Target};
 use crate::routing::Route;
 use crate::task::MAX_CAPABILITIES;
 use crate::time::Timestamp;
@@ -90,6 +92,9 @@ impl Standing<'_> {
 
     /// Why this programmer may not take a task now; None: it may. `alive` says who else is there to take one.
     pub fn obstacle(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Option<Obstacle> {
+        if let Some((target, paused)) = self.fold.pauses.of_programmer(&programmer.id) {
+            return Some(pause_obstacle(target, paused));
+        }
         match self.means(programmer) {
             Means::Free => None,
             Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
@@ -97,19 +102,18 @@ impl Standing<'_> {
         }
     }
 
-    /// The routes that are closed for this programmer for now: those that programmers with free LLMs serve too (or did until
-    /// their LLMs went out, less than `spill_to_paid_after` ago), as long as no task of theirs has waited for that long.
-    /// Indices into `routes`.
+    /// The routes that are closed for this programmer for now: those that are paused; and for who works with paid LLMs only
+    /// those that programmers with free LLMs serve too (or did until their LLMs went out, less than `spill_to_paid_after`
+    /// ago), as long as no task of theirs has waited for that long. Indices into `routes`.
     pub fn closed_routes(
         &self,
         programmer: &Programmer,
         routes: &[&Route],
         alive: impl Fn(&ProgrammerId) -> bool,
     ) -> BTreeSet<usize> {
+        let paused = |route: &Route| self.fold.pauses.of_route(&route.name).is_some();
         let patience = self.pool.load_balancing.spill_to_paid_after;
-        if patience.is_zero() || self.means(programmer) != Means::Paid {
-            return BTreeSet::new();
-        }
+        let holds_back = !patience.is_zero() && self.means(programmer) == Means::Paid;
         let serves_free = |id: &ProgrammerId| {
             let other = self.pool.programmer(id).filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
             other.is_some_and(|other| self.is_free_or_was_within(other, patience))
@@ -118,7 +122,8 @@ impl Standing<'_> {
             let oldest = self.fold.tasks.oldest_waiting(&route.name);
             oldest.is_some_and(|since| self.now.since(since) >= patience)
         };
-        let closed = |route: &Route| !spilled(route) && route.eligible.iter().any(serves_free);
+        let left_to_free = |route: &Route| holds_back && !spilled(route) && route.eligible.iter().any(serves_free);
+        let closed = |route: &Route| paused(route) || left_to_free(route);
         routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
     }
 
@@ -203,6 +208,20 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
     };
     let prefer_free = pool.load_balancing.prefer_free_models || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
     if prefer_free && pool.is_free(programmer.primary()) { FREE + surplus } else { surplus }
+}
+
+fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
+    let (reason, word) = match paused.pause {
+        Pause::Pause => (ShutReason::Paused, "paused"),
+        Pause::Drain => (ShutReason::Draining, "drained"),
+    };
+    let flag = match target {
+        Target::All => "--all".to_owned(),
+        Target::Programmer { id } => format!("--programmer {id}"),
+        Target::Route { name } => format!("--route {name}"),
+    };
+    let detail = format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since);
+    Obstacle { reason, detail, until: None }
 }
 
 fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {

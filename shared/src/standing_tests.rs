@@ -163,7 +163,7 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
     };
     assert_eq!((closed(&log, "001"), closed(&log, "002")), (0, 1), "the free one has it for itself");
     let task = TaskId::new("t").expect("an id");
-    log.append(Decision::Submitted { task, body_hash: "h".to_owned(), route: "any".to_owned() });
+    log.append(Decision::Submitted { task, body_hash: "h".to_owned(), route: "any".to_owned(), deadline_ms: None });
     log.at += 59_999;
     assert_eq!(closed(&log, "002"), 1, "it has not waited long enough");
     log.at += 1;

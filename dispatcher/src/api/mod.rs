@@ -2,12 +2,17 @@
 //!
 //! Errors are `application/problem+json`. [`guard`] keeps web pages of others out.
 
+pub mod again;
 pub mod budget;
+pub mod control;
+pub mod dead;
 pub mod guard;
 pub mod health;
 pub mod problem;
 mod submission;
+pub mod submit;
 pub mod tasks;
+mod uncut;
 
 use std::sync::Arc;
 
@@ -18,6 +23,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
 
+use crate::dead::DeadLetters;
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::{self, Beats, PoolStatus};
@@ -32,6 +38,7 @@ pub struct App {
     pub pool: Arc<Pool>,
     pub history: History,
     pub intake: Intake,
+    pub dead: DeadLetters,
     pub beats: Beats,
     pub metrics: PrometheusHandle,
 }
@@ -39,10 +46,18 @@ pub struct App {
 /// All routes of the API.
 pub fn router(app: App) -> Router {
     Router::new()
-        .route("/tasks", post(tasks::submit).get(tasks::list))
-        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks", post(submit::submit).get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
+        .route("/tasks/{id}/retry", post(again::retry))
+        .route("/tasks/{id}/requeue", post(again::requeue))
+        .route("/dead", get(dead::list).delete(dead::drop_all))
+        .route("/dead/{id}", get(dead::show).delete(dead::drop_one))
+        .route("/dead/{id}/retry", post(dead::retry))
         .route("/programmer_pool/status", get(status))
+        .route("/programmer_pool/pauses", get(control::pauses))
+        .route("/programmer_pool/pause", post(control::pause))
+        .route("/programmer_pool/resume", post(control::resume))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
         .route("/metrics", get(metrics))

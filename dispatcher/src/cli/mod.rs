@@ -2,8 +2,11 @@
 //!
 //! Exit statuses: 0 done; 1 it failed, or a task of the batch did not succeed; 2 the input is wrong.
 
+mod again;
 mod budget;
 mod client;
+mod control;
+mod dead;
 mod serve;
 mod show;
 mod status;
@@ -54,10 +57,26 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show what was spent today and what is left; `budget set` changes the limit of today
     Budget(budget::BudgetArgs),
+    /// Cancel tasks: a waiting one never starts, a running one is stopped
+    Cancel(control::CancelArgs),
+    /// Let a programmer, a route or the whole pool take no more tasks; what runs goes on
+    Pause(control::PauseArgs),
+    /// End such a pause, or a drain
+    Resume(control::PauseArgs),
+    /// Let a programmer take no more tasks, and wait until it has nothing in hand
+    Drain(control::DrainArgs),
+    /// Show what is paused
+    Pauses(control::Shown),
     /// Show one task and its result
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
     Patch(show::PatchArgs),
+    /// Submit finished tasks again, as new ones
+    Retry(again::RetryArgs),
+    /// Put an unfinished task into its queue again
+    Requeue(again::RequeueArgs),
+    /// Show what could not be handled; take it up again or throw it away
+    Dead(dead::DeadArgs),
     /// Print a JSON Schema: of a task, a result or the pool file
     Schema {
         #[arg(value_parser = ["task", "result", "pool"])]
@@ -78,8 +97,16 @@ impl Command {
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
             Self::Budget(args) => budget::run(args).await,
+            Self::Cancel(args) => control::cancel(args).await,
+            Self::Pause(args) => control::pause(args).await,
+            Self::Resume(args) => control::resume(args).await,
+            Self::Drain(args) => control::drain(args).await,
+            Self::Pauses(shown) => control::pauses(shown).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
+            Self::Retry(args) => again::retry(args).await,
+            Self::Requeue(args) => again::requeue(args).await,
+            Self::Dead(args) => dead::run(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
                 Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),

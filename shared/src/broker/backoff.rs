@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest pause.
+pub const LONGEST: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {

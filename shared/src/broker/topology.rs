@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
@@ -35,8 +36,15 @@ pub const DEAD_EXCHANGE: &str = "pool.dlx";
 pub const DEAD_QUEUE: &str = "pool.dead";
 /// Key in front of `pool.results`, so that the results queue is reached without the default exchange.
 pub const RESULTS_KEY: &str = "results";
+/// Tasks whose attempt broke and is made again later; a dispatcher publishes them to `pool.tasks` when it is time. Reached
+/// through `pool.results`, like the queue of results.
+pub const RETRIES_QUEUE: &str = "pool.retries";
+pub const RETRIES_KEY: &str = "retries";
 /// What a `reply_to` must begin with.
 pub const REPLY_PREFIX: &str = "results.";
+
+/// As good as for ever.
+const MOST_LOOKS: i64 = 1_000_000_000;
 
 /// Declares and binds on one channel.
 pub struct Topology<'a> {
@@ -67,6 +75,30 @@ fn dead_lettered() -> FieldTable {
     ])
 }
 
+/// Nothing dead-letters from here, so it must lose nothing by being looked at: every look returns what it saw, and from
+/// RabbitMQ 4.0 on a queue without a limit of its own drops what was returned 20 times.
+fn kept() -> FieldTable {
+    table([("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongLongInt(MOST_LOOKS))])
+}
+
+/// 406: the queue is there, and not as this version declares it.
+fn hint(name: &str, refused: BrokerError) -> BrokerError {
+    let BrokerError::Amqp { error, .. } = &refused else { return refused };
+    if !is_other_than_declared(error) {
+        return refused;
+    }
+    let what = format!(
+        "declare the queue {name}: it exists with other arguments. Save what is in it, delete it (`rabbitmqctl delete_queue \
+         {name}`), and start again"
+    );
+    BrokerError::Amqp { what, error: error.clone() }
+}
+
+fn is_other_than_declared(error: &lapin::Error) -> bool {
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
 impl<'a> Topology<'a> {
     pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
         Self { channel, endpoint }
@@ -83,11 +115,13 @@ impl<'a> Topology<'a> {
         self.exchange(LOG, ExchangeKind::Direct, FieldTable::default()).await?;
         self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default()).await?;
         self.exchange(TASKS, ExchangeKind::Direct, table([("alternate-exchange", text(UNROUTABLE))])).await?;
-        for (queue, exchange, key) in
-            [(DEAD_QUEUE, DEAD_EXCHANGE, ""), (UNROUTABLE, UNROUTABLE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
-        {
-            let arguments =
-                if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
+        for (queue, exchange, key) in [
+            (DEAD_QUEUE, DEAD_EXCHANGE, ""),
+            (UNROUTABLE, UNROUTABLE, ""),
+            (RESULTS_QUEUE, REPLIES, RESULTS_KEY),
+            (RETRIES_QUEUE, REPLIES, RETRIES_KEY),
+        ] {
+            let arguments = if queue == DEAD_QUEUE { kept() } else { dead_lettered() };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }
@@ -128,7 +162,8 @@ impl<'a> Topology<'a> {
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
-        within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await.map(drop)
+        let declared = within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await;
+        declared.map(drop).map_err(|error| hint(name, error))
     }
 
     async fn stream(&self, name: &str, events: &Events) -> Result<(), BrokerError> {

@@ -1,6 +1,7 @@
 //! Section `dispatcher`: the manager, and what it decides about tasks.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,15 @@ pub(super) struct RawDispatcher {
     /// How often a task is started before it is given up.
     #[schemars(range(min = 1, max = 100))]
     max_attempts: u32,
+    /// Seconds before an attempt that failed is made again; twice as many after each.
+    #[schemars(range(max = 300))]
+    retry_delay_s: u64,
     /// How often a task may be handed back because no LLM was left for it.
     #[schemars(range(max = 1000))]
     max_hand_backs: u32,
+    /// Seconds after which a task that is in no queue and with nobody is published again.
+    #[schemars(range(min = 1, max = 86400))]
+    repair_after_s: u64,
     /// Seconds that a worker gives its running task after SIGTERM.
     #[schemars(range(min = 1, max = 86400))]
     drain_timeout_s: u64,
@@ -30,7 +37,14 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 
 impl Default for RawDispatcher {
     fn default() -> Self {
-        Self { listen: LISTEN.to_string(), max_attempts: 3, max_hand_backs: 10, drain_timeout_s: 60 }
+        Self {
+            listen: LISTEN.to_string(),
+            max_attempts: 3,
+            retry_delay_s: 10,
+            max_hand_backs: 10,
+            repair_after_s: 60,
+            drain_timeout_s: 60,
+        }
     }
 }
 
@@ -39,6 +53,7 @@ impl RawDispatcher {
         let at = At::top("dispatcher");
         checks.within(&at.key("max_attempts"), u64::from(self.max_attempts), 1..=100, "attempts");
         checks.within(&at.key("max_hand_backs"), u64::from(self.max_hand_backs), 0..=1000, "hand-backs");
+        checks.within(&at.key("retry_delay_s"), self.retry_delay_s, 0..=300, "seconds");
         let listen = self.listen.parse().unwrap_or_else(|_| {
             let problem = format!("{:?} is no address and port: write for example {LISTEN}", self.listen);
             checks.mistake(&at.key("listen"), problem);
@@ -47,7 +62,9 @@ impl RawDispatcher {
         DispatcherConfig {
             listen,
             max_attempts: self.max_attempts,
+            retry_delay: Duration::from_secs(self.retry_delay_s),
             max_hand_backs: self.max_hand_backs,
+            repair_after: checks.seconds(&at.key("repair_after_s"), self.repair_after_s),
             drain_timeout: checks.seconds(&at.key("drain_timeout_s"), self.drain_timeout_s),
         }
     }

@@ -43,6 +43,7 @@ fn decisions(pool: &Pool) -> Value {
         "free": free,
         "prices": prices,
         "max_attempts": [dispatcher.max_attempts, dispatcher.max_hand_backs],
+        "retry_delay": dispatcher.retry_delay.as_secs(),
     })
 }
 

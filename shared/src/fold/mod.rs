@@ -12,6 +12,9 @@ mod breaker_tests;
 pub mod budget;
 #[cfg(test)]
 mod budget_tests;
+mod open_tasks;
+pub mod pauses;
+mod stated;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ use crate::rules::Rules;
 use crate::time::Timestamp;
 use breaker::{Breakers, Caller, Failed};
 use budget::{Budget, Reservation};
+use pauses::Pauses;
 pub use tasks::{Outcome, Owner, TaskState, Tasks};
 
 /// What an event meant at its place in the log.
@@ -87,6 +91,7 @@ pub struct Fold {
     pub tasks: Tasks,
     pub budget: Budget,
     pub breakers: Breakers,
+    pub pauses: Pauses,
 }
 
 impl Fold {
@@ -140,14 +145,27 @@ impl Fold {
                 self.configuration = Some(Configuration { hash, capabilities, rules });
                 Verdict::Accepted
             }
-            Decision::Submitted { .. } | Decision::Published { .. } | Decision::Reissued { .. } => {
+            Decision::Submitted { .. } | Decision::Published { .. } | Decision::Stated { .. } => {
                 self.tasks.decide(decision, now)
             }
-            Decision::Started { task, .. } | Decision::Released { task, .. } | Decision::Finished { task, .. } => {
+            Decision::Paused { target, pause } => {
+                self.pauses.pause(target, *pause, now);
+                Verdict::Accepted
+            }
+            Decision::Resumed { target } => {
+                self.pauses.resume(target);
+                Verdict::Accepted
+            }
+            Decision::Started { task, .. }
+            | Decision::Released { task, .. }
+            | Decision::Reissued { task, .. }
+            | Decision::Finished { task, .. }
+            | Decision::Cancelled { task } => {
                 let owner = self.tasks.owner(task);
                 let verdict = self.tasks.decide(decision, now);
                 if verdict == Verdict::Accepted
                     && let Some(owner) = owner
+                    && self.tasks.owner(task) != Some(owner)
                 {
                     self.end_reservation(owner, decision);
                 }
@@ -221,6 +239,10 @@ impl Fold {
             | Decision::Started { .. }
             | Decision::Released { .. }
             | Decision::Finished { .. }
+            | Decision::Cancelled { .. }
+            | Decision::Stated { .. }
+            | Decision::Paused { .. }
+            | Decision::Resumed { .. }
             | Decision::Reserved { .. }
             | Decision::Settled { .. }
             | Decision::BudgetSet { .. }

@@ -2,10 +2,11 @@
 //!
 //! A task belongs to the attempt with the highest token in the log. The first `finished` of the owner is the outcome.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::Decision;
+use crate::event::{Decision, OpenTask, Retry};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status};
@@ -41,11 +42,19 @@ pub struct Outcome {
 pub struct TaskState {
     /// None: published straight to the broker.
     pub submitted_at: Option<Timestamp>,
+    /// When the log was last told all that is to be known of it.
+    pub stated_at: Timestamp,
     pub body_hash: Option<String>,
     pub route: String,
+    /// After this moment it is not started any more; of a task that was submitted.
+    pub deadline: Option<Timestamp>,
     /// The highest generation in the log, and whether it is known to be in its queue.
     pub generation: u32,
     pub published: bool,
+    /// When that changed last.
+    pub issued_at: Timestamp,
+    /// The last attempt that failed, while the task waits for the next one.
+    pub retry: Option<Retry>,
     /// The highest token that ever owned the task: the fence, which stays when the owner goes.
     pub fence: Option<Token>,
     pub owner: Option<Owner>,
@@ -66,10 +75,7 @@ pub struct Tasks {
     /// Finished tasks whose details are kept, oldest first.
     detailed: VecDeque<TaskId>,
     open: usize,
-    /// Tasks that have an owner.
-    running: HashSet<TaskId>,
-    /// Submitted tasks that nobody owns, by route and then by age.
-    waiting: HashMap<String, BTreeSet<(Timestamp, TaskId)>>,
+    index: OpenTasks,
 }
 
 impl Tasks {
@@ -88,17 +94,37 @@ impl Tasks {
 
     /// Tasks that have an owner now.
     pub fn running(&self) -> impl Iterator<Item = (&TaskId, &Owner)> {
-        self.running.iter().filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
+        self.index.running().filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
     }
 
     /// When the oldest task of this route that nobody has started was submitted; of tasks that the log knows.
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
-        self.waiting.get(route)?.first().map(|(since, _)| *since)
+        self.index.waiting(route)?.first().map(|(since, _)| *since)
     }
 
     /// How many tasks of this route wait, as far as the log knows.
     pub fn waiting(&self, route: &str) -> usize {
-        self.waiting.get(route).map_or(0, BTreeSet::len)
+        self.index.waiting(route).map_or(0, BTreeSet::len)
+    }
+
+    /// The tasks of this route that wait, the oldest first.
+    pub fn waiting_in(&self, route: &str) -> impl Iterator<Item = &TaskId> {
+        self.index.waiting(route).into_iter().flatten().map(|(_, id)| id)
+    }
+
+    /// Submitted tasks that nobody has started and whose deadline has passed.
+    pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &TaskId)> {
+        self.index.overdue(now).map(|(deadline, id)| (*deadline, id))
+    }
+
+    /// Tasks without an outcome of which the log has heard nothing whole since then.
+    pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
+        self.tasks.iter().filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
+    }
+
+    /// Submitted tasks that nobody owns and whose message is not known to be in its queue, the oldest first.
+    pub fn unpublished(&self) -> impl Iterator<Item = &TaskId> {
+        self.index.unpublished()
     }
 
     /// The attempt that owns the task.
@@ -121,34 +147,21 @@ impl Tasks {
     /// Decides, and keeps the two indexes of open tasks right.
     pub(super) fn decide(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
         let verdict = self.decide_one(decision, now);
-        if let (Verdict::Accepted, Some(task)) = (verdict, decision.task()) {
-            self.index(task);
+        if let (Verdict::Accepted, Some(task)) = (verdict, decision.task())
+            && let Some(state) = self.tasks.get(task)
+        {
+            self.index.put(task, state);
         }
         verdict
     }
 
-    fn index(&mut self, id: &TaskId) {
-        let Some(state) = self.tasks.get(id) else { return };
-        let open = state.outcome.is_none();
-        if open && state.owner.is_some() {
-            self.running.insert(id.clone());
-        } else {
-            self.running.remove(id);
-        }
-        let Some(since) = state.submitted_at else { return };
-        let place = (since, id.clone());
-        if open && state.owner.is_none() {
-            self.waiting.entry(state.route.clone()).or_default().insert(place);
-        } else if let Some(route) = self.waiting.get_mut(&state.route) {
-            route.remove(&place);
-        }
-    }
-
     fn decide_one(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
         match decision {
-            Decision::Submitted { task, body_hash, route } => self.submitted(task, body_hash, route, now),
-            Decision::Published { task, generation } => self.published(task, *generation),
-            Decision::Reissued { task, generation } => self.reissued(task, *generation),
+            Decision::Submitted { task, body_hash, route, deadline_ms } => {
+                self.submitted(task, (body_hash, route), deadline_ms.map(Timestamp), now)
+            }
+            Decision::Published { task, generation } => self.published(task, *generation, now),
+            Decision::Reissued { task, generation, retry } => self.reissued(task, *generation, retry.as_ref(), now),
             Decision::Started { task, attempt, programmer, token, route, body_hash } => {
                 let owner = Owner { attempt: *attempt, programmer: programmer.clone(), token: *token, since: now };
                 self.started(task, owner, (route, body_hash))
@@ -166,8 +179,12 @@ impl Tasks {
                 };
                 self.finished(task, outcome)
             }
+            Decision::Cancelled { task } => self.cancelled(task, now),
+            Decision::Stated { task, state } => self.stated(task, state, now),
             Decision::Tick
             | Decision::Configured { .. }
+            | Decision::Paused { .. }
+            | Decision::Resumed { .. }
             | Decision::Reserved { .. }
             | Decision::Settled { .. }
             | Decision::BudgetSet { .. }
@@ -179,50 +196,69 @@ impl Tasks {
         }
     }
 
-    fn entry(&mut self, task: &TaskId) -> &mut TaskState {
+    fn entry(&mut self, task: &TaskId, now: Timestamp) -> &mut TaskState {
         self.tasks.entry(task.clone()).or_insert_with(|| {
             self.open += 1;
-            TaskState::default()
+            TaskState { stated_at: now, ..TaskState::default() }
         })
     }
 
-    fn submitted(&mut self, task: &TaskId, body_hash: &str, route: &str, now: Timestamp) -> Verdict {
+    fn submitted(
+        &mut self,
+        task: &TaskId,
+        (body_hash, route): (&str, &str),
+        deadline: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Verdict {
         if let Some(known) = self.tasks.get(task) {
             let same_body = known.body_hash.as_deref() == Some(body_hash);
             return Verdict::Refused(Refusal::Taken { same_body });
         }
-        let state = self.entry(task);
+        let state = self.entry(task, now);
         state.submitted_at = Some(now);
+        state.issued_at = now;
+        state.deadline = deadline;
         state.body_hash = Some(body_hash.to_owned());
         route.clone_into(&mut state.route);
         Verdict::Accepted
     }
 
-    fn published(&mut self, task: &TaskId, generation: u32) -> Verdict {
+    fn published(&mut self, task: &TaskId, generation: u32, now: Timestamp) -> Verdict {
         let Some(state) = self.tasks.get_mut(task) else { return Verdict::Refused(Refusal::UnknownTask) };
         if generation < state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
         state.generation = generation;
         state.published = true;
+        state.issued_at = now;
+        state.retry = None;
         Verdict::Accepted
     }
 
-    fn reissued(&mut self, task: &TaskId, generation: u32) -> Verdict {
-        let state = self.entry(task);
+    fn reissued(&mut self, task: &TaskId, generation: u32, retry: Option<&Retry>, now: Timestamp) -> Verdict {
+        let state = self.entry(task, now);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
         if generation <= state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
+        if let Some(retry) = retry {
+            // The attempt has ended and counts; only its owner can say so.
+            let Some(owner) = state.owner.take_if(|owner| owner.attempt == retry.attempt) else {
+                return Verdict::Refused(Refusal::Superseded);
+            };
+            state.past.push(owner.attempt);
+        }
         state.generation = generation;
         state.published = false;
+        state.issued_at = now;
+        state.retry = retry.cloned();
         Verdict::Accepted
     }
 
     fn started(&mut self, task: &TaskId, owner: Owner, (route, body_hash): (&str, &str)) -> Verdict {
-        let state = self.entry(task);
+        let state = self.entry(task, owner.since);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
@@ -234,6 +270,7 @@ impl Tasks {
         }
         state.generation = owner.token.generation;
         state.published = true;
+        state.retry = None;
         state.attempts += 1;
         state.fence = Some(owner.token);
         if state.body_hash.is_none() {
@@ -245,11 +282,13 @@ impl Tasks {
     }
 
     fn released(&mut self, task: &TaskId, attempt: AttemptId, no_llm: bool) -> Verdict {
-        if !self.is_owner(task, attempt) {
+        let Some(state) = self.tasks.get_mut(task).filter(|state| state.outcome.is_none()) else {
             return Verdict::Refused(Refusal::Superseded);
-        }
-        let state = self.entry(task);
-        state.past.extend(state.owner.take().map(|owner| owner.attempt));
+        };
+        let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) else {
+            return Verdict::Refused(Refusal::Superseded);
+        };
+        state.past.push(owner.attempt);
         state.attempts -= 1;
         state.releases += 1;
         state.hand_backs += u32::from(no_llm);
@@ -257,7 +296,7 @@ impl Tasks {
     }
 
     fn finished(&mut self, task: &TaskId, mut outcome: Outcome) -> Verdict {
-        let state = self.entry(task);
+        let state = self.entry(task, outcome.at);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
@@ -274,12 +313,40 @@ impl Tasks {
             // Decided without an attempt, but one has begun meanwhile: it decides.
             return Verdict::Refused(Refusal::Superseded);
         }
+        self.end(task, outcome);
+        Verdict::Accepted
+    }
+
+    fn stated(&mut self, task: &TaskId, said: &OpenTask, now: Timestamp) -> Verdict {
+        if self.tasks.get(task).is_some_and(|state| state.outcome.is_some()) {
+            return Verdict::Refused(Refusal::Finished);
+        }
+        self.entry(task, now).learn(said, now);
+        Verdict::Accepted
+    }
+
+    /// The first of `cancelled` and `finished` is the outcome.
+    fn cancelled(&mut self, task: &TaskId, now: Timestamp) -> Verdict {
+        match self.tasks.get(task) {
+            None => return Verdict::Refused(Refusal::UnknownTask),
+            Some(state) if state.outcome.is_some() => return Verdict::Refused(Refusal::Finished),
+            Some(_) => {}
+        }
+        let error = Some(ErrorKind::Cancelled);
+        let (attempt, programmer, llm, cost) = (None, None, None, MicroUsd::ZERO);
+        let outcome = Outcome { attempt, status: Status::Cancelled, cost, at: now, programmer, llm, error };
+        self.end(task, outcome);
+        Verdict::Accepted
+    }
+
+    fn end(&mut self, task: &TaskId, outcome: Outcome) {
+        let state = self.entry(task, outcome.at);
         state.owner = None;
+        state.retry = None;
         state.outcome = Some(outcome);
         self.open -= 1;
         self.detailed.push_back(task.clone());
         self.forget_details();
-        Verdict::Accepted
     }
 
     /// Bounded memory: of an old outcome only what decides is kept.

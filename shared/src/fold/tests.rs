@@ -1,6 +1,7 @@
 use super::*;
+use crate::event::Retry;
 use crate::id::{AttemptId, TaskId, Token};
-use crate::result::Status;
+use crate::result::{ErrorKind, Status};
 use proptest::prelude::*;
 
 fn task(name: &str) -> TaskId {
@@ -34,7 +35,7 @@ fn finished(name: &str, n: Option<u128>, status: Status) -> Decision {
 }
 
 fn submitted(name: &str, hash: &str) -> Decision {
-    Decision::Submitted { task: task(name), body_hash: hash.to_owned(), route: "any".to_owned() }
+    Decision::Submitted { task: task(name), body_hash: hash.to_owned(), route: "any".to_owned(), deadline_ms: None }
 }
 
 fn batch(first: u64, events: Vec<Decision>) -> Batch {
@@ -76,6 +77,120 @@ fn a_redelivery_takes_ownership_and_the_old_owner_is_ignored_from_then_on() {
     assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES], "the higher token owns the task");
 }
 
+fn retry(n: u128, generation: u32) -> Decision {
+    let retry = Retry { attempt: attempt(n), error: ErrorKind::AgentCrashed, at_ms: 9000 };
+    Decision::Reissued { task: task("t"), generation, retry: Some(retry) }
+}
+
+#[test]
+fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
+    let events = vec![started("t", 1, 0, 0), retry(2, 1), retry(1, 1), finished("t", Some(1), Status::Failed)];
+    assert_eq!(
+        verdicts(events.clone()),
+        [YES, SUPERSEDED, YES, SUPERSEDED],
+        "another's word counts nothing, nor its own later"
+    );
+    let mut fold = Fold::new();
+    fold.apply(&batch(0, events), |_, _, _| ());
+    let state = fold.tasks.get(&task("t")).expect("the task");
+    assert_eq!((state.attempts, &state.owner), (1, &None), "it was made, and is over");
+    assert!(!state.published && state.retry.is_some(), "its message is not in its queue yet: {state:?}");
+}
+
+#[test]
+fn the_first_of_cancelled_and_finished_is_the_outcome() {
+    let cancelled = || Decision::Cancelled { task: task("t") };
+    let events = vec![cancelled(), started("t", 1, 0, 0), cancelled(), finished("t", Some(1), Status::Succeeded)];
+    assert_eq!(
+        verdicts(events),
+        [Verdict::Refused(Refusal::UnknownTask), YES, YES, FINISHED],
+        "a running task is cancelled, one that nobody knows is not"
+    );
+    let events = vec![started("t", 1, 0, 0), finished("t", Some(1), Status::Succeeded), cancelled()];
+    assert_eq!(verdicts(events), [YES, YES, FINISHED], "too late");
+}
+
+/// The fold of these events, from the first one that is still there.
+fn folded_from(first: usize, events: &[Decision]) -> Fold {
+    let mut fold = Fold::new();
+    let seq = u64::try_from(first).expect("a small number");
+    let batch = Batch { at_ms: 1000, ..batch(seq, events[first..].to_vec()) };
+    fold.apply(&batch, |_, _, _| ());
+    fold
+}
+
+/// What decides about a task from now on.
+fn what_decides(fold: &Fold) -> Option<crate::event::OpenTask> {
+    fold.tasks.get(&task("t")).map(TaskState::statement)
+}
+
+#[test]
+fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
+    let stated = |before: &[Decision]| {
+        let state = what_decides(&folded_from(0, before)).expect("an open task");
+        Decision::Stated { task: task("t"), state: Box::new(state) }
+    };
+    let published = Decision::Published { task: task("t"), generation: 0 };
+    let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
+    let stories = [
+        vec![submitted("t", "h"), published.clone()],
+        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0)],
+        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0), released(1), started("t", 2, 0, 1)],
+        vec![submitted("t", "h"), started("t", 1, 0, 0), Decision::reissued(&task("t"), 1)],
+    ];
+    for mut events in stories {
+        events.push(stated(&events));
+        let whole = what_decides(&folded_from(0, &events));
+        for first in 1..events.len() {
+            assert_eq!(what_decides(&folded_from(first, &events)), whole, "from event {first} of {events:?}");
+        }
+    }
+}
+
+#[test]
+fn a_statement_tells_nothing_to_who_knows_more() {
+    let mut events = vec![submitted("t", "h"), started("t", 1, 0, 0)];
+    let old = what_decides(&folded_from(0, &events[..1])).expect("an open task");
+    let before = what_decides(&folded_from(0, &events));
+    events.push(Decision::Stated { task: task("t"), state: Box::new(old) });
+    assert_eq!(what_decides(&folded_from(0, &events)), before, "it was written before the start and came behind it");
+    events.push(finished("t", Some(1), Status::Succeeded));
+    let state = Box::new(before.expect("an open task"));
+    events.push(Decision::Stated { task: task("t"), state });
+    assert_eq!(verdicts(events).last(), Some(&FINISHED), "nothing opens a finished task again");
+}
+
+#[test]
+fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
+    let submitted = Decision::Submitted {
+        task: task("t"),
+        body_hash: "h".to_owned(),
+        route: "any".to_owned(),
+        deadline_ms: Some(5000),
+    };
+    let mut fold = Fold::new();
+    fold.apply(&batch(0, vec![submitted]), |_, _, _| ());
+    assert_eq!(fold.tasks.overdue(Timestamp(4999)).count(), 0, "there is time left");
+    assert_eq!(fold.tasks.overdue(Timestamp(5000)).count(), 1, "it has passed");
+    fold.apply(&batch(1, vec![started("t", 1, 0, 0)]), |_, _, _| ());
+    assert_eq!(fold.tasks.overdue(Timestamp(5000)).count(), 0, "it was started");
+}
+
+#[test]
+fn what_is_not_in_its_queue_is_known_until_it_is() {
+    let published = |generation| Decision::Published { task: task("t"), generation };
+    let unpublished = |events| {
+        let mut fold = Fold::new();
+        fold.apply(&batch(0, events), |_, _, _| ());
+        fold.tasks.unpublished().count()
+    };
+    assert_eq!(unpublished(vec![submitted("t", "h")]), 1, "submitted");
+    assert_eq!(unpublished(vec![submitted("t", "h"), published(0)]), 0, "published");
+    let reissued = Decision::reissued(&task("t"), 1);
+    assert_eq!(unpublished(vec![submitted("t", "h"), published(0), reissued.clone()]), 1, "about to be again");
+    assert_eq!(unpublished(vec![submitted("t", "h"), reissued, started("t", 1, 1, 0)]), 0, "it was delivered");
+}
+
 #[test]
 fn a_delayed_started_of_an_earlier_delivery_does_not_take_ownership_back() {
     let events = vec![started("t", 2, 0, 1), started("t", 1, 0, 0), started("t", 3, 0, 1)];
@@ -84,7 +199,7 @@ fn a_delayed_started_of_an_earlier_delivery_does_not_take_ownership_back() {
 
 #[test]
 fn a_reissued_task_belongs_to_its_new_generation_only() {
-    let reissued = |generation| Decision::Reissued { task: task("t"), generation };
+    let reissued = |generation| Decision::reissued(&task("t"), generation);
     let events = vec![started("t", 1, 0, 5), reissued(1), reissued(1), started("t", 2, 0, 6), started("t", 3, 1, 0)];
     assert_eq!(verdicts(events), [YES, YES, OLD, OLD, YES], "the first reissue wins, old deliveries are dropped");
 }
@@ -152,7 +267,7 @@ fn any_decision() -> impl Strategy<Value = Decision> {
     prop_oneof![
         (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
         (name.clone(), proptest::option::of(1u128..4)).prop_map(|(t, n)| finished(t, n, Status::Succeeded)),
-        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Reissued { task: task(t), generation }),
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::reissued(&task(t), generation)),
         (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released {
             task: task(t),
             attempt: attempt(n),

@@ -1,4 +1,4 @@
-//! Steps 1 to 3 of a task's walk: read the delivery, ask the fold, claim the task in the log.
+//! Steps 7 and 8 of a task's walk (ARCHITECTURE.md): read the delivery, ask the fold, claim the task in the log.
 //!
 //! [`examine`] decides without a broker; [`super::Programmer`] performs.
 
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn an_old_delivery_is_dropped_only_when_the_new_message_is_in_its_queue() {
         let envelope = envelope("", 0);
-        let reissued = || Decision::Reissued { task: TaskId::new("t").expect("an id"), generation: 1 };
+        let reissued = || Decision::reissued(&TaskId::new("t").expect("an id"), 1);
         let examine = |events| examine(&fold(events), &envelope, &offered());
         assert_eq!(examine(vec![reissued()]), Examination::Divert { generation: 2 }, "it was never published again");
         let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
@@ -275,7 +275,7 @@ mod tests {
         let envelope = envelope("", 0);
         let id = || TaskId::new("t").expect("an id");
         let after = |events| after_refusal(&fold(events), &envelope, Refusal::OldGeneration);
-        let reissued = Decision::Reissued { task: id(), generation: 1 };
+        let reissued = Decision::reissued(&id(), 1);
         assert_eq!(
             after(vec![reissued.clone()]),
             Examination::Divert { generation: 2 },

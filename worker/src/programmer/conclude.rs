@@ -1,15 +1,15 @@
-//! Steps 5 to 7 of a task's walk: the result first, then ack and log, then the branch.
+//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then ack and log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicRejectOptions};
+use lapin::options::BasicAckOptions;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{REPEAT, Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{Obituary, REPEAT, Reply, result_properties, task_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -17,6 +17,7 @@ use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::routing::routing_key;
+use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
 use super::claim::Envelope;
@@ -81,7 +82,7 @@ impl Scribes {
     }
 }
 
-/// Step 6: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
+/// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
 /// this attempt's.
 pub async fn conclude(
     process: &Process,
@@ -154,7 +155,8 @@ pub async fn end_without_attempt(
     ack(process, delivery).await
 }
 
-/// What cannot be handled goes to `pool.dead`; its submitter gets a result first.
+/// What cannot be handled goes to `pool.dead`; its submitter gets a result first. Published and not rejected, because only
+/// so it carries the reason; a crash before the ack leaves it there twice.
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
@@ -162,24 +164,30 @@ pub async fn dead_letter(
     (reply, failure): (&Reply, TaskFailure),
 ) -> End {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
+    let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
+    let obituary = Obituary::new(format!("{}: {}", failure.kind.as_str(), failure.message), from, wall_clock());
     let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     publish_result(process, &result, reply, || true).await;
     point(Point::DeadTold);
-    let limit = process.consume.endpoint().timeout();
-    let reject = delivery.reject(BasicRejectOptions { requeue: false });
-    let written = within(limit, "dead-letter a message", reject).await;
-    point(Point::DeadLettered);
-    match written {
-        Ok(true) => End::Settled,
-        Ok(false) | Err(_) => End::Broken,
+    let mut backoff = Backoff::default();
+    loop {
+        let properties = obituary.properties(&delivery.properties);
+        let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+        match process.publisher.publish(message).await {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(%error, "the message is not in pool.dead yet; publishing it again"),
+        }
+        backoff.wait().await;
     }
+    point(Point::DeadLettered);
+    ack(process, delivery).await
 }
 
 /// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
 pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, mut generation: u32) -> End {
     let task = &envelope.task;
     loop {
-        match process.log.append(Decision::Reissued { task: task.id.clone(), generation }).await {
+        match process.log.append(Decision::reissued(&task.id, generation)).await {
             Ok(Verdict::Accepted) => break,
             Ok(Verdict::Refused(Refusal::OldGeneration)) => {
                 // Somebody else was first; but whether he has published it only the log knows.

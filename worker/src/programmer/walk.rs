@@ -12,7 +12,7 @@ use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
 use pool_shared::id::{AttemptId, LlmName, TaskId};
 use pool_shared::money::MicroUsd;
-use pool_shared::result::ResultMessage;
+use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::permits::TaskPermits;
 use super::station::Station;
-use super::{Done, Held, In, Programmer, gate};
+use super::{Done, Held, In, Programmer, gate, retry};
 use crate::llm::permits::Permits;
 
 /// How an attempt ended for its programmer.
@@ -39,13 +39,13 @@ impl Attempted {
             Self::Outcome(_) => "it has an outcome",
             Self::HandBack => "no LLM is left for it; the task is given back",
             Self::Superseded => "the task belongs to another attempt, or has an outcome",
-            Self::Interrupted => "this process has to end; the task is given back",
+            Self::Interrupted => "this programmer has to end; the task is given back",
         }
     }
 }
 
 impl Programmer {
-    /// Steps 1 to 3.
+    /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
@@ -113,7 +113,7 @@ impl Programmer {
         })
     }
 
-    /// Step 4, unless the task was started too often already.
+    /// Step 9, unless the task was started too often already.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
@@ -127,8 +127,18 @@ impl Programmer {
         match self.attempt(claimed).await {
             Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
             Attempted::HandBack => In::Interrupted(Held { no_llm: true, ..held }),
-            Attempted::Superseded => In::Lost,
+            Attempted::Superseded => self.superseded(&held).await,
             Attempted::Interrupted => In::Interrupted(held),
+        }
+    }
+
+    /// Whose task has an outcome that nobody worked for, because it was cancelled, is rid of it like of any finished task.
+    /// To whom another attempt belongs now, the message does too.
+    async fn superseded(&self, held: &Held) -> In {
+        let envelope = &held.claimed.envelope;
+        match self.process.log.read(|fold| fold.tasks.winner(&envelope.task.id)) {
+            Some(None) => ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await),
+            Some(Some(_)) | None => In::Lost,
         }
     }
 
@@ -165,6 +175,7 @@ impl Programmer {
             }
             () = &mut superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
+            () = self.drained_out() => Attempted::Interrupted,
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
         stop.cancel();
@@ -198,18 +209,22 @@ impl Programmer {
         Some(Box::new(outcome))
     }
 
-    /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
         let id = &claimed.envelope.task.id;
+        if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
+            return self.make_again(station, (&delivery, stay), &claimed, error).await;
+        }
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
         result.timings.queued_ms = self.queued_ms(&claimed);
         if log.read(|fold| fold.tasks.get(id).is_none_or(|state| state.submitted_at.is_none())) {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
-        let wanted = || log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        // A process that has to end leaves an unconfirmed result to the task's next owner.
+        let wanted = || !self.ending.kill.is_cancelled() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
@@ -243,15 +258,34 @@ impl Programmer {
         result: &ResultMessage,
     ) -> bool {
         point(Point::ResultPublished);
-        // A consumer that were still open would bring another task with the ack.
-        if !stay && let Err(error) = station.take_no_more().await {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
-        }
+        self.stay_or_leave(station, stay).await;
         let acked = conclude::ack(&self.process, delivery);
         let concluded =
             conclude::conclude(&self.process, &self.scribes, &claimed.envelope.task.id, (claimed.attempt, result));
         // An ack that fails changes nothing: the message comes again and is dropped.
         tokio::join!(acked, concluded).1
+    }
+
+    /// A consumer that were still open would bring another task with the ack.
+    async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
+        if !stay && let Err(error) = station.take_no_more().await {
+            tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
+        }
+    }
+
+    async fn make_again(
+        &self,
+        station: &mut Station,
+        (delivery, stay): (&Delivery, bool),
+        claimed: &Claimed,
+        error: ErrorKind,
+    ) -> In {
+        let id = &claimed.envelope.task.id;
+        self.stay_or_leave(station, stay).await;
+        let unfinished = || self.process.log.read(|fold| fold.tasks.winner(id).is_none());
+        let wanted = || !self.ending.kill.is_cancelled() && unfinished();
+        let retry = (error, self.pool.dispatcher.retry_delay);
+        ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
     }
 
     /// Sets the branch while the programmer looks for its next task already: the outcome is decided, so the task is in

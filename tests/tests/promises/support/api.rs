@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pool_shared::result::ResultMessage;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
 
 use super::eventually;
@@ -48,12 +48,35 @@ impl Api {
         (answer.status(), answer.json().await.expect("the API answers in JSON"))
     }
 
+    /// Submits one; None when nobody answers.
+    pub(crate) async fn try_post(&self, task: &Value) -> Option<StatusCode> {
+        let request = self.client.post(format!("{}/tasks", self.url)).json(task);
+        request.send().await.ok().map(|answer| answer.status())
+    }
+
     /// The answer to `GET`, whatever its status; null when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Value {
         match self.client.get(format!("{}{path}", self.url)).send().await {
             Ok(answer) => answer.json().await.unwrap_or_default(),
             Err(_) => Value::Null,
         }
+    }
+
+    /// The answer to `DELETE`, whatever its status.
+    pub(crate) async fn delete(&self, path: &str) -> Value {
+        let answer = self.client.delete(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        answer.json().await.expect("the API answers in JSON")
+    }
+
+    /// Any other request; gives the status and the answer.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = self.client.request(method, format!("{}{path}", self.url)).json(body);
+        let answer = request.send().await.expect("the API answers");
+        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) async fn status(&self) -> Value {

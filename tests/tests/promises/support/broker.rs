@@ -127,9 +127,11 @@ impl Vhost {
     pub(super) async fn at(access: Access) -> Self {
         let name = format!("test-{}-{}", std::process::id(), unique());
         let vhost = Self { name, access };
-        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}").await;
+        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
-        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, vhost.access.user), all).await;
+        vhost
+            .manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, vhost.access.user), all.to_owned())
+            .await;
         vhost
     }
 
@@ -137,7 +139,14 @@ impl Vhost {
         format!("{}/{}", self.access.amqp, self.name)
     }
 
-    async fn manage(&self, method: reqwest::Method, path: &str, body: &'static str) {
+    /// A policy for the queues whose names match.
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &serde_json::Value) {
+        let body = serde_json::json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
+        let path = format!("policies/{}/test", self.name);
+        self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
+    }
+
+    async fn manage(&self, method: reqwest::Method, path: &str, body: String) {
         let Access { management, user, password, .. } = &self.access;
         let url = format!("{management}/api/{path}");
         let request = super::api::http().request(method, &url).basic_auth(user, Some(password));
@@ -153,7 +162,7 @@ impl Drop for Vhost {
         let deleting = std::thread::scope(|scope| {
             let delete = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, ""));
+                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, String::new()));
             };
             scope.spawn(delete).join()
         });

@@ -1,7 +1,7 @@
 //! A pool of real processes: a dispatcher and workers on a virtual host, in a directory of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use pool_shared::id::ProgrammerId;
 use pool_shared::result::Status;
@@ -212,6 +212,16 @@ impl Pool {
         self.workers.len() - 1
     }
 
+    /// What the dispatcher that was started last has printed.
+    pub(crate) fn dispatcher_log(&self) -> String {
+        self.dispatchers.last().map(Running::log).unwrap_or_default()
+    }
+
+    /// The pid of the dispatcher that was started last.
+    pub(crate) fn dispatcher_pid(&self) -> u32 {
+        self.dispatchers.last().expect("a dispatcher").pid()
+    }
+
     pub(crate) fn worker(&mut self, index: usize) -> &mut Running {
         &mut self.workers[index]
     }
@@ -267,15 +277,25 @@ impl Pool {
 
     /// Runs the dispatcher's command line against this pool, as a person does; gives what it printed.
     pub(crate) async fn command_line(&self, arguments: &[&str]) -> String {
+        let done = self.try_command_line(arguments).await;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "dispatcher {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+        said
+    }
+
+    /// The same, however it ends.
+    pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("dispatcher"));
         let url = std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL");
         command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
         command.env("POOL_FILE", &self.file);
         let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
-        let done = done.expect("the dispatcher's command line runs");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "dispatcher {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
-        said
+        done.expect("the dispatcher's command line runs")
+    }
+
+    /// A policy of the virtual host for the queues whose names match.
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
+        self.vhost.set_policy(pattern, definition).await;
     }
 
     /// SIGKILL.

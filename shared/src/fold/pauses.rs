@@ -1,0 +1,98 @@
+//! What is paused, and since when.
+
+use std::collections::BTreeMap;
+
+use crate::id::ProgrammerId;
+use crate::pause::{Pause, Target};
+use crate::time::Timestamp;
+
+/// One pause that is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paused {
+    pub pause: Pause,
+    pub since: Timestamp,
+}
+
+/// All pauses of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pauses(BTreeMap<Target, Paused>);
+
+impl Pauses {
+    /// Whoever is paused already stays so since then; what becomes of running tasks is as the newest says.
+    pub(super) fn pause(&mut self, target: &Target, pause: Pause, now: Timestamp) {
+        let since = self.0.get(target).filter(|paused| paused.pause == pause).map_or(now, |paused| paused.since);
+        self.0.insert(target.clone(), Paused { pause, since });
+    }
+
+    pub(super) fn resume(&mut self, target: &Target) {
+        self.0.remove(target);
+    }
+
+    /// What keeps this programmer from taking tasks, whatever their route. A drain says more than a pause.
+    pub fn of_programmer(&self, id: &ProgrammerId) -> Option<(&Target, Paused)> {
+        let held = self.0.iter().filter(|(target, _)| match target {
+            Target::All => true,
+            Target::Programmer { id: paused } => paused == id,
+            Target::Route { .. } => false,
+        });
+        held.map(|(target, paused)| (target, *paused)).max_by_key(|(_, paused)| paused.pause == Pause::Drain)
+    }
+
+    /// What keeps the tasks of this route from being taken.
+    pub fn of_route(&self, route: &str) -> Option<Paused> {
+        self.0.iter().find_map(|(target, paused)| match target {
+            Target::Route { name } if name == route => Some(*paused),
+            Target::All | Target::Programmer { .. } | Target::Route { .. } => None,
+        })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Target, &Paused)> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programmer(id: &str) -> Target {
+        Target::Programmer { id: ProgrammerId::new(id).expect("an id") }
+    }
+
+    #[test]
+    fn who_is_paused_twice_is_resumed_twice() {
+        let id = ProgrammerId::new("001").expect("an id");
+        let mut pauses = Pauses::default();
+        pauses.pause(&Target::All, Pause::Pause, Timestamp(1));
+        pauses.pause(&programmer("001"), Pause::Drain, Timestamp(2));
+        let drained = Paused { pause: Pause::Drain, since: Timestamp(2) };
+        assert_eq!(pauses.of_programmer(&id), Some((&programmer("001"), drained)), "the drain says more");
+        pauses.resume(&programmer("001"));
+        let paused = Paused { pause: Pause::Pause, since: Timestamp(1) };
+        assert_eq!(pauses.of_programmer(&id), Some((&Target::All, paused)), "the pool is still paused");
+        pauses.resume(&Target::All);
+        assert_eq!(pauses.of_programmer(&id), None, "nothing is left");
+    }
+
+    #[test]
+    fn a_drain_that_is_said_again_does_not_begin_anew() {
+        let mut pauses = Pauses::default();
+        pauses.pause(&Target::All, Pause::Drain, Timestamp(1));
+        pauses.pause(&Target::All, Pause::Drain, Timestamp(9));
+        let since = pauses.iter().map(|(_, paused)| paused.since).collect::<Vec<_>>();
+        assert_eq!(since, [Timestamp(1)], "its deadline must not move away");
+    }
+
+    #[test]
+    fn a_paused_route_holds_its_own_tasks_only() {
+        let mut pauses = Pauses::default();
+        pauses.pause(&Target::Route { name: "fast".to_owned() }, Pause::Pause, Timestamp(1));
+        assert!(pauses.of_route("fast").is_some(), "it is paused");
+        assert_eq!(pauses.of_route("premium"), None, "another one is not");
+        assert_eq!(
+            pauses.of_programmer(&ProgrammerId::new("001").expect("an id")),
+            None,
+            "programmers go on elsewhere"
+        );
+    }
+}
