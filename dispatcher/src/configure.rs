@@ -2,7 +2,6 @@
 //!
 //! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -15,6 +14,7 @@ use pool_shared::broker::topology::Topology;
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
+use pool_shared::fold::Fold;
 use pool_shared::routing::Routes;
 use pool_shared::rules::Rules;
 
@@ -29,19 +29,10 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
     }
 }
 
-/// Says it again before the log forgets it, as long as it is the one in force.
-pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
-    let hash = config_hash(&pool);
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(pool.events.restate_every()) => {}
-        }
-        let in_force = process.log.read(|fold| fold.configuration().is_some_and(|c| c.hash == hash));
-        if in_force && let Err(error) = process.log.append(configured(&pool, hash.clone())).await {
-            tracing::warn!(%error, "the configuration was not said again; trying later");
-        }
-    }
+/// This configuration, if it is the one in force: to be said again before the log forgets it.
+pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
+    let hash = config_hash(pool);
+    fold.configuration().is_some_and(|in_force| in_force.hash == hash).then(|| configured(pool, hash))
 }
 
 fn configured(pool: &Pool, hash: String) -> Decision {

@@ -18,7 +18,7 @@ use crate::api::{self, App};
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
-use crate::{configure, replies, retired, retries, unroutable};
+use crate::{configure, replies, restate, retired, retries, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -81,7 +81,7 @@ async fn serve(
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
     let pool = Arc::new(pool);
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     let app = App { process: process.clone(), pool, history, intake, beats, metrics };
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;

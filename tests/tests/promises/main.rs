@@ -11,6 +11,7 @@ mod agent_fails;
 mod bad_input;
 mod budget_wall;
 mod llm_outage;
+mod log_forgets;
 mod one_task;
 mod operator;
 mod real_agent;
