@@ -15,6 +15,7 @@ mod log_forgets;
 mod one_task;
 mod operator;
 mod real_agent;
+mod supervision;
 mod third_party;
 mod throughput_and_fairness;
 mod worker_dies;
