@@ -9,7 +9,7 @@ use pool_shared::broker::publisher::{Message, Publisher};
 use pool_shared::broker::{BrokerError, Endpoint};
 use pool_shared::config::{Broker, Secret};
 use pool_shared::result::Status;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -30,10 +30,7 @@ async fn broker_is(api: &Api, state: &str) -> Value {
 }
 
 async fn ready(api: &Api) {
-    eventually("it is ready", SOON * 2, async || {
-        (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())
-    })
-    .await;
+    eventually("it is ready", SOON * 2, async || (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())).await;
 }
 
 /// How often a process has said this.
@@ -204,17 +201,25 @@ async fn whoever_gives_up_publishing_leaves_no_answer_behind_for_the_next() {
 /// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
 struct Authority(TempDir);
 
+/// Whoever has the name of its issuer would be taken for its own.
+fn named(name: &str, hosts: &[String]) -> CertificateParams {
+    let mut params = CertificateParams::new(hosts).expect("names");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
 impl Authority {
     fn new() -> Self {
         let directory = TempDir::with_prefix("pool-test-ca-").expect("a directory for certificates");
         let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("a file");
-        let mut params = CertificateParams::new([]).expect("names");
+        let mut params = named("the test's own CA", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
         write("ca.pem", ca.pem());
         for name in ["localhost", "pool"] {
             let key = KeyPair::generate().expect("a key");
-            let params = CertificateParams::new([name.to_owned()]).expect("names");
+            let params = named(name, &[name.to_owned()]);
             write(&format!("{name}.pem"), params.signed_by(&key, &ca).expect("a certificate").pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }
