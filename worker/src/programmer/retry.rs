@@ -8,6 +8,7 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::retry_properties;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
+use pool_shared::broker::tell;
 use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
 use pool_shared::event::{Decision, Retry};
 use pool_shared::fold::Verdict;
@@ -75,7 +76,7 @@ async fn publish(
         match process.publisher.publish(message).await {
             Ok(()) => return true,
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "the task is not confirmed; publishing it again");
+                tell(&error, "a task for another attempt is not confirmed; publishing it again");
                 backoff.wait().await;
             }
         }

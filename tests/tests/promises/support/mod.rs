@@ -12,6 +12,7 @@ pub(crate) mod event_log;
 pub(crate) mod ledger;
 pub(crate) mod llm;
 pub(crate) mod machine;
+pub(crate) mod own_broker;
 pub(crate) mod pool;
 pub(crate) mod pool_file;
 pub(crate) mod process;
