@@ -15,6 +15,7 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{RETRIES_QUEUE, TASKS};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::routing::routing_key;
 use pool_shared::task::TaskMessage;
 use pool_shared::time::{Timestamp, wall_clock};
@@ -92,11 +93,14 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
         // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
         let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+        point(Point::RetryDue);
         process.publisher.publish(again).await?;
+        point(Point::RetryIssued);
         if let Some(task) = id {
             // Whether this arrives decides nothing: the message is in its queue.
             let _ = process.log.append(Decision::Published { task, generation }).await;
         }
     }
+    point(Point::RetryLogged);
     within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
 }
