@@ -11,7 +11,7 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::Topology;
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::fold::Fold;
@@ -24,7 +24,7 @@ const LOCK: &str = "pool.topology";
 pub async fn put_in_force(process: &Process, pool: &Pool) {
     let mut backoff = Backoff::default();
     while let Err(error) = try_put_in_force(process, pool).await {
-        tracing::warn!(%error, "the routes are not bound yet; trying again");
+        tell(&error, "the routes are not bound yet; trying again");
         backoff.wait().await;
     }
 }

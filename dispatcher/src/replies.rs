@@ -10,9 +10,9 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::backoff::{self, Backoff};
+use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Reply, json_properties};
-use pool_shared::broker::link::discard;
+use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
@@ -72,9 +72,7 @@ pub async fn run(process: Process, history: History) {
                 Err(error) => tell(&error, "results are not taken; trying again"),
             },
         }
-        if began.elapsed() > backoff::LONGEST {
-            backoff.reset();
-        }
+        backoff.worked_for(began.elapsed());
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             () = backoff.wait() => {}
@@ -104,9 +102,13 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
             .await;
         Ok(())
     };
-    let ended = tokio::try_join!(in_hand, acknowledge(&channel, limit, tags));
+    let ended = tokio::select! {
+        ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
+        // What is in hand comes again: it must not hold up the next channel.
+        () = gone(&channel) => Ok(()),
+    };
     discard(&channel, process.consume.endpoint()).await;
-    ended.map(|_| ())
+    ended
 }
 
 /// Why a result stays unacknowledged.

@@ -66,6 +66,10 @@ points! {
         SentOn = "worker.sent_on",
         /// Sending on: all is done but the ack of the old message.
         SentOnLogged = "worker.sent_on_logged",
+        /// Made again: `reissued` has ended the attempt, the message is still here.
+        RetryReissued = "worker.retry_reissued",
+        /// Made again: the message is in `pool.retries`, the old one is not acked.
+        RetryKept = "worker.retry_kept",
         /// Ending without an attempt: the result is confirmed, the task is not acked.
         EndTold = "worker.end_told",
         /// A finished task came again: its result was asked for once more, the task is not acked.
@@ -99,6 +103,12 @@ points! {
         ResultAcked = "dispatcher.result_acked",
         /// The result of a finished task was asked for again.
         RepeatTaken = "dispatcher.repeat_taken",
+        /// The next attempt at a task is due, its message is in `pool.retries`.
+        RetryDue = "dispatcher.retry_due",
+        /// The task is in its queue again, the log does not say so.
+        RetryIssued = "dispatcher.retry_issued",
+        /// All is done but the ack of the message in `pool.retries`.
+        RetryLogged = "dispatcher.retry_logged",
         /// A message without a route has come in.
         UnroutableTaken = "dispatcher.unroutable_taken",
         /// It was put right or rejected, and not acked.

@@ -60,6 +60,7 @@ pub fn router(app: App) -> Router {
         .route("/programmer_pool/resume", post(control::resume))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
         .route("/metrics", get(metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use pool_shared::broker::acks::{self, Acks};
-use pool_shared::broker::backoff::{self, Backoff};
+use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::{Link, discard};
 use pool_shared::broker::publisher::Message;
@@ -46,9 +46,7 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
             () = shutdown.cancelled() => return,
             error = read_all(&history, &read) => tell(&error, "the reader of the history starts over"),
         }
-        if began.elapsed() > backoff::LONGEST {
-            backoff.reset();
-        }
+        backoff.worked_for(began.elapsed());
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = backoff.wait() => {}

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::backoff::{self, Backoff};
+use super::backoff::Backoff;
 use super::refusal::{Cause, NotConnected};
 use super::{BrokerError, Endpoint, within};
 use crate::telemetry::broker::{Blocked, Down, Up};
@@ -227,9 +227,7 @@ impl Shared {
                     let began = Instant::now();
                     let error = self.watch(Arc::new(connection)).await;
                     // A connection that breaks as soon as it is made is no success.
-                    if began.elapsed() > backoff::LONGEST {
-                        backoff.reset();
-                    }
+                    backoff.worked_for(began.elapsed());
                     outage.since = Instant::now();
                     error
                 }
@@ -312,6 +310,13 @@ impl Outage<'_> {
         let away = self.told.take().map(|_| self.since.elapsed());
         Up { purpose: self.link.purpose, away, again: self.was_up }.emit();
         self.was_up = true;
+    }
+}
+
+/// Ends when a channel cannot be used any more: for whoever has work in hand on it, and does not ask it for more.
+pub async fn gone(channel: &Channel) {
+    while channel.status().connected() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -15,6 +15,7 @@ pub mod outbox;
 pub mod process;
 pub mod publisher;
 pub mod refusal;
+pub mod status;
 mod tls;
 pub mod topology;
 

@@ -10,6 +10,7 @@ use super::backoff::Backoff;
 use super::link::Link;
 use super::log::Log;
 use super::publisher::Publisher;
+use super::status::{BrokerStatus, Condition};
 use super::topology::Topology;
 use super::{BrokerError, Endpoint, heartbeats, tell};
 use crate::config::Pool;
@@ -67,6 +68,15 @@ impl Process {
         };
         tokio::spawn(heartbeats::listen(consume.clone(), heard, shutdown.clone()));
         Ok(Self { id, name, host, consume, publisher, log, clock, routes, shutdown })
+    }
+}
+
+impl Process {
+    /// How this process is connected.
+    pub fn broker(&self) -> BrokerStatus {
+        let now = |link: &Link| Condition::from(&*link.state().borrow());
+        let condition = now(&self.consume).worse(now(self.publisher.link()));
+        BrokerStatus::new(self.consume.endpoint().address(), condition)
     }
 }
 

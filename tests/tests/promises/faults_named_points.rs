@@ -30,6 +30,7 @@ const WALK: [Point; 13] = [
 ];
 const HAND_BACK: [Point; 1] = [Point::Released];
 const SENT_ON: [Point; 3] = [Point::Reissued, Point::SentOn, Point::SentOnLogged];
+const MADE_AGAIN: [Point; 2] = [Point::RetryReissued, Point::RetryKept];
 const OTHER_ENDS: [Point; 4] = [Point::RepeatAsked, Point::EndTold, Point::DeadTold, Point::DeadLettered];
 
 const INTAKE: [Point; 4] = [Point::TaskKept, Point::Submitted, Point::Queued, Point::Published];
@@ -42,6 +43,7 @@ const RESULTS: [Point; 6] = [
     Point::ResultAcked,
 ];
 const REPEAT: [Point; 1] = [Point::RepeatTaken];
+const RETRIES: [Point; 3] = [Point::RetryDue, Point::RetryIssued, Point::RetryLogged];
 const UNROUTABLE: [Point; 2] = [Point::UnroutableTaken, Point::UnroutableHandled];
 const RETIRED: [Point; 4] = [Point::RetiredTaken, Point::RetiredReissued, Point::RetiredSentOn, Point::RetiredLogged];
 
@@ -49,6 +51,8 @@ const RETIRED: [Point; 4] = [Point::RetiredTaken, Point::RetiredReissued, Point:
 const REST_WITHIN: Duration = Duration::from_secs(60);
 /// Edits at once.
 const EDIT: &str = "echo four >>readme.txt";
+/// Crashes until the file `go` is there.
+const CRASHES: &str = r#"[ -e "$1/go" ] || kill -9 $$; echo four >>readme.txt"#;
 /// Edits when the file `go` is there.
 const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
@@ -56,9 +60,9 @@ const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>
 fn no_point_is_forgotten() {
     let names = |groups: &[&[Point]]| groups.concat().iter().map(|point| point.name()).collect::<BTreeSet<_>>();
     let all = |points: &[Point]| points.iter().map(|point| point.name()).collect::<BTreeSet<_>>();
-    let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &OTHER_ENDS]);
+    let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
     assert_eq!(tested, all(Point::WORKER), "each of a worker's is in a test below");
-    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &UNROUTABLE, &RETIRED]);
+    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED]);
     assert_eq!(tested, all(Point::DISPATCHER), "each of a dispatcher's is in a test below");
 }
 
@@ -167,6 +171,40 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
     })
     .await;
     pool.start_worker(&["--programmers", "006"]);
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+/// A pool whose agents crash until they are let go, and whose attempts are made again at once.
+async fn pool_that_crashes() -> Pool {
+    let pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.max_attempts", 100.into());
+    let file = file.set("dispatcher.retry_delay_s", 0.into());
+    pool.rewrite(&file.command(&["/bin/sh", "-c", CRASHES, "agent", &directory]));
+    pool
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_while_it_has_an_attempt_made_again() {
+    let mut pool = pool_that_crashes().await;
+    pool.start_dispatcher().await;
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("crashes")).await;
+    books.over_http(&task("crashes-too")).await;
+    workers_fall(&mut pool, &MADE_AGAIN, "001", async |_, _| {}).await;
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_has_an_attempt_made_again() {
+    let mut pool = pool_that_crashes().await;
+    dispatcher_armed(&mut pool, RETRIES[0]).await;
+    pool.start_worker(&["--all"]);
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("crashes")).await;
+    dispatchers_fall(&mut pool, &RETRIES).await;
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
     books.close(&mut pool, REST_WITHIN).await;
 }
 

@@ -22,6 +22,7 @@ mod one_task;
 mod operator;
 mod real_agent;
 mod repair;
+mod supervision;
 mod third_party;
 mod throughput_and_fairness;
 mod worker_dies;

@@ -10,7 +10,7 @@ use pool_shared::broker::headers::{Obituary, REPEAT, Reply, result_properties, t
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
@@ -54,7 +54,7 @@ pub async fn publish_result(
         match process.publisher.publish(message).await {
             Ok(()) => return true,
             Err(error) => {
-                tracing::warn!(%error, "the result is not confirmed; publishing it again");
+                tell(&error, "the result is not confirmed; publishing it again");
                 backoff.wait().await;
             }
         }

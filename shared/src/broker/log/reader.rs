@@ -35,13 +35,12 @@ pub(super) async fn run(
 ) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         let end = tokio::select! {
             () = shutdown.cancelled() => return,
             end = read(&shared, &link, &publisher, stale) => end,
         };
-        if shared.view.borrow().caught_up {
-            backoff.reset();
-        }
+        backoff.worked_for(began.elapsed());
         shared.view.send_modify(|view| view.caught_up = false);
         match end {
             End::Broker(error) => tell(&error, "the reader of the event log starts over"),

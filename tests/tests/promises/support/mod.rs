@@ -14,6 +14,7 @@ pub(crate) mod field;
 pub(crate) mod ledger;
 pub(crate) mod llm;
 pub(crate) mod machine;
+pub(crate) mod own_broker;
 pub(crate) mod pool;
 pub(crate) mod pool_file;
 pub(crate) mod private;

@@ -43,6 +43,10 @@ impl Running {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.end();
