@@ -1,5 +1,6 @@
 //! A RabbitMQ node of its own that can be killed, stopped, frozen and starved: `scripts/broker` does it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -14,12 +15,21 @@ pub struct Node {
     script: PathBuf,
     data: PathBuf,
     config: Option<PathBuf>,
+    /// Of its starts.
+    more: Vec<OsString>,
 }
 
 impl Node {
     /// `script` is `scripts/broker`; `config` holds lines for `rabbitmq.conf`.
     pub fn new(script: PathBuf, data: PathBuf, config: Option<PathBuf>) -> Self {
-        Self { script, data, config }
+        Self { script, data, config, more: Vec::new() }
+    }
+
+    /// With more arguments of `scripts/broker start`.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(OsString::from));
+        self
     }
 
     pub fn data(&self) -> &Path {
@@ -31,7 +41,7 @@ impl Node {
     /// # Errors
     /// When it does not start.
     pub async fn start(&self) -> anyhow::Result<String> {
-        let mut more = Vec::new();
+        let mut more = self.more.clone();
         if let Some(config) = &self.config {
             more.extend(["--config".into(), config.clone().into_os_string()]);
         }
@@ -133,7 +143,7 @@ impl Node {
         pid.parse().with_context(|| format!("{} holds no pid", file.display()))
     }
 
-    async fn run(&self, what: &str, more: &[std::ffi::OsString]) -> anyhow::Result<String> {
+    async fn run(&self, what: &str, more: &[OsString]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.script);
         command.arg(what).arg("--data").arg(&self.data).args(more).stdin(Stdio::null());
         let done = command.output().await.with_context(|| format!("failed to run {}", self.script.display()))?;

@@ -43,7 +43,8 @@ enum End {
 
 #[derive(Debug)]
 struct State {
-    upstream: SocketAddr,
+    /// Connections go to the next of these in turn, past those that refuse.
+    upstreams: Vec<SocketAddr>,
     weather: watch::Sender<Weather>,
     /// The number of the last storm and how it ended what was open: connections end when it changes.
     storm: watch::Sender<(u64, End)>,
@@ -66,10 +67,18 @@ impl Proxy {
     /// # Errors
     /// When none is free.
     pub async fn start(upstream: SocketAddr) -> anyhow::Result<Self> {
+        Self::balance(vec![upstream]).await
+    }
+
+    /// In front of several, in turn.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn balance(upstreams: Vec<SocketAddr>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen")?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
-            upstream,
+            upstreams,
             weather: watch::Sender::new(Weather::Fair),
             storm: watch::Sender::new((0, End::Fin)),
             fuse: AtomicU64::new(NOT_ARMED),
@@ -86,6 +95,10 @@ impl Proxy {
     pub async fn in_front_of(amqp_url: &str) -> anyhow::Result<Self> {
         let (_, _, address) = parts(amqp_url)?;
         Self::start(address.parse().with_context(|| format!("{address} is no address"))?).await
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The same URL, by way of this proxy.
@@ -163,7 +176,7 @@ async fn carry(mut client: TcpStream, state: Arc<State>, mut storm: watch::Recei
         let _ = client.set_zero_linger();
         return;
     }
-    let Ok(mut broker) = TcpStream::connect(state.upstream).await else {
+    let Some(mut broker) = connect(&state).await else {
         let _ = client.set_zero_linger();
         return;
     };
@@ -181,6 +194,17 @@ async fn carry(mut client: TcpStream, state: Arc<State>, mut storm: watch::Recei
     if end == End::Rst {
         let _ = (client.set_zero_linger(), broker.set_zero_linger());
     }
+}
+
+async fn connect(state: &State) -> Option<TcpStream> {
+    let count = state.upstreams.len();
+    let first = usize::try_from(state.connections.load(Ordering::SeqCst)).unwrap_or(0);
+    for turn in 0..count {
+        if let Ok(broker) = TcpStream::connect(state.upstreams[(first + turn) % count]).await {
+            return Some(broker);
+        }
+    }
+    None
 }
 
 /// Carries one direction until it ends; whatever ends one direction ends the connection.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -92,10 +93,25 @@ impl Access {
         })
     }
 
+    /// The address of AMQP in what `scripts/broker start` prints.
+    pub(super) fn amqp_printed(text: &str) -> SocketAddr {
+        let url = text.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).expect("an AMQP URL");
+        let (_, rest) = url.rsplit_once('@').expect("a URL with a login");
+        let (address, _) = rest.split_once('/').expect("a URL with a virtual host");
+        address.parse().expect("an address")
+    }
+
     /// From what `scripts/broker start` prints.
     pub(super) fn printed(text: &str) -> Self {
         let values: HashMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
         Self::from(|name| (*values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))).to_owned())
+    }
+
+    /// The same, but for where AMQP is spoken.
+    pub(super) fn at(mut self, address: SocketAddr) -> Self {
+        let (login, _) = self.amqp.rsplit_once('@').expect("a URL with a login");
+        self.amqp = format!("{login}@{address}");
+        self
     }
 
     fn from(value: impl Fn(&str) -> String) -> Self {

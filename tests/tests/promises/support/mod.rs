@@ -9,6 +9,7 @@ pub(crate) mod bench;
 pub(crate) mod books;
 pub(crate) mod broker;
 pub(crate) mod clock;
+pub(crate) mod cluster;
 pub(crate) mod event_log;
 pub(crate) mod field;
 pub(crate) mod ledger;

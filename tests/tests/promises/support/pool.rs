@@ -94,6 +94,11 @@ impl Pool {
         Self::set_up_on(cores, file, broker.vhost().await).await
     }
 
+    /// The same, in this virtual host, while no other test runs.
+    pub(crate) async fn set_up_in(vhost: Vhost, file: &PoolFile) -> Self {
+        Self::set_up_on(all_cores().await, file, vhost).await
+    }
+
     async fn set_up(cores: Cores, file: &PoolFile) -> Self {
         Self::set_up_on(cores, file, Vhost::create().await).await
     }
