@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
+use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use pool_shared::result::{ErrorKind, Status};
 use pool_shared::time::wall_clock;
 use reqwest::{Method, StatusCode};
@@ -76,6 +77,20 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
     assert!(pool.command_line(&["dead", "list"]).await.contains("empty"), "nothing is left");
     let (status, said) = api.send(Method::DELETE, &format!("/dead/{id}"), &Value::Null).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "it is gone: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_an_older_version_is_named_at_the_start_with_what_to_do() {
+    let pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("pool.dead".into(), options, arguments).await.expect("a queue as it was before");
+    let started = pool.try_command_line(&["topology"]).await;
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(!started.status.success(), "it does not go on: {said}");
+    assert!(said.contains("pool.dead") && said.contains("rabbitmqctl delete_queue pool.dead"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
