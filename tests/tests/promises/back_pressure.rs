@@ -83,7 +83,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_done() {
-    const COUNT: usize = 2_000;
+    const COUNT: usize = 500;
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;
     let mut log = pool.event_log().await;
