@@ -7,6 +7,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::TASKS;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::{Unroutable, routing_key};
@@ -105,6 +106,7 @@ impl Intake {
             return Ok(Taken { id: task.id, repeated: true });
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
+        point(Point::TaskKept);
         let submitted = Decision::Submitted {
             task: task.id.clone(),
             body_hash: task.body_hash(),
@@ -117,6 +119,7 @@ impl Intake {
             Verdict::Refused(Refusal::Taken { same_body: true }) => {}
             Verdict::Refused(_) => return Err(NotTaken::IdConflict(task.id)),
         }
+        point(Point::Submitted);
         // From here on the log counts it.
         drop(place);
         self.publish(&task, &body, reply).await?;
@@ -128,7 +131,9 @@ impl Intake {
         let properties = reply.on(task_properties(task.id.as_str(), 0, Some(wall_clock())));
         let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
+        point(Point::Queued);
         self.process.log.append(Decision::Published { task: task.id.clone(), generation: 0 }).await?;
+        point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was taken");
         Ok(())
     }

@@ -9,6 +9,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, TaskState, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::routing_key;
@@ -97,11 +98,13 @@ pub async fn send_on(process: &Process, body: &[u8], came_with: &BasicProperties
             }
         },
     };
+    point(Point::RetiredReissued);
     // What cannot be read is for a programmer to refuse; any will do.
     let key = message.map_or_else(|| "any".to_owned(), |message| routing_key(&message.capabilities));
     let text = id.as_ref().map_or("", TaskId::as_str);
     let properties = task_properties(text, generation, headers::submitted_at(came_with));
     publish(process, &key, body, Reply::as_it_came(came_with).on(properties)).await?;
+    point(Point::RetiredSentOn);
     if let Some(task) = id {
         process.log.append(Decision::Published { task, generation }).await?;
     }

@@ -10,6 +10,7 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::within;
+use pool_shared::fault::{Point, point};
 
 use crate::reissue::{NotReissued, send_on};
 
@@ -55,7 +56,9 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
     loop {
         let get = channel.basic_get(queue.into(), BasicGetOptions::default());
         let Some(message) = within(limit, format!("empty {queue}"), get).await? else { break };
+        point(Point::RetiredTaken);
         send_on(process, &message.delivery.data, &message.delivery.properties).await?;
+        point(Point::RetiredLogged);
         within(limit, "ack a moved task", message.delivery.ack(BasicAckOptions::default())).await?;
         moved += 1;
     }

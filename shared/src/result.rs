@@ -280,7 +280,13 @@ pub struct ResultMessage {
 }
 
 impl ResultMessage {
-    /// An outcome that no attempt has brought about: rejected, cancelled while waiting, expired.
+    /// The result of a task that was cancelled. Everybody makes the same one, from the log alone.
+    pub fn cancelled(task: TaskId) -> Self {
+        let failure = TaskFailure::new(ErrorKind::Cancelled, "it was cancelled before it had another outcome");
+        Self::without_attempt(Some(task), Status::Cancelled, failure)
+    }
+
+    /// An outcome that no attempt has brought about: rejected, expired, cancelled.
     pub fn without_attempt(task_id: Option<TaskId>, status: Status, error: TaskFailure) -> Self {
         Self {
             task_id,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
+use pool_shared::broker::{heartbeats, tell};
 use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
@@ -105,7 +105,7 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tracing::warn!(%error, "an id could not be tried"),
+                Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
             }
         }
         tracing::info!(taken = taken.len(), wanted = count, "waiting for programmer ids to become free");

@@ -4,6 +4,7 @@
 
 pub mod again;
 pub mod budget;
+pub mod control;
 pub mod dead;
 pub mod guard;
 pub mod health;
@@ -46,7 +47,7 @@ pub struct App {
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/tasks", post(submit::submit).get(tasks::list))
-        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
         .route("/tasks/{id}/retry", post(again::retry))
         .route("/tasks/{id}/requeue", post(again::requeue))
@@ -54,8 +55,12 @@ pub fn router(app: App) -> Router {
         .route("/dead/{id}", get(dead::show).delete(dead::drop_one))
         .route("/dead/{id}/retry", post(dead::retry))
         .route("/programmer_pool/status", get(status))
+        .route("/programmer_pool/pauses", get(control::pauses))
+        .route("/programmer_pool/pause", post(control::pause))
+        .route("/programmer_pool/resume", post(control::resume))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
         .route("/metrics", get(metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

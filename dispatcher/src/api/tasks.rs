@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use pool_shared::fold::TaskState;
 use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
-use pool_shared::result::ResultMessage;
+use pool_shared::result::{ResultMessage, Status};
 use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
@@ -165,7 +165,11 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
     if view.finished_at.is_none() {
         return Ok(None);
     }
+    if view.status == Status::Cancelled.as_str() {
+        return Ok(Some(ResultMessage::cancelled(view.id.clone())));
+    }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
     Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
 }

@@ -5,6 +5,7 @@
 mod again;
 mod budget;
 mod client;
+mod control;
 mod dead;
 mod serve;
 mod show;
@@ -56,6 +57,16 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show what was spent today and what is left; `budget set` changes the limit of today
     Budget(budget::BudgetArgs),
+    /// Cancel tasks: a waiting one never starts, a running one is stopped
+    Cancel(control::CancelArgs),
+    /// Let a programmer, a route or the whole pool take no more tasks; what runs goes on
+    Pause(control::PauseArgs),
+    /// End such a pause, or a drain
+    Resume(control::PauseArgs),
+    /// Let a programmer take no more tasks, and wait until it has nothing in hand
+    Drain(control::DrainArgs),
+    /// Show what is paused
+    Pauses(control::Shown),
     /// Show one task and its result
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
@@ -86,6 +97,11 @@ impl Command {
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
             Self::Budget(args) => budget::run(args).await,
+            Self::Cancel(args) => control::cancel(args).await,
+            Self::Pause(args) => control::pause(args).await,
+            Self::Resume(args) => control::resume(args).await,
+            Self::Drain(args) => control::drain(args).await,
+            Self::Pauses(shown) => control::pauses(shown).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
             Self::Retry(args) => again::retry(args).await,

@@ -20,7 +20,7 @@ use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
 use crate::repair::{self, Watchman};
-use crate::{configure, deadlines, replies, retired, unroutable};
+use crate::{configure, deadlines, replies, restate, retired, retries, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -81,6 +81,7 @@ async fn serve(
     tokio::spawn(replies::run(process.clone(), history.clone()));
     tokio::spawn(unroutable::run(process.clone()));
     tokio::spawn(retired::run(process.clone()));
+    tokio::spawn(retries::run(process.clone()));
     tokio::spawn(deadlines::run(process.clone()));
     let dead = DeadLetters::new(process.clone());
     tokio::spawn(rescue::run(process.clone(), dead.clone()));
@@ -88,7 +89,7 @@ async fn serve(
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
     let pool = Arc::new(pool);
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
     let app = App { process: process.clone(), pool, history, intake, dead, beats, metrics };
     if let Some(file) = url_file {

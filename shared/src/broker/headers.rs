@@ -10,6 +10,7 @@ use crate::time::Timestamp;
 const GENERATION: &str = "pool-generation";
 const SUBMITTED_MS: &str = "pool-submitted-ms";
 const ATTEMPT: &str = "pool-attempt";
+const RETRY_AT_MS: &str = "pool-retry-at-ms";
 const REASON: &str = "pool-reason";
 const DEAD_ID: &str = "pool-dead-id";
 const DEAD_MS: &str = "pool-dead-ms";
@@ -74,6 +75,23 @@ pub fn task_properties(task_id: &str, generation: u32, submitted_at: Option<Time
         headers.insert(SUBMITTED_MS.into(), AMQPValue::LongLongInt(ms));
     }
     json_properties().with_message_id(task_id.into()).with_headers(headers)
+}
+
+/// Properties of a task message that waits for its next attempt until then.
+pub fn retry_properties(
+    task_id: &str,
+    generation: u32,
+    (submitted_at, at): (Option<Timestamp>, Timestamp),
+) -> BasicProperties {
+    let properties = task_properties(task_id, generation, submitted_at);
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(RETRY_AT_MS.into(), AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)));
+    properties.with_headers(headers)
+}
+
+/// When the next attempt is due.
+pub fn retry_at(properties: &BasicProperties) -> Option<Timestamp> {
+    header(properties, RETRY_AT_MS).map(Timestamp)
 }
 
 /// Properties of a result: persistent JSON with the attempt that brought it about, so that a dispatcher can tell

@@ -36,6 +36,10 @@ pub const DEAD_EXCHANGE: &str = "pool.dlx";
 pub const DEAD_QUEUE: &str = "pool.dead";
 /// Key in front of `pool.results`, so that the results queue is reached without the default exchange.
 pub const RESULTS_KEY: &str = "results";
+/// Tasks whose attempt broke and is made again later; a dispatcher publishes them to `pool.tasks` when it is time. Reached
+/// through `pool.results`, like the queue of results.
+pub const RETRIES_QUEUE: &str = "pool.retries";
+pub const RETRIES_KEY: &str = "retries";
 /// What a `reply_to` must begin with.
 pub const REPLY_PREFIX: &str = "results.";
 
@@ -111,9 +115,12 @@ impl<'a> Topology<'a> {
         self.exchange(LOG, ExchangeKind::Direct, FieldTable::default()).await?;
         self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default()).await?;
         self.exchange(TASKS, ExchangeKind::Direct, table([("alternate-exchange", text(UNROUTABLE))])).await?;
-        for (queue, exchange, key) in
-            [(DEAD_QUEUE, DEAD_EXCHANGE, ""), (UNROUTABLE, UNROUTABLE, ""), (RESULTS_QUEUE, REPLIES, RESULTS_KEY)]
-        {
+        for (queue, exchange, key) in [
+            (DEAD_QUEUE, DEAD_EXCHANGE, ""),
+            (UNROUTABLE, UNROUTABLE, ""),
+            (RESULTS_QUEUE, REPLIES, RESULTS_KEY),
+            (RETRIES_QUEUE, REPLIES, RETRIES_KEY),
+        ] {
             let arguments = if queue == DEAD_QUEUE { kept() } else { dead_lettered() };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;

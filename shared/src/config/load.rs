@@ -121,7 +121,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         workspace: raw.workspace.check(&base, checks),
         sandbox: raw.sandbox.check(checks),
         acceptance: raw.acceptance.check(checks),
-        broker: raw.broker.check(checks),
+        broker: raw.broker.check(&base, checks),
         events: raw.events.check(checks),
         dispatcher: raw.dispatcher.check(checks),
         file,
@@ -134,11 +134,13 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
 }
 
 fn broker_from(env: &Env, pool: &mut Pool, checks: &mut Checks) {
-    let Some(url) = env.get("AMQP_URL") else { return };
-    if let Err(problem) = broker::check_url(url) {
-        checks.elsewhere("AMQP_URL (environment)", problem);
+    if let Some(url) = env.get("AMQP_URL") {
+        if let Err(problem) = broker::check_url(url) {
+            checks.elsewhere("AMQP_URL (environment)", problem);
+        }
+        pool.broker.url = Secret::new(url);
     }
-    pool.broker.url = Secret::new(url);
+    broker::check_tls(&pool.broker, checks);
 }
 
 fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {

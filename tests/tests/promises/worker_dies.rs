@@ -1,60 +1,13 @@
 //! Workers and dispatchers may be killed at any time: every task has one outcome and brings one result.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pool_shared::result::Status;
 use serde_json::json;
 
+use crate::support::bench::{Bench, is_alive};
 use crate::support::pool::task;
-use crate::support::{Pool, PoolFile, SOON, eventually};
-
-/// Says that it lives, and works until the file `go` is there.
-const AGENT: &str = r#"
-echo $$ >>"$1/agents"
-until [ -e "$1/go" ]; do sleep 0.05; done
-echo "four" >>readme.txt
-"#;
-
-/// A pool whose agents wait for a sign.
-struct Bench {
-    pool: Pool,
-    signs: PathBuf,
-}
-
-impl Bench {
-    async fn with(programmers: &[&str]) -> Self {
-        let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-        let signs = pool.path().join("signs");
-        std::fs::create_dir(&signs).expect("a directory for signs");
-        let directory = signs.to_str().expect("a path in UTF-8");
-        let file = PoolFile::sample().only(programmers).command(&["/bin/sh", "-c", AGENT, "agent", directory]);
-        pool.rewrite(&file);
-        pool.start_dispatcher().await;
-        Self { pool, signs }
-    }
-
-    /// Lets agents come to their end.
-    fn go(&self) {
-        std::fs::write(self.signs.join("go"), "").expect("the sign");
-    }
-
-    /// Pids of the agents that were started, oldest first.
-    fn agents(&self) -> Vec<u32> {
-        let said = std::fs::read_to_string(self.signs.join("agents")).unwrap_or_default();
-        said.lines().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
-    async fn agents_started(&self, count: usize) -> Vec<u32> {
-        let what = format!("{count} agents have been started");
-        eventually(&what, SOON, async || Some(self.agents()).filter(|pids| pids.len() >= count)).await
-    }
-}
-
-fn is_alive(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    Path::new(&format!("/proc/{pid}")).exists() && !status.contains("State:\tZ")
-}
+use crate::support::{SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() {

@@ -11,12 +11,13 @@ use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_shared::id::ProgrammerId;
+use pool_shared::pause::Pause;
 use pool_shared::standing::{Obstacle, Standing};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often it is looked at without a cause: clocks and a silent log give none.
+/// How often it is looked at without an operator's order: clocks and a silent log give no cause.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the gate is shut, with a sentence for people.
@@ -33,6 +34,8 @@ pub struct Door {
     pub shut: Option<Shut>,
     /// Those of its queues that are closed for now while the gate is open, by their place among them.
     pub closed: BTreeSet<usize>,
+    /// Since when an operator drains the programmer, if one does.
+    pub drained_since: Option<Timestamp>,
 }
 
 impl Door {
@@ -86,7 +89,10 @@ impl Watcher {
                     changed
                 });
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = self.process.log.ordered() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
         }
     }
 
@@ -94,7 +100,7 @@ impl Watcher {
     fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
         let shut = look(&self.process, &self.config_hash, &self.pool.file.display().to_string());
         if shut.is_some() {
-            return vec![Door { shut, closed: BTreeSet::new() }; programmers.len()];
+            return vec![Door { shut, ..Door::default() }; programmers.len()];
         }
         let alive = |id: &ProgrammerId| self.others.alive(id, self.pool.load_balancing.health_check_interval);
         self.process.log.read(|fold| {
@@ -103,9 +109,11 @@ impl Watcher {
             let standing = Standing { pool: &self.pool, fold, now };
             let door = |programmer: &config::Programmer| {
                 let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
+                let drained = fold.pauses.of_programmer(&programmer.id).map(|(_, paused)| paused);
                 Door {
                     shut: standing.obstacle(programmer, alive).map(shut),
                     closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id), alive),
+                    drained_since: drained.filter(|p| p.pause == Pause::Drain).map(|p| p.since),
                 }
             };
             programmers.iter().map(door).collect()

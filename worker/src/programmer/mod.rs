@@ -1,13 +1,14 @@
 //! One programmer: takes a task, works on it, brings the result home, and again.
 //!
 //! [`session`] decides what comes next; this shell performs it: [`station`] at the broker, and [`walk`] with a task in
-//! hand ([`claim`] for steps 1 to 3, [`attempt`] for step 4, [`conclude`] for steps 5 to 7).
+//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 to 12).
 
 pub mod attempt;
 pub mod claim;
 pub mod conclude;
 pub mod gate;
 pub mod permits;
+mod retry;
 mod runs;
 pub mod session;
 pub mod station;
@@ -22,6 +23,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool};
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::routing::queue_name;
+use pool_shared::time::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -150,11 +152,13 @@ impl Programmer {
             input = &mut working => return input,
             () = tokio::time::sleep_until(turn) => {}
         }
-        if let Err(error) = station.take_no_more().await {
-            // The task goes on: what came of it is confirmed by its result, not by this channel.
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke while a task is worked on");
-        }
-        working.await
+        let leaving = async {
+            if let Err(error) = station.take_no_more().await {
+                // The task goes on: what came of it is confirmed by its result, not by this channel.
+                tracing::warn!(programmer = %self.config.id, %error, "the channel broke while a task is worked on");
+            }
+        };
+        tokio::join!(working, leaving).0
     }
 
     fn queues(&self) -> Vec<String> {
@@ -196,6 +200,28 @@ impl Programmer {
         }
     }
 
+    /// Ends when an operator drains this programmer and its running task has had its time.
+    async fn drained_out(&self) {
+        let mut gate = self.gate.clone();
+        loop {
+            let drained = gate.borrow_and_update().drained_since;
+            let time_is_up = async {
+                match drained {
+                    Some(since) => {
+                        let gone = wall_clock().since(since);
+                        tokio::time::sleep(self.pool.dispatcher.drain_timeout.saturating_sub(gone)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = time_is_up => return,
+                // Nobody watches any more: the process is ending, and that has a deadline of its own.
+                changed = gate.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+
     async fn open(&self, queues: &[String], after_failure: bool) -> Result<Station, In> {
         if after_failure {
             tokio::select! {
@@ -214,7 +240,16 @@ impl Programmer {
                 OpenError::Held(_) => ShutReason::Held,
                 OpenError::Broker(_) => ShutReason::Broker,
             };
-            tracing::warn!(programmer = %self.config.id, %error, "the programmer cannot take its place; trying again");
+            let text = "the programmer cannot take its place; trying again";
+            match &error {
+                // Told by the link, once for all programmers.
+                OpenError::Broker(away) if away.is_outage() => {
+                    tracing::debug!(programmer = %self.config.id, %error, "{text}");
+                }
+                OpenError::Broker(_) | OpenError::Held(_) => {
+                    tracing::warn!(programmer = %self.config.id, %error, "{text}");
+                }
+            }
             self.show(Gate::Shut { reason, detail: error.to_string() });
             In::Broken
         })
@@ -247,7 +282,11 @@ impl Programmer {
     }
 
     fn broken(&self, error: &pool_shared::broker::BrokerError) -> In {
-        tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        if error.is_outage() {
+            tracing::debug!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        } else {
+            tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        }
         self.show(Gate::Shut { reason: ShutReason::Broker, detail: error.to_string() });
         In::Broken
     }

@@ -16,6 +16,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use pool_shared::broker::link::{Link, discard};
 use pool_shared::broker::{BrokerError, within};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -65,7 +66,15 @@ pub struct Station {
     /// The consumer that is kept. While a task from its queue is unacknowledged it brings nothing.
     kept: Option<Open>,
     /// Others that are being closed, beside whatever the programmer does meanwhile.
-    closing: Option<AbortOnDropHandle<Result<(), BrokerError>>>,
+    closing: Closing,
+}
+
+#[derive(Debug)]
+enum Closing {
+    Nothing,
+    Running(AbortOnDropHandle<Result<(), BrokerError>>),
+    /// A consumer may still be open, and bring a task that nobody sees: the channel is of no use for another one.
+    Failed,
 }
 
 /// A consumer on the queue with this index.
@@ -105,7 +114,7 @@ impl Station {
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
         within(limit, "limit a programmer to one task", channel.basic_qos(1, BasicQosOptions::default())).await?;
-        Ok(Self { channel, link: link.clone(), consumers, kept: None, closing: None })
+        Ok(Self { channel, link: link.clone(), consumers, kept: None, closing: Closing::Nothing })
     }
 
     fn limit(&self) -> Duration {
@@ -211,11 +220,15 @@ impl Station {
     /// When the channel is gone.
     pub async fn leave(&mut self) -> Result<Option<Incoming>, BrokerError> {
         self.closed().await?;
-        let Some(Open { queue, mut consumer }) = self.kept.take() else { return Ok(None) };
-        let mut late = stop(&self.channel, self.limit(), &mut consumer).await?.into_iter();
+        let limit = self.limit();
+        let Some(Open { queue, consumer }) = &mut self.kept else { return Ok(None) };
+        let queue = *queue;
+        // Whose end is not known is kept: what it brings must not be lost.
+        let mut late = stop(&self.channel, limit, consumer).await?.into_iter();
+        self.kept = None;
         let first = late.next().map(|delivery| Incoming { delivery, queue });
         for delivery in late {
-            give_back(&delivery, self.limit()).await?;
+            give_back(&delivery, limit).await?;
         }
         Ok(first)
     }
@@ -247,17 +260,19 @@ impl Station {
             }
             Ok(())
         };
-        self.closing = Some(AbortOnDropHandle::new(tokio::spawn(closing)));
+        self.closing = Closing::Running(AbortOnDropHandle::new(tokio::spawn(closing)));
     }
 
     /// Waits until nothing is being closed any more.
     async fn closed(&mut self) -> Result<(), BrokerError> {
-        match self.closing.take() {
-            Some(closing) => closing
-                .await
-                .unwrap_or_else(|error| Err(BrokerError::Nacked { what: format!("stop consuming: {error}") })),
-            None => Ok(()),
-        }
+        let failed = |why: &str| BrokerError::Nacked { what: format!("stop consuming: {why}") };
+        let closed = match &mut self.closing {
+            Closing::Nothing => return Ok(()),
+            Closing::Failed => return Err(failed("a consumer is not known to be closed")),
+            Closing::Running(closing) => closing.await.unwrap_or_else(|error| Err(failed(&error.to_string()))),
+        };
+        self.closing = if closed.is_ok() { Closing::Nothing } else { Closing::Failed };
+        closed
     }
 
     /// Returns a delivery to its queue, and takes no other before.
@@ -265,6 +280,7 @@ impl Station {
     /// # Errors
     /// When the channel is gone; the broker then returns it by itself.
     pub async fn give_back(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
+        point(Point::Released);
         self.take_no_more().await?;
         give_back(&delivery, self.limit()).await
     }

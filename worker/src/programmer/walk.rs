@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
 use pool_shared::id::{AttemptId, LlmName, TaskId};
 use pool_shared::money::MicroUsd;
-use pool_shared::result::ResultMessage;
+use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::permits::TaskPermits;
 use super::station::Station;
-use super::{Done, Held, In, Programmer, gate};
+use super::{Done, Held, In, Programmer, gate, retry};
 use crate::llm::permits::Permits;
 
 /// How an attempt ended for its programmer.
@@ -38,14 +39,15 @@ impl Attempted {
             Self::Outcome(_) => "it has an outcome",
             Self::HandBack => "no LLM is left for it; the task is given back",
             Self::Superseded => "the task belongs to another attempt, or has an outcome",
-            Self::Interrupted => "this process has to end; the task is given back",
+            Self::Interrupted => "this programmer has to end; the task is given back",
         }
     }
 }
 
 impl Programmer {
-    /// Steps 1 to 3.
+    /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
+        point(Point::Delivered);
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -53,11 +55,13 @@ impl Programmer {
                 return ended(conclude::dead_letter(&self.process, &delivery, malformed.id, told).await);
             }
         };
+        point(Point::Read);
         let examination = self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
         let attempt = AttemptId::new();
+        point(Point::Claiming);
         match self.process.log.append(self.started(&envelope, attempt)).await {
             Ok(Verdict::Accepted) => {}
             Ok(Verdict::Refused(refusal)) => {
@@ -69,6 +73,7 @@ impl Programmer {
                 return In::Lost;
             }
         }
+        point(Point::Started);
         let number = self.process.log.read(|fold| fold.tasks.get(&envelope.task.id).map_or(1, |state| state.attempts));
         In::Owned(Held { delivery, claimed: Claimed { envelope, attempt, number, since: wall_clock() }, no_llm: false })
     }
@@ -108,7 +113,7 @@ impl Programmer {
         })
     }
 
-    /// Step 4, unless the task was started too often already.
+    /// Step 9, unless the task was started too often already.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
@@ -122,8 +127,18 @@ impl Programmer {
         match self.attempt(claimed).await {
             Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
             Attempted::HandBack => In::Interrupted(Held { no_llm: true, ..held }),
-            Attempted::Superseded => In::Lost,
+            Attempted::Superseded => self.superseded(&held).await,
             Attempted::Interrupted => In::Interrupted(held),
+        }
+    }
+
+    /// Whose task has an outcome that nobody worked for, because it was cancelled, is rid of it like of any finished task.
+    /// To whom another attempt belongs now, the message does too.
+    async fn superseded(&self, held: &Held) -> In {
+        let envelope = &held.claimed.envelope;
+        match self.process.log.read(|fold| fold.tasks.winner(&envelope.task.id)) {
+            Some(None) => ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await),
+            Some(Some(_)) | None => In::Lost,
         }
     }
 
@@ -160,6 +175,7 @@ impl Programmer {
             }
             () = &mut superseded => Attempted::Superseded,
             () = self.ending.kill.cancelled() => Attempted::Interrupted,
+            () = self.drained_out() => Attempted::Interrupted,
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
         stop.cancel();
@@ -193,18 +209,23 @@ impl Programmer {
         Some(Box::new(outcome))
     }
 
-    /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
         let id = &claimed.envelope.task.id;
+        if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
+            return self.make_again(station, (&delivery, stay), &claimed, error).await;
+        }
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
         result.timings.queued_ms = self.queued_ms(&claimed);
         if log.read(|fold| fold.tasks.get(id).is_none_or(|state| state.submitted_at.is_none())) {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
-        let wanted = || log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        // A process that has to end leaves an unconfirmed result to the task's next owner.
+        let wanted = || !self.ending.kill.is_cancelled() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
@@ -217,6 +238,7 @@ impl Programmer {
             }
             return In::Lost;
         }
+        point(Point::FinishedRead);
         tracing::info!(
             task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, status = result.status.as_str(),
             error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
@@ -235,10 +257,8 @@ impl Programmer {
         claimed: &Claimed,
         result: &ResultMessage,
     ) -> bool {
-        // A consumer that were still open would bring another task with the ack.
-        if !stay && let Err(error) = station.take_no_more().await {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
-        }
+        point(Point::ResultPublished);
+        self.stay_or_leave(station, stay).await;
         let acked = conclude::ack(&self.process, delivery);
         let concluded =
             conclude::conclude(&self.process, &self.scribes, &claimed.envelope.task.id, (claimed.attempt, result));
@@ -246,15 +266,39 @@ impl Programmer {
         tokio::join!(acked, concluded).1
     }
 
+    /// A consumer that were still open would bring another task with the ack.
+    async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
+        if !stay && let Err(error) = station.take_no_more().await {
+            tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
+        }
+    }
+
+    async fn make_again(
+        &self,
+        station: &mut Station,
+        (delivery, stay): (&Delivery, bool),
+        claimed: &Claimed,
+        error: ErrorKind,
+    ) -> In {
+        let id = &claimed.envelope.task.id;
+        self.stay_or_leave(station, stay).await;
+        let unfinished = || self.process.log.read(|fold| fold.tasks.winner(id).is_none());
+        let wanted = || !self.ending.kill.is_cancelled() && unfinished();
+        let retry = (error, self.pool.dispatcher.retry_delay);
+        ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
+    }
+
     /// Sets the branch while the programmer looks for its next task already: the outcome is decided, so the task is in
     /// nobody's hand any more. Never more than one of these at a time.
     async fn settle(&self, task: TaskId, branch: Branch) {
         self.settled().await;
         let settling = tokio::spawn(async move {
+            point(Point::SettingBranch);
             if let Err(error) = branch.set(&task).await {
                 let problem = error.message;
                 tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
             }
+            point(Point::BranchSet);
         });
         *self.settling.lock().await = Some(settling);
     }

@@ -62,6 +62,24 @@ impl Api {
         }
     }
 
+    /// The answer to `GET` with its status.
+    pub(crate) async fn try_get(&self, path: &str) -> (StatusCode, Value) {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+    }
+
+    /// The answer to `GET` as text.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        answer.text().await.expect("a text")
+    }
+
+    /// The answer to `DELETE`, whatever its status.
+    pub(crate) async fn delete(&self, path: &str) -> Value {
+        let answer = self.client.delete(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        answer.json().await.expect("the API answers in JSON")
+    }
+
     /// Any other request; gives the status and the answer.
     pub(crate) async fn send(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
         let request = self.client.request(method, format!("{}{path}", self.url)).json(body);

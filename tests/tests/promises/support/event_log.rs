@@ -159,9 +159,10 @@ impl EventLog {
     /// Accepted outcomes of a task.
     pub(crate) fn outcomes(&self, task: &str) -> Vec<Status> {
         let of_task = |entry: &&Entry| entry.accepted;
-        let status = |entry: &Entry| {
-            let Decision::Finished { task: id, status, .. } = &entry.decision else { return None };
-            (id.as_str() == task).then_some(*status)
+        let status = |entry: &Entry| match &entry.decision {
+            Decision::Finished { task: id, status, .. } if id.as_str() == task => Some(*status),
+            Decision::Cancelled { task: id } if id.as_str() == task => Some(Status::Cancelled),
+            _ => None,
         };
         self.entries.iter().filter(of_task).filter_map(status).collect()
     }

@@ -1,0 +1,148 @@
+//! What an operator decides: cancel a task; pause, drain and resume programmers and routes. One event each: every process
+//! reads it and acts.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use pool_shared::event::Decision;
+use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::id::TaskId;
+use pool_shared::pause::{Pause, Target};
+use pool_shared::result::Status;
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::problem::Problem;
+use super::tasks::{TaskView, known};
+
+/// How long a request waits for the log.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
+
+/// `POST /programmer_pool/pause`: `{"target": {"what": "programmer", "id": "003"}, "pause": "drain"}`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPause {
+    pub target: Target,
+    #[serde(default = "just_pause")]
+    pub pause: Pause,
+}
+
+fn just_pause() -> Pause {
+    Pause::Pause
+}
+
+/// `POST /programmer_pool/resume`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndOfPause {
+    pub target: Target,
+}
+
+/// What is paused.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PauseView {
+    pub target: Target,
+    pub pause: Pause,
+    pub since: Timestamp,
+}
+
+/// The answer of all three.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PauseList {
+    pub pauses: Vec<PauseView>,
+}
+
+/// `GET /programmer_pool/pauses`.
+pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
+    let view = |(target, paused): (&Target, &pool_shared::fold::pauses::Paused)| PauseView {
+        target: target.clone(),
+        pause: paused.pause,
+        since: paused.since,
+    };
+    Json(PauseList { pauses: app.process.log.read(|fold| fold.pauses.iter().map(view).collect()) })
+}
+
+pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
+    let NewPause { target, pause } = read(&body)?;
+    exists(&app, &target)?;
+    append(&app, Decision::Paused { target: target.clone(), pause }).await?;
+    tracing::warn!(%target, ?pause, "paused by an operator");
+    Ok(pauses(State(app)).await)
+}
+
+pub async fn resume(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
+    let EndOfPause { target } = read(&body)?;
+    if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
+        let detail = format!("{target} is not paused; `dispatcher pauses` shows what is");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    append(&app, Decision::Resumed { target: target.clone() }).await?;
+    tracing::warn!(%target, "resumed by an operator");
+    Ok(pauses(State(app)).await)
+}
+
+/// `DELETE /tasks/{id}`: cancels it. A waiting task never starts, a running one is stopped.
+pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, Problem> {
+    let view = known(&app, &id)?;
+    match append(&app, Decision::Cancelled { task: view.id.clone() }).await? {
+        Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
+        Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
+        Verdict::Refused(_) => {
+            return Err(Problem::new(StatusCode::CONFLICT, format!("task {id} cannot be cancelled")));
+        }
+    }
+    known(&app, &id).map(Json)
+}
+
+fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
+    let status = app.process.log.read(|fold| fold.tasks.get(id)?.outcome.as_ref().map(|outcome| outcome.status));
+    match status {
+        None | Some(Status::Cancelled) => Ok(()),
+        Some(status) => {
+            let detail = format!("task {id} has finished already: {}", status.as_str());
+            Err(Problem::new(StatusCode::CONFLICT, detail))
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!(
+            "{error}; send for example {{\"target\": {{\"what\": \"programmer\", \"id\": \"001\"}}}}; others are \
+             {{\"what\": \"route\", \"name\": \"fast\"}} and {{\"what\": \"all\"}}"
+        );
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    })
+}
+
+fn exists(app: &App, target: &Target) -> Result<(), Problem> {
+    let missing = |what: &str, names: Vec<&str>| {
+        let detail = format!("{}: no {target}; the {what} are {}", app.pool.file.display(), names.join(", "));
+        Err(Problem::new(StatusCode::NOT_FOUND, detail))
+    };
+    match target {
+        Target::Programmer { id } if app.pool.programmer(id).is_none() => {
+            missing("programmers", app.pool.programmers.iter().map(|p| p.id.as_str()).collect())
+        }
+        Target::Route { name } if app.process.routes.all().iter().all(|route| route.name != *name) => {
+            missing("routes", app.process.routes.all().iter().map(|route| route.name.as_str()).collect())
+        }
+        Target::All | Target::Programmer { .. } | Target::Route { .. } => Ok(()),
+    }
+}
+
+async fn append(app: &App, decision: Decision) -> Result<Verdict, Problem> {
+    let unknown = |detail: String| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; look whether it took effect, and repeat it"))
+    };
+    let in_time = tokio::time::timeout(CONFIRMED_WITHIN, app.process.log.append(decision)).await;
+    in_time
+        .map_err(|_| unknown(format!("the log has not confirmed it within {} s", CONFIRMED_WITHIN.as_secs())))?
+        .map_err(|error| unknown(error.to_string()))
+}

@@ -1,0 +1,162 @@
+//! `dispatcher cancel`, `pause`, `drain`, `resume` and `pauses`: what an operator decides.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use pool_shared::id::{ProgrammerId, TaskId};
+use pool_shared::pause::{Pause, Target};
+use pool_shared::status::ProgrammerState;
+
+use super::{Client, Format, PoolUrl};
+use crate::api::control::{EndOfPause, NewPause, PauseList};
+use crate::api::tasks::TaskView;
+use crate::check::print;
+use crate::pool_view::PoolStatus;
+use crate::tables::{lines, table};
+
+/// From one look at a draining programmer to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, clap::Args)]
+pub struct CancelArgs {
+    /// Ids of tasks: a waiting one never starts, a running one is stopped
+    #[arg(required = true)]
+    ids: Vec<TaskId>,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// One programmer, for example 003
+    #[arg(long, value_name = "ID")]
+    programmer: Option<ProgrammerId>,
+    /// The tasks of one route, for example fast.local
+    #[arg(long, value_name = "ROUTE")]
+    route: Option<String>,
+    /// The whole pool
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn target(self) -> Target {
+        match (self.programmer, self.route) {
+            (Some(id), _) => Target::Programmer { id },
+            (None, Some(name)) => Target::Route { name },
+            // The group lets nothing else through.
+            (None, None) => Target::All,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    /// The programmer; what it works on may go on for `dispatcher.drain_timeout_s`, then it is given back
+    #[arg(long, value_name = "ID")]
+    programmer: ProgrammerId,
+    /// Do not wait until it has nothing in hand
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Shown {
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.url)?;
+    let (mut cancelled, mut failed): (Vec<TaskView>, bool) = (Vec::new(), false);
+    for id in &args.ids {
+        match client.delete(&format!("/tasks/{id}")).await {
+            Ok(view) => cancelled.push(view),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    let code = print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&cancelled)?),
+        Format::Table => cancelled.iter().map(|view| format!("{}: {}\n", view.id, view.status)).collect(),
+    });
+    Ok(if failed { ExitCode::FAILURE } else { code })
+}
+
+pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
+    let body = serde_json::to_vec(&NewPause { target: args.which.target(), pause: Pause::Pause })?;
+    show(&Client::new(&args.shown.url)?.post("/programmer_pool/pause", body).await?, args.shown.format)
+}
+
+pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
+    let body = serde_json::to_vec(&EndOfPause { target: args.which.target() })?;
+    show(&Client::new(&args.shown.url)?.post("/programmer_pool/resume", body).await?, args.shown.format)
+}
+
+pub(super) async fn pauses(shown: Shown) -> anyhow::Result<ExitCode> {
+    show(&Client::new(&shown.url)?.get("/programmer_pool/pauses").await?, shown.format)
+}
+
+pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.shown.url)?;
+    let target = Target::Programmer { id: args.programmer.clone() };
+    let body = serde_json::to_vec(&NewPause { target, pause: Pause::Drain })?;
+    let pauses = client.post("/programmer_pool/pause", body).await?;
+    if !args.no_wait {
+        until_idle(&client, &args.programmer).await?;
+    }
+    show(&pauses, args.shown.format)
+}
+
+/// Waits until the programmer has said itself that it is shut, or that it is down.
+async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
+    let mut said = false;
+    loop {
+        let status: PoolStatus = client.get("/programmer_pool/status").await?;
+        let Some(programmer) = status.programmers.iter().find(|programmer| programmer.id == *id) else { return Ok(()) };
+        match programmer.state {
+            ProgrammerState::Shut | ProgrammerState::Down => return Ok(()),
+            ProgrammerState::Busy if !said => {
+                eprintln!("programmer {id} is busy; waiting until it has nothing in hand");
+                said = true;
+            }
+            ProgrammerState::Busy | ProgrammerState::Idle => {}
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn show(list: &PauseList, format: Format) -> anyhow::Result<ExitCode> {
+    Ok(print(&match format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(list)?),
+        Format::Table if list.pauses.is_empty() => "nothing is paused\n".to_owned(),
+        Format::Table => {
+            let mut table = table(&["paused", "running tasks", "since"]);
+            for pause in &list.pauses {
+                let running = match pause.pause {
+                    Pause::Pause => "go on",
+                    Pause::Drain => "are given back after drain_timeout_s",
+                };
+                table.add_row([pause.target.to_string(), running.to_owned(), pause.since.to_string()]);
+            }
+            lines(table)
+        }
+    }))
+}

@@ -1,0 +1,102 @@
+//! Publishes tasks whose attempt broke to `pool.tasks` when their next attempt is due.
+//!
+//! A programmer has written `reissued` and put the message into `pool.retries`, where it is held unacknowledged until it is
+//! time. A crash between publish and ack publishes it twice with the same token: the second copy is dropped.
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::link::{discard, gone};
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{RETRIES_QUEUE, TASKS};
+use pool_shared::broker::{BrokerError, tell, within};
+use pool_shared::event::Decision;
+use pool_shared::routing::routing_key;
+use pool_shared::task::TaskMessage;
+use pool_shared::time::{Timestamp, wall_clock};
+use tokio::time::Instant;
+
+/// So many wait here; more wait in the queue, behind the first of them that is due.
+const PREFETCH: u16 = 1000;
+
+/// Consumes until shutdown.
+pub async fn run(process: Process) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = Instant::now();
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            end = consume(&process) => match end {
+                Ok(()) => {}
+                Err(error) => tell(&error, "tasks that wait for another attempt are not taken; trying again"),
+            },
+        }
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+async fn consume(process: &Process) -> Result<(), BrokerError> {
+    let channel = process.consume.channel().await?;
+    let limit = process.consume.endpoint().timeout();
+    within(limit, "limit retries", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(RETRIES_QUEUE.into(), "retries".into(), options, FieldTable::default());
+    let consumer = within(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
+    let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
+        if let Ok(delivery) = delivery {
+            handle_until_done(process, &delivery).await;
+        }
+    });
+    tokio::select! {
+        () = in_hand => {}
+        // What waits for its time comes again: it must not hold up the next channel.
+        () = gone(&channel) => {}
+    }
+    discard(&channel, process.consume.endpoint()).await;
+    Ok(())
+}
+
+/// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes again
+/// by itself.
+async fn handle_until_done(process: &Process, delivery: &Delivery) {
+    let due = headers::retry_at(&delivery.properties).unwrap_or_default();
+    tokio::time::sleep(due.since(wall_clock())).await;
+    let mut backoff = Backoff::default();
+    while let Err(error) = issue(process, delivery).await {
+        if !delivery.acker.usable() || process.shutdown.is_cancelled() {
+            return;
+        }
+        tell(&error, "a task is not issued for its next attempt yet; trying again");
+        backoff.wait().await;
+    }
+}
+
+async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
+    let limit = process.consume.endpoint().timeout();
+    // What is in this queue was read and written by a programmer.
+    if let Ok(message) = TaskMessage::parse(&delivery.data, Timestamp::default()) {
+        let properties = &delivery.properties;
+        let generation = headers::token(properties).generation;
+        let id = message.id.clone();
+        let name = headers::text(properties.message_id()).unwrap_or_default();
+        let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
+        let properties = headers::task_properties(name, generation, headers::submitted_at(properties));
+        let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
+        // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
+        let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+        process.publisher.publish(again).await?;
+        if let Some(task) = id {
+            // Whether this arrives decides nothing: the message is in its queue.
+            let _ = process.log.append(Decision::Published { task, generation }).await;
+        }
+    }
+    within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
+}

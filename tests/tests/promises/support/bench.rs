@@ -1,0 +1,58 @@
+//! Agents that work until they are told to come to an end, so that a test can do something to running tasks.
+
+use std::path::{Path, PathBuf};
+
+use super::{Pool, PoolFile, SOON, eventually};
+
+/// Says that it lives, and works until the file `go` is there.
+const AGENT: &str = r#"
+echo $$ >>"$1/agents"
+until [ -e "$1/go" ]; do sleep 0.05; done
+echo "four" >>readme.txt
+"#;
+
+/// A pool whose agents wait for a sign.
+pub(crate) struct Bench {
+    pub(crate) pool: Pool,
+    signs: PathBuf,
+}
+
+impl Bench {
+    /// With these programmers of the sample pool, and no worker yet.
+    pub(crate) async fn with(programmers: &[&str]) -> Self {
+        Self::with_file(PoolFile::sample().only(programmers)).await
+    }
+
+    /// With this pool file but for the agent.
+    pub(crate) async fn with_file(file: PoolFile) -> Self {
+        let mut pool = Pool::set_up_shared(&file).await;
+        let signs = pool.path().join("signs");
+        std::fs::create_dir(&signs).expect("a directory for signs");
+        let directory = signs.to_str().expect("a path in UTF-8");
+        let file = file.command(&["/bin/sh", "-c", AGENT, "agent", directory]);
+        pool.rewrite(&file);
+        pool.start_dispatcher().await;
+        Self { pool, signs }
+    }
+
+    /// Lets agents come to their end.
+    pub(crate) fn go(&self) {
+        std::fs::write(self.signs.join("go"), "").expect("the sign");
+    }
+
+    /// Pids of the agents that were started, oldest first.
+    pub(crate) fn agents(&self) -> Vec<u32> {
+        let said = std::fs::read_to_string(self.signs.join("agents")).unwrap_or_default();
+        said.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    pub(crate) async fn agents_started(&self, count: usize) -> Vec<u32> {
+        let what = format!("{count} agents have been started");
+        eventually(&what, SOON, async || Some(self.agents()).filter(|pids| pids.len() >= count)).await
+    }
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    Path::new(&format!("/proc/{pid}")).exists() && !status.contains("State:\tZ")
+}

@@ -1,0 +1,118 @@
+//! An attempt that broke is made again later, by whoever is free then: first `reissued` in the log, which ends the attempt,
+//! then the task message into `pool.retries`, then the ack of the old one. A dispatcher publishes it when it is time.
+
+use std::time::Duration;
+
+use lapin::message::Delivery;
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::retry_properties;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::tell;
+use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
+use pool_shared::event::{Decision, Retry};
+use pool_shared::fold::Verdict;
+use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::time::{Timestamp, wall_clock};
+
+use super::claim::Claimed;
+use super::conclude::{self, End};
+
+/// No task waits longer for its next attempt: it is held unacknowledged meanwhile, which the broker allows for half an hour.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Why this attempt is to be made again, if it is.
+pub(super) fn cause(result: &ResultMessage, number: u32, max_attempts: u32) -> Option<ErrorKind> {
+    let error = result.error.as_ref().map(|error| error.kind);
+    error.filter(|kind| kind.is_curable() && number < max_attempts)
+}
+
+/// How long to wait after attempt `number`: twice as long each time, and never the same for all (`random` is in 0..1).
+fn delay(first: Duration, number: u32, random: f64) -> Duration {
+    let doubled = first.saturating_mul(2u32.saturating_pow(number.saturating_sub(1)));
+    doubled.min(LONGEST).mul_f64(0.5 + random / 2.0)
+}
+
+/// Ends this attempt and has another one made. Nobody else does while `still_mine`.
+pub(super) async fn make_again(
+    process: &Process,
+    delivery: &Delivery,
+    claimed: &Claimed,
+    (error, first): (ErrorKind, Duration),
+    wanted: impl Fn() -> bool,
+) -> End {
+    let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
+    let known = process.log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
+    let generation = known.max(token.generation) + 1;
+    let at = wall_clock().plus(delay(first, claimed.number, rand::random()));
+    let retry = Retry { attempt: claimed.attempt, error, at_ms: at.0 };
+    match process.log.append(Decision::Reissued { task: id.clone(), generation, retry: Some(retry) }).await {
+        Ok(Verdict::Accepted) => {}
+        Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
+    }
+    tracing::warn!(
+        task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; another one is made later"
+    );
+    match publish(process, claimed, (generation, at), wanted).await {
+        true => conclude::ack(process, delivery).await,
+        // Its next delivery finds that it is not in its queue, and sends it on.
+        false => End::Lost,
+    }
+}
+
+async fn publish(
+    process: &Process,
+    claimed: &Claimed,
+    (generation, at): (u32, Timestamp),
+    wanted: impl Fn() -> bool,
+) -> bool {
+    let envelope = &claimed.envelope;
+    let body = envelope.task.to_json();
+    let mut backoff = Backoff::default();
+    while wanted() {
+        let properties = retry_properties(envelope.task.id.as_str(), generation, (envelope.submitted_at, at));
+        let properties = envelope.reply.on(properties);
+        let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
+        match process.publisher.publish(message).await {
+            Ok(()) => return true,
+            Err(error) => {
+                tell(&error, "a task for another attempt is not confirmed; publishing it again");
+                backoff.wait().await;
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::result::{Status, TaskFailure};
+
+    fn failed(kind: ErrorKind) -> ResultMessage {
+        ResultMessage::without_attempt(None, Status::Failed, TaskFailure::new(kind, "x"))
+    }
+
+    #[test]
+    fn what_broke_is_made_again_until_the_last_attempt() {
+        let crashed = failed(ErrorKind::AgentCrashed);
+        assert_eq!(cause(&crashed, 2, 3), Some(ErrorKind::AgentCrashed), "one is left");
+        assert_eq!(cause(&crashed, 3, 3), None, "that was the last one");
+    }
+
+    #[test]
+    fn what_a_repeat_cannot_cure_is_not_repeated() {
+        for kind in [ErrorKind::Repository, ErrorKind::AcceptanceFailed, ErrorKind::LlmAuth, ErrorKind::TokenLimit] {
+            assert_eq!(cause(&failed(kind), 1, 3), None, "{kind:?} stays what it is");
+        }
+    }
+
+    #[test]
+    fn delays_double_up_to_a_limit_and_are_spread() {
+        let first = Duration::from_secs(10);
+        assert_eq!(delay(first, 1, 1.0), first, "the first");
+        assert_eq!(delay(first, 3, 1.0), Duration::from_secs(40), "twice as long each time");
+        assert_eq!(delay(first, 3, 0.0), Duration::from_secs(20), "never all at once");
+        assert_eq!(delay(first, 99, 1.0), LONGEST, "not without end");
+    }
+}
