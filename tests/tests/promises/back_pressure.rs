@@ -4,11 +4,13 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use lapin::options::ExchangeDeleteOptions;
 use pool_shared::result::Status;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::support::amqp::channel;
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
@@ -81,7 +83,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_done() {
-    const COUNT: usize = 2_000;
+    const COUNT: usize = 500;
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;
     let mut log = pool.event_log().await;
@@ -104,6 +106,48 @@ async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_don
     .await;
     let submitter = pool.submitter("auditor").await;
     assert_eq!(submitter.depth_if_any("tasks.any").await, u32::try_from(COUNT).ok(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a_whole() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    let api = pool.api();
+    let mut list = tasks("part", 3);
+    api.submit(&list[0]).await;
+    list[2].as_object_mut().expect("an object").remove("id");
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    channel
+        .exchange_delete("pool.tasks".into(), ExchangeDeleteOptions::default())
+        .await
+        .expect("the exchange is there");
+    let (status, said) = api.try_submit(&json!(list)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "two of three cannot be published: {said}");
+    assert!(said["retry_after_s"].is_u64(), "it passes: {said}");
+    let failed: Vec<u64> =
+        said["errors"].as_array().into_iter().flatten().filter_map(|e| e["index"].as_u64()).collect();
+    assert_eq!(failed, [1, 2], "the first was taken before: {said}");
+    let ids: Vec<&str> = said["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert_eq!(ids[..2], ["part-1", "part-2"], "an id for each of the list: {said}");
+    assert_eq!(said["errors"][1]["id"], ids[2], "also the one that the dispatcher made: {said}");
+    assert!(said["detail"].as_str().is_some_and(|text| text.contains("2 of 3") && text.contains(ids[2])), "{said}");
+
+    // The next one declares and binds what is missing.
+    pool.start_dispatcher().await;
+    for (task, id) in list.iter_mut().zip(&ids) {
+        task["id"] = json!(id);
+    }
+    let again = api.submit(&json!(list)).await;
+    assert_eq!(again.as_array().map(Vec::len), Some(3), "all are taken: {again}");
+    pool.start_worker(&["--all"]);
+    for id in &ids {
+        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+    }
+    let mut log = pool.event_log().await;
+    log.read().await;
+    for id in ids {
+        assert_eq!(log.starts(id).len(), 1, "{id} once");
+    }
 }
 
 /// Resident memory of a process in MiB.
