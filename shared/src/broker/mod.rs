@@ -23,7 +23,6 @@ use std::time::Duration;
 
 pub use endpoint::Endpoint;
 use lapin::ErrorKind;
-use lapin::protocol::AMQPErrorKind;
 use refusal::NotConnected;
 
 /// What went wrong with the broker. The text fits behind "failed to ".
@@ -53,11 +52,11 @@ impl BrokerError {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Blocked { .. } => true,
-            Self::Amqp { error, .. } => match error.kind() {
-                ErrorKind::IOError(_) | ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_) => true,
-                ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Hard(_)),
-                _ => false,
-            },
+            Self::Amqp { error, .. } => {
+                error.is_io_error()
+                    || error.is_amqp_hard_error()
+                    || matches!(error.kind(), ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_))
+            }
             Self::Timeout { .. } | Self::Nacked { .. } | Self::Returned { .. } | Self::Pool { .. } => false,
         }
     }

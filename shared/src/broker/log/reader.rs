@@ -44,7 +44,9 @@ pub(super) async fn run(
         shared.view.send_modify(|view| view.caught_up = false);
         match end {
             End::Broker(error) => tell(&error, "the reader of the event log starts over"),
-            end => tracing::warn!(reason = %end, "the reader of the event log starts over"),
+            end @ (End::Silent(_) | End::Ended) => {
+                tracing::warn!(reason = %end, "the reader of the event log starts over")
+            }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
