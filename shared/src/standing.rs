@@ -41,6 +41,15 @@ pub enum Means {
     Nothing(Vec<(LlmName, Shut)>),
 }
 
+/// Why a programmer takes no task of a route though its gate is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// By an operator.
+    Paused(Paused),
+    /// Its tasks are for programmers with free LLMs, at the latest until then; None: no task of it is known to wait.
+    LeftToFree { until: Option<Timestamp> },
+}
+
 /// Why a programmer takes no task, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
@@ -102,29 +111,40 @@ impl Standing<'_> {
         }
     }
 
-    /// The routes that are closed for this programmer for now: those that are paused; and for who works with paid LLMs only
-    /// those that programmers with free LLMs serve too (or did until their LLMs went out, less than `spill_to_paid_after`
-    /// ago), as long as no task of theirs has waited for that long. Indices into `routes`.
+    /// The routes that are closed for this programmer for now. Indices into `routes`.
     pub fn closed_routes(
         &self,
         programmer: &Programmer,
         routes: &[&Route],
         alive: impl Fn(&ProgrammerId) -> bool,
     ) -> BTreeSet<usize> {
-        let paused = |route: &Route| self.fold.pauses.of_route(&route.name).is_some();
+        let closed = |route: &Route| self.closed(programmer, route, &alive).is_some();
+        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+    }
+
+    /// Why this route is closed for a programmer whose gate is open: it is paused; or the programmer works with paid LLMs
+    /// only, programmers with free LLMs serve the route too (or did until their LLMs went out, less than
+    /// `spill_to_paid_after` ago), and no task of the route has waited for that long.
+    pub fn closed(
+        &self,
+        programmer: &Programmer,
+        route: &Route,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> Option<Closed> {
+        if let Some(paused) = self.fold.pauses.of_route(&route.name) {
+            return Some(Closed::Paused(paused));
+        }
         let patience = self.pool.load_balancing.spill_to_paid_after;
-        let holds_back = !patience.is_zero() && self.means(programmer) == Means::Paid;
+        if patience.is_zero() || self.means(programmer) != Means::Paid {
+            return None;
+        }
+        let spills = self.fold.tasks.oldest_waiting(&route.name).map(|since| since.plus(patience));
         let serves_free = |id: &ProgrammerId| {
             let other = self.pool.programmer(id).filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
             other.is_some_and(|other| self.is_free_or_was_within(other, patience))
         };
-        let spilled = |route: &Route| {
-            let oldest = self.fold.tasks.oldest_waiting(&route.name);
-            oldest.is_some_and(|since| self.now.since(since) >= patience)
-        };
-        let left_to_free = |route: &Route| holds_back && !spilled(route) && route.eligible.iter().any(serves_free);
-        let closed = |route: &Route| paused(route) || left_to_free(route);
-        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+        let spilled = spills.is_some_and(|at| self.now >= at);
+        (!spilled && route.eligible.iter().any(serves_free)).then_some(Closed::LeftToFree { until: spills })
     }
 
     /// Whether the programmer's primary LLM is available, or went out not long ago.
