@@ -16,3 +16,4 @@ pub mod retired;
 pub mod retries;
 mod tables;
 pub mod unroutable;
+pub mod why;

@@ -231,17 +231,25 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
 }
 
 fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
-    let (reason, word) = match paused.pause {
-        Pause::Pause => (ShutReason::Paused, "paused"),
-        Pause::Drain => (ShutReason::Draining, "drained"),
+    let reason = match paused.pause {
+        Pause::Pause => ShutReason::Paused,
+        Pause::Drain => ShutReason::Draining,
+    };
+    Obstacle { reason, detail: explain_pause(target, paused), until: None }
+}
+
+/// One sentence about a pause: since when, and how it ends.
+pub fn explain_pause(target: &Target, paused: Paused) -> String {
+    let word = match paused.pause {
+        Pause::Pause => "paused",
+        Pause::Drain => "drained",
     };
     let flag = match target {
         Target::All => "--all".to_owned(),
         Target::Programmer { id } => format!("--programmer {id}"),
         Target::Route { name } => format!("--route {name}"),
     };
-    let detail = format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since);
-    Obstacle { reason, detail, until: None }
+    format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since)
 }
 
 fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {

@@ -9,6 +9,7 @@ pub mod health;
 pub mod problem;
 mod submission;
 pub mod tasks;
+pub mod why;
 
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ pub fn router(app: App) -> Router {
         .route("/tasks", post(tasks::submit).get(tasks::list))
         .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
+        .route("/tasks/{id}/why", get(why::show))
         .route("/programmer_pool/status", get(status))
         .route("/programmer_pool/pauses", get(control::pauses))
         .route("/programmer_pool/pause", post(control::pause))

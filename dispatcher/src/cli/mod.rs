@@ -9,6 +9,7 @@ mod serve;
 mod show;
 mod status;
 mod submit;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -69,6 +70,8 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
     Patch(show::PatchArgs),
+    /// Say why a task waits
+    Why(why::WhyArgs),
     /// Print a JSON Schema: of a task, a result or the pool file
     Schema {
         #[arg(value_parser = ["task", "result", "pool"])]
@@ -96,6 +99,7 @@ impl Command {
             Self::Pauses(shown) => control::pauses(shown).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
+            Self::Why(args) => why::run(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
                 Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),
