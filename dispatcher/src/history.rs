@@ -54,6 +54,8 @@ pub struct Entry {
     /// The first words of the instruction.
     pub summary: String,
     pub labels: BTreeMap<String, String>,
+    /// The numbers of its result, for reports.
+    pub record: Option<Arc<crate::report::record::Record>>,
 }
 
 #[derive(Default)]
@@ -194,6 +196,7 @@ impl History {
         } else if kind == Some(Kind::Result.as_str()) {
             let entry = index.entry(&id);
             entry.result_at = Some(offset);
+            entry.record = crate::report::record::Record::read(&delivery.data).map(Arc::new);
             if entry.summary.is_empty() {
                 let result: Option<pool_shared::result::ResultMessage> = serde_json::from_slice(&delivery.data).ok();
                 if let Some(task) = result.and_then(|result| result.task) {

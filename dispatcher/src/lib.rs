@@ -12,6 +12,7 @@ pub mod intake;
 mod llm_probe;
 pub mod pool_view;
 pub mod replies;
+pub mod report;
 pub mod retired;
 pub mod retries;
 mod tables;

@@ -41,6 +41,15 @@ pub enum Means {
     Nothing(Vec<(LlmName, Shut)>),
 }
 
+/// Whether the cap of a programmer fits into what is left of the day's budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Enough,
+    /// It would, but others wait for what is left too, and it is their turn; its own comes within seconds.
+    ForOthersFirst,
+    TooLittle,
+}
+
 /// Why a programmer takes no task of a route though its gate is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
@@ -107,7 +116,10 @@ impl Standing<'_> {
         match self.means(programmer) {
             Means::Free => None,
             Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
-            Means::Paid => (!self.has_money_for(programmer, alive)).then(|| self.budget_obstacle(programmer)),
+            Means::Paid => match self.room_for(programmer, alive) {
+                Room::Enough => None,
+                Room::ForOthersFirst | Room::TooLittle => Some(self.budget_obstacle(programmer)),
+            },
         }
     }
 
@@ -156,12 +168,12 @@ impl Standing<'_> {
 
     /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
     /// wait for room only so many wake as fit.
-    fn has_money_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> bool {
-        let Some(room) = self.fold.budget.room() else { return true };
+    pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
+        let Some(room) = self.fold.budget.room() else { return Room::Enough };
         let (begun, busy) = self.begun();
         let mut left = room.saturating_sub(begun);
         if programmer.limits.max_cost > left {
-            return false;
+            return Room::TooLittle;
         }
         let waits = |other: &&Programmer| {
             let me = other.id == programmer.id;
@@ -174,13 +186,13 @@ impl Standing<'_> {
             let other = waiting[(turn + place) % waiting.len()];
             let fits = other.limits.max_cost <= left;
             if other.id == programmer.id {
-                return fits;
+                return if fits { Room::Enough } else { Room::ForOthersFirst };
             }
             if fits {
                 left = left.saturating_sub(other.limits.max_cost);
             }
         }
-        false
+        Room::ForOthersFirst
     }
 
     /// What tasks in hand may still reserve, and who has one in hand.

@@ -7,6 +7,7 @@ pub mod control;
 pub mod guard;
 pub mod health;
 pub mod problem;
+pub mod report;
 mod submission;
 pub mod tasks;
 pub mod why;
@@ -49,6 +50,7 @@ pub fn router(app: App) -> Router {
         .route("/programmer_pool/pauses", get(control::pauses))
         .route("/programmer_pool/pause", post(control::pause))
         .route("/programmer_pool/resume", post(control::resume))
+        .route("/report", get(report::show))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
         .route("/metrics", get(metrics))

@@ -5,6 +5,7 @@
 mod budget;
 mod client;
 mod control;
+mod report;
 mod serve;
 mod show;
 mod status;
@@ -72,6 +73,8 @@ pub enum Command {
     Patch(show::PatchArgs),
     /// Say why a task waits
     Why(why::WhyArgs),
+    /// Report what the tasks of some days came to, by LLM, programmer, route or label
+    Report(report::ReportArgs),
     /// Print a JSON Schema: of a task, a result or the pool file
     Schema {
         #[arg(value_parser = ["task", "result", "pool"])]
@@ -100,6 +103,7 @@ impl Command {
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
             Self::Why(args) => why::run(args).await,
+            Self::Report(args) => report::run(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
                 Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),

@@ -10,7 +10,7 @@ use pool_shared::fold::Owner;
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::id::{ProgrammerId, TaskId};
 use pool_shared::routing::Route;
-use pool_shared::standing::{Closed, Means, Obstacle};
+use pool_shared::standing::{Closed, Means, Obstacle, Room};
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -166,12 +166,13 @@ impl Look<'_> {
     /// Breakers and money.
     fn without_means(&self, programmer: &Programmer) -> Option<Found> {
         let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
-        let now = self.standing.now;
-        let words = match self.standing.means(programmer) {
-            Means::Nothing(shut) => words::breakers(&shut, now),
-            Means::Free | Means::Paid => words::over_budget(until, now),
-        };
-        Some(Found { state: Availability::from(reason), words, detail, until })
+        let (state, now) = (Availability::from(reason), self.standing.now);
+        let its_turn_comes = || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
+        Some(match self.standing.means(programmer) {
+            Means::Nothing(shut) => Found { state, words: words::breakers(&shut, now), detail, until },
+            Means::Free | Means::Paid if its_turn_comes() => Found::new(state, words::ITS_TURN, detail),
+            Means::Free | Means::Paid => Found { state, words: words::over_budget(until, now), detail, until },
+        })
     }
 
     fn left_to_free(&self, programmer: &Programmer, route: &Route) -> Option<Found> {

@@ -184,6 +184,9 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
     }
 }
 
+/// Of a programmer whose cap would fit, as that of others does who wait too.
+pub(super) const ITS_TURN: &str = "waiting for its turn at what is left of the budget";
+
 pub(super) fn over_budget(until: Option<Timestamp>, now: Timestamp) -> String {
     until.map_or("over budget".to_owned(), |until| format!("over budget until {}", clock(until, now)))
 }

@@ -16,4 +16,5 @@ mod operator;
 mod real_agent;
 mod third_party;
 mod throughput_and_fairness;
+mod why;
 mod worker_dies;
