@@ -83,7 +83,7 @@ fn footer(report: &Report) -> String {
         0 => String::new(),
         some => format!("; of {some} only the outcome is known any more"),
     };
-    format!("{} tasks ended from {} to {}{unknown}\n", report.total.tasks, report.since, report.until)
+    format!("{} tasks ended {}{unknown}\n", report.total.tasks, report.when())
 }
 
 fn row(group: &Group) -> [String; 10] {

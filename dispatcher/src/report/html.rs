@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 
+use pool_shared::money::MicroUsd;
+
 use super::plots::{self, DARK, Failed, LIGHT, Palette};
 use super::{Group, Percentiles, Report};
 
@@ -22,8 +24,7 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
     page.push_str("<meta name=\"color-scheme\" content=\"light dark\">\n");
     let _ = writeln!(page, "<title>Programmer Pool: report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>");
     let by = escape(&report.by);
-    let _ =
-        writeln!(page, "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended from {} to {}</p>", report.since, report.until);
+    let _ = writeln!(page, "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended {}</p>", report.when());
     page.push_str(&tiles(report));
     page.push_str(&figures(report).map_err(|error| anyhow!("{error}"))?);
     page.push_str(&table(report));
@@ -34,12 +35,12 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
 /// What matters most, in large.
 fn tiles(report: &Report) -> String {
     let total = &report.total;
-    let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), |cost| format!("${cost}"));
+    let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), rounded);
     let each = [
         ("tasks", total.tasks.to_string()),
         ("succeeded", rate(total.success_rate)),
         ("at the first attempt", rate(total.first_attempt_rate)),
-        ("cost", format!("${}", total.cost_usd)),
+        ("cost", rounded(total.cost_usd)),
         ("for each success", per_success),
         ("failovers", total.failovers.to_string()),
     ];
@@ -167,6 +168,12 @@ fn note(report: &Report) -> String {
         "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks. \
          The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"
     )
+}
+
+/// Dollars with two places, or four below ten cents; the table has all.
+fn rounded(amount: MicroUsd) -> String {
+    let unit = if amount < MicroUsd(100_000) { 100 } else { 10_000 };
+    format!("${}", MicroUsd(amount.0.saturating_add(unit / 2) / unit * unit))
 }
 
 fn rate(rate: Option<f64>) -> String {

@@ -80,6 +80,16 @@ pub struct Percentiles {
     pub p99: u64,
 }
 
+impl Report {
+    /// `from … to …`.
+    pub fn when(&self) -> String {
+        match self.since.0 {
+            0 => format!("up to {}", self.until),
+            _ => format!("from {} to {}", self.since, self.until),
+        }
+    }
+}
+
 impl Group {
     /// Tasks that tell something about who did them.
     pub fn decided(&self) -> u64 {

@@ -63,7 +63,7 @@ pub(super) fn worth(groups: &[&Group], palette: Palette) -> Result<String, Faile
         .take(MOST_ROWS)
         .collect();
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
-    let right = if dearest > 0.0 { dearest * 1.35 } else { 1.0 };
+    let right = if dearest > 0.0 { dearest * 1.1 } else { 1.0 };
     svg(380, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
@@ -87,25 +87,41 @@ pub(super) fn worth(groups: &[&Group], palette: Palette) -> Result<String, Faile
     })
 }
 
-/// Names beside the points, moved down where they would cover each other.
+/// Names beside the points, on the side where there is room, moved down where they would cover each other.
 fn name_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], palette: Palette) -> Result<(), Failed> {
     const LINE: i32 = 17;
+    const LETTER: i32 = 7;
+    let area = chart.plotting_area().strip_coord_spec();
+    let (left, top) = area.get_base_pixel();
+    let half = i32::try_from(area.dim_in_pixel().0).unwrap_or(i32::MAX) / 2;
     let mut places: Vec<(i32, i32, &Group)> = points
         .iter()
         .map(|(group, cost, rate)| {
             let (x, y) = chart.backend_coord(&(*cost, *rate));
-            (x + radius(group.tasks) + 6, y, *group)
+            (x - left, y - top, *group)
         })
         .collect();
-    places.sort_by_key(|(_, y, _)| *y);
-    let area = chart.plotting_area().strip_coord_spec();
-    let (left, top) = area.get_base_pixel();
-    let mut free = i32::MIN;
-    for (x, y, group) in places {
-        let y = y.max(free);
-        free = y + LINE;
-        let style = words(14, palette).pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw(&Text::new(short(&group.name), (x - left, y - top), style))?;
+    places.sort_by_key(|(x, y, _)| (*y, *x));
+    let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+    for (x, point, group) in places {
+        let name = short(&group.name);
+        let long = LETTER * i32::try_from(name.chars().count()).unwrap_or(i32::MAX);
+        let gap = radius(group.tasks) + 6;
+        let (from, to, side, at) = match x < half {
+            true => (x, x + gap + long, HPos::Left, x + gap),
+            false => (x - gap - long, x, HPos::Right, x - gap),
+        };
+        let mut y = point;
+        // A name is moved below each that it would cover; those are sorted by their height.
+        for (other_from, other_to, other_y) in &taken {
+            if from < *other_to && to > *other_from && (y - other_y).abs() < LINE {
+                y = other_y + LINE;
+            }
+        }
+        taken.push((from, to, y));
+        taken.sort_by_key(|(.., y)| *y);
+        let style = words(14, palette).pos(Pos::new(side, VPos::Center));
+        area.draw(&Text::new(name, (at, y), style))?;
     }
     Ok(())
 }
