@@ -14,6 +14,7 @@ mod llm_outage;
 mod one_task;
 mod operator;
 mod real_agent;
+mod report;
 mod third_party;
 mod throughput_and_fairness;
 mod why;
