@@ -9,10 +9,12 @@ pub mod dead;
 pub mod guard;
 pub mod health;
 pub mod problem;
+pub mod report;
 mod submission;
 pub mod submit;
 pub mod tasks;
 mod uncut;
+pub mod why;
 
 use std::sync::Arc;
 
@@ -54,10 +56,12 @@ pub fn router(app: App) -> Router {
         .route("/dead", get(dead::list).delete(dead::drop_all))
         .route("/dead/{id}", get(dead::show).delete(dead::drop_one))
         .route("/dead/{id}/retry", post(dead::retry))
+        .route("/tasks/{id}/why", get(why::show))
         .route("/programmer_pool/status", get(status))
         .route("/programmer_pool/pauses", get(control::pauses))
         .route("/programmer_pool/pause", post(control::pause))
         .route("/programmer_pool/resume", post(control::resume))
+        .route("/report", get(report::show))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))

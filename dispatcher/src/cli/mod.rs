@@ -7,10 +7,12 @@ mod budget;
 mod client;
 mod control;
 mod dead;
+mod report;
 mod serve;
 mod show;
 mod status;
 mod submit;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,6 +79,10 @@ pub enum Command {
     Requeue(again::RequeueArgs),
     /// Show what could not be handled; take it up again or throw it away
     Dead(dead::DeadArgs),
+    /// Say why a task waits
+    Why(why::WhyArgs),
+    /// Report what the tasks of some days came to, by LLM, programmer, route or label
+    Report(report::ReportArgs),
     /// Print a JSON Schema: of a task, a result or the pool file
     Schema {
         #[arg(value_parser = ["task", "result", "pool"])]
@@ -107,6 +113,8 @@ impl Command {
             Self::Retry(args) => again::retry(args).await,
             Self::Requeue(args) => again::requeue(args).await,
             Self::Dead(args) => dead::run(args).await,
+            Self::Why(args) => why::run(args).await,
+            Self::Report(args) => report::run(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
                 Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),
