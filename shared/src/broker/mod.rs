@@ -17,6 +17,7 @@ pub mod topology;
 
 use std::time::Duration;
 
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::{Connection, ConnectionProperties};
 
 /// What went wrong with the broker. The text fits behind "failed to ".
@@ -31,8 +32,20 @@ pub enum BrokerError {
     Nacked { what: String },
     #[error("{what}: no queue is bound for it; is the topology declared?")]
     Returned { what: String },
+    /// Waiting helps: a dispatcher declares it.
+    #[error("{what}: it is not there, and this user may not declare it; is a dispatcher running?")]
+    NotDeclared { what: String },
     #[error("{what}: no free publishing channel: {reason}")]
     Pool { what: String, reason: String },
+}
+
+impl BrokerError {
+    /// Whether the broker closed the channel for this reason.
+    pub fn is(&self, reason: AMQPSoftError) -> bool {
+        let Self::Amqp { error, .. } = self else { return false };
+        let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        error.kind() == &AMQPErrorKind::Soft(reason)
+    }
 }
 
 /// Waits for one answer of the broker, but not for ever: lapin never returns from a call to a silent peer.
