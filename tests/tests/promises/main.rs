@@ -13,6 +13,7 @@ mod budget_wall;
 mod llm_outage;
 mod one_task;
 mod operator;
+mod permissions;
 mod real_agent;
 mod third_party;
 mod throughput_and_fairness;

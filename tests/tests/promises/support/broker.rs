@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use pool_shared::time::wall_clock;
+use serde_json::{Value, json};
 
 use super::machine::{checkout, lock_file, shared_directory};
 
@@ -85,24 +86,57 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Vhost {
     name: String,
+    /// Users of this virtual host alone, with the permissions of `config/definitions.json`.
+    users: Vec<String>,
 }
+
+/// Of every user that a test makes.
+const PASSWORD: &str = "of-a-test";
 
 impl Vhost {
     pub(crate) async fn create() -> Self {
         let node = tokio::task::spawn_blocking(|| LazyLock::force(&NODE)).await.expect("a broker");
         let name = format!("test-{}-{}", std::process::id(), unique());
-        let vhost = Self { name };
-        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}").await;
+        let vhost = Self { name, users: Vec::new() };
+        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
-        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all).await;
+        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all.to_owned()).await;
         vhost
+    }
+
+    /// Makes the users of `config/definitions.json`, each with the permissions that it has there.
+    pub(crate) async fn make_users(&mut self) {
+        let text = std::fs::read_to_string(checkout().join("config/definitions.json")).expect("the definitions");
+        let definitions: Value = serde_json::from_str(&text).expect("definitions in JSON");
+        for permission in definitions["permissions"].as_array().expect("permissions") {
+            let user = self.user(permission["user"].as_str().expect("a user"));
+            let login = json!({"password": PASSWORD, "tags": ""});
+            self.manage(reqwest::Method::PUT, &format!("users/{user}"), login.to_string()).await;
+            self.manage(reqwest::Method::PUT, &format!("permissions/{}/{user}", self.name), permission.to_string())
+                .await;
+            self.users.push(user);
+        }
+    }
+
+    fn user(&self, role: &str) -> String {
+        format!("{role}-{}", self.name)
+    }
+
+    /// For somebody with this role: a user of its own, when there is one.
+    pub(crate) fn url_of(&self, role: &str) -> String {
+        let user = self.user(role);
+        if !self.users.contains(&user) {
+            return self.url();
+        }
+        let (_, address) = NODE.amqp.rsplit_once('@').expect("an AMQP URL with a user");
+        format!("amqp://{user}:{PASSWORD}@{address}/{}", self.name)
     }
 
     pub(crate) fn url(&self) -> String {
         format!("{}/{}", NODE.amqp, self.name)
     }
 
-    async fn manage(&self, method: reqwest::Method, path: &str, body: &'static str) {
+    async fn manage(&self, method: reqwest::Method, path: &str, body: String) {
         let url = format!("{}/api/{path}", NODE.management);
         let request = super::api::http().request(method, &url).basic_auth(&NODE.user, Some(&NODE.password));
         let answer = request.header("content-type", "application/json").body(body).send().await;
@@ -113,11 +147,14 @@ impl Vhost {
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        let path = format!("vhosts/{}", self.name);
+        let users = self.users.iter().map(|user| format!("users/{user}"));
+        let paths: Vec<String> = users.chain([format!("vhosts/{}", self.name)]).collect();
         let deleting = std::thread::scope(|scope| {
             let delete = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, ""));
+                for path in &paths {
+                    runtime.block_on(self.manage(reqwest::Method::DELETE, path, String::new()));
+                }
             };
             scope.spawn(delete).join()
         });
