@@ -27,7 +27,7 @@ async fn every_part_does_its_work_with_its_own_user() {
     let file = PoolFile::sample().command(&AGENT);
     let mut pool = pool_with_users(&file).await;
     // A worker may not declare: started first, it waits for a dispatcher.
-    let first = pool.start_worker(&["--programmers", "001,002,003,004,005"]);
+    let first = pool.start_worker(&["--any", "5"]);
     pool.worker_prints(first, "it is not there, and this user may not declare it; is a dispatcher running?").await;
     pool.start_dispatcher().await;
     pool.start_worker(&["--any", "5"]);
