@@ -41,6 +41,16 @@ impl Client {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// What the dispatcher says of itself, well or not.
+    ///
+    /// # Errors
+    /// When no dispatcher answers.
+    pub async fn health(&self) -> anyhow::Result<(reqwest::StatusCode, String)> {
+        let answer = self.http.get(format!("{}/health", self.url)).send().await;
+        let answer = answer.with_context(|| format!("no dispatcher answers at {}", self.url))?;
+        Ok((answer.status(), answer.text().await?))
+    }
+
     /// # Errors
     /// Likewise.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> anyhow::Result<T> {

@@ -7,6 +7,7 @@ mod budget;
 mod client;
 mod control;
 mod dead;
+mod health;
 mod report;
 mod serve;
 mod show;
@@ -57,6 +58,8 @@ pub enum Command {
     Submit(Box<submit::SubmitArgs>),
     /// Show the programmers and what they do
     Status(status::StatusArgs),
+    /// Ask a dispatcher whether it can do its work; exit status 1 when it cannot
+    Health(PoolUrl),
     /// Show what was spent today and what is left; `budget set` changes the limit of today
     Budget(budget::BudgetArgs),
     /// Cancel tasks: a waiting one never starts, a running one is stopped
@@ -102,6 +105,7 @@ impl Command {
             Self::Check(args) => Ok(check::run(args).await),
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
+            Self::Health(url) => health::run(&url).await,
             Self::Budget(args) => budget::run(args).await,
             Self::Cancel(args) => control::cancel(args).await,
             Self::Pause(args) => control::pause(args).await,

@@ -19,6 +19,7 @@ mod llm_outage;
 mod log_forgets;
 mod one_task;
 mod operator;
+mod permissions;
 mod real_agent;
 mod repair;
 mod report;

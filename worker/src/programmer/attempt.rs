@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::config::{self, AgentKind, Pool, SandboxLevel};
+use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
 use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
@@ -111,7 +111,13 @@ impl Workshop {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
-        let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
+        let env = Env::of_process();
+        let upstreams = Upstreams::new(&pool, |name| {
+            env.secret(name).unwrap_or_else(|problem| {
+                tracing::error!("{name}_FILE {problem}");
+                None
+            })
+        })?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
         Ok(Self {

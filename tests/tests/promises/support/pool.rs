@@ -132,6 +132,16 @@ impl Pool {
         self.path().join("repositories").join(name)
     }
 
+    /// From now on each process has the user of its role, with no more rights than `config/definitions.json` gives it.
+    pub(crate) async fn make_users(&mut self) {
+        self.vhost.make_users().await;
+    }
+
+    /// The address for a user of `config/definitions.json`.
+    pub(crate) fn amqp_url_of(&self, role: &str) -> String {
+        self.vhost.url_of(role)
+    }
+
     pub(crate) fn amqp_url(&self) -> String {
         self.vhost.url()
     }
@@ -157,7 +167,8 @@ impl Pool {
 
     fn start_process(&self, name: &str, mut command: Command) -> Running {
         command.arg("--pool").arg(&self.file);
-        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url()));
+        let role = name.split('-').next().unwrap_or_default();
+        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url_of(role)));
         command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
         Running::start(name, &self.path().join("logs"), &command)
