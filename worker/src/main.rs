@@ -141,7 +141,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
     };
     match answer() {
         Ok(answer) => {
-            println!("{}", answer.lines().last().unwrap_or_default());
+            let _ = writeln!(std::io::stdout(), "{}", answer.lines().last().unwrap_or_default());
             if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use pool_shared::result::{ErrorKind, Status};
 
 use crate::support::amqp::channel;
 use crate::support::field::{REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
-use crate::support::{Field, Pool, PoolFile, PrivateBroker};
+use crate::support::{Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
 
 /// Tasks before, while and after the broker is broken.
 async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
@@ -96,6 +96,25 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
 
     field.go();
     Field::submit(&mut field.books, "short", 4).await;
+    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programmers_whose_queue_is_deleted_consume_again() {
+    let mut field = Field::quick().await;
+    Field::submit(&mut field.books, "before", 4).await;
+    field.books.settled(REPAIRED_WITHIN).await;
+    let (_connection, channel) = channel(&field.pool.amqp_url()).await;
+    channel.queue_delete("tasks.any".into(), QueueDeleteOptions::default()).await.expect("the queue is deleted");
+    field.pool.all_consume().await;
+    let submitter = field.pool.submitter("me").await;
+    eventually("all four consume from the queue again", SOON * 2, async || {
+        (submitter.depth_if_any("tasks.any").await.is_some() && submitter.consumers("tasks.any").await == 4)
+            .then_some(())
+    })
+    .await;
+    // It has to be bound again too.
+    Field::submit(&mut field.books, "after", 4).await;
     field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
 }
 

@@ -15,6 +15,7 @@ mod dead_letters;
 mod faults_broker;
 mod faults_named_points;
 mod faults_network;
+mod faults_worker;
 mod llm_outage;
 mod log_forgets;
 mod one_task;

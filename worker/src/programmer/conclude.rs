@@ -49,6 +49,11 @@ pub async fn publish_result(
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let mut backoff = Backoff::default();
     while still_wanted() {
+        // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
+        // written to holds no result up for longer than that.
+        if !process.log.is_current() && process.log.append(Decision::Tick).await.is_ok() && !still_wanted() {
+            return false;
+        }
         let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
         let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
         match process.publisher.publish(message).await {

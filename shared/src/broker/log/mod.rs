@@ -88,6 +88,7 @@ pub struct Log {
     append: mpsc::Sender<Pending>,
     view: watch::Receiver<View>,
     stale: Duration,
+    tick: Duration,
 }
 
 impl Log {
@@ -111,7 +112,7 @@ impl Log {
         let (append, pending) = mpsc::channel(1024);
         tokio::spawn(appender::run(Arc::clone(&shared), publisher.clone(), pending, shutdown.clone()));
         tokio::spawn(reader::run(Arc::clone(&shared), link, publisher, events.stale, shutdown.clone()));
-        let log = Self { shared, append, view, stale: events.stale };
+        let log = Self { shared, append, view, stale: events.stale, tick: events.tick };
         tokio::spawn(pulse(log.clone(), events.tick, shutdown));
         log
     }
@@ -139,6 +140,13 @@ impl Log {
     pub fn is_fresh(&self) -> bool {
         let view = *self.view.borrow();
         view.caught_up && view.heard.elapsed() < self.stale
+    }
+
+    /// Whether the state is that of a moment ago, by the times of the events themselves: who was frozen first hears what
+    /// had been on its way to it, and may take that for news. Nobody can tell whose clock is off.
+    pub fn is_current(&self) -> bool {
+        let heard = self.read(Fold::now);
+        self.is_fresh() && self.shared.clock.now().is_ok_and(|now| now.since(heard) <= self.tick * 2)
     }
 
     /// After so long a silence a view is stale.

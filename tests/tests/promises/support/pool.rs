@@ -208,15 +208,22 @@ impl Pool {
 
     /// The same, on what takes itself for another host, where HTTP has no way out to anything but loopback.
     pub(crate) fn start_worker_on_a_host_without_egress(&mut self, host: &str, which: &[&str]) -> usize {
-        self.started += 1;
-        let mut command = Command::new("unshare");
+        let mut wrapper = vec!["unshare"];
         if !nix::unistd::geteuid().is_root() {
-            command.args(["--user", "--map-root-user"]);
+            wrapper.extend(["--user", "--map-root-user"]);
         }
         let rename = format!("echo {host} > /proc/sys/kernel/hostname && exec \"$@\"");
-        command.args(["--uts", "--", "sh", "-c", &rename, "sh"]).arg(program("worker")).arg("run").args(which);
+        wrapper.extend(["--uts", "--", "sh", "-c", &rename, "sh"]);
         // The nearest port that nobody listens on: `discard`.
-        command.env("HTTP_PROXY", "http://127.0.0.1:9");
+        self.start_worker_by(&wrapper, which, &[("HTTP_PROXY", "http://127.0.0.1:9")])
+    }
+
+    /// The same, started by a program that becomes it in the end.
+    pub(crate) fn start_worker_by(&mut self, wrapper: &[&str], which: &[&str], env: &[(&str, &str)]) -> usize {
+        self.started += 1;
+        let (first, rest) = wrapper.split_first().expect("a program");
+        let mut command = Command::new(first);
+        command.args(rest).arg(program("worker")).arg("run").args(which).envs(env.iter().copied());
         let worker = self.start_process(&format!("worker-{}", self.started), command);
         self.workers.push(worker);
         self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
@@ -250,10 +257,6 @@ impl Pool {
         let told = self.told[index].clone();
         self.kill_worker(index);
         told
-    }
-
-    pub(crate) fn dispatcher(&mut self, index: usize) -> &mut Running {
-        &mut self.dispatchers[index]
     }
 
     /// Takes a worker that has ended, or will, out of the pool.
