@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lapin::options::ExchangeDeleteOptions;
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::amqp::channel;
+use crate::support::machine::{program, share_cores};
+use crate::support::own_broker::{OwnBroker, Pair};
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
@@ -148,6 +151,38 @@ async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a
     for id in ids {
         assert_eq!(log.starts(id).len(), 1, "{id} once");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the_command_line_waits() {
+    let _cores = share_cores().await;
+    let broker = OwnBroker::start("").await;
+    let pair = Pair::at(broker.url(), json!({"timeout_s": 600}));
+    let _processes = (pair.dispatcher(), pair.worker());
+    let api = pair.api().await;
+    eventually("the programmer is there", SOON, async || (api.status().await["available"] == 1).then_some(())).await;
+    broker.control(&["set_disk_free_limit", "1000000000000000"]).await;
+    let answer = api.post(task("now").to_string(), &[("content-type", "application/json")]).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "it cannot be taken now");
+    assert!(answer.headers().contains_key("retry-after"), "when to come again: {:?}", answer.headers());
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let (tasks_file, shown) = (directory.path().join("tasks.json"), directory.path().join("shown"));
+    std::fs::write(&tasks_file, json!(tasks("patient", 3)).to_string()).expect("a file of tasks");
+    let mut command = Command::new(program("dispatcher"));
+    command.arg("submit").arg(&tasks_file).arg("--wait").env("POOL_URL", api.url());
+    command.stdout(Stdio::piped()).stderr(std::fs::File::create(&shown).expect("a file"));
+    let submitting = command.spawn().expect("the command line runs");
+    eventually("it says that it waits", SOON, async || {
+        let said = std::fs::read_to_string(&shown).unwrap_or_default();
+        (said.contains("low on disk") && said.contains("waiting, 3 still to hand in")).then_some(())
+    })
+    .await;
+    broker.control(&["set_disk_free_limit", "1000000"]).await;
+    let done = tokio::task::spawn_blocking(move || submitting.wait_with_output()).await.expect("a thread");
+    let done = done.expect("it ends");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(said.contains("3 of 3 tasks succeeded"), "{said}{}", std::fs::read_to_string(&shown).unwrap_or_default());
 }
 
 /// Resident memory of a process in MiB.
