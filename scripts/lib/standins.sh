@@ -76,7 +76,9 @@ ENTRYPOINT ["/usr/bin/prometheus"]'
 # Debian's, started as the image starts it: with the management UI and the metrics, logging to the console.
 rabbitmq_standin() {
     "$ROOT/scripts/broker-root" trixie "$WORK/broker"
-    local context="$WORK/rabbitmq-standin"
+    local context="$WORK/rabbitmq-standin" version
+    # shellcheck disable=SC2016 # for dpkg-query
+    version="$(chroot "$WORK/broker" dpkg-query -W -f '${Version}' rabbitmq-server)"
     rm -rf "$context" && mkdir -p "$context"
     tar -C "$WORK/broker" -c --exclude ./var/cache/apt/archives/\*.deb --exclude ./var/lib/apt/lists/\* . |
         docker import - "$1.bare"
@@ -92,7 +94,7 @@ FROM $1.bare
 COPY entrypoint /usr/local/bin/
 RUN mkdir -p /etc/rabbitmq/conf.d && echo 'log.console = true' >/etc/rabbitmq/conf.d/10-defaults.conf \\
     && echo '[rabbitmq_management,rabbitmq_prometheus].' >/etc/rabbitmq/enabled_plugins && rm -f /etc/rabbitmq/rabbitmq-env.conf
-ENV HOME=/var/lib/rabbitmq RABBITMQ_LOGS=- RABBITMQ_VERSION=$(chroot "$WORK/broker" dpkg-query -W -f '\${Version}' rabbitmq-server | sed 's/[^0-9.].*//')
+ENV HOME=/var/lib/rabbitmq RABBITMQ_LOGS=- RABBITMQ_VERSION=${version%%-*}
 ENTRYPOINT ["entrypoint"]
 CMD ["rabbitmq-server"]
 DOCKERFILE
