@@ -35,7 +35,7 @@ const CASES: [Case; 23] = [
             // It is true whatever is read later.
             world.fresh = false;
         },
-        "it does not wait: it has been cancelled (cancelled) at 12:00 UTC",
+        "it does not wait: it has been cancelled at 12:00 UTC",
     ),
     (
         Reason::Running,
