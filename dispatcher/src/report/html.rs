@@ -170,8 +170,8 @@ fn note(report: &Report) -> String {
     )
 }
 
-/// Dollars with two places, or four below ten cents; the table has all.
-fn rounded(amount: MicroUsd) -> String {
+/// Dollars with two places, or four below ten cents.
+pub fn rounded(amount: MicroUsd) -> String {
     let unit = if amount < MicroUsd(100_000) { 100 } else { 10_000 };
     format!("${}", MicroUsd(amount.0.saturating_add(unit / 2) / unit * unit))
 }

@@ -33,7 +33,8 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 }
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
-    let error = outcome.error.map_or(String::new(), |kind| format!(" ({})", kind.as_str()));
+    let error = outcome.error.map(|kind| kind.as_str()).filter(|kind| *kind != outcome.status.as_str());
+    let error = error.map_or(String::new(), |kind| format!(" ({kind})"));
     let by = outcome.programmer.as_ref().map_or(String::new(), |id| format!(" by programmer {id}"));
     let with = outcome.llm.as_ref().map_or(String::new(), |llm| format!(" with {llm}"));
     format!("it does not wait: it has {}{error}{by}{with} at {}", ended(outcome), clock(outcome.at, now))
