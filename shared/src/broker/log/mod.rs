@@ -121,13 +121,7 @@ impl Log {
     /// # Errors
     /// [`LogError`]: the event may still land later. Ask the fold before deciding anything.
     pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
-        let (verdict, read_back) = oneshot::channel();
-        self.append.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
-        match tokio::time::timeout(APPEND_TIMEOUT, read_back).await {
-            Ok(Ok(verdict)) => Ok(verdict),
-            Ok(Err(_)) => Err(LogError::Closed),
-            Err(_) => Err(LogError::Timeout),
-        }
+        append_to(&self.append, decision, APPEND_TIMEOUT).await
     }
 
     /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
@@ -145,6 +139,11 @@ impl Log {
     pub fn is_fresh(&self) -> bool {
         let view = *self.view.borrow();
         view.caught_up && view.heard.elapsed() < self.stale
+    }
+
+    /// After so long a silence a view is stale.
+    pub fn stale(&self) -> Duration {
+        self.stale
     }
 
     /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
@@ -168,6 +167,17 @@ impl Log {
     }
 }
 
+/// Hands an event to the appender and waits for its verdict: one deadline for both, because an appender that cannot
+/// publish takes nothing any more.
+async fn append_to(appender: &mpsc::Sender<Pending>, decision: Decision, limit: Duration) -> Result<Verdict, LogError> {
+    let (verdict, read_back) = oneshot::channel();
+    let append = async {
+        appender.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
+        read_back.await.map_err(|_| LogError::Closed)
+    };
+    tokio::time::timeout(limit, append).await.unwrap_or(Err(LogError::Timeout))
+}
+
 /// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
 /// Sleeps until then, and not until the next event: there may be thousands a second.
 async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
@@ -189,5 +199,21 @@ async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = ticking => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future;
+
+    #[tokio::test]
+    async fn an_append_has_a_deadline_also_when_the_appender_takes_nothing() {
+        // Room for one, and nobody takes it out.
+        let (appender, _taken) = mpsc::channel(1);
+        let append = || append_to(&appender, Decision::Tick, Duration::from_millis(50));
+        let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));
+        let both = both.await.expect("both have given up, also the one that was not even taken");
+        assert_eq!(both, (Err(LogError::Timeout), Err(LogError::Timeout)), "neither came back");
     }
 }
