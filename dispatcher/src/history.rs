@@ -92,6 +92,14 @@ impl History {
         &self.outbox
     }
 
+    /// That it has been read up to its end, at least once.
+    ///
+    /// # Errors
+    /// When it has not: what is not found may be there.
+    pub fn whole(&self) -> Result<(), NotRead> {
+        if self.read.borrow().whole { Ok(()) } else { Err(NotRead) }
+    }
+
     pub fn entry(&self, task: &TaskId) -> Option<Entry> {
         self.with(|index| index.get(task).cloned())
     }

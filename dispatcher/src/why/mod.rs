@@ -160,8 +160,9 @@ impl Look<'_> {
         }
         // Of a task that came straight over AMQP the log knows no publish.
         if !state.published && state.submitted_at.is_some() {
-            let sentence = words::not_published(state, self.standing.now);
-            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at));
+            let due = state.issued_at.plus(self.standing.pool.dispatcher.repair_after);
+            let sentence = words::not_published(state, due, self.standing.now);
+            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at)).until(Some(due));
         }
         self.waiting(id, state)
     }
@@ -181,6 +182,10 @@ impl Look<'_> {
         };
         let position = self.position(id, state);
         let mut answer = self.at_route(route, position);
+        let overdue = state.issued_at.plus(self.standing.pool.dispatcher.repair_after) < self.standing.now;
+        if answer.reason == Reason::Next && overdue {
+            answer.sentence.push_str(words::IF_LOST);
+        }
         answer.sentence.push_str(&words::also(state, self.standing.pool, self.standing.now));
         Answer { since, position, ..answer }
     }

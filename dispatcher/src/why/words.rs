@@ -70,17 +70,26 @@ pub(super) fn retry(retry: &Retry, (attempt, max): (u32, u32), now: Timestamp) -
     format!("its attempt {attempt} of {max} broke ({error}), and the next one {when}")
 }
 
-pub(super) fn not_published(state: &TaskState, now: Timestamp) -> String {
+pub(super) fn not_published(state: &TaskState, due: Timestamp, now: Timestamp) -> String {
     let since = clock(state.issued_at, now);
+    let again = match due > now {
+        true => format!("at {}", clock(due, now)),
+        false => "in a moment".to_owned(),
+    };
     if state.generation > 0 {
         let generation = state.generation;
-        return format!("it is being published again since {since} (generation {generation})");
+        return format!(
+            "it is being published again since {since} (generation {generation}); if nobody does, a dispatcher repeats it {again}"
+        );
     }
     format!(
-        "it was accepted at {since}, and its message is not known to be in a queue yet; submitting it again with the same \
-         id publishes it at once"
+        "it was accepted at {since}, and its message is not known to be in a queue yet; a dispatcher publishes it again \
+         {again}, or at once when it is submitted again with the same id"
     )
 }
+
+/// Nothing shows whether the message is in its queue; a dispatcher looks after it.
+pub(super) const IF_LOST: &str = "; if its message is lost, a dispatcher notices and publishes it again";
 
 /// The pool file has changed since the task was submitted.
 pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {

@@ -8,7 +8,7 @@ use super::*;
 /// A way in which `t` waits, and what is said about it.
 type Case = (Reason, fn(&mut World), &'static str);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 24] = [
     (
         Reason::Busy,
         as_in_the_promise,
@@ -78,16 +78,17 @@ const CASES: [Case; 23] = [
     (
         Reason::NotPublished,
         |world| world.submit("t", "fast"),
-        "it was accepted at 12:00 UTC, and its message is not known to be in a queue yet; submitting it again with the \
-         same id publishes it at once",
+        "it was accepted at 12:00 UTC, and its message is not known to be in a queue yet; a dispatcher publishes it again at \
+         12:01 UTC, or at once when it is submitted again with the same id",
     ),
     (
         Reason::NotPublished,
         |world| {
             world.wait("t", "fast");
             world.append(Decision::reissued(&task("t"), 1));
+            world.later(60);
         },
-        "it is being published again since 12:00 UTC (generation 1)",
+        "it is being published again since 12:00 UTC (generation 1); if nobody does, a dispatcher repeats it in a moment",
     ),
     (
         Reason::Unroutable,
@@ -124,6 +125,17 @@ const CASES: [Case; 23] = [
         "programmer 008 is idle, and takes it next",
     ),
     (Reason::Next, |world| world.wait("t", "any"), "2 programmers that can take it are idle, and one takes it next"),
+    (
+        Reason::Next,
+        |world| {
+            world.wait("t", "premium");
+            for programmer in ["006", "007", "009"] {
+                world.is_shut(programmer, ShutReason::Config);
+            }
+            world.later(61);
+        },
+        "programmer 008 is idle, and takes it next; if its message is lost, a dispatcher notices and publishes it again",
+    ),
     (
         Reason::BehindOthers,
         |world| {
