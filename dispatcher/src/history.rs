@@ -20,8 +20,11 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::id::TaskId;
+use pool_shared::progress;
 use pool_shared::task::TaskMessage;
 use tokio::sync::watch;
+
+use crate::dashboard::Outputs;
 
 /// Of so many tasks the newest are listed with their words.
 const LISTED: usize = 50_000;
@@ -93,14 +96,15 @@ pub struct History {
     outbox: Outbox,
     index: Arc<RwLock<Index>>,
     read: watch::Receiver<u64>,
+    outputs: Outputs,
 }
 
 impl History {
-    /// Starts reading the stream from its beginning.
-    pub fn start(process: &Process) -> Self {
+    /// Starts reading the stream from its beginning; what agents print goes to `outputs`.
+    pub fn start(process: &Process, outputs: Outputs) -> Self {
         let (sender, read) = watch::channel(0);
         let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone());
-        let history = Self { process: process.clone(), outbox, index: Arc::default(), read };
+        let history = Self { process: process.clone(), outbox, index: Arc::default(), read, outputs };
         tokio::spawn(follow(history.clone(), sender));
         history
     }
@@ -119,6 +123,11 @@ impl History {
     /// Entries leave through it, and what else can wait for them.
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// Looks at what is known of all tasks. Keep it short: the reader waits meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, Entry>) -> T) -> T {
+        self.with(|index| look(&index.entries))
     }
 
     pub fn entry(&self, task: &TaskId) -> Option<Entry> {
@@ -182,6 +191,13 @@ impl History {
             return;
         };
         let kind = headers::text(delivery.properties.kind());
+        if kind == Some(progress::KIND) {
+            // Nothing of it is kept here: it would drive out what people ask for.
+            if let Ok(progress) = serde_json::from_slice(&delivery.data) {
+                self.outputs.hear(&id, progress);
+            }
+            return;
+        }
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         index.newest.keep(offset, &delivery.data);
         if kind == Some(Kind::Task.as_str()) {

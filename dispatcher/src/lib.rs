@@ -7,6 +7,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod configure;
+pub mod dashboard;
 pub mod history;
 pub mod intake;
 mod llm_probe;

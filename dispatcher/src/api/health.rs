@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use pool_shared::config::config_hash;
 use serde::Serialize;
 
 use super::App;
@@ -21,21 +20,20 @@ struct Health {
 }
 
 pub async fn health(State(app): State<App>) -> Response {
-    let hash = config_hash(&app.pool);
-    let detail = trouble(&app, &hash);
+    let detail = trouble(&app);
     let health = Health {
         status: if detail.is_none() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         broker: app.process.consume.endpoint().address(),
         programmers: app.pool.programmers.len(),
-        config_hash: hash,
+        config_hash: app.config_hash.to_string(),
         detail,
     };
     let status = if health.detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
-fn trouble(app: &App, hash: &str) -> Option<String> {
+pub(crate) fn trouble(app: &App) -> Option<String> {
     if !app.process.log.is_fresh() {
         return Some("the event log cannot be read up to its end; is the broker reachable?".to_owned());
     }
@@ -43,7 +41,7 @@ fn trouble(app: &App, hash: &str) -> Option<String> {
         return Some(off.to_string());
     }
     let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
-    (in_force.as_deref() != Some(hash)).then(|| {
+    (in_force.as_deref() != Some(&*app.config_hash)).then(|| {
         format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display())
     })
 }
