@@ -90,12 +90,14 @@ pub struct Watch {
     /// Asked several times a second: is an LLM call open (or has one been since the last time)? Then silence is fine.
     pub busy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub cancel: CancellationToken,
+    /// Hears what the command prints, while it runs; it must not wait for anything.
+    pub listen: Arc<dyn Fn(&[u8]) + Send + Sync>,
 }
 
 impl Watch {
-    /// Never busy; ended by `cancel`.
+    /// Never busy; ended by `cancel`; nobody hears it.
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { busy: Arc::new(|| false), cancel }
+        Self { busy: Arc::new(|| false), cancel, listen: Arc::new(|_| ()) }
     }
 }
 
