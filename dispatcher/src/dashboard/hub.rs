@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pool_shared::id::TaskId;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::result::Status;
 use pool_shared::time::Timestamp;
@@ -43,6 +44,8 @@ struct Live {
     pauses: Vec<Paused>,
     /// Tasks by status.
     counts: BTreeMap<&'static str, u64>,
+    /// What is worked on, in its first words.
+    running: BTreeMap<TaskId, String>,
     /// Why this may be out of date, or nothing.
     trouble: Option<String>,
 }
@@ -200,16 +203,19 @@ fn look(app: &App, depths: &Depths) -> Live {
         pause: paused.pause,
         since: paused.since,
     };
-    let (pauses, running) = app.process.log.read(|fold| {
-        let running = fold.tasks.running().count() as u64;
-        (fold.pauses.iter().map(paused).collect(), running)
+    let (pauses, tasks): (_, Vec<TaskId>) = app.process.log.read(|fold| {
+        let running = fold.tasks.running().map(|(task, _)| task.clone());
+        (fold.pauses.iter().map(paused).collect(), running.collect())
     });
+    let running = tasks.len() as u64;
     let status = pool_view::status_with(&app.process, &app.pool, &app.beats, depths);
     let mut counts: BTreeMap<&'static str, u64> =
         app.journal.ended().into_iter().map(|(status, count): (Status, u64)| (status.as_str(), count)).collect();
     counts.insert("queued", (status.open_tasks as u64).saturating_sub(running));
     counts.insert("running", running);
-    Live { status, pauses, counts, trouble: health::trouble(app) }
+    let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
+    let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
+    Live { status, pauses, counts, running, trouble: health::trouble(app) }
 }
 
 fn changed_tasks(app: &App, version: u64) -> String {

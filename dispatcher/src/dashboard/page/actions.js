@@ -42,13 +42,13 @@ const pauseOf = (target) => pool.live?.pauses.find((paused) => sameTarget(paused
 const nameOf = (target) => (target.what === "all" ? "the pool" : target.what === "programmer" ? `Prog-${target.id}` : `route ${target.name}`);
 
 // Pause and resume for one target; `drain` offers that as well.
-const pauseButtons = (target, drain) => {
+const pauseButtons = (target, drain, what = "") => {
   const name = nameOf(target);
-  const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word);
+  const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
   const pause = button("Pause", () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
   const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
   const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);
-  const element = h("span", {}, pause, draining, resume);
+  const element = h("span", { class: "pauses" }, pause, draining, resume);
   const update = () => {
     const paused = pauseOf(target);
     pause.hidden = Boolean(paused) || !pool.mayAct;

@@ -15,8 +15,8 @@ const set = (element, text) => {
   if (element.textContent !== wanted) element.textContent = wanted;
 };
 const attribute = (element, name, value) => {
-  if (value === undefined || value === null || value === false) element.removeAttribute(name);
-  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? "" : String(value));
+  if (value === undefined || value === null) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 };
 const $ = (id) => document.getElementById(id);
 

@@ -5,7 +5,7 @@ const show = (made, name) => {
   view = made;
   $("main").replaceChildren(made.element);
   document.title = `${made.title} · Programmer Pool`;
-  document.querySelectorAll(".top nav a").forEach((link) => attribute(link, "aria-current", link.dataset.view === name && "page"));
+  document.querySelectorAll(".top nav a").forEach((link) => attribute(link, "aria-current", link.dataset.view === name ? "page" : null));
 };
 const router = () => {
   const [place, query] = location.hash.replace(/^#/, "").split("?");

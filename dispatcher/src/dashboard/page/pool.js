@@ -49,14 +49,14 @@ const programmerCard = ({ id }) => {
   const llm = h("span", { class: "llm mono grow" });
   const backup = h("span", { class: "badge plain", "data-tone": "warn", hidden: true }, "backup");
   const text = h("span", {});
-  const link = h("a", { class: "mono" });
+  const link = h("a", {});
   const since = h("span", { class: "muted" });
   const what = h("div", { class: "what" }, text, link, " ", since);
   const name = h("span", { class: "name grow" });
   const buttons = pauseButtons({ what: "programmer", id }, true);
-  const worker = h("span", { class: "grow muted small llm" });
+  const worker = h("span", { class: "worker grow muted small llm" });
   const element = h("li", { class: "card programmer" },
-    h("div", { class: "row" }, name, state), h("div", { class: "row" }, llm, backup), what, h("div", { class: "row foot" }, buttons.element, worker));
+    h("div", { class: "row" }, name, state), h("div", { class: "row" }, llm, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
   const update = (programmer) => {
     set(name, programmer.agent);
     attribute(element, "data-state", programmer.state);
@@ -66,11 +66,13 @@ const programmerCard = ({ id }) => {
     llm.title = `primary ${programmer.primary_llm}${programmer.backup_llm ? `, backup ${programmer.backup_llm}` : ""}`;
     backup.hidden = !programmer.using_backup;
     const { task } = programmer;
-    set(link, task ?? "");
+    set(link, task ? pool.live.running[task] || task : "");
+    link.title = task ?? "";
     link.hidden = !task;
     if (task) attribute(link, "href", `#/tasks/${encodeURIComponent(task)}`);
     counting(since, "since", task ? programmer.since : null);
     const reason = task ? "" : programmer.reason || `waits for a task · ${programmer.capabilities.join(", ") || "offers nothing in particular"}`;
+    attribute(what, "data-quiet", !task && !programmer.reason ? "" : null);
     set(text, programmer.using_backup && programmer.circuit && !task ? `${reason} · ${programmer.circuit.detail}` : reason);
     what.title = text.textContent;
     set(worker, programmer.worker ? programmer.worker.replace(/^worker /, "") : "");
@@ -134,12 +136,12 @@ const breakerRow = () => {
 };
 
 const poolView = () => {
-  const programmers = kpi("Programmers available");
+  const programmers = kpi("Programmers");
   const running = kpi("Running", "#/tasks?status=running");
   const waiting = kpi("Waiting", "#/tasks?status=queued");
   const oldest = h("span", {});
-  waiting.note.append(oldest);
-  const backup = kpi("On their backup LLM");
+  waiting.note.append(document.createTextNode(""), oldest);
+  const backup = kpi("On backup LLM");
   const done = kpi("Succeeded", "#/tasks?status=succeeded");
   const budget = budgetCard();
   const grid = h("ul", { class: "programmers" });
@@ -147,13 +149,14 @@ const poolView = () => {
   const breakers = h("ul", { class: "card list" });
   const calm = h("div", { class: "card" }, empty("All LLMs answer", "A breaker shows here when an LLM fails, with the time of its next probe."));
   const latest = latestTasks();
-  const all = pauseButtons({ what: "all" }, false);
+  const all = pauseButtons({ what: "all" }, false, " the pool");
   const filter = h("input", { type: "search", placeholder: "Filter programmers", "aria-label": "Filter programmers", oninput: () => update() });
+  const skeleton = h("div", { class: "programmers", "aria-label": "Loading" }, Array.from({ length: 6 }, () => h("div", { class: "card panel" }, h("div", { class: "skeleton" }))));
   const section = (title, ...rest) => h("section", { "aria-label": title }, ...rest);
   const element = h("div", {},
     h("h1", { class: "sr" }, "Pool"),
     h("div", { class: "kpis" }, programmers.element, running.element, waiting.element, done.element, backup.element, budget.element),
-    h("div", { class: "columns" },
+    skeleton, h("div", { class: "columns", hidden: true },
       h("div", { class: "stack" },
         section("Programmers", h("div", { class: "head" }, h("h2", {}, "Programmers"), h("span", { class: "grow" }), h("div", {}, filter), all.element), grid),
         section("Latest tasks", h("div", { class: "head" }, h("h2", {}, "Latest tasks"), h("span", { class: "grow" }), h("a", { href: "#/tasks" }, "All tasks")), latest.element)),
@@ -167,8 +170,10 @@ const poolView = () => {
   const update = () => {
     if (!pool.live) return;
     const { status, counts } = pool.live;
+    skeleton.hidden = true;
+    skeleton.nextElementSibling.hidden = false;
     valueOf(programmers.value, status.available, status.pool_size);
-    set(programmers.note, status.unavailable ? `${status.unavailable} shut or down` : "all of them");
+    set(programmers.note, status.unavailable ? `${status.unavailable} shut or down` : "all available");
     programmers.note.className = status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
@@ -176,7 +181,7 @@ const poolView = () => {
     valueOf(waiting.value, status.total_queue_depth);
     const first = status.routes.map((route) => route.oldest_waiting).filter(Boolean).sort()[0];
     counting(oldest, "since", first);
-    if (first) set(oldest, `oldest ${oldest.textContent}`);
+    oldest.previousSibling.textContent = first ? "oldest " : "nothing waits";
     const bad = (counts.failed ?? 0) + (counts.rejected ?? 0) + (counts.expired ?? 0);
     valueOf(done.value, number(counts.succeeded ?? 0));
     set(done.note, bad ? `${number(bad)} failed` : "none failed");

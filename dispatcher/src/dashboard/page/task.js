@@ -1,5 +1,5 @@
 // One task: what it is, what happened, what came of it.
-const fact = (name, value) => (value === undefined || value === null || value === "" ? [] : [h("dt", {}, name), h("dd", {}, value)]);
+const fact = (name, value) => (value === undefined || value === null || value === "" || value === false ? [] : [h("dt", {}, name), h("dd", {}, value)]);
 const mono = (text) => h("span", { class: "mono" }, text);
 const ANSI = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b\][^\u0007]*\u0007|[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const plain = (text) => text.replace(ANSI, "");
@@ -114,11 +114,12 @@ const taskView = (id) => {
     if (running) counting(running, "since", task.started_at);
     facts.replaceChildren(
       ...fact("Programmer", task.programmer && `Prog-${task.programmer}`),
+      ...fact("LLM", !result && task.programmer && mono(pool.live?.status.programmers.find((one) => one.id === task.programmer)?.current_llm ?? "")),
       ...fact("LLM", result?.llm && mono(`${result.llm}${result.used_backup ? " (backup)" : ""}`)),
       ...fact("Running for", running),
       ...fact("Time", times),
       ...fact("Cost", usage && h("strong", {}, usd(usage.cost_usd), usage.estimated ? " (estimated)" : "")),
-      ...fact("Tokens", usage?.calls ? `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out, ${usage.calls} calls${usage.failed_calls ? `, ${usage.failed_calls} failed` : ""}` : ""),
+      ...fact("Tokens", usage?.calls ? `${number(usage.input_tokens)} in, ${number(usage.output_tokens)} out, ${usage.calls} call${usage.calls === 1 ? "" : "s"}${usage.failed_calls ? `, ${usage.failed_calls} failed` : ""}` : ""),
       ...fact("Attempts", task.attempts > 1 ? task.attempts : ""), ...fact("Agent runs", result?.runs > 1 ? result.runs : ""),
       ...fact("Route", mono(task.route)),
       ...fact("Submitted", task.submitted_at && moment(task.submitted_at)), ...fact("Finished", task.finished_at && moment(task.finished_at)),
@@ -176,7 +177,7 @@ const taskView = (id) => {
       const pinned = term.scrollTop + term.clientHeight > term.scrollHeight - 30;
       if (reset) {
         set(term, `${missing ? `[… ${missing} bytes before this …]\n` : ""}${plain(text)}`);
-        set(note, attempt ? `live, from Prog-${programmer}` : "");
+        set(note, attempt ? `from Prog-${programmer}` : "");
       } else term.append(plain(text));
       if (pinned) term.scrollTop = term.scrollHeight;
     },

@@ -3,13 +3,14 @@ const taskRow = () => {
   const state = h("span", { class: "badge" });
   const summary = h("span", {});
   const id = h("span", { class: "id mono" });
+  const error = h("span", { class: "error small" });
   const labels = h("span", { class: "labels" });
   const who = h("span", { class: "who small" });
   const when = h("span", { class: "when small muted" });
   const time = h("span", { class: "took num small" });
   const cost = h("span", { class: "cost num small" });
   const element = h("a", { class: "task-row", role: "listitem" },
-    h("span", { class: "state" }, state), h("span", { class: "main" }, summary, id), labels, who, when, time, cost);
+    h("span", { class: "state" }, state), h("span", { class: "main" }, summary, h("span", {}, id, error)), labels, who, when, time, cost);
   const update = (task) => {
     attribute(element, "href", `#/tasks/${encodeURIComponent(task.id)}`);
     attribute(element, "data-id", task.id);
@@ -17,6 +18,7 @@ const taskRow = () => {
     state.title = task.error ?? "";
     set(summary, task.summary || task.id);
     set(id, task.summary ? task.id : "");
+    set(error, task.error ? ` ${task.error}` : "");
     const words = Object.entries(task.labels ?? {}).map(([key, value]) => `${key}=${value}`);
     if (labels.title !== words.join(" ")) {
       labels.title = words.join(" ");
@@ -28,8 +30,8 @@ const taskRow = () => {
     if (task.status === "running") counting(time, "since", task.started_at);
     else {
       counting(time, "since", null);
-      set(time, task.error ?? "");
-      time.title = task.error ?? "";
+      set(time, task.finished_at && task.submitted_at ? span(Date.parse(task.finished_at) - Date.parse(task.submitted_at)) : "");
+      time.title = "from submission to its end";
     }
     set(cost, task.cost_usd ? usd(task.cost_usd) : "");
   };
@@ -40,7 +42,7 @@ const PAGE = 100;
 const taskList = (filters, limit) => {
   const rows = h("div", { class: "rows", role: "list", "aria-label": "Tasks" });
   const none = h("div", { hidden: true });
-  const element = h("div", { class: "card tasks" },
+  const element = h("div", { class: limit ? "card tasks short" : "card tasks" },
     h("div", { class: "columns-head", "aria-hidden": "true" }, ...["State", "Task", "Labels", "Programmer", "Submitted"].map((word) => h("span", {}, word)), h("span", { class: "num" }, "Time"), h("span", { class: "num" }, "Cost")), rows, none);
   const list = { element, rows, total: null, onTotal: () => {} };
   let pages = new Map();
@@ -251,7 +253,7 @@ const tasksView = (parameters) => {
     options(programmer, "programmer", "Any programmer", known.map((one) => [one.id, one.agent]));
     options(llm, "llm", "Any LLM", [...new Set(known.flatMap((one) => [one.primary_llm, one.backup_llm]).filter(Boolean))].sort().map((name) => [name, name]));
     for (const { status: word, button, n } of buttons) {
-      attribute(button, "aria-pressed", values.status === word);
+      attribute(button, "aria-pressed", String(values.status === word));
       const count = word ? pool.live?.counts[word] ?? 0 : undefined;
       set(n, count ? number(count) : "");
       button.hidden = ["rejected", "expired", "cancelled"].includes(word) && !count && values.status !== word;
