@@ -10,6 +10,7 @@ mod support;
 mod agent_fails;
 mod bad_input;
 mod budget_wall;
+mod dashboard;
 mod llm_outage;
 mod one_task;
 mod operator;

@@ -34,7 +34,7 @@ const bannerShown = () => {
   const trouble = pool.live?.trouble;
   banner.hidden = !lost && !trouble;
   if (lost) set(banner, `No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`);
-  else if (trouble) set(banner, `The dispatcher says: ${trouble}`);
+  else if (trouble) set(banner, `The dispatcher says: ${humane(trouble)}`);
 };
 const accessShown = () => {
   const key = $("key");

@@ -73,7 +73,7 @@ const programmerCard = ({ id }) => {
     counting(since, "since", task ? programmer.since : null);
     const reason = task ? "" : programmer.reason || `waits for a task · ${programmer.capabilities.join(", ") || "offers nothing in particular"}`;
     attribute(what, "data-quiet", !task && !programmer.reason ? "" : null);
-    set(text, programmer.using_backup && programmer.circuit && !task ? `${reason} · ${programmer.circuit.detail}` : reason);
+    set(text, programmer.using_backup && programmer.circuit && !task ? humane(`${reason} · ${programmer.circuit.detail}`) : humane(reason));
     what.title = text.textContent;
     set(worker, programmer.worker ? programmer.worker.replace(/^worker /, "") : "");
     worker.title = programmer.worker ?? "";
@@ -136,7 +136,7 @@ const breakerRow = () => {
 };
 
 const poolView = () => {
-  const programmers = kpi("Programmers");
+  const programmers = kpi("Available");
   const running = kpi("Running", "#/tasks?status=running");
   const waiting = kpi("Waiting", "#/tasks?status=queued");
   const oldest = h("span", {});

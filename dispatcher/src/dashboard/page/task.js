@@ -87,7 +87,7 @@ const taskView = (id) => {
     if (!result) return;
     why.hidden = !result.error;
     why.className = "why bad";
-    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, result.error.message));
+    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, humane(result.error.message)));
     checks.hidden = !result.acceptance?.length;
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
@@ -139,7 +139,7 @@ const taskView = (id) => {
     }
     why.hidden = !answer.sentence;
     why.className = "why";
-    if (why.textContent !== answer.sentence) why.replaceChildren(answer.sentence ?? "");
+    set(why, humane(answer.sentence));
   };
   const load = async () => {
     try {
@@ -167,7 +167,7 @@ const taskView = (id) => {
   };
   const stop = listen(path(id, "/events"), {
     timeline: ({ lines, problem }) => {
-      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, line.text), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
+      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, humane(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
       set(lost, problem ?? (lines.length ? "" : "The log holds nothing about this task any more."));
       load();
     },

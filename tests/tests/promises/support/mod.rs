@@ -7,6 +7,7 @@ pub(crate) mod amqp;
 pub(crate) mod api;
 pub(crate) mod bench;
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod clock;
 pub(crate) mod event_log;
 pub(crate) mod ledger;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use amqp::Submitter;
 pub(crate) use api::Api;
+pub(crate) use browser::Browser;
 pub(crate) use event_log::EventLog;
 pub(crate) use ledger::Ledger;
 pub(crate) use llm::Llm;
