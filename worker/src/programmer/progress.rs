@@ -17,6 +17,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::sandbox::Listener;
+
 /// From one piece to the next.
 const EVERY: Duration = Duration::from_secs(1);
 /// The most of one piece, and of one attempt.
@@ -24,9 +26,6 @@ const PIECE_BYTES: usize = 16 * 1024;
 const ATTEMPT_BYTES: usize = 512 * 1024;
 /// Pieces of all programmers of this process that wait for the broker.
 const WAITING: usize = 64;
-
-/// Hears the bytes of a running command.
-pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// Publishes pieces, one after another: at most one channel is in use. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -84,6 +84,9 @@ pub struct Command {
     pub silence: Option<Duration>,
 }
 
+/// Hears the bytes that a running command prints.
+pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
 /// What can be heard of a command while it runs.
 #[derive(Clone)]
 pub struct Watch {
@@ -91,7 +94,7 @@ pub struct Watch {
     pub busy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub cancel: CancellationToken,
     /// Hears what the command prints, while it runs; it must not wait for anything.
-    pub listen: Arc<dyn Fn(&[u8]) + Send + Sync>,
+    pub listen: Listener,
 }
 
 impl Watch {

@@ -38,12 +38,34 @@ const getText = async (path) => (await request("GET", path)).text();
 
 // Server-sent events over fetch, because EventSource cannot send a token. `on` has a function for each event, and
 // `connection` hears "live", "lost" and "connecting". Gives a function that ends it.
+// A page that nobody sees listens to nothing: a browser opens six connections to one server at most, for all its tabs.
+const asleep = { streams: new Set(), until: null, wake: () => {} };
+const sleep = () => {
+  if (asleep.until) return;
+  asleep.until = new Promise((done) => { asleep.wake = done; });
+  asleep.streams.forEach((abort) => abort());
+};
+const wake = () => {
+  asleep.until = null;
+  asleep.wake();
+};
+let drowsy = null;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(drowsy);
+  if (document.hidden) drowsy = setTimeout(sleep, 10000);
+  else wake();
+});
+window.addEventListener("pagehide", sleep);
+window.addEventListener("pageshow", wake);
+
 const SILENT_MS = 40000; // The dispatcher says something every 15 s.
 const listen = (path, on, connection = () => {}) => {
   let stopped = false;
   let last = null;
   let wait = 500;
   let abort = null;
+  const end = () => abort?.abort();
+  asleep.streams.add(end);
   const once = async () => {
     abort = new AbortController();
     let silence = setTimeout(() => abort.abort(), SILENT_MS);
@@ -84,6 +106,10 @@ const listen = (path, on, connection = () => {}) => {
       connection("connecting");
       const ended = await once().then(() => null, (error) => error);
       if (stopped) return;
+      if (asleep.until) {
+        await asleep.until;
+        continue;
+      }
       if (ended instanceof Problem && ended.status !== 503 && ended.status !== 401) {
         on.problem?.(ended);
         return;
@@ -97,7 +123,8 @@ const listen = (path, on, connection = () => {}) => {
   forever();
   return () => {
     stopped = true;
-    abort?.abort();
+    asleep.streams.delete(end);
+    end();
   };
 };
 

@@ -4,6 +4,17 @@ const mono = (text) => h("span", { class: "mono" }, text);
 const ANSI = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b\][^\u0007]*\u0007|[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const plain = (text) => text.replace(ANSI, "");
 
+// Git quotes names with unusual characters as C does, bytes above ASCII in octal.
+const unquoted = (written) => {
+  const name = written.replace(/\t$/, ""); // Git ends names with spaces like this.
+  if (!name.startsWith('"')) return name;
+  const bytes = [];
+  for (const [, octal, escaped, plain] of name.slice(1, -1).matchAll(/\\([0-7]{3})|\\(.)|([^\\]+)/gu)) {
+    if (octal) bytes.push(parseInt(octal, 8));
+    else bytes.push(...new TextEncoder().encode(plain ?? { n: "\n", t: "\t", r: "\r" }[escaped] ?? escaped));
+  }
+  return new TextDecoder().decode(new Uint8Array(bytes));
+};
 const patchFiles = (patch) => {
   const files = [];
   let file = null;
@@ -14,8 +25,8 @@ const patchFiles = (patch) => {
     } else if (file) {
       if (line.startsWith("@@")) file.body = true;
       if (!file.body) {
-        const named = /^(?:\+\+\+ b|--- a)\/(.*)$/.exec(line) ?? /^(?:rename to|copy to) (.*)$/.exec(line);
-        if (named) file.name = named[1];
+        const named = /^(?:\+\+\+|---|rename to|copy to) (.*)$/.exec(line);
+        if (named && named[1] !== "/dev/null") file.name = unquoted(named[1]).replace(/^[ab]\//, "");
         if (/^(new file|deleted file|old mode|new mode|rename|Binary)/.test(line)) file.lines.push(["meta", line]);
       } else {
         const kind = { "+": "add", "-": "del", "@": "hunk", " ": "same" }[line[0]] ?? "meta";

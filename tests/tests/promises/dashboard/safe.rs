@@ -33,6 +33,8 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
     pool.api().result("evil", SOON).await;
     browser.until("the diff names the file", r#"document.querySelector("main .file")"#).await;
     let page = browser.text("main").await;
+    let name = browser.script(r#"return document.querySelectorAll("main .file summary .grow")[0].textContent"#).await;
+    assert_eq!(name, FILE, "the name of the file is unquoted, and a text");
     assert!(page.contains(FILE), "the name of the file is shown as it is: {page}");
     assert!(page.matches(r#"<script>window.hit=1</script>"#).count() >= 4, "instruction, label, check, change: {page}");
     for place in ["tasks/evil", "tasks", "tasks?text=%3Cimg", "", &format!("tasks/{}", urlencoded(ATTACK))] {
@@ -50,7 +52,7 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
         "markup from a text"
     );
     let own = r#"const one = document.createElement("img"); one.src = "http://127.0.0.1:9/x"; document.body.append(one);
-        const two = document.createElement("div"); two.setAttribute("onclick", "window.hit = 1"); document.body.append(two); two.click();
+        const two = document.createElement("div"); try { two.setAttribute("onclick", "window.hit = 1"); } catch {} document.body.append(two); two.click();
         return window.hit ?? null"#;
     assert!(browser.script(own).await.is_null(), "handlers within markup do nothing");
     let complaints = browser.complaints().await.join("\n");

@@ -80,7 +80,7 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     pool.start_dispatcher_at(&address, &[]).await;
     is_live(&browser).await;
     go(&browser, &pool, "tasks/talks").await;
-    let both = r#"document.querySelector(".term").innerText === "looking around\nfound it""#;
+    let both = r#"document.querySelector(".term").innerText.trim() === "looking around\nfound it""#;
     browser.until("another dispatcher knows all of it, once", both).await;
     std::fs::write(go_on.with_extension("2"), "").expect("a sign");
     browser
