@@ -9,6 +9,7 @@ pub mod bodies;
 pub mod check;
 pub mod cli;
 pub mod configure;
+pub mod dashboard;
 pub mod dead;
 pub mod deadlines;
 mod depths;

@@ -26,7 +26,7 @@ use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
-use crate::programmer::{Ending, Programmer};
+use crate::programmer::{Ending, Programmer, progress};
 
 /// How often free ids are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -74,7 +74,9 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
-    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default() };
+    let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
+    let host =
+        Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default(), progress };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -133,6 +135,7 @@ struct Host {
     gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
     scribes: Arc<Scribes>,
+    progress: progress::Sender,
 }
 
 /// A programmer as heartbeats see it.
@@ -194,7 +197,7 @@ impl Host {
     async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
         let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
-            attempts: self.workshop.attempts(config.clone()).await?,
+            attempts: self.workshop.attempts(config.clone()).await?.told_to(self.progress.of(&config.id)),
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),

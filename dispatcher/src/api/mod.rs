@@ -6,6 +6,7 @@ pub mod again;
 pub mod budget;
 pub mod control;
 pub mod dead;
+pub mod events;
 pub mod guard;
 pub mod health;
 pub mod problem;
@@ -13,6 +14,7 @@ pub mod report;
 mod submission;
 pub mod submit;
 pub mod tasks;
+pub mod token;
 mod uncut;
 pub mod why;
 
@@ -24,7 +26,9 @@ use axum::{Json, Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
+use tokio::sync::Semaphore;
 
+use crate::dashboard::{Hub, Journal, Outputs, page};
 use crate::dead::DeadLetters;
 use crate::history::History;
 use crate::intake::Intake;
@@ -43,11 +47,22 @@ pub struct App {
     pub dead: DeadLetters,
     pub beats: Beats,
     pub metrics: PrometheusHandle,
+    /// Of `pool`.
+    pub config_hash: Arc<str>,
+    pub access: token::Access,
+    pub journal: Journal,
+    pub outputs: Outputs,
+    pub hub: Hub,
+    /// Places for open event streams.
+    pub streams: Arc<Semaphore>,
 }
 
 /// All routes of the API.
 pub fn router(app: App) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/events", get(events::pool))
+        .route("/tasks/{id}/events", get(events::task))
         .route("/tasks", post(submit::submit).get(tasks::list))
         .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
@@ -68,6 +83,7 @@ pub fn router(app: App) -> Router {
         .route("/metrics", get(metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.access, token::check))
         .layer(middleware::from_fn_with_state(app.pool.dispatcher.listen.ip(), guard::guard))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(app)

@@ -75,6 +75,10 @@ impl Entry {
 }
 
 impl Index {
+    pub(super) fn entries(&self) -> &HashMap<TaskId, Entry> {
+        &self.entries
+    }
+
     pub(super) fn get(&self, task: &TaskId) -> Option<&Entry> {
         self.entries.get(task)
     }

@@ -13,9 +13,10 @@ use pool_shared::broker::within;
 use pool_shared::config::{Pool, Programmer};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
+use pool_shared::routing::Route;
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, programmer_status};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -99,9 +100,13 @@ fn is_held(gate: &Gate) -> bool {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     pub queue: String,
+    /// As tasks and pauses name it.
+    pub name: String,
     /// Messages that wait in the queue; None when the broker did not say.
     pub waiting: Option<u32>,
     pub running: usize,
+    /// Since when the oldest task that waits has waited, of those that the log knows.
+    pub oldest_waiting: Option<Timestamp>,
     pub programmers: Vec<ProgrammerId>,
 }
 
@@ -123,15 +128,24 @@ pub struct PoolStatus {
     pub programmers: Vec<ProgrammerStatus>,
 }
 
+/// Messages that wait in each route's queue, in the order of the routes; None when the broker did not say.
+pub type Depths = Vec<Option<u32>>;
+
 /// Puts the status together.
 pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
+    status_with(process, pool, beats, &queue_depths(process).await)
+}
+
+/// The same, with queues that were counted before; one that is missing was not.
+pub fn status_with(process: &Process, pool: &Pool, beats: &Beats, waiting: &[Option<u32>]) -> PoolStatus {
     let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
         let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
         let seen = |programmer: &Programmer| beats.of(&programmer.id, pool.load_balancing.health_check_interval);
         let each = pool.programmers.iter();
         each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
     });
-    let waiting = queue_depths(process).await;
+    let oldest = |route: &Route| process.log.read(|fold| fold.tasks.oldest_waiting(&route.name));
+    let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
     let running = running(process);
     let routes: Vec<RouteStatus> = process
         .routes
@@ -140,6 +154,8 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         .zip(waiting)
         .map(|(route, waiting)| RouteStatus {
             queue: route.queue(),
+            name: route.name.clone(),
+            oldest_waiting: oldest(route),
             waiting,
             running: running.get(&route.name).copied().unwrap_or_default(),
             programmers: route.eligible.iter().cloned().collect(),
@@ -178,8 +194,8 @@ fn running(process: &Process) -> HashMap<String, usize> {
     })
 }
 
-/// Messages that wait in each route's queue, in the order of the routes.
-async fn queue_depths(process: &Process) -> Vec<Option<u32>> {
+/// Asks the broker.
+pub async fn queue_depths(process: &Process) -> Depths {
     let routes = process.routes.all();
     let Ok(channel) = process.consume.channel().await else { return vec![None; routes.len()] };
     let limit = process.consume.endpoint().timeout();

@@ -11,6 +11,7 @@ mod agent_fails;
 mod back_pressure;
 mod bad_input;
 mod budget_wall;
+mod dashboard;
 mod dead_letters;
 mod faults_broker;
 mod faults_named_points;

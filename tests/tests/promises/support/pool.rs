@@ -161,7 +161,7 @@ impl Pool {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).envs(env.iter().copied());
+        command.args(args).env_remove("POOL_API_TOKEN").envs(env.iter().copied());
         self.start_process(&name, command)
     }
 
@@ -181,9 +181,14 @@ impl Pool {
 
     /// The same, with these variables in its environment.
     pub(crate) async fn start_dispatcher_with(&mut self, env: &[(&str, &str)]) {
+        self.start_dispatcher_at("127.0.0.1:0", env).await;
+    }
+
+    /// The same, at this address and with these variables in its environment.
+    pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
-        let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file", url_file.to_str().expect("a path in UTF-8")];
+        let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
         let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
         eventually("the dispatcher serves", SOON, async || {
@@ -317,8 +322,19 @@ impl Pool {
         self.dispatchers.pop().expect("a dispatcher").kill();
     }
 
+    /// Lets the newest dispatcher end in order.
+    pub(crate) async fn end_dispatcher(&mut self) -> std::process::ExitStatus {
+        let mut dispatcher = self.dispatchers.pop().expect("a dispatcher");
+        dispatcher.terminate();
+        dispatcher.ended().await
+    }
+
+    pub(crate) fn url(&self) -> String {
+        std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL")
+    }
+
     pub(crate) fn api(&self) -> Api {
-        Api::at(std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL"))
+        Api::at(self.url())
     }
 
     /// Waits until every programmer of the pool file may take tasks.
