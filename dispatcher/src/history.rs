@@ -9,23 +9,27 @@
 mod index;
 mod reader;
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use pool_shared::broker::headers::json_properties;
+use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::id::TaskId;
+use pool_shared::progress;
 use tokio::sync::watch;
 
 pub use self::index::Entry;
 use self::index::{Index, id_of, offset_of};
 use self::reader::{consume, follow};
+use crate::dashboard::Outputs;
 
 /// What an entry of the stream is (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,7 @@ pub struct History {
     outbox: Outbox,
     index: Arc<RwLock<Index>>,
     read: watch::Receiver<Read>,
+    outputs: Outputs,
 }
 
 /// How far the history has been read.
@@ -67,11 +72,11 @@ struct Read {
 pub struct NotRead;
 
 impl History {
-    /// Starts reading the stream from its beginning.
-    pub fn start(process: &Process) -> Self {
+    /// Starts reading the stream from its beginning; what agents print goes to `outputs`.
+    pub fn start(process: &Process, outputs: Outputs) -> Self {
         let (sender, read) = watch::channel(Read::default());
         let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone());
-        let history = Self { process: process.clone(), outbox, index: Arc::default(), read };
+        let history = Self { process: process.clone(), outbox, index: Arc::default(), read, outputs };
         tokio::spawn(follow(history.clone(), sender));
         history
     }
@@ -90,6 +95,28 @@ impl History {
     /// Entries leave through it, and what else can wait for them.
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// That it has been read up to its end, at least once.
+    ///
+    /// # Errors
+    /// When it has not: what is not found may be there.
+    pub fn whole(&self) -> Result<(), NotRead> {
+        if self.read.borrow().whole { Ok(()) } else { Err(NotRead) }
+    }
+
+    /// Looks at what is known of all tasks. Keep it short: the reader waits meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, Entry>) -> T) -> T {
+        self.with(|index| look(index.entries()))
+    }
+
+    /// True when it is what an agent prints. Nothing of that is kept in the index: it would drive out what people ask for.
+    fn hear_output(&self, delivery: &Delivery) -> bool {
+        let is_output = headers::text(delivery.properties.kind()) == Some(progress::KIND);
+        if is_output && let (Some(id), Ok(progress)) = (id_of(delivery), serde_json::from_slice(&delivery.data)) {
+            self.outputs.hear(&id, progress);
+        }
+        is_output
     }
 
     pub fn entry(&self, task: &TaskId) -> Option<Entry> {

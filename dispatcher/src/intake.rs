@@ -28,6 +28,9 @@ pub enum NotTaken {
     Broker(#[from] BrokerError),
     #[error("not accepted: {0}; submit it again with the same id")]
     Log(#[from] LogError),
+    /// Of a list, after the broker did not answer for another one.
+    #[error("not tried, because the broker did not answer for another one; submit it again with the same id")]
+    NotTried,
 }
 
 /// A task that was taken, now or before.

@@ -13,6 +13,7 @@ pub mod id;
 pub mod llm;
 pub mod money;
 pub mod pause;
+pub mod progress;
 pub mod result;
 pub mod routing;
 pub mod rules;

@@ -1,5 +1,6 @@
 //! `GET /health` of a programmer, on a port of its own: alive, and how it is; `GET /ready`: whether it can take tasks, as
 //! far as its process is concerned; and `GET /metrics` of the process.
+//! Both of the process alone on the address of `--listen`, which is known before the programmers are: for containers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -45,6 +46,20 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
     let app = Router::new().route("/health", get(alive)).route("/ready", get(ready)).route("/metrics", get(metrics));
     let app = app.with_state(health);
+    serve_app(listener, app, shutdown).await;
+}
+
+/// Serves what is known of a worker's process, whichever programmers it has.
+pub async fn serve_process(listener: TcpListener, process: Process, metrics: PrometheusHandle) {
+    let shutdown = process.shutdown.clone();
+    let app = Router::new()
+        .route("/health", get(process_answer))
+        .with_state(process)
+        .route("/metrics", get(async move || metrics.render()));
+    serve_app(listener, app, shutdown).await;
+}
+
+async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationToken) {
     if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await {
         tracing::error!(%error, "health is not served any more");
     }
@@ -99,6 +114,28 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
     });
     let broker = process.broker();
     (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker, trouble })).into_response()
+}
+
+/// 200 while the process follows the event log.
+async fn process_answer(State(process): State<Process>) -> Response {
+    let detail = if process.log.is_fresh() {
+        process.clock.now().err().map(|off| off.to_string())
+    } else {
+        Some("the event log cannot be read up to its end; is the broker reachable?".to_owned())
+    };
+    let status = if detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let broker = process.consume.endpoint().address();
+    let answer = ProcessAnswer { worker: process.name.clone(), version: env!("CARGO_PKG_VERSION"), broker, detail };
+    (status, Json(answer)).into_response()
+}
+
+#[derive(Serialize)]
+struct ProcessAnswer {
+    worker: String,
+    version: &'static str,
+    broker: String,
+    /// What is wrong.
+    detail: Option<String>,
 }
 
 /// The programmer as in the status of the pool, and what only its process knows.

@@ -15,6 +15,7 @@ use pool_shared::id::ProgrammerId;
 use pool_shared::standing::consumer_priority;
 use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
-use crate::programmer::{Ending, Programmer};
+use crate::programmer::{Ending, Programmer, progress};
 
 /// How often free ids are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -39,11 +40,19 @@ pub enum Choice {
     Any(usize),
 }
 
+/// What others may ask of this process.
+pub struct Shown {
+    pub metrics: PrometheusHandle,
+    /// The address of `--listen`.
+    pub listener: Option<TcpListener>,
+}
+
 /// Runs programmers until `ending` is over.
 ///
 /// # Errors
 /// When something is wrong that waiting does not cure.
-pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
+pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
+    let Shown { metrics, listener } = shown;
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = Others::new();
@@ -56,13 +65,18 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),
     };
+    if let Some(listener) = listener {
+        tokio::spawn(health::serve_process(listener, process.clone(), metrics.clone()));
+    }
     let programmers = tokio::select! {
         chosen = choose(&process, &pool, choice) => chosen?,
         () = ending.drain.cancelled() => return Ok(()),
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
-    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default() };
+    let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
+    let host =
+        Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default(), progress };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -121,6 +135,7 @@ struct Host {
     gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
     scribes: Arc<Scribes>,
+    progress: progress::Sender,
 }
 
 /// A programmer as heartbeats see it.
@@ -182,7 +197,7 @@ impl Host {
     async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
         let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
-            attempts: self.workshop.attempts(config.clone()).await?,
+            attempts: self.workshop.attempts(config.clone()).await?.told_to(self.progress.of(&config.id)),
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),

@@ -103,7 +103,7 @@ fn not_taken(error: &NotTaken) -> Problem {
         NotTaken::Unroutable(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         NotTaken::IdConflict(_) => refused(error.to_string()),
         // Its id is another one each time.
-        NotTaken::Broker(_) | NotTaken::Log(_) => Problem::unavailable(format!(
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => Problem::unavailable(format!(
             "it is not known whether the new task was taken: {error}; look with `dispatcher show`"
         )),
     }

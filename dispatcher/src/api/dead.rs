@@ -122,9 +122,8 @@ fn not_retried(error: &NotRetried) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
         }
         NotRetried::NotTaken(NotTaken::IdConflict(_)) => Problem::new(StatusCode::CONFLICT, detail),
-        NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_)) | NotRetried::NotReissued(_) => {
-            Problem::unavailable(detail)
-        }
+        NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried)
+        | NotRetried::NotReissued(_) => Problem::unavailable(detail),
     }
 }
 

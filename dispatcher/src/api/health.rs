@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use pool_shared::broker::status::BrokerStatus;
-use pool_shared::config::config_hash;
 use serde::Serialize;
 
 use super::App;
@@ -33,20 +32,19 @@ pub async fn ready(State(app): State<App>) -> Response {
 }
 
 fn look(app: &App) -> Health {
-    let hash = config_hash(&app.pool);
     let broker = app.process.broker();
-    let detail = broker.trouble().or_else(|| trouble(app, &hash));
+    let detail = broker.trouble().or_else(|| trouble(app));
     Health {
         status: if detail.is_none() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         broker,
         programmers: app.pool.programmers.len(),
-        config_hash: hash,
+        config_hash: app.config_hash.to_string(),
         detail,
     }
 }
 
-fn trouble(app: &App, hash: &str) -> Option<String> {
+pub(crate) fn trouble(app: &App) -> Option<String> {
     if !app.process.log.is_fresh() {
         return Some("the event log cannot be read up to its end; is the broker reachable?".to_owned());
     }
@@ -54,7 +52,7 @@ fn trouble(app: &App, hash: &str) -> Option<String> {
         return Some(off.to_string());
     }
     let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
-    (in_force.as_deref() != Some(hash)).then(|| {
+    (in_force.as_deref() != Some(&*app.config_hash)).then(|| {
         format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display())
     })
 }

@@ -43,7 +43,7 @@ pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> 
     let kind = match error {
         NotTaken::Unroutable(_) => "unroutable",
         NotTaken::IdConflict(_) => "id_conflict",
-        NotTaken::Broker(_) | NotTaken::Log(_) => "unavailable",
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
     };
     TaskProblem { index, id, kind: kind.to_owned(), message: error.to_string() }
 }

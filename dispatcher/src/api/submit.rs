@@ -1,5 +1,8 @@
 //! `POST /tasks`: one task or a list. What has begun to be taken is taken, whatever becomes of the client or of the others.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -51,12 +54,23 @@ pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Pro
 }
 
 /// Spawned: a client that goes away does not cut it off between `submitted` and `published`. And gathered: one that is
-/// not taken does not cut off the others.
+/// not taken does not cut off those that have begun. Others are not begun any more when the broker does not answer: each
+/// would wait for it as long as the first.
 async fn take_all(intake: Intake, tasks: Vec<(Task, Option<Place>)>) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
+    let silent = Arc::new(AtomicBool::new(false));
     let taking = stream::iter(tasks)
         .map(move |(task, place)| {
-            let intake = intake.clone();
-            async move { intake.take(task, place, &Reply::default()).await }
+            let (intake, silent) = (intake.clone(), Arc::clone(&silent));
+            async move {
+                if silent.load(Ordering::Relaxed) {
+                    return Err(NotTaken::NotTried);
+                }
+                let taken = intake.take(task, place, &Reply::default()).await;
+                if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
+                    silent.store(true, Ordering::Relaxed);
+                }
+                taken
+            }
         })
         .buffered(AT_ONCE)
         .collect();

@@ -1,16 +1,19 @@
 //! The HTTP API as the command line uses it.
 
 use anyhow::{Context, bail};
+use pool_shared::config::Env;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use super::PoolUrl;
 use crate::api::problem::Problem;
+use crate::api::token::VARIABLE;
 
 /// A dispatcher's API.
 pub struct Client {
     http: reqwest::Client,
     url: String,
+    token: Option<String>,
 }
 
 impl Client {
@@ -20,7 +23,8 @@ impl Client {
         // Fails only when another part of this process has chosen a provider: that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().context("failed to set up HTTP")?;
-        Ok(Self { http, url: url.url.trim_end_matches('/').to_owned() })
+        let token = Env::of_process().get(VARIABLE).map(ToOwned::to_owned);
+        Ok(Self { http, url: url.url.trim_end_matches('/').to_owned(), token })
     }
 
     pub fn url(&self) -> &str {
@@ -39,6 +43,16 @@ impl Client {
     pub async fn text(&self, path: &str) -> anyhow::Result<String> {
         let body = self.send(Method::GET, path, None).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What the dispatcher says of itself, well or not.
+    ///
+    /// # Errors
+    /// When no dispatcher answers.
+    pub async fn health(&self) -> anyhow::Result<(reqwest::StatusCode, String)> {
+        let answer = self.http.get(format!("{}/health", self.url)).send().await;
+        let answer = answer.with_context(|| format!("no dispatcher answers at {}", self.url))?;
+        Ok((answer.status(), answer.text().await?))
     }
 
     /// # Errors
@@ -90,6 +104,9 @@ impl Client {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
         }
         let answer = request.send().await.with_context(|| {
             format!("no dispatcher answers at {}; start one with `dispatcher serve`, or set POOL_URL", self.url)

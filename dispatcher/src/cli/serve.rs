@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pool_shared::broker::process::Process;
-use pool_shared::config::Pool;
+use pool_shared::config::{Env, Pool, config_hash};
 use pool_shared::telemetry::{self, LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{PoolFile, pool};
-use crate::api::{self, App};
+use crate::api::token::Access;
+use crate::api::{self, App, events};
+use crate::dashboard::{Hub, Journal, Outputs};
 use crate::dead::{DeadLetters, rescue};
 use crate::history::History;
 use crate::intake::Intake;
@@ -43,18 +46,19 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         pool.dispatcher.listen = listen;
     }
+    let access = Access::new(pool.dispatcher.listen, &Env::of_process()).context("failed to serve the HTTP API")?;
     let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
         format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
     })?;
     let shutdown = CancellationToken::new();
     end_on_signals(shutdown.clone())?;
-    serve(pool, listener, args.url_file, shutdown).await?;
+    serve(pool, (listener, access), args.url_file, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(
     pool: Pool,
-    listener: TcpListener,
+    (listener, access): (TcpListener, Access),
     url_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -67,8 +71,10 @@ async fn serve(
             beats.hear(heartbeat);
         }
     };
+    let journal = Journal::default();
     let starting = async {
         let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
+        process.log.observe(Arc::new(journal.clone()));
         process.log.ready().await?;
         configure::put_in_force(&process, &pool).await;
         anyhow::Ok(process)
@@ -77,7 +83,8 @@ async fn serve(
         process = starting => process?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let history = History::start(&process);
+    let outputs = Outputs::default();
+    let history = History::start(&process, outputs.clone());
     tokio::spawn(replies::run(process.clone(), history.clone()));
     tokio::spawn(unroutable::run(process.clone()));
     tokio::spawn(retired::run(process.clone()));
@@ -91,7 +98,22 @@ async fn serve(
     let pool = Arc::new(pool);
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
-    let app = App { process: process.clone(), pool, history, intake, dead, beats, metrics };
+    let app = App {
+        config_hash: config_hash(&pool).into(),
+        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
+        streams: Arc::new(Semaphore::new(events::STREAMS)),
+        process: process.clone(),
+        pool,
+        history,
+        intake,
+        dead,
+        beats,
+        metrics,
+        access,
+        journal,
+        outputs,
+    };
+    tokio::spawn(app.hub.clone().run(app.clone()));
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }

@@ -1,6 +1,7 @@
 //! Where the messages and results of tasks lie in the stream, the few words that lists show, and the newest bodies.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
@@ -9,6 +10,7 @@ use pool_shared::id::TaskId;
 use pool_shared::task::TaskMessage;
 
 use super::Kind;
+use crate::report::record::Record;
 
 /// Of so many tasks the newest are listed with their words.
 const LISTED: usize = 50_000;
@@ -24,6 +26,8 @@ pub struct Entry {
     /// The first words of the instruction.
     pub summary: String,
     pub labels: BTreeMap<String, String>,
+    /// The numbers of its result, for reports.
+    pub record: Option<Arc<Record>>,
 }
 
 #[derive(Default)]
@@ -71,6 +75,10 @@ impl Entry {
 }
 
 impl Index {
+    pub(super) fn entries(&self) -> &HashMap<TaskId, Entry> {
+        &self.entries
+    }
+
     pub(super) fn get(&self, task: &TaskId) -> Option<&Entry> {
         self.entries.get(task)
     }
@@ -94,6 +102,7 @@ impl Index {
         } else if kind == Some(Kind::Result.as_str()) {
             let entry = self.entry(&id);
             entry.result_at = Some(offset);
+            entry.record = Record::read(&delivery.data).map(Arc::new);
             if entry.summary.is_empty() {
                 let result: Option<pool_shared::result::ResultMessage> = serde_json::from_slice(&delivery.data).ok();
                 if let Some(task) = result.and_then(|result| result.task) {

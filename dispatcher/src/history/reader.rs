@@ -93,7 +93,9 @@ async fn read_on(history: &History, consumer: lapin::Consumer, read: &watch::Sen
         for delivery in chunk {
             match delivery {
                 Ok(delivery) => {
-                    reading.learn(&history.index, &delivery);
+                    if !history.hear_output(&delivery) {
+                        reading.learn(&history.index, &delivery);
+                    }
                     last = Some(delivery);
                 }
                 Err(error) => return BrokerError::Amqp { what: format!("read the stream {HISTORY_STREAM}"), error },

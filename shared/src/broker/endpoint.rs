@@ -99,13 +99,9 @@ impl Endpoint {
     /// A broker hangs up on whoever speaks plainly to a port for TLS, without a word: it is asked what it speaks.
     async fn explain(&self, error: &lapin::Error, uri: &AMQPUri) -> Cause {
         let cause = cause_of(error, uri);
-        let hung_up = match error.kind() {
-            ErrorKind::IOError(error) => {
-                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted)
-            }
-            ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => true,
-            _ => false,
-        };
+        let hang_ups = [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted];
+        let hung_up = cause == Cause::NoAmqp
+            || matches!(error.kind(), ErrorKind::IOError(error) if hang_ups.contains(&error.kind()));
         let speaks_tls = hung_up && uri.scheme == AMQPScheme::AMQP && tls::is_spoken_by(uri).await;
         if speaks_tls { Cause::Tls } else { cause }
     }

@@ -147,7 +147,9 @@ impl Link {
     pub async fn channel_now(&self) -> Result<Channel, BrokerError> {
         let known = match &*self.0.link.state.borrow() {
             State::Away { error: None, .. } => None,
-            state => Some(state.connection().map(Arc::clone)),
+            state @ (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }) => {
+                Some(state.connection().map(Arc::clone))
+            }
         };
         match known {
             Some(connection) => self.channel_on(connection).await,

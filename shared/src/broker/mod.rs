@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use endpoint::Endpoint;
 use lapin::ErrorKind;
-use lapin::protocol::AMQPErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use refusal::NotConnected;
 
 /// What went wrong with the broker. The text fits behind "failed to ".
@@ -44,21 +44,35 @@ pub enum BrokerError {
         "{what}: the broker takes no messages now ({reason}): look at its memory and disk (`rabbitmq-diagnostics alarms`)"
     )]
     Blocked { what: String, reason: String },
+    /// Waiting helps: a dispatcher declares it.
+    #[error("{what}: it is not there, and this user may not declare it; is a dispatcher running?")]
+    NotDeclared { what: String },
     #[error("{what}: no free publishing channel: {reason}")]
     Pool { what: String, reason: String },
 }
 
 impl BrokerError {
+    /// Whether the broker closed the channel for this reason.
+    pub fn is(&self, reason: AMQPSoftError) -> bool {
+        let Self::Amqp { error, .. } = self else { return false };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        error.kind() == &AMQPErrorKind::Soft(reason)
+    }
+
     /// Whether it comes of the whole connection: its link tells of that, once, so that others need not.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Blocked { .. } => true,
-            Self::Amqp { error, .. } => match error.kind() {
-                ErrorKind::IOError(_) | ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_) => true,
-                ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Hard(_)),
-                _ => false,
-            },
-            Self::Timeout { .. } | Self::Nacked { .. } | Self::Returned { .. } | Self::Pool { .. } => false,
+            Self::Amqp { error, .. } => {
+                error.is_io_error()
+                    || error.is_amqp_hard_error()
+                    || matches!(error.kind(), ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_))
+            }
+            Self::Timeout { .. }
+            | Self::Nacked { .. }
+            | Self::Returned { .. }
+            | Self::NotDeclared { .. }
+            | Self::Pool { .. } => false,
         }
     }
 }

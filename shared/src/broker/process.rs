@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::link::Link;
+use super::link::{Link, discard};
 use super::log::Log;
 use super::publisher::Publisher;
 use super::status::{BrokerStatus, Condition};
@@ -98,8 +98,17 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
 async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let declared = Topology::new(&channel, link.endpoint()).declare(routes, &pool.events).await;
-    super::link::discard(&channel, link.endpoint()).await;
-    declared
+    discard(&channel, link.endpoint()).await;
+    match declared {
+        // The user of a worker need not be able to delete the pool (config/definitions.json).
+        Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
+            let channel = link.channel().await?;
+            let found = Topology::new(&channel, link.endpoint()).look_for(routes).await;
+            discard(&channel, link.endpoint()).await;
+            found
+        }
+        Ok(()) | Err(_) => declared,
+    }
 }
 
 /// Whether the broker is there and says no, so that trying again is of no use.

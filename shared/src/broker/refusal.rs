@@ -98,6 +98,18 @@ impl fmt::Display for Cause {
     }
 }
 
+/// What a broker says in TLS to a client without the right certificate.
+const CERTIFICATE_ALERTS: [AlertDescription; 8] = [
+    AlertDescription::CertificateRequired,
+    AlertDescription::HandshakeFailure,
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+];
+
 const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const NOT_ALLOWED: u16 = 530;
@@ -118,11 +130,11 @@ pub(super) fn cause_of(error: &lapin::Error, uri: &AMQPUri) -> Cause {
             _ => Cause::Away(said()),
         };
     }
-    match error.kind() {
-        ErrorKind::IOError(error) => of_io(error, uri),
-        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_) => Cause::NoAmqp,
-        _ => Cause::Away(said()),
+    if let ErrorKind::IOError(error) = error.kind() {
+        return of_io(error, uri);
     }
+    let gibberish = matches!(error.kind(), ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_));
+    if gibberish { Cause::NoAmqp } else { Cause::Away(said()) }
 }
 
 fn of_io(error: &io::Error, uri: &AMQPUri) -> Cause {
@@ -134,32 +146,26 @@ fn of_io(error: &io::Error, uri: &AMQPUri) -> Cause {
         return Cause::Away(error.to_string());
     };
     let said = tls.to_string();
-    match tls {
-        rustls::Error::InvalidMessage(_) => Cause::NoTls,
-        rustls::Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => Cause::WrongName { host: uri.authority.host.clone(), said },
-        rustls::Error::InvalidCertificate(_) => Cause::Untrusted(said),
-        rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::HandshakeFailure
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA,
-        ) => Cause::ClientCertificate(said),
-        _ => Cause::Away(said),
+    if let rustls::Error::InvalidCertificate(problem) = tls {
+        let name =
+            matches!(problem, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. });
+        let host = uri.authority.host.clone();
+        return if name { Cause::WrongName { host, said } } else { Cause::Untrusted(said) };
     }
+    if let rustls::Error::AlertReceived(alert) = tls
+        && CERTIFICATE_ALERTS.contains(alert)
+    {
+        return Cause::ClientCertificate(said);
+    }
+    if let rustls::Error::InvalidMessage(_) = tls { Cause::NoTls } else { Cause::Away(said) }
 }
 
 /// What the broker said, without lapin's words around it.
 fn plain(error: &lapin::Error) -> String {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
-        _ => error.to_string(),
+    if let ErrorKind::ProtocolError(error) = error.kind() {
+        return error.get_message().to_string();
     }
+    error.to_string()
 }
 
 #[cfg(test)]

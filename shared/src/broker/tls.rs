@@ -80,8 +80,8 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 fn unusable(key: &str, file: &Path, error: &pem::Error, expected: &str) -> String {
     let file = file.display();
     // The library's text for a missing file holds more than people need.
-    match error {
-        pem::Error::Io(error) => format!("broker.{key} {file} cannot be read: {error}"),
-        other => format!("broker.{key} {file} holds no usable PEM ({other}): {expected} are expected"),
+    if let pem::Error::Io(error) = error {
+        return format!("broker.{key} {file} cannot be read: {error}");
     }
+    format!("broker.{key} {file} holds no usable PEM ({error}): {expected} are expected")
 }

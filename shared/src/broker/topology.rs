@@ -1,6 +1,7 @@
 //! What exists in the broker, declared idempotently.
 //!
-//! Everyone declares exchanges, queues and streams; only the dispatcher binds routes. Arguments hold only what never
+//! Everyone who may declares exchanges, queues and streams, others look whether they are there; only the dispatcher binds
+//! routes. Arguments hold only what never
 //! changes (a changed argument is a 406 for everybody at start-up); the rest belongs into policies.
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use lapin::{Channel, ExchangeKind};
 
 use super::{BrokerError, Endpoint, within};
 use crate::config::Events;
-use crate::routing::Routes;
+use crate::routing::{Route, Routes};
 
 /// Tasks in; the key is the sorted required capabilities.
 pub const TASKS: &str = "pool.tasks";
@@ -131,6 +132,25 @@ impl<'a> Topology<'a> {
         }
         for route in routes.all() {
             self.queue(&route.queue(), dead_lettered()).await?;
+        }
+        Ok(())
+    }
+
+    /// For a user that may not declare: whether all queues are there. They are declared last, so all else is there then.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotDeclared`] names the first that is not; the channel is closed then.
+    pub async fn look_for(&self, routes: &Routes) -> Result<(), BrokerError> {
+        let fixed = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE, RETRIES_QUEUE, EVENTS_STREAM, HISTORY_STREAM];
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        for queue in fixed.map(str::to_owned).into_iter().chain(routes.all().iter().map(Route::queue)) {
+            let what = format!("look for the queue {queue}");
+            let look = self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            match within(self.endpoint.timeout(), what.as_str(), look).await {
+                Ok(_) => {}
+                Err(error) if error.is(AMQPSoftError::NOTFOUND) => return Err(BrokerError::NotDeclared { what }),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

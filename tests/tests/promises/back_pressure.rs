@@ -2,13 +2,18 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use lapin::options::ExchangeDeleteOptions;
 use pool_shared::result::Status;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::support::amqp::channel;
+use crate::support::machine::{program, share_cores};
+use crate::support::own_broker::{OwnBroker, Pair};
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
@@ -81,7 +86,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_done() {
-    const COUNT: usize = 2_000;
+    const COUNT: usize = 500;
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;
     let mut log = pool.event_log().await;
@@ -104,6 +109,80 @@ async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_don
     .await;
     let submitter = pool.submitter("auditor").await;
     assert_eq!(submitter.depth_if_any("tasks.any").await, u32::try_from(COUNT).ok(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a_whole() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    let api = pool.api();
+    let mut list = tasks("part", 3);
+    api.submit(&list[0]).await;
+    list[2].as_object_mut().expect("an object").remove("id");
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    channel
+        .exchange_delete("pool.tasks".into(), ExchangeDeleteOptions::default())
+        .await
+        .expect("the exchange is there");
+    let (status, said) = api.try_submit(&json!(list)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "two of three cannot be published: {said}");
+    assert!(said["retry_after_s"].is_u64(), "it passes: {said}");
+    let failed: Vec<u64> =
+        said["errors"].as_array().into_iter().flatten().filter_map(|e| e["index"].as_u64()).collect();
+    assert_eq!(failed, [1, 2], "the first was taken before: {said}");
+    let ids: Vec<&str> = said["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert_eq!(ids[..2], ["part-1", "part-2"], "an id for each of the list: {said}");
+    assert_eq!(said["errors"][1]["id"], ids[2], "also the one that the dispatcher made: {said}");
+    assert!(said["detail"].as_str().is_some_and(|text| text.contains("2 of 3") && text.contains(ids[2])), "{said}");
+
+    // The next one declares and binds what is missing.
+    pool.start_dispatcher().await;
+    for (task, id) in list.iter_mut().zip(&ids) {
+        task["id"] = json!(id);
+    }
+    let again = api.submit(&json!(list)).await;
+    assert_eq!(again.as_array().map(Vec::len), Some(3), "all are taken: {again}");
+    pool.start_worker(&["--all"]);
+    for id in &ids {
+        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+    }
+    let mut log = pool.event_log().await;
+    log.read().await;
+    for id in ids {
+        assert_eq!(log.starts(id).len(), 1, "{id} once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the_command_line_waits() {
+    let _cores = share_cores().await;
+    let broker = OwnBroker::start("").await;
+    let pair = Pair::at(broker.url(), json!({"timeout_s": 600}));
+    let _processes = (pair.dispatcher(), pair.worker());
+    let api = pair.api().await;
+    eventually("the programmer is there", SOON, async || (api.status().await["available"] == 1).then_some(())).await;
+    broker.control(&["set_disk_free_limit", "1000000000000000"]).await;
+    let answer = api.post(task("now").to_string(), &[("content-type", "application/json")]).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "it cannot be taken now");
+    assert!(answer.headers().contains_key("retry-after"), "when to come again: {:?}", answer.headers());
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let (tasks_file, shown) = (directory.path().join("tasks.json"), directory.path().join("shown"));
+    std::fs::write(&tasks_file, json!(tasks("patient", 3)).to_string()).expect("a file of tasks");
+    let mut command = Command::new(program("dispatcher"));
+    command.arg("submit").arg(&tasks_file).arg("--wait").env("POOL_URL", api.url());
+    command.stdout(Stdio::piped()).stderr(std::fs::File::create(&shown).expect("a file"));
+    let submitting = command.spawn().expect("the command line runs");
+    eventually("it says that it waits", SOON, async || {
+        let said = std::fs::read_to_string(&shown).unwrap_or_default();
+        (said.contains("low on disk") && said.contains("waiting, 3 still to hand in")).then_some(())
+    })
+    .await;
+    broker.control(&["set_disk_free_limit", "1000000"]).await;
+    let done = tokio::task::spawn_blocking(move || submitting.wait_with_output()).await.expect("a thread");
+    let done = done.expect("it ends");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(said.contains("3 of 3 tasks succeeded"), "{said}{}", std::fs::read_to_string(&shown).unwrap_or_default());
 }
 
 /// Resident memory of a process in MiB.

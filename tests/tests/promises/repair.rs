@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
 use pool_shared::event::Decision;
@@ -136,11 +137,13 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_task_is_done_once() {
+async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_task_is_done_once() {
     let file = PoolFile::sample().only(&["001", "002", "003"]).set("dispatcher.repair_after_s", json!(1));
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     let staying = pool.api();
+    pool.start_dispatcher().await;
+    let other = pool.api();
     pool.start_dispatcher().await;
     let killed = pool.api();
     pool.start_worker(&["--all"]);
@@ -192,15 +195,15 @@ async fn of_two_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_task
         let row = |one: &Value| (one["id"].to_string(), (one["status"].to_string(), one["attempt"].to_string()));
         each.iter().map(row).collect()
     };
-    eventually("both say the same", SOON, async || {
-        let (one, other) = (states(&staying).await, states(&restarted).await);
-        (one.len() >= confirmed.len() && one == other).then_some(())
+    let all = [&staying, &other, &restarted];
+    eventually("all three say the same", SOON, async || {
+        let said = join_all(all.map(&states)).await;
+        (said[0].len() >= confirmed.len() && said.iter().all(|one| *one == said[0])).then_some(())
     })
     .await;
-    let answers =
-        async |id: &str| (staying.get(&format!("/tasks/{id}")).await, restarted.get(&format!("/tasks/{id}")).await);
     for id in confirmed.iter().take(20) {
-        let (one, other) = answers(id).await;
-        assert_eq!(one, other, "the same answer about {id}");
+        let path = format!("/tasks/{id}");
+        let said = join_all(all.map(|api| api.get(&path))).await;
+        assert!(said.iter().all(|one| *one == said[0]), "the same answer about {id}: {said:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::config::{self, AgentKind, Pool, SandboxLevel};
+use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
 use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
+use super::progress::Teller;
 use super::work::{Findings, Finish, Work, cancelled};
 use crate::agent::{self, Agent};
 use crate::llm::permits::Permits;
@@ -111,7 +112,13 @@ impl Workshop {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
-        let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
+        let env = Env::of_process();
+        let upstreams = Upstreams::new(&pool, |name| {
+            env.secret(name).unwrap_or_else(|problem| {
+                tracing::error!("{name}_FILE {problem}");
+                None
+            })
+        })?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
         Ok(Self {
@@ -135,7 +142,7 @@ impl Workshop {
     /// When no loopback port is free.
     pub async fn attempts(self: &Arc<Self>, programmer: config::Programmer) -> anyhow::Result<Attempts> {
         let gateway = Gateway::start(Arc::clone(&self.upstreams)).await.context("failed to start the LLM gateway")?;
-        Ok(Attempts { workshop: Arc::clone(self), programmer, gateway })
+        Ok(Attempts { workshop: Arc::clone(self), programmer, gateway, teller: None })
     }
 }
 
@@ -144,9 +151,16 @@ pub struct Attempts {
     pub(super) workshop: Arc<Workshop>,
     pub(super) programmer: config::Programmer,
     pub(super) gateway: Gateway,
+    teller: Option<Teller>,
 }
 
 impl Attempts {
+    /// What agents print is told to `teller`.
+    #[must_use]
+    pub fn told_to(self, teller: Teller) -> Self {
+        Self { teller: Some(teller), ..self }
+    }
+
     /// Works on a task until it has ended somehow. Nothing is left of it but a commit, if there is one.
     pub async fn run(&self, claimed: &Claimed, permits: Arc<dyn Permits>, stop: &CancellationToken) -> Ended {
         let began = Instant::now();
@@ -191,8 +205,10 @@ impl Attempts {
         point(Point::WorktreeMade);
         // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
         let cancel = stop.child_token();
+        let telling = self.teller.as_ref().map(|teller| teller.tell(&task.id, claimed.attempt));
         let finish = {
-            let work = Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel };
+            let work =
+                Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel, telling: telling.as_ref() };
             let working = work.all_runs(findings);
             tokio::pin!(working);
             tokio::select! {

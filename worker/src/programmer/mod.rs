@@ -8,6 +8,7 @@ pub mod claim;
 pub mod conclude;
 pub mod gate;
 pub mod permits;
+pub mod progress;
 mod retry;
 mod runs;
 pub mod session;

@@ -5,6 +5,7 @@
 
 mod appender;
 mod news;
+mod observer;
 mod reader;
 
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ use crate::fold::{Fold, Verdict};
 use crate::heartbeat::Clock;
 use crate::id::TaskId;
 use news::News;
+pub use observer::Observer;
+use observer::Observers;
 
 /// How long [`Log::append`] waits for an event to come back.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +67,7 @@ struct Shared {
     view: watch::Sender<View>,
     /// Somebody was paused or resumed.
     orders: Notify,
+    observer: Observers,
     clock: Arc<Clock>,
 }
 
@@ -107,6 +111,7 @@ impl Log {
             fold: RwLock::default(),
             view: view_sender,
             orders: Notify::new(),
+            observer: Observers::default(),
             clock,
         });
         let (append, pending) = mpsc::channel(1024);
@@ -163,6 +168,11 @@ impl Log {
     /// Waits until somebody has been paused or resumed since the last call. For one caller in each process.
     pub async fn ordered(&self) {
         self.shared.orders.notified().await;
+    }
+
+    /// From here on `observer` hears of every event that is read, with what it meant. For one observer in each process.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.observer.set(observer);
     }
 
     /// Waits until the log has been read once.

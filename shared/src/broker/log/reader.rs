@@ -44,7 +44,9 @@ pub(super) async fn run(
         shared.view.send_modify(|view| view.caught_up = false);
         match end {
             End::Broker(error) => tell(&error, "the reader of the event log starts over"),
-            end => tracing::warn!(reason = %end, "the reader of the event log starts over"),
+            end @ (End::Silent(_) | End::Ended) => {
+                tracing::warn!(reason = %end, "the reader of the event log starts over")
+            }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -97,6 +99,7 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
     let marking = async move { appender::publish(&publisher, &appender::mark(mark, at)).await };
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
     let mut rebuilding = Some(Rebuild::default());
+    shared.observer.start_over();
     let mut chunks = consumer.ready_chunks(256);
     let mut acks = Acks::new(stale);
     loop {
@@ -153,7 +156,8 @@ fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery,
         }
     };
     let mut own = Vec::new();
-    let keep = |event: EventId, _: &_, verdict| {
+    let keep = |event: EventId, decision: &Decision, verdict| {
+        shared.observer.tell(&batch, decision, verdict);
         if event.emitter == shared.emitter {
             own.push((event, verdict));
         }

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use pool_shared::time::wall_clock;
+use serde_json::{Value, json};
 
 use super::machine::{checkout, lock_file, shared_directory};
 
@@ -131,7 +132,12 @@ impl Access {
 pub(crate) struct Vhost {
     name: String,
     access: Access,
+    /// Users of this virtual host alone, with the permissions of `config/definitions.json`.
+    users: Vec<String>,
 }
+
+/// Of every user that a test makes.
+const PASSWORD: &str = "of-a-test";
 
 impl Vhost {
     /// Of the shared broker.
@@ -142,7 +148,7 @@ impl Vhost {
 
     pub(super) async fn at(access: Access) -> Self {
         let name = format!("test-{}-{}", std::process::id(), unique());
-        let vhost = Self { name, access };
+        let vhost = Self { name, access, users: Vec::new() };
         vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
         vhost
@@ -151,13 +157,41 @@ impl Vhost {
         vhost
     }
 
+    /// Makes the users of `config/definitions.json`, each with the permissions that it has there.
+    pub(crate) async fn make_users(&mut self) {
+        let text = std::fs::read_to_string(checkout().join("config/definitions.json")).expect("the definitions");
+        let definitions: Value = serde_json::from_str(&text).expect("definitions in JSON");
+        for permission in definitions["permissions"].as_array().expect("permissions") {
+            let user = self.user(permission["user"].as_str().expect("a user"));
+            let login = json!({"password": PASSWORD, "tags": ""});
+            self.manage(reqwest::Method::PUT, &format!("users/{user}"), login.to_string()).await;
+            self.manage(reqwest::Method::PUT, &format!("permissions/{}/{user}", self.name), permission.to_string())
+                .await;
+            self.users.push(user);
+        }
+    }
+
+    fn user(&self, role: &str) -> String {
+        format!("{role}-{}", self.name)
+    }
+
+    /// For somebody with this role: a user of its own, when there is one.
+    pub(crate) fn url_of(&self, role: &str) -> String {
+        let user = self.user(role);
+        if !self.users.contains(&user) {
+            return self.url();
+        }
+        let (_, address) = self.access.amqp.rsplit_once('@').expect("an AMQP URL with a user");
+        format!("amqp://{user}:{PASSWORD}@{address}/{}", self.name)
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("{}/{}", self.access.amqp, self.name)
     }
 
     /// A policy for the queues whose names match.
-    pub(crate) async fn set_policy(&self, pattern: &str, definition: &serde_json::Value) {
-        let body = serde_json::json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
+        let body = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
         let path = format!("policies/{}/test", self.name);
         self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
     }
@@ -174,11 +208,14 @@ impl Vhost {
 
 impl Drop for Vhost {
     fn drop(&mut self) {
-        let path = format!("vhosts/{}", self.name);
+        let users = self.users.iter().map(|user| format!("users/{user}"));
+        let paths: Vec<String> = users.chain([format!("vhosts/{}", self.name)]).collect();
         let deleting = std::thread::scope(|scope| {
             let delete = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-                runtime.block_on(self.manage(reqwest::Method::DELETE, &path, String::new()));
+                for path in &paths {
+                    runtime.block_on(self.manage(reqwest::Method::DELETE, path, String::new()));
+                }
             };
             scope.spawn(delete).join()
         });

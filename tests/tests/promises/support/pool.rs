@@ -137,6 +137,16 @@ impl Pool {
         self.path().join("repositories").join(name)
     }
 
+    /// From now on each process has the user of its role, with no more rights than `config/definitions.json` gives it.
+    pub(crate) async fn make_users(&mut self) {
+        self.vhost.make_users().await;
+    }
+
+    /// The address for a user of `config/definitions.json`.
+    pub(crate) fn amqp_url_of(&self, role: &str) -> String {
+        self.vhost.url_of(role)
+    }
+
     pub(crate) fn amqp_url(&self) -> String {
         self.vhost.url()
     }
@@ -156,13 +166,14 @@ impl Pool {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).envs(env.iter().copied());
+        command.args(args).env_remove("POOL_API_TOKEN").envs(env.iter().copied());
         self.start_process(&name, command)
     }
 
     fn start_process(&self, name: &str, mut command: Command) -> Running {
         command.arg("--pool").arg(&self.file);
-        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url()));
+        let role = name.split('-').next().unwrap_or_default();
+        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url_of(role)));
         command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
         Running::start(name, &self.path().join("logs"), &command)
@@ -175,9 +186,14 @@ impl Pool {
 
     /// The same, with these variables in its environment.
     pub(crate) async fn start_dispatcher_with(&mut self, env: &[(&str, &str)]) {
+        self.start_dispatcher_at("127.0.0.1:0", env).await;
+    }
+
+    /// The same, at this address and with these variables in its environment.
+    pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
-        let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file", url_file.to_str().expect("a path in UTF-8")];
+        let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
         let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
         eventually("the dispatcher serves", SOON, async || {
@@ -294,7 +310,7 @@ impl Pool {
     /// The same, however it ends.
     pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("dispatcher"));
-        let url = std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL");
+        let url = std::fs::read_to_string(self.path().join("url")).unwrap_or_default();
         command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
         command.env("POOL_FILE", &self.file);
         let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
@@ -311,8 +327,19 @@ impl Pool {
         self.dispatchers.pop().expect("a dispatcher").kill();
     }
 
+    /// Lets the newest dispatcher end in order.
+    pub(crate) async fn end_dispatcher(&mut self) -> std::process::ExitStatus {
+        let mut dispatcher = self.dispatchers.pop().expect("a dispatcher");
+        dispatcher.terminate();
+        dispatcher.ended().await
+    }
+
+    pub(crate) fn url(&self) -> String {
+        std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL")
+    }
+
     pub(crate) fn api(&self) -> Api {
-        Api::at(std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL"))
+        Api::at(self.url())
     }
 
     /// Waits until every programmer of the pool file may take tasks.
