@@ -103,7 +103,8 @@ def help_of(program, words):
 
 def command_lines(page):
     """What a page calls, in a block or in a line: each with all its words."""
-    text = page.read_text()
+    # What is promised for later has no --help yet.
+    text = re.sub(r"^## Not there yet$.*?(?=^## )", "", page.read_text(), flags=re.M | re.S)
     inline = re.findall(r"`([^`\n]+)`", outside_of_blocks(text))
     in_blocks = [line for language, content in blocks(text) if language in ("sh", "console") for line in content.splitlines()]
     for line in inline + in_blocks:
@@ -111,7 +112,7 @@ def command_lines(page):
             words = part.split("#")[0].lstrip("$ ").split()
             while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
                 words.pop(0)
-            if len(words) > 1 and words[0] in PROGRAMS:
+            if len(words) > 1 and words[0] in PROGRAMS and re.match("[a-z-]+$", words[1]):
                 yield words
 
 
