@@ -37,10 +37,12 @@ pub(super) struct RawFailover {
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 struct RawBreaker {
+    /// Whether there are breakers.
     enabled: bool,
     /// So many failures within the window open it.
     #[schemars(range(min = 1))]
     failure_threshold: u32,
+    /// How long a failure counts.
     #[schemars(range(min = 1, max = 1440))]
     window_minutes: u64,
     /// How long it stays open before one probe asks whether the LLM is back.

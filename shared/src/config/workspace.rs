@@ -21,6 +21,7 @@ pub(super) struct RawWorkspace {
     roots: Vec<String>,
     /// Who the commits are from.
     author_name: String,
+    /// And their address.
     author_email: String,
     /// Seconds for each git command on a remote.
     #[schemars(range(min = 1, max = 86400))]
