@@ -246,7 +246,7 @@ const tasksView = (parameters) => {
   const update = () => {
     const active = Object.keys(filters()).length > 0;
     clear.hidden = !active;
-    cancelAll.hidden = !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
+    cancelAll.hidden = !active || !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
     retryAll.hidden = !pool.mayAct || !pool.retry || !list.total || !["failed", "cancelled", "expired", "rejected"].includes(values.status);
     const status = pool.live?.status;
     const known = status?.programmers ?? [];
