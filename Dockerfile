@@ -1,24 +1,55 @@
-# Dispatcher and worker in one image: they share everything but the command.
+# Three images: dispatcher, worker (with git and aider), and the scripted LLM of the trial. docker-compose.yml builds them.
+# For Docker's classic builder as well as for BuildKit. No secret is needed to build them, and none is in them.
 
-FROM rust:1.95-bookworm AS build
+# The version of rust-toolchain.toml.
+FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p dispatcher -p worker \
-    && install -D -t /out target/release/dispatcher target/release/worker
+# In one step, so that no layer holds the intermediate files.
+RUN cargo build --release --locked --target-dir /tmp/target -p dispatcher -p worker -p pool-tests --bins \
+    && install -D -s -t /out /tmp/target/release/dispatcher /tmp/target/release/worker /tmp/target/release/scripted-llm \
+    && rm -rf /tmp/target
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim AS base
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git openssh-client python3 python3-venv tini \
+    && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
-# Nothing in here needs root; what agents do least of all.
-RUN useradd --create-home --home-dir /srv/pool --shell /usr/sbin/nologin pool
-USER pool
 WORKDIR /srv/pool
-# Where config/pool.yaml looks for it. Compiled, so that the first run is as fast as every other.
+
+FROM base AS dispatcher
+COPY --from=build /out/dispatcher /usr/local/bin/
+USER 10001:10001
+EXPOSE 6141
+CMD ["dispatcher", "serve", "--pool", "/srv/pool/config/pool.yaml", "--listen", "0.0.0.0:6141"]
+
+FROM base AS scripted-llm
+COPY --from=build /out/scripted-llm /usr/local/bin/
+USER 10003:10003
+EXPOSE 6190
+CMD ["scripted-llm", "--address", "0.0.0.0", "--port", "6190", "--answers", "/srv/pool/config/trial/answers.yaml"]
+
+# A virtual environment cannot be moved, so it is made where config/pool.yaml looks for it: ../.pool/aider/bin/aider.
+# Compiled here, because nothing can be written there later, and so that the first run is as fast as every other.
+FROM base AS aider
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv .pool/aider \
-    && .pool/aider/bin/python -m pip install --no-cache-dir --no-input --disable-pip-version-check aider-chat==0.86.2 \
-    && mkdir -p .pool/work .pool/repositories config
-COPY --from=build /out/ /usr/local/bin/
+    && .pool/aider/bin/python -m pip install --no-cache-dir --no-input --disable-pip-version-check --no-compile \
+        aider-chat==0.86.2 \
+    && .pool/aider/bin/python -m pip uninstall --yes --disable-pip-version-check pip \
+    && { .pool/aider/bin/python -m compileall -q -j 0 .pool/aider/lib >/dev/null 2>&1 || true; }
+
+FROM base AS worker
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends git openssh-client python3 tini \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=aider /srv/pool/.pool/aider .pool/aider
+# Mount points. The user is chosen when it runs (docker-compose.yml), so whoever it is may write to the first one.
+RUN mkdir -p .pool/repositories .pool/work && chmod 1777 .pool/work
+COPY --from=build /out/worker /usr/local/bin/
+USER 1000:1000
+EXPOSE 6150
 # As process 1, to wait for what agents leave behind.
 ENTRYPOINT ["tini", "--"]
-CMD ["worker", "run", "--all", "--pool", "/srv/pool/config/pool.yaml"]
+CMD ["worker", "run", "--any", "2", "--pool", "/srv/pool/config/pool.yaml", "--listen", "0.0.0.0:6150"]

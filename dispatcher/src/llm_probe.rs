@@ -122,14 +122,14 @@ struct Model {
 async fn ask(provider: &Provider, env: &Env, timeout: Duration) -> Result<Vec<String>, Finding> {
     let key = match &provider.api_key_env {
         None => None,
-        Some(variable) => match env.get(variable) {
-            Some(key) => Some(key),
-            None => return Err(Finding::KeyMissing { variable: variable.clone() }),
+        Some(variable) => match env.secret(variable) {
+            Ok(Some(key)) => Some(key),
+            Ok(None) | Err(_) => return Err(Finding::KeyMissing { variable: variable.clone() }),
         },
     };
     let unreachable = |error: reqwest::Error| Finding::Unreachable { problem: explain(error, timeout) };
     let request = client(provider, timeout).map_err(unreachable)?.get(models_url(provider));
-    let response = authorize(request, provider, key).send().await.map_err(unreachable)?;
+    let response = authorize(request, provider, key.as_deref()).send().await.map_err(unreachable)?;
     let status = response.status();
     match status.as_u16() {
         200 => {}

@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod config;
 pub mod event;
+pub mod fault;
 pub mod fold;
 pub mod heartbeat;
 pub mod id;

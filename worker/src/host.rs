@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
+use pool_shared::broker::{heartbeats, tell};
 use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
@@ -15,6 +15,7 @@ use pool_shared::id::ProgrammerId;
 use pool_shared::standing::consumer_priority;
 use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -39,11 +40,19 @@ pub enum Choice {
     Any(usize),
 }
 
+/// What others may ask of this process.
+pub struct Shown {
+    pub metrics: PrometheusHandle,
+    /// The address of `--listen`.
+    pub listener: Option<TcpListener>,
+}
+
 /// Runs programmers until `ending` is over.
 ///
 /// # Errors
 /// When something is wrong that waiting does not cure.
-pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: Ending) -> anyhow::Result<()> {
+pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
+    let Shown { metrics, listener } = shown;
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = Others::new();
@@ -56,6 +65,9 @@ pub async fn run(pool: Pool, choice: Choice, metrics: PrometheusHandle, ending: 
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),
     };
+    if let Some(listener) = listener {
+        tokio::spawn(health::serve_process(listener, process.clone(), metrics.clone()));
+    }
     let programmers = tokio::select! {
         chosen = choose(&process, &pool, choice) => chosen?,
         () = ending.drain.cancelled() => return Ok(()),
@@ -107,7 +119,7 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tracing::warn!(%error, "an id could not be tried"),
+                Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
             }
         }
         tracing::info!(taken = taken.len(), wanted = count, "waiting for programmer ids to become free");

@@ -1,17 +1,23 @@
 //! The command line of a worker: `worker run`.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use pool_shared::config::{Env, Pool, load};
 use pool_shared::id::ProgrammerId;
 use pool_shared::telemetry::{LogFormat, init_logs, init_metrics};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use worker::host::{self, Choice};
+use worker::host::{self, Choice, Shown};
 use worker::programmer::Ending;
+
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process that hosts programmers: each takes one coding task at a time and works on it with its agent.
 #[derive(Parser)]
@@ -19,6 +25,12 @@ use worker::programmer::Ending;
 enum Command {
     /// Work until SIGTERM; then finish what is running. A second signal does not wait
     Run(RunArgs),
+    /// Ask the process that serves `--listen` here whether it is well; exit status 1 when it is not
+    Health {
+        /// The address of its `--listen`
+        #[arg(long, default_value = "127.0.0.1:6150")]
+        address: SocketAddr,
+    },
     /// What an agent is started through; not for people
     #[command(name = worker::sandbox::HELPER_COMMAND, hide = true)]
     SandboxExec,
@@ -29,6 +41,9 @@ struct RunArgs {
     /// The pool file
     #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
     pool: PathBuf,
+    /// Serve GET /health and GET /metrics of this process here, for example on 0.0.0.0:6150
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     #[command(flatten)]
     which: Which,
 }
@@ -63,7 +78,11 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|word| word == worker::sandbox::HELPER_COMMAND) {
         worker::sandbox::exec::main(args);
     }
-    let Command::Run(args) = Command::parse() else { return ExitCode::FAILURE };
+    let args = match Command::parse() {
+        Command::Run(args) => args,
+        Command::Health { address } => return ask_health(address),
+        Command::SandboxExec => return ExitCode::FAILURE,
+    };
     let pool = match load(&args.pool, &Env::of_process()) {
         Ok(pool) => pool,
         Err(mistakes) => {
@@ -72,7 +91,7 @@ fn main() -> ExitCode {
         }
     };
     let choice = args.which.choice();
-    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice))) {
+    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice, args.listen))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -95,13 +114,41 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
     builder.build().context("failed to start the runtime")
 }
 
-async fn run(pool: Pool, choice: Choice) -> anyhow::Result<()> {
+async fn run(pool: Pool, choice: Choice, listen: Option<SocketAddr>) -> anyhow::Result<()> {
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") { LogFormat::Json } else { LogFormat::Text };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
     let metrics = init_metrics().context("failed to set up metrics")?;
     let ending = Ending::default();
     end_on_signals(ending.clone())?;
-    host::run(pool, choice, metrics, ending).await
+    let listener = match listen {
+        None => None,
+        Some(listen) => {
+            Some(TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen} (--listen)"))?)
+        }
+    };
+    host::run(pool, choice, Shown { metrics, listener }, ending).await
+}
+
+/// For the health check of a container, whose image has no HTTP client.
+fn ask_health(address: SocketAddr) -> ExitCode {
+    let answer = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+        stream.write_all(format!("GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    match answer() {
+        Ok(answer) => {
+            let _ = writeln!(std::io::stdout(), "{}", answer.lines().last().unwrap_or_default());
+            if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: no worker answers on {address}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The first SIGTERM or SIGINT drains, the second gives the running tasks back at once, the third does not wait.

@@ -1,9 +1,10 @@
-//! `GET /health`: whether this dispatcher can do its work.
+//! `GET /health`: this dispatcher is alive, and how it is; `GET /ready`: whether it can do its work.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use pool_shared::broker::status::BrokerStatus;
 use serde::Serialize;
 
 use super::App;
@@ -12,25 +13,35 @@ use super::App;
 struct Health {
     status: &'static str,
     version: &'static str,
-    /// Host and port of the broker, without the password.
-    broker: String,
+    broker: BrokerStatus,
     detail: Option<String>,
     config_hash: String,
     programmers: usize,
 }
 
+/// 200 as long as it lives, whatever the state of the broker: to start it again would not help.
 pub async fn health(State(app): State<App>) -> Response {
-    let detail = trouble(&app);
-    let health = Health {
+    (StatusCode::OK, Json(look(&app))).into_response()
+}
+
+/// 503 with the reason while it cannot do its work.
+pub async fn ready(State(app): State<App>) -> Response {
+    let health = look(&app);
+    let status = if health.detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(health)).into_response()
+}
+
+fn look(app: &App) -> Health {
+    let broker = app.process.broker();
+    let detail = broker.trouble().or_else(|| trouble(app));
+    Health {
         status: if detail.is_none() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
-        broker: app.process.consume.endpoint().address(),
+        broker,
         programmers: app.pool.programmers.len(),
         config_hash: app.config_hash.to_string(),
         detail,
-    };
-    let status = if health.detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(health)).into_response()
+    }
 }
 
 pub(crate) fn trouble(app: &App) -> Option<String> {

@@ -2,15 +2,21 @@
 //!
 //! Errors are `application/problem+json`. [`guard`] keeps web pages of others out.
 
+pub mod again;
 pub mod budget;
 pub mod control;
+pub mod dead;
 pub mod events;
 pub mod guard;
 pub mod health;
 pub mod problem;
+pub mod report;
 mod submission;
+pub mod submit;
 pub mod tasks;
 pub mod token;
+mod uncut;
+pub mod why;
 
 use std::sync::Arc;
 
@@ -23,6 +29,7 @@ use pool_shared::config::Pool;
 use tokio::sync::Semaphore;
 
 use crate::dashboard::{Hub, Journal, Outputs, page};
+use crate::dead::DeadLetters;
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::{self, Beats, PoolStatus};
@@ -37,6 +44,7 @@ pub struct App {
     pub pool: Arc<Pool>,
     pub history: History,
     pub intake: Intake,
+    pub dead: DeadLetters,
     pub beats: Beats,
     pub metrics: PrometheusHandle,
     /// Of `pool`.
@@ -55,15 +63,23 @@ pub fn router(app: App) -> Router {
         .route("/", get(page::page))
         .route("/events", get(events::pool))
         .route("/tasks/{id}/events", get(events::task))
-        .route("/tasks", post(tasks::submit).get(tasks::list))
+        .route("/tasks", post(submit::submit).get(tasks::list))
         .route("/tasks/{id}", get(tasks::show).delete(control::cancel))
         .route("/tasks/{id}/patch", get(tasks::patch))
+        .route("/tasks/{id}/retry", post(again::retry))
+        .route("/tasks/{id}/requeue", post(again::requeue))
+        .route("/dead", get(dead::list).delete(dead::drop_all))
+        .route("/dead/{id}", get(dead::show).delete(dead::drop_one))
+        .route("/dead/{id}/retry", post(dead::retry))
+        .route("/tasks/{id}/why", get(why::show))
         .route("/programmer_pool/status", get(status))
         .route("/programmer_pool/pauses", get(control::pauses))
         .route("/programmer_pool/pause", post(control::pause))
         .route("/programmer_pool/resume", post(control::resume))
+        .route("/report", get(report::show))
         .route("/budget", get(budget::show).post(budget::set))
         .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
         .route("/metrics", get(metrics))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -1,14 +1,12 @@
-//! `/tasks`: submit, list, show, patch.
+//! `/tasks`: list, show, patch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_shared::fold::TaskState;
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
@@ -20,12 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::problem::Problem;
-use super::submission::{prepare, problem_of, read_submission};
 use crate::history::Entry;
-use crate::intake::{NotTaken, Taken};
 
-/// Submissions that are written at the same time.
-const AT_ONCE: usize = 64;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
 /// The log names the outcome a moment before the history has the result.
@@ -98,37 +92,6 @@ fn status(state: &TaskState) -> &'static str {
 fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
     let owner = state.owner.as_ref().map(|owner| &owner.programmer);
     owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
-}
-
-/// `POST /tasks`.
-pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
-    let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
-    let tasks = prepare(&app, &submission)?;
-    let taken: Vec<Taken> = stream::iter(tasks.into_iter().enumerate())
-        .map(|(index, task)| {
-            let intake = app.intake.clone();
-            async move { intake.take(task).await.map_err(|error| (index, error)) }
-        })
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-        .map_err(|(index, error)| not_taken(index, &error))?;
-    let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
-    let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
-    if submission.single {
-        Ok((status, Json(views.into_iter().next())).into_response())
-    } else {
-        Ok((status, Json(views)).into_response())
-    }
-}
-
-fn not_taken(index: usize, error: &NotTaken) -> Problem {
-    let status = match error {
-        NotTaken::Unroutable(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        NotTaken::IdConflict(_) => StatusCode::CONFLICT,
-        NotTaken::Broker(_) | NotTaken::Log(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    Problem::new(status, error.to_string()).with_errors(vec![problem_of(index, error)])
 }
 
 pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
@@ -248,13 +211,14 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(Some(ResultMessage::cancelled(view.id.clone())));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
     Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
 }
 
 async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
     let body = app.history.body(offset).await;
-    body.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+    body.map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 /// `GET /tasks/{id}`.

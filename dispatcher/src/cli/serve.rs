@@ -18,10 +18,12 @@ use super::{PoolFile, pool};
 use crate::api::token::Access;
 use crate::api::{self, App, events};
 use crate::dashboard::{Hub, Journal, Outputs};
+use crate::dead::{DeadLetters, rescue};
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
-use crate::{configure, replies, retired, retries, unroutable};
+use crate::repair::{self, Watchman};
+use crate::{configure, deadlines, replies, restate, retired, retries, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -61,10 +63,13 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = init_metrics().context("failed to set up metrics")?;
-    let beats = Beats::default();
+    let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
-        let beats = beats.clone();
-        move |heartbeat| beats.hear(heartbeat)
+        let (beats, watchman) = (beats.clone(), watchman.clone());
+        move |heartbeat| {
+            watchman.hear(&heartbeat);
+            beats.hear(heartbeat);
+        }
     };
     let journal = Journal::default();
     let starting = async {
@@ -84,11 +89,15 @@ async fn serve(
     tokio::spawn(unroutable::run(process.clone()));
     tokio::spawn(retired::run(process.clone()));
     tokio::spawn(retries::run(process.clone()));
-    let intake = Intake::new(process.clone(), history.clone());
+    tokio::spawn(deadlines::run(process.clone()));
+    let dead = DeadLetters::new(process.clone());
+    tokio::spawn(rescue::run(process.clone(), dead.clone()));
+    let intake = Intake::new(process.clone(), history.clone(), pool.load_balancing.max_queue_per_programmer);
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
     let pool = Arc::new(pool);
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
@@ -97,6 +106,7 @@ async fn serve(
         pool,
         history,
         intake,
+        dead,
         beats,
         metrics,
         access,

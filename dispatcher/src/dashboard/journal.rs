@@ -149,6 +149,7 @@ impl Memory {
             | Decision::Released { .. }
             | Decision::Finished { .. }
             | Decision::Cancelled { .. }
+            | Decision::Stated { .. }
             | Decision::Tick
             | Decision::Configured { .. }
             | Decision::Paused { .. }
@@ -176,6 +177,7 @@ impl Memory {
             | Decision::Reserved { .. }
             | Decision::Settled { .. }
             | Decision::LlmFailed { .. }
+            | Decision::Stated { .. }
             | Decision::Tick
             | Decision::Configured { .. }
             | Decision::Paused { .. }

@@ -107,6 +107,7 @@ fn is_about(decision: &Decision, task: &TaskId, attempts: &[AttemptId]) -> bool 
         | Decision::Released { .. }
         | Decision::Finished { .. }
         | Decision::Cancelled { .. }
+        | Decision::Stated { .. }
         | Decision::Tick
         | Decision::Configured { .. }
         | Decision::Paused { .. }

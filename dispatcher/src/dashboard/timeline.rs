@@ -108,6 +108,7 @@ fn words(decision: &Decision) -> Words {
         }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
         Decision::Reserved { .. } | Decision::Settled { .. } | Decision::LlmFailed { .. } => spending(decision),
+        Decision::Stated { .. } => Words::new(Tone::Neutral, "said again, so that the log does not forget it"),
         Decision::Tick
         | Decision::Configured { .. }
         | Decision::Paused { .. }
@@ -159,6 +160,7 @@ fn spending(decision: &Decision) -> Words {
         | Decision::Released { .. }
         | Decision::Finished { .. }
         | Decision::Cancelled { .. }
+        | Decision::Stated { .. }
         | Decision::Tick
         | Decision::Configured { .. }
         | Decision::Paused { .. }

@@ -35,12 +35,30 @@ struct Heard {
 }
 
 /// The latest heartbeats. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Beats(Arc<RwLock<HashMap<ProgrammerId, Heard>>>);
+#[derive(Clone)]
+pub struct Beats {
+    heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
+    /// Since when it listens.
+    since: Instant,
+}
+
+impl Default for Beats {
+    fn default() -> Self {
+        Self { heard: Arc::default(), since: Instant::now() }
+    }
+}
+
+/// What was heard lately.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub seen: HashMap<ProgrammerId, Seen>,
+    /// It was listened for long enough to hear of everybody who is there.
+    pub complete: bool,
+}
 
 impl Beats {
     pub fn hear(&self, heartbeat: Heartbeat) {
-        let mut beats = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in heartbeat.programmers {
             let held_by_another = beats.get(&beat.id).is_some_and(|heard| {
                 heard.by != heartbeat.name && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
@@ -53,10 +71,25 @@ impl Beats {
         }
     }
 
+    /// Everybody who was heard of within `fresh`.
+    pub fn snapshot(&self, fresh: Duration) -> Snapshot {
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let recent = beats.iter().filter(|(_, heard)| heard.at.elapsed() < fresh);
+        Snapshot {
+            seen: recent.map(|(id, heard)| (id.clone(), heard.seen())).collect(),
+            complete: self.since.elapsed() >= fresh,
+        }
+    }
+
     fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
-        let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let heard = beats.get(id).filter(|heard| heard.at.elapsed() < fresh)?;
-        Some(Seen { gate: heard.beat.gate.clone(), port: heard.beat.port, worker: heard.by.clone() })
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen)
+    }
+}
+
+impl Heard {
+    fn seen(&self) -> Seen {
+        Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.by.clone() }
     }
 }
 

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::link::Link;
+use super::link::{Link, discard};
 use super::log::Log;
 use super::publisher::Publisher;
+use super::status::{BrokerStatus, Condition};
 use super::topology::Topology;
-use super::{BrokerError, Endpoint, heartbeats};
+use super::{BrokerError, Endpoint, heartbeats, tell};
 use crate::config::Pool;
 use crate::event::EmitterId;
 use crate::heartbeat::{Clock, Heartbeat};
@@ -51,6 +52,7 @@ impl Process {
         let name = format!("{role} {host}/{}", std::process::id());
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
+        consume.first_connection().await?;
         let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
         let routes = Arc::new(Routes::new(&pool.capabilities()));
         declare(&consume, &routes, pool).await?;
@@ -69,6 +71,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// How this process is connected.
+    pub fn broker(&self) -> BrokerStatus {
+        let now = |link: &Link| Condition::from(&*link.state().borrow());
+        let condition = now(&self.consume).worse(now(self.publisher.link()));
+        BrokerStatus::new(self.consume.endpoint().address(), condition)
+    }
+}
+
 async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
     let mut backoff = Backoff::default();
     loop {
@@ -79,7 +90,7 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
         if is_refusal(&error) {
             return Err(error);
         }
-        tracing::warn!(%error, "the broker is not ready; trying again");
+        tell(&error, "the topology is not declared yet; trying again");
         backoff.wait().await;
     }
 }
@@ -87,12 +98,21 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
 async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let declared = Topology::new(&channel, link.endpoint()).declare(routes, &pool.events).await;
-    super::link::discard(&channel, link.endpoint()).await;
-    declared
+    discard(&channel, link.endpoint()).await;
+    match declared {
+        // The user of a worker need not be able to delete the pool (config/definitions.json).
+        Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
+            let channel = link.channel().await?;
+            let found = Topology::new(&channel, link.endpoint()).look_for(routes).await;
+            discard(&channel, link.endpoint()).await;
+            found
+        }
+        Ok(()) | Err(_) => declared,
+    }
 }
 
 /// Whether the broker is there and says no, so that trying again is of no use.
-pub fn is_refusal(error: &BrokerError) -> bool {
+fn is_refusal(error: &BrokerError) -> bool {
     let BrokerError::Amqp { error, .. } = error else { return false };
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
         return match error.kind() {
@@ -100,7 +120,7 @@ pub fn is_refusal(error: &BrokerError) -> bool {
             AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
         };
     }
-    matches!(error.kind(), lapin::ErrorKind::InvalidProtocolVersion(_) | lapin::ErrorKind::AuthProviderError(_))
+    false
 }
 
 fn host_name() -> String {

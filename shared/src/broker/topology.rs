@@ -1,17 +1,19 @@
 //! What exists in the broker, declared idempotently.
 //!
-//! Everyone declares exchanges, queues and streams; only the dispatcher binds routes. Arguments hold only what never
+//! Everyone who may declares exchanges, queues and streams, others look whether they are there; only the dispatcher binds
+//! routes. Arguments hold only what never
 //! changes (a changed argument is a 406 for everybody at start-up); the rest belongs into policies.
 
 use std::collections::BTreeSet;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use super::{BrokerError, Endpoint, within};
 use crate::config::Events;
-use crate::routing::Routes;
+use crate::routing::{Route, Routes};
 
 /// Tasks in; the key is the sorted required capabilities.
 pub const TASKS: &str = "pool.tasks";
@@ -42,6 +44,9 @@ pub const RETRIES_KEY: &str = "retries";
 /// What a `reply_to` must begin with.
 pub const REPLY_PREFIX: &str = "results.";
 
+/// As good as for ever.
+const MOST_LOOKS: i64 = 1_000_000_000;
+
 /// Declares and binds on one channel.
 pub struct Topology<'a> {
     channel: &'a Channel,
@@ -71,6 +76,30 @@ fn dead_lettered() -> FieldTable {
     ])
 }
 
+/// Nothing dead-letters from here, so it must lose nothing by being looked at: every look returns what it saw, and from
+/// RabbitMQ 4.0 on a queue without a limit of its own drops what was returned 20 times.
+fn kept() -> FieldTable {
+    table([("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongLongInt(MOST_LOOKS))])
+}
+
+/// 406: the queue is there, and not as this version declares it.
+fn hint(name: &str, refused: BrokerError) -> BrokerError {
+    let BrokerError::Amqp { error, .. } = &refused else { return refused };
+    if !is_other_than_declared(error) {
+        return refused;
+    }
+    let what = format!(
+        "declare the queue {name}: it exists with other arguments. Save what is in it, delete it (`rabbitmqctl delete_queue \
+         {name}`), and start again"
+    );
+    BrokerError::Amqp { what, error: error.clone() }
+}
+
+fn is_other_than_declared(error: &lapin::Error) -> bool {
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
 impl<'a> Topology<'a> {
     pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
         Self { channel, endpoint }
@@ -93,8 +122,7 @@ impl<'a> Topology<'a> {
             (RESULTS_QUEUE, REPLIES, RESULTS_KEY),
             (RETRIES_QUEUE, REPLIES, RETRIES_KEY),
         ] {
-            let arguments =
-                if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
+            let arguments = if queue == DEAD_QUEUE { kept() } else { dead_lettered() };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }
@@ -104,6 +132,25 @@ impl<'a> Topology<'a> {
         }
         for route in routes.all() {
             self.queue(&route.queue(), dead_lettered()).await?;
+        }
+        Ok(())
+    }
+
+    /// For a user that may not declare: whether all queues are there. They are declared last, so all else is there then.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotDeclared`] names the first that is not; the channel is closed then.
+    pub async fn look_for(&self, routes: &Routes) -> Result<(), BrokerError> {
+        let fixed = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE, RETRIES_QUEUE, EVENTS_STREAM, HISTORY_STREAM];
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        for queue in fixed.map(str::to_owned).into_iter().chain(routes.all().iter().map(Route::queue)) {
+            let what = format!("look for the queue {queue}");
+            let look = self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            match within(self.endpoint.timeout(), what.as_str(), look).await {
+                Ok(_) => {}
+                Err(error) if error.is(AMQPSoftError::NOTFOUND) => return Err(BrokerError::NotDeclared { what }),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -135,7 +182,8 @@ impl<'a> Topology<'a> {
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
-        within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await.map(drop)
+        let declared = within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await;
+        declared.map(drop).map_err(|error| hint(name, error))
     }
 
     async fn stream(&self, name: &str, events: &Events) -> Result<(), BrokerError> {

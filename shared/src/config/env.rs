@@ -21,6 +21,21 @@ impl Env {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
+
+    /// A key or a password: the variable, or else what is in the file that `<name>_FILE` names, as containers get their
+    /// secrets.
+    ///
+    /// # Errors
+    /// When there is such a file name, but not the file; the text fits behind "`<name>_FILE`".
+    pub fn secret(&self, name: &str) -> Result<Option<String>, String> {
+        if let Some(value) = self.get(name) {
+            return Ok(Some(value.to_owned()));
+        }
+        let Some(file) = self.get(&format!("{name}_FILE")) else { return Ok(None) };
+        let text =
+            std::fs::read_to_string(file).map_err(|error| format!("names {file}, which cannot be read: {error}"))?;
+        Ok(Some(text.trim().to_owned()).filter(|value| !value.is_empty()))
+    }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {

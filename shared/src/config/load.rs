@@ -11,7 +11,8 @@ use super::position::{At, Step, Tree};
 use super::raw::RawPool;
 use super::{Pool, Secret, broker, prices, programmers, providers, relations, wording};
 
-/// Reads and validates a pool file. `AMQP_URL` in `env` wins over `broker.url`.
+/// Reads and validates a pool file. `AMQP_URL` in `env` (or the file that `AMQP_URL_FILE` names) wins over `broker.url`,
+/// `POOL_<PROVIDER>_URL` over the `base_url` of that provider.
 ///
 /// # Errors
 /// All mistakes of the file, and of the variable.
@@ -115,13 +116,13 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         load_balancing: raw.load_balancing.check(checks),
         failover: raw.failover.check(checks),
         cost: raw.cost_optimization.check(checks),
-        providers: providers::check(raw.providers, checks),
+        providers: providers::check(raw.providers, env, checks),
         prices: prices::check(raw.prices, checks),
         agent: raw.agent.check(&base, checks),
         workspace: raw.workspace.check(&base, checks),
         sandbox: raw.sandbox.check(checks),
         acceptance: raw.acceptance.check(checks),
-        broker: raw.broker.check(checks),
+        broker: raw.broker.check(&base, checks),
         events: raw.events.check(checks),
         dispatcher: raw.dispatcher.check(checks),
         file,
@@ -134,11 +135,17 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
 }
 
 fn broker_from(env: &Env, pool: &mut Pool, checks: &mut Checks) {
-    let Some(url) = env.get("AMQP_URL") else { return };
-    if let Err(problem) = broker::check_url(url) {
-        checks.elsewhere("AMQP_URL (environment)", problem);
+    match env.secret("AMQP_URL") {
+        Ok(Some(url)) => {
+            if let Err(problem) = broker::check_url(&url) {
+                checks.elsewhere("AMQP_URL (environment)", problem);
+            }
+            pool.broker.url = Secret::new(url);
+        }
+        Ok(None) => {}
+        Err(problem) => checks.elsewhere("AMQP_URL_FILE (environment)", problem),
     }
-    pool.broker.url = Secret::new(url);
+    broker::check_tls(&pool.broker, checks);
 }
 
 fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {

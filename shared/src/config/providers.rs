@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::checks::Checks;
+use super::env::Env;
 use super::position::At;
 use super::{Protocol, Provider};
 use crate::id::LlmName;
@@ -53,8 +54,8 @@ fn built_in() -> BTreeMap<String, Provider> {
     .into()
 }
 
-/// The built-in providers and those of the file.
-pub(super) fn check(raw: BTreeMap<String, RawProvider>, checks: &mut Checks) -> BTreeMap<String, Provider> {
+/// The built-in providers and those of the file, where the environment says they are.
+pub(super) fn check(raw: BTreeMap<String, RawProvider>, env: &Env, checks: &mut Checks) -> BTreeMap<String, Provider> {
     let mut providers = built_in();
     for (name, entry) in raw {
         let at = At::top("providers").key(&name);
@@ -66,7 +67,20 @@ pub(super) fn check(raw: BTreeMap<String, RawProvider>, checks: &mut Checks) -> 
             providers.insert(name, provider);
         }
     }
+    for (name, provider) in &mut providers {
+        let variable = url_variable(name);
+        match env.get(&variable).map(right_url) {
+            None => {}
+            Some(Ok(url)) => provider.base_url = url,
+            Some(Err(problem)) => checks.elsewhere(&format!("{variable} (environment)"), problem),
+        }
+    }
     providers
+}
+
+/// What moves a provider for one process: in a container 127.0.0.1 is another machine than the pool file means.
+fn url_variable(provider: &str) -> String {
+    format!("POOL_{}_URL", provider.to_ascii_uppercase().replace('-', "_"))
 }
 
 impl RawProvider {
@@ -110,8 +124,19 @@ pub(super) fn is_variable(name: &str) -> bool {
 
 /// The URL without a trailing slash; None when it is wrong, which has been reported then.
 fn check_url(at: &At, text: &str, checks: &mut Checks) -> Option<String> {
+    match right_url(text) {
+        Ok(url) => Some(url),
+        Err(problem) => {
+            checks.broken(at, problem);
+            None
+        }
+    }
+}
+
+/// The URL without a trailing slash, or what is wrong with it.
+fn right_url(text: &str) -> Result<String, String> {
     let right = "write for example http://127.0.0.1:11434/v1";
-    let problem = match Url::parse(text) {
+    Err(match Url::parse(text) {
         Err(error) => format!("{text:?} is no URL ({error}): {right}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             format!("\"{}:\" is not supported: {right}", url.scheme())
@@ -122,10 +147,8 @@ fn check_url(at: &At, text: &str, checks: &mut Checks) -> Option<String> {
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
             format!("{text:?} has a ? or # part, which a base URL cannot have: {right}")
         }
-        Ok(_) => return Some(text.trim_end_matches('/').to_owned()),
-    };
-    checks.broken(at, problem);
-    None
+        Ok(_) => return Ok(text.trim_end_matches('/').to_owned()),
+    })
 }
 
 impl Provider {

@@ -86,6 +86,53 @@ fn the_url_of_the_broker_comes_from_the_environment_when_it_is_set() {
 }
 
 #[test]
+fn certificates_for_the_broker_are_named_as_files_and_only_for_tls() {
+    let with = |broker: &str| format!("{ONE}broker: {{{broker}}}\n");
+    let tls = "url: \"amqps://b/%2f\"";
+    let broker =
+        pool(&with(&format!("{tls}, ca_file: ca.pem, client_cert_file: /c.pem, client_key_file: ../k.pem"))).broker;
+    assert_eq!(broker.ca_file.as_deref(), Some(Path::new("/srv/pool/config/ca.pem")), "from the file's directory");
+    let certificate = broker.client_certificate.expect("a certificate");
+    assert_eq!(certificate.cert_file, Path::new("/c.pem"), "an absolute path stays");
+    assert_eq!(certificate.key_file, Path::new("/srv/pool/k.pem"), "from the file's directory");
+    let mistakes = |broker: &str| read(&with(broker)).expect_err("a mistake").to_string();
+    let alone = mistakes(&format!("{tls}, client_cert_file: c.pem"));
+    assert!(alone.contains("broker.client_cert_file: needs `client_key_file` beside it"), "{alone}");
+    let plain = mistakes("ca_file: ca.pem");
+    assert!(plain.contains("broker.ca_file: is for amqps:// only"), "{plain}");
+    let empty = mistakes(&format!("{tls}, ca_file: \"\""));
+    assert!(empty.contains("broker.ca_file: is empty"), "{empty}");
+}
+
+#[test]
+fn a_secret_comes_from_the_file_that_the_environment_names() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("url");
+    std::fs::write(&file, "amqp://worker:pw@broker:5672/%2f\n").expect("a file");
+    let trial = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/trial.yaml");
+    let url = |env: &Env| load(&trial, env).map(|pool| pool.broker.url.expose().to_owned());
+    let named = ("AMQP_URL_FILE", file.display().to_string());
+    let env = Env::from_iter([named.clone()]);
+    assert_eq!(url(&env).expect("a good file"), "amqp://worker:pw@broker:5672/%2f", "without the end of the line");
+    let both = Env::from_iter([named, ("AMQP_URL", "amqp://other:pw@broker/x".to_owned())]);
+    assert_eq!(url(&both).expect("a good file"), "amqp://other:pw@broker/x", "the variable itself wins");
+    let gone = url(&Env::from_iter([("AMQP_URL_FILE", "/nowhere/url")])).expect_err("no such file").to_string();
+    assert!(gone.contains("AMQP_URL_FILE (environment): names /nowhere/url"), "it names variable and file: {gone}");
+}
+
+#[test]
+fn the_environment_moves_a_provider() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/pool.yaml");
+    let env = Env::from_iter([("POOL_OLLAMA_URL", "http://host.docker.internal:11434/v1/")]);
+    let pool = load(&file, &env).expect("a good file");
+    assert_eq!(pool.providers["ollama"].base_url, "http://host.docker.internal:11434/v1", "this one is elsewhere");
+    assert!(pool.providers["ollama"].free, "all else is as in the file");
+    assert_eq!(pool.providers["openai"].base_url, "https://api.openai.com/v1", "others stay where they are");
+    let wrong = load(&file, &Env::from_iter([("POOL_OPENAI_URL", "here")])).map(drop).expect_err("no URL").to_string();
+    assert!(wrong.contains("POOL_OPENAI_URL (environment): \"here\" is no URL"), "it names the variable: {wrong}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_mistake_that_says_how_to_name_another() {
     let mistakes = load(Path::new("/nowhere/pool.yaml"), &Env::empty()).expect_err("no such file").to_string();
     assert!(mistakes.starts_with("/nowhere/pool.yaml: cannot be read"), "it names the file: {mistakes}");

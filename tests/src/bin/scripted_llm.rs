@@ -1,6 +1,7 @@
 //! The scripted LLM as a program: a provider for the trial run and for trying things by hand.
 
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -22,6 +23,9 @@ struct Args {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Address to listen on; 0.0.0.0 in a container.
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    address: Ipv4Addr,
     /// Answers by prompt, YAML: `answers: [{when: TEXT, say: TEXT, edits: [{file, search, replace}], …}, …]`.
     #[arg(long)]
     answers: Option<PathBuf>,
@@ -40,7 +44,7 @@ async fn main() -> anyhow::Result<()> {
             Script::from_yaml(&yaml).with_context(|| format!("failed to use {}", file.display()))?
         }
     };
-    let llm = ScriptedLlm::start(script, args.port)
+    let llm = ScriptedLlm::start_on(script, (args.address, args.port).into())
         .await
         .with_context(|| format!("failed to listen on port {}", args.port))?;
     if let Some(file) = &args.port_file {

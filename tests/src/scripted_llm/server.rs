@@ -39,7 +39,15 @@ impl ScriptedLlm {
     /// # Errors
     /// When the port cannot be had.
     pub async fn start(script: Script, port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        Self::start_on(script, (Ipv4Addr::LOCALHOST, port).into()).await
+    }
+
+    /// Listens elsewhere, as a container has to.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub async fn start_on(script: Script, address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shared = Shared::default();
         shared.lock().script = script;

@@ -1,4 +1,4 @@
-//! Step 4 of a task's walk: a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
+//! Step 9 of a task's walk (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
 //!
 //! Nothing here knows of the broker or the log: a task goes in, a result comes out, and nothing stays behind but a
 //! commit that the branch is set to later.
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::config::{self, AgentKind, Pool, SandboxLevel};
+use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
 use pool_shared::task::Limits;
@@ -111,7 +112,13 @@ impl Workshop {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
-        let upstreams = Upstreams::new(&pool, |name| std::env::var(name).ok())?;
+        let env = Env::of_process();
+        let upstreams = Upstreams::new(&pool, |name| {
+            env.secret(name).unwrap_or_else(|problem| {
+                tracing::error!("{name}_FILE {problem}");
+                None
+            })
+        })?;
         let workspaces = Workspaces::open(&pool.workspace)
             .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
         Ok(Self {
@@ -195,6 +202,7 @@ impl Attempts {
             () = stop.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
+        point(Point::WorktreeMade);
         // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
         let cancel = stop.child_token();
         let telling = self.teller.as_ref().map(|teller| teller.tell(&task.id, claimed.attempt));
@@ -213,6 +221,7 @@ impl Attempts {
                 }
             }
         };
+        point(Point::AgentDone);
         if let Err(error) = worktree.remove().await {
             tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
         }
