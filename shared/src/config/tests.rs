@@ -109,7 +109,7 @@ fn the_environment_moves_a_provider() {
     assert_eq!(pool.providers["ollama"].base_url, "http://host.docker.internal:11434/v1", "this one is elsewhere");
     assert!(pool.providers["ollama"].free, "all else is as in the file");
     assert_eq!(pool.providers["openai"].base_url, "https://api.openai.com/v1", "others stay where they are");
-    let wrong = load(&file, &Env::from_iter([("POOL_OPENAI_URL", "here")])).err().expect("no URL").to_string();
+    let wrong = load(&file, &Env::from_iter([("POOL_OPENAI_URL", "here")])).map(drop).expect_err("no URL").to_string();
     assert!(wrong.contains("POOL_OPENAI_URL (environment): \"here\" is no URL"), "it names the variable: {wrong}");
 }
 
