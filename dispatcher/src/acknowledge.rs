@@ -8,6 +8,7 @@ use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use lapin::types::DeliveryTag;
 use pool_shared::broker::{BrokerError, within};
+use pool_shared::fault::{Point, point};
 use tokio::sync::mpsc;
 
 /// From one round of acks to the next.
@@ -105,6 +106,7 @@ pub(crate) async fn acknowledge(
         tags.drain(..).for_each(|tag| tally.add(tag));
         for Ack { tag, multiple } in tally.due() {
             within(limit, "ack results", channel.basic_ack(tag, BasicAckOptions { multiple })).await?;
+            point(Point::ResultAcked);
         }
     }
 }

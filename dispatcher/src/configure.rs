@@ -2,7 +2,6 @@
 //!
 //! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -12,9 +11,10 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::Topology;
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
+use pool_shared::fold::Fold;
 use pool_shared::routing::Routes;
 use pool_shared::rules::Rules;
 
@@ -24,28 +24,38 @@ const LOCK: &str = "pool.topology";
 pub async fn put_in_force(process: &Process, pool: &Pool) {
     let mut backoff = Backoff::default();
     while let Err(error) = try_put_in_force(process, pool).await {
-        tracing::warn!(%error, "the routes are not bound yet; trying again");
+        tell(&error, "the routes are not bound yet; trying again");
         backoff.wait().await;
     }
 }
 
-/// Says it again before the log forgets it, as long as it is the one in force.
-pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
-    let hash = config_hash(&pool);
-    loop {
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(pool.events.restate_every()) => {}
-        }
-        let in_force = process.log.read(|fold| fold.configuration().is_some_and(|c| c.hash == hash));
-        if in_force && let Err(error) = process.log.append(configured(&pool, hash.clone())).await {
-            tracing::warn!(%error, "the configuration was not said again; trying later");
-        }
-    }
+/// This configuration, if it is the one in force: to be said again before the log forgets it.
+pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
+    let hash = config_hash(pool);
+    fold.configuration().is_some_and(|in_force| in_force.hash == hash).then(|| configured(pool, hash))
 }
 
 fn configured(pool: &Pool, hash: String) -> Decision {
     Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) }
+}
+
+/// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
+/// found something missing looks again.
+pub async fn declare_again(process: &Process, pool: &Pool) {
+    let hash = config_hash(pool);
+    if process.log.read(|fold| fold.configuration().is_none_or(|in_force| in_force.hash != hash)) {
+        return;
+    }
+    let declared = async {
+        let channel = process.consume.channel().await?;
+        let declared = Topology::new(&channel, process.consume.endpoint()).declare(&process.routes, &pool.events).await;
+        discard(&channel, process.consume.endpoint()).await;
+        declared?;
+        try_put_in_force(process, pool).await
+    };
+    if let Err(error) = declared.await {
+        tracing::warn!(%error, "the queues are not declared again yet; trying later");
+    }
 }
 
 async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {

@@ -1,12 +1,13 @@
 //! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
 
 use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::task_properties;
+use pool_shared::broker::headers::{Reply, task_properties};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::TASKS;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::{Unroutable, routing_key};
@@ -14,6 +15,7 @@ use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::wall_clock;
 
 use crate::history::{History, Kind};
+use crate::room::{NoRoom, Place, Rooms, Wanted};
 
 /// Why a task was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -22,10 +24,13 @@ pub enum NotTaken {
     Unroutable(#[from] Unroutable),
     #[error("the id {0} is taken by a task with another body; use a new id")]
     IdConflict(TaskId),
-    #[error("the task is not accepted: {0}; submit it again with the same id")]
+    #[error("not accepted: {0}; submit it again with the same id")]
     Broker(#[from] BrokerError),
-    #[error("the task is not accepted: {0}; submit it again with the same id")]
+    #[error("not accepted: {0}; submit it again with the same id")]
     Log(#[from] LogError),
+    /// Of a list, after the broker did not answer for another one.
+    #[error("not tried, because the broker did not answer for another one; submit it again with the same id")]
+    NotTried,
 }
 
 /// A task that was taken, now or before.
@@ -41,11 +46,29 @@ pub struct Taken {
 pub struct Intake {
     process: Process,
     history: History,
+    rooms: Rooms,
 }
 
 impl Intake {
-    pub fn new(process: Process, history: History) -> Self {
-        Self { process, history }
+    /// So many tasks may wait for each programmer of a route.
+    pub fn new(process: Process, history: History, max_queue_per_programmer: u32) -> Self {
+        Self { process, history, rooms: Rooms::new(max_queue_per_programmer) }
+    }
+
+    /// Places for these prepared tasks, all or none. What is known already needs none.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: which routes are full, and which of the tasks would fit.
+    pub fn places(&self, tasks: &[Task]) -> Result<Vec<Option<Place>>, NoRoom> {
+        self.process.log.read(|fold| {
+            let wanted = |task: &Task| {
+                let route = self.process.routes.route(&task.message.capabilities).ok()?;
+                let new = fold.tasks.get(&task.id).is_none();
+                new.then(|| Wanted { route: route.name.clone(), programmers: route.eligible.len() })
+            };
+            let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
+            self.rooms.take(&wanted, |route| fold.tasks.waiting(route))
+        })
     }
 
     /// Gives the task an id if it has none, and checks whether anybody could do it, before anything is written.
@@ -67,11 +90,12 @@ impl Intake {
         }
     }
 
-    /// Takes one prepared task. Safe to repeat with the same task.
+    /// Takes one prepared task; `reply` says where its result is to go besides the history. Safe to repeat with the same
+    /// task. Once it has begun it must not be cut off: whoever calls it for a client that may go away spawns it.
     ///
     /// # Errors
     /// When the broker or the log did not confirm a step, or somebody else took the id meanwhile.
-    pub async fn take(&self, task: Task) -> Result<Taken, NotTaken> {
+    pub async fn take(&self, task: Task, place: Option<Place>, reply: &Reply) -> Result<Taken, NotTaken> {
         let route = self.process.routes.route(&task.message.capabilities)?.name.clone();
         let body = task.to_json();
         let known = self
@@ -82,6 +106,7 @@ impl Intake {
             return Ok(Taken { id: task.id, repeated: true });
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
+        point(Point::TaskKept);
         let submitted = Decision::Submitted {
             task: task.id.clone(),
             body_hash: task.body_hash(),
@@ -94,23 +119,28 @@ impl Intake {
             Verdict::Refused(Refusal::Taken { same_body: true }) => {}
             Verdict::Refused(_) => return Err(NotTaken::IdConflict(task.id)),
         }
-        self.publish(&task, &body).await?;
+        point(Point::Submitted);
+        // From here on the log counts it.
+        drop(place);
+        self.publish(&task, &body, reply).await?;
         Ok(Taken { id: task.id, repeated: known.is_some() })
     }
 
-    async fn publish(&self, task: &Task, body: &[u8]) -> Result<(), NotTaken> {
+    async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties = task_properties(task.id.as_str(), 0, Some(wall_clock()));
+        let properties = reply.on(task_properties(task.id.as_str(), 0, Some(wall_clock())));
         let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
+        point(Point::Queued);
         self.process.log.append(Decision::Published { task: task.id.clone(), generation: 0 }).await?;
+        point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was taken");
         Ok(())
     }
 }
 
 /// An id that sorts by the time it was made.
-fn new_id() -> TaskId {
+pub fn new_id() -> TaskId {
     let text = format!("t-{}", uuid::Uuid::now_v7().simple());
     // A UUID in hexadecimal behind `t-` fits the pattern of task ids.
     TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))

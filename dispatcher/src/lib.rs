@@ -3,16 +3,28 @@
 //! It keeps nothing on disk: kill it, start another, and that one reads the log and goes on. Several can run at once.
 
 mod acknowledge;
+mod again;
 pub mod api;
+pub mod bodies;
 pub mod check;
 pub mod cli;
 pub mod configure;
+pub mod dashboard;
+pub mod dead;
+pub mod deadlines;
+mod depths;
 pub mod history;
 pub mod intake;
 mod llm_probe;
 pub mod pool_view;
+pub mod reissue;
+pub mod repair;
 pub mod replies;
+pub mod report;
+pub mod restate;
 pub mod retired;
 pub mod retries;
+pub mod room;
 mod tables;
 pub mod unroutable;
+pub mod why;

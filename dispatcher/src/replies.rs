@@ -12,22 +12,24 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Reply, json_properties};
-use pool_shared::broker::link::discard;
+use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::acknowledge::acknowledge;
-use crate::history::{History, Kind};
+use crate::history::{History, Kind, NotRead};
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
@@ -62,14 +64,19 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
 pub async fn run(process: Process, history: History) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             end = consume(&process, &history) => match end {
-                Ok(()) => backoff.reset(),
-                Err(error) => tracing::warn!(%error, "results are not taken; trying again"),
+                Ok(()) => {}
+                Err(error) => tell(&error, "results are not taken; trying again"),
             },
         }
-        backoff.wait().await;
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
     }
 }
 
@@ -95,9 +102,13 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
             .await;
         Ok(())
     };
-    let ended = tokio::try_join!(in_hand, acknowledge(&channel, limit, tags));
+    let ended = tokio::select! {
+        ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
+        // What is in hand comes again: it must not hold up the next channel.
+        () = gone(&channel) => Ok(()),
+    };
     discard(&channel, process.consume.endpoint()).await;
-    ended.map(|_| ())
+    ended
 }
 
 /// Why a result stays unacknowledged.
@@ -107,17 +118,31 @@ enum NotHandled {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    History(#[from] NotRead),
+}
+
+impl NotHandled {
+    fn tell(&self) {
+        match self {
+            Self::Broker(error) => tell(error, "a result is not handled yet; trying again"),
+            Self::Log(_) => tracing::warn!(error = %self, "a result is not handled yet; trying again"),
+            // The end of the history is near, or what keeps it away is told by its reader.
+            Self::History(_) => tracing::debug!(error = %self, "a result is not handled yet; trying again"),
+        }
+    }
 }
 
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
 /// again by itself: false.
 async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) -> bool {
+    point(Point::ResultTaken);
     let mut backoff = Backoff::default();
     while let Err(error) = handle(process, history, delivery).await {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
             return false;
         }
-        tracing::warn!(%error, "a result is not handled yet; trying again");
+        error.tell();
         backoff.wait().await;
     }
     true
@@ -125,12 +150,14 @@ async fn handle_until_done(process: &Process, history: &History, delivery: &Deli
 
 async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return Ok(repeat(process, history, delivery).await?);
+        return repeat(process, history, delivery).await;
     }
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
+            point(Point::OutcomeWritten);
             deliver(history, delivery, (&result, due)).await?;
+            point(Point::ResultDelivered);
         }
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
@@ -144,22 +171,23 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), BrokerError> {
+async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+    point(Point::RepeatTaken);
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
     let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
     if outcome == Some(Status::Cancelled) {
         // The log is all that there is of it.
         let body = ResultMessage::cancelled(id.clone()).to_json();
-        return reply(history.outbox(), &delivery.properties, id.as_str(), &body).await;
+        return Ok(reply(history.outbox(), &delivery.properties, id.as_str(), &body).await?);
     }
-    let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await;
+    let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         tracing::warn!(task_id = %id, "the history has no result to repeat");
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => reply(history.outbox(), &delivery.properties, id.as_str(), &body).await,
+        Some(body) => Ok(reply(history.outbox(), &delivery.properties, id.as_str(), &body).await?),
         None => Ok(()),
     }
 }
@@ -252,12 +280,19 @@ async fn deliver(
     }
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let keep = async {
-        match due {
+        let kept = match due {
             Due::Outcome => history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
             Due::Reply | Due::Nothing => Ok(()),
-        }
+        };
+        point(Point::ResultKept);
+        kept
     };
-    let (kept, told) = tokio::join!(keep, reply(history.outbox(), &delivery.properties, id, &delivery.data));
+    let tell = async {
+        let told = reply(history.outbox(), &delivery.properties, id, &delivery.data).await;
+        point(Point::ResultReplied);
+        told
+    };
+    let (kept, told) = tokio::join!(keep, tell);
     kept.and(told)
 }
 

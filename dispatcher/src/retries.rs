@@ -9,15 +9,17 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Reply};
-use pool_shared::broker::link::discard;
+use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{RETRIES_QUEUE, TASKS};
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::routing::routing_key;
 use pool_shared::task::TaskMessage;
 use pool_shared::time::{Timestamp, wall_clock};
+use tokio::time::Instant;
 
 /// So many wait here; more wait in the queue, behind the first of them that is due.
 const PREFETCH: u16 = 1000;
@@ -26,14 +28,19 @@ const PREFETCH: u16 = 1000;
 pub async fn run(process: Process) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             end = consume(&process) => match end {
-                Ok(()) => backoff.reset(),
-                Err(error) => tracing::warn!(%error, "tasks that wait for another attempt are not taken; trying again"),
+                Ok(()) => {}
+                Err(error) => tell(&error, "tasks that wait for another attempt are not taken; trying again"),
             },
         }
-        backoff.wait().await;
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
     }
 }
 
@@ -44,13 +51,16 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     let options = BasicConsumeOptions::default();
     let consume = channel.basic_consume(RETRIES_QUEUE.into(), "retries".into(), options, FieldTable::default());
     let consumer = within(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
-    consumer
-        .for_each_concurrent(usize::from(PREFETCH), |delivery| async {
-            if let Ok(delivery) = delivery {
-                handle_until_done(process, &delivery).await;
-            }
-        })
-        .await;
+    let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
+        if let Ok(delivery) = delivery {
+            handle_until_done(process, &delivery).await;
+        }
+    });
+    tokio::select! {
+        () = in_hand => {}
+        // What waits for its time comes again: it must not hold up the next channel.
+        () = gone(&channel) => {}
+    }
     discard(&channel, process.consume.endpoint()).await;
     Ok(())
 }
@@ -65,7 +75,7 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
             return;
         }
-        tracing::warn!(%error, "a task is not issued for its next attempt yet; trying again");
+        tell(&error, "a task is not issued for its next attempt yet; trying again");
         backoff.wait().await;
     }
 }
@@ -83,11 +93,14 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
         // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
         let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+        point(Point::RetryDue);
         process.publisher.publish(again).await?;
+        point(Point::RetryIssued);
         if let Some(task) = id {
             // Whether this arrives decides nothing: the message is in its queue.
             let _ = process.log.append(Decision::Published { task, generation }).await;
         }
     }
+    point(Point::RetryLogged);
     within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
 }

@@ -13,12 +13,14 @@ use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::{BrokerError, tell, within};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::TaskId;
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
 use pool_shared::routing::{Routes, parse_routing_key, routing_key};
 use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
+use tokio::time::Instant;
 
 /// A key that leads to a route, but came here all the same: the bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
@@ -57,14 +59,19 @@ fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
 pub async fn run(process: Process) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             end = consume(&process) => match end {
-                Ok(()) => backoff.reset(),
-                Err(error) => tracing::warn!(%error, "unroutable tasks are not taken; trying again"),
+                Ok(()) => {}
+                Err(error) => tell(&error, "unroutable tasks are not taken; trying again"),
             },
         }
-        backoff.wait().await;
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
     }
 }
 
@@ -76,7 +83,9 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     let consume = channel.basic_consume(UNROUTABLE.into(), "unroutable".into(), options, FieldTable::default());
     let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
     while let Some(Ok(delivery)) = consumer.next().await {
+        point(Point::UnroutableTaken);
         handle(process, &delivery).await?;
+        point(Point::UnroutableHandled);
         within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
     }
     discard(&channel, process.consume.endpoint()).await;

@@ -12,7 +12,7 @@ POLICY_MARK="written by programmer-pool"
 
 # --- packages of the distribution ---------------------------------------------------------------------------------
 
-# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime.
+# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime, browser.
 missing_packages() {
     local want
     for want in "$@"; do
@@ -22,6 +22,7 @@ missing_packages() {
         build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
         pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
         faketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime ;;
+        browser) { has chromium && has chromedriver; } || echo chromium chromium-driver fonts-dejavu-core ;;
         *) fail "unknown kind of dependency: $want" ;;
         esac
     done

@@ -106,6 +106,8 @@ pub enum Decision {
     },
     /// Somebody does not want the task any more. It is its outcome if it has none yet, whoever works on it.
     Cancelled { task: TaskId },
+    /// How an open task stands, said again before the log forgets where it comes from. Who knows more than that keeps it.
+    Stated { task: TaskId, state: Box<OpenTask> },
     /// Programmers are to take no more tasks, until they are resumed.
     Paused { target: Target, pause: Pause },
     /// The pause with this target is over.
@@ -159,6 +161,38 @@ pub enum Decision {
     Unknown,
 }
 
+/// What the log has to remember about a task that has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenTask {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_hash: Option<String>,
+    #[serde(default)]
+    pub route: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    pub generation: u32,
+    pub published: bool,
+    /// The highest token that ever owned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Token>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OpenOwner>,
+    pub attempts: u32,
+    pub releases: u32,
+    pub hand_backs: u32,
+}
+
+/// Who works on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOwner {
+    pub attempt: AttemptId,
+    pub programmer: ProgrammerId,
+    pub token: Token,
+    pub since_ms: u64,
+}
+
 /// An attempt that failed in a way that another one may cure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
@@ -195,7 +229,8 @@ impl Decision {
             | Self::Started { task, .. }
             | Self::Released { task, .. }
             | Self::Finished { task, .. }
-            | Self::Cancelled { task } => Some(task),
+            | Self::Cancelled { task }
+            | Self::Stated { task, .. } => Some(task),
             Self::Tick
             | Self::Configured { .. }
             | Self::Paused { .. }

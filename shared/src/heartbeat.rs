@@ -29,6 +29,28 @@ pub enum Gate {
     Shut { reason: ShutReason, detail: String },
 }
 
+impl Gate {
+    /// Whether the programmer is there for tasks, now or once it has an LLM, money or its hands free: others may leave
+    /// tasks to it.
+    pub fn could_take(&self) -> bool {
+        match self {
+            Self::Consuming | Self::Busy { .. } => true,
+            Self::Shut { reason: ShutReason::Budget | ShutReason::Breaker, .. } => true,
+            Self::Shut {
+                reason:
+                    ShutReason::Draining
+                    | ShutReason::Paused
+                    | ShutReason::Config
+                    | ShutReason::Clock
+                    | ShutReason::Log
+                    | ShutReason::Held
+                    | ShutReason::Broker,
+                ..
+            } => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShutReason {

@@ -6,12 +6,14 @@
 pub mod broker;
 pub mod config;
 pub mod event;
+pub mod fault;
 pub mod fold;
 pub mod heartbeat;
 pub mod id;
 pub mod llm;
 pub mod money;
 pub mod pause;
+pub mod progress;
 pub mod result;
 pub mod routing;
 pub mod rules;

@@ -41,6 +41,24 @@ pub enum Means {
     Nothing(Vec<(LlmName, Shut)>),
 }
 
+/// Whether the cap of a programmer fits into what is left of the day's budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Enough,
+    /// It would, but others wait for what is left too, and it is their turn; its own comes within seconds.
+    ForOthersFirst,
+    TooLittle,
+}
+
+/// Why a programmer takes no task of a route though its gate is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// By an operator.
+    Paused(Paused),
+    /// Its tasks are for programmers with free LLMs, at the latest until then; None: no task of it is known to wait.
+    LeftToFree { until: Option<Timestamp> },
+}
+
 /// Why a programmer takes no task, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
@@ -98,33 +116,47 @@ impl Standing<'_> {
         match self.means(programmer) {
             Means::Free => None,
             Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
-            Means::Paid => (!self.has_money_for(programmer, alive)).then(|| self.budget_obstacle(programmer)),
+            Means::Paid => match self.room_for(programmer, alive) {
+                Room::Enough => None,
+                Room::ForOthersFirst | Room::TooLittle => Some(self.budget_obstacle(programmer)),
+            },
         }
     }
 
-    /// The routes that are closed for this programmer for now: those that are paused; and for who works with paid LLMs only
-    /// those that programmers with free LLMs serve too (or did until their LLMs went out, less than `spill_to_paid_after`
-    /// ago), as long as no task of theirs has waited for that long. Indices into `routes`.
+    /// The routes that are closed for this programmer for now. Indices into `routes`.
     pub fn closed_routes(
         &self,
         programmer: &Programmer,
         routes: &[&Route],
         alive: impl Fn(&ProgrammerId) -> bool,
     ) -> BTreeSet<usize> {
-        let paused = |route: &Route| self.fold.pauses.of_route(&route.name).is_some();
+        let closed = |route: &Route| self.closed(programmer, route, &alive).is_some();
+        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+    }
+
+    /// Why this route is closed for a programmer whose gate is open: it is paused; or the programmer works with paid LLMs
+    /// only, programmers with free LLMs serve the route too (or did until their LLMs went out, less than
+    /// `spill_to_paid_after` ago), and no task of the route has waited for that long.
+    pub fn closed(
+        &self,
+        programmer: &Programmer,
+        route: &Route,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> Option<Closed> {
+        if let Some(paused) = self.fold.pauses.of_route(&route.name) {
+            return Some(Closed::Paused(paused));
+        }
         let patience = self.pool.load_balancing.spill_to_paid_after;
-        let holds_back = !patience.is_zero() && self.means(programmer) == Means::Paid;
+        if patience.is_zero() || self.means(programmer) != Means::Paid {
+            return None;
+        }
+        let spills = self.fold.tasks.oldest_waiting(&route.name).map(|since| since.plus(patience));
         let serves_free = |id: &ProgrammerId| {
             let other = self.pool.programmer(id).filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
             other.is_some_and(|other| self.is_free_or_was_within(other, patience))
         };
-        let spilled = |route: &Route| {
-            let oldest = self.fold.tasks.oldest_waiting(&route.name);
-            oldest.is_some_and(|since| self.now.since(since) >= patience)
-        };
-        let left_to_free = |route: &Route| holds_back && !spilled(route) && route.eligible.iter().any(serves_free);
-        let closed = |route: &Route| paused(route) || left_to_free(route);
-        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+        let spilled = spills.is_some_and(|at| self.now >= at);
+        (!spilled && route.eligible.iter().any(serves_free)).then_some(Closed::LeftToFree { until: spills })
     }
 
     /// Whether the programmer's primary LLM is available, or went out not long ago.
@@ -136,12 +168,12 @@ impl Standing<'_> {
 
     /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
     /// wait for room only so many wake as fit.
-    fn has_money_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> bool {
-        let Some(room) = self.fold.budget.room() else { return true };
+    pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
+        let Some(room) = self.fold.budget.room() else { return Room::Enough };
         let (begun, busy) = self.begun();
         let mut left = room.saturating_sub(begun);
         if programmer.limits.max_cost > left {
-            return false;
+            return Room::TooLittle;
         }
         let waits = |other: &&Programmer| {
             let me = other.id == programmer.id;
@@ -154,13 +186,13 @@ impl Standing<'_> {
             let other = waiting[(turn + place) % waiting.len()];
             let fits = other.limits.max_cost <= left;
             if other.id == programmer.id {
-                return fits;
+                return if fits { Room::Enough } else { Room::ForOthersFirst };
             }
             if fits {
                 left = left.saturating_sub(other.limits.max_cost);
             }
         }
-        false
+        Room::ForOthersFirst
     }
 
     /// What tasks in hand may still reserve, and who has one in hand.
@@ -211,17 +243,25 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
 }
 
 fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
-    let (reason, word) = match paused.pause {
-        Pause::Pause => (ShutReason::Paused, "paused"),
-        Pause::Drain => (ShutReason::Draining, "drained"),
+    let reason = match paused.pause {
+        Pause::Pause => ShutReason::Paused,
+        Pause::Drain => ShutReason::Draining,
+    };
+    Obstacle { reason, detail: explain_pause(target, paused), until: None }
+}
+
+/// One sentence about a pause: since when, and how it ends.
+pub fn explain_pause(target: &Target, paused: Paused) -> String {
+    let word = match paused.pause {
+        Pause::Pause => "paused",
+        Pause::Drain => "drained",
     };
     let flag = match target {
         Target::All => "--all".to_owned(),
         Target::Programmer { id } => format!("--programmer {id}"),
         Target::Route { name } => format!("--route {name}"),
     };
-    let detail = format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since);
-    Obstacle { reason, detail, until: None }
+    format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since)
 }
 
 fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {

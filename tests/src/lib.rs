@@ -2,4 +2,6 @@
 //! here may depend on the dispatcher or the worker.
 
 pub mod bench;
+pub mod faults;
 pub mod scripted_llm;
+pub mod soak;

@@ -1,5 +1,6 @@
-//! `GET /health` of a programmer, on a port of its own, and `GET /metrics` of the process; both of the process alone on the
-//! address of `--listen`, which is known before the programmers are: for containers.
+//! `GET /health` of a programmer, on a port of its own: alive, and how it is; `GET /ready`: whether it can take tasks, as
+//! far as its process is concerned; and `GET /metrics` of the process.
+//! Both of the process alone on the address of `--listen`, which is known before the programmers are: for containers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
+use pool_shared::broker::status::BrokerStatus;
 use pool_shared::config::{self, Pool};
-use pool_shared::heartbeat::Gate;
+use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerStatus, Seen, programmer_status};
 use pool_shared::time::wall_clock;
@@ -42,7 +44,8 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
 
 /// Serves until shutdown.
 pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
-    let app = Router::new().route("/health", get(answer)).route("/metrics", get(metrics)).with_state(health);
+    let app = Router::new().route("/health", get(alive)).route("/ready", get(ready)).route("/metrics", get(metrics));
+    let app = app.with_state(health);
     serve_app(listener, app, shutdown).await;
 }
 
@@ -66,21 +69,51 @@ async fn metrics(State(health): State<Health>) -> String {
     health.metrics.render()
 }
 
-/// 200 while it can take or does work, 503 with the reason while its gate is shut.
-async fn answer(State(health): State<Health>) -> Response {
+/// Answers while the process lives, whatever the state of its broker: to start it again would not help.
+async fn alive(State(health): State<Health>) -> Response {
+    answer(&health, StatusCode::OK, None)
+}
+
+/// 503 with the reason while something is wrong that is not the task's, the budget's or an operator's matter.
+async fn ready(State(health): State<Health>) -> Response {
+    let trouble = trouble(&health);
+    let status = if trouble.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(&health, status, trouble)
+}
+
+fn trouble(health: &Health) -> Option<String> {
+    if let Some(trouble) = health.process.broker().trouble() {
+        return Some(trouble);
+    }
+    if !health.process.log.is_fresh() {
+        return Some("the event log cannot be read up to its end".to_owned());
+    }
+    unfit(&health.status.borrow())
+}
+
+/// What this gate says is wrong with the process.
+fn unfit(gate: &Gate) -> Option<String> {
+    match gate {
+        Gate::Consuming | Gate::Busy { .. } => None,
+        Gate::Shut { reason, detail } => match reason {
+            ShutReason::Config | ShutReason::Clock | ShutReason::Log | ShutReason::Held | ShutReason::Broker => {
+                Some(format!("{}: {detail}", reason.as_str()))
+            }
+            ShutReason::Draining | ShutReason::Paused | ShutReason::Breaker | ShutReason::Budget => None,
+        },
+    }
+}
+
+fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
-    let status = match &gate {
-        Gate::Consuming | Gate::Busy { .. } => StatusCode::OK,
-        Gate::Shut { .. } => StatusCode::SERVICE_UNAVAILABLE,
-    };
     let process = &health.process;
     let seen = Seen { gate, port: health.port, worker: process.name.clone() };
     let programmer = process.log.read(|fold| {
         let standing = Standing { pool: &health.pool, fold, now: fold.now().max(wall_clock()) };
         programmer_status(&standing, &health.programmer, Some(seen))
     });
-    let broker = process.consume.endpoint().address();
-    (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker })).into_response()
+    let broker = process.broker();
+    (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker, trouble })).into_response()
 }
 
 /// 200 while the process follows the event log.
@@ -111,5 +144,23 @@ struct Answer {
     #[serde(flatten)]
     programmer: ProgrammerStatus,
     version: &'static str,
-    broker: String,
+    broker: BrokerStatus,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programmer_is_ready_unless_something_is_wrong_with_its_process() {
+        let shut = |reason| unfit(&Gate::Shut { reason, detail: "why".to_owned() });
+        assert_eq!(shut(ShutReason::Held), Some("held: why".to_owned()), "another process has it");
+        assert_eq!(shut(ShutReason::Config), Some("config: why".to_owned()), "it has the wrong pool file");
+        assert_eq!(shut(ShutReason::Budget), None, "tomorrow it works again");
+        assert_eq!(shut(ShutReason::Paused), None, "an operator wants it so");
+        assert_eq!(unfit(&Gate::Consuming), None, "it waits for a task");
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::heartbeats;
 use pool_shared::broker::process::Process;
+use pool_shared::broker::{heartbeats, tell};
 use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
@@ -26,7 +26,7 @@ use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
-use crate::programmer::{Ending, Programmer};
+use crate::programmer::{Ending, Programmer, progress};
 
 /// How often free ids are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -74,7 +74,9 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     };
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
-    let host = Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default() };
+    let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
+    let host =
+        Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default(), progress };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -117,7 +119,7 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tracing::warn!(%error, "an id could not be tried"),
+                Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
             }
         }
         tracing::info!(taken = taken.len(), wanted = count, "waiting for programmer ids to become free");
@@ -133,6 +135,7 @@ struct Host {
     gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
     scribes: Arc<Scribes>,
+    progress: progress::Sender,
 }
 
 /// A programmer as heartbeats see it.
@@ -194,7 +197,7 @@ impl Host {
     async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
         let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
         Ok(Programmer {
-            attempts: self.workshop.attempts(config.clone()).await?,
+            attempts: self.workshop.attempts(config.clone()).await?.told_to(self.progress.of(&config.id)),
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),

@@ -1,10 +1,10 @@
-//! `GET /health`: whether this dispatcher can do its work.
+//! `GET /health`: this dispatcher is alive, and how it is; `GET /ready`: whether it can do its work.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use pool_shared::config::config_hash;
+use pool_shared::broker::status::BrokerStatus;
 use serde::Serialize;
 
 use super::App;
@@ -13,29 +13,38 @@ use super::App;
 struct Health {
     status: &'static str,
     version: &'static str,
-    /// Host and port of the broker, without the password.
-    broker: String,
+    broker: BrokerStatus,
     detail: Option<String>,
     config_hash: String,
     programmers: usize,
 }
 
+/// 200 as long as it lives, whatever the state of the broker: to start it again would not help.
 pub async fn health(State(app): State<App>) -> Response {
-    let hash = config_hash(&app.pool);
-    let detail = trouble(&app, &hash);
-    let health = Health {
-        status: if detail.is_none() { "ok" } else { "degraded" },
-        version: env!("CARGO_PKG_VERSION"),
-        broker: app.process.consume.endpoint().address(),
-        programmers: app.pool.programmers.len(),
-        config_hash: hash,
-        detail,
-    };
+    (StatusCode::OK, Json(look(&app))).into_response()
+}
+
+/// 503 with the reason while it cannot do its work.
+pub async fn ready(State(app): State<App>) -> Response {
+    let health = look(&app);
     let status = if health.detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }
 
-fn trouble(app: &App, hash: &str) -> Option<String> {
+fn look(app: &App) -> Health {
+    let broker = app.process.broker();
+    let detail = broker.trouble().or_else(|| trouble(app));
+    Health {
+        status: if detail.is_none() { "ok" } else { "degraded" },
+        version: env!("CARGO_PKG_VERSION"),
+        broker,
+        programmers: app.pool.programmers.len(),
+        config_hash: app.config_hash.to_string(),
+        detail,
+    }
+}
+
+pub(crate) fn trouble(app: &App) -> Option<String> {
     if !app.process.log.is_fresh() {
         return Some("the event log cannot be read up to its end; is the broker reachable?".to_owned());
     }
@@ -43,7 +52,7 @@ fn trouble(app: &App, hash: &str) -> Option<String> {
         return Some(off.to_string());
     }
     let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
-    (in_force.as_deref() != Some(hash)).then(|| {
+    (in_force.as_deref() != Some(&*app.config_hash)).then(|| {
         format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display())
     })
 }

@@ -2,14 +2,21 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pool_shared::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::room::NoRoom;
+
+const UNAVAILABLE_FOR_S: u32 = 5;
 
 /// What is wrong with one of the tasks of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskProblem {
     /// The place in the list, from 0.
     pub index: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TaskId>,
     pub kind: String,
     pub message: String,
 }
@@ -21,12 +28,39 @@ pub struct Problem {
     pub detail: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<TaskProblem>,
+    /// The ids of all tasks of a request that was taken in part: with them it may be sent again as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<TaskId>,
+    /// Which routes are full, and what would fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_room: Option<Box<NoRoom>>,
+    /// When it is worth trying again, in seconds; also in the header `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u32>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self { title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+        Self {
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            ids: Vec::new(),
+            no_room: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// The broker or the log did not answer: nothing is wrong with the request.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(UNAVAILABLE_FOR_S)
+    }
+
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
     }
 
     #[must_use]
@@ -39,7 +73,12 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response()
+        let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_FOR_S);
+        if let Some(seconds) = self.retry_after_s.or(unavailable) {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 

@@ -39,13 +39,13 @@ pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
     Ok(Submission { tasks: vec![task], single: true })
 }
 
-pub(super) fn problem_of(index: usize, error: &NotTaken) -> TaskProblem {
+pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> TaskProblem {
     let kind = match error {
         NotTaken::Unroutable(_) => "unroutable",
         NotTaken::IdConflict(_) => "id_conflict",
-        NotTaken::Broker(_) | NotTaken::Log(_) => "unavailable",
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
     };
-    TaskProblem { index, kind: kind.to_owned(), message: error.to_string() }
+    TaskProblem { index, id, kind: kind.to_owned(), message: error.to_string() }
 }
 
 /// All tasks are fine, or none is taken.
@@ -55,11 +55,12 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     for (index, raw) in submission.tasks.iter().enumerate() {
         match TaskMessage::parse(raw.get().as_bytes(), wall_clock()) {
             Err(error) => {
-                errors.push(TaskProblem { index, kind: "invalid_task".to_owned(), message: error.to_string() });
+                let message = error.to_string();
+                errors.push(TaskProblem { index, id: None, kind: "invalid_task".to_owned(), message });
             }
             Ok(message) => match app.intake.prepare(message) {
                 Ok(task) => tasks.push(task),
-                Err(error) => errors.push(problem_of(index, &error)),
+                Err(error) => errors.push(problem_of(index, None, &error)),
             },
         }
     }
@@ -83,7 +84,7 @@ fn repeated_ids(tasks: &[Task]) -> Vec<TaskProblem> {
     for (index, task) in tasks.iter().enumerate() {
         let hash = task.body_hash();
         if seen.insert(&task.id, hash.clone()).is_some_and(|other| other != hash) {
-            problems.push(problem_of(index, &NotTaken::IdConflict(task.id.clone())));
+            problems.push(problem_of(index, None, &NotTaken::IdConflict(task.id.clone())));
         }
     }
     problems

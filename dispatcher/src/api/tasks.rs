@@ -1,16 +1,14 @@
-//! `/tasks`: submit, list, show, patch.
+//! `/tasks`: list, show, patch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_shared::fold::TaskState;
-use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
+use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{ResultMessage, Status};
 use pool_shared::task::TaskMessage;
@@ -20,12 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::problem::Problem;
-use super::submission::{prepare, problem_of, read_submission};
-use crate::history::{Entry, History};
-use crate::intake::{NotTaken, Taken};
+use crate::history::Entry;
 
-/// Submissions that are written at the same time.
-const AT_ONCE: usize = 64;
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
 /// The log names the outcome a moment before the history has the result.
@@ -50,6 +44,8 @@ pub struct TaskView {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub cost_usd: Option<MicroUsd>,
+    /// Whose answer the result is.
+    pub llm: Option<LlmName>,
     /// The error's kind, when there is one.
     pub error: Option<String>,
     /// Without the patch: that is at `/tasks/{id}/patch`.
@@ -76,6 +72,7 @@ impl TaskView {
             started_at: owner.map(|o| o.since),
             finished_at: outcome.map(|o| o.at),
             cost_usd: outcome.map(|o| o.cost),
+            llm: outcome.and_then(|o| o.llm.clone()),
             error: outcome.and_then(|o| o.error).map(|kind| kind.as_str().to_owned()),
             result: None,
             task: None,
@@ -97,62 +94,58 @@ fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
     owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
 }
 
-/// `POST /tasks`.
-pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
-    let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
-    let tasks = prepare(&app, &submission)?;
-    let taken: Vec<Taken> = stream::iter(tasks.into_iter().enumerate())
-        .map(|(index, task)| {
-            let intake = app.intake.clone();
-            async move { intake.take(task).await.map_err(|error| (index, error)) }
-        })
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-        .map_err(|(index, error)| not_taken(index, &error))?;
-    let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
-    let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
-    if submission.single {
-        Ok((status, Json(views.into_iter().next())).into_response())
-    } else {
-        Ok((status, Json(views)).into_response())
-    }
-}
-
-fn not_taken(index: usize, error: &NotTaken) -> Problem {
-    let status = match error {
-        NotTaken::Unroutable(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        NotTaken::IdConflict(_) => StatusCode::CONFLICT,
-        NotTaken::Broker(_) | NotTaken::Log(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    Problem::new(status, error.to_string()).with_errors(vec![problem_of(index, error)])
-}
-
-fn view(app: &App, id: &TaskId) -> Option<TaskView> {
+pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
     let entry = app.history.entry(id).unwrap_or_default();
     app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     status: Option<String>,
     programmer: Option<ProgrammerId>,
     /// `key=value` or `key:value`.
     label: Option<String>,
+    /// Of its result; of a running task, the primary LLM of its programmer.
+    llm: Option<LlmName>,
+    /// Somewhere in its id, its summary or its labels, in any case.
+    text: Option<String>,
     limit: Option<usize>,
+    /// Of the list without it, so many are left out at its beginning.
+    offset: Option<usize>,
 }
 
 impl Filter {
-    fn matches(&self, history: &History, id: &TaskId, state: &TaskState) -> bool {
+    fn matches(&self, app: &App, entries: &HashMap<TaskId, Entry>, (id, state): (&TaskId, &TaskState)) -> bool {
         let label = |wanted: &String| {
             let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
-            let entry = history.entry(id).unwrap_or_default();
-            entry.labels.get(key).is_some_and(|have| value.is_empty() || have == value)
+            let have = entries.get(id).and_then(|entry| entry.labels.get(key));
+            have.is_some_and(|have| value.is_empty() || have == value)
         };
         self.status.as_ref().is_none_or(|wanted| wanted == status(state))
             && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
             && self.label.as_ref().is_none_or(label)
+            && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(app, state))
+            && self.text.as_ref().is_none_or(|text| contains(id, entries.get(id), text))
+    }
+}
+
+/// Of `text` in lower case.
+fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
+    let has = |words: &str| words.to_lowercase().contains(text);
+    let of_entry = |entry: &Entry| {
+        let label = |(key, value): (&String, &String)| has(&format!("{key}={value}"));
+        has(&entry.summary) || entry.labels.iter().any(label)
+    };
+    has(id.as_str()) || entry.is_some_and(of_entry)
+}
+
+/// Whose work the result is; of a running task, who is asked first.
+fn llm<'a>(app: &'a App, state: &'a TaskState) -> Option<&'a LlmName> {
+    match (&state.outcome, &state.owner) {
+        (Some(outcome), _) => outcome.llm.as_ref(),
+        (None, Some(owner)) => app.pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
+        (None, None) => None,
     }
 }
 
@@ -169,17 +162,29 @@ pub async fn list(
     State(app): State<App>,
     filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<TaskList>, Problem> {
-    let Query(filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(mut filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    filter.text = filter.text.map(|text| text.to_lowercase());
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-    // Meanwhile nothing is folded: only what is shown is copied.
+    let offset = filter.offset.unwrap_or_default();
+    // Meanwhile nothing is folded: only what is shown is copied and sorted.
     Ok(Json(app.process.log.read(|fold| {
-        let matches = |(id, state): &(&TaskId, &TaskState)| filter.matches(&app.history, id, state);
-        let mut matching: Vec<_> = fold.tasks.iter().filter(matches).collect();
-        matching.sort_unstable_by(|a, b| (time(b.1), b.0).cmp(&(time(a.1), a.0)));
-        let shown = matching.iter().take(limit);
-        let view =
-            |(id, state): &(&TaskId, &TaskState)| TaskView::new(id, state, app.history.entry(id).unwrap_or_default());
-        TaskList { total: matching.len(), tasks: shown.map(view).collect() }
+        app.history.look(|entries| {
+            let mut matching: Vec<_> = fold.tasks.iter().filter(|task| filter.matches(&app, entries, *task)).collect();
+            let newest_first =
+                |a: &(&TaskId, &TaskState), b: &(&TaskId, &TaskState)| (time(b.1), b.0).cmp(&(time(a.1), a.0));
+            let total = matching.len();
+            let end = offset.saturating_add(limit);
+            if (1..total).contains(&end) {
+                matching.select_nth_unstable_by(end - 1, newest_first);
+                matching.truncate(end);
+            }
+            matching.sort_unstable_by(newest_first);
+            let shown = matching.iter().skip(offset).take(limit);
+            let view = |(id, state): &(&TaskId, &TaskState)| {
+                TaskView::new(id, state, entries.get(*id).cloned().unwrap_or_default())
+            };
+            TaskList { total, tasks: shown.map(view).collect() }
+        })
     })))
 }
 
@@ -206,13 +211,14 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(Some(ResultMessage::cancelled(view.id.clone())));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
     Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
 }
 
 async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
     let body = app.history.body(offset).await;
-    body.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+    body.map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 /// `GET /tasks/{id}`.

@@ -2,14 +2,18 @@
 //!
 //! Exit statuses: 0 done; 1 it failed, or a task of the batch did not succeed; 2 the input is wrong.
 
+mod again;
 mod budget;
 mod client;
 mod control;
+mod dead;
 mod health;
+mod report;
 mod serve;
 mod show;
 mod status;
 mod submit;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -72,6 +76,16 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
     Patch(show::PatchArgs),
+    /// Submit finished tasks again, as new ones
+    Retry(again::RetryArgs),
+    /// Put an unfinished task into its queue again
+    Requeue(again::RequeueArgs),
+    /// Show what could not be handled; take it up again or throw it away
+    Dead(dead::DeadArgs),
+    /// Say why a task waits
+    Why(why::WhyArgs),
+    /// Report what the tasks of some days came to, by LLM, programmer, route or label
+    Report(report::ReportArgs),
     /// Print a JSON Schema: of a task, a result or the pool file
     Schema {
         #[arg(value_parser = ["task", "result", "pool"])]
@@ -100,6 +114,11 @@ impl Command {
             Self::Pauses(shown) => control::pauses(shown).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
+            Self::Retry(args) => again::retry(args).await,
+            Self::Requeue(args) => again::requeue(args).await,
+            Self::Dead(args) => dead::run(args).await,
+            Self::Why(args) => why::run(args).await,
+            Self::Report(args) => report::run(args).await,
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
                 Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),

@@ -7,18 +7,23 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use pool_shared::broker::process::Process;
-use pool_shared::config::Pool;
+use pool_shared::config::{Env, Pool, config_hash};
 use pool_shared::telemetry::{self, LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{PoolFile, pool};
-use crate::api::{self, App};
+use crate::api::token::Access;
+use crate::api::{self, App, events};
+use crate::dashboard::{Hub, Journal, Outputs};
+use crate::dead::{DeadLetters, rescue};
 use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
-use crate::{configure, replies, retired, retries, unroutable};
+use crate::repair::{self, Watchman};
+use crate::{configure, deadlines, replies, restate, retired, retries, unroutable};
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -41,29 +46,35 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         pool.dispatcher.listen = listen;
     }
+    let access = Access::new(pool.dispatcher.listen, &Env::of_process()).context("failed to serve the HTTP API")?;
     let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
         format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
     })?;
     let shutdown = CancellationToken::new();
     end_on_signals(shutdown.clone())?;
-    serve(pool, listener, args.url_file, shutdown).await?;
+    serve(pool, (listener, access), args.url_file, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(
     pool: Pool,
-    listener: TcpListener,
+    (listener, access): (TcpListener, Access),
     url_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = init_metrics().context("failed to set up metrics")?;
-    let beats = Beats::default();
+    let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
-        let beats = beats.clone();
-        move |heartbeat| beats.hear(heartbeat)
+        let (beats, watchman) = (beats.clone(), watchman.clone());
+        move |heartbeat| {
+            watchman.hear(&heartbeat);
+            beats.hear(heartbeat);
+        }
     };
+    let journal = Journal::default();
     let starting = async {
         let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
+        process.log.observe(Arc::new(journal.clone()));
         process.log.ready().await?;
         configure::put_in_force(&process, &pool).await;
         anyhow::Ok(process)
@@ -72,17 +83,37 @@ async fn serve(
         process = starting => process?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let history = History::start(&process);
+    let outputs = Outputs::default();
+    let history = History::start(&process, outputs.clone());
     tokio::spawn(replies::run(process.clone(), history.clone()));
     tokio::spawn(unroutable::run(process.clone()));
     tokio::spawn(retired::run(process.clone()));
     tokio::spawn(retries::run(process.clone()));
-    let intake = Intake::new(process.clone(), history.clone());
+    tokio::spawn(deadlines::run(process.clone()));
+    let dead = DeadLetters::new(process.clone());
+    tokio::spawn(rescue::run(process.clone(), dead.clone()));
+    let intake = Intake::new(process.clone(), history.clone(), pool.load_balancing.max_queue_per_programmer);
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
     let pool = Arc::new(pool);
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
-    let app = App { process: process.clone(), pool, history, intake, beats, metrics };
+    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
+    let app = App {
+        config_hash: config_hash(&pool).into(),
+        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
+        streams: Arc::new(Semaphore::new(events::STREAMS)),
+        process: process.clone(),
+        pool,
+        history,
+        intake,
+        dead,
+        beats,
+        metrics,
+        access,
+        journal,
+        outputs,
+    };
+    tokio::spawn(app.hub.clone().run(app.clone()));
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }

@@ -1,4 +1,4 @@
-//! `dispatcher show` and `dispatcher patch`.
+//! `dispatcher show` and `dispatcher patch`. What goes to standard output is JSON, or the patch; why a task waits goes beside it.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use pool_shared::id::TaskId;
 
 use super::{Client, PoolUrl};
 use crate::check::print;
+use crate::why::Why;
 
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
@@ -22,7 +23,12 @@ pub struct PatchArgs {
 }
 
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
-    let view: serde_json::Value = Client::new(&args.url)?.get(&format!("/tasks/{}", args.id)).await?;
+    let client = Client::new(&args.url)?;
+    let view: serde_json::Value = client.get(&format!("/tasks/{}", args.id)).await?;
+    if view["status"] == "queued" {
+        let why: Why = client.get(&format!("/tasks/{}/why", args.id)).await?;
+        eprintln!("{}: {}", args.id, why.sentence);
+    }
     Ok(print(&format!("{view:#}\n")))
 }
 

@@ -13,9 +13,10 @@ use pool_shared::broker::within;
 use pool_shared::config::{Pool, Programmer};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
+use pool_shared::routing::Route;
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, programmer_status};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -34,12 +35,30 @@ struct Heard {
 }
 
 /// The latest heartbeats. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Beats(Arc<RwLock<HashMap<ProgrammerId, Heard>>>);
+#[derive(Clone)]
+pub struct Beats {
+    heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
+    /// Since when it listens.
+    since: Instant,
+}
+
+impl Default for Beats {
+    fn default() -> Self {
+        Self { heard: Arc::default(), since: Instant::now() }
+    }
+}
+
+/// What was heard lately.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub seen: HashMap<ProgrammerId, Seen>,
+    /// It was listened for long enough to hear of everybody who is there.
+    pub complete: bool,
+}
 
 impl Beats {
     pub fn hear(&self, heartbeat: Heartbeat) {
-        let mut beats = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in heartbeat.programmers {
             let held_by_another = beats.get(&beat.id).is_some_and(|heard| {
                 heard.by != heartbeat.name && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
@@ -52,10 +71,25 @@ impl Beats {
         }
     }
 
+    /// Everybody who was heard of within `fresh`.
+    pub fn snapshot(&self, fresh: Duration) -> Snapshot {
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let recent = beats.iter().filter(|(_, heard)| heard.at.elapsed() < fresh);
+        Snapshot {
+            seen: recent.map(|(id, heard)| (id.clone(), heard.seen())).collect(),
+            complete: self.since.elapsed() >= fresh,
+        }
+    }
+
     fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
-        let beats = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let heard = beats.get(id).filter(|heard| heard.at.elapsed() < fresh)?;
-        Some(Seen { gate: heard.beat.gate.clone(), port: heard.beat.port, worker: heard.by.clone() })
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen)
+    }
+}
+
+impl Heard {
+    fn seen(&self) -> Seen {
+        Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.by.clone() }
     }
 }
 
@@ -66,9 +100,13 @@ fn is_held(gate: &Gate) -> bool {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     pub queue: String,
+    /// As tasks and pauses name it.
+    pub name: String,
     /// Messages that wait in the queue; None when the broker did not say.
     pub waiting: Option<u32>,
     pub running: usize,
+    /// Since when the oldest task that waits has waited, of those that the log knows.
+    pub oldest_waiting: Option<Timestamp>,
     pub programmers: Vec<ProgrammerId>,
 }
 
@@ -90,15 +128,24 @@ pub struct PoolStatus {
     pub programmers: Vec<ProgrammerStatus>,
 }
 
+/// Messages that wait in each route's queue, in the order of the routes; None when the broker did not say.
+pub type Depths = Vec<Option<u32>>;
+
 /// Puts the status together.
 pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
+    status_with(process, pool, beats, &queue_depths(process).await)
+}
+
+/// The same, with queues that were counted before; one that is missing was not.
+pub fn status_with(process: &Process, pool: &Pool, beats: &Beats, waiting: &[Option<u32>]) -> PoolStatus {
     let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
         let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
         let seen = |programmer: &Programmer| beats.of(&programmer.id, pool.load_balancing.health_check_interval);
         let each = pool.programmers.iter();
         each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
     });
-    let waiting = queue_depths(process).await;
+    let oldest = |route: &Route| process.log.read(|fold| fold.tasks.oldest_waiting(&route.name));
+    let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
     let running = running(process);
     let routes: Vec<RouteStatus> = process
         .routes
@@ -107,6 +154,8 @@ pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus
         .zip(waiting)
         .map(|(route, waiting)| RouteStatus {
             queue: route.queue(),
+            name: route.name.clone(),
+            oldest_waiting: oldest(route),
             waiting,
             running: running.get(&route.name).copied().unwrap_or_default(),
             programmers: route.eligible.iter().cloned().collect(),
@@ -145,8 +194,8 @@ fn running(process: &Process) -> HashMap<String, usize> {
     })
 }
 
-/// Messages that wait in each route's queue, in the order of the routes.
-async fn queue_depths(process: &Process) -> Vec<Option<u32>> {
+/// Asks the broker.
+pub async fn queue_depths(process: &Process) -> Depths {
     let routes = process.routes.all();
     let Ok(channel) = process.consume.channel().await else { return vec![None; routes.len()] };
     let limit = process.consume.endpoint().timeout();

@@ -15,6 +15,14 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// What is tried worked for so long: as a success counts only what lasts, or something that breaks as soon as it is
+    /// made would be made without a pause.
+    pub fn worked_for(&mut self, lasted: Duration) {
+        if lasted > LONGEST {
+            self.reset();
+        }
+    }
+
     /// The next delay: between half and all of 0.1 s · 2^failures, at most 5 s. `random` is uniform in 0..1.
     #[must_use]
     pub fn next_delay(&mut self, random: f64) -> Duration {
@@ -38,7 +46,9 @@ mod tests {
         let mut backoff = Backoff::default();
         let delays: Vec<u128> = (0..8).map(|_| backoff.next_delay(1.0).as_millis()).collect();
         assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000], "without jitter");
-        backoff.reset();
+        backoff.worked_for(Duration::from_secs(1));
+        assert_eq!(backoff.next_delay(1.0).as_millis(), 5000, "what breaks at once is no success");
+        backoff.worked_for(Duration::from_secs(6));
         assert_eq!(backoff.next_delay(0.0).as_millis(), 50, "the jitter takes up to half");
     }
 }

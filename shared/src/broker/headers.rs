@@ -11,6 +11,12 @@ const GENERATION: &str = "pool-generation";
 const SUBMITTED_MS: &str = "pool-submitted-ms";
 const ATTEMPT: &str = "pool-attempt";
 const RETRY_AT_MS: &str = "pool-retry-at-ms";
+const REASON: &str = "pool-reason";
+const DEAD_ID: &str = "pool-dead-id";
+const DEAD_MS: &str = "pool-dead-ms";
+const FROM: &str = "pool-from";
+/// Headers of a message travel in one frame; a message about a mistake may quote all of it.
+const MAX_REASON_CHARS: usize = 1_000;
 /// RabbitMQ 4.3 and later: returns of this message of whatever kind; absent on the first delivery.
 const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// Up to 4.2: returns of this message of whatever kind; absent or 0 on the first delivery. From 4.3 on a nack and a
@@ -98,6 +104,64 @@ pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicPropert
     json_properties().with_message_id(task_id.into()).with_headers(headers)
 }
 
+/// Why and when a message was put into `pool.dead`, and which one it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obituary {
+    pub id: String,
+    /// For people: `kind: message`.
+    pub reason: String,
+    pub at: Timestamp,
+    /// The queue that it was taken from.
+    pub from: String,
+}
+
+impl Obituary {
+    pub fn new(reason: impl Into<String>, from: impl Into<String>, at: Timestamp) -> Self {
+        let mut reason = reason.into();
+        if let Some((cut, _)) = reason.char_indices().nth(MAX_REASON_CHARS) {
+            reason.truncate(cut);
+            reason.push('…');
+        }
+        Self { id: uuid::Uuid::now_v7().simple().to_string(), reason, at, from: from.into() }
+    }
+
+    /// What a message in `pool.dead` says of itself; None when we have not put it there.
+    pub fn of(properties: &BasicProperties) -> Option<Self> {
+        Some(Self {
+            id: text_header(properties, DEAD_ID)?,
+            reason: text_header(properties, REASON)?,
+            at: header(properties, DEAD_MS).map(Timestamp)?,
+            from: text_header(properties, FROM).unwrap_or_default(),
+        })
+    }
+
+    /// Properties for the way to `pool.dlx`: what matters of those that the message came with, and these words.
+    pub fn properties(&self, came_with: &BasicProperties) -> BasicProperties {
+        let id = text(came_with.message_id()).unwrap_or_default();
+        let properties = task_properties(id, token(came_with).generation, submitted_at(came_with));
+        let mut headers = properties.headers().clone().unwrap_or_default();
+        for (name, value) in [(REASON, &self.reason), (DEAD_ID, &self.id), (FROM, &self.from)] {
+            headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
+        }
+        headers.insert(DEAD_MS.into(), AMQPValue::LongLongInt(i64::try_from(self.at.0).unwrap_or(i64::MAX)));
+        Reply::as_it_came(came_with).on(properties.with_headers(headers))
+    }
+}
+
+/// A header that is a text.
+pub fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    let value = properties.headers().as_ref()?.inner().get(name)?;
+    if let AMQPValue::LongString(text) = value {
+        return Some(String::from_utf8_lossy(text.as_bytes()).into_owned());
+    }
+    if let AMQPValue::ShortString(text) = value { Some(text.as_str().to_owned()) } else { None }
+}
+
+/// The attempt that a result in `results` is of.
+pub fn attempt(properties: &BasicProperties) -> Option<String> {
+    text_header(properties, ATTEMPT)
+}
+
 /// Persistent, `application/json`.
 pub fn json_properties() -> BasicProperties {
     BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2)
@@ -120,6 +184,13 @@ impl Reply {
             return Err(foreign.clone());
         }
         Ok(Self { to, ..Self::without_address(properties) })
+    }
+
+    /// The address as it stands there, for a message that is passed on: whoever does the task refuses one that cannot be
+    /// used.
+    pub fn as_it_came(properties: &BasicProperties) -> Self {
+        let to = text(properties.reply_to()).map(str::to_owned);
+        Self { to, ..Self::without_address(properties) }
     }
 
     /// What is left of a reply whose address cannot be used.
@@ -164,6 +235,22 @@ mod tests {
         assert_eq!(token_of(&old), Token { generation: 1, count: 2 }, "up to 4.2");
         let new = [("x-delivery-count", AMQPValue::LongLongInt(0)), ("x-acquired-count", AMQPValue::LongLongInt(5))];
         assert_eq!(token_of(&new).count, 5, "from 4.3 on, returns by nack count here only");
+    }
+
+    #[test]
+    fn what_a_dead_message_says_of_itself_reads_back_with_what_matters_of_its_properties() {
+        let came_with = task_properties("t", 3, Some(Timestamp(5))).with_reply_to("results.me".into());
+        let obituary = Obituary::new("poison: ".to_owned() + &"x".repeat(5_000), "tasks.fast", Timestamp(9));
+        let properties = obituary.properties(&came_with);
+        assert_eq!(Obituary::of(&properties), Some(obituary.clone()), "id, reason, time and queue");
+        assert!(obituary.reason.len() < 2_000, "headers are small: {} bytes", obituary.reason.len());
+        assert_eq!(token(&properties).generation, 3, "the generation stays");
+        assert_eq!(
+            Reply::of(&properties).ok().and_then(|reply| reply.to).as_deref(),
+            Some("results.me"),
+            "the address stays"
+        );
+        assert_eq!(Obituary::of(&came_with), None, "not one of ours");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -43,12 +44,14 @@ pub async fn send(
 pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), shutdown: CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         tokio::select! {
             () = shutdown.cancelled() => return,
             end = hear_all(&link, &mut hear) => if let Err(error) = end {
                 tracing::debug!(%error, "heartbeats are not heard");
             },
         }
+        backoff.worked_for(began.elapsed());
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = backoff.wait() => {}

@@ -6,6 +6,7 @@
 
 pub mod acks;
 pub mod backoff;
+mod endpoint;
 pub mod headers;
 pub mod heartbeats;
 pub mod link;
@@ -13,15 +14,20 @@ pub mod log;
 pub mod outbox;
 pub mod process;
 pub mod publisher;
+pub mod refusal;
+pub mod status;
+mod tls;
 pub mod topology;
 
 use std::time::Duration;
 
+pub use endpoint::Endpoint;
+use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::{Connection, ConnectionProperties};
+use refusal::NotConnected;
 
 /// What went wrong with the broker. The text fits behind "failed to ".
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     #[error("{what}: no answer from the broker within {} s", after.as_secs())]
     Timeout { what: String, after: Duration },
@@ -32,6 +38,12 @@ pub enum BrokerError {
     Nacked { what: String },
     #[error("{what}: no queue is bound for it; is the topology declared?")]
     Returned { what: String },
+    #[error("{0}")]
+    Connect(NotConnected),
+    #[error(
+        "{what}: the broker takes no messages now ({reason}): look at its memory and disk (`rabbitmq-diagnostics alarms`)"
+    )]
+    Blocked { what: String, reason: String },
     /// Waiting helps: a dispatcher declares it.
     #[error("{what}: it is not there, and this user may not declare it; is a dispatcher running?")]
     NotDeclared { what: String },
@@ -43,8 +55,35 @@ impl BrokerError {
     /// Whether the broker closed the channel for this reason.
     pub fn is(&self, reason: AMQPSoftError) -> bool {
         let Self::Amqp { error, .. } = self else { return false };
-        let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
         error.kind() == &AMQPErrorKind::Soft(reason)
+    }
+
+    /// Whether it comes of the whole connection: its link tells of that, once, so that others need not.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Blocked { .. } => true,
+            Self::Amqp { error, .. } => {
+                error.is_io_error()
+                    || error.is_amqp_hard_error()
+                    || matches!(error.kind(), ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_))
+            }
+            Self::Timeout { .. }
+            | Self::Nacked { .. }
+            | Self::Returned { .. }
+            | Self::NotDeclared { .. }
+            | Self::Pool { .. } => false,
+        }
+    }
+}
+
+/// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is
+/// away, because its link says so.
+pub fn tell(error: &BrokerError, what: &str) {
+    if error.is_outage() {
+        tracing::debug!(%error, "{what}");
+    } else {
+        tracing::warn!(%error, "{what}");
     }
 }
 
@@ -61,53 +100,5 @@ pub async fn within<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(BrokerError::Amqp { what: what.into(), error }),
         Err(_) => Err(BrokerError::Timeout { what: what.into(), after: limit }),
-    }
-}
-
-/// How to reach the broker, and under which name the management UI shows this process.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    config: crate::config::Broker,
-    process: String,
-}
-
-impl Endpoint {
-    pub fn new(config: crate::config::Broker, process: impl Into<String>) -> Self {
-        Self { config, process: process.into() }
-    }
-
-    /// For every single await on the broker.
-    pub fn timeout(&self) -> Duration {
-        self.config.timeout
-    }
-
-    pub fn publish_channels(&self) -> usize {
-        self.config.publish_channels
-    }
-
-    /// Host and port, without the password.
-    pub fn address(&self) -> String {
-        let url = self.config.url.expose();
-        url.rsplit_once('@').map_or(url, |(_, address)| address).to_owned()
-    }
-
-    /// A new connection; `purpose` is added to its name in the management UI.
-    ///
-    /// # Errors
-    /// When the broker cannot be reached or refuses; the text names the address.
-    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
-        let name = format!("{} ({purpose})", self.process);
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let what = format!("connect to RabbitMQ at {}", self.address());
-        within(self.config.timeout, what, Connection::connect(&self.url(), properties)).await
-    }
-
-    fn url(&self) -> String {
-        let url = self.config.url.expose();
-        if url.contains("heartbeat=") {
-            return url.to_owned();
-        }
-        let separator = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{separator}heartbeat={}", self.config.heartbeat.as_secs())
     }
 }

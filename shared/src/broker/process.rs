@@ -10,8 +10,9 @@ use super::backoff::Backoff;
 use super::link::{Link, discard};
 use super::log::Log;
 use super::publisher::Publisher;
+use super::status::{BrokerStatus, Condition};
 use super::topology::Topology;
-use super::{BrokerError, Endpoint, heartbeats};
+use super::{BrokerError, Endpoint, heartbeats, tell};
 use crate::config::Pool;
 use crate::event::EmitterId;
 use crate::heartbeat::{Clock, Heartbeat};
@@ -51,6 +52,7 @@ impl Process {
         let name = format!("{role} {host}/{}", std::process::id());
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
+        consume.first_connection().await?;
         let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
         let routes = Arc::new(Routes::new(&pool.capabilities()));
         declare(&consume, &routes, pool).await?;
@@ -69,6 +71,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// How this process is connected.
+    pub fn broker(&self) -> BrokerStatus {
+        let now = |link: &Link| Condition::from(&*link.state().borrow());
+        let condition = now(&self.consume).worse(now(self.publisher.link()));
+        BrokerStatus::new(self.consume.endpoint().address(), condition)
+    }
+}
+
 async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
     let mut backoff = Backoff::default();
     loop {
@@ -79,7 +90,7 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
         if is_refusal(&error) {
             return Err(error);
         }
-        tracing::warn!(%error, "the broker is not ready; trying again");
+        tell(&error, "the topology is not declared yet; trying again");
         backoff.wait().await;
     }
 }
@@ -101,7 +112,7 @@ async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Br
 }
 
 /// Whether the broker is there and says no, so that trying again is of no use.
-pub fn is_refusal(error: &BrokerError) -> bool {
+fn is_refusal(error: &BrokerError) -> bool {
     let BrokerError::Amqp { error, .. } = error else { return false };
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
         return match error.kind() {
@@ -109,7 +120,7 @@ pub fn is_refusal(error: &BrokerError) -> bool {
             AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
         };
     }
-    matches!(error.kind(), lapin::ErrorKind::InvalidProtocolVersion(_) | lapin::ErrorKind::AuthProviderError(_))
+    false
 }
 
 fn host_name() -> String {

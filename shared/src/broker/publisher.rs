@@ -2,15 +2,18 @@
 //!
 //! With several mandatory messages in flight lapin can pair a return with the wrong confirm, so a channel belongs to
 //! one publish at a time and the pool gives the throughput. [`Publisher::publish_together`] takes its returns
-//! from the whole batch.
+//! from the whole batch. While the broker takes no messages, whoever publishes hears so at once.
+
+use std::collections::VecDeque;
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
-use futures_util::future;
+use futures_util::FutureExt;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
-use super::{BrokerError, Endpoint, link::Link, within};
+use super::link::Link;
+use super::{BrokerError, within};
 
 #[derive(Debug)]
 struct ConfirmedChannels(Link);
@@ -20,7 +23,7 @@ impl Manager for ConfirmedChannels {
     type Error = BrokerError;
 
     async fn create(&self) -> Result<Channel, BrokerError> {
-        let channel = self.0.channel().await?;
+        let channel = self.0.channel_now().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         within(self.0.endpoint().timeout(), "ask for publisher confirms", select).await?;
         Ok(channel)
@@ -28,6 +31,31 @@ impl Manager for ConfirmedChannels {
 
     async fn recycle(&self, channel: &mut Channel, _: &Metrics) -> RecycleResult<BrokerError> {
         if channel.status().connected() { Ok(()) } else { Err(RecycleError::message("the channel is closed")) }
+    }
+}
+
+/// A channel with a publish on its way. It goes back to the pool only when the publish came to a clean end; otherwise,
+/// also when nobody waits for it any more, its state is unknown: a late confirm must not be taken for the next message's.
+struct InUse<M: Manager<Type: Clone>> {
+    channel: M::Type,
+    of_pool: Option<Object<M>>,
+}
+
+impl<M: Manager<Type: Clone>> InUse<M> {
+    fn new(of_pool: Object<M>) -> Self {
+        Self { channel: M::Type::clone(&of_pool), of_pool: Some(of_pool) }
+    }
+
+    fn give_back(mut self) {
+        drop(self.of_pool.take());
+    }
+}
+
+impl<M: Manager<Type: Clone>> Drop for InUse<M> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.of_pool.take() {
+            drop(Object::take(channel));
+        }
     }
 }
 
@@ -46,7 +74,7 @@ pub struct Message<'a> {
 #[derive(Debug, Clone)]
 pub struct Publisher {
     channels: Pool<ConfirmedChannels>,
-    endpoint: Endpoint,
+    link: Link,
 }
 
 impl Publisher {
@@ -55,14 +83,13 @@ impl Publisher {
     /// # Errors
     /// Never with a valid pool file: the pool of channels could not be built.
     pub fn new(link: Link) -> Result<Self, BrokerError> {
-        let endpoint = link.endpoint().clone();
-        let channels = Pool::builder(ConfirmedChannels(link))
-            .max_size(endpoint.publish_channels())
+        let channels = Pool::builder(ConfirmedChannels(link.clone()))
+            .max_size(link.endpoint().publish_channels())
             // Few channels in use, not all in turn.
             .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| BrokerError::Pool { what: "set up publishing".to_owned(), reason: error.to_string() })?;
-        Ok(Self { channels, endpoint })
+        Ok(Self { channels, link })
     }
 
     /// Publishes one message and waits until the broker has taken it. Only a clean confirm is success.
@@ -71,48 +98,62 @@ impl Publisher {
     /// Whatever else came, or nothing in time: the message may still arrive later, so repeat it with the same id.
     pub async fn publish(&self, message: Message<'_>) -> Result<(), BrokerError> {
         let what = || format!("publish to {} with key {:?}", message.exchange, message.key);
-        let channel = self.channel(what).await?;
-        match self.confirmed(&channel, &message, what()).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // Its state is unknown: a late confirm must not be taken for the next message's.
-                drop(Object::take(channel));
-                Err(error)
-            }
-        }
+        let publish = async {
+            let channel = self.channel(what).await?;
+            self.confirmed(&channel.channel, &message, what()).await?;
+            channel.give_back();
+            Ok(())
+        };
+        self.unless_blocked(what, publish).await
     }
 
-    /// Publishes several messages on one channel and waits until the broker has answered for all of them. Gives those
-    /// that it did not take because they reach no queue.
-    ///
-    /// Which confirm carries a return says nothing (broker fact 10), but the return itself names its message, and every
-    /// return comes with some confirm of this batch, because it comes before its own.
+    /// Publishes several messages on one channel and waits until the broker has answered for all of them.
     ///
     /// # Errors
-    /// When one was not confirmed: which ones were taken is not known then.
-    pub async fn publish_together(&self, messages: &[Message<'_>]) -> Result<Vec<BasicReturnMessage>, BrokerError> {
+    /// When nothing was sent.
+    pub async fn publish_together(&self, messages: &[Message<'_>]) -> Result<Together, BrokerError> {
         let what = || format!("publish {} messages", messages.len());
-        let channel = self.channel(what).await?;
-        let sent = async {
-            let mut confirms = Vec::with_capacity(messages.len());
-            for message in messages {
-                confirms.push(basic_publish(&channel, message).await?);
-            }
-            future::try_join_all(confirms).await
-        };
-        let confirmed = within(self.endpoint.timeout(), what(), sent).await;
-        let returned =
-            confirmed.and_then(|all| all.into_iter().filter_map(|one| returned(one, what).transpose()).collect());
-        if returned.is_err() {
-            drop(Object::take(channel));
+        let channel = self.unless_blocked(what, self.channel(what)).await?;
+        let mut sending = Sending::default();
+        let sent = within(self.link.endpoint().timeout(), what(), sending.run(&channel.channel, messages));
+        let sent = self.unless_blocked(what, sent).await;
+        let together = sending.end(messages.len());
+        match sent {
+            Ok(()) if together.taken.iter().all(|taken| *taken) => channel.give_back(),
+            Ok(()) => {}
+            Err(error) => tracing::debug!(%error, "messages were not confirmed together"),
         }
-        returned
+        Ok(together)
     }
 
-    async fn channel(&self, what: impl Fn() -> String) -> Result<Object<ConfirmedChannels>, BrokerError> {
+    /// Waits until publishing is worth a try: there is a connection, and the broker takes messages.
+    pub async fn usable(&self) {
+        self.link.until_usable().await;
+    }
+
+    /// The connection that is published over.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Goes on until the broker says that it takes no messages: then no answer will come for a while. What is on its way
+    /// may arrive later.
+    async fn unless_blocked<T>(
+        &self,
+        what: impl Fn() -> String,
+        publish: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            reason = self.link.until_blocked() => Err(BrokerError::Blocked { what: what(), reason }),
+            done = publish => done,
+        }
+    }
+
+    async fn channel(&self, what: impl Fn() -> String) -> Result<InUse<ConfirmedChannels>, BrokerError> {
         // A channel may need a connection first; two time-outs cover both.
-        match tokio::time::timeout(self.endpoint.timeout() * 2, self.channels.get()).await {
-            Ok(Ok(channel)) => Ok(channel),
+        match tokio::time::timeout(self.link.endpoint().timeout() * 2, self.channels.get()).await {
+            Ok(Ok(channel)) => Ok(InUse::new(channel)),
             Ok(Err(deadpool::managed::PoolError::Backend(error))) => Err(error),
             Ok(Err(error)) => Err(BrokerError::Pool { what: what(), reason: error.to_string() }),
             Err(_) => Err(BrokerError::Pool { what: what(), reason: "all are waiting for the broker".to_owned() }),
@@ -121,7 +162,7 @@ impl Publisher {
 
     async fn confirmed(&self, channel: &Channel, message: &Message<'_>, what: String) -> Result<(), BrokerError> {
         let publish = async { basic_publish(channel, message).await?.await };
-        let confirmation = within(self.endpoint.timeout(), what.as_str(), publish).await?;
+        let confirmation = within(self.link.endpoint().timeout(), what.as_str(), publish).await?;
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => Err(BrokerError::Returned { what }),
@@ -136,9 +177,82 @@ async fn basic_publish(channel: &Channel, message: &Message<'_>) -> lapin::Resul
     channel.basic_publish(message.exchange.into(), message.key.into(), options, message.body, properties).await
 }
 
-fn returned(confirmation: Confirmation, what: impl Fn() -> String) -> Result<Option<BasicReturnMessage>, BrokerError> {
-    match confirmation {
-        Confirmation::Ack(returned) => Ok(returned),
-        Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Nacked { what: what() }),
+/// What became of messages that were published together.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// For each, whether the broker has confirmed it. For the others nothing is known.
+    pub taken: Vec<bool>,
+    /// Those of the confirmed ones that reach no queue.
+    pub returned: Vec<BasicReturnMessage>,
+}
+
+/// Messages on their way on one channel.
+///
+/// Which confirm carries a return says nothing (broker fact 10), but the return itself names its message, and it comes
+/// before the confirm of its own: the confirms up to there have brought it.
+#[derive(Default)]
+struct Sending {
+    answers: Vec<Confirmation>,
+    expected: VecDeque<PublisherConfirm>,
+}
+
+impl Sending {
+    async fn run(&mut self, channel: &Channel, messages: &[Message<'_>]) -> lapin::Result<()> {
+        for message in messages {
+            self.expected.push_back(basic_publish(channel, message).await?);
+        }
+        while let Some(confirm) = self.expected.front_mut() {
+            self.answers.push(confirm.await?);
+            self.expected.pop_front();
+        }
+        Ok(())
+    }
+
+    /// What is known by now.
+    fn end(self, messages: usize) -> Together {
+        let late = self.expected.into_iter().map(|confirm| confirm.now_or_never().and_then(Result::ok));
+        let mut together = Together::default();
+        for answer in self.answers.into_iter().map(Some).chain(late) {
+            together.taken.push(matches!(answer, Some(Confirmation::Ack(_))));
+            if let Some(Confirmation::Ack(Some(returned))) = answer {
+                together.returned.push(returned);
+            }
+        }
+        together.taken.resize(messages, false);
+        together
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers instead of channels.
+    struct Numbers;
+
+    impl Manager for Numbers {
+        type Type = u8;
+        type Error = BrokerError;
+
+        async fn create(&self) -> Result<u8, BrokerError> {
+            Ok(1)
+        }
+
+        async fn recycle(&self, _: &mut u8, _: &Metrics) -> RecycleResult<BrokerError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_channel_whose_publish_was_given_up_does_not_go_back() {
+        let pool = Pool::builder(Numbers).max_size(1).build().expect("a pool");
+        InUse::new(pool.get().await.expect("a channel")).give_back();
+        assert_eq!(pool.status().size, 1, "after a clean end it is kept");
+        let publish = async {
+            let _channel = InUse::new(pool.get().await.expect("a channel"));
+            std::future::pending::<()>().await;
+        };
+        assert!(publish.now_or_never().is_none(), "it is on its way, and nobody waits for it any more");
+        assert_eq!(pool.status().size, 0, "it is gone");
     }
 }

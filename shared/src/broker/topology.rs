@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::AMQPSoftError;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
@@ -44,6 +44,9 @@ pub const RETRIES_KEY: &str = "retries";
 /// What a `reply_to` must begin with.
 pub const REPLY_PREFIX: &str = "results.";
 
+/// As good as for ever.
+const MOST_LOOKS: i64 = 1_000_000_000;
+
 /// Declares and binds on one channel.
 pub struct Topology<'a> {
     channel: &'a Channel,
@@ -73,6 +76,30 @@ fn dead_lettered() -> FieldTable {
     ])
 }
 
+/// Nothing dead-letters from here, so it must lose nothing by being looked at: every look returns what it saw, and from
+/// RabbitMQ 4.0 on a queue without a limit of its own drops what was returned 20 times.
+fn kept() -> FieldTable {
+    table([("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongLongInt(MOST_LOOKS))])
+}
+
+/// 406: the queue is there, and not as this version declares it.
+fn hint(name: &str, refused: BrokerError) -> BrokerError {
+    let BrokerError::Amqp { error, .. } = &refused else { return refused };
+    if !is_other_than_declared(error) {
+        return refused;
+    }
+    let what = format!(
+        "declare the queue {name}: it exists with other arguments. Save what is in it, delete it (`rabbitmqctl delete_queue \
+         {name}`), and start again"
+    );
+    BrokerError::Amqp { what, error: error.clone() }
+}
+
+fn is_other_than_declared(error: &lapin::Error) -> bool {
+    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
 impl<'a> Topology<'a> {
     pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
         Self { channel, endpoint }
@@ -95,8 +122,7 @@ impl<'a> Topology<'a> {
             (RESULTS_QUEUE, REPLIES, RESULTS_KEY),
             (RETRIES_QUEUE, REPLIES, RETRIES_KEY),
         ] {
-            let arguments =
-                if queue == DEAD_QUEUE { table([("x-queue-type", text("quorum"))]) } else { dead_lettered() };
+            let arguments = if queue == DEAD_QUEUE { kept() } else { dead_lettered() };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }
@@ -156,7 +182,8 @@ impl<'a> Topology<'a> {
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
-        within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await.map(drop)
+        let declared = within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await;
+        declared.map(drop).map_err(|error| hint(name, error))
     }
 
     async fn stream(&self, name: &str, events: &Events) -> Result<(), BrokerError> {

@@ -25,6 +25,9 @@ pub(super) struct RawDispatcher {
     /// How often a task may be handed back because no LLM was left for it.
     #[schemars(range(max = 1000))]
     max_hand_backs: u32,
+    /// Seconds after which a task that is in no queue and with nobody is published again.
+    #[schemars(range(min = 1, max = 86400))]
+    repair_after_s: u64,
     /// Seconds that a worker gives its running task after SIGTERM.
     #[schemars(range(min = 1, max = 86400))]
     drain_timeout_s: u64,
@@ -34,7 +37,14 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 
 impl Default for RawDispatcher {
     fn default() -> Self {
-        Self { listen: LISTEN.to_string(), max_attempts: 3, retry_delay_s: 10, max_hand_backs: 10, drain_timeout_s: 60 }
+        Self {
+            listen: LISTEN.to_string(),
+            max_attempts: 3,
+            retry_delay_s: 10,
+            max_hand_backs: 10,
+            repair_after_s: 60,
+            drain_timeout_s: 60,
+        }
     }
 }
 
@@ -54,6 +64,7 @@ impl RawDispatcher {
             max_attempts: self.max_attempts,
             retry_delay: Duration::from_secs(self.retry_delay_s),
             max_hand_backs: self.max_hand_backs,
+            repair_after: checks.seconds(&at.key("repair_after_s"), self.repair_after_s),
             drain_timeout: checks.seconds(&at.key("drain_timeout_s"), self.drain_timeout_s),
         }
     }

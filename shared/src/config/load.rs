@@ -122,7 +122,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         workspace: raw.workspace.check(&base, checks),
         sandbox: raw.sandbox.check(checks),
         acceptance: raw.acceptance.check(checks),
-        broker: raw.broker.check(checks),
+        broker: raw.broker.check(&base, checks),
         events: raw.events.check(checks),
         dispatcher: raw.dispatcher.check(checks),
         file,
@@ -135,15 +135,17 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
 }
 
 fn broker_from(env: &Env, pool: &mut Pool, checks: &mut Checks) {
-    let url = match env.secret("AMQP_URL") {
-        Ok(Some(url)) => url,
-        Ok(None) => return,
-        Err(problem) => return checks.elsewhere("AMQP_URL_FILE (environment)", problem),
-    };
-    if let Err(problem) = broker::check_url(&url) {
-        checks.elsewhere("AMQP_URL (environment)", problem);
+    match env.secret("AMQP_URL") {
+        Ok(Some(url)) => {
+            if let Err(problem) = broker::check_url(&url) {
+                checks.elsewhere("AMQP_URL (environment)", problem);
+            }
+            pool.broker.url = Secret::new(url);
+        }
+        Ok(None) => {}
+        Err(problem) => checks.elsewhere("AMQP_URL_FILE (environment)", problem),
     }
-    pool.broker.url = Secret::new(url);
+    broker::check_tls(&pool.broker, checks);
 }
 
 fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {

@@ -275,11 +275,21 @@ pub struct Acceptance {
 pub struct Broker {
     /// `amqp://` or `amqps://`; `AMQP_URL` in the environment wins.
     pub url: Secret,
+    /// Who signed the broker's certificate; None: whomever the machine trusts.
+    pub ca_file: Option<PathBuf>,
+    pub client_certificate: Option<ClientCertificate>,
     pub heartbeat: Duration,
     /// For every single await on the broker.
     pub timeout: Duration,
     /// Channels that publish at once.
     pub publish_channels: usize,
+}
+
+/// Who a process is for the broker. Files in PEM; read for every connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -305,6 +315,8 @@ pub struct DispatcherConfig {
     /// Before the second attempt; twice as long before each further one.
     pub retry_delay: Duration,
     pub max_hand_backs: u32,
+    /// After so long a task that is in no queue and with nobody is published again.
+    pub repair_after: Duration,
     /// How long a worker waits for its running task after SIGTERM.
     pub drain_timeout: Duration,
 }

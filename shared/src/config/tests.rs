@@ -86,6 +86,25 @@ fn the_url_of_the_broker_comes_from_the_environment_when_it_is_set() {
 }
 
 #[test]
+fn certificates_for_the_broker_are_named_as_files_and_only_for_tls() {
+    let with = |broker: &str| format!("{ONE}broker: {{{broker}}}\n");
+    let tls = "url: \"amqps://b/%2f\"";
+    let broker =
+        pool(&with(&format!("{tls}, ca_file: ca.pem, client_cert_file: /c.pem, client_key_file: ../k.pem"))).broker;
+    assert_eq!(broker.ca_file.as_deref(), Some(Path::new("/srv/pool/config/ca.pem")), "from the file's directory");
+    let certificate = broker.client_certificate.expect("a certificate");
+    assert_eq!(certificate.cert_file, Path::new("/c.pem"), "an absolute path stays");
+    assert_eq!(certificate.key_file, Path::new("/srv/pool/k.pem"), "from the file's directory");
+    let mistakes = |broker: &str| read(&with(broker)).expect_err("a mistake").to_string();
+    let alone = mistakes(&format!("{tls}, client_cert_file: c.pem"));
+    assert!(alone.contains("broker.client_cert_file: needs `client_key_file` beside it"), "{alone}");
+    let plain = mistakes("ca_file: ca.pem");
+    assert!(plain.contains("broker.ca_file: is for amqps:// only"), "{plain}");
+    let empty = mistakes(&format!("{tls}, ca_file: \"\""));
+    assert!(empty.contains("broker.ca_file: is empty"), "{empty}");
+}
+
+#[test]
 fn a_secret_comes_from_the_file_that_the_environment_names() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("url");

@@ -14,6 +14,7 @@ pub mod budget;
 mod budget_tests;
 mod open_tasks;
 pub mod pauses;
+mod stated;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
@@ -144,7 +145,9 @@ impl Fold {
                 self.configuration = Some(Configuration { hash, capabilities, rules });
                 Verdict::Accepted
             }
-            Decision::Submitted { .. } | Decision::Published { .. } => self.tasks.decide(decision, now),
+            Decision::Submitted { .. } | Decision::Published { .. } | Decision::Stated { .. } => {
+                self.tasks.decide(decision, now)
+            }
             Decision::Paused { target, pause } => {
                 self.pauses.pause(target, *pause, now);
                 Verdict::Accepted
@@ -237,6 +240,7 @@ impl Fold {
             | Decision::Released { .. }
             | Decision::Finished { .. }
             | Decision::Cancelled { .. }
+            | Decision::Stated { .. }
             | Decision::Paused { .. }
             | Decision::Resumed { .. }
             | Decision::Reserved { .. }

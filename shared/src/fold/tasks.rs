@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::{Decision, Retry};
+use crate::event::{Decision, OpenTask, Retry};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status};
@@ -42,6 +42,8 @@ pub struct Outcome {
 pub struct TaskState {
     /// None: published straight to the broker.
     pub submitted_at: Option<Timestamp>,
+    /// When the log was last told all that is to be known of it.
+    pub stated_at: Timestamp,
     pub body_hash: Option<String>,
     pub route: String,
     /// After this moment it is not started any more; of a task that was submitted.
@@ -115,6 +117,11 @@ impl Tasks {
         self.index.overdue(now).map(|(deadline, id)| (*deadline, id))
     }
 
+    /// Tasks without an outcome of which the log has heard nothing whole since then.
+    pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
+        self.tasks.iter().filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
+    }
+
     /// Submitted tasks that nobody owns and whose message is not known to be in its queue, the oldest first.
     pub fn unpublished(&self) -> impl Iterator<Item = &TaskId> {
         self.index.unpublished()
@@ -173,6 +180,7 @@ impl Tasks {
                 self.finished(task, outcome)
             }
             Decision::Cancelled { task } => self.cancelled(task, now),
+            Decision::Stated { task, state } => self.stated(task, state, now),
             Decision::Tick
             | Decision::Configured { .. }
             | Decision::Paused { .. }
@@ -188,10 +196,10 @@ impl Tasks {
         }
     }
 
-    fn entry(&mut self, task: &TaskId) -> &mut TaskState {
+    fn entry(&mut self, task: &TaskId, now: Timestamp) -> &mut TaskState {
         self.tasks.entry(task.clone()).or_insert_with(|| {
             self.open += 1;
-            TaskState::default()
+            TaskState { stated_at: now, ..TaskState::default() }
         })
     }
 
@@ -206,7 +214,7 @@ impl Tasks {
             let same_body = known.body_hash.as_deref() == Some(body_hash);
             return Verdict::Refused(Refusal::Taken { same_body });
         }
-        let state = self.entry(task);
+        let state = self.entry(task, now);
         state.submitted_at = Some(now);
         state.issued_at = now;
         state.deadline = deadline;
@@ -228,7 +236,7 @@ impl Tasks {
     }
 
     fn reissued(&mut self, task: &TaskId, generation: u32, retry: Option<&Retry>, now: Timestamp) -> Verdict {
-        let state = self.entry(task);
+        let state = self.entry(task, now);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
@@ -250,7 +258,7 @@ impl Tasks {
     }
 
     fn started(&mut self, task: &TaskId, owner: Owner, (route, body_hash): (&str, &str)) -> Verdict {
-        let state = self.entry(task);
+        let state = self.entry(task, owner.since);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
@@ -274,11 +282,13 @@ impl Tasks {
     }
 
     fn released(&mut self, task: &TaskId, attempt: AttemptId, no_llm: bool) -> Verdict {
-        if !self.is_owner(task, attempt) {
+        let Some(state) = self.tasks.get_mut(task).filter(|state| state.outcome.is_none()) else {
             return Verdict::Refused(Refusal::Superseded);
-        }
-        let state = self.entry(task);
-        state.past.extend(state.owner.take().map(|owner| owner.attempt));
+        };
+        let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) else {
+            return Verdict::Refused(Refusal::Superseded);
+        };
+        state.past.push(owner.attempt);
         state.attempts -= 1;
         state.releases += 1;
         state.hand_backs += u32::from(no_llm);
@@ -286,7 +296,7 @@ impl Tasks {
     }
 
     fn finished(&mut self, task: &TaskId, mut outcome: Outcome) -> Verdict {
-        let state = self.entry(task);
+        let state = self.entry(task, outcome.at);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
         }
@@ -307,6 +317,14 @@ impl Tasks {
         Verdict::Accepted
     }
 
+    fn stated(&mut self, task: &TaskId, said: &OpenTask, now: Timestamp) -> Verdict {
+        if self.tasks.get(task).is_some_and(|state| state.outcome.is_some()) {
+            return Verdict::Refused(Refusal::Finished);
+        }
+        self.entry(task, now).learn(said, now);
+        Verdict::Accepted
+    }
+
     /// The first of `cancelled` and `finished` is the outcome.
     fn cancelled(&mut self, task: &TaskId, now: Timestamp) -> Verdict {
         match self.tasks.get(task) {
@@ -322,7 +340,7 @@ impl Tasks {
     }
 
     fn end(&mut self, task: &TaskId, outcome: Outcome) {
-        let state = self.entry(task);
+        let state = self.entry(task, outcome.at);
         state.owner = None;
         state.retry = None;
         state.outcome = Some(outcome);

@@ -110,6 +110,56 @@ fn the_first_of_cancelled_and_finished_is_the_outcome() {
     assert_eq!(verdicts(events), [YES, YES, FINISHED], "too late");
 }
 
+/// The fold of these events, from the first one that is still there.
+fn folded_from(first: usize, events: &[Decision]) -> Fold {
+    let mut fold = Fold::new();
+    let seq = u64::try_from(first).expect("a small number");
+    let batch = Batch { at_ms: 1000, ..batch(seq, events[first..].to_vec()) };
+    fold.apply(&batch, |_, _, _| ());
+    fold
+}
+
+/// What decides about a task from now on.
+fn what_decides(fold: &Fold) -> Option<crate::event::OpenTask> {
+    fold.tasks.get(&task("t")).map(TaskState::statement)
+}
+
+#[test]
+fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
+    let stated = |before: &[Decision]| {
+        let state = what_decides(&folded_from(0, before)).expect("an open task");
+        Decision::Stated { task: task("t"), state: Box::new(state) }
+    };
+    let published = Decision::Published { task: task("t"), generation: 0 };
+    let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
+    let stories = [
+        vec![submitted("t", "h"), published.clone()],
+        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0)],
+        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0), released(1), started("t", 2, 0, 1)],
+        vec![submitted("t", "h"), started("t", 1, 0, 0), Decision::reissued(&task("t"), 1)],
+    ];
+    for mut events in stories {
+        events.push(stated(&events));
+        let whole = what_decides(&folded_from(0, &events));
+        for first in 1..events.len() {
+            assert_eq!(what_decides(&folded_from(first, &events)), whole, "from event {first} of {events:?}");
+        }
+    }
+}
+
+#[test]
+fn a_statement_tells_nothing_to_who_knows_more() {
+    let mut events = vec![submitted("t", "h"), started("t", 1, 0, 0)];
+    let old = what_decides(&folded_from(0, &events[..1])).expect("an open task");
+    let before = what_decides(&folded_from(0, &events));
+    events.push(Decision::Stated { task: task("t"), state: Box::new(old) });
+    assert_eq!(what_decides(&folded_from(0, &events)), before, "it was written before the start and came behind it");
+    events.push(finished("t", Some(1), Status::Succeeded));
+    let state = Box::new(before.expect("an open task"));
+    events.push(Decision::Stated { task: task("t"), state });
+    assert_eq!(verdicts(events).last(), Some(&FINISHED), "nothing opens a finished task again");
+}
+
 #[test]
 fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
     let submitted = Decision::Submitted {

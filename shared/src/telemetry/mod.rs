@@ -1,5 +1,6 @@
 //! Logs and metrics: how a process says what it does. One struct per observable fact emits both together.
 
+pub mod broker;
 pub mod pool;
 
 use tracing_subscriber::EnvFilter;

@@ -201,7 +201,7 @@ async fn start_dispatcher(setup: &Setup, http: &reqwest::Client) -> anyhow::Resu
             bail!("the dispatcher ended with {status}; see {}", setup.dir.display());
         }
         if let Some(api) = std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
-            && let Ok(answer) = http.get(format!("{api}/health")).send().await
+            && let Ok(answer) = http.get(format!("{api}/ready")).send().await
             && answer.status().is_success()
         {
             return Ok((child, api, began.elapsed()));

@@ -152,8 +152,9 @@ async fn an_agent_that_fails_by_itself_is_reported_by_how_it_ended() {
     let agent = json!({"kind": "command", "command": ["/bin/sh", "-c", script, "agent", "{prompt_file}"], "no_output_timeout_s": 2});
     let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
     let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 5});
-    let pool =
-        Pool::start(&PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("defaults", limits)).await;
+    // Attempts that broke are made again, each as the first one.
+    let file = PoolFile::sample().set("dispatcher.max_attempts", json!(1));
+    let pool = Pool::start(&file.llm(&llm.base_url()).with("agent", agent).with("defaults", limits)).await;
     Repository::create(&pool.repository("calc"), &[("calc.py", "x = 1\n")]);
     let cases = [
         ("exit", ErrorKind::AgentFailed),

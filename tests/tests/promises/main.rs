@@ -8,13 +8,26 @@
 mod support;
 
 mod agent_fails;
+mod back_pressure;
 mod bad_input;
 mod budget_wall;
+mod cluster;
+mod dashboard;
+mod dead_letters;
+mod faults_broker;
+mod faults_named_points;
+mod faults_network;
+mod faults_worker;
 mod llm_outage;
+mod log_forgets;
 mod one_task;
 mod operator;
 mod permissions;
 mod real_agent;
+mod repair;
+mod report;
+mod supervision;
 mod third_party;
 mod throughput_and_fairness;
+mod why;
 mod worker_dies;

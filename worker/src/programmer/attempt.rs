@@ -1,4 +1,4 @@
-//! Step 4 of a task's walk: a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
+//! Step 9 of a task's walk (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
 //!
 //! Nothing here knows of the broker or the log: a task goes in, a result comes out, and nothing stays behind but a
 //! commit that the branch is set to later.
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
 use pool_shared::task::Limits;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
+use super::progress::Teller;
 use super::work::{Findings, Finish, Work, cancelled};
 use crate::agent::{self, Agent};
 use crate::llm::permits::Permits;
@@ -140,7 +142,7 @@ impl Workshop {
     /// When no loopback port is free.
     pub async fn attempts(self: &Arc<Self>, programmer: config::Programmer) -> anyhow::Result<Attempts> {
         let gateway = Gateway::start(Arc::clone(&self.upstreams)).await.context("failed to start the LLM gateway")?;
-        Ok(Attempts { workshop: Arc::clone(self), programmer, gateway })
+        Ok(Attempts { workshop: Arc::clone(self), programmer, gateway, teller: None })
     }
 }
 
@@ -149,9 +151,16 @@ pub struct Attempts {
     pub(super) workshop: Arc<Workshop>,
     pub(super) programmer: config::Programmer,
     pub(super) gateway: Gateway,
+    teller: Option<Teller>,
 }
 
 impl Attempts {
+    /// What agents print is told to `teller`.
+    #[must_use]
+    pub fn told_to(self, teller: Teller) -> Self {
+        Self { teller: Some(teller), ..self }
+    }
+
     /// Works on a task until it has ended somehow. Nothing is left of it but a commit, if there is one.
     pub async fn run(&self, claimed: &Claimed, permits: Arc<dyn Permits>, stop: &CancellationToken) -> Ended {
         let began = Instant::now();
@@ -193,10 +202,13 @@ impl Attempts {
             () = stop.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
+        point(Point::WorktreeMade);
         // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
         let cancel = stop.child_token();
+        let telling = self.teller.as_ref().map(|teller| teller.tell(&task.id, claimed.attempt));
         let finish = {
-            let work = Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel };
+            let work =
+                Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel, telling: telling.as_ref() };
             let working = work.all_runs(findings);
             tokio::pin!(working);
             tokio::select! {
@@ -209,6 +221,7 @@ impl Attempts {
                 }
             }
         };
+        point(Point::AgentDone);
         if let Err(error) = worktree.remove().await {
             tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
         }

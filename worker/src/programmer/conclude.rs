@@ -1,21 +1,23 @@
-//! Steps 5 to 7 of a task's walk: the result first, then ack and log, then the branch.
+//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then ack and log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicRejectOptions};
+use lapin::options::BasicAckOptions;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{REPEAT, Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{Obituary, REPEAT, Reply, result_properties, task_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
-use pool_shared::broker::{BrokerError, within};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
+use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::routing::routing_key;
+use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
 use super::claim::Envelope;
@@ -47,12 +49,17 @@ pub async fn publish_result(
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let mut backoff = Backoff::default();
     while still_wanted() {
+        // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
+        // written to holds no result up for longer than that.
+        if !process.log.is_current() && process.log.append(Decision::Tick).await.is_ok() && !still_wanted() {
+            return false;
+        }
         let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
         let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
         match process.publisher.publish(message).await {
             Ok(()) => return true,
             Err(error) => {
-                tracing::warn!(%error, "the result is not confirmed; publishing it again");
+                tell(&error, "the result is not confirmed; publishing it again");
                 backoff.wait().await;
             }
         }
@@ -80,7 +87,7 @@ impl Scribes {
     }
 }
 
-/// Step 6: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
+/// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
 /// this attempt's.
 pub async fn conclude(
     process: &Process,
@@ -114,7 +121,10 @@ pub async fn conclude(
 /// Acks; what the broker makes of it is known only by its next delivery.
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
-    match within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await {
+    point(Point::Acking);
+    let written = within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await;
+    point(Point::Acked);
+    match written {
         Ok(true) => End::Settled,
         Ok(false) | Err(_) => End::Broken,
     }
@@ -130,6 +140,7 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
             tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");
             return End::Lost;
         }
+        point(Point::RepeatAsked);
     }
     ack(process, delivery).await
 }
@@ -145,10 +156,12 @@ pub async fn end_without_attempt(
     let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
     publish_result(process, &result, &envelope.reply, || true).await;
+    point(Point::EndTold);
     ack(process, delivery).await
 }
 
-/// What cannot be handled goes to `pool.dead`; its submitter gets a result first.
+/// What cannot be handled goes to `pool.dead`; its submitter gets a result first. Published and not rejected, because only
+/// so it carries the reason; a crash before the ack leaves it there twice.
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
@@ -156,14 +169,23 @@ pub async fn dead_letter(
     (reply, failure): (&Reply, TaskFailure),
 ) -> End {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
+    let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
+    let obituary = Obituary::new(format!("{}: {}", failure.kind.as_str(), failure.message), from, wall_clock());
     let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     publish_result(process, &result, reply, || true).await;
-    let limit = process.consume.endpoint().timeout();
-    let reject = delivery.reject(BasicRejectOptions { requeue: false });
-    match within(limit, "dead-letter a message", reject).await {
-        Ok(true) => End::Settled,
-        Ok(false) | Err(_) => End::Broken,
+    point(Point::DeadTold);
+    let mut backoff = Backoff::default();
+    loop {
+        let properties = obituary.properties(&delivery.properties);
+        let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+        match process.publisher.publish(message).await {
+            Ok(()) => break,
+            Err(error) => tracing::warn!(%error, "the message is not in pool.dead yet; publishing it again"),
+        }
+        backoff.wait().await;
     }
+    point(Point::DeadLettered);
+    ack(process, delivery).await
 }
 
 /// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
@@ -186,13 +208,16 @@ pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope,
             Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
         }
     }
+    point(Point::Reissued);
     tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {
         tracing::warn!(task_id = %task.id, %error, "the task was not sent on; its next delivery takes that up");
         return End::Lost;
     }
+    point(Point::SentOn);
     // Whether this arrives decides nothing: the message is in its queue.
     let _ = process.log.append(Decision::Published { task: task.id.clone(), generation }).await;
+    point(Point::SentOnLogged);
     ack(process, delivery).await
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool, config_hash};
-use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
+use pool_shared::heartbeat::{Heartbeat, ShutReason};
 use pool_shared::id::ProgrammerId;
 use pool_shared::pause::Pause;
 use pool_shared::standing::{Obstacle, Standing};
@@ -172,7 +172,7 @@ impl Others {
     pub fn hear(&self, heartbeat: &Heartbeat) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in &heartbeat.programmers {
-            if could_take(&beat.gate) {
+            if beat.gate.could_take() {
                 heard.insert(beat.id.clone(), Instant::now());
             } else {
                 heard.remove(&beat.id);
@@ -187,23 +187,5 @@ impl Others {
         }
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         heard.get(id).is_some_and(|at| at.elapsed() < within)
-    }
-}
-
-fn could_take(gate: &Gate) -> bool {
-    match gate {
-        Gate::Consuming | Gate::Busy { .. } => true,
-        Gate::Shut { reason: ShutReason::Budget | ShutReason::Breaker, .. } => true,
-        Gate::Shut {
-            reason:
-                ShutReason::Draining
-                | ShutReason::Paused
-                | ShutReason::Config
-                | ShutReason::Clock
-                | ShutReason::Log
-                | ShutReason::Held
-                | ShutReason::Broker,
-            ..
-        } => false,
     }
 }

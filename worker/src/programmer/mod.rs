@@ -1,13 +1,14 @@
 //! One programmer: takes a task, works on it, brings the result home, and again.
 //!
 //! [`session`] decides what comes next; this shell performs it: [`station`] at the broker, and [`walk`] with a task in
-//! hand ([`claim`] for steps 1 to 3, [`attempt`] for step 4, [`conclude`] for steps 5 to 7).
+//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 to 12).
 
 pub mod attempt;
 pub mod claim;
 pub mod conclude;
 pub mod gate;
 pub mod permits;
+pub mod progress;
 mod retry;
 mod runs;
 pub mod session;
@@ -240,7 +241,16 @@ impl Programmer {
                 OpenError::Held(_) => ShutReason::Held,
                 OpenError::Broker(_) => ShutReason::Broker,
             };
-            tracing::warn!(programmer = %self.config.id, %error, "the programmer cannot take its place; trying again");
+            let text = "the programmer cannot take its place; trying again";
+            match &error {
+                // Told by the link, once for all programmers.
+                OpenError::Broker(away) if away.is_outage() => {
+                    tracing::debug!(programmer = %self.config.id, %error, "{text}");
+                }
+                OpenError::Broker(_) | OpenError::Held(_) => {
+                    tracing::warn!(programmer = %self.config.id, %error, "{text}");
+                }
+            }
             self.show(Gate::Shut { reason, detail: error.to_string() });
             In::Broken
         })
@@ -273,7 +283,11 @@ impl Programmer {
     }
 
     fn broken(&self, error: &pool_shared::broker::BrokerError) -> In {
-        tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        if error.is_outage() {
+            tracing::debug!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        } else {
+            tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+        }
         self.show(Gate::Shut { reason: ShutReason::Broker, detail: error.to_string() });
         In::Broken
     }

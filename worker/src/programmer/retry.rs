@@ -8,8 +8,10 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::retry_properties;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
+use pool_shared::broker::tell;
 use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
 use pool_shared::event::{Decision, Retry};
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::Verdict;
 use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::time::{Timestamp, wall_clock};
@@ -52,11 +54,13 @@ pub(super) async fn make_again(
     tracing::warn!(
         task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; another one is made later"
     );
-    match publish(process, claimed, (generation, at), wanted).await {
-        true => conclude::ack(process, delivery).await,
+    point(Point::RetryReissued);
+    if !publish(process, claimed, (generation, at), wanted).await {
         // Its next delivery finds that it is not in its queue, and sends it on.
-        false => End::Lost,
+        return End::Lost;
     }
+    point(Point::RetryKept);
+    conclude::ack(process, delivery).await
 }
 
 async fn publish(
@@ -75,7 +79,7 @@ async fn publish(
         match process.publisher.publish(message).await {
             Ok(()) => return true,
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "the task is not confirmed; publishing it again");
+                tell(&error, "a task for another attempt is not confirmed; publishing it again");
                 backoff.wait().await;
             }
         }

@@ -16,6 +16,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use pool_shared::broker::link::{Link, discard};
 use pool_shared::broker::{BrokerError, within};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -279,6 +280,7 @@ impl Station {
     /// # Errors
     /// When the channel is gone; the broker then returns it by itself.
     pub async fn give_back(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
+        point(Point::Released);
         self.take_no_more().await?;
         give_back(&delivery, self.limit()).await
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
 use pool_shared::id::{AttemptId, LlmName, TaskId};
@@ -44,8 +45,9 @@ impl Attempted {
 }
 
 impl Programmer {
-    /// Steps 1 to 3.
+    /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
+        point(Point::Delivered);
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -53,11 +55,13 @@ impl Programmer {
                 return ended(conclude::dead_letter(&self.process, &delivery, malformed.id, told).await);
             }
         };
+        point(Point::Read);
         let examination = self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
         let attempt = AttemptId::new();
+        point(Point::Claiming);
         match self.process.log.append(self.started(&envelope, attempt)).await {
             Ok(Verdict::Accepted) => {}
             Ok(Verdict::Refused(refusal)) => {
@@ -69,6 +73,7 @@ impl Programmer {
                 return In::Lost;
             }
         }
+        point(Point::Started);
         let number = self.process.log.read(|fold| fold.tasks.get(&envelope.task.id).map_or(1, |state| state.attempts));
         In::Owned(Held { delivery, claimed: Claimed { envelope, attempt, number, since: wall_clock() }, no_llm: false })
     }
@@ -108,7 +113,7 @@ impl Programmer {
         })
     }
 
-    /// Step 4, unless the task was started too often already.
+    /// Step 9, unless the task was started too often already.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
@@ -204,7 +209,7 @@ impl Programmer {
         Some(Box::new(outcome))
     }
 
-    /// Steps 5 to 7. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
@@ -220,6 +225,7 @@ impl Programmer {
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
         let wanted = || !self.ending.kill.is_cancelled() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
@@ -232,6 +238,7 @@ impl Programmer {
             }
             return In::Lost;
         }
+        point(Point::FinishedRead);
         tracing::info!(
             task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, status = result.status.as_str(),
             error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
@@ -250,6 +257,7 @@ impl Programmer {
         claimed: &Claimed,
         result: &ResultMessage,
     ) -> bool {
+        point(Point::ResultPublished);
         self.stay_or_leave(station, stay).await;
         let acked = conclude::ack(&self.process, delivery);
         let concluded =
@@ -285,10 +293,12 @@ impl Programmer {
     async fn settle(&self, task: TaskId, branch: Branch) {
         self.settled().await;
         let settling = tokio::spawn(async move {
+            point(Point::SettingBranch);
             if let Err(error) = branch.set(&task).await {
                 let problem = error.message;
                 tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
             }
+            point(Point::BranchSet);
         });
         *self.settling.lock().await = Some(settling);
     }

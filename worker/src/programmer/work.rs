@@ -12,6 +12,7 @@ use pool_shared::task::Task;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempts, millis};
+use super::progress::Telling;
 use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
@@ -78,6 +79,8 @@ pub(super) struct Work<'a> {
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
+    /// Who hears what the agent prints.
+    pub(super) telling: Option<&'a Telling>,
 }
 
 /// What one run is to do.
@@ -159,7 +162,10 @@ impl Work<'_> {
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
-        let watch = Watch { busy: Arc::new(busy), cancel: self.cancel.clone() };
+        let mut watch = Watch { busy: Arc::new(busy), ..Watch::new(self.cancel.clone()) };
+        if let Some(telling) = self.telling {
+            watch.listen = telling.listener();
+        }
         let workshop = &self.attempts.workshop;
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);

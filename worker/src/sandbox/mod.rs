@@ -84,18 +84,23 @@ pub struct Command {
     pub silence: Option<Duration>,
 }
 
+/// Hears the bytes that a running command prints.
+pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
 /// What can be heard of a command while it runs.
 #[derive(Clone)]
 pub struct Watch {
     /// Asked several times a second: is an LLM call open (or has one been since the last time)? Then silence is fine.
     pub busy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub cancel: CancellationToken,
+    /// Hears what the command prints, while it runs; it must not wait for anything.
+    pub listen: Listener,
 }
 
 impl Watch {
-    /// Never busy; ended by `cancel`.
+    /// Never busy; ended by `cancel`; nobody hears it.
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { busy: Arc::new(|| false), cancel }
+        Self { busy: Arc::new(|| false), cancel, listen: Arc::new(|_| ()) }
     }
 }
 

@@ -121,6 +121,7 @@ impl Listener {
                     Ok(0) | Err(_) => open = false,
                     Ok(count) => {
                         output.push(&buffer[..count]);
+                        (watch.listen)(&buffer[..count]);
                         self.heard = Instant::now();
                     }
                 },

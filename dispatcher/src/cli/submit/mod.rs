@@ -1,6 +1,8 @@
-//! `dispatcher submit`: tasks from files or flags, in one request: all are taken, or none.
+//! `dispatcher submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
+//! in as room comes.
 
 mod batch;
+mod hand_in;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -88,7 +90,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         return plan::run(&args.pool_file.pool, &tasks, args.format);
     }
     let client = Client::new(&args.url)?;
-    let taken: Vec<TaskView> = client.post("/tasks", serde_json::to_vec(&tasks)?).await?;
+    let taken: Vec<TaskView> = hand_in::hand_in(&client, tasks).await?;
     if args.wait {
         return batch::wait(&client, &taken, args.format).await;
     }

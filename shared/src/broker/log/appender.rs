@@ -14,6 +14,7 @@ use super::{Pending, Shared};
 use crate::broker::backoff::Backoff;
 use crate::broker::headers::json_properties;
 use crate::broker::publisher::{Message, Publisher};
+use crate::broker::tell;
 use crate::broker::topology::{EVENTS_KEY, LOG};
 use crate::event::{Batch, Decision, EmitterId};
 use crate::heartbeat::Clock;
@@ -98,12 +99,14 @@ pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
     let body = batch.to_json();
     let mut backoff = Backoff::default();
     loop {
+        // An outage may last for days: nothing is tried until it is over.
+        publisher.usable().await;
         let properties = json_properties();
         let message = Message { exchange: LOG, key: EVENTS_KEY, body: &body, properties, mandatory: true };
         match publisher.publish(message).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(%error, events = batch.events.len(), "events are not confirmed; publishing them again");
+                tell(&error, "events are not confirmed; publishing them again");
                 backoff.wait().await;
             }
         }

@@ -5,6 +5,7 @@
 
 mod appender;
 mod news;
+mod observer;
 mod reader;
 
 use std::collections::HashMap;
@@ -23,6 +24,8 @@ use crate::fold::{Fold, Verdict};
 use crate::heartbeat::Clock;
 use crate::id::TaskId;
 use news::News;
+pub use observer::Observer;
+use observer::Observers;
 
 /// How long [`Log::append`] waits for an event to come back.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +67,7 @@ struct Shared {
     view: watch::Sender<View>,
     /// Somebody was paused or resumed.
     orders: Notify,
+    observer: Observers,
     clock: Arc<Clock>,
 }
 
@@ -88,6 +92,7 @@ pub struct Log {
     append: mpsc::Sender<Pending>,
     view: watch::Receiver<View>,
     stale: Duration,
+    tick: Duration,
 }
 
 impl Log {
@@ -106,12 +111,13 @@ impl Log {
             fold: RwLock::default(),
             view: view_sender,
             orders: Notify::new(),
+            observer: Observers::default(),
             clock,
         });
         let (append, pending) = mpsc::channel(1024);
         tokio::spawn(appender::run(Arc::clone(&shared), publisher.clone(), pending, shutdown.clone()));
         tokio::spawn(reader::run(Arc::clone(&shared), link, publisher, events.stale, shutdown.clone()));
-        let log = Self { shared, append, view, stale: events.stale };
+        let log = Self { shared, append, view, stale: events.stale, tick: events.tick };
         tokio::spawn(pulse(log.clone(), events.tick, shutdown));
         log
     }
@@ -121,13 +127,7 @@ impl Log {
     /// # Errors
     /// [`LogError`]: the event may still land later. Ask the fold before deciding anything.
     pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
-        let (verdict, read_back) = oneshot::channel();
-        self.append.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
-        match tokio::time::timeout(APPEND_TIMEOUT, read_back).await {
-            Ok(Ok(verdict)) => Ok(verdict),
-            Ok(Err(_)) => Err(LogError::Closed),
-            Err(_) => Err(LogError::Timeout),
-        }
+        append_to(&self.append, decision, APPEND_TIMEOUT).await
     }
 
     /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
@@ -147,6 +147,18 @@ impl Log {
         view.caught_up && view.heard.elapsed() < self.stale
     }
 
+    /// Whether the state is that of a moment ago, by the times of the events themselves: who was frozen first hears what
+    /// had been on its way to it, and may take that for news. Nobody can tell whose clock is off.
+    pub fn is_current(&self) -> bool {
+        let heard = self.read(Fold::now);
+        self.is_fresh() && self.shared.clock.now().is_ok_and(|now| now.since(heard) <= self.tick * 2)
+    }
+
+    /// After so long a silence a view is stale.
+    pub fn stale(&self) -> Duration {
+        self.stale
+    }
+
     /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
     /// about the task.
     pub async fn wait_for_task<T>(&self, task: &TaskId, mut look: impl FnMut(&Fold) -> Option<T>) -> T {
@@ -158,6 +170,11 @@ impl Log {
         self.shared.orders.notified().await;
     }
 
+    /// From here on `observer` hears of every event that is read, with what it meant. For one observer in each process.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.shared.observer.set(observer);
+    }
+
     /// Waits until the log has been read once.
     ///
     /// # Errors
@@ -166,6 +183,17 @@ impl Log {
         let mut changes = self.changes();
         changes.wait_for(|view| view.caught_up).await.map(drop).map_err(|_| LogError::Closed)
     }
+}
+
+/// Hands an event to the appender and waits for its verdict: one deadline for both, because an appender that cannot
+/// publish takes nothing any more.
+async fn append_to(appender: &mpsc::Sender<Pending>, decision: Decision, limit: Duration) -> Result<Verdict, LogError> {
+    let (verdict, read_back) = oneshot::channel();
+    let append = async {
+        appender.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
+        read_back.await.map_err(|_| LogError::Closed)
+    };
+    tokio::time::timeout(limit, append).await.unwrap_or(Err(LogError::Timeout))
 }
 
 /// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
@@ -189,5 +217,21 @@ async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = ticking => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future;
+
+    #[tokio::test]
+    async fn an_append_has_a_deadline_also_when_the_appender_takes_nothing() {
+        // Room for one, and nobody takes it out.
+        let (appender, _taken) = mpsc::channel(1);
+        let append = || append_to(&appender, Decision::Tick, Duration::from_millis(50));
+        let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));
+        let both = both.await.expect("both have given up, also the one that was not even taken");
+        assert_eq!(both, (Err(LogError::Timeout), Err(LogError::Timeout)), "neither came back");
     }
 }

@@ -19,7 +19,7 @@ use crate::broker::backoff::Backoff;
 use crate::broker::link::{Link, discard};
 use crate::broker::publisher::Publisher;
 use crate::broker::topology::EVENTS_STREAM;
-use crate::broker::{BrokerError, within};
+use crate::broker::{BrokerError, tell, within};
 use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::fold::{Fold, Verdict};
 
@@ -35,15 +35,19 @@ pub(super) async fn run(
 ) {
     let mut backoff = Backoff::default();
     loop {
+        let began = Instant::now();
         let end = tokio::select! {
             () = shutdown.cancelled() => return,
             end = read(&shared, &link, &publisher, stale) => end,
         };
-        if shared.view.borrow().caught_up {
-            backoff.reset();
-        }
+        backoff.worked_for(began.elapsed());
         shared.view.send_modify(|view| view.caught_up = false);
-        tracing::warn!(reason = %end, "the reader of the event log starts over");
+        match end {
+            End::Broker(error) => tell(&error, "the reader of the event log starts over"),
+            end @ (End::Silent(_) | End::Ended) => {
+                tracing::warn!(reason = %end, "the reader of the event log starts over")
+            }
+        }
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = backoff.wait() => {}
@@ -51,15 +55,26 @@ pub(super) async fn run(
     }
 }
 
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error("nothing was heard for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the broker ended the consumer")]
+    Ended,
+}
+
 /// Reads until something is wrong; gives what.
-async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: Duration) -> String {
+async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: Duration) -> End {
     let channel = match link.channel().await {
         Ok(channel) => channel,
-        Err(error) => return error.to_string(),
+        Err(error) => return error.into(),
     };
     let end = match consume(&channel, link).await {
         Ok(consumer) => follow(shared, consumer, publisher, stale).await,
-        Err(error) => error.to_string(),
+        Err(error) => error.into(),
     };
     discard(&channel, link.endpoint()).await;
     end
@@ -76,7 +91,7 @@ async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consume
 }
 
 /// Folds what arrives. Until the mark has come by, into a fold of its own; then into the one that everybody sees.
-async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Publisher, stale: Duration) -> String {
+async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Publisher, stale: Duration) -> End {
     let mark = EmitterId::new();
     let publisher = publisher.clone();
     // A wrong clock must not keep this process from reading: the fold's own time marks the place.
@@ -84,12 +99,13 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
     let marking = async move { appender::publish(&publisher, &appender::mark(mark, at)).await };
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
     let mut rebuilding = Some(Rebuild::default());
+    shared.observer.start_over();
     let mut chunks = consumer.ready_chunks(256);
     let mut acks = Acks::new(stale);
     loop {
         let chunk = match tokio::time::timeout(stale, chunks.next()).await {
-            Err(_) => return format!("nothing was heard for {} s", stale.as_secs()),
-            Ok(None) => return "the broker ended the consumer".to_owned(),
+            Err(_) => return End::Silent(stale),
+            Ok(None) => return End::Ended,
             Ok(Some(chunk)) => chunk,
         };
         let (mut last, count) = (None, chunk.len());
@@ -100,7 +116,10 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
                     marked |= apply(shared, rebuilding.as_mut(), &delivery, mark);
                     last = Some(delivery);
                 }
-                Err(error) => return error.to_string(),
+                Err(error) => {
+                    let what = format!("read the stream {EVENTS_STREAM}");
+                    return BrokerError::Amqp { what, error }.into();
+                }
             }
         }
         if marked && let Some(rebuilt) = rebuilding.take() {
@@ -114,7 +133,7 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
         if let Some(last) = last
             && let Err(error) = acks.read(last, count).await
         {
-            return error.to_string();
+            return error.into();
         }
     }
 }
@@ -137,7 +156,8 @@ fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery,
         }
     };
     let mut own = Vec::new();
-    let keep = |event: EventId, _: &_, verdict| {
+    let keep = |event: EventId, decision: &Decision, verdict| {
+        shared.observer.tell(&batch, decision, verdict);
         if event.emitter == shared.emitter {
             own.push((event, verdict));
         }

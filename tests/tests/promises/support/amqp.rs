@@ -64,6 +64,14 @@ impl Submitter {
         assert!(confirmed.is_ack(), "the broker did not take the message: {confirmed:?}");
     }
 
+    /// Publishes into a queue, past the exchange: as somebody with an operator's rights could.
+    pub(crate) async fn publish_to_queue(&self, queue: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let publish = self.channel.basic_publish("".into(), queue.into(), options, body.as_ref(), properties);
+        let confirmed = publish.await.expect("a publish").await.expect("a confirm");
+        assert!(confirmed.is_ack(), "the broker did not take the message: {confirmed:?}");
+    }
+
     pub(crate) async fn submit(&self, key: &str, task: &Value) {
         self.publish(key, task.to_string(), self.properties()).await;
     }

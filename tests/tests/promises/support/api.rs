@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pool_shared::result::ResultMessage;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
 
 use super::eventually;
@@ -48,6 +48,12 @@ impl Api {
         (answer.status(), answer.json().await.expect("the API answers in JSON"))
     }
 
+    /// Submits one; None when nobody answers.
+    pub(crate) async fn try_post(&self, task: &Value) -> Option<StatusCode> {
+        let request = self.client.post(format!("{}/tasks", self.url)).json(task);
+        request.send().await.ok().map(|answer| answer.status())
+    }
+
     /// The answer to `GET`, whatever its status; null when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Value {
         match self.client.get(format!("{}{path}", self.url)).send().await {
@@ -56,10 +62,33 @@ impl Api {
         }
     }
 
+    /// The answer to `GET` with its status.
+    pub(crate) async fn try_get(&self, path: &str) -> (StatusCode, Value) {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+    }
+
+    /// The answer to `GET` as text.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        answer.text().await.expect("a text")
+    }
+
     /// The answer to `DELETE`, whatever its status.
     pub(crate) async fn delete(&self, path: &str) -> Value {
         let answer = self.client.delete(format!("{}{path}", self.url)).send().await.expect("the API answers");
         answer.json().await.expect("the API answers in JSON")
+    }
+
+    /// Any other request; gives the status and the answer.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = self.client.request(method, format!("{}{path}", self.url)).json(body);
+        let answer = request.send().await.expect("the API answers");
+        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) async fn status(&self) -> Value {

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
@@ -24,30 +26,93 @@ flock --nonblock 9 || exit 0
 rm -rf "$2"
 "#;
 
-#[derive(Debug)]
-struct Node {
+/// How to reach a node.
+#[derive(Debug, Clone)]
+pub(super) struct Access {
     /// `amqp://user:password@127.0.0.1:port`, without a virtual host.
     amqp: String,
     management: String,
     user: String,
     password: String,
-    _in_use: Option<(File, Child)>,
 }
 
-static NODE: LazyLock<Node> =
-    LazyLock::new(|| if given("POOL_TEST_AMQP_URL").is_some() { Node::given() } else { Node::start() });
+#[derive(Debug)]
+struct Shared {
+    access: Access,
+    _in_use: Option<InUse>,
+}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    if given("POOL_TEST_AMQP_URL").is_some() {
+        return Shared { access: Access::given(), _in_use: None };
+    }
+    let in_use = InUse::of("broker");
+    let script = checkout().join("scripts/broker");
+    let started = Command::new(script).args(["start", "--data"]).arg(in_use.data()).output();
+    let started = started.expect("scripts/broker runs");
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert!(started.status.success(), "scripts/broker start failed: {said}");
+    Shared { access: Access::printed(&String::from_utf8_lossy(&started.stdout)), _in_use: Some(in_use) }
+});
 
 fn given(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
-impl Node {
+/// A node's data directory, for as long as the value lives.
+#[derive(Debug)]
+pub(super) struct InUse {
+    name: String,
+    _lock: File,
+    /// Waits for the end of its input.
+    _guard: Child,
+}
+
+impl InUse {
+    pub(super) fn of(name: &str) -> Self {
+        let lock = lock_file(&format!("{name}.lock"));
+        lock.lock_shared().expect("the lock on the broker");
+        let mut guard = Command::new("setsid");
+        guard.args(["sh", "-c", GUARD, "guard"]).arg(checkout().join("scripts/broker"));
+        guard.arg(shared_directory().join(name));
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let guard = guard.spawn().expect("the guard of the broker");
+        Self { name: name.to_owned(), _lock: lock, _guard: guard }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        shared_directory().join(&self.name)
+    }
+}
+
+impl Access {
     fn given() -> Self {
         let variables = ["POOL_TEST_AMQP_URL", "MANAGEMENT_URL", "MANAGEMENT_USER", "MANAGEMENT_PASSWORD"];
         Self::from(|name| {
             let name = if name == "AMQP_URL" { variables[0] } else { name };
             given(name).unwrap_or_else(|| panic!("POOL_TEST_AMQP_URL is set, so {name} must be too"))
         })
+    }
+
+    /// The address of AMQP in what `scripts/broker start` prints.
+    pub(super) fn amqp_printed(text: &str) -> SocketAddr {
+        let url = text.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).expect("an AMQP URL");
+        let (_, rest) = url.rsplit_once('@').expect("a URL with a login");
+        let (address, _) = rest.split_once('/').expect("a URL with a virtual host");
+        address.parse().expect("an address")
+    }
+
+    /// From what `scripts/broker start` prints.
+    pub(super) fn printed(text: &str) -> Self {
+        let values: HashMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
+        Self::from(|name| (*values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))).to_owned())
+    }
+
+    /// The same, but for where AMQP is spoken.
+    pub(super) fn at(mut self, address: SocketAddr) -> Self {
+        let (login, _) = self.amqp.rsplit_once('@').expect("a URL with a login");
+        self.amqp = format!("{login}@{address}");
+        self
     }
 
     fn from(value: impl Fn(&str) -> String) -> Self {
@@ -58,34 +123,15 @@ impl Node {
             management: value("MANAGEMENT_URL").trim_end_matches('/').to_owned(),
             user: value("MANAGEMENT_USER"),
             password: value("MANAGEMENT_PASSWORD"),
-            _in_use: None,
         }
-    }
-
-    fn start() -> Self {
-        let data = shared_directory().join("broker");
-        let script = checkout().join("scripts/broker");
-        let lock = lock_file("broker.lock");
-        lock.lock_shared().expect("the lock on the broker");
-        let mut guard = Command::new("setsid");
-        guard.args(["sh", "-c", GUARD, "guard"]).arg(&script).arg(&data);
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let guard = guard.spawn().expect("the guard of the broker");
-        let started = Command::new(&script).args(["start", "--data"]).arg(&data).output().expect("scripts/broker runs");
-        let said = String::from_utf8_lossy(&started.stderr);
-        assert!(started.status.success(), "scripts/broker start failed: {said}");
-        let printed = String::from_utf8_lossy(&started.stdout).into_owned();
-        let values: HashMap<_, _> = printed.lines().filter_map(|line| line.split_once('=')).collect();
-        let value =
-            |name: &str| (*values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))).to_owned();
-        Self { _in_use: Some((lock, guard)), ..Self::from(value) }
     }
 }
 
-/// A virtual host of the shared broker; deleted with all its queues when dropped.
+/// A virtual host; deleted with all its queues when dropped.
 #[derive(Debug)]
 pub(crate) struct Vhost {
     name: String,
+    access: Access,
     /// Users of this virtual host alone, with the permissions of `config/definitions.json`.
     users: Vec<String>,
 }
@@ -94,13 +140,20 @@ pub(crate) struct Vhost {
 const PASSWORD: &str = "of-a-test";
 
 impl Vhost {
+    /// Of the shared broker.
     pub(crate) async fn create() -> Self {
-        let node = tokio::task::spawn_blocking(|| LazyLock::force(&NODE)).await.expect("a broker");
+        let shared = tokio::task::spawn_blocking(|| LazyLock::force(&SHARED)).await.expect("a broker");
+        Self::at(shared.access.clone()).await
+    }
+
+    pub(super) async fn at(access: Access) -> Self {
         let name = format!("test-{}-{}", std::process::id(), unique());
-        let vhost = Self { name, users: Vec::new() };
+        let vhost = Self { name, access, users: Vec::new() };
         vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
-        vhost.manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, node.user), all.to_owned()).await;
+        vhost
+            .manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, vhost.access.user), all.to_owned())
+            .await;
         vhost
     }
 
@@ -128,17 +181,25 @@ impl Vhost {
         if !self.users.contains(&user) {
             return self.url();
         }
-        let (_, address) = NODE.amqp.rsplit_once('@').expect("an AMQP URL with a user");
+        let (_, address) = self.access.amqp.rsplit_once('@').expect("an AMQP URL with a user");
         format!("amqp://{user}:{PASSWORD}@{address}/{}", self.name)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("{}/{}", NODE.amqp, self.name)
+        format!("{}/{}", self.access.amqp, self.name)
+    }
+
+    /// A policy for the queues whose names match.
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
+        let body = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
+        let path = format!("policies/{}/test", self.name);
+        self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
     }
 
     async fn manage(&self, method: reqwest::Method, path: &str, body: String) {
-        let url = format!("{}/api/{path}", NODE.management);
-        let request = super::api::http().request(method, &url).basic_auth(&NODE.user, Some(&NODE.password));
+        let Access { management, user, password, .. } = &self.access;
+        let url = format!("{management}/api/{path}");
+        let request = super::api::http().request(method, &url).basic_auth(user, Some(password));
         let answer = request.header("content-type", "application/json").body(body).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
         assert!(answer.status().is_success(), "{url} says {}", answer.status());

@@ -6,14 +6,20 @@
 pub(crate) mod amqp;
 pub(crate) mod api;
 pub(crate) mod bench;
+pub(crate) mod books;
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod clock;
+pub(crate) mod cluster;
 pub(crate) mod event_log;
+pub(crate) mod field;
 pub(crate) mod ledger;
 pub(crate) mod llm;
 pub(crate) mod machine;
+pub(crate) mod own_broker;
 pub(crate) mod pool;
 pub(crate) mod pool_file;
+pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod repository;
 pub(crate) mod status;
@@ -24,11 +30,15 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use amqp::Submitter;
 pub(crate) use api::Api;
+pub(crate) use books::Books;
+pub(crate) use browser::Browser;
 pub(crate) use event_log::EventLog;
+pub(crate) use field::Field;
 pub(crate) use ledger::Ledger;
 pub(crate) use llm::Llm;
 pub(crate) use pool::Pool;
 pub(crate) use pool_file::PoolFile;
+pub(crate) use private::PrivateBroker;
 pub(crate) use repository::Repository;
 
 /// Time for things that take a moment: generous, because it is only used up by a test that fails.

@@ -1,16 +1,18 @@
 //! A pool of real processes: a dispatcher and workers on a virtual host, in a directory of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use pool_shared::id::ProgrammerId;
 use pool_shared::result::Status;
+use pool_tests::faults::proxy::Proxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::broker::Vhost;
 use super::machine::{Cores, all_cores, program, share_cores};
 use super::pool_file::numbered;
+use super::private::PrivateBroker;
 use super::process::Running;
 use super::status::PoolStatus;
 use super::{Api, EventLog, PoolFile, Repository, SOON, Submitter, eventually};
@@ -26,6 +28,8 @@ pub(crate) struct Pool {
     file: PathBuf,
     directory: Option<TempDir>,
     vhost: Vhost,
+    /// The broker's URL for the processes that are started from now on, when it is not that of the virtual host.
+    way: Option<String>,
     _cores: Cores,
 }
 
@@ -84,12 +88,26 @@ impl Pool {
         Self::set_up(all_cores().await, file).await
     }
 
+    /// The same, at a broker that may be broken.
+    pub(crate) async fn set_up_at(broker: &PrivateBroker, file: &PoolFile) -> Self {
+        let cores = share_cores().await;
+        Self::set_up_on(cores, file, broker.vhost().await).await
+    }
+
+    /// The same, in this virtual host, while no other test runs.
+    pub(crate) async fn set_up_in(vhost: Vhost, file: &PoolFile) -> Self {
+        Self::set_up_on(all_cores().await, file, vhost).await
+    }
+
     async fn set_up(cores: Cores, file: &PoolFile) -> Self {
+        Self::set_up_on(cores, file, Vhost::create().await).await
+    }
+
+    async fn set_up_on(cores: Cores, file: &PoolFile, vhost: Vhost) -> Self {
         let directory = TempDir::with_prefix("pool-test-").expect("a directory for a test");
         std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
         let path = directory.path().join("config/pool.yaml");
         file.write(&path);
-        let vhost = Vhost::create().await;
         let pool = Self {
             workers: Vec::new(),
             told: Vec::new(),
@@ -98,6 +116,7 @@ impl Pool {
             file: path,
             directory: Some(directory),
             vhost,
+            way: None,
             _cores: cores,
         };
         Repository::create(&pool.repository("app"), &[("readme.txt", "one\ntwo\nthree\n")]);
@@ -132,29 +151,50 @@ impl Pool {
         self.vhost.url()
     }
 
+    /// Processes that are started from now on reach the broker by way of this proxy.
+    pub(crate) fn go_through(&mut self, proxy: &Proxy) {
+        self.way = Some(proxy.url(&self.vhost.url()).expect("a URL with a login"));
+    }
+
+    /// And from now on directly again.
+    pub(crate) fn go_directly(&mut self) {
+        self.way = None;
+    }
+
     /// A process of the pool, its command line and environment as given.
     fn spawn(&mut self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Running {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).envs(env.iter().copied());
+        command.args(args).env_remove("POOL_API_TOKEN").envs(env.iter().copied());
         self.start_process(&name, command)
     }
 
     fn start_process(&self, name: &str, mut command: Command) -> Running {
         command.arg("--pool").arg(&self.file);
         let role = name.split('-').next().unwrap_or_default();
-        command.env("AMQP_URL", self.vhost.url_of(role)).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
+        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url_of(role)));
+        command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
         Running::start(name, &self.path().join("logs"), &command)
     }
 
     /// Starts a dispatcher and waits until it serves.
     pub(crate) async fn start_dispatcher(&mut self) {
+        self.start_dispatcher_with(&[]).await;
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) async fn start_dispatcher_with(&mut self, env: &[(&str, &str)]) {
+        self.start_dispatcher_at("127.0.0.1:0", env).await;
+    }
+
+    /// The same, at this address and with these variables in its environment.
+    pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
-        let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file", url_file.to_str().expect("a path in UTF-8")];
-        let dispatcher = self.spawn("dispatcher", &arguments, &[]);
+        let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
+        let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
         eventually("the dispatcher serves", SOON, async || {
             std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
@@ -178,19 +218,36 @@ impl Pool {
 
     /// The same, on what takes itself for another host, where HTTP has no way out to anything but loopback.
     pub(crate) fn start_worker_on_a_host_without_egress(&mut self, host: &str, which: &[&str]) -> usize {
-        self.started += 1;
-        let mut command = Command::new("unshare");
+        let mut wrapper = vec!["unshare"];
         if !nix::unistd::geteuid().is_root() {
-            command.args(["--user", "--map-root-user"]);
+            wrapper.extend(["--user", "--map-root-user"]);
         }
         let rename = format!("echo {host} > /proc/sys/kernel/hostname && exec \"$@\"");
-        command.args(["--uts", "--", "sh", "-c", &rename, "sh"]).arg(program("worker")).arg("run").args(which);
+        wrapper.extend(["--uts", "--", "sh", "-c", &rename, "sh"]);
         // The nearest port that nobody listens on: `discard`.
-        command.env("HTTP_PROXY", "http://127.0.0.1:9");
+        self.start_worker_by(&wrapper, which, &[("HTTP_PROXY", "http://127.0.0.1:9")])
+    }
+
+    /// The same, started by a program that becomes it in the end.
+    pub(crate) fn start_worker_by(&mut self, wrapper: &[&str], which: &[&str], env: &[(&str, &str)]) -> usize {
+        self.started += 1;
+        let (first, rest) = wrapper.split_first().expect("a program");
+        let mut command = Command::new(first);
+        command.args(rest).arg(program("worker")).arg("run").args(which).envs(env.iter().copied());
         let worker = self.start_process(&format!("worker-{}", self.started), command);
         self.workers.push(worker);
         self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
         self.workers.len() - 1
+    }
+
+    /// What the dispatcher that was started last has printed.
+    pub(crate) fn dispatcher_log(&self) -> String {
+        self.dispatchers.last().map(Running::log).unwrap_or_default()
+    }
+
+    /// The pid of the dispatcher that was started last.
+    pub(crate) fn dispatcher_pid(&self) -> u32 {
+        self.dispatchers.last().expect("a dispatcher").pid()
     }
 
     pub(crate) fn worker(&mut self, index: usize) -> &mut Running {
@@ -212,6 +269,26 @@ impl Pool {
         told
     }
 
+    /// Takes a worker that has ended, or will, out of the pool.
+    pub(crate) fn take_worker(&mut self, index: usize) -> Running {
+        self.told.remove(index);
+        self.workers.remove(index)
+    }
+
+    /// The same for the last dispatcher.
+    pub(crate) fn take_dispatcher(&mut self) -> Running {
+        self.dispatchers.pop().expect("a dispatcher")
+    }
+
+    /// Lets every process end in order, workers first.
+    pub(crate) async fn stop(&mut self) {
+        for mut process in self.workers.drain(..).chain(self.dispatchers.drain(..)) {
+            process.terminate();
+            process.ended().await;
+        }
+        self.told.clear();
+    }
+
     /// SIGKILL to every process of the pool.
     pub(crate) fn kill_all(&mut self) {
         while !self.workers.is_empty() {
@@ -224,15 +301,25 @@ impl Pool {
 
     /// Runs the dispatcher's command line against this pool, as a person does; gives what it printed.
     pub(crate) async fn command_line(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(program("dispatcher"));
-        let url = std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL");
-        command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
-        command.env("POOL_FILE", &self.file);
-        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
-        let done = done.expect("the dispatcher's command line runs");
+        let done = self.try_command_line(arguments).await;
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(done.status.success(), "dispatcher {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
         said
+    }
+
+    /// The same, however it ends.
+    pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("dispatcher"));
+        let url = std::fs::read_to_string(self.path().join("url")).unwrap_or_default();
+        command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
+        command.env("POOL_FILE", &self.file);
+        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
+        done.expect("the dispatcher's command line runs")
+    }
+
+    /// A policy of the virtual host for the queues whose names match.
+    pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
+        self.vhost.set_policy(pattern, definition).await;
     }
 
     /// SIGKILL.
@@ -240,8 +327,19 @@ impl Pool {
         self.dispatchers.pop().expect("a dispatcher").kill();
     }
 
+    /// Lets the newest dispatcher end in order.
+    pub(crate) async fn end_dispatcher(&mut self) -> std::process::ExitStatus {
+        let mut dispatcher = self.dispatchers.pop().expect("a dispatcher");
+        dispatcher.terminate();
+        dispatcher.ended().await
+    }
+
+    pub(crate) fn url(&self) -> String {
+        std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL")
+    }
+
     pub(crate) fn api(&self) -> Api {
-        Api::at(std::fs::read_to_string(self.path().join("url")).expect("the dispatcher's URL"))
+        Api::at(self.url())
     }
 
     /// Waits until every programmer of the pool file may take tasks.

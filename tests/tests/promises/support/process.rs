@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::sys::signal::Signal;
+
 use super::{SOON, eventually};
 
 /// A running process; killed when dropped. What it prints goes into a file.
@@ -41,6 +43,10 @@ impl Running {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.end();
@@ -48,14 +54,33 @@ impl Running {
 
     /// Lets it end in order.
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// SIGSTOP: it keeps its connections and says nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal to a child of ours");
+        nix::sys::signal::kill(pid, signal).expect("a signal to a child of ours");
+    }
+
+    /// Whether it runs still; when not, its status is known.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} ends by itself", self.name);
-        eventually(&what, SOON * 2, async || self.child.try_wait().expect("a child of ours")).await
+        eventually(&what, SOON * 2, async || self.has_ended()).await
     }
 
     fn end(&mut self) {

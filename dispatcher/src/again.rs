@@ -1,0 +1,33 @@
+//! A finished task, submitted again: a new id, and the name of the old one in `retry_of`.
+
+use pool_shared::id::TaskId;
+use pool_shared::task::{Task, TaskMessage};
+use pool_shared::time::Timestamp;
+
+/// The message of the new task. A deadline that has passed is left out: nobody could do it any more.
+pub(crate) fn again(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
+    let mut message = task.message;
+    message.id = Some(new_id);
+    message.retry_of = Some(task.id);
+    message.limits.deadline = message.limits.deadline.filter(|deadline| *deadline > now);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_is_submitted_again_names_the_old_one_and_has_no_deadline_that_is_over() {
+        let id = |text: &str| TaskId::new(text).expect("an id");
+        let body = br#"{"instruction": "x", "repository": "app", "limits": {"deadline": "2020-01-01T00:00:00Z"}}"#;
+        let message = TaskMessage::parse(body, Timestamp::default()).expect("a task");
+        let deadline = message.limits.deadline.expect("a deadline");
+        let task = Task::new(id("old"), message);
+        let late = again(task.clone(), id("new"), deadline);
+        assert_eq!((late.id, late.retry_of), (Some(id("new")), Some(id("old"))), "both ids");
+        assert_eq!(late.limits.deadline, None, "it is over");
+        let early = again(task, id("new"), Timestamp(deadline.0 - 1));
+        assert_eq!(early.limits.deadline, Some(deadline), "it is not");
+    }
+}

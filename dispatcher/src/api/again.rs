@@ -1,0 +1,167 @@
+//! `POST /tasks/{id}/retry`: a finished task as a new one. `POST /tasks/{id}/requeue`: an unfinished one into its queue
+//! again, when an operator knows better than the pool.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use pool_shared::broker::headers::Reply;
+use pool_shared::fold::{Outcome, TaskState};
+use pool_shared::id::TaskId;
+use pool_shared::result::Status;
+use pool_shared::task::Task;
+use pool_shared::time::wall_clock;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::problem::Problem;
+use super::tasks::known;
+use super::uncut::uncut;
+use crate::again::again;
+use crate::bodies::task_of;
+use crate::dead::retry::Retried;
+use crate::intake::{NotTaken, new_id};
+use crate::reissue::{Reissued, reissue};
+
+/// The body of both; may be empty.
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Force {
+    /// Also a task that has succeeded, or that somebody works on.
+    pub force: bool,
+}
+
+/// What `requeue` did.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Requeued {
+    pub task_id: TaskId,
+    pub generation: u32,
+    /// For people.
+    pub detail: String,
+}
+
+fn force(body: &Bytes) -> Result<bool, Problem> {
+    if body.is_empty() {
+        return Ok(false);
+    }
+    let read = serde_json::from_slice::<Force>(body).map(|read| read.force);
+    read.map_err(|error| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {{\"force\": true}} or nothing"))
+    })
+}
+
+fn refused(detail: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, detail)
+}
+
+/// What the log knows of it.
+fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
+    let id = known(app, id)?.id;
+    let state = app.process.log.read(|fold| fold.tasks.get(&id).cloned());
+    state.map(|state| (id, state)).ok_or_else(|| Problem::unavailable("the log is being read again"))
+}
+
+async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
+    let task = task_of(&app.history, id).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+    task.ok_or_else(|| {
+        refused(format!(
+            "the history does not have the message of task {id} (it came straight to the broker, or is too old); \
+             submit it as a new task"
+        ))
+    })
+}
+
+pub async fn retry(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Retried>, Problem> {
+    let force = force(&body)?;
+    uncut(async move {
+        let (id, state) = state(&app, &id)?;
+        let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        let task = message(&app, &id).await?;
+        let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
+        let taken = app.intake.take(again, None, &Reply::default()).await.map_err(|error| not_taken(&error))?;
+        let detail = format!("task {id} was {}; it is submitted again as {}", outcome.as_str(), taken.id);
+        Ok(Json(Retried { task_id: taken.id.to_string(), retry_of: Some(id), detail }))
+    })
+    .await
+}
+
+fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
+    match outcome.map(|outcome| outcome.status) {
+        None => Err(refused(format!(
+            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` puts it into its queue again"
+        ))),
+        Some(Status::Succeeded) if !force => {
+            Err(refused(format!("task {id} has succeeded; `dispatcher retry --force {id}` has it done once more")))
+        }
+        Some(status) => Ok(status),
+    }
+}
+
+fn not_taken(error: &NotTaken) -> Problem {
+    match error {
+        NotTaken::Unroutable(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        NotTaken::IdConflict(_) => refused(error.to_string()),
+        // Its id is another one each time.
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => Problem::unavailable(format!(
+            "it is not known whether the new task was taken: {error}; look with `dispatcher show`"
+        )),
+    }
+}
+
+pub async fn requeue(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Requeued>, Problem> {
+    let force = force(&body)?;
+    uncut(async move {
+        let (id, state) = state(&app, &id)?;
+        let before = may_requeue(&id, &state, force)?;
+        let task = message(&app, &id).await?;
+        let done = reissue(&app.process, &task, state.generation + 1).await;
+        match done
+            .map_err(|error| Problem::unavailable(format!("{error}; the pool takes that up by itself, or try again")))?
+        {
+            Reissued::Published(generation) => {
+                let detail = format!("task {id} is in its queue again (generation {generation}); {before}");
+                tracing::info!(task_id = %id, generation, "a task was published again by an operator");
+                Ok(Json(Requeued { task_id: id, generation, detail }))
+            }
+            Reissued::Overtaken => Err(refused(format!("somebody else has just published task {id} again"))),
+            Reissued::Finished => Err(refused(format!("task {id} has just finished"))),
+        }
+    })
+    .await
+}
+
+/// What becomes of what there was.
+fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
+    if let Some(outcome) = &state.outcome {
+        return Err(refused(format!(
+            "task {id} is {} already; `dispatcher retry {id}` submits it again as a new task",
+            outcome.status.as_str()
+        )));
+    }
+    match &state.owner {
+        Some(owner) if !force => Err(refused(format!(
+            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew",
+            owner.programmer.display_name(),
+            owner.since
+        ))),
+        Some(owner) => {
+            Ok(format!("{} loses it as soon as somebody else has taken it", owner.programmer.display_name()))
+        }
+        None => Ok("another copy of its message, if there is one, is dropped".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn force_is_read_from_the_body_and_no_body_is_no_force() {
+        let read = |body: &'static str| force(&Bytes::from_static(body.as_bytes())).map_err(|problem| problem.status);
+        assert_eq!(read(""), Ok(false), "nothing");
+        assert_eq!(read("{}"), Ok(false), "an empty object");
+        assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");
+        assert_eq!(read(r#"{"forse": true}"#), Err(422), "a mistake in writing is no `false`");
+    }
+}

@@ -1,0 +1,150 @@
+//! `/dead`: what could not be handled. List, show, retry, drop.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use lapin::message::Delivery;
+use pool_shared::broker::headers::{self, text_header};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::problem::Problem;
+use super::uncut::uncut;
+use crate::dead::letter::Letter;
+use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
+use crate::dead::{DeadError, MOST};
+use crate::intake::NotTaken;
+
+/// `GET /dead`: the oldest first, at most a thousand.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DeadList {
+    /// How many there are, shown or not.
+    pub total: usize,
+    pub letters: Vec<Letter>,
+}
+
+/// `GET /dead/{id}`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DeadMessage {
+    pub letter: Letter,
+    pub routing_key: String,
+    /// Properties and headers that are texts.
+    pub properties: BTreeMap<String, String>,
+    /// What is no UTF-8 in it is replaced.
+    pub body: String,
+    pub is_utf8: bool,
+}
+
+/// `DELETE /dead` and `DELETE /dead/{id}`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Dropped {
+    pub dropped: usize,
+    /// How many are left, as far as was looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<usize>,
+}
+
+fn problem(error: &DeadError) -> Problem {
+    Problem::unavailable(error.to_string())
+}
+
+fn nothing(id: &str) -> Problem {
+    let detail =
+        format!("there is no message {id} among the first {MOST} of pool.dead; `dispatcher dead list` shows them");
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+pub async fn list(State(app): State<App>) -> Result<Json<DeadList>, Problem> {
+    uncut(async move {
+        let (letters, total) = app.dead.list().await.map_err(|error| problem(&error))?;
+        Ok(Json(DeadList { total, letters }))
+    })
+    .await
+}
+
+pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<DeadMessage>, Problem> {
+    uncut(async move {
+        let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
+        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let message = message(&delivery);
+        look.end().await;
+        Ok(Json(message))
+    })
+    .await
+}
+
+fn message(delivery: &Delivery) -> DeadMessage {
+    let properties = &delivery.properties;
+    let known = [
+        ("message_id", properties.message_id()),
+        ("reply_to", properties.reply_to()),
+        ("correlation_id", properties.correlation_id()),
+        ("content_type", properties.content_type()),
+        ("type", properties.kind()),
+    ];
+    let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), headers::text(value)?.to_owned())));
+    let table = properties.headers().as_ref();
+    let others = table
+        .into_iter()
+        .flat_map(|table| table.inner().keys())
+        .filter_map(|name| Some((format!("headers.{name}"), text_header(properties, name.as_str())?)));
+    let body = String::from_utf8_lossy(&delivery.data);
+    DeadMessage {
+        letter: Letter::of(delivery),
+        routing_key: delivery.routing_key.as_str().to_owned(),
+        properties: known.chain(others).collect(),
+        is_utf8: matches!(body, std::borrow::Cow::Borrowed(_)),
+        body: body.into_owned(),
+    }
+}
+
+pub async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Retried>, Problem> {
+    uncut(async move {
+        let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
+        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let retried = match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+            Ok(retried) => look.take_out(&delivery).await.map(|()| retried).map_err(|error| problem(&error)),
+            Err(error) => Err(not_retried(&error)),
+        };
+        look.end().await;
+        retried.map(Json)
+    })
+    .await
+}
+
+fn not_retried(error: &NotRetried) -> Problem {
+    let detail = error.to_string();
+    match error {
+        NotRetried::NoTask(_) | NotRetried::NotTaken(NotTaken::Unroutable(_)) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        }
+        NotRetried::NotTaken(NotTaken::IdConflict(_)) => Problem::new(StatusCode::CONFLICT, detail),
+        NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried)
+        | NotRetried::NotReissued(_) => Problem::unavailable(detail),
+    }
+}
+
+pub async fn drop_one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Dropped>, Problem> {
+    uncut(async move {
+        let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
+        let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
+        let dropped = look.take_out(&delivery).await;
+        look.end().await;
+        dropped.map_err(|error| problem(&error))?;
+        tracing::warn!(%id, "a dead letter was thrown away");
+        Ok(Json(Dropped { dropped: 1, left: None }))
+    })
+    .await
+}
+
+pub async fn drop_all(State(app): State<App>) -> Result<Json<Dropped>, Problem> {
+    uncut(async move {
+        let (dropped, left) = app.dead.drop_all().await.map_err(|error| problem(&error))?;
+        tracing::warn!(dropped, left, "dead letters were thrown away");
+        Ok(Json(Dropped { dropped, left: Some(left) }))
+    })
+    .await
+}

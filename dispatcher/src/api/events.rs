@@ -1,0 +1,166 @@
+//! Server-sent events: `GET /events` for the whole pool, `GET /tasks/{id}/events` for one task.
+//!
+//! They show, and nothing is decided by them. All streams end with the process, and there is a limit to their number.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
+use futures_util::{Stream, StreamExt, stream};
+use pool_shared::time::wall_clock;
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::interval;
+
+use super::App;
+use super::problem::Problem;
+use super::tasks::{TaskView, known};
+use super::token::MayAct;
+use crate::dashboard::hub::{Hub, Joined, Message};
+use crate::dashboard::older::{self, Span};
+use crate::dashboard::output::Output;
+use crate::dashboard::timeline;
+
+/// A comment after so long says that the connection lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often the page of a task hears of changes.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Open streams of one dispatcher.
+pub const STREAMS: usize = 500;
+
+type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
+type Events = Sse<KeepAliveStream<Boxed>>;
+
+fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Event> + Send + 'static) -> Events {
+    let ended = app.process.shutdown.clone();
+    let events = events.map(move |event| {
+        // The place is free again when the stream is gone.
+        let _ = &place;
+        Ok(event)
+    });
+    let events: Boxed = Box::pin(events.take_until(async move { ended.cancelled().await }));
+    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT))
+}
+
+fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::<Semaphore>::clone(&app.streams).try_acquire_owned().map_err(|_| {
+        let detail = format!("{STREAMS} event streams are open, and more are not served; close some pages");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })
+}
+
+/// `GET /events`: first `hello`, then `state` whenever the pool is another and `tasks` with those that have changed; a few
+/// times a second at most. After a break, `Last-Event-ID` continues, or the whole `state` comes again.
+pub async fn pool(
+    State(app): State<App>,
+    Extension(may_act): Extension<MayAct>,
+    headers: HeaderMap,
+) -> Result<Events, Problem> {
+    let place = place(&app)?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let Joined { state, missed, then } = app.hub.join(&app, last);
+    let hello = json!({
+        "time": wall_clock(), "may_act": may_act.0, "version": env!("CARGO_PKG_VERSION"), "resumed": state.is_none()
+    });
+    let hello = Event::default().event("hello").data(hello.to_string());
+    let hub = app.hub.clone();
+    let first: Vec<Event> =
+        std::iter::once(hello).chain(state.iter().chain(&missed).map(|message| event(&hub, message))).collect();
+    let rest = stream::unfold((hub, then), |(hub, mut then)| async move {
+        let next = next(&hub, &mut then).await?;
+        Some((next, (hub, then)))
+    });
+    Ok(respond(&app, place, stream::iter(first).chain(rest)))
+}
+
+async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Event> {
+    match then.recv().await {
+        Ok(message) => Some(event(hub, &message)),
+        Err(RecvError::Lagged(_)) => {
+            // A page that was too slow continues with the present; what it does not know of tasks, it asks for.
+            *then = then.resubscribe();
+            Some(event(hub, &hub.state()))
+        }
+        Err(RecvError::Closed) => None,
+    }
+}
+
+fn event(hub: &Hub, message: &Message) -> Event {
+    Event::default().id(hub.id(message)).event(message.name).data(&*message.data)
+}
+
+/// What the page of a task has been told.
+struct Told {
+    app: App,
+    view: TaskView,
+    version: Option<u64>,
+    output: Option<(u64, Option<Output>)>,
+    every: tokio::time::Interval,
+}
+
+/// `GET /tasks/{id}/events`: `timeline` with all lines whenever there is a new one, `output` with what the agent has printed
+/// since (`reset` says that it begins anew). A new connection gets everything.
+pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, Problem> {
+    let place = place(&app)?;
+    let view = known(&app, &id)?;
+    let told = Told { app: app.clone(), view, version: None, output: None, every: interval(LOOK_EVERY) };
+    let events = stream::unfold(told, |mut told| async move {
+        let event = told.next().await;
+        Some((event, told))
+    });
+    Ok(respond(&app, place, events))
+}
+
+impl Told {
+    async fn next(&mut self) -> Event {
+        loop {
+            let version = self.app.journal.version_of(&self.view.id);
+            if self.version != Some(version) {
+                self.version = Some(version);
+                return self.timeline().await;
+            }
+            let version = self.app.outputs.version_of(&self.view.id);
+            if version > 0 && self.output.as_ref().map(|(known, _)| *known) != Some(version) {
+                return self.output(version);
+            }
+            self.every.tick().await;
+        }
+    }
+
+    async fn timeline(&self) -> Event {
+        let mut entries = self.app.journal.entries(&self.view.id);
+        let mut problem = None;
+        if entries.is_empty() {
+            let to = self.view.finished_at.unwrap_or_else(wall_clock);
+            match older::entries(&self.app.process, &self.view.id, Span { from: self.view.submitted_at, to }).await {
+                Ok(found) => entries = found,
+                Err(error) => problem = Some(error.to_string()),
+            }
+        }
+        let data = json!({"lines": timeline::lines(&entries), "problem": problem});
+        Event::default().event("timeline").data(data.to_string())
+    }
+
+    fn output(&mut self, version: u64) -> Event {
+        let now = self.app.outputs.of(&self.view.id);
+        let before = self.output.take().and_then(|(_, output)| output);
+        let data = match (&before, &now) {
+            (_, None) => json!({"reset": true, "text": ""}),
+            (Some(before), Some(now)) if before.attempt == now.attempt && before.left_out == now.left_out => {
+                let added = now.text.get(before.text.len()..).unwrap_or_default();
+                json!({"reset": false, "text": added})
+            }
+            (_, Some(now)) => json!({
+                "reset": true, "attempt": now.attempt, "programmer": now.programmer, "left_out": now.left_out,
+                "text": now.text
+            }),
+        };
+        self.output = Some((version, now));
+        Event::default().event("output").data(data.to_string())
+    }
+}

@@ -1,0 +1,134 @@
+//! `POST /tasks`: one task or a list. What has begun to be taken is taken, whatever becomes of the client or of the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use pool_shared::broker::headers::Reply;
+use pool_shared::id::TaskId;
+use pool_shared::task::Task;
+
+use super::App;
+use super::problem::{Problem, TaskProblem};
+use super::submission::{prepare, problem_of, read_submission};
+use super::tasks::{TaskView, view};
+use super::uncut::uncut;
+use crate::intake::{Intake, NotTaken, Taken};
+use crate::room::{NoRoom, Place};
+
+/// Submissions that are written at the same time.
+const AT_ONCE: usize = 64;
+/// A queue moves on when a task is done; most take longer.
+const FULL_FOR_S: u32 = 2;
+const MOST_IDS_IN_WORDS: usize = 10;
+
+/// `POST /tasks`.
+pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
+    let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+    let tasks = prepare(&app, &submission)?;
+    let places = app.intake.places(&tasks).map_err(full)?;
+    let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
+    let answers = take_all(app.intake.clone(), tasks.into_iter().zip(places).collect()).await?;
+    let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
+    for (index, (answer, id)) in answers.into_iter().zip(&ids).enumerate() {
+        match answer {
+            Ok(one) => taken.push(one),
+            Err(error) => errors.push((index, id.clone(), error)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(not_taken(ids, &errors));
+    }
+    let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
+    let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
+    if submission.single {
+        Ok((status, Json(views.into_iter().next())).into_response())
+    } else {
+        Ok((status, Json(views)).into_response())
+    }
+}
+
+/// Spawned: a client that goes away does not cut it off between `submitted` and `published`. And gathered: one that is
+/// not taken does not cut off those that have begun. Others are not begun any more when the broker does not answer: each
+/// would wait for it as long as the first.
+async fn take_all(intake: Intake, tasks: Vec<(Task, Option<Place>)>) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
+    let silent = Arc::new(AtomicBool::new(false));
+    let taking = stream::iter(tasks)
+        .map(move |(task, place)| {
+            let (intake, silent) = (intake.clone(), Arc::clone(&silent));
+            async move {
+                if silent.load(Ordering::Relaxed) {
+                    return Err(NotTaken::NotTried);
+                }
+                let taken = intake.take(task, place, &Reply::default()).await;
+                if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
+                    silent.store(true, Ordering::Relaxed);
+                }
+                taken
+            }
+        })
+        .buffered(AT_ONCE)
+        .collect();
+    uncut(async { Ok(taking.await) }).await
+}
+
+/// Some were taken, maybe, and some not.
+fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem {
+    let conflict = |error: &NotTaken| matches!(error, NotTaken::IdConflict(_));
+    let status = match errors.iter().all(|(_, _, error)| conflict(error)) {
+        true => StatusCode::CONFLICT,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let named: Vec<&str> = errors.iter().take(MOST_IDS_IN_WORDS).map(|(_, id, _)| id.as_str()).collect();
+    let more = if errors.len() > named.len() { ", …" } else { "" };
+    let first = errors.first().map(|(_, _, error)| error.to_string()).unwrap_or_default();
+    let detail = match ids.len() {
+        1 => format!("task {}: {first}", named.concat()),
+        all => format!(
+            "{} of {all} tasks were not accepted ({}{more}): {first}. The whole list may be sent again with the ids in \
+             `ids`, one for each task in order: nothing is done twice",
+            errors.len(),
+            named.join(", "),
+        ),
+    };
+    let problems: Vec<TaskProblem> =
+        errors.iter().map(|(index, id, error)| problem_of(*index, Some(id.clone()), error)).collect();
+    let problem = match status {
+        StatusCode::CONFLICT => Problem::new(status, detail),
+        _ => Problem::unavailable(detail),
+    };
+    Problem { ids, ..problem.with_errors(problems) }
+}
+
+fn full(no_room: NoRoom) -> Problem {
+    let routes: Vec<String> = no_room
+        .full
+        .iter()
+        .map(|route| {
+            format!(
+                "{} wait for `{}` and at most {} may, so there is room for {} of the {} of this request",
+                route.waiting, route.route, route.limit, route.room, route.wanted
+            )
+        })
+        .collect();
+    let which = routes.join("; ");
+    if no_room.is_for_ever() {
+        let most: Vec<String> =
+            no_room.full.iter().map(|route| format!("{} for `{}`", route.limit, route.route)).collect();
+        let detail = format!(
+            "too many tasks at once: {which}. Send at most {} in one request, or raise \
+             load_balancing.max_queue_per_programmer",
+            most.join(" and ")
+        );
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
+        return Problem { no_room: Some(Box::new(no_room)), ..problem };
+    }
+    let detail = format!("the queue is full: {which}. Nothing was taken; send it again in {FULL_FOR_S} s");
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(FULL_FOR_S);
+    Problem { no_room: Some(Box::new(no_room)), ..problem }
+}

@@ -1,0 +1,107 @@
+//! `dispatcher retry`: finished tasks as new ones. `dispatcher requeue`: an unfinished one into its queue again.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use pool_shared::id::TaskId;
+use pool_shared::result::Status;
+use serde_json::json;
+
+use super::{Client, Format, PoolUrl};
+use crate::api::again::Requeued;
+use crate::api::tasks::TaskList;
+use crate::check::print;
+use crate::dead::retry::Retried;
+
+/// As many as a list of the API holds.
+const MOST: usize = 5_000;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExamples:\n  \
+    dispatcher retry t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
+    dispatcher retry --failed --label run_id=7"
+)]
+pub struct RetryArgs {
+    #[arg(required_unless_present = "failed", conflicts_with = "failed")]
+    ids: Vec<TaskId>,
+    /// Every task that has failed (with --label: of those)
+    #[arg(long)]
+    failed: bool,
+    /// Only tasks with this label: key=value
+    #[arg(long, value_name = "KEY=VALUE", requires = "failed")]
+    label: Option<String>,
+    /// Also tasks that have succeeded
+    #[arg(long)]
+    force: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The pool finds lost messages by itself after `dispatcher.repair_after_s`. Of two copies of a task one is done.\n\nExample:\n  \
+    dispatcher requeue t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
+)]
+pub struct RequeueArgs {
+    id: TaskId,
+    /// Also a task that somebody works on: whoever takes it next begins anew
+    #[arg(long)]
+    force: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+fn body(force: bool) -> Vec<u8> {
+    json!({"force": force}).to_string().into_bytes()
+}
+
+pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.url)?;
+    let ids = if args.failed { failed(&client, args.label.as_deref()).await? } else { args.ids };
+    let (mut retried, mut refused) = (Vec::new(), 0);
+    for id in &ids {
+        match client.post::<Retried>(&format!("/tasks/{id}/retry"), body(args.force)).await {
+            Ok(one) => retried.push(one),
+            Err(error) => {
+                refused += 1;
+                eprintln!("error: {error:#}");
+            }
+        }
+    }
+    let printed = print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&retried)?),
+        Format::Table => text(&retried),
+    });
+    Ok(if refused == 0 { printed } else { ExitCode::FAILURE })
+}
+
+fn text(retried: &[Retried]) -> String {
+    let each: String = retried.iter().map(|one| format!("{}\n", one.detail)).collect();
+    format!("{each}{} tasks submitted again\n", retried.len())
+}
+
+/// What has failed, the newest first.
+async fn failed(client: &Client, label: Option<&str>) -> anyhow::Result<Vec<TaskId>> {
+    let limit = MOST.to_string();
+    let mut query = vec![("status", Status::Failed.as_str()), ("limit", &limit)];
+    query.extend(label.map(|label| ("label", label)));
+    let list: TaskList = client.get_with("/tasks", &query).await?;
+    if list.total > list.tasks.len() {
+        bail!("{} tasks have failed, and at most {MOST} are retried at once; choose some with --label", list.total);
+    }
+    Ok(list.tasks.into_iter().map(|task| task.id).collect())
+}
+
+pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {
+    let path = format!("/tasks/{}/requeue", args.id);
+    let done: Requeued = Client::new(&args.url)?.post(&path, body(args.force)).await?;
+    Ok(print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&done)?),
+        Format::Table => format!("{}\n", done.detail),
+    }))
+}

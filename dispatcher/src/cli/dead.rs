@@ -1,0 +1,151 @@
+//! `dispatcher dead`: what could not be handled, and what to do with it.
+
+use std::process::ExitCode;
+
+use pool_shared::time::Timestamp;
+use serde::Serialize;
+
+use super::{Client, Format, PoolUrl};
+use crate::api::dead::{DeadList, DeadMessage, Dropped};
+use crate::check::print;
+use crate::dead::letter::Letter;
+use crate::dead::retry::Retried;
+use crate::tables::{keep_first_column_whole, lines, table};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    dispatcher dead list\n  \
+    dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
+    dispatcher dead drop --all")]
+pub struct DeadArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Show what is in pool.dead, and why: the oldest first
+    List(Shown),
+    /// Show one message: reason, properties, body
+    Show {
+        id: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
+    Retry {
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Throw messages away
+    Drop {
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        ids: Vec<String>,
+        /// Everything that is in pool.dead
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        shown: Shown,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Shown {
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+impl Shown {
+    fn client(&self) -> anyhow::Result<Client> {
+        Client::new(&self.url)
+    }
+
+    /// The answer as it is, or these words.
+    fn print<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
+        Ok(print(&match self.format {
+            Format::Json => format!("{:#}\n", serde_json::to_value(answer)?),
+            Format::Table => text(answer),
+        }))
+    }
+}
+
+pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
+    match args.what {
+        What::List(shown) => {
+            let list: DeadList = shown.client()?.get("/dead").await?;
+            shown.print(&list, listed)
+        }
+        What::Show { id, shown } => {
+            let message: DeadMessage = shown.client()?.get(&format!("/dead/{id}")).await?;
+            shown.print(&message, described)
+        }
+        What::Retry { ids, shown } => {
+            let client = shown.client()?;
+            let mut retried: Vec<Retried> = Vec::new();
+            for id in ids {
+                retried.push(client.post(&format!("/dead/{id}/retry"), Vec::new()).await?);
+            }
+            shown.print(&retried, |all| all.iter().map(|one| format!("{}\n", one.detail)).collect())
+        }
+        What::Drop { ids, all, shown } => {
+            let dropped =
+                if all { drop_all(&shown.client()?).await? } else { drop_these(&shown.client()?, &ids).await? };
+            shown.print(&dropped, |dropped| format!("{} messages were thrown away\n", dropped.dropped))
+        }
+    }
+}
+
+/// As many times as there is something left of what was there at first.
+async fn drop_all(client: &Client) -> anyhow::Result<Dropped> {
+    let mut dropped = 0;
+    loop {
+        let some: Dropped = client.delete("/dead").await?;
+        dropped += some.dropped;
+        if some.dropped == 0 || some.left.unwrap_or_default() == 0 {
+            return Ok(Dropped { dropped, left: some.left });
+        }
+    }
+}
+
+async fn drop_these(client: &Client, ids: &[String]) -> anyhow::Result<Dropped> {
+    let mut dropped = 0;
+    for id in ids {
+        let one: Dropped = client.delete(&format!("/dead/{id}")).await?;
+        dropped += one.dropped;
+    }
+    Ok(Dropped { dropped, left: None })
+}
+
+fn listed(list: &DeadList) -> String {
+    if list.letters.is_empty() {
+        return "pool.dead is empty\n".to_owned();
+    }
+    let mut rows = table(&["id", "reason", "task", "from", "when", "bytes"]);
+    for Letter { id, reason, task_id, from, at, bytes } in &list.letters {
+        let (task, at) =
+            (task_id.clone().unwrap_or_default(), at.map_or(String::new(), |at| Timestamp::to_string(&at)));
+        rows.add_row([id.clone(), reason.clone(), task, from.clone(), at, bytes.to_string()]);
+    }
+    keep_first_column_whole(&mut rows);
+    let shown = list.letters.len();
+    let of = if shown < list.total { format!(" of {}", list.total) } else { String::new() };
+    format!("{}{shown}{of} messages. `dispatcher dead show|retry|drop ID`\n", lines(rows))
+}
+
+fn described(message: &DeadMessage) -> String {
+    let letter = &message.letter;
+    let mut text = format!("{}\nreason: {}\nfrom: {}\n", letter.id, letter.reason, letter.from);
+    if let Some(at) = letter.at {
+        text += &format!("when: {at}\n");
+    }
+    text += &format!("routing key: {}\n", message.routing_key);
+    for (name, value) in &message.properties {
+        text += &format!("{name}: {value}\n");
+    }
+    let not_text = if message.is_utf8 { "" } else { ", not all of it text" };
+    text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)
+}

@@ -1,0 +1,142 @@
+//! `dispatcher report`: what the tasks of some days came to.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use reqwest::Url;
+
+use super::{Client, PoolUrl};
+use crate::check::print;
+use crate::report::query::{By, Since};
+use crate::report::{Group, Percentiles, Report, csv, html};
+use crate::tables::{keep_first_column_whole, lines, table};
+
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Tasks that ended since: 7d, 24h, 90m, a time (2026-01-31T00:00:00Z), or all
+    #[arg(long, default_value = "7d", value_parser = is_since)]
+    since: String,
+    /// llm, programmer, route, or label:<key>, for example label:run_id
+    #[arg(long, default_value_t)]
+    by: By,
+    /// html is a page with plots: `dispatcher report --format html >report.html`
+    #[arg(long, value_enum, default_value_t)]
+    format: Form,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Form {
+    #[default]
+    Table,
+    Json,
+    Csv,
+    Html,
+}
+
+/// It is passed on as it was written: the dispatcher's clock decides.
+fn is_since(text: &str) -> Result<String, String> {
+    text.parse::<Since>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
+    let query = [("since", args.since), ("by", args.by.to_string())];
+    let url = Url::parse_with_params("http://pool/report", &query).context("failed to put the question together")?;
+    let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+    let report: Report = Client::new(&args.url)?.get(&path).await?;
+    Ok(print(&match args.format {
+        Form::Table => text(&report),
+        Form::Json => format!("{:#}\n", serde_json::to_value(&report)?),
+        Form::Csv => csv::text(&report)?,
+        Form::Html => html::page(&report)?,
+    }))
+}
+
+fn text(report: &Report) -> String {
+    let groups = || report.groups.iter().chain([&report.total]);
+    let by = report.by.as_str();
+    // Two words of a head may stand above each other.
+    let mut numbers =
+        table(&[by, "tasks", "success", "at first", "backup", "tokens in", "tokens out", "cost", "per success"]);
+    groups().for_each(|group| _ = numbers.add_row(row(group)));
+    let mut spans = table(&[by, "run p50", "p90", "p99", "queued p50", "p90", "p99"]);
+    for group in groups() {
+        let name = [group.name.clone()].into_iter();
+        spans.add_row(name.chain(times(group.duration_ms)).chain(times(group.queued_ms)));
+    }
+    let mut failures = table(&["error", "tasks"]);
+    for (kind, count) in &report.total.failures {
+        failures.add_row([kind.as_str().to_owned(), count.to_string()]);
+    }
+    keep_first_column_whole(&mut numbers);
+    keep_first_column_whole(&mut spans);
+    let failures = if report.total.failures.is_empty() { String::new() } else { lines(failures) };
+    format!("{}{}{failures}{}", lines(numbers), lines(spans), footer(report))
+}
+
+fn footer(report: &Report) -> String {
+    let unknown = match report.without_details {
+        0 => String::new(),
+        some => format!("; of {some} only the outcome is known any more"),
+    };
+    format!("{} tasks ended {}{unknown}\n", report.total.tasks, report.when())
+}
+
+fn row(group: &Group) -> [String; 9] {
+    let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{:.0} %", rate * 100.0));
+    [
+        group.name.clone(),
+        group.tasks.to_string(),
+        rate(group.success_rate),
+        rate(group.first_attempt_rate),
+        group.failovers.to_string(),
+        tokens(group.input_tokens),
+        tokens(group.output_tokens),
+        html::rounded(group.cost_usd),
+        group.cost_per_succeeded_usd.map_or("-".to_owned(), html::rounded),
+    ]
+}
+
+/// In short; JSON and CSV have all digits.
+fn tokens(count: u64) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..10_000_000 => format!("{}k", count / 1000),
+        10_000_000.. => format!("{}M", count / 1_000_000),
+    }
+}
+
+fn times(of: Option<Percentiles>) -> [String; 3] {
+    of.map_or(["-", "-", "-"].map(str::to_owned), |p| [p.p50, p.p90, p.p99].map(html::span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_fits_a_hundred_columns() {
+        let of = Some(Percentiles { p50: 34_000, p90: 160_000, p99: 7_500_000 });
+        let group = Group {
+            name: "anthropic/claude-sonnet-4-20250514".to_owned(),
+            tasks: 1234,
+            success_rate: Some(0.914),
+            duration_ms: of,
+            input_tokens: 12_345_678,
+            output_tokens: 1_234_567,
+            cost_usd: pool_shared::money::MicroUsd(12_345_678),
+            ..Group::default()
+        };
+        let (since, until) = (pool_shared::time::Timestamp(0), pool_shared::time::Timestamp(1));
+        let total = Group { name: "all".to_owned(), ..group.clone() };
+        let report = Report { since, until, by: "llm".to_owned(), total, groups: vec![group], without_details: 3 };
+        let text = text(&report);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(100), "{widest:?} columns:\n{text}");
+        let row = text.lines().find(|line| line.starts_with("anthropic/claude-sonnet-4-20250514 ")).unwrap_or_default();
+        assert!(row.contains("91 %") && row.contains("$12.35") && row.contains("12M"), "a row is one line:\n{text}");
+        assert!(text.contains("34.0s    2m40s  2h05m"), "with times:\n{text}");
+        assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");
+    }
+}

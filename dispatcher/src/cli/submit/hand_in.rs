@@ -1,0 +1,161 @@
+//! Handing in a batch that may be larger than the queues: first as a whole, so that every mistake is found before anything
+//! is taken; when it does not fit, what fits, and the rest as room comes.
+//!
+//! Every task has its id before it is sent, so that sending it twice does it once.
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::Client;
+use crate::api::problem::Problem;
+use crate::api::tasks::TaskView;
+use crate::cli::client::in_words;
+use crate::intake::new_id;
+use crate::room::NoRoom;
+
+/// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
+const OFFERED: usize = 500;
+const DEFAULT_WAIT_S: u32 = 2;
+
+/// All tasks, in their order, when all are taken.
+pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::Result<Vec<TaskView>> {
+    give_ids(&mut tasks);
+    let mut taken: Vec<Option<TaskView>> = tasks.iter().map(|_| None).collect();
+    let mut open: Vec<usize> = (0..tasks.len()).collect();
+    let mut offer = open.clone();
+    let shown = Shown::new();
+    while !open.is_empty() {
+        let body = serde_json::to_vec(&offer.iter().map(|&index| &tasks[index]).collect::<Vec<_>>())?;
+        match client.try_post::<Vec<TaskView>>("/tasks", body).await? {
+            Ok(views) => {
+                for (&index, view) in offer.iter().zip(views) {
+                    taken[index] = Some(view);
+                }
+                open.retain(|&index| taken[index].is_none());
+                offer = next_offer(&tasks, &open);
+            }
+            Err(problem) => {
+                let fits = fitting(&problem, &offer);
+                if fits.is_empty() {
+                    wait(&problem, open.len(), &shown).await?;
+                    offer = next_offer(&tasks, &open);
+                } else {
+                    offer = fits;
+                }
+            }
+        }
+    }
+    Ok(taken.into_iter().flatten().collect())
+}
+
+/// Those of the offer that would be taken now.
+fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
+    let fits = problem.no_room.as_ref().map_or(&[][..], |no_room| &no_room.fits);
+    fits.iter().filter_map(|&place| offer.get(place).copied()).collect()
+}
+
+/// Until it is worth trying again. What time does not cure is an error.
+async fn wait(problem: &Problem, open: usize, shown: &Shown) -> anyhow::Result<()> {
+    let passes = problem.retry_after_s.is_some() || problem.no_room.is_some();
+    if !passes {
+        return Err(in_words(problem));
+    }
+    let words = match &problem.no_room {
+        Some(no_room) => format!("{}; {open} still to hand in", full(no_room)),
+        None => format!("{}; waiting, {open} still to hand in", problem.detail),
+    };
+    shown.say(words);
+    tokio::time::sleep(Duration::from_secs(problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S).into())).await;
+    Ok(())
+}
+
+/// One line that changes on a terminal, and lines elsewhere.
+struct Shown(ProgressBar);
+
+impl Shown {
+    fn new() -> Self {
+        let target =
+            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    fn say(&self, words: String) {
+        if !self.0.is_hidden() {
+            self.0.set_message(words);
+            self.0.tick();
+        } else if self.0.message() != words {
+            eprintln!("{words}");
+            self.0.set_message(words);
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn full(no_room: &NoRoom) -> String {
+    let routes = no_room.full.iter().map(|route| format!("{} waiting for `{}`", route.waiting, route.route));
+    format!("the queue is full: {}", routes.collect::<Vec<_>>().join(", "))
+}
+
+/// The first of each kind: those that need the same wait in the same queue.
+fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let first = |index: &&usize| {
+        let needs = tasks[**index].get("capabilities").map(Value::to_string).unwrap_or_default();
+        let count = counts.entry(needs).or_default();
+        *count += 1;
+        *count <= OFFERED
+    };
+    open.iter().filter(first).copied().collect()
+}
+
+fn give_ids(tasks: &mut [Value]) {
+    for task in tasks.iter_mut().filter_map(Value::as_object_mut) {
+        task.entry("id").or_insert_with(|| json!(new_id()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+
+    #[test]
+    fn every_task_has_an_id_before_it_is_sent() {
+        let mut tasks = [json!({"id": "mine"}), json!({"instruction": "x"})];
+        give_ids(&mut tasks);
+        assert_eq!(tasks[0]["id"], "mine", "its own");
+        assert!(tasks[1]["id"].as_str().is_some_and(|id| id.starts_with("t-")), "{}", tasks[1]);
+    }
+
+    #[test]
+    fn of_each_kind_some_are_offered_so_that_a_full_queue_does_not_hold_up_another() {
+        let fast = json!({"capabilities": ["fast"]});
+        let mut tasks = vec![fast; OFFERED + 5];
+        tasks.push(json!({"capabilities": ["premium"]}));
+        let open: Vec<usize> = (0..tasks.len()).collect();
+        let offer = next_offer(&tasks, &open);
+        assert_eq!(offer.len(), OFFERED + 1, "the first fast ones and the premium one");
+        assert_eq!(offer.last(), Some(&(OFFERED + 5)), "the premium one");
+    }
+
+    #[test]
+    fn places_of_an_answer_are_places_of_the_offer() {
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
+        assert!(fitting(&problem, &[4, 7, 9]).is_empty(), "it does not say");
+        let problem = Problem { no_room: Some(Box::new(NoRoom { full: vec![], fits: vec![0, 2] })), ..problem };
+        assert_eq!(fitting(&problem, &[4, 7, 9]), [4, 9], "the first and the third");
+    }
+}

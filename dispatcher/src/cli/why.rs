@@ -1,0 +1,59 @@
+//! `dispatcher why`: why a task waits.
+
+use std::process::ExitCode;
+
+use pool_shared::id::TaskId;
+
+use super::{Client, Format, PoolUrl};
+use crate::check::print;
+use crate::tables::{lines, table};
+use crate::why::{Availability, ProgrammerWhy, Why};
+
+#[derive(Debug, clap::Args)]
+pub struct WhyArgs {
+    id: TaskId,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    url: PoolUrl,
+}
+
+pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
+    let why: Why = Client::new(&args.url)?.get(&format!("/tasks/{}/why", args.id)).await?;
+    Ok(print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::to_value(&why)?),
+        Format::Table => text(&why),
+    }))
+}
+
+fn text(why: &Why) -> String {
+    let sentence = format!("{}: {}\n", why.task, why.sentence);
+    if why.programmers.is_empty() {
+        return sentence;
+    }
+    let mut rows = table(&["programmer", "state", "until", "why"]);
+    for ProgrammerWhy { id, state, detail, until, .. } in &why.programmers {
+        let until = until.map_or(String::new(), |until| until.to_string());
+        rows.add_row([id.to_string(), word(*state).to_owned(), until, detail.clone()]);
+    }
+    format!("{sentence}\n{}", lines(rows))
+}
+
+fn word(state: Availability) -> &'static str {
+    match state {
+        Availability::Idle => "idle",
+        Availability::Busy => "busy",
+        Availability::LeftToFree => "left to free",
+        Availability::Breaker => "breaker",
+        Availability::Budget => "budget",
+        Availability::Paused => "paused",
+        Availability::Draining => "draining",
+        Availability::Config => "config",
+        Availability::Clock => "clock",
+        Availability::Log => "log",
+        Availability::Held => "held",
+        Availability::Broker => "broker",
+        Availability::Down => "down",
+        Availability::Unheard => "not heard",
+    }
+}

@@ -1,0 +1,229 @@
+//! What all open pages hear. One producer looks at the pool a few times a second and says what has changed; pages only
+//! listen, so many of them cost hardly more than one, and while there is none nobody looks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pool_shared::id::TaskId;
+use pool_shared::pause::{Pause, Target};
+use pool_shared::result::Status;
+use pool_shared::time::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::journal::Changes;
+use crate::api::tasks::TaskView;
+use crate::api::{App, health, tasks};
+use crate::pool_view::{self, Depths, PoolStatus};
+
+/// From one look to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Queues are counted by asking the broker.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Of more changed tasks it is only said that they are many: pages ask for what they show.
+const MOST_TASKS: usize = 100;
+/// Messages that a page may have missed and still get.
+const KEPT: usize = 64;
+
+/// One event of the stream. `data` is JSON.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub number: u64,
+    pub name: &'static str,
+    pub data: Arc<str>,
+}
+
+/// The state of the pool as pages show it.
+#[derive(Serialize)]
+struct Live {
+    status: PoolStatus,
+    pauses: Vec<Paused>,
+    /// Tasks by status.
+    counts: BTreeMap<&'static str, u64>,
+    /// What is worked on, in its first words.
+    running: BTreeMap<TaskId, String>,
+    /// Why this may be out of date, or nothing.
+    trouble: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Paused {
+    target: Target,
+    pause: Pause,
+    since: Timestamp,
+}
+
+struct Sent {
+    last: VecDeque<Message>,
+    number: u64,
+    state: Arc<str>,
+    looked_at: Option<Instant>,
+}
+
+struct Inner {
+    sender: broadcast::Sender<Message>,
+    sent: Mutex<Sent>,
+    depths: Mutex<(Depths, Option<Instant>)>,
+    counting: AtomicBool,
+    /// Numbers of another process mean other messages.
+    process: String,
+}
+
+/// The hub. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+/// What a page gets when it connects.
+pub struct Joined {
+    /// The state, for one that is new or has missed too much.
+    pub state: Option<Message>,
+    pub missed: Vec<Message>,
+    pub then: broadcast::Receiver<Message>,
+}
+
+impl Hub {
+    pub fn new(process: String) -> Self {
+        let (sender, _) = broadcast::channel(KEPT);
+        let sent = Sent { last: VecDeque::new(), number: 0, state: "{}".into(), looked_at: None };
+        let (sent, depths) = (Mutex::new(sent), Mutex::default());
+        Self(Arc::new(Inner { sender, sent, depths, counting: AtomicBool::new(false), process }))
+    }
+
+    /// The id of a message in the stream.
+    pub fn id(&self, message: &Message) -> String {
+        format!("{}.{}", self.0.process, message.number)
+    }
+
+    /// From here on a page hears everything; `last` is the id of the last message that it had.
+    pub fn join(&self, app: &App, last: Option<&str>) -> Joined {
+        let number = last.and_then(|id| id.split_once('.')).filter(|(process, _)| *process == self.0.process);
+        let number: Option<u64> = number.and_then(|(_, number)| number.parse().ok());
+        self.refresh(app);
+        let sent = self.sent();
+        let then = self.0.sender.subscribe();
+        let oldest = sent.last.front().map_or(sent.number + 1, |message| message.number);
+        match number.filter(|number| *number + 1 >= oldest && *number <= sent.number) {
+            Some(number) => {
+                let missed = sent.last.iter().filter(|message| message.number > number).cloned().collect();
+                Joined { state: None, missed, then }
+            }
+            None => Joined { state: Some(whole(&sent)), missed: Vec::new(), then },
+        }
+    }
+
+    /// The state, for a page that was too slow.
+    pub fn state(&self) -> Message {
+        whole(&self.sent())
+    }
+
+    /// Looks until the process ends.
+    pub async fn run(self, app: App) {
+        let mut every = interval(LOOK_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut version = app.journal.version();
+        loop {
+            tokio::select! {
+                () = app.process.shutdown.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            if self.0.sender.receiver_count() == 0 {
+                continue;
+            }
+            self.count_queues(&app);
+            self.refresh(&app);
+            let now = app.journal.version();
+            if now != version {
+                self.say("tasks", changed_tasks(&app, version).into());
+                version = now;
+            }
+        }
+    }
+
+    /// Looks at the pool, unless that was done a moment ago, and says so if it is another.
+    fn refresh(&self, app: &App) {
+        let fresh = |at: Instant| at.elapsed() < LOOK_EVERY / 2;
+        if self.sent().looked_at.is_some_and(fresh) {
+            return;
+        }
+        let depths = self.0.depths.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        let state: Arc<str> = serde_json::to_string(&look(app, &depths)).unwrap_or_default().into();
+        let mut sent = self.sent();
+        sent.looked_at = Some(Instant::now());
+        if sent.state != state {
+            sent.state = Arc::clone(&state);
+            drop(sent);
+            self.say("state", state);
+        }
+    }
+
+    fn say(&self, name: &'static str, data: Arc<str>) {
+        let mut sent = self.sent();
+        sent.number += 1;
+        let message = Message { number: sent.number, name, data };
+        sent.last.push_back(message.clone());
+        if sent.last.len() > KEPT {
+            sent.last.pop_front();
+        }
+        // Under the lock, so that whoever joins misses nothing and hears nothing twice. Without pages nobody hears it.
+        let _ = self.0.sender.send(message);
+    }
+
+    /// Beside the producer, which never waits for the broker.
+    fn count_queues(&self, app: &App) {
+        let counted = self.0.depths.lock().unwrap_or_else(PoisonError::into_inner).1;
+        if counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) || self.0.counting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (hub, process) = (self.clone(), app.process.clone());
+        tokio::spawn(async move {
+            let depths = pool_view::queue_depths(&process).await;
+            *hub.0.depths.lock().unwrap_or_else(PoisonError::into_inner) = (depths, Some(Instant::now()));
+            hub.0.counting.store(false, Ordering::Release);
+        });
+    }
+
+    fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
+        // Valid at every instant, so a panic elsewhere does not spoil it.
+        self.0.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// With the number of the last message, so that what follows follows it.
+fn whole(sent: &Sent) -> Message {
+    Message { number: sent.number, name: "state", data: Arc::clone(&sent.state) }
+}
+
+fn look(app: &App, depths: &Depths) -> Live {
+    let paused = |(target, paused): (&Target, &pool_shared::fold::pauses::Paused)| Paused {
+        target: target.clone(),
+        pause: paused.pause,
+        since: paused.since,
+    };
+    let (pauses, tasks): (_, Vec<TaskId>) = app.process.log.read(|fold| {
+        let running = fold.tasks.running().map(|(task, _)| task.clone());
+        (fold.pauses.iter().map(paused).collect(), running.collect())
+    });
+    let running = tasks.len() as u64;
+    let status = pool_view::status_with(&app.process, &app.pool, &app.beats, depths);
+    let mut counts: BTreeMap<&'static str, u64> =
+        app.journal.ended().into_iter().map(|(status, count): (Status, u64)| (status.as_str(), count)).collect();
+    counts.insert("queued", (status.open_tasks as u64).saturating_sub(running));
+    counts.insert("running", running);
+    let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
+    let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
+    Live { status, pauses, counts, running, trouble: health::trouble(app) }
+}
+
+fn changed_tasks(app: &App, version: u64) -> String {
+    let many = json!({"many": true, "tasks": []});
+    let changed = match app.journal.changed_since(version) {
+        Changes::These(tasks) if tasks.len() <= MOST_TASKS => tasks,
+        Changes::These(_) | Changes::Many => return many.to_string(),
+    };
+    let views: Vec<TaskView> = changed.iter().filter_map(|task| tasks::view(app, task)).collect();
+    json!({"many": false, "tasks": views}).to_string()
+}

@@ -1,0 +1,278 @@
+//! What happened to each task lately, as the log was read: the timelines of the dashboard, and which tasks have changed.
+//!
+//! The fold keeps states, not how they came about, because nothing is decided by that. Here is a bounded memory of it:
+//! of a task either all events are kept or none ([`older`](super::older) reads those from the stream).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pool_shared::broker::log::Observer;
+use pool_shared::event::Decision;
+use pool_shared::fold::Verdict;
+use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::result::Status;
+use pool_shared::time::Timestamp;
+
+/// Events of tasks that are kept: a few dozen megabytes.
+const EVENTS: usize = 60_000;
+/// The latest changes that can be asked for.
+const CHANGES: usize = 2_000;
+
+/// One event about a task.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub at: Timestamp,
+    pub decision: Decision,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Default)]
+struct Track {
+    entries: Vec<Entry>,
+    version: u64,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    tracks: HashMap<TaskId, Track>,
+    /// Tasks by their first event, oldest first.
+    order: VecDeque<TaskId>,
+    /// Whose attempts these are: some events name only the attempt.
+    attempts: HashMap<AttemptId, TaskId>,
+    events: usize,
+    version: u64,
+    changes: VecDeque<(u64, TaskId)>,
+    ended: HashMap<Status, u64>,
+}
+
+/// The journal. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Journal(Arc<RwLock<Memory>>);
+
+/// Which tasks have changed since a version.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Changes {
+    These(Vec<TaskId>),
+    /// More than are remembered.
+    Many,
+}
+
+impl Journal {
+    /// Counts events about tasks.
+    pub fn version(&self) -> u64 {
+        self.look(|memory| memory.version)
+    }
+
+    /// The version at the last event about this task; 0 when none is kept.
+    pub fn version_of(&self, task: &TaskId) -> u64 {
+        self.look(|memory| memory.tracks.get(task).map_or(0, |track| track.version))
+    }
+
+    /// What is kept of this task, oldest first.
+    pub fn entries(&self, task: &TaskId) -> Vec<Entry> {
+        self.look(|memory| memory.tracks.get(task).map(|track| track.entries.clone()).unwrap_or_default())
+    }
+
+    /// Each task once.
+    pub fn changed_since(&self, version: u64) -> Changes {
+        self.look(|memory| {
+            let remembered = memory.changes.front().map_or(memory.version, |(oldest, _)| oldest - 1);
+            if version < remembered || version > memory.version {
+                return Changes::Many;
+            }
+            let mut tasks: Vec<TaskId> = Vec::new();
+            let newer = memory.changes.iter().rev().take_while(|(at, _)| *at > version);
+            let mut seen = std::collections::HashSet::new();
+            newer.filter(|(_, task)| seen.insert(task)).for_each(|(_, task)| tasks.push(task.clone()));
+            Changes::These(tasks)
+        })
+    }
+
+    /// How many tasks have ended how.
+    pub fn ended(&self) -> HashMap<Status, u64> {
+        self.look(|memory| memory.ended.clone())
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Memory) -> T) -> T {
+        // Entries are valid one by one, so a panic elsewhere does not spoil them.
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer for Journal {
+    fn starts_over(&self) {
+        let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Versions go on, so that whoever asks for changes hears that there are many.
+        let version = memory.version + 1;
+        *memory = Memory { version, ..Memory::default() };
+    }
+
+    fn hears(&self, at: Timestamp, decision: &Decision, verdict: Verdict) {
+        let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        memory.hear(&Entry { at, decision: decision.clone(), verdict });
+    }
+}
+
+impl Memory {
+    fn hear(&mut self, entry: &Entry) {
+        let Some(task) = self.task_of(&entry.decision) else { return };
+        if entry.verdict == Verdict::Accepted {
+            self.count(&entry.decision, &task);
+        }
+        self.version += 1;
+        let track = match self.tracks.entry(task.clone()) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                self.order.push_back(task.clone());
+                new.insert(Track::default())
+            }
+        };
+        track.entries.push(entry.clone());
+        track.version = self.version;
+        self.events += 1;
+        self.changes.push_back((self.version, task));
+        if self.changes.len() > CHANGES {
+            self.changes.pop_front();
+        }
+        self.forget();
+    }
+
+    fn task_of(&self, decision: &Decision) -> Option<TaskId> {
+        match decision {
+            Decision::Reserved { task, .. } => task.clone(),
+            Decision::LlmFailed { task, .. } => Some(task.clone()),
+            Decision::Settled { attempt, .. } => self.attempts.get(attempt).cloned(),
+            Decision::Submitted { .. }
+            | Decision::Published { .. }
+            | Decision::Reissued { .. }
+            | Decision::Started { .. }
+            | Decision::Released { .. }
+            | Decision::Finished { .. }
+            | Decision::Cancelled { .. }
+            | Decision::Stated { .. }
+            | Decision::Tick
+            | Decision::Configured { .. }
+            | Decision::Paused { .. }
+            | Decision::Resumed { .. }
+            | Decision::BudgetSet { .. }
+            | Decision::Probing { .. }
+            | Decision::Probed { .. }
+            | Decision::Up { .. }
+            | Decision::Unknown => decision.task().cloned(),
+        }
+    }
+
+    fn count(&mut self, decision: &Decision, task: &TaskId) {
+        if let Decision::Started { attempt, .. } = decision {
+            self.attempts.insert(*attempt, task.clone());
+        }
+        let status = match decision {
+            Decision::Finished { status, .. } => *status,
+            Decision::Cancelled { .. } => Status::Cancelled,
+            Decision::Submitted { .. }
+            | Decision::Published { .. }
+            | Decision::Reissued { .. }
+            | Decision::Started { .. }
+            | Decision::Released { .. }
+            | Decision::Reserved { .. }
+            | Decision::Settled { .. }
+            | Decision::LlmFailed { .. }
+            | Decision::Stated { .. }
+            | Decision::Tick
+            | Decision::Configured { .. }
+            | Decision::Paused { .. }
+            | Decision::Resumed { .. }
+            | Decision::BudgetSet { .. }
+            | Decision::Probing { .. }
+            | Decision::Probed { .. }
+            | Decision::Up { .. }
+            | Decision::Unknown => return,
+        };
+        *self.ended.entry(status).or_default() += 1;
+    }
+
+    /// The oldest tasks go as a whole.
+    fn forget(&mut self) {
+        while self.events > EVENTS
+            && let Some(track) = self.order.pop_front().and_then(|oldest| self.tracks.remove(&oldest))
+        {
+            self.events -= track.entries.len();
+            for entry in track.entries {
+                if let Decision::Started { attempt, .. } = entry.decision {
+                    self.attempts.remove(&attempt);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(n: usize) -> TaskId {
+        TaskId::new(format!("t{n}")).expect("an id")
+    }
+
+    fn published(n: usize) -> Decision {
+        Decision::Published { task: task(n), generation: 0 }
+    }
+
+    fn hear(journal: &Journal, decision: &Decision) {
+        journal.hears(Timestamp(1), decision, Verdict::Accepted);
+    }
+
+    #[test]
+    fn changes_are_told_once_for_each_task_and_not_without_end() {
+        let journal = Journal::default();
+        for n in [1, 2, 1] {
+            hear(&journal, &published(n));
+        }
+        hear(&journal, &Decision::Tick);
+        assert_eq!(journal.changed_since(0), Changes::These(vec![task(1), task(2)]), "the newest first, each once");
+        assert_eq!(journal.changed_since(2), Changes::These(vec![task(1)]), "since then");
+        assert_eq!(journal.changed_since(3), Changes::These(vec![]), "a tick is about no task");
+        for n in 0..CHANGES {
+            hear(&journal, &published(n));
+        }
+        assert_eq!(journal.changed_since(2), Changes::Many, "more than are remembered");
+        let before = journal.version();
+        journal.starts_over();
+        assert_eq!(journal.changed_since(before), Changes::Many, "everything may be another");
+        assert!(journal.entries(&task(1)).is_empty(), "everything comes again");
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_forgets_whole_tasks() {
+        let journal = Journal::default();
+        for _ in 0..10 {
+            hear(&journal, &published(1));
+        }
+        for n in 2..EVENTS {
+            hear(&journal, &published(n));
+        }
+        assert_eq!(journal.entries(&task(1)).len(), 0, "the oldest task is gone as a whole");
+        assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "the newest is there");
+        assert!(journal.look(|memory| memory.events) <= EVENTS, "no more than that");
+    }
+
+    #[test]
+    fn what_names_only_the_attempt_is_in_its_tasks_timeline() {
+        let journal = Journal::default();
+        let attempt = AttemptId::new();
+        let started = Decision::Started {
+            task: task(1),
+            attempt,
+            programmer: pool_shared::id::ProgrammerId::new("001").expect("an id"),
+            token: pool_shared::id::Token { generation: 0, count: 0 },
+            route: "any".to_owned(),
+            body_hash: String::new(),
+        };
+        hear(&journal, &started);
+        let cost_usd = pool_shared::money::MicroUsd::ZERO;
+        hear(&journal, &Decision::Settled { attempt, cost_usd, by_llm: std::collections::BTreeMap::new() });
+        hear(&journal, &Decision::Cancelled { task: task(1) });
+        assert_eq!(journal.entries(&task(1)).len(), 3, "all three");
+        assert_eq!(journal.ended(), HashMap::from([(Status::Cancelled, 1)]), "one has ended");
+    }
+}

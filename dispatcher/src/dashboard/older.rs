@@ -1,0 +1,121 @@
+//! Timelines that the journal has forgotten: read from the stream when somebody asks.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use pool_shared::broker::link::discard;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::topology::EVENTS_STREAM;
+use pool_shared::broker::{BrokerError, within};
+use pool_shared::event::{Batch, Decision};
+use pool_shared::fold::Fold;
+use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::time::Timestamp;
+use tokio::sync::Semaphore;
+
+use super::journal::Entry;
+
+/// Such a reader costs the broker and this process something: one at a time.
+static ONE: Semaphore = Semaphore::const_new(1);
+const PREFETCH: u16 = 1000;
+/// A stream that gives nothing for so long is at its end.
+const END: Duration = Duration::from_secs(2);
+/// What takes longer is not shown.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// When a task was submitted and when it ended, as far as that is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub from: Option<Timestamp>,
+    pub to: Timestamp,
+}
+
+/// All events of a task within this span.
+///
+/// # Errors
+/// When the broker does not give the stream in time.
+pub async fn entries(process: &Process, task: &TaskId, span: Span) -> Result<Vec<Entry>, BrokerError> {
+    let reading = async {
+        let _one = ONE.acquire().await;
+        let channel = process.consume.channel().await?;
+        let entries = read(process, &channel, task, span).await;
+        discard(&channel, process.consume.endpoint()).await;
+        entries
+    };
+    within(LIMIT, format!("read the stream {EVENTS_STREAM}"), async { Ok(reading.await) }).await?
+}
+
+async fn read(
+    process: &Process,
+    channel: &lapin::Channel,
+    task: &TaskId,
+    span: Span,
+) -> Result<Vec<Entry>, BrokerError> {
+    let limit = process.consume.endpoint().timeout();
+    within(limit, "limit a reader of the events", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    let mut arguments = FieldTable::default();
+    // A time means the chunk that holds it: what comes before is skipped. Verdicts about a task need no earlier events.
+    let from = span.from.map_or(AMQPValue::LongString("first".into()), |from| AMQPValue::Timestamp(from.0 / 1000));
+    arguments.insert("x-stream-offset".into(), from);
+    let consume = channel.basic_consume(EVENTS_STREAM.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    let mut consumer = within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
+    let mut search = Search { task, fold: Fold::new(), attempts: Vec::new(), found: Vec::new() };
+    while let Ok(Some(Ok(delivery))) = tokio::time::timeout(END, consumer.next()).await {
+        let Ok(batch) = Batch::from_json(&delivery.data) else { continue };
+        if batch.at() > span.to {
+            break;
+        }
+        search.read(&batch);
+        within(limit, "acknowledge events", delivery.ack(BasicAckOptions::default())).await?;
+    }
+    Ok(search.found)
+}
+
+struct Search<'a> {
+    task: &'a TaskId,
+    fold: Fold,
+    attempts: Vec<AttemptId>,
+    found: Vec<Entry>,
+}
+
+impl Search<'_> {
+    fn read(&mut self, batch: &Batch) {
+        let Self { task, fold, attempts, found } = self;
+        fold.apply(batch, |_, decision, verdict| {
+            if let Decision::Started { task: started, attempt, .. } = decision
+                && started == *task
+            {
+                attempts.push(*attempt);
+            }
+            if is_about(decision, task, attempts) {
+                found.push(Entry { at: batch.at(), decision: decision.clone(), verdict });
+            }
+        });
+    }
+}
+
+fn is_about(decision: &Decision, task: &TaskId, attempts: &[AttemptId]) -> bool {
+    match decision {
+        Decision::Reserved { attempt, .. } | Decision::Settled { attempt, .. } => attempts.contains(attempt),
+        Decision::LlmFailed { task: of, .. } => of == task,
+        Decision::Submitted { .. }
+        | Decision::Published { .. }
+        | Decision::Reissued { .. }
+        | Decision::Started { .. }
+        | Decision::Released { .. }
+        | Decision::Finished { .. }
+        | Decision::Cancelled { .. }
+        | Decision::Stated { .. }
+        | Decision::Tick
+        | Decision::Configured { .. }
+        | Decision::Paused { .. }
+        | Decision::Resumed { .. }
+        | Decision::BudgetSet { .. }
+        | Decision::Probing { .. }
+        | Decision::Probed { .. }
+        | Decision::Up { .. }
+        | Decision::Unknown => decision.task() == Some(task),
+    }
+}

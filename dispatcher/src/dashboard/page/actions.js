@@ -1,0 +1,80 @@
+// What an operator can do, and the state that all views share.
+const pool = { live: null, mayAct: true, retry: false, connection: "connecting", changed: new Set(), tasks: new Set() };
+const changed = () => pool.changed.forEach((update) => update());
+
+const confirmed = (title, text, verb) => new Promise((done) => {
+  const answer = (value) => () => {
+    dialog.remove();
+    done(value);
+  };
+  const yes = h("button", { type: "button", class: "primary", onclick: answer(true) }, verb);
+  const dialog = h("dialog", { "aria-label": title, oncancel: answer(false) },
+    h("form", { onsubmit: (event) => event.preventDefault() },
+      h("div", { class: "title" }, h("h2", {}, title)), h("div", { class: "body" }, h("p", {}, text)),
+      h("div", { class: "foot" }, h("button", { type: "button", onclick: answer(false) }, "No, go back"), yes)));
+  document.body.append(dialog);
+  dialog.showModal();
+  yes.focus();
+});
+
+// Runs an action; its button waits meanwhile, and what went wrong is said.
+const act = async (button, perform, said) => {
+  if (button) button.disabled = true;
+  try {
+    const answer = await perform();
+    if (said) toast(said);
+    return answer ?? true;
+  } catch (error) {
+    if (error.status !== 401) toast(error.message, true);
+    return null;
+  } finally {
+    if (button) button.disabled = false;
+  }
+};
+const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
+const cancelTask = (id) => request("DELETE", path(id));
+const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
+const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
+const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
+
+const sameTarget = (a, b) => a.what === b.what && a.id === b.id && a.name === b.name;
+const pauseOf = (target) => pool.live?.pauses.find((paused) => sameTarget(paused.target, target));
+const nameOf = (target) => (target.what === "all" ? "the pool" : target.what === "programmer" ? `Prog-${target.id}` : `route ${target.name}`);
+
+// Pause and resume for one target; `drain` offers that as well.
+const pauseButtons = (target, drain, what = "") => {
+  const name = nameOf(target);
+  const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
+  const pause = button("Pause", () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
+  const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
+  const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);
+  const element = h("span", { class: "pauses" }, pause, draining, resume);
+  const update = () => {
+    const paused = pauseOf(target);
+    pause.hidden = Boolean(paused) || !pool.mayAct;
+    if (draining) draining.hidden = paused?.pause === "drain" || !pool.mayAct;
+    resume.hidden = !paused || !pool.mayAct;
+  };
+  return { element, update };
+};
+
+// One action on many tasks, a few at a time.
+const bulk = async (ids, perform, progress) => {
+  const left = [...ids];
+  const result = { done: 0, failed: 0, first: null };
+  const one = async () => {
+    while (left.length) {
+      try {
+        await perform(left.pop());
+        result.done += 1;
+      } catch (error) {
+        result.failed += 1;
+        result.first ??= error.message;
+        if (error.status === 401) left.length = 0;
+      }
+      progress(result.done + result.failed);
+    }
+  };
+  await Promise.all(Array.from({ length: 6 }, one));
+  return result;
+};

@@ -1,0 +1,124 @@
+// Which view is shown, the connection, the keyboard.
+let view = null;
+const show = (made, name) => {
+  view?.close();
+  view = made;
+  $("main").replaceChildren(made.element);
+  document.title = `${made.title} · Programmer Pool`;
+  document.querySelectorAll(".top nav a").forEach((link) => attribute(link, "aria-current", link.dataset.view === name ? "page" : null));
+};
+const router = () => {
+  const [place, query] = location.hash.replace(/^#/, "").split("?");
+  if (place === "main") return $("main").focus();
+  const task = /^\/tasks\/(.+)$/.exec(place);
+  window.scrollTo(0, 0);
+  if (task) show(taskView(decodeURIComponent(task[1])), "tasks");
+  else if (place === "/tasks") show(tasksView(new URLSearchParams(query)), "tasks");
+  else show(poolView(), "pool");
+};
+
+const connectionShown = (state, why) => {
+  pool.connection = state;
+  const shown = { live: "live", lost: "disconnected", connecting: "connecting" };
+  // A new try does not hide that the last one has failed.
+  if (state === "connecting" && $("connection").dataset.state === "lost") return;
+  attribute($("connection"), "data-state", state);
+  set($("connection").querySelector(".word"), shown[state]);
+  if (state === "lost") pool.why = why;
+  bannerShown();
+};
+const bannerShown = () => {
+  const banner = $("banner");
+  const lost = pool.connection !== "live" && $("connection").dataset.state === "lost";
+  banner.className = lost ? "banner bad" : "banner";
+  const trouble = pool.live?.trouble;
+  banner.hidden = !lost && !trouble;
+  if (lost) set(banner, `No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`);
+  else if (trouble) set(banner, `The dispatcher says: ${humane(trouble)}`);
+};
+const accessShown = () => {
+  const key = $("key");
+  key.hidden = pool.mayAct;
+  $("new-task").hidden = !pool.mayAct;
+};
+
+let stopEvents = () => {};
+const restart = () => {
+  stopEvents();
+  stopEvents = listen("/events", {
+    hello: ({ time, may_act: mayAct, resumed }) => {
+      clockOffset = Date.parse(time) - Date.now();
+      pool.mayAct = mayAct;
+      accessShown();
+      changed();
+      // Whether this dispatcher can make tasks again: its path is there, for another method.
+      request("GET", "/tasks/-/retry").catch((error) => {
+        pool.retry = error.status === 405;
+        changed();
+      });
+      if (!resumed) pool.tasks.forEach((heard) => heard({ many: true, tasks: [] }));
+    },
+    state: (live) => {
+      pool.live = live;
+      const { queued, running } = live.counts;
+      set($("open-count"), number(queued + running));
+      $("open-count").hidden = queued + running === 0;
+      bannerShown();
+      changed();
+    },
+    tasks: (news) => pool.tasks.forEach((heard) => heard(news)),
+  }, connectionShown);
+};
+
+const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous task"], ["Enter", "open it"], ["p t", "pool, tasks"], ["Esc", "back"], ["?", "this"]];
+const help = () => {
+  const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { onsubmit: (event) => { event.preventDefault(); dialog.remove(); } },
+    h("div", { class: "title" }, h("h2", {}, "Keys")),
+    h("div", { class: "body" }, h("dl", { class: "facts" }, HELP.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)]).flat())),
+    h("div", { class: "foot" }, h("button", { class: "primary" }, "Close"))));
+  document.body.append(dialog);
+  dialog.showModal();
+};
+const focusSearch = () => {
+  if (!view?.search) {
+    history.pushState(null, "", "#/tasks");
+    router();
+  }
+  view.search.focus();
+  view.search.select();
+};
+const KEYS = {
+  "/": focusSearch,
+  n: () => pool.mayAct && openSubmit(),
+  "?": help,
+  p: () => { location.hash = "#/"; },
+  t: () => { location.hash = "#/tasks"; },
+  j: () => view?.list?.move(1),
+  k: () => view?.list?.move(-1),
+  ArrowDown: (event) => document.activeElement?.closest?.(".task-row") && view?.list?.move(1) !== event,
+  ArrowUp: (event) => document.activeElement?.closest?.(".task-row") && view?.list?.move(-1) !== event,
+};
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const typing = event.target.closest?.("input, textarea, select");
+  if (event.key === "Escape") {
+    if (typing) event.target.blur();
+    else if (/^#\/tasks\/./.test(location.hash)) location.hash = "#/tasks";
+    return;
+  }
+  if (typing || (event.key.startsWith("Arrow") && !event.target.closest?.(".task-row"))) return;
+  const perform = KEYS[event.key];
+  if (!perform) return;
+  event.preventDefault();
+  perform(event);
+});
+$("new-task").addEventListener("click", openSubmit);
+$("key").addEventListener("click", () => askForToken("Without it, this page only shows."));
+$("connection").addEventListener("click", restart);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  $("main").focus();
+});
+window.addEventListener("hashchange", router);
+router();
+restart();

@@ -1,0 +1,203 @@
+// The overview: programmers, routes, breakers, money.
+const kpi = (name, link) => {
+  const value = h("span", { class: "value" });
+  const note = h("span", { class: "note" });
+  const element = h(link ? "a" : "div", { class: "card kpi", href: link }, h("span", { class: "name" }, name), value, note);
+  return { element, value, note };
+};
+const valueOf = (element, value, of) => {
+  const text = of === undefined ? String(value) : `${value} / ${of}`;
+  if (element.textContent === text) return;
+  element.replaceChildren(String(value), of === undefined ? "" : h("small", {}, ` / ${of}`));
+};
+
+const budgetCard = () => {
+  const spent = h("i", { class: "spent" });
+  const reserved = h("i", { class: "reserved" });
+  const mark = h("span", { class: "mark-at" });
+  const bar = h("div", { class: "bar", role: "img" }, spent, reserved, mark);
+  mark.style.height = "100%";
+  const value = h("span", { class: "value" });
+  const note = h("span", { class: "note" });
+  const element = h("section", { class: "card kpi wide", "aria-label": "Budget" }, h("span", { class: "name" }, "Budget today"), value, bar, note);
+  const update = (budget) => {
+    const limit = budget.max_daily_spend_usd;
+    if (limit === null) {
+      set(value, usd(budget.spent_usd));
+      bar.hidden = true;
+      set(note, "spent; there is no limit");
+      return;
+    }
+    const share = (amount) => (Number(limit) > 0 ? Math.min(100, (100 * Number(amount)) / Number(limit)) : 100);
+    const text = `${usd(budget.spent_usd)} of ${usd(limit)}`;
+    if (value.textContent !== text) value.replaceChildren(usd(budget.spent_usd), h("small", {}, ` of ${usd(limit)}`));
+    spent.style.width = `${share(budget.spent_usd)}%`;
+    reserved.style.width = `${Math.min(share(budget.reserved_usd), 100 - share(budget.spent_usd))}%`;
+    mark.style.left = `${share(budget.alert_threshold_usd)}%`;
+    mark.hidden = Number(budget.alert_threshold_usd) === 0;
+    bar.classList.toggle("alert", budget.alert);
+    const left = `${usd(budget.reserved_usd)} reserved, ${usd(budget.left_usd)} left`;
+    attribute(bar, "aria-label", `${text} spent, ${left}; warning at ${usd(budget.alert_threshold_usd)}`);
+    set(note, `${left} · warns at ${usd(budget.alert_threshold_usd)}${budget.set_for_today ? " · limit set for today" : ""}`);
+    note.className = budget.alert ? "note warn" : "note";
+  };
+  return { element, update };
+};
+
+const programmerCard = ({ id }) => {
+  const state = h("span", { class: "badge" });
+  const llm = h("span", { class: "llm mono grow" });
+  const backup = h("span", { class: "badge plain", "data-tone": "warn", hidden: true }, "backup");
+  const text = h("span", {});
+  const link = h("a", {});
+  const since = h("span", { class: "muted" });
+  const what = h("div", { class: "what" }, text, link, " ", since);
+  const name = h("span", { class: "name grow" });
+  const buttons = pauseButtons({ what: "programmer", id }, true);
+  const worker = h("span", { class: "worker grow muted small llm" });
+  const element = h("li", { class: "card programmer" },
+    h("div", { class: "row" }, name, state), h("div", { class: "row" }, llm, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
+  const update = (programmer) => {
+    set(name, programmer.agent);
+    attribute(element, "data-state", programmer.state);
+    attribute(element, "data-id", programmer.id);
+    setBadge(state, programmer.state);
+    set(llm, programmer.current_llm);
+    llm.title = `primary ${programmer.primary_llm}${programmer.backup_llm ? `, backup ${programmer.backup_llm}` : ""}`;
+    backup.hidden = !programmer.using_backup;
+    const { task } = programmer;
+    set(link, task ? pool.live.running[task] || task : "");
+    link.title = task ?? "";
+    link.hidden = !task;
+    if (task) attribute(link, "href", `#/tasks/${encodeURIComponent(task)}`);
+    counting(since, "since", task ? programmer.since : null);
+    const reason = task ? "" : programmer.reason || `waits for a task · ${programmer.capabilities.join(", ") || "offers nothing in particular"}`;
+    attribute(what, "data-quiet", !task && !programmer.reason ? "" : null);
+    set(text, programmer.using_backup && programmer.circuit && !task ? humane(`${reason} · ${programmer.circuit.detail}`) : humane(reason));
+    what.title = text.textContent;
+    set(worker, programmer.worker ? programmer.worker.replace(/^worker /, "") : "");
+    worker.title = programmer.worker ?? "";
+    buttons.update();
+  };
+  return { element, update };
+};
+
+const routeRow = ({ name }) => {
+  const title = h("span", { class: "mono" }, name);
+  const nums = h("span", { class: "nums" });
+  const age = h("span", { class: "muted small" });
+  const oldest = h("span", {});
+  age.append("oldest ", oldest);
+  const who = h("span", { class: "muted small" });
+  const paused = h("span", { class: "badge plain", "data-tone": "warn", hidden: true }, "paused");
+  const buttons = pauseButtons({ what: "route", name }, false);
+  const running = h("i", { class: "running" });
+  const waiting = h("i", { class: "waiting" });
+  const load = h("div", { class: "load", "aria-hidden": "true" }, running, waiting);
+  const element = h("li", { class: "route" }, h("span", {}, title, " ", paused), nums, buttons.element, h("span", { class: "small" }, who, age), load);
+  const update = (route) => {
+    const wait = route.waiting ?? 0;
+    set(nums, `${route.running} running · ${route.waiting ?? "?"} waiting`);
+    set(who, `${route.programmers.length} able${route.oldest_waiting ? " · " : ""}`);
+    age.hidden = !route.oldest_waiting;
+    counting(oldest, "since", route.oldest_waiting);
+    const most = Math.max(route.programmers.length, wait + route.running, 1);
+    running.style.width = `${(100 * route.running) / most}%`;
+    waiting.style.width = `${(100 * wait) / most}%`;
+    paused.hidden = !pauseOf({ what: "route", name });
+    buttons.update();
+  };
+  return { element, update };
+};
+
+const breakerKey = (breaker) => JSON.stringify([breaker.llm, breaker.base_url, breaker.host, breaker.scope]);
+const breakerRow = () => {
+  const llm = h("span", { class: "mono" });
+  const state = h("span", { class: "badge" });
+  const text = h("span", { class: "muted small" });
+  const when = h("span", { class: "countdown small" });
+  const element = h("li", { class: "breaker" }, llm, state, text, when);
+  const tone = { closed: "good", open: "bad", half_open: "warn" };
+  const update = (breaker) => {
+    set(llm, breaker.llm);
+    set(state, breaker.state.replace("_", "-"));
+    attribute(state, "data-tone", tone[breaker.state]);
+    const scope = typeof breaker.scope === "string" ? breaker.scope : Object.values(breaker.scope)[0];
+    const of = scope === "pool" || !scope ? "for everybody" : `for ${scope}`;
+    if (breaker.state === "closed") {
+      set(text, `back since ${clock(breaker.since)}, ${of}${breaker.probed_by ? `; Prog-${breaker.probed_by} found out` : ""}`);
+      counting(when, "until", null);
+      return;
+    }
+    set(text, `${breaker.failures} × ${breaker.reason ?? "failure"}, ${of}, since ${clock(breaker.since)}${breaker.state === "half_open" ? `; Prog-${breaker.probed_by} probes` : "; next probe"}`);
+    counting(when, "until", breaker.until);
+  };
+  return { element, update };
+};
+
+const poolView = () => {
+  const programmers = kpi("Available");
+  const running = kpi("Running", "#/tasks?status=running");
+  const waiting = kpi("Waiting", "#/tasks?status=queued");
+  const oldest = h("span", {});
+  waiting.note.append(document.createTextNode(""), oldest);
+  const backup = kpi("On backup LLM");
+  const done = kpi("Succeeded", "#/tasks?status=succeeded");
+  const budget = budgetCard();
+  const grid = h("ul", { class: "programmers" });
+  const routes = h("ul", { class: "card list" });
+  const breakers = h("ul", { class: "card list" });
+  const calm = h("div", { class: "card" }, empty("All LLMs answer", "A breaker shows here when an LLM fails, with the time of its next probe."));
+  const latest = latestTasks();
+  const all = pauseButtons({ what: "all" }, false, " the pool");
+  const filter = h("input", { type: "search", placeholder: "Filter programmers", "aria-label": "Filter programmers", oninput: () => update() });
+  const skeleton = h("div", { class: "programmers", "aria-label": "Loading" }, Array.from({ length: 6 }, () => h("div", { class: "card panel" }, h("div", { class: "skeleton" }))));
+  const section = (title, ...rest) => h("section", { "aria-label": title }, ...rest);
+  const element = h("div", {},
+    h("h1", { class: "sr" }, "Pool"),
+    h("div", { class: "kpis" }, programmers.element, running.element, waiting.element, done.element, backup.element, budget.element),
+    skeleton, h("div", { class: "columns", hidden: true },
+      h("div", { class: "stack" },
+        section("Programmers", h("div", { class: "head" }, h("h2", {}, "Programmers"), h("span", { class: "grow" }), h("div", {}, filter), all.element), grid),
+        section("Latest tasks", h("div", { class: "head" }, h("h2", {}, "Latest tasks"), h("span", { class: "grow" }), h("a", { href: "#/tasks" }, "All tasks")), latest.element)),
+      h("div", { class: "stack" },
+        section("Routes", h("div", { class: "head" }, h("h2", {}, "Routes")), routes),
+        section("Breakers", h("div", { class: "head" }, h("h2", {}, "LLM breakers")), breakers, calm))));
+  const matches = (programmer) => {
+    const wanted = filter.value.trim().toLowerCase();
+    return !wanted || JSON.stringify([programmer.agent, programmer.state, programmer.reason, programmer.current_llm, programmer.capabilities, programmer.task]).toLowerCase().includes(wanted);
+  };
+  const update = () => {
+    if (!pool.live) return;
+    const { status, counts } = pool.live;
+    skeleton.hidden = true;
+    skeleton.nextElementSibling.hidden = false;
+    valueOf(programmers.value, status.available, status.pool_size);
+    set(programmers.note, status.unavailable ? `${status.unavailable} shut or down` : "all available");
+    programmers.note.className = status.unavailable ? "note warn" : "note";
+    valueOf(running.value, counts.running);
+    const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
+    set(running.note, `${busy} busy`);
+    valueOf(waiting.value, status.total_queue_depth);
+    const first = status.routes.map((route) => route.oldest_waiting).filter(Boolean).sort()[0];
+    counting(oldest, "since", first);
+    oldest.previousSibling.textContent = first ? "oldest " : "nothing waits";
+    const bad = (counts.failed ?? 0) + (counts.rejected ?? 0) + (counts.expired ?? 0);
+    valueOf(done.value, number(counts.succeeded ?? 0));
+    set(done.note, bad ? `${number(bad)} failed` : "none failed");
+    done.note.className = bad ? "note bad" : "note";
+    valueOf(backup.value, status.using_backup);
+    set(backup.note, status.using_backup ? "their primary is out" : "all on their primary");
+    budget.update(status.budget);
+    all.update();
+    filter.parentElement.hidden = status.programmers.length < 12;
+    keyed(grid, status.programmers.filter(matches), (programmer) => programmer.id, programmerCard);
+    keyed(routes, status.routes, (route) => route.name, routeRow);
+    keyed(breakers, status.breakers, breakerKey, breakerRow);
+    breakers.hidden = status.breakers.length === 0;
+    calm.hidden = !breakers.hidden;
+  };
+  pool.changed.add(update);
+  update();
+  return { element, title: "Pool", close: () => { pool.changed.delete(update); latest.close(); } };
+};

@@ -1,0 +1,271 @@
+// The list of tasks: filtered and sorted by the dispatcher, drawn only where it is looked at.
+const taskRow = () => {
+  const state = h("span", { class: "badge" });
+  const summary = h("span", {});
+  const id = h("span", { class: "id mono" });
+  const error = h("span", { class: "error small" });
+  const labels = h("span", { class: "labels" });
+  const who = h("span", { class: "who small" });
+  const when = h("span", { class: "when small muted" });
+  const time = h("span", { class: "took num small" });
+  const cost = h("span", { class: "cost num small" });
+  const element = h("a", { class: "task-row", role: "listitem" },
+    h("span", { class: "state" }, state), h("span", { class: "main" }, summary, h("span", {}, id, error)), labels, who, when, time, cost);
+  const update = (task) => {
+    attribute(element, "href", `#/tasks/${encodeURIComponent(task.id)}`);
+    attribute(element, "data-id", task.id);
+    setBadge(state, task.status);
+    state.title = task.error ?? "";
+    set(summary, task.summary || task.id);
+    set(id, task.summary ? task.id : "");
+    set(error, task.error ? ` ${task.error}` : "");
+    const words = Object.entries(task.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+    if (labels.title !== words.join(" ")) {
+      labels.title = words.join(" ");
+      labels.replaceChildren(...words.slice(0, 3).map((word) => h("span", { class: "chip" }, word)));
+    }
+    set(who, task.programmer ? `Prog-${task.programmer}` : task.route);
+    who.title = task.llm ?? task.route;
+    counting(when, "ago", task.submitted_at ?? task.finished_at ?? task.started_at);
+    if (task.status === "running") counting(time, "since", task.started_at);
+    else {
+      counting(time, "since", null);
+      set(time, task.finished_at && task.submitted_at ? span(Date.parse(task.finished_at) - Date.parse(task.submitted_at)) : "");
+      time.title = "from submission to its end";
+    }
+    set(cost, task.cost_usd ? usd(task.cost_usd) : "");
+  };
+  return { element, update };
+};
+
+const PAGE = 100;
+const taskList = (filters, limit) => {
+  const rows = h("div", { class: "rows", role: "list", "aria-label": "Tasks" });
+  const none = h("div", { hidden: true });
+  const element = h("div", { class: limit ? "card tasks short" : "card tasks" },
+    h("div", { class: "columns-head", "aria-hidden": "true" }, ...["State", "Task", "Labels", "Programmer", "Submitted"].map((word) => h("span", {}, word)), h("span", { class: "num" }, "Time"), h("span", { class: "num" }, "Cost")), rows, none);
+  const list = { element, rows, total: null, onTotal: () => {} };
+  let pages = new Map();
+  let query = filters();
+  let version = 0;
+  let timer = null;
+  let again = false;
+  let loading = 0;
+  const height = () => (window.innerWidth <= 900 ? 76 : 48);
+  const at = (index) => pages.get(Math.floor(index / PAGE))?.[index % PAGE];
+  const shown = () => {
+    const total = Math.min(list.total ?? 0, limit ?? Infinity);
+    if (limit) return [0, total];
+    const top = rows.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(-top / height()) - 8);
+    return [Math.min(first, total), Math.min(total, Math.ceil((window.innerHeight - top) / height()) + 8)];
+  };
+  const draw = () => {
+    const [first, last] = shown();
+    const total = Math.min(list.total ?? 0, limit ?? Infinity);
+    rows.style.height = `${total * height()}px`;
+    const visible = [];
+    for (let index = first; index < last; index += 1) {
+      const task = at(index);
+      if (task) visible.push({ index, task });
+      else load(Math.floor(index / PAGE));
+    }
+    keyed(rows, visible, ({ task }) => task.id, () => {
+      const row = taskRow();
+      return { element: row.element, update: ({ index, task }) => {
+        row.element.style.top = `${index * height()}px`;
+        attribute(row.element, "aria-posinset", index + 1);
+        attribute(row.element, "aria-setsize", total);
+        row.update(task);
+      } };
+    });
+    none.hidden = list.total !== 0;
+  };
+  const wanted = new Set();
+  const load = async (page) => {
+    if (wanted.has(page)) return;
+    wanted.add(page);
+    loading += 1;
+    const mine = version;
+    const parameters = new URLSearchParams(query);
+    parameters.set("limit", Math.min(PAGE, limit ?? PAGE));
+    parameters.set("offset", page * PAGE);
+    try {
+      const answer = await get(`/tasks?${parameters}`);
+      if (mine !== version) return;
+      pages.set(page, answer.tasks);
+      list.total = answer.total;
+      none.replaceChildren(list.nothing?.() ?? empty("No tasks yet"));
+      list.onTotal(answer.total);
+    } catch (error) {
+      if (mine !== version) return;
+      none.replaceChildren(empty("The tasks cannot be shown", error.message));
+      list.total = 0;
+    } finally {
+      loading -= 1;
+      if (mine === version) {
+        wanted.delete(page);
+        draw();
+      }
+    }
+  };
+  // Another filter: from the top. `fresh`: the same one, as it is now.
+  list.reload = () => {
+    query = filters();
+    version += 1;
+    wanted.clear();
+    pages = new Map();
+    load(0);
+  };
+  list.fresh = () => {
+    timer = null;
+    if (loading || document.hidden) {
+      again = true;
+      timer = setTimeout(list.fresh, 500);
+      return;
+    }
+    again = false;
+    const [first, last] = shown();
+    const visible = new Set();
+    for (let index = first; index < Math.max(last, first + 1); index += PAGE) visible.add(Math.floor(index / PAGE));
+    if (last > first) visible.add(Math.floor((last - 1) / PAGE));
+    for (const page of [...pages.keys()]) if (!visible.has(page)) pages.delete(page);
+    visible.forEach(load);
+  };
+  // At once what is on the screen, then how the list as a whole has changed.
+  const heard = ({ tasks }) => {
+    for (const task of tasks) {
+      for (const page of pages.values()) {
+        const place = page.findIndex((known) => known.id === task.id);
+        if (place >= 0) page[place] = task;
+      }
+    }
+    draw();
+    if (!timer) timer = setTimeout(list.fresh, again ? 500 : 700);
+  };
+  list.move = (step) => {
+    const current = document.activeElement?.closest?.(".task-row");
+    const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : shown()[0];
+    const target = Math.max(0, Math.min((list.total ?? 1) - 1, index));
+    const top = rows.getBoundingClientRect().top + target * height();
+    if (top < 80) window.scrollBy(0, top - 80);
+    else if (top + height() > window.innerHeight) window.scrollBy(0, top + height() - window.innerHeight + 8);
+    draw();
+    rows.querySelector(`[aria-posinset="${target + 1}"]`)?.focus({ preventScroll: true });
+  };
+  rows.append();
+  pool.tasks.add(heard);
+  const onScroll = () => draw();
+  if (!limit) window.addEventListener("scroll", onScroll, { passive: true });
+  window.addEventListener("resize", onScroll);
+  list.close = () => {
+    pool.tasks.delete(heard);
+    clearTimeout(timer);
+    window.removeEventListener("scroll", onScroll);
+    window.removeEventListener("resize", onScroll);
+  };
+  none.append(h("div", { class: "empty" }, h("div", { class: "skeleton" })));
+  none.hidden = false;
+  load(0);
+  return list;
+};
+
+const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "dispatcher submit --repo app \"Add a test for …\""));
+const latestTasks = () => {
+  const list = taskList(() => ({}), 8);
+  list.nothing = nothingYet;
+  return list;
+};
+
+const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled", "rejected", "expired"];
+const tasksView = (parameters) => {
+  const values = { status: "", text: "", label: "", programmer: "", llm: "", ...Object.fromEntries(parameters) };
+  const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value));
+  const put = (name, value) => {
+    values[name] = value.trim();
+    const query = new URLSearchParams(filters()).toString();
+    history.replaceState(null, "", `#/tasks${query ? `?${query}` : ""}`);
+    window.scrollTo(0, 0);
+    list.reload();
+    update();
+  };
+  let typing = null;
+  const later = (name) => (event) => {
+    clearTimeout(typing);
+    const { value } = event.currentTarget;
+    typing = setTimeout(() => put(name, value), 120);
+  };
+  const search = h("input", { type: "search", id: "search", placeholder: "Search ids, instructions and labels", "aria-label": "Search tasks", "aria-keyshortcuts": "/", value: values.text, oninput: later("text") });
+  const label = h("input", { type: "search", id: "label", placeholder: "label=value", "aria-label": "Label", value: values.label, oninput: later("label") });
+  const choice = (name, title) => h("select", { id: name, "aria-label": title, onchange: (event) => put(name, event.currentTarget.value) });
+  const programmer = choice("programmer", "Programmer");
+  const llm = choice("llm", "LLM");
+  const clear = h("button", { type: "button", class: "ghost", onclick: () => {
+    for (const name of Object.keys(values)) values[name] = "";
+    for (const input of [search, label, programmer, llm]) input.value = "";
+    put("text", "");
+  } }, "Clear");
+  const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Status" });
+  const buttons = STATES.map((status) => {
+    const n = h("span", { class: "n" });
+    const button = h("button", { type: "button", "data-status": status, onclick: () => put("status", status) }, status || "all", n);
+    tabs.append(button);
+    return { status, button, n };
+  });
+  const list = taskList(filters);
+  const total = h("span", { class: "muted", id: "total" });
+  const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
+  const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => !["queued", "running"].includes(task.status)) }, "Retry them");
+  const everything = async (verb, perform, fits) => {
+    const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
+    if (!answer) return;
+    const ids = answer.tasks.filter(fits).map((task) => task.id);
+    if (!ids.length) return toast(`none of these ${answer.total} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}`);
+    const words = Object.entries(filters()).map(([name, value]) => `${name} ${value}`).join(", ") || "all tasks";
+    const more = answer.total > answer.tasks.length ? ` These are the newest ${answer.tasks.length} of ${answer.total}.` : "";
+    if (!(await confirmed(`${verb} ${ids.length} task${ids.length === 1 ? "" : "s"}?`, `Those that match: ${words}.${more}`, verb))) return;
+    for (const button of [cancelAll, retryAll]) button.disabled = true;
+    const result = await bulk(ids, perform, (done) => set(total, `${done} of ${ids.length} …`));
+    for (const button of [cancelAll, retryAll]) button.disabled = false;
+    toast(`${result.done} of ${ids.length} tasks: done${result.failed ? `; ${result.failed} not: ${result.first}` : ""}`, result.failed > 0);
+    list.reload();
+  };
+  const nothing = () => (Object.keys(filters()).length ? empty("No task matches", h("button", { type: "button", class: "tiny", onclick: () => clear.click() }, "Clear the filter")) : nothingYet());
+  list.nothing = nothing;
+  list.onTotal = (count) => {
+    set(total, `${number(count)} task${count === 1 ? "" : "s"}`);
+    update();
+  };
+  const options = (select, name, first, items) => {
+    const want = JSON.stringify(items);
+    if (select.dataset.items === want) return;
+    select.dataset.items = want;
+    select.replaceChildren(h("option", { value: "" }, first), ...items.map(([value, text]) => h("option", { value }, text)));
+    select.value = values[name];
+  };
+  const update = () => {
+    const active = Object.keys(filters()).length > 0;
+    clear.hidden = !active;
+    cancelAll.hidden = !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
+    retryAll.hidden = !pool.mayAct || !pool.retry || !list.total || !["failed", "cancelled", "expired", "rejected"].includes(values.status);
+    const status = pool.live?.status;
+    const known = status?.programmers ?? [];
+    options(programmer, "programmer", "Any programmer", known.map((one) => [one.id, one.agent]));
+    options(llm, "llm", "Any LLM", [...new Set(known.flatMap((one) => [one.primary_llm, one.backup_llm]).filter(Boolean))].sort().map((name) => [name, name]));
+    for (const { status: word, button, n } of buttons) {
+      attribute(button, "aria-pressed", String(values.status === word));
+      const count = word ? pool.live?.counts[word] ?? 0 : undefined;
+      set(n, count ? number(count) : "");
+      button.hidden = ["rejected", "expired", "cancelled"].includes(word) && !count && values.status !== word;
+    }
+  };
+  const element = h("div", {},
+    h("h1", { class: "sr" }, "Tasks"),
+    h("div", { class: "filters" },
+      h("div", { class: "line" }, h("div", { class: "search" }, search, h("kbd", { "aria-hidden": "true" }, "/")), programmer, llm, label, clear),
+      tabs, h("div", { class: "bulk" }, total, cancelAll, retryAll)),
+    list.element);
+  pool.changed.add(update);
+  update();
+  return { element, title: "Tasks", search, list, close: () => { pool.changed.delete(update); list.close(); } };
+};

@@ -1,0 +1,207 @@
+//! Events of a task in words, for its page. Pure.
+
+use pool_shared::event::Decision;
+use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::id::{AttemptId, ProgrammerId};
+use pool_shared::time::Timestamp;
+use serde::Serialize;
+
+use super::journal::Entry;
+
+/// How an event is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tone {
+    Neutral,
+    Active,
+    Good,
+    Bad,
+    Warning,
+}
+
+/// One line of a timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    pub at: Timestamp,
+    pub text: String,
+    pub tone: Tone,
+    /// False: it came too late, or was not allowed; the text says why.
+    pub accepted: bool,
+    pub programmer: Option<ProgrammerId>,
+    pub attempt: Option<AttemptId>,
+}
+
+/// The lines of a task's events.
+pub fn lines(entries: &[Entry]) -> Vec<Line> {
+    entries.iter().map(line).collect()
+}
+
+fn line(entry: &Entry) -> Line {
+    let Words { text, tone, programmer, attempt } = words(&entry.decision);
+    match entry.verdict {
+        Verdict::Accepted => Line { at: entry.at, text, tone, accepted: true, programmer, attempt },
+        Verdict::Refused(refusal) => {
+            let text = format!("{text} – refused: {}", why(refusal));
+            Line { at: entry.at, text, tone: Tone::Warning, accepted: false, programmer, attempt }
+        }
+    }
+}
+
+fn why(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Finished => "the task has an outcome already",
+        Refusal::Superseded => "another attempt owns the task",
+        Refusal::Taken { same_body: true } => "the same task again",
+        Refusal::Taken { same_body: false } => "the id belongs to another task",
+        Refusal::OldGeneration => "it was published again meanwhile",
+        Refusal::UnknownTask => "the log does not know the task",
+        Refusal::OverBudget => "it does not fit into what is left of today's budget",
+        Refusal::NotReserved => "nothing was reserved",
+        Refusal::OldEpoch => "the breaker has changed meanwhile",
+        Refusal::NotDue => "no probe is due",
+    }
+}
+
+struct Words {
+    text: String,
+    tone: Tone,
+    programmer: Option<ProgrammerId>,
+    attempt: Option<AttemptId>,
+}
+
+impl Words {
+    fn new(tone: Tone, text: impl Into<String>) -> Self {
+        Self { text: text.into(), tone, programmer: None, attempt: None }
+    }
+
+    fn of(self, programmer: Option<&ProgrammerId>, attempt: Option<AttemptId>) -> Self {
+        Self { programmer: programmer.cloned(), attempt, ..self }
+    }
+}
+
+fn words(decision: &Decision) -> Words {
+    match decision {
+        Decision::Submitted { route, .. } => Words::new(Tone::Neutral, format!("submitted for the route {route}")),
+        Decision::Published { generation: 0, .. } => {
+            Words::new(Tone::Neutral, "in its queue, waiting for a programmer")
+        }
+        Decision::Published { generation, .. } => {
+            Words::new(Tone::Neutral, format!("in its queue again (generation {generation})"))
+        }
+        Decision::Reissued { retry: Some(retry), .. } => {
+            let at = Timestamp(retry.at_ms);
+            let text = format!("the attempt failed: {}; the next one is not made before {at}", retry.error.as_str());
+            Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
+        }
+        Decision::Reissued { generation, .. } => {
+            Words::new(Tone::Neutral, format!("about to be published again (generation {generation})"))
+        }
+        Decision::Started { programmer, attempt, token, .. } => {
+            let again = if token.count > 0 { " after another delivery" } else { "" };
+            let text = format!("{} began an attempt{again}", programmer.display_name());
+            Words::new(Tone::Active, text).of(Some(programmer), Some(*attempt))
+        }
+        Decision::Released { no_llm: true, attempt, .. } => {
+            Words::new(Tone::Warning, "given back: no LLM was left for it").of(None, Some(*attempt))
+        }
+        Decision::Released { attempt, .. } => {
+            Words::new(Tone::Warning, "given back by its programmer; the attempt does not count")
+                .of(None, Some(*attempt))
+        }
+        Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
+        Decision::Reserved { .. } | Decision::Settled { .. } | Decision::LlmFailed { .. } => spending(decision),
+        Decision::Stated { .. } => Words::new(Tone::Neutral, "said again, so that the log does not forget it"),
+        Decision::Tick
+        | Decision::Configured { .. }
+        | Decision::Paused { .. }
+        | Decision::Resumed { .. }
+        | Decision::BudgetSet { .. }
+        | Decision::Probing { .. }
+        | Decision::Probed { .. }
+        | Decision::Up { .. }
+        | Decision::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
+    }
+}
+
+fn outcome(decision: &Decision) -> Words {
+    let Decision::Finished { attempt, status, llm, cost_usd, error, .. } = decision else {
+        return Words::new(Tone::Bad, "cancelled by an operator");
+    };
+    let tone = if *status == pool_shared::result::Status::Succeeded { Tone::Good } else { Tone::Bad };
+    let mut text = status.as_str().to_owned();
+    if let Some(error) = error {
+        text.push_str(&format!(": {}", error.as_str()));
+    }
+    if let Some(llm) = llm {
+        text.push_str(&format!(", with {llm}"));
+    }
+    if *cost_usd > pool_shared::money::MicroUsd::ZERO {
+        text.push_str(&format!(", for ${cost_usd}"));
+    }
+    Words::new(tone, text).of(None, *attempt)
+}
+
+fn spending(decision: &Decision) -> Words {
+    match decision {
+        Decision::Reserved { programmer, attempt, amount_usd, .. } => {
+            let text = format!("${amount_usd} of today's budget set aside for paid calls");
+            Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
+        }
+        Decision::Settled { attempt, cost_usd, .. } => {
+            Words::new(Tone::Neutral, format!("paid calls cost ${cost_usd}; the rest is free again"))
+                .of(None, Some(*attempt))
+        }
+        Decision::LlmFailed { key, programmer, fault, .. } => {
+            let text = format!("a call of {} failed for good: {}", key.llm, fault.as_str());
+            Words::new(Tone::Warning, text).of(Some(programmer), None)
+        }
+        Decision::Submitted { .. }
+        | Decision::Published { .. }
+        | Decision::Reissued { .. }
+        | Decision::Started { .. }
+        | Decision::Released { .. }
+        | Decision::Finished { .. }
+        | Decision::Cancelled { .. }
+        | Decision::Stated { .. }
+        | Decision::Tick
+        | Decision::Configured { .. }
+        | Decision::Paused { .. }
+        | Decision::Resumed { .. }
+        | Decision::BudgetSet { .. }
+        | Decision::Probing { .. }
+        | Decision::Probed { .. }
+        | Decision::Up { .. }
+        | Decision::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::id::TaskId;
+    use pool_shared::money::MicroUsd;
+    use pool_shared::result::{ErrorKind, Status};
+
+    fn said(decision: Decision, verdict: Verdict) -> (String, Tone, bool) {
+        let line = line(&Entry { at: Timestamp(1), decision, verdict });
+        (line.text, line.tone, line.accepted)
+    }
+
+    #[test]
+    fn an_outcome_names_error_llm_and_cost_and_a_refusal_says_why() {
+        let task = TaskId::new("t").expect("an id");
+        let finished = Decision::Finished {
+            task: task.clone(),
+            attempt: None,
+            status: Status::Failed,
+            llm: Some("a/b".parse().expect("an LLM")),
+            cost_usd: MicroUsd(1_500_000),
+            error: Some(ErrorKind::NoChange),
+        };
+        let text = "failed: no_change, with a/b, for $1.50".to_owned();
+        assert_eq!(said(finished, Verdict::Accepted), (text, Tone::Bad, true), "all that is known");
+        let late = said(Decision::Cancelled { task }, Verdict::Refused(Refusal::Finished));
+        let text = "cancelled by an operator – refused: the task has an outcome already".to_owned();
+        assert_eq!(late, (text, Tone::Warning, false), "too late");
+    }
+}

@@ -1,0 +1,178 @@
+//! What could not be handled: looked at, taken up again, thrown away; and what the broker put there by itself.
+//!
+//! `pool.dead` is a queue, so a look takes the messages in hand and gives them back: one look at a time, on a connection
+//! of its own, whose end returns them in their order whatever happens.
+
+pub(crate) mod letter;
+pub(crate) mod rescue;
+pub(crate) mod retry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use pool_shared::broker::link::Link;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::topology::DEAD_QUEUE;
+use pool_shared::broker::{BrokerError, within};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use letter::Letter;
+
+/// Exclusive: held by whoever looks.
+const LOCK: &str = "pool.dead.look";
+/// The most messages that people look at.
+pub(crate) const MOST: u16 = 1_000;
+const NO_MORE_AFTER: Duration = Duration::from_secs(2);
+/// A look of another dispatcher takes less.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeadError {
+    #[error("somebody else has been looking at {DEAD_QUEUE} for {} s; try again", TURN_WITHIN.as_secs())]
+    Busy,
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// The door to `pool.dead`. Cheap to clone.
+#[derive(Clone)]
+pub struct DeadLetters {
+    process: Process,
+    turn: Arc<Mutex<()>>,
+}
+
+impl DeadLetters {
+    pub fn new(process: Process) -> Self {
+        Self { process, turn: Arc::default() }
+    }
+
+    /// Takes the first `most` messages in hand, when it is our turn.
+    pub(crate) async fn look(&self, most: u16) -> Result<Look, DeadError> {
+        let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
+        let turn = turn.await.map_err(|_| DeadError::Busy)?;
+        let link = Link::new(self.process.consume.endpoint().clone(), "dead letters");
+        match begin(&link, most).await {
+            Ok((channel, consumer, all)) => {
+                let left = all.min(usize::from(most));
+                Ok(Look { link, _channel: channel, consumer, all, left, _turn: turn })
+            }
+            Err(error) => {
+                link.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What is there, the oldest first, and how many there are in all.
+    pub(crate) async fn list(&self) -> Result<(Vec<Letter>, usize), DeadError> {
+        let mut look = self.look(MOST).await?;
+        let all = look.all;
+        let mut letters = Vec::new();
+        while let Some(delivery) = look.next().await? {
+            letters.push(Letter::of(&delivery));
+        }
+        look.end().await;
+        Ok((letters, all))
+    }
+
+    /// The message with this id; the look goes on, so that it can be taken out.
+    pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
+        let mut look = self.look(MOST).await?;
+        while let Some(delivery) = look.next().await? {
+            if Letter::of(&delivery).id == id {
+                return Ok(Some((look, delivery)));
+            }
+        }
+        look.end().await;
+        Ok(None)
+    }
+
+    /// Throws the first ones away; gives how many, and how many are left.
+    pub(crate) async fn drop_all(&self) -> Result<(usize, usize), DeadError> {
+        let mut look = self.look(MOST).await?;
+        let (all, mut dropped) = (look.all, 0);
+        while let Some(delivery) = look.next().await? {
+            look.take_out(&delivery).await?;
+            dropped += 1;
+        }
+        look.end().await;
+        Ok((dropped, all.saturating_sub(dropped)))
+    }
+}
+
+/// Messages in hand. When it ends, what was not taken out is in the queue again, in its old place.
+pub(crate) struct Look {
+    link: Link,
+    _channel: Channel,
+    consumer: Consumer,
+    /// Messages that were there at the beginning.
+    all: usize,
+    /// Of them so many are still to be seen.
+    left: usize,
+    _turn: OwnedMutexGuard<()>,
+}
+
+async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), DeadError> {
+    let limit = link.endpoint().timeout();
+    lock(link, limit).await?;
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let look = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
+    let left = within(limit, format!("look into {DEAD_QUEUE}"), look).await?.message_count();
+    within(limit, "limit dead letters", channel.basic_qos(most, BasicQosOptions::default())).await?;
+    let consume =
+        channel.basic_consume(DEAD_QUEUE.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = within(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
+    Ok((channel, consumer, usize::try_from(left).unwrap_or(usize::MAX)))
+}
+
+/// Waits for the end of another dispatcher's look. The lock goes with the connection.
+async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
+    let until = Instant::now() + TURN_WITHIN;
+    loop {
+        // A refusal closes the channel.
+        let channel = link.channel().await?;
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
+        match within(limit, format!("lock {DEAD_QUEUE}"), lock).await {
+            Ok(_) => return Ok(()),
+            Err(BrokerError::Amqp { .. }) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            Err(BrokerError::Amqp { .. }) => return Err(DeadError::Busy),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Look {
+    /// The next one, until as many have been seen as were there or as it was to take.
+    pub(crate) async fn next(&mut self) -> Result<Option<Delivery>, DeadError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        // Fewer may come, when somebody else has taken some.
+        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else { return Ok(None) };
+        self.left -= 1;
+        match next {
+            Some(Ok(delivery)) => Ok(Some(delivery)),
+            Some(Err(error)) => Err(BrokerError::Amqp { what: format!("look into {DEAD_QUEUE}"), error }.into()),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
+        let limit = self.link.endpoint().timeout();
+        within(limit, "ack a dead letter", delivery.ack(BasicAckOptions::default())).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn end(self) {
+        self.link.close().await;
+    }
+}

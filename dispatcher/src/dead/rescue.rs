@@ -1,0 +1,105 @@
+//! Issues again what the broker dead-lettered only because it was returned too often (from RabbitMQ 4.0 on after 20
+//! returns, broker fact 2): nothing is wrong with such a message.
+
+use std::time::Duration;
+
+use lapin::message::Delivery;
+use pool_shared::broker::headers::{self, Reply, json_properties};
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
+use tokio::time::Instant;
+
+use super::letter::{Death, Letter};
+use super::{DeadError, DeadLetters};
+use crate::depths::{Depth, depth};
+use crate::reissue::{NotReissued, Reissued, send_on};
+
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Also when the number of messages is the same: one may have gone and another come.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// Behind others that wait for people.
+const MOST: u16 = u16::MAX;
+/// What comes back as often as this is not saved by another time.
+const MOST_GENERATIONS: u32 = 50;
+
+#[derive(Debug, thiserror::Error)]
+enum NotRescued {
+    #[error(transparent)]
+    Dead(#[from] DeadError),
+    #[error(transparent)]
+    NotReissued(#[from] NotReissued),
+}
+
+/// Looks whenever there are other than before, until shutdown.
+pub(crate) async fn run(process: Process, dead: DeadLetters) {
+    let mut known = (0, Instant::now());
+    while !process.shutdown.is_cancelled() {
+        if process.log.is_fresh()
+            && let Depth::Ready(count) = depth(&process, DEAD_QUEUE).await
+            && count > 0
+            && (count != known.0 || known.1.elapsed() > LOOK_EVERY)
+        {
+            match rescue(&process, &dead).await {
+                Ok(rescued) => known = (count.saturating_sub(rescued), Instant::now()),
+                Err(error) => tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again"),
+            }
+        }
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(COUNT_EVERY) => {}
+        }
+    }
+}
+
+async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued> {
+    let mut look = dead.look(MOST).await?;
+    let mut rescued = 0;
+    while let Some(delivery) = look.next().await? {
+        let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else { continue };
+        if issue_again(process, &delivery, &death.queue).await? {
+            let letter = Letter::of(&delivery);
+            tracing::warn!(task_id = letter.task_id, queue = %death.queue, "a message that was returned too often is issued again");
+            look.take_out(&delivery).await?;
+            rescued += 1;
+        }
+    }
+    look.end().await;
+    Ok(rescued)
+}
+
+/// To where it was; false when it has to stay.
+async fn issue_again(process: &Process, delivery: &Delivery, queue: &str) -> Result<bool, NotReissued> {
+    let properties = &delivery.properties;
+    if queue == RESULTS_QUEUE {
+        // As it came: its headers are ours, those that the broker added are not passed on.
+        let id = headers::text(properties.message_id()).unwrap_or_default();
+        let attempt = headers::attempt(properties);
+        let mut again = Reply::as_it_came(properties).on(headers::result_properties(id, attempt));
+        if let Some(kind) = headers::text(properties.kind()) {
+            again = again.with_type(kind.into());
+        }
+        let message =
+            Message { exchange: REPLIES, key: RESULTS_KEY, body: &delivery.data, properties: again, mandatory: true };
+        process.publisher.publish(message).await?;
+        return Ok(true);
+    }
+    if queue == UNROUTABLE {
+        let key = delivery.routing_key.as_str();
+        let again = Reply::as_it_came(properties).on(match headers::text(properties.message_id()) {
+            Some(id) => {
+                headers::task_properties(id, headers::token(properties).generation, headers::submitted_at(properties))
+            }
+            None => json_properties(),
+        });
+        let message = Message { exchange: TASKS, key, body: &delivery.data, properties: again, mandatory: true };
+        process.publisher.publish(message).await?;
+        return Ok(true);
+    }
+    if headers::token(properties).generation >= MOST_GENERATIONS {
+        return Ok(false);
+    }
+    match send_on(process, &delivery.data, properties).await? {
+        Reissued::Published(_) | Reissued::Overtaken | Reissued::Finished => Ok(true),
+    }
+}

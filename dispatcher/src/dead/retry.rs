@@ -1,0 +1,83 @@
+//! Takes a dead letter up again: a task without an outcome goes on under its id; one that has an outcome becomes a new
+//! task; what is no task stays.
+
+use lapin::message::Delivery;
+use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::process::Process;
+use pool_shared::id::TaskId;
+use pool_shared::task::{Task, TaskMessage};
+use pool_shared::time::{Timestamp, wall_clock};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::again::again;
+use crate::intake::{Intake, NotTaken};
+use crate::reissue::{NotReissued, Reissued, send_on};
+
+/// What became of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retried {
+    /// The task that is done now.
+    pub task_id: String,
+    /// The task that had an outcome already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
+    /// For people.
+    pub detail: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRetried {
+    #[error("{0}; put it right and submit it as a new task")]
+    NoTask(String),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    #[error("not retried: {0}; it is still in pool.dead, try again")]
+    NotReissued(#[from] NotReissued),
+}
+
+/// What can be done with a dead letter, by its content.
+fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
+    let reply = Reply::of(&delivery.properties)
+        .map_err(|to| NotRetried::NoTask(format!("reply_to: {to:?} does not begin with `results.`")))?;
+    let message = TaskMessage::parse(&delivery.data, Timestamp::default());
+    let message = message.map_err(|error| NotRetried::NoTask(format!("the message is no task: {error}")))?;
+    let property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    let id = message.id.clone().or_else(property);
+    let id = id.ok_or_else(|| NotRetried::NoTask("the message is no task: it has no id".to_owned()))?;
+    Ok((Task::new(id, message), reply))
+}
+
+/// The caller takes the letter out afterwards.
+pub(crate) async fn retry(
+    process: &Process,
+    intake: &Intake,
+    letter_id: &str,
+    delivery: &Delivery,
+) -> Result<Retried, NotRetried> {
+    let (task, reply) = task_in(delivery)?;
+    let known = process.log.read(|fold| {
+        fold.tasks.get(&task.id).map(|state| (state.body_hash.clone(), state.outcome.as_ref().map(|end| end.status)))
+    });
+    let (hash, outcome) = known.unwrap_or_default();
+    if hash.is_some_and(|hash| hash != task.body_hash()) {
+        return Err(NotTaken::IdConflict(task.id).into());
+    }
+    let Some(status) = outcome else {
+        let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
+            Reissued::Published(generation) => {
+                format!("task {} is in its queue again (generation {generation})", task.id)
+            }
+            Reissued::Overtaken => format!("task {} is in its queue already", task.id),
+            Reissued::Finished => format!("task {} has an outcome", task.id),
+        };
+        return Ok(Retried { task_id: task.id.to_string(), retry_of: None, detail });
+    };
+    // Named after the letter, so that doing it twice, after a crash before the ack, makes one task.
+    let new_id = TaskId::new(format!("t-{letter_id}")).map_err(|error| NotRetried::NoTask(error.to_string()))?;
+    let old = task.id.clone();
+    let task = intake.prepare(again(task, new_id, wall_clock()))?;
+    let taken = intake.take(task, None, &reply).await?;
+    let detail = format!("task {old} was {}; it is submitted again as {}", status.as_str(), taken.id);
+    Ok(Retried { task_id: taken.id.to_string(), retry_of: Some(old), detail })
+}

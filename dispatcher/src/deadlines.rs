@@ -1,0 +1,70 @@
+//! Ends tasks whose deadline passes while they wait: no programmer has to be free for that.
+//!
+//! The result goes the way of all results; what it means the log decides there (`replies`). It holds nothing of this
+//! dispatcher, so that two write the same bytes. The message is dropped when somebody gets it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pool_shared::broker::BrokerError;
+use pool_shared::broker::headers::result_properties;
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{REPLIES, RESULTS_KEY};
+use pool_shared::id::TaskId;
+use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
+use pool_shared::time::Timestamp;
+use tokio::time::Instant;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A result whose outcome has not been read within so long is published again.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// In one look; the rest is still there at the next.
+const AT_ONCE: usize = 500;
+
+/// Looks every second until shutdown.
+pub async fn run(process: Process) {
+    let mut told: HashMap<TaskId, Instant> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        told.retain(|_, at| at.elapsed() < AGAIN_AFTER);
+        for (deadline, task) in overdue(&process, &told) {
+            match expire(&process, &task, deadline).await {
+                Ok(()) => {
+                    tracing::info!(task_id = %task, %deadline, "the deadline passed before the task was started");
+                    told.insert(task, Instant::now());
+                }
+                Err(error) => {
+                    tracing::warn!(task_id = %task, %error, "a task is not expired yet; trying again");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Nothing while the log may have gone on without this process: somebody may have started them.
+fn overdue(process: &Process, told: &HashMap<TaskId, Instant>) -> Vec<(Timestamp, TaskId)> {
+    let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else { return Vec::new() };
+    process.log.read(|fold| {
+        let overdue = fold.tasks.overdue(now).filter(|(_, task)| !told.contains_key(*task));
+        overdue.take(AT_ONCE).map(|(deadline, task)| (deadline, task.clone())).collect()
+    })
+}
+
+/// The same words as a programmer's that was too late.
+fn expired(task: &TaskId, deadline: Timestamp) -> ResultMessage {
+    let problem = format!("its deadline, {deadline}, passed before it was started");
+    let failure = TaskFailure::new(ErrorKind::DeadlinePassed, problem);
+    ResultMessage::without_attempt(Some(task.clone()), Status::Expired, failure)
+}
+
+async fn expire(process: &Process, task: &TaskId, deadline: Timestamp) -> Result<(), BrokerError> {
+    let body = expired(task, deadline).to_json();
+    let properties = result_properties(task.as_str(), None);
+    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+    process.publisher.publish(message).await
+}

@@ -1,0 +1,249 @@
+//! Reads the stream `pool.history` from its beginning, and again whenever its consumer is gone or hears nothing.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use pool_shared::broker::acks::{self, Acks};
+use pool_shared::broker::backoff::Backoff;
+use pool_shared::broker::headers::{self, json_properties};
+use pool_shared::broker::link::{Link, discard};
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
+use pool_shared::broker::{BrokerError, tell, within};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::index::Index;
+use super::{History, Read};
+
+const PREFETCH: u16 = 200;
+
+pub(super) async fn consume(
+    channel: &lapin::Channel,
+    limit: Duration,
+    offset: AMQPValue,
+) -> Result<lapin::Consumer, BrokerError> {
+    let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+    within(limit, "limit the history's reader", qos).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-stream-offset".into(), offset);
+    let consume = channel.basic_consume(HISTORY_STREAM.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    within(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
+}
+
+pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
+    let mut backoff = Backoff::default();
+    let shutdown = history.process.shutdown.clone();
+    loop {
+        let began = Instant::now();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            error = read_all(&history, &read) => tell(&error, "the reader of the history starts over"),
+        }
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+/// Reads until something is wrong; gives what.
+async fn read_all(history: &History, read: &watch::Sender<Read>) -> BrokerError {
+    let link: &Link = &history.process.consume;
+    let channel = match link.channel().await {
+        Ok(channel) => channel,
+        Err(error) => return error,
+    };
+    let limit = link.endpoint().timeout();
+    let error = match consume(&channel, limit, AMQPValue::LongString("first".into())).await {
+        Ok(consumer) => read_on(history, consumer, read).await,
+        Err(error) => error,
+    };
+    discard(&channel, link.endpoint()).await;
+    error
+}
+
+async fn read_on(history: &History, consumer: lapin::Consumer, read: &watch::Sender<Read>) -> BrokerError {
+    let stale = history.process.log.stale();
+    let mut reading = Reading::new();
+    let _marking = write_mark(history, &reading.mark);
+    let mut pulse = Pulse::Felt(Instant::now());
+    let mut chunks = consumer.ready_chunks(100);
+    let mut acks = Acks::new(history.process.consume.endpoint().timeout());
+    loop {
+        let Ok(next) = tokio::time::timeout(acks::AT_LATEST, chunks.next()).await else {
+            if let Err(error) = acks.send().await {
+                return error;
+            }
+            if pulse.is_missed(stale, || write_mark(history, &reading.mark)) {
+                return BrokerError::Timeout { what: format!("read the stream {HISTORY_STREAM}"), after: stale };
+            }
+            continue;
+        };
+        let Some(chunk) = next else { return BrokerError::Nacked { what: format!("consume {HISTORY_STREAM}") } };
+        pulse = Pulse::Felt(Instant::now());
+        let (mut last, count) = (None, chunk.len());
+        for delivery in chunk {
+            match delivery {
+                Ok(delivery) => {
+                    if !history.hear_output(&delivery) {
+                        reading.learn(&history.index, &delivery);
+                    }
+                    last = Some(delivery);
+                }
+                Err(error) => return BrokerError::Amqp { what: format!("read the stream {HISTORY_STREAM}"), error },
+            }
+        }
+        let whole = reading.fresh.is_none();
+        read.send_modify(|read| *read = Read { whole: read.whole || whole, news: read.news + 1 });
+        if let Some(last) = last
+            && let Err(error) = acks.read(last, count).await
+        {
+            return error;
+        }
+    }
+}
+
+/// One reading of the stream.
+struct Reading {
+    /// Nobody sees it until it is complete; then it is the index, and this is None.
+    fresh: Option<Index>,
+    /// When it comes by, everything has been read that was there when the reading began.
+    mark: String,
+}
+
+impl Reading {
+    fn new() -> Self {
+        Self { fresh: Some(Index::default()), mark: Uuid::now_v7().to_string() }
+    }
+
+    fn learn(&mut self, seen: &RwLock<Index>, delivery: &Delivery) {
+        let seen = || seen.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut self.fresh {
+            Some(fresh) => fresh.learn(delivery),
+            None => seen().learn(delivery),
+        }
+        if headers::text(delivery.properties.correlation_id()) == Some(&self.mark)
+            && let Some(fresh) = self.fresh.take()
+        {
+            *seen() = fresh;
+        }
+    }
+}
+
+/// Whether the stream is still heard. Nobody may write to it for days, so whoever hears nothing writes a mark and
+/// waits for it.
+enum Pulse {
+    Felt(Instant),
+    /// A mark is on its way; gives when the broker had it.
+    Asking(AbortOnDropHandle<Instant>),
+    Asked(Instant),
+}
+
+impl Pulse {
+    /// Looks after a silence; true when a mark was written and did not come by within `stale`.
+    fn is_missed(&mut self, stale: Duration, ask: impl FnOnce() -> AbortOnDropHandle<Instant>) -> bool {
+        match self {
+            Self::Felt(heard) if heard.elapsed() > stale => *self = Self::Asking(ask()),
+            Self::Felt(_) => {}
+            Self::Asking(marking) => {
+                if let Some(Ok(written)) = marking.now_or_never() {
+                    *self = Self::Asked(written);
+                }
+            }
+            Self::Asked(written) => return written.elapsed() > stale,
+        }
+        false
+    }
+}
+
+/// Writes a mark, however long that takes; gives when it is there.
+fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
+    let (publisher, mark) = (history.process.publisher.clone(), mark.to_owned());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut backoff = Backoff::default();
+        loop {
+            publisher.usable().await;
+            let properties = json_properties().with_type("mark".into()).with_correlation_id(mark.as_str().into());
+            let message = Message { exchange: LOG, key: HISTORY_KEY, body: b"{}", properties, mandatory: true };
+            match publisher.publish(message).await {
+                Ok(()) => return Instant::now(),
+                Err(error) => tell(&error, "a mark in the history is not confirmed; writing it again"),
+            }
+            backoff.wait().await;
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+    use lapin::types::FieldTable;
+    use pool_shared::id::TaskId;
+
+    fn delivery(offset: i64, id: &str, properties: lapin::BasicProperties) -> Delivery {
+        let mut headers = FieldTable::default();
+        headers.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
+        let properties = properties.with_message_id(id.into()).with_headers(headers);
+        Delivery { properties, ..Delivery::mock(1, LOG.into(), HISTORY_KEY.into(), false, b"{}".to_vec()) }
+    }
+
+    fn result(offset: i64, id: &str) -> Delivery {
+        delivery(offset, id, json_properties().with_type(Kind::Result.as_str().into()))
+    }
+
+    fn mark(reading: &Reading) -> Delivery {
+        delivery(9, "", json_properties().with_correlation_id(reading.mark.as_str().into()))
+    }
+
+    fn result_at(seen: &RwLock<Index>, id: &str) -> Option<u64> {
+        let id = TaskId::new(id).expect("an id");
+        seen.read().expect("an index").get(&id).and_then(|entry| entry.result_at)
+    }
+
+    #[test]
+    fn a_new_reading_takes_the_place_of_the_last_one_when_it_is_complete() {
+        let seen = RwLock::default();
+        let mut first = Reading::new();
+        first.learn(&seen, &result(1, "kept"));
+        assert_eq!(result_at(&seen, "kept"), None, "half an index is not shown");
+        let end = mark(&first);
+        first.learn(&seen, &end);
+        first.learn(&seen, &result(2, "lost"));
+        assert_eq!((result_at(&seen, "kept"), result_at(&seen, "lost")), (Some(1), Some(2)), "all of it");
+
+        // The broker has lost the end of the stream, and the offset has come to mean something else.
+        let mut second = Reading::new();
+        second.learn(&seen, &mark(&first));
+        second.learn(&seen, &result(1, "kept"));
+        second.learn(&seen, &result(2, "other"));
+        assert_eq!(result_at(&seen, "lost"), Some(2), "until then the last one stays");
+        let end = mark(&second);
+        second.learn(&seen, &end);
+        let found = (result_at(&seen, "kept"), result_at(&seen, "lost"), result_at(&seen, "other"));
+        assert_eq!(found, (Some(1), None, Some(2)), "what was lost is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_does_not_bring_a_mark_is_stale() {
+        let never = || AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        let long_ago = Instant::now() - Duration::from_secs(60);
+        let (stale, far) = (Duration::from_secs(20), Duration::from_secs(600));
+        let mut pulse = Pulse::Felt(long_ago);
+        assert!(!pulse.is_missed(far, never), "silence alone says nothing");
+        assert!(!pulse.is_missed(stale, never) && matches!(pulse, Pulse::Asking(_)), "it asks");
+        assert!(!pulse.is_missed(stale, never), "the broker may not take messages");
+        pulse = Pulse::Asked(Instant::now());
+        assert!(!pulse.is_missed(stale, never), "the mark may be on its way");
+        pulse = Pulse::Asked(long_ago);
+        assert!(pulse.is_missed(stale, never), "it should have come");
+    }
+}

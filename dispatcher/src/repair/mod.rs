@@ -1,0 +1,170 @@
+//! Publishes again what has lost its message: its dispatcher died between `submitted` and `published`, its queue was
+//! deleted, the broker lost it.
+//!
+//! [`due`] decides; here is looked and done. Several dispatchers may do so at once: the first `reissued` in the log wins.
+
+pub(crate) mod due;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use pool_shared::broker::process::Process;
+use pool_shared::broker::topology::RESULTS_QUEUE;
+use pool_shared::config::Pool;
+use pool_shared::heartbeat::Heartbeat;
+use pool_shared::id::TaskId;
+use pool_shared::routing::Route;
+use pool_shared::time::{Timestamp, wall_clock};
+
+use crate::bodies::task_of;
+use crate::configure;
+use crate::depths::{Depth, depth};
+use crate::history::History;
+use crate::reissue::{NotReissued, Reissued, reissue};
+use due::{Cause, Look, Repair, Sightings, due};
+
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Published at the same time.
+const AT_ONCE: usize = 16;
+
+/// Hears heartbeats. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Watchman(Arc<Mutex<Sightings>>);
+
+impl Watchman {
+    pub fn hear(&self, heartbeat: &Heartbeat) {
+        self.with(|sightings| sightings.hear(heartbeat, wall_clock()));
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Sightings) -> T) -> T {
+        // Sightings are valid one by one, so a panic elsewhere does not spoil them.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Looks and repairs until shutdown.
+pub async fn run(process: Process, pool: Arc<Pool>, history: History, watchman: Watchman) {
+    let every = LOOK_EVERY.min(pool.dispatcher.repair_after);
+    let mut looker = Looker { process, pool, history, watchman, empty: BTreeMap::new(), without_body: HashSet::new() };
+    loop {
+        tokio::select! {
+            () = looker.process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        looker.look().await;
+    }
+}
+
+struct Looker {
+    process: Process,
+    pool: Arc<Pool>,
+    history: History,
+    watchman: Watchman,
+    /// Queues that were empty at every look since.
+    empty: BTreeMap<String, Timestamp>,
+    /// Reported as lost for good.
+    without_body: HashSet<TaskId>,
+}
+
+impl Looker {
+    async fn look(&mut self) {
+        let (true, Ok(now)) = (self.process.log.is_fresh(), self.process.clock.now()) else {
+            // What was seen before says nothing about what happened meanwhile.
+            self.empty.clear();
+            return;
+        };
+        self.look_into_queues(now).await;
+        let by_route = |(queue, since): (&String, &Timestamp)| {
+            queue.strip_prefix("tasks.").map(|route| (route.to_owned(), *since))
+        };
+        let empty_since: BTreeMap<String, Timestamp> = self.empty.iter().filter_map(by_route).collect();
+        let look = Look {
+            routes: &self.process.routes,
+            empty_since: &empty_since,
+            results_empty_since: self.empty.get(RESULTS_QUEUE).copied(),
+            after: self.pool.dispatcher.repair_after,
+        };
+        let due = self.watchman.with(|sightings| self.process.log.read(|fold| due(fold, sightings, &look, now)));
+        self.repair(due).await;
+    }
+
+    async fn look_into_queues(&mut self, now: Timestamp) {
+        let in_use: Vec<String> = self.process.routes.all().iter().map(Route::queue).collect();
+        let retired = self.process.log.read(|fold| fold.retired_queues(&self.process.routes));
+        let mut missing = Vec::new();
+        for queue in in_use.into_iter().chain([RESULTS_QUEUE.to_owned()]) {
+            match self.note(&queue, now).await {
+                Depth::Missing => missing.push(queue),
+                Depth::Ready(_) | Depth::Unknown => {}
+            }
+        }
+        for queue in retired {
+            self.note(&queue, now).await;
+        }
+        if !missing.is_empty() {
+            tracing::warn!(queues = missing.join(", "), "queues are gone; declaring and binding them again");
+            configure::declare_again(&self.process, &self.pool).await;
+        }
+    }
+
+    async fn note(&mut self, queue: &str, now: Timestamp) -> Depth {
+        let depth = depth(&self.process, queue).await;
+        match depth {
+            Depth::Ready(0) | Depth::Missing => {
+                self.empty.entry(queue.to_owned()).or_insert(now);
+            }
+            Depth::Ready(_) | Depth::Unknown => {
+                self.empty.remove(queue);
+            }
+        }
+        depth
+    }
+
+    async fn repair(&mut self, due: Vec<Repair>) {
+        self.without_body.retain(|id| due.iter().any(|repair| repair.task == *id));
+        let (process, history) = (&self.process, &self.history);
+        let done: Vec<Option<TaskId>> =
+            stream::iter(due).map(|repair| perform(process, history, repair)).buffer_unordered(AT_ONCE).collect().await;
+        for id in done.into_iter().flatten() {
+            if !self.without_body.contains(&id) {
+                tracing::warn!(task_id = %id, "the message of this task is lost, and the history does not have it: it came \
+                    straight to the broker, or is too old; submit it again");
+                self.without_body.insert(id);
+            }
+        }
+    }
+}
+
+/// Gives the task when there is no body to publish.
+async fn perform(process: &Process, history: &History, repair: Repair) -> Option<TaskId> {
+    let Repair { task: id, generation, cause } = repair;
+    let repaired = async {
+        let Some(task) = task_of(history, &id).await? else { return Ok(None) };
+        let known = process.log.read(|fold| fold.tasks.get(&id).and_then(|state| state.body_hash.clone()));
+        if known.is_some_and(|known| known != task.body_hash()) {
+            return Ok(None);
+        }
+        reissue(process, &task, generation).await.map(Some)
+    };
+    let why = match cause {
+        Cause::Unpublished => "it was never published",
+        Cause::Lost => "its message was lost",
+    };
+    let repaired: Result<Option<Reissued>, NotReissued> = repaired.await;
+    match repaired {
+        Ok(Some(Reissued::Published(generation))) => {
+            tracing::warn!(task_id = %id, generation, why, "a task was published again");
+            None
+        }
+        Ok(Some(Reissued::Overtaken | Reissued::Finished)) => None,
+        Ok(None) => Some(id),
+        Err(error) => {
+            tracing::warn!(task_id = %id, %error, why, "a task is not published again yet; trying later");
+            None
+        }
+    }
+}

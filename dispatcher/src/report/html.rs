@@ -1,0 +1,206 @@
+//! The report as one page that needs nothing else: no script, no font, no picture from outside. Names of LLMs, programmers
+//! and labels are others' words: they are escaped, here and by `plotters`.
+
+use std::fmt::Write as _;
+
+use anyhow::anyhow;
+
+use pool_shared::money::MicroUsd;
+
+use super::plots::{self, DARK, Failed, LIGHT, Palette};
+use super::{Group, Percentiles, Report};
+
+const STYLE: &str = include_str!("page.css");
+/// Fewer decided tasks than these tell little about an LLM.
+const ENOUGH: u64 = 10;
+
+/// The page.
+///
+/// # Errors
+/// When a plot cannot be drawn.
+pub fn page(report: &Report) -> anyhow::Result<String> {
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.push_str("<meta name=\"color-scheme\" content=\"light dark\">\n");
+    let _ = writeln!(page, "<title>Programmer Pool: report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>");
+    let by = escape(&report.by);
+    let _ = writeln!(page, "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended {}</p>", report.when());
+    page.push_str(&tiles(report));
+    page.push_str(&figures(report).map_err(|error| anyhow!("{error}"))?);
+    page.push_str(&table(report));
+    let _ = writeln!(page, "<p class=\"note\">{}</p>\n</main>\n</body>\n</html>", note(report));
+    Ok(page)
+}
+
+/// What matters most, in large.
+fn tiles(report: &Report) -> String {
+    let total = &report.total;
+    let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), rounded);
+    let each = [
+        ("tasks", total.tasks.to_string()),
+        ("succeeded", rate(total.success_rate)),
+        ("at the first attempt", rate(total.first_attempt_rate)),
+        ("cost", rounded(total.cost_usd)),
+        ("for each success", per_success),
+        ("failovers", total.failovers.to_string()),
+    ];
+    let tile = |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n");
+    format!("<dl class=\"tiles\">\n{}</dl>\n", each.iter().map(tile).collect::<String>())
+}
+
+fn figures(report: &Report) -> Result<String, Failed> {
+    let decided: Vec<&Group> = report.groups.iter().filter(|group| group.decided() > 0).collect();
+    if decided.is_empty() {
+        return Ok("<p>No task has succeeded or failed in this time, so there is nothing to draw.</p>\n".to_owned());
+    }
+    let worth = "Up is better, left is cheaper. The larger a point, the more tasks; the line through it is where the rate \
+                 lies with a confidence of 95 %. Who has not succeeded once is in the table only.";
+    let mut text = figure("Is it worth its money?", &verdict(&decided, worth), |p| plots::worth(&decided, p))?;
+    let times = "Light to strong: half of the tasks, 90 % and 99 % took no longer.";
+    text.push_str(&figure("How long does it take?", times, |p| plots::durations(&decided, p))?);
+    if !report.total.failures.is_empty() {
+        let classes = "Tasks that did not succeed, by the class of their error.";
+        text.push_str(&figure("What went wrong?", classes, |p| plots::failures(report, p))?);
+    }
+    Ok(text)
+}
+
+/// Those that nobody beats in both, success and money.
+fn verdict(groups: &[&Group], caption: &str) -> String {
+    let best = worth_it(groups);
+    let few = groups.iter().filter(|group| group.decided() < ENOUGH).count();
+    let names: Vec<String> = best.iter().map(|group| format!("<strong>{}</strong>", escape(&group.name))).collect();
+    let few = match few {
+        0 => String::new(),
+        some => format!(" {some} of {} have fewer than {ENOUGH} tasks: too few to tell.", groups.len()),
+    };
+    match names.as_slice() {
+        [] => caption.to_owned(),
+        [one] => {
+            format!("{one} is beaten by no other: none succeeds more often or costs less for a success.{few} {caption}")
+        }
+        several => format!(
+            "No other succeeds more often for less money than any of these: {}.{few} {caption}",
+            several.join(", ")
+        ),
+    }
+}
+
+/// Groups for which no other has a success rate at least as high for at most as much, and one of both better.
+pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
+    let value = |group: &Group| Some((group.success_rate?, group.cost_per_succeeded_usd?));
+    let beats = |other: &Group, group: &Group| {
+        let (Some((rate, cost)), Some((than_rate, than_cost))) = (value(other), value(group)) else { return false };
+        rate >= than_rate && cost <= than_cost && (rate > than_rate || cost < than_cost)
+    };
+    let unbeaten = |group: &&&Group| value(group).is_some() && !groups.iter().any(|other| beats(other, group));
+    groups.iter().filter(unbeaten).copied().collect()
+}
+
+fn figure(title: &str, caption: &str, draw: impl Fn(Palette) -> Result<String, Failed>) -> Result<String, Failed> {
+    let (light, dark) = (draw(LIGHT)?, draw(DARK)?);
+    Ok(format!(
+        "<figure>\n<h2>{title}</h2>\n<div class=\"light\" role=\"img\" aria-label=\"{title}\">{light}</div>\n\
+         <div class=\"dark\" role=\"img\" aria-label=\"{title}\">{dark}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n"
+    ))
+}
+
+fn table(report: &Report) -> String {
+    let heads = [
+        report.by.as_str(),
+        "tasks",
+        "succeeded",
+        "success",
+        "first try",
+        "run p50",
+        "p90",
+        "p99",
+        "queued p50",
+        "p90",
+        "p99",
+        "calls",
+        "failed calls",
+        "tokens in",
+        "tokens out",
+        "cost",
+        "per success",
+        "failovers",
+    ];
+    let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", escape(head))).collect();
+    let rows: String = report.groups.iter().map(|group| row(group, "")).collect();
+    let total = row(&report.total, " class=\"total\"");
+    format!(
+        "<h2>All numbers</h2>\n<div class=\"wide\"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}{total}</tbody>\n</table></div>\n"
+    )
+}
+
+fn row(group: &Group, class: &str) -> String {
+    let time = |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| span(which(p)));
+    let cells = [
+        group.tasks.to_string(),
+        group.succeeded.to_string(),
+        rate(group.success_rate),
+        rate(group.first_attempt_rate),
+        time(group.duration_ms, |p| p.p50),
+        time(group.duration_ms, |p| p.p90),
+        time(group.duration_ms, |p| p.p99),
+        time(group.queued_ms, |p| p.p50),
+        time(group.queued_ms, |p| p.p90),
+        time(group.queued_ms, |p| p.p99),
+        group.calls.to_string(),
+        group.failed_calls.to_string(),
+        group.input_tokens.to_string(),
+        group.output_tokens.to_string(),
+        format!("${}", group.cost_usd),
+        group.cost_per_succeeded_usd.map_or("–".to_owned(), |cost| format!("${cost}")),
+        group.failovers.to_string(),
+    ];
+    let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
+    format!("<tr{class}><th scope=\"row\">{}</th>{cells}</tr>\n", escape(&group.name))
+}
+
+fn note(report: &Report) -> String {
+    let unknown = match report.without_details {
+        0 => String::new(),
+        some => format!(" Of {some} tasks only the outcome is known any more: they are not in times and tokens."),
+    };
+    format!(
+        "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks. \
+         The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"
+    )
+}
+
+/// Dollars with two places, or four below ten cents.
+pub fn rounded(amount: MicroUsd) -> String {
+    let unit = if amount < MicroUsd(100_000) { 100 } else { 10_000 };
+    format!("${}", MicroUsd(amount.0.saturating_add(unit / 2) / unit * unit))
+}
+
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or("–".to_owned(), |rate| format!("{:.0} %", rate * 100.0))
+}
+
+/// A duration in short: `950ms`, `12.5s`, `3m20s`, `2h05m`.
+pub fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms}ms"),
+        1_000..60_000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
+        60_000..3_600_000 => format!("{}m{:02}s", ms / 60_000, ms % 60_000 / 1000),
+        3_600_000.. => format!("{}h{:02}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
+    }
+}
+
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}

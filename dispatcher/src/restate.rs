@@ -1,0 +1,53 @@
+//! Says again what the log must not forget: it drops what is older than its retention (`events.max_age`).
+//!
+//! Every quarter of that time, so that nothing open is ever older than half of it. Several dispatchers may say the same.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use pool_shared::broker::log::{Log, LogError};
+use pool_shared::broker::process::Process;
+use pool_shared::config::Pool;
+use pool_shared::event::Decision;
+use pool_shared::fold::Fold;
+use pool_shared::time::Timestamp;
+
+use crate::configure;
+
+/// Statements that wait for their place in the log at the same time.
+const AT_ONCE: usize = 128;
+
+/// Until shutdown.
+pub async fn run(process: Process, pool: Arc<Pool>) {
+    let every = pool.events.restate_every();
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let since = |fold: &Fold| Timestamp(fold.now().0.saturating_sub(Timestamp::default().plus(every).0));
+        let due = process.log.read(|fold| {
+            let configured = configure::in_force(fold, &pool);
+            configured.into_iter().chain(due(fold, since(fold))).collect::<Vec<_>>()
+        });
+        if let Err(error) = say(&process.log, due).await {
+            tracing::warn!(%error, "what is open was not said again in the event log; trying again later");
+        }
+    }
+}
+
+/// Pauses, and open tasks of which nothing whole was said since then.
+fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
+    let pause = |(target, paused): (&_, &pool_shared::fold::pauses::Paused)| Decision::Paused {
+        target: Clone::clone(target),
+        pause: paused.pause,
+    };
+    let tasks = fold.tasks.stated_before(then);
+    let state = tasks.map(|(id, state)| Decision::Stated { task: id.clone(), state: Box::new(state.statement()) });
+    fold.pauses.iter().map(pause).chain(state)
+}
+
+async fn say(log: &Log, decisions: Vec<Decision>) -> Result<(), LogError> {
+    let said = stream::iter(decisions).map(|decision| async { log.append(decision).await.map(drop) });
+    said.buffer_unordered(AT_ONCE).try_collect().await
+}

@@ -1,0 +1,168 @@
+//! How many tasks may wait: `max_queue_per_programmer` for each programmer of a route. Who brings more is told to wait,
+//! before anything is written.
+//!
+//! Counted is what the log says, and what this dispatcher is just writing into it. Two dispatchers do not know of each
+//! other's: together they may go over the limit by what they take at the same moment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A route that has no room for all tasks of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FullRoute {
+    pub route: String,
+    /// Tasks that wait for it now.
+    pub waiting: usize,
+    /// So many may wait.
+    pub limit: usize,
+    /// So many more fit.
+    pub room: usize,
+    /// New tasks for it in the request.
+    pub wanted: usize,
+}
+
+/// Why none was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NoRoom {
+    pub full: Vec<FullRoute>,
+    /// Places in the list of those that would be taken now, from 0.
+    pub fits: Vec<usize>,
+}
+
+impl NoRoom {
+    /// Whether the request holds more tasks for one route than may ever wait there.
+    pub fn is_for_ever(&self) -> bool {
+        self.full.iter().any(|route| route.wanted > route.limit)
+    }
+}
+
+/// A task that is not in the log yet, and its route.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub route: String,
+    /// Those of the route.
+    pub programmers: usize,
+}
+
+/// The places of all routes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    per_programmer: usize,
+    /// Places that are taken and not in the log yet.
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// A place for one task until the log counts it; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    route: String,
+    rooms: Rooms,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.rooms.with(|taken| {
+            if let Some(count) = taken.get_mut(&self.route) {
+                *count -= 1;
+            }
+        });
+    }
+}
+
+impl Rooms {
+    pub fn new(per_programmer: u32) -> Self {
+        Self { per_programmer: usize::try_from(per_programmer).unwrap_or(usize::MAX), taken: Arc::default() }
+    }
+
+    /// A place for each that wants one, or for none. `waiting` is how many tasks wait for a route by the log.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn take(
+        &self,
+        tasks: &[Option<Wanted>],
+        waiting: impl Fn(&str) -> usize,
+    ) -> Result<Vec<Option<Place>>, NoRoom> {
+        self.with(|taken| {
+            let count = |route: &str| waiting(route) + taken.get(route).copied().unwrap_or_default();
+            fit(tasks, self.per_programmer, count)?;
+            let mut place = |wanted: &Wanted| {
+                *taken.entry(wanted.route.clone()).or_default() += 1;
+                Place { route: wanted.route.clone(), rooms: self.clone() }
+            };
+            Ok(tasks.iter().map(|wanted| wanted.as_ref().map(&mut place)).collect())
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, usize>) -> T) -> T {
+        // Counts are right at every instant, so a panic elsewhere does not spoil them.
+        act(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Whether all of them fit. Pure.
+fn fit(tasks: &[Option<Wanted>], per_programmer: usize, waiting: impl Fn(&str) -> usize) -> Result<(), NoRoom> {
+    let mut routes: BTreeMap<&str, FullRoute> = BTreeMap::new();
+    let mut fits = Vec::with_capacity(tasks.len());
+    for (index, wanted) in tasks.iter().enumerate() {
+        let Some(wanted) = wanted else {
+            fits.push(index);
+            continue;
+        };
+        let route = routes.entry(&wanted.route).or_insert_with(|| {
+            let (limit, waiting) = (per_programmer.saturating_mul(wanted.programmers), waiting(&wanted.route));
+            FullRoute { route: wanted.route.clone(), waiting, limit, room: limit.saturating_sub(waiting), wanted: 0 }
+        });
+        route.wanted += 1;
+        if route.wanted <= route.room {
+            fits.push(index);
+        }
+    }
+    let full: Vec<FullRoute> = routes.into_values().filter(|route| route.wanted > route.room).collect();
+    if full.is_empty() { Ok(()) } else { Err(NoRoom { full, fits }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(route: &str) -> Option<Wanted> {
+        Some(Wanted { route: route.to_owned(), programmers: 2 })
+    }
+
+    #[test]
+    fn all_fit_or_it_is_said_which_would() {
+        let rooms = Rooms::new(5);
+        let waiting = |route: &str| if route == "fast" { 8 } else { 0 };
+        let request = [wanted("fast"), None, wanted("fast"), wanted("any"), wanted("fast")];
+        let no_room = rooms.take(&request, waiting).expect_err("three more than eight are more than ten");
+        let fast = FullRoute { route: "fast".to_owned(), waiting: 8, limit: 10, room: 2, wanted: 3 };
+        assert_eq!(no_room, NoRoom { full: vec![fast], fits: vec![0, 1, 2, 3] }, "the last one is too many");
+        assert!(!no_room.is_for_ever(), "three fit when some are done");
+        assert_eq!(rooms.take(&request[..3], waiting).map(|places| places.len()), Ok(3), "exactly full");
+    }
+
+    #[test]
+    fn places_count_until_they_are_given_back() {
+        let rooms = Rooms::new(1);
+        let two = [wanted("fast"), wanted("fast")];
+        let held = rooms.take(&two, |_| 0).expect("two fit");
+        assert_eq!(
+            rooms.take(&two[..1], |_| 0).err().map(|no_room| no_room.full[0].room),
+            Some(0),
+            "two are on their way"
+        );
+        drop(held);
+        assert!(rooms.take(&two, |_| 0).is_ok(), "they were given back");
+    }
+
+    #[test]
+    fn more_than_may_ever_wait_is_told_apart() {
+        let three = [wanted("fast"), wanted("fast"), wanted("fast")];
+        let no_room = Rooms::new(1).take(&three, |_| 0).expect_err("two programmers, one each");
+        assert!(no_room.is_for_ever(), "waiting is of no use");
+    }
+}

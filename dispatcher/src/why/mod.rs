@@ -1,0 +1,234 @@
+//! Why a task waits: one sentence, and what it is made of. Somebody who looks at a waiting task must not have to guess.
+//!
+//! Pure: from the fold, and from what programmers said of themselves last. The gates are those that the workers compute
+//! (`shared/src/standing.rs`); nothing here decides anything. `programmers` says what keeps each able programmer,
+//! `words` puts it into words.
+
+mod programmers;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use pool_shared::fold::{Owner, TaskState};
+use pool_shared::id::{ProgrammerId, TaskId};
+use pool_shared::routing::{Route, Routes};
+use pool_shared::standing::Standing;
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::pool_view::Snapshot;
+pub use programmers::{Availability, ProgrammerWhy};
+
+/// The pool at one moment, as far as this dispatcher knows it.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    pub standing: &'a Standing<'a>,
+    pub routes: &'a Routes,
+    pub heard: &'a Snapshot,
+    /// Whether the event log is known up to its end.
+    pub fresh: bool,
+}
+
+/// The kind of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It does not wait: it has its outcome.
+    Finished,
+    /// It does not wait: somebody works on it.
+    Running,
+    /// This dispatcher cannot read the event log; the sentence says what it knew last.
+    ViewStale,
+    /// An attempt broke, and the next one is not due yet.
+    Retry,
+    /// It is accepted, and its message is not known to be in a queue.
+    NotPublished,
+    /// No programmer offers what it requires any more.
+    Unroutable,
+    /// Its queue is not in use any more, others offer what it requires.
+    RouteRetired,
+    /// An operator has paused its route.
+    RoutePaused,
+    /// An able programmer is idle and takes it next.
+    Next,
+    /// Able programmers are idle, and more tasks than these are before it.
+    BehindOthers,
+    /// Paid programmers leave it to free ones for now.
+    LeftToFree,
+    /// Able programmers are busy, and no other can take it.
+    Busy,
+    /// No able programmer takes tasks now.
+    Unavailable,
+}
+
+/// Its place among the tasks of its queue that the log knows; tasks that came straight over AMQP are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Position {
+    /// 1: it is the next.
+    pub place: usize,
+    pub of: usize,
+}
+
+/// `GET /tasks/{id}/why`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Why {
+    pub task: TaskId,
+    pub reason: Reason,
+    /// For people.
+    pub sentence: String,
+    /// Since when it waits, runs, or has finished.
+    pub since: Option<Timestamp>,
+    /// When the reason may end by itself, at the latest or the earliest of several.
+    pub until: Option<Timestamp>,
+    pub position: Option<Position>,
+    pub route: String,
+    /// Attempts that were begun and count; a running one is the last of them.
+    pub attempts: u32,
+    pub max_attempts: u32,
+    /// How often it was given back, and how often of these because no LLM was left.
+    pub releases: u32,
+    pub hand_backs: u32,
+    /// It is not started after this moment.
+    pub deadline: Option<Timestamp>,
+    /// Everybody who offers what it requires, while it waits.
+    pub programmers: Vec<ProgrammerWhy>,
+    /// The moment of all this.
+    pub at: Timestamp,
+}
+
+/// What a case says; [`Why`] is this and what is the same in all cases.
+struct Answer {
+    reason: Reason,
+    sentence: String,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    position: Option<Position>,
+    programmers: Vec<ProgrammerWhy>,
+}
+
+impl Answer {
+    fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
+        Self { reason, sentence, since, until: None, position: None, programmers: Vec::new() }
+    }
+
+    fn until(self, until: Option<Timestamp>) -> Self {
+        Self { until, ..self }
+    }
+}
+
+/// The answer; None when the log knows no such task.
+pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
+    let state = look.standing.fold.tasks.get(id)?;
+    let mut answer = look.answer(id, state);
+    if !look.fresh && state.outcome.is_none() {
+        let known = look.standing.fold.now();
+        answer.sentence = words::stale(known, &answer.sentence);
+        answer.reason = Reason::ViewStale;
+    }
+    Some(Why {
+        task: id.clone(),
+        reason: answer.reason,
+        sentence: answer.sentence,
+        since: answer.since,
+        until: answer.until,
+        position: answer.position,
+        route: state.route.clone(),
+        attempts: state.attempts,
+        max_attempts: look.standing.pool.dispatcher.max_attempts,
+        releases: state.releases,
+        hand_backs: state.hand_backs,
+        deadline: state.deadline,
+        programmers: answer.programmers,
+        at: look.standing.now,
+    })
+}
+
+impl Look<'_> {
+    fn answer(&self, id: &TaskId, state: &TaskState) -> Answer {
+        if let Some(outcome) = &state.outcome {
+            return Answer::new(Reason::Finished, words::finished(outcome, self.standing.now), Some(outcome.at));
+        }
+        if let Some(owner) = &state.owner {
+            return self.running(state, owner);
+        }
+        let max = self.standing.pool.dispatcher.max_attempts;
+        if let Some(retry) = &state.retry {
+            let due = Timestamp(retry.at_ms);
+            let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
+            return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
+        }
+        // Of a task that came straight over AMQP the log knows no publish.
+        if !state.published && state.submitted_at.is_some() {
+            let due = state.issued_at.plus(self.standing.pool.dispatcher.repair_after);
+            let sentence = words::not_published(state, due, self.standing.now);
+            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at)).until(Some(due));
+        }
+        self.waiting(id, state)
+    }
+
+    fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
+        let max = self.standing.pool.dispatcher.max_attempts;
+        let gone = self.standing.fold.is_gone(owner) || self.is_down(&owner.programmer);
+        let sentence = words::running(owner, (state.attempts, max), gone, self.standing.now);
+        Answer::new(Reason::Running, sentence, Some(owner.since))
+    }
+
+    fn waiting(&self, id: &TaskId, state: &TaskState) -> Answer {
+        let since = state.submitted_at.or(Some(state.issued_at).filter(|at| at.0 > 0));
+        let Some(route) = self.routes.all().iter().find(|route| route.name == state.route) else {
+            let (reason, sentence) = words::no_such_route(self.routes, &state.route);
+            return Answer::new(reason, sentence, since);
+        };
+        let position = self.position(id, state);
+        let mut answer = self.at_route(route, position);
+        let overdue = state.issued_at.plus(self.standing.pool.dispatcher.repair_after) < self.standing.now;
+        if answer.reason == Reason::Next && overdue {
+            answer.sentence.push_str(words::IF_LOST);
+        }
+        answer.sentence.push_str(&words::also(state, self.standing.pool, self.standing.now));
+        Answer { since, position, ..answer }
+    }
+
+    /// What keeps the tasks of this route, and the one at this position among them.
+    fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
+        let able = self.programmers(route);
+        let views = able.iter().map(|one| one.view.clone()).collect();
+        let with = |reason, sentence| Answer { programmers: views, ..Answer::new(reason, sentence, None) };
+        if let Some(paused) = self.standing.fold.pauses.of_route(&route.name) {
+            return with(Reason::RoutePaused, words::route_paused(route, paused, position));
+        }
+        let idle: Vec<&ProgrammerId> =
+            able.iter().filter(|one| one.view.state == Availability::Idle).map(|one| &one.view.id).collect();
+        let before = position.map_or(0, |position| position.place - 1);
+        if !idle.is_empty() && before < idle.len() {
+            return with(Reason::Next, words::next(route, &idle));
+        }
+        if !idle.is_empty() {
+            return with(Reason::BehindOthers, words::behind(route, (idle.len(), able.len()), before));
+        }
+        let any = |state| able.iter().any(|one| one.view.state == state);
+        let reason = match (any(Availability::LeftToFree), any(Availability::Busy)) {
+            (true, _) => Reason::LeftToFree,
+            (false, true) => Reason::Busy,
+            (false, false) => Reason::Unavailable,
+        };
+        let until = able.iter().filter_map(|one| one.view.until).min();
+        with(reason, words::nobody(route, &able, position)).until(until)
+    }
+
+    /// In the order in which messages came into the queue, as far as the log tells. A message that is given back keeps its
+    /// place.
+    fn position(&self, id: &TaskId, state: &TaskState) -> Option<Position> {
+        let tasks = &self.standing.fold.tasks;
+        let own = (state.issued_at, id);
+        let (mut before, mut of, mut listed) = (0, 0, false);
+        for other in tasks.waiting_in(&state.route) {
+            let Some(published) = tasks.get(other).filter(|state| state.published) else { continue };
+            of += 1;
+            before += usize::from((published.issued_at, other) < own);
+            listed |= other == id;
+        }
+        listed.then_some(Position { place: before + 1, of })
+    }
+}

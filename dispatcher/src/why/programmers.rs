@@ -1,0 +1,212 @@
+//! What keeps a programmer that offers what a task requires from taking it.
+//!
+//! What the log knows is asked of the log, by the code that the workers compute their gates with; only what it cannot know
+//! (who is down, whose clock or pool file is wrong) is taken from heartbeats.
+
+use std::collections::HashMap;
+
+use pool_shared::config::Programmer;
+use pool_shared::fold::Owner;
+use pool_shared::heartbeat::{Gate, ShutReason};
+use pool_shared::id::{ProgrammerId, TaskId};
+use pool_shared::routing::Route;
+use pool_shared::standing::{Closed, Means, Obstacle, Room};
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Look, words};
+
+/// Whether an able programmer takes tasks of the route now, or what keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    Idle,
+    Busy,
+    /// It has only paid LLMs now, and leaves the route to programmers with free ones.
+    LeftToFree,
+    Breaker,
+    Budget,
+    Paused,
+    Draining,
+    Config,
+    Clock,
+    Log,
+    Held,
+    Broker,
+    Down,
+    /// This dispatcher has not listened for long enough to know.
+    Unheard,
+}
+
+impl From<ShutReason> for Availability {
+    fn from(reason: ShutReason) -> Self {
+        match reason {
+            ShutReason::Draining => Self::Draining,
+            ShutReason::Paused => Self::Paused,
+            ShutReason::Config => Self::Config,
+            ShutReason::Clock => Self::Clock,
+            ShutReason::Log => Self::Log,
+            ShutReason::Held => Self::Held,
+            ShutReason::Broker => Self::Broker,
+            ShutReason::Breaker => Self::Breaker,
+            ShutReason::Budget => Self::Budget,
+        }
+    }
+}
+
+/// One programmer that offers what the task requires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProgrammerWhy {
+    pub id: ProgrammerId,
+    pub state: Availability,
+    /// For people; empty when it is idle.
+    pub detail: String,
+    /// What it works on.
+    pub task: Option<TaskId>,
+    /// Of a busy one: since when.
+    pub since: Option<Timestamp>,
+    /// When that may change by itself.
+    pub until: Option<Timestamp>,
+}
+
+/// A programmer, and the words for it in a sentence about several: those with the same words are counted together.
+pub(super) struct Able {
+    pub(super) view: ProgrammerWhy,
+    pub(super) words: String,
+}
+
+impl Look<'_> {
+    /// Everybody who is eligible for the route.
+    pub(super) fn programmers(&self, route: &Route) -> Vec<Able> {
+        let busy: HashMap<&ProgrammerId, (&TaskId, &Owner)> = self
+            .standing
+            .fold
+            .tasks
+            .running()
+            .filter(|(_, owner)| !self.standing.fold.is_gone(owner))
+            .map(|(task, owner)| (&owner.programmer, (task, owner)))
+            .collect();
+        let able = route.eligible.iter().filter_map(|id| self.standing.pool.programmer(id));
+        able.map(|programmer| self.able(programmer, route, busy.get(&programmer.id).copied())).collect()
+    }
+
+    /// Whether it was not heard of, though there was time for it.
+    pub(super) fn is_down(&self, id: &ProgrammerId) -> bool {
+        self.heard.complete && !self.heard.seen.contains_key(id)
+    }
+
+    fn able(&self, programmer: &Programmer, route: &Route, busy: Option<(&TaskId, &Owner)>) -> Able {
+        let found = self.unheard(programmer);
+        let found = found.or_else(|| self.shut_by_itself(programmer));
+        let found = found.or_else(|| self.ordered(programmer));
+        let found = found.or_else(|| busy.map(|(task, owner)| self.busy(task, owner)));
+        let found = found.or_else(|| self.without_means(programmer));
+        let found = found.or_else(|| self.left_to_free(programmer, route));
+        let found = found.unwrap_or_else(|| Found::new(Availability::Idle, "idle", String::new()));
+        let task = busy.map(|(task, _)| task.clone());
+        let since = busy.map(|(_, owner)| owner.since);
+        let Found { state, words, detail, until } = found;
+        Able { view: ProgrammerWhy { id: programmer.id.clone(), state, detail, task, since, until }, words }
+    }
+
+    fn unheard(&self, programmer: &Programmer) -> Option<Found> {
+        if self.heard.seen.contains_key(&programmer.id) {
+            return None;
+        }
+        let interval = self.standing.pool.load_balancing.health_check_interval.as_secs();
+        Some(if self.heard.complete {
+            let detail = format!("not heard of for {interval} s; is a worker running with it?");
+            Found::new(Availability::Down, "down", detail)
+        } else {
+            let detail = format!("this dispatcher has listened for less than {interval} s");
+            Found::new(Availability::Unheard, "not heard of yet", detail)
+        })
+    }
+
+    /// What only its process can know.
+    fn shut_by_itself(&self, programmer: &Programmer) -> Option<Found> {
+        let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else { return None };
+        let words = match reason {
+            ShutReason::Config => "with another pool file",
+            ShutReason::Clock => "with a wrong clock",
+            ShutReason::Log => "without the event log",
+            ShutReason::Held => "held by another process",
+            ShutReason::Broker => "without the broker",
+            // Its process is ending: an operator's order is in the log.
+            ShutReason::Draining if self.standing.fold.pauses.of_programmer(&programmer.id).is_none() => "draining",
+            // What it said may be a moment old: the log knows it.
+            ShutReason::Draining | ShutReason::Paused | ShutReason::Breaker | ShutReason::Budget => return None,
+        };
+        Some(Found::new(Availability::from(*reason), words, detail.clone()))
+    }
+
+    /// What an operator has ordered holds whether it is busy or not.
+    fn ordered(&self, programmer: &Programmer) -> Option<Found> {
+        let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
+        match reason {
+            ShutReason::Paused | ShutReason::Draining => {
+                Some(Found { until, ..Found::new(Availability::from(reason), reason.as_str(), detail) })
+            }
+            ShutReason::Config
+            | ShutReason::Clock
+            | ShutReason::Log
+            | ShutReason::Held
+            | ShutReason::Broker
+            | ShutReason::Breaker
+            | ShutReason::Budget => None,
+        }
+    }
+
+    fn busy(&self, task: &TaskId, owner: &Owner) -> Found {
+        let since = words::clock(owner.since, self.standing.now);
+        Found::new(Availability::Busy, "busy", format!("works on {task} since {since}"))
+    }
+
+    /// Breakers and money.
+    fn without_means(&self, programmer: &Programmer) -> Option<Found> {
+        let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
+        let (state, now) = (Availability::from(reason), self.standing.now);
+        let its_turn_comes = || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
+        Some(match self.standing.means(programmer) {
+            Means::Nothing(shut) => Found { state, words: words::breakers(&shut, now), detail, until },
+            Means::Free | Means::Paid if its_turn_comes() => Found::new(state, words::ITS_TURN, detail),
+            Means::Free | Means::Paid => Found { state, words: words::over_budget(until, now), detail, until },
+        })
+    }
+
+    fn left_to_free(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
+        match self.standing.closed(programmer, route, |id| self.could_take(id))? {
+            Closed::LeftToFree { until } => {
+                let words = words::left_to_free(until, self.standing.now);
+                let after = self.standing.pool.load_balancing.spill_to_paid_after.as_secs();
+                let detail = format!("leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)");
+                Some(Found { state: Availability::LeftToFree, words, detail, until })
+            }
+            // The route itself is the reason.
+            Closed::Paused(_) => None,
+        }
+    }
+
+    fn obstacle(&self, programmer: &Programmer) -> Option<Obstacle> {
+        self.standing.obstacle(programmer, |id| self.could_take(id))
+    }
+
+    /// As the workers see it.
+    fn could_take(&self, id: &ProgrammerId) -> bool {
+        self.heard.seen.get(id).map_or(!self.heard.complete, |seen| seen.gate.could_take())
+    }
+}
+
+struct Found {
+    state: Availability,
+    words: String,
+    detail: String,
+    until: Option<Timestamp>,
+}
+
+impl Found {
+    fn new(state: Availability, words: &str, detail: String) -> Self {
+        Self { state, words: words.to_owned(), detail, until: None }
+    }
+}

@@ -1,0 +1,268 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use pool_shared::config::{Pool, parse};
+use pool_shared::event::{Batch, Decision, EmitterId};
+use pool_shared::fold::Fold;
+use pool_shared::fold::breaker::Caller;
+use pool_shared::heartbeat::{Gate, ShutReason};
+use pool_shared::id::{AttemptId, LlmName, Token};
+use pool_shared::llm::Fault;
+use pool_shared::pause::{Pause, Target};
+use pool_shared::rules::Rules;
+use pool_shared::status::Seen;
+
+use super::*;
+
+mod reasons;
+
+/// Four premium programmers with paid LLMs; two fast ones with a free LLM, and one with a paid one.
+const POOL: &str = r#"
+programmers:
+  - {id: "001", primary_llm: ollama/qwen, capabilities: [fast]}
+  - {id: "002", primary_llm: ollama/qwen, capabilities: [fast]}
+  - {id: "003", primary_llm: openai/gpt-4o, capabilities: [fast], max_cost_per_job_usd: 0.10}
+  - {id: "006", primary_llm: anthropic/claude, capabilities: [premium], max_cost_per_job_usd: 6.00}
+  - {id: "007", primary_llm: openai/gpt-4o, capabilities: [premium], max_cost_per_job_usd: 0.10}
+  - {id: "008", primary_llm: anthropic/claude, capabilities: [premium], max_cost_per_job_usd: 0.10}
+  - {id: "009", primary_llm: openai/gpt-4o, capabilities: [premium], max_cost_per_job_usd: 5.00}
+load_balancing: {spill_to_paid_after: 60s}
+prices:
+  openai/gpt-4o: {input_usd_per_mtok: 2.5, cached_input_usd_per_mtok: 1.25, output_usd_per_mtok: 10}
+  anthropic/claude: {input_usd_per_mtok: 3, cached_input_usd_per_mtok: 1.5, output_usd_per_mtok: 15}
+cost_optimization: {max_daily_spend_usd: 10.00, alert_threshold_usd: 9.00}
+failover: {circuit_breaker: {failure_threshold: 3, window_minutes: 10, cooldown_minutes: 5}}
+workspace: {dir: /tmp, roots: [/tmp]}
+"#;
+
+/// A pool at noon, with everybody idle.
+struct World {
+    pool: Pool,
+    routes: Routes,
+    fold: Fold,
+    heard: Snapshot,
+    fresh: bool,
+    seq: u64,
+    at: Timestamp,
+}
+
+impl World {
+    fn new() -> Self {
+        let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
+        let offers: BTreeMap<_, _> =
+            pool.programmers.iter().map(|one| (one.id.clone(), one.capabilities.clone())).collect();
+        let at = "2026-01-31T12:00:00Z".parse().expect("a time");
+        let (fold, heard, routes) = (Fold::new(), Snapshot::default(), Routes::new(&offers));
+        let mut world = Self { pool, routes, fold, heard, fresh: true, seq: 0, at };
+        world.heard.complete = true;
+        for programmer in world.pool.programmers.clone() {
+            world.says(programmer.id.as_str(), Gate::Consuming);
+            world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned() });
+        }
+        let rules = Rules::of(&world.pool);
+        world.append(Decision::Configured { hash: "h".to_owned(), capabilities: offers, rules });
+        world
+    }
+
+    fn append(&mut self, decision: Decision) {
+        let (emitter, events) = (EmitterId::from_u128(1), vec![decision]);
+        let batch = Batch { v: 1, emitter, first: self.seq, at_ms: self.at.0, events };
+        self.seq += 1;
+        self.fold.apply(&batch, |_, _, _| ());
+    }
+
+    fn later(&mut self, seconds: u64) {
+        self.at.0 += seconds * 1000;
+    }
+
+    fn says(&mut self, programmer: &str, gate: Gate) {
+        let seen = Seen { gate, port: 0, worker: "worker h/1".to_owned() };
+        self.heard.seen.insert(id(programmer), seen);
+    }
+
+    fn is_shut(&mut self, programmer: &str, reason: ShutReason) {
+        self.says(programmer, Gate::Shut { reason, detail: "as it says itself".to_owned() });
+    }
+
+    fn submit(&mut self, name: &str, route: &str) {
+        let (task, route, body_hash) = (task(name), route.to_owned(), "h".to_owned());
+        self.append(Decision::Submitted { task, body_hash, route, deadline_ms: None });
+    }
+
+    /// `t` is what is asked about.
+    fn wait(&mut self, name: &str, route: &str) {
+        self.submit(name, route);
+        self.append(Decision::Published { task: task(name), generation: 0 });
+    }
+
+    fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
+        self.append(Decision::Started {
+            task: task(name),
+            attempt: AttemptId::from_u128(attempt),
+            programmer: id(programmer),
+            token: Token { generation: 0, count: u64::try_from(attempt).expect("a small number") },
+            route: "premium".to_owned(),
+            body_hash: "h".to_owned(),
+        });
+    }
+
+    fn reserve(&mut self, name: &str, programmer: &str, attempt: u128, dollars: &str) {
+        let (task, programmer, attempt) = (Some(task(name)), id(programmer), AttemptId::from_u128(attempt));
+        let amount_usd = dollars.parse().expect("an amount");
+        self.append(Decision::Reserved { attempt, task, programmer, amount_usd });
+    }
+
+    /// Three calls of three tasks.
+    fn outage(&mut self, llm: &str, programmer: &str) {
+        let (llm, programmer, host) = (LlmName::new(llm).expect("an LLM"), id(programmer), "h".to_owned());
+        let key = self.pool.llm_key(&llm, &host);
+        for n in 0..3 {
+            let caller = Caller { programmer: programmer.clone(), host: host.clone() };
+            let epoch = self.fold.breakers.epoch(&key, &caller);
+            let (key, programmer, host, task) = (key.clone(), programmer.clone(), host.clone(), task(&format!("o{n}")));
+            let fault = Fault::Timeout;
+            self.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms: None });
+        }
+    }
+
+    fn pause(&mut self, target: Target, pause: Pause) {
+        self.append(Decision::Paused { target, pause });
+    }
+
+    fn why(&self, name: &str) -> Why {
+        let standing = Standing { pool: &self.pool, fold: &self.fold, now: self.at };
+        let look = Look { standing: &standing, routes: &self.routes, heard: &self.heard, fresh: self.fresh };
+        why(&look, &task(name)).unwrap_or_else(|| panic!("the log knows {name}"))
+    }
+
+    /// What keeps this programmer from `t`.
+    fn state(&self, programmer: &str) -> ProgrammerWhy {
+        let why = self.why("t");
+        let found = why.programmers.into_iter().find(|one| one.id.as_str() == programmer);
+        found.unwrap_or_else(|| panic!("{programmer} is able"))
+    }
+}
+
+fn id(text: &str) -> ProgrammerId {
+    ProgrammerId::new(text).expect("an id")
+}
+
+fn task(text: &str) -> TaskId {
+    TaskId::new(text).expect("an id")
+}
+
+/// Everybody of the premium route is kept by something else.
+fn as_in_the_promise(world: &mut World) {
+    world.start("a", "006", 1);
+    world.reserve("a", "006", 1, "6.00");
+    world.start("b", "007", 2);
+    world.outage("anthropic/claude", "008");
+    world.wait("t", "premium");
+}
+
+#[test]
+fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
+    let mut seen = BTreeSet::new();
+    let shut = [
+        (ShutReason::Config, Availability::Config),
+        (ShutReason::Clock, Availability::Clock),
+        (ShutReason::Log, Availability::Log),
+        (ShutReason::Held, Availability::Held),
+        (ShutReason::Broker, Availability::Broker),
+        (ShutReason::Draining, Availability::Draining),
+    ];
+    for (reason, state) in shut {
+        let mut world = World::new();
+        world.wait("t", "premium");
+        world.is_shut("006", reason);
+        let said = world.state("006");
+        assert_eq!((said.state, said.detail.as_str()), (state, "as it says itself"), "only it can know this");
+        seen.insert(said.state);
+    }
+    let mut world = World::new();
+    as_in_the_promise(&mut world);
+    let busy = world.state("006");
+    assert_eq!((busy.task, busy.since), (Some(task("a")), Some(world.at)), "with what, and since when");
+    assert_eq!(world.state("008").until, Some(Timestamp(world.at.0 + 300_000)), "when it is probed");
+    assert_eq!(
+        world.state("009").until.map(|at| at.to_string()).as_deref(),
+        Some("2026-02-01T00:00:00.000Z"),
+        "the day"
+    );
+    assert!(world.state("009").detail.contains("may cost $5.00"), "which cap does not fit: {:?}", world.state("009"));
+    seen.extend(["006", "008", "009"].map(|programmer| world.state(programmer).state));
+    for (pause, state) in [(Pause::Pause, Availability::Paused), (Pause::Drain, Availability::Draining)] {
+        world.pause(Target::Programmer { id: id("006") }, pause);
+        assert_eq!(world.state("006").state, state, "it is busy, and takes nothing after that");
+        assert_eq!(world.state("006").task, Some(task("a")), "what it works on is told all the same");
+        seen.insert(state);
+    }
+    world.heard.seen.remove(&id("007"));
+    seen.insert(world.state("007").state);
+    world.heard.complete = false;
+    seen.insert(world.state("007").state);
+    let mut world = World::new();
+    world.wait("t", "fast");
+    seen.extend(["001", "003"].map(|programmer| world.state(programmer).state));
+    let all: BTreeSet<_> = [
+        [Availability::Idle, Availability::Busy, Availability::LeftToFree, Availability::Breaker, Availability::Budget],
+        [Availability::Paused, Availability::Draining, Availability::Config, Availability::Clock, Availability::Log],
+        [Availability::Held, Availability::Broker, Availability::Down, Availability::Unheard, Availability::Idle],
+    ]
+    .concat()
+    .into_iter()
+    .collect();
+    assert_eq!(seen, all, "no state is left out");
+}
+
+#[test]
+fn the_log_is_believed_before_an_older_heartbeat() {
+    let mut world = World::new();
+    // Room for everybody at once.
+    world.append(Decision::BudgetSet { limit_usd: "100".parse().expect("an amount") });
+    world.wait("t", "premium");
+    for (programmer, reason) in [("006", ShutReason::Breaker), ("007", ShutReason::Budget), ("008", ShutReason::Paused)]
+    {
+        world.is_shut(programmer, reason);
+        assert_eq!(world.state(programmer).state, Availability::Idle, "the log knows that this is over");
+    }
+    world.says("009", Gate::Busy { task: task("done"), since: world.at });
+    assert_eq!(world.state("009").state, Availability::Idle, "the log knows that its task has ended");
+    world.start("a", "006", 1);
+    assert_eq!(world.state("006").state, Availability::Busy, "the log knows that it has one");
+}
+
+#[test]
+fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() {
+    let mut world = World::new();
+    world.start("a", "006", 1);
+    world.later(1);
+    let up = vec![Decision::Up { programmer: id("006"), host: "h".to_owned() }];
+    let batch = Batch { v: 1, emitter: EmitterId::from_u128(2), first: 0, at_ms: world.at.0, events: up };
+    world.fold.apply(&batch, |_, _, _| ());
+    world.wait("t", "premium");
+    assert_eq!(world.state("006").state, Availability::Idle, "its process has been replaced");
+    assert!(world.why("a").sentence.contains("not heard of any more"), "{}", world.why("a").sentence);
+}
+
+#[test]
+fn places_in_the_queue_go_by_when_messages_came_into_it() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.submit(name, "premium");
+    }
+    for name in ["b", "t", "a"] {
+        world.later(1);
+        if name == "t" {
+            world.submit(name, "premium");
+        }
+        world.append(Decision::Published { task: task(name), generation: 0 });
+    }
+    let place = |world: &World, name| world.why(name).position.map(|position| (position.place, position.of));
+    assert_eq!(place(&world, "b"), Some((1, 3)), "it was published first");
+    assert_eq!(place(&world, "t"), Some((2, 3)), "then this one");
+    assert_eq!(place(&world, "a"), Some((3, 3)), "it was submitted first and published last");
+    assert_eq!(place(&world, "c"), None, "it is in no queue");
+    world.start("b", "006", 1);
+    assert_eq!(place(&world, "t"), Some((1, 2)), "who is taken is out of it");
+}

@@ -1,0 +1,277 @@
+//! Every reason, and its sentence.
+
+use pool_shared::event::Retry;
+use pool_shared::result::{ErrorKind, Status};
+
+use super::*;
+
+/// A way in which `t` waits, and what is said about it.
+type Case = (Reason, fn(&mut World), &'static str);
+
+const CASES: [Case; 24] = [
+    (
+        Reason::Busy,
+        as_in_the_promise,
+        "4 programmers offer `premium`: 2 busy, 1 breaker open until 12:05 UTC after 3 failures of anthropic/claude \
+         (last: timeout), 1 over budget until 00:00 UTC; it is number 1 of 1 in the queue",
+    ),
+    (
+        Reason::Finished,
+        |world| {
+            world.wait("t", "fast");
+            world.start("t", "001", 1);
+            let (attempt, llm) = (Some(AttemptId::from_u128(1)), LlmName::new("ollama/qwen").ok());
+            let (status, cost_usd) = (Status::Failed, "0".parse().expect("an amount"));
+            let error = Some(ErrorKind::NoChange);
+            world.append(Decision::Finished { task: task("t"), attempt, status, llm, cost_usd, error });
+        },
+        "it does not wait: it has failed (no_change) by programmer 001 with ollama/qwen at 12:00 UTC",
+    ),
+    (
+        Reason::Finished,
+        |world| {
+            world.wait("t", "fast");
+            world.append(Decision::Cancelled { task: task("t") });
+            // It is true whatever is read later.
+            world.fresh = false;
+        },
+        "it does not wait: it has been cancelled at 12:00 UTC",
+    ),
+    (
+        Reason::Running,
+        |world| {
+            world.wait("t", "premium");
+            world.later(7);
+            world.start("t", "006", 1);
+        },
+        "it does not wait: programmer 006 works on it since 12:00:07 UTC, attempt 1 of 3",
+    ),
+    (
+        Reason::Running,
+        |world| {
+            world.wait("t", "premium");
+            world.start("t", "006", 1);
+            world.heard.seen.remove(&id("006"));
+        },
+        "it does not wait: programmer 006 works on it since 12:00 UTC, attempt 1 of 3; it is not heard of any more, and \
+         when its process is gone the broker hands the task to another one",
+    ),
+    (
+        Reason::ViewStale,
+        |world| {
+            world.wait("t", "fast");
+            world.fresh = false;
+            world.later(30);
+        },
+        "this dispatcher cannot read the event log, is the broker there? As it was at 2026-01-31T12:00:00.000Z: 2 \
+         programmers that offer `fast` are idle, and one takes it next",
+    ),
+    (Reason::Retry, broke, "its attempt 1 of 3 broke (agent_crashed), and the next one waits until 12:00:10 UTC"),
+    (
+        Reason::Retry,
+        |world| {
+            broke(world);
+            world.later(11);
+        },
+        "its attempt 1 of 3 broke (agent_crashed), and the next one is about to be published",
+    ),
+    (
+        Reason::NotPublished,
+        |world| world.submit("t", "fast"),
+        "it was accepted at 12:00 UTC, and its message is not known to be in a queue yet; a dispatcher publishes it again at \
+         12:01 UTC, or at once when it is submitted again with the same id",
+    ),
+    (
+        Reason::NotPublished,
+        |world| {
+            world.wait("t", "fast");
+            world.append(Decision::reissued(&task("t"), 1));
+            world.later(60);
+        },
+        "it is being published again since 12:00 UTC (generation 1); if nobody does, a dispatcher repeats it in a moment",
+    ),
+    (
+        Reason::Unroutable,
+        |world| world.wait("t", "gpu"),
+        "no programmer offers `gpu`; let a programmer of the pool file offer it, or cancel the task",
+    ),
+    (
+        Reason::RouteRetired,
+        |world| {
+            let offers = BTreeMap::from([(id("001"), ["fast", "local"].map(|c| c.parse().expect("a word")).into())]);
+            world.routes = Routes::new(&offers);
+            world.wait("t", "local");
+        },
+        "its queue tasks.local is not in use any more since the pool file changed; a dispatcher that starts sends it on to \
+         tasks.any",
+    ),
+    (
+        Reason::RoutePaused,
+        |world| {
+            world.wait("t", "fast");
+            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+        },
+        "route fast is paused since 2026-01-31T12:00:00.000Z until `dispatcher resume --route fast`; it is number 1 of 1 in \
+         the queue",
+    ),
+    (
+        Reason::Next,
+        |world| {
+            world.wait("t", "premium");
+            for programmer in ["006", "007", "009"] {
+                world.is_shut(programmer, ShutReason::Config);
+            }
+        },
+        "programmer 008 is idle, and takes it next",
+    ),
+    (Reason::Next, |world| world.wait("t", "any"), "2 programmers that can take it are idle, and one takes it next"),
+    (
+        Reason::Next,
+        |world| {
+            world.wait("t", "premium");
+            for programmer in ["006", "007", "009"] {
+                world.is_shut(programmer, ShutReason::Config);
+            }
+            world.later(61);
+        },
+        "programmer 008 is idle, and takes it next; if its message is lost, a dispatcher notices and publishes it again",
+    ),
+    (
+        Reason::BehindOthers,
+        |world| {
+            ["a", "b", "t"].into_iter().for_each(|name| world.wait(name, "fast"));
+        },
+        "2 of 3 programmers that offer `fast` are idle, and 2 tasks are before it",
+    ),
+    (
+        Reason::LeftToFree,
+        |world| {
+            world.start("a", "001", 1);
+            world.start("b", "002", 2);
+            world.wait("t", "fast");
+        },
+        "3 programmers offer `fast`: 2 busy, 1 leaving it to free ones until 12:01 UTC; it is number 1 of 1 in the queue",
+    ),
+    (
+        Reason::Next,
+        |world| {
+            world.start("a", "001", 1);
+            world.start("b", "002", 2);
+            world.wait("t", "fast");
+            world.later(60);
+        },
+        "programmer 003 is idle, and takes it next",
+    ),
+    (
+        Reason::Busy,
+        |world| {
+            world.pause(Target::Programmer { id: id("003") }, Pause::Pause);
+            world.start("a", "001", 1);
+            world.start("b", "002", 2);
+            world.wait("first", "fast");
+            world.later(1);
+            world.wait("t", "fast");
+        },
+        "3 programmers offer `fast`: 2 busy, 1 paused; it is number 2 of 2 in the queue",
+    ),
+    (
+        Reason::Unavailable,
+        |world| {
+            world.wait("t", "premium");
+            world.heard.seen.remove(&id("006"));
+            world.is_shut("007", ShutReason::Clock);
+            world.is_shut("008", ShutReason::Draining);
+            world.is_shut("009", ShutReason::Held);
+        },
+        "4 programmers offer `premium`: 1 draining, 1 with a wrong clock, 1 held by another process, 1 down; it is number 1 \
+         of 1 in the queue",
+    ),
+    (
+        Reason::Unavailable,
+        |world| {
+            // $6.00 of $10.00 fit, and $5.00 do, but not both. The others would be idle.
+            for programmer in ["007", "008"] {
+                world.is_shut(programmer, ShutReason::Config);
+            }
+            let not_its_turn = |world: &World| world.state("006").state == Availability::Budget;
+            world.wait("t", "premium");
+            for _ in 0..2 {
+                if !not_its_turn(world) {
+                    world.later(2);
+                }
+            }
+            world.is_shut("009", ShutReason::Budget);
+            let offers = [("001", "fast"), ("006", "premium")];
+            let offers = offers.map(|(who, what)| (id(who), BTreeSet::from([what.parse().expect("a word")])));
+            world.routes = Routes::new(&BTreeMap::from(offers));
+        },
+        "1 programmer offers `premium`: 1 waiting for its turn at what is left of the budget; it is number 1 of 1 in the \
+         queue",
+    ),
+    (
+        Reason::Unavailable,
+        |world| {
+            handed_back(world);
+            world.heard.seen.clear();
+            world.heard.complete = false;
+        },
+        "4 programmers offer `premium`: 4 not heard of yet; it is number 1 of 1 in the queue; it was given back 1 time (1 \
+         of at most 10 without an LLM left); it expires at 12:30 UTC unless it is started",
+    ),
+    (
+        Reason::Unavailable,
+        |world| {
+            world.wait("t", "premium");
+            for programmer in ["006", "007", "008", "009"] {
+                world.outage("openai/gpt-4o", programmer);
+                world.outage("anthropic/claude", programmer);
+            }
+        },
+        "4 programmers offer `premium`: 2 breaker open until 12:05 UTC after 4 failures of anthropic/claude (last: timeout), \
+         2 breaker open until 12:05 UTC after 5 failures of openai/gpt-4o (last: timeout); it is number 1 of 1 in the queue",
+    ),
+];
+
+fn broke(world: &mut World) {
+    world.wait("t", "fast");
+    world.start("t", "001", 1);
+    let (attempt, at_ms) = (AttemptId::from_u128(1), world.at.0 + 10_000);
+    let retry = Some(Retry { attempt, error: ErrorKind::AgentCrashed, at_ms });
+    world.append(Decision::Reissued { task: task("t"), generation: 1, retry });
+}
+
+fn handed_back(world: &mut World) {
+    let (route, body_hash, deadline_ms) = ("premium".to_owned(), "h".to_owned(), Some(world.at.0 + 30 * 60_000));
+    world.append(Decision::Submitted { task: task("t"), body_hash, route, deadline_ms });
+    world.append(Decision::Published { task: task("t"), generation: 0 });
+    world.start("t", "006", 1);
+    world.append(Decision::Released { task: task("t"), attempt: AttemptId::from_u128(1), no_llm: true });
+}
+
+#[test]
+fn every_reason_has_its_sentence() {
+    let mut seen = BTreeSet::new();
+    for (number, (reason, arrange, sentence)) in CASES.into_iter().enumerate() {
+        let mut world = World::new();
+        arrange(&mut world);
+        let why = world.why("t");
+        assert_eq!((why.reason, why.sentence.as_str()), (reason, sentence), "case {number}");
+        seen.insert(reason);
+    }
+    let all = BTreeSet::from([
+        Reason::Finished,
+        Reason::Running,
+        Reason::ViewStale,
+        Reason::Retry,
+        Reason::NotPublished,
+        Reason::Unroutable,
+        Reason::RouteRetired,
+        Reason::RoutePaused,
+        Reason::Next,
+        Reason::BehindOthers,
+        Reason::LeftToFree,
+        Reason::Busy,
+        Reason::Unavailable,
+    ]);
+    assert_eq!(seen, all, "no reason is left out of the table");
+}

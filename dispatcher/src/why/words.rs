@@ -1,0 +1,207 @@
+//! The sentences. They are all made here, so that they sound alike.
+
+use std::collections::BTreeMap;
+
+use pool_shared::config::Pool;
+use pool_shared::event::Retry;
+use pool_shared::fold::breaker::Shut;
+use pool_shared::fold::pauses::Paused;
+use pool_shared::fold::{Outcome, Owner, TaskState};
+use pool_shared::id::{LlmName, ProgrammerId};
+use pool_shared::pause::Target;
+use pool_shared::routing::{Route, Routes, parse_routing_key};
+use pool_shared::standing::explain_pause;
+use pool_shared::time::Timestamp;
+
+use super::programmers::Able;
+use super::{Position, Reason};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
+pub(super) fn clock(at: Timestamp, now: Timestamp) -> String {
+    let text = at.to_string();
+    let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else { return text };
+    let time = time.strip_suffix(":00").unwrap_or(time);
+    let soon = at >= now && at.0 - now.0 < DAY_MS;
+    let today = now.to_string().starts_with(date);
+    if soon || today { format!("{time} UTC") } else { format!("{date} {time} UTC") }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
+    let error = outcome.error.map(|kind| kind.as_str()).filter(|kind| *kind != outcome.status.as_str());
+    let error = error.map_or(String::new(), |kind| format!(" ({kind})"));
+    let by = outcome.programmer.as_ref().map_or(String::new(), |id| format!(" by programmer {id}"));
+    let with = outcome.llm.as_ref().map_or(String::new(), |llm| format!(" with {llm}"));
+    format!("it does not wait: it has {}{error}{by}{with} at {}", ended(outcome), clock(outcome.at, now))
+}
+
+fn ended(outcome: &Outcome) -> String {
+    use pool_shared::result::Status;
+    match outcome.status {
+        Status::Succeeded | Status::Failed | Status::Expired => outcome.status.as_str().to_owned(),
+        Status::Rejected | Status::Cancelled => format!("been {}", outcome.status.as_str()),
+    }
+}
+
+pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), gone: bool, now: Timestamp) -> String {
+    let (who, since) = (&owner.programmer, clock(owner.since, now));
+    let gone = match gone {
+        true => "; it is not heard of any more, and when its process is gone the broker hands the task to another one",
+        false => "",
+    };
+    format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}{gone}")
+}
+
+pub(super) fn stale(known: Timestamp, sentence: &str) -> String {
+    format!("this dispatcher cannot read the event log, is the broker there? As it was at {known}: {sentence}")
+}
+
+pub(super) fn retry(retry: &Retry, (attempt, max): (u32, u32), now: Timestamp) -> String {
+    let (due, error) = (Timestamp(retry.at_ms), retry.error.as_str());
+    let when = match due > now {
+        true => format!("waits until {}", clock(due, now)),
+        false => "is about to be published".to_owned(),
+    };
+    format!("its attempt {attempt} of {max} broke ({error}), and the next one {when}")
+}
+
+pub(super) fn not_published(state: &TaskState, due: Timestamp, now: Timestamp) -> String {
+    let since = clock(state.issued_at, now);
+    let again = match due > now {
+        true => format!("at {}", clock(due, now)),
+        false => "in a moment".to_owned(),
+    };
+    if state.generation > 0 {
+        let generation = state.generation;
+        return format!(
+            "it is being published again since {since} (generation {generation}); if nobody does, a dispatcher repeats it {again}"
+        );
+    }
+    format!(
+        "it was accepted at {since}, and its message is not known to be in a queue yet; a dispatcher publishes it again \
+         {again}, or at once when it is submitted again with the same id"
+    )
+}
+
+/// Nothing shows whether the message is in its queue; a dispatcher looks after it.
+pub(super) const IF_LOST: &str = "; if its message is lost, a dispatcher notices and publishes it again";
+
+/// The pool file has changed since the task was submitted.
+pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
+    match routes.route(&parse_routing_key(route).unwrap_or_default()) {
+        Err(unroutable) => {
+            let what = "let a programmer of the pool file offer it, or cancel the task";
+            (Reason::Unroutable, format!("{unroutable}; {what}"))
+        }
+        Ok(now) => {
+            let now = now.queue();
+            let sentence = format!(
+                "its queue tasks.{route} is not in use any more since the pool file changed; a dispatcher that starts sends it on \
+                 to {now}"
+            );
+            (Reason::RouteRetired, sentence)
+        }
+    }
+}
+
+pub(super) fn route_paused(route: &Route, paused: Paused, position: Option<Position>) -> String {
+    let target = Target::Route { name: route.name.clone() };
+    format!("{}{}", explain_pause(&target, paused), place(position))
+}
+
+pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {
+    match idle {
+        [one] => format!("programmer {one} is idle, and takes it next"),
+        several => format!("{} are idle, and one takes it next", offering(several.len(), route, "that can take it")),
+    }
+}
+
+pub(super) fn behind(route: &Route, (idle, able): (usize, usize), before: usize) -> String {
+    let tasks = counted(before, "task is", "tasks are");
+    format!("{idle} of {} are idle, and {tasks} before it", offering(able, route, "that can take it"))
+}
+
+/// `4 programmers that offer `premium``.
+fn offering(count: usize, route: &Route, any: &str) -> String {
+    let programmers = counted(count, "programmer", "programmers");
+    match capabilities(route) {
+        Some(capabilities) => format!("{programmers} that offer {capabilities}"),
+        None => format!("{programmers} {any}"),
+    }
+}
+
+fn capabilities(route: &Route) -> Option<String> {
+    let required = parse_routing_key(&route.name).filter(|required| !required.is_empty())?;
+    Some(required.iter().map(|capability| format!("`{capability}`")).collect::<Vec<_>>().join(", "))
+}
+
+/// `4 programmers offer `premium`: 2 busy, 1 breaker open until 12:05 UTC after …, 1 over budget until 00:00 UTC`.
+pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -> String {
+    let programmers = counted(able.len(), "programmer", "programmers");
+    let verb = if able.len() == 1 { "offers" } else { "offer" };
+    let who = match capabilities(route) {
+        Some(capabilities) => format!("{programmers} {verb} {capabilities}"),
+        None => format!("{programmers} can take it"),
+    };
+    let mut groups: BTreeMap<(_, &str), usize> = BTreeMap::new();
+    for one in able {
+        *groups.entry((one.view.state, one.words.as_str())).or_default() += 1;
+    }
+    let each: Vec<String> = groups.iter().map(|((_, words), count)| format!("{count} {words}")).collect();
+    format!("{who}: {}{}", each.join(", "), place(position))
+}
+
+fn place(position: Option<Position>) -> String {
+    position.map_or(String::new(), |Position { place, of }| format!("; it is number {place} of {of} in the queue"))
+}
+
+/// What is worth knowing in whatever way it waits.
+pub(super) fn also(state: &TaskState, pool: &Pool, now: Timestamp) -> String {
+    let mut also = String::new();
+    if state.releases > 0 {
+        let (times, without) = (counted(state.releases as usize, "time", "times"), state.hand_backs);
+        also.push_str(&format!("; it was given back {times}"));
+        if without > 0 {
+            also.push_str(&format!(" ({without} of at most {} without an LLM left)", pool.dispatcher.max_hand_backs));
+        }
+    }
+    if let Some(deadline) = state.deadline {
+        also.push_str(&format!("; it expires at {} unless it is started", clock(deadline, now)));
+    }
+    also
+}
+
+/// Of a programmer all of whose LLMs are unavailable.
+pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
+    let out: Vec<String> = shut
+        .iter()
+        .filter_map(|(llm, shut)| {
+            let outage = shut.outage.as_ref()?;
+            let failures = counted(outage.failures as usize, "failure", "failures");
+            Some(format!("{failures} of {llm} (last: {})", outage.fault.as_str()))
+        })
+        .collect();
+    let until = shut.iter().map(|(_, shut)| shut.until).min().map_or(String::new(), |until| clock(until, now));
+    match out.as_slice() {
+        [] => format!("waiting until {until} for its turn, as its LLM is back"),
+        [one] => format!("breaker open until {until} after {one}"),
+        several => format!("breakers open until {until} after {}", several.join(" and ")),
+    }
+}
+
+/// Of a programmer whose cap would fit, as that of others does who wait too.
+pub(super) const ITS_TURN: &str = "waiting for its turn at what is left of the budget";
+
+pub(super) fn over_budget(until: Option<Timestamp>, now: Timestamp) -> String {
+    until.map_or("over budget".to_owned(), |until| format!("over budget until {}", clock(until, now)))
+}
+
+pub(super) fn left_to_free(until: Option<Timestamp>, now: Timestamp) -> String {
+    let until = until.map_or(String::new(), |until| format!(" until {}", clock(until, now)));
+    format!("leaving it to free ones{until}")
+}

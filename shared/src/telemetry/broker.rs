@@ -1,0 +1,76 @@
+//! What a process says about its connections to the broker: once when one is lost, once when it is back.
+
+use std::time::Duration;
+
+use crate::broker::refusal::NotConnected;
+
+/// A connection is there.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) purpose: &'static str,
+    /// How long it was not, if that was told.
+    pub(crate) away: Option<Duration>,
+    /// It is not the first one.
+    pub(crate) again: bool,
+}
+
+impl Up {
+    pub(crate) fn emit(&self) {
+        let Self { purpose, away, again } = self;
+        metrics::gauge!("pool_broker_connected", "purpose" => *purpose).set(1.0);
+        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(0.0);
+        metrics::counter!("pool_broker_reconnects_total", "purpose" => *purpose).increment(u64::from(*again));
+        match away {
+            Some(away) => tracing::info!(purpose, after_s = away.as_secs(), "the broker is back"),
+            None => tracing::debug!(purpose, "connected to the broker"),
+        }
+    }
+}
+
+/// There is no connection.
+#[derive(Debug)]
+pub(crate) struct Down<'a> {
+    pub(crate) purpose: &'static str,
+    pub(crate) error: &'a NotConnected,
+    /// There was one until now.
+    pub(crate) lost: bool,
+    /// It was not said before.
+    pub(crate) news: bool,
+}
+
+impl Down<'_> {
+    pub(crate) fn emit(&self) {
+        let Self { purpose, error, lost, news } = self;
+        metrics::gauge!("pool_broker_connected", "purpose" => *purpose).set(0.0);
+        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(0.0);
+        metrics::counter!("pool_broker_reconnects_total", "purpose" => *purpose).increment(0);
+        match (news, lost) {
+            (true, true) => tracing::warn!(purpose, %error, "the broker is lost; trying until it is back"),
+            (true, false) => tracing::warn!(purpose, %error, "the broker cannot be used; trying until it can"),
+            (false, _) => tracing::debug!(purpose, %error, "the broker is still away"),
+        }
+    }
+}
+
+/// The broker takes messages again, or no more.
+#[derive(Debug)]
+pub(crate) struct Blocked<'a> {
+    pub(crate) purpose: &'static str,
+    /// None = it takes them.
+    pub(crate) reason: Option<&'a str>,
+}
+
+impl Blocked<'_> {
+    pub(crate) fn emit(&self) {
+        let Self { purpose, reason } = self;
+        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(f64::from(u8::from(reason.is_some())));
+        match reason {
+            Some(reason) => tracing::warn!(
+                purpose,
+                reason,
+                "the broker takes no messages: it has an alarm (`rabbitmq-diagnostics alarms` says which); trying until it is over"
+            ),
+            None => tracing::info!(purpose, "the broker takes messages again"),
+        }
+    }
+}

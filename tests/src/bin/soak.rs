@@ -1,0 +1,175 @@
+//! Runs a pool for some minutes while its workers, its dispatchers and its broker are killed all the time, and says
+//! what that has cost. `scripts/soak` builds what it needs and runs it.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use pool_tests::bench::pool::own_directory;
+use pool_tests::faults::audit::Audit;
+use pool_tests::faults::checker::Report;
+use pool_tests::faults::client::Submitter;
+use pool_tests::faults::node::Node;
+use pool_tests::soak::crew::{Camp, Crew, DISPATCHERS, WORKERS, broker_script, free_ports};
+use pool_tests::soak::load::{Pace, over_amqp, over_http};
+use pool_tests::soak::plan::{Blow, HAND_SIZE, Plan, Victim};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// What counts as a soak, for each minute.
+const LEAST_TASKS: usize = 500;
+const LEAST_KILLS: usize = 2;
+/// Everything that was submitted has come to its end by then, once nobody is killed any more.
+const REST_WITHIN: Duration = Duration::from_secs(240);
+/// Broker fact 6: a queue that is younger can lose what was confirmed when its node is killed.
+const SETTLED_AFTER: Duration = Duration::from_secs(6);
+
+/// Exit status 1 when a task or a result was lost, differs, was invented or never finished.
+#[derive(Parser)]
+#[command(name = "soak")]
+struct Args {
+    #[arg(long, default_value_t = 10)]
+    minutes: u32,
+    /// Decides who is killed when; a run can be repeated, but for what the machine does.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// For the broker, the pool and its logs; emptied first.
+    #[arg(long, default_value = ".pool/soak")]
+    dir: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(|| pool_shared::time::wall_clock().0);
+    eprintln!("soak: {} min, seed {seed}, in {}", args.minutes, args.dir.display());
+    if args.dir.exists() {
+        std::fs::remove_dir_all(&args.dir).context("failed to empty the directory")?;
+    }
+    std::fs::create_dir_all(&args.dir).context("failed to make the directory")?;
+    let dir = args.dir.canonicalize()?;
+    let node = Node::new(broker_script(), dir.join("broker"), None);
+    let done = run(&args, seed, &dir, &node).await;
+    node.kill().await?;
+    let (report, blows) = done?;
+    verdict(&args, &report, &blows)
+}
+
+type Blows = BTreeMap<(&'static str, Blow), usize>;
+
+async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyhow::Result<(Report, Blows)> {
+    let printed = node.start().await?;
+    let amqp_url = printed.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).context("no AMQP_URL")?.to_owned();
+    let camp =
+        Camp { programs: own_directory()?, dir: dir.to_owned(), amqp_url: amqp_url.clone(), ports: free_ports()? };
+    camp.pitch().await?;
+    let urls = camp.urls();
+    let crew = Arc::new(Crew::start(camp, node.clone())?);
+    let (mut audit, submitter) = first_contact(&amqp_url).await?;
+    sleep(SETTLED_AFTER).await;
+
+    let (enough, load) = start_load(&urls, submitter);
+    let blows = beat(&crew, args.minutes, seed).await?;
+    enough.send_replace(true);
+    for (submitted, has_reply) in load {
+        for task in submitted.await.context("a submitter broke")?? {
+            if has_reply {
+                audit.expect(&task);
+            } else {
+                audit.took(task["id"].as_str().unwrap_or_default());
+            }
+        }
+    }
+    eprintln!("soak: {} tasks confirmed; waiting for the rest", audit.confirmed());
+    audit.settled(REST_WITHIN).await?;
+    crew.stop().await?;
+    Ok((audit.report().await?, blows))
+}
+
+/// Waits until the topology is there.
+async fn first_contact(amqp_url: &str) -> anyhow::Result<(Audit, Submitter)> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match Audit::open(amqp_url).await {
+            Ok(audit) => return Ok((audit, Submitter::join(amqp_url, "audit").await?)),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+type Load = Vec<(tokio::task::JoinHandle<anyhow::Result<Vec<Value>>>, bool)>;
+
+/// About 900 tasks a minute in all.
+fn start_load(urls: &[String], submitter: Submitter) -> (watch::Sender<bool>, Load) {
+    let enough = watch::Sender::new(false);
+    let pace =
+        |name: String, every_ms| Pace { name, every: Duration::from_millis(every_ms), enough: enough.subscribe() };
+    let mut load: Load = (0..4)
+        .map(|number| (tokio::spawn(over_http(pace(format!("http{number}"), 350), urls.to_vec())), false))
+        .collect();
+    load.push((tokio::spawn(over_amqp(pace("amqp".to_owned(), 250), submitter)), true));
+    (enough, load)
+}
+
+/// Deals blows for so many minutes, and as many as belong to that.
+async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows> {
+    let until = Instant::now() + Duration::from_secs(60) * minutes;
+    let least = HAND_SIZE * usize::try_from(minutes)?;
+    let (mut blows, mut falling) = (Blows::new(), JoinSet::new());
+    for (number, step) in Plan::new(seed, WORKERS.len(), DISPATCHERS).enumerate() {
+        sleep(step.pause).await;
+        if number >= least && Instant::now() > until {
+            break;
+        }
+        let crew = Arc::clone(crew);
+        falling.spawn(async move {
+            let began = Instant::now();
+            let hit = crew.hit(step.victim, step.blow).await;
+            eprintln!("soak: {:?} {:?}, {} ms", step.blow, step.victim, began.elapsed().as_millis());
+            hit
+        });
+        let kind = match step.victim {
+            Victim::Worker(_) => "worker",
+            Victim::Dispatcher(_) => "dispatcher",
+            Victim::Broker => "broker",
+        };
+        *blows.entry((kind, step.blow)).or_default() += 1;
+        while let Some(fallen) = falling.try_join_next() {
+            fallen.context("a blow broke")??;
+        }
+    }
+    while let Some(fallen) = falling.join_next().await {
+        fallen.context("a blow broke")??;
+    }
+    Ok(blows)
+}
+
+fn verdict(args: &Args, report: &Report, blows: &Blows) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{report}")?;
+    let mut of_kind: BTreeMap<&str, usize> = BTreeMap::new();
+    for ((kind, blow), count) in blows {
+        writeln!(out, "{kind}: {blow:?} {count} times")?;
+        *of_kind.entry(kind).or_default() += count;
+    }
+    let minutes = usize::try_from(args.minutes)?;
+    let beaten = ["worker", "dispatcher", "broker"]
+        .iter()
+        .all(|kind| of_kind.get(kind).is_some_and(|count| *count >= LEAST_KILLS * minutes));
+    if !beaten || report.tasks < LEAST_TASKS * minutes {
+        writeln!(
+            out,
+            "too little happened: {LEAST_TASKS} tasks and {LEAST_KILLS} kills of each kind a minute are the least"
+        )?;
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,170 @@
+//! The books of a run: who submitted what, and in the end what came of it. [`Audit::settled`] waits until everything has
+//! come to rest, [`Audit::report`] drains every queue and lets the [checker](super::checker) judge.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lapin::Connection;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::checker::{Answer, Evidence, Report, judge};
+use super::client::{Submitter, drain, http, ready, submit_over_http};
+use super::evidence::{answer, read_history, read_log};
+use crate::bench::connect;
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What was submitted, and the replies that were fetched so far.
+#[derive(Debug)]
+pub struct Audit {
+    url: String,
+    submitter: Submitter,
+    http: reqwest::Client,
+    submitted: BTreeSet<String>,
+    confirmed: BTreeSet<String>,
+    wants_reply: BTreeSet<String>,
+    replies: Vec<Answer>,
+}
+
+impl Audit {
+    /// `url` is the broker's own, whatever the pool goes through. The pool must have declared its topology.
+    ///
+    /// # Errors
+    /// When the broker refuses.
+    pub async fn open(url: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            url: url.to_owned(),
+            submitter: Submitter::join(url, "audit").await?,
+            http: http()?,
+            submitted: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            wants_reply: BTreeSet::new(),
+            replies: Vec::new(),
+        })
+    }
+
+    /// The queue where this audit expects replies.
+    pub fn reply_to(&self) -> &str {
+        self.submitter.queue()
+    }
+
+    /// Submits over HTTP until it is confirmed; `urls` says where the next try goes, if anywhere.
+    ///
+    /// # Errors
+    /// When it is refused, or not confirmed within `limit`.
+    pub async fn over_http(
+        &mut self,
+        urls: impl Fn(usize) -> Option<String>,
+        task: &Value,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        self.submitted.insert(id_of(task));
+        submit_over_http(&self.http, urls, task, limit).await?;
+        self.confirmed.insert(id_of(task));
+        Ok(())
+    }
+
+    /// Publishes with the audit's reply queue until it is confirmed.
+    ///
+    /// # Errors
+    /// When it is not confirmed within `limit`.
+    pub async fn over_amqp(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
+        self.expect(task);
+        self.confirmed.remove(&id_of(task));
+        self.submitter.submit(key, task, limit).await?;
+        self.expect(task);
+        Ok(())
+    }
+
+    /// A task that somebody else has submitted with the audit's reply address, and that was confirmed.
+    pub fn expect(&mut self, task: &Value) {
+        self.wants_reply.insert(id_of(task));
+        self.took(&id_of(task));
+    }
+
+    /// A task that somebody else has submitted without a reply address, and that was confirmed.
+    pub fn took(&mut self, id: &str) {
+        self.tried(id);
+        self.confirmed.insert(id.to_owned());
+    }
+
+    /// A task that somebody tried to submit.
+    pub fn tried(&mut self, id: &str) {
+        self.submitted.insert(id.to_owned());
+    }
+
+    pub fn confirmed(&self) -> usize {
+        self.confirmed.len()
+    }
+
+    /// Waits until every confirmed task has its outcome, its result in the history and its reply, and no message is
+    /// ready in any queue.
+    ///
+    /// # Errors
+    /// When that is not so within `limit`: the text is what is missing.
+    pub async fn settled(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let missing = match self.missing().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(missing)) => missing,
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() > deadline {
+                bail!("not at rest within {limit:?}: {missing}");
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn missing(&mut self) -> anyhow::Result<Option<String>> {
+        let connection = connect(&self.url).await?;
+        let (evidence, queues) = self.evidence(&connection).await?;
+        let report = judge(&evidence);
+        if !report.lost.is_empty() || !report.unfinished.is_empty() {
+            return Ok(Some(report.to_string()));
+        }
+        for queue in queues.iter().filter(|queue| *queue != "pool.dead") {
+            if let Some(count @ 1..) = ready(&connection, queue).await? {
+                return Ok(Some(format!("{count} messages in {queue}")));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn evidence(&mut self, connection: &Connection) -> anyhow::Result<(Evidence, BTreeSet<String>)> {
+        let replies = drain(connection, self.submitter.queue()).await?;
+        self.replies.extend(replies.into_iter().map(|left| answer(left.body)));
+        let record = read_log(connection).await?;
+        let evidence = Evidence {
+            submitted: self.submitted.clone(),
+            confirmed: self.confirmed.clone(),
+            wants_reply: self.wants_reply.clone(),
+            replies: self.replies.clone(),
+            history: read_history(connection).await?,
+            starts: record.starts,
+            outcomes: record.outcomes,
+            left: Vec::new(),
+        };
+        Ok((evidence, record.queues))
+    }
+
+    /// Drains every queue and judges. No process of the pool may run any more: what they hold would not be seen.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn report(mut self) -> anyhow::Result<Report> {
+        let connection = connect(&self.url).await.context("the broker of the audit")?;
+        let (mut evidence, queues) = self.evidence(&connection).await?;
+        for queue in &queues {
+            evidence.left.extend(drain(&connection, queue).await?);
+        }
+        Ok(judge(&evidence))
+    }
+}
+
+fn id_of(task: &Value) -> String {
+    task["id"].as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,188 @@
+//! Submitters that do not give up: the same task with the same id, again and again, until somebody has said yes.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use pool_shared::broker::topology::{REPLIES, TASKS};
+use reqwest::Client;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::checker::Left;
+use crate::bench::{confirmed_channel, connect};
+
+/// For one answer: what takes longer is tried again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// An HTTP client that leaves a dispatcher which does not answer.
+///
+/// # Errors
+/// When the system has no TLS provider, which plain HTTP does not even need.
+pub fn http() -> anyhow::Result<Client> {
+    // Fails only when a provider has been chosen already: that one serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().context("failed to set up HTTP")
+}
+
+/// Submits one task over HTTP until a dispatcher confirms it; each try goes to the next of these addresses.
+///
+/// # Errors
+/// When it is refused for good, or nobody has confirmed it within `limit`.
+pub async fn submit_over_http(
+    client: &Client,
+    urls: impl Fn(usize) -> Option<String>,
+    task: &Value,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    let mut problem = "nobody was there".to_owned();
+    for attempt in 0.. {
+        if Instant::now() > deadline {
+            bail!("{} is not confirmed within {limit:?}: {problem}", task["id"]);
+        }
+        if let Some(url) = urls(attempt) {
+            match client.post(format!("{url}/tasks")).json(task).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) if answer.status().is_client_error() && answer.status() != 429 => {
+                    bail!("{} is refused: {} {}", task["id"], answer.status(), answer.text().await.unwrap_or_default());
+                }
+                Ok(answer) => problem = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default()),
+                Err(error) => problem = error.to_string(),
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// A submitter over AMQP with a reply queue that outlives the broker. Its connection is made again when it is gone.
+#[derive(Debug)]
+pub struct Submitter {
+    url: String,
+    queue: String,
+    open: Option<(Connection, Channel)>,
+}
+
+impl Submitter {
+    /// Declares `results.<name>`, a quorum queue, and binds it.
+    ///
+    /// # Errors
+    /// When the broker refuses.
+    pub async fn join(url: &str, name: &str) -> anyhow::Result<Self> {
+        let mut submitter = Self { url: url.to_owned(), queue: format!("results.{name}"), open: None };
+        let queue = submitter.queue.clone();
+        let channel = submitter.channel().await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), options, arguments).await?;
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(queue.as_str().into(), REPLIES.into(), queue.as_str().into(), options, none).await?;
+        Ok(submitter)
+    }
+
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    async fn channel(&mut self) -> anyhow::Result<Channel> {
+        if let Some((connection, channel)) = &self.open
+            && connection.status().connected()
+            && channel.status().connected()
+        {
+            return Ok(channel.clone());
+        }
+        let fresh = async {
+            let connection = connect(&self.url).await?;
+            let channel = confirmed_channel(&connection).await?;
+            anyhow::Ok((connection, channel))
+        };
+        let (connection, channel) = timeout(ANSWER_WITHIN, fresh).await.context("the broker does not answer")??;
+        self.open = Some((connection, channel.clone()));
+        Ok(channel)
+    }
+
+    /// Publishes a task to `pool.tasks` until it is confirmed.
+    ///
+    /// # Errors
+    /// When it is not confirmed within `limit`.
+    pub async fn submit(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let Err(error) = self.try_submit(key, task).await else { return Ok(()) };
+            // Whatever is wrong with the channel: another one.
+            self.open = None;
+            if Instant::now() > deadline {
+                return Err(error.context(format!("{} is not confirmed within {limit:?}", task["id"])));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_submit(&mut self, key: &str, task: &Value) -> anyhow::Result<()> {
+        let channel = self.channel().await?;
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2)
+            .with_reply_to(self.queue.as_str().into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let body = task.to_string();
+        let publish = async {
+            channel.basic_publish(TASKS.into(), key.into(), options, body.as_bytes(), properties).await?.await
+        };
+        match timeout(ANSWER_WITHIN, publish).await.context("no confirm")?? {
+            Confirmation::Ack(None) => Ok(()),
+            refused @ (Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
+                bail!("the broker did not take it: {refused:?}")
+            }
+        }
+    }
+}
+
+/// Takes everything that is ready out of a queue, for good; nothing when there is no such queue.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn drain(connection: &Connection, queue: &str) -> anyhow::Result<Vec<Left>> {
+    let mut left = Vec::new();
+    if ready(connection, queue).await?.is_none() {
+        return Ok(left);
+    }
+    let channel = connection.create_channel().await?;
+    while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
+        let delivery = message.delivery;
+        let in_property = delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+        let task = in_property.filter(|id| !id.is_empty()).or_else(|| id_in(&delivery.data));
+        left.push(Left { queue: queue.to_owned(), task, body: delivery.data });
+    }
+    channel.close(200, "done".into()).await?;
+    Ok(left)
+}
+
+fn id_in(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    ["id", "task_id"].iter().find_map(|key| body[*key].as_str().map(str::to_owned))
+}
+
+/// How many messages are ready in a queue, if there is one.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn ready(connection: &Connection, queue: &str) -> anyhow::Result<Option<u32>> {
+    // A queue that does not exist costs the channel.
+    let channel = connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    match declared {
+        Ok(queue) => {
+            channel.close(200, "done".into()).await?;
+            Ok(Some(queue.message_count()))
+        }
+        Err(error) if matches!(error.kind(), lapin::ErrorKind::ProtocolError(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,154 @@
+//! A RabbitMQ node of its own that can be killed, stopped, frozen and starved: `scripts/broker` does it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+
+/// A node with its data directory. It goes on running when this is dropped: whoever started it stops it.
+#[derive(Debug, Clone)]
+pub struct Node {
+    script: PathBuf,
+    data: PathBuf,
+    config: Option<PathBuf>,
+    /// Of its starts.
+    more: Vec<OsString>,
+}
+
+impl Node {
+    /// `script` is `scripts/broker`; `config` holds lines for `rabbitmq.conf`.
+    pub fn new(script: PathBuf, data: PathBuf, config: Option<PathBuf>) -> Self {
+        Self { script, data, config, more: Vec::new() }
+    }
+
+    /// With more arguments of `scripts/broker start`.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(OsString::from));
+        self
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Starts it unless it runs, waits until it lets clients in, and gives what `scripts/broker` printed.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(&self) -> anyhow::Result<String> {
+        let mut more = self.more.clone();
+        if let Some(config) = &self.config {
+            more.extend(["--config".into(), config.clone().into_os_string()]);
+        }
+        self.run("start", &more).await
+    }
+
+    /// SIGKILL, as a crash of the machine would be but for the disk's cache.
+    ///
+    /// # Errors
+    /// When the script fails.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        self.run("stop", &["--now".into()]).await.map(drop)
+    }
+
+    /// Lets it end in order.
+    ///
+    /// # Errors
+    /// When the script fails.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        self.run("stop", &[]).await.map(drop)
+    }
+
+    /// SIGSTOP: it keeps its connections and says nothing.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Makes it refuse what is published, as when memory runs out; or take it again.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn memory_alarm(&self, on: bool) -> anyhow::Result<()> {
+        self.control(&["set_vm_memory_high_watermark", if on { "0.0000001" } else { "0.8" }]).await?;
+        self.alarm_is("memory", on).await
+    }
+
+    /// The same, as when the disk is full.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn disk_alarm(&self, on: bool) -> anyhow::Result<()> {
+        self.control(&["set_disk_free_limit", if on { "100000GB" } else { "50MB" }]).await?;
+        self.alarm_is("disk", on).await
+    }
+
+    /// The node looks at its memory and its disk every few seconds only.
+    async fn alarm_is(&self, which: &str, on: bool) -> anyhow::Result<()> {
+        let question =
+            format!("lists:any(fun({{{{_, W, _}}, _}}) -> W == {which}; (_) -> false end, rabbit_alarm:get_alarms()).");
+        for _ in 0..60 {
+            if self.control(&["eval", &question]).await?.trim() == on.to_string() {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+        bail!("the {which} alarm of {} does not become {on}", self.data.display())
+    }
+
+    /// Sets a value of the running node; channels that are open keep theirs.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        self.control(&["eval", &format!("application:set_env(rabbit, {name}, {value}).")]).await.map(drop)
+    }
+
+    /// `rabbitmqctl`; gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn control(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut more = vec!["--".into()];
+        more.extend(arguments.iter().map(Into::into));
+        self.run("ctl", &more).await
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill(Pid::from_raw(self.pid()?), signal).with_context(|| format!("{signal} to {}", self.data.display()))
+    }
+
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> anyhow::Result<i32> {
+        let file = self.data.join("broker.pid");
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("no node runs in {}", self.data.display()))?;
+        let pid = text.split_whitespace().next().context("an empty pid file")?;
+        pid.parse().with_context(|| format!("{} holds no pid", file.display()))
+    }
+
+    async fn run(&self, what: &str, more: &[OsString]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.script);
+        command.arg(what).arg("--data").arg(&self.data).args(more).stdin(Stdio::null());
+        let done = command.output().await.with_context(|| format!("failed to run {}", self.script.display()))?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{} {what} failed: {said}", self.script.display());
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+}

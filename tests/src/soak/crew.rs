@@ -1,0 +1,216 @@
+//! The processes of the soak: two dispatchers on fixed ports and four workers; whoever was hit is started again.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::plan::{Blow, Victim};
+use crate::faults::node::Node;
+
+/// The programmers of each worker, and whether their agent works in a worktree (or does nothing, which is fast).
+pub const WORKERS: [(&str, bool); 4] =
+    [("001,002,003", false), ("004,005,006", false), ("007,008", true), ("009,010", true)];
+pub const DISPATCHERS: usize = 2;
+/// Of a process that was told to end, beyond its own time for a drain.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const AGENT: &str = "sleep 0.1; echo another line >>readme.txt";
+
+/// Where everything is.
+#[derive(Debug)]
+pub struct Camp {
+    /// Of `dispatcher` and `worker`.
+    pub programs: PathBuf,
+    pub dir: PathBuf,
+    pub amqp_url: String,
+    /// Of the dispatchers.
+    pub ports: [u16; DISPATCHERS],
+}
+
+impl Camp {
+    /// Pool files (one for each agent) and the repository that tasks are about.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub async fn pitch(&self) -> anyhow::Result<()> {
+        let repository = self.dir.join("repositories/app");
+        std::fs::create_dir_all(&repository).context("failed to make the repository")?;
+        std::fs::create_dir_all(self.dir.join("logs")).context("failed to make the directory of the logs")?;
+        std::fs::write(repository.join("readme.txt"), "one\ntwo\n").context("failed to write into the repository")?;
+        let identity = ["-c", "user.name=soak", "-c", "user.email=soak@example.org"];
+        for arguments in [&["init", "--quiet"][..], &["add", "."], &["commit", "--quiet", "--message", "first"]] {
+            let mut git = Command::new("git");
+            let done = git.arg("-C").arg(&repository).args(identity).args(arguments).status().await;
+            anyhow::ensure!(done.context("failed to run git")?.success(), "git {arguments:?} failed");
+        }
+        for (works, name) in [(false, "noop.yaml"), (true, "working.yaml")] {
+            std::fs::write(self.dir.join(name), pool_file(works).to_string()).context("failed to write a pool file")?;
+        }
+        Ok(())
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect()
+    }
+
+    fn spawn(&self, name: &str, program: &str, arguments: &[&str], works: bool) -> anyhow::Result<Child> {
+        let path = self.programs.join(program);
+        let log = self.dir.join("logs").join(name);
+        let log = std::fs::File::options().create(true).append(true).open(&log).context("failed to open a log file")?;
+        let mut command = Command::new(&path);
+        command.args(arguments).arg("--pool").arg(self.dir.join(if works { "working.yaml" } else { "noop.yaml" }));
+        command.env("AMQP_URL", &self.amqp_url).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.spawn().with_context(|| format!("failed to start {}", path.display()))
+    }
+
+    fn spawn_dispatcher(&self, number: usize) -> anyhow::Result<Child> {
+        let listen = format!("127.0.0.1:{}", self.ports[number]);
+        self.spawn(&format!("dispatcher-{number}.log"), "dispatcher", &["serve", "--listen", &listen], false)
+    }
+
+    fn spawn_worker(&self, number: usize) -> anyhow::Result<Child> {
+        let (ids, works) = WORKERS[number];
+        self.spawn(&format!("worker-{number}.log"), "worker", &["run", "--programmers", ids], works)
+    }
+}
+
+/// Ten programmers that all offer the same; times are short, as everything is soon missed here.
+fn pool_file(works: bool) -> Value {
+    let programmers: Vec<Value> = (1..=10)
+        .map(|number| json!({"id": format!("{number:03}"), "port": 0, "primary_llm": "soak/none", "capabilities": ["fast"]}))
+        .collect();
+    let agent = match works {
+        true => json!({"kind": "command", "command": ["/bin/sh", "-c", AGENT]}),
+        false => json!({"kind": "noop"}),
+    };
+    json!({
+        "programmers": programmers,
+        "providers": {"soak": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
+        "agent": agent,
+        "workspace": {"dir": "work", "roots": ["repositories"]},
+        "sandbox": {"level": "off"},
+        "broker": {"heartbeat_s": 4, "timeout_s": 5},
+        "events": {"tick_s": 1, "stale_s": 5},
+        "load_balancing": {"health_check_interval_s": 1},
+        // A task that is hit again and again is no poison here.
+        "dispatcher": {"max_attempts": 100, "drain_timeout_s": 10},
+    })
+}
+
+/// All that runs. It ends when dropped, but for the broker. Of each kind one is hit at a time; a broker that takes long
+/// to come back keeps nobody else from being hit.
+#[derive(Debug)]
+pub struct Crew {
+    camp: Camp,
+    node: Mutex<Node>,
+    dispatchers: Mutex<Vec<Child>>,
+    workers: Mutex<Vec<Child>>,
+}
+
+impl Crew {
+    /// # Errors
+    /// When a process does not start.
+    pub fn start(camp: Camp, node: Node) -> anyhow::Result<Self> {
+        let dispatchers: Vec<Child> =
+            (0..DISPATCHERS).map(|number| camp.spawn_dispatcher(number)).collect::<Result<_, _>>()?;
+        let workers: Vec<Child> =
+            (0..WORKERS.len()).map(|number| camp.spawn_worker(number)).collect::<Result<_, _>>()?;
+        Ok(Self { camp, node: node.into(), dispatchers: dispatchers.into(), workers: workers.into() })
+    }
+
+    /// Hits one, and starts it again.
+    ///
+    /// # Errors
+    /// When it does not end or does not start; also when another of its kind has ended by itself.
+    pub async fn hit(&self, victim: Victim, blow: Blow) -> anyhow::Result<()> {
+        match victim {
+            Victim::Worker(number) => {
+                let mut workers = self.workers.lock().await;
+                self.nobody_gave_up(&mut workers)?;
+                end(&mut workers[number], blow).await.with_context(|| format!("worker {number}"))?;
+                workers[number] = self.camp.spawn_worker(number)?;
+            }
+            Victim::Dispatcher(number) => {
+                let mut dispatchers = self.dispatchers.lock().await;
+                self.nobody_gave_up(&mut dispatchers)?;
+                end(&mut dispatchers[number], blow).await.with_context(|| format!("dispatcher {number}"))?;
+                dispatchers[number] = self.camp.spawn_dispatcher(number)?;
+            }
+            Victim::Broker => {
+                let node = self.node.lock().await;
+                match blow {
+                    Blow::Kill => node.kill().await?,
+                    Blow::Stop => node.stop().await?,
+                }
+                node.start().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever happens to the broker, a process goes on.
+    fn nobody_gave_up(&self, children: &mut [Child]) -> anyhow::Result<()> {
+        for (number, child) in children.iter_mut().enumerate() {
+            if let Some(status) = child.try_wait()? {
+                bail!("number {number} has ended by itself with {status}; see {}", self.camp.dir.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all in order, workers first.
+    ///
+    /// # Errors
+    /// When one does not end, or had ended before.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        for children in [&self.workers, &self.dispatchers] {
+            let mut children = children.lock().await;
+            self.nobody_gave_up(&mut children)?;
+            for child in children.iter_mut() {
+                end(child, Blow::Stop).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn end(child: &mut Child, blow: Blow) -> anyhow::Result<ExitStatus> {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it has ended by itself")?;
+    let signal = match blow {
+        Blow::Kill => Signal::SIGKILL,
+        Blow::Stop => Signal::SIGTERM,
+    };
+    kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))?;
+    let ended = timeout(ENDS_WITHIN, child.wait()).await;
+    ended
+        .with_context(|| format!("{pid} does not end within {ENDS_WITHIN:?} after {signal}"))?
+        .context("failed to wait")
+}
+
+/// A free port for each dispatcher: it keeps it when it is started again.
+///
+/// # Errors
+/// When there are none.
+pub fn free_ports() -> anyhow::Result<[u16; DISPATCHERS]> {
+    let mut ports = [0; DISPATCHERS];
+    let mut kept = Vec::new();
+    for port in &mut ports {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
+        *port = listener.local_addr()?.port();
+        kept.push(listener);
+    }
+    Ok(ports)
+}
+
+/// The directory of the scripts of the checkout that this program was built from.
+pub fn broker_script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/broker")
+}

@@ -1,0 +1,106 @@
+//! What can be done from the page is done in the pool.
+
+use serde_json::json;
+
+use super::{go, open, texts};
+use crate::support::bench::Bench;
+use crate::support::pool::{task, tasks};
+use crate::support::{SOON, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_submitted_and_cancelled_from_the_page() {
+    let mut bench = Bench::with(&["001", "006"]).await;
+    bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    let browser = open(&bench.pool).await;
+    browser.until("what programmers offer is known", r#"document.querySelectorAll(".programmer").length === 2"#).await;
+    browser.click("#new-task").await;
+    browser.write("[name=instruction]", "Say \"hello\" & <b>smile</b>").await;
+    browser.write("[name=repository]", "nowhere/../app").await;
+    browser.click("#submit .primary").await;
+    let problem = browser.text("#submit .problem").await;
+    assert!(problem.contains("repository"), "what is wrong is said, and nothing that was written is lost: {problem}");
+    browser.script(r#"document.querySelector("[name=repository]").value = """#).await;
+    browser.write("[name=repository]", "app").await;
+    browser.click("[name=capability][value=fast]").await;
+    browser.write("[name=checks]", "greets: grep -q 'hello world' \"a file.txt\"").await;
+    browser.click("#submit .primary").await;
+
+    bench.agents_started(1).await;
+    let list = bench.pool.api().get("/tasks").await;
+    let id = list["tasks"][0]["id"].as_str().expect("an id").to_owned();
+    let taken = bench.pool.api().get(&format!("/tasks/{id}")).await["task"].clone();
+    assert_eq!(taken["instruction"], "Say \"hello\" & <b>smile</b>", "word for word");
+    assert_eq!(taken["capabilities"], json!(["fast"]), "what it requires");
+    let check = json!([{"name": "greets", "run": ["grep", "-q", "hello world", "a file.txt"]}]);
+    assert_eq!(taken["acceptance"], check, "words of the command as they were quoted");
+
+    browser.until("its page is open", &format!("location.hash === \"#/tasks/{id}\"")).await;
+    browser.click(".task-top .danger").await;
+    browser
+        .until(
+            "it shows that it is cancelled",
+            r#"document.querySelector(".task-top .badge").innerText === "cancelled""#,
+        )
+        .await;
+    assert_eq!(bench.pool.api().get(&format!("/tasks/{id}")).await["status"], "cancelled", "and it is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
+    let mut bench = Bench::with(&["001", "006"]).await;
+    bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    let browser = open(&bench.pool).await;
+    browser.click("[aria-label='Pause Prog-001']").await;
+    browser
+        .until(
+            "its card says why it is shut",
+            r#"document.querySelector('[data-id="001"]').innerText.includes("paused")"#,
+        )
+        .await;
+    assert!(bench.pool.status().await.is_shut_for("001", "paused"), "it is paused");
+    browser.click("[aria-label='Resume Prog-001']").await;
+    bench.pool.all_consume().await;
+    browser.click("[aria-label='Pause route fast']").await;
+    eventually("the route is paused", SOON, async || {
+        let pauses = bench.pool.api().get("/programmer_pool/pauses").await;
+        (pauses["pauses"][0]["target"] == json!({"what": "route", "name": "fast"})).then_some(())
+    })
+    .await;
+    browser
+        .until(
+            "it is marked",
+            r#"[...document.querySelectorAll(".route")].some((one) => one.innerText.includes("paused"))"#,
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
+    let bench = Bench::with(&["001"]).await;
+    let mut these = tasks("these", 30);
+    these.iter_mut().for_each(|task| task["labels"] = json!({"run_id": "old"}));
+    these.push(task("other"));
+    bench.pool.api().submit(&json!(these)).await;
+    let browser = open(&bench.pool).await;
+    go(&browser, &bench.pool, "tasks").await;
+    browser.write("#label", "run_id=old").await;
+    browser.until("only those are counted", r##"document.querySelector("#total").innerText === "30 tasks""##).await;
+    browser.click(".bulk .danger").await;
+    let question = browser.text("dialog").await;
+    assert!(question.contains("Cancel 30 tasks?"), "it asks first, and says how many: {question}");
+    browser.click("dialog .primary").await;
+    eventually("thirty are cancelled", SOON, async || {
+        (bench.pool.api().get("/tasks?status=cancelled").await["total"] == 30).then_some(())
+    })
+    .await;
+    assert_eq!(bench.pool.api().get("/tasks/other").await["status"], "queued", "the other one is not");
+    browser
+        .until(
+            "the rows say so",
+            r#"[...document.querySelectorAll(".task-row .badge")].every((one) => one.innerText === "cancelled")"#,
+        )
+        .await;
+    assert!(texts(&browser, ".toast").await.iter().any(|said| said.contains("30 of 30")), "and how many is said");
+}

@@ -1,0 +1,40 @@
+//! The dashboard in a real browser: it shows what the API says, does what the API does, and nothing that a task, an agent
+//! or a file is called becomes part of the page.
+
+mod acts;
+mod events;
+mod many;
+mod safe;
+mod shows;
+mod token;
+
+use serde_json::{Value, json};
+
+use crate::support::{Browser, Pool};
+
+/// The page of this pool, when it has the state of the pool.
+async fn open(pool: &Pool) -> Browser {
+    let browser = Browser::start(&pool.path().join("logs")).await;
+    go(&browser, pool, "").await;
+    browser
+}
+
+/// Another part of the page, loaded anew.
+async fn go(browser: &Browser, pool: &Pool, place: &str) {
+    browser.open(&format!("{}/#/{place}", pool.url().trim_end())).await;
+    is_live(browser).await;
+}
+
+async fn is_live(browser: &Browser) {
+    browser.until("the page is live", r##"document.querySelector("#connection").dataset.state === "live""##).await;
+}
+
+/// Texts of all elements that are shown.
+async fn texts(browser: &Browser, css: &str) -> Vec<String> {
+    let script = format!(
+        "return [...document.querySelectorAll({})].filter((one) => one.offsetParent).map((one) => one.innerText.trim())",
+        json!(css)
+    );
+    let found = browser.script(&script).await;
+    found.as_array().into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
+}

@@ -1,0 +1,148 @@
+//! The broker may be killed, stopped, frozen and starved: nothing is lost, nothing comes twice with another content.
+
+use std::time::Duration;
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use pool_shared::result::{ErrorKind, Status};
+
+use crate::support::amqp::channel;
+use crate::support::field::{REPAIRED_WITHIN, nervous};
+use crate::support::pool::task;
+use crate::support::{Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
+
+/// Tasks before, while and after the broker is broken.
+async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
+    let mut field = Field::quick().await;
+    Field::submit(&mut field.books, &format!("{name}-before"), 10).await;
+    let meanwhile = format!("{name}-meanwhile");
+    tokio::join!(breaks(&field.broker), Field::submit(&mut field.books, &meanwhile, 60));
+    Field::submit(&mut field.books, &format!("{name}-after"), 10).await;
+    let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+    assert_eq!(report.tasks, 80, "all were confirmed: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_has_lost_nothing() {
+    survives("crash", async |broker| broker.crash().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_restarted_in_order_has_lost_nothing() {
+    survives("restart", async |broker| broker.restart().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_frozen_beyond_all_time_outs_has_lost_nothing() {
+    survives("freeze", async |broker| {
+        broker.node.freeze().expect("the broker runs");
+        // Longer than every time-out of the pool file, and than two heartbeats of the broker.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        broker.node.thaw().expect("the broker is there");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_in_hand_when_the_broker_is_killed_come_to_one_end() {
+    let mut field = Field::patient().await;
+    Field::submit(&mut field.books, "held", 2).await;
+    field.started("held-1").await;
+    field.started("held-2").await;
+    field.broker.crash().await;
+    field.go();
+    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_before_during_and_after_a_publish_only_delay() {
+    let mut field = Field::patient().await;
+    // After: two results are due while the broker takes nothing.
+    Field::submit(&mut field.books, "after", 2).await;
+    field.started("after-1").await;
+    field.started("after-2").await;
+    field.broker.node.memory_alarm(true).await.expect("an alarm");
+    field.go();
+    // Before: submissions begin under the alarm. During: it comes and goes under them.
+    let node = &field.broker.node;
+    let toggle = async {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        node.memory_alarm(false).await.expect("no alarm");
+        for _ in 0..2 {
+            node.disk_alarm(true).await.expect("an alarm");
+            node.disk_alarm(false).await.expect("no alarm");
+        }
+    };
+    tokio::join!(toggle, Field::submit(&mut field.books, "under", 30));
+    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
+    let mut field = Field::patient().await;
+    // Channels that are opened from now on: those of the workers are opened again.
+    field.broker.node.set("consumer_timeout", "2000").await.expect("a short time-out");
+    field.broker.node.set("channel_tick_interval", "1000").await.expect("that is looked at often");
+    field.pool.stop().await;
+    field.pool.start_dispatcher().await;
+    for id in ["001", "002"] {
+        field.pool.start_worker(&["--programmers", id]);
+    }
+    field.pool.all_consume().await;
+    Field::submit(&mut field.books, "long", 1).await;
+    let result = field.pool.api().result("long-1", REPAIRED_WITHIN).await;
+    assert_eq!(result.status, Status::Failed, "its message is taken away again and again: {result:?}");
+    assert_eq!(result.error.as_ref().map(|error| error.kind), Some(ErrorKind::Poison), "{result:?}");
+
+    field.go();
+    Field::submit(&mut field.books, "short", 4).await;
+    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programmers_whose_queue_is_deleted_consume_again() {
+    let mut field = Field::quick().await;
+    Field::submit(&mut field.books, "before", 4).await;
+    field.books.settled(REPAIRED_WITHIN).await;
+    let (_connection, channel) = channel(&field.pool.amqp_url()).await;
+    channel.queue_delete("tasks.any".into(), QueueDeleteOptions::default()).await.expect("the queue is deleted");
+    field.pool.all_consume().await;
+    let submitter = field.pool.submitter("me").await;
+    eventually("all four consume from the queue again", SOON * 2, async || {
+        (submitter.depth_if_any("tasks.any").await.is_some() && submitter.consumers("tasks.any").await == 4)
+            .then_some(())
+    })
+    .await;
+    // It has to be bound again too.
+    Field::submit(&mut field.books, "after", 4).await;
+    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_queue_that_is_missing_holds_nobody_up() {
+    let mut pool = Pool::start(&nervous(&["001"])).await;
+    let mut books = crate::support::Books::open(&pool).await;
+    let nobody = pool.submitter("somebody").await;
+    for number in 1..=20 {
+        let properties = nobody.properties().with_reply_to("results.nobody".into());
+        let id = format!("unheard-{number}");
+        nobody.publish("any", task(&id).to_string(), properties).await;
+        books.took(&id);
+    }
+    Field::submit(&mut books, "heard", 4).await;
+    books.close(&mut pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_with_other_arguments_is_named_and_nobody_starts() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    let classic = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("results".into(), classic, FieldTable::default()).await.expect("a classic queue");
+    let worker = pool.start_worker(&["--all"]);
+    pool.worker_prints(worker, "results").await;
+    let status = pool.worker(worker).ended().await;
+    assert!(!status.success(), "it must not work with a queue that may lose results: {status}");
+    let said = pool.worker(worker).log();
+    assert!(said.contains("406") || said.contains("PRECONDITION"), "it says what the broker says: {said}");
+}

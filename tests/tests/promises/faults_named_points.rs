@@ -1,0 +1,327 @@
+//! Workers and dispatchers are killed at every step of a task's walk that has a name, and whoever comes next finds
+//! everything.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use pool_shared::fault::Point;
+use serde_json::{Value, json};
+
+use crate::support::pool::task;
+use crate::support::process::Running;
+use crate::support::{Books, EventLog, Pool, PoolFile};
+
+/// A task that goes the whole way passes these.
+const WALK: [Point; 13] = [
+    Point::Delivered,
+    Point::Read,
+    Point::Claiming,
+    Point::Started,
+    Point::WorktreeMade,
+    Point::AgentDone,
+    Point::ResultReady,
+    Point::ResultPublished,
+    Point::Acking,
+    Point::Acked,
+    Point::FinishedRead,
+    Point::SettingBranch,
+    Point::BranchSet,
+];
+const HAND_BACK: [Point; 1] = [Point::Released];
+const SENT_ON: [Point; 3] = [Point::Reissued, Point::SentOn, Point::SentOnLogged];
+const MADE_AGAIN: [Point; 2] = [Point::RetryReissued, Point::RetryKept];
+const OTHER_ENDS: [Point; 4] = [Point::RepeatAsked, Point::EndTold, Point::DeadTold, Point::DeadLettered];
+
+const INTAKE: [Point; 4] = [Point::TaskKept, Point::Submitted, Point::Queued, Point::Published];
+const RESULTS: [Point; 6] = [
+    Point::ResultTaken,
+    Point::OutcomeWritten,
+    Point::ResultKept,
+    Point::ResultReplied,
+    Point::ResultDelivered,
+    Point::ResultAcked,
+];
+const REPEAT: [Point; 1] = [Point::RepeatTaken];
+const RETRIES: [Point; 3] = [Point::RetryDue, Point::RetryIssued, Point::RetryLogged];
+const UNROUTABLE: [Point; 2] = [Point::UnroutableTaken, Point::UnroutableHandled];
+const RETIRED: [Point; 4] = [Point::RetiredTaken, Point::RetiredReissued, Point::RetiredSentOn, Point::RetiredLogged];
+
+/// For a pool that is whole again.
+const REST_WITHIN: Duration = Duration::from_secs(60);
+/// Edits at once.
+const EDIT: &str = "echo four >>readme.txt";
+/// Crashes until the file `go` is there.
+const CRASHES: &str = r#"[ -e "$1/go" ] || kill -9 $$; echo four >>readme.txt"#;
+/// Edits when the file `go` is there.
+const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+
+#[test]
+fn no_point_is_forgotten() {
+    let names = |groups: &[&[Point]]| groups.concat().iter().map(|point| point.name()).collect::<BTreeSet<_>>();
+    let all = |points: &[Point]| points.iter().map(|point| point.name()).collect::<BTreeSet<_>>();
+    let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
+    assert_eq!(tested, all(Point::WORKER), "each of a worker's is in a test below");
+    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED]);
+    assert_eq!(tested, all(Point::DISPATCHER), "each of a dispatcher's is in a test below");
+}
+
+fn killed_at(point: Point) -> String {
+    format!("{}=kill", point.name())
+}
+
+/// Waits until the process has killed itself where it was told to.
+async fn falls(process: &mut Running, point: Point) {
+    let status = process.ended().await;
+    let reached = process.log().contains(point.name());
+    // Binaries without fault points come from building a package alone.
+    assert!(reached, "{} ended with {status} before {}", process.name, point.name());
+    assert_eq!(status.signal(), Some(9), "{} was killed at {}: {status}", process.name, point.name());
+}
+
+/// Its worker dies at this point as soon as it gets there; then the next is started, and the last one lives.
+async fn workers_fall(pool: &mut Pool, points: &[Point], ids: &str, mut before: impl AsyncFnMut(&mut Pool, Point)) {
+    for point in points {
+        let worker = pool.start_worker_with(&["--programmers", ids], &[("POOL_FAULT", &killed_at(*point))]);
+        before(pool, *point).await;
+        falls(&mut pool.take_worker(worker), *point).await;
+    }
+    pool.start_worker(&["--programmers", ids]);
+}
+
+async fn dispatcher_armed(pool: &mut Pool, point: Point) {
+    pool.start_dispatcher_with(&[("POOL_FAULT", &killed_at(point))]).await;
+}
+
+/// The same for the one dispatcher that runs, armed with the first of these points.
+async fn dispatchers_fall(pool: &mut Pool, points: &[Point]) {
+    for (place, point) in points.iter().enumerate() {
+        falls(&mut pool.take_dispatcher(), *point).await;
+        match points.get(place + 1) {
+            Some(next) => dispatcher_armed(pool, *next).await,
+            None => pool.start_dispatcher().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_at_every_step_of_the_walk() {
+    // Each of thirteen workers dies at another point; a task may meet several of them.
+    let file = PoolFile::grown(WALK.len(), "local/none", None).command(&["/bin/sh", "-c", EDIT]);
+    let mut pool = Pool::set_up_shared(&file.set("dispatcher.max_attempts", 100.into())).await;
+    pool.start_dispatcher().await;
+    let ids: Vec<String> = crate::support::pool_file::numbered(WALK.len()).collect();
+    for (id, point) in ids.iter().zip(WALK) {
+        pool.start_worker_with(&["--programmers", id], &[("POOL_FAULT", &killed_at(point))]);
+    }
+    pool.all_consume().await;
+    let mut books = Books::open(&pool).await;
+    for number in 0..2 * WALK.len() {
+        let task = task(&format!("walk-{number}"));
+        match number % 2 {
+            0 => books.over_http(&task).await,
+            _ => books.over_amqp("any", &task).await,
+        }
+    }
+    for point in WALK {
+        falls(&mut pool.take_worker(0), point).await;
+    }
+    pool.start_worker(&["--all"]);
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.tasks, 2 * WALK.len(), "{report}");
+    assert!(report.repeated_starts >= 3, "tasks that were claimed have been claimed again: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_while_it_hands_a_task_back() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
+    pool.rewrite(&file);
+    pool.start_dispatcher().await;
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("handed-back")).await;
+    let mut log = pool.event_log().await;
+    workers_fall(&mut pool, &HAND_BACK, "001", async |pool, _| {
+        log.started("handed-back").await;
+        // The first one says that no more is taken, the second that what runs is given back.
+        pool.worker(0).terminate();
+        pool.worker_prints(0, "draining").await;
+        pool.worker(0).terminate();
+    })
+    .await;
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001", "006"])).await;
+    pool.start_dispatcher().await;
+    let mut books = Books::open(&pool).await;
+    let submitter = pool.submitter("me").await;
+    let reply_to = books.reply_to().to_owned();
+    workers_fall(&mut pool, &SENT_ON, "001", async |_, point| {
+        // In a queue of programmers that do not offer what it requires, as after a change of the pool file.
+        let id = format!("for-others-{point:?}");
+        let astray = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["premium"]});
+        let properties = submitter.properties().with_reply_to(reply_to.as_str().into());
+        submitter.publish_to_queue("tasks.fast", astray.to_string(), properties).await;
+        books.expect(&astray);
+    })
+    .await;
+    pool.start_worker(&["--programmers", "006"]);
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+/// A pool whose agents crash until they are let go, and whose attempts are made again at once.
+async fn pool_that_crashes() -> Pool {
+    let pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.max_attempts", 100.into());
+    let file = file.set("dispatcher.retry_delay_s", 0.into());
+    pool.rewrite(&file.command(&["/bin/sh", "-c", CRASHES, "agent", &directory]));
+    pool
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_while_it_has_an_attempt_made_again() {
+    let mut pool = pool_that_crashes().await;
+    pool.start_dispatcher().await;
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("crashes")).await;
+    books.over_http(&task("crashes-too")).await;
+    workers_fall(&mut pool, &MADE_AGAIN, "001", async |_, _| {}).await;
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_has_an_attempt_made_again() {
+    let mut pool = pool_that_crashes().await;
+    dispatcher_armed(&mut pool, RETRIES[0]).await;
+    pool.start_worker(&["--all"]);
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("crashes")).await;
+    dispatchers_fall(&mut pool, &RETRIES).await;
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    books.close(&mut pool, REST_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    let worker = pool.start_worker(&["--all"]);
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("done")).await;
+    books.settled(REST_WITHIN).await;
+    pool.take_worker(worker).kill();
+    let submitter = pool.submitter("me").await;
+    let reply_to = books.reply_to().to_owned();
+    workers_fall(&mut pool, &OTHER_ENDS, "001", async |_, point| {
+        let properties = submitter.properties();
+        match point {
+            Point::RepeatAsked => books.over_amqp("any", &task("done")).await,
+            // Its submitter has no reply queue: what he would be told is another result under the same id.
+            Point::EndTold => {
+                let conflict = json!({"id": "done", "instruction": "another", "repository": "app"});
+                let properties = lapin::BasicProperties::default().with_delivery_mode(2);
+                submitter.publish("any", conflict.to_string(), properties).await;
+            }
+            _ => {
+                let id = format!("bad-{point:?}");
+                let properties = properties.with_reply_to(reply_to.as_str().into()).with_message_id(id.as_str().into());
+                submitter.publish("any", r#"{"instruction": 7}"#, properties).await;
+                books.tried(&id);
+            }
+        }
+    })
+    .await;
+    books.over_amqp("any", &task("afterwards")).await;
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert!(report.repeated_replies >= 3, "twice to who asked again, once to who was told twice: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_at_every_step_of_an_intake() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    dispatcher_armed(&mut pool, INTAKE[0]).await;
+    let mut books = Books::open(&pool).await;
+    // One submission that meets them all: its submitter repeats it until it is confirmed.
+    let taken = task("taken-at-last");
+    tokio::join!(books.over_http(&taken), dispatchers_fall(&mut pool, &INTAKE));
+    pool.start_worker(&["--all"]);
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.repeated_starts, 0, "two copies, one execution: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_at_every_step_of_a_result() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    dispatcher_armed(&mut pool, RESULTS[0]).await;
+    pool.start_worker(&["--all"]);
+    let mut books = Books::open(&pool).await;
+    for number in 1..=3 {
+        books.over_amqp("any", &task(&format!("result-{number}"))).await;
+    }
+    dispatchers_fall(&mut pool, &RESULTS).await;
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert!(report.repeated_replies > 0, "who was killed behind a reply has sent it again: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_repeats_a_result_or_puts_a_key_right() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    dispatcher_armed(&mut pool, REPEAT[0]).await;
+    pool.start_worker(&["--all"]);
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("again")).await;
+    books.settled(REST_WITHIN).await;
+    books.over_amqp("any", &task("again")).await;
+    falls(&mut pool.take_dispatcher(), REPEAT[0]).await;
+    dispatcher_armed(&mut pool, UNROUTABLE[0]).await;
+    publish_unsorted(&pool, &mut books, "unsorted").await;
+    dispatchers_fall(&mut pool, &UNROUTABLE).await;
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.repeated_starts, 0, "two copies, one execution: {report}");
+}
+
+/// The key is sorted by nobody but the dispatcher. What it confirms is that the broker has it.
+async fn publish_unsorted(pool: &Pool, books: &mut Books, id: &str) {
+    let submitter = pool.submitter("unsorted").await;
+    let task = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["fast", "local"]});
+    let properties = submitter.properties().with_reply_to(books.reply_to().into());
+    submitter.publish("local.fast", task.to_string(), properties).await;
+    books.expect(&task);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
+    let offers = |first: Value, second: Value| {
+        PoolFile::sample().only(&["001", "009"]).set_of("001", "capabilities", first).set_of(
+            "009",
+            "capabilities",
+            second,
+        )
+    };
+    let mut pool = Pool::set_up_shared(&offers(json!(["fast"]), json!(["deepseek"]))).await;
+    pool.start_dispatcher().await;
+    let mut books = Books::open(&pool).await;
+    for number in 1..=2 {
+        let mut task = task(&format!("moved-{number}"));
+        task["capabilities"] = json!(["deepseek"]);
+        books.over_http(&task).await;
+    }
+    pool.kill_dispatcher();
+    // Now both offer the same: there is one queue for everything.
+    pool.rewrite(&offers(json!(["deepseek", "fast"]), json!(["deepseek", "fast"])));
+    dispatcher_armed(&mut pool, RETIRED[0]).await;
+    dispatchers_fall(&mut pool, &RETIRED).await;
+    pool.start_worker(&["--all"]);
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+    let mut log = EventLog::open(&pool.amqp_url()).await;
+    let reissued = log.read().await.iter().filter(|entry| entry.is("reissued")).count();
+    assert!(reissued >= 4, "sent on again by whoever came next: {reissued}");
+}

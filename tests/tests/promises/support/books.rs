@@ -1,0 +1,73 @@
+//! The books of a test that breaks things: what was submitted, and in the end whether anything is missing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pool_tests::faults::audit::Audit;
+use pool_tests::faults::checker::Report;
+use serde_json::Value;
+
+use super::Pool;
+
+/// Time for a submission to be confirmed while the pool is broken and repaired.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(90);
+
+pub(crate) struct Books {
+    audit: Audit,
+    url_file: PathBuf,
+}
+
+impl Books {
+    /// The pool must have declared its topology: a dispatcher has been started.
+    pub(crate) async fn open(pool: &Pool) -> Self {
+        let audit = Audit::open(&pool.amqp_url()).await.expect("a reply queue of the audit");
+        Self { audit, url_file: pool.path().join("url") }
+    }
+
+    /// Submits over HTTP, again and again until it is confirmed.
+    pub(crate) async fn over_http(&mut self, task: &Value) {
+        let url_file = self.url_file.clone();
+        let url = |_| std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty());
+        self.audit.over_http(url, task, CONFIRMED_WITHIN).await.expect("the task is taken at last");
+    }
+
+    /// Publishes with the audit's reply address, again and again until it is confirmed.
+    pub(crate) async fn over_amqp(&mut self, key: &str, task: &Value) {
+        self.audit.over_amqp(key, task, CONFIRMED_WITHIN).await.expect("the task is published at last");
+    }
+
+    /// A task that somebody else has submitted, and that was confirmed.
+    pub(crate) fn took(&mut self, id: &str) {
+        self.audit.took(id);
+    }
+
+    /// The same, of one that named the audit's reply address.
+    pub(crate) fn expect(&mut self, task: &Value) {
+        self.audit.expect(task);
+    }
+
+    /// A task that somebody tried to submit, whatever came of it.
+    pub(crate) fn tried(&mut self, id: &str) {
+        self.audit.tried(id);
+    }
+
+    /// For messages that a test publishes itself.
+    pub(crate) fn reply_to(&self) -> &str {
+        self.audit.reply_to()
+    }
+
+    /// Waits until all that was submitted is where it has to be.
+    pub(crate) async fn settled(&mut self, limit: Duration) {
+        self.audit.settled(limit).await.expect("everything comes to rest");
+    }
+
+    /// Waits for rest, ends the pool in order, drains every queue, and gives the report: nothing lost, different,
+    /// invented, unfinished or left over.
+    pub(crate) async fn close(mut self, pool: &mut Pool, limit: Duration) -> Report {
+        self.settled(limit).await;
+        pool.stop().await;
+        let report = self.audit.report().await.expect("the books are closed");
+        assert!(report.is_clean(), "the books do not balance:\n{report}");
+        report
+    }
+}

@@ -1,0 +1,99 @@
+//! Three nodes of RabbitMQ on loopback that form a cluster, and one address in front of them. One test at a time has it.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::Duration;
+
+use pool_tests::faults::node::Node;
+use pool_tests::faults::proxy::Proxy;
+
+use super::broker::{Access, InUse, Vhost};
+use super::eventually;
+use super::machine::{checkout, lock_file, shared_directory};
+use super::process::Running;
+
+/// Whoever does not see a majority stops; who is silent is missed soon.
+const CONFIG: &str = "\
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = member0@localhost
+cluster_formation.classic_config.nodes.2 = member1@localhost
+cluster_formation.classic_config.nodes.3 = member2@localhost
+cluster_partition_handling = pause_minority
+net_ticktime = 8
+";
+
+/// Its parts are dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) members: Vec<Node>,
+    access: Access,
+    _front: Proxy,
+    _in_use: Vec<InUse>,
+    _port_mapper: Running,
+    _mine: File,
+}
+
+impl Cluster {
+    pub(crate) async fn form() -> Self {
+        let mine = lock_file("cluster-taken.lock");
+        eventually("no other test has the cluster", Duration::from_secs(900), async || mine.try_lock().ok()).await;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).expect("a port");
+        let port = port.port().to_string();
+        let mut epmd = Command::new("epmd");
+        epmd.args(["-address", "127.0.0.1", "-port", &port]);
+        let port_mapper = Running::start("epmd", shared_directory(), &epmd);
+        let config = shared_directory().join("cluster.conf");
+        std::fs::write(&config, CONFIG).expect("the configuration of the cluster");
+        let in_use: Vec<InUse> = (0..3).map(|number| InUse::of(&format!("member-{number}"))).collect();
+        let script = checkout().join("scripts/broker");
+        let mut members: Vec<Node> = Vec::new();
+        let (mut printed, mut addresses) = (String::new(), Vec::new());
+        for (number, place) in in_use.iter().enumerate() {
+            let name = format!("member{number}");
+            let mut node = Node::new(script.clone(), place.data(), Some(config.clone()));
+            node = node.with(&["--node", &name, "--epmd", &port]);
+            if let Some(first) = members.first() {
+                node = node.with(&["--like", first.data().to_str().expect("a path in UTF-8")]);
+            }
+            let said = node.start().await.expect("a node of the cluster");
+            addresses.push(Access::amqp_printed(&said));
+            if number == 0 {
+                printed = said;
+            }
+            members.push(node);
+        }
+        let front = Proxy::balance(addresses).await.expect("an address for the cluster");
+        let access = Access::printed(&printed).at(front.address());
+        let cluster = Self { members, access, _front: front, _in_use: in_use, _port_mapper: port_mapper, _mine: mine };
+        cluster.is_whole().await;
+        cluster
+    }
+
+    pub(crate) async fn vhost(&self) -> Vhost {
+        Vhost::at(self.access.clone()).await
+    }
+
+    /// Waits until every node sees all three.
+    pub(crate) async fn is_whole(&self) {
+        eventually("every node sees all three", Duration::from_secs(120), async || {
+            for member in &self.members {
+                let seen = member.control(&["eval", "length(rabbit_nodes:all_running())."]).await.ok()?;
+                if seen.trim() != "3" {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// The number of the node where the leader of this queue is, as one of the others sees it.
+    pub(crate) async fn leader_of(&self, vhost: &str, queue: &str) -> usize {
+        let question = ["list_queues", "--vhost", vhost, "name", "leader", "--no-table-headers"];
+        let listed = self.members[0].control(&question).await.expect("the queues of the cluster");
+        let line = listed.lines().find(|line| line.split_whitespace().next() == Some(queue));
+        let line = line.unwrap_or_else(|| panic!("no queue {queue} in {listed}"));
+        let is_on = |number: &usize| line.contains(&format!("member{number}@"));
+        (0..3).find(is_on).unwrap_or_else(|| panic!("no node is named in {line:?}"))
+    }
+}

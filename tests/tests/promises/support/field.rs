@@ -1,0 +1,86 @@
+//! A pool at a broker that may be broken, with books, and with agents that come to their end when the test says so.
+
+use std::time::Duration;
+
+use pool_shared::id::ProgrammerId;
+use serde_json::{Value, json};
+
+use super::pool::task;
+use super::private::SETTLED_AFTER;
+use super::{Books, EventLog, Pool, PoolFile, PrivateBroker};
+
+/// Works until the file `go` is there.
+const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+
+/// Time for a pool that was broken to do its work.
+pub(crate) const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Its parts are dropped in this order.
+pub(crate) struct Field {
+    pub(crate) books: Books,
+    pub(crate) pool: Pool,
+    pub(crate) broker: PrivateBroker,
+}
+
+/// The sample pool's programmers with these ids, at a broker that is missed soon.
+pub(crate) fn nervous(ids: &[&str]) -> PoolFile {
+    nervous_too(PoolFile::sample().only(ids))
+}
+
+/// This pool file, with a broker that is missed soon.
+pub(crate) fn nervous_too(file: PoolFile) -> PoolFile {
+    file.with("broker", json!({"heartbeat_s": 2, "timeout_s": 3}))
+        .with("events", json!({"tick_s": 1, "stale_s": 5}))
+        .set("load_balancing.health_check_interval_s", 1.into())
+}
+
+impl Field {
+    /// A dispatcher and two workers with these programmers; its queues have settled.
+    pub(crate) async fn with(file: &PoolFile, workers: &[&str]) -> Self {
+        let broker = PrivateBroker::take().await;
+        let mut pool = Pool::set_up_at(&broker, file).await;
+        pool.start_dispatcher().await;
+        for ids in workers {
+            pool.start_worker(&["--programmers", ids]);
+        }
+        pool.all_consume().await;
+        let books = Books::open(&pool).await;
+        tokio::time::sleep(SETTLED_AFTER).await;
+        Self { books, pool, broker }
+    }
+
+    /// Agents that do nothing.
+    pub(crate) async fn quick() -> Self {
+        Self::with(&nervous(&["001", "002", "003", "004"]), &["001,002", "003,004"]).await
+    }
+
+    /// Agents that wait for [`Self::go`].
+    pub(crate) async fn patient() -> Self {
+        let directory = tempfile::TempDir::with_prefix("pool-signs-").expect("a directory for signs").keep();
+        let argument = directory.to_str().expect("a path in UTF-8");
+        let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", PATIENT, "agent", argument]);
+        let field = Self::with(&file, &["001", "002"]).await;
+        std::os::unix::fs::symlink(&directory, field.pool.path().join("signs")).expect("a link to the signs");
+        field
+    }
+
+    pub(crate) fn go(&self) {
+        std::fs::write(self.pool.path().join("signs/go"), "").expect("the sign");
+    }
+
+    /// Half over HTTP and half over AMQP with a reply address: `<name>-1`, `<name>-2`, …
+    pub(crate) async fn submit(books: &mut Books, name: &str, count: usize) {
+        for number in 1..=count {
+            let task: Value = task(&format!("{name}-{number}"));
+            match number % 2 {
+                0 => books.over_http(&task).await,
+                _ => books.over_amqp("any", &task).await,
+            }
+        }
+    }
+
+    /// Waits until a task is worked on; gives by whom.
+    pub(crate) async fn started(&self, task: &str) -> ProgrammerId {
+        EventLog::open(&self.pool.amqp_url()).await.started(task).await
+    }
+}

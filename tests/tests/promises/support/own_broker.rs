@@ -1,0 +1,172 @@
+//! A RabbitMQ of a test's own, which may be stopped, started and put under alarm; and the processes that use it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::machine::{checkout, program};
+use super::process::Running;
+use super::{Api, PoolFile, Repository, SOON, eventually};
+
+/// A private node; stopped when dropped.
+#[derive(Debug)]
+pub(crate) struct OwnBroker {
+    data: TempDir,
+    values: HashMap<String, String>,
+}
+
+impl OwnBroker {
+    /// `config` are lines for its rabbitmq.conf.
+    pub(crate) async fn start(config: &str) -> Self {
+        let data = TempDir::with_prefix("pool-test-broker-").expect("a directory for a broker");
+        std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
+        let mut broker = Self { data, values: HashMap::new() };
+        broker.start_again().await;
+        broker
+    }
+
+    /// On the same port, with the same data.
+    pub(crate) async fn start_again(&mut self) {
+        let config = self.data.path().join("test.conf");
+        let printed = self.script(&["start", "--config", config.to_str().expect("a path in UTF-8")]).await;
+        let values = printed.lines().filter_map(|line| line.split_once('='));
+        self.values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    }
+
+    /// In order, as for an upgrade.
+    pub(crate) async fn stop(&self) {
+        self.script(&["stop"]).await;
+    }
+
+    async fn script(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(checkout().join("scripts/broker"));
+        command.args(arguments).arg("--data").arg(self.directory());
+        output(command).await
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.data.path().join("node")
+    }
+
+    fn value(&self, name: &str) -> &str {
+        self.values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))
+    }
+
+    /// `amqp://pool:password@127.0.0.1:port/%2f`
+    pub(crate) fn url(&self) -> &str {
+        self.value("AMQP_URL")
+    }
+
+    pub(crate) fn password(&self) -> &str {
+        self.value("MANAGEMENT_PASSWORD")
+    }
+
+    /// The port for AMQP without TLS.
+    pub(crate) fn port(&self) -> &str {
+        let (_, rest) = self.url().rsplit_once(':').expect("a port");
+        rest.split_once('/').expect("a virtual host").0
+    }
+
+    /// Runs `rabbitmqctl` on the node.
+    pub(crate) async fn control(&self, arguments: &[&str]) -> String {
+        let directory = self.directory();
+        let ports = std::fs::read_to_string(directory.join("ports")).expect("the node's ports");
+        let epmd = ports.split_whitespace().nth(3).expect("four ports").to_owned();
+        let bin = std::env::var("RABBITMQ_BIN").unwrap_or_else(|_| "/usr/lib/rabbitmq/bin".to_owned());
+        let mut command = Command::new(Path::new(&bin).join("rabbitmqctl"));
+        command.args(arguments).env("HOME", &directory).env("ERL_EPMD_PORT", epmd).env("LANG", "C.UTF-8");
+        command.env("RABBITMQ_NODENAME", "pool@localhost").env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
+        output(command).await
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        let mut command = Command::new(checkout().join("scripts/broker"));
+        let stopped = command.args(["stop", "--now", "--data"]).arg(self.directory()).output();
+        if !stopped.is_ok_and(|done| done.status.success()) && !std::thread::panicking() {
+            panic!("the broker in {} was not stopped", self.directory().display());
+        }
+    }
+}
+
+async fn output(mut command: Command) -> String {
+    let what = format!("{command:?}");
+    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("a program");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{what}: {said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+/// A dispatcher and a worker with programmer `001`, wherever their broker is.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    url: String,
+    directory: TempDir,
+}
+
+impl Pair {
+    /// The pool file is the sample's, with this section `broker`.
+    pub(crate) fn at(url: impl Into<String>, broker: Value) -> Self {
+        let directory = TempDir::with_prefix("pool-test-pair-").expect("a directory for a test");
+        std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
+        PoolFile::sample().only(&["001"]).with("broker", broker).write(&directory.path().join("config/pool.yaml"));
+        Repository::create(&directory.path().join("repositories/app"), &[("readme.txt", "one\n")]);
+        Self { url: url.into(), directory }
+    }
+
+    fn spawn(&self, name: &str, arguments: &[&str]) -> Running {
+        let mut command = Command::new(program(name));
+        command.args(arguments).arg("--pool").arg(self.directory.path().join("config/pool.yaml"));
+        command.env("AMQP_URL", &self.url).env("RUST_LOG", "info,lapin=off");
+        command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
+        Running::start(name, &self.directory.path().join("logs"), &command)
+    }
+
+    pub(crate) fn dispatcher(&self) -> Running {
+        let url_file = self.directory.path().join("url");
+        let url_file = url_file.to_str().expect("a path in UTF-8");
+        self.spawn("dispatcher", &["serve", "--listen", "127.0.0.1:0", "--url-file", url_file])
+    }
+
+    pub(crate) fn worker(&self) -> Running {
+        self.spawn("worker", &["run", "--all"])
+    }
+
+    /// The dispatcher's API, once it is served.
+    pub(crate) async fn api(&self) -> Api {
+        let url_file = self.directory.path().join("url");
+        let url = eventually("the dispatcher serves", SOON, async || {
+            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+        });
+        Api::at(url.await)
+    }
+
+    /// The API of the worker's programmer: `/health`, `/ready`, `/metrics`.
+    pub(crate) async fn programmer(&self, api: &Api) -> Api {
+        let port = eventually("the programmer has a port", SOON, async || {
+            api.status().await["programmers"][0]["port"].as_u64().filter(|port| *port > 0)
+        });
+        Api::at(format!("http://127.0.0.1:{}", port.await))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in std::fs::read_dir(self.directory.path().join("logs")).into_iter().flatten().flatten() {
+                let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+                eprintln!("----- {} -----\n{text}", log.path().display());
+            }
+        }
+    }
+}
+
+/// Starts a process that must end by itself at once; gives how, and what it printed.
+pub(crate) async fn refused(mut process: Running) -> (ExitStatus, String) {
+    let status = process.ended().await;
+    (status, process.log())
+}
