@@ -32,11 +32,11 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
 /// This configuration, if it is the one in force: to be said again before the log forgets it.
 pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
     let hash = config_hash(pool);
-    fold.configuration().is_some_and(|in_force| in_force.hash == hash).then(|| configured(pool, hash))
+    fold.configuration().is_some_and(|in_force| in_force.hash == hash).then(|| configured(pool, hash, true))
 }
 
-fn configured(pool: &Pool, hash: String) -> Decision {
-    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) }
+fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
+    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool), again }
 }
 
 /// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
@@ -77,7 +77,7 @@ async fn locked(process: &Process, pool: &Pool, channel: &Channel) -> Result<(),
     Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
     if hash != hash_before {
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
-        let appended = process.log.append(configured(pool, hash)).await;
+        let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
     }
     let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());

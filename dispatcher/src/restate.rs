@@ -41,6 +41,7 @@ fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
     let pause = |(target, paused): (&_, &pool_shared::fold::pauses::Paused)| Decision::Paused {
         target: Clone::clone(target),
         pause: paused.pause,
+        since_ms: Some(paused.since.0),
     };
     let tasks = fold.tasks.stated_before(then);
     let state = tasks.map(|(id, state)| Decision::Stated { task: id.clone(), state: Box::new(state.statement()) });
