@@ -31,19 +31,22 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
 
 /// This configuration, if it is the one in force: to be said again before the log forgets it.
 pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
-    let hash = config_hash(pool);
-    fold.configuration().is_some_and(|in_force| in_force.hash == hash).then(|| configured(pool, hash))
+    is_in_force(fold, pool).then(|| configured(pool, config_hash(pool), true))
 }
 
-fn configured(pool: &Pool, hash: String) -> Decision {
-    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool) }
+pub(crate) fn is_in_force(fold: &Fold, pool: &Pool) -> bool {
+    fold.configuration().is_some_and(|in_force| in_force.hash == config_hash(pool))
+}
+
+fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
+    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool), again }
 }
 
 /// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
 /// found something missing looks again.
 pub async fn declare_again(process: &Process, pool: &Pool) {
-    let hash = config_hash(pool);
-    if process.log.read(|fold| fold.configuration().is_none_or(|in_force| in_force.hash != hash)) {
+    let others = |fold: &Fold| fold.configuration().is_some() && !is_in_force(fold, pool);
+    if process.log.read(others) {
         return;
     }
     let declared = async {
@@ -60,26 +63,38 @@ pub async fn declare_again(process: &Process, pool: &Pool) {
 
 async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
-    let done = locked(process, pool, &channel).await;
+    let done = lock_and_bind(process, pool, &channel).await;
     discard(&channel, process.consume.endpoint()).await;
     done
 }
 
-async fn locked(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
-    let endpoint = process.consume.endpoint();
-    let limit: Duration = endpoint.timeout();
+async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
+    let limit: Duration = process.consume.endpoint().timeout();
     let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
     within(limit, "lock the routes (another dispatcher may be binding them)", lock).await?;
+    let bound = bind(process, pool, channel).await;
+    // The lock belongs to the connection: it must go whatever came of it, and after an error only another channel works.
+    let unlocked = async {
+        let channel = process.consume.channel().await?;
+        let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
+        let unlocked = within(limit, "unlock the routes", unlock).await.map(drop);
+        discard(&channel, process.consume.endpoint()).await;
+        unlocked
+    };
+    bound.and(unlocked.await)
+}
+
+async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
+    let endpoint = process.consume.endpoint();
     let before = process.log.read(|fold| fold.configuration().map(|c| (c.hash.clone(), Routes::new(&c.capabilities))));
     let hash = config_hash(pool);
     let (hash_before, routes_before) = before.unwrap_or_default();
     Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
     if hash != hash_before {
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
-        let appended = process.log.append(configured(pool, hash)).await;
+        let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
     }
-    let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
-    within(limit, "unlock the routes", unlock).await.map(drop)
+    Ok(())
 }

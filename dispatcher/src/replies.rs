@@ -21,7 +21,7 @@ use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Fold, Refusal, Verdict};
+use pool_shared::fold::{Fold, Outcome, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
@@ -251,7 +251,9 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
         Verdict::Accepted => Ok(Due::Outcome),
         // The same result again, after a crash between the log and the ack.
         Verdict::Refused(Refusal::Finished) => {
-            Ok(Due::outcome(process.log.read(|fold| fold.tasks.winner(task)) == Some(None)))
+            let the_same = |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
+            let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
+            Ok(Due::outcome(process.log.read(known).unwrap_or_default()))
         }
         Verdict::Refused(_) => Ok(Due::Nothing),
     }

@@ -3,6 +3,7 @@
 //! Every quarter of that time, so that nothing open is ever older than half of it. Several dispatchers may say the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pool_shared::broker::log::{Log, LogError};
@@ -17,20 +18,26 @@ use crate::configure;
 /// Statements that wait for their place in the log at the same time.
 const AT_ONCE: usize = 128;
 
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
 /// Until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>) {
     let every = pool.events.restate_every();
+    // At once: dispatchers may be started again more often than that.
+    let mut wait = Duration::ZERO;
     loop {
         tokio::select! {
             () = process.shutdown.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(wait) => {}
         }
+        wait = every;
         let since = |fold: &Fold| Timestamp(fold.now().0.saturating_sub(Timestamp::default().plus(every).0));
         let due = process.log.read(|fold| {
             let configured = configure::in_force(fold, &pool);
             configured.into_iter().chain(due(fold, since(fold))).collect::<Vec<_>>()
         });
         if let Err(error) = say(&process.log, due).await {
+            wait = every.min(AFTER_FAILURE);
             tracing::warn!(%error, "what is open was not said again in the event log; trying again later");
         }
     }
@@ -41,6 +48,7 @@ fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
     let pause = |(target, paused): (&_, &pool_shared::fold::pauses::Paused)| Decision::Paused {
         target: Clone::clone(target),
         pause: paused.pause,
+        since_ms: Some(paused.since.0),
     };
     let tasks = fold.tasks.stated_before(then);
     let state = tasks.map(|(id, state)| Decision::Stated { task: id.clone(), state: Box::new(state.statement()) });

@@ -2,6 +2,7 @@
 //!
 //! After the pool file has changed, nobody consumes these queues, and only the log remembers that they exist.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
@@ -10,17 +11,22 @@ use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::within;
+use pool_shared::config::Pool;
 use pool_shared::fault::{Point, point};
 
+use crate::configure;
 use crate::reissue::{NotReissued, send_on};
 
 /// What was in a programmer's hands when its queue was retired comes back later.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Empties every retired queue, again and again until the process ends.
-pub async fn run(process: Process) {
+pub async fn run(process: Process, pool: Arc<Pool>) {
     while !process.shutdown.is_cancelled() {
-        empty_all(&process).await;
+        // Another file may be in force than this process' own: then its idea of what is in use is an old one.
+        if process.log.read(|fold| configure::is_in_force(fold, &pool)) {
+            empty_all(&process).await;
+        }
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK_AGAIN) => {}

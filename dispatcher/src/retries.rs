@@ -8,14 +8,15 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::headers::{self, Obituary, Reply};
 use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{RETRIES_QUEUE, TASKS};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
+use pool_shared::result::ErrorKind;
 use pool_shared::routing::routing_key;
 use pool_shared::task::TaskMessage;
 use pool_shared::time::{Timestamp, wall_clock};
@@ -82,25 +83,38 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
 
 async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
-    // What is in this queue was read and written by a programmer.
-    if let Ok(message) = TaskMessage::parse(&delivery.data, Timestamp::default()) {
-        let properties = &delivery.properties;
-        let generation = headers::token(properties).generation;
-        let id = message.id.clone();
-        let name = headers::text(properties.message_id()).unwrap_or_default();
-        let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
-        let properties = headers::task_properties(name, generation, headers::submitted_at(properties));
-        let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
-        // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
-        let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
-        point(Point::RetryDue);
-        process.publisher.publish(again).await?;
-        point(Point::RetryIssued);
-        if let Some(task) = id {
-            // Whether this arrives decides nothing: the message is in its queue.
-            let _ = process.log.append(Decision::Published { task, generation }).await;
+    match TaskMessage::parse(&delivery.data, Timestamp::default()) {
+        Ok(message) => issue_task(process, delivery, &message).await?,
+        // Written by another version, or by hand.
+        Err(error) => {
+            tracing::error!(%error, "a message in `pool.retries` is no task; it goes to pool.dead");
+            let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
+            let properties = Obituary::new(reason, RETRIES_QUEUE, wall_clock()).properties(&delivery.properties);
+            let message =
+                Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+            process.publisher.publish(message).await?;
         }
     }
     point(Point::RetryLogged);
     within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
+}
+
+async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessage) -> Result<(), BrokerError> {
+    let properties = &delivery.properties;
+    let generation = headers::token(properties).generation;
+    let id = message.id.clone();
+    let name = headers::text(properties.message_id()).unwrap_or_default();
+    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
+    let properties = headers::task_properties(name, generation, headers::submitted_at(properties));
+    let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
+    // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
+    let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+    point(Point::RetryDue);
+    process.publisher.publish(again).await?;
+    point(Point::RetryIssued);
+    if let Some(task) = id {
+        // Whether this arrives decides nothing: the message is in its queue.
+        let _ = process.log.append(Decision::Published { task, generation }).await;
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Consumes `pool.unroutable`: an unsorted key is put right, a set that nobody offers gets a `rejected` result.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,6 +15,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
 use pool_shared::broker::{BrokerError, tell, within};
+use pool_shared::config::Pool;
 use pool_shared::fault::{Point, point};
 use pool_shared::id::TaskId;
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
@@ -21,6 +23,8 @@ use pool_shared::routing::{Routes, parse_routing_key, routing_key};
 use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
 use tokio::time::Instant;
+
+use crate::configure;
 
 /// A key that leads to a route, but came here all the same: the bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
@@ -56,13 +60,13 @@ fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
 }
 
 /// Consumes until shutdown.
-pub async fn run(process: Process) {
+pub async fn run(process: Process, pool: Arc<Pool>) {
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
         tokio::select! {
             () = process.shutdown.cancelled() => return,
-            end = consume(&process) => match end {
+            end = consume(&process, &pool) => match end {
                 Ok(()) => {}
                 Err(error) => tell(&error, "unroutable tasks are not taken; trying again"),
             },
@@ -75,7 +79,7 @@ pub async fn run(process: Process) {
     }
 }
 
-async fn consume(process: &Process) -> Result<(), BrokerError> {
+async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
     within(limit, "limit unroutable tasks", channel.basic_qos(10, BasicQosOptions::default())).await?;
@@ -84,7 +88,7 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
     while let Some(Ok(delivery)) = consumer.next().await {
         point(Point::UnroutableTaken);
-        handle(process, &delivery).await?;
+        handle(process, pool, &delivery).await?;
         point(Point::UnroutableHandled);
         within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
     }
@@ -92,13 +96,18 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     Ok(())
 }
 
-async fn handle(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
+async fn handle(process: &Process, pool: &Pool, delivery: &Delivery) -> Result<(), BrokerError> {
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
+    // Of the file in force, which may be another than this process' own.
+    let routes = process.log.read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
+    let routes = routes.as_ref().unwrap_or(&process.routes);
     let key = delivery.routing_key.as_str();
-    match remedy(&process.routes, key, message.as_ref().ok()) {
+    match remedy(routes, key, message.as_ref().ok()) {
         Remedy::Publish { key, same } => {
             if same {
                 tokio::time::sleep(BINDING_GAP).await;
+                // Or they are gone, with a queue that was deleted.
+                configure::declare_again(process, pool).await;
             }
             tracing::info!(%key, "an unroutable task is published again");
             let properties = task_properties(&delivery.properties);

@@ -53,6 +53,9 @@ pub enum Decision {
         /// The values that the fold decides by.
         #[serde(default)]
         rules: Rules,
+        /// Only said again: it takes the place of no other one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// A dispatcher holds the task message and will publish it.
     Submitted {
@@ -109,7 +112,13 @@ pub enum Decision {
     /// How an open task stands, said again before the log forgets where it comes from. Who knows more than that keeps it.
     Stated { task: TaskId, state: Box<OpenTask> },
     /// Programmers are to take no more tasks, until they are resumed.
-    Paused { target: Target, pause: Pause },
+    Paused {
+        target: Target,
+        pause: Pause,
+        /// When it began, if it is only said again: who has heard of its end since then keeps to that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_ms: Option<u64>,
+    },
     /// The pause with this target is over.
     Resumed { target: Target },
     /// Before the first paid call of an attempt (or a probe): its cap is set aside in the day's budget. Admitted or not
@@ -182,6 +191,13 @@ pub struct OpenTask {
     pub attempts: u32,
     pub releases: u32,
     pub hand_backs: u32,
+    #[serde(default)]
+    pub spent: Spent,
+    /// Attempts that owned it once and do not any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<AttemptId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
 }
 
 /// Who works on it.
@@ -200,6 +216,23 @@ pub struct Retry {
     pub error: ErrorKind,
     /// Not before this moment: milliseconds since 1970.
     pub at_ms: u64,
+    /// What it has used of the task's limits.
+    #[serde(default)]
+    pub spent: Spent,
+}
+
+/// What attempts that are made again have used of a task's limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    pub cost_usd: MicroUsd,
+    pub tokens: u64,
+}
+
+impl Spent {
+    #[must_use]
+    pub fn and(self, more: Self) -> Self {
+        Self { cost_usd: self.cost_usd + more.cost_usd, tokens: self.tokens.saturating_add(more.tokens) }
+    }
 }
 
 impl Decision {

@@ -36,7 +36,7 @@ impl Log {
             log.append(Decision::Up { programmer: programmer.id, host: "h".to_owned() });
         }
         let rules = Rules::of(&log.pool);
-        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules });
+        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
         log
     }
 

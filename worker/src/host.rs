@@ -164,7 +164,7 @@ impl Host {
         }
         let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
-        self.announce(&seen);
+        self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
         tokio::spawn(telemetry::pool::watch(self.process.log.clone()));
         self.send_heartbeats(seen, nudge);
@@ -210,17 +210,21 @@ impl Host {
         })
     }
 
-    /// Says in the log that these programmers are held; whether it arrives decides nothing.
-    fn announce(&self, seen: &[Seen]) {
+    /// Says again that these programmers are held, before the log forgets it. The first time each says it itself.
+    fn say_again(&self, seen: &[Seen]) {
         for programmer in seen {
+            let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
             let up = Decision::Up { programmer: programmer.id.clone(), host };
             let every = self.pool.events.restate_every();
             tokio::spawn(async move {
                 loop {
-                    // Again before the log forgets it; one that does not arrive is made up for by the next.
-                    let _ = log.append(up.clone()).await;
                     tokio::time::sleep(every).await;
+                    let elsewhere = matches!(&*status.borrow(), Gate::Shut { reason: ShutReason::Held, .. });
+                    if !elsewhere {
+                        // One that does not arrive is made up for by the next.
+                        let _ = log.append(up.clone()).await;
+                    }
                 }
             });
         }

@@ -63,6 +63,7 @@ fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
+    app.history.whole().map_err(|error| Problem::unavailable(error.to_string()))?;
     let task = task_of(&app.history, id).await.map_err(|error| Problem::unavailable(error.to_string()))?;
     task.ok_or_else(|| {
         refused(format!(

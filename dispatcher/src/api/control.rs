@@ -71,7 +71,12 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
 pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
     let NewPause { target, pause } = read(&body)?;
     exists(&app, &target)?;
-    append(&app, Decision::Paused { target: target.clone(), pause }).await?;
+    if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
+        let detail =
+            "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    append(&app, Decision::Paused { target: target.clone(), pause, since_ms: None }).await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
 }

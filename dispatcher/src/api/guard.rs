@@ -24,7 +24,7 @@ pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -
 fn check(listen: IpAddr, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or_default();
-    if listen.is_loopback() && !is_loopback_name(host_of(host)) {
+    if listen.to_canonical().is_loopback() && !is_loopback_name(host_of(host)) {
         let detail = format!("the Host {host:?} is not a name of this machine's loopback; use 127.0.0.1 or localhost");
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }

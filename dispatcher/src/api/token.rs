@@ -41,12 +41,14 @@ pub struct MayAct(pub bool);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccess {
     #[error(
-        "{0} can be reached from other machines, and {VARIABLE} is not set: set it to a secret of at least {SHORTEST} \
-         characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
+        "{0} can be reached from other machines, and {VARIABLE} is not set: set it (or {VARIABLE}_FILE, a file) to a secret of at \
+         least {SHORTEST} characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
     )]
     Open(SocketAddr),
     #[error("{VARIABLE} has fewer than {SHORTEST} characters: make one with `openssl rand -hex 16`")]
     Short,
+    #[error("{VARIABLE}_FILE {0}")]
+    Unreadable(String),
 }
 
 impl fmt::Debug for Token {
@@ -70,10 +72,10 @@ impl Access {
     /// # Errors
     /// When everybody on the network could use the API, or the token can be guessed.
     pub fn new(listen: SocketAddr, env: &Env) -> Result<Self, InvalidAccess> {
-        match env.get(VARIABLE) {
+        match env.secret(VARIABLE).map_err(InvalidAccess::Unreadable)? {
             Some(token) if token.len() < SHORTEST => Err(InvalidAccess::Short),
-            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(Token::new(token))),
-            Some(token) => Ok(Self::TokenForAll(Token::new(token))),
+            Some(token) if is_local(listen.ip()) => Ok(Self::TokenToAct(Token::new(&token))),
+            Some(token) => Ok(Self::TokenForAll(Token::new(&token))),
             None if is_local(listen.ip()) => Ok(Self::Everybody),
             None => Err(InvalidAccess::Open(listen)),
         }

@@ -1,6 +1,6 @@
 //! The HTTP API as the command line uses it.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use pool_shared::config::Env;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -23,7 +23,7 @@ impl Client {
         // Fails only when another part of this process has chosen a provider: that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().context("failed to set up HTTP")?;
-        let token = Env::of_process().get(VARIABLE).map(ToOwned::to_owned);
+        let token = Env::of_process().secret(VARIABLE).map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
         Ok(Self { http, url: url.url.trim_end_matches('/').to_owned(), token })
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use pool_shared::broker::process::Process;
@@ -24,6 +25,9 @@ use crate::intake::Intake;
 use crate::pool_view::Beats;
 use crate::repair::{self, Watchman};
 use crate::{configure, deadlines, replies, restate, retired, retries, unroutable};
+
+/// For requests that are being answered when the process is told to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -86,8 +90,6 @@ async fn serve(
     let outputs = Outputs::default();
     let history = History::start(&process, outputs.clone());
     tokio::spawn(replies::run(process.clone(), history.clone()));
-    tokio::spawn(unroutable::run(process.clone()));
-    tokio::spawn(retired::run(process.clone()));
     tokio::spawn(retries::run(process.clone()));
     tokio::spawn(deadlines::run(process.clone()));
     let dead = DeadLetters::new(process.clone());
@@ -96,6 +98,8 @@ async fn serve(
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(telemetry::pool::watch(process.log.clone()));
     let pool = Arc::new(pool);
+    tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
     let app = App {
@@ -118,7 +122,13 @@ async fn serve(
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
-    axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown.cancelled_owned()).await?;
+    let ended = shutdown.clone();
+    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        served = async { serving.await } => served?,
+        // Somebody who stopped in the middle of his request.
+        () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
+    }
     process.consume.close().await;
     tracing::info!("the dispatcher has ended");
     Ok(())

@@ -82,11 +82,9 @@ impl Words {
 fn words(decision: &Decision) -> Words {
     match decision {
         Decision::Submitted { route, .. } => Words::new(Tone::Neutral, format!("submitted for the route {route}")),
-        Decision::Published { generation: 0, .. } => {
-            Words::new(Tone::Neutral, "in its queue, waiting for a programmer")
-        }
+        Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "its message is in the queue"),
         Decision::Published { generation, .. } => {
-            Words::new(Tone::Neutral, format!("in its queue again (generation {generation})"))
+            Words::new(Tone::Neutral, format!("its message is in the queue again (generation {generation})"))
         }
         Decision::Reissued { retry: Some(retry), .. } => {
             let at = Timestamp(retry.at_ms);

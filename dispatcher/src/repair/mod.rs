@@ -72,7 +72,9 @@ struct Looker {
 
 impl Looker {
     async fn look(&mut self) {
-        let (true, Ok(now)) = (self.process.log.is_fresh(), self.process.clock.now()) else {
+        // Before the history has been read it would look as if messages were lost for good.
+        let known = self.process.log.is_fresh() && self.history.whole().is_ok();
+        let (true, Ok(now)) = (known, self.process.clock.now()) else {
             // What was seen before says nothing about what happened meanwhile.
             self.empty.clear();
             return;

@@ -139,7 +139,7 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     let mut scene = Scene::new();
     scene.published(100);
     let attempt = scene.started(100);
-    let retry = Retry { attempt, error: ErrorKind::AgentCrashed, at_ms: 250 * SECOND };
+    let retry = Retry { attempt, error: ErrorKind::AgentCrashed, at_ms: 250 * SECOND, spent: Default::default() };
     scene.at(200, Decision::Reissued { task: task(), generation: 1, retry: Some(retry) });
     assert_eq!(scene.due(309), [], "the next attempt is planned for later");
     assert_eq!(scene.due(310), repair(2, Cause::Unpublished), "nobody has published it");
@@ -225,7 +225,7 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     let mut scene = Scene::new();
     let old = BTreeSet::from([Capability::new("old").expect("a capability")]);
     let capabilities = BTreeMap::from([(programmer("009"), old), (programmer("010"), BTreeSet::new())]);
-    scene.at(90, Decision::Configured { hash: "h".to_owned(), capabilities, rules: Rules::default() });
+    scene.at(90, Decision::Configured { hash: "h".to_owned(), capabilities, rules: Rules::default(), again: false });
     let (body_hash, route) = ("hash".to_owned(), "old".to_owned());
     scene.at(100, Decision::Submitted { task: task(), body_hash, route, deadline_ms: None });
     scene.at(100, Decision::Published { task: task(), generation: 0 });

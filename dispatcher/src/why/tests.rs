@@ -60,7 +60,7 @@ impl World {
             world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned() });
         }
         let rules = Rules::of(&world.pool);
-        world.append(Decision::Configured { hash: "h".to_owned(), capabilities: offers, rules });
+        world.append(Decision::Configured { hash: "h".to_owned(), capabilities: offers, rules, again: false });
         world
     }
 
@@ -126,7 +126,7 @@ impl World {
     }
 
     fn pause(&mut self, target: Target, pause: Pause) {
-        self.append(Decision::Paused { target, pause });
+        self.append(Decision::Paused { target, pause, since_ms: None });
     }
 
     fn why(&self, name: &str) -> Why {

@@ -1,6 +1,7 @@
 //! What must hold between sections: every LLM has a provider, every paid one a price, a cap fits into the budget.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::checks::Checks;
 use super::position::At;
@@ -64,6 +65,7 @@ fn check_caps(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
     if !pool.cost.enabled || checks.is_broken(&At::top("cost_optimization")) {
         return;
     }
+    check_log_keeps_a_day(pool, listed.iter().any(|listed| is_paid(&listed)), checks);
     let mut told = BTreeSet::new();
     for Listed { programmer, at, .. } in listed.iter().filter(is_paid) {
         let (own, default) = (at.key(CAP), At::top("defaults").key(CAP));
@@ -73,6 +75,19 @@ fn check_caps(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
             let problem = format!("{cap} is above the budget of a day ({most}), so that no paid call could start");
             checks.mistake(&place, format!("{problem}: write at most {most}"));
         }
+    }
+}
+
+/// What was spent today is known from the log alone, and the day begins in whatever time zone.
+fn check_log_keeps_a_day(pool: &Pool, spends: bool, checks: &mut Checks) {
+    const LEAST: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+    let at = At::top("events").key("max_age");
+    if spends && pool.events.age < LEAST && !checks.is_broken(&at) {
+        let problem = format!(
+            "{:?} is too short for the budget of a day, which is known from the log: write at least 2D",
+            pool.events.max_age
+        );
+        checks.mistake(&at, problem);
     }
 }
 

@@ -49,7 +49,7 @@ impl Log {
             log.append(Decision::Up { programmer: programmer.clone(), host: log.host(number) });
         }
         let rules = Rules { breaker: Some(breaker), programmers, ..Rules::default() };
-        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules });
+        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
         log
     }
 

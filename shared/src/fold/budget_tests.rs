@@ -26,7 +26,7 @@ impl Log {
     fn with_rules(budget: BudgetRules) -> Self {
         let mut log = Self { fold: Fold::new(), seq: 0, at: NOON };
         let rules = Rules { budget, ..Rules::default() };
-        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules });
+        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
         log
     }
 

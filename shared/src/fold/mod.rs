@@ -137,7 +137,12 @@ impl Fold {
                 self.up(programmer, host, emitter);
                 Verdict::Accepted
             }
-            Decision::Configured { hash, capabilities, rules } => {
+            Decision::Configured { hash, again: true, .. }
+                if self.configuration.as_ref().is_some_and(|in_force| in_force.hash != *hash) =>
+            {
+                Verdict::Refused(Refusal::Superseded)
+            }
+            Decision::Configured { hash, capabilities, rules, again: _ } => {
                 self.queues.extend(Routes::new(capabilities).all().iter().map(Route::queue));
                 self.budget.configure(&rules.budget, now);
                 self.breakers.configure(rules);
@@ -148,12 +153,16 @@ impl Fold {
             Decision::Submitted { .. } | Decision::Published { .. } | Decision::Stated { .. } => {
                 self.tasks.decide(decision, now)
             }
-            Decision::Paused { target, pause } => {
+            Decision::Paused { target, pause, since_ms: None } => {
                 self.pauses.pause(target, *pause, now);
                 Verdict::Accepted
             }
+            Decision::Paused { target, pause, since_ms: Some(since) } => {
+                self.pauses.pause_again(target, *pause, Timestamp(*since));
+                Verdict::Accepted
+            }
             Decision::Resumed { target } => {
-                self.pauses.resume(target);
+                self.pauses.resume(target, now);
                 Verdict::Accepted
             }
             Decision::Started { task, .. }

@@ -15,22 +15,36 @@ pub struct Paused {
 
 /// All pauses of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pauses(BTreeMap<Target, Paused>);
+pub struct Pauses {
+    paused: BTreeMap<Target, Paused>,
+    /// When each target was resumed last.
+    resumed: BTreeMap<Target, Timestamp>,
+}
 
 impl Pauses {
     /// Whoever is paused already stays so since then; what becomes of running tasks is as the newest says.
     pub(super) fn pause(&mut self, target: &Target, pause: Pause, now: Timestamp) {
-        let since = self.0.get(target).filter(|paused| paused.pause == pause).map_or(now, |paused| paused.since);
-        self.0.insert(target.clone(), Paused { pause, since });
+        let since = self.paused.get(target).filter(|paused| paused.pause == pause).map_or(now, |paused| paused.since);
+        self.paused.insert(target.clone(), Paused { pause, since });
     }
 
-    pub(super) fn resume(&mut self, target: &Target) {
-        self.0.remove(target);
+    /// A pause that began then is said again. It does not come back when it has ended meanwhile, and tells nothing to who
+    /// knows of it.
+    pub(super) fn pause_again(&mut self, target: &Target, pause: Pause, since: Timestamp) {
+        let ended = self.resumed.get(target).is_some_and(|resumed| *resumed >= since);
+        if !ended {
+            self.paused.entry(target.clone()).or_insert(Paused { pause, since });
+        }
+    }
+
+    pub(super) fn resume(&mut self, target: &Target, now: Timestamp) {
+        self.paused.remove(target);
+        self.resumed.insert(target.clone(), now);
     }
 
     /// What keeps this programmer from taking tasks, whatever their route. A drain says more than a pause.
     pub fn of_programmer(&self, id: &ProgrammerId) -> Option<(&Target, Paused)> {
-        let held = self.0.iter().filter(|(target, _)| match target {
+        let held = self.paused.iter().filter(|(target, _)| match target {
             Target::All => true,
             Target::Programmer { id: paused } => paused == id,
             Target::Route { .. } => false,
@@ -40,14 +54,14 @@ impl Pauses {
 
     /// What keeps the tasks of this route from being taken.
     pub fn of_route(&self, route: &str) -> Option<Paused> {
-        self.0.iter().find_map(|(target, paused)| match target {
+        self.paused.iter().find_map(|(target, paused)| match target {
             Target::Route { name } if name == route => Some(*paused),
             Target::All | Target::Programmer { .. } | Target::Route { .. } => None,
         })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Target, &Paused)> {
-        self.0.iter()
+        self.paused.iter()
     }
 }
 
@@ -67,10 +81,10 @@ mod tests {
         pauses.pause(&programmer("001"), Pause::Drain, Timestamp(2));
         let drained = Paused { pause: Pause::Drain, since: Timestamp(2) };
         assert_eq!(pauses.of_programmer(&id), Some((&programmer("001"), drained)), "the drain says more");
-        pauses.resume(&programmer("001"));
+        pauses.resume(&programmer("001"), Timestamp(3));
         let paused = Paused { pause: Pause::Pause, since: Timestamp(1) };
         assert_eq!(pauses.of_programmer(&id), Some((&Target::All, paused)), "the pool is still paused");
-        pauses.resume(&Target::All);
+        pauses.resume(&Target::All, Timestamp(4));
         assert_eq!(pauses.of_programmer(&id), None, "nothing is left");
     }
 
@@ -81,6 +95,18 @@ mod tests {
         pauses.pause(&Target::All, Pause::Drain, Timestamp(9));
         let since = pauses.iter().map(|(_, paused)| paused.since).collect::<Vec<_>>();
         assert_eq!(since, [Timestamp(1)], "its deadline must not move away");
+    }
+
+    #[test]
+    fn a_pause_that_is_said_again_does_not_outlive_its_end() {
+        let mut pauses = Pauses::default();
+        pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
+        assert_eq!(pauses.iter().count(), 1, "whoever has not heard of it learns it");
+        pauses.resume(&Target::All, Timestamp(5));
+        pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
+        assert_eq!(pauses.iter().count(), 0, "it was written before the end and came behind it");
+        pauses.pause(&Target::All, Pause::Pause, Timestamp(9));
+        assert_eq!(pauses.iter().count(), 1, "a new one is another matter");
     }
 
     #[test]

@@ -27,6 +27,9 @@ impl TaskState {
             attempts: self.attempts,
             releases: self.releases,
             hand_backs: self.hand_backs,
+            spent: self.spent,
+            past: self.past.clone(),
+            retry: self.retry.clone(),
         }
     }
 
@@ -44,7 +47,11 @@ impl TaskState {
         if said.generation > self.generation {
             self.generation = said.generation;
             self.published = false;
+            self.retry.clone_from(&said.retry);
         }
+        self.past.extend(said.past.iter().filter(|attempt| !self.past.contains(attempt)).copied().collect::<Vec<_>>());
+        self.spent.cost_usd = self.spent.cost_usd.max(said.spent.cost_usd);
+        self.spent.tokens = self.spent.tokens.max(said.spent.tokens);
         self.published |= said.published && said.generation == self.generation;
         if said.fence > self.fence {
             self.fence = said.fence;

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::{Decision, OpenTask, Retry};
+use crate::event::{Decision, OpenTask, Retry, Spent};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status};
@@ -59,7 +59,9 @@ pub struct TaskState {
     pub fence: Option<Token>,
     pub owner: Option<Owner>,
     /// Attempts that owned it once and do not any more.
-    past: Vec<AttemptId>,
+    pub(super) past: Vec<AttemptId>,
+    /// What attempts that were made again have used of the task's limits.
+    pub spent: Spent,
     /// Attempts that were started and not released.
     pub attempts: u32,
     /// How often it was handed back by its owner, and how often of these because no LLM was left for it.
@@ -236,6 +238,9 @@ impl Tasks {
     }
 
     fn reissued(&mut self, task: &TaskId, generation: u32, retry: Option<&Retry>, now: Timestamp) -> Verdict {
+        if retry.is_some() && !self.tasks.contains_key(task) {
+            return Verdict::Refused(Refusal::UnknownTask);
+        }
         let state = self.entry(task, now);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
@@ -249,6 +254,7 @@ impl Tasks {
                 return Verdict::Refused(Refusal::Superseded);
             };
             state.past.push(owner.attempt);
+            state.spent = state.spent.and(retry.spent);
         }
         state.generation = generation;
         state.published = false;

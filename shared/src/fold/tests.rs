@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::Retry;
+use crate::event::{Retry, Spent};
 use crate::id::{AttemptId, TaskId, Token};
 use crate::result::{ErrorKind, Status};
 use proptest::prelude::*;
@@ -78,7 +78,12 @@ fn a_redelivery_takes_ownership_and_the_old_owner_is_ignored_from_then_on() {
 }
 
 fn retry(n: u128, generation: u32) -> Decision {
-    let retry = Retry { attempt: attempt(n), error: ErrorKind::AgentCrashed, at_ms: 9000 };
+    let retry = Retry {
+        attempt: attempt(n),
+        error: ErrorKind::AgentCrashed,
+        at_ms: 9000,
+        spent: Spent { tokens: 7, ..Spent::default() },
+    };
     Decision::Reissued { task: task("t"), generation, retry: Some(retry) }
 }
 
@@ -94,6 +99,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     fold.apply(&batch(0, events), |_, _, _| ());
     let state = fold.tasks.get(&task("t")).expect("the task");
     assert_eq!((state.attempts, &state.owner), (1, &None), "it was made, and is over");
+    assert_eq!(state.spent.tokens, 7, "what it has used is not there for the next one");
     assert!(!state.published && state.retry.is_some(), "its message is not in its queue yet: {state:?}");
 }
 
@@ -235,6 +241,23 @@ fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
 }
 
 #[test]
+fn a_configuration_that_is_only_said_again_takes_no_others_place() {
+    let configured = |hash: &str, again| Decision::Configured {
+        hash: hash.to_owned(),
+        capabilities: BTreeMap::new(),
+        rules: Rules::default(),
+        again,
+    };
+    let events =
+        vec![configured("old", true), configured("new", false), configured("old", true), configured("new", true)];
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, SUPERSEDED, YES],
+        "the old one was written before the new one and came behind it"
+    );
+}
+
+#[test]
 fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again() {
     let configured = |capability: &str| Decision::Configured {
         hash: capability.to_owned(),
@@ -243,6 +266,7 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
             [Capability::new(capability).expect("a capability")].into(),
         )]),
         rules: Rules::default(),
+        again: false,
     };
     let mut fold = Fold::new();
     fold.apply(&batch(0, vec![configured("fast"), configured("slow")]), |_, _, _| ());

@@ -145,7 +145,8 @@ mod tests {
     fn the_budget_is_told_in_dollars() {
         let budget = BudgetRules { limit_usd: Some(MicroUsd(50_000_000)), ..BudgetRules::default() };
         let rules = Rules { budget, ..Rules::default() };
-        let configured = Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules };
+        let configured =
+            Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false };
         let reserved = Decision::Reserved {
             attempt: AttemptId::from_u128(1),
             task: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
+use pool_shared::event::Spent;
 use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
@@ -195,6 +196,11 @@ impl Attempts {
         findings: &mut Findings,
     ) -> Result<Finish, TaskFailure> {
         let task = &claimed.envelope.task;
+        let limits = &self.programmer.limits;
+        let left = Spent {
+            cost_usd: claimed.max_cost(limits.max_cost),
+            tokens: limits.max_tokens.saturating_sub(claimed.spent.tokens),
+        };
         let limit = self.time_limit(&task.message.limits);
         let until = Instant::now() + limit;
         let worktree = tokio::select! {
@@ -207,8 +213,15 @@ impl Attempts {
         let cancel = stop.child_token();
         let telling = self.teller.as_ref().map(|teller| teller.tell(&task.id, claimed.attempt));
         let finish = {
-            let work =
-                Work { attempts: self, task, worktree: &worktree, permits, cancel: &cancel, telling: telling.as_ref() };
+            let work = Work {
+                attempts: self,
+                task,
+                left,
+                worktree: &worktree,
+                permits,
+                cancel: &cancel,
+                telling: telling.as_ref(),
+            };
             let working = work.all_runs(findings);
             tokio::pin!(working);
             tokio::select! {

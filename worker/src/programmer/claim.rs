@@ -4,8 +4,10 @@
 
 use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::topology::REPLY_PREFIX;
+use pool_shared::event::Spent;
 use pool_shared::fold::{Fold, Refusal, TaskState};
 use pool_shared::id::{AttemptId, TaskId, Token};
+use pool_shared::money::MicroUsd;
 use pool_shared::result::{ErrorKind, Status, TaskFailure};
 use pool_shared::routing::CapabilitySet;
 use pool_shared::task::{Task, TaskMessage};
@@ -165,10 +167,18 @@ pub struct Claimed {
     pub attempt: AttemptId,
     /// Which attempt at the task this is: 1 at first.
     pub number: u32,
+    /// What attempts before it have used of the task's limits.
+    pub spent: Spent,
     pub since: Timestamp,
 }
 
 impl Claimed {
+    /// What this attempt may cost: what is left of the task's own limit and of the programmer's.
+    pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
+        let own = self.envelope.task.message.limits.max_cost_usd;
+        own.map_or(of_programmer, |own| own.min(of_programmer)).saturating_sub(self.spent.cost_usd)
+    }
+
     /// Why the attempt ends before it begins: the task was started too often, or its deadline has passed. Decided after
     /// the claim, because only an owner can finish a task that was owned before.
     pub fn ends_at_once(&self, max_attempts: u32) -> Option<(Status, TaskFailure)> {
@@ -224,7 +234,7 @@ mod tests {
             attempt: Some(AttemptId::from_u128(1)),
             status: Status::Succeeded,
             llm: None,
-            cost_usd: pool_shared::money::MicroUsd::ZERO,
+            cost_usd: MicroUsd::ZERO,
             error: None,
         }
     }
@@ -302,11 +312,26 @@ mod tests {
     }
 
     #[test]
+    fn what_earlier_attempts_have_spent_is_not_there_for_this_one() {
+        let claimed = |spent| Claimed {
+            envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
+            attempt: AttemptId::from_u128(1),
+            number: 2,
+            spent: Spent { cost_usd: MicroUsd(spent), tokens: 0 },
+            since: NOW,
+        };
+        let left = |spent| claimed(spent).max_cost(MicroUsd(2_500_000));
+        assert_eq!(left(1_900_000), MicroUsd(100_000), "of the task's own limit, which is the lower one");
+        assert_eq!(left(2_100_000), MicroUsd::ZERO, "nothing, and not less");
+    }
+
+    #[test]
     fn a_task_that_waited_past_its_deadline_ends_instead_of_being_worked_on() {
         let claimed = |extra: &str| Claimed {
             envelope: envelope(extra, 0),
             attempt: AttemptId::from_u128(1),
             number: 1,
+            spent: Spent::default(),
             since: NOW,
         };
         let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);

@@ -151,11 +151,14 @@ pub async fn end_without_attempt(
     delivery: &Delivery,
     envelope: &Envelope,
     (status, failure): (Status, TaskFailure),
+    wanted: impl Fn() -> bool,
 ) -> End {
     tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "ended without an attempt");
     let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
-    publish_result(process, &result, &envelope.reply, || true).await;
+    if !publish_result(process, &result, &envelope.reply, wanted).await {
+        return End::Lost;
+    }
     point(Point::EndTold);
     ack(process, delivery).await
 }
@@ -167,15 +170,21 @@ pub async fn dead_letter(
     delivery: &Delivery,
     id: Option<TaskId>,
     (reply, failure): (&Reply, TaskFailure),
+    wanted: impl Fn() -> bool,
 ) -> End {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
     let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
     let obituary = Obituary::new(format!("{}: {}", failure.kind.as_str(), failure.message), from, wall_clock());
     let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
-    publish_result(process, &result, reply, || true).await;
+    if !publish_result(process, &result, reply, &wanted).await {
+        return End::Lost;
+    }
     point(Point::DeadTold);
     let mut backoff = Backoff::default();
     loop {
+        if !wanted() {
+            return End::Lost;
+        }
         let properties = obituary.properties(&delivery.properties);
         let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
         match process.publisher.publish(message).await {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool, config_hash};
-use pool_shared::heartbeat::{Heartbeat, ShutReason};
+use pool_shared::fold::Fold;
+use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
 use pool_shared::id::ProgrammerId;
 use pool_shared::pause::Pause;
 use pool_shared::standing::{Obstacle, Standing};
@@ -100,7 +101,10 @@ impl Watcher {
     fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
         let shut = look(&self.process, &self.config_hash, &self.pool.file.display().to_string());
         if shut.is_some() {
-            return vec![Door { shut, ..Door::default() }; programmers.len()];
+            // Whoever is drained meanwhile has the same time as ever.
+            let since = |fold: &Fold| programmers.iter().map(|p| drained_since(fold, &p.id)).collect::<Vec<_>>();
+            let doors = self.process.log.read(since).into_iter();
+            return doors.map(|since| Door { shut: shut.clone(), drained_since: since, ..Door::default() }).collect();
         }
         let alive = |id: &ProgrammerId| self.others.alive(id, self.pool.load_balancing.health_check_interval);
         self.process.log.read(|fold| {
@@ -109,16 +113,20 @@ impl Watcher {
             let standing = Standing { pool: &self.pool, fold, now };
             let door = |programmer: &config::Programmer| {
                 let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
-                let drained = fold.pauses.of_programmer(&programmer.id).map(|(_, paused)| paused);
                 Door {
                     shut: standing.obstacle(programmer, alive).map(shut),
                     closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id), alive),
-                    drained_since: drained.filter(|p| p.pause == Pause::Drain).map(|p| p.since),
+                    drained_since: drained_since(fold, &programmer.id),
                 }
             };
             programmers.iter().map(door).collect()
         })
     }
+}
+
+fn drained_since(fold: &Fold, programmer: &ProgrammerId) -> Option<Timestamp> {
+    let paused = fold.pauses.of_programmer(programmer).map(|(_, paused)| paused);
+    paused.filter(|paused| paused.pause == Pause::Drain).map(|paused| paused.since)
 }
 
 fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
@@ -172,6 +180,10 @@ impl Others {
     pub fn hear(&self, heartbeat: &Heartbeat) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in &heartbeat.programmers {
+            // It waits for a programmer that another process has, and says nothing about that one.
+            if matches!(beat.gate, Gate::Shut { reason: ShutReason::Held, .. }) {
+                continue;
+            }
             if beat.gate.could_take() {
                 heard.insert(beat.id.clone(), Instant::now());
             } else {

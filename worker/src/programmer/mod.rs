@@ -22,6 +22,7 @@ use std::time::Duration;
 use lapin::message::Delivery;
 use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool};
+use pool_shared::event::Decision;
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::routing::queue_name;
 use pool_shared::time::wall_clock;
@@ -236,6 +237,9 @@ impl Programmer {
             priority: self.priority,
         };
         let opened = Station::open(&self.process.consume, &self.config.id, consumers).await;
+        if opened.is_ok() {
+            self.announce();
+        }
         opened.map_err(|error| {
             let reason = match &error {
                 OpenError::Held(_) => ShutReason::Held,
@@ -254,6 +258,13 @@ impl Programmer {
             self.show(Gate::Shut { reason, detail: error.to_string() });
             In::Broken
         })
+    }
+
+    /// Says in the log that this process holds the programmer; whether it arrives decides nothing.
+    fn announce(&self) {
+        let (log, host) = (self.process.log.clone(), self.process.host.clone());
+        let up = Decision::Up { programmer: self.config.id.clone(), host };
+        tokio::spawn(async move { log.append(up).await });
     }
 
     async fn ask(&self, station: &mut Station, queue: usize) -> In {

@@ -10,7 +10,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::tell;
 use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
-use pool_shared::event::{Decision, Retry};
+use pool_shared::event::{Decision, Retry, Spent};
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::Verdict;
 use pool_shared::result::{ErrorKind, ResultMessage};
@@ -34,19 +34,19 @@ fn delay(first: Duration, number: u32, random: f64) -> Duration {
     doubled.min(LONGEST).mul_f64(0.5 + random / 2.0)
 }
 
-/// Ends this attempt and has another one made. Nobody else does while `still_mine`.
+/// Ends this attempt and has another one made.
 pub(super) async fn make_again(
     process: &Process,
     delivery: &Delivery,
     claimed: &Claimed,
-    (error, first): (ErrorKind, Duration),
+    (error, spent, first): (ErrorKind, Spent, Duration),
     wanted: impl Fn() -> bool,
 ) -> End {
     let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
     let known = process.log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
     let generation = known.max(token.generation) + 1;
     let at = wall_clock().plus(delay(first, claimed.number, rand::random()));
-    let retry = Retry { attempt: claimed.attempt, error, at_ms: at.0 };
+    let retry = Retry { attempt: claimed.attempt, error, at_ms: at.0, spent };
     match process.log.append(Decision::Reissued { task: id.clone(), generation, retry: Some(retry) }).await {
         Ok(Verdict::Accepted) => {}
         Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::event::Decision;
+use pool_shared::event::{Decision, Spent};
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
@@ -52,7 +52,9 @@ impl Programmer {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 let told = (&malformed.reply, malformed.failure);
-                return ended(conclude::dead_letter(&self.process, &delivery, malformed.id, told).await);
+                return ended(
+                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || !self.is_killed()).await,
+                );
             }
         };
         point(Point::Read);
@@ -74,8 +76,16 @@ impl Programmer {
             }
         }
         point(Point::Started);
-        let number = self.process.log.read(|fold| fold.tasks.get(&envelope.task.id).map_or(1, |state| state.attempts));
-        In::Owned(Held { delivery, claimed: Claimed { envelope, attempt, number, since: wall_clock() }, no_llm: false })
+        let known =
+            |fold: &Fold| fold.tasks.get(&envelope.task.id).map_or((1, Spent::default()), |s| (s.attempts, s.spent));
+        let (number, spent) = self.process.log.read(known);
+        let claimed = Claimed { envelope, attempt, number, spent, since: wall_clock() };
+        In::Owned(Held { delivery, claimed, no_llm: false })
+    }
+
+    /// Nothing is waited for any more: what is not done is left to the next owner.
+    fn is_killed(&self) -> bool {
+        self.ending.kill.is_cancelled()
     }
 
     fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Decision {
@@ -104,10 +114,12 @@ impl Programmer {
             }
             Examination::Divert { generation } => conclude::divert(process, delivery, envelope, generation).await,
             Examination::End(status, failure) => {
-                conclude::end_without_attempt(process, delivery, envelope, (status, failure)).await
+                conclude::end_without_attempt(process, delivery, envelope, (status, failure), || !self.is_killed())
+                    .await
             }
             Examination::Dead(failure) => {
-                conclude::dead_letter(process, delivery, Some(id.clone()), (&envelope.reply, failure)).await
+                let told = (&envelope.reply, failure);
+                conclude::dead_letter(process, delivery, Some(id.clone()), told, || !self.is_killed()).await
             }
             Examination::Claim => End::Lost,
         })
@@ -185,8 +197,7 @@ impl Programmer {
 
     fn permits(&self, claimed: &Claimed) -> TaskPermits {
         let task = &claimed.envelope.task;
-        let cap = self.config.limits.max_cost;
-        let cap = task.message.limits.max_cost_usd.map_or(cap, |own| own.min(cap));
+        let cap = claimed.max_cost(self.config.limits.max_cost);
         let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
         TaskPermits::new((process, pool), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
     }
@@ -215,7 +226,7 @@ impl Programmer {
         let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
         let id = &claimed.envelope.task.id;
         if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
-            return self.make_again(station, (&delivery, stay), &claimed, error).await;
+            return self.make_again(station, (&delivery, stay), &claimed, (error, spent(&result))).await;
         }
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
@@ -224,7 +235,7 @@ impl Programmer {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
-        let wanted = || !self.ending.kill.is_cancelled() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        let wanted = || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
@@ -278,13 +289,13 @@ impl Programmer {
         station: &mut Station,
         (delivery, stay): (&Delivery, bool),
         claimed: &Claimed,
-        error: ErrorKind,
+        (error, spent): (ErrorKind, Spent),
     ) -> In {
         let id = &claimed.envelope.task.id;
         self.stay_or_leave(station, stay).await;
         let unfinished = || self.process.log.read(|fold| fold.tasks.winner(id).is_none());
-        let wanted = || !self.ending.kill.is_cancelled() && unfinished();
-        let retry = (error, self.pool.dispatcher.retry_delay);
+        let wanted = || !self.is_killed() && unfinished();
+        let retry = (error, spent, self.pool.dispatcher.retry_delay);
         ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
     }
 
@@ -353,6 +364,12 @@ fn pause_before_hand_back(before: u32) -> Duration {
         0 | 1 => Duration::ZERO,
         _ => (FIRST * 2u32.saturating_pow(before - 2)).min(LONGEST),
     }
+}
+
+/// What an attempt has used of its task's limits.
+fn spent(result: &ResultMessage) -> Spent {
+    let usage = &result.usage;
+    Spent { cost_usd: usage.cost_usd, tokens: usage.input_tokens.saturating_add(usage.output_tokens) }
 }
 
 /// What an attempt has cost, by LLM.

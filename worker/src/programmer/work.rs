@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_shared::config::Secret;
+use pool_shared::event::Spent;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings};
@@ -76,6 +77,8 @@ pub(super) enum Finish {
 pub(super) struct Work<'a> {
     pub(super) attempts: &'a Attempts,
     pub(super) task: &'a Task,
+    /// What earlier attempts have left of the task's limits.
+    pub(super) left: Spent,
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
@@ -196,15 +199,14 @@ impl Work<'_> {
     /// What earlier runs have used is not there any more.
     fn call_plan(&self, assignment: &Assignment, findings: &Findings) -> CallPlan {
         let limits = &self.attempts.programmer.limits;
-        let max_cost = self.task.message.limits.max_cost_usd.map_or(limits.max_cost, |own| own.min(limits.max_cost));
         let mut llms = self.llms().to_vec();
         let first = assignment.first_llm.min(llms.len());
         llms.rotate_left(first);
         CallPlan {
             llms,
             failover: self.attempts.workshop.pool.failover.clone(),
-            max_tokens: limits.max_tokens.saturating_sub(findings.tokens()),
-            max_cost: max_cost.saturating_sub(findings.cost()),
+            max_tokens: self.left.tokens.saturating_sub(findings.tokens()),
+            max_cost: self.left.cost_usd.saturating_sub(findings.cost()),
             context_limit: limits.context_limit,
             permits: Arc::clone(&self.permits),
         }

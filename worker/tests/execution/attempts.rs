@@ -81,7 +81,8 @@ impl Rig {
             task[field] = value.clone();
         }
         let envelope = read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
-        let claimed = Claimed { envelope, attempt: AttemptId::new(), number: 1, since: Timestamp(0) };
+        let claimed =
+            Claimed { envelope, attempt: AttemptId::new(), number: 1, spent: Default::default(), since: Timestamp(0) };
         self.attempts.run(&claimed, Arc::new(Unlimited), stop).await
     }
 

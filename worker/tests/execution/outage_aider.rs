@@ -137,7 +137,8 @@ impl Ward {
             "acceptance": [{"name": "adds", "run": check}],
         });
         let envelope = read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
-        let claimed = Claimed { envelope, attempt: AttemptId::new(), number: 1, since: Timestamp(0) };
+        let claimed =
+            Claimed { envelope, attempt: AttemptId::new(), number: 1, spent: Default::default(), since: Timestamp(0) };
         let attempts = match primary {
             Primary::Scripted => &self.scripted,
             Primary::Closed => &self.closed,

@@ -20,6 +20,8 @@ use crate::room::NoRoom;
 /// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
 const OFFERED: usize = 500;
 const DEFAULT_WAIT_S: u32 = 2;
+/// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
+const UNANSWERED: u32 = 150;
 
 /// All tasks, in their order, when all are taken.
 pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::Result<Vec<TaskView>> {
@@ -28,9 +30,24 @@ pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::R
     let mut open: Vec<usize> = (0..tasks.len()).collect();
     let mut offer = open.clone();
     let shown = Shown::new();
+    let mut unanswered = 0;
     while !open.is_empty() {
         let body = serde_json::to_vec(&offer.iter().map(|&index| &tasks[index]).collect::<Vec<_>>())?;
-        match client.try_post::<Vec<TaskView>>("/tasks", body).await? {
+        let answer = client.try_post::<Vec<TaskView>>("/tasks", body).await;
+        let begun = open.len() < tasks.len();
+        let answer = match answer {
+            Ok(answer) => answer,
+            // The ids are made here, so what was taken and not answered is not taken twice.
+            Err(error) if begun && unanswered < UNANSWERED => {
+                unanswered += 1;
+                shown.say(format!("{error:#}; trying again, {} still to hand in", open.len()));
+                tokio::time::sleep(Duration::from_secs(DEFAULT_WAIT_S.into())).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        unanswered = 0;
+        match answer {
             Ok(views) => {
                 for (&index, view) in offer.iter().zip(views) {
                     taken[index] = Some(view);

@@ -1,5 +1,5 @@
 // What an operator can do, and the state that all views share.
-const pool = { live: null, mayAct: true, retry: false, connection: "connecting", changed: new Set(), tasks: new Set() };
+const pool = { live: null, mayAct: true, connection: "connecting", changed: new Set(), tasks: new Set() };
 const changed = () => pool.changed.forEach((update) => update());
 
 const confirmed = (title, text, verb) => new Promise((done) => {
@@ -34,6 +34,8 @@ const act = async (button, perform, said) => {
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
+// What has succeeded is not made again by accident: the command line can be told to.
+const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
 

@@ -51,11 +51,6 @@ const restart = () => {
       pool.mayAct = mayAct;
       accessShown();
       changed();
-      // Whether this dispatcher can make tasks again: its path is there, for another method.
-      request("GET", "/tasks/-/retry").catch((error) => {
-        pool.retry = error.status === 405;
-        changed();
-      });
       if (!resumed) pool.tasks.forEach((heard) => heard({ many: true, tasks: [] }));
     },
     state: (live) => {

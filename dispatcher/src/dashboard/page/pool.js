@@ -38,7 +38,8 @@ const budgetCard = () => {
     bar.classList.toggle("alert", budget.alert);
     const left = `${usd(budget.reserved_usd)} reserved, ${usd(budget.left_usd)} left`;
     attribute(bar, "aria-label", `${text} spent, ${left}; warning at ${usd(budget.alert_threshold_usd)}`);
-    set(note, `${left} · warns at ${usd(budget.alert_threshold_usd)}${budget.set_for_today ? " · limit set for today" : ""}`);
+    element.title = `warns at ${usd(budget.alert_threshold_usd)}; the day ends ${budget.day_ends ? moment(budget.day_ends) : "never"}`;
+    set(note, `${left}${budget.alert ? " · above the warning" : ""}${budget.set_for_today ? " · limit set for today" : ""}`);
     note.className = budget.alert ? "note warn" : "note";
   };
   return { element, update };

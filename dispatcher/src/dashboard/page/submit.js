@@ -16,7 +16,7 @@ const openSubmit = () => {
   const labels = h("input", { name: "labels", placeholder: "run_id=2026-01-31" });
   const cost = h("input", { name: "cost", inputmode: "decimal", placeholder: "as the pool file says" });
   const time = h("input", { name: "timeout", inputmode: "numeric", placeholder: "as the pool file says" });
-  const own = h("input", { name: "id", placeholder: "made by the dispatcher", pattern: "[A-Za-z0-9_][A-Za-z0-9_\\-]{0,63}" });
+  const own = h("input", { name: "id", placeholder: "made up", pattern: "[A-Za-z0-9_][A-Za-z0-9_\\-]{0,63}" });
   const offered = [...new Set((pool.live?.status.programmers ?? []).flatMap((programmer) => programmer.capabilities))].sort();
   const boxes = offered.map((capability) => h("input", { type: "checkbox", name: "capability", value: capability, onchange: () => route() }));
   const able = h("span", { class: "hint", "aria-live": "polite" });
@@ -28,10 +28,12 @@ const openSubmit = () => {
   route();
   const problem = h("div", { class: "problem", role: "alert", hidden: true });
   const send = h("button", { class: "primary" }, "Submit");
+  // Sent again after an error it is the same task.
+  const made = `t-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
   const message = () => {
     const task = { instruction: instruction.value, repository: repository.value.trim() };
     const capabilities = boxes.filter((box) => box.checked).map((box) => box.value);
-    if (own.value.trim()) task.id = own.value.trim();
+    task.id = own.value.trim() || made;
     if (base.value.trim()) task.base = base.value.trim();
     if (capabilities.length) task.capabilities = capabilities;
     if (lines(files.value).length) task.files = lines(files.value);

@@ -68,7 +68,7 @@ const taskView = (id) => {
   const cancel = h("button", { type: "button", class: "danger", onclick: (event) => act(event.currentTarget, () => cancelTask(id), `${id} is cancelled`).then(load) }, "Cancel");
   const retry = h("button", { type: "button", class: "primary", onclick: async (event) => {
     const again = await act(event.currentTarget, () => retryTask(id), "It is made again, as a new task");
-    if (again?.id) location.hash = `#/tasks/${encodeURIComponent(again.id)}`;
+    if (again?.task_id) location.hash = `#/tasks/${encodeURIComponent(again.task_id)}`;
   } }, "Retry");
   const why = h("div", { class: "why", hidden: true, role: "status" });
   const instruction = h("div", { class: "instruction" });
@@ -97,6 +97,7 @@ const taskView = (id) => {
     const { result } = task;
     if (!result) return;
     why.hidden = !result.error;
+    delete why.dataset.key;
     why.className = "why bad";
     if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, humane(result.error.message)));
     checks.hidden = !result.acceptance?.length;
@@ -150,7 +151,11 @@ const taskView = (id) => {
     }
     why.hidden = !answer.sentence;
     why.className = "why";
-    set(why, humane(answer.sentence));
+    const key = JSON.stringify([answer.sentence, answer.programmers]);
+    if (why.dataset.key === key) return;
+    why.dataset.key = key;
+    const lines = (answer.programmers ?? []).map((one) => h("div", {}, `Prog-${one.id}: ${humane(one.detail || one.state)}`));
+    why.replaceChildren(humane(answer.sentence), h("div", { class: "detail small" }, lines));
   };
   const load = async () => {
     try {
@@ -173,7 +178,7 @@ const taskView = (id) => {
   const update = () => {
     const open = task && ["queued", "running"].includes(task.status);
     cancel.hidden = !open || !pool.mayAct;
-    retry.hidden = !task || open || !pool.mayAct || !pool.retry;
+    retry.hidden = !task || !RETRIED.includes(task.status) || !pool.mayAct;
     showWhy();
   };
   const stop = listen(path(id, "/events"), {

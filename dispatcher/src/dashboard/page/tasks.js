@@ -215,7 +215,7 @@ const tasksView = (parameters) => {
   const list = taskList(filters);
   const total = h("span", { class: "muted", id: "total" });
   const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
-  const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => !["queued", "running"].includes(task.status)) }, "Retry them");
+  const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry them");
   const everything = async (verb, perform, fits) => {
     const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
     if (!answer) return;
@@ -246,8 +246,8 @@ const tasksView = (parameters) => {
   const update = () => {
     const active = Object.keys(filters()).length > 0;
     clear.hidden = !active;
-    cancelAll.hidden = !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
-    retryAll.hidden = !pool.mayAct || !pool.retry || !list.total || !["failed", "cancelled", "expired", "rejected"].includes(values.status);
+    cancelAll.hidden = !active || !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
+    retryAll.hidden = !pool.mayAct || !list.total || !RETRIED.includes(values.status);
     const status = pool.live?.status;
     const known = status?.programmers ?? [];
     options(programmer, "programmer", "Any programmer", known.map((one) => [one.id, one.agent]));

@@ -236,7 +236,7 @@ fn broke(world: &mut World) {
     world.wait("t", "fast");
     world.start("t", "001", 1);
     let (attempt, at_ms) = (AttemptId::from_u128(1), world.at.0 + 10_000);
-    let retry = Some(Retry { attempt, error: ErrorKind::AgentCrashed, at_ms });
+    let retry = Some(Retry { attempt, error: ErrorKind::AgentCrashed, at_ms, spent: Default::default() });
     world.append(Decision::Reissued { task: task("t"), generation: 1, retry });
 }
 

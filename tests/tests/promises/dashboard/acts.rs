@@ -104,3 +104,45 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
         .await;
     assert!(texts(&browser, ".toast").await.iter().any(|said| said.contains("30 of 30")), "and how many is said");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_from_the_page() {
+    let mut bench = Bench::with(&["001"]).await;
+    bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&task("first")).await;
+    bench.agents_started(1).await;
+    bench.pool.api().submit(&task("second")).await;
+    let browser = open(&bench.pool).await;
+    go(&browser, &bench.pool, "tasks/second").await;
+    browser
+        .until(
+            "who is able, and with what it is busy",
+            r#"document.querySelector(".why .detail")?.innerText.includes("first")"#,
+        )
+        .await;
+    let shown = browser.text(".why").await;
+    let sentence = bench.pool.api().get("/tasks/second/why").await["sentence"].as_str().expect("a sentence").to_owned();
+    let (beginning, _) = sentence.split_once(':').unwrap_or((&sentence, ""));
+    assert!(shown.starts_with(beginning), "{shown:?} is what the API says: {sentence:?}");
+
+    bench.pool.api().delete("/tasks/second").await;
+    browser.click(".task-top .primary").await;
+    browser
+        .until(
+            "the page of the new task",
+            r##"location.hash.startsWith("#/tasks/") && location.hash !== "#/tasks/second""##,
+        )
+        .await;
+    let id = browser.script("return location.hash.slice(8)").await.as_str().expect("an id").to_owned();
+    let again = bench.pool.api().get(&format!("/tasks/{id}")).await;
+    assert_eq!(again["task"]["retry_of"], "second", "it is the same task again: {again}");
+    assert_eq!(again["status"], "queued", "and waits");
+    bench.go();
+    browser.until("and succeeds", r#"document.querySelector(".task-top .badge").innerText === "succeeded""#).await;
+    assert_eq!(
+        browser.script("return document.querySelector('.task-top .primary').hidden").await,
+        true,
+        "then it is not offered"
+    );
+}

@@ -59,7 +59,7 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let go_on = pool.path().join("go");
     let agent = r#"echo "looking around"; until [ -e "$1.1" ]; do sleep 0.05; done
-        echo "found it"; until [ -e "$1.2" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+        echo "found it"; until [ -e "$1.2" ]; do sleep 0.05; done; printf "%0300d\n" 4 >>readme.txt"#;
     let arguments = ["/bin/sh", "-c", agent, "agent", go_on.to_str().expect("a path in UTF-8")];
     pool.rewrite(&PoolFile::sample().only(&["001"]).command(&arguments));
     pool.start_dispatcher().await;
@@ -86,6 +86,13 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     browser
         .until("the end, without a reload", r#"document.querySelector(".task-top .badge").innerText === "succeeded""#)
         .await;
+    browser.size(360, 740).await;
+    browser.until("the change of one long line", r#"document.querySelector(".diff .add")"#).await;
+    assert_eq!(
+        browser.script("return document.documentElement.scrollWidth").await,
+        360,
+        "it scrolls by itself, the page does not"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
