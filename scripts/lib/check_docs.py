@@ -40,8 +40,7 @@ def anchors(page):
 
 
 def check_links(page):
-    # Pictures are taken by hand and come by themselves.
-    for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)", outside_of_blocks(page.read_text())):
+    for target in re.findall(r"\[[^]]*\]\(([^)\s]+)\)", outside_of_blocks(page.read_text())):
         if "://" in target:
             continue
         path, _, anchor = target.partition("#")

@@ -44,7 +44,7 @@ The file of the dispatcher that started last is in force. A worker whose file di
 | `AMQP_URL` | both | wins over `broker.url` |
 | `POOL_<PROVIDER>_URL` | both | wins over `providers.<provider>.base_url`: capitals, `-` as `_` (`POOL_OLLAMA_URL`) |
 | what `api_key_env` names | worker; `dispatcher check --llms` | the key of a provider |
-| `<NAME>_FILE` | both | for `AMQP_URL` and keys: the file that holds the value, when `<NAME>` itself is not set |
+| `<NAME>_FILE` | both | for `AMQP_URL`, `POOL_API_TOKEN` and keys: the file that holds the value, when `<NAME>` itself is not set |
 | `POOL_API_TOKEN` | dispatcher, its commands | the token of the HTTP API, at least 16 characters; needed to listen on another address than loopback |
 | `POOL_FILE` | both | instead of `--pool` |
 | `POOL_URL` | the dispatcher's commands | instead of `--url` |
