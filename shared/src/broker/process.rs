@@ -116,6 +116,8 @@ fn is_refusal(error: &BrokerError) -> bool {
     let BrokerError::Amqp { error, .. } = error else { return false };
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
         return match error.kind() {
+            // A node that has only just come up does not have all its queues yet; a lock is let go of.
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => false,
             AMQPErrorKind::Soft(_) => true,
             AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
         };
