@@ -50,7 +50,7 @@ impl Client {
     /// # Errors
     /// When no dispatcher answers.
     pub async fn health(&self) -> anyhow::Result<(reqwest::StatusCode, String)> {
-        let answer = self.http.get(format!("{}/health", self.url)).send().await;
+        let answer = self.http.get(format!("{}/ready", self.url)).send().await;
         let answer = answer.with_context(|| format!("no dispatcher answers at {}", self.url))?;
         Ok((answer.status(), answer.text().await?))
     }
