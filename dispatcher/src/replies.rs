@@ -294,7 +294,8 @@ async fn deliver(
         point(Point::ResultReplied);
         told
     };
-    let (kept, told) = tokio::join!(keep, tell);
+    // The reply first: its submitter waits, for the history nobody does.
+    let (told, kept) = tokio::join!(tell, keep);
     kept.and(told)
 }
 

@@ -47,10 +47,11 @@ impl Endpoint {
     /// A new connection; `purpose` is added to its name in the management UI.
     ///
     /// # Errors
-    /// When the broker cannot be reached or refuses; the text names the address and what to do.
-    pub async fn connect(&self, purpose: &str) -> Result<Connection, BrokerError> {
+    /// When the broker cannot be reached or refuses; the text names the address and what to do, more of it for a link that never
+    /// `was_up`.
+    pub async fn connect(&self, purpose: &str, was_up: bool) -> Result<Connection, BrokerError> {
         let limit = self.timeout();
-        let connected = match tokio::time::timeout(limit, self.try_connect(purpose)).await {
+        let connected = match tokio::time::timeout(limit, self.try_connect(purpose, was_up)).await {
             Ok(connected) => connected,
             Err(_) => Err(Cause::Away(format!("no answer within {} s", limit.as_secs()))),
         };
@@ -62,7 +63,7 @@ impl Endpoint {
         NotConnected { address: self.address(), cause }
     }
 
-    async fn try_connect(&self, purpose: &str) -> Result<Connection, Cause> {
+    async fn try_connect(&self, purpose: &str, was_up: bool) -> Result<Connection, Cause> {
         let uri = self.uri()?;
         let tls = match uri.scheme {
             AMQPScheme::AMQP => None,
@@ -90,6 +91,8 @@ impl Endpoint {
         );
         let connection = match connect.await {
             Ok(connection) => connection,
+            // A port that was right before is not asked what it speaks: that costs a broker in trouble a connection more.
+            Err(error) if was_up => return Err(cause_of(&error, &uri)),
             Err(error) => return Err(self.explain(&error, &uri).await),
         };
         attempt.0.keep();
@@ -194,7 +197,7 @@ mod tests {
             peer.read_to_end(&mut heard).await.map(|_| heard)
         });
         let error =
-            endpoint(&format!("amqp://127.0.0.1:{port}/%2f")).connect("test").await.expect_err("nobody answers");
+            endpoint(&format!("amqp://127.0.0.1:{port}/%2f")).connect("test", false).await.expect_err("nobody answers");
         assert!(error.to_string().contains("no answer within 1 s"), "{error}");
         let heard = tokio::time::timeout(Duration::from_secs(5), silent).await.expect("the socket is closed");
         let heard = heard.expect("no panic").expect("an orderly end");

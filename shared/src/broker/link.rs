@@ -223,7 +223,7 @@ impl Shared {
         let mut backoff = Backoff::default();
         let mut outage = Outage { link: &self, since: Instant::now(), told: None, was_up: false };
         loop {
-            let error = match self.endpoint.connect(self.purpose).await {
+            let error = match self.endpoint.connect(self.purpose, outage.was_up).await {
                 Ok(connection) => {
                     outage.over();
                     let began = Instant::now();
