@@ -15,6 +15,8 @@ use super::evidence::{answer, read_history, read_log};
 use crate::bench::connect;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// For a node that does not give its copy of a stream yet.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was submitted, and the replies that were fetched so far.
 #[derive(Debug)]
@@ -156,8 +158,16 @@ impl Audit {
     /// # Errors
     /// When the broker does not answer.
     pub async fn report(mut self) -> anyhow::Result<Report> {
-        let connection = connect(&self.url).await.context("the broker of the audit")?;
-        let (mut evidence, queues) = self.evidence(&connection).await?;
+        let deadline = Instant::now() + READ_WITHIN;
+        let (connection, (mut evidence, queues)) = loop {
+            let connection = connect(&self.url).await.context("the broker of the audit")?;
+            match self.evidence(&connection).await {
+                Ok(evidence) => break (connection, evidence),
+                // A node of a cluster that has just come back: the next connection may lead to another one.
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => sleep(LOOK_EVERY).await,
+            }
+        };
         for queue in &queues {
             evidence.left.extend(drain(&connection, queue).await?);
         }

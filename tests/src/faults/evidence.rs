@@ -10,7 +10,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, 
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
 use pool_shared::broker::topology::{
-    DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE, UNROUTABLE,
+    DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE, RETRIES_QUEUE, UNROUTABLE,
 };
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::{Fold, Verdict};
@@ -66,7 +66,7 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
     let nobody = Routes::new(&BTreeMap::new());
     record.queues =
         fold.retired_queues(&nobody).into_iter().chain(nobody.all().iter().map(|route| route.queue())).collect();
-    record.queues.extend([RESULTS_QUEUE, UNROUTABLE, DEAD_QUEUE].map(str::to_owned));
+    record.queues.extend([RESULTS_QUEUE, RETRIES_QUEUE, UNROUTABLE, DEAD_QUEUE].map(str::to_owned));
     Ok(record)
 }
 
