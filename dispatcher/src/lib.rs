@@ -9,6 +9,7 @@ pub mod bodies;
 pub mod check;
 pub mod cli;
 pub mod configure;
+mod consumer;
 pub mod dashboard;
 pub mod dead;
 pub mod deadlines;

@@ -26,9 +26,9 @@ use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::acknowledge::acknowledge;
+use crate::consumer;
 use crate::history::{History, Kind, NotRead};
 
 /// Results in hand at once.
@@ -62,22 +62,7 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
 
 /// Consumes `results` until shutdown.
 pub async fn run(process: Process, history: History) {
-    let mut backoff = Backoff::default();
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            end = consume(&process, &history) => match end {
-                Ok(()) => {}
-                Err(error) => tell(&error, "results are not taken; trying again"),
-            },
-        }
-        backoff.worked_for(began.elapsed());
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    consumer::keep(&process, "results are not taken; trying again", || consume(&process, &history)).await;
 }
 
 async fn consume(process: &Process, history: &History) -> Result<(), BrokerError> {

@@ -20,29 +20,16 @@ use pool_shared::result::ErrorKind;
 use pool_shared::routing::routing_key;
 use pool_shared::task::TaskMessage;
 use pool_shared::time::{Timestamp, wall_clock};
-use tokio::time::Instant;
+
+use crate::consumer;
 
 /// So many wait here; more wait in the queue, behind the first of them that is due.
 const PREFETCH: u16 = 1000;
 
 /// Consumes until shutdown.
 pub async fn run(process: Process) {
-    let mut backoff = Backoff::default();
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            end = consume(&process) => match end {
-                Ok(()) => {}
-                Err(error) => tell(&error, "tasks that wait for another attempt are not taken; trying again"),
-            },
-        }
-        backoff.worked_for(began.elapsed());
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    consumer::keep(&process, "tasks that wait for another attempt are not taken; trying again", || consume(&process))
+        .await;
 }
 
 async fn consume(process: &Process) -> Result<(), BrokerError> {

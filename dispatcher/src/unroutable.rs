@@ -8,13 +8,12 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
-use pool_shared::broker::{BrokerError, tell, within};
+use pool_shared::broker::{BrokerError, within};
 use pool_shared::config::Pool;
 use pool_shared::fault::{Point, point};
 use pool_shared::id::TaskId;
@@ -22,9 +21,8 @@ use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
 use pool_shared::routing::{Routes, parse_routing_key, routing_key};
 use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
-use tokio::time::Instant;
 
-use crate::configure;
+use crate::{configure, consumer};
 
 /// A key that leads to a route, but came here all the same: the bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
@@ -61,22 +59,7 @@ fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
 
 /// Consumes until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>) {
-    let mut backoff = Backoff::default();
-    loop {
-        let began = Instant::now();
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            end = consume(&process, &pool) => match end {
-                Ok(()) => {}
-                Err(error) => tell(&error, "unroutable tasks are not taken; trying again"),
-            },
-        }
-        backoff.worked_for(began.elapsed());
-        tokio::select! {
-            () = process.shutdown.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    consumer::keep(&process, "unroutable tasks are not taken; trying again", || consume(&process, &pool)).await;
 }
 
 async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {

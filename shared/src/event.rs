@@ -253,7 +253,32 @@ impl Decision {
         }
     }
 
-    /// The task that it is about, if it is about one.
+    /// The status that a task has from here on, if this ends one.
+    pub fn ends_as(&self) -> Option<Status> {
+        if let Self::Finished { status, .. } = self {
+            Some(*status)
+        } else if let Self::Cancelled { .. } = self {
+            Some(Status::Cancelled)
+        } else {
+            None
+        }
+    }
+
+    /// The task that it is part of: the one that it decides about, or for which an attempt spends money or calls LLMs.
+    /// `task_of` knows the task of an attempt.
+    pub fn part_of(&self, task_of: impl FnOnce(&AttemptId) -> Option<TaskId>) -> Option<TaskId> {
+        if let Self::Reserved { task, .. } = self {
+            task.clone()
+        } else if let Self::LlmFailed { task, .. } = self {
+            Some(task.clone())
+        } else if let Self::Settled { attempt, .. } = self {
+            task_of(attempt)
+        } else {
+            self.task().cloned()
+        }
+    }
+
+    /// The task that it decides about, if it decides about one.
     pub fn task(&self) -> Option<&TaskId> {
         match self {
             Self::Submitted { task, .. }

@@ -115,7 +115,8 @@ impl Observer for Journal {
 
 impl Memory {
     fn hear(&mut self, entry: &Entry) {
-        let Some(task) = self.task_of(&entry.decision) else { return };
+        let task_of = |attempt: &AttemptId| self.attempts.get(attempt).cloned();
+        let Some(task) = entry.decision.part_of(task_of) else { return };
         if entry.verdict == Verdict::Accepted {
             self.count(&entry.decision, &task);
         }
@@ -137,58 +138,13 @@ impl Memory {
         self.forget();
     }
 
-    fn task_of(&self, decision: &Decision) -> Option<TaskId> {
-        match decision {
-            Decision::Reserved { task, .. } => task.clone(),
-            Decision::LlmFailed { task, .. } => Some(task.clone()),
-            Decision::Settled { attempt, .. } => self.attempts.get(attempt).cloned(),
-            Decision::Submitted { .. }
-            | Decision::Published { .. }
-            | Decision::Reissued { .. }
-            | Decision::Started { .. }
-            | Decision::Released { .. }
-            | Decision::Finished { .. }
-            | Decision::Cancelled { .. }
-            | Decision::Stated { .. }
-            | Decision::Tick
-            | Decision::Configured { .. }
-            | Decision::Paused { .. }
-            | Decision::Resumed { .. }
-            | Decision::BudgetSet { .. }
-            | Decision::Probing { .. }
-            | Decision::Probed { .. }
-            | Decision::Up { .. }
-            | Decision::Unknown => decision.task().cloned(),
-        }
-    }
-
     fn count(&mut self, decision: &Decision, task: &TaskId) {
         if let Decision::Started { attempt, .. } = decision {
             self.attempts.insert(*attempt, task.clone());
         }
-        let status = match decision {
-            Decision::Finished { status, .. } => *status,
-            Decision::Cancelled { .. } => Status::Cancelled,
-            Decision::Submitted { .. }
-            | Decision::Published { .. }
-            | Decision::Reissued { .. }
-            | Decision::Started { .. }
-            | Decision::Released { .. }
-            | Decision::Reserved { .. }
-            | Decision::Settled { .. }
-            | Decision::LlmFailed { .. }
-            | Decision::Stated { .. }
-            | Decision::Tick
-            | Decision::Configured { .. }
-            | Decision::Paused { .. }
-            | Decision::Resumed { .. }
-            | Decision::BudgetSet { .. }
-            | Decision::Probing { .. }
-            | Decision::Probed { .. }
-            | Decision::Up { .. }
-            | Decision::Unknown => return,
-        };
-        *self.ended.entry(status).or_default() += 1;
+        if let Some(status) = decision.ends_as() {
+            *self.ended.entry(status).or_default() += 1;
+        }
     }
 
     /// The oldest tasks go as a whole.

@@ -89,33 +89,10 @@ impl Search<'_> {
             {
                 attempts.push(*attempt);
             }
-            if is_about(decision, task, attempts) {
+            let task_of = |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
+            if decision.part_of(task_of).as_ref() == Some(*task) {
                 found.push(Entry { at: batch.at(), decision: decision.clone(), verdict });
             }
         });
-    }
-}
-
-fn is_about(decision: &Decision, task: &TaskId, attempts: &[AttemptId]) -> bool {
-    match decision {
-        Decision::Reserved { attempt, .. } | Decision::Settled { attempt, .. } => attempts.contains(attempt),
-        Decision::LlmFailed { task: of, .. } => of == task,
-        Decision::Submitted { .. }
-        | Decision::Published { .. }
-        | Decision::Reissued { .. }
-        | Decision::Started { .. }
-        | Decision::Released { .. }
-        | Decision::Finished { .. }
-        | Decision::Cancelled { .. }
-        | Decision::Stated { .. }
-        | Decision::Tick
-        | Decision::Configured { .. }
-        | Decision::Paused { .. }
-        | Decision::Resumed { .. }
-        | Decision::BudgetSet { .. }
-        | Decision::Probing { .. }
-        | Decision::Probed { .. }
-        | Decision::Up { .. }
-        | Decision::Unknown => decision.task() == Some(task),
     }
 }

@@ -107,7 +107,18 @@ fn words(decision: &Decision) -> Words {
                 .of(None, Some(*attempt))
         }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
-        Decision::Reserved { .. } | Decision::Settled { .. } | Decision::LlmFailed { .. } => spending(decision),
+        Decision::Reserved { programmer, attempt, amount_usd, .. } => {
+            let text = format!("${amount_usd} of today's budget set aside for paid calls");
+            Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
+        }
+        Decision::Settled { attempt, cost_usd, .. } => {
+            Words::new(Tone::Neutral, format!("paid calls cost ${cost_usd}; the rest is free again"))
+                .of(None, Some(*attempt))
+        }
+        Decision::LlmFailed { key, programmer, fault, .. } => {
+            let text = format!("a call of {} failed for good: {}", key.llm, fault.as_str());
+            Words::new(Tone::Warning, text).of(Some(programmer), None)
+        }
         Decision::Stated { .. } => Words::new(Tone::Neutral, "said again, so that the log does not forget it"),
         Decision::Tick
         | Decision::Configured { .. }
@@ -137,40 +148,6 @@ fn outcome(decision: &Decision) -> Words {
         text.push_str(&format!(", for ${cost_usd}"));
     }
     Words::new(tone, text).of(None, *attempt)
-}
-
-fn spending(decision: &Decision) -> Words {
-    match decision {
-        Decision::Reserved { programmer, attempt, amount_usd, .. } => {
-            let text = format!("${amount_usd} of today's budget set aside for paid calls");
-            Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
-        }
-        Decision::Settled { attempt, cost_usd, .. } => {
-            Words::new(Tone::Neutral, format!("paid calls cost ${cost_usd}; the rest is free again"))
-                .of(None, Some(*attempt))
-        }
-        Decision::LlmFailed { key, programmer, fault, .. } => {
-            let text = format!("a call of {} failed for good: {}", key.llm, fault.as_str());
-            Words::new(Tone::Warning, text).of(Some(programmer), None)
-        }
-        Decision::Submitted { .. }
-        | Decision::Published { .. }
-        | Decision::Reissued { .. }
-        | Decision::Started { .. }
-        | Decision::Released { .. }
-        | Decision::Finished { .. }
-        | Decision::Cancelled { .. }
-        | Decision::Stated { .. }
-        | Decision::Tick
-        | Decision::Configured { .. }
-        | Decision::Paused { .. }
-        | Decision::Resumed { .. }
-        | Decision::BudgetSet { .. }
-        | Decision::Probing { .. }
-        | Decision::Probed { .. }
-        | Decision::Up { .. }
-        | Decision::Unknown => Words::new(Tone::Neutral, "an event of the pool"),
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
@@ -84,20 +84,15 @@ fn kept() -> FieldTable {
 
 /// 406: the queue is there, and not as this version declares it.
 fn hint(name: &str, refused: BrokerError) -> BrokerError {
-    let BrokerError::Amqp { error, .. } = &refused else { return refused };
-    if !is_other_than_declared(error) {
+    if !refused.is(AMQPSoftError::PRECONDITIONFAILED) {
         return refused;
     }
+    let BrokerError::Amqp { error, .. } = refused else { return refused };
     let what = format!(
         "declare the queue {name}: it exists with other arguments. Save what is in it, delete it (`rabbitmqctl delete_queue \
          {name}`), and start again"
     );
-    BrokerError::Amqp { what, error: error.clone() }
-}
-
-fn is_other_than_declared(error: &lapin::Error) -> bool {
-    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+    BrokerError::Amqp { what, error }
 }
 
 impl<'a> Topology<'a> {

@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::id::{AttemptId, Capability, ProgrammerId};
+use crate::llm::{LlmKey, Scope};
 use crate::routing::{Route, Routes};
 use crate::rules::Rules;
 use crate::time::Timestamp;
@@ -187,8 +188,14 @@ impl Fold {
             }
             Decision::Settled { attempt, cost_usd, by_llm } => self.budget.settle(*attempt, *cost_usd, by_llm),
             Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
-            Decision::LlmFailed { .. } | Decision::Probing { .. } | Decision::Probed { .. } => {
-                self.decide_about_llm(decision)
+            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms } => {
+                let caller = Caller { programmer: programmer.clone(), host: host.clone() };
+                let (fault, epoch, retry_after_ms) = (*fault, *epoch, *retry_after_ms);
+                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms }, now)
+            }
+            Decision::Probing { key, scope, programmer, probe } => self.probing((key, scope), (programmer, *probe)),
+            Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
+                self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), now)
             }
         }
     }
@@ -221,42 +228,13 @@ impl Fold {
         self.budget.lose(owner);
     }
 
-    fn decide_about_llm(&mut self, decision: &Decision) -> Verdict {
-        match decision {
-            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms } => {
-                let caller = Caller { programmer: programmer.clone(), host: host.clone() };
-                let (fault, epoch, retry_after_ms) = (*fault, *epoch, *retry_after_ms);
-                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms }, self.now)
-            }
-            Decision::Probing { key, scope, programmer, probe } => {
-                let before = self.breakers.probe_of(key, scope);
-                let verdict = self.breakers.probing((key, scope), (programmer, *probe), self.now);
-                if let (Verdict::Accepted, Some(before)) = (verdict, before) {
-                    // It never said what it found; what it has reserved is as good as spent.
-                    self.budget.lose(before);
-                }
-                verdict
-            }
-            Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
-                self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), self.now)
-            }
-            Decision::Tick
-            | Decision::Configured { .. }
-            | Decision::Submitted { .. }
-            | Decision::Published { .. }
-            | Decision::Reissued { .. }
-            | Decision::Started { .. }
-            | Decision::Released { .. }
-            | Decision::Finished { .. }
-            | Decision::Cancelled { .. }
-            | Decision::Stated { .. }
-            | Decision::Paused { .. }
-            | Decision::Resumed { .. }
-            | Decision::Reserved { .. }
-            | Decision::Settled { .. }
-            | Decision::BudgetSet { .. }
-            | Decision::Up { .. }
-            | Decision::Unknown => Verdict::Accepted,
+    fn probing(&mut self, (key, scope): (&LlmKey, &Scope), (programmer, probe): (&ProgrammerId, AttemptId)) -> Verdict {
+        let before = self.breakers.probe_of(key, scope);
+        let verdict = self.breakers.probing((key, scope), (programmer, probe), self.now);
+        if let (Verdict::Accepted, Some(before)) = (verdict, before) {
+            // It never said what it found; what it has reserved is as good as spent.
+            self.budget.lose(before);
         }
+        verdict
     }
 }

@@ -158,13 +158,8 @@ impl EventLog {
 
     /// Accepted outcomes of a task.
     pub(crate) fn outcomes(&self, task: &str) -> Vec<Status> {
-        let of_task = |entry: &&Entry| entry.accepted;
-        let status = |entry: &Entry| match &entry.decision {
-            Decision::Finished { task: id, status, .. } if id.as_str() == task => Some(*status),
-            Decision::Cancelled { task: id } if id.as_str() == task => Some(Status::Cancelled),
-            _ => None,
-        };
-        self.entries.iter().filter(of_task).filter_map(status).collect()
+        let of_task = |entry: &&Entry| entry.accepted && entry.decision.task().is_some_and(|id| id.as_str() == task);
+        self.entries.iter().filter(of_task).filter_map(|entry| entry.decision.ends_as()).collect()
     }
 
     /// Accepted starts of a task.

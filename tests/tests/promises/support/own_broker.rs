@@ -1,9 +1,9 @@
 //! A RabbitMQ of a test's own, which may be stopped, started and put under alarm; and the processes that use it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use pool_tests::faults::node::Node;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,7 +14,8 @@ use super::{Api, PoolFile, Repository, SOON, eventually};
 /// A private node; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct OwnBroker {
-    data: TempDir,
+    node: Node,
+    _data: TempDir,
     values: HashMap<String, String>,
 }
 
@@ -23,32 +24,23 @@ impl OwnBroker {
     pub(crate) async fn start(config: &str) -> Self {
         let data = TempDir::with_prefix("pool-test-broker-").expect("a directory for a broker");
         std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
-        let mut broker = Self { data, values: HashMap::new() };
+        let (script, config) = (checkout().join("scripts/broker"), data.path().join("test.conf"));
+        let node = Node::new(script, data.path().join("node"), Some(config));
+        let mut broker = Self { node, _data: data, values: HashMap::new() };
         broker.start_again().await;
         broker
     }
 
     /// On the same port, with the same data.
     pub(crate) async fn start_again(&mut self) {
-        let config = self.data.path().join("test.conf");
-        let printed = self.script(&["start", "--config", config.to_str().expect("a path in UTF-8")]).await;
+        let printed = self.node.start().await.expect("a broker of the test's own");
         let values = printed.lines().filter_map(|line| line.split_once('='));
         self.values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     }
 
     /// In order, as for an upgrade.
     pub(crate) async fn stop(&self) {
-        self.script(&["stop"]).await;
-    }
-
-    async fn script(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(checkout().join("scripts/broker"));
-        command.args(arguments).arg("--data").arg(self.directory());
-        output(command).await
-    }
-
-    fn directory(&self) -> PathBuf {
-        self.data.path().join("node")
+        self.node.stop().await.expect("the broker stops");
     }
 
     fn value(&self, name: &str) -> &str {
@@ -72,33 +64,18 @@ impl OwnBroker {
 
     /// Runs `rabbitmqctl` on the node.
     pub(crate) async fn control(&self, arguments: &[&str]) -> String {
-        let directory = self.directory();
-        let ports = std::fs::read_to_string(directory.join("ports")).expect("the node's ports");
-        let epmd = ports.split_whitespace().nth(3).expect("four ports").to_owned();
-        let bin = std::env::var("RABBITMQ_BIN").unwrap_or_else(|_| "/usr/lib/rabbitmq/bin".to_owned());
-        let mut command = Command::new(Path::new(&bin).join("rabbitmqctl"));
-        command.args(arguments).env("HOME", &directory).env("ERL_EPMD_PORT", epmd).env("LANG", "C.UTF-8");
-        command.env("RABBITMQ_NODENAME", "pool@localhost").env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
-        output(command).await
+        self.node.control(arguments).await.expect("rabbitmqctl does it")
     }
 }
 
 impl Drop for OwnBroker {
     fn drop(&mut self) {
         let mut command = Command::new(checkout().join("scripts/broker"));
-        let stopped = command.args(["stop", "--now", "--data"]).arg(self.directory()).output();
+        let stopped = command.args(["stop", "--now", "--data"]).arg(self.node.data()).output();
         if !stopped.is_ok_and(|done| done.status.success()) && !std::thread::panicking() {
-            panic!("the broker in {} was not stopped", self.directory().display());
+            panic!("the broker in {} was not stopped", self.node.data().display());
         }
     }
-}
-
-async fn output(mut command: Command) -> String {
-    let what = format!("{command:?}");
-    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("a program");
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{what}: {said}{}", String::from_utf8_lossy(&done.stderr));
-    said
 }
 
 /// A dispatcher and a worker with programmer `001`, wherever their broker is.
