@@ -1,5 +1,6 @@
 //! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then ack and log.
 
+use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,19 +48,34 @@ pub async fn publish_result(
 ) -> bool {
     let body = result.to_json();
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    let mut backoff = Backoff::default();
-    while still_wanted() {
-        // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
-        // written to holds no result up for longer than that.
-        if !process.log.is_current() && process.log.append(Decision::Tick).await.is_ok() && !still_wanted() {
+    let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
+    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+    // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
+    // written to holds no result up for longer than that.
+    let still_wanted = &still_wanted;
+    let wanted = || async move {
+        if !still_wanted() {
             return false;
         }
-        let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
-        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
-        match process.publisher.publish(message).await {
+        process.log.is_current() || process.log.append(Decision::Tick).await.is_err() || still_wanted()
+    };
+    publish_while(process, message, "the result is not confirmed; publishing it again", wanted).await
+}
+
+/// Publishes a message again and again until it is confirmed, or is not wanted any more: false. `words` say what does not
+/// work meanwhile.
+pub(super) async fn publish_while<W: Future<Output = bool>>(
+    process: &Process,
+    message: Message<'_>,
+    words: &str,
+    wanted: impl Fn() -> W,
+) -> bool {
+    let mut backoff = Backoff::default();
+    while wanted().await {
+        match process.publisher.publish(message.clone()).await {
             Ok(()) => return true,
             Err(error) => {
-                tell(&error, "the result is not confirmed; publishing it again");
+                tell(&error, words);
                 backoff.wait().await;
             }
         }
@@ -180,18 +196,11 @@ pub async fn dead_letter(
         return End::Lost;
     }
     point(Point::DeadTold);
-    let mut backoff = Backoff::default();
-    loop {
-        if !wanted() {
-            return End::Lost;
-        }
-        let properties = obituary.properties(&delivery.properties);
-        let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
-        match process.publisher.publish(message).await {
-            Ok(()) => break,
-            Err(error) => tracing::warn!(%error, "the message is not in pool.dead yet; publishing it again"),
-        }
-        backoff.wait().await;
+    let properties = obituary.properties(&delivery.properties);
+    let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+    let words = "the message is not in pool.dead yet; publishing it again";
+    if !publish_while(process, message, words, || ready(wanted())).await {
+        return End::Lost;
     }
     point(Point::DeadLettered);
     ack(process, delivery).await

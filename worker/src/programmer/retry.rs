@@ -1,14 +1,13 @@
 //! An attempt that broke is made again later, by whoever is free then: first `reissued` in the log, which ends the attempt,
 //! then the task message into `pool.retries`, then the ack of the old one. A dispatcher publishes it when it is time.
 
+use std::future::ready;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::retry_properties;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::tell;
 use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
 use pool_shared::event::{Decision, Retry, Spent};
 use pool_shared::fault::{Point, point};
@@ -71,20 +70,11 @@ async fn publish(
 ) -> bool {
     let envelope = &claimed.envelope;
     let body = envelope.task.to_json();
-    let mut backoff = Backoff::default();
-    while wanted() {
-        let properties = retry_properties(envelope.task.id.as_str(), generation, (envelope.submitted_at, at));
-        let properties = envelope.reply.on(properties);
-        let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
-        match process.publisher.publish(message).await {
-            Ok(()) => return true,
-            Err(error) => {
-                tell(&error, "a task for another attempt is not confirmed; publishing it again");
-                backoff.wait().await;
-            }
-        }
-    }
-    false
+    let properties = retry_properties(envelope.task.id.as_str(), generation, (envelope.submitted_at, at));
+    let properties = envelope.reply.on(properties);
+    let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
+    let words = "a task for another attempt is not confirmed; publishing it again";
+    conclude::publish_while(process, message, words, || ready(wanted())).await
 }
 
 #[cfg(test)]

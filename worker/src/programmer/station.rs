@@ -12,6 +12,7 @@ use lapin::message::Delivery;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
 };
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use pool_shared::broker::link::{Link, discard};
@@ -93,15 +94,9 @@ pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Resu
     let declare = channel.queue_declare(format!("programmer.{id}").into(), options, FieldTable::default());
     match within(limit, format!("hold programmer {id}"), declare).await {
         Ok(_) => Ok(()),
-        Err(error) if is_locked(&error) => Err(OpenError::Held(id.clone())),
+        Err(error) if error.is(AMQPSoftError::RESOURCELOCKED) => Err(OpenError::Held(id.clone())),
         Err(error) => Err(error.into()),
     }
-}
-
-fn is_locked(error: &BrokerError) -> bool {
-    let BrokerError::Amqp { error, .. } = error else { return false };
-    let lapin::ErrorKind::ProtocolError(error) = error.kind() else { return false };
-    error.get_id() == 405
 }
 
 impl Station {
