@@ -105,7 +105,9 @@ fn different(evidence: &Evidence) -> BTreeSet<String> {
     let winners: BTreeMap<&str, &Option<String>> =
         evidence.outcomes.iter().map(|outcome| (outcome.task.as_str(), &outcome.attempt)).collect();
     let mut different = BTreeSet::new();
-    for answer in evidence.history.iter().chain(&evidence.replies) {
+    // Answers to what has no id at all are answers to different things.
+    let with_id = |answer: &&Answer| !answer.task.is_empty();
+    for answer in evidence.history.iter().chain(&evidence.replies).filter(with_id) {
         let same = *first.entry(&answer.task).or_insert(&answer.body) == answer.body.as_slice();
         let winners_own = winners.get(answer.task.as_str()).is_none_or(|winner| **winner == answer.attempt);
         if !same || !winners_own {

@@ -111,26 +111,35 @@ impl Submitter {
     /// # Errors
     /// When it is not confirmed within `limit`.
     pub async fn submit(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
+        let published = self.publish(key, &task.to_string(), "", limit).await;
+        published.with_context(|| format!("task {}", task["id"]))
+    }
+
+    /// Publishes anything there until it is confirmed; `correlation` comes back with the answer.
+    ///
+    /// # Errors
+    /// When it is not confirmed within `limit`.
+    pub async fn publish(&mut self, key: &str, body: &str, correlation: &str, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            let Err(error) = self.try_submit(key, task).await else { return Ok(()) };
+            let Err(error) = self.try_publish(key, body, correlation).await else { return Ok(()) };
             // Whatever is wrong with the channel: another one.
             self.open = None;
             if Instant::now() > deadline {
-                return Err(error.context(format!("{} is not confirmed within {limit:?}", task["id"])));
+                return Err(error.context(format!("it is not confirmed within {limit:?}")));
             }
             sleep(PAUSE).await;
         }
     }
 
-    async fn try_submit(&mut self, key: &str, task: &Value) -> anyhow::Result<()> {
+    async fn try_publish(&mut self, key: &str, body: &str, correlation: &str) -> anyhow::Result<()> {
         let channel = self.channel().await?;
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_delivery_mode(2)
+            .with_correlation_id(correlation.into())
             .with_reply_to(self.queue.as_str().into());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let body = task.to_string();
         let publish = async {
             channel.basic_publish(TASKS.into(), key.into(), options, body.as_bytes(), properties).await?.await
         };

@@ -129,6 +129,30 @@ impl Node {
         self.run("ctl", &more).await
     }
 
+    /// Parts it from these nodes of its cluster, both ways, as a network that is cut does: their links are taken down and,
+    /// with a cookie that does not fit, none comes up again. Clients of either side stay connected.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn cut_off(&self, from: &[&str]) -> anyhow::Result<()> {
+        let part = "[begin erlang:set_cookie(N, cut_off), erlang:disconnect_node(N) end || N <- NODES].";
+        self.for_nodes(from, part).await
+    }
+
+    /// Ends [`Self::cut_off`].
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn join_again(&self, with: &[&str]) -> anyhow::Result<()> {
+        self.for_nodes(with, "[erlang:set_cookie(N, erlang:get_cookie()) || N <- NODES].").await
+    }
+
+    async fn for_nodes(&self, names: &[&str], expression: &str) -> anyhow::Result<()> {
+        let nodes: Vec<String> = names.iter().map(|name| format!("'{name}@localhost'")).collect();
+        let nodes = format!("[{}]", nodes.join(", "));
+        self.control(&["eval", &expression.replace("NODES", &nodes)]).await.map(drop)
+    }
+
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         kill(Pid::from_raw(self.pid()?), signal).with_context(|| format!("{signal} to {}", self.data.display()))
     }

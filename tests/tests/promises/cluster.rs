@@ -33,17 +33,13 @@ async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
     tokio::join!(crash, Field::submit(&mut books, "leaderless", 60));
     cluster.is_whole().await;
 
-    let minority = &cluster.members[cluster.leader_of(&vhost, "tasks.any").await];
-    let cut_off = async {
-        minority.freeze().expect("it runs");
+    let minority = cluster.leader_of(&vhost, "tasks.any").await;
+    let partition = async {
+        cluster.cut_off(minority).await;
         tokio::time::sleep(CUT_OFF).await;
-        minority.thaw().expect("it is there");
-        // A node that was silent for so long finds the others' Mnesia partitioned from its own, and does not pause as
-        // one does that saw them go: RabbitMQ leaves it to its operator to start it again.
-        minority.kill().await.expect("it is stopped");
-        minority.start().await.expect("it comes back");
+        cluster.heal(minority).await;
     };
-    tokio::join!(cut_off, Field::submit(&mut books, "minority", 60));
+    tokio::join!(partition, Field::submit(&mut books, "minority", 60));
     cluster.is_whole().await;
     Field::submit(&mut books, "healed", 10).await;
     let report = books.close(&mut pool, REST_WITHIN).await;

@@ -91,12 +91,17 @@ impl Submitter {
         Some(next.expect("the reply queue stays").expect("a delivery"))
     }
 
-    /// Takes everything out of a queue, acknowledged.
+    /// Takes everything out of a queue, acknowledged; gives the bodies.
     pub(crate) async fn drain(&self, queue: &str) -> Vec<Vec<u8>> {
+        self.drain_deliveries(queue).await.into_iter().map(|delivery| delivery.data).collect()
+    }
+
+    /// The same, with properties.
+    pub(crate) async fn drain_deliveries(&self, queue: &str) -> Vec<Delivery> {
         let mut messages = Vec::new();
         let options = BasicGetOptions { no_ack: true };
         while let Some(message) = self.channel.basic_get(queue.into(), options).await.expect("a queue") {
-            messages.push(message.delivery.data);
+            messages.push(message.delivery);
         }
         messages
     }

@@ -22,6 +22,8 @@ cluster_partition_handling = pause_minority
 net_ticktime = 8
 ";
 
+const MEMBERS: [&str; 3] = ["member0", "member1", "member2"];
+
 /// Its parts are dropped in this order.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -49,9 +51,9 @@ impl Cluster {
         let mut members: Vec<Node> = Vec::new();
         let (mut printed, mut addresses) = (String::new(), Vec::new());
         for (number, place) in in_use.iter().enumerate() {
-            let name = format!("member{number}");
+            let name = MEMBERS[number];
             let mut node = Node::new(script.clone(), place.data(), Some(config.clone()));
-            node = node.with(&["--node", &name, "--epmd", &port]);
+            node = node.with(&["--node", name, "--epmd", &port]);
             if let Some(first) = members.first() {
                 node = node.with(&["--like", first.data().to_str().expect("a path in UTF-8")]);
             }
@@ -76,9 +78,8 @@ impl Cluster {
     /// Waits until every node sees all three.
     pub(crate) async fn is_whole(&self) {
         eventually("every node sees all three", Duration::from_secs(120), async || {
-            for member in &self.members {
-                let seen = member.control(&["eval", "length(rabbit_nodes:all_running())."]).await.ok()?;
-                if seen.trim() != "3" {
+            for number in 0..MEMBERS.len() {
+                if self.seen_by(number).await? != "3" {
                     return None;
                 }
             }
@@ -87,13 +88,38 @@ impl Cluster {
         .await;
     }
 
+    /// How many nodes this one sees running, itself included.
+    async fn seen_by(&self, number: usize) -> Option<String> {
+        let seen = self.members[number].control(&["eval", "length(rabbit_nodes:all_running())."]).await.ok()?;
+        Some(seen.trim().to_owned())
+    }
+
+    /// Parts this node from the two others, which are a majority without it.
+    pub(crate) async fn cut_off(&self, number: usize) {
+        self.members[number].cut_off(&Self::others(number)).await.expect("the node is cut off");
+        let other = (number + 1) % MEMBERS.len();
+        eventually("the others miss it", Duration::from_secs(30), async || {
+            (self.seen_by(other).await? == "2").then_some(())
+        })
+        .await;
+    }
+
+    /// Ends [`Self::cut_off`].
+    pub(crate) async fn heal(&self, number: usize) {
+        self.members[number].join_again(&Self::others(number)).await.expect("the node may come back");
+    }
+
+    fn others(number: usize) -> Vec<&'static str> {
+        MEMBERS.into_iter().enumerate().filter(|(n, _)| *n != number).map(|(_, name)| name).collect()
+    }
+
     /// The number of the node where the leader of this queue is, as one of the others sees it.
     pub(crate) async fn leader_of(&self, vhost: &str, queue: &str) -> usize {
         let question = ["list_queues", "--vhost", vhost, "name", "leader", "--no-table-headers"];
         let listed = self.members[0].control(&question).await.expect("the queues of the cluster");
         let line = listed.lines().find(|line| line.split_whitespace().next() == Some(queue));
         let line = line.unwrap_or_else(|| panic!("no queue {queue} in {listed}"));
-        let is_on = |number: &usize| line.contains(&format!("member{number}@"));
+        let is_on = |number: &usize| line.contains(&format!("{}@", MEMBERS[*number]));
         (0..3).find(is_on).unwrap_or_else(|| panic!("no node is named in {line:?}"))
     }
 }
