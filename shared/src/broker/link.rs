@@ -15,8 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::backoff::Backoff;
 use super::refusal::{Cause, NotConnected};
-use super::{BrokerError, Endpoint, within};
-use crate::telemetry::broker::{Blocked, Down, Up};
+use super::{BrokerError, Endpoint, unacknowledged_too_long, within};
+use crate::telemetry::broker::{Blocked, Down, TakenBack, Up};
 use crate::time::{Timestamp, wall_clock};
 
 /// How often a connection is looked at that says nothing.
@@ -255,7 +255,12 @@ impl Shared {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(why)) => reason = Some(why),
                     Some(Event::ConnectionUnblocked) => reason = None,
-                    Some(Event::Error(error)) => last = error.to_string(),
+                    Some(Event::Error(error)) => {
+                        if let Some(said) = unacknowledged_too_long(&error) {
+                            TakenBack { purpose: self.purpose, said: &said }.emit();
+                        }
+                        last = error.to_string();
+                    }
                     Some(_) => {}
                     None => break,
                 },

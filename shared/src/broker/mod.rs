@@ -77,6 +77,17 @@ impl BrokerError {
     }
 }
 
+/// What the broker said when it closed a channel because a delivery on it was not acknowledged in time (broker fact 5).
+/// The code alone does not tell, and the words are those of RabbitMQ 3.10 to 4.3.
+fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
+    let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
+    let said = closed.get_message().to_string();
+    let is_it = closed.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+        && said.contains("delivery acknowledgement")
+        && said.contains("timed out");
+    is_it.then_some(said)
+}
+
 /// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is
 /// away, because its link says so.
 pub fn tell(error: &BrokerError, what: &str) {

@@ -74,3 +74,25 @@ impl Blocked<'_> {
         }
     }
 }
+
+/// The broker has taken back a message that was not acknowledged for too long, by closing the channel (broker fact 5).
+#[derive(Debug)]
+pub(crate) struct TakenBack<'a> {
+    pub(crate) purpose: &'static str,
+    /// The broker's words, which have the time.
+    pub(crate) said: &'a str,
+}
+
+impl TakenBack<'_> {
+    pub(crate) fn emit(&self) {
+        let Self { purpose, said } = self;
+        metrics::counter!("pool_broker_consumer_timeouts_total", "purpose" => *purpose).increment(1);
+        tracing::error!(
+            purpose,
+            said,
+            "the broker took a task away from a programmer that was at work: its consumer_timeout is shorter than the task. \
+             Set `consumer_timeout = 86400000` in the broker's rabbitmq.conf (config/rabbitmq.conf has it) and restart the \
+             broker; until then such a task is started again and again, and fails in the end as `poison`"
+        );
+    }
+}

@@ -85,14 +85,14 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     field.broker.node.set("channel_tick_interval", "1000").await.expect("that is looked at often");
     field.pool.stop().await;
     field.pool.start_dispatcher().await;
-    for id in ["001", "002"] {
-        field.pool.start_worker(&["--programmers", id]);
-    }
+    let workers = ["001", "002"].map(|id| field.pool.start_worker(&["--programmers", id]));
     field.pool.all_consume().await;
     Field::submit(&mut field.books, "long", 1).await;
     let result = field.pool.api().result("long-1", REPAIRED_WITHIN).await;
     assert_eq!(result.status, Status::Failed, "its message is taken away again and again: {result:?}");
     assert_eq!(result.error.as_ref().map(|error| error.kind), Some(ErrorKind::Poison), "{result:?}");
+    let said = workers.map(|worker| field.pool.worker(worker).log()).concat();
+    assert!(said.contains("Set `consumer_timeout = 86400000`"), "it is said what to set: {said}");
 
     field.go();
     Field::submit(&mut field.books, "short", 4).await;

@@ -14,10 +14,6 @@ use super::process::Running;
 
 /// Whoever does not see a majority stops; who is silent is missed soon.
 const CONFIG: &str = "\
-cluster_formation.peer_discovery_backend = classic_config
-cluster_formation.classic_config.nodes.1 = member0@localhost
-cluster_formation.classic_config.nodes.2 = member1@localhost
-cluster_formation.classic_config.nodes.3 = member2@localhost
 cluster_partition_handling = pause_minority
 net_ticktime = 8
 ";
@@ -33,6 +29,14 @@ pub(crate) struct Cluster {
     _in_use: Vec<InUse>,
     _port_mapper: Running,
     _mine: File,
+}
+
+/// Makes a node a member of the first one's cluster. (Peer discovery would do it too, but not on every version with
+/// nodes that are all called localhost.)
+async fn join(node: &Node) {
+    for step in [&["stop_app"][..], &["join_cluster", "member0@localhost"], &["start_app"]] {
+        node.control(step).await.expect("the node joins the cluster");
+    }
 }
 
 impl Cluster {
@@ -61,6 +65,9 @@ impl Cluster {
             addresses.push(Access::amqp_printed(&said));
             if number == 0 {
                 printed = said;
+            }
+            if number > 0 {
+                join(&node).await;
             }
             members.push(node);
         }
