@@ -129,6 +129,21 @@ impl Node {
         self.run("ctl", &more).await
     }
 
+    /// Stalls every channel that reads this queue of a virtual host, for good: what is delivered there stays on its way,
+    /// and nothing that is asked of the channel is answered. The other channels of the same connections work. Gives how
+    /// many there are.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn stall_readers(&self, vhost: &str, queue: &str) -> anyhow::Result<usize> {
+        let queue = format!("{{resource, <<\"{vhost}\">>, queue, <<\"{queue}\">>}}");
+        let channels =
+            format!("[C || {{{{Q, C, _}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), Q =:= {queue}]");
+        let expression = format!("length([sys:suspend(C) || C <- {channels}]).");
+        let stalled = self.control(&["eval", &expression]).await?;
+        stalled.trim().parse().with_context(|| format!("no number: {stalled}"))
+    }
+
     /// Parts it from these nodes of its cluster, both ways, as a network that is cut does: their links are taken down and,
     /// with a cookie that does not fit, none comes up again. Clients of either side stay connected.
     ///

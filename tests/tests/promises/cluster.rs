@@ -22,7 +22,7 @@ async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
     pool.all_consume().await;
     let mut books = Books::open(&pool).await;
     tokio::time::sleep(SETTLED_AFTER).await;
-    let vhost = pool.amqp_url().rsplit_once('/').map(|(_, vhost)| vhost.to_owned()).expect("a virtual host");
+    let vhost = pool.vhost();
 
     let leader = &cluster.members[cluster.leader_of(&vhost, "tasks.any").await];
     let crash = async {

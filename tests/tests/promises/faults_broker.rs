@@ -100,6 +100,26 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readers_of_the_log_that_are_stalled_by_themselves_shut_the_gates_and_are_made_again() {
+    let mut field = Field::patient().await;
+    Field::submit(&mut field.books, "running", 2).await;
+    field.started("running-1").await;
+    field.started("running-2").await;
+    let stalled = field.broker.node.stall_readers(&field.pool.vhost(), "pool.events").await.expect("they are stalled");
+    assert_eq!(stalled, 3, "a dispatcher and two workers read the log");
+    // Two results are due that nobody's log confirms, and tasks wait for gates that are shut.
+    field.go();
+    Field::submit(&mut field.books, "waiting", 6).await;
+    for worker in field.workers.clone() {
+        field.pool.worker_prints(worker, "the reader of the event log starts over").await;
+        field.pool.worker_prints(worker, "the gate is shut programmer=").await;
+    }
+    field.pool.all_consume().await;
+    let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
+    assert_eq!(report.repeated_starts, 0, "work that runs goes on: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn programmers_whose_queue_is_deleted_consume_again() {
     let mut field = Field::quick().await;
     Field::submit(&mut field.books, "before", 4).await;

@@ -19,6 +19,8 @@ pub(crate) const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) struct Field {
     pub(crate) books: Books,
     pub(crate) pool: Pool,
+    /// In the order in which they were started.
+    pub(crate) workers: Vec<usize>,
     pub(crate) broker: PrivateBroker,
 }
 
@@ -40,13 +42,11 @@ impl Field {
         let broker = PrivateBroker::take().await;
         let mut pool = Pool::set_up_at(&broker, file).await;
         pool.start_dispatcher().await;
-        for ids in workers {
-            pool.start_worker(&["--programmers", ids]);
-        }
+        let workers = workers.iter().map(|ids| pool.start_worker(&["--programmers", ids])).collect();
         pool.all_consume().await;
         let books = Books::open(&pool).await;
         tokio::time::sleep(SETTLED_AFTER).await;
-        Self { books, pool, broker }
+        Self { books, pool, workers, broker }
     }
 
     /// Agents that do nothing.

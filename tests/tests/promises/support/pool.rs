@@ -151,6 +151,12 @@ impl Pool {
         self.vhost.url()
     }
 
+    /// The name of its virtual host.
+    pub(crate) fn vhost(&self) -> String {
+        let url = self.amqp_url();
+        url.rsplit_once('/').map(|(_, vhost)| vhost.to_owned()).expect("a URL with a virtual host")
+    }
+
     /// Processes that are started from now on reach the broker by way of this proxy.
     pub(crate) fn go_through(&mut self, proxy: &Proxy) {
         self.way = Some(proxy.url(&self.vhost.url()).expect("a URL with a login"));
