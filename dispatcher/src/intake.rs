@@ -1,7 +1,7 @@
 //! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
 
 use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{Reply, task_properties};
+use pool_shared::broker::headers::{Keeps, Reply, task_properties};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -128,7 +128,8 @@ impl Intake {
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties = reply.on(task_properties(task.id.as_str(), 0, Some(wall_clock())));
+        let properties =
+            reply.on(task_properties(task.id.as_str(), 0, Keeps::of_task(&task.message, Some(wall_clock()))));
         let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
         point(Point::Queued);

@@ -3,7 +3,7 @@
 
 use lapin::BasicProperties;
 use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{self, REPEAT, Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{self, Keeps, REPEAT, Reply, result_properties, task_properties};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -46,7 +46,7 @@ pub async fn reissue(process: &Process, task: &Task, generation: u32) -> Result<
         Verdict::Refused(_) => return Ok(Reissued::Overtaken),
     }
     let submitted = process.log.read(|fold| fold.tasks.get(&task.id).and_then(|state| state.submitted_at));
-    let properties = task_properties(task.id.as_str(), generation, submitted);
+    let properties = task_properties(task.id.as_str(), generation, Keeps::of_task(&task.message, submitted));
     publish(process, &routing_key(&task.message.capabilities), &task.to_json(), properties).await?;
     process.log.append(Decision::Published { task: task.id.clone(), generation }).await?;
     Ok(Reissued::Published(generation))
@@ -102,7 +102,7 @@ pub async fn send_on(process: &Process, body: &[u8], came_with: &BasicProperties
     // What cannot be read is for a programmer to refuse; any will do.
     let key = message.map_or_else(|| "any".to_owned(), |message| routing_key(&message.capabilities));
     let text = id.as_ref().map_or("", TaskId::as_str);
-    let properties = task_properties(text, generation, headers::submitted_at(came_with));
+    let properties = task_properties(text, generation, Keeps::of(came_with));
     publish(process, &key, body, Reply::as_it_came(came_with).on(properties)).await?;
     point(Point::RetiredSentOn);
     if let Some(task) = id {

@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, Obituary, Reply};
+use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
 use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -92,7 +92,7 @@ async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessag
     let id = message.id.clone();
     let name = headers::text(properties.message_id()).unwrap_or_default();
     let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
-    let properties = headers::task_properties(name, generation, headers::submitted_at(properties));
+    let properties = headers::task_properties(name, generation, Keeps::of(properties));
     let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
     // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
     let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };

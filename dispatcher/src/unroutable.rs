@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::headers::{self, Keeps, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -105,7 +105,7 @@ async fn handle(process: &Process, pool: &Pool, delivery: &Delivery) -> Result<(
 fn task_properties(came_with: &BasicProperties) -> BasicProperties {
     let token = headers::token(came_with);
     let id = headers::text(came_with.message_id()).unwrap_or_default();
-    let properties = headers::task_properties(id, token.generation, headers::submitted_at(came_with));
+    let properties = headers::task_properties(id, token.generation, Keeps::of(came_with));
     // A reply address that cannot be used is for the programmer to refuse, so it stays.
     let to = headers::text(came_with.reply_to()).map(str::to_owned);
     Reply { to, ..Reply::without_address(came_with) }.on(properties)

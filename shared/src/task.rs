@@ -117,6 +117,16 @@ pub enum Priority {
     High,
 }
 
+impl Priority {
+    /// The AMQP property: what is above 4 is high to a quorum queue, no property is 4.
+    pub const fn for_broker(self) -> Option<u8> {
+        match self {
+            Self::Normal => None,
+            Self::High => Some(9),
+        }
+    }
+}
+
 /// Why a task message was refused. The text is for the submitter: it names the field and says what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TaskError {

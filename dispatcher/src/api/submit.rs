@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use pool_shared::broker::headers::Reply;
 use pool_shared::id::TaskId;
-use pool_shared::task::Task;
+use pool_shared::task::{Priority, Task, TaskMessage};
 
 use super::App;
 use super::problem::{Problem, TaskProblem};
@@ -33,6 +33,7 @@ pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Pro
     let tasks = prepare(&app, &submission)?;
     let places = app.intake.places(&tasks).map_err(full)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
+    let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
     let answers = take_all(app.intake.clone(), tasks.into_iter().zip(places).collect()).await?;
     let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
     for (index, (answer, id)) in answers.into_iter().zip(&ids).enumerate() {
@@ -44,12 +45,25 @@ pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Pro
     if !errors.is_empty() {
         return Err(not_taken(ids, &errors));
     }
-    let views: Vec<TaskView> = taken.iter().filter_map(|taken| view(&app, &taken.id)).collect();
+    let shown = taken.iter().zip(warnings);
+    let views: Vec<TaskView> =
+        shown.filter_map(|(taken, warnings)| Some(TaskView { warnings, ..view(&app, &taken.id)? })).collect();
     let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
     if submission.single {
         Ok((status, Json(views.into_iter().next())).into_response())
     } else {
         Ok((status, Json(views)).into_response())
+    }
+}
+
+/// The broker does not say over AMQP which version it is.
+fn warnings(task: &TaskMessage) -> Vec<String> {
+    match task.priority {
+        Priority::Normal => Vec::new(),
+        Priority::High => vec![
+            "priority: RabbitMQ 4.0 and later serve this task before others; earlier versions keep their order"
+                .to_owned(),
+        ],
     }
 }
 

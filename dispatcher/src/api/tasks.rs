@@ -53,6 +53,9 @@ pub struct TaskView {
     pub result: Option<ResultMessage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskMessage>,
+    /// In the answer to a submission: what was accepted, but may not do what its submitter expects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl TaskView {
@@ -76,6 +79,7 @@ impl TaskView {
             error: outcome.and_then(|o| o.error).map(|kind| kind.as_str().to_owned()),
             result: None,
             task: None,
+            warnings: Vec::new(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::broker::headers::{self, Reply, json_properties};
+use pool_shared::broker::headers::{self, Keeps, Reply, json_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
@@ -87,9 +87,7 @@ async fn issue_again(process: &Process, delivery: &Delivery, queue: &str) -> Res
     if queue == UNROUTABLE {
         let key = delivery.routing_key.as_str();
         let again = Reply::as_it_came(properties).on(match headers::text(properties.message_id()) {
-            Some(id) => {
-                headers::task_properties(id, headers::token(properties).generation, headers::submitted_at(properties))
-            }
+            Some(id) => headers::task_properties(id, headers::token(properties).generation, Keeps::of(properties)),
             None => json_properties(),
         });
         let message = Message { exchange: TASKS, key, body: &delivery.data, properties: again, mandatory: true };

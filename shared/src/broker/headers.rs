@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::topology::REPLY_PREFIX;
 use crate::id::Token;
+use crate::task::TaskMessage;
 use crate::time::Timestamp;
 
 const GENERATION: &str = "pool-generation";
@@ -67,23 +68,43 @@ pub fn submitted_at(properties: &BasicProperties) -> Option<Timestamp> {
     header(properties, SUBMITTED_MS).or_else(seconds).map(Timestamp)
 }
 
+/// What a task message keeps whenever it is published again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keeps {
+    pub submitted_at: Option<Timestamp>,
+    /// For the broker: quorum queues of RabbitMQ 4.0 and later serve those above 4 first, two for each other one.
+    pub priority: Option<u8>,
+}
+
+impl Keeps {
+    /// Of a message that came from the broker.
+    pub fn of(properties: &BasicProperties) -> Self {
+        Self { submitted_at: submitted_at(properties), priority: *properties.priority() }
+    }
+
+    /// Of a task for which there is no message.
+    pub fn of_task(task: &TaskMessage, submitted_at: Option<Timestamp>) -> Self {
+        Self { submitted_at, priority: task.priority.for_broker() }
+    }
+}
+
 /// Properties of a task message of this generation: persistent JSON.
-pub fn task_properties(task_id: &str, generation: u32, submitted_at: Option<Timestamp>) -> BasicProperties {
+pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(GENERATION.into(), AMQPValue::LongLongInt(i64::from(generation)));
-    if let Some(ms) = submitted_at.and_then(|time| i64::try_from(time.0).ok()) {
+    if let Some(ms) = keeps.submitted_at.and_then(|time| i64::try_from(time.0).ok()) {
         headers.insert(SUBMITTED_MS.into(), AMQPValue::LongLongInt(ms));
     }
-    json_properties().with_message_id(task_id.into()).with_headers(headers)
+    let properties = json_properties().with_message_id(task_id.into()).with_headers(headers);
+    match keeps.priority {
+        Some(priority) => properties.with_priority(priority),
+        None => properties,
+    }
 }
 
 /// Properties of a task message that waits for its next attempt until then.
-pub fn retry_properties(
-    task_id: &str,
-    generation: u32,
-    (submitted_at, at): (Option<Timestamp>, Timestamp),
-) -> BasicProperties {
-    let properties = task_properties(task_id, generation, submitted_at);
+pub fn retry_properties(task_id: &str, generation: u32, keeps: Keeps, at: Timestamp) -> BasicProperties {
+    let properties = task_properties(task_id, generation, keeps);
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(RETRY_AT_MS.into(), AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)));
     properties.with_headers(headers)
@@ -138,7 +159,7 @@ impl Obituary {
     /// Properties for the way to `pool.dlx`: what matters of those that the message came with, and these words.
     pub fn properties(&self, came_with: &BasicProperties) -> BasicProperties {
         let id = text(came_with.message_id()).unwrap_or_default();
-        let properties = task_properties(id, token(came_with).generation, submitted_at(came_with));
+        let properties = task_properties(id, token(came_with).generation, Keeps::of(came_with));
         let mut headers = properties.headers().clone().unwrap_or_default();
         for (name, value) in [(REASON, &self.reason), (DEAD_ID, &self.id), (FROM, &self.from)] {
             headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
@@ -239,7 +260,8 @@ mod tests {
 
     #[test]
     fn what_a_dead_message_says_of_itself_reads_back_with_what_matters_of_its_properties() {
-        let came_with = task_properties("t", 3, Some(Timestamp(5))).with_reply_to("results.me".into());
+        let came_with = task_properties("t", 3, Keeps { submitted_at: Some(Timestamp(5)), priority: Some(9) })
+            .with_reply_to("results.me".into());
         let obituary = Obituary::new("poison: ".to_owned() + &"x".repeat(5_000), "tasks.fast", Timestamp(9));
         let properties = obituary.properties(&came_with);
         assert_eq!(Obituary::of(&properties), Some(obituary.clone()), "id, reason, time and queue");
@@ -255,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_time_of_submission_is_ours_or_amqps() {
-        let ours = task_properties("t", 0, Some(Timestamp(1234)));
+        let ours = task_properties("t", 0, Keeps { submitted_at: Some(Timestamp(1234)), priority: None });
         assert_eq!(submitted_at(&ours), Some(Timestamp(1234)), "milliseconds");
         assert_eq!(submitted_at(&BasicProperties::default().with_timestamp(2)), Some(Timestamp(2000)), "seconds");
     }

@@ -23,6 +23,7 @@ mod log_forgets;
 mod one_task;
 mod operator;
 mod permissions;
+mod priority;
 mod real_agent;
 mod repair;
 mod report;

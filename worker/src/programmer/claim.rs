@@ -2,7 +2,7 @@
 //!
 //! [`examine`] decides without a broker; [`super::Programmer`] performs.
 
-use pool_shared::broker::headers::{self, Reply};
+use pool_shared::broker::headers::{self, Keeps, Reply};
 use pool_shared::broker::topology::REPLY_PREFIX;
 use pool_shared::event::Spent;
 use pool_shared::fold::{Fold, Refusal, TaskState};
@@ -23,7 +23,7 @@ pub struct Envelope {
     pub body_hash: String,
     pub token: Token,
     pub reply: Reply,
-    pub submitted_at: Option<Timestamp>,
+    pub keeps: Keeps,
 }
 
 /// A delivery that holds none; the id and the reply address, as far as they could be read.
@@ -72,7 +72,7 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         task,
         token: headers::token(properties),
         reply,
-        submitted_at: headers::submitted_at(properties),
+        keeps: Keeps::of(properties),
     })
 }
 

@@ -241,7 +241,7 @@ pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope,
 
 async fn publish_task(process: &Process, envelope: &Envelope, generation: u32) -> Result<(), BrokerError> {
     let body = envelope.task.to_json();
-    let properties = envelope.reply.on(task_properties(envelope.task.id.as_str(), generation, envelope.submitted_at));
+    let properties = envelope.reply.on(task_properties(envelope.task.id.as_str(), generation, envelope.keeps));
     let key = routing_key(&envelope.task.message.capabilities);
     process.publisher.publish(Message { exchange: TASKS, key: &key, body: &body, properties, mandatory: true }).await
 }

@@ -70,7 +70,7 @@ async fn publish(
 ) -> bool {
     let envelope = &claimed.envelope;
     let body = envelope.task.to_json();
-    let properties = retry_properties(envelope.task.id.as_str(), generation, (envelope.submitted_at, at));
+    let properties = retry_properties(envelope.task.id.as_str(), generation, envelope.keeps, at);
     let properties = envelope.reply.on(properties);
     let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
     let words = "a task for another attempt is not confirmed; publishing it again";

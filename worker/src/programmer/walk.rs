@@ -325,7 +325,7 @@ impl Programmer {
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
         let known = self.process.log.read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
-        let submitted: Timestamp = known.or(claimed.envelope.submitted_at)?;
+        let submitted: Timestamp = known.or(claimed.envelope.keeps.submitted_at)?;
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 

@@ -196,13 +196,23 @@ impl Vhost {
         self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
     }
 
-    async fn manage(&self, method: reqwest::Method, path: &str, body: String) {
+    /// `4` of RabbitMQ 4.3.6.
+    pub(crate) async fn major_version(&self) -> u32 {
+        let overview = self.manage(reqwest::Method::GET, "overview", String::new()).await;
+        let overview: Value = serde_json::from_str(&overview).expect("JSON");
+        let version = overview["rabbitmq_version"].as_str().expect("a version");
+        version.split('.').next().and_then(|major| major.parse().ok()).expect("a number")
+    }
+
+    /// Gives the body of the answer.
+    async fn manage(&self, method: reqwest::Method, path: &str, body: String) -> String {
         let Access { management, user, password, .. } = &self.access;
         let url = format!("{management}/api/{path}");
         let request = super::api::http().request(method, &url).basic_auth(user, Some(password));
         let answer = request.header("content-type", "application/json").body(body).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
         assert!(answer.status().is_success(), "{url} says {}", answer.status());
+        answer.text().await.expect("a text")
     }
 }
 

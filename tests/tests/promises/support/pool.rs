@@ -151,6 +151,11 @@ impl Pool {
         self.vhost.url()
     }
 
+    /// Whether its broker serves tasks of high priority first.
+    pub(crate) async fn has_priorities(&self) -> bool {
+        self.vhost.major_version().await >= 4
+    }
+
     /// The name of its virtual host.
     pub(crate) fn vhost(&self) -> String {
         let url = self.amqp_url();

@@ -1,0 +1,32 @@
+//! A task of high priority goes first where the broker can, and its submitter hears where it cannot.
+
+use serde_json::{Value, json};
+
+use crate::support::pool::task;
+use crate::support::{Pool, PoolFile, SOON};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_high_priority_is_served_first_by_a_broker_that_can() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    for number in 1..=6 {
+        let taken = pool.api().submit(&task(&format!("normal-{number}"))).await;
+        assert_eq!(taken["warnings"], Value::Null, "nothing to say: {taken}");
+    }
+    let mut urgent = task("urgent");
+    urgent["priority"] = json!("high");
+    let taken = pool.api().submit(&urgent).await;
+    let warning = taken["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("priority") && warning.contains("4.0"), "it says from which version on: {warning}");
+
+    pool.start_worker(&["--all"]);
+    let mut log = pool.event_log().await;
+    log.finished(7, SOON).await;
+    let started = log.entries.iter().filter(|entry| entry.is("started")).map(|entry| entry.text("task").to_owned());
+    let place = started.collect::<Vec<_>>().iter().position(|id| id == "urgent").expect("it was started");
+    if pool.has_priorities().await {
+        assert!(place <= 1, "it overtakes the others: number {place}");
+    } else {
+        assert_eq!(place, 6, "the order is kept");
+    }
+}
