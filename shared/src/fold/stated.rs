@@ -62,8 +62,10 @@ impl TaskState {
                 since: Timestamp(owner.since_ms),
             });
         }
-        self.attempts = self.attempts.max(said.attempts);
+        // An attempt that was released since the statement was written is in both of its counts once.
+        let starts = (self.attempts + self.releases).max(said.attempts + said.releases);
         self.releases = self.releases.max(said.releases);
+        self.attempts = starts - self.releases;
         self.hand_backs = self.hand_backs.max(said.hand_backs);
     }
 }

@@ -160,6 +160,13 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     let before = what_decides(&folded_from(0, &events));
     events.push(Decision::Stated { task: task("t"), state: Box::new(old) });
     assert_eq!(what_decides(&folded_from(0, &events)), before, "it was written before the start and came behind it");
+    let running = before.clone().expect("an open task");
+    let release = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
+    let mut late = [&events[..2], &[release]].concat();
+    let released = what_decides(&folded_from(0, &late));
+    late.push(Decision::Stated { task: task("t"), state: Box::new(running) });
+    assert_eq!(what_decides(&folded_from(0, &late)), released, "a released attempt is not counted again");
+
     events.push(finished("t", Some(1), Status::Succeeded));
     let state = Box::new(before.expect("an open task"));
     events.push(Decision::Stated { task: task("t"), state });
