@@ -18,6 +18,7 @@ pub mod history;
 pub mod intake;
 mod llm_probe;
 pub mod pool_view;
+mod postman;
 pub mod reissue;
 pub mod repair;
 pub mod replies;

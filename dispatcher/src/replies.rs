@@ -6,18 +6,16 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, Reply, json_properties};
+use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::{discard, gone};
 use pool_shared::broker::log::LogError;
-use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -30,6 +28,7 @@ use tokio::sync::mpsc;
 use crate::acknowledge::acknowledge;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
+use crate::postman::{NotBrought, Postman};
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
@@ -60,12 +59,22 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
     }
 }
 
-/// Consumes `results` until shutdown.
-pub async fn run(process: Process, history: History) {
-    consumer::keep(&process, "results are not taken; trying again", || consume(&process, &history)).await;
+/// Consumes `results` until shutdown. `patience` is for reply queues that do not take theirs.
+pub async fn run(process: Process, history: History, patience: Duration) {
+    let postman = Postman::new(process.clone(), history.outbox().clone(), patience);
+    let desk = Desk { process, history, postman };
+    consumer::keep(&desk.process, "results are not taken; trying again", || consume(&desk)).await;
 }
 
-async fn consume(process: &Process, history: &History) -> Result<(), BrokerError> {
+/// What is needed to handle a result.
+struct Desk {
+    process: Process,
+    history: History,
+    postman: Postman,
+}
+
+async fn consume(desk: &Desk) -> Result<(), BrokerError> {
+    let process = &desk.process;
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
     within(limit, "limit results", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
@@ -78,7 +87,7 @@ async fn consume(process: &Process, history: &History) -> Result<(), BrokerError
         consumer
             .for_each_concurrent(usize::from(PREFETCH), |delivery| async {
                 if let Ok(delivery) = delivery
-                    && handle_until_done(process, history, &delivery).await
+                    && handle_until_done(desk, &delivery).await
                 {
                     // When whoever acks has ended, so does all of this: what is unacknowledged is delivered again.
                     let _ = handled.send(delivery.delivery_tag).await;
@@ -105,26 +114,30 @@ enum NotHandled {
     Log(#[from] LogError),
     #[error(transparent)]
     History(#[from] NotRead),
+    #[error(transparent)]
+    Reply(#[from] NotBrought),
 }
 
 impl NotHandled {
     fn tell(&self) {
+        let text = "a result is not handled yet; trying again";
         match self {
-            Self::Broker(error) => tell(error, "a result is not handled yet; trying again"),
-            Self::Log(_) => tracing::warn!(error = %self, "a result is not handled yet; trying again"),
-            // The end of the history is near, or what keeps it away is told by its reader.
-            Self::History(_) => tracing::debug!(error = %self, "a result is not handled yet; trying again"),
+            Self::Broker(error) | Self::Reply(NotBrought::Broker(error)) => tell(error, text),
+            Self::Log(_) => tracing::warn!(error = %self, "{text}"),
+            // The end of the history is near, or what keeps it away is told by its reader; the postman tells of his queues.
+            Self::History(_) | Self::Reply(NotBrought::Waits(_)) => tracing::debug!(error = %self, "{text}"),
         }
     }
 }
 
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
 /// again by itself: false.
-async fn handle_until_done(process: &Process, history: &History, delivery: &Delivery) -> bool {
+async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
-    while let Err(error) = handle(process, history, delivery).await {
-        if !delivery.acker.usable() || process.shutdown.is_cancelled() {
+    let mut kept = false;
+    while let Err(error) = handle(desk, delivery, &mut kept).await {
+        if !delivery.acker.usable() || desk.process.shutdown.is_cancelled() {
             return false;
         }
         error.tell();
@@ -133,15 +146,17 @@ async fn handle_until_done(process: &Process, history: &History, delivery: &Deli
     true
 }
 
-async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+/// `kept` = an earlier try has brought the result into the history.
+async fn handle(desk: &Desk, delivery: &Delivery, kept: &mut bool) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return repeat(process, history, delivery).await;
+        return repeat(desk, delivery).await;
     }
+    let process = &desk.process;
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
             point(Point::OutcomeWritten);
-            deliver(history, delivery, (&result, due)).await?;
+            deliver(desk, delivery, (&result, due), kept).await?;
             point(Point::ResultDelivered);
         }
         Err(error) => {
@@ -156,15 +171,16 @@ async fn handle(process: &Process, history: &History, delivery: &Delivery) -> Re
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Result<(), NotHandled> {
+async fn repeat(desk: &Desk, delivery: &Delivery) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
+    let Desk { process, history, postman } = desk;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id else { return Ok(()) };
     let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
     if outcome == Some(Status::Cancelled) {
         // The log is all that there is of it.
         let body = ResultMessage::cancelled(id.clone()).to_json();
-        return Ok(reply(history.outbox(), &delivery.properties, id.as_str(), &body).await?);
+        return Ok(postman.bring(&delivery.properties, id.as_str(), &body).await?);
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
@@ -172,7 +188,7 @@ async fn repeat(process: &Process, history: &History, delivery: &Delivery) -> Re
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => Ok(reply(history.outbox(), &delivery.properties, id.as_str(), &body).await?),
+        Some(body) => Ok(postman.bring(&delivery.properties, id.as_str(), &body).await?),
         None => Ok(()),
     }
 }
@@ -258,42 +274,31 @@ fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
 /// acked; neither waits for the other.
 async fn deliver(
-    history: &History,
+    desk: &Desk,
     delivery: &Delivery,
     (result, due): (&ResultMessage, Due),
-) -> Result<(), BrokerError> {
+    is_kept: &mut bool,
+) -> Result<(), NotHandled> {
     if due == Due::Nothing {
         return Ok(());
     }
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let keep = async {
         let kept = match due {
-            Due::Outcome => history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
-            Due::Reply | Due::Nothing => Ok(()),
+            Due::Outcome if !*is_kept => desk.history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
+            Due::Outcome | Due::Reply | Due::Nothing => Ok(()),
         };
         point(Point::ResultKept);
         kept
     };
     let tell = async {
-        let told = reply(history.outbox(), &delivery.properties, id, &delivery.data).await;
+        let told = desk.postman.bring(&delivery.properties, id, &delivery.data).await;
         point(Point::ResultReplied);
         told
     };
     // The reply first: its submitter waits, for the history nobody does.
     let (told, kept) = tokio::join!(tell, keep);
-    kept.and(told)
-}
-
-/// To the reply queue that the properties name, if they name one.
-async fn reply(outbox: &Outbox, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), BrokerError> {
-    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(came_with) else { return Ok(()) };
-    let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
-    let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
-    match outbox.publish(letter).await {
-        Err(BrokerError::Returned { .. }) => {
-            tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
-            Ok(())
-        }
-        other => other,
-    }
+    *is_kept = kept.is_ok();
+    kept?;
+    Ok(told?)
 }

@@ -122,7 +122,8 @@ fn not_retried(error: &NotRetried) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
         }
         NotRetried::NotTaken(NotTaken::IdConflict(_)) => Problem::new(StatusCode::CONFLICT, detail),
-        NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried)
+        NotRetried::NotSent(_)
+        | NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried)
         | NotRetried::NotReissued(_) => Problem::unavailable(detail),
     }
 }

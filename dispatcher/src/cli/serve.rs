@@ -89,7 +89,7 @@ async fn serve(
     };
     let outputs = Outputs::default();
     let history = History::start(&process, outputs.clone());
-    tokio::spawn(replies::run(process.clone(), history.clone()));
+    tokio::spawn(replies::run(process.clone(), history.clone(), pool.dispatcher.reply_patience));
     tokio::spawn(retries::run(process.clone()));
     tokio::spawn(deadlines::run(process.clone()));
     let dead = DeadLetters::new(process.clone());

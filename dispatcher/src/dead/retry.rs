@@ -1,7 +1,8 @@
 //! Takes a dead letter up again: a task without an outcome goes on under its id; one that has an outcome becomes a new
-//! task; what is no task stays.
+//! task; a result that its reply queue refused is sent again; what is neither stays.
 
 use lapin::message::Delivery;
+use pool_shared::broker::BrokerError;
 use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::process::Process;
 use pool_shared::id::TaskId;
@@ -12,12 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::again::again;
 use crate::intake::{Intake, NotTaken};
+use crate::postman::send_again;
 use crate::reissue::{NotReissued, Reissued, send_on};
 
 /// What became of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Retried {
-    /// The task that is done now.
+    /// The task that is done now, or whose result is sent.
     pub task_id: String,
     /// The task that had an outcome already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +32,8 @@ pub struct Retried {
 pub(crate) enum NotRetried {
     #[error("{0}; put it right and submit it as a new task")]
     NoTask(String),
+    #[error("the result was not taken: {0}; it is still in pool.dead, try again when its reply queue is mended")]
+    NotSent(#[from] BrokerError),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
     #[error("not retried: {0}; it is still in pool.dead, try again")]
@@ -55,6 +59,11 @@ pub(crate) async fn retry(
     letter_id: &str,
     delivery: &Delivery,
 ) -> Result<Retried, NotRetried> {
+    if let Some(to) = send_again(process, delivery).await? {
+        let task_id = headers::text(delivery.properties.message_id()).unwrap_or_default().to_owned();
+        let detail = format!("the result of task {task_id} is in {to}");
+        return Ok(Retried { task_id, retry_of: None, detail });
+    }
     let (task, reply) = task_in(delivery)?;
     let known = process.log.read(|fold| {
         fold.tasks.get(&task.id).map(|state| (state.body_hash.clone(), state.outcome.as_ref().map(|end| end.status)))

@@ -28,6 +28,9 @@ pub(super) struct RawDispatcher {
     /// Seconds after which a task that is in no queue and with nobody is published again.
     #[schemars(range(min = 1, max = 86400))]
     repair_after_s: u64,
+    /// Seconds after which a result whose reply queue does not take it goes to pool.dead.
+    #[schemars(range(min = 1, max = 86400))]
+    reply_patience_s: u64,
     /// Seconds that a worker gives its running task after SIGTERM.
     #[schemars(range(min = 1, max = 86400))]
     drain_timeout_s: u64,
@@ -43,6 +46,7 @@ impl Default for RawDispatcher {
             retry_delay_s: 10,
             max_hand_backs: 10,
             repair_after_s: 60,
+            reply_patience_s: 60,
             drain_timeout_s: 60,
         }
     }
@@ -65,6 +69,7 @@ impl RawDispatcher {
             retry_delay: Duration::from_secs(self.retry_delay_s),
             max_hand_backs: self.max_hand_backs,
             repair_after: checks.seconds(&at.key("repair_after_s"), self.repair_after_s),
+            reply_patience: checks.seconds(&at.key("reply_patience_s"), self.reply_patience_s),
             drain_timeout: checks.seconds(&at.key("drain_timeout_s"), self.drain_timeout_s),
         }
     }

@@ -311,12 +311,14 @@ pub struct DispatcherConfig {
     pub listen: std::net::SocketAddr,
     /// How often a task is started before it is given up as `poison`.
     pub max_attempts: u32,
-    /// How often it may be handed back because no LLM was left for it.
     /// Before the second attempt; twice as long before each further one.
     pub retry_delay: Duration,
+    /// How often it may be handed back because no LLM was left for it.
     pub max_hand_backs: u32,
     /// After so long a task that is in no queue and with nobody is published again.
     pub repair_after: Duration,
+    /// After so long a result whose reply queue does not take it goes to `pool.dead`.
+    pub reply_patience: Duration,
     /// How long a worker waits for its running task after SIGTERM.
     pub drain_timeout: Duration,
 }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use pool_shared::result::{ErrorKind, Status};
+use reqwest::Method;
+use serde_json::Value;
 
 use crate::support::amqp::channel;
 use crate::support::field::{REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
-use crate::support::{Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
+use crate::support::{Books, Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
 
 /// Tasks before, while and after the broker is broken.
 async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
@@ -141,7 +143,7 @@ async fn programmers_whose_queue_is_deleted_consume_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_queue_that_is_missing_holds_nobody_up() {
     let mut pool = Pool::start(&nervous(&["001"])).await;
-    let mut books = crate::support::Books::open(&pool).await;
+    let mut books = Books::open(&pool).await;
     let nobody = pool.submitter("somebody").await;
     for number in 1..=20 {
         let properties = nobody.properties().with_reply_to("results.nobody".into());
@@ -150,6 +152,49 @@ async fn a_reply_queue_that_is_missing_holds_nobody_up() {
         books.took(&id);
     }
     Field::submit(&mut books, "heard", 4).await;
+    books.close(&mut pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_when_there_is_room() {
+    /// More than a dispatcher has in hand at once.
+    const RESULTS: usize = 220;
+    let mut pool = Pool::start(&nervous(&["001"]).set("dispatcher.reply_patience_s", 2.into())).await;
+    let mut books = Books::open(&pool).await;
+    let submitter = pool.submitter("somebody").await;
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    let mut small = FieldTable::default();
+    small.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    small.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare("results.small".into(), QueueDeclareOptions::default(), small).await.expect("a small queue");
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel
+        .queue_bind("results.small".into(), "pool.results".into(), "results.small".into(), options, none)
+        .await
+        .expect("a binding");
+    for number in 1..=RESULTS {
+        let id = format!("refused-{number}");
+        let properties = submitter.properties().with_reply_to("results.small".into());
+        submitter.publish("any", task(&id).to_string(), properties).await;
+        books.took(&id);
+    }
+    Field::submit(&mut books, "heard", 4).await;
+    books.settled(REPAIRED_WITHIN).await;
+
+    let dead = eventually("what was refused is in pool.dead", REPAIRED_WITHIN, async || {
+        let dead = pool.api().get("/dead").await;
+        (dead["total"] == RESULTS - 1).then_some(dead)
+    })
+    .await;
+    let letter = &dead["letters"][0];
+    assert!(letter["reason"].as_str().is_some_and(|reason| reason.starts_with("reply_refused")), "{letter}");
+    assert_eq!(submitter.drain("results.small").await.len(), 1, "one had room");
+    let retry = format!("/dead/{}/retry", letter["id"].as_str().expect("an id"));
+    let (status, said) = pool.api().send(Method::POST, &retry, &Value::Null).await;
+    assert!(status.is_success(), "it is sent: {said}");
+    let sent = submitter.drain("results.small").await;
+    let result: Value = serde_json::from_slice(sent.first().expect("it is there")).expect("a result");
+    assert_eq!(result["task_id"], letter["task_id"], "the one of the letter");
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 

@@ -1,0 +1,187 @@
+//! Brings results to their submitters' reply queues, and lets no queue hold up the others.
+//!
+//! A reply queue can refuse (full, with `reject-publish`) or not answer (a quorum queue without a majority). Then one
+//! result at a time tries it, and what still comes for it after a while goes to `pool.dead`, from where an operator has
+//! it sent when the queue is mended.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use pool_shared::broker::BrokerError;
+use pool_shared::broker::headers::{Obituary, Reply, json_properties, text};
+use pool_shared::broker::outbox::{Letter, Outbox};
+use pool_shared::broker::process::Process;
+use pool_shared::broker::publisher::Message;
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_shared::time::wall_clock;
+use tokio::time::Instant;
+
+const TRY_EVERY: Duration = Duration::from_secs(5);
+const REASON: &str = "reply_refused";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotBrought {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error("{0} does not take its results; another one is tried first")]
+    Waits(String),
+}
+
+/// Whose turn it is at a queue that did not take a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Try,
+    Wait,
+    GiveUp,
+}
+
+/// A reply queue that did not take a result.
+#[derive(Debug, Clone, Copy)]
+struct Reluctant {
+    since: Instant,
+    next_try: Instant,
+}
+
+impl Reluctant {
+    fn new(now: Instant) -> Self {
+        Self { since: now, next_try: now + TRY_EVERY }
+    }
+
+    /// `longest` is how long a try may take: until then nobody else has one.
+    fn turn(&mut self, now: Instant, patience: Duration, longest: Duration) -> Turn {
+        if now >= self.next_try {
+            self.next_try = now + longest;
+            return Turn::Try;
+        }
+        if now.duration_since(self.since) >= patience { Turn::GiveUp } else { Turn::Wait }
+    }
+}
+
+pub(crate) struct Postman {
+    process: Process,
+    outbox: Outbox,
+    /// So long results wait for a queue that does not take them.
+    patience: Duration,
+    reluctant: Mutex<HashMap<String, Reluctant>>,
+}
+
+impl Postman {
+    pub(crate) fn new(process: Process, outbox: Outbox, patience: Duration) -> Self {
+        Self { process, outbox, patience, reluctant: Mutex::default() }
+    }
+
+    /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and
+    /// when the result is in `pool.dead` instead.
+    pub(crate) async fn bring(&self, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), NotBrought> {
+        let Some((to, properties)) = addressed(came_with, id) else { return Ok(()) };
+        let brought = match self.turn(&to) {
+            None => {
+                let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
+                self.outbox.publish(letter).await
+            }
+            Some(Turn::Try) => {
+                let message = Message { exchange: REPLIES, key: &to, body, properties, mandatory: true };
+                self.process.publisher.publish(message).await
+            }
+            Some(Turn::Wait) => return Err(NotBrought::Waits(to)),
+            Some(Turn::GiveUp) => return Ok(self.give_up(came_with, id, &to, body).await?),
+        };
+        self.learn(&to, &brought);
+        match brought {
+            Err(BrokerError::Returned { .. }) => {
+                tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn turn(&self, to: &str) -> Option<Turn> {
+        let longest = self.process.publisher.link().endpoint().timeout() * 3;
+        let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
+        reluctant.get_mut(to).map(|queue| queue.turn(Instant::now(), self.patience, longest))
+    }
+
+    fn learn(&self, to: &str, brought: &Result<(), BrokerError>) {
+        let now = Instant::now();
+        let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
+        match brought {
+            Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
+                let known = reluctant.get_mut(to).map(|queue| queue.next_try = now + TRY_EVERY);
+                if known.is_none() {
+                    reluctant.insert(to.to_owned(), Reluctant::new(now));
+                    tracing::warn!(reply_to = %to, %error, "a reply queue does not take its results; they are tried one at a time");
+                }
+            }
+            // A broker that is away or silent says nothing about one queue.
+            Ok(()) | Err(_) => {
+                if reluctant.remove(to).is_some() {
+                    tracing::info!(reply_to = %to, "the results for this reply queue are no longer held back");
+                }
+            }
+        }
+    }
+
+    async fn give_up(&self, came_with: &BasicProperties, id: &str, to: &str, body: &[u8]) -> Result<(), BrokerError> {
+        let reason = format!(
+            "{REASON}: {to} has taken no result for {} s; mend it or make room in it, then `dispatcher dead retry` sends this one",
+            self.patience.as_secs()
+        );
+        let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
+        let message = Message { exchange: DEAD_EXCHANGE, key: "", body, properties, mandatory: true };
+        self.process.publisher.publish(message).await?;
+        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`dispatcher dead list`)");
+        Ok(())
+    }
+}
+
+/// Where a result goes, if anywhere, and with which properties.
+fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProperties)> {
+    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(came_with) else { return None };
+    let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
+    Some((to, properties))
+}
+
+/// Sends a result from `pool.dead` to its reply queue; gives where that is. None when the letter is none of [`Postman`]'s.
+///
+/// # Errors
+/// When the queue still does not take it, or is not there.
+pub(crate) async fn send_again(process: &Process, letter: &Delivery) -> Result<Option<String>, BrokerError> {
+    let ours = Obituary::of(&letter.properties).is_some_and(|obituary| obituary.reason.starts_with(REASON));
+    let id = text(letter.properties.message_id()).unwrap_or_default();
+    let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else { return Ok(None) };
+    let message = Message { exchange: REPLIES, key: &to, body: &letter.data, properties, mandatory: true };
+    process.publisher.publish(message).await?;
+    Ok(Some(to))
+}
+
+/// The broker has answered for this queue alone, or has not.
+fn is_the_queues_fault(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Nacked { .. } | BrokerError::Timeout { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_result_tries_while_the_others_wait_and_when_their_time_is_up_they_are_given_up() {
+        let began = Instant::now();
+        let mut queue = Reluctant::new(began);
+        let at = |s| began + Duration::from_secs(s);
+        let turn = |queue: &mut Reluctant, now| queue.turn(now, Duration::from_secs(60), Duration::from_secs(30));
+        assert_eq!(turn(&mut queue, at(1)), Turn::Wait, "it has just refused one");
+        assert_eq!(turn(&mut queue, at(5)), Turn::Try, "the first one");
+        assert_eq!(turn(&mut queue, at(6)), Turn::Wait, "the others");
+        queue.next_try = at(10);
+        assert_eq!(turn(&mut queue, at(12)), Turn::Try, "after that has failed");
+        assert_eq!(turn(&mut queue, at(41)), Turn::Wait, "its try takes long");
+        queue.next_try = at(65);
+        assert_eq!(turn(&mut queue, at(60)), Turn::GiveUp, "a minute is over");
+        assert_eq!(turn(&mut queue, at(66)), Turn::Try, "it may have been mended");
+        assert_eq!(turn(&mut queue, at(67)), Turn::GiveUp, "the others do not wait for that");
+    }
+}
