@@ -12,30 +12,37 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY};
 use pool_shared::id::TaskId;
-use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
+use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::time::Timestamp;
 use tokio::time::Instant;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A result whose outcome has not been read within so long is published again.
+/// A result whose outcome has not been read within so long is published again, then after twice as long, and so on.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(3600);
 /// In one look; the rest is still there at the next.
 const AT_ONCE: usize = 500;
 
+/// When the result of an overdue task is published again, and how long it was waited for until then.
+type Told = HashMap<TaskId, (Instant, Duration)>;
+
 /// Looks every second until shutdown.
 pub async fn run(process: Process) {
-    let mut told: HashMap<TaskId, Instant> = HashMap::new();
+    let mut told = Told::new();
     loop {
         tokio::select! {
             () = process.shutdown.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        told.retain(|_, at| at.elapsed() < AGAIN_AFTER);
+        process.log.read(|fold| {
+            told.retain(|task, _| fold.tasks.get(task).is_some_and(|state| state.outcome.is_none()));
+        });
         for (deadline, task) in overdue(&process, &told) {
             match expire(&process, &task, deadline).await {
                 Ok(()) => {
-                    tracing::info!(task_id = %task, %deadline, "the deadline passed before the task was started");
-                    told.insert(task, Instant::now());
+                    tracing::info!(task_id = %task, %deadline, "the deadline passed while the task waited");
+                    let pause = told.get(&task).map_or(AGAIN_AFTER, |(_, pause)| LONGEST.min(*pause * 2));
+                    told.insert(task, (Instant::now() + pause, pause));
                 }
                 Err(error) => {
                     tracing::warn!(task_id = %task, %error, "a task is not expired yet; trying again");
@@ -47,23 +54,18 @@ pub async fn run(process: Process) {
 }
 
 /// Nothing while the log may have gone on without this process: somebody may have started them.
-fn overdue(process: &Process, told: &HashMap<TaskId, Instant>) -> Vec<(Timestamp, TaskId)> {
+fn overdue(process: &Process, told: &Told) -> Vec<(Timestamp, TaskId)> {
     let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else { return Vec::new() };
     process.log.read(|fold| {
-        let overdue = fold.tasks.overdue(now).filter(|(_, task)| !told.contains_key(*task));
+        let due = |task: &TaskId| told.get(task).is_none_or(|(again, _)| Instant::now() >= *again);
+        let overdue = fold.tasks.overdue(now).filter(|(_, task)| due(task));
         overdue.take(AT_ONCE).map(|(deadline, task)| (deadline, task.clone())).collect()
     })
 }
 
-/// The same words as a programmer's that was too late.
-fn expired(task: &TaskId, deadline: Timestamp) -> ResultMessage {
-    let problem = format!("its deadline, {deadline}, passed before it was started");
-    let failure = TaskFailure::new(ErrorKind::DeadlinePassed, problem);
-    ResultMessage::without_attempt(Some(task.clone()), Status::Expired, failure)
-}
-
 async fn expire(process: &Process, task: &TaskId, deadline: Timestamp) -> Result<(), BrokerError> {
-    let body = expired(task, deadline).to_json();
+    let expired = TaskFailure::deadline_passed(deadline);
+    let body = ResultMessage::without_attempt(Some(task.clone()), Status::Expired, expired).to_json();
     let properties = result_properties(task.as_str(), None);
     let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
     process.publisher.publish(message).await

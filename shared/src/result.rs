@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
 use crate::task::TaskMessage;
+use crate::time::Timestamp;
 
 /// The largest patch that travels inside a result; above it the result names branch and commit only.
 pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
@@ -165,6 +166,11 @@ pub struct TaskFailure {
 impl TaskFailure {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// A task that was too late. Programmers and dispatchers both say so, in the same words.
+    pub fn deadline_passed(deadline: Timestamp) -> Self {
+        Self::new(ErrorKind::DeadlinePassed, format!("its deadline, {deadline}, passed while it waited"))
     }
 }
 

@@ -18,6 +18,8 @@ use crate::reissue::{NotReissued, Reissued, send_on};
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Also when the number of messages is the same: one may have gone and another come.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// A look takes all of them in hand: of a dispatcher's time no more than one part in so many.
+const SHARE: u32 = 20;
 /// Behind others that wait for people.
 const MOST: u16 = u16::MAX;
 /// What comes back as often as this is not saved by another time.
@@ -34,13 +36,18 @@ enum NotRescued {
 /// Looks whenever there are other than before, until shutdown.
 pub(crate) async fn run(process: Process, dead: DeadLetters) {
     let mut known = (0, Instant::now());
+    let mut not_before = Instant::now();
     while !process.shutdown.is_cancelled() {
         if process.log.is_fresh()
             && let Depth::Ready(count) = depth(&process, DEAD_QUEUE).await
             && count > 0
+            && Instant::now() >= not_before
             && (count != known.0 || known.1.elapsed() > LOOK_EVERY)
         {
-            match rescue(&process, &dead).await {
+            let began = Instant::now();
+            let rescued = rescue(&process, &dead).await;
+            not_before = Instant::now() + began.elapsed() * SHARE;
+            match rescued {
                 Ok(rescued) => known = (count.saturating_sub(rescued), Instant::now()),
                 Err(error) => tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again"),
             }

@@ -1,13 +1,12 @@
 //! Any process survives any outage of the broker and says so; what waiting does not cure is said at the start, with what
 //! to do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pool_shared::result::Status;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::broker::Vhost;
 use crate::support::machine::share_cores;
@@ -165,7 +164,7 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
 }
 
 /// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
-struct Authority(TempDir);
+struct Authority(PathBuf);
 
 /// Whoever has the name of its issuer would be taken for its own.
 fn named(name: &str, hosts: &[String]) -> CertificateParams {
@@ -176,9 +175,9 @@ fn named(name: &str, hosts: &[String]) -> CertificateParams {
 }
 
 impl Authority {
-    fn new() -> Self {
-        let directory = TempDir::with_prefix("pool-test-ca-").expect("a directory for certificates");
-        let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("a file");
+    fn new(directory: PathBuf) -> Self {
+        std::fs::create_dir_all(&directory).expect("a directory for certificates");
+        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
         let mut params = named("the test's own CA", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
@@ -193,7 +192,7 @@ impl Authority {
     }
 
     fn file(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().expect("a path in UTF-8").to_owned()
+        self.0.join(name).to_str().expect("a path in UTF-8").to_owned()
     }
 
     /// The lines for a node that wants certificates of its clients.
@@ -217,8 +216,9 @@ fn free_port() -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() {
     let _cores = share_cores().await;
-    let (authority, port) = (Authority::new(), free_port());
-    let broker = OwnBroker::start(&authority.listener(port)).await;
+    let (place, port) = (OwnBroker::place(), free_port());
+    let authority = Authority::new(place.path().join("node/tls"));
+    let broker = OwnBroker::start_in(place, &authority.listener(port)).await;
     let url = |scheme: &str, host: &str, port: &str| format!("{scheme}://pool:{}@{host}:{port}/%2f", broker.password());
     let (tls_port, file) = (port.to_string(), |name| authority.file(name));
     let right = url("amqps", "localhost", &tls_port);

@@ -190,8 +190,7 @@ impl Claimed {
             return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
         }
         let deadline = self.envelope.task.message.limits.deadline.filter(|deadline| *deadline <= self.since)?;
-        let problem = format!("its deadline, {deadline}, passed before it was started");
-        Some((Status::Expired, TaskFailure::new(ErrorKind::DeadlinePassed, problem)))
+        Some((Status::Expired, TaskFailure::deadline_passed(deadline)))
     }
 }
 

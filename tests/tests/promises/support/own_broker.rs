@@ -22,7 +22,16 @@ pub(crate) struct OwnBroker {
 impl OwnBroker {
     /// `config` are lines for its rabbitmq.conf.
     pub(crate) async fn start(config: &str) -> Self {
-        let data = TempDir::with_prefix("pool-test-broker-").expect("a directory for a broker");
+        Self::start_in(Self::place(), config).await
+    }
+
+    /// Where a node can be. A broker of another system (`scripts/broker --root`) sees nothing but `node` in it.
+    pub(crate) fn place() -> TempDir {
+        TempDir::with_prefix("pool-test-broker-").expect("a directory for a broker")
+    }
+
+    /// The same in such a place, where files for it may be already.
+    pub(crate) async fn start_in(data: TempDir, config: &str) -> Self {
         std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
         let (script, config) = (checkout().join("scripts/broker"), data.path().join("test.conf"));
         let node = Node::new(script, data.path().join("node"), Some(config));
