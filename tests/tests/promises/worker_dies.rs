@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, Consumer};
 use pool_shared::result::Status;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::support::amqp::channel;
 use crate::support::bench::{Bench, is_alive};
 use crate::support::pool::task;
-use crate::support::{SOON, eventually};
+use crate::support::{PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() {
@@ -100,6 +105,70 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
     bench.pool.start_worker(&["--all"]);
     let result = bench.pool.api().result(waiting, SOON).await;
     assert_eq!(result.status, Status::Succeeded, "it waited for the next worker: {result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_heard_of_until_its_time_or_a_second_signal_gives_the_task_back_and_burns_no_attempt() {
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(4));
+    let mut bench = Bench::with_file(file.set("load_balancing.health_check_interval_s", json!(1))).await;
+    bench.pool.api().submit(&task("long")).await;
+    let mut log = bench.pool.event_log().await;
+    for (round, told_twice) in [(1, false), (2, true)] {
+        let worker = bench.pool.start_worker(&["--all"]);
+        bench.agents_started(round).await;
+        bench.pool.worker(worker).terminate();
+        bench.pool.worker_prints(worker, "draining").await;
+        if told_twice {
+            bench.pool.worker(worker).terminate();
+        } else {
+            let mut ears = Ears::at(&bench.pool.amqp_url()).await;
+            for _ in 0..4 {
+                ears.hear_of("001").await;
+            }
+        }
+        assert!(bench.pool.worker(worker).ended().await.success(), "round {round}: an orderly end");
+        log.read().await;
+        let released = log.entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
+        assert_eq!(released, round, "the task was given back");
+        assert!(!is_alive(bench.agents()[round - 1]), "nobody works on");
+    }
+    bench.go();
+    bench.pool.start_worker(&["--all"]);
+    assert_eq!(bench.pool.api().result("long", SOON).await.status, Status::Succeeded, "the third one has done it");
+    assert_eq!(bench.pool.api().get("/tasks/long").await["attempts"], 1, "a drain burns no attempt");
+}
+
+/// Hears the heartbeats that are sent from now on.
+struct Ears {
+    heartbeats: Consumer,
+    _connection: Connection,
+}
+
+impl Ears {
+    async fn at(url: &str) -> Self {
+        let (connection, channel) = channel(url).await;
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("ears".into(), options, FieldTable::default()).await.expect("a queue");
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind("ears".into(), "pool.heartbeats".into(), "".into(), options, none).await.expect("bound");
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let heartbeats = channel.basic_consume("ears".into(), "".into(), options, FieldTable::default()).await;
+        Self { heartbeats: heartbeats.expect("a consumer"), _connection: connection }
+    }
+
+    /// Waits for the next heartbeat in which this programmer is.
+    async fn hear_of(&mut self, programmer: &str) {
+        let heard = async {
+            while let Some(delivery) = self.heartbeats.next().await {
+                let heartbeat: Value = serde_json::from_slice(&delivery.expect("a delivery").data).expect("JSON");
+                if heartbeat["programmers"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == programmer))
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, heard).await.unwrap_or_else(|_| panic!("nothing is heard of {programmer}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
