@@ -20,6 +20,7 @@ mod faults_network;
 mod faults_worker;
 mod llm_outage;
 mod log_forgets;
+mod metrics;
 mod one_task;
 mod operator;
 mod permissions;
