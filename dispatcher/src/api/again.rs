@@ -2,8 +2,7 @@
 //! again, when an operator knows better than the pool.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::broker::headers::Reply;
 use pool_shared::fold::{Outcome, TaskState};
@@ -15,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, Path};
 use super::problem::Problem;
 use super::tasks::known;
 use super::uncut::uncut;
@@ -41,7 +41,7 @@ pub struct Requeued {
     pub detail: String,
 }
 
-fn force(body: &Bytes) -> Result<bool, Problem> {
+fn force(body: &[u8]) -> Result<bool, Problem> {
     if body.is_empty() {
         return Ok(false);
     }
@@ -73,7 +73,7 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
     })
 }
 
-pub async fn retry(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Retried>, Problem> {
+pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
     let force = force(&body)?;
     uncut(async move {
         let (id, state) = state(&app, &id)?;
@@ -110,7 +110,11 @@ fn not_taken(error: &NotTaken) -> Problem {
     }
 }
 
-pub async fn requeue(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Requeued>, Problem> {
+pub async fn requeue(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Requeued>, Problem> {
     let force = force(&body)?;
     uncut(async move {
         let (id, state) = state(&app, &id)?;
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn force_is_read_from_the_body_and_no_body_is_no_force() {
-        let read = |body: &'static str| force(&Bytes::from_static(body.as_bytes())).map_err(|problem| problem.status);
+        let read = |body: &'static str| force(body.as_bytes()).map_err(|problem| problem.status);
         assert_eq!(read(""), Ok(false), "nothing");
         assert_eq!(read("{}"), Ok(false), "an empty object");
         assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::event::Decision;
 use pool_shared::fold::{Refusal, Verdict};
@@ -18,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, Path};
 use super::problem::Problem;
 use super::tasks::{TaskView, known};
 
@@ -68,7 +68,7 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
     Json(PauseList { pauses: app.process.log.read(|fold| fold.pauses.iter().map(view).collect()) })
 }
 
-pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
+pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let NewPause { target, pause } = read(&body)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
@@ -81,7 +81,7 @@ pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList
     Ok(pauses(State(app)).await)
 }
 
-pub async fn resume(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
+pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let EndOfPause { target } = read(&body)?;
     if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
         let detail = format!("{target} is not paused; `dispatcher pauses` shows what is");

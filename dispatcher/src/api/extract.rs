@@ -1,0 +1,84 @@
+//! What handlers take from a request. What cannot be taken is a [`Problem`], like every other error.
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::{StatusCode, header};
+
+use super::problem::Problem;
+
+/// One request may bring many tasks of at most 1 MiB each.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+
+/// What stands for `{id}`.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub struct Path<T>(pub T);
+
+/// What stands behind the question mark.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Query<T>(pub T);
+
+/// The body, which nobody has looked at yet.
+pub struct Body(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        // Told at once: a client that asks before it sends (`Expect: 100-continue`) need not send.
+        let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if told.is_some_and(|length: usize| length > MAX_REQUEST_BYTES) {
+            return Err(too_large());
+        }
+        Ok(Self(Bytes::from_request(request, state).await?))
+    }
+}
+
+fn too_large() -> Problem {
+    let detail = format!(
+        "the request has more than {MAX_REQUEST_BYTES} bytes; send fewer tasks in one (`dispatcher submit` does that)"
+    );
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) = rejection {
+            return too_large();
+        }
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(request: axum::http::request::Builder, body: &'static str) -> Option<Problem> {
+        let request = request.body(axum::body::Body::from(body)).expect("a request");
+        Body::from_request(request, &()).await.err()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_said_to_be_too_large_is_refused_before_it_is_read() {
+        let length = |bytes: usize| Request::post("/").header(header::CONTENT_LENGTH, bytes);
+        let problem = refused(length(MAX_REQUEST_BYTES + 1), "").await.expect("it is refused");
+        assert_eq!(problem.status, 413, "{problem:?}");
+        assert!(problem.detail.contains("67108864 bytes"), "it says the limit: {problem:?}");
+        assert!(refused(length(2), "{}").await.is_none(), "a small one is taken");
+    }
+}
