@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::extract::{Body, Path};
+use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
 use super::uncut::uncut;
@@ -45,10 +45,7 @@ fn force(body: &[u8]) -> Result<bool, Problem> {
     if body.is_empty() {
         return Ok(false);
     }
-    let read = serde_json::from_slice::<Force>(body).map(|read| read.force);
-    read.map_err(|error| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {{\"force\": true}} or nothing"))
-    })
+    read::<Force>(body, r#"{"force": true} or nothing"#).map(|read| read.force)
 }
 
 fn refused(detail: String) -> Problem {
@@ -168,5 +165,6 @@ mod tests {
         assert_eq!(read("{}"), Ok(false), "an empty object");
         assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");
         assert_eq!(read(r#"{"forse": true}"#), Err(422), "a mistake in writing is no `false`");
+        assert_eq!(read("[true]"), Err(422), "no object");
     }
 }

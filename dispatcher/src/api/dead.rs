@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::extract::{Body, Path};
+use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::uncut::uncut;
 use crate::dead::letter::Letter;
@@ -109,8 +109,7 @@ fn message(delivery: &Delivery) -> DeadMessage {
 
 pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
     if !body.is_empty() {
-        let read = serde_json::from_slice::<Nothing>(&body);
-        read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {{}} or nothing")))?;
+        let Nothing {} = read(&body, "{} or nothing")?;
     }
     uncut(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;

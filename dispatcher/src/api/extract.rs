@@ -4,6 +4,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
+use pool_shared::object::Object;
+use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
@@ -34,6 +36,15 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         }
         Ok(Self(Bytes::from_request(request, state).await?))
     }
+}
+
+/// What a body says; `example` is said to whoever has sent something else.
+///
+/// # Errors
+/// 422 when it is none.
+pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
+    let read = serde_json::from_slice::<Object<T>>(body).map(|Object(read)| read);
+    read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {example}")))
 }
 
 fn too_large() -> Problem {

@@ -1,14 +1,15 @@
 //! Routes and their description, made in one go: a route without a description cannot be, nor the other way round.
 //! Schemas are those of the types that are sent and read.
 
-use axum::Router;
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::routing::{MethodFilter, on};
+use axum::{Router, middleware};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::guard;
 use super::problem::Problem;
 
 const JSON: &str = "application/json";
@@ -83,7 +84,11 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         let described = describe(Operation::new(&mut self.generator)).whole();
         let methods = self.paths.entry(path).or_insert_with(|| json!({}));
         methods[name] = described;
-        Self { router: self.router.route(path, on(method, handler)), ..self }
+        let mut route = on(method, handler);
+        if method == MethodFilter::POST {
+            route = route.route_layer(middleware::from_fn(guard::json_only));
+        }
+        Self { router: self.router.route(path, route), ..self }
     }
 
     pub(super) fn router(self) -> Router<S> {
@@ -177,6 +182,18 @@ impl<'a> Operation<'a> {
     /// Another form of the answer with this status, or one that is no JSON.
     pub(super) fn answers_text(self, status: u16, kind: &str, what: &str) -> Self {
         self.answers_with(status, what, json!({kind: {"schema": {"type": "string"}}}))
+    }
+
+    /// What the id in the answer (`at`, a JSON pointer) is good for.
+    pub(super) fn leads_to(mut self, status: u16, at: &str, operations: &[&str]) -> Self {
+        let link = |id: &&str| {
+            ((*id).to_owned(), json!({"operationId": id, "parameters": {"id": format!("$response.body#{at}")}}))
+        };
+        let links: Map<String, Value> = operations.iter().map(link).collect();
+        if let Some(answer) = self.responses.get_mut(&status.to_string()) {
+            answer["links"] = links.into();
+        }
+        self
     }
 
     fn answers_with(mut self, status: u16, what: &str, content: Value) -> Self {

@@ -21,6 +21,8 @@ use crate::pool_view::llms::BudgetStatus;
 use crate::report::Report;
 use crate::why::Why;
 
+const ABOUT_A_TASK: [&str; 6] = ["showTask", "showPatch", "whyTaskWaits", "retryTask", "requeueTask", "cancelTask"];
+
 /// `POST /tasks` takes one task, a list, or a list in an object.
 #[derive(JsonSchema)]
 #[serde(untagged)]
@@ -58,12 +60,14 @@ pub fn document() -> Value {
 
 fn all_tasks(api: Api<App>) -> Api<App> {
     api.get("/tasks", tasks::list, |route| {
-        route.is("listTasks", "Tasks, the newest first").query::<Filter>().answers::<TaskList>(200, "some of them")
+        let route = route.is("listTasks", "Tasks, the newest first").query::<Filter>();
+        route.answers::<TaskList>(200, "some of them")
     })
     .post("/tasks", submit::submit, |route| {
         let route = route.is("submitTasks", "Take one task or many; all or none");
         let route = route.body::<Submission>().answers::<Taken>(201, "taken, and it will be done");
-        route.answers::<Taken>(200, "all were taken before").problems(&[400, 409, 429, 503])
+        let route = route.answers::<Taken>(200, "all were taken before").problems(&[400, 409, 429, 503]);
+        route.leads_to(201, "/id", &ABOUT_A_TASK)
     })
 }
 
@@ -101,7 +105,8 @@ fn one_task(api: Api<App>) -> Api<App> {
 fn dead_letters(api: Api<App>) -> Api<App> {
     api.get("/dead", dead::list, |route| {
         let route = route.is("listDeadLetters", "What could not be handled, the oldest first");
-        route.answers::<DeadList>(200, "at most a thousand").problems(&[503])
+        let route = route.answers::<DeadList>(200, "at most a thousand").problems(&[503]);
+        route.leads_to(200, "/letters/0/id", &["showDeadLetter", "retryDeadLetter", "dropDeadLetter"])
     })
     .delete("/dead", dead::drop_all, |route| {
         let route = route.is("dropDeadLetters", "Throw all of it away");
