@@ -1,9 +1,13 @@
 //! What handlers take from a request. What cannot be taken is a [`Problem`], like every other error.
 
+use std::future::ready;
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
 use pool_shared::object::Object;
 use serde::de::DeserializeOwned;
 
@@ -11,6 +15,8 @@ use super::problem::Problem;
 
 /// One request may bring many tasks of at most 1 MiB each.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+
+const SWALLOWED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What stands for `{id}`.
 #[derive(FromRequestParts)]
@@ -29,13 +35,23 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        // Told at once: a client that asks before it sends (`Expect: 100-continue`) need not send.
         let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if told.is_some_and(|length: usize| length > MAX_REQUEST_BYTES) {
+            let asks_first = request.headers().contains_key(header::EXPECT);
+            if !asks_first {
+                swallow(request.into_body()).await;
+            }
             return Err(too_large());
         }
         Ok(Self(Bytes::from_request(request, state).await?))
     }
+}
+
+/// Reads what nobody wants: a client that is cut off while it sends does not see the answer. Who asks before he sends
+/// (`Expect: 100-continue`) need not send at all.
+async fn swallow(body: axum::body::Body) {
+    let reading = body.into_data_stream().take_while(|piece| ready(piece.is_ok())).for_each(|_| ready(()));
+    let _ = tokio::time::timeout(SWALLOWED_WITHIN, reading).await;
 }
 
 /// What a body says; `example` is said to whoever has sent something else.
