@@ -17,6 +17,7 @@ mod depths;
 pub mod history;
 pub mod intake;
 mod llm_probe;
+mod numbers;
 pub mod pool_view;
 mod postman;
 pub mod reissue;

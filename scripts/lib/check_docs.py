@@ -129,8 +129,36 @@ def check_commands(page, directory):
                 wrong.append(f"{page}: {program} {' '.join(command)} has no option {option}")
 
 
+@functools.cache
+def routes():
+    """[(pattern of its path, its methods with what they take)] of the API."""
+    document = json.loads((ROOT / "config/schema/openapi.json").read_text())
+    return [(re.sub(r"\{\w+\}", "[^/]+", path), methods) for path, methods in document["paths"].items()]
+
+
+def check_requests(page):
+    """Every call of the dispatcher by curl goes to a route that there is, with parameters that it knows."""
+    in_blocks = [line for language, content in blocks(page.read_text()) if language in ("sh", "console") for line in content.splitlines()]
+    for line in in_blocks:
+        call = re.search(r"curl .*?(?:http://127\.0\.0\.1:6141|\$POOL_URL)(/[^\s'\"?]*)(?:\?([^\s'\"]*))?", line)
+        if not call:
+            continue
+        path, query = call.groups()
+        method = re.search(r"-X (\w+)", line)
+        method = method[1].lower() if method else "post" if re.search(r" (-d|--data\S*|--json) ", line) else "get"
+        described = next((methods[method] for pattern, methods in routes() if re.fullmatch(pattern, path) and method in methods), None)
+        if described is None:
+            wrong.append(f"{page}: the API has no {method.upper()} {path}")
+            continue
+        known = {parameter["name"] for parameter in described.get("parameters", []) if parameter["in"] == "query"}
+        for name in re.findall(r"(\w+)=", query or ""):
+            if name not in known:
+                wrong.append(f"{page}: {method.upper()} {path} has no parameter {name}")
+
+
 for page in LINKED:
     check_links(page)
+    check_requests(page)
 check_fields()
 if len(sys.argv) > 2:
     for page in [ROOT / "README.md", *PAGES]:

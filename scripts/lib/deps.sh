@@ -6,13 +6,16 @@ AIDER_DIR="$DATA/aider"
 CODEX_VERSION=0.169.0
 CLAUDE_VERSION=2.1.197
 AGENTS_DIR="$DATA/agents"
+SCHEMATHESIS_VERSION=4.32.5
+SCHEMATHESIS_DIR="$DATA/schemathesis"
 RABBITMQ_BIN="${RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}"
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK="written by programmer-pool"
 
 # --- packages of the distribution ---------------------------------------------------------------------------------
 
-# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime, browser.
+# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime, browser,
+# prometheus.
 missing_packages() {
     local want
     for want in "$@"; do
@@ -22,6 +25,7 @@ missing_packages() {
         build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
         pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
         faketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime ;;
+        prometheus) { has promtool && has prometheus; } || echo prometheus ;;
         browser) { has chromium && has chromedriver; } || echo chromium chromium-driver fonts-dejavu-core ;;
         *) fail "unknown kind of dependency: $want" ;;
         esac
@@ -53,13 +57,14 @@ explain_missing() {
 
 # A subshell: its trap takes the policy away again, however the installation ends.
 apt_install() (
-    local as_root=(env) had_broker=no had_erlang=no
+    local as_root=(env) had_broker=no had_erlang=no had_prometheus=no
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || fail "not root and no sudo: ask an administrator to run: apt-get install --no-install-recommends $*"
         as_root=(sudo)
     fi
     installed rabbitmq-server && had_broker=yes
     installed erlang-base && had_erlang=yes
+    installed prometheus && had_prometheus=yes
     trap 'allow_services "${as_root[@]}"' EXIT
     trap 'exit 130' INT TERM HUP
     forbid_services "${as_root[@]}"
@@ -68,6 +73,7 @@ apt_install() (
     # Installed for our private nodes: the system's own node shall not come up at the next boot either.
     [ "$had_broker" = yes ] || disable_service "${as_root[@]}" rabbitmq-server.service
     [ "$had_erlang" = yes ] || disable_service "${as_root[@]}" epmd.socket epmd.service
+    [ "$had_prometheus" = yes ] || ! installed prometheus || disable_service "${as_root[@]}" prometheus.service
 )
 
 apt_get() {
@@ -82,10 +88,10 @@ forbid_services() {
         local status=0
         "$POLICY" rabbitmq-server start >/dev/null 2>&1 || status=$?
         [ "$status" -eq 101 ] ||
-            fail "$POLICY lets new services start: install rabbitmq-server yourself, then run this again"
+            fail "$POLICY lets new services start: install the packages yourself, then run this again"
         return
     fi
-    printf '#!/bin/sh\n# %s while it installs packages; may be deleted\ncase "$*" in *rabbitmq*|*epmd*) exit 101 ;; esac\nexit 0\n' \
+    printf '#!/bin/sh\n# %s while it installs packages; may be deleted\ncase "$*" in *rabbitmq*|*epmd*|*prometheus*) exit 101 ;; esac\nexit 0\n' \
         "$POLICY_MARK" | "$@" tee "$POLICY" >/dev/null
     "$@" chmod 755 "$POLICY"
 }
@@ -183,6 +189,25 @@ build_codex_claude() {
             "@openai/codex@$CODEX_VERSION" "@anthropic-ai/claude-code@$CLAUDE_VERSION" >&2 &&
         "$AGENTS_DIR/node_modules/.bin/codex" --version >&2 &&
         "$AGENTS_DIR/node_modules/.bin/claude" --version >&2
+}
+
+# --- what calls the HTTP API as its description says ------------------------------------------------------------------
+
+install_schemathesis() {
+    local stamp="$SCHEMATHESIS_DIR/.complete" python
+    mkdir -p "$DATA"
+    exec 7>"$DATA/schemathesis.lock"
+    flock 7
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$SCHEMATHESIS_VERSION" ] || [ ! -x "$SCHEMATHESIS_DIR/bin/python" ]; then
+        say "installing schemathesis $SCHEMATHESIS_VERSION into ${SCHEMATHESIS_DIR#"$ROOT"/} (95 MB)"
+        rm -rf "$SCHEMATHESIS_DIR"
+        python="$(agent_python)" || fail "no suitable Python for schemathesis"
+        "$python" -m venv "$SCHEMATHESIS_DIR"
+        "$SCHEMATHESIS_DIR/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+            "schemathesis==$SCHEMATHESIS_VERSION" >&2
+        printf '%s\n' "$SCHEMATHESIS_VERSION" >"$stamp"
+    fi
+    exec 7>&-
 }
 
 # --- the toolchain ------------------------------------------------------------------------------------------------

@@ -75,6 +75,18 @@ pub enum ShutReason {
 }
 
 impl ShutReason {
+    pub const ALL: [Self; 9] = [
+        Self::Draining,
+        Self::Paused,
+        Self::Config,
+        Self::Clock,
+        Self::Log,
+        Self::Held,
+        Self::Broker,
+        Self::Breaker,
+        Self::Budget,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
@@ -200,10 +212,19 @@ impl Clock {
     /// [`ClockOff`] when this machine's clock is more than 2 s away from the others'.
     pub fn now(&self) -> Result<Timestamp, ClockOff> {
         let wall = wall_clock();
-        match self.with_check(|check| check.offset_ms(wall, self.started.elapsed())) {
+        match self.offset_from(wall) {
             Some(offset_ms) if is_off(offset_ms) => Err(ClockOff { offset_ms }),
             Some(_) | None => Ok(wall),
         }
+    }
+
+    /// How far it is ahead of the others', in ms; None when nobody else is heard.
+    pub fn offset_ms(&self) -> Option<i64> {
+        self.offset_from(wall_clock())
+    }
+
+    fn offset_from(&self, wall: Timestamp) -> Option<i64> {
+        self.with_check(|check| check.offset_ms(wall, self.started.elapsed()))
     }
 
     fn with_check<T>(&self, act: impl FnOnce(&mut ClockCheck) -> T) -> T {

@@ -12,6 +12,7 @@ pub mod heartbeat;
 pub mod id;
 pub mod llm;
 pub mod money;
+pub mod object;
 pub mod pause;
 pub mod progress;
 pub mod result;

@@ -19,6 +19,19 @@ pub enum ProgrammerState {
     Down,
 }
 
+impl ProgrammerState {
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Shut, Self::Down];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Shut => "shut",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// One programmer in the status.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProgrammerStatus {

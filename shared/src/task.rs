@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::id::{Capability, TaskId};
 use crate::money::MicroUsd;
+use crate::object::{Object, object, objects};
 use crate::source::{GitRef, RelativePath, Repository};
 use crate::time::Timestamp;
 
@@ -52,9 +53,9 @@ pub struct TaskMessage {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub capabilities: BTreeSet<Capability>,
     /// Commands that must exit 0 in the worktree for the task to count as succeeded.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "objects")]
     pub acceptance: Vec<AcceptanceCheck>,
-    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    #[serde(default, skip_serializing_if = "Limits::is_empty", deserialize_with = "object")]
     pub limits: Limits,
     #[serde(default)]
     pub priority: Priority,
@@ -152,7 +153,7 @@ impl TaskMessage {
             return Err(TaskError::TooLarge(body.len()));
         }
         let mut reader = serde_json::Deserializer::from_slice(body);
-        let message: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let Object(message) = serde_path_to_error::deserialize::<_, Object<Self>>(&mut reader).map_err(|error| {
             let path = error.path().to_string();
             TaskError::field(if path == "." || path == "?" { "message" } else { &path }, error.inner())
         })?;
@@ -327,6 +328,9 @@ mod tests {
                 r#"{"instruction": "x", "repository": "app", "capabilities": ["a","b","c","d","e","f","g","h","i"]}"#,
                 "capabilities",
             ),
+            (r#"["x", "app"]"#, "an object"),
+            (r#"{"instruction": "x", "repository": "app", "limits": [null, null]}"#, "limits"),
+            (r#"{"instruction": "x", "repository": "app", "acceptance": [["a", ["true"]]]}"#, "acceptance[0]"),
             ("{", "message"),
         ] {
             let error = parse(json).expect_err("a mistake must be refused");

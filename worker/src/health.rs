@@ -1,9 +1,10 @@
 //! `GET /health` of a programmer, on a port of its own: alive, and how it is; `GET /ready`: whether it can take tasks, as
 //! far as its process is concerned; and `GET /metrics` of the process.
-//! Both of the process alone on the address of `--listen`, which is known before the programmers are: for containers.
+//! All three of the process as a whole on the address of `--listen`, which is known before the programmers are: for
+//! containers.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +16,7 @@ use pool_shared::broker::process::Process;
 use pool_shared::broker::status::BrokerStatus;
 use pool_shared::config::{self, Pool};
 use pool_shared::heartbeat::{Gate, ShutReason};
+use pool_shared::id::ProgrammerId;
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerStatus, Seen, programmer_status};
 use pool_shared::time::wall_clock;
@@ -34,6 +36,30 @@ pub struct Health {
     pub metrics: PrometheusHandle,
 }
 
+/// Programmers and what they may do.
+type Gates = Vec<(ProgrammerId, watch::Receiver<Gate>)>;
+
+/// The programmers of the process and their gates; empty until they are chosen. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hosted(Arc<OnceLock<Gates>>);
+
+impl Hosted {
+    /// Once, when they are all set up.
+    pub fn are(&self, programmers: Gates) {
+        let _ = self.0.set(programmers);
+    }
+
+    /// What the first says that could not take a task.
+    fn trouble(&self) -> Option<String> {
+        let Some(programmers) = self.0.get() else {
+            return Some("its programmers are not set up yet; with --any it may wait for free ids".to_owned());
+        };
+        let unfit =
+            |(id, gate): &(ProgrammerId, watch::Receiver<Gate>)| Some(format!("{id}: {}", unfit(&gate.borrow())?));
+        programmers.iter().find_map(unfit)
+    }
+}
+
 /// Takes the programmer's port; 0 = any free one.
 ///
 /// # Errors
@@ -50,11 +76,12 @@ pub async fn serve(listener: TcpListener, health: Health, shutdown: Cancellation
 }
 
 /// Serves what is known of a worker's process, whichever programmers it has.
-pub async fn serve_process(listener: TcpListener, process: Process, metrics: PrometheusHandle) {
+pub async fn serve_process(listener: TcpListener, process: Process, hosted: Hosted, metrics: PrometheusHandle) {
     let shutdown = process.shutdown.clone();
     let app = Router::new()
-        .route("/health", get(process_answer))
-        .with_state(process)
+        .route("/health", get(process_alive))
+        .route("/ready", get(process_ready))
+        .with_state((process, hosted))
         .route("/metrics", get(async move || metrics.render()));
     serve_app(listener, app, shutdown).await;
 }
@@ -82,13 +109,13 @@ async fn ready(State(health): State<Health>) -> Response {
 }
 
 fn trouble(health: &Health) -> Option<String> {
-    if let Some(trouble) = health.process.broker().trouble() {
-        return Some(trouble);
-    }
-    if !health.process.log.is_fresh() {
-        return Some("the event log cannot be read up to its end".to_owned());
-    }
-    unfit(&health.status.borrow())
+    trouble_of(&health.process).or_else(|| unfit(&health.status.borrow()))
+}
+
+/// What is wrong for all programmers of the process.
+fn trouble_of(process: &Process) -> Option<String> {
+    let stale = || (!process.log.is_fresh()).then(|| "the event log cannot be read up to its end".to_owned());
+    process.broker().trouble().or_else(stale)
 }
 
 /// What this gate says is wrong with the process.
@@ -117,12 +144,22 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
 }
 
 /// 200 while the process follows the event log.
-async fn process_answer(State(process): State<Process>) -> Response {
+async fn process_alive(State((process, _)): State<(Process, Hosted)>) -> Response {
     let detail = if process.log.is_fresh() {
         process.clock.now().err().map(|off| off.to_string())
     } else {
         Some("the event log cannot be read up to its end; is the broker reachable?".to_owned())
     };
+    process_answer(&process, detail)
+}
+
+/// 200 while every programmer of the process could take tasks, as far as the process is concerned.
+async fn process_ready(State((process, hosted)): State<(Process, Hosted)>) -> Response {
+    let detail = trouble_of(&process).or_else(|| hosted.trouble());
+    process_answer(&process, detail)
+}
+
+fn process_answer(process: &Process, detail: Option<String>) -> Response {
     let status = if detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let broker = process.consume.endpoint().address();
     let answer = ProcessAnswer { worker: process.name.clone(), version: env!("CARGO_PKG_VERSION"), broker, detail };
@@ -162,5 +199,17 @@ mod tests {
         assert_eq!(shut(ShutReason::Budget), None, "tomorrow it works again");
         assert_eq!(shut(ShutReason::Paused), None, "an operator wants it so");
         assert_eq!(unfit(&Gate::Consuming), None, "it waits for a task");
+    }
+
+    #[test]
+    fn a_process_is_ready_when_all_its_programmers_are() {
+        let hosted = Hosted::default();
+        assert!(hosted.trouble().is_some_and(|text| text.contains("not set up yet")), "it has none yet");
+        let (first, second) = (watch::channel(Gate::Consuming).0, watch::channel(Gate::Consuming).0);
+        let id = |id| ProgrammerId::new(id).expect("an id");
+        hosted.are(vec![(id("001"), first.subscribe()), (id("002"), second.subscribe())]);
+        assert_eq!(hosted.trouble(), None, "both wait for tasks");
+        second.send_replace(Gate::Shut { reason: ShutReason::Held, detail: "by another".to_owned() });
+        assert_eq!(hosted.trouble(), Some("002: held: by another".to_owned()), "one of them does not hold its id");
     }
 }

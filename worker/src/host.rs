@@ -20,12 +20,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::{self, Health};
+use crate::health::{self, Health, Hosted};
 use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
 use crate::programmer::station::{OpenError, hold};
+use crate::programmer::telemetry::watch_gate;
 use crate::programmer::{Ending, Programmer, progress};
 
 /// How often free ids are looked for again.
@@ -65,8 +66,9 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),
     };
+    let hosted = Hosted::default();
     if let Some(listener) = listener {
-        tokio::spawn(health::serve_process(listener, process.clone(), metrics.clone()));
+        tokio::spawn(health::serve_process(listener, process.clone(), hosted.clone(), metrics.clone()));
     }
     let programmers = tokio::select! {
         chosen = choose(&process, &pool, choice) => chosen?,
@@ -75,8 +77,17 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     let workshop = Arc::new(Workshop::open(Arc::clone(&pool))?);
     let gates = watch_gates(process.clone(), Arc::clone(&pool), others, &programmers);
     let progress = progress::Sender::start(process.publisher.clone(), shutdown.clone());
-    let host =
-        Host { pool, process: process.clone(), workshop, metrics, gates, ending, scribes: Arc::default(), progress };
+    let host = Host {
+        pool,
+        process: process.clone(),
+        workshop,
+        metrics,
+        gates,
+        ending,
+        scribes: Arc::default(),
+        progress,
+        hosted,
+    };
     let worked = host.work(programmers).await;
     shutdown.cancel();
     process.consume.close().await;
@@ -136,6 +147,7 @@ struct Host {
     ending: Ending,
     scribes: Arc<Scribes>,
     progress: progress::Sender,
+    hosted: Hosted,
 }
 
 /// A programmer as heartbeats see it.
@@ -159,14 +171,16 @@ impl Host {
             let port = self.serve_health(&programmer, shown.clone()).await?;
             let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
             tokio::spawn(nudge_on_change(shown.clone(), Arc::clone(&nudge)));
+            tokio::spawn(watch_gate(programmer.id.clone(), shown.clone()));
             seen.push(Seen { id, port, llm, status: shown });
             running.spawn(self.programmer(programmer, status).await?.run());
         }
         let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
+        self.hosted.are(seen.iter().map(|programmer| (programmer.id.clone(), programmer.status.clone())).collect());
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
-        tokio::spawn(telemetry::pool::watch(self.process.log.clone()));
+        tokio::spawn(telemetry::pool::watch(self.process.clone()));
         self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);

@@ -117,7 +117,7 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
 async fn run(pool: Pool, choice: Choice, listen: Option<SocketAddr>) -> anyhow::Result<()> {
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") { LogFormat::Json } else { LogFormat::Text };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
-    let metrics = init_metrics().context("failed to set up metrics")?;
+    let metrics = init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let ending = Ending::default();
     end_on_signals(ending.clone())?;
     let listener = match listen {

@@ -2,8 +2,7 @@
 //! again, when an operator knows better than the pool.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::broker::headers::Reply;
 use pool_shared::fold::{Outcome, TaskState};
@@ -15,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
 use super::uncut::uncut;
@@ -41,14 +41,11 @@ pub struct Requeued {
     pub detail: String,
 }
 
-fn force(body: &Bytes) -> Result<bool, Problem> {
+fn force(body: &[u8]) -> Result<bool, Problem> {
     if body.is_empty() {
         return Ok(false);
     }
-    let read = serde_json::from_slice::<Force>(body).map(|read| read.force);
-    read.map_err(|error| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {{\"force\": true}} or nothing"))
-    })
+    read::<Force>(body, r#"{"force": true} or nothing"#).map(|read| read.force)
 }
 
 fn refused(detail: String) -> Problem {
@@ -73,7 +70,7 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
     })
 }
 
-pub async fn retry(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Retried>, Problem> {
+pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
     let force = force(&body)?;
     uncut(async move {
         let (id, state) = state(&app, &id)?;
@@ -110,7 +107,11 @@ fn not_taken(error: &NotTaken) -> Problem {
     }
 }
 
-pub async fn requeue(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<Requeued>, Problem> {
+pub async fn requeue(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Requeued>, Problem> {
     let force = force(&body)?;
     uncut(async move {
         let (id, state) = state(&app, &id)?;
@@ -159,10 +160,11 @@ mod tests {
 
     #[test]
     fn force_is_read_from_the_body_and_no_body_is_no_force() {
-        let read = |body: &'static str| force(&Bytes::from_static(body.as_bytes())).map_err(|problem| problem.status);
+        let read = |body: &'static str| force(body.as_bytes()).map_err(|problem| problem.status);
         assert_eq!(read(""), Ok(false), "nothing");
         assert_eq!(read("{}"), Ok(false), "an empty object");
         assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");
         assert_eq!(read(r#"{"forse": true}"#), Err(422), "a mistake in writing is no `false`");
+        assert_eq!(read("[true]"), Err(422), "no object");
     }
 }

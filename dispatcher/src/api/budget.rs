@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::event::Decision;
@@ -12,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, read};
 use super::problem::Problem;
 use crate::pool_view::llms::{self, BudgetStatus};
 
@@ -37,11 +37,8 @@ pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
     Json(app.process.log.read(llms::budget))
 }
 
-pub async fn set(State(app): State<App>, body: Bytes) -> Result<Json<BudgetStatus>, Problem> {
-    let new: NewLimit = serde_json::from_slice(&body).map_err(|error| {
-        let detail = format!("{error}; send for example {{\"limit_usd\": \"60.00\", \"for\": \"today\"}}");
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-    })?;
+pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, Problem> {
+    let new: NewLimit = read(&body, r#"for example {"limit_usd": "60.00", "for": "today"}"#)?;
     if app.process.log.read(|fold| fold.budget.limit()).is_none() {
         let detail = "spending is not limited: cost_optimization.enabled is false in the pool file";
         return Err(Problem::new(StatusCode::CONFLICT, detail));

@@ -4,23 +4,24 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::event::Decision;
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::TaskId;
+use pool_shared::object::object;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::result::Status;
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::{TaskView, known};
 
+const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
 /// How long a request waits for the log.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -28,6 +29,7 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPause {
+    #[serde(deserialize_with = "object")]
     pub target: Target,
     #[serde(default = "just_pause")]
     pub pause: Pause,
@@ -41,6 +43,7 @@ fn just_pause() -> Pause {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndOfPause {
+    #[serde(deserialize_with = "object")]
     pub target: Target,
 }
 
@@ -68,8 +71,8 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
     Json(PauseList { pauses: app.process.log.read(|fold| fold.pauses.iter().map(view).collect()) })
 }
 
-pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
-    let NewPause { target, pause } = read(&body)?;
+pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
+    let NewPause { target, pause } = read(&body, EXAMPLE)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
         let detail =
@@ -81,8 +84,8 @@ pub async fn pause(State(app): State<App>, body: Bytes) -> Result<Json<PauseList
     Ok(pauses(State(app)).await)
 }
 
-pub async fn resume(State(app): State<App>, body: Bytes) -> Result<Json<PauseList>, Problem> {
-    let EndOfPause { target } = read(&body)?;
+pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
+    let EndOfPause { target } = read(&body, EXAMPLE)?;
     if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
         let detail = format!("{target} is not paused; `dispatcher pauses` shows what is");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -114,16 +117,6 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
     }
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        let detail = format!(
-            "{error}; send for example {{\"target\": {{\"what\": \"programmer\", \"id\": \"001\"}}}}; others are \
-             {{\"what\": \"route\", \"name\": \"fast\"}} and {{\"what\": \"all\"}}"
-        );
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-    })
 }
 
 fn exists(app: &App, target: &Target) -> Result<(), Problem> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use lapin::message::Delivery;
 use pool_shared::broker::headers::{self, text_header};
@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::uncut::uncut;
 use crate::dead::letter::Letter;
@@ -46,6 +47,11 @@ pub struct Dropped {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<usize>,
 }
+
+/// The body of `retry`; may be empty.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 fn problem(error: &DeadError) -> Problem {
     Problem::unavailable(error.to_string())
@@ -101,7 +107,10 @@ fn message(delivery: &Delivery) -> DeadMessage {
     }
 }
 
-pub async fn retry(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Retried>, Problem> {
+pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
+    if !body.is_empty() {
+        let Nothing {} = read(&body, "{} or nothing")?;
+    }
     uncut(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -15,13 +15,13 @@ use super::problem::Problem;
 
 /// Lets a request through or answers why not.
 pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -> Response {
-    match check(listen, request.method(), request.headers()) {
+    match check(listen, request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn check(listen: IpAddr, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+fn check(listen: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or_default();
     if listen.to_canonical().is_loopback() && !is_loopback_name(host_of(host)) {
@@ -34,13 +34,25 @@ fn check(listen: IpAddr, method: &Method, headers: &HeaderMap) -> Result<(), Pro
         let detail = format!("requests of pages from {origin:?} are refused");
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
-    let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
-    let is_json = content_type.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
-    if method == Method::POST && !is_json {
-        let detail = format!("the content type is {content_type:?}; send application/json");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
     Ok(())
+}
+
+/// In front of every route that takes a POST: lets JSON through, or answers why not.
+pub async fn json_only(request: Request, next: Next) -> Response {
+    match is_json(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let content_type = content_type.unwrap_or_default();
+    if content_type.split(';').next().is_some_and(|kind| kind.trim() == "application/json") {
+        return Ok(());
+    }
+    let detail = format!("the content type is {content_type:?}; send application/json");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
 /// The host without its port.
@@ -59,33 +71,38 @@ fn is_loopback_name(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn answer(method: Method, headers: &[(header::HeaderName, &str)]) -> u16 {
+    fn answer(headers: &[(header::HeaderName, &str)]) -> u16 {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(name, value.parse().expect("a header value"));
         }
-        check(IpAddr::from([127, 0, 0, 1]), &method, &map).map_or_else(|problem| problem.status, |()| 200)
+        let checked = check(IpAddr::from([127, 0, 0, 1]), &map).and_then(|()| is_json(&map));
+        checked.map_or_else(|problem| problem.status, |()| 200)
     }
 
     #[test]
     fn a_page_from_elsewhere_cannot_post() {
         let host = (header::HOST, "127.0.0.1:6141");
         let json = (header::CONTENT_TYPE, "application/json");
-        assert_eq!(answer(Method::POST, &[host.clone(), json.clone()]), 200, "a program on this machine");
+        assert_eq!(answer(&[host.clone(), json.clone()]), 200, "a program on this machine");
         let origin = (header::ORIGIN, "https://evil.example");
-        assert_eq!(answer(Method::POST, &[host.clone(), json.clone(), origin]), 403, "a page from elsewhere");
+        assert_eq!(answer(&[host.clone(), json.clone(), origin]), 403, "a page from elsewhere");
         let null = (header::ORIGIN, "null");
-        assert_eq!(answer(Method::POST, &[host.clone(), json.clone(), null]), 403, "a sandboxed page");
+        assert_eq!(answer(&[host.clone(), json.clone(), null]), 403, "a sandboxed page");
         let form = (header::CONTENT_TYPE, "text/plain");
-        assert_eq!(answer(Method::POST, &[host.clone(), form]), 415, "what a form can send");
+        assert_eq!(answer(&[host.clone(), form]), 415, "what a form can send");
+        assert_eq!(answer(std::slice::from_ref(&host)), 415, "nothing at all");
         let own = (header::ORIGIN, "http://127.0.0.1:6141");
-        assert_eq!(answer(Method::POST, &[host, json, own]), 200, "our own page");
+        assert_eq!(answer(&[host, json, own]), 200, "our own page");
     }
 
     #[test]
     fn a_foreign_name_that_resolves_to_loopback_is_refused() {
-        assert_eq!(answer(Method::GET, &[(header::HOST, "rebind.example:6141")]), 403, "DNS rebinding");
-        assert_eq!(answer(Method::GET, &[(header::HOST, "localhost:6141")]), 200, "loopback by name");
-        assert_eq!(answer(Method::GET, &[(header::HOST, "[::1]:6141")]), 200, "loopback by address");
+        let get = |host| check(IpAddr::from([127, 0, 0, 1]), &HeaderMap::from_iter([(header::HOST, host)]));
+        let status =
+            |host| get(axum::http::HeaderValue::from_static(host)).map_or_else(|problem| problem.status, |()| 200);
+        assert_eq!(status("rebind.example:6141"), 403, "DNS rebinding");
+        assert_eq!(status("localhost:6141"), 200, "loopback by name");
+        assert_eq!(status("[::1]:6141"), 200, "loopback by address");
     }
 }

@@ -5,15 +5,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use pool_shared::broker::status::BrokerStatus;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::App;
 
-#[derive(Serialize)]
-struct Health {
+/// How this dispatcher is.
+#[derive(Serialize, JsonSchema)]
+pub struct Health {
+    /// `ok` or `degraded`.
     status: &'static str,
     version: &'static str,
     broker: BrokerStatus,
+    /// What is wrong.
     detail: Option<String>,
     config_hash: String,
     programmers: usize,

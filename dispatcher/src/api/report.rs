@@ -1,16 +1,17 @@
 //! `GET /report`: what the tasks of some days came to.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_shared::fold::TaskState;
 use pool_shared::id::TaskId;
 use pool_shared::time::wall_clock;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::App;
+use super::extract::Query;
 use super::problem::Problem;
 use crate::report::query::{By, Since};
 use crate::report::tally::{self, Ended};
@@ -19,16 +20,22 @@ use crate::report::{Report, csv, html};
 /// The page loads nothing and runs nothing, whatever tasks and LLMs are called.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-#[derive(Debug, Deserialize)]
+/// What a report can be asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
+    /// `7d` (the default), `24h`, `90m`, a time, or `all`.
+    #[schemars(regex(pattern = r"^([0-9]{1,9}[dhms]|all)$"))]
     since: Option<String>,
+    /// `llm` (the default), `programmer`, `route`, or `label:` and its name.
+    #[schemars(regex(pattern = r"^(llm|programmer|route|label:.+)$"))]
     by: Option<String>,
+    /// What the answer is.
     #[serde(default)]
     format: Form,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Form {
     #[default]
@@ -41,9 +48,8 @@ enum Form {
 ///
 /// # Errors
 /// 400 when what is asked is not understood; 503 while the history has not been read.
-pub async fn show(State(app): State<App>, asked: Result<Query<Asked>, QueryRejection>) -> Result<Response, Problem> {
+pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let Query(asked) = asked.map_err(|error| bad(error.body_text()))?;
     let since: Since = asked.since.map_or(Ok(Since::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
     let by: By = asked.by.map_or(Ok(By::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
     app.history.whole().map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +13,7 @@ use pool_shared::id::TaskId;
 use pool_shared::task::{Priority, Task, TaskMessage};
 
 use super::App;
+use super::extract::Body;
 use super::problem::{Problem, TaskProblem};
 use super::submission::{prepare, problem_of, read_submission};
 use super::tasks::{TaskView, view};
@@ -28,7 +28,7 @@ const FULL_FOR_S: u32 = 2;
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
-pub async fn submit(State(app): State<App>, body: Bytes) -> Result<Response, Problem> {
+pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     let places = app.intake.places(&tasks).map_err(full)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_shared::fold::TaskState;
@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::extract::{Path, Query};
 use super::problem::Problem;
 use crate::history::Entry;
 
@@ -103,10 +104,13 @@ pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
     app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Which tasks `GET /tasks` gives.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
+    /// `queued`, `running`, or the status of its result.
     status: Option<String>,
+    /// Who works on it, or did.
     programmer: Option<ProgrammerId>,
     /// `key=value` or `key:value`.
     label: Option<String>,
@@ -114,6 +118,7 @@ pub struct Filter {
     llm: Option<LlmName>,
     /// Somewhere in its id, its summary or its labels, in any case.
     text: Option<String>,
+    /// 100 unless told otherwise; at most 5000.
     limit: Option<usize>,
     /// Of the list without it, so many are left out at its beginning.
     offset: Option<usize>,
@@ -162,11 +167,7 @@ pub struct TaskList {
 }
 
 /// `GET /tasks`.
-pub async fn list(
-    State(app): State<App>,
-    filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<TaskList>, Problem> {
-    let Query(mut filter) = filter.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+pub async fn list(State(app): State<App>, Query(mut filter): Query<Filter>) -> Result<Json<TaskList>, Problem> {
     filter.text = filter.text.map(|text| text.to_lowercase());
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let offset = filter.offset.unwrap_or_default();

@@ -1,13 +1,14 @@
 //! `GET /tasks/{id}/why`: why a task waits.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::id::TaskId;
 use pool_shared::standing::Standing;
 use pool_shared::time::wall_clock;
 
 use super::App;
+use super::extract::Path;
 use super::problem::Problem;
 use super::tasks::known;
 use crate::why::{Look, Why, why};

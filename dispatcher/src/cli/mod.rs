@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use pool_shared::config::{Env, Pool, load};
+use pool_shared::config::{Env, Pool, load, schema_text};
 
+use crate::api::routes::document;
 use crate::check;
 pub use client::Client;
 
@@ -86,9 +87,9 @@ pub enum Command {
     Why(why::WhyArgs),
     /// Report what the tasks of some days came to, by LLM, programmer, route or label
     Report(report::ReportArgs),
-    /// Print a JSON Schema: of a task, a result or the pool file
+    /// Print a JSON Schema: of a task, a result or the pool file; or the OpenAPI document of the HTTP API
     Schema {
-        #[arg(value_parser = ["task", "result", "pool"])]
+        #[arg(value_parser = ["task", "result", "pool", "openapi"])]
         name: String,
     },
 }
@@ -119,8 +120,9 @@ impl Command {
             Self::Dead(args) => dead::run(args).await,
             Self::Why(args) => why::run(args).await,
             Self::Report(args) => report::run(args).await,
+            Self::Schema { name } if name == "openapi" => Ok(check::print(&schema_text(&document()))),
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
-                Some(schema) => Ok(check::print(&pool_shared::config::schema_text(&schema))),
+                Some(schema) => Ok(check::print(&schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),
             },
         }

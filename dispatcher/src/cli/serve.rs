@@ -24,7 +24,7 @@ use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::Beats;
 use crate::repair::{self, Watchman};
-use crate::{configure, deadlines, replies, restate, retired, retries, unroutable};
+use crate::{configure, deadlines, numbers, replies, restate, retired, retries, unroutable};
 
 /// For requests that are being answered when the process is told to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ async fn serve(
     url_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let metrics = init_metrics().context("failed to set up metrics")?;
+    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
         let (beats, watchman) = (beats.clone(), watchman.clone());
@@ -96,12 +96,13 @@ async fn serve(
     tokio::spawn(rescue::run(process.clone(), dead.clone()));
     let intake = Intake::new(process.clone(), history.clone(), pool.load_balancing.max_queue_per_programmer);
     let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(telemetry::pool::watch(process.log.clone()));
+    tokio::spawn(telemetry::pool::watch(process.clone()));
     let pool = Arc::new(pool);
     tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
+    tokio::spawn(numbers::run(process.clone(), Arc::clone(&pool), beats.clone()));
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),

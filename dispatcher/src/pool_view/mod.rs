@@ -81,6 +81,12 @@ impl Beats {
         }
     }
 
+    /// How long ago each of these programmers was heard of; of one that never was, since when it is listened for.
+    pub fn ages<'a>(&self, ids: impl Iterator<Item = &'a ProgrammerId>) -> Vec<(&'a ProgrammerId, Duration)> {
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        ids.map(|id| (id, beats.get(id).map_or(self.since, |heard| heard.at).elapsed())).collect()
+    }
+
     fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
         let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen)

@@ -45,7 +45,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
     };
     let error = (status == Status::Failed).then_some(ErrorKind::AcceptanceFailed);
     let (attempt, at, llm) = (Some(AttemptId::from_u128(1)), Timestamp(at), Some(llm(name)));
-    let outcome = Outcome { attempt, status, cost, at, programmer, llm, error };
+    let outcome = Outcome { attempt, status, cost, at, started_at: None, programmer, llm, error };
     let labels = BTreeMap::from([("run_id".to_owned(), if at.0 < 50 { "a" } else { "b" }.to_owned())]);
     Ended { outcome, attempts: 1, route: "any".to_owned(), labels, record: Some(Arc::new(record)) }
 }

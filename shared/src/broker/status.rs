@@ -1,5 +1,6 @@
 //! How this process is connected, for `/health`: both of its connections as one.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::link::State;
@@ -47,7 +48,7 @@ impl Condition {
 }
 
 /// The object `broker` of `/health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BrokerStatus {
     /// `connected`, `reconnecting` or `blocked`.
     pub state: &'static str,

@@ -32,6 +32,8 @@ pub struct Outcome {
     pub status: Status,
     pub cost: MicroUsd,
     pub at: Timestamp,
+    /// When the attempt that had the task then began.
+    pub started_at: Option<Timestamp>,
     pub programmer: Option<ProgrammerId>,
     pub llm: Option<LlmName>,
     pub error: Option<ErrorKind>,
@@ -175,6 +177,7 @@ impl Tasks {
                     status: *status,
                     cost: *cost_usd,
                     at: now,
+                    started_at: None,
                     programmer: None,
                     llm: llm.clone(),
                     error: *error,
@@ -340,16 +343,17 @@ impl Tasks {
         }
         let error = Some(ErrorKind::Cancelled);
         let (attempt, programmer, llm, cost) = (None, None, None, MicroUsd::ZERO);
-        let outcome = Outcome { attempt, status: Status::Cancelled, cost, at: now, programmer, llm, error };
+        let status = Status::Cancelled;
+        let outcome = Outcome { attempt, status, cost, at: now, started_at: None, programmer, llm, error };
         self.end(task, outcome);
         Verdict::Accepted
     }
 
     fn end(&mut self, task: &TaskId, outcome: Outcome) {
         let state = self.entry(task, outcome.at);
-        state.owner = None;
+        let started_at = state.owner.take().map(|owner| owner.since);
         state.retry = None;
-        state.outcome = Some(outcome);
+        state.outcome = Some(Outcome { started_at, ..outcome });
         self.open -= 1;
         self.detailed.push_back(task.clone());
         self.forget_details();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::catalog::{BROKER_BLOCKED, BROKER_CONNECTED, BROKER_CONSUMER_TIMEOUTS, BROKER_RECONNECTS};
 use crate::broker::refusal::NotConnected;
 
 /// A connection is there.
@@ -17,9 +18,10 @@ pub(crate) struct Up {
 impl Up {
     pub(crate) fn emit(&self) {
         let Self { purpose, away, again } = self;
-        metrics::gauge!("pool_broker_connected", "purpose" => *purpose).set(1.0);
-        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(0.0);
-        metrics::counter!("pool_broker_reconnects_total", "purpose" => *purpose).increment(u64::from(*again));
+        BROKER_CONNECTED.set_flag([purpose], true);
+        BROKER_BLOCKED.set_flag([purpose], false);
+        BROKER_RECONNECTS.add([purpose], u64::from(*again));
+        BROKER_CONSUMER_TIMEOUTS.add([purpose], 0);
         match away {
             Some(away) => tracing::info!(purpose, after_s = away.as_secs(), "the broker is back"),
             None => tracing::debug!(purpose, "connected to the broker"),
@@ -41,9 +43,9 @@ pub(crate) struct Down<'a> {
 impl Down<'_> {
     pub(crate) fn emit(&self) {
         let Self { purpose, error, lost, news } = self;
-        metrics::gauge!("pool_broker_connected", "purpose" => *purpose).set(0.0);
-        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(0.0);
-        metrics::counter!("pool_broker_reconnects_total", "purpose" => *purpose).increment(0);
+        BROKER_CONNECTED.set_flag([purpose], false);
+        BROKER_BLOCKED.set_flag([purpose], false);
+        BROKER_RECONNECTS.add([purpose], 0);
         match (news, lost) {
             (true, true) => tracing::warn!(purpose, %error, "the broker is lost; trying until it is back"),
             (true, false) => tracing::warn!(purpose, %error, "the broker cannot be used; trying until it can"),
@@ -63,7 +65,7 @@ pub(crate) struct Blocked<'a> {
 impl Blocked<'_> {
     pub(crate) fn emit(&self) {
         let Self { purpose, reason } = self;
-        metrics::gauge!("pool_broker_blocked", "purpose" => *purpose).set(f64::from(u8::from(reason.is_some())));
+        BROKER_BLOCKED.set_flag([purpose], reason.is_some());
         match reason {
             Some(reason) => tracing::warn!(
                 purpose,
@@ -86,7 +88,7 @@ pub(crate) struct TakenBack<'a> {
 impl TakenBack<'_> {
     pub(crate) fn emit(&self) {
         let Self { purpose, said } = self;
-        metrics::counter!("pool_broker_consumer_timeouts_total", "purpose" => *purpose).increment(1);
+        BROKER_CONSUMER_TIMEOUTS.add([purpose], 1);
         tracing::error!(
             purpose,
             said,

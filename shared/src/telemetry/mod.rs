@@ -1,9 +1,19 @@
 //! Logs and metrics: how a process says what it does. One struct per observable fact emits both together.
 
 pub mod broker;
+pub mod catalog;
+mod page;
 pub mod pool;
+pub(crate) mod tasks;
 
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+pub use page::page;
 use tracing_subscriber::EnvFilter;
+
+/// What histograms have recorded is put together so often, whether somebody asks for it or not: it would fill the memory.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,11 +33,20 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
     }
 }
 
-/// Starts metrics; the handle renders them for `GET /metrics`.
+/// Starts metrics of this program; the handle renders them for `GET /metrics`. In a runtime.
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub fn init_metrics() -> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError>
-{
-    metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()
+pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new().set_buckets(&catalog::BUCKETS)?.install_recorder()?;
+    catalog::ALL.iter().for_each(catalog::Row::describe);
+    catalog::PROCESS_INFO.set_flag([program, version], true);
+    let kept = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            kept.run_upkeep();
+        }
+    });
+    Ok(handle)
 }

@@ -1,10 +1,13 @@
 //! What the whole pool knows, as logs and metrics of each process: breakers and the budget. Read from the fold, so that
-//! every process says the same.
+//! every process says the same; and how well this process knows it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::broker::log::Log;
+use super::catalog::{
+    BREAKER_STATE, BUDGET_LIMIT, BUDGET_RESERVED, BUDGET_SPENT, BUDGET_THRESHOLD, CLOCK_OFFSET, LOG_FRESH, LOG_SILENCE,
+};
+use crate::broker::process::Process;
 use crate::fold::Fold;
 use crate::fold::breaker::State;
 use crate::llm::{LlmKey, Scope};
@@ -39,10 +42,13 @@ pub struct PoolWatch {
 }
 
 /// Looks again and again, until the process ends.
-pub async fn watch(log: Log) {
+pub async fn watch(process: Process) {
     let mut watch = PoolWatch::default();
+    let log = &process.log;
     loop {
-        if log.is_fresh() {
+        let fresh = log.is_fresh();
+        Known { fresh, silence: log.silence(), clock_offset_ms: process.clock.offset_ms() }.emit();
+        if fresh {
             log.read(|fold| watch.look(fold));
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -69,10 +75,11 @@ impl PoolWatch {
 
     fn budget(&mut self, fold: &Fold) {
         let budget = &fold.budget;
-        metrics::gauge!("pool_budget_spent_usd").set(dollars(budget.spent()));
-        metrics::gauge!("pool_budget_reserved_usd").set(dollars(budget.reserved()));
+        BUDGET_SPENT.set([], dollars(budget.spent()));
+        BUDGET_RESERVED.set([], dollars(budget.reserved()));
         let Some(limit) = budget.limit() else { return };
-        metrics::gauge!("pool_budget_limit_usd").set(dollars(limit));
+        BUDGET_LIMIT.set([], dollars(limit));
+        BUDGET_THRESHOLD.set([], dollars(budget.alert()));
         let (spent, alert) = (budget.spent() + budget.reserved(), budget.alert());
         let is = if spent >= limit && limit > MicroUsd::ZERO {
             BudgetIs::Spent
@@ -99,6 +106,24 @@ fn dollars(amount: MicroUsd) -> f64 {
     amount.0 as f64 / 1e6
 }
 
+/// How well this process knows what the pool knows. The log line is the reader's.
+struct Known {
+    fresh: bool,
+    silence: Duration,
+    clock_offset_ms: Option<i64>,
+}
+
+impl Known {
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
+    fn emit(&self) {
+        LOG_FRESH.set_flag([], self.fresh);
+        LOG_SILENCE.set([], self.silence.as_secs_f64());
+        if let Some(offset) = self.clock_offset_ms {
+            CLOCK_OFFSET.set([], offset as f64 / 1e3);
+        }
+    }
+}
+
 /// A breaker as it is now.
 struct BreakerChanged<'a> {
     key: &'a LlmKey,
@@ -115,8 +140,7 @@ impl BreakerChanged<'_> {
             BreakerIs::HalfOpen => 1.0,
             BreakerIs::Open => 2.0,
         };
-        metrics::gauge!("pool_breaker_state", "llm" => self.key.llm.to_string(), "scope" => self.scope.to_string())
-            .set(level);
+        BREAKER_STATE.set([self.key.llm.as_str(), &self.scope.to_string()], level);
         if !self.changed {
             return;
         }
@@ -160,7 +184,12 @@ mod tests {
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || PoolWatch::default().look(&fold));
         let text = recorder.handle().render();
-        for line in ["pool_budget_spent_usd 0", "pool_budget_reserved_usd 2.5", "pool_budget_limit_usd 50"] {
+        for line in [
+            "pool_budget_spent_usd 0",
+            "pool_budget_reserved_usd 2.5",
+            "pool_budget_limit_usd 50",
+            "pool_budget_threshold_usd 0",
+        ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
     }

@@ -1,6 +1,9 @@
 //! What the gateway tells the people who run it: one struct for each fact, log line and metrics together.
 
 use pool_shared::id::LlmName;
+use pool_shared::telemetry::catalog::{
+    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS,
+};
 
 use super::permits::Unavailable;
 use super::record::{Call, CallClass, NoLlmLeft, Out};
@@ -13,15 +16,15 @@ pub(super) struct CallEnded<'a> {
 impl CallEnded<'_> {
     pub(super) fn emit(&self) {
         let call = self.call;
-        let (llm, class) = (call.llm.to_string(), call.class.label());
-        metrics::counter!("pool_llm_calls_total", "llm" => llm.clone(), "class" => class).increment(1);
-        metrics::histogram!("pool_llm_call_seconds", "llm" => llm.clone()).record(call.duration);
+        let (llm, class) = (call.llm.as_str(), call.class.label());
+        LLM_CALLS.add([llm, class], 1);
+        LLM_CALL.record([llm], call.duration);
         for (kind, tokens) in
             [("input", call.input_tokens), ("cached_input", call.cached_input_tokens), ("output", call.output_tokens)]
         {
-            metrics::counter!("pool_llm_tokens_total", "llm" => llm.clone(), "kind" => kind).increment(tokens);
+            LLM_TOKENS.add([llm, kind], tokens);
         }
-        metrics::counter!("pool_llm_cost_micro_usd_total", "llm" => llm).increment(call.cost.0);
+        LLM_COST.add([llm], call.cost.0);
         if call.class == CallClass::Ok {
             tracing::debug!(
                 llm = %call.llm,
@@ -58,8 +61,8 @@ pub(super) struct Skipped<'a> {
 
 impl Skipped<'_> {
     pub(super) fn emit(&self) {
-        let (llm, reason) = (self.llm.to_string(), self.unavailable.reason.as_str());
-        metrics::counter!("pool_llm_skips_total", "llm" => llm, "reason" => reason).increment(1);
+        let reason = self.unavailable.reason.as_str();
+        LLM_SKIPS.add([self.llm.as_str(), reason], 1);
         tracing::debug!(llm = %self.llm, reason, detail = self.unavailable.detail, "LLM skipped");
     }
 }
@@ -74,7 +77,7 @@ pub(super) struct MovedOn<'a> {
 impl MovedOn<'_> {
     pub(super) fn emit(&self) {
         let reason = self.out.word();
-        metrics::counter!("pool_llm_failovers_total", "llm" => self.from.to_string(), "reason" => reason).increment(1);
+        LLM_FAILOVERS.add([self.from.as_str(), reason], 1);
         tracing::info!(from = %self.from, to = %self.to, reason, "the call goes on to the next LLM");
     }
 }
@@ -86,7 +89,7 @@ pub(super) struct Exhausted<'a> {
 
 impl Exhausted<'_> {
     pub(super) fn emit(&self) {
-        metrics::counter!("pool_llm_calls_without_llm_total").increment(1);
+        LLM_CALLS_WITHOUT_LLM.add([], 1);
         tracing::warn!(reason = %self.left, "no LLM is left for a call");
     }
 }

@@ -13,6 +13,7 @@ mod retry;
 mod runs;
 pub mod session;
 pub mod station;
+pub mod telemetry;
 mod walk;
 mod work;
 

@@ -10,11 +10,13 @@ use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings};
 use pool_shared::task::Task;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempts, millis};
 use super::progress::Telling;
 use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
+use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
 use crate::llm::permits::Permits;
@@ -141,6 +143,7 @@ impl Work<'_> {
     }
 
     async fn one_run(&self, assignment: &Assignment, findings: &mut Findings) -> Run {
+        let began = Instant::now();
         findings.runs += 1;
         let (ran, record) = self.run_agent(assignment, findings).await;
         // Before all else: whatever comes of the run, this is spent.
@@ -150,11 +153,13 @@ impl Work<'_> {
             Ok(run) => self.end_of(&run, &record, &assignment.kept, findings).await,
             Err(failure) => Err(failure),
         };
+        let end = end.unwrap_or_else(End::Failed);
+        RunEnded { programmer: &self.attempts.programmer.id, end: &end, took: began.elapsed() }.emit();
         let answered = record.last_answer().map(|call| &call.llm);
         Run {
             first_llm: assignment.first_llm,
             answered_by: answered.and_then(|llm| self.llms().iter().position(|known| known == llm)),
-            end: end.unwrap_or_else(End::Failed),
+            end,
         }
     }
 

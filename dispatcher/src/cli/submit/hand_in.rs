@@ -1,5 +1,6 @@
 //! Handing in a batch that may be larger than the queues: first as a whole, so that every mistake is found before anything
-//! is taken; when it does not fit, what fits, and the rest as room comes.
+//! is taken; when it does not fit, what fits, and the rest as room comes. A batch that is larger than one request may be
+//! is handed in by requests.
 //!
 //! Every task has its id before it is sent, so that sending it twice does it once.
 
@@ -11,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Client;
+use crate::api::extract::MAX_REQUEST_BYTES;
 use crate::api::problem::Problem;
 use crate::api::tasks::TaskView;
 use crate::cli::client::in_words;
@@ -19,6 +21,8 @@ use crate::room::NoRoom;
 
 /// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
 const OFFERED: usize = 500;
+/// In one request, so that it is always below what a dispatcher takes ([`MAX_REQUEST_BYTES`]).
+const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
 const DEFAULT_WAIT_S: u32 = 2;
 /// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
 const UNANSWERED: u32 = 150;
@@ -26,13 +30,15 @@ const UNANSWERED: u32 = 150;
 /// All tasks, in their order, when all are taken.
 pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::Result<Vec<TaskView>> {
     give_ids(&mut tasks);
+    let bodies = tasks.iter().map(serde_json::value::to_raw_value).collect::<Result<Vec<_>, _>>()?;
     let mut taken: Vec<Option<TaskView>> = tasks.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..tasks.len()).collect();
     let mut offer = open.clone();
     let shown = Shown::new();
     let mut unanswered = 0;
     while !open.is_empty() {
-        let body = serde_json::to_vec(&offer.iter().map(|&index| &tasks[index]).collect::<Vec<_>>())?;
+        offer.truncate(in_one_request(offer.iter().map(|&index| bodies[index].get().len())));
+        let body = serde_json::to_vec(&offer.iter().map(|&index| &bodies[index]).collect::<Vec<_>>())?;
         let answer = client.try_post::<Vec<TaskView>>("/tasks", body).await;
         let begun = open.len() < tasks.len();
         let answer = match answer {
@@ -67,6 +73,15 @@ pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::R
         }
     }
     Ok(taken.into_iter().flatten().collect())
+}
+
+/// How many of tasks with these sizes, one after the other, one request may hold; at least one.
+fn in_one_request(sizes: impl Iterator<Item = usize>) -> usize {
+    let with_comma = |sum: &mut usize, size: usize| {
+        *sum += size + 1;
+        Some(*sum)
+    };
+    sizes.scan(0, with_comma).take_while(|sum| *sum < MOST_BYTES).count().max(1)
 }
 
 /// Those of the offer that would be taken now.
@@ -166,6 +181,14 @@ mod tests {
         let offer = next_offer(&tasks, &open);
         assert_eq!(offer.len(), OFFERED + 1, "the first fast ones and the premium one");
         assert_eq!(offer.last(), Some(&(OFFERED + 5)), "the premium one");
+    }
+
+    #[test]
+    fn a_request_holds_what_a_dispatcher_takes_and_at_least_one_task() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(in_one_request([10, 20, 30].into_iter()), 3, "all");
+        assert_eq!(in_one_request(std::iter::repeat_n(MIB, 100)), 31, "32 MiB, with the commas");
+        assert_eq!(in_one_request([100 * MIB, 1].into_iter()), 1, "the dispatcher says that it is too large");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Pending, Shared};
+use super::{Pending, Shared, Waiter};
 use crate::broker::backoff::Backoff;
 use crate::broker::headers::json_properties;
 use crate::broker::publisher::{Message, Publisher};
@@ -18,6 +18,7 @@ use crate::broker::tell;
 use crate::broker::topology::{EVENTS_KEY, LOG};
 use crate::event::{Batch, Decision, EmitterId};
 use crate::heartbeat::Clock;
+use crate::telemetry::tasks::Written;
 use crate::time::Timestamp;
 
 /// The most events in one message: a batch stays far below any message limit.
@@ -70,9 +71,10 @@ pub(super) async fn run(
 fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Batch {
     let mut events = Vec::with_capacity(taken.len());
     shared.waiters.with(|waiters| {
-        waiters.retain(|_, waiter| !waiter.is_closed());
+        waiters.retain(|_, waiter| !waiter.verdict.is_closed());
         for (seq, pending) in (first..).zip(taken) {
-            waiters.insert(seq, pending.verdict);
+            let written = Written::of(&pending.decision);
+            waiters.insert(seq, Waiter { verdict: pending.verdict, written });
             events.push(pending.decision);
         }
     });

@@ -23,6 +23,8 @@ use crate::event::{Decision, EmitterId, EventId};
 use crate::fold::{Fold, Verdict};
 use crate::heartbeat::Clock;
 use crate::id::TaskId;
+use crate::telemetry::catalog::LOG_APPEND;
+use crate::telemetry::tasks::Written;
 use news::News;
 pub use observer::Observer;
 use observer::Observers;
@@ -48,12 +50,20 @@ pub struct View {
     pub heard: Instant,
 }
 
+/// Who waits for an own event.
+#[derive(Debug)]
+struct Waiter {
+    verdict: oneshot::Sender<Verdict>,
+    /// What is told once it is accepted.
+    written: Option<Written>,
+}
+
 /// Waiters for own events, by sequence number.
 #[derive(Debug, Default)]
-struct Waiters(Mutex<HashMap<u64, oneshot::Sender<Verdict>>>);
+struct Waiters(Mutex<HashMap<u64, Waiter>>);
 
 impl Waiters {
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<u64, oneshot::Sender<Verdict>>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<u64, Waiter>) -> T) -> T {
         // The map is valid at every instant, so a panic elsewhere does not spoil it.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -72,11 +82,14 @@ struct Shared {
 }
 
 impl Shared {
+    /// A log that is read again finds nobody who waits for what was resolved before: it is told once.
     fn resolve(&self, event: EventId, verdict: Verdict) {
-        if let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) {
-            // The caller may have given up waiting.
-            let _ = waiter.send(verdict);
+        let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) else { return };
+        if let (Verdict::Accepted, Some(written)) = (verdict, &waiter.written) {
+            written.emit(&self.fold.read().unwrap_or_else(PoisonError::into_inner));
         }
+        // The caller may have given up waiting.
+        let _ = waiter.verdict.send(verdict);
     }
 }
 
@@ -127,7 +140,10 @@ impl Log {
     /// # Errors
     /// [`LogError`]: the event may still land later. Ask the fold before deciding anything.
     pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
-        append_to(&self.append, decision, APPEND_TIMEOUT).await
+        let began = Instant::now();
+        let verdict = append_to(&self.append, decision, APPEND_TIMEOUT).await?;
+        LOG_APPEND.record([], began.elapsed());
+        Ok(verdict)
     }
 
     /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
@@ -145,6 +161,11 @@ impl Log {
     pub fn is_fresh(&self) -> bool {
         let view = *self.view.borrow();
         view.caught_up && view.heard.elapsed() < self.stale
+    }
+
+    /// For how long nothing was heard.
+    pub fn silence(&self) -> Duration {
+        self.view.borrow().heard.elapsed()
     }
 
     /// Whether the state is that of a moment ago, by the times of the events themselves: who was frozen first hears what

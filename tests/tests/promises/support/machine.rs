@@ -32,10 +32,23 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// # Panics
 /// When there is none: the promises about real agents cannot be tested without.
 pub(crate) fn aider() -> PathBuf {
-    let installed = checkout().join(".pool/aider/bin/aider");
-    let aider = std::env::var_os("POOL_AIDER").map_or(installed, PathBuf::from);
-    assert!(aider.is_file(), "there is no aider at {}: run scripts/test, or set POOL_AIDER", aider.display());
-    aider
+    installed("aider", "POOL_AIDER")
+}
+
+/// The schemathesis executable.
+///
+/// # Panics
+/// Likewise.
+pub(crate) fn schemathesis() -> PathBuf {
+    installed("schemathesis", "POOL_SCHEMATHESIS")
+}
+
+/// A program that scripts/test has installed, or the one that this variable names.
+fn installed(name: &str, variable: &str) -> PathBuf {
+    let there = checkout().join(format!(".pool/{name}/bin/{name}"));
+    let program = std::env::var_os(variable).map_or(there, PathBuf::from);
+    assert!(program.is_file(), "there is no {name} at {}: run scripts/test, or set {variable}", program.display());
+    program
 }
 
 pub(crate) fn lock_file(name: &str) -> File {

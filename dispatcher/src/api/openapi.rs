@@ -1,0 +1,224 @@
+//! Routes and their description, made in one go: a route without a description cannot be, nor the other way round.
+//! Schemas are those of the types that are sent and read.
+
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::routing::{MethodFilter, on};
+use axum::{Router, middleware};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::guard;
+use super::problem::Problem;
+
+const JSON: &str = "application/json";
+const INTRODUCTION: &str = "\
+The dispatcher of a Programmer Pool: tasks in, results out, and how the pool is. Errors are `application/problem+json` with \
+a `detail` for people. Requests with a body, and every POST, are `application/json`. Where POOL_API_TOKEN is set, actions \
+need it as a bearer token; on an address that other machines can reach, reading does too.";
+
+/// Routes that come together with what is to be known of them.
+pub(super) struct Api<S> {
+    router: Router<S>,
+    generator: SchemaGenerator,
+    paths: Map<String, Value>,
+}
+
+/// A route is being described.
+pub(super) struct Operation<'a> {
+    generator: &'a mut SchemaGenerator,
+    description: Map<String, Value>,
+    parameters: Vec<Value>,
+    responses: Map<String, Value>,
+}
+
+fn settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    })
+}
+
+impl<S: Clone + Send + Sync + 'static> Api<S> {
+    pub(super) fn new() -> Self {
+        Self { router: Router::new(), generator: settings().into_generator(), paths: Map::new() }
+    }
+
+    pub(super) fn get<H: Handler<T, S>, T: 'static>(
+        self,
+        path: &str,
+        handler: H,
+        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
+    ) -> Self {
+        self.route(("get", MethodFilter::GET), path, handler, describe)
+    }
+
+    pub(super) fn post<H: Handler<T, S>, T: 'static>(
+        self,
+        path: &str,
+        handler: H,
+        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
+    ) -> Self {
+        self.route(("post", MethodFilter::POST), path, handler, |operation| {
+            describe(operation.problems(&[413, 415, 422]))
+        })
+    }
+
+    pub(super) fn delete<H: Handler<T, S>, T: 'static>(
+        self,
+        path: &str,
+        handler: H,
+        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
+    ) -> Self {
+        self.route(("delete", MethodFilter::DELETE), path, handler, describe)
+    }
+
+    fn route<H: Handler<T, S>, T: 'static>(
+        mut self,
+        (name, method): (&str, MethodFilter),
+        path: &str,
+        handler: H,
+        describe: impl FnOnce(Operation<'_>) -> Operation<'_>,
+    ) -> Self {
+        let described = describe(Operation::new(&mut self.generator)).whole();
+        let methods = self.paths.entry(path).or_insert_with(|| json!({}));
+        methods[name] = described;
+        let mut route = on(method, handler);
+        if method == MethodFilter::POST {
+            route = route.route_layer(middleware::from_fn(guard::json_only));
+        }
+        Self { router: self.router.route(path, route), ..self }
+    }
+
+    pub(super) fn router(self) -> Router<S> {
+        self.router
+    }
+
+    /// The OpenAPI document.
+    pub(super) fn document(mut self) -> Value {
+        let problem = self.generator.subschema_for::<Problem>();
+        let problems: Map<String, Value> = [400, 401, 403, 404, 409, 413, 415, 422, 429, 503]
+            .into_iter()
+            .map(|status| (status.to_string(), problem_response(status, problem.as_value())))
+            .collect();
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Programmer Pool",
+                "description": INTRODUCTION,
+                "version": env!("CARGO_PKG_VERSION"),
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "servers": [{"url": "/"}],
+            "security": [{}, {"token": []}],
+            "paths": self.paths,
+            "components": {
+                "schemas": self.generator.take_definitions(true),
+                "responses": problems,
+                "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "POOL_API_TOKEN"}},
+            },
+        })
+    }
+}
+
+fn problem_response(status: u16, schema: &Value) -> Value {
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}})
+}
+
+impl<'a> Operation<'a> {
+    fn new(generator: &'a mut SchemaGenerator) -> Self {
+        let (description, responses) = (Map::new(), Map::new());
+        Self { generator, description, parameters: Vec::new(), responses }.problems(&[401, 403])
+    }
+
+    /// Its name for programs that are made from the document, and for people what it does.
+    pub(super) fn is(mut self, id: &str, summary: &str) -> Self {
+        self.description.insert("operationId".to_owned(), id.into());
+        self.description.insert("summary".to_owned(), summary.into());
+        self
+    }
+
+    /// Needs no token, wherever the dispatcher listens.
+    pub(super) fn open(mut self) -> Self {
+        self.description.insert("security".to_owned(), json!([]));
+        self
+    }
+
+    /// What stands for `{id}` in the path.
+    pub(super) fn id<T: JsonSchema>(mut self) -> Self {
+        let schema = self.generator.subschema_for::<T>();
+        self.parameters.push(json!({"name": "id", "in": "path", "required": true, "schema": schema}));
+        self.problems(&[400, 404])
+    }
+
+    /// The fields of this type are parameters of the query.
+    pub(super) fn query<T: JsonSchema>(mut self) -> Self {
+        let mut schema = settings().with(|s| s.inline_subschemas = true).into_generator().into_root_schema_for::<T>();
+        let properties = schema.remove("properties").unwrap_or_default();
+        for (name, mut schema) in properties.as_object().cloned().unwrap_or_default() {
+            // A parameter that is not there is left out; a query knows no null.
+            if let Some(types) = schema.get_mut("type").filter(|types| types.is_array()) {
+                *types = types[0].take();
+            }
+            self.parameters.push(json!({"name": name, "in": "query", "schema": schema}));
+        }
+        self.problems(&[400])
+    }
+
+    pub(super) fn body<T: JsonSchema>(mut self) -> Self {
+        let schema = self.generator.subschema_for::<T>();
+        let body = json!({"required": true, "content": {JSON: {"schema": schema}}});
+        self.description.insert("requestBody".to_owned(), body);
+        self
+    }
+
+    pub(super) fn answers<T: JsonSchema>(self, status: u16, what: &str) -> Self {
+        let schema = self.generator.subschema_for::<T>();
+        self.answers_with(status, what, json!({JSON: {"schema": schema}}))
+    }
+
+    /// Another form of the answer with this status, or one that is no JSON.
+    pub(super) fn answers_text(self, status: u16, kind: &str, what: &str) -> Self {
+        self.answers_with(status, what, json!({kind: {"schema": {"type": "string"}}}))
+    }
+
+    /// What the id in the answer (`at`, a JSON pointer) is good for.
+    pub(super) fn leads_to(mut self, status: u16, at: &str, operations: &[&str]) -> Self {
+        let link = |id: &&str| {
+            ((*id).to_owned(), json!({"operationId": id, "parameters": {"id": format!("$response.body#{at}")}}))
+        };
+        let links: Map<String, Value> = operations.iter().map(link).collect();
+        if let Some(answer) = self.responses.get_mut(&status.to_string()) {
+            answer["links"] = links.into();
+        }
+        self
+    }
+
+    fn answers_with(mut self, status: u16, what: &str, content: Value) -> Self {
+        let response = self.responses.entry(status.to_string()).or_insert_with(|| json!({"content": {}}));
+        response["description"] = what.into();
+        if let (Some(all), Value::Object(content)) = (response["content"].as_object_mut(), content) {
+            all.extend(content);
+        }
+        self
+    }
+
+    /// Errors that it may answer with, beside those that every route has.
+    pub(super) fn problems(mut self, statuses: &[u16]) -> Self {
+        for status in statuses {
+            let response = json!({"$ref": format!("#/components/responses/{status}")});
+            self.responses.insert(status.to_string(), response);
+        }
+        self
+    }
+
+    fn whole(mut self) -> Value {
+        if !self.parameters.is_empty() {
+            self.description.insert("parameters".to_owned(), self.parameters.into());
+        }
+        self.description.insert("responses".to_owned(), self.responses.into());
+        self.description.into()
+    }
+}

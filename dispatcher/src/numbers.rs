@@ -1,0 +1,85 @@
+//! The pool in numbers, for `/metrics`: what the status shows, looked at every few seconds. Every dispatcher says the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pool_shared::broker::process::Process;
+use pool_shared::broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
+use pool_shared::config::Pool;
+use pool_shared::id::ProgrammerId;
+use pool_shared::status::ProgrammerState;
+use pool_shared::telemetry::catalog::{
+    HEARTBEAT_AGE, OLDEST_WAITING, PROGRAMMERS, PROGRAMMERS_ON_BACKUP, QUEUE_MESSAGES, TASKS_OPEN, TASKS_RUNNING,
+    TASKS_WAITING,
+};
+use pool_shared::time::{Timestamp, wall_clock};
+
+use crate::depths::{Depth, depth};
+use crate::pool_view::{Beats, Depths, PoolStatus, queue_depths, status_with};
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Queues beside those of the routes in which nothing should stay.
+const QUEUES: [&str; 3] = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE];
+
+/// Looks again and again, until the process ends.
+pub(crate) async fn run(process: Process, pool: Arc<Pool>, beats: Beats) {
+    loop {
+        // A broker that does not answer does not keep the rest from being told.
+        let counted = tokio::time::timeout(LOOK_EVERY, count(&process)).await;
+        let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
+        let status = status_with(&process, &pool, &beats, &waiting);
+        let ages = beats.ages(pool.programmers.iter().map(|programmer| &programmer.id));
+        Numbers { status: &status, others, ages: &ages, now: wall_clock() }.emit();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn count(process: &Process) -> (Depths, [Depth; QUEUES.len()]) {
+    let waiting = queue_depths(process).await;
+    let mut others = [Depth::Unknown; QUEUES.len()];
+    for (count, queue) in others.iter_mut().zip(QUEUES) {
+        *count = depth(process, queue).await;
+    }
+    (waiting, others)
+}
+
+/// The pool at one moment.
+struct Numbers<'a> {
+    status: &'a PoolStatus,
+    /// In the order of [`QUEUES`].
+    others: [Depth; QUEUES.len()],
+    ages: &'a [(&'a ProgrammerId, Duration)],
+    now: Timestamp,
+}
+
+impl Numbers<'_> {
+    fn emit(&self) {
+        let Self { status, others, ages, now } = self;
+        for state in ProgrammerState::ALL {
+            let count = status.programmers.iter().filter(|programmer| programmer.state == state).count();
+            PROGRAMMERS.set_count([state.as_str()], count);
+        }
+        PROGRAMMERS_ON_BACKUP.set_count([], status.using_backup);
+        for (programmer, age) in *ages {
+            HEARTBEAT_AGE.set([programmer.as_str()], age.as_secs_f64());
+        }
+        TASKS_OPEN.set_count([], status.open_tasks);
+        for route in &status.routes {
+            let name = [route.name.as_str()];
+            TASKS_WAITING.set(name, route.waiting.map_or(f64::NAN, f64::from));
+            TASKS_RUNNING.set_count(name, route.running);
+            OLDEST_WAITING.set(name, route.oldest_waiting.map_or(0.0, |since| now.since(since).as_secs_f64()));
+        }
+        for (queue, depth) in QUEUES.into_iter().zip(others) {
+            QUEUE_MESSAGES.set([queue], messages(*depth));
+        }
+    }
+}
+
+fn messages(depth: Depth) -> f64 {
+    match depth {
+        Depth::Ready(count) => f64::from(count),
+        Depth::Missing => 0.0,
+        Depth::Unknown => f64::NAN,
+    }
+}

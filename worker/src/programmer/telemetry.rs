@@ -1,0 +1,83 @@
+//! What a worker tells of its programmers: their gates and the runs of their agents.
+
+use std::time::Duration;
+
+use pool_shared::heartbeat::{Gate, ShutReason};
+use pool_shared::id::ProgrammerId;
+use pool_shared::telemetry::catalog::{AGENT_RUN, AGENT_RUNS, GATE};
+use tokio::sync::watch;
+
+use super::runs::End;
+
+/// Tells of every state that the gate gets into, until the programmer is gone. The log line is in [`gate`](super::gate).
+pub async fn watch_gate(programmer: ProgrammerId, mut gate: watch::Receiver<Gate>) {
+    loop {
+        GateIs { programmer: &programmer, gate: &gate.borrow_and_update() }.emit();
+        if gate.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A gate as it is now.
+struct GateIs<'a> {
+    programmer: &'a ProgrammerId,
+    gate: &'a Gate,
+}
+
+impl GateIs<'_> {
+    fn emit(&self) {
+        let now = match self.gate {
+            Gate::Consuming => "consuming",
+            Gate::Busy { .. } => "busy",
+            Gate::Shut { reason, .. } => reason.as_str(),
+        };
+        for state in ["consuming", "busy"].into_iter().chain(ShutReason::ALL.map(ShutReason::as_str)) {
+            GATE.set_flag([self.programmer.as_str(), state], state == now);
+        }
+    }
+}
+
+/// A run of the agent is over, with its judgement and its checks.
+pub(super) struct RunEnded<'a> {
+    pub(super) programmer: &'a ProgrammerId,
+    pub(super) end: &'a End,
+    pub(super) took: Duration,
+}
+
+impl RunEnded<'_> {
+    pub(super) fn emit(&self) {
+        let outcome = match self.end {
+            End::Passed => "passed",
+            End::CheckFailed { .. } => "check_failed",
+            End::NoLlmLeft(_) => "no_llm_left",
+            End::Failed(failure) => failure.kind.as_str(),
+        };
+        let programmer = self.programmer.as_str();
+        AGENT_RUNS.add([programmer, outcome], 1);
+        AGENT_RUN.record([programmer], self.took);
+        tracing::debug!(programmer, outcome, took = ?self.took, "a run of the agent is over");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_gate_is_in_one_state_at_a_time() {
+        let programmer = ProgrammerId::new("001").expect("an id");
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let shut = Gate::Shut { reason: ShutReason::Breaker, detail: String::new() };
+            for gate in [Gate::Consuming, shut] {
+                GateIs { programmer: &programmer, gate: &gate }.emit();
+            }
+        });
+        let text = recorder.handle().render();
+        let on: Vec<&str> = text.lines().filter(|line| line.ends_with(" 1")).collect();
+        assert_eq!(on, [r#"pool_programmer_gate{programmer="001",state="breaker"} 1"#], "and the others are 0");
+    }
+}
