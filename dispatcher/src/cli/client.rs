@@ -178,8 +178,8 @@ fn client() -> reqwest::ClientBuilder {
 }
 
 /// What is above it repeats the URL.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut reason: &dyn std::error::Error = error;
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut reason = error;
     while let Some(source) = reason.source() {
         reason = source;
     }

@@ -1,7 +1,7 @@
 //! What the dispatcher says, from its server-sent events; after a break from where they broke off. What was too much to be
 //! told one by one is asked for.
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use futures_util::StreamExt as _;
 use pool_shared::broker::backoff::Backoff;
 use sse_stream::{Sse, SseStream};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Which;
 use crate::api::tasks::{TaskList, TaskView};
 use crate::cli::Client;
+use crate::cli::client::innermost;
 use crate::dashboard::hub::{Changed, Live};
 
 /// As many as the API gives at once.
@@ -85,9 +86,9 @@ impl Feed {
         };
         let mut events = SseStream::from_bytes_stream(answer.bytes_stream());
         while let Some(event) = events.next().await {
-            let event = match event.with_context(|| format!("the connection to {} broke off", self.client.url())) {
+            let event = match event {
                 Ok(event) => event,
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(anyhow!("the connection broke off ({})", innermost(&error)))),
             };
             let heard = match self.understand(&event).await {
                 Ok(heard) => heard,

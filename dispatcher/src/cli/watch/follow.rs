@@ -63,7 +63,8 @@ impl Follow {
             Heard::Connected => self.connected(),
             Heard::Lost(why) => self.lost(why),
             Heard::State(live) => self.state(*live),
-            Heard::Tasks(tasks) => tasks.into_iter().filter_map(|task| self.task(task, true)).collect(),
+            // They come with the latest change first.
+            Heard::Tasks(tasks) => tasks.into_iter().rev().filter_map(|task| self.task(task, true)).collect(),
             Heard::Listed(tasks) => self.list(tasks)?,
             Heard::Failed(error) => return Err(error),
         })
@@ -191,3 +192,7 @@ fn is_known(breaker: &BreakerStatus, before: Option<&Live>) -> bool {
         None => breaker.state == BreakerState::Closed,
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+pub(in crate::cli::watch) mod tests;

@@ -16,8 +16,12 @@ use crate::dashboard::hub::Live;
 use crate::pool_view::llms::BreakerState;
 use crate::tables::{Tone, plain};
 
-/// Lines for tasks that have ended, at least.
+/// Title, tasks, money, and a line below.
+const HEAD: u16 = 4;
+const MOST_PAUSES: u16 = 3;
+/// For tasks that have ended, at least.
 const ENDED: u16 = 5;
+const FOOT: u16 = 1;
 
 pub(super) struct Picture<'a> {
     pub(super) url: &'a str,
@@ -30,18 +34,15 @@ pub(super) struct Picture<'a> {
 
 pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
     let live = picture.follow.live.as_ref();
-    let programmers = live.map_or(0, |live| live.status.programmers.len());
-    let routes = live.map_or(0, |live| rows(live.status.routes.len()));
-    let breakers = live.map_or(0, |live| rows(open_breakers(live)));
-    let notes = live.map_or(0, |live| u16::try_from(live.pauses.len()).unwrap_or(u16::MAX).min(3));
+    let heights = live.map(|live| Heights::of(live, frame.area().height)).unwrap_or_default();
     let [head, pauses, team, queues, shut, ended, foot] = Layout::vertical([
-        Constraint::Length(3),
-        Constraint::Length(notes),
-        Constraint::Max(rows(programmers)),
-        Constraint::Max(routes),
-        Constraint::Max(breakers),
+        Constraint::Length(HEAD),
+        Constraint::Length(heights.pauses),
+        Constraint::Length(heights.programmers),
+        Constraint::Length(heights.routes),
+        Constraint::Length(heights.breakers),
         Constraint::Min(ENDED),
-        Constraint::Length(1),
+        Constraint::Length(FOOT),
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(picture.head()), head);
@@ -53,6 +54,26 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
     }
     frame.render_widget(picture.ended(), ended);
     frame.render_widget(Paragraph::new("q ends it · ↑ ↓ scroll").style(picture.muted()), foot);
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Heights {
+    pauses: u16,
+    programmers: u16,
+    routes: u16,
+    breakers: u16,
+}
+
+impl Heights {
+    /// Where not everything fits, the routes go first, then programmers have to be scrolled.
+    fn of(live: &Live, height: u16) -> Self {
+        let pauses = u16::try_from(live.pauses.len()).unwrap_or(u16::MAX).min(MOST_PAUSES);
+        let breakers = rows(open_breakers(live));
+        let left = height.saturating_sub(HEAD + pauses + breakers + ENDED + FOOT);
+        let (programmers, routes) = (rows(live.status.programmers.len()), rows(live.status.routes.len()));
+        let routes = if programmers.saturating_add(routes) <= left { routes } else { 0 };
+        Self { pauses, programmers: programmers.min(left), routes, breakers }
+    }
 }
 
 /// A header, a row each and a line between this and what is next.
@@ -90,7 +111,7 @@ impl Picture<'_> {
                 Span::styled(plain(trouble), self.style(Tone::Warning))
             }
             (Ok(()), _) => Span::styled("live", self.style(Tone::Good)),
-            (Err(why), _) => Span::styled(plain(&format!("{why}; trying again")), self.style(Tone::Bad)),
+            (Err(why), _) => Span::styled(plain(&format!("trying again: {why}")), self.style(Tone::Bad)),
         };
         let title = Line::from(vec![
             Span::styled("Programmer Pool", Self::bold()),
@@ -106,13 +127,10 @@ impl Picture<'_> {
             Span::styled(format!("{} succeeded", count("succeeded")), self.style(Tone::Good)),
             Span::raw(" · "),
             Span::styled(format!("{bad} failed"), self.style(if bad == 0 { Tone::Plain } else { Tone::Bad })),
-            Span::raw(" · "),
-            Span::styled(
-                budget(&status.budget),
-                self.style(if status.budget.alert { Tone::Warning } else { Tone::Plain }),
-            ),
         ]);
-        vec![title, numbers]
+        let tone = if status.budget.alert { Tone::Warning } else { Tone::Plain };
+        let money = Line::styled(budget(&status.budget), self.style(tone));
+        vec![title, numbers, money]
     }
 
     fn pauses(&self, live: &Live) -> Vec<Line<'static>> {
@@ -138,7 +156,7 @@ impl Picture<'_> {
         let from = self.scrolled.min(all.len().saturating_sub(fit));
         let rows = all.iter().skip(from).map(|one| self.programmer(live, one)).collect();
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
-        let widths = [Constraint::Length(8), Constraint::Length(5), Constraint::Length(6), llm, Constraint::Fill(1)];
+        let widths = [Constraint::Length(10), Constraint::Length(5), Constraint::Length(6), llm, Constraint::Fill(1)];
         self.table(&["programmer", "state", "for", "LLM", "doing"], rows, &widths)
     }
 
@@ -226,3 +244,7 @@ fn span(to: Timestamp, from: Timestamp) -> String {
         86_400.. => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
 }
+
+#[cfg(test)]
+#[path = "picture_tests.rs"]
+mod tests;
