@@ -28,7 +28,7 @@ fn live(programmers: usize) -> Live {
             "programmers": (1..=programmers).map(programmer).collect::<Vec<_>>()
         },
         "pauses": [{"target": {"what": "all"}, "pause": "pause", "since": "2026-01-31T12:00:00Z"}],
-        "counts": {"queued": 3, "running": 1, "succeeded": 12}, "running": {"t1": "words \u{1b}[31m of a task"}, "trouble": null
+        "counts": {"queued": 3, "running": 1, "succeeded": 12}, "dead": null, "running": {"t1": "words \u{1b}[31m of a task"}, "trouble": null
     }))
     .expect("a state")
 }

@@ -153,9 +153,17 @@ const taskView = (id) => {
       ...fact("Retry of", message?.retry_of && h("a", { class: "mono", href: `#/tasks/${encodeURIComponent(message.retry_of)}` }, message.retry_of)),
       ...fact("Labels", Object.keys(task.labels ?? {}).length ? h("span", { class: "chips" }, Object.entries(task.labels).map(([key, value]) => h("a", { class: "chip", href: `#/tasks?${new URLSearchParams({ label: `${key}=${value}` })}` }, `${key}=${value}`))) : ""));
   };
+  // One question at a time, and one more when something has changed meanwhile.
+  let asking = false;
+  let askAgain = false;
   const showWhy = async () => {
     if (!task || task.status !== "queued" || reasons === false) return;
+    askAgain = asking;
+    if (asking) return;
+    asking = true;
     const answer = await get(path(id, "/why")).catch((error) => error);
+    asking = false;
+    if (askAgain) setTimeout(showWhy, 1000);
     if (closed || task.status !== "queued") return;
     if (answer instanceof Error) {
       if (answer.missing) reasons = false;
