@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 pub(in crate::cli::watch) fn task(id: &str, status: &str, at: u64) -> TaskView {
-    let ended = (status != "queued" && status != "running").then(|| pool_shared::time::Timestamp(at));
+    let ended = (status != "queued" && status != "running").then_some(pool_shared::time::Timestamp(at));
     serde_json::from_value(json!({
         "id": id, "status": status, "route": "fast", "labels": {"run_id": "7"}, "submitted_at": "2026-01-31T12:00:00Z",
         "attempts": 1, "programmer": null, "attempt": null, "started_at": null, "finished_at": ended, "cost_usd": null,

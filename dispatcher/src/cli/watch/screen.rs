@@ -78,11 +78,15 @@ pub(super) async fn run(heard: &mut Receiver<Heard>, follow: &mut Follow, url: &
 
 fn wish(event: &Event) -> Wish {
     let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else { return Wish::Nothing };
-    match code {
-        KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => Wish::End,
-        KeyCode::Char('q') | KeyCode::Esc => Wish::End,
-        KeyCode::Up | KeyCode::Char('k') => Wish::Up,
-        KeyCode::Down | KeyCode::Char('j') => Wish::Down,
-        _ => Wish::Nothing,
+    let is = |keys: &[KeyCode]| keys.contains(code);
+    if is(&[KeyCode::Char('q'), KeyCode::Esc]) || is(&[KeyCode::Char('c')]) && modifiers.contains(KeyModifiers::CONTROL)
+    {
+        Wish::End
+    } else if is(&[KeyCode::Up, KeyCode::Char('k')]) {
+        Wish::Up
+    } else if is(&[KeyCode::Down, KeyCode::Char('j')]) {
+        Wish::Down
+    } else {
+        Wish::Nothing
     }
 }
