@@ -124,6 +124,9 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Words, the dispatcher's URL, the environment; the exit status, and parts of what is said.
+type Case<'a> = (&'a [&'a str], &'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_says_what_to_do() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
@@ -134,7 +137,7 @@ async fn every_error_says_what_to_do() {
     drop(other);
     let with: &[(&str, &str)] = &[("POOL_API_TOKEN", SECRET)];
     let wrong: &[(&str, &str)] = &[("POOL_API_TOKEN", "another-token-altogether")];
-    let cases: [(&[&str], &str, &[(&str, &str)], i32, &[&str]); 8] = [
+    let cases: [Case<'_>; 8] = [
         (&["status"], &nobody, &[], 1, &["no dispatcher answers at", "dispatcher serve", "POOL_URL"]),
         (&["status"], "ftp://x", &[], 2, &["--url", "http://"]),
         (&["status"], &format!("{url}/elsewhere"), &[], 1, &["nothing at this path"]),

@@ -146,9 +146,7 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
         let (kind, text) = (made[0].as_str().unwrap_or_default(), made[1].as_str().unwrap_or_default());
         assert!(kind.starts_with(&format!("text/{form}")) && text.contains("001"), "{form}: {kind} {text}");
     }
-    browser
-        .script(&format!("location.hash = '#/report?' + new URLSearchParams({{since: 'all', by: 'label:run_id'}})"))
-        .await;
+    browser.script("location.hash = '#/report?' + new URLSearchParams({since: 'all', by: 'label:run_id'})").await;
     browser.until("by a label", r#"document.querySelector(".report tbody th")?.innerText.includes("<img")"#).await;
     is_plain(&browser).await;
 }
