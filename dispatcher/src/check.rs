@@ -3,7 +3,6 @@
 
 mod tables;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,11 +10,16 @@ use pool_shared::config::{Env, Mistakes, Pool, config_hash, load};
 use pool_shared::routing::Routes;
 use serde_json::{Value, json};
 
-use crate::cli::Format;
+use crate::cli::{Format, print};
 use crate::llm_probe::{self, LlmReport};
 
 /// Says what is wrong with the pool file, or shows the pool and its routes
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 all is well; 1 an LLM is not available (--llms); 2 the pool file has mistakes.\n\nExamples:\n  \
+    dispatcher check --pool config/pool.yaml\n  \
+    dispatcher check --llms"
+)]
 pub struct CheckArgs {
     /// The pool file
     #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
@@ -51,14 +55,6 @@ pub async fn run(args: CheckArgs) -> ExitCode {
     let (verdict, text) = report(&args, &Env::of_process()).await;
     let printed = print(&text);
     if verdict == Verdict::Good { printed } else { verdict.into() }
-}
-
-/// Writes to stdout; a reader that has gone away is its own decision.
-pub(crate) fn print(text: &str) -> ExitCode {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
 }
 
 async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {

@@ -100,6 +100,15 @@ impl ShutReason {
             Self::Budget => "budget",
         }
     }
+
+    /// Whether it says that something is wrong with the process, and not merely what an operator, the breakers or the
+    /// budget want.
+    pub fn is_trouble(self) -> bool {
+        match self {
+            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
+            Self::Draining | Self::Paused | Self::Breaker | Self::Budget => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,11 +8,14 @@ use crate::id::{AttemptId, ProgrammerId};
 /// The AMQP property `type` of these messages.
 pub const KIND: &str = "progress";
 
-/// A piece of the agent's output.
+/// A piece of what the agent or an acceptance check has printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub attempt: AttemptId,
     pub programmer: ProgrammerId,
+    /// The check; None: the agent. A check's first piece comes when it begins, and may be empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
     /// Bytes between the last piece and this one that nobody will see.
     #[serde(default)]
     pub skipped: u64,

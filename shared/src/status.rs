@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Programmer;
-use crate::heartbeat::Gate;
+use crate::heartbeat::{Gate, ShutReason};
 use crate::id::{ProgrammerId, TaskId};
 use crate::llm::Fault;
 use crate::standing::{Standing, explain};
@@ -42,6 +42,8 @@ pub struct ProgrammerStatus {
     pub state: ProgrammerState,
     /// Why it is shut or down; which task it works on.
     pub reason: String,
+    /// Why it is shut, in a word.
+    pub shut: Option<ShutReason>,
     pub task: Option<TaskId>,
     pub since: Option<Timestamp>,
     /// The process that holds it.
@@ -91,6 +93,7 @@ pub fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, seen:
         port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
         state: gate.state,
         reason: gate.reason,
+        shut: gate.shut,
         task: gate.task,
         since: gate.since,
         worker: seen.map(|seen| seen.worker),
@@ -108,12 +111,13 @@ pub fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, seen:
 struct GateStatus {
     state: ProgrammerState,
     reason: String,
+    shut: Option<ShutReason>,
     task: Option<TaskId>,
     since: Option<Timestamp>,
 }
 
 fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Option<&Gate>) -> GateStatus {
-    let without_task = |state, reason| GateStatus { state, reason, task: None, since: None };
+    let without_task = |state, reason| GateStatus { state, reason, shut: None, task: None, since: None };
     match gate {
         None => {
             let unheard = standing.pool.load_balancing.health_check_interval.as_secs();
@@ -124,6 +128,7 @@ fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Option<&G
         Some(Gate::Busy { task, since }) => GateStatus {
             state: ProgrammerState::Busy,
             reason: format!("working on {task}"),
+            shut: None,
             task: Some(task.clone()),
             since: Some(*since),
         },
@@ -131,7 +136,8 @@ fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Option<&G
             // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
             let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
             let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
-            without_task(ProgrammerState::Shut, format!("{}: {detail}", reason.as_str()))
+            let words = format!("{}: {detail}", reason.as_str());
+            GateStatus { shut: Some(*reason), ..without_task(ProgrammerState::Shut, words) }
         }
     }
 }

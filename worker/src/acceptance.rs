@@ -41,18 +41,18 @@ impl Checked {
 ///
 /// They may write whatever they like: `Worktree::collect` and `Worktree::commit` come before, so that nothing a check
 /// writes gets into the patch, and `Worktree::clean` too, so that the checks see exactly what the patch holds.
-/// `path` is the `PATH` in which programs are found; `scratch` becomes the home directory.
+/// `path` is the `PATH` in which programs are found; `scratch` becomes the home directory. `watch` is asked for each check, by its name, when it begins.
 pub async fn run_checks(
     checks: &[AcceptanceCheck],
     config: &config::Acceptance,
     place: &Place<'_>,
-    watch: &Watch,
+    watch: impl Fn(&str) -> Watch,
 ) -> Checked {
     let mut checked = Checked::default();
     for check in checks {
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let command = place.command(check, timeout);
-        let finished = place.sandbox.run(command, watch).await;
+        let finished = place.sandbox.run(command, &watch(&check.name)).await;
         let finished = finished.as_ref();
         checked.duration += finished.map_or(Duration::ZERO, |finished| finished.duration);
         checked.cancelled |= finished.is_ok_and(|finished| finished.exit == Exit::Cancelled);

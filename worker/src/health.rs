@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::status::BrokerStatus;
 use pool_shared::config::{self, Pool};
-use pool_shared::heartbeat::{Gate, ShutReason};
+use pool_shared::heartbeat::Gate;
 use pool_shared::id::ProgrammerId;
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerStatus, Seen, programmer_status};
@@ -122,12 +122,7 @@ fn trouble_of(process: &Process) -> Option<String> {
 fn unfit(gate: &Gate) -> Option<String> {
     match gate {
         Gate::Consuming | Gate::Busy { .. } => None,
-        Gate::Shut { reason, detail } => match reason {
-            ShutReason::Config | ShutReason::Clock | ShutReason::Log | ShutReason::Held | ShutReason::Broker => {
-                Some(format!("{}: {detail}", reason.as_str()))
-            }
-            ShutReason::Draining | ShutReason::Paused | ShutReason::Breaker | ShutReason::Budget => None,
-        },
+        Gate::Shut { reason, detail } => reason.is_trouble().then(|| format!("{}: {detail}", reason.as_str())),
     }
 }
 
@@ -190,6 +185,7 @@ struct Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_shared::heartbeat::ShutReason;
 
     #[test]
     fn a_programmer_is_ready_unless_something_is_wrong_with_its_process() {

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
+use clap_complete::Shell;
 use pool_shared::config::{Env, Pool, load};
 use pool_shared::id::ProgrammerId;
 use pool_shared::telemetry::{LogFormat, init_logs, init_metrics};
@@ -21,16 +22,31 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process that hosts programmers: each takes one coding task at a time and works on it with its agent.
 #[derive(Parser)]
-#[command(name = "worker", version, arg_required_else_help = true)]
+#[command(
+    name = "worker",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done; 1 it failed; 2 the command line or the pool file is wrong.\n\nExamples:\n  \
+    worker run --programmers 001,002\n  \
+    worker run --all --pool config/pool.yaml"
+)]
 enum Command {
     /// Work until SIGTERM; then finish what is running. A second signal does not wait
+    #[command(after_help = "Examples:\n  \
+        worker run --programmers 001,002\n  \
+        worker run --any 2 --listen 0.0.0.0:6150\n  \
+        worker run --all --pool config/pool.yaml")]
     Run(RunArgs),
     /// Ask the process that serves `--listen` here whether it is well; exit status 1 when it is not
+    #[command(after_help = "Example:\n  worker health --address 127.0.0.1:6150")]
     Health {
         /// The address of its `--listen`
         #[arg(long, default_value = "127.0.0.1:6150")]
         address: SocketAddr,
     },
+    /// Print what makes a shell complete the words of this program
+    #[command(after_help = "Example:\n  worker completions bash >~/.local/share/bash-completion/completions/worker")]
+    Completions { shell: Shell },
     /// What an agent is started through; not for people
     #[command(name = worker::sandbox::HELPER_COMMAND, hide = true)]
     SandboxExec,
@@ -81,6 +97,10 @@ fn main() -> ExitCode {
     let args = match Command::parse() {
         Command::Run(args) => args,
         Command::Health { address } => return ask_health(address),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Command::command(), "worker", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
         Command::SandboxExec => return ExitCode::FAILURE,
     };
     let pool = match load(&args.pool, &Env::of_process()) {
@@ -145,7 +165,9 @@ fn ask_health(address: SocketAddr) -> ExitCode {
             if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("error: no worker answers on {address}: {error}");
+            eprintln!(
+                "error: no worker answers on {address} ({error}); start one with `worker run --listen {address}`, or set --address"
+            );
             ExitCode::FAILURE
         }
     }
@@ -164,4 +186,25 @@ fn end_on_signals(ending: Ending) -> anyhow::Result<()> {
         std::process::exit(1);
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_an_example_that_is_right() {
+        let mut root = Command::command();
+        root.build();
+        let commands = root.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
+        for command in commands.chain([&root]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().map(str::trim).filter(|line| line.starts_with("worker ")).collect();
+            assert!(!examples.is_empty(), "{} has an example", command.get_name());
+            for line in examples {
+                let call = line.split(" >").next().unwrap_or_default().split_whitespace();
+                assert!(Command::try_parse_from(call).is_ok(), "{line}");
+            }
+        }
+    }
 }

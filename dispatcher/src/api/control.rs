@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use pool_shared::event::Decision;
-use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::object::object;
 use pool_shared::pause::{Pause, Target};
@@ -63,12 +63,17 @@ pub struct PauseList {
 
 /// `GET /programmer_pool/pauses`.
 pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
+    Json(PauseList { pauses: app.process.log.read(paused) })
+}
+
+/// What is paused at this place of the log.
+pub(crate) fn paused(fold: &Fold) -> Vec<PauseView> {
     let view = |(target, paused): (&Target, &pool_shared::fold::pauses::Paused)| PauseView {
         target: target.clone(),
         pause: paused.pause,
         since: paused.since,
     };
-    Json(PauseList { pauses: app.process.log.read(|fold| fold.pauses.iter().map(view).collect()) })
+    fold.pauses.iter().map(view).collect()
 }
 
 pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {

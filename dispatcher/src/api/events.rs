@@ -104,8 +104,9 @@ struct Told {
     every: tokio::time::Interval,
 }
 
-/// `GET /tasks/{id}/events`: `timeline` with all lines whenever there is a new one, `output` with what the agent has printed
-/// since (`reset` says that it begins anew). A new connection gets everything.
+/// `GET /tasks/{id}/events`: `timeline` with all lines whenever there is a new one, `output` with what the agent and the
+/// acceptance checks have printed since (`reset` says that it begins anew): sections, one after another; the first goes on
+/// with the last one that was told when it is of the same. A new connection gets everything.
 pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, Problem> {
     let place = place(&app)?;
     let view = known(&app, &id)?;
@@ -150,16 +151,14 @@ impl Told {
     fn output(&mut self, version: u64) -> Event {
         let now = self.app.outputs.of(&self.view.id);
         let before = self.output.take().and_then(|(_, output)| output);
-        let data = match (&before, &now) {
-            (_, None) => json!({"reset": true, "text": ""}),
-            (Some(before), Some(now)) if before.attempt == now.attempt && before.left_out == now.left_out => {
-                let added = now.text.get(before.text.len()..).unwrap_or_default();
-                json!({"reset": false, "text": added})
-            }
-            (_, Some(now)) => json!({
+        let added = before.as_ref().zip(now.as_ref()).and_then(|(before, now)| now.since(before));
+        let data = match (added, &now) {
+            (Some(sections), _) => json!({"reset": false, "sections": sections}),
+            (None, Some(now)) => json!({
                 "reset": true, "attempt": now.attempt, "programmer": now.programmer, "left_out": now.left_out,
-                "text": now.text
+                "sections": now.sections
             }),
+            (None, None) => json!({"reset": true, "sections": []}),
         };
         self.output = Some((version, now));
         Event::default().event("output").data(data.to_string())

@@ -1,13 +1,16 @@
 //! `/tasks`: list, show, patch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pool_shared::config::Pool;
 use pool_shared::fold::TaskState;
+use pool_shared::fold::tasks::Tasks;
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{ResultMessage, Status};
@@ -23,6 +26,8 @@ use crate::history::Entry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
+/// So many tasks are looked through before others get their turn at the history.
+const AT_ONCE: usize = 1_000;
 /// The log names the outcome a moment before the history has the result.
 const RESULT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -124,19 +129,63 @@ pub struct Filter {
     offset: Option<usize>,
 }
 
+/// A task that may be in the list, and what it is sorted by.
+type Found = (Option<Timestamp>, TaskId);
+
 impl Filter {
-    fn matches(&self, app: &App, entries: &HashMap<TaskId, Entry>, (id, state): (&TaskId, &TaskState)) -> bool {
+    /// How many match by what the log alone can tell, and the newest of them, in no order; all of them if words are still to
+    /// be asked for.
+    fn of_log(&self, pool: &Pool, tasks: &Tasks) -> (usize, Vec<Found>) {
+        let matches = |state: &TaskState| {
+            self.status.as_ref().is_none_or(|wanted| wanted == status(state))
+                && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
+                && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
+        };
+        let matching = tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
+        if self.asks_for_words() {
+            let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
+            return (all.len(), all);
+        }
+        let (mut total, mut newest) = (0, BinaryHeap::new());
+        let most = self.offset().saturating_add(self.limit());
+        for task in matching.map(Reverse) {
+            total += 1;
+            if newest.len() < most {
+                newest.push(task);
+            } else if let Some(mut oldest) = newest.peek_mut().filter(|oldest| task < **oldest) {
+                *oldest = task;
+            }
+        }
+        (total, newest.into_iter().map(|Reverse((at, id))| (at, id.clone())).collect())
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
+    }
+
+    fn offset(&self) -> usize {
+        self.offset.unwrap_or_default()
+    }
+
+    fn asks_for_words(&self) -> bool {
+        self.label.is_some() || self.text.is_some()
+    }
+
+    /// What only the words tell that the history has of it.
+    fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
         let label = |wanted: &String| {
             let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
-            let have = entries.get(id).and_then(|entry| entry.labels.get(key));
+            let have = entry.and_then(|entry| entry.labels.get(key));
             have.is_some_and(|have| value.is_empty() || have == value)
         };
-        self.status.as_ref().is_none_or(|wanted| wanted == status(state))
-            && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
-            && self.label.as_ref().is_none_or(label)
-            && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(app, state))
-            && self.text.as_ref().is_none_or(|text| contains(id, entries.get(id), text))
+        self.label.as_ref().is_none_or(label) && self.text.as_ref().is_none_or(|text| contains(id, entry, text))
     }
+}
+
+/// The newest first, without `offset` at the beginning, at most `limit`.
+fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.into_iter().skip(filter.offset()).map(|(_, id)| id).take(filter.limit()).collect()
 }
 
 /// Of `text` in lower case.
@@ -150,10 +199,10 @@ fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
 }
 
 /// Whose work the result is; of a running task, who is asked first.
-fn llm<'a>(app: &'a App, state: &'a TaskState) -> Option<&'a LlmName> {
+fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
     match (&state.outcome, &state.owner) {
         (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => app.pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
+        (None, Some(owner)) => pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
         (None, None) => None,
     }
 }
@@ -169,28 +218,25 @@ pub struct TaskList {
 /// `GET /tasks`.
 pub async fn list(State(app): State<App>, Query(mut filter): Query<Filter>) -> Result<Json<TaskList>, Problem> {
     filter.text = filter.text.map(|text| text.to_lowercase());
-    let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-    let offset = filter.offset.unwrap_or_default();
-    // Meanwhile nothing is folded: only what is shown is copied and sorted.
-    Ok(Json(app.process.log.read(|fold| {
-        app.history.look(|entries| {
-            let mut matching: Vec<_> = fold.tasks.iter().filter(|task| filter.matches(&app, entries, *task)).collect();
-            let newest_first =
-                |a: &(&TaskId, &TaskState), b: &(&TaskId, &TaskState)| (time(b.1), b.0).cmp(&(time(a.1), a.0));
-            let total = matching.len();
-            let end = offset.saturating_add(limit);
-            if (1..total).contains(&end) {
-                matching.select_nth_unstable_by(end - 1, newest_first);
-                matching.truncate(end);
-            }
-            matching.sort_unstable_by(newest_first);
-            let shown = matching.iter().skip(offset).take(limit);
-            let view = |(id, state): &(&TaskId, &TaskState)| {
-                TaskView::new(id, state, entries.get(*id).cloned().unwrap_or_default())
-            };
-            TaskList { total, tasks: shown.map(view).collect() }
-        })
-    })))
+    let found = tokio::task::spawn_blocking(move || find(&app, &filter)).await;
+    found.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
+/// are looked through in portions, and what is shown is sorted afterwards.
+fn find(app: &App, filter: &Filter) -> TaskList {
+    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, &fold.tasks));
+    if filter.asks_for_words() {
+        let matching = |some: &[Found]| {
+            app.history.look(|entries| {
+                let matches = |(_, id): &&Found| filter.of_words(id, entries.get(id));
+                some.iter().filter(matches).cloned().collect::<Vec<_>>()
+            })
+        };
+        found = found.chunks(AT_ONCE).flat_map(matching).collect();
+        total = found.len();
+    }
+    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view(app, id)).collect() }
 }
 
 /// What lists are sorted by: when it was submitted, if that is known, else when it finished.
@@ -202,7 +248,8 @@ pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
     let id = TaskId::new(id).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
-            "the log knows no task {id}; a task that was published straight to the broker shows from its start on"
+            "the log knows no task {id}; `dispatcher watch` and the dashboard show those that it knows. One that was published \
+             straight to the broker shows from its start on"
         );
         Problem::new(StatusCode::NOT_FOUND, detail)
     })
@@ -253,3 +300,7 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
     })?;
     Ok(([(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")], patch).into_response())
 }
+
+#[cfg(test)]
+#[path = "tasks_tests.rs"]
+mod tests;

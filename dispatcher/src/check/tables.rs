@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{CellAlignment, Table};
 use pool_shared::config::{AgentKind, Pool, Programmer, SandboxLevel, config_hash};
 use pool_shared::id::{Capability, LlmName};
 use pool_shared::routing::{Route, Routes};
 
 use crate::llm_probe::LlmReport;
-use crate::tables::{lines, table};
+use crate::tables::{Rows, lines, table};
 
 /// How many routing keys of a queue are named.
 const NAMED_KEYS: usize = 4;
@@ -33,7 +32,7 @@ pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[Llm
 }
 
 /// Prices are dollars per million tokens. Programmers that differ in nothing but id and port share a row.
-fn programmers(pool: &Pool) -> Table {
+fn programmers(pool: &Pool) -> Rows {
     let mut table = table(&["Id", "Port", "LLMs, primary first", "$ in", "$ out", "Capabilities"]);
     let mut groups: Vec<Vec<&Programmer>> = Vec::new();
     for programmer in &pool.programmers {
@@ -54,11 +53,7 @@ fn programmers(pool: &Pool) -> Table {
             of.capabilities.iter().map(Capability::as_str).collect::<Vec<_>>().join(", "),
         ]);
     }
-    for column in [3, 4] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    table.align_right(&[3, 4]);
     table
 }
 
@@ -77,16 +72,14 @@ fn price(pool: &Pool, llm: &LlmName, part: fn(&pool_shared::config::Price) -> po
     }
 }
 
-fn route_table(routes: &Routes) -> Table {
+fn route_table(routes: &Routes) -> Rows {
     let mut table = table(&["Queue", "Served by", "Keys", "Tasks that require"]);
     for route in routes.all() {
         let served_by =
             format!("{} ({})", ranges(route.eligible.iter().map(ToString::to_string)), route.eligible.len());
         table.add_row([route.queue(), served_by, route.keys.len().to_string(), named_keys(route)]);
     }
-    if let Some(column) = table.column_mut(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    table.align_right(&[2]);
     table
 }
 

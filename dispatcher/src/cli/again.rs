@@ -7,10 +7,9 @@ use pool_shared::id::TaskId;
 use pool_shared::result::Status;
 use serde_json::json;
 
-use super::{Client, Format, PoolUrl};
+use super::{Client, Shown, complain};
 use crate::api::again::Requeued;
 use crate::api::tasks::TaskList;
-use crate::check::print;
 use crate::dead::retry::Retried;
 
 /// As many as a list of the API holds.
@@ -18,11 +17,11 @@ const MOST: usize = 5_000;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExamples:\n  \
+    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExit status: 0 all were submitted again, 1 one was not.\n\nExamples:\n  \
     dispatcher retry t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     dispatcher retry --failed --label run_id=7"
 )]
-pub struct RetryArgs {
+pub(super) struct RetryArgs {
     #[arg(required_unless_present = "failed", conflicts_with = "failed")]
     ids: Vec<TaskId>,
     /// Every task that has failed (with --label: of those)
@@ -34,10 +33,8 @@ pub struct RetryArgs {
     /// Also tasks that have succeeded
     #[arg(long)]
     force: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 #[derive(Debug, clap::Args)]
@@ -45,15 +42,13 @@ pub struct RetryArgs {
     after_help = "The pool finds lost messages by itself after `dispatcher.repair_after_s`. Of two copies of a task one is done.\n\nExample:\n  \
     dispatcher requeue t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
 )]
-pub struct RequeueArgs {
+pub(super) struct RequeueArgs {
     id: TaskId,
     /// Also a task that somebody works on: whoever takes it next begins anew
     #[arg(long)]
     force: bool,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 fn body(force: bool) -> Vec<u8> {
@@ -61,7 +56,7 @@ fn body(force: bool) -> Vec<u8> {
 }
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.url)?;
+    let client = args.shown.client()?;
     let ids = if args.failed { failed(&client, args.label.as_deref()).await? } else { args.ids };
     let (mut retried, mut refused) = (Vec::new(), 0);
     for id in &ids {
@@ -69,14 +64,11 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
             Ok(one) => retried.push(one),
             Err(error) => {
                 refused += 1;
-                eprintln!("error: {error:#}");
+                complain(&error);
             }
         }
     }
-    let printed = print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&retried)?),
-        Format::Table => text(&retried),
-    });
+    let printed = args.shown.print(&retried, |retried| text(retried))?;
     Ok(if refused == 0 { printed } else { ExitCode::FAILURE })
 }
 
@@ -99,9 +91,6 @@ async fn failed(client: &Client, label: Option<&str>) -> anyhow::Result<Vec<Task
 
 pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/tasks/{}/requeue", args.id);
-    let done: Requeued = Client::new(&args.url)?.post(&path, body(args.force)).await?;
-    Ok(print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&done)?),
-        Format::Table => format!("{}\n", done.detail),
-    }))
+    let done: Requeued = args.shown.client()?.post(&path, body(args.force)).await?;
+    args.shown.print(&done, |done| format!("{}\n", done.detail))
 }

@@ -6,15 +6,17 @@ use std::process::ExitCode;
 
 use pool_shared::money::MicroUsd;
 
-use super::{Client, Format, PoolUrl};
+use super::Shown;
 use crate::api::budget::{NewLimit, Span};
-use crate::check::print;
 use crate::pool_view::llms::BudgetStatus;
 use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub struct BudgetArgs {
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  dispatcher budget\n  dispatcher budget set --limit 60 --today"
+)]
+pub(super) struct BudgetArgs {
     #[command(subcommand)]
     change: Option<Change>,
     #[command(flatten)]
@@ -24,6 +26,7 @@ pub struct BudgetArgs {
 #[derive(Debug, clap::Subcommand)]
 enum Change {
     /// Set another limit for the day that it is now
+    #[command(after_help = "Example:\n  dispatcher budget set --limit 7.50 --today")]
     Set {
         /// US dollars, for example 60 or 7.50
         #[arg(long, value_name = "USD")]
@@ -37,26 +40,15 @@ enum Change {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Shown {
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    #[command(flatten)]
-    url: PoolUrl,
-}
-
 pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
-    let (status, format) = match args.change {
-        None => (Client::new(&args.show.url)?.get("/budget").await?, args.show.format),
+    let (status, shown): (BudgetStatus, Shown) = match args.change {
+        None => (args.show.client()?.get("/budget").await?, args.show),
         Some(Change::Set { limit, today: _, show }) => {
             let body = serde_json::to_vec(&NewLimit { limit_usd: limit, span: Span::Today })?;
-            (Client::new(&show.url)?.post("/budget", body).await?, show.format)
+            (show.client()?.post("/budget", body).await?, show)
         }
     };
-    Ok(print(&match format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&status)?),
-        Format::Table => text(&status),
-    }))
+    shown.print(&status, text)
 }
 
 fn text(budget: &BudgetStatus) -> String {

@@ -1,13 +1,19 @@
-//! The HTTP API as the command line uses it.
+//! The HTTP API as the command line uses it. Every error says what was asked, what is wrong, and what to do.
+
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use pool_shared::config::Env;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::PoolUrl;
 use crate::api::problem::Problem;
 use crate::api::token::VARIABLE;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// An open stream of events says something every 15 s.
+const SILENT: Duration = Duration::from_secs(40);
 
 /// A dispatcher's API.
 pub struct Client {
@@ -22,9 +28,9 @@ impl Client {
     pub fn new(url: &PoolUrl) -> anyhow::Result<Self> {
         // Fails only when another part of this process has chosen a provider: that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().context("failed to set up HTTP")?;
+        let http = client().build().context("failed to set up HTTP")?;
         let token = Env::of_process().secret(VARIABLE).map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
-        Ok(Self { http, url: url.url.trim_end_matches('/').to_owned(), token })
+        Ok(Self { http, url: url.url.as_str().trim_end_matches('/').to_owned(), token })
     }
 
     pub fn url(&self) -> &str {
@@ -35,7 +41,7 @@ impl Client {
     /// When no dispatcher answers, or it answers with a problem: its text.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = self.send(Method::GET, path, None).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the answer of {}{path} is not understood", self.url))
+        self.read(path, &body)
     }
 
     /// # Errors
@@ -49,17 +55,18 @@ impl Client {
     ///
     /// # Errors
     /// When no dispatcher answers.
-    pub async fn health(&self) -> anyhow::Result<(reqwest::StatusCode, String)> {
-        let answer = self.http.get(format!("{}/ready", self.url)).send().await;
-        let answer = answer.with_context(|| format!("no dispatcher answers at {}", self.url))?;
-        Ok((answer.status(), answer.text().await?))
+    pub async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
+        let answer = self.request(Method::GET, "/ready", None).await?;
+        let status = answer.status();
+        let body = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
+        Ok((status, self.read("/ready", &body)?))
     }
 
     /// # Errors
     /// Likewise.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> anyhow::Result<T> {
         let body = self.send(Method::POST, path, Some(body)).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the answer of {}{path} is not understood", self.url))
+        self.read(path, &body)
     }
 
     /// With a query.
@@ -67,8 +74,7 @@ impl Client {
     /// # Errors
     /// Likewise.
     pub async fn get_with<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
-        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query);
-        let url = url.with_context(|| format!("{} is no URL; set POOL_URL", self.url))?;
+        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query)?;
         self.get(&format!("{path}?{}", url.query().unwrap_or_default())).await
     }
 
@@ -76,11 +82,20 @@ impl Client {
     /// Likewise.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = self.send(Method::DELETE, path, None).await?;
-        serde_json::from_slice(&body).with_context(|| format!("the answer of {}{path} is not understood", self.url))
+        self.read(path, &body)
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
-        match self.ask(method, path, body).await? {
+    /// Server-sent events, from the one after `last`: an answer that has no end, and is never silent for long.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) async fn events(&self, path: &str, last: Option<&str>) -> anyhow::Result<Response> {
+        let http = client().read_timeout(SILENT).build().context("failed to set up HTTP")?;
+        let mut request = http.get(format!("{}{path}", self.url));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        match self.answered(path, self.perform(request).await?).await? {
             Ok(answer) => Ok(answer),
             Err(problem) => Err(in_words(&problem)),
         }
@@ -92,39 +107,96 @@ impl Client {
     /// When no dispatcher answers, or what answers is none.
     pub async fn try_post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Result<T, Problem>> {
         match self.ask(Method::POST, path, Some(body)).await? {
+            Ok(answer) => self.read(path, &answer).map(Ok),
+            Err(problem) => Ok(Err(problem)),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(body).with_context(|| {
+            format!(
+                "the answer of {}{path} is not understood; is it a dispatcher of this version? (--url or POOL_URL)",
+                self.url
+            )
+        })
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
+        match self.ask(method, path, body).await? {
+            Ok(answer) => Ok(answer),
+            Err(problem) => Err(in_words(&problem)),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Result<Vec<u8>, Problem>> {
+        match self.answered(path, self.request(method, path, body).await?).await? {
             Ok(answer) => {
-                let read = serde_json::from_slice(&answer);
-                read.map(Ok).with_context(|| format!("the answer of {}{path} is not understood", self.url))
+                let bytes = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
+                Ok(Ok(bytes.to_vec()))
             }
             Err(problem) => Ok(Err(problem)),
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Result<Vec<u8>, Problem>> {
+    async fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Response> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
+        self.perform(request).await
+    }
+
+    async fn perform(&self, mut request: RequestBuilder) -> anyhow::Result<Response> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let answer = request.send().await.with_context(|| {
-            format!("no dispatcher answers at {}; start one with `dispatcher serve`, or set POOL_URL", self.url)
-        })?;
+        request.send().await.map_err(|error| {
+            let reason = innermost(&error);
+            anyhow!(
+                "no dispatcher answers at {} ({reason}); start one with `dispatcher serve`, or set --url or POOL_URL",
+                self.url
+            )
+        })
+    }
+
+    /// The answer if it is a good one, or the problem that it tells.
+    async fn answered(&self, path: &str, answer: Response) -> anyhow::Result<Result<Response, Problem>> {
         let status = answer.status();
-        let bytes = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
         if status.is_success() {
-            return Ok(Ok(bytes.to_vec()));
+            return Ok(Ok(answer));
         }
+        let bytes = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => Ok(Err(problem)),
-            Err(_) => bail!("{}{path} answered {status}", self.url),
+            Err(_) => bail!("{}{path} answered {status}: that is no dispatcher; set --url or POOL_URL", self.url),
         }
     }
 }
 
-/// A problem as an error for people.
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN)
+}
+
+/// What is above it repeats the URL.
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut reason = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    reason.to_string()
+}
+
+/// A problem as an error for people, with the next step where the dispatcher cannot know it.
 pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
     let errors = problem.errors.iter().map(|error| format!("\n  task {}: {}", error.index, error.message));
-    anyhow::anyhow!("{}{}", problem.detail, errors.collect::<String>())
+    anyhow!("{}{}{}", problem.detail, errors.collect::<String>(), next_step(problem))
+}
+
+fn next_step(problem: &Problem) -> String {
+    match (problem.status, problem.retry_after_s) {
+        (401, _) => format!("\nset {VARIABLE} (or {VARIABLE}_FILE, a file) to what it is where the dispatcher runs"),
+        (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
+        (503, None) => "\ntry again in a while; `dispatcher health` says how the dispatcher is".to_owned(),
+        (_, None) => String::new(),
+    }
 }

@@ -7,10 +7,9 @@ use pool_shared::id::{ProgrammerId, TaskId};
 use pool_shared::pause::{Pause, Target};
 use pool_shared::status::ProgrammerState;
 
-use super::{Client, Format, PoolUrl};
+use super::{Client, Format, Shown, complain};
 use crate::api::control::{EndOfPause, NewPause, PauseList};
 use crate::api::tasks::TaskView;
-use crate::check::print;
 use crate::pool_view::PoolStatus;
 use crate::tables::{lines, table};
 
@@ -18,14 +17,14 @@ use crate::tables::{lines, table};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
-pub struct CancelArgs {
+#[command(after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
+    dispatcher cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+pub(super) struct CancelArgs {
     /// Ids of tasks: a waiting one never starts, a running one is stopped
     #[arg(required = true)]
     ids: Vec<TaskId>,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,7 +53,7 @@ impl Which {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct PauseArgs {
+pub(super) struct PauseArgs {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -62,7 +61,8 @@ pub struct PauseArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct DrainArgs {
+#[command(after_help = "Examples:\n  dispatcher drain --programmer 003\n  dispatcher drain --programmer 003 --no-wait")]
+pub(super) struct DrainArgs {
     /// The programmer; what it works on may go on for `dispatcher.drain_timeout_s`, then it is given back
     #[arg(long, value_name = "ID")]
     programmer: ProgrammerId,
@@ -73,49 +73,39 @@ pub struct DrainArgs {
     shown: Shown,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct Shown {
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    #[command(flatten)]
-    url: PoolUrl,
-}
-
 pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.url)?;
+    let client = args.shown.client()?;
     let (mut cancelled, mut failed): (Vec<TaskView>, bool) = (Vec::new(), false);
     for id in &args.ids {
         match client.delete(&format!("/tasks/{id}")).await {
             Ok(view) => cancelled.push(view),
             Err(error) => {
-                eprintln!("error: {error:#}");
+                complain(&error);
                 failed = true;
             }
         }
     }
-    let code = print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&cancelled)?),
-        Format::Table => cancelled.iter().map(|view| format!("{}: {}\n", view.id, view.status)).collect(),
-    });
+    let text = |all: &Vec<TaskView>| all.iter().map(|view| format!("{}: {}\n", view.id, view.status)).collect();
+    let code = args.shown.print(&cancelled, text)?;
     Ok(if failed { ExitCode::FAILURE } else { code })
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
     let body = serde_json::to_vec(&NewPause { target: args.which.target(), pause: Pause::Pause })?;
-    show(&Client::new(&args.shown.url)?.post("/programmer_pool/pause", body).await?, args.shown.format)
+    show(&args.shown.client()?.post("/programmer_pool/pause", body).await?, args.shown.format)
 }
 
 pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
     let body = serde_json::to_vec(&EndOfPause { target: args.which.target() })?;
-    show(&Client::new(&args.shown.url)?.post("/programmer_pool/resume", body).await?, args.shown.format)
+    show(&args.shown.client()?.post("/programmer_pool/resume", body).await?, args.shown.format)
 }
 
-pub(super) async fn pauses(shown: Shown) -> anyhow::Result<ExitCode> {
-    show(&Client::new(&shown.url)?.get("/programmer_pool/pauses").await?, shown.format)
+pub(super) async fn pauses(shown: &Shown) -> anyhow::Result<ExitCode> {
+    show(&shown.client()?.get("/programmer_pool/pauses").await?, shown.format)
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.shown.url)?;
+    let client = args.shown.client()?;
     let target = Target::Programmer { id: args.programmer.clone() };
     let body = serde_json::to_vec(&NewPause { target, pause: Pause::Drain })?;
     let pauses = client.post("/programmer_pool/pause", body).await?;
@@ -144,19 +134,20 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
 }
 
 fn show(list: &PauseList, format: Format) -> anyhow::Result<ExitCode> {
-    Ok(print(&match format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(list)?),
-        Format::Table if list.pauses.is_empty() => "nothing is paused\n".to_owned(),
-        Format::Table => {
-            let mut table = table(&["paused", "running tasks", "since"]);
-            for pause in &list.pauses {
-                let running = match pause.pause {
-                    Pause::Pause => "go on",
-                    Pause::Drain => "are given back after drain_timeout_s",
-                };
-                table.add_row([pause.target.to_string(), running.to_owned(), pause.since.to_string()]);
-            }
-            lines(table)
-        }
-    }))
+    format.print(list, text)
+}
+
+fn text(list: &PauseList) -> String {
+    if list.pauses.is_empty() {
+        return "nothing is paused\n".to_owned();
+    }
+    let mut table = table(&["paused", "running tasks", "since"]);
+    for pause in &list.pauses {
+        let running = match pause.pause {
+            Pause::Pause => "go on",
+            Pause::Drain => "are given back after drain_timeout_s",
+        };
+        table.add_row([pause.target.to_string(), running.to_owned(), pause.since.to_string()]);
+    }
+    lines(table)
 }

@@ -3,21 +3,19 @@
 use std::process::ExitCode;
 
 use pool_shared::time::Timestamp;
-use serde::Serialize;
 
-use super::{Client, Format, PoolUrl};
+use super::{Client, Shown};
 use crate::api::dead::{DeadList, DeadMessage, Dropped};
-use crate::check::print;
 use crate::dead::letter::Letter;
 use crate::dead::retry::Retried;
-use crate::tables::{keep_first_column_whole, lines, table};
+use crate::tables::{keep_first_column_whole, lines, plain, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     dispatcher dead list\n  \
     dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     dispatcher dead drop --all")]
-pub struct DeadArgs {
+pub(super) struct DeadArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -25,14 +23,17 @@ pub struct DeadArgs {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Show what is in pool.dead, and why: the oldest first
+    #[command(after_help = "Example:\n  dispatcher dead list")]
     List(Shown),
     /// Show one message: reason, properties, body
+    #[command(after_help = "Example:\n  dispatcher dead show 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Show {
         id: String,
         #[command(flatten)]
         shown: Shown,
     },
     /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
+    #[command(after_help = "Example:\n  dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Retry {
         #[arg(required = true)]
         ids: Vec<String>,
@@ -40,6 +41,9 @@ enum What {
         shown: Shown,
     },
     /// Throw messages away
+    #[command(
+        after_help = "Examples:\n  dispatcher dead drop 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  dispatcher dead drop --all"
+    )]
     Drop {
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<String>,
@@ -49,28 +53,6 @@ enum What {
         #[command(flatten)]
         shown: Shown,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Shown {
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    #[command(flatten)]
-    url: PoolUrl,
-}
-
-impl Shown {
-    fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.url)
-    }
-
-    /// The answer as it is, or these words.
-    fn print<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
-        Ok(print(&match self.format {
-            Format::Json => format!("{:#}\n", serde_json::to_value(answer)?),
-            Format::Table => text(answer),
-        }))
-    }
 }
 
 pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
@@ -147,5 +129,5 @@ fn described(message: &DeadMessage) -> String {
         text += &format!("{name}: {value}\n");
     }
     let not_text = if message.is_utf8 { "" } else { ", not all of it text" };
-    text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)
+    plain(&(text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)))
 }

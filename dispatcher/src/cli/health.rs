@@ -1,12 +1,20 @@
-//! `dispatcher health`, for the health check of a container, whose image has no HTTP client.
+//! `dispatcher health`: also for the health check of a container, whose image has no HTTP client.
 
 use std::process::ExitCode;
 
-use super::{Client, PoolUrl};
-use crate::check::print;
+use serde_json::Value;
 
-pub(super) async fn run(url: &PoolUrl) -> anyhow::Result<ExitCode> {
-    let (status, body) = Client::new(url)?.health().await?;
-    print(&format!("{body}\n"));
-    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+use super::Shown;
+
+pub(super) async fn run(shown: &Shown) -> anyhow::Result<ExitCode> {
+    let (status, health): (_, Value) = shown.client()?.health().await?;
+    let printed = shown.print(&health, text)?;
+    Ok(if status.is_success() { printed } else { ExitCode::FAILURE })
+}
+
+fn text(health: &Value) -> String {
+    let word = health["status"].as_str().unwrap_or("unknown");
+    let detail = health["detail"].as_str().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let version = health["version"].as_str().unwrap_or_default();
+    format!("{word}{detail} (version {version}, broker {})\n", health["broker"]["address"].as_str().unwrap_or("?"))
 }

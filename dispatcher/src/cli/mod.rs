@@ -1,36 +1,70 @@
-//! The command line, a file a command. `serve`, `topology` and `check` work by themselves; the others ask the HTTP API.
-//!
-//! Exit statuses: 0 done; 1 it failed, or a task of the batch did not succeed; 2 the input is wrong.
+//! The command line, a file a command. `serve`, `topology`, `check`, `schema` and `completions` work by themselves; the
+//! others ask the HTTP API.
 
 mod again;
 mod budget;
 mod client;
+mod completions;
 mod control;
 mod dead;
 mod health;
 mod report;
 mod serve;
 mod show;
+mod shown;
 mod status;
 mod submit;
+mod watch;
 mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
+use clap::ColorChoice;
 use pool_shared::config::{Env, Pool, load, schema_text};
 
 use crate::api::routes::document;
 use crate::check;
 pub use client::Client;
+pub(crate) use shown::print;
+pub use shown::{Format, PoolUrl, Shown, complain};
 
-/// How answers are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    #[default]
-    Table,
-    Json,
+/// The manager of a pool of programmers: takes coding tasks, hands them out over RabbitMQ, brings results back.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "dispatcher",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done; 1 it failed, was refused, or a task did not succeed; 2 the command line or a file is wrong.\n\n\
+    Environment: POOL_URL where a dispatcher serves its API, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) its token, POOL_FILE the pool file, \
+    NO_COLOR for no colors.\n\nExamples:\n  \
+    dispatcher check --pool config/pool.yaml\n  \
+    dispatcher submit tasks.yaml --wait\n  \
+    dispatcher watch"
+)]
+pub struct Arguments {
+    /// Colors: auto is on a terminal only, and not with NO_COLOR
+    #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+impl Arguments {
+    /// Runs what the command line says.
+    ///
+    /// # Errors
+    /// What went wrong, for people; exit status 1.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+        self.command.run().await
+    }
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -40,18 +74,12 @@ pub struct PoolFile {
     pool: PathBuf,
 }
 
-#[derive(Debug, Clone, clap::Args)]
-pub struct PoolUrl {
-    /// Where a dispatcher serves its API
-    #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141")]
-    url: String,
-}
-
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+enum Command {
     /// Run the manager: take tasks in, bring results back, serve the HTTP API
     Serve(serve::ServeArgs),
     /// Declare the exchanges, queues and streams, bind the routes of the pool file, and end
+    #[command(after_help = "Example:\n  dispatcher topology --pool config/pool.yaml")]
     Topology(PoolFile),
     /// Say what is wrong with the pool file, or show the pool and its routes
     Check(check::CheckArgs),
@@ -59,20 +87,28 @@ pub enum Command {
     Submit(Box<submit::SubmitArgs>),
     /// Show the programmers and what they do
     Status(status::StatusArgs),
+    /// Follow programmers and tasks live; with --task or --label until those tasks have ended
+    Watch(watch::WatchArgs),
     /// Ask a dispatcher whether it can do its work; exit status 1 when it cannot
-    Health(PoolUrl),
+    #[command(after_help = "Example:\n  dispatcher health --url http://127.0.0.1:6141")]
+    Health(Shown),
     /// Show what was spent today and what is left; `budget set` changes the limit of today
     Budget(budget::BudgetArgs),
     /// Cancel tasks: a waiting one never starts, a running one is stopped
     Cancel(control::CancelArgs),
     /// Let a programmer, a route or the whole pool take no more tasks; what runs goes on
+    #[command(
+        after_help = "Examples:\n  dispatcher pause --programmer 003\n  dispatcher pause --route fast\n  dispatcher pause --all"
+    )]
     Pause(control::PauseArgs),
     /// End such a pause, or a drain
+    #[command(after_help = "Example:\n  dispatcher resume --programmer 003")]
     Resume(control::PauseArgs),
     /// Let a programmer take no more tasks, and wait until it has nothing in hand
     Drain(control::DrainArgs),
     /// Show what is paused
-    Pauses(control::Shown),
+    #[command(after_help = "Example:\n  dispatcher pauses")]
+    Pauses(Shown),
     /// Show one task and its result
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
@@ -88,31 +124,31 @@ pub enum Command {
     /// Report what the tasks of some days came to, by LLM, programmer, route or label
     Report(report::ReportArgs),
     /// Print a JSON Schema: of a task, a result or the pool file; or the OpenAPI document of the HTTP API
+    #[command(after_help = "Examples:\n  dispatcher schema task\n  dispatcher schema openapi")]
     Schema {
         #[arg(value_parser = ["task", "result", "pool", "openapi"])]
         name: String,
     },
+    /// Print what makes a shell complete the words of this program
+    Completions(completions::CompletionsArgs),
 }
 
 impl Command {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// What went wrong, for people; exit status 1.
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
+    async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Serve(args) => serve::run(args).await,
             Self::Topology(file) => serve::topology(file).await,
             Self::Check(args) => Ok(check::run(args).await),
             Self::Submit(args) => submit::run(*args).await,
             Self::Status(args) => status::run(args).await,
-            Self::Health(url) => health::run(&url).await,
+            Self::Watch(args) => watch::run(args).await,
+            Self::Health(shown) => health::run(&shown).await,
             Self::Budget(args) => budget::run(args).await,
             Self::Cancel(args) => control::cancel(args).await,
             Self::Pause(args) => control::pause(args).await,
             Self::Resume(args) => control::resume(args).await,
             Self::Drain(args) => control::drain(args).await,
-            Self::Pauses(shown) => control::pauses(shown).await,
+            Self::Pauses(shown) => control::pauses(&shown).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
             Self::Retry(args) => again::retry(args).await,
@@ -120,11 +156,12 @@ impl Command {
             Self::Dead(args) => dead::run(args).await,
             Self::Why(args) => why::run(args).await,
             Self::Report(args) => report::run(args).await,
-            Self::Schema { name } if name == "openapi" => Ok(check::print(&schema_text(&document()))),
+            Self::Schema { name } if name == "openapi" => Ok(print(&schema_text(&document()))),
             Self::Schema { name } => match pool_shared::config::schema_named(&name) {
-                Some(schema) => Ok(check::print(&schema_text(&schema))),
+                Some(schema) => Ok(print(&schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),
             },
+            Self::Completions(args) => Ok(completions::run(&args)),
         }
     }
 }
@@ -136,3 +173,6 @@ fn pool(file: &Path) -> Result<Pool, ExitCode> {
         ExitCode::from(2)
     })
 }
+
+#[cfg(test)]
+mod tests;

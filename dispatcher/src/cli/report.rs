@@ -5,21 +5,24 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use reqwest::Url;
 
-use super::{Client, PoolUrl};
-use crate::check::print;
+use super::{Client, PoolUrl, print};
 use crate::report::query::{By, Since};
 use crate::report::{Group, Percentiles, Report, csv, html};
 use crate::tables::{keep_first_column_whole, lines, table};
 
 #[derive(Debug, clap::Args)]
-pub struct ReportArgs {
+#[command(after_help = "Examples:\n  \
+    dispatcher report --since 24h --by programmer\n  \
+    dispatcher report --format html >report.html\n  \
+    dispatcher report --since all --by label:run_id --format csv")]
+pub(super) struct ReportArgs {
     /// Tasks that ended since: 7d, 24h, 90m, a time (2026-01-31T00:00:00Z), or all
     #[arg(long, default_value = "7d", value_parser = is_since)]
     since: String,
     /// llm, programmer, route, or label:<key>, for example label:run_id
     #[arg(long, default_value_t)]
     by: By,
-    /// html is a page with plots: `dispatcher report --format html >report.html`
+    /// html is a page with plots
     #[arg(long, value_enum, default_value_t)]
     format: Form,
     #[command(flatten)]
@@ -59,7 +62,7 @@ fn text(report: &Report) -> String {
     // Two words of a head may stand above each other.
     let mut numbers =
         table(&[by, "tasks", "success", "at first", "backup", "tokens in", "tokens out", "cost", "per success"]);
-    groups().for_each(|group| _ = numbers.add_row(row(group)));
+    groups().for_each(|group| numbers.add_row(row(group)));
     let mut spans = table(&[by, "run p50", "p90", "p99", "queued p50", "p90", "p99"]);
     for group in groups() {
         let name = [group.name.clone()].into_iter();

@@ -30,7 +30,12 @@ use crate::{configure, deadlines, numbers, replies, restate, retired, retries, u
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
-pub struct ServeArgs {
+#[command(
+    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
+    dispatcher serve --pool config/pool.yaml\n  \
+    dispatcher serve --listen 127.0.0.1:7000"
+)]
+pub(super) struct ServeArgs {
     #[command(flatten)]
     pool_file: PoolFile,
     /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file

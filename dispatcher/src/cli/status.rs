@@ -4,36 +4,37 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use pool_shared::status::ProgrammerState;
+use pool_shared::status::{ProgrammerState, ProgrammerStatus};
 use tokio::time::Instant;
 
-use super::{Client, Format, PoolUrl};
-use crate::check::print;
+use super::{Client, Shown};
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
-use crate::tables::{lines, table};
+use crate::tables::{Cell, Tone, lines, table};
 
 #[derive(Debug, clap::Args)]
-pub struct StatusArgs {
-    /// Wait until every programmer of the pool is available, at most so many seconds
+#[command(
+    after_help = "Exit status: 0 shown; 1 no dispatcher answers, or programmers are not ready in time (--wait-ready).\n\nExamples:\n  \
+    dispatcher status\n  \
+    dispatcher status --wait-ready 60\n  \
+    dispatcher status --format json"
+)]
+pub(super) struct StatusArgs {
+    /// Wait until every programmer of the pool is ready, at most so many seconds: a worker holds it, and nothing is wrong
+    /// with that. A pause, an open breaker or a used-up budget is not waited for
     #[arg(long, value_name = "SECONDS")]
     wait_ready: Option<u64>,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.url)?;
+    let client = args.shown.client()?;
     let status = match args.wait_ready {
         None => client.get("/programmer_pool/status").await?,
         Some(seconds) => wait_ready(&client, Duration::from_secs(seconds)).await?,
     };
-    Ok(print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&status)?),
-        Format::Table => text(&status),
-    }))
+    args.shown.print(&status, text)
 }
 
 async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStatus> {
@@ -41,33 +42,40 @@ async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStat
     loop {
         let answer: anyhow::Result<PoolStatus> = client.get("/programmer_pool/status").await;
         match answer {
-            Ok(status) if status.unavailable == 0 => return Ok(status),
-            Ok(status) if Instant::now() >= until => bail!(
-                "{} of {} programmers are not available after {} s:\n{}",
-                status.unavailable,
-                status.pool_size,
-                limit.as_secs(),
-                unavailable(&status)
-            ),
+            Ok(status) if status.programmers.iter().all(is_ready) => return Ok(status),
+            Ok(status) if Instant::now() >= until => {
+                bail!("not every programmer is ready after {} s:\n{}", limit.as_secs(), not_ready(&status))
+            }
             Err(error) if Instant::now() >= until => return Err(error),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-fn unavailable(status: &PoolStatus) -> String {
-    let shut = status.programmers.iter().filter(|p| state_is_bad(p.state));
-    shut.map(|p| format!("  {} {}", p.agent, p.reason)).collect::<Vec<_>>().join("\n")
+fn not_ready(status: &PoolStatus) -> String {
+    let bad = status.programmers.iter().filter(|programmer| !is_ready(programmer));
+    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason)).collect::<Vec<_>>().join("\n")
 }
 
-fn state_is_bad(state: ProgrammerState) -> bool {
-    match state {
-        ProgrammerState::Idle | ProgrammerState::Busy => false,
-        ProgrammerState::Shut | ProgrammerState::Down => true,
+/// As `/ready` of the programmer itself says.
+fn is_ready(programmer: &ProgrammerStatus) -> bool {
+    match programmer.state {
+        ProgrammerState::Idle | ProgrammerState::Busy => true,
+        ProgrammerState::Shut => programmer.shut.is_some_and(|reason| !reason.is_trouble()),
+        ProgrammerState::Down => false,
     }
 }
 
-fn word(state: ProgrammerState) -> &'static str {
+pub(super) fn tone(state: ProgrammerState) -> Tone {
+    match state {
+        ProgrammerState::Idle => Tone::Good,
+        ProgrammerState::Busy => Tone::Active,
+        ProgrammerState::Shut => Tone::Warning,
+        ProgrammerState::Down => Tone::Bad,
+    }
+}
+
+pub(super) fn word(state: ProgrammerState) -> &'static str {
     match state {
         ProgrammerState::Idle => "idle",
         ProgrammerState::Busy => "busy",
@@ -81,11 +89,11 @@ fn text(status: &PoolStatus) -> String {
     for p in &status.programmers {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
         programmers.add_row([
-            p.agent.clone(),
-            word(p.state).to_owned(),
-            llm,
-            p.capabilities.join(" "),
-            p.reason.clone(),
+            p.agent.clone().into(),
+            Cell::toned(word(p.state), tone(p.state)),
+            llm.into(),
+            p.capabilities.join(" ").into(),
+            p.reason.clone().into(),
         ]);
     }
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
@@ -107,9 +115,17 @@ fn text(status: &PoolStatus) -> String {
     )
 }
 
-fn budget(budget: &BudgetStatus) -> String {
+pub(super) fn budget(budget: &BudgetStatus) -> String {
     let limit = budget.max_daily_spend_usd.map_or(String::new(), |limit| format!(" of ${limit}"));
     format!("${}{limit} spent today, ${} reserved", budget.spent_usd, budget.reserved_usd)
+}
+
+pub(super) fn breaker_word(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half-open",
+    }
 }
 
 /// Those that are not closed.
@@ -120,17 +136,20 @@ fn breakers(status: &PoolStatus) -> String {
     }
     let mut rows = table(&["breaker", "for", "state", "since", "reason", "probed at"]);
     for breaker in shut {
-        let state = match breaker.state {
-            BreakerState::Closed => "closed",
-            BreakerState::Open => "open",
-            BreakerState::HalfOpen => "half-open",
-        };
+        let state = breaker_word(breaker.state);
         let reason = breaker
             .reason
             .map_or(String::new(), |fault| format!("{} failures, last {}", breaker.failures, fault.as_str()));
         let until = breaker.until.map_or(String::new(), |until| until.to_string());
         let scope = breaker.scope.to_string();
-        rows.add_row([breaker.llm.to_string(), scope, state.to_owned(), breaker.since.to_string(), reason, until]);
+        rows.add_row([
+            breaker.llm.to_string().into(),
+            scope.into(),
+            Cell::toned(state, Tone::Bad),
+            breaker.since.to_string().into(),
+            reason.into(),
+            until.into(),
+        ]);
     }
     lines(rows)
 }

@@ -4,26 +4,21 @@ use std::process::ExitCode;
 
 use pool_shared::id::TaskId;
 
-use super::{Client, Format, PoolUrl};
-use crate::check::print;
+use super::Shown;
 use crate::tables::{lines, table};
 use crate::why::{Availability, ProgrammerWhy, Why};
 
 #[derive(Debug, clap::Args)]
-pub struct WhyArgs {
+#[command(after_help = "Example:\n  dispatcher why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+pub(super) struct WhyArgs {
     id: TaskId,
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
-    let why: Why = Client::new(&args.url)?.get(&format!("/tasks/{}/why", args.id)).await?;
-    Ok(print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&why)?),
-        Format::Table => text(&why),
-    }))
+    let why: Why = args.shown.client()?.get(&format!("/tasks/{}/why", args.id)).await?;
+    args.shown.print(&why, text)
 }
 
 fn text(why: &Why) -> String {

@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pool_shared::id::TaskId;
-use pool_shared::pause::{Pause, Target};
 use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::journal::Changes;
+use crate::api::control::{PauseView, paused};
 use crate::api::tasks::TaskView;
 use crate::api::{App, health, tasks};
 use crate::pool_view::{self, Depths, PoolStatus};
@@ -37,24 +35,27 @@ pub struct Message {
     pub data: Arc<str>,
 }
 
-/// The state of the pool as pages show it.
-#[derive(Serialize)]
-struct Live {
-    status: PoolStatus,
-    pauses: Vec<Paused>,
+/// The state of the pool as pages and `dispatcher watch` show it: the event `state`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Live {
+    pub status: PoolStatus,
+    pub pauses: Vec<PauseView>,
     /// Tasks by status.
-    counts: BTreeMap<&'static str, u64>,
+    pub counts: BTreeMap<String, u64>,
     /// What is worked on, in its first words.
-    running: BTreeMap<TaskId, String>,
+    pub running: BTreeMap<TaskId, String>,
+    /// Messages in `pool.dead`, as far as that is known.
+    pub dead: Option<u32>,
     /// Why this may be out of date, or nothing.
-    trouble: Option<String>,
+    pub trouble: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Paused {
-    target: Target,
-    pause: Pause,
-    since: Timestamp,
+/// Tasks that have changed: the event `tasks`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Changed {
+    /// They are too many to be told one by one: whoever shows them asks for them.
+    pub many: bool,
+    pub tasks: Vec<TaskView>,
 }
 
 struct Sent {
@@ -67,10 +68,18 @@ struct Sent {
 struct Inner {
     sender: broadcast::Sender<Message>,
     sent: Mutex<Sent>,
-    depths: Mutex<(Depths, Option<Instant>)>,
+    counted: Mutex<Counted>,
     counting: AtomicBool,
     /// Numbers of another process mean other messages.
     process: String,
+}
+
+/// What the broker said last.
+#[derive(Debug, Clone, Default)]
+struct Counted {
+    depths: Depths,
+    dead: Option<u32>,
+    at: Option<Instant>,
 }
 
 /// The hub. Cheap to clone.
@@ -89,8 +98,8 @@ impl Hub {
     pub fn new(process: String) -> Self {
         let (sender, _) = broadcast::channel(KEPT);
         let sent = Sent { last: VecDeque::new(), number: 0, state: "{}".into(), looked_at: None };
-        let (sent, depths) = (Mutex::new(sent), Mutex::default());
-        Self(Arc::new(Inner { sender, sent, depths, counting: AtomicBool::new(false), process }))
+        let (sent, counted) = (Mutex::new(sent), Mutex::default());
+        Self(Arc::new(Inner { sender, sent, counted, counting: AtomicBool::new(false), process }))
     }
 
     /// The id of a message in the stream.
@@ -149,8 +158,8 @@ impl Hub {
         if self.sent().looked_at.is_some_and(fresh) {
             return;
         }
-        let depths = self.0.depths.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        let state: Arc<str> = serde_json::to_string(&look(app, &depths)).unwrap_or_default().into();
+        let counted = self.counted().clone();
+        let state: Arc<str> = serde_json::to_string(&look(app, &counted)).unwrap_or_default().into();
         let mut sent = self.sent();
         sent.looked_at = Some(Instant::now());
         if sent.state != state {
@@ -174,16 +183,23 @@ impl Hub {
 
     /// Beside the producer, which never waits for the broker.
     fn count_queues(&self, app: &App) {
-        let counted = self.0.depths.lock().unwrap_or_else(PoisonError::into_inner).1;
-        if counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) || self.0.counting.swap(true, Ordering::AcqRel) {
+        if self.counted().at.is_some_and(|at| at.elapsed() < COUNT_EVERY)
+            || self.0.counting.swap(true, Ordering::AcqRel)
+        {
             return;
         }
         let (hub, process) = (self.clone(), app.process.clone());
         tokio::spawn(async move {
-            let depths = pool_view::queue_depths(&process).await;
-            *hub.0.depths.lock().unwrap_or_else(PoisonError::into_inner) = (depths, Some(Instant::now()));
+            let (depths, dead) = (pool_view::queue_depths(&process).await, crate::dead::count(&process).await);
+            let mut counted = hub.counted();
+            *counted = Counted { depths, dead: dead.or(counted.dead), at: Some(Instant::now()) };
+            drop(counted);
             hub.0.counting.store(false, Ordering::Release);
         });
+    }
+
+    fn counted(&self) -> std::sync::MutexGuard<'_, Counted> {
+        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
@@ -197,33 +213,28 @@ fn whole(sent: &Sent) -> Message {
     Message { number: sent.number, name: "state", data: Arc::clone(&sent.state) }
 }
 
-fn look(app: &App, depths: &Depths) -> Live {
-    let paused = |(target, paused): (&Target, &pool_shared::fold::pauses::Paused)| Paused {
-        target: target.clone(),
-        pause: paused.pause,
-        since: paused.since,
-    };
+fn look(app: &App, counted: &Counted) -> Live {
     let (pauses, tasks): (_, Vec<TaskId>) = app.process.log.read(|fold| {
         let running = fold.tasks.running().map(|(task, _)| task.clone());
-        (fold.pauses.iter().map(paused).collect(), running.collect())
+        (paused(fold), running.collect())
     });
     let running = tasks.len() as u64;
-    let status = pool_view::status_with(&app.process, &app.pool, &app.beats, depths);
-    let mut counts: BTreeMap<&'static str, u64> =
-        app.journal.ended().into_iter().map(|(status, count): (Status, u64)| (status.as_str(), count)).collect();
-    counts.insert("queued", (status.open_tasks as u64).saturating_sub(running));
-    counts.insert("running", running);
+    let status = pool_view::status_with(&app.process, &app.pool, &app.beats, &counted.depths);
+    let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);
+    let mut counts: BTreeMap<String, u64> = app.journal.ended().into_iter().map(named).collect();
+    counts.insert("queued".to_owned(), (status.open_tasks as u64).saturating_sub(running));
+    counts.insert("running".to_owned(), running);
     let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
     let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
-    Live { status, pauses, counts, running, trouble: health::trouble(app) }
+    Live { status, pauses, counts, running, dead: counted.dead, trouble: health::trouble(app) }
 }
 
 fn changed_tasks(app: &App, version: u64) -> String {
-    let many = json!({"many": true, "tasks": []});
     let changed = match app.journal.changed_since(version) {
-        Changes::These(tasks) if tasks.len() <= MOST_TASKS => tasks,
-        Changes::These(_) | Changes::Many => return many.to_string(),
+        Changes::These(tasks) if tasks.len() <= MOST_TASKS => {
+            Changed { many: false, tasks: tasks.iter().filter_map(|task| tasks::view(app, task)).collect() }
+        }
+        Changes::These(_) | Changes::Many => Changed { many: true, tasks: Vec::new() },
     };
-    let views: Vec<TaskView> = changed.iter().filter_map(|task| tasks::view(app, task)).collect();
-    json!({"many": false, "tasks": views}).to_string()
+    serde_json::to_string(&changed).unwrap_or_default()
 }

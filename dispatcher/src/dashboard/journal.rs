@@ -3,7 +3,8 @@
 //! The fold keeps states, not how they came about, because nothing is decided by that. Here is a bounded memory of it:
 //! of a task either all events are kept or none ([`older`](super::older) reads those from the stream).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pool_shared::broker::log::Observer;
@@ -30,6 +31,10 @@ pub struct Entry {
 struct Track {
     entries: Vec<Entry>,
     version: u64,
+    /// Heard of it since then.
+    events: usize,
+    /// Its beginning was forgotten: it has a version, so that its page hears of news, and no entries.
+    partial: bool,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +42,8 @@ struct Memory {
     tracks: HashMap<TaskId, Track>,
     /// Tasks by their first event, oldest first.
     order: VecDeque<TaskId>,
+    /// Hashes of those that were forgotten. Two tasks with the same one do no harm: a timeline is read from the stream.
+    forgotten: HashSet<u64>,
     /// Whose attempts these are: some events name only the attempt.
     attempts: HashMap<AttemptId, TaskId>,
     events: usize,
@@ -82,7 +89,7 @@ impl Journal {
             }
             let mut tasks: Vec<TaskId> = Vec::new();
             let newer = memory.changes.iter().rev().take_while(|(at, _)| *at > version);
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             newer.filter(|(_, task)| seen.insert(task)).for_each(|(_, task)| tasks.push(task.clone()));
             Changes::These(tasks)
         })
@@ -125,12 +132,17 @@ impl Memory {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
                 self.order.push_back(task.clone());
-                new.insert(Track::default())
+                let partial = self.forgotten.contains(&hash(&task));
+                new.insert(Track { partial, ..Track::default() })
             }
         };
-        track.entries.push(entry.clone());
         track.version = self.version;
+        if !track.partial {
+            track.entries.push(entry.clone());
+        }
+        // One without entries counts too, or there were no end of them.
         self.events += 1;
+        track.events += 1;
         self.changes.push_back((self.version, task));
         if self.changes.len() > CHANGES {
             self.changes.pop_front();
@@ -150,9 +162,11 @@ impl Memory {
     /// The oldest tasks go as a whole.
     fn forget(&mut self) {
         while self.events > EVENTS
-            && let Some(track) = self.order.pop_front().and_then(|oldest| self.tracks.remove(&oldest))
+            && let Some(oldest) = self.order.pop_front()
+            && let Some(track) = self.tracks.remove(&oldest)
         {
-            self.events -= track.entries.len();
+            self.forgotten.insert(hash(&oldest));
+            self.events -= track.events;
             for entry in track.entries {
                 if let Decision::Started { attempt, .. } = entry.decision {
                     self.attempts.remove(&attempt);
@@ -160,6 +174,12 @@ impl Memory {
             }
         }
     }
+}
+
+fn hash(task: &TaskId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    task.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -210,6 +230,10 @@ mod tests {
         assert_eq!(journal.entries(&task(1)).len(), 0, "the oldest task is gone as a whole");
         assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "the newest is there");
         assert!(journal.look(|memory| memory.events) <= EVENTS, "no more than that");
+        hear(&journal, &published(1));
+        assert_eq!(journal.entries(&task(1)).len(), 0, "what comes late is not taken for all of it");
+        assert!(journal.version_of(&task(1)) > 0, "but whoever looks at it hears that there is something new");
+        assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "others go on");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What agents have printed lately, as their workers publish it to the history while they run.
+//! What agents and acceptance checks have printed lately, as their workers publish it to the history while they run.
 //!
 //! For looking at only, so it is bounded everywhere and may have gaps: results have the end of the output.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
 use pool_shared::progress::Progress;
 use serde::Serialize;
 
@@ -13,15 +13,69 @@ use serde::Serialize;
 const TASKS: usize = 256;
 /// Of each so much, the newest.
 const BYTES: usize = 64 * 1024;
+const SECTIONS: usize = 200;
 
 /// The output of a task's latest attempt that has printed something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     pub attempt: AttemptId,
-    pub programmer: pool_shared::id::ProgrammerId,
-    /// Bytes of this attempt before `text` that are not shown.
+    pub programmer: ProgrammerId,
+    /// Bytes of this attempt before the first section that are not shown.
     pub left_out: u64,
+    /// One after another, as they ran.
+    pub sections: Vec<Section>,
+}
+
+/// What the agent, or one acceptance check, has printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Section {
+    /// None: the agent.
+    pub check: Option<String>,
     pub text: String,
+}
+
+impl Output {
+    /// What came after `earlier`, the first of it to be added to its last section when that is of the same; None when
+    /// `earlier` is not its beginning.
+    pub fn since(&self, earlier: &Self) -> Option<Vec<Section>> {
+        if earlier.attempt != self.attempt || earlier.left_out != self.left_out {
+            return None;
+        }
+        let (last, known) = (earlier.sections.last()?, earlier.sections.len());
+        let more = self.sections.get(known - 1)?.text.get(last.text.len()..)?;
+        let more = Section { check: last.check.clone(), text: more.to_owned() };
+        let new = self.sections.get(known..)?.iter().cloned();
+        Some(Some(more).into_iter().filter(|more| !more.text.is_empty()).chain(new).collect())
+    }
+
+    fn add(&mut self, check: Option<String>, text: &str) {
+        match self.sections.last_mut() {
+            Some(last) if last.check == check => last.text.push_str(text),
+            Some(_) | None => self.sections.push(Section { check, text: text.to_owned() }),
+        }
+        self.shorten();
+    }
+
+    /// Keeps the newest bytes, and not more sections than somebody looks at.
+    fn shorten(&mut self) {
+        while let [first, rest @ ..] = &self.sections[..]
+            && (rest.len() >= SECTIONS || bytes(rest) >= BYTES)
+        {
+            // One that is gone without a text counts too: what is shown has another beginning now.
+            self.left_out += first.text.len().max(1) as u64;
+            self.sections.remove(0);
+        }
+        let surplus = bytes(&self.sections).saturating_sub(BYTES);
+        if let Some(Section { text, .. }) = self.sections.first_mut().filter(|_| surplus > 0) {
+            let cut = (surplus..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+            text.drain(..cut);
+            self.left_out += cut as u64;
+        }
+    }
+}
+
+fn bytes(sections: &[Section]) -> usize {
+    sections.iter().map(|section| section.text.len()).sum()
 }
 
 #[derive(Debug, Default)]
@@ -57,19 +111,15 @@ impl Kept {
     fn hear(&mut self, task: &TaskId, progress: Progress) {
         self.version += 1;
         let version = self.version;
-        let Progress { attempt, programmer, skipped, text } = progress;
-        let known = self.outputs.get_mut(task).filter(|(_, output)| output.attempt == attempt);
-        if let Some((at, output)) = known {
+        let Progress { attempt, programmer, check, skipped, text } = progress;
+        if let Some((at, output)) = self.outputs.get_mut(task).filter(|(_, output)| output.attempt == attempt) {
             *at = version;
-            if skipped > 0 {
-                output.text.push_str(&format!("\n[… {skipped} bytes left out …]\n"));
-            }
-            output.text.push_str(&text);
-            shorten(output);
+            let gap = if skipped > 0 { format!("\n[… {skipped} bytes left out …]\n") } else { String::new() };
+            output.add(check, &format!("{gap}{text}"));
             return;
         }
-        let mut output = Output { attempt, programmer, left_out: skipped, text };
-        shorten(&mut output);
+        let mut output = Output { attempt, programmer, left_out: skipped, sections: Vec::new() };
+        output.add(check, &text);
         if self.outputs.insert(task.clone(), (version, output)).is_none() {
             self.order.push_back(task.clone());
         }
@@ -81,44 +131,73 @@ impl Kept {
     }
 }
 
-/// Keeps the newest bytes.
-fn shorten(output: &mut Output) {
-    let surplus = output.text.len().saturating_sub(BYTES);
-    if surplus > 0 {
-        let cut = (surplus..output.text.len()).find(|at| output.text.is_char_boundary(*at)).unwrap_or_default();
-        output.text.drain(..cut);
-        output.left_out += cut as u64;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn progress(attempt: AttemptId, text: &str) -> Progress {
-        let programmer = pool_shared::id::ProgrammerId::new("001").expect("an id");
-        Progress { attempt, programmer, skipped: 0, text: text.to_owned() }
+    fn progress(attempt: AttemptId, check: Option<&str>, text: &str) -> Progress {
+        let programmer = ProgrammerId::new("001").expect("an id");
+        Progress { attempt, programmer, check: check.map(ToOwned::to_owned), skipped: 0, text: text.to_owned() }
+    }
+
+    fn section(check: Option<&str>, text: &str) -> Section {
+        Section { check: check.map(ToOwned::to_owned), text: text.to_owned() }
     }
 
     #[test]
     fn the_newest_output_of_the_newest_attempt_is_kept_within_bounds() {
         let (outputs, task, first) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
-        outputs.hear(&task, progress(first, "one\n"));
+        outputs.hear(&task, progress(first, None, "one\n"));
         let version = outputs.version_of(&task);
-        outputs.hear(&task, progress(first, &"ä".repeat(BYTES / 2)));
+        outputs.hear(&task, progress(first, None, &"ä".repeat(BYTES / 2)));
         assert!(outputs.version_of(&task) > version, "there is more");
         let output = outputs.of(&task).expect("an output");
-        assert_eq!((output.text.len(), output.left_out), (BYTES, 4), "the oldest bytes are gone, and counted");
+        let kept = output.sections[0].text.len();
+        assert_eq!((kept, output.left_out), (BYTES, 4), "the oldest bytes are gone, and counted");
         let second = AttemptId::new();
-        outputs.hear(&task, progress(second, "two\n"));
-        assert_eq!(
-            outputs.of(&task).map(|o| (o.attempt, o.text)),
-            Some((second, "two\n".to_owned())),
-            "another attempt"
-        );
+        outputs.hear(&task, progress(second, None, "two\n"));
+        let output = outputs.of(&task).expect("an output");
+        assert_eq!((output.attempt, output.sections), (second, vec![section(None, "two\n")]), "another attempt");
         for n in 0..TASKS {
-            outputs.hear(&TaskId::new(format!("t{n}")).expect("an id"), progress(first, "x"));
+            outputs.hear(&TaskId::new(format!("t{n}")).expect("an id"), progress(first, None, "x"));
         }
         assert_eq!(outputs.of(&task), None, "of so many tasks only");
+    }
+
+    #[test]
+    fn checks_have_sections_of_their_own_and_who_knows_some_gets_the_rest() {
+        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        let mut seen: Vec<Section> = Vec::new();
+        let mut known: Option<Output> = None;
+        let steps =
+            [(None, "a"), (None, "b"), (Some("tests"), ""), (Some("tests"), "ok"), (Some("lint"), "no"), (None, "c")];
+        for (check, text) in steps {
+            outputs.hear(&task, progress(attempt, check, text));
+            let now = outputs.of(&task).expect("an output");
+            let news = known.as_ref().map_or(Some(now.sections.clone()), |known| now.since(known)).expect("it goes on");
+            for section in news {
+                match seen.last_mut() {
+                    Some(last) if last.check == section.check => last.text.push_str(&section.text),
+                    _ => seen.push(section),
+                }
+            }
+            assert_eq!(seen, now.sections, "what was told is what there is, after {text:?}");
+            known = Some(now);
+        }
+        let all = [section(None, "ab"), section(Some("tests"), "ok"), section(Some("lint"), "no"), section(None, "c")];
+        assert_eq!(seen, all, "one after another");
+        outputs.hear(&task, progress(attempt, None, &"x".repeat(BYTES - 1)));
+        let now = outputs.of(&task).expect("an output");
+        assert_eq!((now.sections.len(), now.left_out), (1, 6), "the oldest sections go first");
+        assert_eq!(now.since(&known.expect("an output")), None, "whoever knows another beginning gets all of it");
+    }
+
+    #[test]
+    fn sections_without_a_text_do_not_pile_up() {
+        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        for n in 0..3 * SECTIONS {
+            outputs.hear(&task, progress(attempt, Some(&n.to_string()), ""));
+        }
+        assert_eq!(outputs.of(&task).map(|output| output.sections.len()), Some(SECTIONS), "the newest");
     }
 }

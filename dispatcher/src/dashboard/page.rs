@@ -19,6 +19,9 @@ const SCRIPT: &str = concat!(
     include_str!("page/pool.js"),
     include_str!("page/tasks.js"),
     include_str!("page/task.js"),
+    include_str!("page/budget.js"),
+    include_str!("page/report.js"),
+    include_str!("page/dead.js"),
     include_str!("page/submit.js"),
     include_str!("page/main.js"),
 );

@@ -12,6 +12,7 @@ mod back_pressure;
 mod bad_input;
 mod budget_wall;
 mod cluster;
+mod command_line;
 mod contract;
 mod dashboard;
 mod dead_letters;

@@ -1,10 +1,11 @@
-//! What an agent prints, told to whoever watches while it runs: pieces of its output into `pool.history`, from where only
-//! dispatchers read.
+//! What an agent and the acceptance checks print, told to whoever watches while they run: pieces of it into `pool.history`,
+//! from where only dispatchers read.
 //!
-//! For looking at only. So the agent never waits for it, an attempt tells at most once a second and not without end, and
+//! For looking at only. So nobody waits for it, an attempt tells at most once a second and not without end, and
 //! when the broker is slow the pieces are dropped. An attempt that is over within a second tells nothing: its result has
 //! the end of its output.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,13 +100,16 @@ impl Teller {
 
     /// True when there was something to send.
     fn send(&self, buffer: &Mutex<Buffer>, task: &TaskId, attempt: AttemptId, end: bool) -> bool {
-        let Some((skipped, text)) = lock(buffer).take(end) else { return false };
-        let length = text.len() as u64;
-        let piece = Progress { attempt, programmer: self.programmer.clone(), skipped, text };
-        if self.pieces.try_send((task.clone(), piece)).is_err() {
-            lock(buffer).skipped += skipped + length;
+        let pieces = lock(buffer).take(end);
+        let some = !pieces.is_empty();
+        for Piece { check, skipped, text } in pieces {
+            let lost = skipped + text.len() as u64;
+            let progress = Progress { attempt, programmer: self.programmer.clone(), check, skipped, text };
+            if self.pieces.try_send((task.clone(), progress)).is_err() {
+                lock(buffer).lose(lost);
+            }
         }
-        true
+        some
     }
 }
 
@@ -117,7 +121,18 @@ pub struct Telling {
 }
 
 impl Telling {
-    pub fn listener(&self) -> Listener {
+    /// Hears the agent.
+    pub fn agent(&self) -> Listener {
+        self.listener(None)
+    }
+
+    /// Hears this check, which begins now.
+    pub fn check(&self, name: &str) -> Listener {
+        self.listener(Some(name.to_owned()))
+    }
+
+    fn listener(&self, check: Option<String>) -> Listener {
+        lock(&self.buffer).begin(check);
         let buffer = Arc::clone(&self.buffer);
         Arc::new(move |bytes: &[u8]| lock(&buffer).push(bytes))
     }
@@ -137,35 +152,83 @@ fn lock(buffer: &Mutex<Buffer>) -> std::sync::MutexGuard<'_, Buffer> {
 /// What was printed and not sent yet.
 #[derive(Debug, Default)]
 struct Buffer {
-    bytes: Vec<u8>,
-    /// What did not fit, since the last piece.
-    skipped: u64,
+    /// Who has printed it, one after another; only the last one goes on.
+    parts: VecDeque<Part>,
+    /// Bytes of all parts.
+    waiting: usize,
     /// Of the whole attempt.
     sent: usize,
 }
 
+#[derive(Debug, Default)]
+struct Part {
+    check: Option<String>,
+    bytes: Vec<u8>,
+    /// What did not fit, since the last piece.
+    skipped: u64,
+    /// A check is told of before it has printed anything.
+    untold: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    check: Option<String>,
+    skipped: u64,
+    text: String,
+}
+
 impl Buffer {
+    fn begin(&mut self, check: Option<String>) {
+        self.parts.push_back(Part { untold: check.is_some(), check, ..Part::default() });
+    }
+
     fn push(&mut self, bytes: &[u8]) {
-        let room = PIECE_BYTES.min(ATTEMPT_BYTES - self.sent).saturating_sub(self.bytes.len());
+        let room = PIECE_BYTES.min(ATTEMPT_BYTES - self.sent).saturating_sub(self.waiting);
         let kept = bytes.len().min(room);
-        self.bytes.extend_from_slice(&bytes[..kept]);
-        self.skipped += (bytes.len() - kept) as u64;
+        let Some(part) = self.parts.back_mut() else { return };
+        part.bytes.extend_from_slice(&bytes[..kept]);
+        part.skipped += (bytes.len() - kept) as u64;
+        self.waiting += kept;
+    }
+
+    /// So many bytes will not be seen.
+    fn lose(&mut self, bytes: u64) {
+        if let Some(part) = self.parts.back_mut() {
+            part.skipped += bytes;
+        }
     }
 
     /// Whole lines where there are some, whole characters always.
-    fn take(&mut self, end: bool) -> Option<(u64, String)> {
-        if self.bytes.is_empty() {
-            return None;
+    fn take(&mut self, end: bool) -> Vec<Piece> {
+        let (mut pieces, before) = (Vec::new(), self.waiting);
+        while let Some(mut part) = self.parts.pop_front() {
+            let goes_on = self.parts.is_empty() && !end;
+            pieces.extend(part.take(!goes_on));
+            if goes_on {
+                self.parts.push_front(part);
+                break;
+            }
         }
+        self.waiting = self.parts.iter().map(|part| part.bytes.len()).sum();
+        self.sent += before - self.waiting;
+        pieces
+    }
+}
+
+impl Part {
+    fn take(&mut self, end: bool) -> Option<Piece> {
         let whole = match (end, self.bytes.iter().rposition(|byte| *byte == b'\n')) {
             (false, Some(line)) if self.skipped == 0 => line + 1,
             (true | false, _) => whole_characters(&self.bytes, end),
         };
         let rest = self.bytes.split_off(whole);
         let taken = std::mem::replace(&mut self.bytes, rest);
-        self.sent += taken.len();
-        let skipped = std::mem::take(&mut self.skipped);
-        Some((skipped, String::from_utf8_lossy(&taken).into_owned())).filter(|(_, text)| !text.is_empty())
+        if taken.is_empty() && !self.untold {
+            return None;
+        }
+        self.untold = false;
+        let text = String::from_utf8_lossy(&taken).into_owned();
+        Some(Piece { check: self.check.clone(), skipped: std::mem::take(&mut self.skipped), text })
     }
 }
 
@@ -181,27 +244,62 @@ fn whole_characters(bytes: &[u8], end: bool) -> usize {
 mod tests {
     use super::*;
 
+    fn of_agent() -> Buffer {
+        let mut buffer = Buffer::default();
+        buffer.begin(None);
+        buffer
+    }
+
+    fn texts(pieces: Vec<Piece>) -> Vec<String> {
+        pieces.into_iter().map(|piece| piece.text).collect()
+    }
+
     #[test]
     fn pieces_are_whole_lines_and_characters() {
-        let mut buffer = Buffer::default();
-        assert_eq!(buffer.take(false), None, "nothing yet");
+        let mut buffer = of_agent();
+        assert!(buffer.take(false).is_empty(), "nothing yet");
         buffer.push(b"one\ntw");
-        assert_eq!(buffer.take(false), Some((0, "one\n".to_owned())), "a line");
+        assert_eq!(texts(buffer.take(false)), ["one\n"], "a line");
         buffer.push("o ä".as_bytes().split_at(3).0);
-        assert_eq!(buffer.take(false), Some((0, "two ".to_owned())), "a character is not split");
-        assert_eq!(buffer.take(true), Some((0, "\u{fffd}".to_owned())), "at the end all that there is");
+        assert_eq!(texts(buffer.take(false)), ["two "], "a character is not split");
+        assert_eq!(texts(buffer.take(true)), ["\u{fffd}"], "at the end all that there is");
+    }
+
+    #[test]
+    fn each_piece_says_who_has_printed_it_and_a_check_is_told_of_before_it_prints() {
+        let mut buffer = of_agent();
+        buffer.push(b"edits, and no line end");
+        buffer.begin(Some("tests".to_owned()));
+        let piece = |check: Option<&str>, text: &str| Piece {
+            check: check.map(ToOwned::to_owned),
+            skipped: 0,
+            text: text.to_owned(),
+        };
+        let begun = [piece(None, "edits, and no line end"), piece(Some("tests"), "")];
+        assert_eq!(buffer.take(false), begun, "all of the agent, and the check has begun");
+        assert!(buffer.take(false).is_empty(), "that is told once");
+        buffer.push(b"1 passed\n");
+        buffer.begin(Some("lint".to_owned()));
+        buffer.begin(None);
+        buffer.push(b"again\n");
+        let rest = [piece(Some("tests"), "1 passed\n"), piece(Some("lint"), ""), piece(None, "again\n")];
+        assert_eq!(buffer.take(false), rest, "one after another");
     }
 
     #[test]
     fn an_attempt_cannot_tell_without_end() {
-        let mut buffer = Buffer::default();
+        let mut buffer = of_agent();
         buffer.push(&vec![b'x'; PIECE_BYTES + 10]);
-        let (skipped, text) = buffer.take(false).expect("a piece");
-        assert_eq!((skipped, text.len()), (10, PIECE_BYTES), "a piece has a limit, and what is left out is counted");
-        let mut told = text.len();
+        let [piece] = &buffer.take(false)[..] else { panic!("a piece") };
+        assert_eq!(
+            (piece.skipped, piece.text.len()),
+            (10, PIECE_BYTES),
+            "it has a limit, and what is left out is counted"
+        );
+        let mut told = piece.text.len();
         for _ in 0..100 {
             buffer.push(&vec![b'x'; PIECE_BYTES]);
-            told += buffer.take(false).map_or(0, |(_, text)| text.len());
+            told += texts(buffer.take(false)).concat().len();
         }
         assert_eq!(told, ATTEMPT_BYTES, "and so has an attempt");
     }

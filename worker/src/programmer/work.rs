@@ -84,7 +84,7 @@ pub(super) struct Work<'a> {
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
-    /// Who hears what the agent prints.
+    /// Who hears what the agent and the checks print.
     pub(super) telling: Option<&'a Telling>,
 }
 
@@ -172,7 +172,7 @@ impl Work<'_> {
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
         let mut watch = Watch { busy: Arc::new(busy), ..Watch::new(self.cancel.clone()) };
         if let Some(telling) = self.telling {
-            watch.listen = telling.listener();
+            watch.listen = telling.agent();
         }
         let workshop = &self.attempts.workshop;
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
@@ -256,8 +256,14 @@ impl Work<'_> {
         let workshop = &self.attempts.workshop;
         let place =
             Place { worktree: &tree, scratch: &scratch, path: workshop.path.clone(), sandbox: &workshop.sandbox };
-        let watch = Watch::new(self.cancel.clone());
-        let checked = run_checks(checks, &workshop.pool.acceptance, &place, &watch).await;
+        let watch = |check: &str| {
+            let watch = Watch::new(self.cancel.clone());
+            match self.telling {
+                Some(telling) => Watch { listen: telling.check(check), ..watch },
+                None => watch,
+            }
+        };
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, watch).await;
         findings.timings.acceptance_ms += millis(checked.duration);
         let failed = checked.failed().map(|report| report.name.clone());
         let cut_short = checked.cancelled;

@@ -13,8 +13,7 @@ use pool_shared::result::Status;
 
 use super::{Client, Format};
 use crate::api::tasks::{TaskList, TaskView};
-use crate::check::print;
-use crate::tables::{keep_first_column_whole, lines, table};
+use crate::tables::{Cell, Tone, keep_first_column_whole, lines, table};
 
 const POLL: Duration = Duration::from_millis(300);
 /// Results that are asked for at the same time.
@@ -88,10 +87,7 @@ fn note(bar: &ProgressBar, task: &TaskView) {
 async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
     let results = results(client, &taken.iter().map(|task| &task.id).collect::<Vec<_>>()).await?;
     let good = results.iter().all(|task| task.status == Status::Succeeded.as_str());
-    let printed = print(&match format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&results)?),
-        Format::Table => results_table(&results),
-    });
+    let printed = format.print(&results, |results| results_table(results))?;
     Ok(if good { printed } else { ExitCode::FAILURE })
 }
 
@@ -102,14 +98,22 @@ fn results_table(results: &[TaskView]) -> String {
         let checks = result.map_or(0, |r| r.acceptance.len());
         let passed = result.map_or(0, |r| r.acceptance.iter().filter(|check| check.exit_status == Some(0)).count());
         rows.add_row([
-            task.id.to_string(),
-            task.status.clone(),
-            task.programmer.as_ref().map(ToString::to_string).unwrap_or_default(),
-            result.and_then(|r| r.llm.as_ref()).map(ToString::to_string).unwrap_or_default(),
-            if checks == 0 { String::new() } else { format!("{passed}/{checks}") },
-            result.map(|r| seconds(r.timings.run_ms)).unwrap_or_default(),
-            task.cost_usd.filter(|cost| *cost > MicroUsd::ZERO).map(|cost| format!("${cost}")).unwrap_or_default(),
-            result.and_then(|r| r.error.as_ref()).map(|e| shortened(e.kind.as_str(), &e.message)).unwrap_or_default(),
+            Cell::from(task.id.to_string()),
+            Cell::toned(&task.status, Tone::of_task(&task.status)),
+            task.programmer.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+            result.and_then(|r| r.llm.as_ref()).map(ToString::to_string).unwrap_or_default().into(),
+            if checks == 0 { "".into() } else { format!("{passed}/{checks}").into() },
+            result.map(|r| seconds(r.timings.run_ms)).unwrap_or_default().into(),
+            task.cost_usd
+                .filter(|cost| *cost > MicroUsd::ZERO)
+                .map(|cost| format!("${cost}"))
+                .unwrap_or_default()
+                .into(),
+            result
+                .and_then(|r| r.error.as_ref())
+                .map(|e| shortened(e.kind.as_str(), &e.message))
+                .unwrap_or_default()
+                .into(),
         ]);
     }
     keep_first_column_whole(&mut rows);
@@ -119,7 +123,7 @@ fn results_table(results: &[TaskView]) -> String {
 }
 
 /// Milliseconds as seconds with one place, in integers.
-fn seconds(ms: u64) -> String {
+pub(in crate::cli) fn seconds(ms: u64) -> String {
     format!("{}.{} s", ms / 1000, ms % 1000 / 100)
 }
 

@@ -1,7 +1,7 @@
 //! `dispatcher submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
 //! in as room comes.
 
-mod batch;
+pub(super) mod batch;
 mod hand_in;
 mod plan;
 
@@ -12,9 +12,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Client, Format, PoolFile, PoolUrl};
+use super::{Client, Format, PoolFile, PoolUrl, complain};
 use crate::api::tasks::TaskView;
-use crate::check::print;
 use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +21,7 @@ use crate::tables::{lines, table};
     dispatcher submit tasks.yaml --wait\n  \
     dispatcher submit --repository app --capability fast --instruction 'Add a test for parse()' --check 'python3 -m unittest'\n\n\
     Exit status: 0 all tasks were taken (with --wait: and succeeded), 1 not so, 2 a file cannot be read.")]
-pub struct SubmitArgs {
+pub(super) struct SubmitArgs {
     /// YAML or JSON files: one task, a list, or `tasks: [...]`
     files: Vec<PathBuf>,
     /// Wait for the results; show progress and a table of them
@@ -78,7 +77,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let mut tasks = match collect(&args) {
         Ok(tasks) => tasks,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&error);
             return Ok(ExitCode::from(2));
         }
     };
@@ -94,10 +93,7 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     if args.wait {
         return batch::wait(&client, &taken, args.format).await;
     }
-    Ok(print(&match args.format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&taken)?),
-        Format::Table => taken_table(&taken, &client),
-    }))
+    args.format.print(&taken, |taken| taken_table(taken, &client))
 }
 
 fn taken_table(taken: &[TaskView], client: &Client) -> String {
@@ -105,12 +101,7 @@ fn taken_table(taken: &[TaskView], client: &Client) -> String {
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    format!(
-        "{}{} tasks taken. Follow them with `dispatcher show ID` or {}/tasks\n",
-        lines(rows),
-        taken.len(),
-        client.url()
-    )
+    format!("{}{} tasks taken. Follow them with `dispatcher watch` or at {}\n", lines(rows), taken.len(), client.url())
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {

@@ -13,7 +13,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Format;
-use crate::check::print;
 use crate::cli::pool;
 use crate::tables::{lines, table};
 
@@ -35,10 +34,7 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
     let routes = Routes::new(&pool.capabilities());
     let plan: Vec<Planned> =
         tasks.iter().enumerate().map(|(index, task)| planned(&pool, &routes, index, task)).collect();
-    let printed = print(&match format {
-        Format::Json => format!("{:#}\n", serde_json::to_value(&plan)?),
-        Format::Table => text(&plan),
-    });
+    let printed = format.print(&plan, |plan| text(plan))?;
     Ok(if plan.iter().all(|row| row.problem.is_none()) { printed } else { ExitCode::FAILURE })
 }
 

@@ -92,7 +92,7 @@ const usd = (text) => {
   if (text === undefined || text === null) return "";
   const value = Number(text);
   if (value === 0) return "$0";
-  return value < 0.01 ? `$${text}` : `$${value.toFixed(2)}`;
+  return value < 0.01 ? `$${Number(value.toPrecision(2))}` : `$${value.toFixed(2)}`;
 };
 const number = (value) => Number(value).toLocaleString("en");
 

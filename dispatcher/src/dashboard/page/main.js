@@ -14,6 +14,9 @@ const router = () => {
   window.scrollTo(0, 0);
   if (task) show(taskView(decodeURIComponent(task[1])), "tasks");
   else if (place === "/tasks") show(tasksView(new URLSearchParams(query)), "tasks");
+  else if (place === "/budget") show(budgetView(), "budget");
+  else if (place === "/report") show(reportView(new URLSearchParams(query)), "report");
+  else if (place === "/dead") show(deadView(), "dead");
   else show(poolView(), "pool");
 };
 
@@ -58,6 +61,8 @@ const restart = () => {
       const { queued, running } = live.counts;
       set($("open-count"), number(queued + running));
       $("open-count").hidden = queued + running === 0;
+      set($("dead-count"), number(live.dead ?? 0));
+      $("dead-count").hidden = !live.dead;
       bannerShown();
       changed();
     },
@@ -65,7 +70,7 @@ const restart = () => {
   }, connectionShown);
 };
 
-const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous task"], ["Enter", "open it"], ["p t", "pool, tasks"], ["Esc", "back"], ["?", "this"]];
+const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous"], ["Enter", "open it"], ["p t", "pool, tasks"], ["b r d", "budget, report, dead letters"], ["Esc", "back"], ["?", "this"]];
 const help = () => {
   const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { onsubmit: (event) => { event.preventDefault(); dialog.remove(); } },
     h("div", { class: "title" }, h("h2", {}, "Keys")),
@@ -88,6 +93,9 @@ const KEYS = {
   "?": help,
   p: () => { location.hash = "#/"; },
   t: () => { location.hash = "#/tasks"; },
+  b: () => { location.hash = "#/budget"; },
+  r: () => { location.hash = "#/report"; },
+  d: () => { location.hash = "#/dead"; },
   j: () => view?.list?.move(1),
   k: () => view?.list?.move(-1),
   ArrowDown: (event) => document.activeElement?.closest?.(".task-row") && view?.list?.move(1) !== event,

@@ -63,6 +63,17 @@ const checkRow = (check) => {
     h("pre", {}, plain(check.output_tail) || "It printed nothing."));
 };
 
+// What the agent or a check has printed, to the end of what is shown.
+const addOutput = (term, { check, text }) => {
+  const last = term.lastElementChild;
+  const goesOn = last?.matches("pre") && (last.dataset.check ?? null) === check;
+  if (!goesOn) {
+    if (check !== null || term.querySelector("pre")) term.append(h("h3", { class: "by" }, check === null ? "Agent" : `Check: ${check}`));
+    term.append(h("pre", { "data-check": check }));
+  }
+  term.lastElementChild.append(plain(text));
+};
+
 const taskView = (id) => {
   const state = h("span", { class: "badge" });
   const cancel = h("button", { type: "button", class: "danger", onclick: (event) => act(event.currentTarget, () => cancelTask(id), `${id} is cancelled`).then(load) }, "Cancel");
@@ -74,9 +85,9 @@ const taskView = (id) => {
   const instruction = h("div", { class: "instruction" });
   const facts = h("dl", { class: "facts" });
   const timeline = h("ol", { class: "timeline" });
-  const term = h("pre", { class: "term", tabindex: 0, role: "log", "aria-label": "Output of the agent" });
+  const term = h("div", { class: "term mono", tabindex: 0, role: "log", "aria-label": "Output of the agent and the checks" });
   const note = h("span", { class: "muted small" });
-  const output = h("section", { class: "card", "aria-label": "Output", hidden: true }, h("div", { class: "head" }, h("h2", {}, "Agent output"), h("span", { class: "grow" }), note), term);
+  const output = h("section", { class: "card", "aria-label": "Output", hidden: true }, h("div", { class: "head" }, h("h2", {}, "Output"), h("span", { class: "grow" }), note), term);
   const checks = h("section", { class: "card", "aria-label": "Checks", hidden: true });
   const diff = h("section", { class: "card", "aria-label": "Diff", hidden: true });
   const lost = h("div", { class: "hint" });
@@ -105,8 +116,9 @@ const taskView = (id) => {
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
     if (!live && result.log_tail) {
       output.hidden = false;
-      set(term, plain(result.log_tail));
-      set(note, "the end of it");
+      term.replaceChildren();
+      addOutput(term, { check: null, text: result.log_tail });
+      set(note, "the end of what the agent printed");
     }
     if (patched || !result.files_changed?.length) return;
     patched = true;
@@ -141,9 +153,17 @@ const taskView = (id) => {
       ...fact("Retry of", message?.retry_of && h("a", { class: "mono", href: `#/tasks/${encodeURIComponent(message.retry_of)}` }, message.retry_of)),
       ...fact("Labels", Object.keys(task.labels ?? {}).length ? h("span", { class: "chips" }, Object.entries(task.labels).map(([key, value]) => h("a", { class: "chip", href: `#/tasks?${new URLSearchParams({ label: `${key}=${value}` })}` }, `${key}=${value}`))) : ""));
   };
+  // One question at a time, and one more when something has changed meanwhile.
+  let asking = false;
+  let askAgain = false;
   const showWhy = async () => {
     if (!task || task.status !== "queued" || reasons === false) return;
+    askAgain = asking;
+    if (asking) return;
+    asking = true;
     const answer = await get(path(id, "/why")).catch((error) => error);
+    asking = false;
+    if (askAgain) setTimeout(showWhy, 1000);
     if (closed || task.status !== "queued") return;
     if (answer instanceof Error) {
       if (answer.missing) reasons = false;
@@ -187,14 +207,15 @@ const taskView = (id) => {
       set(lost, problem ?? (lines.length ? "" : "The log holds nothing about this task any more."));
       load();
     },
-    output: ({ reset, text, attempt, programmer, left_out: missing }) => {
+    output: ({ reset, sections, attempt, programmer, left_out: missing }) => {
       live = true;
       output.hidden = false;
       const pinned = term.scrollTop + term.clientHeight > term.scrollHeight - 30;
       if (reset) {
-        set(term, `${missing ? `[… ${missing} bytes before this …]\n` : ""}${plain(text)}`);
+        term.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
         set(note, attempt ? `from Prog-${programmer}` : "");
-      } else term.append(plain(text));
+      }
+      for (const section of sections) addOutput(term, section);
       if (pinned) term.scrollTop = term.scrollHeight;
     },
   }, (connection) => connection === "live" && task && load());

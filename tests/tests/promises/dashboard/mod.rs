@@ -7,6 +7,7 @@ mod many;
 mod safe;
 mod shows;
 mod token;
+mod views;
 
 use serde_json::{Value, json};
 

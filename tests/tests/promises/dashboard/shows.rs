@@ -96,6 +96,37 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let go_on = pool.path().join("go");
+    let sign = go_on.to_str().expect("a path in UTF-8");
+    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", "echo edited; echo four >>readme.txt"]));
+    pool.start_dispatcher().await;
+    pool.start_worker(&["--all"]);
+    pool.all_consume().await;
+    let check = r#"echo "1 of 2 passed"; until [ -e "$0" ]; do sleep 0.05; done; echo "2 of 2 passed""#;
+    let acceptance =
+        json!([{"name": "quick", "run": ["true"]}, {"name": "unit tests", "run": ["sh", "-c", check, sign]}]);
+    let body = json!({"id": "checked", "instruction": "x", "repository": "app", "acceptance": acceptance});
+    pool.api().submit(&body).await;
+    let browser = open(&pool).await;
+    go(&browser, &pool, "tasks/checked").await;
+    browser
+        .until("what it has printed so far", r#"document.querySelector(".term").innerText.includes("1 of 2 passed")"#)
+        .await;
+    let shown = browser.text(".term").await;
+    let before = |a: &str, b: &str| shown.find(a).zip(shown.find(b)).is_some_and(|(a, b)| a < b);
+    assert!(
+        before("edited", "Check: quick") && before("Check: quick", "Check: unit tests"),
+        "each after its name: {shown}"
+    );
+    assert_eq!(pool.api().get("/tasks/checked").await["status"], "running", "it still runs");
+    std::fs::write(&go_on, "").expect("a sign");
+    browser.until("its end", r#"document.querySelector(".term").innerText.includes("2 of 2 passed")"#).await;
+    assert_eq!(texts(&browser, ".term .by").await, ["Check: quick", "Check: unit tests"], "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let browser = open(&pool).await;

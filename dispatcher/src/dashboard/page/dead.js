@@ -1,0 +1,119 @@
+// What could not be handled: looked at, taken up again, thrown away. The dispatcher takes all of it in hand for a look, so
+// that is done when somebody asks or when its number is another, and never by a timer.
+const letterPath = (id, rest = "") => `/dead/${encodeURIComponent(id)}${rest}`;
+
+const letterRow = (reload) => ({ id }) => {
+  const kind = h("span", { class: "badge plain", "data-tone": "bad" });
+  const message = h("span", {});
+  const about = h("span", { class: "muted small" });
+  const when = h("span", {});
+  const body = h("div", { class: "letter-body", hidden: true });
+  const open = h("button", { type: "button", class: "open", "aria-expanded": "false", onclick: () => toggle() }, h("span", {}, kind, " ", message), h("span", { class: "muted small" }, about, when));
+  const gone = (said) => (answer) => {
+    if (!answer) return;
+    toast(said(answer));
+    reload();
+  };
+  const retry = h("button", { type: "button", class: "tiny", onclick: (event) => act(event.currentTarget, async () => (await request("POST", letterPath(id, "/retry"), {})).json()).then(gone((answer) => answer.detail)) }, "Retry");
+  const drop = h("button", { type: "button", class: "tiny danger", onclick: async (event) => {
+    const button = event.currentTarget;
+    if (await confirmed("Throw this message away?", `${message.textContent}. It cannot be brought back.`, "Throw it away")) act(button, () => request("DELETE", letterPath(id))).then(gone(() => "It is thrown away"));
+  } }, "Drop");
+  const actions = h("span", { class: "actions" }, retry, drop);
+  const toggle = async () => {
+    const opened = body.hidden;
+    body.hidden = !opened;
+    attribute(open, "aria-expanded", String(opened));
+    if (!opened || body.dataset.known) return;
+    body.replaceChildren(h("div", { class: "skeleton" }));
+    try {
+      const { routing_key: key, properties, body: text, is_utf8: isText, letter } = await get(letterPath(id));
+      body.dataset.known = "yes";
+      body.replaceChildren(
+        h("dl", { class: "facts" }, fact("Id", mono(id)), fact("Task", letter.task_id && h("a", { class: "mono", href: `#/tasks/${encodeURIComponent(letter.task_id)}` }, letter.task_id)), fact("Routing key", key && mono(key)), Object.entries(properties).map(([name, value]) => fact(name, mono(value))).flat()),
+        h("pre", { class: "term", tabindex: 0, "aria-label": "Body" }, plain(text) || "It is empty."),
+        h("div", { class: "hint" }, `${number(letter.bytes)} bytes${isText ? "" : ", not all of it text"}`));
+    } catch (error) {
+      body.replaceChildren(h("div", { class: "problem" }, error.message));
+    }
+  };
+  const element = h("li", { class: "letter", "data-id": id }, h("div", { class: "line" }, open, actions), body);
+  const update = (letter) => {
+    const cut = letter.reason.indexOf(": ");
+    set(kind, cut < 0 ? letter.reason : letter.reason.slice(0, cut));
+    set(message, cut < 0 ? "" : letter.reason.slice(cut + 2));
+    const words = [letter.task_id && `task ${letter.task_id}`, letter.from && `from ${letter.from}`, `${number(letter.bytes)} bytes`].filter(Boolean);
+    set(about, `${words.join(" · ")}${letter.at ? " · " : ""}`);
+    counting(when, "ago", letter.at);
+    actions.hidden = !pool.mayAct;
+  };
+  return { element, update };
+};
+
+const deadView = () => {
+  const total = h("span", { class: "muted" });
+  const list = h("ul", { class: "card list letters", "aria-label": "Dead letters", hidden: true });
+  const none = h("div", { class: "card" }, h("div", { class: "empty" }, h("div", { class: "skeleton" })));
+  const again = h("button", { type: "button", class: "tiny", onclick: () => load() }, "Look again");
+  const dropAll = h("button", { type: "button", class: "tiny danger", hidden: true, onclick: () => everything() }, "Drop all");
+  let letters = null;
+  let count = null;
+  let seen = null;
+  let closed = false;
+  let loading = false;
+  const everything = async () => {
+    if (!(await confirmed(`Throw all ${number(count)} messages away?`, "They cannot be brought back.", "Throw them away"))) return;
+    await act(dropAll, async () => {
+      for (let left = 1; left > 0;) {
+        const answer = await (await request("DELETE", "/dead")).json();
+        left = answer.dropped ? answer.left ?? 0 : 0;
+      }
+    }, "All are thrown away");
+    load();
+  };
+  const load = async () => {
+    if (loading) return;
+    loading = true;
+    again.disabled = true;
+    seen = pool.live?.dead ?? null;
+    try {
+      const answer = await get("/dead");
+      if (closed) return;
+      letters = answer.letters;
+      count = answer.total;
+      none.replaceChildren(empty("No dead letters", "What cannot be handled shows here, with the reason: messages that are no tasks, tasks that kill their worker."));
+    } catch (error) {
+      if (closed) return;
+      if (error.status === 401) tokenGiven().then(load);
+      if (!letters) none.replaceChildren(empty("The dead letters cannot be shown", error.message));
+      else toast(error.message, true);
+    } finally {
+      loading = false;
+      again.disabled = false;
+    }
+    draw();
+  };
+  const draw = () => {
+    const some = letters?.length > 0;
+    list.hidden = !some;
+    none.hidden = some;
+    dropAll.hidden = !some || !pool.mayAct;
+    set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, the oldest ${number(letters.length)} are shown` : ""}` : "");
+    keyed(list, letters ?? [], (letter) => letter.id, letterRow(load));
+  };
+  const update = () => {
+    draw();
+    const now = pool.live?.dead ?? null;
+    if (letters && now !== null && now !== seen) load();
+  };
+  const move = (step) => {
+    const rows = [...list.querySelectorAll(".open")];
+    const current = rows.indexOf(document.activeElement?.closest?.(".letter")?.querySelector(".open"));
+    rows[Math.max(0, Math.min(rows.length - 1, current + step))]?.focus();
+  };
+  const element = h("div", {},
+    h("div", { class: "head wrap" }, h("h1", {}, "Dead letters"), total, h("span", { class: "grow" }), again, dropAll), none, list);
+  pool.changed.add(update);
+  load();
+  return { element, title: "Dead letters", list: { move }, close: () => { closed = true; pool.changed.delete(update); } };
+};
