@@ -6,6 +6,7 @@ mod hand_in;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -90,6 +91,9 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     }
     let client = Client::new(&args.url)?;
     let taken: Vec<TaskView> = hand_in::hand_in(&client, tasks).await?;
+    for warning in taken.iter().flat_map(|task| &task.warnings).collect::<BTreeSet<_>>() {
+        eprintln!("warning: {warning}");
+    }
     if args.wait {
         return batch::wait(&client, &taken, args.format).await;
     }

@@ -12,8 +12,11 @@ const FILE: &str = r#"<img src=x onerror="window.hit=1">.txt"#;
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let agent = r#"echo "$1"; sleep 2.5; echo "$1"; echo "$1" >"$2"; echo "$1" >>readme.txt"#;
-    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", agent, "agent", ATTACK, FILE]);
+    let agent =
+        r#"echo "$1"; until [ -e "$3" ]; do sleep 0.05; done; echo "$1"; echo "$1" >"$2"; echo "$1" >>readme.txt"#;
+    let go_on = pool.path().join("go");
+    let sign = go_on.to_str().expect("a path in UTF-8");
+    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", agent, "agent", ATTACK, FILE, sign]);
     pool.rewrite(&file);
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
@@ -30,6 +33,7 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
         .await;
     go(&browser, &pool, "tasks/evil").await;
     browser.until("what the agent prints", r#"document.querySelector(".term").innerText.includes("<img")"#).await;
+    std::fs::write(&go_on, "").expect("the sign");
     pool.api().result("evil", SOON).await;
     browser.until("the diff names the file", r#"document.querySelector("main .file")"#).await;
     let page = browser.text("main").await;
