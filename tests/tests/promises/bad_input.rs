@@ -253,7 +253,7 @@ async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_goo
     let dead = observer.drain("pool.dead").await;
     for (what, body, words) in &mistakes {
         let answers = replies.iter().filter(|reply| correlation(reply) == *what);
-        let answers: Vec<ResultMessage> = answers.map(|reply| result_in(reply)).collect();
+        let answers: Vec<ResultMessage> = answers.map(result_in).collect();
         assert!(!answers.is_empty(), "nobody answered {what}");
         for result in &answers {
             assert_eq!(kind(result), Some(ErrorKind::InvalidTask), "{what}: {result:?}");
