@@ -20,6 +20,8 @@ use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
 const TRY_EVERY: Duration = Duration::from_secs(5);
+/// One that nobody has named for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const REASON: &str = "reply_refused";
 
 #[derive(Debug, thiserror::Error)]
@@ -42,21 +44,30 @@ enum Turn {
 #[derive(Debug, Clone, Copy)]
 struct Reluctant {
     since: Instant,
+    last_refused: Instant,
     next_try: Instant,
+    /// It has taken one since it last refused. After a second one it is as good as any.
+    takes: bool,
 }
 
 impl Reluctant {
     fn new(now: Instant) -> Self {
-        Self { since: now, next_try: now + TRY_EVERY }
+        Self { since: now, last_refused: now, next_try: now + TRY_EVERY, takes: false }
     }
 
+    fn refused(&mut self, now: Instant) {
+        *self = Self { since: self.since, ..Self::new(now) };
+    }
+
+    /// Of a result that is here since `arrived`: it is not given up before the queue has refused one since then.
     /// `longest` is how long a try may take: until then nobody else has one.
-    fn turn(&mut self, now: Instant, patience: Duration, longest: Duration) -> Turn {
+    fn turn(&mut self, (arrived, now): (Instant, Instant), patience: Duration, longest: Duration) -> Turn {
         if now >= self.next_try {
             self.next_try = now + longest;
             return Turn::Try;
         }
-        if now.duration_since(self.since) >= patience { Turn::GiveUp } else { Turn::Wait }
+        let hopeless = now.duration_since(self.since) >= patience && self.last_refused >= arrived;
+        if hopeless { Turn::GiveUp } else { Turn::Wait }
     }
 }
 
@@ -75,9 +86,15 @@ impl Postman {
 
     /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and
     /// when the result is in `pool.dead` instead.
-    pub(crate) async fn bring(&self, came_with: &BasicProperties, id: &str, body: &[u8]) -> Result<(), NotBrought> {
+    /// `arrived` is when it was first tried to.
+    pub(crate) async fn bring(
+        &self,
+        (came_with, arrived): (&BasicProperties, Instant),
+        id: &str,
+        body: &[u8],
+    ) -> Result<(), NotBrought> {
         let Some((to, properties)) = addressed(came_with, id) else { return Ok(()) };
-        let brought = match self.turn(&to) {
+        let brought = match self.turn(&to, arrived) {
             None => {
                 let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
                 self.outbox.publish(letter).await
@@ -99,10 +116,10 @@ impl Postman {
         }
     }
 
-    fn turn(&self, to: &str) -> Option<Turn> {
+    fn turn(&self, to: &str, arrived: Instant) -> Option<Turn> {
         let longest = self.process.publisher.link().endpoint().timeout() * 3;
         let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
-        reluctant.get_mut(to).map(|queue| queue.turn(Instant::now(), self.patience, longest))
+        reluctant.get_mut(to).map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
     }
 
     fn learn(&self, to: &str, brought: &Result<(), BrokerError>) {
@@ -110,11 +127,16 @@ impl Postman {
         let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
         match brought {
             Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
-                let known = reluctant.get_mut(to).map(|queue| queue.next_try = now + TRY_EVERY);
-                if known.is_none() {
+                if let Some(queue) = reluctant.get_mut(to) {
+                    queue.refused(now);
+                } else {
+                    reluctant.retain(|_, queue| now.duration_since(queue.last_refused) < FORGOTTEN_AFTER);
                     reluctant.insert(to.to_owned(), Reluctant::new(now));
                     tracing::warn!(reply_to = %to, %error, "a reply queue does not take its results; they are tried one at a time");
                 }
+            }
+            Ok(()) if reluctant.get(to).is_some_and(|queue| !queue.takes) => {
+                reluctant.entry(to.to_owned()).and_modify(|queue| (queue.takes, queue.next_try) = (true, now));
             }
             // A broker that is away or silent says nothing about one queue.
             Ok(()) | Err(_) => {
@@ -168,20 +190,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_result_tries_while_the_others_wait_and_when_their_time_is_up_they_are_given_up() {
+    fn one_result_tries_while_the_others_wait_and_after_a_refusal_beyond_patience_they_are_given_up() {
         let began = Instant::now();
         let mut queue = Reluctant::new(began);
         let at = |s| began + Duration::from_secs(s);
-        let turn = |queue: &mut Reluctant, now| queue.turn(now, Duration::from_secs(60), Duration::from_secs(30));
-        assert_eq!(turn(&mut queue, at(1)), Turn::Wait, "it has just refused one");
-        assert_eq!(turn(&mut queue, at(5)), Turn::Try, "the first one");
-        assert_eq!(turn(&mut queue, at(6)), Turn::Wait, "the others");
-        queue.next_try = at(10);
-        assert_eq!(turn(&mut queue, at(12)), Turn::Try, "after that has failed");
-        assert_eq!(turn(&mut queue, at(41)), Turn::Wait, "its try takes long");
-        queue.next_try = at(65);
-        assert_eq!(turn(&mut queue, at(60)), Turn::GiveUp, "a minute is over");
-        assert_eq!(turn(&mut queue, at(66)), Turn::Try, "it may have been mended");
-        assert_eq!(turn(&mut queue, at(67)), Turn::GiveUp, "the others do not wait for that");
+        let turn = |queue: &mut Reluctant, arrived, now| {
+            queue.turn((at(arrived), at(now)), Duration::from_secs(60), Duration::from_secs(30))
+        };
+        assert_eq!(turn(&mut queue, 0, 1), Turn::Wait, "it has just refused one");
+        assert_eq!(turn(&mut queue, 0, 5), Turn::Try, "the first one");
+        assert_eq!(turn(&mut queue, 0, 6), Turn::Wait, "the others");
+        queue.refused(at(8));
+        assert_eq!(turn(&mut queue, 0, 13), Turn::Try, "after that was refused");
+        assert_eq!(turn(&mut queue, 0, 42), Turn::Wait, "its try takes long");
+        queue.refused(at(42));
+        assert_eq!(turn(&mut queue, 0, 60), Turn::Try, "it may have been mended");
+        assert_eq!(turn(&mut queue, 0, 61), Turn::GiveUp, "a minute is over, and it has refused since");
+        assert_eq!(turn(&mut queue, 50, 61), Turn::Wait, "one that came after the last refusal waits for the next");
+        queue.refused(at(62));
+        assert_eq!(turn(&mut queue, 50, 63), Turn::GiveUp, "and that was it");
     }
 }

@@ -24,6 +24,7 @@ use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::acknowledge::acknowledge;
 use crate::consumer;
@@ -36,6 +37,8 @@ const PREFETCH: u16 = 200;
 const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
 /// How long the history may take to show a result that the log knows of.
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
+/// And how long it is waited for in all, by somebody who asks for a result again.
+const IN_HISTORY_AT_ALL: Duration = Duration::from_secs(30);
 
 /// What the log says about a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,8 @@ enum NotHandled {
     Log(#[from] LogError),
     #[error(transparent)]
     History(#[from] NotRead),
+    #[error("the history does not have the result of task {0} yet")]
+    NotYetKept(TaskId),
     #[error(transparent)]
     Reply(#[from] NotBrought),
 }
@@ -125,7 +130,9 @@ impl NotHandled {
             Self::Broker(error) | Self::Reply(NotBrought::Broker(error)) => tell(error, text),
             Self::Log(_) => tracing::warn!(error = %self, "{text}"),
             // The end of the history is near, or what keeps it away is told by its reader; the postman tells of his queues.
-            Self::History(_) | Self::Reply(NotBrought::Waits(_)) => tracing::debug!(error = %self, "{text}"),
+            Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotBrought::Waits(_)) => {
+                tracing::debug!(error = %self, "{text}")
+            }
         }
     }
 }
@@ -135,8 +142,8 @@ impl NotHandled {
 async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
-    let mut kept = false;
-    while let Err(error) = handle(desk, delivery, &mut kept).await {
+    let mut progress = Progress { arrived: Instant::now(), kept: false };
+    while let Err(error) = handle(desk, delivery, &mut progress).await {
         if !delivery.acker.usable() || desk.process.shutdown.is_cancelled() {
             return false;
         }
@@ -146,17 +153,23 @@ async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     true
 }
 
-/// `kept` = an earlier try has brought the result into the history.
-async fn handle(desk: &Desk, delivery: &Delivery, kept: &mut bool) -> Result<(), NotHandled> {
+/// What earlier tries at a result have brought about.
+struct Progress {
+    arrived: Instant,
+    /// It is in the history.
+    kept: bool,
+}
+
+async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return repeat(desk, delivery).await;
+        return repeat(desk, delivery, progress.arrived).await;
     }
     let process = &desk.process;
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
             let due = decide(process, &result).await?;
             point(Point::OutcomeWritten);
-            deliver(desk, delivery, (&result, due), kept).await?;
+            deliver(desk, delivery, (&result, due), progress).await?;
             point(Point::ResultDelivered);
         }
         Err(error) => {
@@ -171,7 +184,7 @@ async fn handle(desk: &Desk, delivery: &Delivery, kept: &mut bool) -> Result<(),
 }
 
 /// A finished task was published once more: whoever did so gets the result that there is.
-async fn repeat(desk: &Desk, delivery: &Delivery) -> Result<(), NotHandled> {
+async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
     let Desk { process, history, postman } = desk;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
@@ -180,15 +193,19 @@ async fn repeat(desk: &Desk, delivery: &Delivery) -> Result<(), NotHandled> {
     if outcome == Some(Status::Cancelled) {
         // The log is all that there is of it.
         let body = ResultMessage::cancelled(id.clone()).to_json();
-        return Ok(postman.bring(&delivery.properties, id.as_str(), &body).await?);
+        return Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?);
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
+        // Its outcome is in the log before it is in the history; later it is too old to be there.
+        if arrived.elapsed() < IN_HISTORY_AT_ALL {
+            return Err(NotHandled::NotYetKept(id));
+        }
         tracing::warn!(task_id = %id, "the history has no result to repeat");
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => Ok(postman.bring(&delivery.properties, id.as_str(), &body).await?),
+        Some(body) => Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?),
         None => Ok(()),
     }
 }
@@ -202,17 +219,23 @@ enum Due {
     Reply,
     /// It is the outcome: it goes into the history and to the submitter.
     Outcome,
+    /// The task was cancelled before its attempt, which came to an end all the same, was in the log. Its message may be
+    /// acked already, so nobody else will tell the submitter.
+    Cancelled,
 }
 
 impl Due {
-    fn outcome(wins: bool) -> Self {
-        if wins { Self::Outcome } else { Self::Nothing }
+    /// Of a result that is not the outcome of its task.
+    fn of_loser(fold: &Fold, task: &TaskId) -> Self {
+        let outcome = fold.tasks.get(task).and_then(|state| state.outcome.as_ref());
+        let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
+        if cancelled { Self::Cancelled } else { Self::Nothing }
     }
 }
 
 async fn decide(process: &Process, result: &ResultMessage) -> Result<Due, LogError> {
     match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await.map(Due::outcome),
+        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await,
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
         (None, _) => Ok(Due::Outcome),
@@ -224,7 +247,7 @@ async fn decide_attempt(
     task: &TaskId,
     attempt: AttemptId,
     result: &ResultMessage,
-) -> Result<bool, LogError> {
+) -> Result<Due, LogError> {
     let log = &process.log;
     // The claim came before the result, but this process may not have read it yet.
     let known = log.wait_for_task(task, |fold| match standing(fold, task, attempt) {
@@ -232,15 +255,18 @@ async fn decide_attempt(
         known @ (Standing::Winner | Standing::Loser | Standing::Open) => Some(known),
     });
     match tokio::time::timeout(CLAIM_READ_WITHIN, known).await {
-        Ok(Standing::Winner) => return Ok(true),
-        Ok(Standing::Loser) => return Ok(false),
+        Ok(Standing::Winner) => return Ok(Due::Outcome),
+        Ok(Standing::Loser) => return Ok(log.read(|fold| Due::of_loser(fold, task))),
         Ok(Standing::Open | Standing::Unknown) | Err(_) => {}
     }
     // Written here and not by the programmer, so that the outcomes of all workers go together into one message of the
     // log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
     match log.append(Decision::finished(task, Some(attempt), result)).await? {
-        Verdict::Accepted => Ok(true),
-        Verdict::Refused(_) => Ok(log.read(|fold| standing(fold, task, attempt)) == Standing::Winner),
+        Verdict::Accepted => Ok(Due::Outcome),
+        Verdict::Refused(_) => Ok(log.read(|fold| match standing(fold, task, attempt) {
+            Standing::Winner => Due::Outcome,
+            Standing::Loser | Standing::Open | Standing::Unknown => Due::of_loser(fold, task),
+        })),
     }
 }
 
@@ -254,7 +280,10 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
         Verdict::Refused(Refusal::Finished) => {
             let the_same = |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
             let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
-            Ok(Due::outcome(process.log.read(known).unwrap_or_default()))
+            Ok(process.log.read(|fold| match known(fold) {
+                Some(true) => Due::Outcome,
+                Some(false) | None => Due::of_loser(fold, task),
+            }))
         }
         Verdict::Refused(_) => Ok(Due::Nothing),
     }
@@ -277,28 +306,35 @@ async fn deliver(
     desk: &Desk,
     delivery: &Delivery,
     (result, due): (&ResultMessage, Due),
-    is_kept: &mut bool,
+    progress: &mut Progress,
 ) -> Result<(), NotHandled> {
-    if due == Due::Nothing {
-        return Ok(());
-    }
-    let id = result.task_id.as_ref().map_or("", TaskId::as_str);
+    let (properties, arrived) = (&delivery.properties, progress.arrived);
+    let id = match (due, &result.task_id) {
+        (Due::Nothing, _) => return Ok(()),
+        (Due::Cancelled, Some(task)) => {
+            let body = ResultMessage::cancelled(task.clone()).to_json();
+            return Ok(desk.postman.bring((properties, arrived), task.as_str(), &body).await?);
+        }
+        (Due::Reply | Due::Outcome | Due::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),
+    };
     let keep = async {
         let kept = match due {
-            Due::Outcome if !*is_kept => desk.history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await,
-            Due::Outcome | Due::Reply | Due::Nothing => Ok(()),
+            Due::Outcome if !progress.kept => {
+                desk.history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await
+            }
+            Due::Outcome | Due::Reply | Due::Cancelled | Due::Nothing => Ok(()),
         };
         point(Point::ResultKept);
         kept
     };
     let tell = async {
-        let told = desk.postman.bring(&delivery.properties, id, &delivery.data).await;
+        let told = desk.postman.bring((properties, arrived), id, &delivery.data).await;
         point(Point::ResultReplied);
         told
     };
     // The reply first: its submitter waits, for the history nobody does.
     let (told, kept) = tokio::join!(tell, keep);
-    *is_kept = kept.is_ok();
+    progress.kept = kept.is_ok();
     kept?;
     Ok(told?)
 }

@@ -3,6 +3,8 @@
 //! A programmer has written `reissued` and put the message into `pool.retries`, where it is held unacknowledged until it is
 //! time. A crash between publish and ack publishes it twice with the same token: the second copy is dropped.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -53,11 +55,14 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// No task has to wait for longer, whatever this machine's clock says.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes again
 /// by itself.
 async fn handle_until_done(process: &Process, delivery: &Delivery) {
     let due = headers::retry_at(&delivery.properties).unwrap_or_default();
-    tokio::time::sleep(due.since(wall_clock())).await;
+    tokio::time::sleep(due.since(wall_clock()).min(LONGEST)).await;
     let mut backoff = Backoff::default();
     while let Err(error) = issue(process, delivery).await {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {

@@ -15,17 +15,22 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
 use pool_shared::broker::{BrokerError, within};
 use pool_shared::config::Pool;
+use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
-use pool_shared::id::TaskId;
+use pool_shared::fold::{Fold, Verdict};
+use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
 use pool_shared::routing::{Routes, parse_routing_key, routing_key};
-use pool_shared::task::TaskMessage;
+use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::Timestamp;
+use tokio::time::Instant;
 
 use crate::{configure, consumer};
 
 /// A key that leads to a route, but came here all the same: the bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
+/// What was missing then is there now.
+const DECLARED_FOR: Duration = Duration::from_secs(5);
 
 /// What is to be done with an unroutable message.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,9 +74,10 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let options = BasicConsumeOptions::default();
     let consume = channel.basic_consume(UNROUTABLE.into(), "unroutable".into(), options, FieldTable::default());
     let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
+    let mut declared = None;
     while let Some(Ok(delivery)) = consumer.next().await {
         point(Point::UnroutableTaken);
-        handle(process, pool, &delivery).await?;
+        handle(process, pool, &delivery, &mut declared).await?;
         point(Point::UnroutableHandled);
         within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
     }
@@ -79,7 +85,13 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     Ok(())
 }
 
-async fn handle(process: &Process, pool: &Pool, delivery: &Delivery) -> Result<(), BrokerError> {
+/// `declared` is when the topology was declared last because of such a message.
+async fn handle(
+    process: &Process,
+    pool: &Pool,
+    delivery: &Delivery,
+    declared: &mut Option<Instant>,
+) -> Result<(), BrokerError> {
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
     // Of the file in force, which may be another than this process' own.
     let routes = process.log.read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
@@ -87,10 +99,12 @@ async fn handle(process: &Process, pool: &Pool, delivery: &Delivery) -> Result<(
     let key = delivery.routing_key.as_str();
     match remedy(routes, key, message.as_ref().ok()) {
         Remedy::Publish { key, same } => {
-            if same {
+            // One time for all that came with it.
+            if same && declared.is_none_or(|at| at.elapsed() > DECLARED_FOR) {
                 tokio::time::sleep(BINDING_GAP).await;
                 // Or they are gone, with a queue that was deleted.
                 configure::declare_again(process, pool).await;
+                *declared = Some(Instant::now());
             }
             tracing::info!(%key, "an unroutable task is published again");
             let properties = task_properties(&delivery.properties);
@@ -111,6 +125,25 @@ fn task_properties(came_with: &BasicProperties) -> BasicProperties {
     Reply { to, ..Reply::without_address(came_with) }.on(properties)
 }
 
+/// A task that was in somebody's hands can be ended by its owner only, and this one's is gone, or its message would not be
+/// here: takes it over as the next owner would.
+async fn inherit(process: &Process, delivery: &Delivery, task: Task) -> Result<Option<AttemptId>, BrokerError> {
+    let owned = |fold: &Fold| {
+        let state = fold.tasks.get(&task.id).filter(|state| state.outcome.is_none())?;
+        Some((state.owner.as_ref()?.programmer.clone(), state.route.clone()))
+    };
+    let Some((programmer, route)) = process.log.read(owned) else { return Ok(None) };
+    let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
+    let body_hash = task.body_hash();
+    let started = Decision::Started { task: task.id, attempt, programmer, token, route, body_hash };
+    match process.log.append(started).await {
+        Ok(Verdict::Accepted) => Ok(Some(attempt)),
+        // The owner has another message of the task, or an outcome.
+        Ok(Verdict::Refused(_)) => Ok(None),
+        Err(error) => Err(BrokerError::Pool { what: "take a task over".to_owned(), reason: error.to_string() }),
+    }
+}
+
 /// The result goes the way of all results: `replies` decides and forwards.
 async fn reject(
     process: &Process,
@@ -122,9 +155,15 @@ async fn reject(
     let id = message.as_ref().and_then(|message| message.id.clone()).or_else(from_property);
     tracing::info!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a task is rejected");
     let mut result = ResultMessage::without_attempt(id.clone(), Status::Rejected, failure);
+    if let (Some(id), Some(message)) = (&id, &message) {
+        result.attempt = inherit(process, delivery, Task::new(id.clone(), message.clone())).await?;
+    }
     result.task = message.map(Box::new);
     let reply = Reply::of(&delivery.properties).unwrap_or_else(|_| Reply::without_address(&delivery.properties));
-    let properties = reply.on(headers::result_properties(id.as_ref().map_or("", TaskId::as_str), None));
+    let properties = reply.on(headers::result_properties(
+        id.as_ref().map_or("", TaskId::as_str),
+        result.attempt.map(|attempt| attempt.to_string()),
+    ));
     let body = result.to_json();
     let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
     process.publisher.publish(message).await

@@ -20,8 +20,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// A look takes all of them in hand: of a dispatcher's time no more than one part in so many.
 const SHARE: u32 = 20;
-/// Behind others that wait for people.
-const MOST: u16 = u16::MAX;
+/// Behind others that wait for people. All of them are in memory during a look.
+const MOST: u16 = 5_000;
 /// What comes back as often as this is not saved by another time.
 const MOST_GENERATIONS: u32 = 50;
 

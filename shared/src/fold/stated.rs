@@ -62,6 +62,8 @@ impl TaskState {
                 since: Timestamp(owner.since_ms),
             });
         }
+        // It may have been released, or its attempt made again, between the writing of the statement and its place.
+        self.owner.take_if(|owner| self.past.contains(&owner.attempt));
         // An attempt that was released since the statement was written is in both of its counts once.
         let starts = (self.attempts + self.releases).max(said.attempts + said.releases);
         self.releases = self.releases.max(said.releases);

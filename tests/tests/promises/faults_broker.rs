@@ -190,7 +190,7 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     assert!(letter["reason"].as_str().is_some_and(|reason| reason.starts_with("reply_refused")), "{letter}");
     assert_eq!(submitter.drain("results.small").await.len(), 1, "one had room");
     let retry = format!("/dead/{}/retry", letter["id"].as_str().expect("an id"));
-    let (status, said) = pool.api().send(Method::POST, &retry, &Value::Null).await;
+    let (status, said) = pool.api().send(Method::POST, &retry, &serde_json::json!({})).await;
     assert!(status.is_success(), "it is sent: {said}");
     let sent = submitter.drain("results.small").await;
     let result: Value = serde_json::from_slice(sent.first().expect("it is there")).expect("a result");

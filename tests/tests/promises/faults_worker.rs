@@ -127,6 +127,23 @@ async fn a_result_whose_owner_died_counts_if_nobody_has_the_task_since() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_cancelled_between_its_ack_and_its_outcome_is_answered_as_cancelled() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    let mut submitter = pool.submitter("me").await;
+    pool.kill_dispatcher();
+    pool.start_worker_with(&["--all"], &[("POOL_FAULT", "worker.acked=kill")]);
+    submitter.submit("any", &task("too-late")).await;
+    assert_eq!(pool.worker(0).ended().await.signal(), Some(9), "it died behind its ack");
+    pool.take_worker(0);
+    let mut log = pool.event_log().await;
+    let cancelled = log.append(&[json!({"kind": "cancelled", "task": "too-late"})]).await;
+    assert!(cancelled.iter().any(|entry| entry.is("cancelled") && entry.accepted), "before it has finished");
+    pool.start_dispatcher().await;
+    assert_eq!(submitter.reply(SOON).await.status, Status::Cancelled, "nobody else could have told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_counts_although_the_log_has_lost_who_started_it() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;

@@ -105,6 +105,26 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_in_the_hands_of_a_dead_worker_that_nobody_can_do_any_more_is_rejected() {
+    let (mut pool, _sign) = with(&["001", "006"]).await;
+    let worker = pool.start_worker(&["--programmers", "006"]);
+    let mut submitter = pool.submitter("me").await;
+    let mut orphan = task("orphan");
+    orphan["capabilities"] = json!(["premium"]);
+    submitter.submit("premium", &orphan).await;
+    pool.event_log().await.started("orphan").await;
+    pool.take_worker(worker).kill();
+    pool.kill_dispatcher();
+    pool.rewrite(&PoolFile::sample().only(&["001"]));
+    pool.start_dispatcher().await;
+    let reply = submitter.reply(SOON).await;
+    assert_eq!(reply.status, Status::Rejected, "its owner will not come back: {reply:?}");
+    let problem = reply.error.expect("an error").message;
+    assert!(problem.contains("premium"), "it says what is missing: {problem}");
+    assert_eq!(pool.api().get("/tasks/orphan").await["status"], "rejected", "the log has it too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_can_put_a_task_into_its_queue_again() {
     let (mut pool, sign) = with(&["001", "002"]).await;
     let first = pool.start_worker(&["--programmers", "001"]);

@@ -149,6 +149,8 @@ impl Session {
             Input::Broken => {
                 self.found_empty.fill(None);
                 self.turn = Turn::Open;
+                // A queue that is not there must not keep this programmer from its others.
+                self.first = (self.asked + 1) % self.found_empty.len();
                 Action::Open { after_failure: true }
             }
             Input::Empty => {

@@ -50,6 +50,14 @@ fn a_task_that_outlasts_the_turn_of_its_queue_closes_the_consumer_before_its_ack
 }
 
 #[test]
+fn a_queue_that_breaks_the_channel_does_not_keep_a_programmer_from_its_others() {
+    let (mut session, now) = (Session::new(3), Instant::now());
+    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "first queue");
+    assert_eq!(session.handle(In::Broken, &OPEN, now), Do::Open { after_failure: true }, "it is not there");
+    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(1), "another one");
+}
+
+#[test]
 fn whose_only_queue_gives_stays_there() {
     let (mut session, now) = (Session::new(1), Instant::now());
     assert_eq!(do_one(&mut session, 0, now), Do::Stay(0), "more");
