@@ -43,7 +43,7 @@ pub(super) async fn run(sandbox: &Sandbox, command: Command, watch: &Watch) -> R
     if report.is_none() {
         kill_session(pid);
     }
-    drain(&mut pipe, &mut output).await;
+    drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let (exit, stragglers) = match (listener.stopped, report) {
         (_, Some(Report::Failed(problem))) => return Err(LaunchError::Program { program: program(&command), problem }),
@@ -168,7 +168,8 @@ fn tick_of(silence: Option<Duration>) -> Duration {
     })
 }
 
-async fn drain(pipe: &mut pipe::Receiver, output: &mut Output) {
+/// What was printed last: the end of the helper may be seen before it.
+async fn drain(pipe: &mut pipe::Receiver, output: &mut Output, watch: &Watch) {
     let mut buffer = vec![0; 16 * 1024];
     let all = async {
         while let Ok(count) = pipe.read(&mut buffer).await {
@@ -176,6 +177,7 @@ async fn drain(pipe: &mut pipe::Receiver, output: &mut Output) {
                 break;
             }
             output.push(&buffer[..count]);
+            (watch.listen)(&buffer[..count]);
         }
     };
     // Only a process that escaped the helper could hold the pipe open; nobody waits for it.
