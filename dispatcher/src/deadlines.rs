@@ -11,6 +11,7 @@ use pool_shared::broker::headers::result_properties;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{REPLIES, RESULTS_KEY};
+use pool_shared::fault::{Point, point};
 use pool_shared::id::TaskId;
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::time::Timestamp;
@@ -40,6 +41,7 @@ pub async fn run(process: Process) {
         for (deadline, task) in overdue(&process, &told) {
             match expire(&process, &task, deadline).await {
                 Ok(()) => {
+                    point(Point::Expired);
                     tracing::info!(task_id = %task, %deadline, "the deadline passed while the task waited");
                     let pause = told.get(&task).map_or(AGAIN_AFTER, |(_, pause)| LONGEST.min(*pause * 2));
                     told.insert(task, (Instant::now() + pause, pause));

@@ -16,6 +16,7 @@ use pool_shared::broker::outbox::{Letter, Outbox};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_shared::fault::{Point, point};
 use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
@@ -155,6 +156,7 @@ impl Postman {
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
         let message = Message { exchange: DEAD_EXCHANGE, key: "", body, properties, mandatory: true };
         self.process.publisher.publish(message).await?;
+        point(Point::GaveUp);
         tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`dispatcher dead list`)");
         Ok(())
     }

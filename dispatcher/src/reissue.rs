@@ -45,9 +45,11 @@ pub async fn reissue(process: &Process, task: &Task, generation: u32) -> Result<
         Verdict::Refused(Refusal::Finished) => return Ok(Reissued::Finished),
         Verdict::Refused(_) => return Ok(Reissued::Overtaken),
     }
+    point(Point::RepairReissued);
     let submitted = process.log.read(|fold| fold.tasks.get(&task.id).and_then(|state| state.submitted_at));
     let properties = task_properties(task.id.as_str(), generation, Keeps::of_task(&task.message, submitted));
     publish(process, &routing_key(&task.message.capabilities), &task.to_json(), properties).await?;
+    point(Point::RepairPublished);
     process.log.append(Decision::Published { task: task.id.clone(), generation }).await?;
     Ok(Reissued::Published(generation))
 }

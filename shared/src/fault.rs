@@ -121,6 +121,14 @@ points! {
         RetiredSentOn = "dispatcher.retired_sent_on",
         /// All is done but the ack of the old message.
         RetiredLogged = "dispatcher.retired_logged",
+        /// A lost task is published again: `reissued` is in the log, the message is not published.
+        RepairReissued = "dispatcher.repair_reissued",
+        /// The message is in its queue, the log does not say so.
+        RepairPublished = "dispatcher.repair_published",
+        /// The result of a task whose deadline has passed is in `results`.
+        Expired = "dispatcher.expired",
+        /// A result that its reply queue refuses is in `pool.dead`, and not acked.
+        GaveUp = "dispatcher.gave_up",
     }
 }
 

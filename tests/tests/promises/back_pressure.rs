@@ -15,7 +15,7 @@ use crate::support::amqp::channel;
 use crate::support::machine::{program, share_cores};
 use crate::support::own_broker::{OwnBroker, Pair};
 use crate::support::pool::{task, tasks};
-use crate::support::{Pool, PoolFile, SOON, eventually};
+use crate::support::{Books, Pool, PoolFile, SOON, eventually};
 
 /// Two programmers with five places each.
 fn narrow() -> PoolFile {
@@ -151,6 +151,27 @@ async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a
     for id in ids {
         assert_eq!(log.starts(id).len(), 1, "{id} once");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_wait_for_a_dispatcher_that_does_nothing_and_all_are_delivered_when_it_goes_on() {
+    const TASKS: usize = 400;
+    let mut pool = Pool::start(&PoolFile::sample().only(&["001", "002"])).await;
+    let mut books = Books::open(&pool).await;
+    let slow = pool.take_dispatcher();
+    slow.freeze();
+    for number in 1..=TASKS {
+        books.over_amqp("any", &task(&format!("waits-{number}"))).await;
+    }
+    // Workers write the outcomes themselves while no dispatcher does.
+    pool.event_log().await.finished(TASKS, SOON * 4).await;
+    slow.thaw();
+    books.settled(SOON * 4).await;
+    let memory = memory_mib(slow.pid());
+    assert!(memory < 300, "it takes them as it can handle them: {memory} MiB");
+    slow.kill();
+    let report = books.close(&mut pool, SOON).await;
+    assert_eq!((report.tasks, report.repeated_starts), (TASKS, 0), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

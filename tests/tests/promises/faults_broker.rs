@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use pool_shared::result::{ErrorKind, Status};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::support::amqp::channel;
+use crate::support::amqp::{channel, small_queue};
 use crate::support::field::{REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
 use crate::support::{Books, Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
@@ -163,15 +163,7 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     let mut books = Books::open(&pool).await;
     let submitter = pool.submitter("somebody").await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    let mut small = FieldTable::default();
-    small.insert("x-max-length".into(), AMQPValue::LongInt(1));
-    small.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    channel.queue_declare("results.small".into(), QueueDeclareOptions::default(), small).await.expect("a small queue");
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel
-        .queue_bind("results.small".into(), "pool.results".into(), "results.small".into(), options, none)
-        .await
-        .expect("a binding");
+    small_queue(&channel, "results.small").await;
     for number in 1..=RESULTS {
         let id = format!("refused-{number}");
         let properties = submitter.properties().with_reply_to("results.small".into());

@@ -6,8 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use pool_shared::fault::Point;
+use pool_shared::time::wall_clock;
 use serde_json::{Value, json};
 
+use crate::support::amqp::{channel, small_queue};
 use crate::support::pool::task;
 use crate::support::process::Running;
 use crate::support::{Books, EventLog, Pool, PoolFile};
@@ -47,6 +49,9 @@ const RETRIES: [Point; 3] = [Point::RetryDue, Point::RetryIssued, Point::RetryLo
 const UNROUTABLE: [Point; 2] = [Point::UnroutableTaken, Point::UnroutableHandled];
 const RETIRED: [Point; 4] = [Point::RetiredTaken, Point::RetiredReissued, Point::RetiredSentOn, Point::RetiredLogged];
 
+const REPAIR: [Point; 2] = [Point::RepairReissued, Point::RepairPublished];
+const OTHER_RESULTS: [Point; 2] = [Point::Expired, Point::GaveUp];
+
 /// For a pool that is whole again.
 const REST_WITHIN: Duration = Duration::from_secs(60);
 /// Edits at once.
@@ -62,7 +67,7 @@ fn no_point_is_forgotten() {
     let all = |points: &[Point]| points.iter().map(|point| point.name()).collect::<BTreeSet<_>>();
     let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
     assert_eq!(tested, all(Point::WORKER), "each of a worker's is in a test below");
-    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED]);
+    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED, &REPAIR, &OTHER_RESULTS]);
     assert_eq!(tested, all(Point::DISPATCHER), "each of a dispatcher's is in a test below");
 }
 
@@ -294,6 +299,53 @@ async fn publish_unsorted(pool: &Pool, books: &mut Books, id: &str) {
     let properties = submitter.properties().with_reply_to(books.reply_to().into());
     submitter.publish("local.fast", task.to_string(), properties).await;
     books.expect(&task);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    dispatcher_armed(&mut pool, REPAIR[0]).await;
+    let mut books = Books::open(&pool).await;
+    books.over_http(&task("stuck")).await;
+    for (place, point) in REPAIR.iter().enumerate() {
+        let cut_off = pool.try_command_line(&["requeue", "--force", "stuck"]).await;
+        assert!(!cut_off.status.success(), "nobody is there to answer");
+        falls(&mut pool.take_dispatcher(), *point).await;
+        match REPAIR.get(place + 1) {
+            Some(next) => dispatcher_armed(&mut pool, *next).await,
+            None => pool.start_dispatcher().await,
+        }
+    }
+    pool.start_worker(&["--all"]);
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a_reply_queue_up() {
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.reply_patience_s", 1.into());
+    let mut pool = Pool::set_up_shared(&file).await;
+    dispatcher_armed(&mut pool, Point::Expired).await;
+    let mut books = Books::open(&pool).await;
+    let mut late = task("late");
+    let deadline = wall_clock().plus(Duration::from_secs(2)).to_string();
+    late["limits"] = json!({"deadline": deadline});
+    books.over_http(&late).await;
+    falls(&mut pool.take_dispatcher(), Point::Expired).await;
+
+    dispatcher_armed(&mut pool, Point::GaveUp).await;
+    let (_connection, channel) = channel(&pool.amqp_url()).await;
+    small_queue(&channel, "results.small").await;
+    let submitter = pool.submitter("somebody").await;
+    for id in ["fits", "refused"] {
+        let properties = submitter.properties().with_reply_to("results.small".into());
+        submitter.publish("any", task(id).to_string(), properties).await;
+        books.took(id);
+    }
+    pool.start_worker(&["--all"]);
+    falls(&mut pool.take_dispatcher(), Point::GaveUp).await;
+    pool.start_dispatcher().await;
+    books.close(&mut pool, REST_WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use pool_shared::result::ResultMessage;
 use serde_json::Value;
@@ -19,6 +19,16 @@ pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
     let channel = connection.create_channel().await.expect("a channel");
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("publisher confirms");
     (connection, channel)
+}
+
+/// A reply queue that takes one message and refuses more.
+pub(crate) async fn small_queue(channel: &Channel, name: &str) {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    channel.queue_declare(name.into(), QueueDeclareOptions::default(), arguments).await.expect("a small queue");
+    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(name.into(), "pool.results".into(), name.into(), options, none).await.expect("a binding");
 }
 
 #[derive(Debug)]
