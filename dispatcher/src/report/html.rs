@@ -9,6 +9,7 @@ use pool_shared::money::MicroUsd;
 
 use super::plots::{self, DARK, Failed, LIGHT, Palette};
 use super::{Group, Percentiles, Report};
+use crate::figures::duration;
 
 const STYLE: &str = include_str!("page.css");
 /// Fewer decided tasks than these tell little about an LLM.
@@ -135,7 +136,8 @@ fn table(report: &Report) -> String {
 }
 
 fn row(group: &Group, class: &str) -> String {
-    let time = |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| span(which(p)));
+    let time =
+        |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| duration(which(p)));
     let cells = [
         group.tasks.to_string(),
         group.succeeded.to_string(),
@@ -178,16 +180,6 @@ pub fn rounded(amount: MicroUsd) -> String {
 
 fn rate(rate: Option<f64>) -> String {
     rate.map_or("–".to_owned(), |rate| format!("{:.0} %", rate * 100.0))
-}
-
-/// A duration in short: `950ms`, `12.5s`, `3m20s`, `2h05m`.
-pub fn span(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms}ms"),
-        1_000..60_000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
-        60_000..3_600_000 => format!("{}m{:02}s", ms / 60_000, ms % 60_000 / 1000),
-        3_600_000.. => format!("{}h{:02}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
-    }
 }
 
 pub(super) fn escape(text: &str) -> String {

@@ -283,10 +283,3 @@ fn the_whiskers_are_wilsons_interval() {
     let (low, high) = plots::wilson(0, 0);
     assert!(low < 1e-9 && high > 0.7, "nothing is known: {low} {high}");
 }
-
-#[test]
-fn spans_are_short_and_say_their_unit() {
-    for (ms, text) in [(0, "0ms"), (950, "950ms"), (12_540, "12.5s"), (200_000, "3m20s"), (7_500_000, "2h05m")] {
-        assert_eq!(html::span(ms), text, "{ms} ms");
-    }
-}

@@ -1,7 +1,7 @@
 //! `dispatcher submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
 //! in as room comes.
 
-pub(super) mod batch;
+mod batch;
 mod hand_in;
 mod plan;
 
@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Client, Format, PoolFile, PoolUrl, complain};
 use crate::api::tasks::TaskView;
+use crate::figures::counted;
 use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,7 @@ struct OneTask {
     /// A path below a configured root, or an https:// or ssh:// URL
     #[arg(long, requires = "instruction")]
     repository: Option<String>,
+    /// The id of the task; submitted twice with the same id, it is done once (default: a new one)
     #[arg(long, requires = "instruction")]
     id: Option<String>,
     /// Branch, tag or commit to start from
@@ -105,7 +107,8 @@ fn taken_table(taken: &[TaskView], client: &Client) -> String {
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    format!("{}{} tasks taken. Follow them with `dispatcher watch` or at {}\n", lines(rows), taken.len(), client.url())
+    let count = counted(taken.len(), "task", "tasks");
+    format!("{}{count} taken. Follow with `dispatcher watch` or at {}\n", lines(rows), client.url())
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {
