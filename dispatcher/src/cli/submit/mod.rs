@@ -18,6 +18,9 @@ use crate::api::tasks::TaskView;
 use crate::figures::counted;
 use crate::tables::{lines, table};
 
+/// As a shell counts what SIGINT has ended.
+const INTERRUPTED: u8 = 130;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     dispatcher submit tasks.yaml --wait\n  \
@@ -97,9 +100,31 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     if args.wait {
-        return batch::wait(&client, &taken, args.format).await;
+        return tokio::select! {
+            waited = batch::wait(&client, &taken, args.format) => waited,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                eprintln!("{}", not_waited_for(&taken));
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+        };
     }
     args.format.print(&taken, |taken| taken_table(taken, &client))
+}
+
+/// Who stops waiting has not cancelled anything.
+fn not_waited_for(taken: &[TaskView]) -> String {
+    let ids: Vec<&str> = taken.iter().map(|task| task.id.as_str()).collect();
+    match ids.as_slice() {
+        [one] => {
+            format!("the task goes on: `dispatcher watch --task {one}` follows it, `dispatcher cancel {one}` stops it")
+        }
+        several => format!(
+            "the {} tasks go on: `dispatcher watch` follows them, `dispatcher show {}` shows the first, `dispatcher cancel ID…` stops them",
+            several.len(),
+            several.first().copied().unwrap_or("ID"),
+        ),
+    }
 }
 
 fn taken_table(taken: &[TaskView], client: &Client) -> String {
