@@ -56,6 +56,15 @@ pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     if soon || today { format!("{time} UTC") } else { format!("{date} {time} UTC") }
 }
 
+/// A moment with its date, in minutes: `2026-01-31 12:05 UTC`.
+pub(crate) fn date_and_time(at: Timestamp) -> String {
+    let text = at.to_string();
+    match (text.get(..10), text.get(11..16)) {
+        (Some(date), Some(time)) => format!("{date} {time} UTC"),
+        (_, _) => text,
+    }
+}
+
 /// A sentence of somebody who writes moments in full, with these in short.
 pub(crate) fn with_clocks(text: &str, now: Timestamp) -> String {
     let word = |word: &str| {

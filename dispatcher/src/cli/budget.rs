@@ -63,7 +63,10 @@ fn text(budget: &BudgetStatus) -> String {
         format!("${}", budget.spent_usd),
         format!("${}", budget.reserved_usd),
         or_any(budget.left_usd, "any"),
-        budget.day_ends.map_or(String::new(), |ends| format!("{} ({})", clock(ends, wall_clock()), budget.time_zone)),
+        budget.day_ends.map_or(String::new(), |ends| {
+            let zone = Some(&budget.time_zone).filter(|zone| *zone != "UTC");
+            format!("{}{}", clock(ends, wall_clock()), zone.map_or(String::new(), |zone| format!(" ({zone})")))
+        }),
     ]);
     let alert = match budget.alert {
         true => format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd),

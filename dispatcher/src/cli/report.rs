@@ -59,7 +59,7 @@ pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
 
 fn text(report: &Report) -> String {
     let groups = || report.groups.iter().chain([&report.total]);
-    let by = report.by.as_str();
+    let by = report.by_words();
     // Two words of a head may stand above each other.
     let mut numbers =
         table(&[by, "tasks", "success", "at\nfirst", "failovers", "tokens\nin", "tokens\nout", "cost", "per\nsuccess"]);

@@ -241,7 +241,7 @@ fn the_page_is_whole_in_itself_and_names_cannot_break_out_of_it() {
         let words = outside.filter(|(at, _)| !lower[..*at].ends_with("&quot;")).count();
         assert_eq!(words, 0, "nothing but the name of SVG and what stands in a name looks like an address");
         assert_eq!(page.matches("</title>").count(), 1, "the name has not closed it");
-        assert_eq!(page.matches("<svg").count(), 6, "three plots, each for a light and a dark page");
+        assert_eq!(page.matches("<svg").count(), 12, "three plots, each for a light and a dark page, broad and narrow");
         assert_eq!(page.matches("</html>").count(), 1, "to its end");
     }
     let page = html::page(&hostile()).expect("a page");
