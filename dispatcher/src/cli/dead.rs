@@ -80,7 +80,7 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
         What::Drop { ids, all, shown } => {
             let dropped =
                 if all { drop_all(&shown.client()?).await? } else { drop_these(&shown.client()?, &ids).await? };
-            shown.print(&dropped, |dropped| thrown_away(dropped))
+            shown.print(&dropped, thrown_away)
         }
     }
 }
