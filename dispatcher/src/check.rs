@@ -3,6 +3,8 @@
 
 mod tables;
 
+pub(crate) use tables::ranges;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

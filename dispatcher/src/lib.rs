@@ -14,6 +14,7 @@ pub mod dashboard;
 pub mod dead;
 pub mod deadlines;
 mod depths;
+mod figures;
 pub mod history;
 pub mod intake;
 mod llm_probe;

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use dispatcher::cli::{Arguments, complain};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match Arguments::parse().run().await {
+    match Arguments::of_process().run().await {
         Ok(code) => code,
         Err(error) => {
             complain(&error);

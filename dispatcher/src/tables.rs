@@ -4,10 +4,10 @@
 //! as a control sequence.
 
 use anstream::ColorChoice;
-use comfy_table::{CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle};
+use comfy_table::{CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width};
 
-/// For output that goes to no terminal.
-const COLUMNS: u16 = 100;
+/// The last column gives way on a narrow terminal, down to this.
+const LAST: u16 = 24;
 /// One line below the header and nothing else.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
@@ -104,28 +104,37 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|character| if is_harmless(character) { character } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
-/// An empty table with this header, as wide as the terminal.
+/// An empty table with this header. The last column is the one for free text: on a terminal that is too narrow it breaks
+/// into lines. Numbers, times and names never do, and without a terminal nothing does: a line is a row.
 pub(crate) fn table(header: &[&str]) -> Rows {
     let mut table = comfy_table::Table::new();
-    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
-    if table.width().is_none() {
-        table.set_width(COLUMNS);
-    }
+    table.load_style(STYLE).set_header(header);
+    let is_terminal = table.width().is_some();
+    table.set_content_arrangement(match is_terminal {
+        true => ContentArrangement::Dynamic,
+        false => ContentArrangement::Disabled,
+    });
     if colors() {
         table.enforce_styling();
     }
     Rows(table)
 }
 
-/// The first column is what people copy: it is never broken into lines.
-pub(crate) fn keep_first_column_whole(table: &mut Rows) {
-    if let Some(column) = table.0.column_mut(0) {
-        column.set_constraint(ColumnConstraint::ContentWidth);
+/// For [`ContentArrangement::Dynamic`].
+fn keep_whole(table: &mut comfy_table::Table) {
+    let widths = table.column_max_content_widths();
+    let last = widths.len().saturating_sub(1);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_constraint(match index == last {
+            true => ColumnConstraint::LowerBoundary(Width::Fixed(widths[index].min(LAST))),
+            false => ColumnConstraint::ContentWidth,
+        });
     }
 }
 
 /// Narrow gaps, and no blanks at the ends of lines; a blank line follows.
 pub(crate) fn lines(Rows(mut table): Rows) -> String {
+    keep_whole(&mut table);
     for column in table.column_iter_mut() {
         column.set_padding((0, 1));
     }
@@ -137,6 +146,20 @@ pub(crate) fn lines(Rows(mut table): Rows) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_narrow_terminal_only_the_last_column_breaks() {
+        let mut rows = table(&["id", "cost", "error"]);
+        rows.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(50);
+        rows.add_row(["t-019b2c6de0c97d3a8f0c2b7f5e3a1d44", "$0.0646", "the checks failed, and these are their words"]);
+        let text = lines(rows);
+        assert!(text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44  $0.0646  the checks failed"), "a row:\n{text}");
+        assert!(text.lines().count() > 4, "the words go on below:\n{text}");
+        let mut rows = table(&["id", "words"]);
+        rows.0.set_content_arrangement(ContentArrangement::Disabled);
+        rows.add_row(["a", &"word ".repeat(60)]);
+        assert_eq!(lines(rows).trim_end().lines().count(), 3, "without a terminal a row is a line");
+    }
 
     #[test]
     fn no_text_of_others_moves_the_cursor() {

@@ -155,7 +155,7 @@ impl TaskMessage {
         let mut reader = serde_json::Deserializer::from_slice(body);
         let Object(message) = serde_path_to_error::deserialize::<_, Object<Self>>(&mut reader).map_err(|error| {
             let path = error.path().to_string();
-            TaskError::field(if path == "." || path == "?" { "message" } else { &path }, error.inner())
+            TaskError::field(if path == "." || path == "?" { "message" } else { &path }, words(error.inner()))
         })?;
         reader.end().map_err(|error| TaskError::field("message", error))?;
         message.checked(now)
@@ -282,6 +282,16 @@ impl Task {
     }
 }
 
+/// Where a value is wrong its field is named, and a place in the JSON tells nothing to who has not written it as JSON.
+fn words(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match words.strip_suffix(&place).filter(|_| error.is_data()) {
+        Some(bare) => bare.to_owned(),
+        None => words,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +306,14 @@ mod tests {
     fn the_smallest_task_is_an_instruction_and_a_repository() {
         let task = parse(r#"{"instruction": "add a test", "repository": "app"}"#).expect("a valid task");
         assert_eq!((task.version, task.priority), (1, Priority::Normal), "defaults");
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_without_a_place_in_the_json() {
+        let wrong = parse(r#"{"instruction": "x", "repository": "../up"}"#).expect_err("out of the roots");
+        assert!(!wrong.contains("column"), "nobody has written that JSON: {wrong}");
+        let cut = parse(r#"{"instruction": "x", "#).expect_err("cut off");
+        assert!(cut.contains("line 1 column"), "where it breaks off: {cut}");
     }
 
     #[test]

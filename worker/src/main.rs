@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{CommandFactory as _, Parser};
+use clap::{ColorChoice, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use pool_shared::config::{Env, Pool, load};
 use pool_shared::id::ProgrammerId;
@@ -30,6 +30,15 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
     worker run --programmers 001,002\n  \
     worker run --all --pool config/pool.yaml"
 )]
+struct Arguments {
+    /// Colors: auto is on a terminal only, and not with NO_COLOR
+    #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
 enum Command {
     /// Work until SIGTERM; then finish what is running. A second signal does not wait
     #[command(after_help = "Examples:\n  \
@@ -57,7 +66,7 @@ struct RunArgs {
     /// The pool file
     #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
     pool: PathBuf,
-    /// Serve GET /health and GET /metrics of this process here, for example on 0.0.0.0:6150
+    /// Serve GET /health, GET /ready and GET /metrics of this process here, for example on 0.0.0.0:6150
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -94,11 +103,18 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|word| word == worker::sandbox::HELPER_COMMAND) {
         worker::sandbox::exec::main(args);
     }
-    let args = match Command::parse() {
+    let Arguments { color, command } = Arguments::parse();
+    match color {
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+    let args = match command {
         Command::Run(args) => args,
         Command::Health { address } => return ask_health(address),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Command::command(), "worker", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Arguments::command(), "worker", &mut std::io::stdout());
             return ExitCode::SUCCESS;
         }
         Command::SandboxExec => return ExitCode::FAILURE,
@@ -165,9 +181,10 @@ fn ask_health(address: SocketAddr) -> ExitCode {
             if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!(
-                "error: no worker answers on {address} ({error}); start one with `worker run --listen {address}`, or set --address"
-            );
+            let red = anstyle::AnsiColor::Red.on_default().bold();
+            let next = format!("start one with `worker run --listen {address}`, or set --address");
+            // Whoever has closed standard error does not want to know.
+            let _ = writeln!(anstream::stderr(), "{red}error:{red:#} no worker answers on {address} ({error}); {next}");
             ExitCode::FAILURE
         }
     }
@@ -194,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example_that_is_right() {
-        let mut root = Command::command();
+        let mut root = Arguments::command();
         root.build();
         let commands = root.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
         for command in commands.chain([&root]) {
@@ -203,7 +220,7 @@ mod tests {
             assert!(!examples.is_empty(), "{} has an example", command.get_name());
             for line in examples {
                 let call = line.split(" >").next().unwrap_or_default().split_whitespace();
-                assert!(Command::try_parse_from(call).is_ok(), "{line}");
+                assert!(Arguments::try_parse_from(call).is_ok(), "{line}");
             }
         }
     }

@@ -42,6 +42,9 @@ pub struct TaskView {
     pub summary: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The task that it is once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
     pub submitted_at: Option<Timestamp>,
     pub attempts: u32,
     pub programmer: Option<ProgrammerId>,
@@ -74,6 +77,7 @@ impl TaskView {
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,
+            retry_of: entry.retry_of,
             submitted_at: state.submitted_at,
             attempts: state.attempts,
             programmer: programmer(state).cloned(),

@@ -7,6 +7,7 @@ use pool_shared::config::{AgentKind, Pool, Programmer, SandboxLevel, config_hash
 use pool_shared::id::{Capability, LlmName};
 use pool_shared::routing::{Route, Routes};
 
+use crate::figures::counted;
 use crate::llm_probe::LlmReport;
 use crate::tables::{Rows, lines, table};
 
@@ -15,10 +16,10 @@ const NAMED_KEYS: usize = 4;
 
 pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> String {
     let mut text = format!(
-        "{}: good. {} programmers, {} routes, configuration {}\n\n",
+        "{}: good. {}, {}, configuration {}\n\n",
         file.display(),
-        pool.programmers.len(),
-        routes.all().len(),
+        counted(pool.programmers.len(), "programmer", "programmers"),
+        counted(routes.all().len(), "route", "routes"),
         &config_hash(pool)[..8]
     );
     text.push_str(&lines(programmers(pool)));
@@ -33,7 +34,7 @@ pub(super) fn pool(file: &Path, pool: &Pool, routes: &Routes, llms: Option<&[Llm
 
 /// Prices are dollars per million tokens. Programmers that differ in nothing but id and port share a row.
 fn programmers(pool: &Pool) -> Rows {
-    let mut table = table(&["Id", "Port", "LLMs, primary first", "$ in", "$ out", "Capabilities"]);
+    let mut table = table(&["id", "port", "LLMs, primary first", "$ in", "$ out", "capabilities"]);
     let mut groups: Vec<Vec<&Programmer>> = Vec::new();
     for programmer in &pool.programmers {
         match groups.iter_mut().find(|group| is_alike(group[0], programmer)) {
@@ -73,7 +74,7 @@ fn price(pool: &Pool, llm: &LlmName, part: fn(&pool_shared::config::Price) -> po
 }
 
 fn route_table(routes: &Routes) -> Rows {
-    let mut table = table(&["Queue", "Served by", "Keys", "Tasks that require"]);
+    let mut table = table(&["queue", "served by", "keys", "tasks that require"]);
     for route in routes.all() {
         let served_by =
             format!("{} ({})", ranges(route.eligible.iter().map(ToString::to_string)), route.eligible.len());
@@ -97,7 +98,7 @@ fn named_keys(route: &Route) -> String {
 }
 
 /// `001-005, 009`: neighbours in the number are drawn together, equal ones shown once.
-pub(super) fn ranges(words: impl Iterator<Item = String>) -> String {
+pub(crate) fn ranges(words: impl Iterator<Item = String>) -> String {
     let mut runs: Vec<(String, String)> = Vec::new();
     for word in words {
         match runs.last_mut() {
@@ -127,11 +128,11 @@ fn settings(pool: &Pool) -> String {
     };
     let mut text = String::new();
     for (name, value) in [
-        ("Budget", budget(pool)),
-        ("Agent", agent(pool)),
-        ("Work in", pool.workspace.dir.display().to_string()),
-        ("Repositories", repositories),
-        ("Sandbox", sandbox.to_owned()),
+        ("budget", budget(pool)),
+        ("agent", agent(pool)),
+        ("work in", pool.workspace.dir.display().to_string()),
+        ("repositories", repositories),
+        ("sandbox", sandbox.to_owned()),
         ("API", format!("http://{}", pool.dispatcher.listen)),
     ] {
         // Writing to a String does not fail.
@@ -161,7 +162,7 @@ fn agent(pool: &Pool) -> String {
 }
 
 fn llm_text(llms: &[LlmReport]) -> String {
-    let mut table = table(&["LLM", "State", "Next step"]);
+    let mut table = table(&["LLM", "state", "next step"]);
     for report in llms {
         table.add_row([report.llm.to_string(), report.finding.word().to_owned(), report.next_step()]);
     }

@@ -12,7 +12,7 @@ fn sample() -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_good_file_is_shown_with_its_programmers_and_routes_in_a_hundred_columns() {
+async fn a_good_file_is_shown_with_its_programmers_and_routes() {
     let (verdict, text) = report(&args(&sample(), false), &Env::empty()).await;
     assert_eq!(verdict, Verdict::Good, "the sample file is good:\n{text}");
     for word in [
@@ -24,11 +24,6 @@ async fn a_good_file_is_shown_with_its_programmers_and_routes_in_a_hundred_colum
     ] {
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed.contains(word), "{word:?} must be shown:\n{text}");
-    }
-    // The first line holds a path, which may be of any length.
-    let tables = text.lines().skip(1).take_while(|line| !line.starts_with("Budget"));
-    for line in tables {
-        assert!(line.chars().count() <= 100, "at most 100 columns: {line:?}");
     }
 }
 
@@ -78,6 +73,6 @@ fn neighbours_are_drawn_together() {
         (vec!["a", "b"], "a, b"),
         (vec![], ""),
     ] {
-        assert_eq!(tables::ranges(words.iter().map(ToString::to_string)), shown, "{words:?}");
+        assert_eq!(ranges(words.iter().map(ToString::to_string)), shown, "{words:?}");
     }
 }

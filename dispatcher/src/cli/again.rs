@@ -1,5 +1,6 @@
 //! `dispatcher retry`: finished tasks as new ones. `dispatcher requeue`: an unfinished one into its queue again.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -11,6 +12,7 @@ use super::{Client, Shown, complain};
 use crate::api::again::Requeued;
 use crate::api::tasks::TaskList;
 use crate::dead::retry::Retried;
+use crate::figures::counted;
 
 /// As many as a list of the API holds.
 const MOST: usize = 5_000;
@@ -22,15 +24,16 @@ const MOST: usize = 5_000;
     dispatcher retry --failed --label run_id=7"
 )]
 pub(super) struct RetryArgs {
+    /// Ids of finished tasks
     #[arg(required_unless_present = "failed", conflicts_with = "failed")]
     ids: Vec<TaskId>,
-    /// Every task that has failed (with --label: of those)
+    /// Every task that has failed and was not submitted again yet (with --label: of those)
     #[arg(long)]
     failed: bool,
     /// Only tasks with this label: key=value
     #[arg(long, value_name = "KEY=VALUE", requires = "failed")]
     label: Option<String>,
-    /// Also tasks that have succeeded
+    /// Also tasks that have succeeded; with --failed: also those that were submitted again already
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -43,6 +46,7 @@ pub(super) struct RetryArgs {
     dispatcher requeue t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
 )]
 pub(super) struct RequeueArgs {
+    /// The id of an unfinished task
     id: TaskId,
     /// Also a task that somebody works on: whoever takes it next begins anew
     #[arg(long)]
@@ -57,7 +61,7 @@ fn body(force: bool) -> Vec<u8> {
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let client = args.shown.client()?;
-    let ids = if args.failed { failed(&client, args.label.as_deref()).await? } else { args.ids };
+    let ids = if args.failed { failed(&client, args.label.as_deref(), args.force).await? } else { args.ids };
     let (mut retried, mut refused) = (Vec::new(), 0);
     for id in &ids {
         match client.post::<Retried>(&format!("/tasks/{id}/retry"), body(args.force)).await {
@@ -74,19 +78,49 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
 
 fn text(retried: &[Retried]) -> String {
     let each: String = retried.iter().map(|one| format!("{}\n", one.detail)).collect();
-    format!("{each}{} tasks submitted again\n", retried.len())
+    format!("{each}{} submitted again\n", counted(retried.len(), "task", "tasks"))
 }
 
-/// What has failed, the newest first.
-async fn failed(client: &Client, label: Option<&str>) -> anyhow::Result<Vec<TaskId>> {
-    let limit = MOST.to_string();
-    let mut query = vec![("status", Status::Failed.as_str()), ("limit", &limit)];
-    query.extend(label.map(|label| ("label", label)));
-    let list: TaskList = client.get_with("/tasks", &query).await?;
-    if list.total > list.tasks.len() {
-        bail!("{} tasks have failed, and at most {MOST} are retried at once; choose some with --label", list.total);
+/// What has failed, the newest first; what was submitted again already only if it is `force`d, so that the same command
+/// may be given twice.
+async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Result<Vec<TaskId>> {
+    let failed = page(client, label, Some(Status::Failed), 0).await?;
+    if failed.total > failed.tasks.len() {
+        bail!("{} tasks have failed, and at most {MOST} are retried at once; choose some with --label", failed.total);
     }
-    Ok(list.tasks.into_iter().map(|task| task.id).collect())
+    let mut ids: Vec<TaskId> = failed.tasks.into_iter().map(|task| task.id).collect();
+    if !force && !ids.is_empty() {
+        let again = submitted_again(client, label).await?;
+        let all = ids.len();
+        ids.retain(|id| !again.contains(id));
+        if ids.len() < all {
+            let were = counted(all - ids.len(), "failed task was", "failed tasks were");
+            eprintln!("{were} submitted again before, and left out (--force: not)");
+        }
+    }
+    Ok(ids)
+}
+
+/// Tasks that are there once more. The new ones have the labels of the old ones.
+async fn submitted_again(client: &Client, label: Option<&str>) -> anyhow::Result<BTreeSet<TaskId>> {
+    let (mut again, mut seen) = (BTreeSet::new(), 0);
+    loop {
+        let list = page(client, label, None, seen).await?;
+        seen += list.tasks.len();
+        let last = list.tasks.is_empty() || seen >= list.total;
+        again.extend(list.tasks.into_iter().filter_map(|task| task.retry_of));
+        if last {
+            return Ok(again);
+        }
+    }
+}
+
+async fn page(client: &Client, label: Option<&str>, status: Option<Status>, offset: usize) -> anyhow::Result<TaskList> {
+    let (limit, offset) = (MOST.to_string(), offset.to_string());
+    let mut query = vec![("limit", limit.as_str()), ("offset", &offset)];
+    query.extend(status.map(|status| ("status", status.as_str())));
+    query.extend(label.map(|label| ("label", label)));
+    client.get_with("/tasks", &query).await
 }
 
 pub(super) async fn requeue(args: RequeueArgs) -> anyhow::Result<ExitCode> {

@@ -5,9 +5,11 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use pool_shared::money::MicroUsd;
+use pool_shared::time::wall_clock;
 
 use super::Shown;
 use crate::api::budget::{NewLimit, Span};
+use crate::figures::clock;
 use crate::pool_view::llms::BudgetStatus;
 use crate::tables::{lines, table};
 
@@ -61,7 +63,10 @@ fn text(budget: &BudgetStatus) -> String {
         format!("${}", budget.spent_usd),
         format!("${}", budget.reserved_usd),
         or_any(budget.left_usd, "any"),
-        budget.day_ends.map_or(String::new(), |ends| format!("{ends} ({})", budget.time_zone)),
+        budget.day_ends.map_or(String::new(), |ends| {
+            let zone = Some(&budget.time_zone).filter(|zone| *zone != "UTC");
+            format!("{}{}", clock(ends, wall_clock()), zone.map_or(String::new(), |zone| format!(" ({zone})")))
+        }),
     ]);
     let alert = match budget.alert {
         true => format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd),

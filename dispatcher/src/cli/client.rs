@@ -151,7 +151,10 @@ impl Client {
             request = request.bearer_auth(token);
         }
         request.send().await.map_err(|error| {
-            let reason = innermost(&error);
+            let mut reason = innermost(&error);
+            if self.url.starts_with("https:") && reason.contains("InvalidContentType") {
+                reason = "it speaks http there, not https".to_owned();
+            }
             anyhow!(
                 "no dispatcher answers at {} ({reason}); start one with `dispatcher serve`, or set --url or POOL_URL",
                 self.url

@@ -6,10 +6,12 @@ use std::time::Duration;
 use pool_shared::id::{ProgrammerId, TaskId};
 use pool_shared::pause::{Pause, Target};
 use pool_shared::status::ProgrammerState;
+use pool_shared::time::wall_clock;
 
 use super::{Client, Format, Shown, complain};
 use crate::api::control::{EndOfPause, NewPause, PauseList};
 use crate::api::tasks::TaskView;
+use crate::figures::clock;
 use crate::pool_view::PoolStatus;
 use crate::tables::{lines, table};
 
@@ -141,13 +143,14 @@ fn text(list: &PauseList) -> String {
     if list.pauses.is_empty() {
         return "nothing is paused\n".to_owned();
     }
-    let mut table = table(&["paused", "running tasks", "since"]);
+    let mut table = table(&["paused", "since", "running tasks"]);
+    let now = wall_clock();
     for pause in &list.pauses {
         let running = match pause.pause {
             Pause::Pause => "go on",
             Pause::Drain => "are given back after drain_timeout_s",
         };
-        table.add_row([pause.target.to_string(), running.to_owned(), pause.since.to_string()]);
+        table.add_row([pause.target.to_string(), clock(pause.since, now), running.to_owned()]);
     }
     lines(table)
 }

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use pool_shared::time::Timestamp;
+use pool_shared::time::wall_clock;
 
 use super::{Client, Shown};
 use crate::api::dead::{DeadList, DeadMessage, Dropped};
 use crate::dead::letter::Letter;
 use crate::dead::retry::Retried;
-use crate::tables::{keep_first_column_whole, lines, plain, table};
+use crate::figures::{clock, counted};
+use crate::tables::{lines, plain, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -28,6 +29,7 @@ enum What {
     /// Show one message: reason, properties, body
     #[command(after_help = "Example:\n  dispatcher dead show 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Show {
+        /// The id of a message, as `dispatcher dead list` shows it
         id: String,
         #[command(flatten)]
         shown: Shown,
@@ -35,6 +37,7 @@ enum What {
     /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
     #[command(after_help = "Example:\n  dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Retry {
+        /// Ids of messages, as `dispatcher dead list` shows them
         #[arg(required = true)]
         ids: Vec<String>,
         #[command(flatten)]
@@ -45,6 +48,7 @@ enum What {
         after_help = "Examples:\n  dispatcher dead drop 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  dispatcher dead drop --all"
     )]
     Drop {
+        /// Ids of messages, as `dispatcher dead list` shows them
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<String>,
         /// Everything that is in pool.dead
@@ -76,7 +80,7 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
         What::Drop { ids, all, shown } => {
             let dropped =
                 if all { drop_all(&shown.client()?).await? } else { drop_these(&shown.client()?, &ids).await? };
-            shown.print(&dropped, |dropped| format!("{} messages were thrown away\n", dropped.dropped))
+            shown.print(&dropped, thrown_away)
         }
     }
 }
@@ -102,20 +106,25 @@ async fn drop_these(client: &Client, ids: &[String]) -> anyhow::Result<Dropped> 
     Ok(Dropped { dropped, left: None })
 }
 
+fn thrown_away(dropped: &Dropped) -> String {
+    format!("{} thrown away\n", counted(dropped.dropped, "message was", "messages were"))
+}
+
 fn listed(list: &DeadList) -> String {
     if list.letters.is_empty() {
         return "pool.dead is empty\n".to_owned();
     }
-    let mut rows = table(&["id", "reason", "task", "from", "when", "bytes"]);
+    let mut rows = table(&["id", "task", "from", "when", "bytes", "reason"]);
+    rows.align_right(&[4]);
+    let now = wall_clock();
     for Letter { id, reason, task_id, from, at, bytes } in &list.letters {
-        let (task, at) =
-            (task_id.clone().unwrap_or_default(), at.map_or(String::new(), |at| Timestamp::to_string(&at)));
-        rows.add_row([id.clone(), reason.clone(), task, from.clone(), at, bytes.to_string()]);
+        let (task, at) = (task_id.clone().unwrap_or_default(), at.map_or(String::new(), |at| clock(at, now)));
+        rows.add_row([id.clone(), task, from.clone(), at, bytes.to_string(), reason.clone()]);
     }
-    keep_first_column_whole(&mut rows);
     let shown = list.letters.len();
-    let of = if shown < list.total { format!(" of {}", list.total) } else { String::new() };
-    format!("{}{shown}{of} messages. `dispatcher dead show|retry|drop ID`\n", lines(rows))
+    let count = counted(list.total, "message", "messages");
+    let count = if shown < list.total { format!("{shown} of {count}") } else { count };
+    format!("{}{count}. `dispatcher dead show|retry|drop ID`\n", lines(rows))
 }
 
 fn described(message: &DeadMessage) -> String {

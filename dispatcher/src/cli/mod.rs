@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::ColorChoice;
+use clap::builder::Resettable;
+use clap::{ColorChoice, CommandFactory as _, Parser as _};
 use pool_shared::config::{Env, Pool, load, schema_text};
 
 use crate::api::routes::document;
@@ -51,7 +52,20 @@ pub struct Arguments {
     command: Command,
 }
 
+/// The usage that an error shows names what the environment gives as if it had to be written.
+fn without_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.env(Resettable::Reset)).mut_subcommands(without_environment)
+}
+
 impl Arguments {
+    /// What this process was started with; what is wrong with it ends the process.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let again = without_environment(Self::command()).try_get_matches().err();
+            again.filter(|again| error.use_stderr() && again.kind() == error.kind()).unwrap_or(error).exit()
+        })
+    }
+
     /// Runs what the command line says.
     ///
     /// # Errors

@@ -6,9 +6,10 @@ use anyhow::Context as _;
 use reqwest::Url;
 
 use super::{Client, PoolUrl, print};
+use crate::figures::{counted, duration, tokens};
 use crate::report::query::{By, Since};
 use crate::report::{Group, Percentiles, Report, csv, html};
-use crate::tables::{keep_first_column_whole, lines, table};
+use crate::tables::{lines, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -58,10 +59,10 @@ pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
 
 fn text(report: &Report) -> String {
     let groups = || report.groups.iter().chain([&report.total]);
-    let by = report.by.as_str();
+    let by = report.by_words();
     // Two words of a head may stand above each other.
     let mut numbers =
-        table(&[by, "tasks", "success", "at first", "backup", "tokens in", "tokens out", "cost", "per success"]);
+        table(&[by, "tasks", "success", "at\nfirst", "failovers", "tokens\nin", "tokens\nout", "cost", "per\nsuccess"]);
     groups().for_each(|group| numbers.add_row(row(group)));
     let mut spans = table(&[by, "run p50", "p90", "p99", "queued p50", "p90", "p99"]);
     for group in groups() {
@@ -72,8 +73,9 @@ fn text(report: &Report) -> String {
     for (kind, count) in &report.total.failures {
         failures.add_row([kind.as_str().to_owned(), count.to_string()]);
     }
-    keep_first_column_whole(&mut numbers);
-    keep_first_column_whole(&mut spans);
+    numbers.align_right(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    spans.align_right(&[1, 2, 3, 4, 5, 6]);
+    failures.align_right(&[1]);
     let failures = if report.total.failures.is_empty() { String::new() } else { lines(failures) };
     format!("{}{}{failures}{}", lines(numbers), lines(spans), footer(report))
 }
@@ -83,7 +85,8 @@ fn footer(report: &Report) -> String {
         0 => String::new(),
         some => format!("; of {some} only the outcome is known any more"),
     };
-    format!("{} tasks ended {}{unknown}\n", report.total.tasks, report.when())
+    let tasks = counted(usize::try_from(report.total.tasks).unwrap_or(usize::MAX), "task", "tasks");
+    format!("{tasks} ended {}{unknown}\n", report.when())
 }
 
 fn row(group: &Group) -> [String; 9] {
@@ -101,17 +104,8 @@ fn row(group: &Group) -> [String; 9] {
     ]
 }
 
-/// In short; JSON and CSV have all digits.
-fn tokens(count: u64) -> String {
-    match count {
-        0..10_000 => count.to_string(),
-        10_000..10_000_000 => format!("{}k", count / 1000),
-        10_000_000.. => format!("{}M", count / 1_000_000),
-    }
-}
-
 fn times(of: Option<Percentiles>) -> [String; 3] {
-    of.map_or(["-", "-", "-"].map(str::to_owned), |p| [p.p50, p.p90, p.p99].map(html::span))
+    of.map_or(["-", "-", "-"].map(str::to_owned), |p| [p.p50, p.p90, p.p99].map(duration))
 }
 
 #[cfg(test)]
@@ -119,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_fits_a_hundred_columns() {
+    fn a_group_is_one_line_that_fits_most_terminals() {
         let of = Some(Percentiles { p50: 34_000, p90: 160_000, p99: 7_500_000 });
         let group = Group {
             name: "anthropic/claude-sonnet-4-20250514".to_owned(),
@@ -136,10 +130,11 @@ mod tests {
         let report = Report { since, until, by: "llm".to_owned(), total, groups: vec![group], without_details: 3 };
         let text = text(&report);
         let widest = text.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(100), "{widest:?} columns:\n{text}");
+        assert!(widest <= Some(104), "{widest:?} columns:\n{text}");
         let row = text.lines().find(|line| line.starts_with("anthropic/claude-sonnet-4-20250514 ")).unwrap_or_default();
-        assert!(row.contains("91 %") && row.contains("$12.35") && row.contains("12M"), "a row is one line:\n{text}");
-        assert!(text.contains("34.0s    2m40s  2h05m"), "with times:\n{text}");
+        assert!(row.contains("91 %") && row.contains("$12.35") && row.contains("12.3M"), "a row is one line:\n{text}");
+        let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"), "with times:\n{text}");
         assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");
     }
 }

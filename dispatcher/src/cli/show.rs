@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use pool_shared::id::TaskId;
 use pool_shared::result::ResultMessage;
+use serde_json::json;
 
-use super::submit::batch::seconds;
-use super::{PoolUrl, Shown, print};
+use super::Shown;
 use crate::api::tasks::TaskView;
+use crate::figures::duration;
 use crate::tables::plain;
 use crate::why::Why;
 
@@ -16,6 +17,7 @@ use crate::why::Why;
     dispatcher show t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     dispatcher show t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 --format json")]
 pub(super) struct ShowArgs {
+    /// The id of a task
     id: TaskId,
     #[command(flatten)]
     shown: Shown,
@@ -24,9 +26,10 @@ pub(super) struct ShowArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dispatcher patch t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
 pub(super) struct PatchArgs {
+    /// The id of a task
     id: TaskId,
     #[command(flatten)]
-    url: PoolUrl,
+    shown: Shown,
 }
 
 pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
@@ -40,7 +43,8 @@ pub(super) async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
-    Ok(print(&super::Client::new(&args.url)?.text(&format!("/tasks/{}/patch", args.id)).await?))
+    let patch = args.shown.client()?.text(&format!("/tasks/{}/patch", args.id)).await?;
+    args.shown.print(&json!({"patch": patch}), |_| patch.clone())
 }
 
 /// What there is to say of it, a line each; then what it was asked for and what was printed.
@@ -70,7 +74,7 @@ fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 6] {
     let llm = |llm| if result.used_backup { format!("{llm} (backup)") } else { format!("{llm}") };
     [
         ("LLM", result.llm.as_ref().map(llm)),
-        ("run", Some(seconds(result.timings.run_ms))),
+        ("run", Some(duration(result.timings.run_ms))),
         ("branch", result.branch.as_ref().map(ToString::to_string)),
         ("commit", result.commit.as_ref().map(ToString::to_string)),
         ("files", Some(result.files_changed.join(" "))),
@@ -82,7 +86,7 @@ fn checks(result: &ResultMessage) -> String {
     let check = |check: &pool_shared::result::CheckReport| {
         let ended = check.exit_status.map_or("did not end by itself".to_owned(), |status| format!("exit {status}"));
         let output = if check.exit_status == Some(0) { "" } else { &check.output_tail };
-        format!("\ncheck {}: {ended}, {}\n{output}", check.name, seconds(check.duration_ms))
+        format!("\ncheck {}: {ended}, {}\n{output}", check.name, duration(check.duration_ms))
     };
     result.acceptance.iter().map(check).collect()
 }

@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _, Parser as _};
 use super::Arguments;
 
 /// What prints documents, or nothing: no answers.
-const WITHOUT_FORMAT: [&str; 5] = ["serve", "topology", "patch", "schema", "completions"];
+const WITHOUT_FORMAT: [&str; 4] = ["serve", "topology", "schema", "completions"];
 
 /// Every command that does something, with its words.
 fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {

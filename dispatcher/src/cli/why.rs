@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use pool_shared::id::TaskId;
 
 use super::Shown;
+use crate::figures::clock;
 use crate::tables::{lines, table};
 use crate::why::{Availability, ProgrammerWhy, Why};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dispatcher why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
 pub(super) struct WhyArgs {
+    /// The id of a task
     id: TaskId,
     #[command(flatten)]
     shown: Shown,
@@ -28,7 +30,7 @@ fn text(why: &Why) -> String {
     }
     let mut rows = table(&["programmer", "state", "until", "why"]);
     for ProgrammerWhy { id, state, detail, until, .. } in &why.programmers {
-        let until = until.map_or(String::new(), |until| until.to_string());
+        let until = until.map_or(String::new(), |until| clock(until, why.at));
         rows.add_row([id.to_string(), word(*state).to_owned(), until, detail.clone()]);
     }
     format!("{sentence}\n{}", lines(rows))

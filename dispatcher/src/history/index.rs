@@ -26,6 +26,8 @@ pub struct Entry {
     /// The first words of the instruction.
     pub summary: String,
     pub labels: BTreeMap<String, String>,
+    /// The task that it is once more.
+    pub retry_of: Option<TaskId>,
     /// The numbers of its result, for reports.
     pub record: Option<Arc<Record>>,
 }
@@ -71,6 +73,7 @@ impl Entry {
             self.summary.truncate(cut);
         }
         self.labels.clone_from(&task.labels);
+        self.retry_of.clone_from(&task.retry_of);
     }
 }
 

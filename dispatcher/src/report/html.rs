@@ -7,8 +7,9 @@ use anyhow::anyhow;
 
 use pool_shared::money::MicroUsd;
 
-use super::plots::{self, DARK, Failed, LIGHT, Palette};
+use super::plots::{self, DARK, Failed, LIGHT, Paper};
 use super::{Group, Percentiles, Report};
+use crate::figures::duration;
 
 const STYLE: &str = include_str!("page.css");
 /// Fewer decided tasks than these tell little about an LLM.
@@ -23,10 +24,11 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
     page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     page.push_str("<meta name=\"color-scheme\" content=\"light dark\">\n");
     let _ = writeln!(page, "<title>Programmer Pool: report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>");
-    let by = escape(&report.by);
+    let by = escape(report.by_words());
     let _ = writeln!(page, "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended {}</p>", report.when());
     page.push_str(&tiles(report));
-    page.push_str(&figures(report).map_err(|error| anyhow!("{error}"))?);
+    let figures = figures(report).map_err(|error| anyhow!("{error}"))?;
+    let _ = writeln!(page, "<div class=\"figures\">\n{figures}</div>");
     page.push_str(&table(report));
     let _ = writeln!(page, "<p class=\"note\">{}</p>\n</main>\n</body>\n</html>", note(report));
     Ok(page)
@@ -55,7 +57,8 @@ fn figures(report: &Report) -> Result<String, Failed> {
     }
     let worth = "Up is better, left is cheaper. The larger a point, the more tasks; the line through it is where the rate \
                  lies with a confidence of 95 %. Who has not succeeded once is in the table only.";
-    let mut text = figure("Is it worth its money?", &verdict(&decided, worth), |p| plots::worth(&decided, p))?;
+    let caption = format!("{}{}", names(&decided), verdict(&decided, worth));
+    let mut text = figure("Is it worth its money?", &caption, |p| plots::worth(&decided, p))?;
     let times = "Light to strong: half of the tasks, 90 % and 99 % took no longer.";
     text.push_str(&figure("How long does it take?", times, |p| plots::durations(&decided, p))?);
     if !report.total.failures.is_empty() {
@@ -63,6 +66,12 @@ fn figures(report: &Report) -> Result<String, Failed> {
         text.push_str(&figure("What went wrong?", classes, |p| plots::failures(report, p))?);
     }
     Ok(text)
+}
+
+/// Whose point has which number.
+fn names(groups: &[&Group]) -> String {
+    let name = |(group, ..): &(&Group, f64, f64)| format!("<li>{}</li>", escape(&group.name));
+    format!("<ol>{}</ol>\n", plots::points(groups).iter().map(name).collect::<String>())
 }
 
 /// Those that nobody beats in both, success and money.
@@ -97,20 +106,30 @@ pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
     groups.iter().filter(unbeaten).copied().collect()
 }
 
-fn figure(title: &str, caption: &str, draw: impl Fn(Palette) -> Result<String, Failed>) -> Result<String, Failed> {
-    let (light, dark) = (draw(LIGHT)?, draw(DARK)?);
-    Ok(format!(
-        "<figure>\n<h2>{title}</h2>\n<div class=\"light\" role=\"img\" aria-label=\"{title}\">{light}</div>\n\
-         <div class=\"dark\" role=\"img\" aria-label=\"{title}\">{dark}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n"
-    ))
+/// Four times: the page shows the one that fits.
+fn figure(title: &str, caption: &str, draw: impl Fn(Paper) -> Result<String, Failed>) -> Result<String, Failed> {
+    let mut pictures = String::new();
+    for (class, palette, narrow) in [
+        ("light broad", LIGHT, false),
+        ("dark broad", DARK, false),
+        ("light narrow", LIGHT, true),
+        ("dark narrow", DARK, true),
+    ] {
+        let picture = draw(Paper { palette, narrow })?;
+        let _ = writeln!(pictures, "<div class=\"{class}\" role=\"img\" aria-label=\"{title}\">{picture}</div>");
+    }
+    Ok(format!("<figure>\n<h2>{title}</h2>\n{pictures}<figcaption>{caption}</figcaption>\n</figure>\n"))
 }
 
 fn table(report: &Report) -> String {
     let heads = [
-        report.by.as_str(),
+        report.by_words(),
         "tasks",
-        "succeeded",
         "success",
+        "cost",
+        "per success",
+        "failovers",
+        "succeeded",
         "first try",
         "run p50",
         "p90",
@@ -122,9 +141,6 @@ fn table(report: &Report) -> String {
         "failed calls",
         "tokens in",
         "tokens out",
-        "cost",
-        "per success",
-        "failovers",
     ];
     let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", escape(head))).collect();
     let rows: String = report.groups.iter().map(|group| row(group, "")).collect();
@@ -135,11 +151,15 @@ fn table(report: &Report) -> String {
 }
 
 fn row(group: &Group, class: &str) -> String {
-    let time = |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| span(which(p)));
+    let time =
+        |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| duration(which(p)));
     let cells = [
         group.tasks.to_string(),
-        group.succeeded.to_string(),
         rate(group.success_rate),
+        format!("${}", group.cost_usd),
+        group.cost_per_succeeded_usd.map_or("–".to_owned(), |cost| format!("${cost}")),
+        group.failovers.to_string(),
+        group.succeeded.to_string(),
         rate(group.first_attempt_rate),
         time(group.duration_ms, |p| p.p50),
         time(group.duration_ms, |p| p.p90),
@@ -151,9 +171,6 @@ fn row(group: &Group, class: &str) -> String {
         group.failed_calls.to_string(),
         group.input_tokens.to_string(),
         group.output_tokens.to_string(),
-        format!("${}", group.cost_usd),
-        group.cost_per_succeeded_usd.map_or("–".to_owned(), |cost| format!("${cost}")),
-        group.failovers.to_string(),
     ];
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     format!("<tr{class}><th scope=\"row\">{}</th>{cells}</tr>\n", escape(&group.name))
@@ -178,16 +195,6 @@ pub fn rounded(amount: MicroUsd) -> String {
 
 fn rate(rate: Option<f64>) -> String {
     rate.map_or("–".to_owned(), |rate| format!("{:.0} %", rate * 100.0))
-}
-
-/// A duration in short: `950ms`, `12.5s`, `3m20s`, `2h05m`.
-pub fn span(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms}ms"),
-        1_000..60_000 => format!("{}.{}s", ms / 1000, ms % 1000 / 100),
-        60_000..3_600_000 => format!("{}m{:02}s", ms / 60_000, ms % 60_000 / 1000),
-        3_600_000.. => format!("{}h{:02}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
-    }
 }
 
 pub(super) fn escape(text: &str) -> String {

@@ -21,6 +21,8 @@ use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::figures::date_and_time;
+
 /// `GET /report`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
@@ -83,10 +85,16 @@ pub struct Percentiles {
 impl Report {
     /// `from … to …`.
     pub fn when(&self) -> String {
+        let until = date_and_time(self.until);
         match self.since.0 {
-            0 => format!("up to {}", self.until),
-            _ => format!("from {} to {}", self.since, self.until),
+            0 => format!("up to {until}"),
+            _ => format!("from {} to {until}", date_and_time(self.since)),
         }
+    }
+
+    /// What it is by, for people.
+    pub fn by_words(&self) -> &str {
+        if self.by == "llm" { "LLM" } else { &self.by }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The plots of the report, as SVG by `plotters`. Each is drawn for a light and for a dark page.
+//! The plots of the report, as SVG by `plotters`. Each is drawn for a light and for a dark page, broad and narrow: text that
+//! is scaled down with a picture is not readable on a telephone.
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -9,7 +10,6 @@ use super::{Group, Report};
 
 /// More rows than these are not readable; the table has all.
 const MOST_ROWS: usize = 14;
-const WIDTH: u32 = 760;
 
 /// Colours for one kind of page.
 #[derive(Clone, Copy)]
@@ -34,100 +34,120 @@ pub(super) const DARK: Palette = Palette {
     bad: RGBColor(240, 130, 105),
 };
 
+/// What is drawn on.
+#[derive(Clone, Copy)]
+pub(super) struct Paper {
+    pub(super) palette: Palette,
+    pub(super) narrow: bool,
+}
+
+impl Paper {
+    fn width(self) -> u32 {
+        if self.narrow { 340 } else { 760 }
+    }
+
+    /// So many numbers have room below it.
+    fn marks(self) -> usize {
+        if self.narrow { 4 } else { 7 }
+    }
+
+    /// Of one row: where names are above it, they need their room.
+    fn lane(self) -> u32 {
+        if self.narrow { 50 } else { 34 }
+    }
+
+    /// Where a row's marks are.
+    fn middle(self, row: usize) -> f64 {
+        let within = if self.narrow { 0.65 } else { 0.5 };
+        f64::from(u32::try_from(row).unwrap_or(u32::MAX)) + within
+    }
+
+    fn words(self, size: u32) -> TextStyle<'static> {
+        ("sans-serif", size).into_font().color(&self.palette.text)
+    }
+}
+
 /// Why a plot could not be drawn.
 pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>) -> Result<String, Failed> {
+fn svg((width, height): (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>) -> Result<String, Failed> {
     let mut text = String::new();
     {
-        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
         draw(&area)?;
         area.present().map_err(|error| error.to_string())?;
     }
     Ok(text)
 }
 
-fn words(size: u32, palette: Palette) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&palette.text)
+/// Who has a place in [`worth`], with its cost in dollars and its rate: the first has the number 1 there.
+pub(super) fn points<'a>(groups: &[&'a Group]) -> Vec<(&'a Group, f64, f64)> {
+    let point = |group: &&'a Group| Some((*group, dollars(group)?, group.success_rate? * 100.0));
+    groups.iter().filter_map(point).take(MOST_ROWS).collect()
 }
 
 /// Success against money: up is better, left is cheaper. The whiskers are where the rate of more such tasks would be, with a
 /// confidence of 95 % (Wilson).
-pub(super) fn worth(groups: &[&Group], palette: Palette) -> Result<String, Failed> {
-    let points: Vec<(&Group, f64, f64)> = groups
-        .iter()
-        .filter_map(|group| Some((*group, dollars(group)?, group.success_rate? * 100.0)))
-        .take(MOST_ROWS)
-        .collect();
+pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
+    let points = points(groups);
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
     let right = if dearest > 0.0 { dearest * 1.1 } else { 1.0 };
-    svg(380, |area| {
+    svg((paper.width(), 380), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(46)
             .y_label_area_size(58)
             .build_cartesian_2d(-right * 0.03..right, -4f64..104f64)?;
         let mut mesh = chart.configure_mesh();
-        mesh.axis_style(palette.line).bold_line_style(palette.line).light_line_style(TRANSPARENT);
-        mesh.label_style(words(13, palette)).axis_desc_style(words(14, palette)).y_labels(6).x_labels(7);
+        mesh.axis_style(paper.palette.line).bold_line_style(paper.palette.line).light_line_style(TRANSPARENT);
+        mesh.label_style(paper.words(13)).axis_desc_style(paper.words(14)).y_labels(6).x_labels(paper.marks());
         mesh.x_label_formatter(&|cost| money(*cost)).y_label_formatter(&|rate| format!("{rate:.0} %"));
         mesh.x_desc("cost for each succeeded task").y_desc("succeeded").draw()?;
         for (group, cost, rate) in &points {
             let (low, high) = wilson(group.succeeded, group.decided());
             let whisker =
-                PathElement::new([(*cost, low * 100.0), (*cost, high * 100.0)], palette.marks[0].stroke_width(2));
+                PathElement::new([(*cost, low * 100.0), (*cost, high * 100.0)], paper.palette.marks[0].stroke_width(2));
             chart.draw_series([whisker])?;
-            let mark = Circle::new((*cost, *rate), radius(group.tasks), palette.marks[1].mix(0.85).filled());
+            let mark = Circle::new((*cost, *rate), radius(group.tasks), paper.palette.marks[1].mix(0.85).filled());
             chart.draw_series([mark])?;
         }
-        name_points(&chart, &points, palette)
+        number_points(&chart, &points, paper)
     })
 }
 
-/// Names beside the points, on the side where there is room, moved down where they would cover each other.
-fn name_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], palette: Palette) -> Result<(), Failed> {
+/// Numbers beside the points, moved down where they would cover each other. Names would lie across the lines of others.
+fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Paper) -> Result<(), Failed> {
     const LINE: i32 = 17;
-    const LETTER: i32 = 7;
+    const WIDE: i32 = 20;
     let area = chart.plotting_area().strip_coord_spec();
     let (left, top) = area.get_base_pixel();
-    let half = i32::try_from(area.dim_in_pixel().0).unwrap_or(i32::MAX) / 2;
-    let mut places: Vec<(i32, i32, &Group)> = points
-        .iter()
-        .map(|(group, cost, rate)| {
-            let (x, y) = chart.backend_coord(&(*cost, *rate));
-            (x - left, y - top, *group)
-        })
-        .collect();
-    places.sort_by_key(|(x, y, _)| (*y, *x));
-    let mut taken: Vec<(i32, i32, i32)> = Vec::new();
-    for (x, point, group) in places {
-        let name = short(&group.name);
-        let long = LETTER * i32::try_from(name.chars().count()).unwrap_or(i32::MAX);
-        let gap = radius(group.tasks) + 6;
-        let (from, to, side, at) = match x < half {
-            true => (x, x + gap + long, HPos::Left, x + gap),
-            false => (x - gap - long, x, HPos::Right, x - gap),
-        };
+    let place = |(index, (group, cost, rate)): (usize, &(&Group, f64, f64))| {
+        let (x, y) = chart.backend_coord(&(*cost, *rate));
+        (y - top, x - left + radius(group.tasks) + 5, index + 1)
+    };
+    let mut places: Vec<(i32, i32, usize)> = points.iter().enumerate().map(place).collect();
+    places.sort_unstable();
+    let mut taken: Vec<(i32, i32)> = Vec::new();
+    for (point, x, number) in places {
+        // Those above come first, so each is moved below all that it would cover.
+        let covered =
+            |y: i32| taken.iter().filter(move |(other, at)| (x - other).abs() < WIDE && (y - at).abs() < LINE);
         let mut y = point;
-        // A name is moved below each that it would cover; those are sorted by their height.
-        for (other_from, other_to, other_y) in &taken {
-            if from < *other_to && to > *other_from && (y - other_y).abs() < LINE {
-                y = other_y + LINE;
-            }
+        while let Some(below) = covered(y).map(|(_, at)| at + LINE).max() {
+            y = below;
         }
-        taken.push((from, to, y));
-        taken.sort_by_key(|(.., y)| *y);
-        let style = words(14, palette).pos(Pos::new(side, VPos::Center));
-        area.draw(&Text::new(name, (at, y), style))?;
+        taken.push((x, y));
+        let style = paper.words(14).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(number.to_string(), (x, y), style))?;
     }
     Ok(())
 }
 
 /// Half, nine of ten and 99 of 100 tasks took no longer than this.
-pub(super) fn durations(groups: &[&Group], palette: Palette) -> Result<String, Failed> {
+pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     let rows: Vec<(&str, [f64; 3])> = groups
         .iter()
         .filter_map(|group| Some((group.name.as_str(), group.duration_ms.map(|p| [p.p50, p.p90, p.p99].map(seconds))?)))
@@ -135,13 +155,13 @@ pub(super) fn durations(groups: &[&Group], palette: Palette) -> Result<String, F
         .collect();
     let longest = rows.iter().map(|(_, [.., p99])| *p99).fold(0.0, f64::max).max(0.001);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    let axis = ("seconds of the deciding attempt: p50, p90, p99", longest * 1.1);
-    lanes(&names, axis, palette, |chart| {
+    let axis = ("seconds of the run: p50, p90, p99", longest * 1.1);
+    lanes(&names, axis, paper, |chart| {
         for (row, (_, times)) in rows.iter().enumerate() {
-            let y = middle(row);
-            let span = PathElement::new([(times[0], y), (times[2], y)], palette.line.stroke_width(6));
+            let y = paper.middle(row);
+            let span = PathElement::new([(times[0], y), (times[2], y)], paper.palette.line.stroke_width(6));
             chart.draw_series([span])?;
-            for (time, colour) in times.iter().zip(palette.marks) {
+            for (time, colour) in times.iter().zip(paper.palette.marks) {
                 chart.draw_series([Circle::new((*time, y), 7, colour.filled())])?;
             }
         }
@@ -150,17 +170,17 @@ pub(super) fn durations(groups: &[&Group], palette: Palette) -> Result<String, F
 }
 
 /// Tasks that did not succeed, by class.
-pub(super) fn failures(report: &Report, palette: Palette) -> Result<String, Failed> {
+pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> {
     let mut rows: Vec<(&str, u64)> =
         report.total.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
     rows.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     rows.truncate(MOST_ROWS);
     let most = rows.iter().map(|(_, count)| number(*count)).fold(1.0, f64::max);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
-    lanes(&names, ("tasks", most * 1.1), palette, |chart| {
+    lanes(&names, ("tasks", most * 1.1), paper, |chart| {
         for (row, (_, count)) in rows.iter().enumerate() {
-            let (top, bottom) = (middle(row) - 0.3, middle(row) + 0.3);
-            let bar = Rectangle::new([(0.0, top), (number(*count), bottom)], palette.bad.mix(0.85).filled());
+            let (top, bottom) = (paper.middle(row) - 0.25, paper.middle(row) + 0.25);
+            let bar = Rectangle::new([(0.0, top), (number(*count), bottom)], paper.palette.bad.mix(0.85).filled());
             chart.draw_series([bar])?;
         }
         Ok(())
@@ -171,33 +191,37 @@ pub(super) fn failures(report: &Report, palette: Palette) -> Result<String, Fail
 fn lanes(
     names: &[&str],
     (axis, end): (&str, f64),
-    palette: Palette,
+    paper: Paper,
     draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), Failed>,
 ) -> Result<String, Failed> {
     const NAMES: u32 = 250;
+    const EDGE: i32 = 12;
+    const ABOVE: i32 = 22;
     let count = u32::try_from(names.len().max(1)).unwrap_or(1);
-    svg(34 * count + 66, |area| {
+    svg((paper.width(), paper.lane() * count + 66), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
-            .margin_left(NAMES)
+            .margin_left(if paper.narrow { 12 } else { NAMES })
             .x_label_area_size(44)
             .build_cartesian_2d(0f64..end, f64::from(count)..0f64)?;
         let mut mesh = chart.configure_mesh();
-        mesh.axis_style(palette.line).bold_line_style(palette.line).light_line_style(TRANSPARENT).disable_y_mesh();
-        mesh.label_style(words(13, palette)).axis_desc_style(words(14, palette)).x_labels(7).x_desc(axis);
+        mesh.axis_style(paper.palette.line)
+            .bold_line_style(paper.palette.line)
+            .light_line_style(TRANSPARENT)
+            .disable_y_mesh();
+        mesh.label_style(paper.words(13)).axis_desc_style(paper.words(14)).x_labels(paper.marks()).x_desc(axis);
         mesh.x_label_formatter(&|value| plain(*value)).draw()?;
         draw(&mut chart)?;
         for (row, name) in names.iter().enumerate() {
-            let (x, y) = chart.backend_coord(&(0.0, middle(row)));
-            let style = words(14, palette).pos(Pos::new(HPos::Right, VPos::Center));
-            area.draw(&Text::new(short(name), (x - 10, y), style))?;
+            let (x, y) = chart.backend_coord(&(0.0, paper.middle(row)));
+            let (side, at) = match paper.narrow {
+                true => (HPos::Left, (EDGE, y - ABOVE)),
+                false => (HPos::Right, (x - 10, y)),
+            };
+            area.draw(&Text::new(short(name), at, paper.words(14).pos(Pos::new(side, VPos::Center))))?;
         }
         Ok(())
     })
-}
-
-fn middle(row: usize) -> f64 {
-    f64::from(u32::try_from(row).unwrap_or(u32::MAX)) + 0.5
 }
 
 /// What fits beside a plot.

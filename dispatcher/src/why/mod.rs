@@ -9,8 +9,10 @@ mod programmers;
 mod tests;
 mod words;
 
+use pool_shared::fold::pauses::Paused;
 use pool_shared::fold::{Owner, TaskState};
 use pool_shared::id::{ProgrammerId, TaskId};
+use pool_shared::pause::Target;
 use pool_shared::routing::{Route, Routes};
 use pool_shared::standing::Standing;
 use pool_shared::time::Timestamp;
@@ -18,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pool_view::Snapshot;
+use programmers::Able;
 pub use programmers::{Availability, ProgrammerWhy};
 
 /// The pool at one moment, as far as this dispatcher knows it.
@@ -48,6 +51,8 @@ pub enum Reason {
     Unroutable,
     /// Its queue is not in use any more, others offer what it requires.
     RouteRetired,
+    /// An operator has paused the pool; its route may be paused as well.
+    PoolPaused,
     /// An operator has paused its route.
     RoutePaused,
     /// An able programmer is idle and takes it next.
@@ -123,7 +128,7 @@ pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
     let mut answer = look.answer(id, state);
     if !look.fresh && state.outcome.is_none() {
         let known = look.standing.fold.now();
-        answer.sentence = words::stale(known, &answer.sentence);
+        answer.sentence = words::stale(known, &answer.sentence, look.standing.now);
         answer.reason = Reason::ViewStale;
     }
     Some(Why {
@@ -195,8 +200,8 @@ impl Look<'_> {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();
         let with = |reason, sentence| Answer { programmers: views, ..Answer::new(reason, sentence, None) };
-        if let Some(paused) = self.standing.fold.pauses.of_route(&route.name) {
-            return with(Reason::RoutePaused, words::route_paused(route, paused, position));
+        if let Some((reason, sentence)) = self.paused(route, &able, position) {
+            return with(reason, sentence);
         }
         let idle: Vec<&ProgrammerId> =
             able.iter().filter(|one| one.view.state == Availability::Idle).map(|one| &one.view.id).collect();
@@ -215,6 +220,24 @@ impl Look<'_> {
         };
         let until = able.iter().filter_map(|one| one.view.until).min();
         with(reason, words::nobody(route, &able, position)).until(until)
+    }
+
+    /// When whoever ends the pauses of the programmers does not start the task with it.
+    fn paused(&self, route: &Route, able: &[Able], position: Option<Position>) -> Option<(Reason, String)> {
+        let pauses = || self.standing.fold.pauses.iter();
+        let of_all = pauses().filter(|(target, _)| matches!(target, Target::All));
+        let of_route = pauses().filter(|(target, _)| matches!(target, Target::Route { name } if *name == route.name));
+        let held: Vec<(Target, Paused)> =
+            of_all.chain(of_route).map(|(target, paused)| (target.clone(), *paused)).collect();
+        let reason = match held.first()? {
+            (Target::All, _) => Reason::PoolPaused,
+            (Target::Route { .. } | Target::Programmer { .. }, _) => Reason::RoutePaused,
+        };
+        let by_itself =
+            |one: &&Able| pauses().any(|(target, _)| matches!(target, Target::Programmer { id } if *id == one.view.id));
+        // One that is not paused takes it when these pauses end.
+        let each_by_itself = Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
+        Some((reason, words::paused(&held, each_by_itself.unwrap_or_default(), position, self.standing.now)))
     }
 
     /// In the order in which messages came into the queue, as far as the log tells. A message that is given back keeps its

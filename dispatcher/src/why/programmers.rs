@@ -9,6 +9,7 @@ use pool_shared::config::Programmer;
 use pool_shared::fold::Owner;
 use pool_shared::heartbeat::{Gate, ShutReason};
 use pool_shared::id::{ProgrammerId, TaskId};
+use pool_shared::pause::Target;
 use pool_shared::routing::Route;
 use pool_shared::standing::{Closed, Means, Obstacle, Room};
 use pool_shared::time::Timestamp;
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Look, words};
+use crate::figures::{clock, with_clocks};
 
 /// Whether an able programmer takes tasks of the route now, or what keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -60,7 +62,7 @@ impl From<ShutReason> for Availability {
 pub struct ProgrammerWhy {
     pub id: ProgrammerId,
     pub state: Availability,
-    /// For people; empty when it is idle.
+    /// For people; empty when it is idle and nothing keeps it.
     pub detail: String,
     /// What it works on.
     pub task: Option<TaskId>,
@@ -102,7 +104,7 @@ impl Look<'_> {
         let found = found.or_else(|| self.ordered(programmer));
         let found = found.or_else(|| busy.map(|(task, owner)| self.busy(task, owner)));
         let found = found.or_else(|| self.without_means(programmer));
-        let found = found.or_else(|| self.left_to_free(programmer, route));
+        let found = found.or_else(|| self.closed(programmer, route));
         let found = found.unwrap_or_else(|| Found::new(Availability::Idle, "idle", String::new()));
         let task = busy.map(|(task, _)| task.clone());
         let since = busy.map(|(_, owner)| owner.since);
@@ -159,7 +161,7 @@ impl Look<'_> {
     }
 
     fn busy(&self, task: &TaskId, owner: &Owner) -> Found {
-        let since = words::clock(owner.since, self.standing.now);
+        let since = clock(owner.since, self.standing.now);
         Found::new(Availability::Busy, "busy", format!("works on {task} since {since}"))
     }
 
@@ -175,7 +177,7 @@ impl Look<'_> {
         })
     }
 
-    fn left_to_free(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
+    fn closed(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
         match self.standing.closed(programmer, route, |id| self.could_take(id))? {
             Closed::LeftToFree { until } => {
                 let words = words::left_to_free(until, self.standing.now);
@@ -183,13 +185,16 @@ impl Look<'_> {
                 let detail = format!("leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)");
                 Some(Found { state: Availability::LeftToFree, words, detail, until })
             }
-            // The route itself is the reason.
-            Closed::Paused(_) => None,
+            Closed::Paused(paused) => {
+                let detail = words::pause(&Target::Route { name: route.name.clone() }, paused, self.standing.now);
+                Some(Found::new(Availability::Idle, "idle", detail))
+            }
         }
     }
 
     fn obstacle(&self, programmer: &Programmer) -> Option<Obstacle> {
-        self.standing.obstacle(programmer, |id| self.could_take(id))
+        let obstacle = self.standing.obstacle(programmer, |id| self.could_take(id))?;
+        Some(Obstacle { detail: with_clocks(&obstacle.detail, self.standing.now), ..obstacle })
     }
 
     /// As the workers see it.

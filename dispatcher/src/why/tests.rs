@@ -216,6 +216,17 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
 }
 
 #[test]
+fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
+    let mut world = World::new();
+    world.wait("t", "fast");
+    assert_eq!(world.state("001").detail, "", "nothing keeps it");
+    world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+    let said = world.state("001");
+    assert_eq!(said.state, Availability::Idle, "it is not paused itself");
+    assert_eq!(said.detail, "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`");
+}
+
+#[test]
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
     // Room for everybody at once.

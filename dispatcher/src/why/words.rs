@@ -15,22 +15,7 @@ use pool_shared::time::Timestamp;
 
 use super::programmers::Able;
 use super::{Position, Reason};
-
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
-pub(super) fn clock(at: Timestamp, now: Timestamp) -> String {
-    let text = at.to_string();
-    let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else { return text };
-    let time = time.strip_suffix(":00").unwrap_or(time);
-    let soon = at >= now && at.0 - now.0 < DAY_MS;
-    let today = now.to_string().starts_with(date);
-    if soon || today { format!("{time} UTC") } else { format!("{date} {time} UTC") }
-}
-
-fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
+use crate::figures::{clock, counted, with_clocks};
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome.error.map(|kind| kind.as_str()).filter(|kind| *kind != outcome.status.as_str());
@@ -57,7 +42,8 @@ pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), gone: bool, now
     format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}{gone}")
 }
 
-pub(super) fn stale(known: Timestamp, sentence: &str) -> String {
+pub(super) fn stale(known: Timestamp, sentence: &str, now: Timestamp) -> String {
+    let known = clock(known, now);
     format!("this dispatcher cannot read the event log, is the broker there? As it was at {known}: {sentence}")
 }
 
@@ -109,9 +95,25 @@ pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
     }
 }
 
-pub(super) fn route_paused(route: &Route, paused: Paused, position: Option<Position>) -> String {
-    let target = Target::Route { name: route.name.clone() };
-    format!("{}{}", explain_pause(&target, paused), place(position))
+/// All pauses that hold: who ends one of two must know of the other.
+pub(super) fn paused(
+    pauses: &[(Target, Paused)],
+    each_by_itself: usize,
+    position: Option<Position>,
+    now: Timestamp,
+) -> String {
+    let mut each: Vec<String> = pauses.iter().map(|(target, paused)| pause(target, *paused, now)).collect();
+    match each_by_itself {
+        0 => {}
+        1 => each.push("its only programmer is paused by itself (`dispatcher pauses`)".to_owned()),
+        several => each.push(format!("each of its {several} programmers is paused by itself (`dispatcher pauses`)")),
+    }
+    format!("{}{}", each.join(", and "), place(position))
+}
+
+/// `route fast is paused since 12:00 UTC until `dispatcher resume --route fast``.
+pub(super) fn pause(target: &Target, paused: Paused, now: Timestamp) -> String {
+    with_clocks(&explain_pause(target, paused), now)
 }
 
 pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {

@@ -253,6 +253,14 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
             "the new one names the old one"
         );
     }
+    let twice = pool.try_command_line(&["retry", "--failed", "--label", "run_id=7"]).await;
+    let words = String::from_utf8_lossy(&twice.stderr).into_owned();
+    assert!(words.contains("2 failed tasks were submitted again before"), "{words}");
+    assert_eq!(
+        String::from_utf8_lossy(&twice.stdout),
+        "0 tasks submitted again\n",
+        "the same command may be given twice"
+    );
     let done = said[0]["task_id"].as_str().expect("an id");
     let again = pool.try_command_line(&["retry", done]).await;
     let words = String::from_utf8_lossy(&again.stderr).into_owned();

@@ -18,11 +18,12 @@ pub(super) fn is_url(repository: &Repository) -> bool {
 pub(super) fn local_git_dir(repository: &Repository, roots: &[PathBuf]) -> Result<PathBuf, TaskFailure> {
     let failure =
         |problem: String| TaskFailure::new(ErrorKind::Repository, format!("repository {repository}: {problem}"));
+    let configured = roots;
     let roots: Vec<PathBuf> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
     let named = Path::new(repository.as_str());
     let candidates: Vec<PathBuf> = roots.iter().map(|root| root.join(named)).collect();
     let Some(found) = candidates.iter().find_map(|path| path.canonicalize().ok()) else {
-        return Err(failure(format!("not found below {}", list(&roots))));
+        return Err(failure(format!("not found below {}", list(configured))));
     };
     let git_dir = git_dir_of(&found).map_err(|problem| failure(problem.to_string()))?;
     let inside = |path: &Path| roots.iter().any(|root| path.starts_with(root));
@@ -34,11 +35,13 @@ pub(super) fn local_git_dir(repository: &Repository, roots: &[PathBuf]) -> Resul
 }
 
 fn list(roots: &[PathBuf]) -> String {
-    let names: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
-    if names.is_empty() {
-        "any root: `workspace.roots` names no directory that exists".to_owned()
-    } else {
-        names.join(", ")
+    let name = |root: &PathBuf| match root.exists() {
+        true => root.display().to_string(),
+        false => format!("{} (which does not exist)", root.display()),
+    };
+    match roots {
+        [] => "any root: `workspace.roots` names none".to_owned(),
+        some => some.iter().map(name).collect::<Vec<_>>().join(", "),
     }
 }
 

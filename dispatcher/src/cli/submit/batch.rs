@@ -13,7 +13,8 @@ use pool_shared::result::Status;
 
 use super::{Client, Format};
 use crate::api::tasks::{TaskList, TaskView};
-use crate::tables::{Cell, Tone, keep_first_column_whole, lines, table};
+use crate::figures::{counted, duration};
+use crate::tables::{Cell, Tone, lines, table};
 
 const POLL: Duration = Duration::from_millis(300);
 /// Results that are asked for at the same time.
@@ -103,7 +104,7 @@ fn results_table(results: &[TaskView]) -> String {
             task.programmer.as_ref().map(ToString::to_string).unwrap_or_default().into(),
             result.and_then(|r| r.llm.as_ref()).map(ToString::to_string).unwrap_or_default().into(),
             if checks == 0 { "".into() } else { format!("{passed}/{checks}").into() },
-            result.map(|r| seconds(r.timings.run_ms)).unwrap_or_default().into(),
+            result.map(|r| duration(r.timings.run_ms)).unwrap_or_default().into(),
             task.cost_usd
                 .filter(|cost| *cost > MicroUsd::ZERO)
                 .map(|cost| format!("${cost}"))
@@ -116,15 +117,11 @@ fn results_table(results: &[TaskView]) -> String {
                 .into(),
         ]);
     }
-    keep_first_column_whole(&mut rows);
+    rows.align_right(&[4, 5, 6]);
     let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
-    format!("{}{succeeded} of {} tasks succeeded, ${cost} in all\n", lines(rows), results.len())
-}
-
-/// Milliseconds as seconds with one place, in integers.
-pub(in crate::cli) fn seconds(ms: u64) -> String {
-    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+    let count = counted(results.len(), "task", "tasks");
+    format!("{}{succeeded} of {count} succeeded, ${cost} in all\n", lines(rows))
 }
 
 fn shortened(kind: &str, message: &str) -> String {

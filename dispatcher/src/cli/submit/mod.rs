@@ -1,7 +1,7 @@
 //! `dispatcher submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
 //! in as room comes.
 
-pub(super) mod batch;
+mod batch;
 mod hand_in;
 mod plan;
 
@@ -15,7 +15,11 @@ use serde_json::{Map, Value, json};
 
 use super::{Client, Format, PoolFile, PoolUrl, complain};
 use crate::api::tasks::TaskView;
+use crate::figures::counted;
 use crate::tables::{lines, table};
+
+/// As a shell counts what SIGINT has ended.
+const INTERRUPTED: u8 = 130;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -53,6 +57,7 @@ struct OneTask {
     /// A path below a configured root, or an https:// or ssh:// URL
     #[arg(long, requires = "instruction")]
     repository: Option<String>,
+    /// The id of the task; submitted twice with the same id, it is done once (default: a new one)
     #[arg(long, requires = "instruction")]
     id: Option<String>,
     /// Branch, tag or commit to start from
@@ -95,9 +100,31 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     if args.wait {
-        return batch::wait(&client, &taken, args.format).await;
+        return tokio::select! {
+            waited = batch::wait(&client, &taken, args.format) => waited,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                eprintln!("{}", not_waited_for(&taken));
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+        };
     }
     args.format.print(&taken, |taken| taken_table(taken, &client))
+}
+
+/// Who stops waiting has not cancelled anything.
+fn not_waited_for(taken: &[TaskView]) -> String {
+    let ids: Vec<&str> = taken.iter().map(|task| task.id.as_str()).collect();
+    match ids.as_slice() {
+        [one] => {
+            format!("the task goes on: `dispatcher watch --task {one}` follows it, `dispatcher cancel {one}` stops it")
+        }
+        several => format!(
+            "the {} tasks go on: `dispatcher watch` follows them, `dispatcher show {}` shows the first, `dispatcher cancel ID…` stops them",
+            several.len(),
+            several.first().copied().unwrap_or("ID"),
+        ),
+    }
 }
 
 fn taken_table(taken: &[TaskView], client: &Client) -> String {
@@ -105,7 +132,8 @@ fn taken_table(taken: &[TaskView], client: &Client) -> String {
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    format!("{}{} tasks taken. Follow them with `dispatcher watch` or at {}\n", lines(rows), taken.len(), client.url())
+    let count = counted(taken.len(), "task", "tasks");
+    format!("{}{count} taken. Follow with `dispatcher watch` or at {}\n", lines(rows), client.url())
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {

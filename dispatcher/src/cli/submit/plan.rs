@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Format;
+use crate::check::ranges;
 use crate::cli::pool;
+use crate::figures::counted;
 use crate::tables::{lines, table};
 
 /// One row of the plan.
@@ -74,17 +76,18 @@ fn worst_cost(pool: &Pool, id: &ProgrammerId, message: &TaskMessage) -> MicroUsd
 
 fn text(plan: &[Planned]) -> String {
     let mut rows = table(&["task", "queue", "able", "worst cost", "problem"]);
+    rows.align_right(&[0, 3]);
     for row in plan {
-        let able: Vec<&str> = row.able.iter().map(ProgrammerId::as_str).collect();
         rows.add_row([
             row.index.to_string(),
             row.queue.clone().unwrap_or_default(),
-            able.join(" "),
+            ranges(row.able.iter().map(ToString::to_string)),
             format!("${}", row.worst_cost_usd),
             row.problem.clone().unwrap_or_default(),
         ]);
     }
     let wrong = plan.iter().filter(|row| row.problem.is_some()).count();
     let cost: MicroUsd = plan.iter().map(|row| row.worst_cost_usd).sum();
-    format!("{}{} tasks, {wrong} of them wrong; at most ${cost} for one attempt each\n", lines(rows), plan.len())
+    let count = counted(plan.len(), "task", "tasks");
+    format!("{}{count}, {wrong} of them wrong; at most ${cost} for one attempt each\n", lines(rows))
 }

@@ -62,7 +62,7 @@ impl Follow {
         Ok(match heard {
             Heard::Connected => self.connected(),
             Heard::Lost(why) => self.lost(why),
-            Heard::State(live) => self.state(*live),
+            Heard::State(live) => self.state(*live)?,
             // They come with the latest change first.
             Heard::Tasks(tasks) => tasks.into_iter().rev().filter_map(|task| self.task(task, true)).collect(),
             Heard::Listed(tasks) => self.list(tasks)?,
@@ -82,7 +82,14 @@ impl Follow {
         if was_there { vec![news] } else { Vec::new() }
     }
 
-    fn state(&mut self, live: Live) -> Vec<News> {
+    fn state(&mut self, live: Live) -> anyhow::Result<Vec<News>> {
+        let programmers = &live.status.programmers;
+        if let Some(wanted) = &self.which.programmer
+            && !programmers.iter().any(|one| one.id == *wanted)
+        {
+            let known: Vec<&str> = programmers.iter().map(|one| one.id.as_str()).collect();
+            bail!("the pool has no programmer {wanted}; it has {}", known.join(", "));
+        }
         let mut news = Vec::new();
         let before = self.live.as_ref();
         if live.trouble != before.and_then(|before| before.trouble.clone()) {
@@ -105,7 +112,7 @@ impl Follow {
             news.extend(changed.map(|breaker| News::Breaker { breaker: Box::new(breaker.clone()) }));
         }
         self.live = Some(live);
-        news
+        Ok(news)
     }
 
     fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<News>> {

@@ -59,3 +59,15 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
     let nothing = Follow::new(which).hear(Heard::Listed(Vec::new()));
     assert!(nothing.is_err_and(|error| error.to_string().contains("run_id=7")), "a label that nobody has");
 }
+
+#[test]
+fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
+    let live = || Heard::State(Box::new(super::super::picture::tests::live(2)));
+    let follow = |id: &str| {
+        let id = pool_shared::id::ProgrammerId::new(id).expect("an id");
+        Follow::new(Which { programmer: Some(id), ..Which::default() })
+    };
+    assert_eq!(hear(&mut follow("002"), live()), ["Prog-002"], "one that is there");
+    let said = follow("099").hear(live()).map(told).map_err(|error| error.to_string());
+    assert_eq!(said, Err("the pool has no programmer 099; it has 001, 002".to_owned()));
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::follow::{Connection, News};
 use crate::api::tasks::TaskView;
 use crate::cli::status::{breaker_word, word};
-use crate::cli::submit::batch::seconds;
+use crate::figures::{clock, duration};
 use crate::tables::plain;
 
 /// `{"at": …, "event": "task", "task": {…}}`: what is in it is as the API has it.
@@ -33,7 +33,7 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
         }
         News::Breaker { breaker } => {
             let why = breaker.reason.map(|fault| format!(" after {} × {}", breaker.failures, fault.as_str()));
-            let until = breaker.until.map(|until| format!(", next probe {until}"));
+            let until = breaker.until.map(|until| format!(", next probe at {}", clock(until, at)));
             let state = breaker_word(breaker.state);
             format!("breaker of {} {state}{}{}", breaker.llm, why.unwrap_or_default(), until.unwrap_or_default())
         }
@@ -43,13 +43,13 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
     format!("{at} {}\n", plain(words.trim_end()).replace('\n', " "))
 }
 
-/// By whom, for how long, for how much, with which error.
+/// By whom, how long after its submission (it may have waited), for how much, with which error.
 pub(super) fn details(task: &TaskView) -> String {
     let who = task.programmer.as_ref().map(|id| format!("by {}", id.display_name()));
     let route = who.is_none().then(|| format!("for {}", task.route)).filter(|_| !task.route.is_empty());
     let attempt = (task.attempts > 1).then(|| format!("attempt {}", task.attempts));
-    let took = task.finished_at.zip(task.submitted_at);
-    let took = took.map(|(end, begin)| seconds(u64::try_from(end.since(begin).as_millis()).unwrap_or(u64::MAX)));
+    let took = task.finished_at.zip(task.submitted_at).map(|(end, begin)| end.since(begin).as_millis());
+    let took = took.map(|ms| format!("{} after it was submitted", duration(u64::try_from(ms).unwrap_or(u64::MAX))));
     let cost = task.cost_usd.filter(|cost| cost.0 > 0).map(|cost| format!("${cost}"));
     let known: Vec<String> = [who.or(route), attempt, took, cost, task.error.clone()].into_iter().flatten().collect();
     if known.is_empty() { String::new() } else { format!(" {}", known.join(", ")) }

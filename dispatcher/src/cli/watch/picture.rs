@@ -13,6 +13,7 @@ use super::lines::details;
 use crate::api::tasks::TaskView;
 use crate::cli::status::{breaker_word, budget, tone, word};
 use crate::dashboard::hub::Live;
+use crate::figures::{age, counted};
 use crate::pool_view::llms::BreakerState;
 use crate::tables::{Tone, plain};
 
@@ -22,6 +23,8 @@ const MOST_PAUSES: u16 = 3;
 /// For tasks that have ended, at least.
 const ENDED: u16 = 5;
 const FOOT: u16 = 1;
+/// `10 min 06 s`.
+const SPAN: Constraint = Constraint::Length(11);
 
 pub(super) struct Picture<'a> {
     pub(super) url: &'a str,
@@ -156,7 +159,7 @@ impl Picture<'_> {
         let from = self.scrolled.min(all.len().saturating_sub(fit));
         let rows = all.iter().skip(from).map(|one| self.programmer(live, one)).collect();
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
-        let widths = [Constraint::Length(10), Constraint::Length(5), Constraint::Length(6), llm, Constraint::Fill(1)];
+        let widths = [Constraint::Length(10), Constraint::Length(5), SPAN, llm, Constraint::Fill(1)];
         self.table(&["programmer", "state", "for", "LLM", "doing"], rows, &widths)
     }
 
@@ -180,12 +183,12 @@ impl Picture<'_> {
         let row = |route: &crate::pool_view::RouteStatus| {
             let oldest = route.oldest_waiting.map(|since| span(self.now, since)).unwrap_or_default();
             let waiting = route.waiting.map_or("?".to_owned(), |count| count.to_string());
-            let served = format!("{} programmers", route.programmers.len());
+            let served = counted(route.programmers.len(), "programmer", "programmers");
             Row::new([route.name.clone(), waiting, oldest, route.running.to_string(), served])
         };
         let name = widest(live.status.routes.iter().map(|route| route.name.as_str()), 34);
         let number = Constraint::Length(7);
-        let widths = [name, number, number, number, Constraint::Fill(1)];
+        let widths = [name, number, SPAN, number, Constraint::Fill(1)];
         let rows = live.status.routes.iter().map(row).collect();
         self.table(&["route", "waiting", "oldest", "running", "served by"], rows, &widths)
     }
@@ -204,7 +207,7 @@ impl Picture<'_> {
         };
         let rows = shut.map(row).collect();
         let llm = widest(live.status.breakers.iter().map(|breaker| breaker.llm.as_str()), 40);
-        let widths = [llm, Constraint::Length(9), Constraint::Length(9), Constraint::Fill(1)];
+        let widths = [llm, Constraint::Length(9), Constraint::Length(13), Constraint::Fill(1)];
         self.table(&["breaker", "state", "probe", "why"], rows, &widths)
     }
 
@@ -219,7 +222,7 @@ impl Picture<'_> {
             ])
         };
         let id = widest(self.follow.ended.iter().map(|task| task.id.as_str()), 34);
-        let widths = [id, Constraint::Length(9), Constraint::Length(6), Constraint::Fill(1)];
+        let widths = [id, Constraint::Length(9), SPAN, Constraint::Fill(1)];
         self.table(&["last ended", "as", "ago", "details"], self.follow.ended.iter().map(row).collect(), &widths)
     }
 }
@@ -234,17 +237,10 @@ fn widest<'a>(texts: impl Iterator<Item = &'a str>, most: u16) -> Constraint {
     Constraint::Length(u16::try_from(widest).unwrap_or(u16::MAX).clamp(10, most))
 }
 
-/// From one time to another, in the two largest units: `3m05s`.
 fn span(to: Timestamp, from: Timestamp) -> String {
-    let seconds = to.since(from).as_secs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
-        86_400.. => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
+    age(u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
 #[path = "picture_tests.rs"]
-mod tests;
+pub(in crate::cli::watch) mod tests;

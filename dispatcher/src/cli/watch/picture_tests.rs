@@ -15,7 +15,7 @@ fn programmer(id: usize) -> Value {
     })
 }
 
-fn live(programmers: usize) -> Live {
+pub(in crate::cli::watch) fn live(programmers: usize) -> Live {
     let budget = json!({
         "max_daily_spend_usd": "50", "alert_threshold_usd": "40", "set_for_today": false, "spent_usd": "1.5", "reserved_usd": "0",
         "left_usd": "48.5", "alert": false, "day": null, "day_ends": null, "time_zone": "UTC", "by_llm": {}, "by_programmer": {}
@@ -54,12 +54,16 @@ fn seen(programmers: usize, (width, height): (u16, u16), scrolled: usize) -> Vec
 fn it_shows_who_does_what_and_what_waits() {
     let lines = seen(2, (100, 30), 0);
     let text = lines.join("\n");
-    for part in ["2 of 2 available", "12 succeeded", "$1.50 of $50.00", "paused: the pool for 1m05s", "done", "failed"]
+    for part in
+        ["2 of 2 available", "12 succeeded", "$1.50 of $50.00", "paused: the pool for 1 min 05 s", "done", "failed"]
     {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     let programmer = lines.iter().find(|line| line.starts_with("Prog-001")).expect("the first programmer");
-    assert!(programmer.contains("busy") && programmer.contains("1m05s"), "its state, and since when: {programmer}");
+    assert!(
+        programmer.contains("busy") && programmer.contains("1 min 05 s"),
+        "its state, and since when: {programmer}"
+    );
     assert!(
         programmer.contains("words \u{fffd}[31m of a task (t1)"),
         "what it works on, as a plain text: {programmer}"

@@ -8,7 +8,7 @@ use super::*;
 /// A way in which `t` waits, and what is said about it.
 type Case = (Reason, fn(&mut World), &'static str);
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 27] = [
     (
         Reason::Busy,
         as_in_the_promise,
@@ -63,8 +63,7 @@ const CASES: [Case; 24] = [
             world.fresh = false;
             world.later(30);
         },
-        "this dispatcher cannot read the event log, is the broker there? As it was at 2026-01-31T12:00:00.000Z: 2 \
-         programmers that offer `fast` are idle, and one takes it next",
+        "this dispatcher cannot read the event log, is the broker there? As it was at 12:00 UTC: 2 programmers that offer `fast` are idle, and one takes it next",
     ),
     (Reason::Retry, broke, "its attempt 1 of 3 broke (agent_crashed), and the next one waits until 12:00:10 UTC"),
     (
@@ -111,8 +110,39 @@ const CASES: [Case; 24] = [
             world.wait("t", "fast");
             world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
         },
-        "route fast is paused since 2026-01-31T12:00:00.000Z until `dispatcher resume --route fast`; it is number 1 of 1 in \
-         the queue",
+        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`; it is number 1 of 1 in the queue",
+    ),
+    (
+        Reason::PoolPaused,
+        |world| {
+            world.wait("t", "fast");
+            world.pause(Target::All, Pause::Pause);
+        },
+        "the pool is paused since 12:00 UTC until `dispatcher resume --all`; it is number 1 of 1 in the queue",
+    ),
+    (
+        Reason::PoolPaused,
+        |world| {
+            world.wait("t", "fast");
+            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+            world.later(7);
+            world.pause(Target::All, Pause::Drain);
+            world.pause(Target::Programmer { id: id("001") }, Pause::Pause);
+        },
+        "the pool is drained since 12:00:07 UTC until `dispatcher resume --all`, and route fast is paused since 12:00 UTC \
+         until `dispatcher resume --route fast`; it is number 1 of 1 in the queue",
+    ),
+    (
+        Reason::RoutePaused,
+        |world| {
+            world.wait("t", "fast");
+            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+            for programmer in ["001", "002", "003"] {
+                world.pause(Target::Programmer { id: id(programmer) }, Pause::Pause);
+            }
+        },
+        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`, and each of its 3 programmers is \
+         paused by itself (`dispatcher pauses`); it is number 1 of 1 in the queue",
     ),
     (
         Reason::Next,
@@ -266,6 +296,7 @@ fn every_reason_has_its_sentence() {
         Reason::NotPublished,
         Reason::Unroutable,
         Reason::RouteRetired,
+        Reason::PoolPaused,
         Reason::RoutePaused,
         Reason::Next,
         Reason::BehindOthers,

@@ -1,0 +1,119 @@
+//! How counts, durations and moments look in words and tables: one form for the command line, the report and `why`.
+//! JSON and CSV have them with all their digits.
+
+use pool_shared::time::Timestamp;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// `1 task`, `2 tasks`.
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Tokens in short: `9999`, `10.9k`, `12.3M`.
+pub(crate) fn tokens(count: u64) -> String {
+    let in_units = |unit: u64, name| {
+        let tenths = count.saturating_add(unit / 20) / (unit / 10);
+        format!("{}.{}{name}", tenths / 10, tenths % 10)
+    };
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..999_950 => in_units(1_000, "k"),
+        999_950.. => in_units(1_000_000, "M"),
+    }
+}
+
+/// A duration, rounded: `950 ms`, `31.6 s`, `1 min 06 s`, `2 h 05 min`, `1 d 03 h`.
+pub(crate) fn duration(ms: u64) -> String {
+    let tenths = ms.saturating_add(50) / 100;
+    match (ms, tenths) {
+        (0..1_000, _) => format!("{ms} ms"),
+        (_, 0..600) => format!("{}.{} s", tenths / 10, tenths % 10),
+        (_, 600..) => age(ms),
+    }
+}
+
+/// The same for what goes on: without the tenths of a second, which nobody can follow.
+pub(crate) fn age(ms: u64) -> String {
+    let seconds = ms.saturating_add(500) / 1000;
+    let minutes = seconds.saturating_add(30) / 60;
+    let hours = minutes.saturating_add(30) / 60;
+    match (seconds, minutes) {
+        (0..60, _) => format!("{seconds} s"),
+        (60..3_600, _) => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        (_, 0..1_440) => format!("{} h {:02} min", minutes / 60, minutes % 60),
+        (_, 1_440..) => format!("{} d {:02} h", hours / 24, hours % 24),
+    }
+}
+
+/// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
+pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
+    let text = at.to_string();
+    let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else { return text };
+    let time = time.strip_suffix(":00").unwrap_or(time);
+    let soon = at >= now && at.0 - now.0 < DAY_MS;
+    let today = now.to_string().starts_with(date);
+    if soon || today { format!("{time} UTC") } else { format!("{date} {time} UTC") }
+}
+
+/// A moment with its date, in minutes: `2026-01-31 12:05 UTC`.
+pub(crate) fn date_and_time(at: Timestamp) -> String {
+    let text = at.to_string();
+    match (text.get(..10), text.get(11..16)) {
+        (Some(date), Some(time)) => format!("{date} {time} UTC"),
+        (_, _) => text,
+    }
+}
+
+/// A sentence of somebody who writes moments in full, with these in short.
+pub(crate) fn with_clocks(text: &str, now: Timestamp) -> String {
+    let word = |word: &str| {
+        let bare = word.trim_end_matches([',', ';', '.', ')']);
+        match bare.parse::<Timestamp>() {
+            Ok(at) => format!("{}{}", clock(at, now), &word[bare.len()..]),
+            Err(_) => word.to_owned(),
+        }
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_rounded_and_have_two_units_at_most() {
+        for (ms, text) in [
+            (0, "0 ms"),
+            (950, "950 ms"),
+            (1_000, "1.0 s"),
+            (31_580, "31.6 s"),
+            (59_949, "59.9 s"),
+            (59_950, "1 min 00 s"),
+            (66_499, "1 min 06 s"),
+            (3_599_500, "1 h 00 min"),
+            (7_500_000, "2 h 05 min"),
+            (86_399_000, "1 d 00 h"),
+            (97_200_000, "1 d 03 h"),
+        ] {
+            assert_eq!(duration(ms), text, "{ms} ms");
+        }
+        assert_eq!(age(5_400), "5 s", "without tenths");
+    }
+
+    #[test]
+    fn tokens_are_rounded() {
+        for (count, text) in
+            [(9_999, "9999"), (10_915, "10.9k"), (999_949, "999.9k"), (999_950, "1.0M"), (12_345_678, "12.3M")]
+        {
+            assert_eq!(tokens(count), text, "{count} tokens");
+        }
+    }
+
+    #[test]
+    fn moments_in_a_sentence_become_short() {
+        let now = "2026-01-31T12:00:00Z".parse().expect("a time");
+        let text = "paused since 2026-01-31T11:59:07.120Z; since 2026-01-30T10:00:00.000Z, version 1.2";
+        assert_eq!(with_clocks(text, now), "paused since 11:59:07 UTC; since 2026-01-30 10:00 UTC, version 1.2");
+    }
+}
