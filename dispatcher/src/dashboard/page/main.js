@@ -74,7 +74,7 @@ const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous"
 const help = () => {
   const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { onsubmit: (event) => { event.preventDefault(); dialog.remove(); } },
     h("div", { class: "title" }, h("h2", {}, "Keys")),
-    h("div", { class: "body" }, h("dl", { class: "facts" }, HELP.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)]).flat())),
+    h("div", { class: "body" }, h("dl", { class: "facts" }, HELP.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)]))),
     h("div", { class: "foot" }, h("button", { class: "primary" }, "Close"))));
   document.body.append(dialog);
   dialog.showModal();
