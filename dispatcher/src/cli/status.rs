@@ -90,7 +90,7 @@ fn text(status: &PoolStatus) -> String {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
         programmers.add_row([
             p.agent.clone().into(),
-            Cell::toned(word(p.state), tone(p.state)),
+            if p.unknown { "?".into() } else { Cell::toned(word(p.state), tone(p.state)) },
             llm.into(),
             p.capabilities.join(" ").into(),
             p.reason.clone().into(),
@@ -102,8 +102,9 @@ fn text(status: &PoolStatus) -> String {
         let waiting = route.waiting.map_or("?".to_owned(), |n| n.to_string());
         routes.add_row([route.queue.clone(), waiting, route.running.to_string(), served.join(" ")]);
     }
+    let trouble = status.detail.as_ref().map_or(String::new(), |detail| format!("this dispatcher is in trouble: {detail}\n"));
     format!(
-        "{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
+        "{trouble}{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
         lines(programmers),
         lines(routes),
         breakers(status),
