@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::api::control::{PauseView, paused};
 use crate::api::{App, health};
 use llms::{BreakerStatus, BudgetStatus};
 
@@ -139,6 +140,7 @@ pub struct PoolStatus {
     /// Why this dispatcher cannot see or do its work, as in `/ready`; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    pub pauses: Vec<PauseView>,
     pub pool_size: usize,
     /// Idle or busy.
     pub available: usize,
@@ -192,6 +194,7 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
     let available = programmers.iter().filter(|p| is_available(p.state)).count();
     PoolStatus {
         detail: health::trouble(app),
+        pauses: process.log.read(paused),
         pool_size: programmers.len(),
         available,
         unavailable: programmers.len() - available,
