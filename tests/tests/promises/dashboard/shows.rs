@@ -232,4 +232,9 @@ async fn the_keys_are_explained_in_words() {
         assert!(said.contains(words), "{words:?} is explained: {said}");
     }
     assert!(!said.contains("object"), "and nothing that is no word: {said}");
+    browser.press("\u{e00c}").await;
+    browser.script("location.hash = '#/nonsense'").await;
+    browser
+        .until("a view that is not there", r#"document.querySelector("main").innerText.includes("nothing here")"#)
+        .await;
 }
