@@ -40,7 +40,7 @@ const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", {
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
 
 const sameTarget = (a, b) => a.what === b.what && a.id === b.id && a.name === b.name;
-const pauseOf = (target) => pool.live?.pauses.find((paused) => sameTarget(paused.target, target));
+const pauseOf = (target) => pool.live?.status.pauses.find((paused) => sameTarget(paused.target, target));
 const nameOf = (target) => (target.what === "all" ? "the pool" : target.what === "programmer" ? `Prog-${target.id}` : `route ${target.name}`);
 
 // Pause and resume for one target; `drain` offers that as well.

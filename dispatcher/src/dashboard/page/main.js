@@ -31,9 +31,9 @@ const connectionShown = (state, why) => {
   const shown = { live: "live", lost: "disconnected", connecting: "connecting" };
   // A new try does not hide that the last one has failed.
   if (state === "connecting" && $("connection").dataset.state === "lost") return;
-  attribute($("connection"), "data-state", state);
-  set($("connection").querySelector(".word"), shown[state]);
   pool.needsToken = state === "lost" && why === 401;
+  attribute($("connection"), "data-state", state);
+  set($("connection").querySelector(".word"), pool.needsToken ? "token needed" : shown[state]);
   bannerShown();
 };
 // What everybody must know: a text, and what can be done about it.

@@ -59,7 +59,7 @@ const programmerCard = ({ id }) => {
   const buttons = pauseButtons({ what: "programmer", id }, true);
   const worker = h("span", { class: "worker grow muted small llm" });
   const element = h("li", { class: "card programmer" },
-    h("div", { class: "row" }, name, h("span", { class: "marks" }, since, probe, paused, state)), h("div", { class: "row" }, llm, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
+    h("div", { class: "row" }, name, h("span", { class: "marks" }, since, probe, state)), h("div", { class: "row" }, llm, paused, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
   const update = (programmer) => {
     set(name, programmer.agent);
     attribute(element, "data-state", programmer.state);
@@ -185,10 +185,11 @@ const poolView = () => {
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
     set(running.note, `${busy} busy`);
-    valueOf(waiting.value, status.detail ? "?" : status.total_queue_depth);
+    const counted = status.routes.every((route) => route.waiting !== null);
+    valueOf(waiting.value, counted ? status.total_queue_depth : "?");
     const first = status.routes.map((route) => route.oldest_waiting).filter(Boolean).sort()[0];
     counting(oldest, "since", first);
-    oldest.previousSibling.textContent = first ? "oldest " : status.detail ? "not known now" : "nothing waits";
+    oldest.previousSibling.textContent = first ? "oldest " : counted ? "nothing waits" : "not known now";
     const bad = (counts.failed ?? 0) + (counts.rejected ?? 0) + (counts.expired ?? 0);
     valueOf(done.value, number(counts.succeeded ?? 0));
     set(done.note, bad ? `${number(bad)} failed` : "none failed");
