@@ -175,6 +175,8 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
         each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
     });
     let oldest = |route: &Route| process.log.read(|fold| fold.tasks.oldest_waiting(&route.name));
+    // What was counted before the broker went away is not so any more.
+    let waiting = if broker.trouble().is_some() { &[] } else { waiting };
     let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
     let running = running(process);
     let routes: Vec<RouteStatus> = process

@@ -42,13 +42,12 @@ const news = () => {
     if (pool.needsToken) return ["This dispatcher shows nothing without its token.", "Give the token", () => askForToken()];
     return [`No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`];
   }
-  const trouble = pool.live?.status.detail;
-  if (trouble) return [`The dispatcher says: ${humane(trouble)}`];
   const target = { what: "all" };
   const paused = pauseOf(target);
-  if (!paused) return [""];
-  const text = `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.`;
-  return pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
+  const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.` : "";
+  const trouble = pool.live?.status.detail;
+  if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${text}`];
+  return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
 };
 const bannerShown = () => {
   const banner = $("banner");

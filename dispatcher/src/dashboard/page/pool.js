@@ -62,9 +62,10 @@ const programmerCard = ({ id }) => {
     h("div", { class: "row" }, name, h("span", { class: "marks" }, since, probe, state)), h("div", { class: "row" }, llm, paused, backup), what, h("div", { class: "row foot" }, worker, buttons.element));
   const update = (programmer) => {
     set(name, programmer.agent);
-    attribute(element, "data-state", programmer.state);
+    const word = programmer.unknown ? "unknown" : programmer.state;
+    attribute(element, "data-state", word);
     attribute(element, "data-id", programmer.id);
-    setBadge(state, programmer.unknown ? "unknown" : programmer.state);
+    setBadge(state, word);
     const pause = pauseOf({ what: "programmer", id }) ?? pauseOf({ what: "all" });
     paused.hidden = !pause || programmer.state !== "busy";
     set(paused, pause?.pause === "drain" ? "draining" : "paused");
@@ -180,7 +181,7 @@ const poolView = () => {
     skeleton.hidden = true;
     skeleton.nextElementSibling.hidden = false;
     valueOf(programmers.value, status.available, status.pool_size);
-    set(programmers.note, status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? "not all heard of yet" : `${status.unavailable} shut or down` : "all available");
+    set(programmers.note, status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${status.unavailable} shut or down` : "all available");
     programmers.note.className = status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
