@@ -1,11 +1,9 @@
 //! The pool in numbers, for `/metrics`: what the status shows, looked at every few seconds. Every dispatcher says the same.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
-use pool_shared::config::Pool;
 use pool_shared::id::ProgrammerId;
 use pool_shared::status::ProgrammerState;
 use pool_shared::telemetry::catalog::{
@@ -14,21 +12,22 @@ use pool_shared::telemetry::catalog::{
 };
 use pool_shared::time::{Timestamp, wall_clock};
 
+use crate::api::App;
 use crate::depths::{Depth, depth};
-use crate::pool_view::{Beats, Depths, PoolStatus, queue_depths, status_with};
+use crate::pool_view::{Depths, PoolStatus, queue_depths, status_with};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Queues beside those of the routes in which nothing should stay.
 const QUEUES: [&str; 3] = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE];
 
 /// Looks again and again, until the process ends.
-pub(crate) async fn run(process: Process, pool: Arc<Pool>, beats: Beats) {
+pub(crate) async fn run(app: App) {
     loop {
         // A broker that does not answer does not keep the rest from being told.
-        let counted = tokio::time::timeout(LOOK_EVERY, count(&process)).await;
+        let counted = tokio::time::timeout(LOOK_EVERY, count(&app.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
-        let status = status_with(&process, &pool, &beats, &waiting);
-        let ages = beats.ages(pool.programmers.iter().map(|programmer| &programmer.id));
+        let status = status_with(&app, &waiting);
+        let ages = app.beats.ages(app.pool.programmers.iter().map(|programmer| &programmer.id));
         Numbers { status: &status, others, ages: &ages, now: wall_clock() }.emit();
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -55,9 +54,15 @@ struct Numbers<'a> {
 impl Numbers<'_> {
     fn emit(&self) {
         let Self { status, others, ages, now } = self;
+        // Before everybody could be heard of, that many are down would be a false alarm.
+        let all_known = status.programmers.iter().all(|programmer| !programmer.unknown);
         for state in ProgrammerState::ALL {
             let count = status.programmers.iter().filter(|programmer| programmer.state == state).count();
-            PROGRAMMERS.set_count([state.as_str()], count);
+            if all_known {
+                PROGRAMMERS.set_count([state.as_str()], count);
+            } else {
+                PROGRAMMERS.set([state.as_str()], f64::NAN);
+            }
         }
         PROGRAMMERS_ON_BACKUP.set_count([], status.using_backup);
         for (programmer, age) in *ages {

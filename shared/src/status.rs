@@ -1,5 +1,7 @@
 //! One programmer as the status and its own `/health` show it. Pure: from the fold, and what it said of itself last.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,9 @@ pub struct ProgrammerStatus {
     pub agent: String,
     pub port: u16,
     pub state: ProgrammerState,
+    /// That it is down is not known, only that it could not be heard of so far.
+    #[serde(default)]
+    pub unknown: bool,
     /// Why it is shut or down; which task it works on.
     pub reason: String,
     /// Why it is shut, in a word.
@@ -81,9 +86,25 @@ pub struct Seen {
     pub worker: String,
 }
 
-/// `seen` is None when it was not heard of for a health check interval.
-pub fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, seen: Option<Seen>) -> ProgrammerStatus {
-    let gate = gate_status(standing, programmer, seen.as_ref().map(|seen| &seen.gate));
+/// Why nothing is known of a programmer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unseen {
+    /// It was not heard of for a health check interval, though it could have been.
+    Silent,
+    /// It was listened for only so long.
+    NotYet(Duration),
+    /// Nobody can be heard: what the broker, which brings heartbeats, does instead.
+    Deaf(&'static str),
+}
+
+pub fn programmer_status(
+    standing: &Standing<'_>,
+    programmer: &Programmer,
+    seen: Result<Seen, Unseen>,
+) -> ProgrammerStatus {
+    let gate = gate_status(standing, programmer, seen.as_ref().map(|seen| &seen.gate).map_err(|unseen| *unseen));
+    let unknown = matches!(seen, Err(Unseen::NotYet(_) | Unseen::Deaf(_)));
+    let seen = seen.ok();
     let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
     let circuit = circuit(standing, programmer);
     let key = standing.pool.llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
@@ -92,6 +113,7 @@ pub fn programmer_status(standing: &Standing<'_>, programmer: &Programmer, seen:
         agent: programmer.id.display_name(),
         port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
         state: gate.state,
+        unknown,
         reason: gate.reason,
         shut: gate.shut,
         task: gate.task,
@@ -116,29 +138,38 @@ struct GateStatus {
     since: Option<Timestamp>,
 }
 
-fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Option<&Gate>) -> GateStatus {
+fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Result<&Gate, Unseen>) -> GateStatus {
     let without_task = |state, reason| GateStatus { state, reason, shut: None, task: None, since: None };
     match gate {
-        None => {
-            let unheard = standing.pool.load_balancing.health_check_interval.as_secs();
-            let reason = format!("not heard of for {unheard} s; is a worker running with it?");
-            without_task(ProgrammerState::Down, reason)
-        }
-        Some(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
-        Some(Gate::Busy { task, since }) => GateStatus {
+        Err(unseen) => without_task(ProgrammerState::Down, unseen_reason(standing, unseen)),
+        Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
+        Ok(Gate::Busy { task, since }) => GateStatus {
             state: ProgrammerState::Busy,
             reason: format!("working on {task}"),
             shut: None,
             task: Some(task.clone()),
             since: Some(*since),
         },
-        Some(Gate::Shut { reason, detail }) => {
+        Ok(Gate::Shut { reason, detail }) => {
             // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
             let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
             let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
             let words = format!("{}: {detail}", reason.as_str());
             GateStatus { shut: Some(*reason), ..without_task(ProgrammerState::Shut, words) }
         }
+    }
+}
+
+fn unseen_reason(standing: &Standing<'_>, unseen: Unseen) -> String {
+    match unseen {
+        Unseen::Silent => {
+            let unheard = standing.pool.load_balancing.health_check_interval.as_secs();
+            format!("not heard of for {unheard} s; is a worker running with it?")
+        }
+        Unseen::NotYet(listened) => {
+            format!("not heard of yet: this dispatcher has listened for {} s", listened.as_secs())
+        }
+        Unseen::Deaf(broker) => format!("unknown: the broker {broker}"),
     }
 }
 

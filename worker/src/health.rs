@@ -132,7 +132,7 @@ fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Respo
     let seen = Seen { gate, port: health.port, worker: process.name.clone() };
     let programmer = process.log.read(|fold| {
         let standing = Standing { pool: &health.pool, fold, now: fold.now().max(wall_clock()) };
-        programmer_status(&standing, &health.programmer, Some(seen))
+        programmer_status(&standing, &health.programmer, Ok(seen))
     });
     let broker = process.broker();
     (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker, trouble })).into_response()

@@ -36,19 +36,22 @@ pub async fn ready(State(app): State<App>) -> Response {
 }
 
 fn look(app: &App) -> Health {
-    let broker = app.process.broker();
-    let detail = broker.trouble().or_else(|| trouble(app));
+    let detail = trouble(app);
     Health {
         status: if detail.is_none() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
-        broker,
+        broker: app.process.broker(),
         programmers: app.pool.programmers.len(),
         config_hash: app.config_hash.to_string(),
         detail,
     }
 }
 
+/// Why this dispatcher cannot see or do its work.
 pub(crate) fn trouble(app: &App) -> Option<String> {
+    if let Some(trouble) = app.process.broker().trouble() {
+        return Some(trouble);
+    }
     if !app.process.log.is_fresh() {
         return Some("the event log cannot be read up to its end; is the broker reachable?".to_owned());
     }

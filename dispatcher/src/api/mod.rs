@@ -73,7 +73,7 @@ async fn metrics(State(app): State<App>) -> String {
 }
 
 async fn status(State(app): State<App>) -> Json<PoolStatus> {
-    Json(pool_view::status(&app.process, &app.pool, &app.beats).await)
+    Json(pool_view::status(&app).await)
 }
 
 async fn description() -> Json<serde_json::Value> {

@@ -113,12 +113,48 @@ pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
     app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
 }
 
+/// What `status` of a task can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Rejected,
+    Cancelled,
+    Expired,
+}
+
+impl Stage {
+    fn of(state: &TaskState) -> Self {
+        match (&state.outcome, &state.owner) {
+            (Some(outcome), _) => outcome.status.into(),
+            (None, Some(_)) => Self::Running,
+            (None, None) => Self::Queued,
+        }
+    }
+}
+
+impl From<Status> for Stage {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Succeeded => Self::Succeeded,
+            Status::Failed => Self::Failed,
+            Status::Rejected => Self::Rejected,
+            Status::Cancelled => Self::Cancelled,
+            Status::Expired => Self::Expired,
+        }
+    }
+}
+
 /// Which tasks `GET /tasks` gives.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// `queued`, `running`, or the status of its result.
-    status: Option<String>,
+    /// How far it is, or the status of its result.
+    #[schemars(with = "Stage")]
+    status: Option<Stage>,
     /// Who works on it, or did.
     programmer: Option<ProgrammerId>,
     /// `key=value` or `key:value`.
@@ -127,7 +163,7 @@ pub struct Filter {
     llm: Option<LlmName>,
     /// Somewhere in its id, its summary or its labels, in any case.
     text: Option<String>,
-    /// 100 unless told otherwise; at most 5000.
+    /// 100 unless told otherwise; more than 5000 count as 5000, and `offset` leads to the next.
     limit: Option<usize>,
     /// Of the list without it, so many are left out at its beginning.
     offset: Option<usize>,
@@ -141,7 +177,7 @@ impl Filter {
     /// be asked for.
     fn of_log(&self, pool: &Pool, tasks: &Tasks) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
-            self.status.as_ref().is_none_or(|wanted| wanted == status(state))
+            self.status.is_none_or(|wanted| wanted == Stage::of(state))
                 && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
                 && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
         };

@@ -48,7 +48,7 @@ fn a_list_is_the_newest_that_match_and_counts_all_of_them() {
     assert_eq!(listed(&filter), (300, vec![id(299), id(298), id(297)]), "the newest");
     let filter = Filter { offset: Some(298), ..filter };
     assert_eq!(listed(&filter), (300, vec![id(1), id(0)]), "the end of it");
-    let filter = Filter { status: Some("failed".to_owned()), limit: Some(2), offset: Some(1), ..Filter::default() };
+    let filter = Filter { status: Some(Stage::Failed), limit: Some(2), offset: Some(1), ..Filter::default() };
     assert_eq!(listed(&filter), (100, vec![id(294), id(291)]), "of those that match");
     let filter = Filter { text: Some("t-29".to_owned()), limit: Some(1), ..Filter::default() };
     assert_eq!(listed(&filter).0, 300, "words are asked for afterwards: none is left out before");

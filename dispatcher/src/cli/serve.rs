@@ -107,7 +107,6 @@ async fn serve(
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
-    tokio::spawn(numbers::run(process.clone(), Arc::clone(&pool), beats.clone()));
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
@@ -123,6 +122,7 @@ async fn serve(
         journal,
         outputs,
     };
+    tokio::spawn(numbers::run(app.clone()));
     tokio::spawn(app.hub.clone().run(app.clone()));
     if let Some(file) = url_file {
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;

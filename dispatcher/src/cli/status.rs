@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_shared::pause::{Pause, Target};
 use pool_shared::status::{ProgrammerState, ProgrammerStatus};
 use tokio::time::Instant;
 
@@ -90,7 +91,7 @@ fn text(status: &PoolStatus) -> String {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
         programmers.add_row([
             p.agent.clone().into(),
-            Cell::toned(word(p.state), tone(p.state)),
+            if p.unknown { "?".into() } else { Cell::toned(word(p.state), tone(p.state)) },
             llm.into(),
             p.capabilities.join(" ").into(),
             p.reason.clone().into(),
@@ -100,10 +101,14 @@ fn text(status: &PoolStatus) -> String {
     for route in &status.routes {
         let served: Vec<&str> = route.programmers.iter().map(pool_shared::id::ProgrammerId::as_str).collect();
         let waiting = route.waiting.map_or("?".to_owned(), |n| n.to_string());
-        routes.add_row([route.queue.clone(), waiting, route.running.to_string(), served.join(" ")]);
+        let is_paused =
+            status.pauses.iter().any(|p| matches!(&p.target, Target::Route { name } if *name == route.name));
+        let queue = if is_paused { format!("{} (paused)", route.queue) } else { route.queue.clone() };
+        routes.add_row([queue, waiting, route.running.to_string(), served.join(" ")]);
     }
     format!(
-        "{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
+        "{}{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
+        first_of_all(status),
         lines(programmers),
         lines(routes),
         breakers(status),
@@ -113,6 +118,19 @@ fn text(status: &PoolStatus) -> String {
         status.total_queue_depth,
         budget(&status.budget),
     )
+}
+
+/// Why this may be out of date, and what is paused.
+fn first_of_all(status: &PoolStatus) -> String {
+    let trouble = status.detail.iter().map(|detail| format!("the dispatcher says: {detail}\n"));
+    let pauses = status.pauses.iter().map(|paused| {
+        let how = match paused.pause {
+            Pause::Pause => "paused",
+            Pause::Drain => "drained",
+        };
+        format!("{} is {how} since {}\n", paused.target, paused.since)
+    });
+    trouble.chain(pauses).collect()
 }
 
 pub(super) fn budget(budget: &BudgetStatus) -> String {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::journal::Changes;
 use crate::api::control::{PauseView, paused};
 use crate::api::tasks::TaskView;
-use crate::api::{App, health, tasks};
+use crate::api::{App, tasks};
 use crate::pool_view::{self, Depths, PoolStatus};
 
 /// From one look to the next.
@@ -219,14 +219,15 @@ fn look(app: &App, counted: &Counted) -> Live {
         (paused(fold), running.collect())
     });
     let running = tasks.len() as u64;
-    let status = pool_view::status_with(&app.process, &app.pool, &app.beats, &counted.depths);
+    let status = pool_view::status_with(app, &counted.depths);
+    let trouble = status.detail.clone();
     let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);
     let mut counts: BTreeMap<String, u64> = app.journal.ended().into_iter().map(named).collect();
     counts.insert("queued".to_owned(), (status.open_tasks as u64).saturating_sub(running));
     counts.insert("running".to_owned(), running);
     let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
     let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
-    Live { status, pauses, counts, running, dead: counted.dead, trouble: health::trouble(app) }
+    Live { status, pauses, counts, running, dead: counted.dead, trouble }
 }
 
 fn changed_tasks(app: &App, version: u64) -> String {

@@ -9,18 +9,21 @@ use std::time::Duration;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use pool_shared::broker::process::Process;
+use pool_shared::broker::status::BrokerStatus;
 use pool_shared::broker::within;
-use pool_shared::config::{Pool, Programmer};
+use pool_shared::config::Programmer;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
 use pool_shared::routing::Route;
 use pool_shared::standing::Standing;
-use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, programmer_status};
+use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, Unseen, programmer_status};
 use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::api::control::{PauseView, paused};
+use crate::api::{App, health};
 use llms::{BreakerStatus, BudgetStatus};
 
 /// Who merely waits for an id does not hide a holder that was heard within so long.
@@ -72,12 +75,12 @@ impl Beats {
     }
 
     /// Everybody who was heard of within `fresh`.
-    pub fn snapshot(&self, fresh: Duration) -> Snapshot {
+    pub fn snapshot(&self, fresh: Duration, broker: &BrokerStatus) -> Snapshot {
         let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let recent = beats.iter().filter(|(_, heard)| heard.at.elapsed() < fresh);
         Snapshot {
             seen: recent.map(|(id, heard)| (id.clone(), heard.seen())).collect(),
-            complete: self.since.elapsed() >= fresh,
+            complete: self.listened(broker).is_ok_and(|listened| listened >= fresh),
         }
     }
 
@@ -87,9 +90,24 @@ impl Beats {
         ids.map(|id| (id, beats.get(id).map_or(self.since, |heard| heard.at).elapsed())).collect()
     }
 
-    fn of(&self, id: &ProgrammerId, fresh: Duration) -> Option<Seen> {
+    fn of(&self, id: &ProgrammerId, fresh: Duration, broker: &BrokerStatus) -> Result<Seen, Unseen> {
         let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen)
+        let seen = beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen);
+        let unseen = || match self.listened(broker) {
+            Ok(listened) if listened < fresh => Unseen::NotYet(listened),
+            Ok(_) => Unseen::Silent,
+            Err(deaf) => deaf,
+        };
+        seen.ok_or_else(unseen)
+    }
+
+    /// For how long it has been listening without a break.
+    fn listened(&self, broker: &BrokerStatus) -> Result<Duration, Unseen> {
+        match broker.state {
+            "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
+            "blocked" => Err(Unseen::Deaf("takes no messages")),
+            _ => Err(Unseen::Deaf("is not reachable")),
+        }
     }
 }
 
@@ -119,6 +137,10 @@ pub struct RouteStatus {
 /// `GET /programmer_pool/status`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
+    /// Why this dispatcher cannot see or do its work, as in `/ready`; absent when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    pub pauses: Vec<PauseView>,
     pub pool_size: usize,
     /// Idle or busy.
     pub available: usize,
@@ -138,19 +160,23 @@ pub struct PoolStatus {
 pub type Depths = Vec<Option<u32>>;
 
 /// Puts the status together.
-pub async fn status(process: &Process, pool: &Pool, beats: &Beats) -> PoolStatus {
-    status_with(process, pool, beats, &queue_depths(process).await)
+pub async fn status(app: &App) -> PoolStatus {
+    status_with(app, &queue_depths(&app.process).await)
 }
 
 /// The same, with queues that were counted before; one that is missing was not.
-pub fn status_with(process: &Process, pool: &Pool, beats: &Beats, waiting: &[Option<u32>]) -> PoolStatus {
+pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
+    let App { process, pool, beats, .. } = app;
+    let (fresh, broker) = (pool.load_balancing.health_check_interval, process.broker());
     let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
         let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
-        let seen = |programmer: &Programmer| beats.of(&programmer.id, pool.load_balancing.health_check_interval);
+        let seen = |programmer: &Programmer| beats.of(&programmer.id, fresh, &broker);
         let each = pool.programmers.iter();
         each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
     });
     let oldest = |route: &Route| process.log.read(|fold| fold.tasks.oldest_waiting(&route.name));
+    // What was counted before the broker went away is not so any more.
+    let waiting = if broker.trouble().is_some() { &[] } else { waiting };
     let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
     let running = running(process);
     let routes: Vec<RouteStatus> = process
@@ -169,6 +195,8 @@ pub fn status_with(process: &Process, pool: &Pool, beats: &Beats, waiting: &[Opt
         .collect();
     let available = programmers.iter().filter(|p| is_available(p.state)).count();
     PoolStatus {
+        detail: health::trouble(app),
+        pauses: process.log.read(paused),
         pool_size: programmers.len(),
         available,
         unavailable: programmers.len() - available,

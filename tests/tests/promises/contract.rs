@@ -45,6 +45,7 @@ async fn what_cannot_be_read_is_a_problem_too() {
     let large = vec![b' '; 64 * 1024 * 1024 + 1];
     for (what, request, status) in [
         ("a path that is no UTF-8", http.get(format!("{url}/tasks/%ff")), 400),
+        ("a status that no task can have", http.get(format!("{url}/tasks?status=foo")), 400),
         ("a query that is none", http.get(format!("{url}/tasks?limit=many")), 400),
         ("a parameter that nobody knows", http.get(format!("{url}/report?sinse=7d")), 400),
         ("another content type", http.post(format!("{url}/tasks")).body("{}"), 415),

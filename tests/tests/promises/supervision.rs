@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use pool_shared::result::Status;
+use pool_tests::faults::proxy::{Proxy, Weather};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use crate::support::broker::Vhost;
 use crate::support::machine::share_cores;
 use crate::support::own_broker::{OwnBroker, Pair, refused};
 use crate::support::pool::task;
-use crate::support::{Api, SOON, eventually};
+use crate::support::status::PoolStatus;
+use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
 /// Waits until this `/health` has a broker in this state; gives the object.
 async fn broker_is(api: &Api, state: &str) -> Value {
@@ -246,4 +248,29 @@ async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() 
         assert!(log.contains(text), "{what}: {text:?} is not in: {log}");
         assert!(!log.contains(broker.password()), "{what}: no password: {log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
+    let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
+    pool.go_through(&proxy);
+    pool.start_dispatcher().await;
+    let reason = |status: &PoolStatus| status.programmers()[0]["reason"].as_str().expect("a text").to_owned();
+    let early = pool.status().await;
+    assert!(reason(&early).starts_with("not heard of yet: this dispatcher has listened for"), "{early:?}");
+    assert_eq!((&early.programmers()[0]["unknown"], &early.0["detail"]), (&json!(true), &Value::Null), "{early:?}");
+    let down = eventually("the metrics tell of it", SOON, async || {
+        let metrics = pool.api().text("/metrics").await;
+        metrics.lines().find(|line| line.starts_with(r#"pool_programmers{state="down""#)).map(ToOwned::to_owned)
+    })
+    .await;
+    assert!(down.ends_with("NaN"), "and raise no false alarm: {down}");
+    proxy.set(Weather::Refusing);
+    proxy.reset();
+    let away = |status: &PoolStatus| status.0["detail"].as_str().is_some_and(|detail| detail.contains("the broker"));
+    let away = pool.status_where("the broker is away", away).await;
+    assert_eq!(reason(&away), "unknown: the broker is not reachable", "nobody is called down for it");
+    let said = pool.command_line(&["status"]).await;
+    assert!(said.starts_with("the dispatcher says: the broker: reconnecting"), "it is said first: {said}");
 }

@@ -40,14 +40,16 @@ const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", {
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
 
 const sameTarget = (a, b) => a.what === b.what && a.id === b.id && a.name === b.name;
-const pauseOf = (target) => pool.live?.pauses.find((paused) => sameTarget(paused.target, target));
+const pauseOf = (target) => pool.live?.status.pauses.find((paused) => sameTarget(paused.target, target));
 const nameOf = (target) => (target.what === "all" ? "the pool" : target.what === "programmer" ? `Prog-${target.id}` : `route ${target.name}`);
 
 // Pause and resume for one target; `drain` offers that as well.
 const pauseButtons = (target, drain, what = "") => {
   const name = nameOf(target);
   const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
-  const pause = button("Pause", () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
+  const pauseIt = () => act(pause, () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
+  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause");
+  const pause = h("button", { type: "button", class: "ghost tiny", "aria-label": `Pause ${name}`, onclick: async () => (await surely()) && pauseIt() }, `Pause${what}`);
   const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
   const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);
   const element = h("span", { class: "pauses" }, pause, draining, resume);

@@ -1,8 +1,14 @@
 // Requests to the dispatcher, and its events. The token stays in this tab (sessionStorage) and is never part of a URL.
 const TOKEN = "pool-token";
-const headers = (more) => {
+// A token that is refused is given up, and what is only read is asked for again: reading may need none.
+const send = async (path, options) => {
   const token = sessionStorage.getItem(TOKEN);
-  return { ...more, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const authorization = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization } });
+  if (response.status !== 401) return response;
+  if (token && sessionStorage.getItem(TOKEN) === token) sessionStorage.removeItem(TOKEN);
+  askForToken(`This ${token ? "is not" : "needs"} the token of this dispatcher.`);
+  return token && (options.method ?? "GET") === "GET" ? send(path, options) : response;
 };
 
 class Problem extends Error {
@@ -17,16 +23,14 @@ class Problem extends Error {
 const respond = async (response) => {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  const problem = new Problem(response.status, body);
-  if (response.status === 401) askForToken(problem.message);
-  throw problem;
+  throw new Problem(response.status, body);
 };
 const request = async (method, path, body, signal) => {
-  const options = { method, headers: headers(body === undefined ? {} : { "Content-Type": "application/json" }), signal };
+  const options = { method, headers: body === undefined ? {} : { "Content-Type": "application/json" }, signal };
   if (body !== undefined) options.body = JSON.stringify(body);
   let response;
   try {
-    response = await fetch(path, options);
+    response = await send(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("the dispatcher does not answer");
@@ -70,7 +74,7 @@ const listen = (path, on, connection = () => {}) => {
     abort = new AbortController();
     let silence = setTimeout(() => abort.abort(), SILENT_MS);
     try {
-      const response = await fetch(path, { headers: headers(last ? { "Last-Event-ID": last } : {}), signal: abort.signal, cache: "no-store" });
+      const response = await send(path, { headers: last ? { "Last-Event-ID": last } : {}, signal: abort.signal, cache: "no-store" });
       await respond(response);
       connection("live");
       wait = 500;
@@ -114,7 +118,7 @@ const listen = (path, on, connection = () => {}) => {
         on.problem?.(ended);
         return;
       }
-      connection("lost", ended?.message);
+      connection("lost", ended?.status);
       const pause = ended?.status === 401 ? tokenGiven() : new Promise((done) => setTimeout(done, wait));
       await pause;
       wait = Math.min(wait * 1.7, 5000);
@@ -146,7 +150,7 @@ const askForToken = (why) => {
   const form = h("form", { onsubmit: save },
     h("div", { class: "title" }, h("h2", {}, "Token of this dispatcher")),
     h("div", { class: "body" },
-      h("label", { class: "field" }, "Token", input, h("span", { class: "hint" }, "What POOL_API_TOKEN is set to where the dispatcher runs. It stays in this tab.")),
+      h("label", { class: "field" }, "Token", input, h("span", { class: "hint" }, "The secret that whoever runs this dispatcher has set (POOL_API_TOKEN). It stays in this tab.")),
       problem),
     h("div", { class: "foot" }, h("button", { type: "button", onclick: close }, "Not now"), h("button", { class: "primary" }, "Use it")));
   const dialog = h("dialog", { id: "token", "aria-label": "Token", onclose: close }, form);

@@ -7,7 +7,7 @@ const h = (tag, attributes, ...children) => {
     else if (name === "class") element.className = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
   return element;
 };
 const set = (element, text) => {
@@ -62,7 +62,10 @@ const coarse = (ms) => {
 const took = (ms) => (ms < 1000 ? `${ms} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : span(ms));
 const clock = (time) => new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 // Times within a sentence of the dispatcher, as this reader's clock has them.
-const humane = (text) => (text ?? "").replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, (time) => (now() - Date.parse(time) < 6e7 && Date.parse(time) - now() < 6e7 ? clock(time) : moment(time)));
+const humane = (text) => (text ?? "").replace(/(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d(?::\d\d)?) UTC/g, (_, day, time) => {
+  const at = `${day ?? new Date(now()).toISOString().slice(0, 10)}T${time}Z`;
+  return day ? moment(at) : clock(at);
+}).replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, (time) => (now() - Date.parse(time) < 6e7 && Date.parse(time) - now() < 6e7 ? clock(time) : moment(time)));
 const moment = (time) => new Date(time).toLocaleString();
 // Elements that count: `data-since` up from a time, `data-until` down to one.
 const count = (element) => {

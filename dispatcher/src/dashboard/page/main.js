@@ -7,6 +7,11 @@ const show = (made, name) => {
   document.title = `${made.title} · Programmer Pool`;
   document.querySelectorAll(".top nav a").forEach((link) => attribute(link, "aria-current", link.dataset.view === name ? "page" : null));
 };
+const nowhere = (place) => ({
+  element: h("div", { class: "card" }, empty("There is nothing here", `No view is called ${place}.`, h("br"), h("a", { href: "#/" }, "To the pool"))),
+  title: "Nothing here",
+  close: () => {},
+});
 const router = () => {
   const [place, query] = location.hash.replace(/^#/, "").split("?");
   if (place === "main") return $("main").focus();
@@ -17,7 +22,8 @@ const router = () => {
   else if (place === "/budget") show(budgetView(), "budget");
   else if (place === "/report") show(reportView(new URLSearchParams(query)), "report");
   else if (place === "/dead") show(deadView(), "dead");
-  else show(poolView(), "pool");
+  else if (place === "" || place === "/") show(poolView(), "pool");
+  else show(nowhere(place), null);
 };
 
 const connectionShown = (state, why) => {
@@ -25,23 +31,38 @@ const connectionShown = (state, why) => {
   const shown = { live: "live", lost: "disconnected", connecting: "connecting" };
   // A new try does not hide that the last one has failed.
   if (state === "connecting" && $("connection").dataset.state === "lost") return;
+  pool.needsToken = state === "lost" && why === 401;
   attribute($("connection"), "data-state", state);
-  set($("connection").querySelector(".word"), shown[state]);
-  if (state === "lost") pool.why = why;
+  set($("connection").querySelector(".word"), pool.needsToken ? "token needed" : shown[state]);
   bannerShown();
+};
+// What everybody must know: a text, and what can be done about it.
+const news = () => {
+  if (pool.connection !== "live" && $("connection").dataset.state === "lost") {
+    if (pool.needsToken) return ["This dispatcher shows nothing without its token.", "Give the token", () => askForToken()];
+    return [`No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`];
+  }
+  const target = { what: "all" };
+  const paused = pauseOf(target);
+  const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.` : "";
+  const trouble = pool.live?.status.detail;
+  if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${text}`];
+  return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
 };
 const bannerShown = () => {
   const banner = $("banner");
-  const lost = pool.connection !== "live" && $("connection").dataset.state === "lost";
-  banner.className = lost ? "banner bad" : "banner";
-  const trouble = pool.live?.trouble;
-  banner.hidden = !lost && !trouble;
-  if (lost) set(banner, `No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`);
-  else if (trouble) set(banner, `The dispatcher says: ${humane(trouble)}`);
+  const [text, verb, perform] = news();
+  banner.className = $("connection").dataset.state === "lost" ? "banner bad" : "banner";
+  banner.hidden = !text;
+  const key = JSON.stringify([text, verb]);
+  if (banner.dataset.key === key) return;
+  banner.dataset.key = key;
+  banner.replaceChildren(h("span", {}, text), verb ? h("button", { type: "button", class: "tiny", onclick: perform }, verb) : "");
 };
 const accessShown = () => {
   const key = $("key");
   key.hidden = pool.mayAct;
+  bannerShown();
   $("new-task").hidden = !pool.mayAct;
 };
 
@@ -74,7 +95,7 @@ const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous"
 const help = () => {
   const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { onsubmit: (event) => { event.preventDefault(); dialog.remove(); } },
     h("div", { class: "title" }, h("h2", {}, "Keys")),
-    h("div", { class: "body" }, h("dl", { class: "facts" }, HELP.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)]).flat())),
+    h("div", { class: "body" }, h("dl", { class: "facts" }, HELP.map(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => [h("kbd", {}, key), " "])), h("dd", {}, what)]))),
     h("div", { class: "foot" }, h("button", { class: "primary" }, "Close"))));
   document.body.append(dialog);
   dialog.showModal();

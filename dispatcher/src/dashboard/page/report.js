@@ -8,7 +8,7 @@ const COLUMNS = [
   ["Tasks", (group) => number(group.tasks)], ["Success", (group) => share(group.success_rate)], ["At first", (group) => share(group.first_attempt_rate)],
   ["On backup", (group) => number(group.failovers)], ["Tokens in", (group) => number(group.input_tokens)], ["Tokens out", (group) => number(group.output_tokens)],
   ["Cost", (group) => dollars(group.cost_usd)], ["Per success", (group) => dollars(group.cost_per_succeeded_usd)],
-  ["Run p50", (group) => half(group.duration_ms)], ["Run p90", (group) => half(group.duration_ms, "p90")], ["Queued", (group) => half(group.queued_ms)],
+  ["Run p50", (group) => half(group.duration_ms)], ["Run p90", (group) => half(group.duration_ms, "p90")], ["Run p99", (group) => half(group.duration_ms, "p99")], ["Queued", (group) => half(group.queued_ms)],
 ];
 
 const reportTable = (by, groups, total) => {

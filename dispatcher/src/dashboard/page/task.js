@@ -76,7 +76,10 @@ const addOutput = (term, { check, text }) => {
 
 const taskView = (id) => {
   const state = h("span", { class: "badge" });
-  const cancel = h("button", { type: "button", class: "danger", onclick: (event) => act(event.currentTarget, () => cancelTask(id), `${id} is cancelled`).then(load) }, "Cancel");
+  const cancel = h("button", { type: "button", class: "danger", onclick: async () => {
+    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel it");
+    if (surely) await act(cancel, () => cancelTask(id), `${id} is cancelled`).then(load);
+  } }, "Cancel");
   const retry = h("button", { type: "button", class: "primary", onclick: async (event) => {
     const again = await act(event.currentTarget, () => retryTask(id), "It is made again, as a new task");
     if (again?.task_id) location.hash = `#/tasks/${encodeURIComponent(again.task_id)}`;

@@ -24,8 +24,8 @@ const taskRow = () => {
       labels.title = words.join(" ");
       labels.replaceChildren(...words.slice(0, 3).map((word) => h("span", { class: "chip" }, word)));
     }
-    set(who, task.programmer ? `Prog-${task.programmer}` : task.route);
-    who.title = task.llm ?? task.route;
+    set(who, task.programmer ? `Prog-${task.programmer}` : "");
+    attribute(who, "title", task.llm);
     counting(when, "ago", task.submitted_at ?? task.finished_at ?? task.started_at);
     if (task.status === "running") counting(time, "since", task.started_at);
     else {

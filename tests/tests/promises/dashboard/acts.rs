@@ -37,6 +37,8 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
 
     browser.until("its page is open", &format!("location.hash === \"#/tasks/{id}\"")).await;
     browser.click(".task-top .danger").await;
+    assert!(browser.text("dialog").await.contains("is lost"), "it asks before work is thrown away");
+    browser.click("dialog .primary").await;
     browser
         .until(
             "it shows that it is cancelled",
@@ -74,6 +76,21 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
             r#"[...document.querySelectorAll(".route")].some((one) => one.innerText.includes("paused"))"#,
         )
         .await;
+    bench.pool.api().submit(&task("held")).await;
+    bench.agents_started(1).await;
+    browser.click("[aria-label='Pause the pool']").await;
+    assert!(browser.text("dialog").await.contains("Pause the pool?"), "the whole pool is not paused by accident");
+    browser.click("dialog .primary").await;
+    browser
+        .until("everybody is told", r##"document.querySelector("#banner").innerText.includes("pool is paused since")"##)
+        .await;
+    browser
+        .until("who is busy is marked", r#"document.querySelector('[data-state=busy]')?.innerText.includes("paused")"#)
+        .await;
+    let said = bench.pool.command_line(&["status"]).await;
+    assert!(said.starts_with("the pool is paused since"), "the command line says it first: {said}");
+    browser.click("#banner button").await;
+    browser.until("it goes on", r##"document.querySelector("#banner").hidden"##).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -221,3 +221,20 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
         .await;
     assert_ne!(url, pool.url(), "the page is the first one's");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_are_explained_in_words() {
+    let pool = Bench::with(&["001"]).await.pool;
+    let browser = open(&pool).await;
+    browser.press("?").await;
+    let said = browser.text("dialog[aria-label=Keys]").await;
+    for words in ["search tasks", "new task", "next, previous", "budget, report, dead letters"] {
+        assert!(said.contains(words), "{words:?} is explained: {said}");
+    }
+    assert!(!said.contains("object"), "and nothing that is no word: {said}");
+    browser.press("\u{e00c}").await;
+    browser.script("location.hash = '#/nonsense'").await;
+    browser
+        .until("a view that is not there", r#"document.querySelector("main").innerText.includes("nothing here")"#)
+        .await;
+}

@@ -35,6 +35,10 @@ async fn with_a_token_the_page_only_shows_until_it_is_given() {
             r##"document.querySelector("#token")?.innerText.includes("not the token")"##,
         )
         .await;
+    browser.until("it shows what it may", r##"document.querySelector("#connection").dataset.state === "live""##).await;
+    let given_up =
+        browser.script("return sessionStorage.length === 0 && document.querySelector('#banner').hidden").await;
+    assert_eq!(given_up, true, "and the wrong one is forgotten");
     browser.write("#token input", SECRET).await;
     browser.click("#token .primary").await;
     browser.click("[aria-label='Pause Prog-001']").await;
