@@ -77,9 +77,14 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
     assert_eq!(count(&of_dispatcher("lost")), 1, "a break is told once");
     assert_eq!(count(&of_dispatcher("connected")), 2, "and its end");
     assert_eq!(count(&of_task("first", "succeeded")), 1, "what was told is not told again");
-    let listed = pool.api().get("/tasks").await["tasks"][0].clone();
     let told = events.iter().rfind(|event| of_task("missed", "succeeded")(event)).expect("an event");
-    assert_eq!(told["task"], listed, "a task is what the API says");
+    // Its words come from the history, which a dispatcher that has just begun may still be reading.
+    let without_words = |mut task: Value| {
+        task.as_object_mut().expect("a task").remove("summary");
+        task
+    };
+    let listed = pool.api().get("/tasks").await["tasks"][0].clone();
+    assert_eq!(without_words(told["task"].clone()), without_words(listed), "a task is what the API says");
     let said = eventually("the same in words", SOON, async || {
         Some(words.printed()).filter(|said| said.contains("missed succeeded by Prog-001"))
     });
