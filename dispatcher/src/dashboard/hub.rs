@@ -13,7 +13,6 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::journal::Changes;
-use crate::api::control::{PauseView, paused};
 use crate::api::tasks::TaskView;
 use crate::api::{App, tasks};
 use crate::pool_view::{self, Depths, PoolStatus};
@@ -39,15 +38,12 @@ pub struct Message {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Live {
     pub status: PoolStatus,
-    pub pauses: Vec<PauseView>,
     /// Tasks by status.
     pub counts: BTreeMap<String, u64>,
     /// What is worked on, in its first words.
     pub running: BTreeMap<TaskId, String>,
     /// Messages in `pool.dead`, as far as that is known.
     pub dead: Option<u32>,
-    /// Why this may be out of date, or nothing.
-    pub trouble: Option<String>,
 }
 
 /// Tasks that have changed: the event `tasks`.
@@ -214,20 +210,16 @@ fn whole(sent: &Sent) -> Message {
 }
 
 fn look(app: &App, counted: &Counted) -> Live {
-    let (pauses, tasks): (_, Vec<TaskId>) = app.process.log.read(|fold| {
-        let running = fold.tasks.running().map(|(task, _)| task.clone());
-        (paused(fold), running.collect())
-    });
+    let tasks: Vec<TaskId> = app.process.log.read(|fold| fold.tasks.running().map(|(task, _)| task.clone()).collect());
     let running = tasks.len() as u64;
     let status = pool_view::status_with(app, &counted.depths);
-    let trouble = status.detail.clone();
     let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);
     let mut counts: BTreeMap<String, u64> = app.journal.ended().into_iter().map(named).collect();
     counts.insert("queued".to_owned(), (status.open_tasks as u64).saturating_sub(running));
     counts.insert("running".to_owned(), running);
     let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
     let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
-    Live { status, pauses, counts, running, dead: counted.dead, trouble }
+    Live { status, counts, running, dead: counted.dead }
 }
 
 fn changed_tasks(app: &App, version: u64) -> String {

@@ -92,9 +92,10 @@ impl Follow {
         }
         let mut news = Vec::new();
         let before = self.live.as_ref();
-        if live.trouble != before.and_then(|before| before.trouble.clone()) {
-            let state = if live.trouble.is_some() { Connection::Degraded } else { Connection::Connected };
-            news.push(News::Dispatcher { state, detail: live.trouble.clone() });
+        let trouble = &live.status.detail;
+        if *trouble != before.and_then(|before| before.status.detail.clone()) {
+            let state = if trouble.is_some() { Connection::Degraded } else { Connection::Connected };
+            news.push(News::Dispatcher { state, detail: trouble.clone() });
         }
         if !self.which.ends() {
             let known = |programmer: &&ProgrammerStatus| {

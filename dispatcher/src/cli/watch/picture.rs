@@ -14,6 +14,7 @@ use crate::api::tasks::TaskView;
 use crate::cli::status::{breaker_word, budget, tone, word};
 use crate::dashboard::hub::Live;
 use crate::figures::{age, counted};
+use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::BreakerState;
 use crate::tables::{Tone, plain};
 
@@ -70,7 +71,7 @@ struct Heights {
 impl Heights {
     /// Where not everything fits, the routes go first, then programmers have to be scrolled.
     fn of(live: &Live, height: u16) -> Self {
-        let pauses = u16::try_from(live.pauses.len()).unwrap_or(u16::MAX).min(MOST_PAUSES);
+        let pauses = u16::try_from(live.status.pauses.len()).unwrap_or(u16::MAX).min(MOST_PAUSES);
         let breakers = rows(open_breakers(live));
         let left = height.saturating_sub(HEAD + pauses + breakers + ENDED + FOOT);
         let (programmers, routes) = (rows(live.status.programmers.len()), rows(live.status.routes.len()));
@@ -110,7 +111,7 @@ impl Picture<'_> {
 
     fn head(&self) -> Vec<Line<'static>> {
         let connection = match (&self.follow.connection, &self.follow.live) {
-            (Ok(()), Some(Live { trouble: Some(trouble), .. })) => {
+            (Ok(()), Some(Live { status: PoolStatus { detail: Some(trouble), .. }, .. })) => {
                 Span::styled(plain(trouble), self.style(Tone::Warning))
             }
             (Ok(()), _) => Span::styled("live", self.style(Tone::Good)),
@@ -141,7 +142,7 @@ impl Picture<'_> {
             let words = format!("paused: {} for {}", pause.target, span(self.now, pause.since));
             Line::styled(words, self.style(Tone::Warning))
         };
-        live.pauses.iter().map(pause).collect()
+        live.status.pauses.iter().map(pause).collect()
     }
 
     fn table<'a>(&self, head: &[&'static str], rows: Vec<Row<'a>>, widths: &[Constraint]) -> Table<'a> {

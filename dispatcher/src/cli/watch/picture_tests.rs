@@ -25,10 +25,10 @@ pub(in crate::cli::watch) fn live(programmers: usize) -> Live {
         "status": {
             "pool_size": programmers, "available": programmers, "unavailable": 0, "using_backup": 0, "total_queue_depth": 3,
             "open_tasks": 4, "budget": budget, "breakers": [], "routes": [route],
-            "programmers": (1..=programmers).map(programmer).collect::<Vec<_>>()
+            "programmers": (1..=programmers).map(programmer).collect::<Vec<_>>(),
+            "pauses": [{"target": {"what": "all"}, "pause": "pause", "since": "2026-01-31T12:00:00Z"}]
         },
-        "pauses": [{"target": {"what": "all"}, "pause": "pause", "since": "2026-01-31T12:00:00Z"}],
-        "counts": {"queued": 3, "running": 1, "succeeded": 12}, "dead": null, "running": {"t1": "words \u{1b}[31m of a task"}, "trouble": null
+        "counts": {"queued": 3, "running": 1, "succeeded": 12}, "dead": null, "running": {"t1": "words \u{1b}[31m of a task"}
     }))
     .expect("a state")
 }
