@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::headers::{self, Keeps, Reply};
+use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -107,22 +106,12 @@ async fn handle(
                 *declared = Some(Instant::now());
             }
             tracing::info!(%key, "an unroutable task is published again");
-            let properties = task_properties(&delivery.properties);
+            let properties = headers::carried_on(&delivery.properties);
             let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
             process.publisher.publish(again).await
         }
         Remedy::Reject(failure) => reject(process, delivery, message.ok(), failure).await,
     }
-}
-
-/// The properties that mean something to us; no headers of the delivery are passed on but ours.
-fn task_properties(came_with: &BasicProperties) -> BasicProperties {
-    let token = headers::token(came_with);
-    let id = headers::text(came_with.message_id()).unwrap_or_default();
-    let properties = headers::task_properties(id, token.generation, Keeps::of(came_with));
-    // A reply address that cannot be used is for the programmer to refuse, so it stays.
-    let to = headers::text(came_with.reply_to()).map(str::to_owned);
-    Reply { to, ..Reply::without_address(came_with) }.on(properties)
 }
 
 /// A task that was in somebody's hands can be ended by its owner only, and this one's is gone, or its message would not be

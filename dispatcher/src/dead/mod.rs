@@ -15,13 +15,14 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use pool_shared::broker::link::{Link, discard};
+use pool_shared::broker::link::Link;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::DEAD_QUEUE;
 use pool_shared::broker::{BrokerError, within};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use crate::depths;
 use letter::Letter;
 
 /// Exclusive: held by whoever looks.
@@ -109,12 +110,7 @@ impl DeadLetters {
 
 /// How many there are; None when nobody can tell: the broker does not answer, or somebody has them in hand for a look.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
-    let channel = process.consume.channel().await.ok()?;
-    let limit = process.consume.endpoint().timeout();
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declare = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
-    let queue = within(limit, format!("count {DEAD_QUEUE}"), declare).await;
-    discard(&channel, process.consume.endpoint()).await;
+    let queue = depths::look(process, DEAD_QUEUE).await;
     queue.ok().filter(|queue| queue.consumer_count() == 0).map(|queue| queue.message_count())
 }
 

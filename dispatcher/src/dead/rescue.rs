@@ -39,9 +39,9 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
     let mut not_before = Instant::now();
     while !process.shutdown.is_cancelled() {
         if process.log.is_fresh()
+            && Instant::now() >= not_before
             && let Depth::Ready(count) = depth(&process, DEAD_QUEUE).await
             && count > 0
-            && Instant::now() >= not_before
             && (count != known.0 || known.1.elapsed() > LOOK_EVERY)
         {
             let began = Instant::now();

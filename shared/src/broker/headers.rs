@@ -102,6 +102,13 @@ pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicPro
     }
 }
 
+/// Those that mean something to us, of a task message that is passed on in its generation. Nothing else of a delivery is
+/// (broker fact 16).
+pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
+    let id = text(came_with.message_id()).unwrap_or_default();
+    Reply::as_it_came(came_with).on(task_properties(id, token(came_with).generation, Keeps::of(came_with)))
+}
+
 /// Properties of a task message that waits for its next attempt until then.
 pub fn retry_properties(task_id: &str, generation: u32, keeps: Keeps, at: Timestamp) -> BasicProperties {
     let properties = task_properties(task_id, generation, keeps);
@@ -158,14 +165,13 @@ impl Obituary {
 
     /// Properties for the way to `pool.dlx`: what matters of those that the message came with, and these words.
     pub fn properties(&self, came_with: &BasicProperties) -> BasicProperties {
-        let id = text(came_with.message_id()).unwrap_or_default();
-        let properties = task_properties(id, token(came_with).generation, Keeps::of(came_with));
+        let properties = carried_on(came_with);
         let mut headers = properties.headers().clone().unwrap_or_default();
         for (name, value) in [(REASON, &self.reason), (DEAD_ID, &self.id), (FROM, &self.from)] {
             headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
         }
         headers.insert(DEAD_MS.into(), AMQPValue::LongLongInt(i64::try_from(self.at.0).unwrap_or(i64::MAX)));
-        Reply::as_it_came(came_with).on(properties.with_headers(headers))
+        properties.with_headers(headers)
     }
 }
 
