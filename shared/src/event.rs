@@ -86,7 +86,8 @@ pub enum Decision {
         /// Of the message that was delivered; a task that came straight to the broker has no other record of it.
         body_hash: String,
     },
-    /// An attempt gives the task back; it does not count.
+    /// An attempt gives the task back, or lost it while it lived: its connection broke, and the message went to another.
+    /// It does not count.
     Released {
         task: TaskId,
         attempt: AttemptId,
@@ -194,8 +195,11 @@ pub struct OpenTask {
     #[serde(default)]
     pub spent: Spent,
     /// Attempts that owned it once and do not any more.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub past: Vec<AttemptId>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub past: BTreeSet<AttemptId>,
+    /// Those of them that lost it to another one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost: BTreeSet<AttemptId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }

@@ -124,7 +124,7 @@ pub struct ProgrammerBeat {
 pub struct Heartbeat {
     /// The incarnation of the process.
     pub process: EmitterId,
-    /// For people: `worker host/pid`.
+    /// For people: `worker host/pid`, or what it was told to be called.
     pub name: String,
     pub version: String,
     pub at_ms: u64,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::process::Process;
+use pool_shared::broker::process::{Process, called};
 use pool_shared::broker::{heartbeats, tell};
 use pool_shared::config::{self, Pool, config_hash};
 use pool_shared::event::Decision;
@@ -41,8 +41,10 @@ pub enum Choice {
     Any(usize),
 }
 
-/// What others may ask of this process.
+/// What others see of this process.
 pub struct Shown {
+    /// What it was told to be called.
+    pub name: Option<String>,
     pub metrics: PrometheusHandle,
     /// The address of `--listen`.
     pub listener: Option<TcpListener>,
@@ -53,7 +55,7 @@ pub struct Shown {
 /// # Errors
 /// When something is wrong that waiting does not cure.
 pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
-    let Shown { metrics, listener } = shown;
+    let Shown { name, metrics, listener } = shown;
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = Others::new();
@@ -61,7 +63,7 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         let others = others.clone();
         move |heartbeat: Heartbeat| others.hear(&heartbeat)
     };
-    let starting = Process::start(&pool, "worker", hear, shutdown.clone());
+    let starting = Process::start(&pool, called("worker", name), hear, shutdown.clone());
     let process = tokio::select! {
         process = starting => process?,
         () = ending.drain.cancelled() => return Ok(()),

@@ -69,6 +69,9 @@ struct RunArgs {
     /// Serve GET /health, GET /ready and GET /metrics of this process here, for example on 0.0.0.0:6150
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// What its connections are called in the management UI, for example worker-1; default: `worker HOST/PID`
+    #[arg(long, env = "POOL_PROCESS_NAME")]
+    name: Option<String>,
     #[command(flatten)]
     which: Which,
 }
@@ -127,7 +130,7 @@ fn main() -> ExitCode {
         }
     };
     let choice = args.which.choice();
-    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice, args.listen))) {
+    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice, (args.name, args.listen)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -150,7 +153,8 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
     builder.build().context("failed to start the runtime")
 }
 
-async fn run(pool: Pool, choice: Choice, listen: Option<SocketAddr>) -> anyhow::Result<()> {
+async fn run(pool: Pool, choice: Choice, shown: (Option<String>, Option<SocketAddr>)) -> anyhow::Result<()> {
+    let (name, listen) = shown;
     let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") { LogFormat::Json } else { LogFormat::Text };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
     let metrics = init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
@@ -162,7 +166,7 @@ async fn run(pool: Pool, choice: Choice, listen: Option<SocketAddr>) -> anyhow::
             Some(TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen} (--listen)"))?)
         }
     };
-    host::run(pool, choice, Shown { metrics, listener }, ending).await
+    host::run(pool, choice, Shown { name, metrics, listener }, ending).await
 }
 
 /// For the health check of a container, whose image has no HTTP client.

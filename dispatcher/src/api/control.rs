@@ -16,10 +16,10 @@ use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::{TaskView, known};
+use super::{App, health};
 
 const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
 /// How long a request waits for the log.
@@ -141,11 +141,11 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
 }
 
 async fn append(app: &App, decision: Decision) -> Result<Verdict, Problem> {
-    let unknown = |detail: String| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; look whether it took effect, and repeat it"))
-    };
     let in_time = tokio::time::timeout(CONFIRMED_WITHIN, app.process.log.append(decision)).await;
-    in_time
-        .map_err(|_| unknown(format!("the log has not confirmed it within {} s", CONFIRMED_WITHIN.as_secs())))?
-        .map_err(|error| unknown(error.to_string()))
+    in_time.ok().and_then(Result::ok).ok_or_else(|| {
+        let why = health::trouble(app).unwrap_or_else(|| "the event log does not answer".to_owned());
+        let detail =
+            format!("not confirmed: {why}. It may still take effect; when all is well again look, and repeat it");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    })
 }

@@ -87,7 +87,8 @@ impl From<PathRejection> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        let why = std::error::Error::source(&rejection).map_or_else(|| rejection.body_text(), ToString::to_string);
+        Self::new(rejection.status(), format!("what stands behind the ? cannot be read: {why}"))
     }
 }
 
@@ -98,6 +99,19 @@ mod tests {
     async fn refused(request: axum::http::request::Builder, body: &'static str) -> Option<Problem> {
         let request = request.body(axum::body::Body::from(body)).expect("a request");
         Body::from_request(request, &()).await.err()
+    }
+
+    #[tokio::test]
+    async fn a_query_that_cannot_be_read_is_named() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Wanted {
+            #[serde(rename = "limit")]
+            _limit: u32,
+        }
+        let (mut parts, ()) = Request::get("/tasks?limit=many").body(()).expect("a request").into_parts();
+        let problem = Query::<Wanted>::from_request_parts(&mut parts, &()).await.err().expect("it is refused");
+        assert_eq!(problem.status, 400, "{problem:?}");
+        assert_eq!(problem.detail, "what stands behind the ? cannot be read: limit: invalid digit found in string");
     }
 
     #[tokio::test]

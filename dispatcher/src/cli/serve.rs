@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pool_shared::broker::process::Process;
+use pool_shared::broker::process::{Process, called};
 use pool_shared::config::{Env, Pool, config_hash};
 use pool_shared::telemetry::{self, LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
@@ -44,6 +44,9 @@ pub(super) struct ServeArgs {
     /// Write the API's URL into this file once it is served (for port 0)
     #[arg(long)]
     url_file: Option<PathBuf>,
+    /// What its connections are called in the management UI; default: `dispatcher HOST/PID`
+    #[arg(long, env = "POOL_PROCESS_NAME")]
+    name: Option<String>,
 }
 
 pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -61,14 +64,14 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })?;
     let shutdown = CancellationToken::new();
     end_on_signals(shutdown.clone())?;
-    serve(pool, (listener, access), args.url_file, shutdown).await?;
+    serve(pool, (args.name, args.url_file), (listener, access), shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(
     pool: Pool,
+    (name, url_file): (Option<String>, Option<PathBuf>),
     (listener, access): (TcpListener, Access),
-    url_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
@@ -82,7 +85,7 @@ async fn serve(
     };
     let journal = Journal::default();
     let starting = async {
-        let process = Process::start(&pool, "dispatcher", hear, shutdown.clone()).await?;
+        let process = Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
         process.log.observe(Arc::new(journal.clone()));
         process.log.ready().await?;
         configure::put_in_force(&process, &pool).await;
@@ -147,7 +150,7 @@ pub(super) async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     };
     logs();
     let shutdown = CancellationToken::new();
-    let process = Process::start(&pool, "dispatcher topology", |_| (), shutdown.clone()).await?;
+    let process = Process::start(&pool, called("dispatcher topology", None), |_| (), shutdown.clone()).await?;
     process.log.ready().await?;
     configure::put_in_force(&process, &pool).await;
     let routes = process.routes.all().len();

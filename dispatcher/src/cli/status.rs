@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::bail;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::status::{ProgrammerState, ProgrammerStatus};
+use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
 use super::{Client, Shown};
+use crate::figures::clock;
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
 use crate::tables::{Cell, Tone, lines, table};
@@ -122,13 +124,14 @@ fn text(status: &PoolStatus) -> String {
 
 /// Why this may be out of date, and what is paused.
 fn first_of_all(status: &PoolStatus) -> String {
+    let now = wall_clock();
     let trouble = status.detail.iter().map(|detail| format!("the dispatcher says: {detail}\n"));
     let pauses = status.pauses.iter().map(|paused| {
         let how = match paused.pause {
             Pause::Pause => "paused",
             Pause::Drain => "drained",
         };
-        format!("{} is {how} since {}\n", paused.target, paused.since)
+        format!("{} is {how} since {}\n", paused.target, clock(paused.since, now))
     });
     trouble.chain(pauses).collect()
 }
@@ -152,19 +155,20 @@ fn breakers(status: &PoolStatus) -> String {
     if shut.is_empty() {
         return String::new();
     }
+    let now = wall_clock();
     let mut rows = table(&["breaker", "for", "state", "since", "reason", "probed at"]);
     for breaker in shut {
         let state = breaker_word(breaker.state);
         let reason = breaker
             .reason
             .map_or(String::new(), |fault| format!("{} failures, last {}", breaker.failures, fault.as_str()));
-        let until = breaker.until.map_or(String::new(), |until| until.to_string());
+        let until = breaker.until.map_or(String::new(), |until| clock(until, now));
         let scope = breaker.scope.to_string();
         rows.add_row([
             breaker.llm.to_string().into(),
             scope.into(),
             Cell::toned(state, Tone::Bad),
-            breaker.since.to_string().into(),
+            clock(breaker.since, now).into(),
             reason.into(),
             until.into(),
         ]);

@@ -103,7 +103,7 @@ fn words(decision: &Decision) -> Words {
             Words::new(Tone::Warning, "given back: no LLM was left for it").of(None, Some(*attempt))
         }
         Decision::Released { attempt, .. } => {
-            Words::new(Tone::Warning, "given back by its programmer; the attempt does not count")
+            Words::new(Tone::Warning, "given up by its programmer, which is well; the attempt does not count")
                 .of(None, Some(*attempt))
         }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),

@@ -7,11 +7,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
+use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
+use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::status::BrokerStatus;
 use pool_shared::broker::within;
 use pool_shared::config::Programmer;
+use pool_shared::event::EmitterId;
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
 use pool_shared::routing::Route;
@@ -33,8 +36,9 @@ const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
 struct Heard {
     beat: ProgrammerBeat,
     at: Instant,
-    /// The name of the process.
-    by: String,
+    by: EmitterId,
+    /// The name of that process.
+    name: String,
 }
 
 /// The latest heartbeats. Cheap to clone.
@@ -64,12 +68,12 @@ impl Beats {
         let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in heartbeat.programmers {
             let held_by_another = beats.get(&beat.id).is_some_and(|heard| {
-                heard.by != heartbeat.name && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
+                heard.by != heartbeat.process && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
             });
             if is_held(&beat.gate) && held_by_another {
                 continue;
             }
-            let heard = Heard { at: Instant::now(), by: heartbeat.name.clone(), beat };
+            let heard = Heard { at: Instant::now(), by: heartbeat.process, name: heartbeat.name.clone(), beat };
             beats.insert(heard.beat.id.clone(), heard);
         }
     }
@@ -113,7 +117,7 @@ impl Beats {
 
 impl Heard {
     fn seen(&self) -> Seen {
-        Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.by.clone() }
+        Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.name.clone() }
     }
 }
 
@@ -230,15 +234,34 @@ fn running(process: &Process) -> HashMap<String, usize> {
 
 /// Asks the broker.
 pub async fn queue_depths(process: &Process) -> Depths {
-    let routes = process.routes.all();
-    let Ok(channel) = process.consume.channel().await else { return vec![None; routes.len()] };
-    let limit = process.consume.endpoint().timeout();
+    let (routes, endpoint) = (process.routes.all(), process.consume.endpoint());
     let mut depths = Vec::with_capacity(routes.len());
+    let mut open = None;
     for route in routes {
+        let channel = match open.take() {
+            Some(channel) => channel,
+            None => match process.consume.channel().await {
+                Ok(channel) => channel,
+                Err(_) => break,
+            },
+        };
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = channel.queue_declare(route.queue().as_str().into(), options, FieldTable::default());
-        depths.push(within(limit, "count a queue", declare).await.ok().map(|queue| queue.message_count()));
+        match within(endpoint.timeout(), "count a queue", declare).await {
+            Ok(queue) => {
+                depths.push(Some(queue.message_count()));
+                open = Some(channel);
+                continue;
+            }
+            // Asking for a queue that is missing closes the channel, and says nothing of the others.
+            Err(error) if error.is(AMQPSoftError::NOTFOUND) => depths.push(None),
+            Err(_) => break,
+        }
+        discard(&channel, endpoint).await;
     }
-    pool_shared::broker::link::discard(&channel, process.consume.endpoint()).await;
+    if let Some(channel) = open {
+        discard(&channel, endpoint).await;
+    }
+    depths.resize(routes.len(), None);
     depths
 }

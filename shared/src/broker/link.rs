@@ -4,6 +4,7 @@
 //! So an outage is one matter of this link, with one voice, and not of everybody who uses it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -75,13 +76,15 @@ struct Shared {
     endpoint: Endpoint,
     purpose: &'static str,
     state: watch::Sender<State>,
+    /// How many connections there were.
+    made: AtomicU64,
 }
 
 impl Link {
     /// Begins to connect.
     pub fn new(endpoint: Endpoint, purpose: &'static str) -> Self {
         let (state, _) = watch::channel(State::Away { since: wall_clock(), error: None });
-        let link = Arc::new(Shared { endpoint, purpose, state });
+        let link = Arc::new(Shared { endpoint, purpose, state, made: AtomicU64::new(0) });
         let closing = CancellationToken::new();
         let keeping = Arc::clone(&link).keep();
         let ended = closing.clone();
@@ -105,6 +108,11 @@ impl Link {
     /// How the link is, now and from now on.
     pub fn state(&self) -> watch::Receiver<State> {
         self.0.link.state.subscribe()
+    }
+
+    /// Which connection this is: with another one, what was delivered before has gone back to its queue.
+    pub fn number(&self) -> u64 {
+        self.0.link.made.load(Ordering::Acquire)
     }
 
     /// Waits for the first connection.
@@ -245,6 +253,7 @@ impl Shared {
     async fn watch(&self, connection: Arc<Connection>) -> NotConnected {
         let status = connection.status().clone();
         let mut events = connection.events_listener();
+        self.made.fetch_add(1, Ordering::AcqRel);
         self.state.send_replace(State::Connected { since: wall_clock(), connection: Arc::clone(&connection) });
         let mut last = "the broker has closed the connection".to_owned();
         // What came before somebody listened shows in the status only.

@@ -23,7 +23,7 @@ use crate::routing::Routes;
 pub struct Process {
     /// This incarnation.
     pub id: EmitterId,
-    /// For people: `worker host/123`.
+    /// For people: `worker host/123`, or what it was told to be called. Others may be called the same.
     pub name: String,
     /// The machine, or the container.
     pub host: String,
@@ -44,12 +44,11 @@ impl Process {
     /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
     pub async fn start(
         pool: &Pool,
-        role: &str,
+        name: String,
         hear: impl Fn(Heartbeat) + Send + 'static,
         shutdown: CancellationToken,
     ) -> Result<Self, BrokerError> {
         let host = host_name();
-        let name = format!("{role} {host}/{}", std::process::id());
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
         consume.first_connection().await?;
@@ -123,6 +122,12 @@ fn is_refusal(error: &BrokerError) -> bool {
         };
     }
     false
+}
+
+/// What a process is called in logs, in the status and in the names of its connections: as it was told, or by what it
+/// does, its machine (in a container: its short id) and its pid.
+pub fn called(role: &str, told: Option<String>) -> String {
+    told.filter(|told| !told.is_empty()).unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
 }
 
 fn host_name() -> String {

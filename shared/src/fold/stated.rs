@@ -29,6 +29,7 @@ impl TaskState {
             hand_backs: self.hand_backs,
             spent: self.spent,
             past: self.past.clone(),
+            lost: self.lost.clone(),
             retry: self.retry.clone(),
         }
     }
@@ -49,7 +50,8 @@ impl TaskState {
             self.published = false;
             self.retry.clone_from(&said.retry);
         }
-        self.past.extend(said.past.iter().filter(|attempt| !self.past.contains(attempt)).copied().collect::<Vec<_>>());
+        self.lost.extend(said.lost.difference(&self.past));
+        self.past.extend(&said.past);
         self.spent.cost_usd = self.spent.cost_usd.max(said.spent.cost_usd);
         self.spent.tokens = self.spent.tokens.max(said.spent.tokens);
         self.published |= said.published && said.generation == self.generation;

@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 
 /// Of so many finished tasks the details are kept; of older ones only what decides.
 pub const DETAILED_OUTCOMES: usize = 20_000;
+/// A task that is lost this often by attempts that live may be the reason for it: from then on they count.
+pub const MOST_RELEASES: u32 = 10;
 
 /// The attempt that owns a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +63,9 @@ pub struct TaskState {
     pub fence: Option<Token>,
     pub owner: Option<Owner>,
     /// Attempts that owned it once and do not any more.
-    pub(super) past: Vec<AttemptId>,
+    pub(super) past: BTreeSet<AttemptId>,
+    /// Those of them that lost it to another one, and have not said since that they live.
+    pub(super) lost: BTreeSet<AttemptId>,
     /// What attempts that were made again have used of the task's limits.
     pub spent: Spent,
     /// Attempts that were started and not released.
@@ -256,7 +260,7 @@ impl Tasks {
             let Some(owner) = state.owner.take_if(|owner| owner.attempt == retry.attempt) else {
                 return Verdict::Refused(Refusal::Superseded);
             };
-            state.past.push(owner.attempt);
+            state.past.insert(owner.attempt);
             state.spent = state.spent.and(retry.spent);
         }
         state.generation = generation;
@@ -286,7 +290,10 @@ impl Tasks {
             state.body_hash = Some(body_hash.to_owned());
             route.clone_into(&mut state.route);
         }
-        state.past.extend(state.owner.replace(owner).map(|owner| owner.attempt));
+        if let Some(before) = state.owner.replace(owner) {
+            state.past.insert(before.attempt);
+            state.lost.insert(before.attempt);
+        }
         Verdict::Accepted
     }
 
@@ -294,11 +301,12 @@ impl Tasks {
         let Some(state) = self.tasks.get_mut(task).filter(|state| state.outcome.is_none()) else {
             return Verdict::Refused(Refusal::Superseded);
         };
-        let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) else {
+        if let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) {
+            state.past.insert(owner.attempt);
+        } else if state.releases >= MOST_RELEASES || !state.lost.remove(&attempt) {
             return Verdict::Refused(Refusal::Superseded);
-        };
-        state.past.push(owner.attempt);
-        state.attempts -= 1;
+        }
+        state.attempts = state.attempts.saturating_sub(1);
         state.releases += 1;
         state.hand_backs += u32::from(no_llm);
         Verdict::Accepted

@@ -1,3 +1,4 @@
+use super::tasks::MOST_RELEASES;
 use super::*;
 use crate::event::{Retry, Spent};
 use crate::id::{AttemptId, TaskId, Token};
@@ -143,6 +144,7 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
         vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0)],
         vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0), released(1), started("t", 2, 0, 1)],
         vec![submitted("t", "h"), started("t", 1, 0, 0), Decision::reissued(&task("t"), 1)],
+        vec![submitted("t", "h"), started("t", 1, 0, 0), started("t", 2, 0, 1), started("t", 3, 0, 2), released(1)],
     ];
     for mut events in stories {
         events.push(stated(&events));
@@ -215,6 +217,24 @@ fn a_reissued_task_belongs_to_its_new_generation_only() {
     let reissued = |generation| Decision::reissued(&task("t"), generation);
     let events = vec![started("t", 1, 0, 5), reissued(1), reissued(1), started("t", 2, 0, 6), started("t", 3, 1, 0)];
     assert_eq!(verdicts(events), [YES, YES, OLD, OLD, YES], "the first reissue wins, old deliveries are dropped");
+}
+
+#[test]
+fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() {
+    let lives = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: false };
+    let attempts = |events: &[Decision]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
+    let mut events = vec![started("t", 1, 0, 0), started("t", 2, 0, 1), lives(1)];
+    assert_eq!(attempts(&events[..2]), Some(2), "it may have died with its worker");
+    assert_eq!(attempts(&events), Some(1), "its worker says that it has not");
+    let again = [lives(1), finished("t", Some(1), Status::Failed), finished("t", Some(2), Status::Succeeded)];
+    let seen = verdicts([&events[..], &again].concat());
+    assert_eq!(seen, [YES, YES, YES, SUPERSEDED, SUPERSEDED, YES], "once, and it owns nothing by that");
+
+    for n in 2..=30 {
+        events.extend([started("t", n + 1, 0, u64::try_from(n).expect("a small number")), lives(n)]);
+    }
+    let most = MOST_RELEASES;
+    assert_eq!(attempts(&events), Some(31 - most), "{most} of 31 do not count: the task may be what cuts them off");
 }
 
 #[test]

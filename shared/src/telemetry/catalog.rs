@@ -164,7 +164,7 @@ catalog! {
     ATTEMPTS_RETRIED: Counter = "pool_attempts_retried_total" ["error"] Count, Worker, Sum,
         "attempts that broke and are made again, by what broke";
     ATTEMPTS_RELEASED: Counter = "pool_attempts_released_total" ["reason"] Count, Worker, Sum,
-        "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain or the end of the worker";
+        "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain, the end of the worker, or a connection that broke";
     AGENT_RUNS: Counter = "pool_agent_runs_total" ["programmer", "outcome"] Count, Worker, Sum,
         "runs of agents by what came of them: `passed`, `check_failed`, `no_llm_left`, or a kind of error";
     AGENT_RUN: Histogram = "pool_agent_run_seconds" ["programmer"] Seconds, Worker, Sum,

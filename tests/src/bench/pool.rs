@@ -81,6 +81,8 @@ fn pool_yaml(one_queue: bool) -> String {
         );
     }
     yaml.push_str("providers:\n  bench: {base_url: \"http://127.0.0.1:9/v1\", free: true}\n");
+    // All tasks of a round wait at once.
+    yaml.push_str("load_balancing: {max_queue_per_programmer: 100000}\n");
     yaml.push_str("agent: {kind: noop}\nworkspace: {dir: work, roots: [.]}\nsandbox: {level: \"off\"}\n");
     yaml
 }

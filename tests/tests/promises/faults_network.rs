@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::support::field::{Field, REPAIRED_WITHIN, nervous, nervous_too};
 use crate::support::pool::task;
-use crate::support::{Books, Pool, PoolFile};
+use crate::support::{Books, EventLog, Pool, PoolFile};
 
 /// Longer than the time-outs and heartbeats of a [`nervous`] pool.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -139,6 +139,41 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
     assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "of who owns it: {result:?}");
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
     assert_eq!((report.repeated_starts, report.repeated_replies), (1, 0), "two starts, one result: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
+    const CUTS: usize = 5;
+    let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
+    let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
+    let wait = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+    let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", wait, "agent", &directory]);
+    pool.rewrite(&file.set("dispatcher.max_attempts", 3.into()));
+    let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
+    pool.start_dispatcher().await;
+    pool.go_through(&proxy);
+    for id in ["001", "002"] {
+        pool.start_worker(&["--programmers", id]);
+    }
+    pool.all_consume().await;
+    let mut books = Books::open(&pool).await;
+    books.over_amqp("any", &task("cut-off")).await;
+    let mut log = EventLog::open(&pool.amqp_url()).await;
+    log.started("cut-off").await;
+    for cut in 1..=CUTS {
+        proxy.reset();
+        log.until("the other one has the task, and who lost it says that he lives", REPAIRED_WITHIN, |entries| {
+            let started = entries.iter().filter(|entry| entry.is_start_of("cut-off")).count();
+            let excused = entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
+            (started == cut + 1 && excused == cut).then_some(())
+        })
+        .await;
+    }
+    std::fs::write(pool.path().join("go"), "").expect("the sign");
+    let result = pool.api().result("cut-off", REPAIRED_WITHIN).await;
+    assert_eq!(result.status, Status::Succeeded, "nothing is wrong with it: {result:?}");
+    let report = books.close(&mut pool, REPAIRED_WITHIN).await;
+    assert_eq!(report.repeated_starts, CUTS, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

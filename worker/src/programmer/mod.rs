@@ -55,6 +55,8 @@ pub struct Ending {
 struct Held {
     delivery: Delivery,
     claimed: Claimed,
+    /// The number of the connection that brought it.
+    connection: u64,
     /// When it goes back: because no LLM was left for it.
     no_llm: bool,
 }

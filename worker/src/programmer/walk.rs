@@ -48,6 +48,7 @@ impl Programmer {
     /// Steps 7 and 8.
     pub(super) async fn claim(&self, delivery: Delivery) -> In {
         point(Point::Delivered);
+        let connection = self.process.consume.number();
         let envelope = match claim::read(&delivery.data, &delivery.properties) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -80,7 +81,7 @@ impl Programmer {
             |fold: &Fold| fold.tasks.get(&envelope.task.id).map_or((1, Spent::default()), |s| (s.attempts, s.spent));
         let (number, spent) = self.process.log.read(known);
         let claimed = Claimed { envelope, attempt, number, spent, since: wall_clock() };
-        In::Owned(Held { delivery, claimed, no_llm: false })
+        In::Owned(Held { delivery, claimed, connection, no_llm: false })
     }
 
     /// Nothing is waited for any more: what is not done is left to the next owner.
@@ -150,7 +151,24 @@ impl Programmer {
         let envelope = &held.claimed.envelope;
         match self.process.log.read(|fold| fold.tasks.winner(&envelope.task.id)) {
             Some(None) => ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await),
-            Some(Some(_)) | None => In::Lost,
+            Some(Some(_)) => In::Lost,
+            None => {
+                self.lost(held).await;
+                In::Lost
+            }
+        }
+    }
+
+    /// A task does no harm to a worker that lives and was only cut off from the broker: the attempt shall not count towards
+    /// `max_attempts`. (A message that was taken back on a connection that held was kept for too long, and would be again.)
+    async fn lost(&self, held: &Held) {
+        let id = &held.claimed.envelope.task.id;
+        if self.process.consume.number() == held.connection {
+            return;
+        }
+        let released = Decision::Released { task: id.clone(), attempt: held.claimed.attempt, no_llm: false };
+        if let Err(error) = self.process.log.append(released).await {
+            tracing::warn!(task_id = %id, %error, "the attempt counts, although only its connection broke");
         }
     }
 
@@ -223,14 +241,15 @@ impl Programmer {
     /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
-        let Done { held: Held { delivery, claimed, no_llm: _ }, outcome: Outcome { mut result, branch } } = done;
+        let Done { held, outcome: Outcome { mut result, branch } } = done;
+        let Held { delivery, claimed, .. } = &held;
         let id = &claimed.envelope.task.id;
         if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
-            return self.make_again(station, (&delivery, stay), &claimed, (error, spent(&result))).await;
+            return self.make_again(station, (delivery, stay), claimed, (error, spent(&result))).await;
         }
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
-        result.timings.queued_ms = self.queued_ms(&claimed);
+        result.timings.queued_ms = self.queued_ms(claimed);
         if log.read(|fold| fold.tasks.get(id).is_none_or(|state| state.submitted_at.is_none())) {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
@@ -240,12 +259,13 @@ impl Programmer {
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
-        if !published || !self.decided(station, (&delivery, stay), &claimed, &result).await {
+        if !published || !self.decided(station, (delivery, stay), claimed, &result).await {
             // What is not known may still be this attempt's, and then the commit is wanted.
-            if let Some(branch) = branch
-                && log.read(|fold| is_lost(fold, id, claimed.attempt))
-            {
-                branch.forget().await;
+            if log.read(|fold| is_lost(fold, id, claimed.attempt)) {
+                if let Some(branch) = branch {
+                    branch.forget().await;
+                }
+                self.lost(&held).await;
             }
             return In::Lost;
         }
@@ -255,7 +275,7 @@ impl Programmer {
             error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
         );
         if let Some(branch) = branch {
-            self.settle(claimed.envelope.task.id, branch).await;
+            self.settle(id.clone(), branch).await;
         }
         In::Settled
     }

@@ -173,7 +173,7 @@ impl Picture<'_> {
         let llm_tone = if one.using_backup { Tone::Warning } else { Tone::Plain };
         Row::new([
             Cell::new(one.agent.clone()),
-            self.state(word(one.state), tone(one.state)),
+            if one.unknown { Cell::new("?") } else { self.state(word(one.state), tone(one.state)) },
             Cell::new(since),
             Cell::new(one.current_llm.clone()).style(self.style(llm_tone)),
             Cell::new(one_line(&words.unwrap_or_else(|| one.reason.clone()))),
