@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::amqp::channel;
 use crate::support::bench::{Bench, is_alive};
 use crate::support::pool::task;
-use crate::support::{PoolFile, SOON, eventually};
+use crate::support::{Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() {
@@ -107,35 +107,43 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
     assert_eq!(result.status, Status::Succeeded, "it waited for the next worker: {result:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_heard_of_until_its_time_or_a_second_signal_gives_the_task_back_and_burns_no_attempt() {
-    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(4));
+/// A worker that was told to end gives its task back, as soon as `meanwhile` has happened, and another does it.
+async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Pool, usize)) {
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(drain_timeout_s));
     let mut bench = Bench::with_file(file.set("load_balancing.health_check_interval_s", json!(1))).await;
     bench.pool.api().submit(&task("long")).await;
     let mut log = bench.pool.event_log().await;
-    for (round, told_twice) in [(1, false), (2, true)] {
-        let worker = bench.pool.start_worker(&["--all"]);
-        bench.agents_started(round).await;
-        bench.pool.worker(worker).terminate();
-        bench.pool.worker_prints(worker, "draining").await;
-        if told_twice {
-            bench.pool.worker(worker).terminate();
-        } else {
-            let mut ears = Ears::at(&bench.pool.amqp_url()).await;
-            for _ in 0..4 {
-                ears.hear_of("001").await;
-            }
-        }
-        assert!(bench.pool.worker(worker).ended().await.success(), "round {round}: an orderly end");
-        log.read().await;
-        let released = log.entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
-        assert_eq!(released, round, "the task was given back");
-        assert!(!is_alive(bench.agents()[round - 1]), "nobody works on");
-    }
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.agents_started(1).await;
+    bench.pool.worker(worker).terminate();
+    bench.pool.worker_prints(worker, "draining").await;
+    meanwhile(&mut bench.pool, worker).await;
+    assert!(bench.pool.worker(worker).ended().await.success(), "an orderly end");
+    log.read().await;
+    let released = log.entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
+    assert_eq!(released, 1, "the task was given back");
+    assert!(!is_alive(bench.agents()[0]), "nobody works on");
+
     bench.go();
     bench.pool.start_worker(&["--all"]);
-    assert_eq!(bench.pool.api().result("long", SOON).await.status, Status::Succeeded, "the third one has done it");
+    assert_eq!(bench.pool.api().result("long", SOON).await.status, Status::Succeeded, "another one has done it");
     assert_eq!(bench.pool.api().get("/tasks/long").await["attempts"], 1, "a drain burns no attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_heard_of_until_its_time_gives_the_task_back_and_burns_no_attempt() {
+    is_given_back(4, async |pool, _| {
+        let mut ears = Ears::at(&pool.amqp_url()).await;
+        for _ in 0..4 {
+            ears.hear_of("001").await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_gives_the_task_back_at_once_and_burns_no_attempt() {
+    is_given_back(600, async |pool, worker| pool.worker(worker).terminate()).await;
 }
 
 /// Hears the heartbeats that are sent from now on.
