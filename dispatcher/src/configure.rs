@@ -14,6 +14,7 @@ use pool_shared::broker::topology::Topology;
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::Fold;
 use pool_shared::routing::Routes;
 use pool_shared::rules::Rules;
@@ -91,10 +92,12 @@ async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), B
     let hash = config_hash(pool);
     let (hash_before, routes_before) = before.unwrap_or_default();
     Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
+    point(Point::RoutesBound);
     if hash != hash_before {
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
         let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
+        point(Point::Configured);
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use lapin::{Channel, ExchangeKind};
 
 use super::{BrokerError, Endpoint, within};
 use crate::config::Events;
+use crate::fault::{Point, point};
 use crate::routing::{Route, Routes};
 
 /// Tasks in; the key is the sorted required capabilities.
@@ -162,6 +163,7 @@ impl<'a> Topology<'a> {
                 self.channel.queue_unbind(queue.as_str().into(), TASKS.into(), (*key).into(), FieldTable::default());
             within(self.endpoint.timeout(), format!("unbind {queue} from {TASKS}"), unbind).await?;
         }
+        point(Point::RoutesUnbound);
         for (queue, key) in &wanted {
             self.bind(queue, TASKS, key).await?;
         }

@@ -196,6 +196,18 @@ impl Vhost {
         self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
     }
 
+    /// The queue and the key of each binding of an exchange, in order.
+    pub(crate) async fn bindings(&self, exchange: &str) -> Vec<(String, String)> {
+        let path = format!("exchanges/{}/{exchange}/bindings/source", self.name);
+        let bindings: Value =
+            serde_json::from_str(&self.manage(reqwest::Method::GET, &path, String::new()).await).expect("JSON");
+        let text = |binding: &Value, field: &str| binding[field].as_str().expect("a text").to_owned();
+        let pair = |binding| (text(binding, "destination"), text(binding, "routing_key"));
+        let mut pairs: Vec<_> = bindings.as_array().expect("bindings").iter().map(pair).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+
     /// `4` of RabbitMQ 4.3.6.
     pub(crate) async fn major_version(&self) -> u32 {
         let overview = self.manage(reqwest::Method::GET, "overview", String::new()).await;

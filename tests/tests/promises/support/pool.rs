@@ -202,15 +202,21 @@ impl Pool {
 
     /// The same, at this address and with these variables in its environment.
     pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
+        let url_file = self.launch_dispatcher(listen, env);
+        eventually("the dispatcher serves", SOON, async || {
+            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+        })
+        .await;
+    }
+
+    /// The same without waiting until it serves; gives the file in which its URL will be.
+    pub(crate) fn launch_dispatcher(&mut self, listen: &str, env: &[(&str, &str)]) -> PathBuf {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
         let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
         let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
-        eventually("the dispatcher serves", SOON, async || {
-            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
-        })
-        .await;
+        url_file
     }
 
     /// Starts a worker; gives its place among the workers.
@@ -331,6 +337,11 @@ impl Pool {
     /// A policy of the virtual host for the queues whose names match.
     pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
         self.vhost.set_policy(pattern, definition).await;
+    }
+
+    /// The queue and the key of each binding of `pool.tasks`, in order.
+    pub(crate) async fn bindings_of_tasks(&self) -> Vec<(String, String)> {
+        self.vhost.bindings("pool.tasks").await
     }
 
     /// SIGKILL.
