@@ -16,7 +16,6 @@ use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::Fold;
-use pool_shared::routing::Routes;
 use pool_shared::rules::Rules;
 
 const LOCK: &str = "pool.topology";
@@ -86,18 +85,18 @@ async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Res
     bound.and(unlocked.await)
 }
 
+/// First into the log: whoever puts another file into force, when this is cut off, then knows of every binding that may be
+/// there.
 async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
-    let endpoint = process.consume.endpoint();
-    let before = process.log.read(|fold| fold.configuration().map(|c| (c.hash.clone(), Routes::new(&c.capabilities))));
-    let hash = config_hash(pool);
-    let (hash_before, routes_before) = before.unwrap_or_default();
-    Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
-    point(Point::RoutesBound);
-    if hash != hash_before {
+    if !process.log.read(|fold| is_in_force(fold, pool)) {
+        let hash = config_hash(pool);
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
         let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
         point(Point::Configured);
     }
+    let before = process.log.read(|fold| fold.bindings().clone());
+    Topology::new(channel, process.consume.endpoint()).bind_routes(&process.routes, &before).await?;
+    point(Point::RoutesBound);
     Ok(())
 }

@@ -137,12 +137,12 @@ points! {
         Restating = "dispatcher.restating",
         /// Something of it is in the log again, the rest perhaps not.
         Restated = "dispatcher.restated",
+        /// `configured` is in the log, the bindings are still those from before.
+        Configured = "dispatcher.configured",
         /// Bindings that are no longer wanted are gone, new ones are not there yet.
         RoutesUnbound = "dispatcher.routes_unbound",
-        /// The bindings are those of the new file, the log does not say so.
+        /// The bindings are those of the file, and still locked.
         RoutesBound = "dispatcher.routes_bound",
-        /// `configured` is in the log, the bindings are still locked.
-        Configured = "dispatcher.configured",
     }
 }
 

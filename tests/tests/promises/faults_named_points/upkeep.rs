@@ -15,7 +15,7 @@ const SENT_ON: [Point; 2] = [Point::RetiredReissued, Point::RetiredSentOn];
 pub(super) const RESCUE: [Point; 1] = [Point::RescueIssued];
 pub(super) const DEAD_RETRY: [Point; 1] = [Point::DeadRetried];
 pub(super) const RESTATE: [Point; 2] = [Point::Restating, Point::Restated];
-pub(super) const BINDING: [Point; 3] = [Point::RoutesUnbound, Point::RoutesBound, Point::Configured];
+pub(super) const BINDING: [Point; 3] = [Point::Configured, Point::RoutesUnbound, Point::RoutesBound];
 
 /// Returns what is in a queue until the broker gives it up.
 async fn return_until_given_up(pool: &Pool, queue: &str) {
@@ -224,4 +224,23 @@ async fn a_dispatcher_may_be_killed_while_it_changes_the_bindings() {
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!((report.tasks, report.repeated_starts), (8, 0), "each is done once: {report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_taken_back_before_it_was_wholly_in_force_leaves_no_bindings() {
+    for point in BINDING {
+        let mut pool = Pool::set_up_shared(&apart()).await;
+        pool.start_dispatcher().await;
+        let mut books = Books::open(&pool).await;
+        pool.kill_dispatcher();
+        pool.rewrite(&alike());
+        dispatcher_falls(&mut pool, point, 1).await;
+        one_each(&mut books, "meanwhile").await;
+        pool.rewrite(&apart());
+        pool.start_dispatcher().await;
+        assert_eq!(pool.bindings_of_tasks().await, bound(APART), "{point:?}: as the first file says");
+        pool.start_worker(&["--all"]);
+        let report = books.close(&mut pool, REST_WITHIN).await;
+        assert_eq!(report.repeated_starts, 0, "{point:?}: each is done once: {report}");
+    }
 }
