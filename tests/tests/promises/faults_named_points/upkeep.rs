@@ -167,6 +167,10 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
     // Whoever is started now knows of all this only what was said again.
     pool.kill_dispatcher();
     pool.start_dispatcher().await;
+    for (id, status) in [("runs", "running"), ("waits-1", "queued"), ("waits-2", "queued"), ("waits-3", "queued")] {
+        let task = pool.api().get(&format!("/tasks/{id}")).await;
+        assert_eq!(task["status"], status, "{id}: {task}");
+    }
     pool.start_worker(&["--programmers", "002"]);
     std::fs::write(pool.path().join("go"), "").expect("the sign");
     let report = books.close(&mut pool, REST_WITHIN).await;
