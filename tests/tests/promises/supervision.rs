@@ -1,38 +1,17 @@
 //! Any process survives any outage of the broker and says so; what waiting does not cure is said at the start, with what
 //! to do.
 
-use std::path::{Path, PathBuf};
-
 use pool_shared::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::broker::Vhost;
 use crate::support::machine::share_cores;
-use crate::support::own_broker::{OwnBroker, Pair, refused};
+use crate::support::own_broker::{OwnBroker, Pair, broker_is, count, ready, refused};
 use crate::support::pool::task;
 use crate::support::status::PoolStatus;
-use crate::support::{Api, Pool, PoolFile, SOON, eventually};
-
-/// Waits until this `/health` has a broker in this state; gives the object.
-async fn broker_is(api: &Api, state: &str) -> Value {
-    eventually(&format!("the broker is {state}"), SOON, async || {
-        let broker = api.get("/health").await["broker"].clone();
-        (broker["state"] == state).then_some(broker)
-    })
-    .await
-}
-
-async fn ready(api: &Api) {
-    eventually("it is ready", SOON * 2, async || (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())).await;
-}
-
-/// How often a process has said this.
-fn count(log: &str, text: &str) -> usize {
-    log.lines().filter(|line| line.contains(text)).count()
-}
+use crate::support::{Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() {
@@ -162,91 +141,6 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     for id in ["first", "second"] {
         api.submit(&task(id)).await;
         assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id}: the pool works again");
-    }
-}
-
-/// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
-struct Authority(PathBuf);
-
-/// Whoever has the name of its issuer would be taken for its own.
-fn named(name: &str, hosts: &[String]) -> CertificateParams {
-    let mut params = CertificateParams::new(hosts).expect("names");
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params
-}
-
-impl Authority {
-    fn new(directory: PathBuf) -> Self {
-        std::fs::create_dir_all(&directory).expect("a directory for certificates");
-        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
-        let mut params = named("the test's own CA", &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
-        write("ca.pem", ca.pem());
-        for name in ["localhost", "pool"] {
-            let key = KeyPair::generate().expect("a key");
-            let params = named(name, &[name.to_owned()]);
-            write(&format!("{name}.pem"), params.signed_by(&key, &ca).expect("a certificate").pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Self(directory)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a path in UTF-8").to_owned()
-    }
-
-    /// The lines for a node that wants certificates of its clients.
-    fn listener(&self, port: u16) -> String {
-        let file = |name| self.file(name);
-        format!(
-            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
-             ssl_options.keyfile = {}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
-            file("ca.pem"),
-            file("localhost.pem"),
-            file("localhost.key"),
-        )
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() {
-    let _cores = share_cores().await;
-    let (place, port) = (OwnBroker::place(), free_port());
-    let authority = Authority::new(place.path().join("node/tls"));
-    let broker = OwnBroker::start_in(place, &authority.listener(port)).await;
-    let url = |scheme: &str, host: &str, port: &str| format!("{scheme}://pool:{}@{host}:{port}/%2f", broker.password());
-    let (tls_port, file) = (port.to_string(), |name| authority.file(name));
-    let right = url("amqps", "localhost", &tls_port);
-    let (ca, cert, key) = (file("ca.pem"), file("pool.pem"), file("pool.key"));
-    let whole = json!({"ca_file": ca, "client_cert_file": cert, "client_key_file": key});
-
-    let pair = Pair::at(&right, whole.clone());
-    let _processes = (pair.dispatcher(), pair.worker());
-    let api = pair.api().await;
-    api.submit(&task("encrypted")).await;
-    assert_eq!(api.result("encrypted", SOON).await.status, Status::Succeeded, "a task comes and goes over TLS");
-
-    let missing = Path::new(&ca).with_file_name("gone.pem").to_str().expect("a path in UTF-8").to_owned();
-    let without_ca = json!({"client_cert_file": cert, "client_key_file": key});
-    for (what, url, section, text) in [
-        ("no CA", right.clone(), without_ca, "broker.ca_file"),
-        ("another name", url("amqps", "127.0.0.1", &tls_port), whole.clone(), "certificate is not for \"127.0.0.1\""),
-        ("no client certificate", right.clone(), json!({"ca_file": ca}), "set broker.client_cert_file"),
-        ("no such file", right.clone(), json!({"ca_file": missing}), "gone.pem cannot be read"),
-        ("plain AMQP to TLS", url("amqp", "localhost", &tls_port), json!({}), "the broker speaks TLS on this port"),
-        ("TLS to plain AMQP", url("amqps", "localhost", broker.port()), whole, "the broker speaks no TLS on this port"),
-    ] {
-        let (status, log) = refused(Pair::at(url, section).worker()).await;
-        assert_eq!(status.code(), Some(1), "{what}: it ends at the start: {log}");
-        assert!(log.contains(text), "{what}: {text:?} is not in: {log}");
-        assert!(!log.contains(broker.password()), "{what}: no password: {log}");
     }
 }
 

@@ -292,6 +292,11 @@ impl Pool {
         self.workers.remove(index)
     }
 
+    /// The same for the dispatcher that was started before the others.
+    pub(crate) fn take_first_dispatcher(&mut self) -> Running {
+        self.dispatchers.remove(0)
+    }
+
     /// The same for the last dispatcher.
     pub(crate) fn take_dispatcher(&mut self) -> Running {
         self.dispatchers.pop().expect("a dispatcher")
