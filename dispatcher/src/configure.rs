@@ -2,6 +2,7 @@
 //!
 //! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -19,6 +20,8 @@ use pool_shared::fold::Fold;
 use pool_shared::rules::Rules;
 
 const LOCK: &str = "pool.topology";
+/// A log without a configuration shuts all gates.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Puts the configuration into force; repeats until the broker lets it.
 pub async fn put_in_force(process: &Process, pool: &Pool) {
@@ -26,6 +29,19 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
     while let Err(error) = try_put_in_force(process, pool).await {
         tell(&error, "the routes are not bound yet; trying again");
         backoff.wait().await;
+    }
+}
+
+/// Puts it into force again when the log, read from its beginning, knows of none: it is another log than before.
+pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if process.log.is_fresh() && process.log.read(|fold| fold.configuration().is_none()) {
+            declare_again(&process, &pool).await;
+        }
     }
 }
 

@@ -107,6 +107,7 @@ async fn serve(
     let pool = Arc::new(pool);
     tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
     let app = App {

@@ -1,17 +1,19 @@
 //! Any process survives any outage of the broker and says so; what waiting does not cure is said at the start, with what
 //! to do.
 
+use std::time::Duration;
+
 use pool_shared::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::broker::Vhost;
-use crate::support::machine::share_cores;
+use crate::support::machine::{idles, share_cores};
 use crate::support::own_broker::{OwnBroker, Pair, broker_is, count, ready, refused};
 use crate::support::pool::task;
 use crate::support::status::PoolStatus;
-use crate::support::{Pool, PoolFile, SOON, eventually};
+use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() {
@@ -141,6 +143,57 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     for id in ["first", "second"] {
         api.submit(&task(id)).await;
         assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id}: the pool works again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beginning() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001", "006"])).await;
+    pool.make_users().await;
+    pool.start_dispatcher().await;
+    let worker = pool.start_worker(&["--all"]);
+    pool.all_consume().await;
+    let api = pool.api();
+    let port = pool.status().await.programmer("001")["port"].clone();
+    let programmer = Api::at(format!("http://127.0.0.1:{port}"));
+    api.submit(&task("before")).await;
+    assert_eq!(api.result("before", SOON).await.status, Status::Succeeded, "it is done");
+
+    pool.delete_vhost().await;
+    let missing = format!("the virtual host {:?} is not there, or not for the user", pool.vhost());
+    for api in [&api, &programmer] {
+        eventually("it says what is missing", SOON, async || {
+            let away = broker_is(api, "reconnecting").await;
+            away["error"].as_str().is_some_and(|error| error.contains(&missing)).then_some(())
+        })
+        .await;
+        assert_eq!(api.try_get("/health").await.0, StatusCode::OK, "it is alive");
+        assert_eq!(api.try_get("/ready").await.0, StatusCode::SERVICE_UNAVAILABLE, "and cannot work");
+    }
+    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    // Nobody is let in yet.
+    pool.make_vhost().await;
+    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    broker_is(&programmer, "reconnecting").await;
+
+    pool.make_users().await;
+    for api in [&api, &programmer] {
+        ready(api).await;
+    }
+    pool.all_consume().await;
+    // Nothing is left of what was there, also not in anybody's memory: the id is free.
+    assert_eq!(api.try_get("/tasks/before").await.0, StatusCode::NOT_FOUND, "it went with the virtual host");
+    for id in ["before", "afterwards"] {
+        api.submit(&task(id)).await;
+        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+    }
+    assert_eq!(
+        pool.event_log().await.read().await.iter().filter(|entry| entry.is("started")).count(),
+        2,
+        "by somebody"
+    );
+    for log in [pool.dispatcher_log(), pool.worker(worker).log()] {
+        assert_eq!(count(&log, "the virtual host"), 2, "said once for each of its two connections: {log}");
     }
 }
 

@@ -142,6 +142,16 @@ impl Pool {
         self.vhost.make_users().await;
     }
 
+    /// Deletes its virtual host under its processes.
+    pub(crate) async fn delete_vhost(&self) {
+        self.vhost.delete().await;
+    }
+
+    /// Makes it again, empty: [`Self::make_users`] lets its processes in.
+    pub(crate) async fn make_vhost(&self) {
+        self.vhost.make().await;
+    }
+
     /// The address for a user of `config/definitions.json`.
     pub(crate) fn amqp_url_of(&self, role: &str) -> String {
         self.vhost.url_of(role)
