@@ -2,6 +2,7 @@
 //!
 //! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -14,11 +15,13 @@ use pool_shared::broker::topology::Topology;
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::config::{Pool, config_hash};
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::Fold;
-use pool_shared::routing::Routes;
 use pool_shared::rules::Rules;
 
 const LOCK: &str = "pool.topology";
+/// A log without a configuration shuts all gates.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Puts the configuration into force; repeats until the broker lets it.
 pub async fn put_in_force(process: &Process, pool: &Pool) {
@@ -26,6 +29,19 @@ pub async fn put_in_force(process: &Process, pool: &Pool) {
     while let Err(error) = try_put_in_force(process, pool).await {
         tell(&error, "the routes are not bound yet; trying again");
         backoff.wait().await;
+    }
+}
+
+/// Puts it into force again when the log, read from its beginning, knows of none: it is another log than before.
+pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if process.log.is_fresh() && process.log.read(|fold| fold.configuration().is_none()) {
+            declare_again(&process, &pool).await;
+        }
     }
 }
 
@@ -85,16 +101,18 @@ async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Res
     bound.and(unlocked.await)
 }
 
+/// First into the log: whoever puts another file into force, when this is cut off, then knows of every binding that may be
+/// there.
 async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
-    let endpoint = process.consume.endpoint();
-    let before = process.log.read(|fold| fold.configuration().map(|c| (c.hash.clone(), Routes::new(&c.capabilities))));
-    let hash = config_hash(pool);
-    let (hash_before, routes_before) = before.unwrap_or_default();
-    Topology::new(channel, endpoint).bind_routes(&process.routes, &routes_before).await?;
-    if hash != hash_before {
+    if !process.log.read(|fold| is_in_force(fold, pool)) {
+        let hash = config_hash(pool);
         tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
         let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
+        point(Point::Configured);
     }
+    let before = process.log.read(|fold| fold.bindings().clone());
+    Topology::new(channel, process.consume.endpoint()).bind_routes(&process.routes, &before).await?;
+    point(Point::RoutesBound);
     Ok(())
 }

@@ -10,6 +10,7 @@ use pool_shared::broker::log::{Log, LogError};
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
 use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
 use pool_shared::fold::Fold;
 use pool_shared::time::Timestamp;
 
@@ -56,6 +57,11 @@ fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
 }
 
 async fn say(log: &Log, decisions: Vec<Decision>) -> Result<(), LogError> {
-    let said = stream::iter(decisions).map(|decision| async { log.append(decision).await.map(drop) });
+    point(Point::Restating);
+    let said = stream::iter(decisions).map(|decision| async {
+        log.append(decision).await?;
+        point(Point::Restated);
+        Ok(())
+    });
     said.buffer_unordered(AT_ONCE).try_collect().await
 }

@@ -115,9 +115,9 @@ points! {
         UnroutableHandled = "dispatcher.unroutable_handled",
         /// A task waits in a queue that is no longer in use.
         RetiredTaken = "dispatcher.retired_taken",
-        /// `reissued` is in the log, the new message is not published.
+        /// `reissued` is in the log, the new message is not published. Dead letters pass here too.
         RetiredReissued = "dispatcher.retired_reissued",
-        /// The new message is in its queue, the log does not say so.
+        /// The new message is in its queue, the log does not say so. Dead letters pass here too.
         RetiredSentOn = "dispatcher.retired_sent_on",
         /// All is done but the ack of the old message.
         RetiredLogged = "dispatcher.retired_logged",
@@ -129,6 +129,20 @@ points! {
         Expired = "dispatcher.expired",
         /// A result that its reply queue refuses is in `pool.dead`, and not acked.
         GaveUp = "dispatcher.gave_up",
+        /// What the broker gave up is issued again, and still in `pool.dead`.
+        RescueIssued = "dispatcher.rescue_issued",
+        /// What an operator wanted of a dead letter is done, and it is still in `pool.dead`.
+        DeadRetried = "dispatcher.dead_retried",
+        /// What is open is about to be said again.
+        Restating = "dispatcher.restating",
+        /// Something of it is in the log again, the rest perhaps not.
+        Restated = "dispatcher.restated",
+        /// `configured` is in the log, the bindings are still those from before.
+        Configured = "dispatcher.configured",
+        /// Bindings that are no longer wanted are gone, new ones are not there yet.
+        RoutesUnbound = "dispatcher.routes_unbound",
+        /// The bindings are those of the file, and still locked.
+        RoutesBound = "dispatcher.routes_bound",
     }
 }
 

@@ -48,6 +48,13 @@ pub fn queue_name(route: &str) -> String {
     format!("tasks.{route}")
 }
 
+/// A queue that gets what is published to `pool.tasks` with this key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Binding {
+    pub queue: String,
+    pub key: String,
+}
+
 /// All routes of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
@@ -78,6 +85,15 @@ impl Routes {
 
     pub fn all(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// One for each set that somebody offers.
+    pub fn bindings(&self) -> impl Iterator<Item = Binding> {
+        let of_one = |route: &Route| {
+            let queue = route.queue();
+            route.keys.iter().map(move |key| Binding { queue: queue.clone(), key: key.clone() }).collect::<Vec<_>>()
+        };
+        self.routes.iter().flat_map(of_one)
     }
 
     /// Where a task with these requirements goes.

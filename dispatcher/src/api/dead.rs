@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use lapin::message::Delivery;
 use pool_shared::broker::headers::{self, text_header};
+use pool_shared::fault::{Point, point};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -115,7 +116,10 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
         let retried = match retry_letter(&app.process, &app.intake, &id, &delivery).await {
-            Ok(retried) => look.take_out(&delivery).await.map(|()| retried).map_err(|error| problem(&error)),
+            Ok(retried) => {
+                point(Point::DeadRetried);
+                look.take_out(&delivery).await.map(|()| retried).map_err(|error| problem(&error))
+            }
             Err(error) => Err(not_retried(&error)),
         };
         look.end().await;

@@ -38,7 +38,7 @@ type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Se
 type Events = Sse<KeepAliveStream<Boxed>>;
 
 fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Event> + Send + 'static) -> Events {
-    let ended = app.process.shutdown.clone();
+    let ended = app.ending.clone();
     let events = events.map(move |event| {
         // The place is free again when the stream is gone.
         let _ = &place;

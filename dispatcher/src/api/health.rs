@@ -59,7 +59,12 @@ pub(crate) fn trouble(app: &App) -> Option<String> {
         return Some(off.to_string());
     }
     let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
-    (in_force.as_deref() != Some(&*app.config_hash)).then(|| {
-        format!("{} is not the configuration in force; another dispatcher has another file", app.pool.file.display())
-    })
+    let file = app.pool.file.display();
+    match in_force {
+        None => Some(format!("no configuration is in force; this dispatcher is about to put {file} into force")),
+        Some(hash) if *hash != *app.config_hash => {
+            Some(format!("{file} is not the configuration in force; another dispatcher has another file"))
+        }
+        Some(_) => None,
+    }
 }

@@ -29,6 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::dashboard::{Hub, Journal, Outputs};
 use crate::dead::DeadLetters;
@@ -54,6 +55,8 @@ pub struct App {
     pub hub: Hub,
     /// Places for open event streams.
     pub streams: Arc<Semaphore>,
+    /// No more requests are taken, and event streams end.
+    pub ending: CancellationToken,
 }
 
 /// All routes of the API, and what is in front of them.

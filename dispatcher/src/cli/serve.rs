@@ -62,9 +62,9 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
         format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
     })?;
-    let shutdown = CancellationToken::new();
-    end_on_signals(shutdown.clone())?;
-    serve(pool, (args.name, args.url_file), (listener, access), shutdown).await?;
+    let told = CancellationToken::new();
+    end_on_signals(told.clone())?;
+    serve(pool, (args.name, args.url_file), (listener, access), told).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,8 +72,10 @@ async fn serve(
     pool: Pool,
     (name, url_file): (Option<String>, Option<PathBuf>),
     (listener, access): (TcpListener, Access),
-    shutdown: CancellationToken,
+    told: CancellationToken,
 ) -> anyhow::Result<()> {
+    // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
+    let shutdown = CancellationToken::new();
     let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
@@ -93,7 +95,7 @@ async fn serve(
     };
     let process = tokio::select! {
         process = starting => process?,
-        () = shutdown.cancelled() => return Ok(()),
+        () = told.cancelled() => return Ok(()),
     };
     let outputs = Outputs::default();
     let history = History::start(&process, outputs.clone());
@@ -108,12 +110,14 @@ async fn serve(
     let pool = Arc::new(pool);
     tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
+        ending: told.clone(),
         process: process.clone(),
         pool,
         history,
@@ -131,13 +135,14 @@ async fn serve(
         std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
-    let ended = shutdown.clone();
-    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(shutdown.cancelled_owned());
+    let ended = told.clone();
+    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
     tokio::select! {
         served = async { serving.await } => served?,
         // Somebody who stopped in the middle of his request.
         () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
     }
+    shutdown.cancel();
     process.consume.close().await;
     tracing::info!("the dispatcher has ended");
     Ok(())
@@ -169,7 +174,7 @@ fn logs() {
 }
 
 /// SIGTERM and SIGINT end the process in order; a second one does not wait.
-fn end_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     tokio::spawn(async move {
@@ -179,7 +184,7 @@ fn end_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
                 std::process::exit(1);
             }
             tracing::info!("ending");
-            shutdown.cancel();
+            told.cancel();
         }
     });
     Ok(())

@@ -8,6 +8,7 @@ use pool_shared::broker::headers::{self, Keeps, Reply, json_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
+use pool_shared::fault::{Point, point};
 use tokio::time::Instant;
 
 use super::letter::{Death, Letter};
@@ -65,6 +66,7 @@ async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else { continue };
         if issue_again(process, &delivery, &death.queue).await? {
+            point(Point::RescueIssued);
             let letter = Letter::of(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "a message that was returned too often is issued again");
             look.take_out(&delivery).await?;

@@ -2,8 +2,11 @@
 //! the clock and the heartbeats of others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::FieldTable;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -11,12 +14,15 @@ use super::link::{Link, discard};
 use super::log::Log;
 use super::publisher::Publisher;
 use super::status::{BrokerStatus, Condition};
-use super::topology::Topology;
-use super::{BrokerError, Endpoint, heartbeats, tell};
-use crate::config::Pool;
+use super::topology::{EVENTS_STREAM, Topology};
+use super::{BrokerError, Endpoint, heartbeats, tell, within};
+use crate::config::{Events, Pool};
 use crate::event::EmitterId;
 use crate::heartbeat::{Clock, Heartbeat};
 use crate::routing::Routes;
+
+/// How often a process that does not hear the event log looks whether it is gone; about.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The broker's side of a process. Cheap to clone.
 #[derive(Clone)]
@@ -66,7 +72,9 @@ impl Process {
             hear(heartbeat);
         };
         tokio::spawn(heartbeats::listen(consume.clone(), heard, shutdown.clone()));
-        Ok(Self { id, name, host, consume, publisher, log, clock, routes, shutdown })
+        let process = Self { id, name, host, consume, publisher, log, clock, routes, shutdown };
+        tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
+        Ok(process)
     }
 }
 
@@ -79,10 +87,44 @@ impl Process {
     }
 }
 
+/// Declares everything again when the event log is gone from under this process: whoever deletes a virtual host and makes
+/// it again leaves nothing in it.
+async fn keep_declared(process: Process, events: Events) {
+    let mut told = false;
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
+        }
+        if process.log.is_fresh() || !is_gone(&process.consume).await {
+            told = false;
+            continue;
+        }
+        if !told {
+            tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
+        }
+        match try_declare(&process.consume, &process.routes, &events).await {
+            Err(error) if !told => tell(&error, "the topology is not declared again yet; trying again"),
+            Ok(()) | Err(_) => {}
+        }
+        told = true;
+    }
+}
+
+/// Whether the broker is there, and the event log is not.
+async fn is_gone(link: &Link) -> bool {
+    let Ok(channel) = link.channel().await else { return false };
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
+    let seen = within(link.endpoint().timeout(), "look for the event log", look).await;
+    discard(&channel, link.endpoint()).await;
+    seen.is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
+}
+
 async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
     let mut backoff = Backoff::default();
     loop {
-        let error = match try_declare(link, routes, pool).await {
+        let error = match try_declare(link, routes, &pool.events).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -94,9 +136,9 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
     }
 }
 
-async fn try_declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
+async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
-    let declared = Topology::new(&channel, link.endpoint()).declare(routes, &pool.events).await;
+    let declared = Topology::new(&channel, link.endpoint()).declare(routes, events).await;
     discard(&channel, link.endpoint()).await;
     match declared {
         // The user of a worker need not be able to delete the pool (config/definitions.json).

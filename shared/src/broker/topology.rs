@@ -13,7 +13,8 @@ use lapin::{Channel, ExchangeKind};
 
 use super::{BrokerError, Endpoint, within};
 use crate::config::Events;
-use crate::routing::{Route, Routes};
+use crate::fault::{Point, point};
+use crate::routing::{Binding, Route, Routes};
 
 /// Tasks in; the key is the sorted required capabilities.
 pub const TASKS: &str = "pool.tasks";
@@ -150,19 +151,24 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    /// Makes the bindings of `pool.tasks` those of `routes`; `before` are the routes that were in force until now.
+    /// Makes the bindings of `pool.tasks` those of `routes`; `before` are those that may be there.
     /// Unbinds first: the alternate exchange catches what arrives in the gap. One process at a time may do this.
     ///
     /// # Errors
     /// When the broker refuses; repeat it as a whole.
-    pub async fn bind_routes(&self, routes: &Routes, before: &Routes) -> Result<(), BrokerError> {
-        let wanted: BTreeSet<(String, &str)> = bindings(routes);
-        for (queue, key) in bindings(before).difference(&wanted) {
-            let unbind =
-                self.channel.queue_unbind(queue.as_str().into(), TASKS.into(), (*key).into(), FieldTable::default());
+    pub async fn bind_routes(&self, routes: &Routes, before: &BTreeSet<Binding>) -> Result<(), BrokerError> {
+        let wanted: BTreeSet<Binding> = routes.bindings().collect();
+        for Binding { queue, key } in before.difference(&wanted) {
+            let unbind = self.channel.queue_unbind(
+                queue.as_str().into(),
+                TASKS.into(),
+                key.as_str().into(),
+                FieldTable::default(),
+            );
             within(self.endpoint.timeout(), format!("unbind {queue} from {TASKS}"), unbind).await?;
         }
-        for (queue, key) in &wanted {
+        point(Point::RoutesUnbound);
+        for Binding { queue, key } in &wanted {
             self.bind(queue, TASKS, key).await?;
         }
         Ok(())
@@ -201,8 +207,4 @@ impl<'a> Topology<'a> {
         );
         within(self.endpoint.timeout(), format!("bind {queue} to {exchange}"), bind).await
     }
-}
-
-fn bindings(routes: &Routes) -> BTreeSet<(String, &str)> {
-    routes.all().iter().flat_map(|route| route.keys.iter().map(move |key| (route.queue(), key.as_str()))).collect()
 }

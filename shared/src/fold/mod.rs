@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::id::{AttemptId, Capability, ProgrammerId};
 use crate::llm::{LlmKey, Scope};
-use crate::routing::{Route, Routes};
+use crate::routing::{Binding, Route, Routes};
 use crate::rules::Rules;
 use crate::time::Timestamp;
 use breaker::{Breakers, Caller, Failed};
@@ -86,8 +86,8 @@ pub struct Fold {
     /// The next sequence number of each emitter.
     next_seq: HashMap<EmitterId, u64>,
     configuration: Option<Configuration>,
-    /// Every queue that a configuration in the log has used.
-    queues: BTreeSet<String>,
+    /// Every binding that a configuration in the log has used.
+    bindings: BTreeSet<Binding>,
     holders: BTreeMap<ProgrammerId, Holder>,
     pub tasks: Tasks,
     pub budget: Budget,
@@ -112,7 +112,13 @@ impl Fold {
     /// Queues that were in use once and are not by `routes`: what is left in them belongs elsewhere.
     pub fn retired_queues(&self, routes: &Routes) -> Vec<String> {
         let in_use: BTreeSet<String> = routes.all().iter().map(Route::queue).collect();
-        self.queues.difference(&in_use).cloned().collect()
+        let used: BTreeSet<&String> = self.bindings.iter().map(|binding| &binding.queue).collect();
+        used.into_iter().filter(|queue| !in_use.contains(*queue)).cloned().collect()
+    }
+
+    /// Bindings that may be there still, because a configuration in the log has used them.
+    pub fn bindings(&self) -> &BTreeSet<Binding> {
+        &self.bindings
     }
 
     /// Applies one message of the log; `on_event` hears of each event that was not seen before.
@@ -144,7 +150,7 @@ impl Fold {
                 Verdict::Refused(Refusal::Superseded)
             }
             Decision::Configured { hash, capabilities, rules, again: _ } => {
-                self.queues.extend(Routes::new(capabilities).all().iter().map(Route::queue));
+                self.bindings.extend(Routes::new(capabilities).bindings());
                 self.budget.configure(&rules.budget, now);
                 self.breakers.configure(rules);
                 let (hash, capabilities, rules) = (hash.clone(), capabilities.clone(), rules.clone());

@@ -1,6 +1,8 @@
 //! Workers and dispatchers are killed at every step of a task's walk that has a name, and whoever comes next finds
 //! everything.
 
+mod upkeep;
+
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -67,7 +69,9 @@ fn no_point_is_forgotten() {
     let all = |points: &[Point]| points.iter().map(|point| point.name()).collect::<BTreeSet<_>>();
     let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
     assert_eq!(tested, all(Point::WORKER), "each of a worker's is in a test below");
-    let tested = names(&[&INTAKE, &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED, &REPAIR, &OTHER_RESULTS]);
+    let walks = [&INTAKE[..], &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED, &REPAIR, &OTHER_RESULTS];
+    let upkeep = [&upkeep::RESCUE[..], &upkeep::DEAD_RETRY, &upkeep::RESTATE, &upkeep::BINDING];
+    let tested = names(&[walks.as_slice(), &upkeep].concat());
     assert_eq!(tested, all(Point::DISPATCHER), "each of a dispatcher's is in a test below");
 }
 
@@ -96,6 +100,12 @@ async fn workers_fall(pool: &mut Pool, points: &[Point], ids: &str, mut before: 
 
 async fn dispatcher_armed(pool: &mut Pool, point: Point) {
     pool.start_dispatcher_with(&[("POOL_FAULT", &killed_at(point))]).await;
+}
+
+/// The same for one that may die before it serves, at this time that it gets there.
+async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
+    pool.launch_dispatcher("127.0.0.1:0", &[("POOL_FAULT", &format!("{}@{time}", killed_at(point)))]);
+    falls(&mut pool.take_dispatcher(), point).await;
 }
 
 /// The same for the one dispatcher that runs, armed with the first of these points.

@@ -1,38 +1,19 @@
 //! Any process survives any outage of the broker and says so; what waiting does not cure is said at the start, with what
 //! to do.
 
-use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pool_shared::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::broker::Vhost;
-use crate::support::machine::share_cores;
-use crate::support::own_broker::{OwnBroker, Pair, refused};
+use crate::support::machine::{idles, share_cores};
+use crate::support::own_broker::{OwnBroker, Pair, broker_is, count, ready, refused};
 use crate::support::pool::task;
 use crate::support::status::PoolStatus;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
-
-/// Waits until this `/health` has a broker in this state; gives the object.
-async fn broker_is(api: &Api, state: &str) -> Value {
-    eventually(&format!("the broker is {state}"), SOON, async || {
-        let broker = api.get("/health").await["broker"].clone();
-        (broker["state"] == state).then_some(broker)
-    })
-    .await
-}
-
-async fn ready(api: &Api) {
-    eventually("it is ready", SOON * 2, async || (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())).await;
-}
-
-/// How often a process has said this.
-fn count(log: &str, text: &str) -> usize {
-    log.lines().filter(|line| line.contains(text)).count()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() {
@@ -165,88 +146,54 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     }
 }
 
-/// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
-struct Authority(PathBuf);
-
-/// Whoever has the name of its issuer would be taken for its own.
-fn named(name: &str, hosts: &[String]) -> CertificateParams {
-    let mut params = CertificateParams::new(hosts).expect("names");
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params
-}
-
-impl Authority {
-    fn new(directory: PathBuf) -> Self {
-        std::fs::create_dir_all(&directory).expect("a directory for certificates");
-        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
-        let mut params = named("the test's own CA", &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
-        write("ca.pem", ca.pem());
-        for name in ["localhost", "pool"] {
-            let key = KeyPair::generate().expect("a key");
-            let params = named(name, &[name.to_owned()]);
-            write(&format!("{name}.pem"), params.signed_by(&key, &ca).expect("a certificate").pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Self(directory)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a path in UTF-8").to_owned()
-    }
-
-    /// The lines for a node that wants certificates of its clients.
-    fn listener(&self, port: u16) -> String {
-        let file = |name| self.file(name);
-        format!(
-            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
-             ssl_options.keyfile = {}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
-            file("ca.pem"),
-            file("localhost.pem"),
-            file("localhost.key"),
-        )
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() {
-    let _cores = share_cores().await;
-    let (place, port) = (OwnBroker::place(), free_port());
-    let authority = Authority::new(place.path().join("node/tls"));
-    let broker = OwnBroker::start_in(place, &authority.listener(port)).await;
-    let url = |scheme: &str, host: &str, port: &str| format!("{scheme}://pool:{}@{host}:{port}/%2f", broker.password());
-    let (tls_port, file) = (port.to_string(), |name| authority.file(name));
-    let right = url("amqps", "localhost", &tls_port);
-    let (ca, cert, key) = (file("ca.pem"), file("pool.pem"), file("pool.key"));
-    let whole = json!({"ca_file": ca, "client_cert_file": cert, "client_key_file": key});
+async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beginning() {
+    let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001", "006"])).await;
+    pool.make_users().await;
+    pool.start_dispatcher().await;
+    let worker = pool.start_worker(&["--all"]);
+    pool.all_consume().await;
+    let api = pool.api();
+    let port = pool.status().await.programmer("001")["port"].clone();
+    let programmer = Api::at(format!("http://127.0.0.1:{port}"));
+    api.submit(&task("before")).await;
+    assert_eq!(api.result("before", SOON).await.status, Status::Succeeded, "it is done");
 
-    let pair = Pair::at(&right, whole.clone());
-    let _processes = (pair.dispatcher(), pair.worker());
-    let api = pair.api().await;
-    api.submit(&task("encrypted")).await;
-    assert_eq!(api.result("encrypted", SOON).await.status, Status::Succeeded, "a task comes and goes over TLS");
+    pool.delete_vhost().await;
+    let missing = format!("the virtual host {:?} is not there, or not for the user", pool.vhost());
+    for api in [&api, &programmer] {
+        eventually("it says what is missing", SOON, async || {
+            let away = broker_is(api, "reconnecting").await;
+            away["error"].as_str().is_some_and(|error| error.contains(&missing)).then_some(())
+        })
+        .await;
+        assert_eq!(api.try_get("/health").await.0, StatusCode::OK, "it is alive");
+        assert_eq!(api.try_get("/ready").await.0, StatusCode::SERVICE_UNAVAILABLE, "and cannot work");
+    }
+    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    // Nobody is let in yet.
+    pool.make_vhost().await;
+    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    broker_is(&programmer, "reconnecting").await;
 
-    let missing = Path::new(&ca).with_file_name("gone.pem").to_str().expect("a path in UTF-8").to_owned();
-    let without_ca = json!({"client_cert_file": cert, "client_key_file": key});
-    for (what, url, section, text) in [
-        ("no CA", right.clone(), without_ca, "broker.ca_file"),
-        ("another name", url("amqps", "127.0.0.1", &tls_port), whole.clone(), "certificate is not for \"127.0.0.1\""),
-        ("no client certificate", right.clone(), json!({"ca_file": ca}), "set broker.client_cert_file"),
-        ("no such file", right.clone(), json!({"ca_file": missing}), "gone.pem cannot be read"),
-        ("plain AMQP to TLS", url("amqp", "localhost", &tls_port), json!({}), "the broker speaks TLS on this port"),
-        ("TLS to plain AMQP", url("amqps", "localhost", broker.port()), whole, "the broker speaks no TLS on this port"),
-    ] {
-        let (status, log) = refused(Pair::at(url, section).worker()).await;
-        assert_eq!(status.code(), Some(1), "{what}: it ends at the start: {log}");
-        assert!(log.contains(text), "{what}: {text:?} is not in: {log}");
-        assert!(!log.contains(broker.password()), "{what}: no password: {log}");
+    pool.make_users().await;
+    for api in [&api, &programmer] {
+        ready(api).await;
+    }
+    pool.all_consume().await;
+    // Nothing is left of what was there, also not in anybody's memory: the id is free.
+    assert_eq!(api.try_get("/tasks/before").await.0, StatusCode::NOT_FOUND, "it went with the virtual host");
+    for id in ["before", "afterwards"] {
+        api.submit(&task(id)).await;
+        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+    }
+    assert_eq!(
+        pool.event_log().await.read().await.iter().filter(|entry| entry.is("started")).count(),
+        2,
+        "by somebody"
+    );
+    for log in [pool.dispatcher_log(), pool.worker(worker).log()] {
+        assert_eq!(count(&log, "the virtual host"), 2, "said once for each of its two connections: {log}");
     }
 }
 

@@ -149,7 +149,7 @@ impl Vhost {
     pub(super) async fn at(access: Access) -> Self {
         let name = format!("test-{}-{}", std::process::id(), unique());
         let vhost = Self { name, access, users: Vec::new() };
-        vhost.manage(reqwest::Method::PUT, &format!("vhosts/{}", vhost.name), "{}".to_owned()).await;
+        vhost.make().await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
         vhost
             .manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, vhost.access.user), all.to_owned())
@@ -157,8 +157,19 @@ impl Vhost {
         vhost
     }
 
+    /// Makes it, empty; the users that it had may not enter.
+    pub(crate) async fn make(&self) {
+        self.manage(reqwest::Method::PUT, &format!("vhosts/{}", self.name), "{}".to_owned()).await;
+    }
+
+    /// Deletes it with all that is in it, under whoever is connected.
+    pub(crate) async fn delete(&self) {
+        self.manage(reqwest::Method::DELETE, &format!("vhosts/{}", self.name), String::new()).await;
+    }
+
     /// Makes the users of `config/definitions.json`, each with the permissions that it has there.
     pub(crate) async fn make_users(&mut self) {
+        self.users.clear();
         let text = std::fs::read_to_string(checkout().join("config/definitions.json")).expect("the definitions");
         let definitions: Value = serde_json::from_str(&text).expect("definitions in JSON");
         for permission in definitions["permissions"].as_array().expect("permissions") {
@@ -194,6 +205,18 @@ impl Vhost {
         let body = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
         let path = format!("policies/{}/test", self.name);
         self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
+    }
+
+    /// The queue and the key of each binding of an exchange, in order.
+    pub(crate) async fn bindings(&self, exchange: &str) -> Vec<(String, String)> {
+        let path = format!("exchanges/{}/{exchange}/bindings/source", self.name);
+        let bindings: Value =
+            serde_json::from_str(&self.manage(reqwest::Method::GET, &path, String::new()).await).expect("JSON");
+        let text = |binding: &Value, field: &str| binding[field].as_str().expect("a text").to_owned();
+        let pair = |binding| (text(binding, "destination"), text(binding, "routing_key"));
+        let mut pairs: Vec<_> = bindings.as_array().expect("bindings").iter().map(pair).collect();
+        pairs.sort_unstable();
+        pairs
     }
 
     /// `4` of RabbitMQ 4.3.6.

@@ -4,6 +4,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pool_tests::bench::process::cpu_ms;
 
 /// Below it tests keep what outlives one of them; made by cargo.
 pub(crate) fn shared_directory() -> &'static Path {
@@ -49,6 +52,24 @@ fn installed(name: &str, variable: &str) -> PathBuf {
     let program = std::env::var_os(variable).map_or(there, PathBuf::from);
     assert!(program.is_file(), "there is no {name} at {}: run scripts/test, or set {variable}", program.display());
     program
+}
+
+/// Of one core: eight times and more what was seen of a process that waits for its broker, in a debug build.
+const IDLE: f64 = 0.05;
+
+/// Looks on for so long: these processes do next to nothing.
+pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
+    let used = || pids.map(|pid| cpu_ms(pid).expect("a process that runs"));
+    let before = used();
+    tokio::time::sleep(span).await;
+    let shares = [0, 1].map(|one| (used()[one] - before[one]) / 1000.0 / span.as_secs_f64());
+    assert!(shares.iter().all(|share| *share < IDLE), "parts of a core that {pids:?} use: {shares:.3?}");
+}
+
+/// One that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
 }
 
 pub(crate) fn lock_file(name: &str) -> File {

@@ -5,6 +5,7 @@
 
 pub(crate) mod amqp;
 pub(crate) mod api;
+pub(crate) mod authority;
 pub(crate) mod bench;
 pub(crate) mod books;
 pub(crate) mod broker;

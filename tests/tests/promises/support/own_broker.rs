@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::process::{Command, ExitStatus};
 
 use pool_tests::faults::node::Node;
+use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -155,4 +156,23 @@ impl Drop for Pair {
 pub(crate) async fn refused(mut process: Running) -> (ExitStatus, String) {
     let status = process.ended().await;
     (status, process.log())
+}
+
+/// Waits until this `/health` has a broker in this state; gives the object.
+pub(crate) async fn broker_is(api: &Api, state: &str) -> Value {
+    eventually(&format!("the broker is {state}"), SOON, async || {
+        let broker = api.get("/health").await["broker"].clone();
+        (broker["state"] == state).then_some(broker)
+    })
+    .await
+}
+
+/// Waits until it can do its work.
+pub(crate) async fn ready(api: &Api) {
+    eventually("it is ready", SOON * 2, async || (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())).await;
+}
+
+/// How often a process has said this.
+pub(crate) fn count(log: &str, text: &str) -> usize {
+    log.lines().filter(|line| line.contains(text)).count()
 }

@@ -142,6 +142,16 @@ impl Pool {
         self.vhost.make_users().await;
     }
 
+    /// Deletes its virtual host under its processes.
+    pub(crate) async fn delete_vhost(&self) {
+        self.vhost.delete().await;
+    }
+
+    /// Makes it again, empty: [`Self::make_users`] lets its processes in.
+    pub(crate) async fn make_vhost(&self) {
+        self.vhost.make().await;
+    }
+
     /// The address for a user of `config/definitions.json`.
     pub(crate) fn amqp_url_of(&self, role: &str) -> String {
         self.vhost.url_of(role)
@@ -202,15 +212,21 @@ impl Pool {
 
     /// The same, at this address and with these variables in its environment.
     pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
+        let url_file = self.launch_dispatcher(listen, env);
+        eventually("the dispatcher serves", SOON, async || {
+            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+        })
+        .await;
+    }
+
+    /// The same without waiting until it serves; gives the file in which its URL will be.
+    pub(crate) fn launch_dispatcher(&mut self, listen: &str, env: &[(&str, &str)]) -> PathBuf {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
         let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
         let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
-        eventually("the dispatcher serves", SOON, async || {
-            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
-        })
-        .await;
+        url_file
     }
 
     /// Starts a worker; gives its place among the workers.
@@ -286,6 +302,11 @@ impl Pool {
         self.workers.remove(index)
     }
 
+    /// The same for the dispatcher that was started before the others.
+    pub(crate) fn take_first_dispatcher(&mut self) -> Running {
+        self.dispatchers.remove(0)
+    }
+
     /// The same for the last dispatcher.
     pub(crate) fn take_dispatcher(&mut self) -> Running {
         self.dispatchers.pop().expect("a dispatcher")
@@ -331,6 +352,11 @@ impl Pool {
     /// A policy of the virtual host for the queues whose names match.
     pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
         self.vhost.set_policy(pattern, definition).await;
+    }
+
+    /// The queue and the key of each binding of `pool.tasks`, in order.
+    pub(crate) async fn bindings_of_tasks(&self) -> Vec<(String, String)> {
+        self.vhost.bindings("pool.tasks").await
     }
 
     /// SIGKILL.

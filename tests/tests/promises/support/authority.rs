@@ -1,0 +1,65 @@
+//! Certificates for a test.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+
+const HOST: [&str; 2] = ["localhost.pem", "localhost.key"];
+
+/// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
+pub(crate) struct Authority(PathBuf);
+
+/// Whoever has the name of its issuer would be taken for its own.
+fn named(name: &str, hosts: &[String]) -> CertificateParams {
+    let mut params = CertificateParams::new(hosts).expect("names");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+impl Authority {
+    /// In this directory. `name` is that of the CA: whoever has the same would be taken for it by its name.
+    pub(crate) fn new(directory: PathBuf, name: &str) -> Self {
+        std::fs::create_dir_all(&directory).expect("a directory for certificates");
+        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
+        let mut params = named(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        write("ca.pem", ca.pem());
+        for name in ["localhost", "pool"] {
+            let key = KeyPair::generate().expect("a key");
+            let params = named(name, &[name.to_owned()]);
+            write(&format!("{name}.pem"), params.signed_by(&key, &ca).expect("a certificate").pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self(directory)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("a path in UTF-8").to_owned()
+    }
+
+    /// Certificate and key of the broker.
+    pub(crate) fn host(&self) -> [String; 2] {
+        HOST.map(|name| std::fs::read_to_string(self.0.join(name)).expect("a file"))
+    }
+
+    /// Others, from the node's next start on.
+    pub(crate) fn set_host(&self, host: &[String; 2]) {
+        for (name, text) in HOST.iter().zip(host) {
+            std::fs::write(self.0.join(name), text).expect("a file");
+        }
+    }
+
+    /// The lines for a node that wants certificates of its clients.
+    pub(crate) fn listener(&self, port: u16) -> String {
+        let file = |name| self.file(name);
+        format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
+             ssl_options.keyfile = {}\nssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+            file("ca.pem"),
+            file("localhost.pem"),
+            file("localhost.key"),
+        )
+    }
+}
