@@ -230,7 +230,8 @@ async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_goo
     let directly = async {
         while fails.load(Ordering::Relaxed) {
             for (what, body, _) in &mistakes {
-                careless.publish("any", body, what, REPAIRED_WITHIN).await.expect("it is published at last");
+                let properties = careless.properties().with_correlation_id((*what).into());
+                careless.publish("any", body, properties, REPAIRED_WITHIN).await.expect("it is published at last");
             }
             sleep(ROUND).await;
         }

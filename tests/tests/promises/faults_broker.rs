@@ -89,6 +89,7 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     field.pool.start_dispatcher().await;
     let workers = ["001", "002"].map(|id| field.pool.start_worker(&["--programmers", id]));
     field.pool.all_consume().await;
+    field.books.may_end("long-1", &[Status::Failed]);
     Field::submit(&mut field.books, "long", 1).await;
     let result = field.pool.api().result("long-1", REPAIRED_WITHIN).await;
     assert_eq!(result.status, Status::Failed, "its message is taken away again and again: {result:?}");

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use pool_shared::fault::Point;
+use pool_shared::result::Status;
 use pool_shared::time::wall_clock;
 use serde_json::{Value, json};
 
@@ -330,6 +331,7 @@ async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a
     let mut late = task("late");
     let deadline = wall_clock().plus(Duration::from_secs(2)).to_string();
     late["limits"] = json!({"deadline": deadline});
+    books.may_end("late", &[Status::Expired]);
     books.over_http(&late).await;
     falls(&mut pool.take_dispatcher(), Point::Expired).await;
 
