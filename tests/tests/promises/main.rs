@@ -20,6 +20,7 @@ mod faults_broker;
 mod faults_named_points;
 mod faults_network;
 mod faults_worker;
+mod handed_in_twice;
 mod llm_outage;
 mod log_forgets;
 mod metrics;
