@@ -17,6 +17,7 @@ mod contract;
 mod dashboard;
 mod dead_letters;
 mod faults_broker;
+mod faults_dispatcher;
 mod faults_named_points;
 mod faults_network;
 mod faults_worker;
