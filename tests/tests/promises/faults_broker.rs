@@ -164,7 +164,7 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     let mut books = Books::open(&pool).await;
     let submitter = pool.submitter("somebody").await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    small_queue(&channel, "results.small").await;
+    small_queue(&channel, "results.small", 1).await;
     for number in 1..=RESULTS {
         let id = format!("refused-{number}");
         let properties = submitter.properties().with_reply_to("results.small".into());

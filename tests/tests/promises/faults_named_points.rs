@@ -337,7 +337,7 @@ async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a
 
     dispatcher_armed(&mut pool, Point::GaveUp).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    small_queue(&channel, "results.small").await;
+    small_queue(&channel, "results.small", 1).await;
     let submitter = pool.submitter("somebody").await;
     for id in ["fits", "refused"] {
         let properties = submitter.properties().with_reply_to("results.small".into());

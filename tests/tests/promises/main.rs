@@ -31,6 +31,7 @@ mod permissions;
 mod priority;
 mod real_agent;
 mod repair;
+mod reply_queues;
 mod report;
 mod supervision;
 mod third_party;
