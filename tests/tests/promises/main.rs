@@ -10,6 +10,7 @@ mod support;
 mod agent_fails;
 mod back_pressure;
 mod bad_input;
+mod bad_input_faults;
 mod budget_wall;
 mod cluster;
 mod command_line;
