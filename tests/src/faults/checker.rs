@@ -197,13 +197,15 @@ fn different(evidence: &Evidence) -> BTreeSet<String> {
 }
 
 /// A dead letter is accounted for when its task has an outcome or its submitter an answer; a result that was not acked
-/// yet when its dispatcher ended, when it is the one that was delivered.
+/// yet when its dispatcher ended, when it is the one that was delivered; a copy of a task that waits in `pool.retries` to
+/// have the result repeated, when its submitter has that already.
 fn stray(evidence: &Evidence) -> BTreeSet<String> {
     let answers: Vec<&Answer> = evidence.history.iter().chain(&evidence.replies).collect();
     let known = |left: &Left| {
         let of_task = |answer: &&&Answer| left.task.as_deref() == Some(answer.task.as_str());
         match left.queue.as_str() {
             "pool.dead" => answers.iter().any(|answer| of_task(&answer)),
+            "pool.retries" => evidence.replies.iter().any(|reply| left.task.as_ref() == Some(&reply.task)),
             "results" => answers.iter().filter(of_task).any(|answer| answer.body == left.body),
             _ => false,
         }

@@ -116,6 +116,8 @@ fn every_message_that_is_left_must_be_accounted_for() {
     assert_eq!(left("results", "a", "x"), ids(&[]), "the result that was delivered");
     assert_eq!(left("results", "a", "other"), ids(&["a in results"]), "another result");
     assert_eq!(left("pool.dead", "a", "{}"), ids(&[]), "its submitter was told");
+    assert_eq!(left("pool.retries", "b", "{}"), ids(&[]), "its submitter has the result that it waits for");
+    assert_eq!(left("pool.retries", "a", "{}"), ids(&["a in pool.retries"]), "nobody was told");
     assert_eq!(left("pool.dead", "c", "{}"), ids(&["c in pool.dead"]), "nobody was told");
 }
 

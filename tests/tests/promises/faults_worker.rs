@@ -358,6 +358,10 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
         let mut of_first = task(&format!("first-{number}"));
         of_first["capabilities"] = json!([if number % 2 == 0 { "slow" } else { "fast" }]);
         first.submit(&of_first).await;
+        if number % 2 == 0 {
+            // By the file that is in force nobody offers it.
+            books.may_end(&format!("first-{number}"), &[Status::Rejected]);
+        }
         books.took(&format!("first-{number}"));
         books.over_http(&task(&format!("second-{number}"))).await;
     }
