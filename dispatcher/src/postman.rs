@@ -20,7 +20,12 @@ use pool_shared::fault::{Point, point};
 use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
-const TRY_EVERY: Duration = Duration::from_secs(5);
+/// Between two tries at a queue that does not take its results: so long at first, twice as long each time, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After so many results that were taken one after the other a queue is as good as any. One that is only read slowly takes
+/// fewer, and would refuse most of what came at once.
+const TRUSTED_AFTER: u32 = 20;
 /// One that nobody has named for so long.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const REASON: &str = "reply_refused";
@@ -44,30 +49,43 @@ enum Turn {
 /// A reply queue that did not take a result.
 #[derive(Debug, Clone, Copy)]
 struct Reluctant {
+    /// Since then it has taken nothing.
     since: Instant,
     last_refused: Instant,
     next_try: Instant,
-    /// It has taken one since it last refused. After a second one it is as good as any.
-    takes: bool,
+    /// After the next refusal.
+    pause: Duration,
+    /// So many it has taken since it last refused one.
+    taken: u32,
 }
 
 impl Reluctant {
     fn new(now: Instant) -> Self {
-        Self { since: now, last_refused: now, next_try: now + TRY_EVERY, takes: false }
+        Self { since: now, last_refused: now, next_try: now + FIRST_PAUSE, pause: 2 * FIRST_PAUSE, taken: 0 }
     }
 
     fn refused(&mut self, now: Instant) {
-        *self = Self { since: self.since, ..Self::new(now) };
+        let pause = LONGEST_PAUSE.min(2 * self.pause);
+        *self = Self { since: self.since, last_refused: now, next_try: now + self.pause, pause, taken: 0 };
     }
 
-    /// Of a result that is here since `arrived`: it is not given up before the queue has refused one since then.
+    /// True when it is as good as any again.
+    fn took(&mut self, now: Instant) -> bool {
+        let taken = self.taken + 1;
+        *self = Self { since: now, next_try: now, pause: FIRST_PAUSE, taken, ..*self };
+        taken >= TRUSTED_AFTER
+    }
+
+    /// Of a result that is here since `arrived`: it is given up when it, or the queue, has waited for long enough, and not
+    /// before the queue has refused one since then.
     /// `longest` is how long a try may take: until then nobody else has one.
     fn turn(&mut self, (arrived, now): (Instant, Instant), patience: Duration, longest: Duration) -> Turn {
         if now >= self.next_try {
             self.next_try = now + longest;
             return Turn::Try;
         }
-        let hopeless = now.duration_since(self.since) >= patience && self.last_refused >= arrived;
+        let waited = now.duration_since(self.since.min(arrived));
+        let hopeless = waited >= patience && self.last_refused >= arrived;
         if hopeless { Turn::GiveUp } else { Turn::Wait }
     }
 }
@@ -95,7 +113,8 @@ impl Postman {
         body: &[u8],
     ) -> Result<(), NotBrought> {
         let Some((to, properties)) = addressed(came_with, id) else { return Ok(()) };
-        let brought = match self.turn(&to, arrived) {
+        let turn = self.turn(&to, arrived);
+        let brought = match turn {
             None => {
                 let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
                 self.outbox.publish(letter).await
@@ -107,7 +126,7 @@ impl Postman {
             Some(Turn::Wait) => return Err(NotBrought::Waits(to)),
             Some(Turn::GiveUp) => return Ok(self.give_up(came_with, id, &to, body).await?),
         };
-        self.learn(&to, &brought);
+        self.learn(&to, turn.is_some(), &brought);
         match brought {
             Err(BrokerError::Returned { .. }) => {
                 tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
@@ -123,22 +142,25 @@ impl Postman {
         reluctant.get_mut(to).map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
     }
 
-    fn learn(&self, to: &str, brought: &Result<(), BrokerError>) {
+    /// `tried`: it was known before that the queue is reluctant; otherwise many may have been on their way at once.
+    fn learn(&self, to: &str, tried: bool, brought: &Result<(), BrokerError>) {
         let now = Instant::now();
         let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
         match brought {
             Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
                 if let Some(queue) = reluctant.get_mut(to) {
-                    queue.refused(now);
+                    if tried {
+                        queue.refused(now);
+                    } else {
+                        queue.last_refused = now;
+                    }
                 } else {
                     reluctant.retain(|_, queue| now.duration_since(queue.last_refused) < FORGOTTEN_AFTER);
                     reluctant.insert(to.to_owned(), Reluctant::new(now));
                     tracing::warn!(reply_to = %to, %error, "a reply queue does not take its results; they are tried one at a time");
                 }
             }
-            Ok(()) if reluctant.get(to).is_some_and(|queue| !queue.takes) => {
-                reluctant.entry(to.to_owned()).and_modify(|queue| (queue.takes, queue.next_try) = (true, now));
-            }
+            Ok(()) if reluctant.get_mut(to).is_some_and(|queue| !queue.took(now)) => {}
             // A broker that is away or silent says nothing about one queue.
             Ok(()) | Err(_) => {
                 if reluctant.remove(to).is_some() {
@@ -150,7 +172,7 @@ impl Postman {
 
     async fn give_up(&self, came_with: &BasicProperties, id: &str, to: &str, body: &[u8]) -> Result<(), BrokerError> {
         let reason = format!(
-            "{REASON}: {to} has taken no result for {} s; mend it or make room in it, then `dispatcher dead retry` sends this one",
+            "{REASON}: {to} takes its results too slowly or not at all, for {} s by now; mend it or make room in it, then `dispatcher dead retry` sends this one",
             self.patience.as_secs()
         );
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
@@ -194,12 +216,12 @@ mod tests {
     #[test]
     fn one_result_tries_while_the_others_wait_and_after_a_refusal_beyond_patience_they_are_given_up() {
         let began = Instant::now();
-        let mut queue = Reluctant::new(began);
+        let mut queue = Reluctant { pause: LONGEST_PAUSE, ..Reluctant::new(began) };
         let at = |s| began + Duration::from_secs(s);
         let turn = |queue: &mut Reluctant, arrived, now| {
             queue.turn((at(arrived), at(now)), Duration::from_secs(60), Duration::from_secs(30))
         };
-        assert_eq!(turn(&mut queue, 0, 1), Turn::Wait, "it has just refused one");
+        assert_eq!(turn(&mut queue, 0, 0), Turn::Wait, "it has just refused one");
         assert_eq!(turn(&mut queue, 0, 5), Turn::Try, "the first one");
         assert_eq!(turn(&mut queue, 0, 6), Turn::Wait, "the others");
         queue.refused(at(8));
@@ -211,5 +233,28 @@ mod tests {
         assert_eq!(turn(&mut queue, 50, 61), Turn::Wait, "one that came after the last refusal waits for the next");
         queue.refused(at(62));
         assert_eq!(turn(&mut queue, 50, 63), Turn::GiveUp, "and that was it");
+    }
+
+    #[test]
+    fn a_queue_that_is_read_slowly_is_tried_as_fast_as_it_takes_and_nothing_waits_longer_than_patience_for_it() {
+        let began = Instant::now();
+        let mut queue = Reluctant::new(began);
+        let at = |ms| began + Duration::from_millis(ms);
+        let turn = |queue: &mut Reluctant, arrived, now| {
+            queue.turn((at(arrived), at(now)), Duration::from_secs(3), Duration::from_secs(30))
+        };
+        for round in 1..=10 {
+            let now = round * 500;
+            assert_eq!(turn(&mut queue, now, now), Turn::Try, "half a second later it has room again");
+            assert!(!queue.took(at(now)), "one is not many");
+            assert_eq!(turn(&mut queue, now, now), Turn::Try, "the next one at once");
+            queue.refused(at(now));
+        }
+        assert_eq!(turn(&mut queue, 3000, 5001), Turn::Wait, "it has taken one half a second ago");
+        assert_eq!(turn(&mut queue, 2000, 5001), Turn::GiveUp, "who has waited for three seconds holds others up");
+        for taken in 1..TRUSTED_AFTER {
+            assert!(!queue.took(at(6000)), "{taken} of {TRUSTED_AFTER}");
+        }
+        assert!(queue.took(at(6000)), "now it is as good as any");
     }
 }

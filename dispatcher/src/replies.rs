@@ -11,7 +11,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, json_properties};
-use pool_shared::broker::link::{discard, gone};
+use pool_shared::broker::link::discard;
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -102,7 +102,7 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
     let ended = tokio::select! {
         ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
         // What is in hand comes again: it must not hold up the next channel.
-        () = gone(&channel) => Ok(()),
+        () = consumer::in_vain(process, &channel) => Ok(()),
     };
     discard(&channel, process.consume.endpoint()).await;
     ended

@@ -11,7 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
-use pool_shared::broker::link::{discard, gone};
+use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
@@ -49,7 +49,7 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     tokio::select! {
         () = in_hand => {}
         // What waits for its time comes again: it must not hold up the next channel.
-        () = gone(&channel) => {}
+        () = consumer::in_vain(process, &channel) => {}
     }
     discard(&channel, process.consume.endpoint()).await;
     Ok(())

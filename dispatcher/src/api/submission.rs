@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use pool_shared::id::TaskId;
 use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -53,7 +53,8 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     let mut tasks = Vec::with_capacity(submission.tasks.len());
     let mut errors = Vec::new();
     for (index, raw) in submission.tasks.iter().enumerate() {
-        match TaskMessage::parse(raw.get().as_bytes(), wall_clock()) {
+        let body = raw.get().as_bytes();
+        match TaskMessage::parse(body, wall_clock()).or_else(|error| taken_before(app, body).ok_or(error)) {
             Err(error) => {
                 let message = error.to_string();
                 errors.push(TaskProblem { index, id: None, kind: "invalid_task".to_owned(), message });
@@ -75,6 +76,14 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         _ => format!("{} of {} tasks are wrong; none was taken", errors.len(), submission.tasks.len()),
     };
     Err(Problem::new(status, detail).with_errors(errors))
+}
+
+/// A task that was taken before its deadline passed: who repeats it, because no answer came, hears how it stands.
+fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
+    let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
+    let task = Task::new(message.id.clone()?, message.clone());
+    let known = app.process.log.read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
+    (known == task.body_hash()).then_some(message)
 }
 
 /// The same id twice in one request, with different bodies.

@@ -31,6 +31,8 @@ const MOST_IDS_IN_WORDS: usize = 10;
 pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
+    // Nothing gets into the log before it is right again.
+    app.process.clock.now().map_err(|off| Problem::unavailable(off.to_string()))?;
     let places = app.intake.places(&tasks).map_err(full)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();

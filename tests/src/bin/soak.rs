@@ -13,12 +13,12 @@ use clap::Parser;
 use pool_tests::bench::pool::own_directory;
 use pool_tests::faults::audit::Audit;
 use pool_tests::faults::checker::Report;
-use pool_tests::faults::client::Submitter;
+use pool_tests::faults::client::{Submitter, http};
 use pool_tests::faults::node::Node;
 use pool_tests::soak::crew::{Camp, Crew, DISPATCHERS, WORKERS, broker_script, free_ports};
-use pool_tests::soak::load::{Pace, over_amqp, over_http};
+use pool_tests::soak::kinds::Kind;
+use pool_tests::soak::load::{Door, Hand, Pace, Submitted, submit};
 use pool_tests::soak::plan::{Blow, HAND_SIZE, Plan, Victim};
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -58,13 +58,19 @@ async fn main() -> anyhow::Result<ExitCode> {
     let node = Node::new(broker_script(), dir.join("broker"), None);
     let done = run(&args, seed, &dir, &node).await;
     node.kill().await?;
-    let (report, blows) = done?;
-    verdict(&args, &report, &blows)
+    verdict(&args, &done?)
 }
 
 type Blows = BTreeMap<(&'static str, Blow), usize>;
 
-async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyhow::Result<(Report, Blows)> {
+/// What has happened, and what came of it.
+struct Run {
+    report: Report,
+    blows: Blows,
+    handed_in: BTreeMap<Kind, usize>,
+}
+
+async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyhow::Result<Run> {
     let printed = node.start().await?;
     let amqp_url = printed.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).context("no AMQP_URL")?.to_owned();
     let camp =
@@ -72,50 +78,60 @@ async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyh
     camp.pitch().await?;
     let urls = camp.urls();
     let crew = Arc::new(Crew::start(camp, node.clone())?);
-    let (mut audit, submitter) = first_contact(&amqp_url).await?;
+    let mut audit = first_contact(&amqp_url).await?;
+    let hands = hands(&amqp_url, &urls).await?;
     sleep(SETTLED_AFTER).await;
 
-    let (enough, load) = start_load(&urls, submitter);
+    let (enough, load) = start_load(hands);
     let blows = beat(&crew, args.minutes, seed).await?;
     enough.send_replace(true);
-    for (submitted, has_reply) in load {
-        for task in submitted.await.context("a submitter broke")?? {
-            if has_reply {
-                audit.expect(&task);
-            } else {
-                audit.took(task["id"].as_str().unwrap_or_default());
-            }
+    let mut handed_in = BTreeMap::new();
+    for submitted in load {
+        for submitted in submitted.await.context("a submitter broke")?? {
+            submitted.enter(&mut audit);
+            *handed_in.entry(submitted.job.kind).or_default() += 1;
         }
     }
     eprintln!("soak: {} tasks confirmed; waiting for the rest", audit.confirmed());
     audit.settled(REST_WITHIN).await?;
     crew.stop().await?;
-    Ok((audit.report().await?, blows))
+    Ok(Run { report: audit.report().await?, blows, handed_in })
 }
 
 /// Waits until the topology is there.
-async fn first_contact(amqp_url: &str) -> anyhow::Result<(Audit, Submitter)> {
+async fn first_contact(amqp_url: &str) -> anyhow::Result<Audit> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match Audit::open(amqp_url).await {
-            Ok(audit) => return Ok((audit, Submitter::join(amqp_url, "audit").await?)),
+            Ok(audit) => return Ok(audit),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => sleep(Duration::from_millis(200)).await,
         }
     }
 }
 
-type Load = Vec<(tokio::task::JoinHandle<anyhow::Result<Vec<Value>>>, bool)>;
+/// Four that go by HTTP and one by AMQP; all replies go to the queue of the audit.
+async fn hands(amqp_url: &str, urls: &[String]) -> anyhow::Result<Vec<(String, Hand, Duration)>> {
+    let mut hands = Vec::new();
+    for number in 0..5 {
+        let (name, door, every_ms) = match number {
+            0..4 => (format!("http{number}"), Door::Http, 350),
+            _ => ("amqp".to_owned(), Door::Amqp, 250),
+        };
+        let submitter = Submitter::join(amqp_url, "audit").await?;
+        let hand = Hand { door, client: http()?, urls: urls.to_owned(), submitter };
+        hands.push((name, hand, Duration::from_millis(every_ms)));
+    }
+    Ok(hands)
+}
+
+type Load = Vec<tokio::task::JoinHandle<anyhow::Result<Vec<Submitted>>>>;
 
 /// About 900 tasks a minute in all.
-fn start_load(urls: &[String], submitter: Submitter) -> (watch::Sender<bool>, Load) {
+fn start_load(hands: Vec<(String, Hand, Duration)>) -> (watch::Sender<bool>, Load) {
     let enough = watch::Sender::new(false);
-    let pace =
-        |name: String, every_ms| Pace { name, every: Duration::from_millis(every_ms), enough: enough.subscribe() };
-    let mut load: Load = (0..4)
-        .map(|number| (tokio::spawn(over_http(pace(format!("http{number}"), 350), urls.to_vec())), false))
-        .collect();
-    load.push((tokio::spawn(over_amqp(pace("amqp".to_owned(), 250), submitter)), true));
+    let start = |(name, hand, every)| tokio::spawn(submit(Pace { name, every, enough: enough.subscribe() }, hand));
+    let load = hands.into_iter().map(start).collect();
     (enough, load)
 }
 
@@ -152,7 +168,7 @@ async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows
     Ok(blows)
 }
 
-fn verdict(args: &Args, report: &Report, blows: &Blows) -> anyhow::Result<ExitCode> {
+fn verdict(args: &Args, Run { report, blows, handed_in }: &Run) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     writeln!(out, "{report}")?;
     let mut of_kind: BTreeMap<&str, usize> = BTreeMap::new();
@@ -160,14 +176,19 @@ fn verdict(args: &Args, report: &Report, blows: &Blows) -> anyhow::Result<ExitCo
         writeln!(out, "{kind}: {blow:?} {count} times")?;
         *of_kind.entry(kind).or_default() += count;
     }
+    for (kind, count) in handed_in {
+        writeln!(out, "handed in: {count} {kind:?}")?;
+    }
     let minutes = usize::try_from(args.minutes)?;
     let beaten = ["worker", "dispatcher", "broker"]
         .iter()
         .all(|kind| of_kind.get(kind).is_some_and(|count| *count >= LEAST_KILLS * minutes));
-    if !beaten || report.tasks < LEAST_TASKS * minutes {
+    let all_kinds = Kind::ALL.iter().all(|kind| handed_in.get(kind).is_some_and(|count| *count >= minutes));
+    if !beaten || !all_kinds || report.tasks < LEAST_TASKS * minutes {
         writeln!(
             out,
-            "too little happened: {LEAST_TASKS} tasks and {LEAST_KILLS} kills of each kind a minute are the least"
+            "too little happened: {LEAST_TASKS} tasks, one of each kind, and {LEAST_KILLS} kills of each kind a minute \
+             are the least"
         )?;
         return Ok(ExitCode::FAILURE);
     }

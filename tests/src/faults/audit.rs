@@ -1,11 +1,13 @@
 //! The books of a run: who submitted what, and in the end what came of it. [`Audit::settled`] waits until everything has
 //! come to rest, [`Audit::report`] drains every queue and lets the [checker](super::checker) judge.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lapin::Connection;
+use pool_shared::broker::topology::DEAD_QUEUE;
+use pool_shared::result::Status;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +29,9 @@ pub struct Audit {
     submitted: BTreeSet<String>,
     confirmed: BTreeSet<String>,
     wants_reply: BTreeSet<String>,
+    /// Other than by success.
+    may_end: BTreeMap<String, Vec<Status>>,
+    no_tasks: BTreeSet<String>,
     replies: Vec<Answer>,
 }
 
@@ -43,6 +48,8 @@ impl Audit {
             submitted: BTreeSet::new(),
             confirmed: BTreeSet::new(),
             wants_reply: BTreeSet::new(),
+            may_end: BTreeMap::new(),
+            no_tasks: BTreeSet::new(),
             replies: Vec::new(),
         })
     }
@@ -97,6 +104,19 @@ impl Audit {
         self.submitted.insert(id.to_owned());
     }
 
+    /// How a task may end. Of one that was confirmed nothing but success is taken unless it is said here.
+    pub fn may_end(&mut self, id: &str, statuses: &[Status]) {
+        self.may_end.insert(id.to_owned(), statuses.to_vec());
+    }
+
+    /// A message that is no task, which somebody has published under this id with the audit's reply address, and that was
+    /// confirmed.
+    pub fn no_task(&mut self, id: &str) {
+        self.tried(id);
+        self.no_tasks.insert(id.to_owned());
+        self.may_end(id, &[Status::Rejected]);
+    }
+
     pub fn confirmed(&self) -> usize {
         self.confirmed.len()
     }
@@ -128,10 +148,14 @@ impl Audit {
         if !report.lost.is_empty() || !report.unfinished.is_empty() {
             return Ok(Some(report.to_string()));
         }
-        for queue in queues.iter().filter(|queue| *queue != "pool.dead") {
+        for queue in queues.iter().filter(|queue| *queue != DEAD_QUEUE) {
             if let Some(count @ 1..) = ready(&connection, queue).await? {
                 return Ok(Some(format!("{count} messages in {queue}")));
             }
+        }
+        let dead = ready(&connection, DEAD_QUEUE).await?.unwrap_or(0);
+        if usize::try_from(dead)? < self.no_tasks.len() {
+            return Ok(Some(format!("{dead} messages in {DEAD_QUEUE} and not {}", self.no_tasks.len())));
         }
         Ok(None)
     }
@@ -144,13 +168,21 @@ impl Audit {
             submitted: self.submitted.clone(),
             confirmed: self.confirmed.clone(),
             wants_reply: self.wants_reply.clone(),
+            may_end: self.all_may_end(),
+            no_tasks: self.no_tasks.clone(),
             replies: self.replies.clone(),
             history: read_history(connection).await?,
             starts: record.starts,
             outcomes: record.outcomes,
+            made_again: record.made_again,
             left: Vec::new(),
         };
         Ok((evidence, record.queues))
+    }
+
+    fn all_may_end(&self) -> BTreeMap<String, Vec<Status>> {
+        let by_success = self.confirmed.iter().map(|id| (id.clone(), vec![Status::Succeeded]));
+        by_success.chain(self.may_end.clone()).collect()
     }
 
     /// Drains every queue and judges. No process of the pool may run any more: what they hold would not be seen.

@@ -5,11 +5,12 @@ fn ids(ids: &[&str]) -> BTreeSet<String> {
 }
 
 fn answer(task: &str, attempt: &str, body: &str) -> Answer {
-    Answer { task: task.to_owned(), attempt: Some(attempt.to_owned()), body: body.as_bytes().to_vec() }
+    let (attempt, status) = (Some(attempt.to_owned()), Some(Status::Succeeded));
+    Answer { task: task.to_owned(), attempt, status, body: body.as_bytes().to_vec() }
 }
 
 fn outcome(task: &str, attempt: &str) -> Outcome {
-    Outcome { task: task.to_owned(), attempt: Some(attempt.to_owned()) }
+    Outcome { task: task.to_owned(), attempt: Some(attempt.to_owned()), status: Status::Succeeded }
 }
 
 /// Two tasks, both done; the second has a reply queue.
@@ -22,8 +23,27 @@ fn good() -> Evidence {
         history: vec![answer("a", "1", "x"), answer("b", "2", "y")],
         starts: vec!["a".to_owned(), "b".to_owned()],
         outcomes: vec![outcome("a", "1"), outcome("b", "2")],
-        left: vec![],
+        ..Evidence::default()
     }
+}
+
+/// The second task was cancelled before anybody had begun.
+fn cancelled() -> Evidence {
+    let mut evidence = good();
+    evidence.history.pop();
+    evidence.replies[0] = Answer { attempt: None, status: Some(Status::Cancelled), ..answer("b", "", "c") };
+    evidence.outcomes[1] = Outcome { task: "b".to_owned(), attempt: None, status: Status::Cancelled };
+    evidence
+}
+
+/// A third message is no task: its submitter was told, and it is kept.
+fn with_no_task() -> Evidence {
+    let mut evidence = good();
+    evidence.submitted.insert("n".to_owned());
+    evidence.no_tasks.insert("n".to_owned());
+    evidence.replies.push(Answer { attempt: None, status: Some(Status::Rejected), ..answer("n", "", "n") });
+    evidence.left.push(Left { queue: "pool.dead".to_owned(), task: Some("n".to_owned()), body: b"{".to_vec() });
+    evidence
 }
 
 #[test]
@@ -96,5 +116,66 @@ fn every_message_that_is_left_must_be_accounted_for() {
     assert_eq!(left("results", "a", "x"), ids(&[]), "the result that was delivered");
     assert_eq!(left("results", "a", "other"), ids(&["a in results"]), "another result");
     assert_eq!(left("pool.dead", "a", "{}"), ids(&[]), "its submitter was told");
+    assert_eq!(left("pool.retries", "b", "{}"), ids(&[]), "its submitter has the result that it waits for");
+    assert_eq!(left("pool.retries", "a", "{}"), ids(&["a in pool.retries"]), "nobody was told");
     assert_eq!(left("pool.dead", "c", "{}"), ids(&["c in pool.dead"]), "nobody was told");
+}
+
+#[test]
+fn a_result_must_say_what_the_log_says() {
+    let mut evidence = good();
+    evidence.outcomes[0].status = Status::Failed;
+    let report = judge(&evidence);
+    let said = "a is failed in the log and succeeded in a result";
+    assert_eq!(report.wrong_status, ids(&[said]), "in the history");
+    assert!(!report.is_clean(), "a submitter was told another end: {report}");
+    let mut evidence = good();
+    evidence.replies[0].status = Some(Status::Cancelled);
+    let said = "b is succeeded in the log and cancelled in a result";
+    assert_eq!(judge(&evidence).wrong_status, ids(&[said]), "at the reply queue");
+    let mut evidence = good();
+    evidence.history[0].status = None;
+    let said = "a is succeeded in the log and unreadable in a result";
+    assert_eq!(judge(&evidence).wrong_status, ids(&[said]), "it says nothing");
+}
+
+#[test]
+fn a_task_must_end_as_it_may() {
+    let judged = |statuses: &[Status]| {
+        let mut evidence = good();
+        evidence.may_end.insert("a".to_owned(), statuses.to_vec());
+        judge(&evidence).wrong_status
+    };
+    assert_eq!(judged(&[Status::Rejected]), ids(&["a is succeeded"]), "nobody can do it");
+    assert_eq!(judged(&[Status::Cancelled, Status::Succeeded]), ids(&[]), "either may be");
+}
+
+#[test]
+fn a_task_that_was_cancelled_has_its_end_in_the_log_and_at_its_submitter() {
+    let report = judge(&cancelled());
+    assert!(report.is_clean(), "the history holds nothing of it: {report}");
+    let mut untold = cancelled();
+    untold.replies.clear();
+    assert_eq!(judge(&untold).lost, ids(&["b"]), "its submitter waits");
+    let mut expected = cancelled();
+    expected.may_end.insert("b".to_owned(), vec![Status::Succeeded]);
+    assert_eq!(judge(&expected).wrong_status, ids(&["b is cancelled"]), "nobody has cancelled it");
+}
+
+#[test]
+fn what_is_no_task_is_answered_and_kept() {
+    let report = judge(&with_no_task());
+    assert!(report.is_clean(), "the log hears nothing of it: {report}");
+    let mut untold = with_no_task();
+    untold.replies.pop();
+    assert_eq!(judge(&untold).lost, ids(&["n"]), "its submitter waits");
+    let mut gone = with_no_task();
+    gone.left.clear();
+    let report = judge(&gone);
+    assert_eq!(report.unkept, ids(&["n"]), "it is not in pool.dead");
+    assert!(!report.is_clean(), "{report}");
+    let mut done = with_no_task();
+    done.may_end.insert("n".to_owned(), vec![Status::Rejected]);
+    done.replies[1].status = Some(Status::Succeeded);
+    assert_eq!(judge(&done).wrong_status, ids(&["n is succeeded"]), "nobody could do it");
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use pool_shared::broker::topology::{REPLIES, TASKS};
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,6 +28,57 @@ pub fn http() -> anyhow::Result<Client> {
     Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().context("failed to set up HTTP")
 }
 
+/// Asks until an answer is final, and gives it; each try goes to the next of these addresses.
+///
+/// # Errors
+/// When there is none within `limit`.
+pub async fn ask(
+    urls: impl Fn(usize) -> Option<String>,
+    request: impl Fn(&str) -> RequestBuilder,
+    is_final: impl Fn(StatusCode) -> bool,
+    limit: Duration,
+) -> anyhow::Result<(StatusCode, String)> {
+    let deadline = Instant::now() + limit;
+    let mut problem = "nobody was there".to_owned();
+    for attempt in 0.. {
+        if Instant::now() > deadline {
+            break;
+        }
+        if let Some(url) = urls(attempt) {
+            match request(&url).send().await {
+                Ok(answer) => {
+                    let status = answer.status();
+                    let said = answer.text().await.unwrap_or_default();
+                    if is_final(status) {
+                        return Ok((status, said));
+                    }
+                    problem = format!("{status} {said}");
+                }
+                Err(error) => problem = error.to_string(),
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    bail!("no answer within {limit:?}: {problem}")
+}
+
+/// Offers a body to `POST /tasks` until a dispatcher has taken or refused it, and gives what it said.
+///
+/// # Errors
+/// When none has within `limit`.
+pub async fn offer_over_http(
+    client: &Client,
+    urls: impl Fn(usize) -> Option<String>,
+    body: &str,
+    limit: Duration,
+) -> anyhow::Result<(StatusCode, String)> {
+    let post = |url: &str| {
+        client.post(format!("{url}/tasks")).header("content-type", "application/json").body(body.to_owned())
+    };
+    let passes = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    ask(urls, post, |status| !passes(status), limit).await
+}
+
 /// Submits one task over HTTP until a dispatcher confirms it; each try goes to the next of these addresses.
 ///
 /// # Errors
@@ -38,24 +89,9 @@ pub async fn submit_over_http(
     task: &Value,
     limit: Duration,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + limit;
-    let mut problem = "nobody was there".to_owned();
-    for attempt in 0.. {
-        if Instant::now() > deadline {
-            bail!("{} is not confirmed within {limit:?}: {problem}", task["id"]);
-        }
-        if let Some(url) = urls(attempt) {
-            match client.post(format!("{url}/tasks")).json(task).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) if answer.status().is_client_error() && answer.status() != 429 => {
-                    bail!("{} is refused: {} {}", task["id"], answer.status(), answer.text().await.unwrap_or_default());
-                }
-                Ok(answer) => problem = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default()),
-                Err(error) => problem = error.to_string(),
-            }
-        }
-        sleep(PAUSE).await;
-    }
+    let offered = offer_over_http(client, urls, &task.to_string(), limit).await;
+    let (status, said) = offered.with_context(|| format!("task {} is not confirmed", task["id"]))?;
+    ensure!(status.is_success(), "task {} is refused: {status} {said}", task["id"]);
     Ok(())
 }
 
@@ -106,23 +142,35 @@ impl Submitter {
         Ok(channel)
     }
 
+    /// Properties of a message with this submitter's reply address.
+    pub fn properties(&self) -> BasicProperties {
+        let properties = BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2);
+        properties.with_reply_to(self.queue.as_str().into())
+    }
+
     /// Publishes a task to `pool.tasks` until it is confirmed.
     ///
     /// # Errors
     /// When it is not confirmed within `limit`.
     pub async fn submit(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
-        let published = self.publish(key, &task.to_string(), "", limit).await;
+        let published = self.publish(key, &task.to_string(), self.properties(), limit).await;
         published.with_context(|| format!("task {}", task["id"]))
     }
 
-    /// Publishes anything there until it is confirmed; `correlation` comes back with the answer.
+    /// Publishes anything there until it is confirmed.
     ///
     /// # Errors
     /// When it is not confirmed within `limit`.
-    pub async fn publish(&mut self, key: &str, body: &str, correlation: &str, limit: Duration) -> anyhow::Result<()> {
+    pub async fn publish(
+        &mut self,
+        key: &str,
+        body: &str,
+        properties: BasicProperties,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            let Err(error) = self.try_publish(key, body, correlation).await else { return Ok(()) };
+            let Err(error) = self.try_publish(key, body, properties.clone()).await else { return Ok(()) };
             // Whatever is wrong with the channel: another one.
             self.open = None;
             if Instant::now() > deadline {
@@ -132,13 +180,8 @@ impl Submitter {
         }
     }
 
-    async fn try_publish(&mut self, key: &str, body: &str, correlation: &str) -> anyhow::Result<()> {
+    async fn try_publish(&mut self, key: &str, body: &str, properties: BasicProperties) -> anyhow::Result<()> {
         let channel = self.channel().await?;
-        let properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_delivery_mode(2)
-            .with_correlation_id(correlation.into())
-            .with_reply_to(self.queue.as_str().into());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let publish = async {
             channel.basic_publish(TASKS.into(), key.into(), options, body.as_bytes(), properties).await?.await

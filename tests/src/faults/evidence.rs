@@ -29,6 +29,8 @@ const STREAM_WITHIN: Duration = Duration::from_secs(30);
 pub struct Record {
     pub starts: Vec<String>,
     pub outcomes: Vec<Outcome>,
+    /// Attempts that broke and were made again.
+    pub made_again: usize,
     /// Every task queue that was ever in use.
     pub queues: BTreeSet<String>,
 }
@@ -37,9 +39,12 @@ impl Record {
     fn take(&mut self, decision: &Decision) {
         if let Decision::Started { task, .. } = decision {
             self.starts.push(task.to_string());
-        } else if let Decision::Finished { task, attempt, .. } = decision {
+        } else if let (Some(task), Some(status)) = (decision.task(), decision.ends_as()) {
+            let attempt = if let Decision::Finished { attempt, .. } = decision { *attempt } else { None };
             let attempt = attempt.map(|attempt| attempt.to_string());
-            self.outcomes.push(Outcome { task: task.to_string(), attempt });
+            self.outcomes.push(Outcome { task: task.to_string(), attempt, status });
+        } else if let Decision::Reissued { retry: Some(_), .. } = decision {
+            self.made_again += 1;
         }
     }
 }
@@ -89,8 +94,9 @@ pub async fn read_history(connection: &Connection) -> anyhow::Result<Vec<Answer>
 pub fn answer(body: Vec<u8>) -> Answer {
     let result: Option<ResultMessage> = serde_json::from_slice(&body).ok();
     let task = result.as_ref().and_then(|result| result.task_id.as_ref()).map(ToString::to_string).unwrap_or_default();
+    let status = result.as_ref().map(|result| result.status);
     let attempt = result.and_then(|result| result.attempt).map(|attempt| attempt.to_string());
-    Answer { task, attempt, body }
+    Answer { task, attempt, status, body }
 }
 
 /// A stream from its first message up to a mark that is appended now.

@@ -12,16 +12,28 @@ use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::kinds::EDITS;
 use super::plan::{Blow, Victim};
 use crate::faults::node::Node;
 
 /// The programmers of each worker, and whether their agent works in a worktree (or does nothing, which is fast).
 pub const WORKERS: [(&str, bool); 4] =
     [("001,002,003", false), ("004,005,006", false), ("007,008", true), ("009,010", true)];
+/// The programmers up to this number; the others offer one thing more.
+const DO_NOTHING: u32 = 6;
 pub const DISPATCHERS: usize = 2;
+/// The directory where agents leave marks.
+const MARKS: &str = "marks";
 /// Of a process that was told to end, beyond its own time for a drain.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
-const AGENT: &str = "sleep 0.1; echo another line >>readme.txt";
+/// The first two times with a task that crashes it kills itself; its marks are in the directory of the second argument.
+const AGENT: &str = r#"
+sleep 0.1
+name=$(sed -n 's/.*crash \([a-z0-9-]*\).*/\1/p' "$1" | head -n 1)
+if [ -n "$name" ] && { mkdir "$2/$name" || mkdir "$2/$name/again"; } 2>/dev/null; then kill -9 $$; fi
+if grep -q 'soak slow' "$1"; then sleep 2; fi
+echo another line >>readme.txt
+"#;
 
 /// Where everything is.
 #[derive(Debug)]
@@ -42,7 +54,9 @@ impl Camp {
     pub async fn pitch(&self) -> anyhow::Result<()> {
         let repository = self.dir.join("repositories/app");
         std::fs::create_dir_all(&repository).context("failed to make the repository")?;
-        std::fs::create_dir_all(self.dir.join("logs")).context("failed to make the directory of the logs")?;
+        for name in ["logs", MARKS] {
+            std::fs::create_dir_all(self.dir.join(name)).with_context(|| format!("failed to make {name}"))?;
+        }
         std::fs::write(repository.join("readme.txt"), "one\ntwo\n").context("failed to write into the repository")?;
         let identity = ["-c", "user.name=soak", "-c", "user.email=soak@example.org"];
         for arguments in [&["init", "--quiet"][..], &["add", "."], &["commit", "--quiet", "--message", "first"]] {
@@ -51,9 +65,34 @@ impl Camp {
             anyhow::ensure!(done.context("failed to run git")?.success(), "git {arguments:?} failed");
         }
         for (works, name) in [(false, "noop.yaml"), (true, "working.yaml")] {
-            std::fs::write(self.dir.join(name), pool_file(works).to_string()).context("failed to write a pool file")?;
+            std::fs::write(self.dir.join(name), self.pool_file(works)?.to_string())
+                .context("failed to write a pool file")?;
         }
         Ok(())
+    }
+
+    /// Times are short, as everything is soon missed here.
+    fn pool_file(&self, works: bool) -> anyhow::Result<Value> {
+        let offered = |number| if number > DO_NOTHING { json!([EDITS, "fast"]) } else { json!(["fast"]) };
+        let programmer = |number| json!({"id": format!("{number:03}"), "port": 0, "primary_llm": "soak/none", "capabilities": offered(number)});
+        let marks = self.dir.join(MARKS);
+        let marks = marks.to_str().context("a directory whose name is not UTF-8")?;
+        let agent = match works {
+            true => json!({"kind": "command", "command": ["/bin/sh", "-c", AGENT, "agent", "{prompt_file}", marks]}),
+            false => json!({"kind": "noop"}),
+        };
+        Ok(json!({
+            "programmers": (1..=10).map(programmer).collect::<Vec<Value>>(),
+            "providers": {"soak": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
+            "agent": agent,
+            "workspace": {"dir": "work", "roots": ["repositories"]},
+            "sandbox": {"level": "off"},
+            "broker": {"heartbeat_s": 4, "timeout_s": 5},
+            "events": {"tick_s": 1, "stale_s": 5},
+            "load_balancing": {"health_check_interval_s": 1},
+            // A task that is hit again and again is no poison here.
+            "dispatcher": {"max_attempts": 100, "retry_delay_s": 1, "drain_timeout_s": 10},
+        }))
     }
 
     pub fn urls(&self) -> Vec<String> {
@@ -80,29 +119,6 @@ impl Camp {
         let (ids, works) = WORKERS[number];
         self.spawn(&format!("worker-{number}.log"), "worker", &["run", "--programmers", ids], works)
     }
-}
-
-/// Ten programmers that all offer the same; times are short, as everything is soon missed here.
-fn pool_file(works: bool) -> Value {
-    let programmers: Vec<Value> = (1..=10)
-        .map(|number| json!({"id": format!("{number:03}"), "port": 0, "primary_llm": "soak/none", "capabilities": ["fast"]}))
-        .collect();
-    let agent = match works {
-        true => json!({"kind": "command", "command": ["/bin/sh", "-c", AGENT]}),
-        false => json!({"kind": "noop"}),
-    };
-    json!({
-        "programmers": programmers,
-        "providers": {"soak": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
-        "agent": agent,
-        "workspace": {"dir": "work", "roots": ["repositories"]},
-        "sandbox": {"level": "off"},
-        "broker": {"heartbeat_s": 4, "timeout_s": 5},
-        "events": {"tick_s": 1, "stale_s": 5},
-        "load_balancing": {"health_check_interval_s": 1},
-        // A task that is hit again and again is no poison here.
-        "dispatcher": {"max_attempts": 100, "drain_timeout_s": 10},
-    })
 }
 
 /// All that runs. It ends when dropped, but for the broker. Of each kind one is hit at a time; a broker that takes long

@@ -1,13 +1,18 @@
 //! Those who submit while everything breaks: over HTTP, to whichever dispatcher answers, and over AMQP with a reply
-//! queue. Each keeps repeating the same id until somebody has said yes.
+//! queue. Each keeps repeating the same id until somebody has said yes, or no for good.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use anyhow::{Context, bail};
+use pool_shared::time::wall_clock;
+use reqwest::{Client, StatusCode};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::faults::client::{Submitter, http, submit_over_http};
+use super::kinds::{Job, Kind};
+use crate::faults::audit::Audit;
+use crate::faults::client::{Submitter, ask, offer_over_http};
 
 /// Of a single task, however often everything is killed meanwhile.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(120);
@@ -25,38 +30,133 @@ pub struct Pace {
     pub enough: watch::Receiver<bool>,
 }
 
-/// One submitter over HTTP; gives the ids that were confirmed.
-///
-/// # Errors
-/// When a task is refused, or nobody confirms it.
-pub async fn over_http(pace: Pace, urls: Vec<String>) -> anyhow::Result<Vec<Value>> {
-    let client = http()?;
-    let url = |attempt: usize| urls.get(attempt % urls.len().max(1)).cloned();
-    let (began, mut confirmed) = (Instant::now(), Vec::new());
-    while !*pace.enough.borrow() {
-        let task = task(&pace.name, confirmed.len());
-        // Not always the first: each has its turn.
-        let first = confirmed.len();
-        submit_over_http(&client, |attempt| url(first + attempt), &task, CONFIRMED_WITHIN).await?;
-        confirmed.push(task);
-        next_turn(&pace, began, confirmed.len()).await;
-    }
-    Ok(confirmed)
+/// Which way a submitter goes, but for what is handed in over both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Http,
+    Amqp,
 }
 
-/// One submitter over AMQP; gives the ids that were confirmed.
+/// What a submitter was told about a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It was taken; a reply is due too when it went over AMQP.
+    Taken { reply: bool },
+    /// A dispatcher has refused it.
+    Refused,
+    /// It was too late when somebody answered; whether it was taken before that nobody has said.
+    Unsure,
+}
+
+/// A job and what came of handing it in.
+#[derive(Debug)]
+pub struct Submitted {
+    pub job: Job,
+    told: Told,
+}
+
+impl Submitted {
+    /// Puts it into the books.
+    pub fn enter(&self, audit: &mut Audit) {
+        let Job { kind, id, .. } = &self.job;
+        match self.told {
+            Told::Refused => return,
+            Told::Taken { .. } if *kind == Kind::Malformed => return audit.no_task(id),
+            Told::Taken { reply: true } => audit.expect(&self.job.body),
+            Told::Taken { reply: false } => audit.took(id),
+            Told::Unsure => audit.tried(id),
+        }
+        audit.may_end(id, kind.may_end());
+    }
+}
+
+/// A way to the pool over both doors.
+#[derive(Debug)]
+pub struct Hand {
+    pub door: Door,
+    pub client: Client,
+    /// Of the dispatchers.
+    pub urls: Vec<String>,
+    pub submitter: Submitter,
+}
+
+/// One submitter; gives what it has handed in.
 ///
 /// # Errors
-/// When the broker does not confirm a task.
-pub async fn over_amqp(pace: Pace, mut submitter: Submitter) -> anyhow::Result<Vec<Value>> {
-    let (began, mut confirmed) = (Instant::now(), Vec::new());
+/// When a good task is refused, a bad one taken, or nobody confirms one.
+pub async fn submit(pace: Pace, mut hand: Hand) -> anyhow::Result<Vec<Submitted>> {
+    let (began, mut submitted, mut cancelling) = (Instant::now(), Vec::new(), JoinSet::new());
     while !*pace.enough.borrow() {
-        let task = task(&pace.name, confirmed.len());
-        submitter.submit("any", &task, CONFIRMED_WITHIN).await?;
-        confirmed.push(task);
-        next_turn(&pace, began, confirmed.len()).await;
+        let job = Job::of(&pace.name, submitted.len(), wall_clock());
+        let told = hand.hand_in(&job, submitted.len()).await.with_context(|| format!("{:?} {}", job.kind, job.id))?;
+        if job.kind == Kind::Cancelled {
+            cancelling.spawn(cancel(hand.client.clone(), hand.urls.clone(), job.clone()));
+        }
+        submitted.push(Submitted { job, told });
+        next_turn(&pace, began, submitted.len()).await;
     }
-    Ok(confirmed)
+    while let Some(done) = cancelling.join_next().await {
+        done.context("who cancels broke")??;
+    }
+    Ok(submitted)
+}
+
+impl Hand {
+    async fn hand_in(&mut self, job: &Job, number: usize) -> anyhow::Result<Told> {
+        // Not always the same dispatcher first: each has its turn.
+        let (urls, client) = (self.urls.clone(), self.client.clone());
+        let url = move |attempt: usize| urls.get((number + attempt) % urls.len().max(1)).cloned();
+        let body = job.body.to_string();
+        let over_http = offer_over_http(&client, url, &body, CONFIRMED_WITHIN);
+        match (job.kind, self.door) {
+            (Kind::Twice, _) => {
+                let (over_http, over_amqp) = tokio::join!(over_http, publish(&mut self.submitter, job, &body));
+                over_amqp?;
+                told_by(job, &over_http?)?;
+                Ok(Told::Taken { reply: true })
+            }
+            (_, Door::Http) => told_by(job, &over_http.await?),
+            (_, Door::Amqp) => {
+                publish(&mut self.submitter, job, &body).await?;
+                Ok(Told::Taken { reply: true })
+            }
+        }
+    }
+}
+
+/// With its id in the properties too: whatever is wrong with the body, the answer names it.
+async fn publish(submitter: &mut Submitter, job: &Job, body: &str) -> anyhow::Result<()> {
+    let properties = submitter.properties().with_message_id(job.id.as_str().into());
+    submitter.publish(job.key, body, properties, CONFIRMED_WITHIN).await
+}
+
+fn told_by(job: &Job, (status, said): &(StatusCode, String)) -> anyhow::Result<Told> {
+    let is_refused = *status == StatusCode::UNPROCESSABLE_ENTITY;
+    match job.kind {
+        Kind::Impossible | Kind::Malformed if is_refused => Ok(Told::Refused),
+        Kind::Late if is_refused => Ok(Told::Unsure),
+        Kind::Ordinary | Kind::Crashing | Kind::Cancelled | Kind::Late | Kind::Twice if status.is_success() => {
+            Ok(Told::Taken { reply: false })
+        }
+        Kind::Ordinary
+        | Kind::Crashing
+        | Kind::Cancelled
+        | Kind::Late
+        | Kind::Twice
+        | Kind::Impossible
+        | Kind::Malformed => bail!("a dispatcher answers {status} {said}"),
+    }
+}
+
+/// Asks one dispatcher after the other until one has cancelled the task, or knows that it has ended. Of one that was
+/// published directly the log hears when somebody claims it.
+async fn cancel(client: Client, urls: Vec<String>, job: Job) -> anyhow::Result<()> {
+    sleep(job.cancelled_after).await;
+    let delete = |url: &str| client.delete(format!("{url}/tasks/{}", job.id));
+    let is_final = |status: StatusCode| status.is_success() || status == StatusCode::CONFLICT;
+    let url = |attempt: usize| urls.get(attempt % urls.len().max(1)).cloned();
+    let cancelled = ask(url, delete, is_final, CONFIRMED_WITHIN).await;
+    cancelled.map(drop).with_context(|| format!("{} is not cancelled", job.id))
 }
 
 async fn next_turn(pace: &Pace, began: Instant, done: usize) {
@@ -66,8 +166,4 @@ async fn next_turn(pace: &Pace, began: Instant, done: usize) {
     } else {
         sleep_until(due).await;
     }
-}
-
-fn task(name: &str, number: usize) -> Value {
-    json!({"id": format!("{name}-{number}"), "instruction": format!("soak {name} {number}"), "repository": "app"})
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::machine::aider;
 use crate::support::pool::task;
-use crate::support::{Pool, PoolFile, Repository, SOON};
+use crate::support::{Llm, Pool, PoolFile, Repository, SOON};
 
 /// What the scripted LLM is told to do, and what has to become of the task.
 type Case = (&'static str, Value, ErrorKind);
@@ -71,6 +71,15 @@ fn numbered(cases: &[Case]) -> Vec<Value> {
     cases.iter().enumerate().map(|(n, (_, script, _))| scripted(&format!("f{n}"), script)).collect()
 }
 
+/// No failure of these is one that another attempt could cure.
+async fn started_once(pool: &Pool, cases: usize) {
+    let mut log = pool.event_log().await;
+    log.read().await;
+    for id in (0..cases).map(|n| format!("f{n}")) {
+        assert_eq!(log.starts(&id).len(), 1, "{id} is not tried again");
+    }
+}
+
 /// A pool whose LLM does what its prompts say.
 async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
     let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
@@ -103,6 +112,7 @@ async fn whatever_way_the_llm_fails_aiders_task_is_no_success_and_the_error_name
         }
     }
     assert_eq!(wrong, Vec::<String>::new(), "every failure is reported as what it is, and nothing is committed");
+    started_once(&pool, cases.len()).await;
     let result = pool.api().result("good", SOON).await;
     assert_eq!(result.status, Status::Succeeded, "the same task with a good answer succeeds: {result:?}");
 }
@@ -134,6 +144,7 @@ async fn an_agent_that_edits_and_claims_success_after_its_last_call_failed_is_no
         assert_eq!((result.status, kind), (Status::Failed, Some(*expected)), "{what}: {result:?}");
         assert_eq!(result.commit, None, "{what}: what it has begun is not kept");
     }
+    started_once(&pool, cases.len()).await;
     pool.api().submit(&scripted("good", &json!({"say": "yes"}))).await;
     let result = pool.api().result("good", SOON).await;
     assert_eq!(result.status, Status::Succeeded, "with an answer the same agent succeeds: {result:?}");
@@ -193,4 +204,68 @@ async fn an_acceptance_check_that_fails_makes_the_task_fail_and_shows_what_it_sa
     let statuses: Vec<_> = result.acceptance.iter().map(|check| check.exit_status).collect();
     assert_eq!(statuses, [Some(0), Some(1)], "one passed, one failed");
     assert!(result.acceptance[1].output_tail.contains("no five here"), "its output is in the result: {result:?}");
+}
+
+/// Ends in its own way with each prompt, the same way every time.
+const STUBBORN: &str = r#"case "$(cat "$1")" in
+    exit*) echo x >>calc.py; exit 3 ;;
+    crash*) echo x >>calc.py; kill -SEGV $$ ;;
+    silent*) exec sleep 60 ;;
+    nothing*) exit 0 ;;
+    busy*) while :; do echo .; sleep 0.2; done ;;
+    *) echo x >>calc.py ;;
+esac"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_repeat_cannot_cure_is_started_once_and_what_it_may_cure_three_times() {
+    let agent = json!({"kind": "command", "command": ["/bin/sh", "-c", STUBBORN, "agent", "{prompt_file}"], "no_output_timeout_s": 2});
+    let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 5, "max_fix_iterations": 1});
+    let file = PoolFile::sample().with("agent", agent).with("defaults", limits);
+    let pool = Pool::start(&file.set("dispatcher.retry_delay_s", json!(0))).await;
+    Repository::create(&pool.repository("calc"), &[("calc.py", "x = 1\n")]);
+    let none = json!({});
+    let checks = json!({"acceptance": [{"name": "never", "run": ["false"]}]});
+    let cases = [
+        ("exit", &none, ErrorKind::AgentFailed, 3),
+        ("crash", &none, ErrorKind::AgentCrashed, 3),
+        ("silent", &none, ErrorKind::AgentSilent, 3),
+        ("nothing", &none, ErrorKind::NoChange, 1),
+        ("busy", &none, ErrorKind::AgentTimeout, 1),
+        ("checked", &checks, ErrorKind::AcceptanceFailed, 1),
+        ("slow", &json!({"limits": {"timeout_s": 1}, "instruction": "busy"}), ErrorKind::TaskTimeout, 1),
+        ("outside", &json!({"repository": "/etc"}), ErrorKind::Repository, 1),
+        ("missing", &json!({"repository": "missing"}), ErrorKind::Repository, 1),
+        ("no-branch", &json!({"base": "no-such-branch"}), ErrorKind::Repository, 1),
+    ];
+    let tasks = cases.map(|(what, more, _, _)| {
+        let mut task = json!({"id": what, "instruction": what, "repository": "calc"});
+        task.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        task
+    });
+    pool.api().submit(&json!(tasks)).await;
+    for (what, _, expected, _) in cases {
+        let result = pool.api().result(what, 2 * SOON).await;
+        let kind = result.error.as_ref().map(|error| error.kind);
+        assert_eq!((result.status, kind), (Status::Failed, Some(expected)), "{what}: {result:?}");
+    }
+    let mut log = pool.event_log().await;
+    log.read().await;
+    for (what, _, _, starts) in cases {
+        assert_eq!(log.starts(what).len(), starts, "attempts at {what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_without_a_backup_is_tried_once_and_the_task_waits_with_its_reason() {
+    let llm = Llm::start().await;
+    llm.fail_with("*", 401).await;
+    let pool = Pool::start(&PoolFile::sample().only(&["001"]).llm(&llm.base_url()).calling(&[])).await;
+    pool.api().submit(&task("locked")).await;
+    pool.status_where("its breaker is open", |status| status.is_shut_for("001", "breaker")).await;
+    let why = pool.command_line(&["why", "locked"]).await;
+    assert!(why.contains("auth"), "the task says what it waits for: {why}");
+    let mut log = pool.event_log().await;
+    log.read().await;
+    assert_eq!((log.starts("locked").len(), log.outcomes("locked").len()), (1, 0), "one attempt, and no outcome");
+    assert_eq!(llm.requests().await.len(), 1, "the key is not tried again and again");
 }

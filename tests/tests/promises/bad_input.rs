@@ -1,25 +1,17 @@
 //! Bad input gets a clear message that names what is wrong; nothing is lost, and the next good task succeeds.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
-use pool_tests::faults::client::Submitter as Careless;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use crate::support::field::{Field, REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
-use crate::support::private::SETTLED_AFTER;
 use crate::support::{Api, Pool, PoolFile, SOON, Submitter};
 
 /// Changes something in every repository.
 const AGENT: [&str; 3] = ["/bin/sh", "-c", "echo four >>readme.txt"];
-/// Between two rounds of mistakes: one of them has a megabyte.
-const ROUND: Duration = Duration::from_millis(500);
 const NINE: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
 /// One byte more than is accepted, and all of it is one field.
 fn too_large() -> String {
@@ -45,7 +37,7 @@ fn without(field: &str) -> Value {
 }
 
 /// What is wrong with a task whatever way it comes: a name, the body, words of the message.
-fn mistakes() -> Vec<(&'static str, String, &'static [&'static str])> {
+pub(super) fn mistakes() -> Vec<(&'static str, String, &'static [&'static str])> {
     vec![
         ("malformed JSON", r#"{"id": "bad", "instruction": "#.to_owned(), &["EOF"]),
         ("no JSON at all", "hello".to_owned(), &["expected"]),
@@ -105,7 +97,7 @@ async fn bad_tasks_over_http_are_refused_with_the_name_of_the_field_and_nothing_
     assert_eq!(left_over(&submitter).await, expected, "nothing is left in any queue");
 }
 
-async fn post(api: &Api, body: String) -> (u16, String) {
+pub(super) async fn post(api: &Api, body: String) -> (u16, String) {
     let answer = api.post(body, &[("content-type", "application/json")]).await;
     (answer.status().as_u16(), answer.text().await.expect("a text"))
 }
@@ -215,58 +207,6 @@ async fn bad_messages_that_are_published_directly_are_answered_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_good_tasks_are_done() {
-    let mut field = Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
-    let (mistakes, url, api) = (mistakes(), field.pool.amqp_url(), field.pool.api());
-    let mut careless = Careless::join(&url, "careless").await.expect("a submitter");
-    sleep(SETTLED_AFTER).await;
-    let fails = AtomicBool::new(true);
-    let breaks = async {
-        for _ in 0..2 {
-            field.broker.crash().await;
-        }
-        fails.store(false, Ordering::Relaxed);
-    };
-    let directly = async {
-        while fails.load(Ordering::Relaxed) {
-            for (what, body, _) in &mistakes {
-                careless.publish("any", body, what, REPAIRED_WITHIN).await.expect("it is published at last");
-            }
-            sleep(ROUND).await;
-        }
-    };
-    let over_http = async {
-        while fails.load(Ordering::Relaxed) {
-            for (what, body, words) in &mistakes {
-                let (status, said) = post(&api, body.clone()).await;
-                assert!([400, 413, 422].contains(&status), "{what}, whatever the broker does: {status} {said}");
-                assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
-            }
-            sleep(ROUND).await;
-        }
-    };
-    tokio::join!(breaks, directly, over_http, Field::submit(&mut field.books, "good", 40));
-    field.books.settled(REPAIRED_WITHIN).await;
-
-    let observer = field.pool.submitter("observer").await;
-    let replies = observer.drain_deliveries(careless.queue()).await;
-    let dead = observer.drain("pool.dead").await;
-    for (what, body, words) in &mistakes {
-        let answers = replies.iter().filter(|reply| correlation(reply) == *what);
-        let answers: Vec<ResultMessage> = answers.map(result_in).collect();
-        assert!(!answers.is_empty(), "nobody answered {what}");
-        for result in &answers {
-            assert_eq!(kind(result), Some(ErrorKind::InvalidTask), "{what}: {result:?}");
-            assert!(words.iter().all(|word| message(result).contains(word)), "{what}: {result:?}");
-        }
-        assert!(dead.contains(&body.as_bytes().to_vec()), "the message with {what} is in pool.dead as it was");
-    }
-    // What is no task has no id, and its answer neither.
-    field.books.tried("");
-    field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_nobody_can_do_are_answered_with_the_reason() {
     let pool = Pool::start(&PoolFile::sample().only(&["001", "006"]).command(&AGENT)).await;
     let mut submitter = pool.submitter("me").await;
@@ -321,19 +261,19 @@ async fn correlated(submitter: &mut Submitter) -> (String, ResultMessage) {
     (correlation(&delivery).to_owned(), result_in(&delivery))
 }
 
-fn correlation(delivery: &Delivery) -> &str {
+pub(super) fn correlation(delivery: &Delivery) -> &str {
     delivery.properties.correlation_id().as_ref().expect("a correlation id").as_str()
 }
 
-fn result_in(delivery: &Delivery) -> ResultMessage {
+pub(super) fn result_in(delivery: &Delivery) -> ResultMessage {
     serde_json::from_slice(&delivery.data).expect("a result message")
 }
 
-fn kind(result: &ResultMessage) -> Option<ErrorKind> {
+pub(super) fn kind(result: &ResultMessage) -> Option<ErrorKind> {
     result.error.as_ref().map(|error| error.kind)
 }
 
-fn message(result: &ResultMessage) -> &str {
+pub(super) fn message(result: &ResultMessage) -> &str {
     result.error.as_ref().map_or("", |error| &error.message)
 }
 

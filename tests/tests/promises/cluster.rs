@@ -1,4 +1,5 @@
-//! Three nodes: the leader of a task queue is killed, then a minority is cut off, and both come back. Nothing is lost.
+//! Three nodes: the leader of one queue after the other is killed, a minority is cut off, and all come back. Nothing is
+//! lost.
 
 use std::time::Duration;
 
@@ -11,6 +12,12 @@ use crate::support::{Books, Pool};
 const CUT_OFF: Duration = Duration::from_secs(15);
 /// A cluster takes its time to agree.
 const REST_WITHIN: Duration = Duration::from_secs(180);
+
+/// Until the others have chosen another leader and gone on with it for a while.
+const DOWN: Duration = Duration::from_secs(8);
+/// Crashes once with each task: the prompt begins with its id.
+const CRASHES_ONCE: &str =
+    r#"mkdir "$1/$(head -n 1 "$2" | cut -d : -f 1)" 2>/dev/null && kill -9 $$; echo four >>readme.txt"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
@@ -44,4 +51,37 @@ async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
     Field::submit(&mut books, "healed", 10).await;
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(report.tasks, 130, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_loses_the_leaders_of_results_retries_and_logs_in_turn_loses_no_task() {
+    let cluster = Cluster::form().await;
+    let marks = tempfile::TempDir::with_prefix("pool-marks-").expect("a directory for marks");
+    let agent = ["/bin/sh", "-c", CRASHES_ONCE, "agent", marks.path().to_str().expect("UTF-8"), "{prompt_file}"];
+    let file = nervous(&["001", "002"]).command(&agent).set("dispatcher.retry_delay_s", 1.into());
+    // A task that loses its worker's channel with every leader is no poison here.
+    let file = file.set("dispatcher.max_attempts", 100.into());
+    let mut pool = Pool::set_up_in(cluster.vhost().await, &file).await;
+    pool.start_dispatcher().await;
+    pool.start_worker(&["--programmers", "001"]);
+    pool.start_worker(&["--programmers", "002"]);
+    pool.all_consume().await;
+    let mut books = Books::open(&pool).await;
+    tokio::time::sleep(SETTLED_AFTER).await;
+    let vhost = pool.vhost();
+
+    for queue in ["results", "pool.retries", "pool.events", "pool.history"] {
+        let leader = &cluster.members[cluster.leader_of(&vhost, queue).await];
+        let name = queue.replace('.', "-");
+        let crash = async {
+            leader.kill().await.expect("the leader is killed");
+            tokio::time::sleep(DOWN).await;
+            leader.start().await.expect("it comes back");
+        };
+        tokio::join!(crash, Field::submit(&mut books, &name, 20));
+        cluster.is_whole().await;
+    }
+    let report = books.close(&mut pool, REST_WITHIN).await;
+    assert_eq!(report.tasks, 80, "{report}");
+    assert!(report.made_again >= 80, "each was made again once: {report}");
 }

@@ -89,6 +89,7 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     field.pool.start_dispatcher().await;
     let workers = ["001", "002"].map(|id| field.pool.start_worker(&["--programmers", id]));
     field.pool.all_consume().await;
+    field.books.may_end("long-1", &[Status::Failed]);
     Field::submit(&mut field.books, "long", 1).await;
     let result = field.pool.api().result("long-1", REPAIRED_WITHIN).await;
     assert_eq!(result.status, Status::Failed, "its message is taken away again and again: {result:?}");
@@ -163,7 +164,7 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     let mut books = Books::open(&pool).await;
     let submitter = pool.submitter("somebody").await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    small_queue(&channel, "results.small").await;
+    small_queue(&channel, "results.small", 1).await;
     for number in 1..=RESULTS {
         let id = format!("refused-{number}");
         let properties = submitter.properties().with_reply_to("results.small".into());

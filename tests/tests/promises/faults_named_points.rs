@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use pool_shared::fault::Point;
+use pool_shared::result::Status;
 use pool_shared::time::wall_clock;
 use serde_json::{Value, json};
 
@@ -340,12 +341,13 @@ async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a
     let mut late = task("late");
     let deadline = wall_clock().plus(Duration::from_secs(2)).to_string();
     late["limits"] = json!({"deadline": deadline});
+    books.may_end("late", &[Status::Expired]);
     books.over_http(&late).await;
     falls(&mut pool.take_dispatcher(), Point::Expired).await;
 
     dispatcher_armed(&mut pool, Point::GaveUp).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    small_queue(&channel, "results.small").await;
+    small_queue(&channel, "results.small", 1).await;
     let submitter = pool.submitter("somebody").await;
     for id in ["fits", "refused"] {
         let properties = submitter.properties().with_reply_to("results.small".into());

@@ -9,43 +9,12 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::field::{Field, REPAIRED_WITHIN, nervous, nervous_too};
+use crate::support::line::{Line, OUTAGE};
 use crate::support::pool::task;
 use crate::support::{Books, EventLog, Pool, PoolFile};
 
-/// Longer than the time-outs and heartbeats of a [`nervous`] pool.
-const OUTAGE: Duration = Duration::from_secs(10);
 /// Of a task message that is nearly as large as one may be.
 const LARGE: usize = 900_000;
-
-/// A pool behind a proxy. The books are kept past it.
-struct Line {
-    books: Books,
-    pool: Pool,
-    proxy: Proxy,
-}
-
-impl Line {
-    async fn with(file: &PoolFile, workers: &[&str]) -> Self {
-        let mut pool = Pool::set_up_shared(file).await;
-        let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
-        pool.go_through(&proxy);
-        pool.start_dispatcher().await;
-        for ids in workers {
-            pool.start_worker(&["--programmers", ids]);
-        }
-        pool.all_consume().await;
-        let books = Books::open(&pool).await;
-        Self { books, pool, proxy }
-    }
-
-    async fn quick() -> Self {
-        Self::with(&nervous(&["001", "002", "003", "004"]), &["001,002", "003,004"]).await
-    }
-
-    async fn close(mut self) {
-        self.books.close(&mut self.pool, REPAIRED_WITHIN).await;
-    }
-}
 
 /// Tasks while the weather changes, and afterwards.
 async fn survives(name: &str, weather: impl AsyncFnOnce(&Proxy)) {

@@ -246,6 +246,7 @@ async fn a_task_that_kills_its_worker_again_and_again_is_parked() {
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
+    books.may_end("deadly", &[Status::Failed]);
     books.over_http(&json!({"id": "deadly", "instruction": "poison", "repository": "app"})).await;
     for time in 1..=3 {
         pool.start_worker(&["--all"]);
@@ -266,6 +267,7 @@ async fn an_agent_that_the_kernel_kills_costs_its_task_and_not_the_worker() {
     let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", DEADLY, "agent", "{prompt_file}"]);
     let mut pool = Pool::start(&file).await;
     let mut books = Books::open(&pool).await;
+    books.may_end("oom", &[Status::Failed]);
     books.over_http(&json!({"id": "oom", "instruction": "greedy", "repository": "app"})).await;
     let result = pool.api().result("oom", REPAIRED_WITHIN).await;
     let kind = result.error.as_ref().map(|error| error.kind);
@@ -297,6 +299,7 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     );
     let worker = pool.start_worker_by(&["unshare", "--mount", "sh", "-c", &full, "sh"], &["--all"], &[]);
     let mut log = pool.event_log().await;
+    books.may_end("no-room", &[Status::Failed]);
     books.over_http(&task("no-room")).await;
     let result = pool.api().result("no-room", REPAIRED_WITHIN).await;
     let kind = result.error.as_ref().map(|error| error.kind);
@@ -355,6 +358,10 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
         let mut of_first = task(&format!("first-{number}"));
         of_first["capabilities"] = json!([if number % 2 == 0 { "slow" } else { "fast" }]);
         first.submit(&of_first).await;
+        if number % 2 == 0 {
+            // By the file that is in force nobody offers it.
+            books.may_end(&format!("first-{number}"), &[Status::Rejected]);
+        }
         books.took(&format!("first-{number}"));
         books.over_http(&task(&format!("second-{number}"))).await;
     }

@@ -21,12 +21,17 @@ pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// A reply queue that takes one message and refuses more.
-pub(crate) async fn small_queue(channel: &Channel, name: &str) {
+/// A reply queue that takes so many messages and refuses more.
+pub(crate) async fn small_queue(channel: &Channel, name: &str, messages: i32) {
     let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(messages));
     arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     channel.queue_declare(name.into(), QueueDeclareOptions::default(), arguments).await.expect("a small queue");
+    bind_reply_queue(channel, name).await;
+}
+
+/// Results for this name go to the queue of this name.
+pub(crate) async fn bind_reply_queue(channel: &Channel, name: &str) {
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
     channel.queue_bind(name.into(), "pool.results".into(), name.into(), options, none).await.expect("a binding");
 }

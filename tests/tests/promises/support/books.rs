@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pool_shared::result::Status;
 use pool_tests::faults::audit::Audit;
 use pool_tests::faults::checker::Report;
 use serde_json::Value;
@@ -49,6 +50,11 @@ impl Books {
     /// A task that somebody tried to submit, whatever came of it.
     pub(crate) fn tried(&mut self, id: &str) {
         self.audit.tried(id);
+    }
+
+    /// How a task may end, when it is not by success.
+    pub(crate) fn may_end(&mut self, id: &str, statuses: &[Status]) {
+        self.audit.may_end(id, statuses);
     }
 
     /// For messages that a test publishes itself.

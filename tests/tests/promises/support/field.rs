@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pool_shared::id::ProgrammerId;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::pool::task;
+use super::pool::tasks;
 use super::private::SETTLED_AFTER;
 use super::{Books, EventLog, Pool, PoolFile, PrivateBroker};
 
@@ -70,11 +70,10 @@ impl Field {
 
     /// Half over HTTP and half over AMQP with a reply address: `<name>-1`, `<name>-2`, …
     pub(crate) async fn submit(books: &mut Books, name: &str, count: usize) {
-        for number in 1..=count {
-            let task: Value = task(&format!("{name}-{number}"));
+        for (number, task) in tasks(name, count).iter().enumerate() {
             match number % 2 {
-                0 => books.over_http(&task).await,
-                _ => books.over_amqp("any", &task).await,
+                0 => books.over_amqp("any", task).await,
+                _ => books.over_http(task).await,
             }
         }
     }

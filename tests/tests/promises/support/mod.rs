@@ -15,6 +15,7 @@ pub(crate) mod cluster;
 pub(crate) mod event_log;
 pub(crate) mod field;
 pub(crate) mod ledger;
+pub(crate) mod line;
 pub(crate) mod llm;
 pub(crate) mod machine;
 pub(crate) mod own_broker;

@@ -1,0 +1,113 @@
+//! Bad input while the broker is killed, takes nothing, or cannot be reached: each gets its answer afterwards, and nothing
+//! is lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_tests::faults::client::Submitter as Careless;
+use pool_tests::faults::proxy::Weather;
+use tokio::time::sleep;
+
+use crate::bad_input::{correlation, kind, message, mistakes, post, result_in};
+use crate::support::field::{Field, REPAIRED_WITHIN, nervous};
+use crate::support::line::{Line, OUTAGE};
+use crate::support::private::SETTLED_AFTER;
+use crate::support::{Books, Pool};
+
+/// Changes something in every repository.
+const AGENT: [&str; 3] = ["/bin/sh", "-c", "echo four >>readme.txt"];
+/// Between two rounds of mistakes: one of them has a megabyte.
+const ROUND: Duration = Duration::from_millis(500);
+/// Good tasks among them.
+const GOOD: usize = 40;
+
+/// All mistakes over both doors, and good tasks, again and again while `breaks` breaks things; afterwards each mistake has
+/// its answer and lies in `pool.dead`, and the good tasks are done.
+async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce()) {
+    let (mistakes, api) = (mistakes(), pool.api());
+    let mut careless = Careless::join(&pool.amqp_url(), "careless").await.expect("a submitter");
+    sleep(SETTLED_AFTER).await;
+    let fails = AtomicBool::new(true);
+    let breaks = async {
+        breaks().await;
+        fails.store(false, Ordering::Relaxed);
+    };
+    let directly = async {
+        while fails.load(Ordering::Relaxed) {
+            for (what, body, _) in &mistakes {
+                let properties = careless.properties().with_correlation_id((*what).into());
+                careless.publish("any", body, properties, REPAIRED_WITHIN).await.expect("it is published at last");
+            }
+            sleep(ROUND).await;
+        }
+    };
+    let over_http = async {
+        while fails.load(Ordering::Relaxed) {
+            for (what, body, words) in &mistakes {
+                let (status, said) = post(&api, body.clone()).await;
+                assert!([400, 413, 422].contains(&status), "{what}, whatever the broker does: {status} {said}");
+                assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+            }
+            sleep(ROUND).await;
+        }
+    };
+    tokio::join!(breaks, directly, over_http, Field::submit(&mut books, "good", GOOD));
+    books.settled(REPAIRED_WITHIN).await;
+    all_are_answered_and_kept(pool, careless.queue()).await;
+    // What is no task has no id, and its answer neither.
+    books.tried("");
+    let report = books.close(pool, REPAIRED_WITHIN).await;
+    assert_eq!(report.tasks, GOOD, "{report}");
+}
+
+async fn all_are_answered_and_kept(pool: &Pool, queue: &str) {
+    let observer = pool.submitter("observer").await;
+    let replies = observer.drain_deliveries(queue).await;
+    let dead = observer.drain("pool.dead").await;
+    for (what, body, words) in &mistakes() {
+        let answers = replies.iter().filter(|reply| correlation(reply) == *what);
+        let answers: Vec<ResultMessage> = answers.map(result_in).collect();
+        assert!(!answers.is_empty(), "nobody answered {what}");
+        for result in &answers {
+            assert_eq!(kind(result), Some(ErrorKind::InvalidTask), "{what}: {result:?}");
+            assert!(words.iter().all(|word| message(result).contains(word)), "{what}: {result:?}");
+        }
+        assert!(dead.contains(&body.as_bytes().to_vec()), "the message with {what} is in pool.dead as it was");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_good_tasks_are_done() {
+    let Field { books, mut pool, broker, .. } =
+        Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+    survives(&mut pool, books, async || {
+        for _ in 0..2 {
+            broker.crash().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_during_a_memory_alarm_is_answered_and_kept_and_good_tasks_are_done() {
+    let Field { books, mut pool, broker, .. } =
+        Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+    survives(&mut pool, books, async || {
+        broker.node.memory_alarm(true).await.expect("an alarm");
+        sleep(OUTAGE).await;
+        broker.node.memory_alarm(false).await.expect("no alarm");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_while_the_pool_is_in_a_black_hole_is_answered_and_kept_and_good_tasks_are_done() {
+    let Line { books, mut pool, proxy } = Line::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+    survives(&mut pool, books, async || {
+        proxy.set(Weather::BlackHole);
+        sleep(OUTAGE).await;
+        proxy.set(Weather::Fair);
+    })
+    .await;
+}

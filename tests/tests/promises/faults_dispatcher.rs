@@ -1,0 +1,73 @@
+//! A dispatcher whose clock is wrong says so, writes nothing into the log, and leaves the work to the others.
+
+use std::time::Duration;
+
+use pool_shared::result::Status;
+use pool_shared::time::{Timestamp, wall_clock};
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::clock::FakeClock;
+use crate::support::field::{Field, REPAIRED_WITHIN, nervous};
+use crate::support::pool::task;
+use crate::support::{Api, Books, EventLog, Pool, SOON, eventually};
+
+/// Tasks that nobody can do: what comes of them dispatchers alone write into the log.
+const IMPOSSIBLE: usize = 10;
+
+/// A dispatcher with the right clock serves, and one that has this one does; two workers are there.
+async fn two_dispatchers(clock: &FakeClock, pool: &mut Pool) -> (Api, Api) {
+    pool.start_dispatcher_with(&clock.environment()).await;
+    let wrong = pool.api();
+    pool.start_dispatcher().await;
+    let right = pool.api();
+    for ids in ["001", "002"] {
+        pool.start_worker(&["--programmers", ids]);
+    }
+    pool.all_consume().await;
+    (wrong, right)
+}
+
+/// Whether it says that it is not ready because of its clock.
+async fn says_that_its_clock_is_off(api: &Api) {
+    eventually("it says that its clock is off", SOON, async || {
+        let (status, said) = api.try_get("/ready").await;
+        let detail = said["detail"].as_str().unwrap_or_default();
+        (status == StatusCode::SERVICE_UNAVAILABLE && detail.contains("this machine's clock is")).then_some(())
+    })
+    .await;
+}
+
+async fn nobody_wrote_from_the_future(log: &mut EventLog) {
+    let ahead = Timestamp(wall_clock().0 + 60_000);
+    assert!(log.read().await.iter().all(|entry| entry.at < ahead), "nothing in the log is an hour ahead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_holds_nobody_up() {
+    let mut pool = Pool::set_up_shared(&nervous(&["001", "002"])).await;
+    let clock = FakeClock::right(pool.path());
+    let (wrong, _) = two_dispatchers(&clock, &mut pool).await;
+    let mut books = Books::open(&pool).await;
+    let mut log = pool.event_log().await;
+    for offset in ["+1h", "-1h"] {
+        clock.set(offset);
+        says_that_its_clock_is_off(&wrong).await;
+        let (status, said) = wrong.try_submit(&task(&format!("refused{}", &offset[..1].replace('+', "-ahead")))).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it takes nothing: {said}");
+        let name = if offset == "+1h" { "ahead" } else { "behind" };
+        Field::submit(&mut books, name, 20).await;
+        for number in 0..IMPOSSIBLE {
+            let mut nobody = task(&format!("{name}-nobody-{number}"));
+            nobody["capabilities"] = json!(["quantum"]);
+            books.may_end(nobody["id"].as_str().expect("an id"), &[Status::Rejected]);
+            books.over_amqp("quantum", &nobody).await;
+        }
+        // It is off all the time, and nothing waits for it.
+        books.settled(Duration::from_secs(20)).await;
+        nobody_wrote_from_the_future(&mut log).await;
+    }
+    clock.set("+0");
+    eventually("it works again", SOON, async || wrong.try_get("/ready").await.0.is_success().then_some(())).await;
+    books.close(&mut pool, REPAIRED_WITHIN).await;
+}
