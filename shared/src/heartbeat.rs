@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::event::EmitterId;
@@ -129,6 +130,17 @@ pub struct Heartbeat {
     pub version: String,
     pub at_ms: u64,
     pub programmers: Vec<ProgrammerBeat>,
+    /// Who has just started asks the others to say at once what time it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+}
+
+impl Heartbeat {
+    /// One that says no more than what time it is here.
+    pub fn greeting(process: EmitterId, name: &str, asks: bool) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { process, name: name.to_owned(), version, at_ms: wall_clock().0, programmers: Vec::new(), asks }
+    }
 }
 
 /// This machine's clock is not that of the others.
@@ -203,16 +215,30 @@ fn is_off(offset_ms: i64) -> bool {
 pub struct Clock {
     started: Instant,
     check: Mutex<ClockCheck>,
+    /// Whether others were heard, or none are there to be heard.
+    compared: watch::Sender<bool>,
 }
 
 impl Clock {
     #[expect(clippy::new_without_default, reason = "a clock has a beginning")]
     pub fn new() -> Self {
-        Self { started: Instant::now(), check: Mutex::default() }
+        Self { started: Instant::now(), check: Mutex::default(), compared: watch::Sender::new(false) }
     }
 
     pub fn heard(&self, heartbeat: &Heartbeat) {
         self.with_check(|check| check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed()));
+        self.compared.send_replace(true);
+    }
+
+    /// There is nobody to compare this clock with.
+    pub fn is_alone(&self) {
+        self.compared.send_replace(true);
+    }
+
+    /// Ends when this clock was compared with others', if there are any: until then nobody knows whether it is right.
+    pub async fn compared(&self) {
+        // The sender lives as long as this.
+        let _ = self.compared.subscribe().wait_for(|compared| *compared).await;
     }
 
     /// The time.

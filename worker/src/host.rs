@@ -274,6 +274,7 @@ impl Host {
                     current_llm: programmer.llm.clone(),
                 })
                 .collect(),
+            asks: false,
         };
         let every = self.pool.load_balancing.health_check_interval / 3;
         tokio::spawn(heartbeats::send(

@@ -89,6 +89,7 @@ impl Scene {
             version: "1".to_owned(),
             at_ms: second * SECOND,
             programmers: vec![beat],
+            asks: false,
         };
         self.sightings.hear(&heartbeat, Timestamp(second * SECOND));
     }

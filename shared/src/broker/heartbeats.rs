@@ -6,32 +6,32 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::headers::json_properties;
 use super::link::{Link, discard};
+use super::process::Process;
 use super::publisher::{Message, Publisher};
 use super::topology::HEARTBEATS;
 use super::{BrokerError, within};
 use crate::heartbeat::Heartbeat;
 
+/// Whoever is there answers a greeting at once.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`.
 pub async fn send(
     publisher: Publisher,
     every: Duration,
-    nudge: Arc<tokio::sync::Notify>,
+    nudge: Arc<Notify>,
     beat: impl Fn() -> Heartbeat,
     shutdown: CancellationToken,
 ) {
     loop {
-        let body = serde_json::to_vec(&beat()).unwrap_or_default();
-        let message =
-            Message { exchange: HEARTBEATS, key: "", body: &body, properties: json_properties(), mandatory: false };
-        if let Err(error) = publisher.publish(message).await {
-            tracing::debug!(%error, "a heartbeat was not sent");
-        }
+        send_one(&publisher, &beat()).await;
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(every) => {}
@@ -40,14 +40,43 @@ pub async fn send(
     }
 }
 
-/// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`.
-pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), shutdown: CancellationToken) {
+async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
+    let body = serde_json::to_vec(heartbeat).unwrap_or_default();
+    let message =
+        Message { exchange: HEARTBEATS, key: "", body: &body, properties: json_properties(), mandatory: false };
+    if let Err(error) = publisher.publish(message).await {
+        tracing::debug!(%error, "a heartbeat was not sent");
+    }
+}
+
+/// Asks those who are there what time it is, as soon as they can be heard, and from then on tells whoever asks. Where nobody
+/// answers this clock is as good as any.
+pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
+    let greeting = |asks| Heartbeat::greeting(process.id, &process.name, asks);
+    let answered = async {
+        hears.notified().await;
+        send_one(&process.publisher, &greeting(true)).await;
+        process.clock.compared().await;
+    };
+    if tokio::time::timeout(ANSWERED_WITHIN, answered).await.is_err() {
+        process.clock.is_alone();
+    }
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = asked.notified() => send_one(&process.publisher, &greeting(false)).await,
+        }
+    }
+}
+
+/// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`; tells `hears` when it has begun.
+pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), hears: Arc<Notify>, shutdown: CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            end = hear_all(&link, &mut hear) => if let Err(error) = end {
+            end = hear_all(&link, &mut hear, &hears) => if let Err(error) = end {
                 tracing::debug!(%error, "heartbeats are not heard");
             },
         }
@@ -59,9 +88,10 @@ pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), shutdown: Cance
     }
 }
 
-async fn hear_all(link: &Link, hear: &mut impl FnMut(Heartbeat)) -> Result<(), BrokerError> {
+async fn hear_all(link: &Link, hear: &mut impl FnMut(Heartbeat), hears: &Notify) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let mut consumer = consume(&channel, link.endpoint().timeout()).await?;
+    hears.notify_one();
     while let Some(Ok(delivery)) = consumer.next().await {
         if let Ok(heartbeat) = serde_json::from_slice(&delivery.data) {
             hear(heartbeat);

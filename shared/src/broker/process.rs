@@ -7,6 +7,7 @@ use std::time::Duration;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::FieldTable;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -64,15 +65,20 @@ impl Process {
         let clock = Arc::new(Clock::new());
         let id = EmitterId::new();
         let log = Log::start(consume.clone(), publisher.clone(), &pool.events, (Arc::clone(&clock), shutdown.clone()));
-        let judge = Arc::clone(&clock);
+        let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
         let heard = move |heartbeat: Heartbeat| {
             if heartbeat.process != id {
                 judge.heard(&heartbeat);
+                if heartbeat.asks {
+                    asks.notify_one();
+                }
             }
             hear(heartbeat);
         };
-        tokio::spawn(heartbeats::listen(consume.clone(), heard, shutdown.clone()));
+        tokio::spawn(heartbeats::listen(consume.clone(), heard, Arc::clone(&hears), shutdown.clone()));
         let process = Self { id, name, host, consume, publisher, log, clock, routes, shutdown };
+        tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
         tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
         Ok(process)
     }

@@ -7,13 +7,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pool_shared::broker::topology::{EVENTS_STREAM, HISTORY_STREAM};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::kinds::EDITS;
 use super::plan::{Blow, Victim};
+use crate::bench::connect;
+use crate::faults::client::ready;
 use crate::faults::node::Node;
 
 /// The programmers of each worker, and whether their agent works in a worktree (or does nothing, which is fast).
@@ -26,6 +29,11 @@ pub const DISPATCHERS: usize = 2;
 const MARKS: &str = "marks";
 /// Of a process that was told to end, beyond its own time for a drain.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Of a broker that is up, to give its streams.
+const STREAMS_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Of a broker that does not.
+const RESTARTS: usize = 3;
 /// The first two times with a task that crashes it kills itself; its marks are in the directory of the second argument.
 const AGENT: &str = r#"
 sleep 0.1
@@ -167,9 +175,38 @@ impl Crew {
                     Blow::Stop => node.stop().await?,
                 }
                 node.start().await?;
+                self.streams_are_up(&node).await?;
             }
         }
         Ok(())
+    }
+
+    /// Waits until the node gives its streams again. One that is stopped before can leave them stuck for as long as it runs
+    /// (3.10.8): then it is restarted once more, as an operator would.
+    async fn streams_are_up(&self, node: &Node) -> anyhow::Result<()> {
+        for _ in 0..RESTARTS {
+            let deadline = Instant::now() + STREAMS_WITHIN;
+            while Instant::now() < deadline {
+                if self.has_streams().await.unwrap_or(false) {
+                    return Ok(());
+                }
+                sleep(LOOK_EVERY).await;
+            }
+            eprintln!("soak: the broker does not bring its streams up within {STREAMS_WITHIN:?}; it is restarted");
+            node.stop().await?;
+            node.start().await?;
+        }
+        bail!("the broker does not bring its streams up; see its log in {}", self.camp.dir.display())
+    }
+
+    async fn has_streams(&self) -> anyhow::Result<bool> {
+        let connection = connect(&self.camp.amqp_url).await?;
+        for stream in [EVENTS_STREAM, HISTORY_STREAM] {
+            if ready(&connection, stream).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whatever happens to the broker, a process goes on.

@@ -15,7 +15,7 @@ use crate::faults::audit::Audit;
 use crate::faults::client::{Submitter, ask, offer_over_http};
 
 /// Of a single task, however often everything is killed meanwhile.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(120);
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(300);
 /// Who lost time while nobody was there catches up at this pace.
 const CATCHING_UP: Duration = Duration::from_millis(5);
 

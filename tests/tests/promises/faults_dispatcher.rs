@@ -1,4 +1,4 @@
-//! A dispatcher whose clock is wrong says so, writes nothing into the log, and leaves the work to the others.
+//! Whoever has a wrong clock says so, writes nothing into the log, and leaves the work to the others.
 
 use std::time::Duration;
 
@@ -70,4 +70,29 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
     clock.set("+0");
     eventually("it works again", SOON, async || wrong.try_get("/ready").await.0.is_success().then_some(())).await;
     books.close(&mut pool, REPAIRED_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_started_with_a_wrong_clock_writes_nothing_until_it_is_right() {
+    let mut pool = Pool::set_up_shared(&nervous(&["001", "002", "003"])).await;
+    pool.start_dispatcher().await;
+    for ids in ["001", "002"] {
+        pool.start_worker(&["--programmers", ids]);
+    }
+    pool.status_where("two are there", |status| status.available() == Some(2)).await;
+    let mut books = Books::open(&pool).await;
+    let mut log = pool.event_log().await;
+    let clock = FakeClock::right(pool.path());
+    clock.set("+1h");
+    pool.start_worker_with(&["--programmers", "003"], &clock.environment());
+    pool.status_where("it takes no task", |status| status.is_shut_for("003", "clock")).await;
+    pool.start_dispatcher_with(&clock.environment()).await;
+    says_that_its_clock_is_off(&pool.api()).await;
+    nobody_wrote_from_the_future(&mut log).await;
+
+    clock.set("+0");
+    pool.all_consume().await;
+    Field::submit(&mut books, "afterwards", 10).await;
+    books.close(&mut pool, REPAIRED_WITHIN).await;
+    nobody_wrote_from_the_future(&mut log).await;
 }

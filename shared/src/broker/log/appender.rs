@@ -83,6 +83,7 @@ fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Bat
 
 /// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
 async fn right_time(clock: &Clock) -> Timestamp {
+    clock.compared().await;
     loop {
         match clock.now() {
             Ok(now) => return now,
@@ -91,9 +92,10 @@ async fn right_time(clock: &Clock) -> Timestamp {
     }
 }
 
-/// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began.
-pub(super) fn mark(emitter: EmitterId, at: Timestamp) -> Batch {
-    Batch { v: 1, emitter, first: 0, at_ms: at.0, events: vec![Decision::Tick] }
+/// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began. It says
+/// nothing of the time: a process whose clock is wrong has to read, too.
+pub(super) fn mark(emitter: EmitterId) -> Batch {
+    Batch { v: 1, emitter, first: 0, at_ms: 0, events: vec![Decision::Tick] }
 }
 
 /// Publishes until it is confirmed.

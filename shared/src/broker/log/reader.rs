@@ -94,9 +94,7 @@ async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consume
 async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Publisher, stale: Duration) -> End {
     let mark = EmitterId::new();
     let publisher = publisher.clone();
-    // A wrong clock must not keep this process from reading: the fold's own time marks the place.
-    let at = shared.clock.now().unwrap_or_default();
-    let marking = async move { appender::publish(&publisher, &appender::mark(mark, at)).await };
+    let marking = async move { appender::publish(&publisher, &appender::mark(mark)).await };
     let _marking = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(marking));
     let mut rebuilding = Some(Rebuild::default());
     shared.observer.start_over();
