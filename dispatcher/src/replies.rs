@@ -6,16 +6,17 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, json_properties};
+use pool_shared::broker::headers::{self, Reply, json_properties};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE, RETRIES_KEY};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -23,6 +24,7 @@ use pool_shared::fold::{Fold, Outcome, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status};
 use pool_shared::task::Task;
+use pool_shared::time::wall_clock;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -39,6 +41,8 @@ const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
 /// And how long it is waited for in all, by somebody who asks for a result again.
 const IN_HISTORY_AT_ALL: Duration = Duration::from_secs(30);
+/// Who wants the result of a task that is not finished asks again after so long.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What the log says about a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,13 +187,17 @@ async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Re
     Ok(())
 }
 
-/// A finished task was published once more: whoever did so gets the result that there is.
+/// A task was published more than once: whoever did so gets the result that there is, or that there will be.
 async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
     let Desk { process, history, postman } = desk;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
-    let Some(id) = id else { return Ok(()) };
-    let outcome = process.log.read(|fold| fold.tasks.get(&id)?.outcome.as_ref().map(|outcome| outcome.status));
+    let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else { return Ok(()) };
+    let known = process.log.read(|fold| fold.tasks.get(&id).map(|state| state.outcome.as_ref().map(|end| end.status)));
+    if known == Some(None) {
+        return Ok(ask_later(process, &delivery.properties, &id).await?);
+    }
+    let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
         // The log is all that there is of it.
         let body = ResultMessage::cancelled(id.clone()).to_json();
@@ -210,11 +218,19 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     }
 }
 
+/// It is not finished: the wish waits in `pool.retries`, and comes again.
+async fn ask_later(process: &Process, properties: &BasicProperties, id: &TaskId) -> Result<(), BrokerError> {
+    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
+    let later = reply.on(headers::repeat_properties(id.as_str(), Some(wall_clock().plus(ASKED_AGAIN_AFTER))));
+    let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: b"", properties: later, mandatory: true };
+    process.publisher.publish(message).await
+}
+
 /// What is due for a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
-    /// Another attempt's counts.
-    Nothing,
+    /// Another attempt's counts. Its submitter, who may be another one, gets that result.
+    Repeat,
     /// It is about a message that misuses the id of a task: whoever published it is told, the task keeps its result.
     Reply,
     /// It is the outcome: it goes into the history and to the submitter.
@@ -229,7 +245,7 @@ impl Due {
     fn of_loser(fold: &Fold, task: &TaskId) -> Self {
         let outcome = fold.tasks.get(task).and_then(|state| state.outcome.as_ref());
         let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
-        if cancelled { Self::Cancelled } else { Self::Nothing }
+        if cancelled { Self::Cancelled } else { Self::Repeat }
     }
 }
 
@@ -285,7 +301,7 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
                 Some(false) | None => Due::of_loser(fold, task),
             }))
         }
-        Verdict::Refused(_) => Ok(Due::Nothing),
+        Verdict::Refused(_) => Ok(Due::Repeat),
     }
 }
 
@@ -310,7 +326,7 @@ async fn deliver(
 ) -> Result<(), NotHandled> {
     let (properties, arrived) = (&delivery.properties, progress.arrived);
     let id = match (due, &result.task_id) {
-        (Due::Nothing, _) => return Ok(()),
+        (Due::Repeat, _) => return repeat(desk, delivery, arrived).await,
         (Due::Cancelled, Some(task)) => {
             let body = ResultMessage::cancelled(task.clone()).to_json();
             return Ok(desk.postman.bring((properties, arrived), task.as_str(), &body).await?);
@@ -322,7 +338,7 @@ async fn deliver(
             Due::Outcome if !progress.kept => {
                 desk.history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await
             }
-            Due::Outcome | Due::Reply | Due::Cancelled | Due::Nothing => Ok(()),
+            Due::Outcome | Due::Reply | Due::Cancelled | Due::Repeat => Ok(()),
         };
         point(Point::ResultKept);
         kept

@@ -1,11 +1,12 @@
 //! Publishes tasks whose attempt broke to `pool.tasks` when their next attempt is due.
 //!
 //! A programmer has written `reissued` and put the message into `pool.retries`, where it is held unacknowledged until it is
-//! time. A crash between publish and ack publishes it twice with the same token: the second copy is dropped.
+//! time. Wishes for the result of a task that is not finished wait here, too. A crash between publish and ack publishes it twice with the same token: the second copy is dropped.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -14,7 +15,7 @@ use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, RETRIES_QUEUE, TASKS};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_QUEUE, TASKS};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -75,6 +76,10 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
 
 async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
+    if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
+        ask_again(process, &delivery.properties).await?;
+        return within(limit, "ack a wish for a result", delivery.ack(BasicAckOptions::default())).await.map(drop);
+    }
     match TaskMessage::parse(&delivery.data, Timestamp::default()) {
         Ok(message) => issue_task(process, delivery, &message).await?,
         // Written by another version, or by hand.
@@ -89,6 +94,17 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
     }
     point(Point::RetryLogged);
     within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
+}
+
+/// Somebody waits for the result of a task that was not finished.
+async fn ask_again(process: &Process, properties: &BasicProperties) -> Result<(), BrokerError> {
+    let id = headers::text(properties.message_id()).unwrap_or_default();
+    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
+    let properties = reply.on(headers::repeat_properties(id, None));
+    process
+        .publisher
+        .publish(Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true })
+        .await
 }
 
 async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessage) -> Result<(), BrokerError> {

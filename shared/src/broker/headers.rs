@@ -111,15 +111,28 @@ pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
 
 /// Properties of a task message that waits for its next attempt until then.
 pub fn retry_properties(task_id: &str, generation: u32, keeps: Keeps, at: Timestamp) -> BasicProperties {
-    let properties = task_properties(task_id, generation, keeps);
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(RETRY_AT_MS.into(), AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)));
-    properties.with_headers(headers)
+    due_at(task_properties(task_id, generation, keeps), at)
 }
 
 /// When the next attempt is due.
 pub fn retry_at(properties: &BasicProperties) -> Option<Timestamp> {
     header(properties, RETRY_AT_MS).map(Timestamp)
+}
+
+/// Of a message that asks for the result of a task once more. With a time it waits in `pool.retries` until then.
+pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicProperties {
+    let properties = result_properties(task_id, None).with_type(REPEAT.into());
+    match at {
+        Some(at) => due_at(properties, at),
+        None => properties,
+    }
+}
+
+/// The same, for `pool.retries` until then.
+fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    headers.insert(RETRY_AT_MS.into(), AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)));
+    properties.with_headers(headers)
 }
 
 /// Properties of a result: persistent JSON with the attempt that brought it about, so that a dispatcher can tell

@@ -74,7 +74,9 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_started_with_a_wrong_clock_writes_nothing_until_it_is_right() {
-    let mut pool = Pool::set_up_shared(&nervous(&["001", "002", "003"])).await;
+    // Heartbeats come every ten seconds: who starts does not hear one by chance before he writes.
+    let file = nervous(&["001", "002", "003"]).set("load_balancing.health_check_interval_s", 30.into());
+    let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     for ids in ["001", "002"] {
         pool.start_worker(&["--programmers", ids]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{Obituary, REPEAT, Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{Obituary, Reply, repeat_properties, result_properties, task_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
@@ -146,11 +146,11 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     }
 }
 
-/// A finished task came once more. Its result has been delivered; but who published it again waits for a reply too.
+/// A task that is finished, or in somebody's hands, came once more. Its result is delivered without this message; but who
+/// published it waits for a reply too.
 pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
     if envelope.reply.to.is_some() {
-        let properties = result_properties(envelope.task.id.as_str(), None).with_type(REPEAT.into());
-        let properties = envelope.reply.on(properties);
+        let properties = envelope.reply.on(repeat_properties(envelope.task.id.as_str(), None));
         let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true };
         if let Err(error) = process.publisher.publish(message).await {
             tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");

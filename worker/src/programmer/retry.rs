@@ -15,14 +15,11 @@ use pool_shared::fold::Verdict;
 use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::time::{Timestamp, wall_clock};
 
-use super::claim::{Claimed, Envelope};
+use super::claim::Claimed;
 use super::conclude::{self, End};
 
 /// No task waits longer for its next attempt: it is held unacknowledged meanwhile, which the broker allows for half an hour.
 const LONGEST: Duration = Duration::from_secs(300);
-
-/// Who has published a task that others have published too hears of its result by so much later.
-const COMES_BACK_AFTER: Duration = Duration::from_secs(5);
 
 /// Why this attempt is to be made again, if it is.
 pub(super) fn cause(result: &ResultMessage, number: u32, max_attempts: u32) -> Option<ErrorKind> {
@@ -57,7 +54,7 @@ pub(super) async fn make_again(
         task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; another one is made later"
     );
     point(Point::RetryReissued);
-    if !publish(process, &claimed.envelope, (generation, at), wanted).await {
+    if !publish(process, claimed, (generation, at), wanted).await {
         // Its next delivery finds that it is not in its queue, and sends it on.
         return End::Lost;
     }
@@ -65,32 +62,18 @@ pub(super) async fn make_again(
     conclude::ack(process, delivery).await
 }
 
-/// Somebody waits for the result of a task that another message of it brings about, and nobody but this message knows where
-/// he is: it waits in `pool.retries` and comes back, again and again, until there is a result to repeat.
-pub(super) async fn come_back(
-    process: &Process,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    wanted: impl Fn() -> bool,
-) -> End {
-    let at = wall_clock().plus(COMES_BACK_AFTER);
-    if !publish(process, envelope, (envelope.token.generation, at), wanted).await {
-        return End::Lost;
-    }
-    conclude::ack(process, delivery).await
-}
-
 async fn publish(
     process: &Process,
-    envelope: &Envelope,
+    claimed: &Claimed,
     (generation, at): (u32, Timestamp),
     wanted: impl Fn() -> bool,
 ) -> bool {
+    let envelope = &claimed.envelope;
     let body = envelope.task.to_json();
     let properties = retry_properties(envelope.task.id.as_str(), generation, envelope.keeps, at);
     let properties = envelope.reply.on(properties);
     let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
-    let words = "a task that waits in `pool.retries` is not confirmed; publishing it again";
+    let words = "a task for another attempt is not confirmed; publishing it again";
     conclude::publish_while(process, message, words, || ready(wanted())).await
 }
 

@@ -101,21 +101,13 @@ impl Programmer {
         }
     }
 
-    fn is_open(&self, id: &TaskId) -> bool {
-        self.process.log.read(|fold| fold.tasks.get(id).is_some_and(|state| state.outcome.is_none()))
-    }
-
     async fn refuse(&self, delivery: &Delivery, envelope: &claim::Envelope, examination: Examination) -> In {
         let process = &self.process;
         let id = &envelope.task.id;
         ended(match examination {
-            Examination::Drop(reason) if envelope.reply.to.is_some() && self.is_open(id) => {
-                tracing::info!(task_id = %id, token = %envelope.token, reason, "a delivery comes back later, to have the result repeated");
-                retry::come_back(process, delivery, envelope, || !self.is_killed()).await
-            }
             Examination::Drop(reason) => {
                 tracing::info!(task_id = %id, token = %envelope.token, reason, "a delivery is dropped");
-                conclude::ack(process, delivery).await
+                conclude::repeat_result(process, delivery, envelope).await
             }
             Examination::Finished => {
                 tracing::info!(task_id = %id, token = %envelope.token, "the task has finished already");
