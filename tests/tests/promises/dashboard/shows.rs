@@ -48,7 +48,7 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
     assert!(change.contains("+four"), "the change, in its colour: {change}");
     let page = browser.text("main").await;
     let result = bench.pool.api().result("job", SOON).await;
-    for part in ["succeeded", "run_id=r7", "four is there", "passed", "Prog-001 began an attempt", "Count to four"] {
+    for part in ["succeeded", "run_id=r7", "four is there", "passed", "Prog-001 began attempt 1", "Count to four"] {
         assert!(page.contains(part), "{part:?} is on the page of the task: {page}");
     }
     assert!(page.contains(&result.commit.expect("a commit")[..12]), "the commit of the result");
