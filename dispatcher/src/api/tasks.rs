@@ -9,8 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_shared::config::Pool;
-use pool_shared::fold::TaskState;
-use pool_shared::fold::tasks::Tasks;
+use pool_shared::fold::{Fold, TaskState};
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{ResultMessage, Status};
@@ -23,6 +22,7 @@ use super::App;
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use crate::history::Entry;
+use crate::pool_view::Snapshot;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
@@ -68,12 +68,12 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    fn new(id: &TaskId, state: &TaskState, entry: Entry) -> Self {
+    fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
         let owner = state.owner.as_ref();
         Self {
             id: id.clone(),
-            status: status(state).to_owned(),
+            status: status(state, runs).to_owned(),
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,
@@ -94,12 +94,17 @@ impl TaskView {
     }
 }
 
-fn status(state: &TaskState) -> &'static str {
-    match (&state.outcome, &state.owner) {
+fn status(state: &TaskState, runs: bool) -> &'static str {
+    match (&state.outcome, runs) {
         (Some(outcome), _) => outcome.status.as_str(),
-        (None, Some(_)) => "running",
-        (None, None) => "queued",
+        (None, true) => "running",
+        (None, false) => "queued",
     }
+}
+
+/// Whether somebody works on it: a task whose programmer is lost waits for another one.
+fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
+    state.owner.as_ref().is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
 /// Who works on it, or did.
@@ -109,8 +114,14 @@ fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
 }
 
 pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
+    view_as_heard(app, id, &app.heard())
+}
+
+/// The same, of one of many.
+fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
     let entry = app.history.entry(id).unwrap_or_default();
-    app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
+    let view = |fold: &Fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, runs(fold, state, heard), entry));
+    app.process.log.read(view)
 }
 
 /// What `status` of a task can be.
@@ -127,11 +138,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn of(state: &TaskState) -> Self {
-        match (&state.outcome, &state.owner) {
+    fn of(state: &TaskState, runs: bool) -> Self {
+        match (&state.outcome, runs) {
             (Some(outcome), _) => outcome.status.into(),
-            (None, Some(_)) => Self::Running,
-            (None, None) => Self::Queued,
+            (None, true) => Self::Running,
+            (None, false) => Self::Queued,
         }
     }
 }
@@ -157,8 +168,9 @@ pub struct Filter {
     status: Option<Stage>,
     /// Who works on it, or did.
     programmer: Option<ProgrammerId>,
-    /// `key=value` or `key:value`.
-    label: Option<String>,
+    /// `key=value` or `key:value`; without a value, every task that has the key.
+    #[schemars(with = "String")]
+    label: Option<Label>,
     /// Of its result; of a running task, the primary LLM of its programmer.
     llm: Option<LlmName>,
     /// Somewhere in its id, its summary or its labels, in any case.
@@ -169,19 +181,38 @@ pub struct Filter {
     offset: Option<usize>,
 }
 
+/// What a label is looked for by.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Label {
+    key: String,
+    value: String,
+}
+
+impl TryFrom<String> for Label {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (key, value) = text
+            .split_once(['=', ':'])
+            .ok_or_else(|| format!("the label {text:?} is not key=value; `{text}=` is every task that has the key"))?;
+        Ok(Self { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
 /// A task that may be in the list, and what it is sorted by.
 type Found = (Option<Timestamp>, TaskId);
 
 impl Filter {
     /// How many match by what the log alone can tell, and the newest of them, in no order; all of them if words are still to
     /// be asked for.
-    fn of_log(&self, pool: &Pool, tasks: &Tasks) -> (usize, Vec<Found>) {
+    fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
-            self.status.is_none_or(|wanted| wanted == Stage::of(state))
+            self.status.is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
                 && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
                 && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
         };
-        let matching = tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
+        let matching = fold.tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
         if self.asks_for_words() {
             let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
             return (all.len(), all);
@@ -213,8 +244,7 @@ impl Filter {
 
     /// What only the words tell that the history has of it.
     fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
-        let label = |wanted: &String| {
-            let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
+        let label = |Label { key, value }: &Label| {
             let have = entry.and_then(|entry| entry.labels.get(key));
             have.is_some_and(|have| value.is_empty() || have == value)
         };
@@ -265,7 +295,8 @@ pub async fn list(State(app): State<App>, Query(mut filter): Query<Filter>) -> R
 /// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
 /// are looked through in portions, and what is shown is sorted afterwards.
 fn find(app: &App, filter: &Filter) -> TaskList {
-    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, &fold.tasks));
+    let heard = app.heard();
+    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, fold, &heard));
     if filter.asks_for_words() {
         let matching = |some: &[Found]| {
             app.history.look(|entries| {
@@ -276,7 +307,7 @@ fn find(app: &App, filter: &Filter) -> TaskList {
         found = found.chunks(AT_ONCE).flat_map(matching).collect();
         total = found.len();
     }
-    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view(app, id)).collect() }
+    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view_as_heard(app, id, &heard)).collect() }
 }
 
 /// What lists are sorted by: when it was submitted, if that is known, else when it finished.
