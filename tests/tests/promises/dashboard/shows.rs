@@ -135,6 +135,10 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
     let address = pool.url().trim_end().trim_start_matches("http://").to_owned();
     pool.kill_dispatcher();
     browser.until("it is disconnected", r##"document.querySelector("#connection").dataset.state === "lost""##).await;
+    assert!(
+        browser.script(r##"return document.querySelector("#new-task").disabled"##).await == true,
+        "nothing is offered that cannot be done"
+    );
     // Somebody else takes the task in meanwhile.
     pool.start_dispatcher().await;
     pool.api().submit(&task("missed")).await;
@@ -220,6 +224,11 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
         )
         .await;
     assert_ne!(url, pool.url(), "the page is the first one's");
+    assert_eq!(
+        browser.script(r##"return document.querySelector("#connection").innerText"##).await,
+        "stale",
+        "what a dispatcher that is wrong shows is not live"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
