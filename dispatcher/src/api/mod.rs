@@ -8,6 +8,7 @@ pub mod control;
 pub mod dead;
 pub mod events;
 pub mod extract;
+pub mod filter;
 pub mod guard;
 pub mod health;
 mod openapi;

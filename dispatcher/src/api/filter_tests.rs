@@ -3,7 +3,8 @@ use std::path::Path;
 use pool_shared::config::{Env, load};
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::Fold;
-use pool_shared::id::Token;
+use pool_shared::id::{AttemptId, Token};
+use pool_shared::money::MicroUsd;
 
 use super::*;
 
