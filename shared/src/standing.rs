@@ -84,18 +84,16 @@ impl Standing<'_> {
     /// The breakers that can hold back a call of this pool. What is no more in the pool file (an LLM, its address, a
     /// programmer) and a host without a programmer have no calls, and nobody probes there: such a breaker stays open for ever.
     pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
-        let of = |programmer: &Programmer| {
-            let caller = self.caller(&programmer.id);
-            (self.llms(programmer, &caller.host), caller)
+        let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
+            self.pool.programmers.iter().any(|programmer| self.may_meet(programmer, key, scope))
         };
-        let callers: Vec<_> = self.pool.programmers.iter().map(of).collect();
-        let concerns = move |key: &LlmKey, scope: &Scope| {
-            let calls = |(llms, caller): &(Vec<(LlmName, LlmKey)>, Caller)| {
-                caller.is_within(scope) && llms.iter().any(|(_, own)| own == key)
-            };
-            callers.iter().any(calls)
-        };
-        self.fold.breakers.all().filter(move |(key, scope, _)| concerns(key, scope))
+        self.fold.breakers.all().filter(governs)
+    }
+
+    fn may_meet(&self, programmer: &Programmer, key: &LlmKey, scope: &Scope) -> bool {
+        let caller = self.caller(&programmer.id);
+        let within = programmer.llms.contains(&key.llm) && caller.is_within(scope);
+        within && self.pool.llm_key(&key.llm, &caller.host) == *key
     }
 
     /// Why this LLM is not available to the programmer, if it is not.
