@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::config::{Pool, Programmer, Strategy};
 use crate::fold::Fold;
-use crate::fold::breaker::{Caller, Shut};
+use crate::fold::breaker::{Breaker, Caller, Shut};
 use crate::fold::pauses::Paused;
 use crate::heartbeat::ShutReason;
 use crate::id::{LlmName, ProgrammerId};
-use crate::llm::LlmKey;
+use crate::llm::{LlmKey, Scope};
 use crate::money::MicroUsd;
 use crate::pause::{Pause, Target};
 use crate::routing::Route;
@@ -79,6 +79,21 @@ impl Standing<'_> {
     pub fn llms(&self, programmer: &Programmer, host: &str) -> Vec<(LlmName, LlmKey)> {
         let usable = if self.pool.failover.enabled { programmer.llms.len() } else { 1 };
         programmer.llms.iter().take(usable).map(|llm| (llm.clone(), self.pool.llm_key(llm, host))).collect()
+    }
+
+    /// The breakers that can hold back a call of this pool. What is no more in the pool file (an LLM, its address, a
+    /// programmer) and a host without a programmer have no calls, and nobody probes there: such a breaker stays open for ever.
+    pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
+        let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
+            self.pool.programmers.iter().any(|programmer| self.may_meet(programmer, key, scope))
+        };
+        self.fold.breakers.all().filter(governs)
+    }
+
+    fn may_meet(&self, programmer: &Programmer, key: &LlmKey, scope: &Scope) -> bool {
+        let caller = self.caller(&programmer.id);
+        let within = programmer.llms.contains(&key.llm) && caller.is_within(scope);
+        within && self.pool.llm_key(&key.llm, &caller.host) == *key
     }
 
     /// Why this LLM is not available to the programmer, if it is not.
@@ -210,6 +225,13 @@ impl Standing<'_> {
             }
         }
         (sum, busy)
+    }
+
+    /// What keeps a programmer beside its breakers: all its LLMs cost money, and there is too little for its cap. `obstacle`
+    /// names the breakers alone while all of them are open.
+    pub fn over_budget(&self, programmer: &Programmer) -> Option<Obstacle> {
+        let pays = self.llms(programmer, "").iter().all(|(llm, _)| !self.pool.is_free(llm));
+        (pays && self.room_for(programmer, |_| true) == Room::TooLittle).then(|| self.budget_obstacle(programmer))
     }
 
     fn budget_obstacle(&self, programmer: &Programmer) -> Obstacle {

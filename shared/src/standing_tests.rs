@@ -231,3 +231,26 @@ fn who_has_no_llm_left_is_shut_and_says_which_and_until_when() {
     }
     assert_eq!(log.open(), ["001"], "the free one goes on");
 }
+
+#[test]
+fn a_breaker_is_told_as_long_as_it_can_hold_back_a_call() {
+    let mut log = Log::new();
+    log.fail("openai/gpt-4o", 0, "002");
+    log.fail("openai/gpt-4o", 1, "003");
+    log.fail("openai/gpt-4o", 2, "004");
+    for task in 10..13 {
+        log.fail("ollama/qwen", task, "001");
+    }
+    let told = |log: &Log| -> Vec<String> {
+        log.standing().breakers().map(|(key, scope, _)| format!("{} for {scope}", key.llm)).collect()
+    };
+    let all = ["ollama/qwen for Prog-001", "openai/gpt-4o for all"];
+    let mut now = told(&log);
+    now.sort();
+    assert_eq!(now, all, "both LLMs are in use where they failed");
+    log.append(Decision::Up { programmer: id("001"), host: "another".to_owned() });
+    assert_eq!(told(&log), ["openai/gpt-4o for all"], "nobody uses the local one of that host any more");
+    let base_url = "https://elsewhere.example.org/v1";
+    log.pool.providers.get_mut("openai").expect("a provider").base_url = base_url.to_owned();
+    assert!(told(&log).is_empty(), "its address in the pool file is another one");
+}

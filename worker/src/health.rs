@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -87,9 +87,18 @@ pub async fn serve_process(listener: TcpListener, process: Process, hosted: Host
 }
 
 async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationToken) {
+    let app = app.fallback(not_found);
     if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await {
         tracing::error!(%error, "health is not served any more");
     }
+}
+
+/// As the dispatcher answers (RFC 9457).
+async fn not_found() -> Response {
+    let status = StatusCode::NOT_FOUND;
+    let detail = "there is nothing at this path; here are /health, /ready and /metrics";
+    let problem = serde_json::json!({"title": "Not Found", "status": status.as_u16(), "detail": detail});
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
 }
 
 async fn metrics(State(health): State<Health>) -> String {

@@ -182,7 +182,7 @@ impl Host {
         self.hosted.are(seen.iter().map(|programmer| (programmer.id.clone(), programmer.status.clone())).collect());
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
-        tokio::spawn(telemetry::pool::watch(self.process.clone()));
+        tokio::spawn(telemetry::pool::watch(self.process.clone(), Arc::clone(&self.pool)));
         self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);

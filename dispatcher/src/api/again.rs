@@ -136,8 +136,9 @@ pub async fn requeue(
 /// What becomes of what there was.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
     if let Some(outcome) = &state.outcome {
+        let flag = if outcome.status == Status::Succeeded { "--force " } else { "" };
         return Err(refused(format!(
-            "task {id} is {} already; `dispatcher retry {id}` submits it again as a new task",
+            "task {id} is {} already; `dispatcher retry {flag}{id}` submits it again as a new task",
             outcome.status.as_str()
         )));
     }
@@ -156,7 +157,35 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
+    use pool_shared::event::{Batch, Decision, EmitterId};
+
     use super::*;
+
+    #[test]
+    fn what_cannot_be_queued_again_is_sent_to_the_retry_that_takes_it() {
+        let id = TaskId::new("t").expect("an id");
+        for (status, retry) in
+            [(Status::Succeeded, "`dispatcher retry --force t`"), (Status::Failed, "`dispatcher retry t`")]
+        {
+            let mut fold = pool_shared::fold::Fold::new();
+            let (llm, cost_usd, error) = (None, pool_shared::money::MicroUsd::ZERO, None);
+            let finished = Decision::Finished { task: id.clone(), attempt: None, status, llm, cost_usd, error };
+            let submitted = Decision::Submitted {
+                task: id.clone(),
+                body_hash: String::new(),
+                route: "fast".to_owned(),
+                deadline_ms: None,
+            };
+            let batch =
+                Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1, events: vec![submitted, finished] };
+            fold.apply(&batch, |_, _, _| ());
+            let state = fold.tasks.get(&id).expect("it is known");
+            let refused = may_requeue(&id, state, true).expect_err("it is over");
+            assert!(refused.detail.contains(retry), "{}", refused.detail);
+            let forced = retry.contains("--force");
+            assert!(may_retry(&id, state.outcome.as_ref(), forced).is_ok(), "what is named is taken: {retry}");
+        }
+    }
 
     #[test]
     fn force_is_read_from_the_body_and_no_body_is_no_force() {

@@ -8,6 +8,7 @@ pub mod control;
 pub mod dead;
 pub mod events;
 pub mod extract;
+pub mod filter;
 pub mod guard;
 pub mod health;
 mod openapi;
@@ -35,7 +36,7 @@ use crate::dashboard::{Hub, Journal, Outputs};
 use crate::dead::DeadLetters;
 use crate::history::History;
 use crate::intake::Intake;
-use crate::pool_view::{self, Beats, PoolStatus};
+use crate::pool_view::{self, Beats, PoolStatus, Snapshot};
 
 /// What the handlers need. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +58,13 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// No more requests are taken, and event streams end.
     pub ending: CancellationToken,
+}
+
+impl App {
+    /// Who was heard of lately.
+    pub fn heard(&self) -> Snapshot {
+        self.beats.snapshot(self.pool.load_balancing.health_check_interval, &self.process.broker())
+    }
 }
 
 /// All routes of the API, and what is in front of them.

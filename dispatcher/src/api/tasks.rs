@@ -1,16 +1,13 @@
 //! `/tasks`: list, show, patch.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::config::Pool;
-use pool_shared::fold::TaskState;
-use pool_shared::fold::tasks::Tasks;
+use pool_shared::fold::{Fold, TaskState};
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
 use pool_shared::result::{ResultMessage, Status};
@@ -21,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::extract::{Path, Query};
+use super::filter::{Filter, Found, newest, programmer, runs};
 use super::problem::Problem;
 use crate::history::Entry;
+use crate::pool_view::Snapshot;
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 5_000;
 /// So many tasks are looked through before others get their turn at the history.
 const AT_ONCE: usize = 1_000;
 /// The log names the outcome a moment before the history has the result.
@@ -68,12 +65,12 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    fn new(id: &TaskId, state: &TaskState, entry: Entry) -> Self {
+    fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
         let owner = state.owner.as_ref();
         Self {
             id: id.clone(),
-            status: status(state).to_owned(),
+            status: status(state, runs).to_owned(),
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,
@@ -94,157 +91,23 @@ impl TaskView {
     }
 }
 
-fn status(state: &TaskState) -> &'static str {
-    match (&state.outcome, &state.owner) {
+fn status(state: &TaskState, runs: bool) -> &'static str {
+    match (&state.outcome, runs) {
         (Some(outcome), _) => outcome.status.as_str(),
-        (None, Some(_)) => "running",
-        (None, None) => "queued",
+        (None, true) => "running",
+        (None, false) => "queued",
     }
-}
-
-/// Who works on it, or did.
-fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
-    let owner = state.owner.as_ref().map(|owner| &owner.programmer);
-    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
 }
 
 pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
+    view_as_heard(app, id, &app.heard())
+}
+
+/// The same, of one of many.
+fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
     let entry = app.history.entry(id).unwrap_or_default();
-    app.process.log.read(|fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, entry)))
-}
-
-/// What `status` of a task can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Queued,
-    Running,
-    Succeeded,
-    Failed,
-    Rejected,
-    Cancelled,
-    Expired,
-}
-
-impl Stage {
-    fn of(state: &TaskState) -> Self {
-        match (&state.outcome, &state.owner) {
-            (Some(outcome), _) => outcome.status.into(),
-            (None, Some(_)) => Self::Running,
-            (None, None) => Self::Queued,
-        }
-    }
-}
-
-impl From<Status> for Stage {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Succeeded => Self::Succeeded,
-            Status::Failed => Self::Failed,
-            Status::Rejected => Self::Rejected,
-            Status::Cancelled => Self::Cancelled,
-            Status::Expired => Self::Expired,
-        }
-    }
-}
-
-/// Which tasks `GET /tasks` gives.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// How far it is, or the status of its result.
-    #[schemars(with = "Stage")]
-    status: Option<Stage>,
-    /// Who works on it, or did.
-    programmer: Option<ProgrammerId>,
-    /// `key=value` or `key:value`.
-    label: Option<String>,
-    /// Of its result; of a running task, the primary LLM of its programmer.
-    llm: Option<LlmName>,
-    /// Somewhere in its id, its summary or its labels, in any case.
-    text: Option<String>,
-    /// 100 unless told otherwise; more than 5000 count as 5000, and `offset` leads to the next.
-    limit: Option<usize>,
-    /// Of the list without it, so many are left out at its beginning.
-    offset: Option<usize>,
-}
-
-/// A task that may be in the list, and what it is sorted by.
-type Found = (Option<Timestamp>, TaskId);
-
-impl Filter {
-    /// How many match by what the log alone can tell, and the newest of them, in no order; all of them if words are still to
-    /// be asked for.
-    fn of_log(&self, pool: &Pool, tasks: &Tasks) -> (usize, Vec<Found>) {
-        let matches = |state: &TaskState| {
-            self.status.is_none_or(|wanted| wanted == Stage::of(state))
-                && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
-                && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
-        };
-        let matching = tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
-        if self.asks_for_words() {
-            let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
-            return (all.len(), all);
-        }
-        let (mut total, mut newest) = (0, BinaryHeap::new());
-        let most = self.offset().saturating_add(self.limit());
-        for task in matching.map(Reverse) {
-            total += 1;
-            if newest.len() < most {
-                newest.push(task);
-            } else if let Some(mut oldest) = newest.peek_mut().filter(|oldest| task < **oldest) {
-                *oldest = task;
-            }
-        }
-        (total, newest.into_iter().map(|Reverse((at, id))| (at, id.clone())).collect())
-    }
-
-    fn limit(&self) -> usize {
-        self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
-    }
-
-    fn offset(&self) -> usize {
-        self.offset.unwrap_or_default()
-    }
-
-    fn asks_for_words(&self) -> bool {
-        self.label.is_some() || self.text.is_some()
-    }
-
-    /// What only the words tell that the history has of it.
-    fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
-        let label = |wanted: &String| {
-            let (key, value) = wanted.split_once(['=', ':']).unwrap_or((wanted, ""));
-            let have = entry.and_then(|entry| entry.labels.get(key));
-            have.is_some_and(|have| value.is_empty() || have == value)
-        };
-        self.label.as_ref().is_none_or(label) && self.text.as_ref().is_none_or(|text| contains(id, entry, text))
-    }
-}
-
-/// The newest first, without `offset` at the beginning, at most `limit`.
-fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    found.into_iter().skip(filter.offset()).map(|(_, id)| id).take(filter.limit()).collect()
-}
-
-/// Of `text` in lower case.
-fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
-    let has = |words: &str| words.to_lowercase().contains(text);
-    let of_entry = |entry: &Entry| {
-        let label = |(key, value): (&String, &String)| has(&format!("{key}={value}"));
-        has(&entry.summary) || entry.labels.iter().any(label)
-    };
-    has(id.as_str()) || entry.is_some_and(of_entry)
-}
-
-/// Whose work the result is; of a running task, who is asked first.
-fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
-    match (&state.outcome, &state.owner) {
-        (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
-        (None, None) => None,
-    }
+    let view = |fold: &Fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, runs(fold, state, heard), entry));
+    app.process.log.read(view)
 }
 
 /// The answer of `GET /tasks`: the newest first.
@@ -265,7 +128,8 @@ pub async fn list(State(app): State<App>, Query(mut filter): Query<Filter>) -> R
 /// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
 /// are looked through in portions, and what is shown is sorted afterwards.
 fn find(app: &App, filter: &Filter) -> TaskList {
-    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, &fold.tasks));
+    let heard = app.heard();
+    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, fold, &heard));
     if filter.asks_for_words() {
         let matching = |some: &[Found]| {
             app.history.look(|entries| {
@@ -276,12 +140,7 @@ fn find(app: &App, filter: &Filter) -> TaskList {
         found = found.chunks(AT_ONCE).flat_map(matching).collect();
         total = found.len();
     }
-    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view(app, id)).collect() }
-}
-
-/// What lists are sorted by: when it was submitted, if that is known, else when it finished.
-fn time(state: &TaskState) -> Option<Timestamp> {
-    state.submitted_at.or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view_as_heard(app, id, &heard)).collect() }
 }
 
 pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
@@ -340,7 +199,3 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
     })?;
     Ok(([(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")], patch).into_response())
 }
-
-#[cfg(test)]
-#[path = "tasks_tests.rs"]
-mod tests;

@@ -25,7 +25,7 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json
 
 /// From what this dispatcher knows now.
 pub(super) fn explain(app: &App, id: &TaskId) -> Option<Why> {
-    let heard = app.beats.snapshot(app.pool.load_balancing.health_check_interval, &app.process.broker());
+    let heard = app.heard();
     let fresh = app.process.log.is_fresh();
     app.process.log.read(|fold| {
         let standing = Standing { pool: &app.pool, fold, now: fold.now().max(wall_clock()) };

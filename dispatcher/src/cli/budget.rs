@@ -68,11 +68,18 @@ fn text(budget: &BudgetStatus) -> String {
             format!("{}{}", clock(ends, wall_clock()), zone.map_or(String::new(), |zone| format!(" ({zone})")))
         }),
     ]);
-    let alert = match budget.alert {
-        true => format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd),
-        false => String::new(),
-    };
-    format!("{}{}{}{alert}", lines(day), amounts("LLM", &budget.by_llm), amounts("programmer", &budget.by_programmer))
+    let mut notes: Vec<String> = budget.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    if budget.alert {
+        notes.push(format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd));
+    }
+    if budget.lost_usd > MicroUsd::ZERO {
+        let lost = budget.lost_usd;
+        notes.push(format!(
+            "of what is spent, ${lost} were reserved by lost workers, and nobody knows what they used\n"
+        ));
+    }
+    let notes = notes.concat();
+    format!("{}{}{}{notes}", lines(day), amounts("LLM", &budget.by_llm), amounts("programmer", &budget.by_programmer))
 }
 
 /// What each has spent today, most first.

@@ -106,8 +106,8 @@ async fn serve(
     tokio::spawn(rescue::run(process.clone(), dead.clone()));
     let intake = Intake::new(process.clone(), history.clone(), pool.load_balancing.max_queue_per_programmer);
     let url = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(telemetry::pool::watch(process.clone()));
     let pool = Arc::new(pool);
+    tokio::spawn(telemetry::pool::watch(process.clone(), Arc::clone(&pool)));
     tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));

@@ -10,7 +10,7 @@ use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
 use super::{Client, Shown};
-use crate::figures::clock;
+use crate::figures::{clock, counted};
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
 use crate::tables::{Cell, Tone, lines, table};
@@ -108,16 +108,19 @@ fn text(status: &PoolStatus) -> String {
         let queue = if is_paused { format!("{} (paused)", route.queue) } else { route.queue.clone() };
         routes.add_row([queue, waiting, route.running.to_string(), served.join(" ")]);
     }
+    let depth = match status.uncounted_queues {
+        0 => counted(usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX), "message", "messages"),
+        _ => "? messages".to_owned(),
+    };
     format!(
-        "{}{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
+        "{}{}{}{}{} of {} programmers available, {}, {depth} waiting in queues, {}\n",
         first_of_all(status),
         lines(programmers),
         lines(routes),
         breakers(status),
         status.available,
         status.pool_size,
-        status.open_tasks,
-        status.total_queue_depth,
+        counted(status.open_tasks, "open task", "open tasks"),
         budget(&status.budget),
     )
 }

@@ -210,7 +210,11 @@ fn whole(sent: &Sent) -> Message {
 }
 
 fn look(app: &App, counted: &Counted) -> Live {
-    let tasks: Vec<TaskId> = app.process.log.read(|fold| fold.tasks.running().map(|(task, _)| task.clone()).collect());
+    let heard = app.heard();
+    let tasks: Vec<TaskId> = app.process.log.read(|fold| {
+        let running = fold.tasks.running().filter(|(_, owner)| !heard.has_lost(fold, owner));
+        running.map(|(task, _)| task.clone()).collect()
+    });
     let running = tasks.len() as u64;
     let status = pool_view::status_with(app, &counted.depths);
     let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);

@@ -33,11 +33,30 @@ pub struct Line {
 
 /// The lines of a task's events.
 pub fn lines(entries: &[Entry]) -> Vec<Line> {
-    entries.iter().map(line).collect()
+    let mut number = 0;
+    entries
+        .iter()
+        .map(|entry| {
+            number = number_of(entry, number);
+            line(entry, number)
+        })
+        .collect()
 }
 
-fn line(entry: &Entry) -> Line {
-    let Words { text, tone, programmer, attempt } = words(&entry.decision);
+/// The number of the attempt that is made after this event, as the fold counts: one that was given back does not count.
+fn number_of(entry: &Entry, before: u32) -> u32 {
+    match (&entry.decision, entry.verdict) {
+        (_, Verdict::Refused(_)) => before,
+        (Decision::Started { .. }, Verdict::Accepted) => before + 1,
+        (Decision::Released { .. }, Verdict::Accepted) => before.saturating_sub(1),
+        (_, Verdict::Accepted) => before,
+    }
+}
+
+fn line(entry: &Entry, number: u32) -> Line {
+    // One that was refused is none.
+    let number = (entry.verdict == Verdict::Accepted).then_some(number);
+    let Words { text, tone, programmer, attempt } = words(&entry.decision, number);
     match entry.verdict {
         Verdict::Accepted => Line { at: entry.at, text, tone, accepted: true, programmer, attempt },
         Verdict::Refused(refusal) => {
@@ -79,7 +98,7 @@ impl Words {
     }
 }
 
-fn words(decision: &Decision) -> Words {
+fn words(decision: &Decision, number: Option<u32>) -> Words {
     match decision {
         Decision::Submitted { route, .. } => Words::new(Tone::Neutral, format!("submitted for the route {route}")),
         Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "its message is in the queue"),
@@ -96,7 +115,8 @@ fn words(decision: &Decision) -> Words {
         }
         Decision::Started { programmer, attempt, token, .. } => {
             let again = if token.count > 0 { " after another delivery" } else { "" };
-            let text = format!("{} began an attempt{again}", programmer.display_name());
+            let which = number.map_or("an attempt".to_owned(), |number| format!("attempt {number}"));
+            let text = format!("{} began {which}{again}", programmer.display_name());
             Words::new(Tone::Active, text).of(Some(programmer), Some(*attempt))
         }
         Decision::Released { no_llm: true, attempt, .. } => {
@@ -158,8 +178,36 @@ mod tests {
     use pool_shared::result::{ErrorKind, Status};
 
     fn said(decision: Decision, verdict: Verdict) -> (String, Tone, bool) {
-        let line = line(&Entry { at: Timestamp(1), decision, verdict });
+        let line = line(&Entry { at: Timestamp(1), decision, verdict }, 0);
         (line.text, line.tone, line.accepted)
+    }
+
+    #[test]
+    fn attempts_are_counted_as_the_pool_counts_them() {
+        let task = TaskId::new("t").expect("an id");
+        let started = |n: u64| Decision::Started {
+            task: task.clone(),
+            attempt: AttemptId::from_u128(n.into()),
+            programmer: ProgrammerId::new("006").expect("an id"),
+            token: pool_shared::id::Token { generation: 0, count: n },
+            route: "fast".to_owned(),
+            body_hash: String::new(),
+        };
+        let released = Decision::Released { task: task.clone(), attempt: AttemptId::from_u128(1), no_llm: false };
+        let events = [
+            (started(0), Verdict::Accepted),
+            (started(0), Verdict::Refused(Refusal::Superseded)),
+            (started(1), Verdict::Accepted),
+            (released, Verdict::Accepted),
+            (started(2), Verdict::Accepted),
+        ];
+        let entries: Vec<Entry> =
+            events.into_iter().map(|(decision, verdict)| Entry { at: Timestamp(1), decision, verdict }).collect();
+        let said: Vec<String> = lines(&entries).into_iter().map(|line| line.text).collect();
+        assert_eq!(said[0], "Prog-006 began attempt 1", "the first");
+        assert!(said[1].starts_with("Prog-006 began an attempt – refused"), "it is none: {}", said[1]);
+        assert_eq!(said[2], "Prog-006 began attempt 2 after another delivery", "the next");
+        assert_eq!(said[4], "Prog-006 began attempt 2 after another delivery", "the one before does not count");
     }
 
     #[test]

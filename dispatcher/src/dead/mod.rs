@@ -56,6 +56,8 @@ impl DeadLetters {
 
     /// Takes the first `most` messages in hand, when it is our turn.
     pub(crate) async fn look(&self, most: u16) -> Result<Look, DeadError> {
+        // Its own connection would be waited for.
+        self.process.consume.is_there()?;
         let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
         let link = Link::new(self.process.consume.endpoint().clone(), "dead letters");

@@ -7,6 +7,7 @@ use pool_shared::fold::breaker::{Breaker, State};
 use pool_shared::id::{LlmName, ProgrammerId};
 use pool_shared::llm::{Fault, LlmKey, Scope};
 use pool_shared::money::MicroUsd;
+use pool_shared::standing::Standing;
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,8 @@ pub struct BreakerStatus {
     pub probed_by: Option<ProgrammerId>,
 }
 
-pub(super) fn breakers(fold: &Fold) -> Vec<BreakerStatus> {
-    fold.breakers.all().map(|(key, scope, breaker)| breaker_status((key, scope), breaker)).collect()
+pub(super) fn breakers(standing: &Standing<'_>) -> Vec<BreakerStatus> {
+    standing.breakers().map(|(key, scope, breaker)| breaker_status((key, scope), breaker)).collect()
 }
 
 fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> BreakerStatus {
@@ -75,6 +76,10 @@ pub struct BudgetStatus {
     pub set_for_today: bool,
     /// What calls have cost today, and what was reserved by those who will never tell.
     pub spent_usd: MicroUsd,
+    /// Of it: reservations of attempts whose worker was lost. Nobody knows what they have spent, so all of it counts until
+    /// they say so after all; it is in `by_programmer`, and not in `by_llm`.
+    #[serde(default)]
+    pub lost_usd: MicroUsd,
     /// What running tasks may still spend.
     pub reserved_usd: MicroUsd,
     /// What could still be reserved; None: any amount.
@@ -87,6 +92,9 @@ pub struct BudgetStatus {
     pub time_zone: String,
     pub by_llm: BTreeMap<LlmName, MicroUsd>,
     pub by_programmer: BTreeMap<ProgrammerId, MicroUsd>,
+    /// For who has set the limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What the log says about the money of the day.
@@ -98,6 +106,7 @@ pub fn budget(fold: &Fold) -> BudgetStatus {
         alert_threshold_usd: alert,
         set_for_today: budget.is_set_for_today(),
         spent_usd: spent,
+        lost_usd: budget.lost(),
         reserved_usd: reserved,
         left_usd: budget.room(),
         alert: budget.limit().is_some() && alert > MicroUsd::ZERO && spent + reserved >= alert,
@@ -106,5 +115,30 @@ pub fn budget(fold: &Fold) -> BudgetStatus {
         time_zone: budget.time_zone().to_owned(),
         by_llm: budget.by_llm().clone(),
         by_programmer: budget.by_programmer().clone(),
+        warnings: budget.limit().and_then(|limit| passed(limit, spent, reserved)).into_iter().collect(),
+    }
+}
+
+/// A limit that was set below what is gone.
+fn passed(limit: MicroUsd, spent: MicroUsd, reserved: MicroUsd) -> Option<String> {
+    (limit < spent + reserved).then(|| {
+        format!(
+            "the limit of ${limit} is below what is spent (${spent}) and reserved (${reserved}): no paid call is begun \
+             until the day ends or the limit is above that"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_below_what_is_gone_is_warned_of() {
+        let dollars = |text: &str| text.parse::<MicroUsd>().expect("an amount");
+        let (spent, reserved) = (dollars("3.00"), dollars("1.00"));
+        assert_eq!(passed(dollars("4.00"), spent, reserved), None, "it is reached, not passed");
+        let warning = passed(dollars("3.50"), spent, reserved).expect("it is below");
+        assert!(warning.contains("$3.50 is below what is spent ($3.00) and reserved ($1.00)"), "{warning}");
     }
 }

@@ -1,5 +1,6 @@
 //! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
 
+mod held;
 pub mod llms;
 
 use std::collections::HashMap;
@@ -15,9 +16,9 @@ use pool_shared::broker::status::BrokerStatus;
 use pool_shared::broker::within;
 use pool_shared::config::Programmer;
 use pool_shared::event::EmitterId;
+use pool_shared::fold::{Fold, Owner};
 use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
-use pool_shared::routing::Route;
 use pool_shared::standing::Standing;
 use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, Unseen, programmer_status};
 use pool_shared::time::{Timestamp, wall_clock};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::api::control::{PauseView, paused};
 use crate::api::{App, health};
+use held::Held;
 use llms::{BreakerStatus, BudgetStatus};
 
 /// Who merely waits for an id does not hide a holder that was heard within so long.
@@ -61,6 +63,19 @@ pub struct Snapshot {
     pub seen: HashMap<ProgrammerId, Seen>,
     /// It was listened for long enough to hear of everybody who is there.
     pub complete: bool,
+}
+
+impl Snapshot {
+    /// Whether it was not heard of, though there was time for it.
+    pub fn is_down(&self, id: &ProgrammerId) -> bool {
+        self.complete && !self.seen.contains_key(id)
+    }
+
+    /// Whether nobody works for this owner any more, as far as is known: its programmer is down, or another process has it.
+    /// For people; who owns a task is decided by the log alone.
+    pub fn has_lost(&self, fold: &Fold, owner: &Owner) -> bool {
+        fold.is_gone(owner) || self.is_down(&owner.programmer)
+    }
 }
 
 impl Beats {
@@ -130,8 +145,14 @@ pub struct RouteStatus {
     pub queue: String,
     /// As tasks and pauses name it.
     pub name: String,
-    /// Messages that wait in the queue; None when the broker did not say.
+    /// Messages that wait in the queue; None when the broker did not say. Among them are copies that are dropped when
+    /// their turn comes: of tasks that were cancelled, for example.
     pub waiting: Option<u32>,
+    /// Tasks that wait for a programmer, of those that the log knows: it hears of one that came straight over AMQP when that
+    /// is started.
+    #[serde(default)]
+    pub waiting_tasks: usize,
+    /// Tasks whose programmer is heard of.
     pub running: usize,
     /// Since when the oldest task that waits has waited, of those that the log knows.
     pub oldest_waiting: Option<Timestamp>,
@@ -151,7 +172,11 @@ pub struct PoolStatus {
     /// Shut or down.
     pub unavailable: usize,
     pub using_backup: usize,
+    /// Messages in the queues that were counted.
     pub total_queue_depth: u64,
+    /// Queues of which the broker did not say how much is in them.
+    #[serde(default)]
+    pub uncounted_queues: usize,
     /// Tasks without an outcome.
     pub open_tasks: usize,
     pub budget: BudgetStatus,
@@ -172,31 +197,21 @@ pub async fn status(app: &App) -> PoolStatus {
 pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
     let App { process, pool, beats, .. } = app;
     let (fresh, broker) = (pool.load_balancing.health_check_interval, process.broker());
-    let programmers: Vec<ProgrammerStatus> = process.log.read(|fold| {
+    let (programmers, breakers): (Vec<ProgrammerStatus>, _) = process.log.read(|fold| {
         let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
         let seen = |programmer: &Programmer| beats.of(&programmer.id, fresh, &broker);
         let each = pool.programmers.iter();
-        each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect()
+        let programmers = each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect();
+        (programmers, llms::breakers(&standing))
     });
-    let oldest = |route: &Route| process.log.read(|fold| fold.tasks.oldest_waiting(&route.name));
+    let heard = app.heard();
+    let held = process.log.read(|fold| Held::of(fold, &heard));
     // What was counted before the broker went away is not so any more.
     let waiting = if broker.trouble().is_some() { &[] } else { waiting };
     let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
-    let running = running(process);
-    let routes: Vec<RouteStatus> = process
-        .routes
-        .all()
-        .iter()
-        .zip(waiting)
-        .map(|(route, waiting)| RouteStatus {
-            queue: route.queue(),
-            name: route.name.clone(),
-            oldest_waiting: oldest(route),
-            waiting,
-            running: running.get(&route.name).copied().unwrap_or_default(),
-            programmers: route.eligible.iter().cloned().collect(),
-        })
-        .collect();
+    let routes = process.routes.all().iter().zip(waiting);
+    let routes: Vec<RouteStatus> =
+        process.log.read(|fold| routes.map(|(route, waiting)| held.route(fold, route, waiting)).collect());
     let available = programmers.iter().filter(|p| is_available(p.state)).count();
     PoolStatus {
         detail: health::trouble(app),
@@ -206,9 +221,10 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
         unavailable: programmers.len() - available,
         using_backup: programmers.iter().filter(|p| p.using_backup).count(),
         total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
+        uncounted_queues: routes.iter().filter(|route| route.waiting.is_none()).count(),
         open_tasks: process.log.read(|fold| fold.tasks.open()),
         budget: process.log.read(llms::budget),
-        breakers: process.log.read(llms::breakers),
+        breakers,
         routes,
         programmers,
     }
@@ -221,20 +237,12 @@ fn is_available(state: ProgrammerState) -> bool {
     }
 }
 
-/// Tasks that somebody works on, by route.
-fn running(process: &Process) -> HashMap<String, usize> {
-    process.log.read(|fold| {
-        let mut routes = HashMap::new();
-        for state in fold.tasks.running().filter_map(|(id, _)| fold.tasks.get(id)) {
-            *routes.entry(state.route.clone()).or_default() += 1;
-        }
-        routes
-    })
-}
-
-/// Asks the broker.
+/// Asks the broker, unless it is known to be away: a link waits for its connection for seconds.
 pub async fn queue_depths(process: &Process) -> Depths {
     let (routes, endpoint) = (process.routes.all(), process.consume.endpoint());
+    if process.consume.is_there().is_err() {
+        return vec![None; routes.len()];
+    }
     let mut depths = Vec::with_capacity(routes.len());
     let mut open = None;
     for route in routes {

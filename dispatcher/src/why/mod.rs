@@ -155,7 +155,10 @@ impl Look<'_> {
             return Answer::new(Reason::Finished, words::finished(outcome, self.standing.now), Some(outcome.at));
         }
         if let Some(owner) = &state.owner {
-            return self.running(state, owner);
+            return match self.heard.has_lost(self.standing.fold, owner) {
+                true => self.lost(id, state, owner),
+                false => self.running(state, owner),
+            };
         }
         let max = self.standing.pool.dispatcher.max_attempts;
         if let Some(retry) = &state.retry {
@@ -174,9 +177,15 @@ impl Look<'_> {
 
     fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
         let max = self.standing.pool.dispatcher.max_attempts;
-        let gone = self.standing.fold.is_gone(owner) || self.is_down(&owner.programmer);
-        let sentence = words::running(owner, (state.attempts, max), gone, self.standing.now);
+        let sentence = words::running(owner, (state.attempts, max), self.standing.now);
         Answer::new(Reason::Running, sentence, Some(owner.since))
+    }
+
+    /// Its message is in the queue again, or is about to be.
+    fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
+        let mut answer = self.waiting(id, state);
+        answer.sentence.push_str(&words::lost(owner, self.heard.is_down(&owner.programmer)));
+        answer
     }
 
     fn waiting(&self, id: &TaskId, state: &TaskState) -> Answer {

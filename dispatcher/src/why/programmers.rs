@@ -93,15 +93,10 @@ impl Look<'_> {
         able.map(|programmer| self.able(programmer, route, busy.get(&programmer.id).copied())).collect()
     }
 
-    /// Whether it was not heard of, though there was time for it.
-    pub(super) fn is_down(&self, id: &ProgrammerId) -> bool {
-        self.heard.complete && !self.heard.seen.contains_key(id)
-    }
-
     fn able(&self, programmer: &Programmer, route: &Route, busy: Option<(&TaskId, &Owner)>) -> Able {
         let found = self.unheard(programmer);
         let found = found.or_else(|| self.shut_by_itself(programmer));
-        let found = found.or_else(|| self.ordered(programmer));
+        let found = found.or_else(|| self.ordered(programmer, busy));
         let found = found.or_else(|| busy.map(|(task, owner)| self.busy(task, owner)));
         let found = found.or_else(|| self.without_means(programmer));
         let found = found.or_else(|| self.closed(programmer, route));
@@ -144,11 +139,15 @@ impl Look<'_> {
     }
 
     /// What an operator has ordered holds whether it is busy or not.
-    fn ordered(&self, programmer: &Programmer) -> Option<Found> {
+    fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
         let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
         match reason {
             ShutReason::Paused | ShutReason::Draining => {
-                Some(Found { until, ..Found::new(Availability::from(reason), reason.as_str(), detail) })
+                let ordered = Found { until, ..Found::new(Availability::from(reason), reason.as_str(), detail) };
+                Some(match busy {
+                    Some((task, owner)) => ordered.and(&self.busy(task, owner)),
+                    None => ordered,
+                })
             }
             ShutReason::Config
             | ShutReason::Clock
@@ -171,10 +170,21 @@ impl Look<'_> {
         let (state, now) = (Availability::from(reason), self.standing.now);
         let its_turn_comes = || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
         Some(match self.standing.means(programmer) {
-            Means::Nothing(shut) => Found { state, words: words::breakers(&shut, now), detail, until },
+            Means::Nothing(shut) => {
+                let shut = Found { state, words: words::breakers(&shut, now), detail, until };
+                match self.standing.over_budget(programmer) {
+                    Some(also) => shut.and(&self.over_budget(also)),
+                    None => shut,
+                }
+            }
             Means::Free | Means::Paid if its_turn_comes() => Found::new(state, words::ITS_TURN, detail),
-            Means::Free | Means::Paid => Found { state, words: words::over_budget(until, now), detail, until },
+            Means::Free | Means::Paid => self.over_budget(Obstacle { reason, detail, until }),
         })
+    }
+
+    fn over_budget(&self, Obstacle { reason, detail, until }: Obstacle) -> Found {
+        let (words, detail) = (words::over_budget(until, self.standing.now), with_clocks(&detail, self.standing.now));
+        Found { state: Availability::from(reason), words, detail, until }
     }
 
     fn closed(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
@@ -213,5 +223,12 @@ struct Found {
 impl Found {
     fn new(state: Availability, words: &str, detail: String) -> Self {
         Self { state, words: words.to_owned(), detail, until: None }
+    }
+
+    /// Two things keep it: it is free when the later one is over.
+    fn and(self, other: &Self) -> Self {
+        let words = format!("{} and {}", self.words, other.words);
+        let detail = format!("{}; {}", self.detail, other.detail);
+        Self { words, detail, until: self.until.max(other.until), ..self }
     }
 }

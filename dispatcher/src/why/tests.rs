@@ -216,6 +216,29 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
 }
 
 #[test]
+fn a_programmer_that_two_things_keep_says_both() {
+    let mut world = World::new();
+    as_in_the_promise(&mut world);
+    // 009 is over budget already.
+    world.outage("openai/gpt-4o", "009");
+    let said = world.state("009");
+    assert_eq!(said.state, Availability::Breaker, "what its calls meet first");
+    assert_eq!(said.until.map(|at| at.to_string()).as_deref(), Some("2026-02-01T00:00:00.000Z"), "the later of both");
+    assert!(said.detail.contains("breaker open") && said.detail.contains("may cost $5.00"), "{}", said.detail);
+    let sentence = world.why("t").sentence;
+    assert!(
+        sentence.contains("3 failures of openai/gpt-4o (last: timeout) and over budget until 00:00 UTC"),
+        "{sentence}"
+    );
+
+    world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
+    let said = world.state("006").detail;
+    assert!(said.contains("is paused since") && said.ends_with("; works on a since 12:00 UTC"), "{said}");
+    let sentence = world.why("t").sentence;
+    assert!(sentence.contains("1 paused and busy"), "{sentence}");
+}
+
+#[test]
 fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
     let mut world = World::new();
     world.wait("t", "fast");
@@ -253,7 +276,8 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     world.fold.apply(&batch, |_, _, _| ());
     world.wait("t", "premium");
     assert_eq!(world.state("006").state, Availability::Idle, "its process has been replaced");
-    assert!(world.why("a").sentence.contains("not heard of any more"), "{}", world.why("a").sentence);
+    let sentence = world.why("a").sentence;
+    assert!(sentence.ends_with("; it was with Prog-006, whose process is gone"), "it waits again: {sentence}");
 }
 
 #[test]

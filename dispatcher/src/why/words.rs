@@ -33,13 +33,15 @@ fn ended(outcome: &Outcome) -> String {
     }
 }
 
-pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), gone: bool, now: Timestamp) -> String {
+pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp) -> String {
     let (who, since) = (&owner.programmer, clock(owner.since, now));
-    let gone = match gone {
-        true => "; it is not heard of any more, and when its process is gone the broker hands the task to another one",
-        false => "",
-    };
-    format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}{gone}")
+    format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}")
+}
+
+/// Of a task that waits again.
+pub(super) fn lost(owner: &Owner, silent: bool) -> String {
+    let why = if silent { "which is not heard of any more" } else { "whose process is gone" };
+    format!("; it was with {}, {why}", owner.programmer.display_name())
 }
 
 pub(super) fn stale(known: Timestamp, sentence: &str, now: Timestamp) -> String {

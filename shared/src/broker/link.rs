@@ -115,6 +115,17 @@ impl Link {
         self.0.link.made.load(Ordering::Acquire)
     }
 
+    /// For who would not wait for it.
+    ///
+    /// # Errors
+    /// When there is no connection now.
+    pub fn is_there(&self) -> Result<(), BrokerError> {
+        match &*self.0.link.state.borrow() {
+            State::Away { error, .. } => Err(self.away(error.clone())),
+            State::Connected { .. } | State::Blocked { .. } => Ok(()),
+        }
+    }
+
     /// Waits for the first connection.
     ///
     /// # Errors

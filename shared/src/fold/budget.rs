@@ -92,6 +92,11 @@ impl Budget {
         self.spent
     }
 
+    /// Of it: what was reserved by attempts that were lost and have not told what they have spent.
+    pub fn lost(&self) -> MicroUsd {
+        self.lost.values().map(|lost| lost.amount).sum()
+    }
+
     pub fn reserved(&self) -> MicroUsd {
         self.reserved
     }

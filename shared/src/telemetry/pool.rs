@@ -1,17 +1,21 @@
 //! What the whole pool knows, as logs and metrics of each process: breakers and the budget. Read from the fold, so that
 //! every process says the same; and how well this process knows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{
     BREAKER_STATE, BUDGET_LIMIT, BUDGET_RESERVED, BUDGET_SPENT, BUDGET_THRESHOLD, CLOCK_OFFSET, LOG_FRESH, LOG_SILENCE,
 };
 use crate::broker::process::Process;
+use crate::config::Pool;
 use crate::fold::Fold;
 use crate::fold::breaker::State;
 use crate::llm::{LlmKey, Scope};
 use crate::money::MicroUsd;
+use crate::standing::Standing;
+use crate::time::wall_clock;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -42,27 +46,36 @@ pub struct PoolWatch {
 }
 
 /// Looks again and again, until the process ends.
-pub async fn watch(process: Process) {
+pub async fn watch(process: Process, pool: Arc<Pool>) {
     let mut watch = PoolWatch::default();
     let log = &process.log;
     loop {
         let fresh = log.is_fresh();
         Known { fresh, silence: log.silence(), clock_offset_ms: process.clock.offset_ms() }.emit();
         if fresh {
-            log.read(|fold| watch.look(fold));
+            log.read(|fold| watch.look(&Standing { pool: &pool, fold, now: fold.now().max(wall_clock()) }));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 impl PoolWatch {
-    pub fn look(&mut self, fold: &Fold) {
-        self.breakers(fold);
-        self.budget(fold);
+    pub fn look(&mut self, standing: &Standing<'_>) {
+        self.breakers(standing);
+        self.budget(standing.fold);
     }
 
-    fn breakers(&mut self, fold: &Fold) {
-        for (key, scope, breaker) in fold.breakers.all() {
+    fn breakers(&mut self, standing: &Standing<'_>) {
+        let governs: BTreeSet<(&LlmKey, &Scope)> = standing.breakers().map(|(key, scope, _)| (key, scope)).collect();
+        // Whose last programmer has gone to another host. First, as another breaker may be told under the same labels.
+        self.breakers.retain(|(key, scope), _| {
+            let stays = governs.contains(&(key, scope));
+            if !stays {
+                BREAKER_STATE.set([key.llm.as_str(), &scope.to_string()], 0.0);
+            }
+            stays
+        });
+        for (key, scope, breaker) in standing.breakers() {
             let is = match breaker.state {
                 State::Closed { .. } => BreakerIs::Closed,
                 State::HalfOpen { .. } => BreakerIs::HalfOpen,
@@ -165,6 +178,11 @@ mod tests {
     use crate::id::{AttemptId, ProgrammerId};
     use crate::rules::{BudgetRules, Rules};
 
+    const POOL: &str = r#"
+programmers: [{id: "001", primary_llm: ollama/qwen, capabilities: [fast]}]
+workspace: {dir: /tmp, roots: [/tmp]}
+"#;
+
     #[test]
     fn the_budget_is_told_in_dollars() {
         let budget = BudgetRules { limit_usd: Some(MicroUsd(50_000_000)), ..BudgetRules::default() };
@@ -181,8 +199,10 @@ mod tests {
         let batch =
             Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1, events: vec![configured, reserved] };
         fold.apply(&batch, |_, _, _| ());
+        let pool = crate::config::parse(POOL, std::path::Path::new("pool.yaml")).expect("a good pool file");
+        let standing = Standing { pool: &pool, fold: &fold, now: fold.now() };
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || PoolWatch::default().look(&fold));
+        metrics::with_local_recorder(&recorder, || PoolWatch::default().look(&standing));
         let text = recorder.handle().render();
         for line in [
             "pool_budget_spent_usd 0",

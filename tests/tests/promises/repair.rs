@@ -149,7 +149,7 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
     pool.worker_prints(first, "another attempt").await;
     let refused = pool.try_command_line(&["requeue", "--force", "stuck"]).await;
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(words.contains("succeeded already") && words.contains("dispatcher retry stuck"), "{words}");
+    assert!(words.contains("succeeded already") && words.contains("dispatcher retry --force stuck"), "{words}");
     let (status, said) = api.send(Method::POST, "/tasks/nobody/requeue", &json!({})).await;
     assert_eq!(status, 404, "{said}");
     log.read().await;

@@ -7,6 +7,7 @@ use pool_shared::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::broker::Vhost;
 use crate::support::machine::{idles, share_cores};
@@ -220,4 +221,16 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     assert_eq!(reason(&away), "unknown: the broker is not reachable", "nobody is called down for it");
     let said = pool.command_line(&["status"]).await;
     assert!(said.starts_with("the dispatcher says: the broker: reconnecting"), "it is said first: {said}");
+    assert!(said.contains("? messages waiting in queues"), "what is not known is not 0: {said}");
+    // Whoever asks now would wait for a connection for ten seconds.
+    let asked = Instant::now();
+    let away = pool.status().await;
+    assert_eq!(
+        away.0["uncounted_queues"].as_u64(),
+        away.0["routes"].as_array().map(|all| all.len() as u64),
+        "{away:?}"
+    );
+    let (dead, _) = pool.api().try_get("/dead").await;
+    assert_eq!(dead, StatusCode::SERVICE_UNAVAILABLE, "nobody can look at dead letters");
+    assert!(asked.elapsed() < Duration::from_secs(3), "it is known that nobody answers: {:?}", asked.elapsed());
 }

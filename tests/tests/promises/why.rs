@@ -129,3 +129,36 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
     pool.api().result("t", SOON).await;
     assert_eq!(pool.api().get("/tasks/t/why").await["reason"], "finished", "money came back, and it was taken");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
+    let mut bench = Bench::with(&["001"]).await;
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&task("orphan")).await;
+    bench.agents_started(1).await;
+    let sum = |status: &Value, field: &str| -> u64 {
+        let routes = status["routes"].as_array().expect("routes");
+        routes.iter().filter_map(|route| route[field].as_u64()).sum()
+    };
+    let status = bench.pool.status().await.0;
+    assert_eq!((sum(&status, "running"), sum(&status, "waiting_tasks")), (1, 0), "it runs: {status:#}");
+
+    bench.pool.kill_worker(worker);
+    let again = |why: &Value| why["reason"] == "unavailable";
+    let why = why_where(&bench.pool, "orphan", "its programmer is not heard of any more", again).await;
+    let sentence = text(&why, "sentence");
+    assert!(sentence.contains("1 down"), "who could take it: {sentence}");
+    assert!(sentence.ends_with("; it was with Prog-001, which is not heard of any more"), "who had it: {sentence}");
+    let status = bench.pool.status().await.0;
+    assert_eq!((sum(&status, "running"), sum(&status, "waiting_tasks")), (0, 1), "it waits: {status:#}");
+    let view = bench.pool.api().get("/tasks/orphan").await;
+    assert_eq!(view["status"], "queued", "in lists, too");
+    let routes = status["routes"].as_array().expect("routes");
+    let oldest = routes.iter().find(|route| route["waiting_tasks"] == 1).map(|route| &route["oldest_waiting"]);
+    assert_eq!(oldest, Some(&view["submitted_at"]), "since it was submitted");
+    bench.go();
+    bench.pool.start_worker(&["--all"]);
+    let result = bench.pool.api().result("orphan", SOON).await;
+    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("001"), "the next worker does it");
+}

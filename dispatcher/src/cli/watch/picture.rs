@@ -124,13 +124,18 @@ impl Picture<'_> {
         ]);
         let Some(Live { status, counts, .. }) = &self.follow.live else { return vec![title] };
         let count = |name: &str| counts.get(name).copied().unwrap_or_default();
-        let bad = count("failed") + count("rejected") + count("expired");
+        let bad: Vec<String> = ["failed", "rejected", "expired"]
+            .into_iter()
+            .filter(|word| count(word) > 0)
+            .map(|word| format!("{} {word}", count(word)))
+            .collect();
+        let words = if bad.is_empty() { "0 failed".to_owned() } else { bad.join(", ") };
         let numbers = Line::from(vec![
             Span::raw(format!("{} of {} available · ", status.available, status.pool_size)),
             Span::raw(format!("{} running · {} queued · ", count("running"), count("queued"))),
             Span::styled(format!("{} succeeded", count("succeeded")), self.style(Tone::Good)),
             Span::raw(" · "),
-            Span::styled(format!("{bad} failed"), self.style(if bad == 0 { Tone::Plain } else { Tone::Bad })),
+            Span::styled(words, self.style(if bad.is_empty() { Tone::Plain } else { Tone::Bad })),
         ]);
         let tone = if status.budget.alert { Tone::Warning } else { Tone::Plain };
         let money = Line::styled(budget(&status.budget), self.style(tone));

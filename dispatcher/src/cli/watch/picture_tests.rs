@@ -28,7 +28,7 @@ pub(in crate::cli::watch) fn live(programmers: usize) -> Live {
             "programmers": (1..=programmers).map(programmer).collect::<Vec<_>>(),
             "pauses": [{"target": {"what": "all"}, "pause": "pause", "since": "2026-01-31T12:00:00Z"}]
         },
-        "counts": {"queued": 3, "running": 1, "succeeded": 12}, "dead": null, "running": {"t1": "words \u{1b}[31m of a task"}
+        "counts": {"queued": 3, "running": 1, "succeeded": 12, "failed": 15, "rejected": 1}, "dead": null, "running": {"t1": "words \u{1b}[31m of a task"}
     }))
     .expect("a state")
 }
@@ -54,9 +54,14 @@ fn seen(programmers: usize, (width, height): (u16, u16), scrolled: usize) -> Vec
 fn it_shows_who_does_what_and_what_waits() {
     let lines = seen(2, (100, 30), 0);
     let text = lines.join("\n");
-    for part in
-        ["2 of 2 available", "12 succeeded", "$1.50 of $50.00", "paused: the pool for 1 min 05 s", "done", "failed"]
-    {
+    for part in [
+        "2 of 2 available",
+        "12 succeeded · 15 failed, 1 rejected",
+        "$1.50 of $50.00",
+        "paused: the pool for 1 min 05 s",
+        "done",
+        "failed",
+    ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     let programmer = lines.iter().find(|line| line.starts_with("Prog-001")).expect("the first programmer");

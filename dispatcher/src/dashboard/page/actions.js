@@ -1,5 +1,7 @@
 // What an operator can do, and the state that all views share.
 const pool = { live: null, mayAct: true, connection: "connecting", changed: new Set(), tasks: new Set() };
+// The dispatcher is not there: nothing can be done, and what counts down is not known.
+const isAway = () => $("connection").dataset.state === "lost";
 const changed = () => pool.changed.forEach((update) => update());
 
 const confirmed = (title, text, verb) => new Promise((done) => {
@@ -58,6 +60,7 @@ const pauseButtons = (target, drain, what = "") => {
     pause.hidden = Boolean(paused) || !pool.mayAct;
     if (draining) draining.hidden = paused?.pause === "drain" || !pool.mayAct;
     resume.hidden = !paused || !pool.mayAct;
+    for (const one of [pause, draining, resume]) if (one) one.disabled = isAway();
   };
   return { element, update };
 };

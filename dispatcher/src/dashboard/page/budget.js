@@ -38,7 +38,8 @@ const budgetView = () => {
       const now = await (await request("POST", "/budget", { limit_usd: amount.value.trim(), for: "today" })).json();
       amount.value = "";
       show(now);
-      toast(`Today at most ${usd(now.max_daily_spend_usd)} is spent`);
+      if (now.warnings?.length) toast(now.warnings.join("; "), true);
+      else toast(`Today at most ${usd(now.max_daily_spend_usd)} is spent`);
     } catch (error) {
       problem.hidden = false;
       set(problem, error.message);
@@ -55,7 +56,9 @@ const budgetView = () => {
     card.update(budget);
     facts.replaceChildren(
       ...fact("Limit", budget.max_daily_spend_usd === null ? "none" : `${usd(budget.max_daily_spend_usd)}${budget.set_for_today ? " (set for today)" : ""}`),
-      ...fact("Spent", usd(budget.spent_usd)), ...fact("Reserved by running tasks", usd(budget.reserved_usd)),
+      ...fact("Spent", usd(budget.spent_usd)),
+      ...fact("Of it lost", Number(budget.lost_usd) > 0 && `${usd(budget.lost_usd)} were reserved by workers that are gone: nobody knows what they used`),
+      ...fact("Reserved by running tasks", usd(budget.reserved_usd)),
       ...fact("Left", budget.left_usd === null ? "any amount" : usd(budget.left_usd)),
       ...fact("Warning", budget.max_daily_spend_usd === null || Number(budget.alert_threshold_usd) === 0 ? "" : `from ${usd(budget.alert_threshold_usd)}${budget.alert ? ", reached" : ""}`),
       ...fact("Day", budget.day && `${budget.day} (${budget.time_zone})`), ...fact("Ends", budget.day_ends && moment(budget.day_ends)));

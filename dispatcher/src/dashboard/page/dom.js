@@ -89,7 +89,7 @@ const counting = (element, kind, time) => {
   }
   count(element);
 };
-setInterval(() => document.querySelectorAll("[data-since], [data-until], [data-ago]").forEach(count), 1000);
+setInterval(() => isAway() || document.querySelectorAll("[data-since], [data-until], [data-ago]").forEach(count), 1000);
 
 const usd = (text) => {
   if (text === undefined || text === null) return "";

@@ -28,17 +28,21 @@ const router = () => {
 
 const connectionShown = (state, why) => {
   pool.connection = state;
-  const shown = { live: "live", lost: "disconnected", connecting: "connecting" };
+  const shown = { live: "live", stale: "stale", lost: "disconnected", connecting: "connecting" };
   // A new try does not hide that the last one has failed.
   if (state === "connecting" && $("connection").dataset.state === "lost") return;
   pool.needsToken = state === "lost" && why === 401;
-  attribute($("connection"), "data-state", state);
-  set($("connection").querySelector(".word"), pool.needsToken ? "token needed" : shown[state]);
+  // What the dispatcher cannot see itself is not live.
+  const seen = state === "live" && pool.live?.status.detail ? "stale" : state;
+  attribute($("connection"), "data-state", seen);
+  set($("connection").querySelector(".word"), pool.needsToken ? "token needed" : shown[seen]);
+  $("new-task").disabled = isAway();
   bannerShown();
+  changed();
 };
 // What everybody must know: a text, and what can be done about it.
 const news = () => {
-  if (pool.connection !== "live" && $("connection").dataset.state === "lost") {
+  if (isAway()) {
     if (pool.needsToken) return ["This dispatcher shows nothing without its token.", "Give the token", () => askForToken()];
     return [`No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`];
   }
@@ -46,7 +50,9 @@ const news = () => {
   const paused = pauseOf(target);
   const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.` : "";
   const trouble = pool.live?.status.detail;
-  if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${text}`];
+  // The first sentence of a broker that is away, and of a log that cannot be read.
+  const next = /\bbroker\b/.test(trouble ?? "") ? "Is RabbitMQ running? Look with scripts/pool status; docs/operating.md says what to do. " : "";
+  if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${next}${text}`];
   return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
 };
 const bannerShown = () => {
@@ -84,8 +90,7 @@ const restart = () => {
       $("open-count").hidden = queued + running === 0;
       set($("dead-count"), number(live.dead ?? 0));
       $("dead-count").hidden = !live.dead;
-      bannerShown();
-      changed();
+      connectionShown("live");
     },
     tasks: (news) => pool.tasks.forEach((heard) => heard(news)),
   }, connectionShown);
@@ -110,7 +115,7 @@ const focusSearch = () => {
 };
 const KEYS = {
   "/": focusSearch,
-  n: () => pool.mayAct && openSubmit(),
+  n: () => pool.mayAct && !isAway() && openSubmit(),
   "?": help,
   p: () => { location.hash = "#/"; },
   t: () => { location.hash = "#/tasks"; },

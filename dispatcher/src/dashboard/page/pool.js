@@ -90,6 +90,9 @@ const programmerCard = ({ id }) => {
   return { element, update };
 };
 
+// Tasks that wait are known by the log. Other messages are copies that are dropped when their turn comes, or tasks that came
+// straight over AMQP: nobody can tell which before.
+const moreMessages = (messages, tasks) => (messages > tasks ? ` · ${number(messages)} message${messages === 1 ? "" : "s"}` : "");
 const routeRow = ({ name }) => {
   const title = h("span", { class: "mono" }, name);
   const nums = h("span", { class: "nums" });
@@ -104,8 +107,8 @@ const routeRow = ({ name }) => {
   const load = h("div", { class: "load", "aria-hidden": "true" }, running, waiting);
   const element = h("li", { class: "route" }, h("span", {}, title, " ", paused), nums, buttons.element, h("span", { class: "small" }, who, age), load);
   const update = (route) => {
-    const wait = route.waiting ?? 0;
-    set(nums, `${route.running} running · ${route.waiting ?? "?"} waiting`);
+    const wait = Math.max(route.waiting ?? 0, route.waiting_tasks);
+    set(nums, `${route.running} running · ${route.waiting === null ? "?" : route.waiting_tasks} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);
     set(who, `${route.programmers.length} able${route.oldest_waiting ? " · " : ""}`);
     age.hidden = !route.oldest_waiting;
     counting(oldest, "since", route.oldest_waiting);
@@ -148,7 +151,8 @@ const poolView = () => {
   const running = kpi("Running", "#/tasks?status=running");
   const waiting = kpi("Waiting", "#/tasks?status=queued");
   const oldest = h("span", {});
-  waiting.note.append(document.createTextNode(""), oldest);
+  const messages = document.createTextNode("");
+  waiting.note.append(document.createTextNode(""), oldest, messages);
   const backup = kpi("On backup LLM");
   const done = kpi("Succeeded", "#/tasks?status=succeeded");
   const budget = budgetCard();
@@ -180,21 +184,25 @@ const poolView = () => {
     const { status, counts } = pool.live;
     skeleton.hidden = true;
     skeleton.nextElementSibling.hidden = false;
-    valueOf(programmers.value, status.available, status.pool_size);
-    set(programmers.note, status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${status.unavailable} shut or down` : "all available");
-    programmers.note.className = status.unavailable ? "note warn" : "note";
+    // Without the broker nobody is heard: what was said last is not so any more.
+    const deaf = status.detail && status.uncounted_queues === status.routes.length;
+    valueOf(programmers.value, deaf ? "?" : status.available, status.pool_size);
+    set(programmers.note, deaf ? "not known now" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${status.unavailable} shut or down` : "all available");
+    programmers.note.className = deaf || status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
     set(running.note, `${busy} busy`);
-    const counted = status.routes.every((route) => route.waiting !== null);
-    valueOf(waiting.value, counted ? status.total_queue_depth : "?");
+    const counted = status.uncounted_queues === 0;
+    const tasks = status.routes.reduce((sum, route) => sum + route.waiting_tasks, 0);
+    valueOf(waiting.value, counted ? tasks : "?");
+    messages.textContent = counted ? moreMessages(status.total_queue_depth, tasks) : "";
     const first = status.routes.map((route) => route.oldest_waiting).filter(Boolean).sort()[0];
     counting(oldest, "since", first);
     oldest.previousSibling.textContent = first ? "oldest " : counted ? "nothing waits" : "not known now";
-    const bad = (counts.failed ?? 0) + (counts.rejected ?? 0) + (counts.expired ?? 0);
+    const bad = ["failed", "rejected", "expired"].filter((word) => counts[word]).map((word) => `${number(counts[word])} ${word}`);
     valueOf(done.value, number(counts.succeeded ?? 0));
-    set(done.note, bad ? `${number(bad)} failed` : "none failed");
-    done.note.className = bad ? "note bad" : "note";
+    set(done.note, bad.join(", ") || "none failed");
+    done.note.className = bad.length ? "note bad" : "note";
     valueOf(backup.value, status.using_backup);
     set(backup.note, status.using_backup ? "their primary is out" : "all on their primary");
     budget.update(status.budget);

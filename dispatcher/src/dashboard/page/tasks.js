@@ -143,6 +143,11 @@ const taskList = (filters, limit) => {
     draw();
     if (!timer) timer = setTimeout(list.fresh, again ? 500 : 700);
   };
+  // Of a list that is known to its end it is known.
+  list.mayHave = (fits) => {
+    const known = [...pages.values()].flat();
+    return known.length < (list.total ?? Infinity) || known.some(fits);
+  };
   list.move = (step) => {
     const current = document.activeElement?.closest?.(".task-row");
     const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : shown()[0];
@@ -170,7 +175,7 @@ const taskList = (filters, limit) => {
   return list;
 };
 
-const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "dispatcher submit --repo app \"Add a test for …\""));
+const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "dispatcher submit --repository app --instruction 'Add a test for parse()'"));
 const latestTasks = () => {
   const list = taskList(() => ({}), 8);
   list.nothing = nothingYet;
@@ -180,7 +185,9 @@ const latestTasks = () => {
 const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled", "rejected", "expired"];
 const tasksView = (parameters) => {
   const values = { status: "", text: "", label: "", programmer: "", llm: "", ...Object.fromEntries(parameters) };
-  const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value));
+  const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value)
+    // A key alone: every task that has it.
+    .map(([name, value]) => [name, name === "label" && !/[=:]/.test(value) ? `${value}=` : value]));
   const put = (name, value) => {
     values[name] = value.trim();
     const query = new URLSearchParams(filters()).toString();
@@ -216,6 +223,7 @@ const tasksView = (parameters) => {
   const total = h("span", { class: "muted", id: "total" });
   const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
   const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry them");
+  let busy = false;
   const everything = async (verb, perform, fits) => {
     const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
     if (!answer) return;
@@ -224,9 +232,11 @@ const tasksView = (parameters) => {
     const words = Object.entries(filters()).map(([name, value]) => `${name} ${value}`).join(", ") || "all tasks";
     const more = answer.total > answer.tasks.length ? ` These are the newest ${answer.tasks.length} of ${answer.total}.` : "";
     if (!(await confirmed(`${verb} ${ids.length} task${ids.length === 1 ? "" : "s"}?`, `Those that match: ${words}.${more}`, verb))) return;
-    for (const button of [cancelAll, retryAll]) button.disabled = true;
+    busy = true;
+    update();
     const result = await bulk(ids, perform, (done) => set(total, `${done} of ${ids.length} …`));
-    for (const button of [cancelAll, retryAll]) button.disabled = false;
+    busy = false;
+    update();
     toast(`${result.done} of ${ids.length} tasks: done${result.failed ? `; ${result.failed} not: ${result.first}` : ""}`, result.failed > 0);
     list.reload();
   };
@@ -246,7 +256,10 @@ const tasksView = (parameters) => {
   const update = () => {
     const active = Object.keys(filters()).length > 0;
     clear.hidden = !active;
-    cancelAll.hidden = !active || !pool.mayAct || !list.total || (values.status && !["queued", "running"].includes(values.status));
+    const { queued = 0, running = 0 } = pool.live?.counts ?? {};
+    const mayBeOpen = queued + running > 0 && list.mayHave((task) => ["queued", "running"].includes(task.status));
+    cancelAll.hidden = !active || !pool.mayAct || !list.total || !mayBeOpen || (values.status && !["queued", "running"].includes(values.status));
+    for (const button of [cancelAll, retryAll]) button.disabled = busy || isAway();
     retryAll.hidden = !pool.mayAct || !list.total || !RETRIED.includes(values.status);
     const status = pool.live?.status;
     const known = status?.programmers ?? [];

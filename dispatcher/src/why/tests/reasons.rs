@@ -47,14 +47,13 @@ const CASES: [Case; 27] = [
         "it does not wait: programmer 006 works on it since 12:00:07 UTC, attempt 1 of 3",
     ),
     (
-        Reason::Running,
+        Reason::Unavailable,
         |world| {
             world.wait("t", "premium");
             world.start("t", "006", 1);
-            world.heard.seen.remove(&id("006"));
+            world.heard.seen.clear();
         },
-        "it does not wait: programmer 006 works on it since 12:00 UTC, attempt 1 of 3; it is not heard of any more, and \
-         when its process is gone the broker hands the task to another one",
+        "4 programmers offer `premium`: 4 down; it was with Prog-006, which is not heard of any more",
     ),
     (
         Reason::ViewStale,

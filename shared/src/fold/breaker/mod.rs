@@ -31,6 +31,13 @@ pub struct Caller {
     pub host: String,
 }
 
+impl Caller {
+    /// Whether breakers of this scope hold its calls back.
+    pub fn is_within(&self, scope: &Scope) -> bool {
+        scopes(self).contains(scope)
+    }
+}
+
 /// One breaker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {

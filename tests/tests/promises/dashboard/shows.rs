@@ -48,7 +48,7 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
     assert!(change.contains("+four"), "the change, in its colour: {change}");
     let page = browser.text("main").await;
     let result = bench.pool.api().result("job", SOON).await;
-    for part in ["succeeded", "run_id=r7", "four is there", "passed", "Prog-001 began an attempt", "Count to four"] {
+    for part in ["succeeded", "run_id=r7", "four is there", "passed", "Prog-001 began attempt 1", "Count to four"] {
         assert!(page.contains(part), "{part:?} is on the page of the task: {page}");
     }
     assert!(page.contains(&result.commit.expect("a commit")[..12]), "the commit of the result");
@@ -135,6 +135,10 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
     let address = pool.url().trim_end().trim_start_matches("http://").to_owned();
     pool.kill_dispatcher();
     browser.until("it is disconnected", r##"document.querySelector("#connection").dataset.state === "lost""##).await;
+    assert!(
+        browser.script(r##"return document.querySelector("#new-task").disabled"##).await == true,
+        "nothing is offered that cannot be done"
+    );
     // Somebody else takes the task in meanwhile.
     pool.start_dispatcher().await;
     pool.api().submit(&task("missed")).await;
@@ -220,6 +224,11 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
         )
         .await;
     assert_ne!(url, pool.url(), "the page is the first one's");
+    assert_eq!(
+        browser.script(r##"return document.querySelector("#connection").innerText"##).await,
+        "stale",
+        "what a dispatcher that is wrong shows is not live"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@ use std::path::Path;
 use pool_shared::config::{Env, load};
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::Fold;
+use pool_shared::id::{AttemptId, Token};
+use pool_shared::money::MicroUsd;
 
 use super::*;
 
@@ -38,8 +40,34 @@ fn fold() -> Fold {
 
 fn listed(filter: &Filter) -> (usize, Vec<TaskId>) {
     let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
-    let (total, found) = filter.of_log(&pool, &fold().tasks);
+    let (total, found) = filter.of_log(&pool, &fold(), &Snapshot::default());
     (total, newest(found, filter))
+}
+
+fn label_of(text: &str) -> Label {
+    Label::try_from(text.to_owned()).expect("a key and a value")
+}
+
+#[test]
+fn a_label_without_a_value_is_refused_by_name() {
+    let refused = Label::try_from("foo".to_owned()).expect_err("nobody can tell what is meant");
+    assert!(refused.contains("\"foo\" is not key=value"), "{refused}");
+}
+
+#[test]
+fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
+    let (mut fold, programmer) = (fold(), ProgrammerId::new("006").expect("an id"));
+    let (attempt, token) = (AttemptId::from_u128(1), Token { generation: 0, count: 0 });
+    let (route, body_hash) = ("fast".to_owned(), String::new());
+    let started = Decision::Started { task: id(1), attempt, programmer, token, route, body_hash };
+    fold.apply(&Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 9_000, events: vec![started] }, |_, _, _| ());
+    let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
+    let count = |status, complete| {
+        let heard = Snapshot { complete, ..Snapshot::default() };
+        Filter { status: Some(status), ..Filter::default() }.of_log(&pool, &fold, &heard).0
+    };
+    assert_eq!((count(Stage::Running, false), count(Stage::Queued, false)), (1, 199), "it may be there");
+    assert_eq!((count(Stage::Running, true), count(Stage::Queued, true)), (0, 200), "it is down");
 }
 
 #[test]
@@ -62,11 +90,11 @@ fn words_are_found_in_ids_summaries_and_labels() {
     for text in ["t-001", "rename", "run_id=seven"] {
         assert!(found(&Filter { text: Some(text.to_owned()), ..Filter::default() }), "{text}");
     }
-    for (label, fits) in [("run_id=Seven", true), ("run_id", true), ("run_id=Eight", false), ("other=Seven", false)] {
-        assert_eq!(found(&Filter { label: Some(label.to_owned()), ..Filter::default() }), fits, "{label}");
+    for (label, fits) in [("run_id=Seven", true), ("run_id=", true), ("run_id=Eight", false), ("other=Seven", false)] {
+        assert_eq!(found(&Filter { label: Some(label_of(label)), ..Filter::default() }), fits, "{label}");
     }
     assert!(
-        !Filter { label: Some("run_id".to_owned()), ..Filter::default() }.of_words(&id(1), None),
+        !Filter { label: Some(label_of("run_id=")), ..Filter::default() }.of_words(&id(1), None),
         "nothing is known"
     );
 }

@@ -1,0 +1,190 @@
+//! Which tasks `GET /tasks` gives. Pure: from the fold, the words that the history has, and who was heard of.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use pool_shared::config::Pool;
+use pool_shared::fold::{Fold, TaskState};
+use pool_shared::id::{LlmName, ProgrammerId, TaskId};
+use pool_shared::result::Status;
+use pool_shared::time::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::history::Entry;
+use crate::pool_view::Snapshot;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 5_000;
+/// What `status` of a task can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Rejected,
+    Cancelled,
+    Expired,
+}
+
+impl Stage {
+    fn of(state: &TaskState, runs: bool) -> Self {
+        match (&state.outcome, runs) {
+            (Some(outcome), _) => outcome.status.into(),
+            (None, true) => Self::Running,
+            (None, false) => Self::Queued,
+        }
+    }
+}
+
+impl From<Status> for Stage {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Succeeded => Self::Succeeded,
+            Status::Failed => Self::Failed,
+            Status::Rejected => Self::Rejected,
+            Status::Cancelled => Self::Cancelled,
+            Status::Expired => Self::Expired,
+        }
+    }
+}
+
+/// Which tasks `GET /tasks` gives.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// How far it is, or the status of its result.
+    #[schemars(with = "Stage")]
+    status: Option<Stage>,
+    /// Who works on it, or did.
+    programmer: Option<ProgrammerId>,
+    /// `key=value` or `key:value`; without a value, every task that has the key.
+    #[schemars(with = "String")]
+    label: Option<Label>,
+    /// Of its result; of a running task, the primary LLM of its programmer.
+    llm: Option<LlmName>,
+    /// Somewhere in its id, its summary or its labels, in any case.
+    pub(super) text: Option<String>,
+    /// 100 unless told otherwise; more than 5000 count as 5000, and `offset` leads to the next.
+    limit: Option<usize>,
+    /// Of the list without it, so many are left out at its beginning.
+    offset: Option<usize>,
+}
+
+/// What a label is looked for by.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+struct Label {
+    key: String,
+    value: String,
+}
+
+impl TryFrom<String> for Label {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (key, value) = text
+            .split_once(['=', ':'])
+            .ok_or_else(|| format!("the label {text:?} is not key=value; `{text}=` is every task that has the key"))?;
+        Ok(Self { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// A task that may be in the list, and what it is sorted by.
+pub(super) type Found = (Option<Timestamp>, TaskId);
+
+impl Filter {
+    /// How many match by what the log alone can tell, and the newest of them, in no order; all of them if words are still to
+    /// be asked for.
+    pub(super) fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
+        let matches = |state: &TaskState| {
+            self.status.is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
+                && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
+                && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
+        };
+        let matching = fold.tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
+        if self.asks_for_words() {
+            let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
+            return (all.len(), all);
+        }
+        let (mut total, mut newest) = (0, BinaryHeap::new());
+        let most = self.offset().saturating_add(self.limit());
+        for task in matching.map(Reverse) {
+            total += 1;
+            if newest.len() < most {
+                newest.push(task);
+            } else if let Some(mut oldest) = newest.peek_mut().filter(|oldest| task < **oldest) {
+                *oldest = task;
+            }
+        }
+        (total, newest.into_iter().map(|Reverse((at, id))| (at, id.clone())).collect())
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
+    }
+
+    fn offset(&self) -> usize {
+        self.offset.unwrap_or_default()
+    }
+
+    pub(super) fn asks_for_words(&self) -> bool {
+        self.label.is_some() || self.text.is_some()
+    }
+
+    /// What only the words tell that the history has of it.
+    pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
+        let label = |Label { key, value }: &Label| {
+            let have = entry.and_then(|entry| entry.labels.get(key));
+            have.is_some_and(|have| value.is_empty() || have == value)
+        };
+        self.label.as_ref().is_none_or(label) && self.text.as_ref().is_none_or(|text| contains(id, entry, text))
+    }
+}
+
+/// The newest first, without `offset` at the beginning, at most `limit`.
+pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    found.into_iter().skip(filter.offset()).map(|(_, id)| id).take(filter.limit()).collect()
+}
+
+/// Of `text` in lower case.
+fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
+    let has = |words: &str| words.to_lowercase().contains(text);
+    let of_entry = |entry: &Entry| {
+        let label = |(key, value): (&String, &String)| has(&format!("{key}={value}"));
+        has(&entry.summary) || entry.labels.iter().any(label)
+    };
+    has(id.as_str()) || entry.is_some_and(of_entry)
+}
+
+/// Whose work the result is; of a running task, who is asked first.
+fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
+    match (&state.outcome, &state.owner) {
+        (Some(outcome), _) => outcome.llm.as_ref(),
+        (None, Some(owner)) => pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
+        (None, None) => None,
+    }
+}
+
+/// What lists are sorted by: when it was submitted, if that is known, else when it finished.
+fn time(state: &TaskState) -> Option<Timestamp> {
+    state.submitted_at.or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+}
+
+/// Whether somebody works on it: a task whose programmer is lost waits for another one.
+pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
+    state.owner.as_ref().is_some_and(|owner| !heard.has_lost(fold, owner))
+}
+
+/// Who works on it, or did.
+pub(super) fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
+    let owner = state.owner.as_ref().map(|owner| &owner.programmer);
+    owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+//! Who has the open tasks of each route. Pure: from the fold, and from who was heard of.
+
+use std::collections::HashMap;
+
+use pool_shared::fold::Fold;
+use pool_shared::routing::Route;
+use pool_shared::time::Timestamp;
+
+use super::{RouteStatus, Snapshot};
+
+/// Tasks without an outcome, by who has them.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Somebody works on them, by route.
+    running: HashMap<String, usize>,
+    /// Since when each waits whose programmer is lost: the broker hands its message to another one.
+    lost: HashMap<String, Vec<Timestamp>>,
+}
+
+impl Held {
+    pub(super) fn of(fold: &Fold, heard: &Snapshot) -> Self {
+        let mut held = Self::default();
+        for (task, owner) in fold.tasks.running() {
+            let Some(state) = fold.tasks.get(task) else { continue };
+            if heard.has_lost(fold, owner) {
+                held.lost.entry(state.route.clone()).or_default().push(state.submitted_at.unwrap_or(owner.since));
+            } else {
+                *held.running.entry(state.route.clone()).or_default() += 1;
+            }
+        }
+        held
+    }
+
+    pub(super) fn route(&self, fold: &Fold, route: &Route, waiting: Option<u32>) -> RouteStatus {
+        let lost = self.lost.get(&route.name).map_or(&[][..], Vec::as_slice);
+        let oldest = lost.iter().copied().chain(fold.tasks.oldest_waiting(&route.name)).min();
+        RouteStatus {
+            queue: route.queue(),
+            name: route.name.clone(),
+            waiting,
+            waiting_tasks: fold.tasks.waiting(&route.name) + lost.len(),
+            running: self.running.get(&route.name).copied().unwrap_or_default(),
+            oldest_waiting: oldest,
+            programmers: route.eligible.iter().cloned().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pool_shared::event::{Batch, Decision, EmitterId};
+    use pool_shared::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
+    use pool_shared::routing::Routes;
+
+    use super::*;
+
+    #[test]
+    fn a_task_whose_programmer_is_not_heard_of_any_more_waits_with_its_age() {
+        let (task, programmer) = (TaskId::new("t").expect("an id"), ProgrammerId::new("006").expect("an id"));
+        let (route, body_hash) = ("any".to_owned(), String::new());
+        let submitted = Decision::Submitted {
+            task: task.clone(),
+            body_hash: body_hash.clone(),
+            route: route.clone(),
+            deadline_ms: None,
+        };
+        let token = Token { generation: 0, count: 0 };
+        let attempt = AttemptId::from_u128(1);
+        let started =
+            Decision::Started { task, attempt, programmer: programmer.clone(), token, route: route.clone(), body_hash };
+        let mut fold = Fold::new();
+        let batch = Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 5, events: vec![submitted, started] };
+        fold.apply(&batch, |_, _, _| ());
+        let fast = [Capability::new("fast").expect("a capability")].into();
+        let routes = Routes::new(&BTreeMap::from([(programmer, fast)]));
+        let route = routes.all().iter().find(|one| one.name == route).expect("a route");
+        let seen = |complete| {
+            let heard = Snapshot { complete, ..Snapshot::default() };
+            let status = Held::of(&fold, &heard).route(&fold, route, Some(1));
+            (status.running, status.waiting_tasks, status.oldest_waiting)
+        };
+        assert_eq!(seen(false), (1, 0, None), "it may be there: it was not listened for long enough");
+        assert_eq!(seen(true), (0, 1, Some(Timestamp(5))), "it is down");
+    }
+}
