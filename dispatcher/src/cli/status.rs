@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_shared::heartbeat::ShutReason;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::status::{ProgrammerState, ProgrammerStatus};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use tokio::time::Instant;
 
 use super::{Client, Shown};
-use crate::figures::clock;
+use crate::figures::{age, clock, counted, with_clocks};
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
 use crate::tables::{Cell, Tone, lines, table};
@@ -88,7 +89,10 @@ pub(super) fn word(state: ProgrammerState) -> &'static str {
 }
 
 fn text(status: &PoolStatus) -> String {
+    let now = wall_clock();
     let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
+    programmers.spare(&[3]);
+    programmers.folds(2);
     for p in &status.programmers {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
         programmers.add_row([
@@ -96,7 +100,7 @@ fn text(status: &PoolStatus) -> String {
             if p.unknown { "?".into() } else { Cell::toned(word(p.state), tone(p.state)) },
             llm.into(),
             p.capabilities.join(" ").into(),
-            p.reason.clone().into(),
+            doing(p, now).into(),
         ]);
     }
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
@@ -109,17 +113,32 @@ fn text(status: &PoolStatus) -> String {
         routes.add_row([queue, waiting, route.running.to_string(), served.join(" ")]);
     }
     format!(
-        "{}{}{}{}{} of {} programmers available, {} open tasks, {} waiting in queues, {}\n",
+        "{}{}{}{}{} of {} available, {}, {} waiting in queues, {}\n",
         first_of_all(status),
         lines(programmers),
         lines(routes),
         breakers(status),
         status.available,
-        status.pool_size,
-        status.open_tasks,
+        counted(status.pool_size, "programmer", "programmers"),
+        counted(status.open_tasks, "open task", "open tasks"),
         status.total_queue_depth,
         budget(&status.budget),
     )
+}
+
+/// In short: why its LLMs are out, the table of the breakers says.
+fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
+    match (&programmer.task, programmer.since, &programmer.circuit, programmer.shut) {
+        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
+        (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
+            format!("breaker: no LLM is available, next probe at {}", clock(circuit.until, now))
+        }
+        (_, _, _, _) => with_clocks(&programmer.reason, now),
+    }
+}
+
+fn millis(now: Timestamp, since: Timestamp) -> u64 {
+    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why this may be out of date, and what is paused.
@@ -156,12 +175,18 @@ fn breakers(status: &PoolStatus) -> String {
         return String::new();
     }
     let now = wall_clock();
-    let mut rows = table(&["breaker", "for", "state", "since", "reason", "probed at"]);
+    let mut rows = table(&["breaker", "for", "state", "since", "probed at", "reason"]);
+    rows.spare(&[3, 1]);
+    rows.folds(0);
     for breaker in shut {
         let state = breaker_word(breaker.state);
-        let reason = breaker
-            .reason
-            .map_or(String::new(), |fault| format!("{} failures, last {}", breaker.failures, fault.as_str()));
+        let reason = breaker.reason.map_or(String::new(), |fault| {
+            format!(
+                "{}, last {}",
+                counted(usize::try_from(breaker.failures).unwrap_or(usize::MAX), "failure", "failures"),
+                fault.as_str()
+            )
+        });
         let until = breaker.until.map_or(String::new(), |until| clock(until, now));
         let scope = breaker.scope.to_string();
         rows.add_row([
@@ -169,8 +194,8 @@ fn breakers(status: &PoolStatus) -> String {
             scope.into(),
             Cell::toned(state, Tone::Bad),
             clock(breaker.since, now).into(),
-            reason.into(),
             until.into(),
+            reason.into(),
         ]);
     }
     lines(rows)
