@@ -74,6 +74,9 @@ fn text(report: &Report) -> String {
         failures.add_row([kind.as_str().to_owned(), count.to_string()]);
     }
     numbers.align_right(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    // On a narrow terminal.
+    numbers.spare(&[5, 6, 4]);
+    spans.spare(&[5, 2]);
     spans.align_right(&[1, 2, 3, 4, 5, 6]);
     failures.align_right(&[1]);
     let failures = if report.total.failures.is_empty() { String::new() } else { lines(failures) };

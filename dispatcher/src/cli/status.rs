@@ -113,7 +113,7 @@ fn text(status: &PoolStatus) -> String {
         routes.add_row([queue, waiting, route.running.to_string(), served.join(" ")]);
     }
     format!(
-        "{}{}{}{}{} of {} available, {}, {} waiting in queues, {}\n",
+        "{}{}{}{}{} of {} available, {}, {} waiting in queues\n{}\n",
         first_of_all(status),
         lines(programmers),
         lines(routes),
