@@ -200,3 +200,40 @@ fn breakers(status: &PoolStatus) -> String {
     }
     lines(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What the row of a programmer says, with this besides what each has.
+    fn said(besides: &Value) -> String {
+        let mut programmer = json!({
+            "id": "001", "agent": "Prog-001", "port": 6151, "state": "shut", "reason": "", "shut": null, "task": null, "since": null,
+            "worker": null, "primary_llm": "a/b", "backup_llm": null, "current_llm": "a/b", "using_backup": false,
+            "circuit_open": false, "circuit": null, "failures": 0, "capabilities": []
+        });
+        for (name, value) in besides.as_object().into_iter().flatten() {
+            programmer[name] = value.clone();
+        }
+        let programmer = serde_json::from_value(programmer).expect("a programmer");
+        doing(&programmer, "2026-01-31T12:02:05Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn a_row_says_in_short_what_is_done_since_when_and_why_nothing_is() {
+        let busy = json!({"reason": "working on t1", "task": "t1", "since": "2026-01-31T12:00:00Z"});
+        assert_eq!(said(&busy), "t1 for 2 min 05 s", "what it does, and for how long");
+        let circuit = json!({
+            "since": "2026-01-31T12:00:00Z", "until": "2026-01-31T12:05:30Z", "reason": "rate_limited", "failures": 3, "detail": "long"
+        });
+        let out = json!({"reason": "breaker: long; longer", "shut": "breaker", "circuit": circuit});
+        assert_eq!(
+            said(&out),
+            "breaker: no LLM is available, next probe at 12:05:30 UTC",
+            "the rest is in another table"
+        );
+        let paused = json!({"reason": "paused: since 2026-01-31T12:00:07.123Z", "shut": "paused"});
+        assert_eq!(said(&paused), "paused: since 12:00:07 UTC", "times are short");
+    }
+}
