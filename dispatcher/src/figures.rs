@@ -1,6 +1,7 @@
 //! How counts, durations and moments look in words and tables: one form for the command line, the report and `why`.
 //! JSON and CSV have them with all their digits.
 
+use pool_shared::money::MicroUsd;
 use pool_shared::time::Timestamp;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -20,6 +21,21 @@ pub(crate) fn tokens(count: u64) -> String {
         0..10_000 => count.to_string(),
         10_000..999_950 => in_units(1_000, "k"),
         999_950.. => in_units(1_000_000, "M"),
+    }
+}
+
+/// Dollars with four places, and two from 100 on: `$0.0082`, `$0.0100`, `$123.46`. Below a hundredth of a cent: all of them.
+pub(crate) fn dollars(amount: MicroUsd) -> String {
+    let rounded = |places: u8| {
+        let (unit, one) = (10u64.pow(u32::from(6 - places)), 10u64.pow(u32::from(places)));
+        let units = amount.0.saturating_add(unit / 2) / unit;
+        format!("${}.{:0width$}", units / one, units % one, width = usize::from(places))
+    };
+    match amount.0 {
+        0 => "$0".to_owned(),
+        1..100 => rounded(6),
+        100..100_000_000 => rounded(4),
+        100_000_000.. => rounded(2),
     }
 }
 
@@ -107,6 +123,20 @@ mod tests {
             [(9_999, "9999"), (10_915, "10.9k"), (999_949, "999.9k"), (999_950, "1.0M"), (12_345_678, "12.3M")]
         {
             assert_eq!(tokens(count), text, "{count} tokens");
+        }
+    }
+
+    #[test]
+    fn money_has_one_form_with_enough_digits() {
+        for (micro, text) in [
+            (0, "$0"),
+            (7, "$0.000007"),
+            (8_249, "$0.0082"),
+            (10_000, "$0.0100"),
+            (12_345_678, "$12.3457"),
+            (123_456_789, "$123.46"),
+        ] {
+            assert_eq!(dollars(MicroUsd(micro)), text, "{micro} millionths");
         }
     }
 

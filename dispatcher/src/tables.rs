@@ -6,8 +6,14 @@
 use anstream::ColorChoice;
 use comfy_table::{CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width};
 
-/// The last column gives way on a narrow terminal, down to this.
+/// The last column gives way on a narrow terminal, down to this; where a word of it is longer, down to that.
 const LAST: u16 = 24;
+/// Ids are not longer; what is breaks in the middle.
+const WORD: u16 = 40;
+/// A column that folds keeps so much.
+const FOLDED: u16 = 12;
+/// Between two columns.
+const GAP: u16 = 2;
 /// One line below the header and nothing else.
 const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
@@ -58,28 +64,87 @@ impl From<&str> for Cell {
 }
 
 /// A table that is being filled.
-pub(crate) struct Rows(comfy_table::Table);
+pub(crate) struct Rows {
+    table: comfy_table::Table,
+    /// Columns that go first, in this order, where not all have room.
+    spare: &'static [usize],
+    /// Then this one breaks.
+    folds: Option<usize>,
+    /// The longest in the last column.
+    word: u16,
+}
 
 impl Rows {
     pub(crate) fn add_row<C: Into<Cell>>(&mut self, cells: impl IntoIterator<Item = C>) {
         let colors = colors();
-        let cell = |cell: C| {
-            let Cell { text, tone } = cell.into();
+        let cells: Vec<Cell> = cells.into_iter().map(Into::into).collect();
+        cells.last().iter().for_each(|cell| self.hold_word(&cell.text));
+        let cell = |Cell { text, tone }| {
             let cell = comfy_table::Cell::new(text);
             match color(tone).filter(|_| colors) {
                 Some(color) => cell.fg(color),
                 None => cell,
             }
         };
-        self.0.add_row(cells.into_iter().map(cell));
+        self.table.add_row(cells.into_iter().map(cell));
     }
 
     pub(crate) fn align_right(&mut self, columns: &[usize]) {
         for &column in columns {
-            if let Some(column) = self.0.column_mut(column) {
+            if let Some(column) = self.table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
+    }
+
+    /// What a narrow terminal can do without: these columns go there, the first one first. JSON has them, and so has a pipe.
+    pub(crate) fn spare(&mut self, columns: &'static [usize]) {
+        self.spare = columns;
+    }
+
+    /// The column that breaks anywhere where even that is not enough.
+    pub(crate) fn folds(&mut self, column: usize) {
+        self.folds = Some(column);
+    }
+
+    fn hold_word(&mut self, text: &str) {
+        let longest = text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or_default();
+        self.word = self.word.max(u16::try_from(longest).unwrap_or(u16::MAX));
+    }
+
+    /// For [`ContentArrangement::Dynamic`].
+    fn keep_whole(&mut self) {
+        let mut widths = self.table.column_max_content_widths();
+        let end = widths.len().saturating_sub(1);
+        if let Some(last) = widths.last_mut() {
+            *last = self.word.min(WORD).max((*last).min(LAST));
+        }
+        let (hidden, over) = self.too_much(&widths);
+        for (index, (column, width)) in self.table.column_iter_mut().zip(widths).enumerate() {
+            // Widths are those with the padding.
+            column.set_padding((0, 1));
+            column.set_constraint(match index {
+                _ if hidden.contains(&index) => ColumnConstraint::Hidden,
+                _ if index == end => ColumnConstraint::LowerBoundary(Width::Fixed(width + 1)),
+                _ if over > 0 && self.folds == Some(index) => {
+                    ColumnConstraint::Absolute(Width::Fixed(width.saturating_sub(over).max(FOLDED) + 1))
+                }
+                _ => ColumnConstraint::ContentWidth,
+            });
+        }
+    }
+
+    /// As many of the spare columns as must go, and by how much it is too wide then.
+    fn too_much(&self, widths: &[u16]) -> (&'static [usize], u16) {
+        let is_dynamic = matches!(self.table.content_arrangement(), ContentArrangement::Dynamic);
+        let Some(room) = self.table.width().filter(|_| is_dynamic) else { return (&[], 0) };
+        let over = |hidden: &[usize]| {
+            let seen = widths.iter().enumerate().filter(|(index, _)| !hidden.contains(index));
+            seen.fold(0u16, |sum, (_, width)| sum.saturating_add(width + GAP)).saturating_sub(room + 1)
+        };
+        let hidden = (0..self.spare.len()).map(|count| &self.spare[..count]).find(|hidden| over(hidden) == 0);
+        let hidden = hidden.unwrap_or(self.spare);
+        (hidden, over(hidden))
     }
 }
 
@@ -117,28 +182,15 @@ pub(crate) fn table(header: &[&str]) -> Rows {
     if colors() {
         table.enforce_styling();
     }
-    Rows(table)
-}
-
-/// For [`ContentArrangement::Dynamic`].
-fn keep_whole(table: &mut comfy_table::Table) {
-    let widths = table.column_max_content_widths();
-    let last = widths.len().saturating_sub(1);
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_constraint(match index == last {
-            true => ColumnConstraint::LowerBoundary(Width::Fixed(widths[index].min(LAST))),
-            false => ColumnConstraint::ContentWidth,
-        });
-    }
+    let mut rows = Rows { table, spare: &[], folds: None, word: 0 };
+    header.last().iter().for_each(|name| rows.hold_word(name));
+    rows
 }
 
 /// Narrow gaps, and no blanks at the ends of lines; a blank line follows.
-pub(crate) fn lines(Rows(mut table): Rows) -> String {
-    keep_whole(&mut table);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 1));
-    }
-    let lines = table.to_string();
+pub(crate) fn lines(mut rows: Rows) -> String {
+    rows.keep_whole();
+    let lines = rows.table.to_string();
     let trimmed: Vec<&str> = lines.lines().map(str::trim_end).collect();
     format!("{}\n\n", trimmed.join("\n"))
 }
@@ -150,15 +202,52 @@ mod tests {
     #[test]
     fn on_a_narrow_terminal_only_the_last_column_breaks() {
         let mut rows = table(&["id", "cost", "error"]);
-        rows.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(50);
+        rows.table.set_content_arrangement(ContentArrangement::Dynamic).set_width(50);
         rows.add_row(["t-019b2c6de0c97d3a8f0c2b7f5e3a1d44", "$0.0646", "the checks failed, and these are their words"]);
         let text = lines(rows);
         assert!(text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44  $0.0646  the checks failed"), "a row:\n{text}");
         assert!(text.lines().count() > 4, "the words go on below:\n{text}");
         let mut rows = table(&["id", "words"]);
-        rows.0.set_content_arrangement(ContentArrangement::Disabled);
+        rows.table.set_content_arrangement(ContentArrangement::Disabled);
         rows.add_row(["a", &"word ".repeat(60)]);
         assert_eq!(lines(rows).trim_end().lines().count(), 3, "without a terminal a row is a line");
+    }
+
+    /// Six columns on a terminal of this width.
+    fn at(width: u16, last: &str) -> String {
+        let mut rows = table(&["id", "state", "LLM", "from", "bytes", "doing"]);
+        rows.table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        rows.spare(&[4, 3]);
+        rows.folds(2);
+        rows.add_row(["Prog-001", "busy", "anthropic/claude", "pool.tasks (key \"fast\")", "1234", last]);
+        lines(rows)
+    }
+
+    #[test]
+    fn spare_columns_go_one_after_the_other_where_there_is_no_room() {
+        let words = "t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 for 2 min 05 s";
+        let header = |width| {
+            at(width, words).lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(header(140), "id state LLM from bytes doing", "all have room");
+        assert_eq!(header(100), "id state LLM from doing", "the first spare one has gone");
+        assert_eq!(header(80), "id state LLM doing", "and the second");
+        let text = at(80, words);
+        assert!(text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"), "an id is never broken:\n{text}");
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{widest:?} columns:\n{text}");
+        let text = at(67, words);
+        assert!(
+            text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44") && text.contains("anthropic/"),
+            "the LLM folds:\n{text}"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 67), "into what there is:\n{text}");
+    }
+
+    #[test]
+    fn the_header_of_an_empty_last_column_is_whole() {
+        let text = at(60, "");
+        assert!(text.lines().next().is_some_and(|line| line.ends_with("doing")), "{text}");
     }
 
     #[test]

@@ -1,13 +1,17 @@
 # shellcheck shell=bash
 # The binaries: where they are, and building them. POOL_PROFILE=debug builds without optimisation.
 
-PROFILE="${POOL_PROFILE:-release}"
-case "$PROFILE" in
-debug | release) ;;
-*) fail "POOL_PROFILE is $PROFILE; it may be debug or release" ;;
-esac
-# shellcheck disable=SC2034 # used by the scripts that source this file
-BIN="${CARGO_TARGET_DIR:-$ROOT/target}/$PROFILE"
+use_profile() {
+    PROFILE="$1"
+    case "$PROFILE" in
+    debug | release) ;;
+    *) fail "POOL_PROFILE is $PROFILE; it may be debug or release" ;;
+    esac
+    # shellcheck disable=SC2034 # used by the scripts that source this file
+    BIN="${CARGO_TARGET_DIR:-$ROOT/target}/$PROFILE"
+}
+
+use_profile "${POOL_PROFILE:-release}"
 
 build_binaries() {
     local options=(--locked --workspace --bins)

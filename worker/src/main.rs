@@ -117,8 +117,9 @@ fn main() -> ExitCode {
         Command::Run(args) => args,
         Command::Health { address } => return ask_health(address),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "worker", &mut std::io::stdout());
-            return ExitCode::SUCCESS;
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "worker", &mut script);
+            return print(&script);
         }
         Command::SandboxExec => return ExitCode::FAILURE,
     };
@@ -169,6 +170,14 @@ async fn run(pool: Pool, choice: Choice, shown: (Option<String>, Option<SocketAd
     host::run(pool, choice, Shown { name, metrics, listener }, ending).await
 }
 
+/// Writes to stdout; a reader that has gone away is its own decision.
+fn print(text: &[u8]) -> ExitCode {
+    match std::io::stdout().lock().write_all(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 /// For the health check of a container, whose image has no HTTP client.
 fn ask_health(address: SocketAddr) -> ExitCode {
     let answer = || -> std::io::Result<String> {
@@ -181,7 +190,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
     };
     match answer() {
         Ok(answer) => {
-            let _ = writeln!(std::io::stdout(), "{}", answer.lines().last().unwrap_or_default());
+            print(format!("{}\n", answer.lines().last().unwrap_or_default()).as_bytes());
             if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

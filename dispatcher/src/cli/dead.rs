@@ -8,7 +8,7 @@ use super::{Client, Shown};
 use crate::api::dead::{DeadList, DeadMessage, Dropped};
 use crate::dead::letter::Letter;
 use crate::dead::retry::Retried;
-use crate::figures::{clock, counted};
+use crate::figures::{clock, counted, with_clocks};
 use crate::tables::{lines, plain, table};
 
 #[derive(Debug, clap::Args)]
@@ -116,10 +116,11 @@ fn listed(list: &DeadList) -> String {
     }
     let mut rows = table(&["id", "task", "from", "when", "bytes", "reason"]);
     rows.align_right(&[4]);
+    rows.spare(&[4, 2, 1, 3]);
     let now = wall_clock();
     for Letter { id, reason, task_id, from, at, bytes } in &list.letters {
         let (task, at) = (task_id.clone().unwrap_or_default(), at.map_or(String::new(), |at| clock(at, now)));
-        rows.add_row([id.clone(), task, from.clone(), at, bytes.to_string(), reason.clone()]);
+        rows.add_row([id.clone(), task, from.clone(), at, bytes.to_string(), with_clocks(reason, now)]);
     }
     let shown = list.letters.len();
     let count = counted(list.total, "message", "messages");

@@ -14,6 +14,7 @@ mod show;
 mod shown;
 mod status;
 mod submit;
+mod tasks;
 mod watch;
 mod why;
 
@@ -123,6 +124,8 @@ enum Command {
     /// Show what is paused
     #[command(after_help = "Example:\n  dispatcher pauses")]
     Pauses(Shown),
+    /// List tasks, the newest first: all, or those with a status, a label, a programmer, some words
+    Tasks(tasks::TasksArgs),
     /// Show one task and its result
     Show(show::ShowArgs),
     /// Print the patch of one task, as `git apply` takes it
@@ -163,6 +166,7 @@ impl Command {
             Self::Resume(args) => control::resume(args).await,
             Self::Drain(args) => control::drain(args).await,
             Self::Pauses(shown) => control::pauses(&shown).await,
+            Self::Tasks(args) => tasks::run(args).await,
             Self::Show(args) => show::run(args).await,
             Self::Patch(args) => show::patch(args).await,
             Self::Retry(args) => again::retry(args).await,

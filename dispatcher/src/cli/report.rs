@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use reqwest::Url;
 
 use super::{Client, PoolUrl, print};
-use crate::figures::{counted, duration, tokens};
+use crate::figures::{counted, dollars, duration, tokens};
 use crate::report::query::{By, Since};
 use crate::report::{Group, Percentiles, Report, csv, html};
 use crate::tables::{lines, table};
@@ -74,6 +74,9 @@ fn text(report: &Report) -> String {
         failures.add_row([kind.as_str().to_owned(), count.to_string()]);
     }
     numbers.align_right(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    // On a narrow terminal.
+    numbers.spare(&[5, 6, 4]);
+    spans.spare(&[5, 2]);
     spans.align_right(&[1, 2, 3, 4, 5, 6]);
     failures.align_right(&[1]);
     let failures = if report.total.failures.is_empty() { String::new() } else { lines(failures) };
@@ -99,8 +102,8 @@ fn row(group: &Group) -> [String; 9] {
         group.failovers.to_string(),
         tokens(group.input_tokens),
         tokens(group.output_tokens),
-        html::rounded(group.cost_usd),
-        group.cost_per_succeeded_usd.map_or("-".to_owned(), html::rounded),
+        dollars(group.cost_usd),
+        group.cost_per_succeeded_usd.map_or("-".to_owned(), dollars),
     ]
 }
 
@@ -132,7 +135,10 @@ mod tests {
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(104), "{widest:?} columns:\n{text}");
         let row = text.lines().find(|line| line.starts_with("anthropic/claude-sonnet-4-20250514 ")).unwrap_or_default();
-        assert!(row.contains("91 %") && row.contains("$12.35") && row.contains("12.3M"), "a row is one line:\n{text}");
+        assert!(
+            row.contains("91 %") && row.contains("$12.3457") && row.contains("12.3M"),
+            "a row is one line:\n{text}"
+        );
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"), "with times:\n{text}");
         assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");

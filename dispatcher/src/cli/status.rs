@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use pool_shared::heartbeat::ShutReason;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::status::{ProgrammerState, ProgrammerStatus};
-use pool_shared::time::wall_clock;
+use pool_shared::time::{Timestamp, wall_clock};
 use tokio::time::Instant;
 
 use super::{Client, Shown};
-use crate::figures::{clock, counted};
+use crate::figures::{age, clock, counted, with_clocks};
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::{BreakerState, BudgetStatus};
 use crate::tables::{Cell, Tone, lines, table};
@@ -88,7 +89,10 @@ pub(super) fn word(state: ProgrammerState) -> &'static str {
 }
 
 fn text(status: &PoolStatus) -> String {
+    let now = wall_clock();
     let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
+    programmers.spare(&[3]);
+    programmers.folds(2);
     for p in &status.programmers {
         let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
         programmers.add_row([
@@ -96,7 +100,7 @@ fn text(status: &PoolStatus) -> String {
             if p.unknown { "?".into() } else { Cell::toned(word(p.state), tone(p.state)) },
             llm.into(),
             p.capabilities.join(" ").into(),
-            p.reason.clone().into(),
+            doing(p, now).into(),
         ]);
     }
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
@@ -113,16 +117,31 @@ fn text(status: &PoolStatus) -> String {
         _ => "? messages".to_owned(),
     };
     format!(
-        "{}{}{}{}{} of {} programmers available, {}, {depth} waiting in queues, {}\n",
+        "{}{}{}{}{} of {} available, {}, {depth} waiting in queues\n{}\n",
         first_of_all(status),
         lines(programmers),
         lines(routes),
         breakers(status),
         status.available,
-        status.pool_size,
+        counted(status.pool_size, "programmer", "programmers"),
         counted(status.open_tasks, "open task", "open tasks"),
         budget(&status.budget),
     )
+}
+
+/// In short: why its LLMs are out, the table of the breakers says.
+fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
+    match (&programmer.task, programmer.since, &programmer.circuit, programmer.shut) {
+        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
+        (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
+            format!("breaker: no LLM is available, next probe at {}", clock(circuit.until, now))
+        }
+        (_, _, _, _) => with_clocks(&programmer.reason, now),
+    }
+}
+
+fn millis(now: Timestamp, since: Timestamp) -> u64 {
+    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why this may be out of date, and what is paused.
@@ -159,12 +178,18 @@ fn breakers(status: &PoolStatus) -> String {
         return String::new();
     }
     let now = wall_clock();
-    let mut rows = table(&["breaker", "for", "state", "since", "reason", "probed at"]);
+    let mut rows = table(&["breaker", "for", "state", "since", "probed at", "reason"]);
+    rows.spare(&[3, 1]);
+    rows.folds(0);
     for breaker in shut {
         let state = breaker_word(breaker.state);
-        let reason = breaker
-            .reason
-            .map_or(String::new(), |fault| format!("{} failures, last {}", breaker.failures, fault.as_str()));
+        let reason = breaker.reason.map_or(String::new(), |fault| {
+            format!(
+                "{}, last {}",
+                counted(usize::try_from(breaker.failures).unwrap_or(usize::MAX), "failure", "failures"),
+                fault.as_str()
+            )
+        });
         let until = breaker.until.map_or(String::new(), |until| clock(until, now));
         let scope = breaker.scope.to_string();
         rows.add_row([
@@ -172,9 +197,46 @@ fn breakers(status: &PoolStatus) -> String {
             scope.into(),
             Cell::toned(state, Tone::Bad),
             clock(breaker.since, now).into(),
-            reason.into(),
             until.into(),
+            reason.into(),
         ]);
     }
     lines(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What the row of a programmer says, with this besides what each has.
+    fn said(besides: &Value) -> String {
+        let mut programmer = json!({
+            "id": "001", "agent": "Prog-001", "port": 6151, "state": "shut", "reason": "", "shut": null, "task": null, "since": null,
+            "worker": null, "primary_llm": "a/b", "backup_llm": null, "current_llm": "a/b", "using_backup": false,
+            "circuit_open": false, "circuit": null, "failures": 0, "capabilities": []
+        });
+        for (name, value) in besides.as_object().into_iter().flatten() {
+            programmer[name] = value.clone();
+        }
+        let programmer = serde_json::from_value(programmer).expect("a programmer");
+        doing(&programmer, "2026-01-31T12:02:05Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn a_row_says_in_short_what_is_done_since_when_and_why_nothing_is() {
+        let busy = json!({"reason": "working on t1", "task": "t1", "since": "2026-01-31T12:00:00Z"});
+        assert_eq!(said(&busy), "t1 for 2 min 05 s", "what it does, and for how long");
+        let circuit = json!({
+            "since": "2026-01-31T12:00:00Z", "until": "2026-01-31T12:05:30Z", "reason": "rate_limited", "failures": 3, "detail": "long"
+        });
+        let out = json!({"reason": "breaker: long; longer", "shut": "breaker", "circuit": circuit});
+        assert_eq!(
+            said(&out),
+            "breaker: no LLM is available, next probe at 12:05:30 UTC",
+            "the rest is in another table"
+        );
+        let paused = json!({"reason": "paused: since 2026-01-31T12:00:07.123Z", "shut": "paused"});
+        assert_eq!(said(&paused), "paused: since 12:00:07 UTC", "times are short");
+    }
 }

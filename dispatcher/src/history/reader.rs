@@ -33,7 +33,8 @@ pub(super) async fn consume(
     within(limit, "limit the history's reader", qos).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), offset);
-    let consume = channel.basic_consume(HISTORY_STREAM.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    let consume =
+        channel.basic_consume(HISTORY_STREAM.into(), "history".into(), BasicConsumeOptions::default(), arguments);
     within(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
 }
 

@@ -5,11 +5,9 @@ use std::fmt::Write as _;
 
 use anyhow::anyhow;
 
-use pool_shared::money::MicroUsd;
-
 use super::plots::{self, DARK, Failed, LIGHT, Paper};
 use super::{Group, Percentiles, Report};
-use crate::figures::duration;
+use crate::figures::{dollars, duration, tokens};
 
 const STYLE: &str = include_str!("page.css");
 /// Fewer decided tasks than these tell little about an LLM.
@@ -37,12 +35,12 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
 /// What matters most, in large.
 fn tiles(report: &Report) -> String {
     let total = &report.total;
-    let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), rounded);
+    let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), dollars);
     let each = [
         ("tasks", total.tasks.to_string()),
         ("succeeded", rate(total.success_rate)),
         ("at the first attempt", rate(total.first_attempt_rate)),
-        ("cost", rounded(total.cost_usd)),
+        ("cost", dollars(total.cost_usd)),
         ("for each success", per_success),
         ("failovers", total.failovers.to_string()),
     ];
@@ -146,7 +144,7 @@ fn table(report: &Report) -> String {
     let rows: String = report.groups.iter().map(|group| row(group, "")).collect();
     let total = row(&report.total, " class=\"total\"");
     format!(
-        "<h2>All numbers</h2>\n<div class=\"wide\"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}{total}</tbody>\n</table></div>\n"
+        "<h2>All numbers</h2>\n<div class=\"wide\" tabindex=\"0\"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}{total}</tbody>\n</table></div>\n"
     )
 }
 
@@ -156,8 +154,8 @@ fn row(group: &Group, class: &str) -> String {
     let cells = [
         group.tasks.to_string(),
         rate(group.success_rate),
-        format!("${}", group.cost_usd),
-        group.cost_per_succeeded_usd.map_or("–".to_owned(), |cost| format!("${cost}")),
+        dollars(group.cost_usd),
+        group.cost_per_succeeded_usd.map_or("–".to_owned(), dollars),
         group.failovers.to_string(),
         group.succeeded.to_string(),
         rate(group.first_attempt_rate),
@@ -169,8 +167,8 @@ fn row(group: &Group, class: &str) -> String {
         time(group.queued_ms, |p| p.p99),
         group.calls.to_string(),
         group.failed_calls.to_string(),
-        group.input_tokens.to_string(),
-        group.output_tokens.to_string(),
+        tokens(group.input_tokens),
+        tokens(group.output_tokens),
     ];
     let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
     format!("<tr{class}><th scope=\"row\">{}</th>{cells}</tr>\n", escape(&group.name))
@@ -185,12 +183,6 @@ fn note(report: &Report) -> String {
         "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks. \
          The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"
     )
-}
-
-/// Dollars with two places, or four below ten cents.
-pub fn rounded(amount: MicroUsd) -> String {
-    let unit = if amount < MicroUsd(100_000) { 100 } else { 10_000 };
-    format!("${}", MicroUsd(amount.0.saturating_add(unit / 2) / unit * unit))
 }
 
 fn rate(rate: Option<f64>) -> String {

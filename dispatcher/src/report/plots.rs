@@ -10,6 +10,8 @@ use super::{Group, Report};
 
 /// More rows than these are not readable; the table has all.
 const MOST_ROWS: usize = 14;
+/// Half of the last number of a scale lies beyond its end.
+const EDGE: u32 = 34;
 
 /// Colours for one kind of page.
 #[derive(Clone, Copy)]
@@ -98,13 +100,15 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     svg((paper.width(), 380), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(EDGE)
             .x_label_area_size(46)
             .y_label_area_size(58)
             .build_cartesian_2d(-right * 0.03..right, -4f64..104f64)?;
         let mut mesh = chart.configure_mesh();
         mesh.axis_style(paper.palette.line).bold_line_style(paper.palette.line).light_line_style(TRANSPARENT);
         mesh.label_style(paper.words(13)).axis_desc_style(paper.words(14)).y_labels(6).x_labels(paper.marks());
-        mesh.x_label_formatter(&|cost| money(*cost)).y_label_formatter(&|rate| format!("{rate:.0} %"));
+        let cost = |cost: &f64| money(*cost, right);
+        mesh.x_label_formatter(&cost).y_label_formatter(&|rate| format!("{rate:.0} %"));
         mesh.x_desc("cost for each succeeded task").y_desc("succeeded").draw()?;
         for (group, cost, rate) in &points {
             let (low, high) = wilson(group.succeeded, group.decided());
@@ -118,30 +122,60 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     })
 }
 
+/// The numbers of what is at one place.
+struct Label {
+    x: i32,
+    y: i32,
+    /// Where they begin, right of the dot.
+    beside: i32,
+    numbers: String,
+}
+
+impl Label {
+    fn add(&mut self, number: i32, beside: i32) {
+        self.numbers = format!("{}, {number}", self.numbers);
+        self.beside = self.beside.max(beside);
+    }
+
+    fn width(&self) -> i32 {
+        const CHARACTER: i32 = 8;
+        i32::try_from(self.numbers.len()).unwrap_or(i32::MAX / CHARACTER).saturating_mul(CHARACTER).max(20)
+    }
+}
+
 /// Numbers beside the points, moved down where they would cover each other. Names would lie across the lines of others.
 fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Paper) -> Result<(), Failed> {
     const LINE: i32 = 17;
-    const WIDE: i32 = 20;
+    /// Dots so near to each other look like one.
+    const SAME: i32 = 3;
     let area = chart.plotting_area().strip_coord_spec();
     let (left, top) = area.get_base_pixel();
-    let place = |(index, (group, cost, rate)): (usize, &(&Group, f64, f64))| {
+    let mut places: Vec<Label> = Vec::new();
+    for (number, (group, cost, rate)) in (1..).zip(points) {
         let (x, y) = chart.backend_coord(&(*cost, *rate));
-        (y - top, x - left + radius(group.tasks) + 5, index + 1)
-    };
-    let mut places: Vec<(i32, i32, usize)> = points.iter().enumerate().map(place).collect();
-    places.sort_unstable();
-    let mut taken: Vec<(i32, i32)> = Vec::new();
-    for (point, x, number) in places {
+        let (x, y, beside) = (x - left, y - top, x - left + radius(group.tasks) + 5);
+        // One dot for two of them would say that there is one.
+        match places.iter_mut().find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME) {
+            Some(label) => label.add(number, beside),
+            None => places.push(Label { x, y, beside, numbers: format!("{number}") }),
+        }
+    }
+    places.sort_unstable_by_key(|label| (label.y, label.beside));
+    let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+    for label in places {
+        let (x, wide) = (label.beside, label.width());
         // Those above come first, so each is moved below all that it would cover.
-        let covered =
-            |y: i32| taken.iter().filter(move |(other, at)| (x - other).abs() < WIDE && (y - at).abs() < LINE);
-        let mut y = point;
-        while let Some(below) = covered(y).map(|(_, at)| at + LINE).max() {
+        let covered = |y: i32| {
+            let beside = move |&&(other, _, width): &&(i32, i32, i32)| x - other < width && other - x < wide;
+            taken.iter().filter(beside).filter(move |(_, at, _)| (y - at).abs() < LINE)
+        };
+        let mut y = label.y;
+        while let Some(below) = covered(y).map(|(_, at, _)| at + LINE).max() {
             y = below;
         }
-        taken.push((x, y));
+        taken.push((x, y, wide));
         let style = paper.words(14).pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw(&Text::new(number.to_string(), (x, y), style))?;
+        area.draw(&Text::new(label.numbers, (x, y), style))?;
     }
     Ok(())
 }
@@ -195,13 +229,14 @@ fn lanes(
     draw: impl FnOnce(&mut Plane<'_, '_>) -> Result<(), Failed>,
 ) -> Result<String, Failed> {
     const NAMES: u32 = 250;
-    const EDGE: i32 = 12;
+    const LEFT: i32 = 12;
     const ABOVE: i32 = 22;
     let count = u32::try_from(names.len().max(1)).unwrap_or(1);
     svg((paper.width(), paper.lane() * count + 66), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_left(if paper.narrow { 12 } else { NAMES })
+            .margin_right(EDGE)
             .x_label_area_size(44)
             .build_cartesian_2d(0f64..end, f64::from(count)..0f64)?;
         let mut mesh = chart.configure_mesh();
@@ -215,7 +250,7 @@ fn lanes(
         for (row, name) in names.iter().enumerate() {
             let (x, y) = chart.backend_coord(&(0.0, paper.middle(row)));
             let (side, at) = match paper.narrow {
-                true => (HPos::Left, (EDGE, y - ABOVE)),
+                true => (HPos::Left, (LEFT, y - ABOVE)),
                 false => (HPos::Right, (x - 10, y)),
             };
             area.draw(&Text::new(short(name), at, paper.words(14).pos(Pos::new(side, VPos::Center))))?;
@@ -247,8 +282,16 @@ fn dollars(group: &Group) -> Option<f64> {
     group.cost_per_succeeded_usd.map(|cost| number(cost.0) / 1_000_000.0)
 }
 
-fn money(dollars: f64) -> String {
-    if dollars.abs() < 1e-9 { "$0".to_owned() } else { format!("${}", plain(dollars)) }
+/// On a scale that ends there: all its numbers have as many places.
+fn money(dollars: f64, end: f64) -> String {
+    let places = match end {
+        10.0.. => 0,
+        1.0..10.0 => 2,
+        0.1..1.0 => 3,
+        0.01..0.1 => 4,
+        _ => 6,
+    };
+    if dollars.abs() < 1e-9 { "$0".to_owned() } else { format!("${dollars:.places$}") }
 }
 
 /// Few digits, and no zeros at the end.

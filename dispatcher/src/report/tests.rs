@@ -277,6 +277,23 @@ fn who_is_beaten_in_both_is_not_worth_its_money() {
 }
 
 #[test]
+fn two_with_the_same_point_have_one_label_with_both_numbers() {
+    let one = |name: &str, cost| Group {
+        name: name.to_owned(),
+        succeeded: 8,
+        failed: 2,
+        success_rate: Some(0.8),
+        cost_per_succeeded_usd: Some(MicroUsd(cost)),
+        ..Group::default()
+    };
+    let groups = [one("a", 100), one("other", 50), one("b", 100)];
+    let paper = plots::Paper { palette: plots::LIGHT, narrow: false };
+    let picture = plots::worth(&groups.iter().collect::<Vec<_>>(), paper).expect("a picture");
+    let texts: Vec<&str> = picture.split("</text>").filter_map(|text| text.rsplit('>').next()).map(str::trim).collect();
+    assert!(texts.contains(&"1, 3") && texts.contains(&"2"), "who is where: {texts:?}");
+}
+
+#[test]
 fn the_whiskers_are_wilsons_interval() {
     let (low, high) = plots::wilson(8, 10);
     assert!((low - 0.4902).abs() < 0.0005 && (high - 0.9433).abs() < 0.0005, "8 of 10, by the table: {low} {high}");

@@ -85,6 +85,25 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_wait_for_results_sees_the_ids_as_the_queue_takes_the_tasks() {
+    let agent = ["/bin/sh", "-c", "sleep 0.2; echo four >>readme.txt"];
+    let pool = Pool::start(&narrow().command(&agent)).await;
+    let file = pool.path().join("tasks.json");
+    std::fs::write(&file, json!(tasks("part", 40)).to_string()).expect("a file of tasks");
+    let done = pool.try_command_line(&["submit", file.to_str().expect("a path in UTF-8")]).await;
+    let (said, shown) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{said}{shown}");
+    let mut ids: Vec<&str> = said.lines().filter(|line| line.starts_with("part-")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), said.lines().count()), (40, 41), "an id a line, each once, and how many they are: {said}");
+    assert!(said.contains("40 tasks taken"), "{said}");
+    assert_eq!(shown.matches("what is printed is taken").count(), 1, "what to make of it, once: {shown}");
+    let waits = shown.lines().filter(|line| line.contains("still to hand in")).count();
+    assert!((1..=3).contains(&waits), "no line for every change: {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_while_its_list_is_taken_leaves_nothing_half_done() {
     const COUNT: usize = 500;
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;

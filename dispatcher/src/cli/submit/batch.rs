@@ -28,19 +28,20 @@ pub(super) async fn wait(client: &Client, taken: &[TaskView], format: Format) ->
     let mut open: BTreeSet<TaskId> = taken.iter().map(|task| task.id.clone()).collect();
     let bar = bar(open.len() as u64);
     let mut failed = 0;
-    while !open.is_empty() {
+    loop {
         let seen = look(client, &open, taken.len()).await?;
-        let mut running = 0;
-        for task in &seen {
-            running += usize::from(task.status == "running");
-            failed += usize::from(task.finished_at.is_some() && task.status != Status::Succeeded.as_str());
-            note(&bar, task);
-        }
         for task in seen.iter().filter(|task| task.finished_at.is_some()) {
+            failed += usize::from(task.status != Status::Succeeded.as_str());
+            note(&bar, task);
             open.remove(&task.id);
         }
-        bar.set_position((taken.len() - open.len()) as u64);
+        if open.is_empty() {
+            break;
+        }
+        let running = seen.iter().filter(|task| task.status == "running").count();
+        // The message first: setting the position draws.
         bar.set_message(format!("{running} running, {failed} not succeeded"));
+        bar.set_position((taken.len() - open.len()) as u64);
         tokio::time::sleep(POLL).await;
     }
     bar.finish_and_clear();
@@ -77,9 +78,9 @@ fn bar(length: u64) -> ProgressBar {
     bar
 }
 
-/// Without a terminal, a line for each task that has ended.
+/// Without a terminal, a line for a task that has ended.
 fn note(bar: &ProgressBar, task: &TaskView) {
-    if bar.is_hidden() && task.finished_at.is_some() {
+    if bar.is_hidden() {
         let who = task.programmer.as_ref().map(|id| format!(" by {}", id.display_name())).unwrap_or_default();
         eprintln!("{} {}{who}", task.id, task.status);
     }
@@ -118,6 +119,7 @@ fn results_table(results: &[TaskView]) -> String {
         ]);
     }
     rows.align_right(&[4, 5, 6]);
+    rows.spare(&[2, 4, 3, 5]);
     let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     let count = counted(results.len(), "task", "tasks");

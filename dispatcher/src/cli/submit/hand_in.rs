@@ -4,14 +4,16 @@
 //!
 //! Every task has its id before it is sent, so that sending it twice does it once.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::Client;
+use super::{Client, print};
 use crate::api::extract::MAX_REQUEST_BYTES;
 use crate::api::problem::Problem;
 use crate::api::tasks::TaskView;
@@ -27,15 +29,27 @@ const DEFAULT_WAIT_S: u32 = 2;
 /// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
 const UNANSWERED: u32 = 150;
 
-/// All tasks, in their order, when all are taken.
-pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::Result<Vec<TaskView>> {
+/// Between two lines about waiting, where they do not replace each other.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// What was handed in.
+pub(super) struct HandedIn {
+    /// All of it, in its order.
+    pub(super) taken: Vec<TaskView>,
+    /// The ids are on stdout already.
+    pub(super) printed: bool,
+}
+
+/// When all tasks are taken. With `print_ids` those of a batch that is taken in parts are printed as they are taken: who
+/// does not want to wait for the rest knows then what is there.
+pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>, print_ids: bool) -> anyhow::Result<HandedIn> {
     give_ids(&mut tasks);
     let bodies = tasks.iter().map(serde_json::value::to_raw_value).collect::<Result<Vec<_>, _>>()?;
     let mut taken: Vec<Option<TaskView>> = tasks.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..tasks.len()).collect();
     let mut offer = open.clone();
-    let shown = Shown::new();
-    let mut unanswered = 0;
+    let shown = Shown::new(print_ids);
+    let (mut unanswered, mut printed) = (0, false);
     while !open.is_empty() {
         offer.truncate(in_one_request(offer.iter().map(|&index| bodies[index].get().len())));
         let body = serde_json::to_vec(&offer.iter().map(|&index| &bodies[index]).collect::<Vec<_>>())?;
@@ -55,6 +69,10 @@ pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::R
         unanswered = 0;
         match answer {
             Ok(views) => {
+                if print_ids && offer.len() < tasks.len() {
+                    shown.print_ids(&views);
+                    printed = true;
+                }
                 for (&index, view) in offer.iter().zip(views) {
                     taken[index] = Some(view);
                 }
@@ -72,7 +90,7 @@ pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>) -> anyhow::R
             }
         }
     }
-    Ok(taken.into_iter().flatten().collect())
+    Ok(HandedIn { taken: taken.into_iter().flatten().collect(), printed })
 }
 
 /// How many of tasks with these sizes, one after the other, one request may hold; at least one.
@@ -97,7 +115,10 @@ async fn wait(problem: &Problem, open: usize, shown: &Shown) -> anyhow::Result<(
         return Err(in_words(problem));
     }
     let words = match &problem.no_room {
-        Some(no_room) => format!("{}; {open} still to hand in", full(no_room)),
+        Some(no_room) => {
+            shown.hint();
+            format!("{}; {open} still to hand in", full(no_room))
+        }
         None => format!("{}; waiting, {open} still to hand in", problem.detail),
     };
     shown.say(words);
@@ -105,34 +126,56 @@ async fn wait(problem: &Problem, open: usize, shown: &Shown) -> anyhow::Result<(
     Ok(())
 }
 
-/// One line that changes on a terminal, and lines elsewhere.
-struct Shown(ProgressBar);
+/// One line that changes on a terminal, and now and then a line elsewhere.
+struct Shown {
+    bar: ProgressBar,
+    said: Cell<Option<Instant>>,
+    hinted: Cell<bool>,
+    print_ids: bool,
+}
 
 impl Shown {
-    fn new() -> Self {
+    fn new(print_ids: bool) -> Self {
         let target =
             if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
-        Self(bar)
+        Self { bar, said: Cell::new(None), hinted: Cell::new(false), print_ids }
     }
 
     fn say(&self, words: String) {
-        if !self.0.is_hidden() {
-            self.0.set_message(words);
-            self.0.tick();
-        } else if self.0.message() != words {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(words);
+            self.bar.tick();
+        } else if self.said.get().is_none_or(|said| said.elapsed() >= SAY_EVERY) && self.bar.message() != words {
             eprintln!("{words}");
-            self.0.set_message(words);
+            self.said.set(Some(Instant::now()));
+            self.bar.set_message(words);
         }
+    }
+
+    /// Once.
+    fn hint(&self) {
+        if self.hinted.replace(true) {
+            return;
+        }
+        let taken = if self.print_ids { "what is printed is taken" } else { "what is taken goes on" };
+        self.bar.suspend(|| {
+            eprintln!("the queues are full: the rest is handed in as tasks finish; Ctrl-C ends it, {taken}");
+        });
+    }
+
+    fn print_ids(&self, taken: &[TaskView]) {
+        let ids: String = taken.iter().map(|task| format!("{}\n", task.id)).collect();
+        self.bar.suspend(|| print(&ids));
     }
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

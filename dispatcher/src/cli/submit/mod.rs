@@ -13,10 +13,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Client, Format, PoolFile, PoolUrl, complain};
+use super::{Client, Format, PoolFile, PoolUrl, complain, print};
 use crate::api::tasks::TaskView;
 use crate::figures::counted;
 use crate::tables::{lines, table};
+use hand_in::HandedIn;
 
 /// As a shell counts what SIGINT has ended.
 const INTERRUPTED: u8 = 130;
@@ -95,7 +96,8 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         return plan::run(&args.pool_file.pool, &tasks, args.format);
     }
     let client = Client::new(&args.url)?;
-    let taken: Vec<TaskView> = hand_in::hand_in(&client, tasks).await?;
+    let print_ids = !args.wait && args.format == Format::Table;
+    let HandedIn { taken, printed } = hand_in::hand_in(&client, tasks, print_ids).await?;
     for warning in taken.iter().flat_map(|task| &task.warnings).collect::<BTreeSet<_>>() {
         eprintln!("warning: {warning}");
     }
@@ -109,7 +111,11 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
             }
         };
     }
-    args.format.print(&taken, |taken| taken_table(taken, &client))
+    args.format.print(&taken, |taken| {
+        let rows = if printed { String::new() } else { taken_table(taken) };
+        let count = counted(taken.len(), "task", "tasks");
+        format!("{rows}{count} taken. Follow with `dispatcher watch` or at {}\n", client.url())
+    })
 }
 
 /// Who stops waiting has not cancelled anything.
@@ -127,13 +133,12 @@ fn not_waited_for(taken: &[TaskView]) -> String {
     }
 }
 
-fn taken_table(taken: &[TaskView], client: &Client) -> String {
+fn taken_table(taken: &[TaskView]) -> String {
     let mut rows = table(&["task", "status", "queue"]);
     for task in taken {
         rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
     }
-    let count = counted(taken.len(), "task", "tasks");
-    format!("{}{count} taken. Follow with `dispatcher watch` or at {}\n", lines(rows), client.url())
+    lines(rows)
 }
 
 fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {

@@ -89,5 +89,6 @@ fn text(plan: &[Planned]) -> String {
     let wrong = plan.iter().filter(|row| row.problem.is_some()).count();
     let cost: MicroUsd = plan.iter().map(|row| row.worst_cost_usd).sum();
     let count = counted(plan.len(), "task", "tasks");
-    format!("{}{count}, {wrong} of them wrong; at most ${cost} for one attempt each\n", lines(rows))
+    let wrong = if wrong == 0 { String::new() } else { format!(", {wrong} wrong") };
+    format!("{}{count}{wrong}; at most ${cost} for one attempt each\n", lines(rows))
 }

@@ -6,14 +6,14 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row, Table};
+use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::follow::Follow;
 use super::lines::details;
 use crate::api::tasks::TaskView;
 use crate::cli::status::{breaker_word, budget, tone, word};
 use crate::dashboard::hub::Live;
-use crate::figures::{age, counted};
+use crate::figures::{age, counted, with_clocks};
 use crate::pool_view::PoolStatus;
 use crate::pool_view::llms::BreakerState;
 use crate::tables::{Tone, plain};
@@ -24,6 +24,8 @@ const MOST_PAUSES: u16 = 3;
 /// For tasks that have ended, at least.
 const ENDED: u16 = 5;
 const FOOT: u16 = 1;
+/// Between two columns.
+const GAP: u16 = 2;
 /// `10 min 06 s`.
 const SPAN: Constraint = Constraint::Length(11);
 
@@ -53,10 +55,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
     if let Some(live) = live {
         frame.render_widget(Paragraph::new(picture.pauses(live)), pauses);
         frame.render_widget(picture.programmers(live, team), team);
-        frame.render_widget(picture.routes(live), queues);
-        frame.render_widget(picture.breakers(live), shut);
+        frame.render_widget(picture.routes(live, queues), queues);
+        frame.render_widget(picture.breakers(live, shut), shut);
     }
-    frame.render_widget(picture.ended(), ended);
+    frame.render_widget(picture.ended(ended), ended);
     frame.render_widget(Paragraph::new("q ends it · ↑ ↓ scroll").style(picture.muted()), foot);
 }
 
@@ -150,86 +152,117 @@ impl Picture<'_> {
         live.status.pauses.iter().map(pause).collect()
     }
 
-    fn table<'a>(&self, head: &[&'static str], rows: Vec<Row<'a>>, widths: &[Constraint]) -> Table<'a> {
-        let header = Row::new(head.to_vec()).style(self.muted().add_modifier(Modifier::UNDERLINED));
-        Table::new(rows, widths.to_vec()).header(header).column_spacing(2)
+    /// What does not fit into its column ends with `…`.
+    fn table<const N: usize>(
+        &self,
+        head: [&'static str; N],
+        rows: impl IntoIterator<Item = [Part; N]>,
+        widths: [Constraint; N],
+        area: Rect,
+    ) -> Table<'static> {
+        let header = Row::new(head).style(self.muted().add_modifier(Modifier::UNDERLINED));
+        let columns = Layout::horizontal(widths).spacing(GAP).areas::<N>(Rect { height: 1, ..area });
+        let row = |mut parts: [Part; N]| {
+            for (part, column) in parts.iter_mut().zip(columns) {
+                part.content = cut(&part.content, column.width.into()).into();
+            }
+            Row::new(parts)
+        };
+        Table::new(rows.into_iter().map(row), widths).header(header).column_spacing(GAP)
     }
 
-    fn state(&self, word: &str, tone: Tone) -> Cell<'static> {
-        Cell::new(word.to_owned()).style(self.style(tone))
+    fn state(&self, word: &str, tone: Tone) -> Part {
+        Part::styled(word.to_owned(), self.style(tone))
     }
 
     fn programmers(&self, live: &Live, area: Rect) -> Table<'static> {
         let all = &live.status.programmers;
         let fit = usize::from(area.height.saturating_sub(2));
         let from = self.scrolled.min(all.len().saturating_sub(fit));
-        let rows = all.iter().skip(from).map(|one| self.programmer(live, one)).collect();
+        let rows = all.iter().skip(from).take(fit).map(|one| self.programmer(live, one));
+        let below = all.len().saturating_sub(from + fit);
+        let more = (below > 0)
+            .then(|| [format!("↓ {below} more"), String::new(), String::new(), String::new(), String::new()]);
+        let rows = rows.chain(more.map(|more| more.map(|text| Part::styled(text, self.muted()))));
         let llm = widest(all.iter().map(|one| one.current_llm.as_str()), 34);
         let widths = [Constraint::Length(10), Constraint::Length(5), SPAN, llm, Constraint::Fill(1)];
-        self.table(&["programmer", "state", "for", "LLM", "doing"], rows, &widths)
+        self.table(["programmer", "state", "for", "LLM", "doing"], rows, widths, area)
     }
 
-    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> Row<'static> {
+    fn programmer(&self, live: &Live, one: &ProgrammerStatus) -> [Part; 5] {
         let since = one.since.map(|since| span(self.now, since)).unwrap_or_default();
         let words = one.task.as_ref().map(|task| match live.running.get(task).filter(|words| !words.is_empty()) {
             Some(words) => format!("{words} ({task})"),
             None => task.to_string(),
         });
         let llm_tone = if one.using_backup { Tone::Warning } else { Tone::Plain };
-        Row::new([
-            Cell::new(one.agent.clone()),
-            if one.unknown { Cell::new("?") } else { self.state(word(one.state), tone(one.state)) },
-            Cell::new(since),
-            Cell::new(one.current_llm.clone()).style(self.style(llm_tone)),
-            Cell::new(one_line(&words.unwrap_or_else(|| one.reason.clone()))),
-        ])
+        [
+            one.agent.clone().into(),
+            if one.unknown { "?".into() } else { self.state(word(one.state), tone(one.state)) },
+            since.into(),
+            Part::styled(one.current_llm.clone(), self.style(llm_tone)),
+            one_line(&words.unwrap_or_else(|| with_clocks(&one.reason, self.now))).into(),
+        ]
     }
 
-    fn routes(&self, live: &Live) -> Table<'static> {
+    fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
         let row = |route: &crate::pool_view::RouteStatus| {
             let oldest = route.oldest_waiting.map(|since| span(self.now, since)).unwrap_or_default();
             let waiting = route.waiting.map_or("?".to_owned(), |count| count.to_string());
             let served = counted(route.programmers.len(), "programmer", "programmers");
-            Row::new([route.name.clone(), waiting, oldest, route.running.to_string(), served])
+            [route.name.clone(), waiting, oldest, route.running.to_string(), served].map(Part::from)
         };
         let name = widest(live.status.routes.iter().map(|route| route.name.as_str()), 34);
         let number = Constraint::Length(7);
         let widths = [name, number, SPAN, number, Constraint::Fill(1)];
-        let rows = live.status.routes.iter().map(row).collect();
-        self.table(&["route", "waiting", "oldest", "running", "served by"], rows, &widths)
+        self.table(
+            ["route", "waiting", "oldest", "running", "served by"],
+            live.status.routes.iter().map(row),
+            widths,
+            area,
+        )
     }
 
-    fn breakers(&self, live: &Live) -> Table<'static> {
+    fn breakers(&self, live: &Live, area: Rect) -> Table<'static> {
         let shut = live.status.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed);
         let row = |breaker: &crate::pool_view::llms::BreakerStatus| {
             let why = breaker.reason.map(|fault| format!("{} × {}", breaker.failures, fault.as_str()));
             let probe = breaker.until.map(|until| format!("in {}", span(until, self.now))).unwrap_or_default();
-            Row::new([
-                Cell::new(breaker.llm.to_string()),
+            [
+                breaker.llm.to_string().into(),
                 self.state(breaker_word(breaker.state), Tone::Bad),
-                Cell::new(probe),
-                Cell::new(format!("{}, for {}", why.unwrap_or_default(), breaker.scope)),
-            ])
+                probe.into(),
+                format!("{}, for {}", why.unwrap_or_default(), breaker.scope).into(),
+            ]
         };
-        let rows = shut.map(row).collect();
         let llm = widest(live.status.breakers.iter().map(|breaker| breaker.llm.as_str()), 40);
         let widths = [llm, Constraint::Length(9), Constraint::Length(13), Constraint::Fill(1)];
-        self.table(&["breaker", "state", "probe", "why"], rows, &widths)
+        self.table(["breaker", "state", "probe", "why"], shut.map(row), widths, area)
     }
 
-    fn ended(&self) -> Table<'static> {
+    fn ended(&self, area: Rect) -> Table<'static> {
         let row = |task: &TaskView| {
             let ago = task.finished_at.map(|at| span(self.now, at)).unwrap_or_default();
-            Row::new([
-                Cell::new(task.id.to_string()),
+            [
+                task.id.to_string().into(),
                 self.state(&task.status, Tone::of_task(&task.status)),
-                Cell::new(ago),
-                Cell::new(one_line(&format!("{} {}", details(task).trim(), task.summary))),
-            ])
+                ago.into(),
+                one_line(&format!("{} {}", details(task).trim(), task.summary)).into(),
+            ]
         };
         let id = widest(self.follow.ended.iter().map(|task| task.id.as_str()), 34);
         let widths = [id, Constraint::Length(9), SPAN, Constraint::Fill(1)];
-        self.table(&["last ended", "as", "ago", "details"], self.follow.ended.iter().map(row).collect(), &widths)
+        self.table(["last ended", "as", "ago", "details"], self.follow.ended.iter().map(row), widths, area)
+    }
+}
+
+/// What a cell says.
+type Part = Span<'static>;
+
+fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['…']).take(width).collect(),
+        None => text.to_owned(),
     }
 }
 

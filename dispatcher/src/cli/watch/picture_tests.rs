@@ -77,12 +77,22 @@ fn it_shows_who_does_what_and_what_waits() {
 }
 
 #[test]
+fn what_does_not_fit_ends_with_a_sign_of_it() {
+    let lines = seen(2, (60, 30), 0);
+    let programmer = lines.iter().find(|line| line.starts_with("Prog-001")).expect("the first programmer");
+    assert!(programmer.ends_with('…'), "it is cut: {programmer}");
+    assert_eq!(programmer.chars().count(), 60, "at the edge: {programmer}");
+}
+
+#[test]
 fn on_a_small_terminal_the_tasks_that_have_ended_are_still_there_and_programmers_scroll() {
     let lines = seen(40, (80, 24), 0);
     let text = lines.join("\n");
     assert!(text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last ended"), "{text}");
+    assert!(text.contains("↓ 29 more"), "more follow:\n{text}");
     assert!(!text.contains("tasks wait") && !text.contains("route "), "the routes have no place:\n{text}");
     let text = seen(40, (80, 24), 39).join("\n");
     assert!(text.contains("Prog-040") && !text.contains("Prog-001"), "the end of them:\n{text}");
+    assert!(!text.contains(" more"), "nobody follows:\n{text}");
     seen(40, (20, 5), 0);
 }
