@@ -116,3 +116,21 @@ pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heartbeat::Heartbeat;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn nobody_writes_before_his_clock_was_compared_with_others() {
+        let clock = Clock::new();
+        assert!(right_time(&clock).now_or_never().is_none(), "nobody has been heard yet");
+        clock.heard(&Heartbeat::greeting(EmitterId::new(), "another", false));
+        assert!(right_time(&clock).now_or_never().is_some(), "another one has the same time");
+        let clock = Clock::new();
+        clock.is_alone();
+        assert!(right_time(&clock).now_or_never().is_some(), "nobody answers");
+    }
+}
