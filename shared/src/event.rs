@@ -165,6 +165,9 @@ pub enum Decision {
         programmer: ProgrammerId,
         #[serde(default)]
         host: String,
+        /// It is only said again, before the log forgets it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// Written by a newer version of the pool.
     #[serde(other)]

@@ -33,7 +33,7 @@ impl Log {
         let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
         let mut log = Self { fold: Fold::new(), seq: 0, at: 1_000_000, pool };
         for programmer in log.pool.programmers.clone() {
-            log.append(Decision::Up { programmer: programmer.id, host: "h".to_owned() });
+            log.append(Decision::Up { programmer: programmer.id, host: "h".to_owned(), again: false });
         }
         let rules = Rules::of(&log.pool);
         log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
@@ -248,7 +248,7 @@ fn a_breaker_is_told_as_long_as_it_can_hold_back_a_call() {
     let mut now = told(&log);
     now.sort();
     assert_eq!(now, all, "both LLMs are in use where they failed");
-    log.append(Decision::Up { programmer: id("001"), host: "another".to_owned() });
+    log.append(Decision::Up { programmer: id("001"), host: "another".to_owned(), again: false });
     assert_eq!(told(&log), ["openai/gpt-4o for all"], "nobody uses the local one of that host any more");
     let base_url = "https://elsewhere.example.org/v1";
     log.pool.providers.get_mut("openai").expect("a provider").base_url = base_url.to_owned();

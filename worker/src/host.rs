@@ -231,7 +231,7 @@ impl Host {
         for programmer in seen {
             let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
-            let up = Decision::Up { programmer: programmer.id.clone(), host };
+            let up = Decision::Up { programmer: programmer.id.clone(), host, again: true };
             let every = self.pool.events.restate_every();
             tokio::spawn(async move {
                 loop {

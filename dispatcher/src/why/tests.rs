@@ -57,7 +57,7 @@ impl World {
         world.heard.complete = true;
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
-            world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned() });
+            world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned(), again: false });
         }
         let rules = Rules::of(&world.pool);
         world.append(Decision::Configured { hash: "h".to_owned(), capabilities: offers, rules, again: false });
@@ -271,7 +271,7 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Decision::Up { programmer: id("006"), host: "h".to_owned() }];
+    let up = vec![Decision::Up { programmer: id("006"), host: "h".to_owned(), again: false }];
     let batch = Batch { v: 1, emitter: EmitterId::from_u128(2), first: 0, at_ms: world.at.0, events: up };
     world.fold.apply(&batch, |_, _, _| ());
     world.wait("t", "premium");

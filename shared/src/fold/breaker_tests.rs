@@ -46,7 +46,7 @@ impl Log {
         let programmers = (1..=programmers).map(|n| (id(n), one.clone())).collect::<BTreeMap<_, _>>();
         for programmer in programmers.keys() {
             let number: u32 = programmer.as_str().parse().expect("a number");
-            log.append(Decision::Up { programmer: programmer.clone(), host: log.host(number) });
+            log.append(Decision::Up { programmer: programmer.clone(), host: log.host(number), again: false });
         }
         let rules = Rules { breaker: Some(breaker), programmers, ..Rules::default() };
         log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });

@@ -164,7 +164,7 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
 #[test]
 fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_programmer() {
     let mut log = Log::with_limit("1.00");
-    let up = || Decision::Up { programmer: programmer(), host: "h".to_owned() };
+    let up = || Decision::Up { programmer: programmer(), host: "h".to_owned(), again: false };
     log.append(up());
     log.start("a", 1, 0);
     log.reserve("a", 1, "0.60");

@@ -140,8 +140,8 @@ impl Fold {
         let now = self.now;
         match decision {
             Decision::Tick | Decision::Unknown => Verdict::Accepted,
-            Decision::Up { programmer, host } => {
-                self.up(programmer, host, emitter);
+            Decision::Up { programmer, host, again } => {
+                self.up(programmer, host, (emitter, *again));
                 Verdict::Accepted
             }
             Decision::Configured { hash, again: true, .. }
@@ -208,12 +208,19 @@ impl Fold {
 
     /// A process holds this programmer. If it is another one than before, that one does not any more: what it has reserved
     /// counts as spent, until it settles after all.
-    fn up(&mut self, programmer: &ProgrammerId, host: &str, emitter: EmitterId) {
+    /// Of one that says it again, and was never heard of before, nobody knows since when it has been there: what is known
+    /// of its programmer is its own.
+    fn up(&mut self, programmer: &ProgrammerId, host: &str, (emitter, again): (EmitterId, bool)) {
         self.breakers.up(programmer, host);
-        let held = Holder { process: emitter, since: self.now };
-        if self.holders.get(programmer).is_none_or(|before| before.process != emitter) {
-            self.holders.insert(programmer.clone(), held);
-            self.budget.lose_all_of(programmer);
+        match self.holders.get(programmer) {
+            Some(before) if before.process == emitter => {}
+            None if again => {
+                self.holders.insert(programmer.clone(), Holder { process: emitter, since: Timestamp::default() });
+            }
+            Some(_) | None => {
+                self.holders.insert(programmer.clone(), Holder { process: emitter, since: self.now });
+                self.budget.lose_all_of(programmer);
+            }
         }
     }
 

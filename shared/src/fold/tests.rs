@@ -358,3 +358,19 @@ proptest! {
         prop_assert_eq!(fold(&[&head, &tail]), fold(&[&head, &head, &tail, &head, &tail]));
     }
 }
+
+#[test]
+fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
+    let programmer = || ProgrammerId::new("001").expect("an id");
+    let up = |again| Decision::Up { programmer: programmer(), host: "h".to_owned(), again };
+    let is_gone = |events: Vec<(u64, Decision)>| {
+        let mut fold = Fold::new();
+        for (seq, (at_ms, event)) in (0..).zip(events) {
+            fold.apply(&Batch { at_ms, ..batch(seq, vec![event]) }, |_, _, _| ());
+        }
+        let owner = fold.tasks.get(&task("t")).and_then(|state| state.owner.clone()).expect("an owner");
+        fold.is_gone(&Owner { programmer: programmer(), ..owner })
+    };
+    assert!(!is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(true))]), "the log has forgotten when it came");
+    assert!(is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(false))]), "it has only just come");
+}

@@ -266,7 +266,7 @@ impl Programmer {
     /// Says in the log that this process holds the programmer; whether it arrives decides nothing.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
-        let up = Decision::Up { programmer: self.config.id.clone(), host };
+        let up = Decision::Up { programmer: self.config.id.clone(), host, again: false };
         tokio::spawn(async move { log.append(up).await });
     }
 
