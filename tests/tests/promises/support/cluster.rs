@@ -61,6 +61,9 @@ impl Cluster {
             if let Some(first) = members.first() {
                 node = node.with(&["--like", first.data().to_str().expect("a path in UTF-8")]);
             }
+            // That of a test before may run still, and belongs to another cluster.
+            node.kill().await.expect("no node runs there");
+            std::fs::remove_dir_all(node.data()).expect("its data are gone");
             let said = node.start().await.expect("a node of the cluster");
             addresses.push(Access::amqp_printed(&said));
             if number == 0 {
