@@ -6,17 +6,16 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, Reply, json_properties};
+use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE, RETRIES_KEY};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -32,6 +31,7 @@ use crate::acknowledge::acknowledge;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
 use crate::postman::{NotBrought, Postman};
+use crate::retries::ask_for_result;
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
@@ -195,7 +195,8 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else { return Ok(()) };
     let known = process.log.read(|fold| fold.tasks.get(&id).map(|state| state.outcome.as_ref().map(|end| end.status)));
     if known == Some(None) {
-        return Ok(ask_later(process, &delivery.properties, &id).await?);
+        let later = wall_clock().plus(ASKED_AGAIN_AFTER);
+        return Ok(ask_for_result(process, &delivery.properties, Some(later)).await?);
     }
     let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
@@ -216,14 +217,6 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
         Some(body) => Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?),
         None => Ok(()),
     }
-}
-
-/// It is not finished: the wish waits in `pool.retries`, and comes again.
-async fn ask_later(process: &Process, properties: &BasicProperties, id: &TaskId) -> Result<(), BrokerError> {
-    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
-    let later = reply.on(headers::repeat_properties(id.as_str(), Some(wall_clock().plus(ASKED_AGAIN_AFTER))));
-    let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: b"", properties: later, mandatory: true };
-    process.publisher.publish(message).await
 }
 
 /// What is due for a result.

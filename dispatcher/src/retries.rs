@@ -1,7 +1,8 @@
 //! Publishes tasks whose attempt broke to `pool.tasks` when their next attempt is due.
 //!
 //! A programmer has written `reissued` and put the message into `pool.retries`, where it is held unacknowledged until it is
-//! time. Wishes for the result of a task that is not finished wait here, too. A crash between publish and ack publishes it twice with the same token: the second copy is dropped.
+//! time. A crash between publish and ack publishes it twice with the same token: the second copy is dropped. Wishes for the
+//! result of a task that is not finished wait there, too.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_QUEUE, TASKS};
+use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_KEY, RETRIES_QUEUE, TASKS};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -77,7 +78,7 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
 async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        ask_again(process, &delivery.properties).await?;
+        ask_for_result(process, &delivery.properties, None).await?;
         return within(limit, "ack a wish for a result", delivery.ack(BasicAckOptions::default())).await.map(drop);
     }
     match TaskMessage::parse(&delivery.data, Timestamp::default()) {
@@ -96,15 +97,18 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
     within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
 }
 
-/// Somebody waits for the result of a task that was not finished.
-async fn ask_again(process: &Process, properties: &BasicProperties) -> Result<(), BrokerError> {
-    let id = headers::text(properties.message_id()).unwrap_or_default();
-    let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
-    let properties = reply.on(headers::repeat_properties(id, None));
-    process
-        .publisher
-        .publish(Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true })
-        .await
+/// Somebody waits for the result of the task of this message: he asks for it in `results` now, or at that time, until when
+/// his wish waits here.
+pub(crate) async fn ask_for_result(
+    process: &Process,
+    came_with: &BasicProperties,
+    at: Option<Timestamp>,
+) -> Result<(), BrokerError> {
+    let id = headers::text(came_with.message_id()).unwrap_or_default();
+    let reply = Reply::of(came_with).unwrap_or_else(|_| Reply::without_address(came_with));
+    let properties = reply.on(headers::repeat_properties(id, at));
+    let key = if at.is_some() { RETRIES_KEY } else { RESULTS_KEY };
+    process.publisher.publish(Message { exchange: REPLIES, key, body: b"", properties, mandatory: true }).await
 }
 
 async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessage) -> Result<(), BrokerError> {

@@ -13,6 +13,7 @@ use pool_shared::time::wall_clock;
 use serde_json::{Value, json};
 
 use crate::support::amqp::{channel, small_queue};
+use crate::support::field::PATIENT;
 use crate::support::pool::task;
 use crate::support::process::Running;
 use crate::support::{Books, EventLog, Pool, PoolFile};
@@ -61,8 +62,6 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 const EDIT: &str = "echo four >>readme.txt";
 /// Crashes until the file `go` is there.
 const CRASHES: &str = r#"[ -e "$1/go" ] || kill -9 $$; echo four >>readme.txt"#;
-/// Edits when the file `go` is there.
-const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
 #[test]
 fn no_point_is_forgotten() {

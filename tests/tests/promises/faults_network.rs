@@ -8,7 +8,7 @@ use pool_tests::faults::proxy::{Proxy, Weather};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::field::{Field, REPAIRED_WITHIN, nervous, nervous_too};
+use crate::support::field::{Field, PATIENT, REPAIRED_WITHIN, nervous, nervous_too};
 use crate::support::line::{Line, OUTAGE};
 use crate::support::pool::task;
 use crate::support::{Books, EventLog, Pool, PoolFile};
@@ -115,8 +115,7 @@ async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
     const CUTS: usize = 5;
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
-    let wait = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
-    let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", wait, "agent", &directory]);
+    let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
     pool.rewrite(&file.set("dispatcher.max_attempts", 3.into()));
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
     pool.start_dispatcher().await;

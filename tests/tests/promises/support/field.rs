@@ -10,7 +10,7 @@ use super::private::SETTLED_AFTER;
 use super::{Books, EventLog, Pool, PoolFile, PrivateBroker};
 
 /// Works until the file `go` is there.
-const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+pub(crate) const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
 /// Time for a pool that was broken to do its work.
 pub(crate) const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
