@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use pool_tests::faults::node::Node;
+
 use crate::support::cluster::Cluster;
 use crate::support::field::{Field, nervous};
 use crate::support::private::SETTLED_AFTER;
-use crate::support::{Books, Pool};
+use crate::support::{Books, Pool, PoolFile};
 
 /// Longer than the nodes' own time-out for each other.
 const CUT_OFF: Duration = Duration::from_secs(15);
@@ -19,25 +21,32 @@ const DOWN: Duration = Duration::from_secs(8);
 const CRASHES_ONCE: &str =
     r#"mkdir "$1/$(head -n 1 "$2" | cut -d : -f 1)" 2>/dev/null && kill -9 $$; echo four >>readme.txt"#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
-    let cluster = Cluster::form().await;
-    let mut pool = Pool::set_up_in(cluster.vhost().await, &nervous(&["001", "002"])).await;
+/// A dispatcher and two workers in the cluster; their queues have settled.
+async fn settled(cluster: &Cluster, file: &PoolFile) -> (Pool, Books) {
+    let mut pool = Pool::set_up_in(cluster.vhost().await, file).await;
     pool.start_dispatcher().await;
     pool.start_worker(&["--programmers", "001"]);
     pool.start_worker(&["--programmers", "002"]);
     pool.all_consume().await;
-    let mut books = Books::open(&pool).await;
+    let books = Books::open(&pool).await;
     tokio::time::sleep(SETTLED_AFTER).await;
+    (pool, books)
+}
+
+async fn crash(leader: &Node, down: Duration) {
+    leader.kill().await.expect("the leader is killed");
+    tokio::time::sleep(down).await;
+    leader.start().await.expect("it comes back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
+    let cluster = Cluster::form().await;
+    let (mut pool, mut books) = settled(&cluster, &nervous(&["001", "002"])).await;
     let vhost = pool.vhost();
 
     let leader = &cluster.members[cluster.leader_of(&vhost, "tasks.any").await];
-    let crash = async {
-        leader.kill().await.expect("the leader is killed");
-        tokio::time::sleep(CUT_OFF).await;
-        leader.start().await.expect("it comes back");
-    };
-    tokio::join!(crash, Field::submit(&mut books, "leaderless", 60));
+    tokio::join!(crash(leader, CUT_OFF), Field::submit(&mut books, "leaderless", 60));
     cluster.is_whole().await;
 
     let minority = cluster.leader_of(&vhost, "tasks.any").await;
@@ -61,24 +70,13 @@ async fn a_cluster_that_loses_the_leaders_of_results_retries_and_logs_in_turn_lo
     let file = nervous(&["001", "002"]).command(&agent).set("dispatcher.retry_delay_s", 1.into());
     // A task that loses its worker's channel with every leader is no poison here.
     let file = file.set("dispatcher.max_attempts", 100.into());
-    let mut pool = Pool::set_up_in(cluster.vhost().await, &file).await;
-    pool.start_dispatcher().await;
-    pool.start_worker(&["--programmers", "001"]);
-    pool.start_worker(&["--programmers", "002"]);
-    pool.all_consume().await;
-    let mut books = Books::open(&pool).await;
-    tokio::time::sleep(SETTLED_AFTER).await;
+    let (mut pool, mut books) = settled(&cluster, &file).await;
     let vhost = pool.vhost();
 
     for queue in ["results", "pool.retries", "pool.events", "pool.history"] {
         let leader = &cluster.members[cluster.leader_of(&vhost, queue).await];
         let name = queue.replace('.', "-");
-        let crash = async {
-            leader.kill().await.expect("the leader is killed");
-            tokio::time::sleep(DOWN).await;
-            leader.start().await.expect("it comes back");
-        };
-        tokio::join!(crash, Field::submit(&mut books, &name, 20));
+        tokio::join!(crash(leader, DOWN), Field::submit(&mut books, &name, 20));
         cluster.is_whole().await;
     }
     let report = books.close(&mut pool, REST_WITHIN).await;
