@@ -198,7 +198,7 @@ async fn bad_messages_that_are_published_directly_are_answered_and_kept() {
             assert!(said.contains(word), "the answer to {what} must name {word}: {said}");
         }
     }
-    let dead = submitter.drain("pool.dead").await;
+    let dead = submitter.drain_dead().await;
     assert_eq!(dead.len(), mistakes.len() + 1, "what could not be handled is kept");
     for (what, body, _) in &mistakes {
         assert!(dead.contains(&body.as_bytes().to_vec()), "the message with {what} is in pool.dead as it was");
@@ -250,7 +250,7 @@ async fn a_reply_address_that_could_be_anybodys_queue_is_refused_and_the_task_is
     let body = task("misdirected").to_string();
     submitter.publish("any", &body, BasicProperties::default().with_reply_to("tasks.any".into())).await;
     still_works(&pool, &mut submitter).await;
-    assert_eq!(submitter.drain("pool.dead").await, [body.into_bytes()], "the message is kept");
+    assert_eq!(submitter.drain_dead().await, [body.into_bytes()], "the message is kept");
     let mut log = pool.event_log().await;
     log.read().await;
     assert_eq!(log.starts("misdirected").len(), 0, "it was not run");

@@ -64,7 +64,7 @@ async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce())
 async fn all_are_answered_and_kept(pool: &Pool, queue: &str) {
     let observer = pool.submitter("observer").await;
     let replies = observer.drain_deliveries(queue).await;
-    let dead = observer.drain("pool.dead").await;
+    let dead = observer.drain_dead().await;
     for (what, body, words) in &mistakes() {
         let answers = replies.iter().filter(|reply| correlation(reply) == *what);
         let answers: Vec<ResultMessage> = answers.map(result_in).collect();

@@ -6,12 +6,17 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use pool_shared::result::ResultMessage;
 use serde_json::Value;
+
+use super::{SOON, eventually};
+
+/// The lock of whoever looks into `pool.dead`.
+const LOOK: &str = "pool.dead.look";
 
 /// A connection and a channel with confirms.
 pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
@@ -119,6 +124,23 @@ impl Submitter {
             messages.push(message.delivery);
         }
         messages
+    }
+
+    /// Takes everything out of `pool.dead`: when no dispatcher has messages of it in hand for a look, nor begins one.
+    pub(crate) async fn drain_dead(&self) -> Vec<Vec<u8>> {
+        // Who looks holds this queue. A refusal costs the channel.
+        let turn = eventually("nobody looks into pool.dead", SOON, async || {
+            let channel = self.connection.create_channel().await.expect("a channel");
+            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(LOOK.into(), options, FieldTable::default()).await.ok()?;
+            Some(channel)
+        });
+        let turn = turn.await;
+        let given_back = async || (self.consumers("pool.dead").await == 0).then_some(());
+        eventually("the last look has given back what it had in hand", SOON, given_back).await;
+        let dead = self.drain("pool.dead").await;
+        turn.queue_delete(LOOK.into(), QueueDeleteOptions::default()).await.expect("the turn is given up");
+        dead
     }
 
     /// Consumers of a queue.
