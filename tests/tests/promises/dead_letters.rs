@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use pool_shared::result::{ErrorKind, Status};
 use pool_shared::time::wall_clock;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::amqp::channel;
+use crate::support::amqp::{channel, give_back};
 use crate::support::pool::task;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
@@ -36,11 +36,8 @@ async fn dead(api: &Api) -> Vec<Value> {
 async fn return_to_queue(url: &str, queue: &str, times: usize) {
     let (_connection, channel) = channel(url).await;
     for _ in 0..times {
-        let got = eventually("the message is in its queue", SOON, async || {
-            channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("an answer")
-        });
-        let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        got.await.delivery.nack(back).await.expect("a nack");
+        let back = async || give_back(&channel, queue).await.then_some(());
+        eventually("the message is in its queue", SOON, back).await;
     }
 }
 
@@ -194,13 +191,8 @@ async fn a_message_that_reached_the_brokers_delivery_limit_without_a_start_is_is
     };
     let returning = async {
         loop {
-            let got = channel.basic_get("tasks.any".into(), BasicGetOptions::default()).await.expect("an answer");
-            match got {
-                Some(got) => {
-                    let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-                    got.delivery.nack(back).await.expect("a nack");
-                }
-                None => tokio::task::yield_now().await,
+            if !give_back(&channel, "tasks.any").await {
+                tokio::task::yield_now().await;
             }
         }
     };

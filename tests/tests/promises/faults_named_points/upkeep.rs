@@ -1,12 +1,12 @@
 //! The same for what no task waits for: dead letters are taken up again, what is open is said again, bindings change.
 
 use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions};
+use lapin::options::BasicPublishOptions;
 use pool_shared::fault::Point;
 use serde_json::{Value, json};
 
 use super::{PATIENT, REST_WITHIN, dispatcher_armed, dispatcher_falls, falls, publish_unsorted};
-use crate::support::amqp::channel;
+use crate::support::amqp::{channel, give_back};
 use crate::support::pool::task;
 use crate::support::{Books, Pool, PoolFile, SOON, eventually};
 
@@ -20,13 +20,8 @@ pub(super) const BINDING: [Point; 3] = [Point::Configured, Point::RoutesUnbound,
 /// Returns what is in a queue until the broker gives it up.
 async fn return_until_given_up(pool: &Pool, queue: &str) {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    eventually(&format!("the broker gives up what is in {queue}"), SOON, async || {
-        let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("an answer");
-        let Some(got) = got else { return Some(()) };
-        got.delivery.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await.expect("a nack");
-        None
-    })
-    .await;
+    let given_up = async || (!give_back(&channel, queue).await).then_some(());
+    eventually(&format!("the broker gives up what is in {queue}"), SOON, given_up).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

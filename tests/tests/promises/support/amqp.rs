@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
@@ -39,6 +39,15 @@ pub(crate) async fn small_queue(channel: &Channel, name: &str, messages: i32) {
 pub(crate) async fn bind_reply_queue(channel: &Channel, name: &str) {
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
     channel.queue_bind(name.into(), "pool.results".into(), name.into(), options, none).await.expect("a binding");
+}
+
+/// Gets a message out of a queue and gives it back, as who died with it; false when the queue is empty. A reject counts
+/// towards the delivery limit of every RabbitMQ, a nack up to 4.2 only.
+pub(crate) async fn give_back(channel: &Channel, queue: &str) -> bool {
+    let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("an answer");
+    let Some(got) = got else { return false };
+    got.delivery.reject(BasicRejectOptions { requeue: true }).await.expect("a reject");
+    true
 }
 
 #[derive(Debug)]
