@@ -76,12 +76,28 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
         let (id, state) = state(&app, &id)?;
         let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
         let task = message(&app, &id).await?;
+        let before = before(&app, &id);
         let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
         let taken = app.intake.take(again, None, &Reply::default()).await.map_err(|error| not_taken(&error))?;
-        let detail = format!("task {id} was {}; it is submitted again as {}", outcome.as_str(), taken.id);
-        Ok(Json(Retried { task_id: taken.id.to_string(), retry_of: Some(id), detail }))
+        let mut retried = Retried::anew(id, outcome, &taken.id);
+        match &before[..] {
+            [] => {}
+            [one] => retried.detail += &format!(", and was before as {one}"),
+            [one, ..] => retried.detail += &format!(", and was {} times before, as {one} at last", before.len()),
+        }
+        Ok(Json(retried))
     })
     .await
+}
+
+/// What this task has become already, the newest first. Who repeats a retry may not know that it was done.
+fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
+    app.history.look(|entries| {
+        let again = entries.iter().filter(|(_, entry)| entry.retry_of.as_ref() == Some(id));
+        let mut again: Vec<_> = again.map(|(new, entry)| (entry.task_at, new.clone())).collect();
+        again.sort_unstable_by(|one, other| other.cmp(one));
+        again.into_iter().map(|(_, new)| new).collect()
+    })
 }
 
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::App;
 use super::problem::{Problem, TaskProblem};
+use crate::figures::counted;
 use crate::intake::NotTaken;
 
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
@@ -71,9 +72,11 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     }
     let conflict = errors.iter().all(|error| error.kind == "id_conflict");
     let status = if conflict { StatusCode::CONFLICT } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let all = counted(submission.tasks.len(), "task", "tasks");
     let detail = match (&errors[..], submission.single) {
         ([only], true) => only.message.clone(),
-        _ => format!("{} of {} tasks are wrong; none was taken", errors.len(), submission.tasks.len()),
+        ([_], false) => format!("1 of {all} is wrong; none was taken"),
+        _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
     Err(Problem::new(status, detail).with_errors(errors))
 }

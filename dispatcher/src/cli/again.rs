@@ -1,6 +1,6 @@
 //! `dispatcher retry`: finished tasks as new ones. `dispatcher requeue`: an unfinished one into its queue again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -63,10 +63,7 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let client = args.shown.client()?;
     let ids = match args.failed {
         true => failed(&client, args.label.as_deref(), args.force).await?,
-        false => {
-            say_what_was_retried(&client, &args.ids).await?;
-            args.ids
-        }
+        false => args.ids,
     };
     let (mut retried, mut refused) = (Vec::new(), 0);
     for id in &ids {
@@ -87,17 +84,6 @@ fn text(retried: &[Retried]) -> String {
     format!("{each}{} submitted again\n", counted(retried.len(), "task", "tasks"))
 }
 
-/// Who gives the same id twice may not know that it was done: each time makes a new task.
-async fn say_what_was_retried(client: &Client, ids: &[TaskId]) -> anyhow::Result<()> {
-    let again = submitted_again(client, None).await?;
-    for id in ids {
-        if let Some(new) = again.get(id) {
-            eprintln!("task {id} was submitted again before, as {new}; this is one more");
-        }
-    }
-    Ok(())
-}
-
 /// What has failed, the newest first; what was submitted again already only if it is `force`d, so that the same command
 /// may be given twice.
 async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Result<Vec<TaskId>> {
@@ -109,7 +95,7 @@ async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Re
     if !force && !ids.is_empty() {
         let again = submitted_again(client, label).await?;
         let all = ids.len();
-        ids.retain(|id| !again.contains_key(id));
+        ids.retain(|id| !again.contains(id));
         if ids.len() < all {
             let were = counted(all - ids.len(), "failed task was", "failed tasks were");
             eprintln!("{were} submitted again before, and left out; --force takes them too");
@@ -118,18 +104,14 @@ async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Re
     Ok(ids)
 }
 
-/// Tasks that are there once more, with the newest that each became. New ones have the labels of the old ones.
-async fn submitted_again(client: &Client, label: Option<&str>) -> anyhow::Result<BTreeMap<TaskId, TaskId>> {
-    let (mut again, mut seen) = (BTreeMap::new(), 0);
+/// Tasks that are there once more. New ones have the labels of the old ones.
+async fn submitted_again(client: &Client, label: Option<&str>) -> anyhow::Result<BTreeSet<TaskId>> {
+    let (mut again, mut seen) = (BTreeSet::new(), 0);
     loop {
         let list = page(client, label, None, seen).await?;
         seen += list.tasks.len();
         let last = list.tasks.is_empty() || seen >= list.total;
-        for task in list.tasks {
-            if let Some(old) = task.retry_of {
-                again.entry(old).or_insert(task.id);
-            }
-        }
+        again.extend(list.tasks.into_iter().filter_map(|task| task.retry_of));
         if last {
             return Ok(again);
         }

@@ -6,6 +6,7 @@ use pool_shared::broker::BrokerError;
 use pool_shared::broker::headers::{self, Reply};
 use pool_shared::broker::process::Process;
 use pool_shared::id::TaskId;
+use pool_shared::result::Status;
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
@@ -26,6 +27,14 @@ pub struct Retried {
     pub retry_of: Option<TaskId>,
     /// For people.
     pub detail: String,
+}
+
+impl Retried {
+    /// A task with an outcome, as a new one.
+    pub(crate) fn anew(old: TaskId, status: Status, new: &TaskId) -> Self {
+        let detail = format!("task {old} ({}) is submitted again as {new}", status.as_str());
+        Self { task_id: new.to_string(), retry_of: Some(old), detail }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +96,5 @@ pub(crate) async fn retry(
     let old = task.id.clone();
     let task = intake.prepare(again(task, new_id, wall_clock()))?;
     let taken = intake.take(task, None, &reply).await?;
-    let detail = format!("task {old} was {}; it is submitted again as {}", status.as_str(), taken.id);
-    Ok(Retried { task_id: taken.id.to_string(), retry_of: Some(old), detail })
+    Ok(Retried::anew(old, status, &taken.id))
 }

@@ -257,8 +257,10 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
     let again = pool.try_command_line(&["retry", done]).await;
     let words = String::from_utf8_lossy(&again.stderr).into_owned();
     assert!(!again.status.success() && words.contains("has succeeded") && words.contains("--force"), "{words}");
-    let said = pool.command_line(&["retry", "--force", done, "c"]).await;
-    assert!(said.contains("2 tasks submitted again"), "by force, and one that failed: {said}");
+    let said = pool.command_line(&["retry", "--force", done, "c", "a"]).await;
+    assert!(said.contains("3 tasks submitted again"), "by force, one that failed, and one once more: {said}");
+    let before: Vec<&str> = said.lines().filter(|line| line.contains("and was before as")).collect();
+    assert!(matches!(before[..], [line] if line.starts_with("task a (failed)")), "which was it before: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod support;
 
 mod agent_fails;
 mod back_pressure;
+mod background_pool;
 mod bad_input;
 mod bad_input_faults;
 mod budget_wall;
