@@ -1,16 +1,11 @@
 //! What a dispatcher takes from a queue for as long as it lives.
 
-use std::time::Duration;
-
 use lapin::Channel;
 use pool_shared::broker::backoff::Backoff;
 use pool_shared::broker::link::gone;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::{BrokerError, tell};
 use tokio::time::Instant;
-
-/// How often a wrong clock is looked at again.
-const CLOCK_CHECK: Duration = Duration::from_millis(200);
 
 /// Consumes until shutdown: sets everything up again after whatever ends `consume`, with growing pauses. `words` say what does
 /// not work meanwhile.
@@ -22,7 +17,7 @@ where
     loop {
         tokio::select! {
             () = process.shutdown.cancelled() => return,
-            () = clock_is(process, true) => {}
+            _ = process.clock.right() => {}
         }
         let began = Instant::now();
         tokio::select! {
@@ -44,14 +39,8 @@ where
 pub(crate) async fn in_vain(process: &Process, channel: &Channel) {
     tokio::select! {
         () = gone(channel) => {}
-        () = clock_is(process, false) => {
-            tracing::warn!("this machine's clock is off: what waits for the log is left to other dispatchers");
+        off = process.clock.wrong() => {
+            tracing::warn!("{off}: what waits for the log is left to other dispatchers");
         }
-    }
-}
-
-async fn clock_is(process: &Process, right: bool) {
-    while process.clock.now().is_ok() != right {
-        tokio::time::sleep(CLOCK_CHECK).await;
     }
 }

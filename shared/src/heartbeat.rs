@@ -20,6 +20,8 @@ pub const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
 const SAMPLES: usize = 3;
 /// A process that was not heard for so long has no say about clocks.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
+/// How often a clock is looked at by who waits for it to be right, or off.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Whether a programmer may take a task now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -250,6 +252,26 @@ impl Clock {
         match self.offset_from(wall) {
             Some(offset_ms) if is_off(offset_ms) => Err(ClockOff { offset_ms }),
             Some(_) | None => Ok(wall),
+        }
+    }
+
+    /// The time, as soon as the clock agrees with the others' again.
+    pub async fn right(&self) -> Timestamp {
+        loop {
+            match self.now() {
+                Ok(now) => return now,
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Ends as soon as the clock is off.
+    pub async fn wrong(&self) -> ClockOff {
+        loop {
+            match self.now() {
+                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(off) => return off,
+            }
         }
     }
 

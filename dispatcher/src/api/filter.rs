@@ -30,11 +30,23 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn of(state: &TaskState, runs: bool) -> Self {
+    pub(super) fn of(state: &TaskState, runs: bool) -> Self {
         match (&state.outcome, runs) {
             (Some(outcome), _) => outcome.status.into(),
             (None, true) => Self::Running,
             (None, false) => Self::Queued,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => Status::Succeeded.as_str(),
+            Self::Failed => Status::Failed.as_str(),
+            Self::Rejected => Status::Rejected.as_str(),
+            Self::Cancelled => Status::Cancelled.as_str(),
+            Self::Expired => Status::Expired.as_str(),
         }
     }
 }

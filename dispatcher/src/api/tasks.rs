@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::extract::{Path, Query};
-use super::filter::{Filter, Found, newest, programmer, runs};
+use super::filter::{Filter, Found, Stage, newest, programmer, runs};
 use super::problem::Problem;
 use crate::history::Entry;
 use crate::pool_view::Snapshot;
@@ -70,7 +70,7 @@ impl TaskView {
         let owner = state.owner.as_ref();
         Self {
             id: id.clone(),
-            status: status(state, runs).to_owned(),
+            status: Stage::of(state, runs).as_str().to_owned(),
             route: state.route.clone(),
             summary: entry.summary,
             labels: entry.labels,
@@ -88,14 +88,6 @@ impl TaskView {
             task: None,
             warnings: Vec::new(),
         }
-    }
-}
-
-fn status(state: &TaskState, runs: bool) -> &'static str {
-    match (&state.outcome, runs) {
-        (Some(outcome), _) => outcome.status.as_str(),
-        (None, true) => "running",
-        (None, false) => "queued",
     }
 }
 

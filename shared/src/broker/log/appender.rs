@@ -28,8 +28,6 @@ const BUSY: Duration = Duration::from_millis(4);
 /// A busy appender waits so long for them. Every process reads every batch, so fewer and larger ones pay; one that
 /// appends now and then does not wait.
 const LINGER: Duration = Duration::from_millis(1);
-/// How often a wrong clock is looked at again.
-const CLOCK_CHECK: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(
     shared: Arc<Shared>,
@@ -84,12 +82,7 @@ fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Bat
 /// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
 async fn right_time(clock: &Clock) -> Timestamp {
     clock.compared().await;
-    loop {
-        match clock.now() {
-            Ok(now) => return now,
-            Err(_) => tokio::time::sleep(CLOCK_CHECK).await,
-        }
-    }
+    clock.right().await
 }
 
 /// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began. It says
