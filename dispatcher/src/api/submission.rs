@@ -61,15 +61,16 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
                 errors.push(TaskProblem { index, id: None, kind: "invalid_task".to_owned(), message });
             }
             Ok(message) => match app.intake.prepare(message) {
-                Ok(task) => tasks.push(task),
+                Ok(task) => tasks.push((index, task)),
                 Err(error) => errors.push(problem_of(index, None, &error)),
             },
         }
     }
     errors.extend(repeated_ids(&tasks));
     if errors.is_empty() {
-        return Ok(tasks);
+        return Ok(tasks.into_iter().map(|(_, task)| task).collect());
     }
+    errors.sort_by_key(|error| error.index);
     let conflict = errors.iter().all(|error| error.kind == "id_conflict");
     let status = if conflict { StatusCode::CONFLICT } else { StatusCode::UNPROCESSABLE_ENTITY };
     let all = counted(submission.tasks.len(), "task", "tasks");
@@ -90,13 +91,13 @@ fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
 }
 
 /// The same id twice in one request, with different bodies.
-fn repeated_ids(tasks: &[Task]) -> Vec<TaskProblem> {
+fn repeated_ids(tasks: &[(usize, Task)]) -> Vec<TaskProblem> {
     let mut seen: BTreeMap<&TaskId, String> = BTreeMap::new();
     let mut problems = Vec::new();
-    for (index, task) in tasks.iter().enumerate() {
+    for (index, task) in tasks {
         let hash = task.body_hash();
         if seen.insert(&task.id, hash.clone()).is_some_and(|other| other != hash) {
-            problems.push(problem_of(index, None, &NotTaken::IdConflict(task.id.clone())));
+            problems.push(problem_of(*index, None, &NotTaken::IdConflict(task.id.clone())));
         }
     }
     problems

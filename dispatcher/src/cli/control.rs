@@ -10,7 +10,7 @@ use pool_shared::time::wall_clock;
 
 use super::{Client, Format, Shown, complain};
 use crate::api::control::{EndOfPause, NewPause, PauseList};
-use crate::api::tasks::TaskView;
+use crate::api::tasks::{TaskList, TaskView};
 use crate::figures::clock;
 use crate::pool_view::PoolStatus;
 use crate::tables::{lines, table};
@@ -117,21 +117,25 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     show(&pauses, args.shown.format)
 }
 
-/// Waits until the programmer has said itself that it is shut, or that it is down.
+/// Waits until the programmer is shut or down, and has nothing in hand by the log. What it said last of itself may be older
+/// than the drain, so a claim that was on its way gets the time to be in the log.
 async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
     let mut said = false;
     loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let query = [("status", "running"), ("programmer", id.as_str()), ("limit", "1")];
+        let works = client.get_with::<TaskList>("/tasks", &query).await?.total > 0;
         let status: PoolStatus = client.get("/programmer_pool/status").await?;
         let Some(programmer) = status.programmers.iter().find(|programmer| programmer.id == *id) else { return Ok(()) };
         match programmer.state {
-            ProgrammerState::Shut | ProgrammerState::Down => return Ok(()),
-            ProgrammerState::Busy if !said => {
+            ProgrammerState::Down => return Ok(()),
+            ProgrammerState::Shut if !works => return Ok(()),
+            ProgrammerState::Busy | ProgrammerState::Shut if !said => {
                 eprintln!("programmer {id} is busy; waiting until it has nothing in hand");
                 said = true;
             }
-            ProgrammerState::Busy | ProgrammerState::Idle => {}
+            ProgrammerState::Busy | ProgrammerState::Shut | ProgrammerState::Idle => {}
         }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -30,7 +30,8 @@ impl Checkout {
             assert!(copied.expect("cp runs").success(), "{part} is copied");
         }
         Repository::create(&root.join("repositories/app"), &[("readme.txt", "one\n")]);
-        PoolFile::sample().only(&["001", "006"]).write(&root.join("config/own.yaml"));
+        let agent = ["/bin/sh", "-c", "echo two >>readme.txt"];
+        PoolFile::sample().only(&["001", "006"]).command(&agent).write(&root.join("config/own.yaml"));
         Self { directory, _cores: cores }
     }
 
@@ -121,6 +122,13 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     let (status, said) = checkout.pool(&["start"]);
     assert_eq!((status, said.contains("running already")), (Some(0), true), "a second start: {said}");
 
+    let wrong = checkout.directory.path().join("config/wrong.yaml");
+    std::fs::write(&wrong, "programmers: []\n").expect("a file");
+    let (status, said) = checkout.pool(&["restart", "--pool", wrong.to_str().expect("a path in UTF-8")]);
+    assert_eq!((status, said.contains("programmers")), (Some(1), true), "the mistake is shown: {said}");
+    let (status, said) = checkout.pool(&["status"]);
+    assert_eq!(status, Some(0), "and nothing was stopped for it: {said}");
+
     // One part after another dies, and a start brings back that one only.
     for (killed, left) in [("worker", "dispatcher"), ("dispatcher", "worker")] {
         let (stays, url) = (checkout.pid(left), checkout.value("POOL_URL"));
@@ -149,7 +157,7 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     assert_eq!(checkout.value("POOL_URL"), url, "it is found where it was");
     assert_eq!(checkout.status_of("waits"), "queued", "the task is there as it was");
     checkout.dispatcher(&["resume", "--all"]);
-    eventually("it is done", SOON, async || (checkout.status_of("waits") != "queued").then_some(())).await;
+    eventually("it is done", SOON, async || (checkout.status_of("waits") == "succeeded").then_some(())).await;
 
     let all = ["dispatcher", "worker"].map(|name| checkout.pid(name));
     let (status, said) = checkout.pool(&["stop"]);
@@ -158,6 +166,9 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         gone(pid).await;
     }
     let (status, said) = checkout.pool(&["status"]);
-    assert_eq!(status, Some(3), "{said}");
-    assert!(!said.contains("running"), "nothing of it runs: {said}");
+    assert_eq!((status, said.contains("running")), (Some(3), false), "nothing of it runs: {said}");
+
+    let (status, said) = checkout.pool(&["start"]);
+    assert_eq!((status, said.contains("config/own.yaml")), (Some(0), true), "with the file of the last start: {said}");
+    assert_eq!(checkout.status_of("waits"), "succeeded", "and at its broker");
 }

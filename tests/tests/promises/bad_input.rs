@@ -88,6 +88,13 @@ async fn bad_tasks_over_http_are_refused_with_the_name_of_the_field_and_nothing_
     assert_eq!(status, 422, "one bad task of a list: {said}");
     let said: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!(said["errors"][0]["index"], 1, "the error says which: {said}");
+    let mut other = task("twice");
+    other["instruction"] = "another".into();
+    let twice = json!([with("colour", json!("red")), task("twice"), other]);
+    let (_, said) = post(&api, twice.to_string()).await;
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let indexes: Vec<_> = said["errors"].as_array().expect("errors").iter().map(|error| &error["index"]).collect();
+    assert_eq!(indexes, [0, 2], "an id with two bodies, behind another mistake: {said}");
 
     assert_eq!(api.get("/tasks").await["total"], 0, "nothing was taken");
     api.submit(&task("good")).await;

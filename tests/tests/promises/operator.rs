@@ -158,6 +158,25 @@ async fn a_drained_programmer_gives_its_task_back_when_its_time_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_follows_another_one_is_waited_for_too() {
+    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(1));
+    let mut bench = Bench::with_file(file).await;
+    bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    let mut log = bench.pool.event_log().await;
+    for time in 1..=3 {
+        let id = format!("long-{time}");
+        bench.pool.api().submit(&task(&id)).await;
+        log.started(&id).await;
+        bench.pool.command_line(&["drain", "--programmer", "001"]).await;
+        let shown = bench.pool.api().get(&format!("/tasks/{id}")).await;
+        assert_eq!(shown["status"], "queued", "time {time}, it has nothing in hand: {shown}");
+        bench.pool.command_line(&["cancel", &id]).await;
+        bench.pool.command_line(&["resume", "--programmer", "001"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     let agent = r#"
         echo x >>"$1/runs"
