@@ -106,7 +106,9 @@ async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Res
 async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
     if !process.log.read(|fold| is_in_force(fold, pool)) {
         let hash = config_hash(pool);
-        tracing::info!(%hash, file = %pool.file.display(), "this configuration is in force from now on");
+        let replaced = process.log.read(|fold| fold.configuration().map(|before| before.hash.clone()));
+        let replaced = replaced.as_deref().unwrap_or("none");
+        tracing::info!(%hash, replaced, file = %pool.file.display(), "this configuration is in force from now on");
         let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
         point(Point::Configured);

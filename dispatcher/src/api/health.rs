@@ -62,9 +62,10 @@ pub(crate) fn trouble(app: &App) -> Option<String> {
     let file = app.pool.file.display();
     match in_force {
         None => Some(format!("no configuration is in force; this dispatcher is about to put {file} into force")),
-        Some(hash) if *hash != *app.config_hash => {
-            Some(format!("{file} is not the configuration in force; another dispatcher has another file"))
-        }
+        Some(hash) if *hash != *app.config_hash => Some(format!(
+            "{file} is not the configuration in force: a dispatcher with another file was started after this one. Start \
+                 the one with the right file again; the last start counts"
+        )),
         Some(_) => None,
     }
 }

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use pool_shared::id::TaskId;
-use pool_shared::result::ResultMessage;
+use pool_shared::result::{ResultMessage, Status, Usage};
+use pool_shared::task::{Limits, Priority, TaskMessage};
 use serde_json::json;
 
 use super::Shown;
 use crate::api::tasks::TaskView;
-use crate::figures::duration;
+use crate::figures::{counted, duration, tokens};
 use crate::tables::plain;
 use crate::why::Why;
 
@@ -60,26 +61,69 @@ fn text(view: &TaskView) -> String {
         ("cost", view.cost_usd.map(|cost| format!("${cost}"))),
     ];
     let labels: Vec<String> = view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    facts.push(("labels", Some(labels.join(" "))));
-    if let Some(result) = &view.result {
-        facts.extend(of_result(result));
-    }
+    facts.extend([("labels", Some(labels.join(" "))), ("retry of", view.retry_of.as_ref().map(ToString::to_string))]);
+    facts.extend(view.task.as_ref().map(of_task).into_iter().flatten());
+    facts.extend(view.result.as_ref().map(of_result).into_iter().flatten());
     let known = facts.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
     let lines: String = known.map(|(name, value)| format!("{name:<11} {value}\n")).collect();
     let task = view.task.as_ref().map(|task| format!("\n{}\n", task.instruction)).unwrap_or_default();
-    plain(&format!("{}\n{lines}{task}{}", view.id, view.result.as_ref().map(checks).unwrap_or_default()))
+    let printed = view.result.as_ref().map(|result| checks(result) + &output(result)).unwrap_or_default();
+    plain(&format!("{}\n{lines}{task}{printed}", view.id))
 }
 
-fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 6] {
+fn words<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
+    all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn of_task(task: &TaskMessage) -> [(&'static str, Option<String>); 6] {
+    let Limits { timeout_s, max_cost_usd, deadline } = task.limits;
+    let limits = [
+        timeout_s.map(|seconds| duration(seconds.saturating_mul(1000))),
+        max_cost_usd.map(|cost| format!("${cost}")),
+        deadline.map(|at| format!("until {at}")),
+    ];
+    let base = task.base.as_ref().map(|base| format!(" at {base}")).unwrap_or_default();
+    [
+        ("repository", Some(format!("{}{base}", task.repository))),
+        ("requires", Some(words(&task.capabilities))),
+        ("given files", Some(words(&task.files))),
+        ("limits", Some(words(limits.into_iter().flatten()))),
+        ("priority", (task.priority != Priority::Normal).then(|| "high".to_owned())),
+        ("checks", Some(words(task.acceptance.iter().map(|check| &check.name)))),
+    ]
+}
+
+fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 8] {
     let llm = |llm| if result.used_backup { format!("{llm} (backup)") } else { format!("{llm}") };
     [
         ("LLM", result.llm.as_ref().map(llm)),
         ("run", Some(duration(result.timings.run_ms))),
+        ("agent runs", (result.runs > 1).then(|| result.runs.to_string())),
+        ("tokens", (result.usage.calls > 0).then(|| used(&result.usage))),
         ("branch", result.branch.as_ref().map(ToString::to_string)),
         ("commit", result.commit.as_ref().map(ToString::to_string)),
         ("files", Some(result.files_changed.join(" "))),
         ("error", result.error.as_ref().map(|error| format!("{}: {}", error.kind.as_str(), error.message))),
     ]
+}
+
+fn used(usage: &Usage) -> String {
+    let calls = counted(usize::try_from(usage.calls).unwrap_or(usize::MAX), "call", "calls");
+    let failed = if usage.failed_calls == 0 { String::new() } else { format!(", {} failed", usage.failed_calls) };
+    format!("{} in, {} out, {calls}{failed}", tokens(usage.input_tokens), tokens(usage.output_tokens))
+}
+
+/// The end of what the agent printed, of a task that did not succeed.
+fn output(result: &ResultMessage) -> String {
+    match result.status {
+        Status::Succeeded => String::new(),
+        Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired if result.log_tail.is_empty() => {
+            String::new()
+        }
+        Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => {
+            format!("\nthe end of the agent's output:\n{}\n", result.log_tail.trim_end())
+        }
+    }
 }
 
 fn checks(result: &ResultMessage) -> String {

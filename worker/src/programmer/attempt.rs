@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use pool_shared::config::{self, AgentKind, Env, Pool, SandboxLevel};
+use anyhow::Context;
+use pool_shared::config::{self, AgentKind, Env, Pool};
 use pool_shared::event::Spent;
 use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
@@ -94,16 +94,8 @@ pub struct Workshop {
 
 impl Workshop {
     /// # Errors
-    /// When the sandbox, the workspace directory or the providers cannot be used; the text names it.
+    /// When the workspace directory or the providers cannot be used; the text names it.
     pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
-        match pool.sandbox.level {
-            SandboxLevel::Off => {}
-            SandboxLevel::Files | SandboxLevel::Strict => bail!(
-                "{}: sandbox.level: this version has no kernel sandbox yet; write \"off\" and run the worker as a user \
-                 of its own, or in a container",
-                pool.file.display()
-            ),
-        }
         let sandbox = Sandbox::new(&pool.sandbox);
         Self::open_with(pool, sandbox)
     }

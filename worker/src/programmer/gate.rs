@@ -142,7 +142,7 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
         Some(configuration) if configuration.hash != config_hash => shut(
             ShutReason::Config,
             format!(
-                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file",
+                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file, and start the dispatcher with it again: its last start counts",
                 configuration.hash
             ),
         ),

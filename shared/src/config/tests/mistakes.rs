@@ -43,6 +43,11 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "load_balancing:\n  health_check_interval_s: 0",
             "4: load_balancing.health_check_interval_s: 0 is out of range: write 1 to 86400 seconds",
         ),
+        (
+            "sandbox: {level: strict}",
+            "3: sandbox.level: this version has no kernel sandbox yet; write \"off\" and run the worker as a user of \
+             its own, or in a container",
+        ),
         ("failover: {call_timeout_s: 0}", "3: failover.call_timeout_s: 0 is out of range: write 1 to 86400 seconds"),
         (
             "failover: {failure_conditions: [timeout, ratelimit]}",
