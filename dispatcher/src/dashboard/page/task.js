@@ -88,7 +88,9 @@ const taskView = (id) => {
   const instruction = h("div", { class: "instruction" });
   const facts = h("dl", { class: "facts" });
   const timeline = h("ol", { class: "timeline" });
-  const term = h("div", { class: "term mono", tabindex: 0, role: "log", "aria-label": "Output of the agent and the checks" });
+  const heard = h("div", {});
+  const tail = h("div", {});
+  const term = h("div", { class: "term mono", tabindex: 0, role: "log", "aria-label": "Output of the agent and the checks" }, heard, tail);
   const note = h("span", { class: "muted small" });
   const output = h("section", { class: "card", "aria-label": "Output", hidden: true }, h("div", { class: "head" }, h("h2", {}, "Output"), h("span", { class: "grow" }), note), term);
   const checks = h("section", { class: "card", "aria-label": "Checks", hidden: true });
@@ -103,10 +105,19 @@ const taskView = (id) => {
         h("section", { class: "card panel", "aria-label": "Timeline" }, h("div", { class: "head" }, h("h2", {}, "Timeline")), timeline, lost))));
   let task = null;
   let closed = false;
-  let live = false;
   let patched = false;
   let reasons = null;
 
+  // The result has the end of what the agent printed: it is shown where it was not seen live.
+  const showTail = () => {
+    const end = plain(task?.result?.log_tail ?? "").trim();
+    const seen = !end || [...heard.querySelectorAll("pre:not([data-check])")].some((one) => one.textContent.includes(end));
+    if (!seen) output.hidden = false;
+    const text = seen ? "" : end;
+    if (tail.dataset.text === text) return;
+    tail.dataset.text = text;
+    tail.replaceChildren(...(seen ? [] : [h("h3", { class: "by" }, "Agent: the end of what it printed, from the result"), h("pre", {}, end)]));
+  };
   const showResult = async () => {
     const { result } = task;
     if (!result) return;
@@ -117,12 +128,7 @@ const taskView = (id) => {
     checks.hidden = !result.acceptance?.length;
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
-    if (!live && result.log_tail) {
-      output.hidden = false;
-      term.replaceChildren();
-      addOutput(term, { check: null, text: result.log_tail });
-      set(note, "the end of what the agent printed");
-    }
+    showTail();
     if (patched || !result.files_changed?.length) return;
     patched = true;
     const patch = await getText(path(id, "/patch")).catch((error) => error);
@@ -211,14 +217,14 @@ const taskView = (id) => {
       load();
     },
     output: ({ reset, sections, attempt, programmer, left_out: missing }) => {
-      live = true;
       output.hidden = false;
       const pinned = term.scrollTop + term.clientHeight > term.scrollHeight - 30;
       if (reset) {
-        term.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
+        heard.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
         set(note, attempt ? `from Prog-${programmer}` : "");
       }
-      for (const section of sections) addOutput(term, section);
+      for (const section of sections) addOutput(heard, section);
+      showTail();
       if (pinned) term.scrollTop = term.scrollHeight;
     },
   }, (connection) => connection === "live" && task && load());

@@ -4,6 +4,7 @@
 mod acts;
 mod events;
 mod many;
+mod output;
 mod safe;
 mod shows;
 mod token;
