@@ -36,6 +36,17 @@ const act = async (button, perform, said) => {
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
+// Tasks that are there once more, as `dispatcher retry --failed` finds them: new ones have the labels of the old ones.
+const submittedAgain = async (label) => {
+  const again = new Set();
+  for (let seen = 0, total = 1; seen < total;) {
+    const page = await get(`/tasks?${new URLSearchParams({ ...(label && { label }), limit: 5000, offset: seen })}`);
+    page.tasks.forEach((task) => task.retry_of && again.add(task.retry_of));
+    seen = page.tasks.length ? seen + page.tasks.length : page.total;
+    total = page.total;
+  }
+  return again;
+};
 // What has succeeded is not made again by accident: the command line can be told to.
 const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });

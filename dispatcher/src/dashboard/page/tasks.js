@@ -227,11 +227,17 @@ const tasksView = (parameters) => {
   const everything = async (verb, perform, fits) => {
     const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
     if (!answer) return;
-    const ids = answer.tasks.filter(fits).map((task) => task.id);
-    if (!ids.length) return toast(`none of these ${answer.total} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}`);
+    const fitting = answer.tasks.filter(fits).map((task) => task.id);
+    const again = verb === "Retry" && fitting.length ? await act(null, () => submittedAgain(values.label && filters().label)) : new Set();
+    if (!again) return;
+    const ids = fitting.filter((id) => !again.has(id));
+    const were = fitting.length - ids.length;
+    const known = were ? ` ${number(were)} ${were === 1 ? "was" : "were"} submitted again before, and ${were === 1 ? "is" : "are"} left out.` : "";
+    if (!ids.length) return toast(`None of these ${number(answer.total)} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}.${known}`);
     const words = Object.entries(filters()).map(([name, value]) => `${name} ${value}`).join(", ") || "all tasks";
-    const more = answer.total > answer.tasks.length ? ` These are the newest ${answer.tasks.length} of ${answer.total}.` : "";
-    if (!(await confirmed(`${verb} ${ids.length} task${ids.length === 1 ? "" : "s"}?`, `Those that match: ${words}.${more}`, verb))) return;
+    const more = answer.total > answer.tasks.length ? ` These are the newest ${number(answer.tasks.length)} of ${number(answer.total)}.` : "";
+    const deed = `${verb} ${number(ids.length)} task${ids.length === 1 ? "" : "s"}`;
+    if (!(await confirmed(`${deed}?`, `Those that match: ${words}.${more}${known}`, deed))) return;
     busy = true;
     update();
     const result = await bulk(ids, perform, (done) => set(total, `${done} of ${ids.length} …`));
