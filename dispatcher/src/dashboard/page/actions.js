@@ -2,6 +2,8 @@
 const pool = { live: null, mayAct: true, connection: "connecting", changed: new Set(), tasks: new Set() };
 // The dispatcher is not there: nothing can be done, and what counts down is not known.
 const isAway = () => $("connection").dataset.state === "lost";
+// Buttons that nobody answers are not offered.
+const offered = (...buttons) => buttons.forEach((button) => { button.disabled = isAway(); });
 const changed = () => pool.changed.forEach((update) => update());
 
 const confirmed = (title, text, verb) => new Promise((done) => {
@@ -30,7 +32,7 @@ const act = async (button, perform, said) => {
     if (error.status !== 401) toast(error.message, true);
     return null;
   } finally {
-    if (button) button.disabled = false;
+    if (button) offered(button);
   }
 };
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
@@ -71,7 +73,7 @@ const pauseButtons = (target, drain, what = "") => {
     pause.hidden = Boolean(paused) || !pool.mayAct;
     if (draining) draining.hidden = paused?.pause === "drain" || !pool.mayAct;
     resume.hidden = !paused || !pool.mayAct;
-    for (const one of [pause, draining, resume]) if (one) one.disabled = isAway();
+    offered(...[pause, draining, resume].filter(Boolean));
   };
   return { element, update };
 };

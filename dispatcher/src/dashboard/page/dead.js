@@ -46,6 +46,7 @@ const letterRow = (reload) => ({ id }) => {
     set(about, `${words.join(" · ")}${letter.at ? " · " : ""}`);
     counting(when, "ago", letter.at);
     actions.hidden = !pool.mayAct;
+    offered(retry, drop);
   };
   return { element, update };
 };
@@ -98,6 +99,7 @@ const deadView = () => {
     list.hidden = !some;
     none.hidden = some;
     dropAll.hidden = !some || !pool.mayAct;
+    offered(dropAll);
     set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, the oldest ${number(letters.length)} are shown` : ""}` : "");
     keyed(list, letters ?? [], (letter) => letter.id, letterRow(load));
   };

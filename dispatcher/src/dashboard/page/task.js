@@ -208,7 +208,18 @@ const taskView = (id) => {
     const open = task && ["queued", "running"].includes(task.status);
     cancel.hidden = !open || !pool.mayAct;
     retry.hidden = !task || !RETRIED.includes(task.status) || !pool.mayAct;
+    offered(cancel, retry);
     showWhy();
+  };
+  // A programmer that is not heard of any more tells nothing: that its task runs no more is known from the pool.
+  let looking = false;
+  const follow = async () => {
+    update();
+    const open = task && ["queued", "running"].includes(task.status);
+    if (!open || looking || !pool.live || isAway() || (task.status === "running") === id in pool.live.running) return;
+    looking = true;
+    await load();
+    looking = false;
   };
   const stop = listen(path(id, "/events"), {
     timeline: ({ lines, problem }) => {
@@ -231,7 +242,7 @@ const taskView = (id) => {
   cancel.hidden = true;
   retry.hidden = true;
   setBadge(state, "loading");
-  pool.changed.add(update);
+  pool.changed.add(follow);
   load();
-  return { element, title: id, close: () => { closed = true; stop(); pool.changed.delete(update); } };
+  return { element, title: id, close: () => { closed = true; stop(); pool.changed.delete(follow); } };
 };
