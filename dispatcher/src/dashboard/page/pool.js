@@ -105,10 +105,10 @@ const routeRow = ({ name }) => {
   const running = h("i", { class: "running" });
   const waiting = h("i", { class: "waiting" });
   const load = h("div", { class: "load", "aria-hidden": "true" }, running, waiting);
-  const element = h("li", { class: "route" }, h("span", {}, title, " ", paused), nums, buttons.element, h("span", { class: "small" }, who, age), load);
+  const element = h("li", { class: "route" }, h("span", { class: "title" }, title, " ", paused), nums, buttons.element, h("span", { class: "who small" }, who, age), load);
   const update = (route) => {
     const wait = Math.max(route.waiting ?? 0, route.waiting_tasks);
-    set(nums, `${route.running} running · ${route.waiting === null ? "?" : route.waiting_tasks} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);
+    set(nums, `${number(route.running)} running · ${route.waiting === null ? "?" : number(route.waiting_tasks)} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);
     set(who, `${route.programmers.length} able${route.oldest_waiting ? " · " : ""}`);
     age.hidden = !route.oldest_waiting;
     counting(oldest, "since", route.oldest_waiting);

@@ -216,7 +216,7 @@ const taskView = (id) => {
   const follow = async () => {
     update();
     const open = task && ["queued", "running"].includes(task.status);
-    if (!open || looking || !pool.live || isAway() || (task.status === "running") === id in pool.live.running) return;
+    if (!open || looking || !pool.live || isAway() || (task.status === "running") === (id in pool.live.running)) return;
     looking = true;
     await load();
     looking = false;
