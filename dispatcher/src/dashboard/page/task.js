@@ -74,7 +74,7 @@ const addOutput = (term, { check, text }) => {
   term.lastElementChild.append(plain(text));
 };
 
-const taskView = (id) => {
+const taskView = (id, list = "#/tasks") => {
   const state = h("span", { class: "badge" });
   const cancel = h("button", { type: "button", class: "danger", onclick: async () => {
     const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel it");
@@ -97,7 +97,7 @@ const taskView = (id) => {
   const diff = h("section", { class: "card", "aria-label": "Diff", hidden: true });
   const lost = h("div", { class: "hint" });
   const element = h("div", {},
-    h("div", { class: "task-top" }, h("a", { href: "#/tasks" }, "← Tasks"), h("h1", {}, id), state, h("div", { class: "actions" }, cancel, retry)),
+    h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id), state, h("div", { class: "actions" }, cancel, retry)),
     h("div", { class: "columns" },
       h("div", { class: "stack" }, why, h("section", { class: "card panel", "aria-label": "Instruction" }, instruction), checks, diff, output),
       h("div", { class: "stack" },
@@ -191,7 +191,7 @@ const taskView = (id) => {
       task = await get(path(id));
     } catch (error) {
       if (closed) return;
-      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: "#/tasks" }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("This task cannot be shown", error.message)));
+      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("This task cannot be shown", error.message)));
       return;
     }
     if (closed) return;
@@ -244,5 +244,5 @@ const taskView = (id) => {
   setBadge(state, "loading");
   pool.changed.add(follow);
   load();
-  return { element, title: id, close: () => { closed = true; stop(); pool.changed.delete(follow); } };
+  return { element, title: id, isTask: true, close: () => { closed = true; stop(); pool.changed.delete(follow); } };
 };

@@ -80,6 +80,11 @@ const taskList = (filters, limit) => {
       } };
     });
     none.hidden = list.total !== 0;
+    if (list.total === null || !list.top) return;
+    // Its place is there now.
+    const { top } = list;
+    list.top = 0;
+    window.scrollTo(0, top);
   };
   const wanted = new Set();
   const load = async (page) => {
@@ -183,15 +188,18 @@ const latestTasks = () => {
 };
 
 const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled", "rejected", "expired"];
-const tasksView = (parameters) => {
+const tasksView = (parameters, top = 0) => {
   const values = { status: "", text: "", label: "", programmer: "", llm: "", ...Object.fromEntries(parameters) };
   const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value)
     // A key alone: every task that has it.
     .map(([name, value]) => [name, name === "label" && !/[=:]/.test(value) ? `${value}=` : value]));
+  const place = () => {
+    const query = new URLSearchParams(filters()).toString();
+    return `#/tasks${query ? `?${query}` : ""}`;
+  };
   const put = (name, value) => {
     values[name] = value.trim();
-    const query = new URLSearchParams(filters()).toString();
-    history.replaceState(null, "", `#/tasks${query ? `?${query}` : ""}`);
+    history.replaceState(null, "", place());
     window.scrollTo(0, 0);
     list.reload();
     update();
@@ -220,6 +228,7 @@ const tasksView = (parameters) => {
     return { status, button, n };
   });
   const list = taskList(filters);
+  list.top = top;
   const total = h("span", { class: "muted", id: "total" });
   const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
   const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry them");
@@ -286,5 +295,5 @@ const tasksView = (parameters) => {
     list.element);
   pool.changed.add(update);
   update();
-  return { element, title: "Tasks", search, list, close: () => { pool.changed.delete(update); list.close(); } };
+  return { element, title: "Tasks", search, list, place, close: () => { pool.changed.delete(update); list.close(); } };
 };
