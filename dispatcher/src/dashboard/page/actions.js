@@ -11,14 +11,15 @@ const confirmed = (title, text, verb) => new Promise((done) => {
     dialog.remove();
     done(value);
   };
+  const no = h("button", { type: "button", onclick: answer(false) }, "No, go back");
   const yes = h("button", { type: "button", class: "primary", onclick: answer(true) }, verb);
   const dialog = h("dialog", { "aria-label": title, oncancel: answer(false) },
     h("form", { onsubmit: (event) => event.preventDefault() },
       h("div", { class: "title" }, h("h2", {}, title)), h("div", { class: "body" }, h("p", {}, text)),
-      h("div", { class: "foot" }, h("button", { type: "button", onclick: answer(false) }, "No, go back"), yes)));
+      h("div", { class: "foot" }, no, yes)));
   document.body.append(dialog);
   dialog.showModal();
-  yes.focus();
+  no.focus();
 });
 
 // Runs an action; its button waits meanwhile, and what went wrong is said.
@@ -63,7 +64,7 @@ const pauseButtons = (target, drain, what = "") => {
   const name = nameOf(target);
   const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
   const pauseIt = () => act(pause, () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
-  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause");
+  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause the pool");
   const pause = h("button", { type: "button", class: "ghost tiny", "aria-label": `Pause ${name}`, onclick: async () => (await surely()) && pauseIt() }, `Pause${what}`);
   const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
   const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);

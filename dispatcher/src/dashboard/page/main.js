@@ -68,7 +68,7 @@ const bannerShown = () => {
   const key = JSON.stringify([text, verb]);
   if (banner.dataset.key === key) return;
   banner.dataset.key = key;
-  banner.replaceChildren(h("span", {}, text), verb ? h("button", { type: "button", class: "tiny", onclick: perform }, verb) : "");
+  banner.replaceChildren(h("span", {}, rich(text)), verb ? h("button", { type: "button", class: "tiny", onclick: perform }, verb) : "");
 };
 const accessShown = () => {
   const key = $("key");

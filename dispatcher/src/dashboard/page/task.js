@@ -74,10 +74,19 @@ const addOutput = (term, { check, text }) => {
   term.lastElementChild.append(plain(text));
 };
 
+// Programmers that the same words are said of.
+const MOST_REASONS = 5;
+const alike = (programmers) => {
+  const groups = new Map();
+  for (const { id, detail, state } of programmers) groups.set(detail || state, [...(groups.get(detail || state) ?? []), id]);
+  return [...groups];
+};
+const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+
 const taskView = (id, list = "#/tasks") => {
   const state = h("span", { class: "badge" });
   const cancel = h("button", { type: "button", class: "danger", onclick: async () => {
-    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel it");
+    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel this task");
     if (surely) await act(cancel, () => cancelTask(id), `${id} is cancelled`).then(load);
   } }, "Cancel");
   const retry = h("button", { type: "button", class: "primary", onclick: async (event) => {
@@ -124,7 +133,7 @@ const taskView = (id, list = "#/tasks") => {
     why.hidden = !result.error;
     delete why.dataset.key;
     why.className = "why bad";
-    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, humane(result.error.message)));
+    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, rich(result.error.message)));
     checks.hidden = !result.acceptance?.length;
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
@@ -183,8 +192,9 @@ const taskView = (id, list = "#/tasks") => {
     const key = JSON.stringify([answer.sentence, answer.programmers]);
     if (why.dataset.key === key) return;
     why.dataset.key = key;
-    const lines = (answer.programmers ?? []).map((one) => h("div", {}, `Prog-${one.id}: ${humane(one.detail || one.state)}`));
-    why.replaceChildren(humane(answer.sentence), h("div", { class: "detail small" }, lines));
+    const lines = alike(answer.programmers ?? []).map(([text, ids]) => h("div", {}, `${listed(ids.map((one) => `Prog-${one}`))}: `, rich(text)));
+    const rest = lines.splice(MOST_REASONS);
+    why.replaceChildren(...rich(answer.sentence), h("div", { class: "detail small" }, lines, rest.length ? h("details", {}, h("summary", {}, `${rest.length} more`), rest) : null));
   };
   const load = async () => {
     try {
@@ -223,7 +233,7 @@ const taskView = (id, list = "#/tasks") => {
   };
   const stop = listen(path(id, "/events"), {
     timeline: ({ lines, problem }) => {
-      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, humane(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
+      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, rich(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
       set(lost, problem ?? (lines.length ? "" : "The log holds nothing about this task any more."));
       load();
     },

@@ -39,6 +39,7 @@ const taskRow = () => {
 };
 
 const PAGE = 100;
+const HEAD = 80; // The page's head covers so much of a list.
 const taskList = (filters, limit) => {
   const rows = h("div", { class: "rows", role: "list", "aria-label": "Tasks" });
   const none = h("div", { hidden: true });
@@ -155,10 +156,11 @@ const taskList = (filters, limit) => {
   };
   list.move = (step) => {
     const current = document.activeElement?.closest?.(".task-row");
-    const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : shown()[0];
-    const target = Math.max(0, Math.min((list.total ?? 1) - 1, index));
+    const seen = Math.max(0, Math.ceil((HEAD - rows.getBoundingClientRect().top) / height()));
+    const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : limit ? 0 : seen;
+    const target = Math.max(0, Math.min(Math.min(list.total ?? 1, limit ?? Infinity) - 1, index));
     const top = rows.getBoundingClientRect().top + target * height();
-    if (top < 80) window.scrollBy(0, top - 80);
+    if (top < HEAD) window.scrollBy(0, top - HEAD);
     else if (top + height() > window.innerHeight) window.scrollBy(0, top + height() - window.innerHeight + 8);
     draw();
     rows.querySelector(`[aria-posinset="${target + 1}"]`)?.focus({ preventScroll: true });
