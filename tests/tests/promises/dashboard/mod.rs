@@ -3,6 +3,7 @@
 
 mod acts;
 mod events;
+mod form;
 mod many;
 mod output;
 mod safe;

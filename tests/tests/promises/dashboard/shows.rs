@@ -169,7 +169,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     let browser = open(&bench.pool).await;
     for scheme in ["light", "dark"] {
         browser.prefer(scheme).await;
-        for width in [360, 768, 1280] {
+        for width in [320, 390, 768, 1280] {
             browser.size(width, 740).await;
             for place in ["", "tasks", &format!("tasks/{long}")] {
                 go(&browser, &bench.pool, place).await;
@@ -185,6 +185,14 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     assert_ne!(dark, light, "dark is another page");
 
     go(&browser, &bench.pool, "").await;
+    for width in [390, 1280] {
+        browser.size(width, 740).await;
+        let lines = r#"document.querySelectorAll(".route .nums").forEach((one) => {
+            one.textContent = "2 running · 1,056 waiting · 1,175 messages"; });
+            return Math.max(...[...document.querySelectorAll(".route .title")].map((one) => one.offsetHeight))"#;
+        let high = browser.script(lines).await;
+        assert!(high.as_u64() <= Some(30), "the name of a route is on one line at {width}: {high}");
+    }
     browser.press("\u{e004}").await;
     assert_eq!(
         browser.script("return document.activeElement.className").await,
@@ -203,6 +211,26 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     let nameless = r##"return [...document.querySelectorAll("button, input, select, textarea, a")].filter((one) =>
         one.offsetParent && !(one.innerText || one.ariaLabel || one.closest("label"))).map((one) => one.outerHTML)"##;
     assert_eq!(browser.script(nameless).await, json!([]), "everything has a name for a screen reader");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_without_a_dispatcher() {
+    let mut bench = Bench::with(&["001"]).await;
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&task("left")).await;
+    bench.agents_started(1).await;
+    let browser = open(&bench.pool).await;
+    go(&browser, &bench.pool, "tasks/left").await;
+    let badge = |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");
+    browser.until("it runs", &badge("running")).await;
+    bench.pool.kill_worker(worker);
+    browser.until("it does not run any more", &badge("queued")).await;
+    browser
+        .until("with whom it was", r#"document.querySelector(".why").innerText.includes("not heard of any more")"#)
+        .await;
+    bench.pool.kill_dispatcher();
+    browser.until("nothing can be done", r#"document.querySelector(".task-top .danger").disabled"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
