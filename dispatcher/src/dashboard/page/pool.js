@@ -106,7 +106,7 @@ const routeRow = ({ name }) => {
   const running = h("i", { class: "running" });
   const waiting = h("i", { class: "waiting" });
   const load = h("div", { class: "load", "aria-hidden": "true" }, running, waiting);
-  const element = h("li", { class: "route" }, h("span", { class: "title" }, title, " ", paused), nums, buttons.element, h("span", { class: "who small" }, who, age), load);
+  const element = h("li", { class: "route" }, h("div", { class: "line" }, h("span", { class: "title" }, title, " ", paused), nums), h("span", { class: "small" }, who, age), buttons.element, load);
   const update = (route) => {
     const wait = Math.max(route.waiting ?? 0, route.waiting_tasks);
     set(nums, `${number(route.running)} running · ${route.waiting === null ? "?" : number(route.waiting_tasks)} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);

@@ -18,7 +18,7 @@ const needed = (said) => (text) => (text.trim() ? "" : said);
 const like = (pattern, said) => (text) => (!text.trim() || pattern.test(text.trim()) ? "" : said);
 const WRONG = {
   instruction: needed("Write what is to be changed."),
-  repository: needed("Name the repository: a path below a configured root, or an https or ssh URL."),
+  repository: needed("Name the repository that is to be changed."),
   id: like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/, "An id has letters, digits, _ and -, 64 at most, and does not begin with a -. Leave it empty to have one made up."),
   cost: like(/^[0-9]+(\.[0-9]{1,6})?$/, "Write dollars as a number, for example 0.50."),
   timeout: like(/^0*[1-9][0-9]*$/, "Write whole seconds as a number, for example 600."),

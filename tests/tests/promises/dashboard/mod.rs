@@ -4,6 +4,7 @@
 mod acts;
 mod events;
 mod form;
+mod gone;
 mod many;
 mod output;
 mod safe;

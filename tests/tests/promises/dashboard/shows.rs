@@ -214,26 +214,6 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_without_a_dispatcher() {
-    let mut bench = Bench::with(&["001"]).await;
-    let worker = bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("left")).await;
-    bench.agents_started(1).await;
-    let browser = open(&bench.pool).await;
-    go(&browser, &bench.pool, "tasks/left").await;
-    let badge = |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");
-    browser.until("it runs", &badge("running")).await;
-    bench.pool.kill_worker(worker);
-    browser.until("it does not run any more", &badge("queued")).await;
-    browser
-        .until("with whom it was", r#"document.querySelector(".why").innerText.includes("not heard of any more")"#)
-        .await;
-    bench.pool.kill_dispatcher();
-    browser.until("nothing can be done", r#"document.querySelector(".task-top .danger").disabled"#).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let browser = open(&pool).await;
