@@ -165,7 +165,6 @@ const taskList = (filters, limit) => {
     draw();
     rows.querySelector(`[aria-posinset="${target + 1}"]`)?.focus({ preventScroll: true });
   };
-  rows.append();
   pool.tasks.add(heard);
   const onScroll = () => draw();
   if (!limit) window.addEventListener("scroll", onScroll, { passive: true });
