@@ -20,4 +20,7 @@ pub struct Progress {
     #[serde(default)]
     pub skipped: u64,
     pub text: String,
+    /// It has told all that it may: after this piece nothing comes before the attempt ends.
+    #[serde(default)]
+    pub silent: bool,
 }

@@ -14,6 +14,7 @@ const TASKS: usize = 256;
 /// Of each so much, the newest.
 const BYTES: usize = 64 * 1024;
 const SECTIONS: usize = 200;
+const LAST_WORD: &str = "\n[… it prints more than is shown while it works: the end is shown when it has ended …]\n";
 
 /// The output of a task's latest attempt that has printed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +112,10 @@ impl Kept {
     fn hear(&mut self, task: &TaskId, progress: Progress) {
         self.version += 1;
         let version = self.version;
-        let Progress { attempt, programmer, check, skipped, text } = progress;
+        let Progress { attempt, programmer, check, skipped, mut text, silent } = progress;
+        if silent {
+            text.push_str(LAST_WORD);
+        }
         if let Some((at, output)) = self.outputs.get_mut(task).filter(|(_, output)| output.attempt == attempt) {
             *at = version;
             let gap = if skipped > 0 { format!("\n[… {skipped} bytes left out …]\n") } else { String::new() };
@@ -137,7 +141,8 @@ mod tests {
 
     fn progress(attempt: AttemptId, check: Option<&str>, text: &str) -> Progress {
         let programmer = ProgrammerId::new("001").expect("an id");
-        Progress { attempt, programmer, check: check.map(ToOwned::to_owned), skipped: 0, text: text.to_owned() }
+        let (check, text) = (check.map(ToOwned::to_owned), text.to_owned());
+        Progress { attempt, programmer, check, skipped: 0, text, silent: false }
     }
 
     fn section(check: Option<&str>, text: &str) -> Section {
@@ -190,6 +195,17 @@ mod tests {
         let now = outputs.of(&task).expect("an output");
         assert_eq!((now.sections.len(), now.left_out), (1, 6), "the oldest sections go first");
         assert_eq!(now.since(&known.expect("an output")), None, "whoever knows another beginning gets all of it");
+    }
+
+    #[test]
+    fn gaps_and_the_last_word_stand_where_they_belong() {
+        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        outputs.hear(&task, Progress { skipped: 7, ..progress(attempt, None, "one\n") });
+        outputs.hear(&task, Progress { silent: true, ..progress(attempt, None, "two\n") });
+        outputs.hear(&task, Progress { skipped: 9, ..progress(attempt, None, "the end\n") });
+        let output = outputs.of(&task).expect("an output");
+        let text = format!("one\ntwo\n{LAST_WORD}\n[… 9 bytes left out …]\nthe end\n");
+        assert_eq!((output.left_out, output.sections), (7, vec![section(None, &text)]), "one after another");
     }
 
     #[test]

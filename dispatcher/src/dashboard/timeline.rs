@@ -123,8 +123,8 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             Words::new(Tone::Warning, "given back: no LLM was left for it").of(None, Some(*attempt))
         }
         Decision::Released { attempt, .. } => {
-            Words::new(Tone::Warning, "given up by its programmer, which is well; the attempt does not count")
-                .of(None, Some(*attempt))
+            let text = "given back: its worker was told to end, or lost its connection; the attempt does not count";
+            Words::new(Tone::Warning, text).of(None, Some(*attempt))
         }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
         Decision::Reserved { programmer, attempt, amount_usd, .. } => {
@@ -158,7 +158,8 @@ fn outcome(decision: &Decision) -> Words {
     };
     let tone = if *status == pool_shared::result::Status::Succeeded { Tone::Good } else { Tone::Bad };
     let mut text = status.as_str().to_owned();
-    if let Some(error) = error {
+    // Of one that was cancelled the error says nothing more.
+    if let Some(error) = error.filter(|error| error.as_str() != status.as_str()) {
         text.push_str(&format!(": {}", error.as_str()));
     }
     if let Some(llm) = llm {
@@ -223,6 +224,15 @@ mod tests {
         };
         let text = "failed: no_change, with a/b, for $1.50".to_owned();
         assert_eq!(said(finished, Verdict::Accepted), (text, Tone::Bad, true), "all that is known");
+        let stopped = Decision::Finished {
+            task: task.clone(),
+            attempt: None,
+            status: Status::Cancelled,
+            llm: None,
+            cost_usd: MicroUsd::ZERO,
+            error: Some(ErrorKind::Cancelled),
+        };
+        assert_eq!(said(stopped, Verdict::Accepted).0, "cancelled", "nothing is said twice");
         let late = said(Decision::Cancelled { task }, Verdict::Refused(Refusal::Finished));
         let text = "cancelled by an operator – refused: the task has an outcome already".to_owned();
         assert_eq!(late, (text, Tone::Warning, false), "too late");

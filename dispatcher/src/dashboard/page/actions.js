@@ -2,6 +2,8 @@
 const pool = { live: null, mayAct: true, connection: "connecting", changed: new Set(), tasks: new Set() };
 // The dispatcher is not there: nothing can be done, and what counts down is not known.
 const isAway = () => $("connection").dataset.state === "lost";
+// Buttons that nobody answers are not offered.
+const offered = (...buttons) => buttons.forEach((button) => { button.disabled = isAway(); });
 const changed = () => pool.changed.forEach((update) => update());
 
 const confirmed = (title, text, verb) => new Promise((done) => {
@@ -9,14 +11,15 @@ const confirmed = (title, text, verb) => new Promise((done) => {
     dialog.remove();
     done(value);
   };
+  const no = h("button", { type: "button", onclick: answer(false) }, "No, go back");
   const yes = h("button", { type: "button", class: "primary", onclick: answer(true) }, verb);
   const dialog = h("dialog", { "aria-label": title, oncancel: answer(false) },
     h("form", { onsubmit: (event) => event.preventDefault() },
       h("div", { class: "title" }, h("h2", {}, title)), h("div", { class: "body" }, h("p", {}, text)),
-      h("div", { class: "foot" }, h("button", { type: "button", onclick: answer(false) }, "No, go back"), yes)));
+      h("div", { class: "foot" }, no, yes)));
   document.body.append(dialog);
   dialog.showModal();
-  yes.focus();
+  no.focus();
 });
 
 // Runs an action; its button waits meanwhile, and what went wrong is said.
@@ -30,12 +33,23 @@ const act = async (button, perform, said) => {
     if (error.status !== 401) toast(error.message, true);
     return null;
   } finally {
-    if (button) button.disabled = false;
+    if (button) offered(button);
   }
 };
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
+// Tasks that are there once more, as `dispatcher retry --failed` finds them: new ones have the labels of the old ones.
+const submittedAgain = async (label) => {
+  const again = new Set();
+  for (let seen = 0, total = 1; seen < total;) {
+    const page = await get(`/tasks?${new URLSearchParams({ ...(label && { label }), limit: 5000, offset: seen })}`);
+    page.tasks.forEach((task) => task.retry_of && again.add(task.retry_of));
+    seen = page.tasks.length ? seen + page.tasks.length : page.total;
+    total = page.total;
+  }
+  return again;
+};
 // What has succeeded is not made again by accident: the command line can be told to.
 const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
@@ -50,7 +64,7 @@ const pauseButtons = (target, drain, what = "") => {
   const name = nameOf(target);
   const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
   const pauseIt = () => act(pause, () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
-  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause");
+  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause the pool");
   const pause = h("button", { type: "button", class: "ghost tiny", "aria-label": `Pause ${name}`, onclick: async () => (await surely()) && pauseIt() }, `Pause${what}`);
   const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
   const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);
@@ -60,7 +74,7 @@ const pauseButtons = (target, drain, what = "") => {
     pause.hidden = Boolean(paused) || !pool.mayAct;
     if (draining) draining.hidden = paused?.pause === "drain" || !pool.mayAct;
     resume.hidden = !paused || !pool.mayAct;
-    for (const one of [pause, draining, resume]) if (one) one.disabled = isAway();
+    offered(...[pause, draining, resume].filter(Boolean));
   };
   return { element, update };
 };

@@ -44,7 +44,7 @@ const budgetView = () => {
       problem.hidden = false;
       set(problem, error.message);
     } finally {
-      send.disabled = false;
+      offered(send);
     }
   };
   const form = h("form", { class: "card panel limit", "aria-label": "Limit of today", hidden: true, onsubmit: submit },
@@ -74,6 +74,7 @@ const budgetView = () => {
       h("div", { class: "stack" }, byLlm.element, byProgrammer.element)));
   let before = "";
   const update = () => {
+    offered(send);
     if (!pool.live) return;
     skeleton.hidden = true;
     content.hidden = false;

@@ -17,7 +17,7 @@ const letterRow = (reload) => ({ id }) => {
   const retry = h("button", { type: "button", class: "tiny", onclick: (event) => act(event.currentTarget, async () => (await request("POST", letterPath(id, "/retry"), {})).json()).then(gone((answer) => answer.detail)) }, "Retry");
   const drop = h("button", { type: "button", class: "tiny danger", onclick: async (event) => {
     const button = event.currentTarget;
-    if (await confirmed("Throw this message away?", `${message.textContent}. It cannot be brought back.`, "Throw it away")) act(button, () => request("DELETE", letterPath(id))).then(gone(() => "It is thrown away"));
+    if (await confirmed("Throw this message away?", `${message.textContent}. It cannot be brought back.`, "Throw this message away")) act(button, () => request("DELETE", letterPath(id))).then(gone(() => "It is thrown away"));
   } }, "Drop");
   const actions = h("span", { class: "actions" }, retry, drop);
   const toggle = async () => {
@@ -46,6 +46,7 @@ const letterRow = (reload) => ({ id }) => {
     set(about, `${words.join(" · ")}${letter.at ? " · " : ""}`);
     counting(when, "ago", letter.at);
     actions.hidden = !pool.mayAct;
+    offered(retry, drop);
   };
   return { element, update };
 };
@@ -62,7 +63,7 @@ const deadView = () => {
   let closed = false;
   let loading = false;
   const everything = async () => {
-    if (!(await confirmed(`Throw all ${number(count)} messages away?`, "They cannot be brought back.", "Throw them away"))) return;
+    if (!(await confirmed(`Throw all ${number(count)} messages away?`, "They cannot be brought back.", `Throw ${number(count)} messages away`))) return;
     await act(dropAll, async () => {
       for (let left = 1; left > 0;) {
         const answer = await (await request("DELETE", "/dead")).json();
@@ -98,6 +99,7 @@ const deadView = () => {
     list.hidden = !some;
     none.hidden = some;
     dropAll.hidden = !some || !pool.mayAct;
+    offered(dropAll);
     set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, the oldest ${number(letters.length)} are shown` : ""}` : "");
     keyed(list, letters ?? [], (letter) => letter.id, letterRow(load));
   };

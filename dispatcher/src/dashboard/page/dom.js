@@ -66,6 +66,13 @@ const humane = (text) => (text ?? "").replace(/(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d
   const at = `${day ?? new Date(now()).toISOString().slice(0, 10)}T${time}Z`;
   return day ? moment(at) : clock(at);
 }).replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, (time) => (now() - Date.parse(time) < 6e7 && Date.parse(time) - now() < 6e7 ? clock(time) : moment(time)));
+// The same, with what stands between backticks as code.
+const rich = (text) => humane(text).split(/`([^`\n]+)`/).map((part, index) => (index % 2 ? h("code", {}, part) : part));
+const say = (element, text) => {
+  if (element.dataset.said === text) return;
+  element.dataset.said = text;
+  element.replaceChildren(...rich(text));
+};
 const moment = (time) => new Date(time).toLocaleString();
 // Elements that count: `data-since` up from a time, `data-until` down to one.
 const count = (element) => {
@@ -108,7 +115,7 @@ const setBadge = (element, word) => {
 const empty = (title, ...rest) => h("div", { class: "empty" }, h("strong", {}, title), ...rest);
 
 const toast = (text, bad) => {
-  const element = h("div", { class: bad ? "toast bad" : "toast" }, text);
+  const element = h("div", { class: bad ? "toast bad" : "toast" }, rich(text));
   $("toasts").append(element);
   setTimeout(() => element.remove(), bad ? 9000 : 4000);
 };

@@ -1,5 +1,7 @@
 // Which view is shown, the connection, the keyboard.
 let view = null;
+// Where in the list of tasks somebody was who looks at one of them.
+let back = null;
 const show = (made, name) => {
   view?.close();
   view = made;
@@ -16,9 +18,12 @@ const router = () => {
   const [place, query] = location.hash.replace(/^#/, "").split("?");
   if (place === "main") return $("main").focus();
   const task = /^\/tasks\/(.+)$/.exec(place);
+  const before = view?.place ? { hash: view.place(), top: window.scrollY } : view?.isTask ? back : null;
+  const top = before?.hash === location.hash ? before.top : 0;
+  back = before;
   window.scrollTo(0, 0);
-  if (task) show(taskView(decodeURIComponent(task[1])), "tasks");
-  else if (place === "/tasks") show(tasksView(new URLSearchParams(query)), "tasks");
+  if (task) show(taskView(decodeURIComponent(task[1]), back?.hash), "tasks");
+  else if (place === "/tasks") show(tasksView(new URLSearchParams(query), top), "tasks");
   else if (place === "/budget") show(budgetView(), "budget");
   else if (place === "/report") show(reportView(new URLSearchParams(query)), "report");
   else if (place === "/dead") show(deadView(), "dead");
@@ -63,7 +68,7 @@ const bannerShown = () => {
   const key = JSON.stringify([text, verb]);
   if (banner.dataset.key === key) return;
   banner.dataset.key = key;
-  banner.replaceChildren(h("span", {}, text), verb ? h("button", { type: "button", class: "tiny", onclick: perform }, verb) : "");
+  banner.replaceChildren(h("span", {}, rich(text)), verb ? h("button", { type: "button", class: "tiny", onclick: perform }, verb) : "");
 };
 const accessShown = () => {
   const key = $("key");
@@ -132,7 +137,7 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, textarea, select");
   if (event.key === "Escape") {
     if (typing) event.target.blur();
-    else if (/^#\/tasks\/./.test(location.hash)) location.hash = "#/tasks";
+    else if (/^#\/tasks\/./.test(location.hash)) location.hash = back?.hash ?? "#/tasks";
     return;
   }
   if (typing || (event.key.startsWith("Arrow") && !event.target.closest?.(".task-row"))) return;

@@ -6,9 +6,10 @@ const kpi = (name, link) => {
   return { element, value, note };
 };
 const valueOf = (element, value, of) => {
-  const text = of === undefined ? String(value) : `${value} / ${of}`;
+  const shown = typeof value === "number" ? number(value) : value;
+  const text = of === undefined ? shown : `${shown} / ${number(of)}`;
   if (element.textContent === text) return;
-  element.replaceChildren(String(value), of === undefined ? "" : h("small", {}, ` / ${of}`));
+  element.replaceChildren(shown, of === undefined ? "" : h("small", {}, ` / ${number(of)}`));
 };
 
 const budgetCard = () => {
@@ -81,7 +82,7 @@ const programmerCard = ({ id }) => {
     counting(probe, "until", task || pause ? null : programmer.circuit?.until);
     const reason = task ? "" : programmer.reason || `waits for a task · ${programmer.capabilities.join(", ") || "offers nothing in particular"}`;
     attribute(what, "data-quiet", !task && !programmer.reason ? "" : null);
-    set(text, programmer.using_backup && programmer.circuit && !task ? humane(`${reason} · ${programmer.circuit.detail}`) : humane(reason));
+    say(text, programmer.using_backup && programmer.circuit && !task ? `${reason} · ${programmer.circuit.detail}` : reason);
     attribute(what, "title", text.textContent);
     set(worker, programmer.worker ? programmer.worker.replace(/^worker /, "") : "");
     worker.title = programmer.worker ?? "";
@@ -105,10 +106,10 @@ const routeRow = ({ name }) => {
   const running = h("i", { class: "running" });
   const waiting = h("i", { class: "waiting" });
   const load = h("div", { class: "load", "aria-hidden": "true" }, running, waiting);
-  const element = h("li", { class: "route" }, h("span", {}, title, " ", paused), nums, buttons.element, h("span", { class: "small" }, who, age), load);
+  const element = h("li", { class: "route" }, h("div", { class: "line" }, h("span", { class: "title" }, title, " ", paused), nums), h("span", { class: "small" }, who, age), buttons.element, load);
   const update = (route) => {
     const wait = Math.max(route.waiting ?? 0, route.waiting_tasks);
-    set(nums, `${route.running} running · ${route.waiting === null ? "?" : route.waiting_tasks} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);
+    set(nums, `${number(route.running)} running · ${route.waiting === null ? "?" : number(route.waiting_tasks)} waiting${moreMessages(route.waiting, route.waiting_tasks)}`);
     set(who, `${route.programmers.length} able${route.oldest_waiting ? " · " : ""}`);
     age.hidden = !route.oldest_waiting;
     counting(oldest, "since", route.oldest_waiting);
@@ -133,8 +134,8 @@ const breakerRow = () => {
     set(llm, breaker.llm);
     set(state, breaker.state.replace("_", "-"));
     attribute(state, "data-tone", tone[breaker.state]);
-    const scope = typeof breaker.scope === "string" ? breaker.scope : Object.values(breaker.scope)[0];
-    const of = scope === "pool" || !scope ? "for everybody" : `for ${scope}`;
+    const { programmer, host } = breaker.scope ?? {};
+    const of = programmer ? `for Prog-${programmer}` : host ? `for the host ${host}` : "for everybody";
     if (breaker.state === "closed") {
       set(text, `back since ${clock(breaker.since)}, ${of}${breaker.probed_by ? `; Prog-${breaker.probed_by} found out` : ""}`);
       counting(when, "until", null);
@@ -191,7 +192,7 @@ const poolView = () => {
     programmers.note.className = deaf || status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
-    set(running.note, `${busy} busy`);
+    set(running.note, deaf ? "not known now" : `${busy} busy`);
     const counted = status.uncounted_queues === 0;
     const tasks = status.routes.reduce((sum, route) => sum + route.waiting_tasks, 0);
     valueOf(waiting.value, counted ? tasks : "?");
@@ -200,11 +201,11 @@ const poolView = () => {
     counting(oldest, "since", first);
     oldest.previousSibling.textContent = first ? "oldest " : counted ? "nothing waits" : "not known now";
     const bad = ["failed", "rejected", "expired"].filter((word) => counts[word]).map((word) => `${number(counts[word])} ${word}`);
-    valueOf(done.value, number(counts.succeeded ?? 0));
-    set(done.note, bad.join(", ") || "none failed");
+    valueOf(done.value, counts.succeeded ?? 0);
+    set(done.note, `${bad.join(", ") || "none failed"}, since the log begins`);
     done.note.className = bad.length ? "note bad" : "note";
-    valueOf(backup.value, status.using_backup);
-    set(backup.note, status.using_backup ? "their primary is out" : "all on their primary");
+    valueOf(backup.value, deaf ? "?" : status.using_backup);
+    set(backup.note, deaf ? "not known now" : status.using_backup ? "their primary is out" : "all on their primary");
     budget.update(status.budget);
     all.update();
     filter.parentElement.hidden = status.programmers.length < 12;
@@ -213,8 +214,9 @@ const poolView = () => {
     keyed(breakers, status.breakers, breakerKey, breakerRow);
     breakers.hidden = status.breakers.length === 0;
     calm.hidden = !breakers.hidden;
+    set(calm.querySelector("strong"), deaf ? "Whether LLMs answer is not known now" : "All LLMs answer");
   };
   pool.changed.add(update);
   update();
-  return { element, title: "Pool", close: () => { pool.changed.delete(update); latest.close(); } };
+  return { element, title: "Pool", list: latest, close: () => { pool.changed.delete(update); latest.close(); } };
 };

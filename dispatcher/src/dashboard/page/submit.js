@@ -1,13 +1,55 @@
 // The form for a new task.
 const REMEMBERED = "pool-repository";
 // Words of a command line: quotes keep words together, a backslash keeps the next character.
-const words = (line) => [...line.matchAll(/(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g)].map(([word]) =>
+const WORD = /(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g;
+const words = (line) => [...line.matchAll(WORD)].map(([word]) =>
   word.replace(/\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'/g, (_, escaped, double, single) => escaped ?? double?.replace(/\\(.)/g, "$1") ?? single ?? ""));
+const pairs = (text) => text.split(/[\s,]+/).filter(Boolean);
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+
+const NAMED_CHECK = /^([A-Za-z0-9_ .-]+):(?:\s+(.*))?$/;
+const checkOf = (line, index) => {
+  const [, name, command = ""] = NAMED_CHECK.exec(line) ?? [null, `check ${index + 1}`, line];
+  return { name, command };
+};
+
+// What is wrong with a field, in words; nothing when it can be sent.
+const needed = (said) => (text) => (text.trim() ? "" : said);
+const like = (pattern, said) => (text) => (!text.trim() || pattern.test(text.trim()) ? "" : said);
+const WRONG = {
+  instruction: needed("Write what is to be changed."),
+  repository: needed("Name the repository that is to be changed."),
+  id: like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/, "An id has letters, digits, _ and -, 64 at most, and does not begin with a -. Leave it empty to have one made up."),
+  cost: like(/^[0-9]+(\.[0-9]{1,6})?$/, "Write dollars as a number, for example 0.50."),
+  timeout: like(/^0*[1-9][0-9]*$/, "Write whole seconds as a number, for example 600."),
+  labels: (text) => {
+    const bad = pairs(text).find((pair) => !/^[^=]+=/.test(pair));
+    return bad ? `“${bad}” is not key=value.` : "";
+  },
+  checks: (text) => {
+    const bad = lines(text).map(checkOf).find(({ command }) => !command || command.replace(WORD, "").trim());
+    if (!bad) return "";
+    return bad.command ? `A quote of “${bad.name}” is not closed, or a backslash stands at its end.` : `“${bad.name}” has no command after its colon.`;
+  },
+};
+
+// What was written and not submitted: it is there when the form is opened again.
+let draft = null;
+const keyOf = (input) => (input.type === "checkbox" ? `${input.name} ${input.value}` : input.name);
+const written = (form) => Object.fromEntries([...form.elements].filter((input) => input.name).map((input) => [keyOf(input), input.type === "checkbox" ? input.checked : input.value]));
+const writeAgain = (form) => {
+  for (const input of form.elements) {
+    const value = draft.values[keyOf(input)];
+    if (value === undefined) continue;
+    if (input.type === "checkbox") input.checked = value;
+    else input.value = value;
+    if (value) input.closest("details")?.setAttribute("open", "");
+  }
+};
 
 const openSubmit = () => {
   if (document.querySelector("dialog#submit")) return;
-  const field = (name, input, hint) => h("label", { class: "field" }, name, input, hint && h("span", { class: "hint" }, hint));
+  const field = (name, input, hint) => h("label", { class: "field" }, name, input, hint && h("span", { class: "hint" }, hint), h("span", { class: "wrong", role: "alert", hidden: true }));
   const instruction = h("textarea", { name: "instruction", required: true, rows: 5, placeholder: "What is to be changed, in plain words" });
   const repository = h("input", { name: "repository", required: true, placeholder: "app, or https://…", value: localStorage.getItem(REMEMBERED) ?? "" });
   const base = h("input", { name: "base", placeholder: "default branch" });
@@ -16,7 +58,7 @@ const openSubmit = () => {
   const labels = h("input", { name: "labels", placeholder: "run_id=2026-01-31" });
   const cost = h("input", { name: "cost", inputmode: "decimal", placeholder: "as the pool file says" });
   const time = h("input", { name: "timeout", inputmode: "numeric", placeholder: "as the pool file says" });
-  const own = h("input", { name: "id", placeholder: "made up", pattern: "[A-Za-z0-9_][A-Za-z0-9_\\-]{0,63}" });
+  const own = h("input", { name: "id", placeholder: "made up" });
   const offered = [...new Set((pool.live?.status.programmers ?? []).flatMap((programmer) => programmer.capabilities))].sort();
   const boxes = offered.map((capability) => h("input", { type: "checkbox", name: "capability", value: capability, onchange: () => route() }));
   const able = h("span", { class: "hint", "aria-live": "polite" });
@@ -25,11 +67,10 @@ const openSubmit = () => {
     const programmers = (pool.live?.status.programmers ?? []).filter((programmer) => wanted.every((capability) => programmer.capabilities.includes(capability)));
     set(able, programmers.length ? `${programmers.length} programmer${programmers.length === 1 ? "" : "s"} can do it` : "no programmer offers all of these");
   };
-  route();
   const problem = h("div", { class: "problem", role: "alert", hidden: true });
   const send = h("button", { class: "primary" }, "Submit");
   // Sent again after an error it is the same task.
-  const made = `t-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+  const made = draft?.made ?? `t-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
   const message = () => {
     const task = { instruction: instruction.value, repository: repository.value.trim() };
     const capabilities = boxes.filter((box) => box.checked).map((box) => box.value);
@@ -37,25 +78,35 @@ const openSubmit = () => {
     if (base.value.trim()) task.base = base.value.trim();
     if (capabilities.length) task.capabilities = capabilities;
     if (lines(files.value).length) task.files = lines(files.value);
-    const acceptance = lines(checks.value).map((line, index) => {
-      const [, name, command] = /^([A-Za-z0-9_ .-]+):\s+(.*)$/.exec(line) ?? [null, `check ${index + 1}`, line];
-      return { name, run: words(command) };
-    });
+    const acceptance = lines(checks.value).map(checkOf).map(({ name, command }) => ({ name, run: words(command) }));
     if (acceptance.length) task.acceptance = acceptance;
-    const pairs = labels.value.split(/[\s,]+/).filter(Boolean).map((pair) => [pair.split("=")[0], pair.split("=").slice(1).join("=")]);
-    if (pairs.length) task.labels = Object.fromEntries(pairs);
+    const marks = pairs(labels.value).map((pair) => [pair.split("=")[0], pair.split("=").slice(1).join("=")]);
+    if (marks.length) task.labels = Object.fromEntries(marks);
     const limits = {};
     if (cost.value.trim()) limits.max_cost_usd = cost.value.trim();
     if (time.value.trim()) limits.timeout_s = Number(time.value);
     if (Object.keys(limits).length) task.limits = limits;
     return task;
   };
+  const judge = (input) => {
+    const said = WRONG[input.name]?.(input.value) ?? "";
+    const wrong = input.closest(".field")?.querySelector(".wrong");
+    if (!wrong) return false;
+    attribute(input, "aria-invalid", said ? "true" : null);
+    wrong.hidden = !said;
+    set(wrong, said);
+    if (said) input.closest("details")?.setAttribute("open", "");
+    return Boolean(said);
+  };
   const submit = async (event) => {
     event.preventDefault();
+    const [first] = [...form.elements].filter(judge);
+    if (first) return first.focus();
     send.disabled = true;
     problem.hidden = true;
     try {
       const taken = await (await request("POST", "/tasks", message())).json();
+      draft = null;
       localStorage.setItem(REMEMBERED, repository.value.trim());
       dialog.remove();
       toast(`${taken.id} is ${taken.status}`);
@@ -67,7 +118,16 @@ const openSubmit = () => {
       send.disabled = false;
     }
   };
-  const form = h("form", { onsubmit: submit },
+  const typed = ({ target }) => {
+    draft = { made, values: written(form) };
+    if (target.getAttribute("aria-invalid")) judge(target);
+  };
+  const startOver = () => {
+    draft = null;
+    dialog.remove();
+    openSubmit();
+  };
+  const form = h("form", { novalidate: true, onsubmit: submit, oninput: typed },
     h("div", { class: "title" }, h("h2", {}, "New task")),
     h("div", { class: "body" },
       field("Instruction", instruction), field("Repository", repository, "A path below a configured root, or an https or ssh URL."),
@@ -78,8 +138,10 @@ const openSubmit = () => {
         field("Files to begin with", files, "One a line, relative to the repository."),
         h("div", { class: "two" }, field("Costs at most (USD)", cost), field("Takes at most (s)", time)), field("Id", own))),
       problem),
-    h("div", { class: "foot" }, h("button", { type: "button", onclick: () => dialog.remove() }, "Close"), send));
+    h("div", { class: "foot" }, h("button", { type: "button", class: "ghost", onclick: startOver }, "Start over"), h("button", { type: "button", onclick: () => dialog.remove() }, "Close"), send));
   const dialog = h("dialog", { id: "submit", "aria-label": "New task", onclose: () => dialog.remove() }, form);
+  if (draft) writeAgain(form);
+  route();
   document.body.append(dialog);
   dialog.showModal();
   instruction.focus();

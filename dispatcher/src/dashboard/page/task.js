@@ -74,10 +74,19 @@ const addOutput = (term, { check, text }) => {
   term.lastElementChild.append(plain(text));
 };
 
-const taskView = (id) => {
+// Programmers that the same words are said of.
+const MOST_REASONS = 5;
+const alike = (programmers) => {
+  const groups = new Map();
+  for (const { id, detail, state } of programmers) groups.set(detail || state, [...(groups.get(detail || state) ?? []), id]);
+  return [...groups];
+};
+const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+
+const taskView = (id, list = "#/tasks") => {
   const state = h("span", { class: "badge" });
   const cancel = h("button", { type: "button", class: "danger", onclick: async () => {
-    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel it");
+    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel this task");
     if (surely) await act(cancel, () => cancelTask(id), `${id} is cancelled`).then(load);
   } }, "Cancel");
   const retry = h("button", { type: "button", class: "primary", onclick: async (event) => {
@@ -88,14 +97,16 @@ const taskView = (id) => {
   const instruction = h("div", { class: "instruction" });
   const facts = h("dl", { class: "facts" });
   const timeline = h("ol", { class: "timeline" });
-  const term = h("div", { class: "term mono", tabindex: 0, role: "log", "aria-label": "Output of the agent and the checks" });
+  const heard = h("div", {});
+  const tail = h("div", {});
+  const term = h("div", { class: "term mono", tabindex: 0, role: "log", "aria-label": "Output of the agent and the checks" }, heard, tail);
   const note = h("span", { class: "muted small" });
   const output = h("section", { class: "card", "aria-label": "Output", hidden: true }, h("div", { class: "head" }, h("h2", {}, "Output"), h("span", { class: "grow" }), note), term);
   const checks = h("section", { class: "card", "aria-label": "Checks", hidden: true });
   const diff = h("section", { class: "card", "aria-label": "Diff", hidden: true });
   const lost = h("div", { class: "hint" });
   const element = h("div", {},
-    h("div", { class: "task-top" }, h("a", { href: "#/tasks" }, "← Tasks"), h("h1", {}, id), state, h("div", { class: "actions" }, cancel, retry)),
+    h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id), state, h("div", { class: "actions" }, cancel, retry)),
     h("div", { class: "columns" },
       h("div", { class: "stack" }, why, h("section", { class: "card panel", "aria-label": "Instruction" }, instruction), checks, diff, output),
       h("div", { class: "stack" },
@@ -103,26 +114,30 @@ const taskView = (id) => {
         h("section", { class: "card panel", "aria-label": "Timeline" }, h("div", { class: "head" }, h("h2", {}, "Timeline")), timeline, lost))));
   let task = null;
   let closed = false;
-  let live = false;
   let patched = false;
   let reasons = null;
 
+  // The result has the end of what the agent printed: it is shown where it was not seen live.
+  const showTail = () => {
+    const end = plain(task?.result?.log_tail ?? "").trim();
+    const seen = !end || [...heard.querySelectorAll("pre:not([data-check])")].some((one) => one.textContent.includes(end));
+    if (!seen) output.hidden = false;
+    const text = seen ? "" : end;
+    if (tail.dataset.text === text) return;
+    tail.dataset.text = text;
+    tail.replaceChildren(...(seen ? [] : [h("h3", { class: "by" }, "Agent: the end of what it printed, from the result"), h("pre", {}, end)]));
+  };
   const showResult = async () => {
     const { result } = task;
     if (!result) return;
     why.hidden = !result.error;
     delete why.dataset.key;
     why.className = "why bad";
-    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, humane(result.error.message)));
+    if (result.error) why.replaceChildren(`${result.status}: ${result.error.kind}`, h("div", { class: "detail" }, rich(result.error.message)));
     checks.hidden = !result.acceptance?.length;
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
-    if (!live && result.log_tail) {
-      output.hidden = false;
-      term.replaceChildren();
-      addOutput(term, { check: null, text: result.log_tail });
-      set(note, "the end of what the agent printed");
-    }
+    showTail();
     if (patched || !result.files_changed?.length) return;
     patched = true;
     const patch = await getText(path(id, "/patch")).catch((error) => error);
@@ -177,15 +192,16 @@ const taskView = (id) => {
     const key = JSON.stringify([answer.sentence, answer.programmers]);
     if (why.dataset.key === key) return;
     why.dataset.key = key;
-    const lines = (answer.programmers ?? []).map((one) => h("div", {}, `Prog-${one.id}: ${humane(one.detail || one.state)}`));
-    why.replaceChildren(humane(answer.sentence), h("div", { class: "detail small" }, lines));
+    const lines = alike(answer.programmers ?? []).map(([text, ids]) => h("div", {}, `${listed(ids.map((one) => `Prog-${one}`))}: `, rich(text)));
+    const rest = lines.splice(MOST_REASONS);
+    why.replaceChildren(...rich(answer.sentence), h("div", { class: "detail small" }, lines, rest.length ? h("details", {}, h("summary", {}, `${rest.length} more`), rest) : null));
   };
   const load = async () => {
     try {
       task = await get(path(id));
     } catch (error) {
       if (closed) return;
-      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: "#/tasks" }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("This task cannot be shown", error.message)));
+      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("This task cannot be shown", error.message)));
       return;
     }
     if (closed) return;
@@ -202,30 +218,41 @@ const taskView = (id) => {
     const open = task && ["queued", "running"].includes(task.status);
     cancel.hidden = !open || !pool.mayAct;
     retry.hidden = !task || !RETRIED.includes(task.status) || !pool.mayAct;
+    offered(cancel, retry);
     showWhy();
+  };
+  // A programmer that is not heard of any more tells nothing: that its task runs no more is known from the pool.
+  let looking = false;
+  const follow = async () => {
+    update();
+    const open = task && ["queued", "running"].includes(task.status);
+    if (!open || looking || !pool.live || isAway() || (task.status === "running") === (id in pool.live.running)) return;
+    looking = true;
+    await load();
+    looking = false;
   };
   const stop = listen(path(id, "/events"), {
     timeline: ({ lines, problem }) => {
-      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, humane(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
+      timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, rich(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
       set(lost, problem ?? (lines.length ? "" : "The log holds nothing about this task any more."));
       load();
     },
     output: ({ reset, sections, attempt, programmer, left_out: missing }) => {
-      live = true;
       output.hidden = false;
       const pinned = term.scrollTop + term.clientHeight > term.scrollHeight - 30;
       if (reset) {
-        term.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
+        heard.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
         set(note, attempt ? `from Prog-${programmer}` : "");
       }
-      for (const section of sections) addOutput(term, section);
+      for (const section of sections) addOutput(heard, section);
+      showTail();
       if (pinned) term.scrollTop = term.scrollHeight;
     },
   }, (connection) => connection === "live" && task && load());
   cancel.hidden = true;
   retry.hidden = true;
   setBadge(state, "loading");
-  pool.changed.add(update);
+  pool.changed.add(follow);
   load();
-  return { element, title: id, close: () => { closed = true; stop(); pool.changed.delete(update); } };
+  return { element, title: id, isTask: true, close: () => { closed = true; stop(); pool.changed.delete(follow); } };
 };

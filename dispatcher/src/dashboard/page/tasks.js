@@ -39,6 +39,7 @@ const taskRow = () => {
 };
 
 const PAGE = 100;
+const HEAD = 80; // The page's head covers so much of a list.
 const taskList = (filters, limit) => {
   const rows = h("div", { class: "rows", role: "list", "aria-label": "Tasks" });
   const none = h("div", { hidden: true });
@@ -80,6 +81,11 @@ const taskList = (filters, limit) => {
       } };
     });
     none.hidden = list.total !== 0;
+    if (list.total === null || !list.top) return;
+    // Its place is there now.
+    const { top } = list;
+    list.top = 0;
+    window.scrollTo(0, top);
   };
   const wanted = new Set();
   const load = async (page) => {
@@ -150,15 +156,15 @@ const taskList = (filters, limit) => {
   };
   list.move = (step) => {
     const current = document.activeElement?.closest?.(".task-row");
-    const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : shown()[0];
-    const target = Math.max(0, Math.min((list.total ?? 1) - 1, index));
+    const seen = Math.max(0, Math.ceil((HEAD - rows.getBoundingClientRect().top) / height()));
+    const index = current ? Number(current.getAttribute("aria-posinset")) - 1 + step : limit ? 0 : seen;
+    const target = Math.max(0, Math.min(Math.min(list.total ?? 1, limit ?? Infinity) - 1, index));
     const top = rows.getBoundingClientRect().top + target * height();
-    if (top < 80) window.scrollBy(0, top - 80);
+    if (top < HEAD) window.scrollBy(0, top - HEAD);
     else if (top + height() > window.innerHeight) window.scrollBy(0, top + height() - window.innerHeight + 8);
     draw();
     rows.querySelector(`[aria-posinset="${target + 1}"]`)?.focus({ preventScroll: true });
   };
-  rows.append();
   pool.tasks.add(heard);
   const onScroll = () => draw();
   if (!limit) window.addEventListener("scroll", onScroll, { passive: true });
@@ -183,15 +189,18 @@ const latestTasks = () => {
 };
 
 const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled", "rejected", "expired"];
-const tasksView = (parameters) => {
+const tasksView = (parameters, top = 0) => {
   const values = { status: "", text: "", label: "", programmer: "", llm: "", ...Object.fromEntries(parameters) };
   const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value)
     // A key alone: every task that has it.
     .map(([name, value]) => [name, name === "label" && !/[=:]/.test(value) ? `${value}=` : value]));
+  const place = () => {
+    const query = new URLSearchParams(filters()).toString();
+    return `#/tasks${query ? `?${query}` : ""}`;
+  };
   const put = (name, value) => {
     values[name] = value.trim();
-    const query = new URLSearchParams(filters()).toString();
-    history.replaceState(null, "", `#/tasks${query ? `?${query}` : ""}`);
+    history.replaceState(null, "", place());
     window.scrollTo(0, 0);
     list.reload();
     update();
@@ -220,6 +229,7 @@ const tasksView = (parameters) => {
     return { status, button, n };
   });
   const list = taskList(filters);
+  list.top = top;
   const total = h("span", { class: "muted", id: "total" });
   const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
   const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry them");
@@ -227,11 +237,17 @@ const tasksView = (parameters) => {
   const everything = async (verb, perform, fits) => {
     const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
     if (!answer) return;
-    const ids = answer.tasks.filter(fits).map((task) => task.id);
-    if (!ids.length) return toast(`none of these ${answer.total} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}`);
+    const fitting = answer.tasks.filter(fits).map((task) => task.id);
+    const again = verb === "Retry" && fitting.length ? await act(null, () => submittedAgain(values.label && filters().label)) : new Set();
+    if (!again) return;
+    const ids = fitting.filter((id) => !again.has(id));
+    const were = fitting.length - ids.length;
+    const known = were ? ` ${number(were)} ${were === 1 ? "was" : "were"} submitted again before, and ${were === 1 ? "is" : "are"} left out.` : "";
+    if (!ids.length) return toast(`None of these ${number(answer.total)} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}.${known}`);
     const words = Object.entries(filters()).map(([name, value]) => `${name} ${value}`).join(", ") || "all tasks";
-    const more = answer.total > answer.tasks.length ? ` These are the newest ${answer.tasks.length} of ${answer.total}.` : "";
-    if (!(await confirmed(`${verb} ${ids.length} task${ids.length === 1 ? "" : "s"}?`, `Those that match: ${words}.${more}`, verb))) return;
+    const more = answer.total > answer.tasks.length ? ` These are the newest ${number(answer.tasks.length)} of ${number(answer.total)}.` : "";
+    const deed = `${verb} ${number(ids.length)} task${ids.length === 1 ? "" : "s"}`;
+    if (!(await confirmed(`${deed}?`, `Those that match: ${words}.${more}${known}`, deed))) return;
     busy = true;
     update();
     const result = await bulk(ids, perform, (done) => set(total, `${done} of ${ids.length} …`));
@@ -280,5 +296,5 @@ const tasksView = (parameters) => {
     list.element);
   pool.changed.add(update);
   update();
-  return { element, title: "Tasks", search, list, close: () => { pool.changed.delete(update); list.close(); } };
+  return { element, title: "Tasks", search, list, place, close: () => { pool.changed.delete(update); list.close(); } };
 };

@@ -22,7 +22,7 @@ async fn five_thousand_tasks_do_not_make_the_page_slow() {
     }
     let browser = open(&pool).await;
     go(&browser, &pool, "").await;
-    browser.until("the overview", r#"document.querySelectorAll(".kpi .value")[2]?.innerText === "5000""#).await;
+    browser.until("the overview", r#"document.querySelectorAll(".kpi .value")[2]?.innerText === "5,000""#).await;
 
     let asked = Instant::now();
     browser.script("location.hash = '#/tasks'").await;

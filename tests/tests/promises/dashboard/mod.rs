@@ -3,7 +3,10 @@
 
 mod acts;
 mod events;
+mod form;
+mod gone;
 mod many;
+mod output;
 mod safe;
 mod shows;
 mod token;

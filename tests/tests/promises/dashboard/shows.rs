@@ -169,7 +169,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     let browser = open(&bench.pool).await;
     for scheme in ["light", "dark"] {
         browser.prefer(scheme).await;
-        for width in [360, 768, 1280] {
+        for width in [320, 390, 768, 1280] {
             browser.size(width, 740).await;
             for place in ["", "tasks", &format!("tasks/{long}")] {
                 go(&browser, &bench.pool, place).await;
@@ -185,6 +185,14 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     assert_ne!(dark, light, "dark is another page");
 
     go(&browser, &bench.pool, "").await;
+    for width in [390, 1280] {
+        browser.size(width, 740).await;
+        let lines = r#"document.querySelectorAll(".route .nums").forEach((one) => {
+            one.textContent = "2 running · 1,056 waiting · 1,175 messages"; });
+            return Math.max(...[...document.querySelectorAll(".route .title")].map((one) => one.offsetHeight))"#;
+        let high = browser.script(lines).await;
+        assert!(high.as_u64() <= Some(30), "the name of a route is on one line at {width}: {high}");
+    }
     browser.press("\u{e004}").await;
     assert_eq!(
         browser.script("return document.activeElement.className").await,

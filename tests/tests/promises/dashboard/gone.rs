@@ -1,0 +1,58 @@
+//! What is gone is not shown as if it were there: a worker, the broker, the dispatcher.
+
+use super::{go, open, texts};
+use crate::support::bench::Bench;
+use crate::support::pool::task;
+use crate::support::{Pool, PoolFile, PrivateBroker};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_without_a_dispatcher() {
+    let mut bench = Bench::with(&["001"]).await;
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&task("left")).await;
+    bench.agents_started(1).await;
+    let browser = open(&bench.pool).await;
+    go(&browser, &bench.pool, "tasks/left").await;
+    let badge = |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");
+    browser.until("it runs", &badge("running")).await;
+    bench.pool.kill_worker(worker);
+    browser.until("it does not run any more", &badge("queued")).await;
+    browser
+        .until("with whom it was", r#"document.querySelector(".why").innerText.includes("not heard of any more")"#)
+        .await;
+    bench.pool.kill_dispatcher();
+    browser.until("nothing can be done", r#"document.querySelector(".task-top .danger").disabled"#).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_several_programmers_is_said_once() {
+    let bench = Bench::with(&["001", "009", "010"]).await;
+    bench.pool.api().submit(&task("waits")).await;
+    let browser = open(&bench.pool).await;
+    go(&browser, &bench.pool, "tasks/waits").await;
+    let said = "Prog-001, Prog-009 and Prog-010: not heard of";
+    browser
+        .until("all of them in one line", &format!("document.querySelector('.why')?.innerText.includes('{said}')"))
+        .await;
+    assert_eq!(texts(&browser, ".why .detail > div").await.len(), 1, "and in no other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_broker_nothing_is_said_of_programmers_and_llms() {
+    let broker = PrivateBroker::take().await;
+    let mut pool = Pool::set_up_at(&broker, &PoolFile::sample().only(&["001"])).await;
+    pool.start_dispatcher().await;
+    pool.start_worker(&["--all"]);
+    pool.all_consume().await;
+    let browser = open(&pool).await;
+    browser.until("all is well", r#"document.querySelector("main").innerText.includes("All LLMs answer")"#).await;
+    broker.node.kill().await.expect("the broker is killed");
+    browser.until("nobody is heard", r#"document.querySelector(".kpi .value").innerText.startsWith("?")"#).await;
+    let shown = browser.text("main").await;
+    for guess in ["All LLMs answer", "all on their primary", "0 busy"] {
+        assert!(!shown.contains(guess), "{guess:?} is not known: {shown}");
+    }
+    broker.node.start().await.expect("the broker is up again");
+    browser.until("all is well again", r#"document.querySelector("main").innerText.includes("All LLMs answer")"#).await;
+}
