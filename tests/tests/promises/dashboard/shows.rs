@@ -199,6 +199,12 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
         "skip",
         "the first Tab is past the head"
     );
+    bench.pool.api().submit(&task("newer")).await;
+    browser.until("the latest tasks", r#"document.querySelectorAll(".task-row").length === 2"#).await;
+    browser.press("j").await;
+    browser.press("\u{e015}").await;
+    let place = r#"document.activeElement.getAttribute("aria-posinset") === "2""#;
+    browser.until("keys go through the latest tasks, too", place).await;
     browser.press("/").await;
     assert_eq!(browser.script("return document.activeElement.id").await, "search", "/ searches");
     browser.press("\u{e00c}").await;
