@@ -211,7 +211,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     browser.until("the list", r#"document.querySelector(".task-row")"#).await;
     browser.press("j").await;
     browser.press("\u{e007}").await;
-    browser.until("Enter opens the task", r##"location.hash.startsWith("#/tasks/www")"##).await;
+    browser.until("Enter opens the task", r##"location.hash === "#/tasks/newer""##).await;
     browser.press("n").await;
     assert_eq!(browser.script("return document.activeElement.name").await, "instruction", "n makes a task");
     let nameless = r##"return [...document.querySelectorAll("button, input, select, textarea, a")].filter((one) =>
