@@ -188,11 +188,11 @@ const poolView = () => {
     // Without the broker nobody is heard: what was said last is not so any more.
     const deaf = status.detail && status.uncounted_queues === status.routes.length;
     valueOf(programmers.value, deaf ? "?" : status.available, status.pool_size);
-    set(programmers.note, deaf ? "not known now" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${status.unavailable} shut or down` : "all available");
+    set(programmers.note, deaf ? "not known now" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${number(status.unavailable)} shut or down` : "all available");
     programmers.note.className = deaf || status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
-    set(running.note, deaf ? "not known now" : `${busy} busy`);
+    set(running.note, deaf ? "not known now" : `${number(busy)} busy`);
     const counted = status.uncounted_queues === 0;
     const tasks = status.routes.reduce((sum, route) => sum + route.waiting_tasks, 0);
     valueOf(waiting.value, counted ? tasks : "?");

@@ -250,10 +250,10 @@ const tasksView = (parameters, top = 0) => {
     if (!(await confirmed(`${deed}?`, `Those that match: ${words}.${more}${known}`, deed))) return;
     busy = true;
     update();
-    const result = await bulk(ids, perform, (done) => set(total, `${done} of ${ids.length} …`));
+    const result = await bulk(ids, perform, (done) => set(total, `${number(done)} of ${number(ids.length)} …`));
     busy = false;
     update();
-    toast(`${result.done} of ${ids.length} tasks: done${result.failed ? `; ${result.failed} not: ${result.first}` : ""}`, result.failed > 0);
+    toast(`${number(result.done)} of ${number(ids.length)} tasks: done${result.failed ? `; ${number(result.failed)} not: ${result.first}` : ""}`, result.failed > 0);
     list.reload();
   };
   const nothing = () => (Object.keys(filters()).length ? empty("No task matches", h("button", { type: "button", class: "tiny", onclick: () => clear.click() }, "Clear the filter")) : nothingYet());

@@ -199,13 +199,19 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
         "skip",
         "the first Tab is past the head"
     );
+    bench.pool.api().submit(&task("newer")).await;
+    browser.until("the latest tasks", r#"document.querySelectorAll(".task-row").length === 2"#).await;
+    browser.press("j").await;
+    browser.press("\u{e015}").await;
+    let place = r#"document.activeElement.getAttribute("aria-posinset") === "2""#;
+    browser.until("keys go through the latest tasks, too", place).await;
     browser.press("/").await;
     assert_eq!(browser.script("return document.activeElement.id").await, "search", "/ searches");
     browser.press("\u{e00c}").await;
     browser.until("the list", r#"document.querySelector(".task-row")"#).await;
     browser.press("j").await;
     browser.press("\u{e007}").await;
-    browser.until("Enter opens the task", r##"location.hash.startsWith("#/tasks/www")"##).await;
+    browser.until("Enter opens the task", r##"location.hash === "#/tasks/newer""##).await;
     browser.press("n").await;
     assert_eq!(browser.script("return document.activeElement.name").await, "instruction", "n makes a task");
     let nameless = r##"return [...document.querySelectorAll("button, input, select, textarea, a")].filter((one) =>
