@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::decide::can_append;
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
@@ -75,6 +76,7 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
     uncut(async move {
         let (id, state) = state(&app, &id)?;
         let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        can_append(&app)?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
         let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
@@ -132,6 +134,7 @@ pub async fn requeue(
     uncut(async move {
         let (id, state) = state(&app, &id)?;
         let before = may_requeue(&id, &state, force)?;
+        can_append(&app)?;
         let task = message(&app, &id).await?;
         let done = reissue(&app.process, &task, state.generation + 1).await;
         match done

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use futures_util::{Stream, StreamExt, stream};
 use pool_shared::time::wall_clock;
@@ -51,7 +51,7 @@ fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Ev
 fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
     Arc::<Semaphore>::clone(&app.streams).try_acquire_owned().map_err(|_| {
         let detail = format!("{STREAMS} event streams are open, and more are not served; close some pages");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Problem::unavailable(detail)
     })
 }
 

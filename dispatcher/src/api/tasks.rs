@@ -154,7 +154,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(Some(ResultMessage::cancelled(view.id.clone())));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
-    let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
     Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
 }
