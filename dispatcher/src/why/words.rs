@@ -11,6 +11,7 @@ use pool_shared::id::{LlmName, ProgrammerId};
 use pool_shared::pause::Target;
 use pool_shared::routing::{Route, Routes, parse_routing_key};
 use pool_shared::standing::explain_pause;
+use pool_shared::status::Unseen;
 use pool_shared::time::Timestamp;
 
 use super::programmers::Able;
@@ -38,9 +39,21 @@ pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp)
     format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}")
 }
 
+/// Of a running task whose programmer is drained.
+pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
+    match until > now {
+        true => format!("; its programmer is drained: it ends or is given back by {}", clock(until, now)),
+        false => "; its programmer is drained, and gives it back now".to_owned(),
+    }
+}
+
 /// Of a task that waits again.
-pub(super) fn lost(owner: &Owner, silent: bool) -> String {
-    let why = if silent { "which is not heard of any more" } else { "whose process is gone" };
+pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
+    let why = match unseen {
+        Some(Unseen::Silent { .. }) => "which is not heard of any more",
+        Some(Unseen::Left { .. }) => "whose worker has ended",
+        Some(Unseen::NotYet(_) | Unseen::Deaf(_)) | None => "whose process is gone",
+    };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }
 

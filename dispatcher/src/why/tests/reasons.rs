@@ -242,7 +242,7 @@ const CASES: [Case; 27] = [
         |world| {
             handed_back(world);
             world.heard.seen.clear();
-            world.heard.complete = false;
+            world.heard.unheard = Unseen::NotYet(Duration::ZERO);
         },
         "4 programmers offer `premium`: 4 not heard of yet; it is number 1 of 1 in the queue; it was given back 1 time (1 \
          of at most 10 without an LLM left); it expires at 12:30 UTC unless it is started",
