@@ -43,6 +43,19 @@ pub struct RouteStatus {
     pub programmers: Vec<ProgrammerId>,
 }
 
+impl RouteStatus {
+    /// For tables: tasks, and messages where those are others.
+    pub(crate) fn waiting_in_words(&self) -> String {
+        let tasks = self.waiting_tasks;
+        match self.waiting.map(|messages| messages as usize) {
+            Some(messages) if messages != tasks => {
+                format!("{tasks} ({})", crate::figures::counted(messages, "message", "messages"))
+            }
+            Some(_) | None => tasks.to_string(),
+        }
+    }
+}
+
 /// `GET /programmer_pool/status`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
