@@ -58,6 +58,23 @@ fn a_label_without_a_value_is_refused_by_name() {
 }
 
 #[test]
+fn a_label_is_found_by_its_text_whatever_signs_its_key_has() {
+    let labels = BTreeMap::from([("a:b".to_owned(), "c".to_owned()), ("x=y".to_owned(), "1:2".to_owned())]);
+    for (text, fits) in [
+        ("a:b=c", true),
+        ("a:b:c", true),
+        ("a:b=", true),
+        ("a:b=d", false),
+        ("a=b", false),
+        ("x=y=1:2", true),
+        ("x=y:", true),
+        ("x=y", false),
+    ] {
+        assert_eq!(label_of(text).is_among(&labels), fits, "{text}");
+    }
+}
+
+#[test]
 fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     let (mut fold, programmer) = (fold(), ProgrammerId::new("006").expect("an id"));
     let (attempt, token) = (AttemptId::from_u128(1), Token { generation: 0, count: 0 });
