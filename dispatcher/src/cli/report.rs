@@ -89,7 +89,10 @@ fn footer(report: &Report) -> String {
         some => format!("; of {some} only the outcome is known any more"),
     };
     let tasks = counted(usize::try_from(report.total.tasks).unwrap_or(usize::MAX), "task", "tasks");
-    format!("{tasks} ended {}{unknown}\n", report.when())
+    let left_out = report.not_in_rates().map_or(String::new(), |some| {
+        format!("\nsuccess is that of tasks that succeeded or failed; not among them: {some}")
+    });
+    format!("{tasks} ended {}{unknown}{left_out}\n", report.when())
 }
 
 fn row(group: &Group) -> [String; 9] {
