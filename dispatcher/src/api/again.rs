@@ -25,6 +25,9 @@ use crate::dead::retry::Retried;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
 
+/// `--force`, as the API has it.
+const FORCED: &str = "over HTTP, send {\"force\": true}";
+
 /// The body of both; may be empty.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -105,11 +108,11 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
-            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` puts it into its queue again"
+            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` (POST /tasks/{id}/requeue) puts it into its queue again"
         ))),
-        Some(Status::Succeeded) if !force => {
-            Err(refused(format!("task {id} has succeeded; `dispatcher retry --force {id}` has it done once more")))
-        }
+        Some(Status::Succeeded) if !force => Err(refused(format!(
+            "task {id} has succeeded; `dispatcher retry --force {id}` has it done once more ({FORCED})"
+        ))),
         Some(status) => Ok(status),
     }
 }
@@ -155,15 +158,18 @@ pub async fn requeue(
 /// What becomes of what there was.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
     if let Some(outcome) = &state.outcome {
-        let flag = if outcome.status == Status::Succeeded { "--force " } else { "" };
+        let (flag, body) = match outcome.status {
+            Status::Succeeded => ("--force ", " with {\"force\": true}"),
+            Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
+        };
         return Err(refused(format!(
-            "task {id} is {} already; `dispatcher retry {flag}{id}` submits it again as a new task",
+            "task {id} is {} already; `dispatcher retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
             outcome.status.as_str()
         )));
     }
     match &state.owner {
         Some(owner) if !force => Err(refused(format!(
-            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew",
+            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew ({FORCED})",
             owner.programmer.display_name(),
             owner.since
         ))),

@@ -89,7 +89,7 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
 pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
     if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
-        let detail = format!("{target} is not paused; `dispatcher pauses` shows what is");
+        let detail = format!("{target} is not paused; `dispatcher pauses` (GET /programmer_pool/pauses) shows what is");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     decide(&app, Decision::Resumed { target: target.clone() }).await?;
@@ -123,7 +123,7 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
 
 fn exists(app: &App, target: &Target) -> Result<(), Problem> {
     let missing = |what: &str, names: Vec<&str>| {
-        let detail = format!("{}: no {target}; the {what} are {}", app.pool.file.display(), names.join(", "));
+        let detail = format!("the pool has no {target}; the {what} are {}", names.join(", "));
         Err(Problem::new(StatusCode::NOT_FOUND, detail))
     };
     match target {
