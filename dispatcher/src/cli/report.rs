@@ -145,5 +145,8 @@ mod tests {
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"), "with times:\n{text}");
         assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");
+        let total = Group { cancelled: 2, expired: 1, ..report.total.clone() };
+        let text = super::text(&Report { total, ..report });
+        assert!(text.ends_with("not among them: 2 cancelled, 1 expired\n"), "whom the rate leaves out:\n{text}");
     }
 }

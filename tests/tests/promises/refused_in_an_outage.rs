@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::support::machine::share_cores;
 use crate::support::own_broker::{OwnBroker, Pair, broker_is, ready};
 use crate::support::pool::task;
-use crate::support::{Api, SOON};
+use crate::support::{Api, SOON, eventually};
 
 /// Less than it is waited for a confirm.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -53,6 +53,13 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     for (method, path, body) in asked {
         is_refused(&api, method, path, &body).await;
     }
+    eventually("how the programmer is now is not known any more", SOON, async || {
+        let unknown = api.status().await["programmers"][0]["unknown"].clone();
+        (unknown == true).then_some(())
+    })
+    .await;
+    let why = api.get("/tasks/waits/why").await;
+    assert_eq!(why["programmers"][0]["state"], "paused", "as it was when the broker was lost: {why:#}");
 
     broker.start_again().await;
     ready(&api).await;
