@@ -37,6 +37,11 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     let held = json!({"what": "programmer", "id": "001"});
     api.send(Method::POST, "/programmer_pool/pause", &json!({"target": held})).await;
     api.submit(&task("waits")).await;
+    eventually("the programmer has said that it is paused", SOON, async || {
+        let shut = api.status().await["programmers"][0]["shut"].clone();
+        (shut == "paused").then_some(())
+    })
+    .await;
     let limit = api.get("/budget").await["max_daily_spend_usd"].clone();
 
     broker.stop().await;
