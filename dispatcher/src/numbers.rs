@@ -71,7 +71,8 @@ impl Numbers<'_> {
         TASKS_OPEN.set_count([], status.open_tasks);
         for route in &status.routes {
             let name = [route.name.as_str()];
-            TASKS_WAITING.set(name, route.waiting.map_or(f64::NAN, f64::from));
+            TASKS_WAITING.set_count(name, route.waiting_tasks);
+            QUEUE_MESSAGES.set([route.queue.as_str()], route.waiting.map_or(f64::NAN, f64::from));
             TASKS_RUNNING.set_count(name, route.running);
             OLDEST_WAITING.set(name, route.oldest_waiting.map_or(0.0, |since| now.since(since).as_secs_f64()));
         }

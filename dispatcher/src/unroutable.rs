@@ -50,14 +50,20 @@ fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
         );
         return Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, problem));
     };
-    required.extend(message.into_iter().flat_map(|message| message.capabilities.iter().cloned()));
-    match routes.route(&required) {
+    let of_the_task = message.map(|message| &message.capabilities);
+    required.extend(of_the_task.into_iter().flatten().cloned());
+    // A key may be anything: what the task itself requires is named before it.
+    match of_the_task.map_or(Ok(()), |own| routes.route(own).map(drop)).and_then(|()| routes.route(&required)) {
         Ok(_) => {
             let sorted = routing_key(&required);
             let same = sorted == key;
             Remedy::Publish { key: sorted, same }
         }
-        Err(unroutable) => Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, unroutable.to_string())),
+        Err(unroutable) => {
+            let of_the_key = of_the_task.is_some_and(|own| *own != unroutable.required);
+            let asked = if of_the_key { format!(", which its routing key {key:?} asks for") } else { String::new() };
+            Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, format!("{unroutable}{asked}")))
+        }
     }
 }
 
@@ -179,6 +185,22 @@ mod tests {
     fn what_nobody_offers_is_rejected_by_name() {
         let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", None) else { panic!("nobody offers gpu") };
         assert_eq!(failure.message, "no programmer offers `gpu`", "it names what is missing");
+    }
+
+    #[test]
+    fn what_the_task_requires_is_named_and_its_key_only_when_that_is_the_reason() {
+        let reason = |capability: &str, key| {
+            let task = format!(r#"{{"instruction": "x", "repository": "app", "capabilities": ["{capability}"]}}"#);
+            let task = TaskMessage::parse(task.as_bytes(), Timestamp::default()).expect("a task");
+            let Remedy::Reject(failure) = remedy(&routes(), key, Some(&task)) else { panic!("{key} leads nowhere") };
+            failure.message
+        };
+        assert_eq!(reason("nosuch", "nosuch.route"), "no programmer offers `nosuch`", "`route` is not in the task");
+        assert_eq!(
+            reason("fast", "route"),
+            "no programmer offers `route`, which its routing key \"route\" asks for",
+            "the task alone would be done"
+        );
     }
 
     #[test]

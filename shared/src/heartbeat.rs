@@ -135,13 +135,24 @@ pub struct Heartbeat {
     /// Who has just started asks the others to say at once what time it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
+    /// Its last one: the process ends in order, and its programmers are not there any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
 }
 
 impl Heartbeat {
     /// One that says no more than what time it is here.
     pub fn greeting(process: EmitterId, name: &str, asks: bool) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { process, name: name.to_owned(), version, at_ms: wall_clock().0, programmers: Vec::new(), asks }
+        Self {
+            process,
+            name: name.to_owned(),
+            version,
+            at_ms: wall_clock().0,
+            programmers: Vec::new(),
+            asks,
+            ends: false,
+        }
     }
 }
 

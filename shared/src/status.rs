@@ -87,14 +87,30 @@ pub struct Seen {
 }
 
 /// Why nothing is known of a programmer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unseen {
     /// It was not heard of for a health check interval, though it could have been.
-    Silent,
+    #[error("not heard of since {since}; is a worker running with it?")]
+    Silent { since: Timestamp },
+    /// Its process has said goodbye.
+    #[error("its worker ended at {at}; is another one running with it?")]
+    Left { at: Timestamp },
     /// It was listened for only so long.
+    #[error("not heard of yet: this dispatcher has listened for {} s", .0.as_secs())]
     NotYet(Duration),
     /// Nobody can be heard: what the broker, which brings heartbeats, does instead.
+    #[error("unknown: the broker {0}")]
     Deaf(&'static str),
+}
+
+impl Unseen {
+    /// Whether it is known that it is not there.
+    pub fn is_down(self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Left { .. } => true,
+            Self::NotYet(_) | Self::Deaf(_) => false,
+        }
+    }
 }
 
 pub fn programmer_status(
@@ -103,7 +119,7 @@ pub fn programmer_status(
     seen: Result<Seen, Unseen>,
 ) -> ProgrammerStatus {
     let gate = gate_status(standing, programmer, seen.as_ref().map(|seen| &seen.gate).map_err(|unseen| *unseen));
-    let unknown = matches!(seen, Err(Unseen::NotYet(_) | Unseen::Deaf(_)));
+    let unknown = seen.as_ref().is_err_and(|unseen| !unseen.is_down());
     let seen = seen.ok();
     let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
     let circuit = circuit(standing, programmer);
@@ -141,7 +157,7 @@ struct GateStatus {
 fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Result<&Gate, Unseen>) -> GateStatus {
     let without_task = |state, reason| GateStatus { state, reason, shut: None, task: None, since: None };
     match gate {
-        Err(unseen) => without_task(ProgrammerState::Down, unseen_reason(standing, unseen)),
+        Err(unseen) => without_task(ProgrammerState::Down, unseen.to_string()),
         Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
         Ok(Gate::Busy { task, since }) => GateStatus {
             state: ProgrammerState::Busy,
@@ -157,19 +173,6 @@ fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Result<&G
             let words = format!("{}: {detail}", reason.as_str());
             GateStatus { shut: Some(*reason), ..without_task(ProgrammerState::Shut, words) }
         }
-    }
-}
-
-fn unseen_reason(standing: &Standing<'_>, unseen: Unseen) -> String {
-    match unseen {
-        Unseen::Silent => {
-            let unheard = standing.pool.load_balancing.health_check_interval.as_secs();
-            format!("not heard of for {unheard} s; is a worker running with it?")
-        }
-        Unseen::NotYet(listened) => {
-            format!("not heard of yet: this dispatcher has listened for {} s", listened.as_secs())
-        }
-        Unseen::Deaf(broker) => format!("unknown: the broker {broker}"),
     }
 }
 

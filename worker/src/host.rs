@@ -17,7 +17,7 @@ use pool_shared::telemetry;
 use pool_shared::time::wall_clock;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{self, Health, Hosted};
@@ -31,6 +31,8 @@ use crate::programmer::{Ending, Programmer, progress};
 
 /// How often free ids are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// A process that ends waits so long for its last heartbeat to be taken.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which programmers a worker hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,13 +185,14 @@ impl Host {
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
         tokio::spawn(telemetry::pool::watch(self.process.clone(), Arc::clone(&self.pool)));
-        self.send_heartbeats(seen, nudge);
+        let heartbeats = self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);
-        while let Some(ended) = running.join_next().await {
-            ended.context("a programmer broke")?;
-        }
-        Ok(())
+        let worked = all_end(running).await;
+        self.process.shutdown.cancel();
+        // Who cannot be told finds out by himself.
+        let _ = tokio::time::timeout(GOODBYE_WITHIN, heartbeats).await;
+        worked
     }
 
     async fn serve_health(
@@ -258,7 +261,7 @@ impl Host {
         }
     }
 
-    fn send_heartbeats(&self, seen: Vec<Seen>, nudge: Arc<Notify>) {
+    fn send_heartbeats(&self, seen: Vec<Seen>, nudge: Arc<Notify>) -> JoinHandle<()> {
         let (process, name) = (self.process.id, self.process.name.clone());
         let beat = move || Heartbeat {
             process,
@@ -275,6 +278,7 @@ impl Host {
                 })
                 .collect(),
             asks: false,
+            ends: false,
         };
         let every = self.pool.load_balancing.health_check_interval / 3;
         tokio::spawn(heartbeats::send(
@@ -283,8 +287,15 @@ impl Host {
             nudge,
             beat,
             self.process.shutdown.clone(),
-        ));
+        ))
     }
+}
+
+async fn all_end(mut running: JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(ended) = running.join_next().await {
+        ended.context("a programmer broke")?;
+    }
+    Ok(())
 }
 
 async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) {

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::decide::can_append;
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
@@ -23,6 +24,9 @@ use crate::bodies::task_of;
 use crate::dead::retry::Retried;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
+
+/// `--force`, as the API has it.
+const FORCED: &str = "over HTTP, send {\"force\": true}";
 
 /// The body of both; may be empty.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +79,7 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
     uncut(async move {
         let (id, state) = state(&app, &id)?;
         let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
+        can_append(&app)?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
         let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
@@ -103,11 +108,11 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
-            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` puts it into its queue again"
+            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` (POST /tasks/{id}/requeue) puts it into its queue again"
         ))),
-        Some(Status::Succeeded) if !force => {
-            Err(refused(format!("task {id} has succeeded; `dispatcher retry --force {id}` has it done once more")))
-        }
+        Some(Status::Succeeded) if !force => Err(refused(format!(
+            "task {id} has succeeded; `dispatcher retry --force {id}` has it done once more ({FORCED})"
+        ))),
         Some(status) => Ok(status),
     }
 }
@@ -132,6 +137,7 @@ pub async fn requeue(
     uncut(async move {
         let (id, state) = state(&app, &id)?;
         let before = may_requeue(&id, &state, force)?;
+        can_append(&app)?;
         let task = message(&app, &id).await?;
         let done = reissue(&app.process, &task, state.generation + 1).await;
         match done
@@ -152,15 +158,18 @@ pub async fn requeue(
 /// What becomes of what there was.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
     if let Some(outcome) = &state.outcome {
-        let flag = if outcome.status == Status::Succeeded { "--force " } else { "" };
+        let (flag, body) = match outcome.status {
+            Status::Succeeded => ("--force ", " with {\"force\": true}"),
+            Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
+        };
         return Err(refused(format!(
-            "task {id} is {} already; `dispatcher retry {flag}{id}` submits it again as a new task",
+            "task {id} is {} already; `dispatcher retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
             outcome.status.as_str()
         )));
     }
     match &state.owner {
         Some(owner) if !force => Err(refused(format!(
-            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew",
+            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew ({FORCED})",
             owner.programmer.display_name(),
             owner.since
         ))),

@@ -1,7 +1,5 @@
 //! `/budget`: the money of the day, and another limit for it.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use super::decide::decide;
 use super::extract::{Body, read};
 use super::problem::Problem;
 use crate::pool_view::llms::{self, BudgetStatus};
@@ -44,13 +43,7 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
-    let appended = app.process.log.append(Decision::BudgetSet { limit_usd: new.limit_usd });
-    let in_time = tokio::time::timeout(Duration::from_secs(10), appended).await;
-    let unknown =
-        |detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{detail}; look with GET /budget"));
-    in_time
-        .map_err(|_| unknown("the log has not confirmed the limit".to_owned()))?
-        .map_err(|e| unknown(e.to_string()))?;
+    decide(&app, Decision::BudgetSet { limit_usd: new.limit_usd }).await?;
     tracing::warn!(limit_usd = %new.limit_usd, "the budget of today was set");
     Ok(show(State(app)).await)
 }

@@ -1,8 +1,6 @@
 //! What an operator decides: cancel a task; pause, drain and resume programmers and routes. One event each: every process
 //! reads it and acts.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -16,14 +14,13 @@ use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::App;
+use super::decide::decide;
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::{TaskView, known};
-use super::{App, health};
 
 const EXAMPLE: &str = r#"for example {"target": {"what": "programmer", "id": "001"}}; others are {"what": "route", "name": "fast"} and {"what": "all"}"#;
-/// How long a request waits for the log.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
 /// `POST /programmer_pool/pause`: `{"target": {"what": "programmer", "id": "003"}, "pause": "drain"}`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -84,7 +81,7 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
             "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    append(&app, Decision::Paused { target: target.clone(), pause, since_ms: None }).await?;
+    decide(&app, Decision::Paused { target: target.clone(), pause, since_ms: None }).await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
 }
@@ -92,10 +89,10 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
 pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
     if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
-        let detail = format!("{target} is not paused; `dispatcher pauses` shows what is");
+        let detail = format!("{target} is not paused; `dispatcher pauses` (GET /programmer_pool/pauses) shows what is");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    append(&app, Decision::Resumed { target: target.clone() }).await?;
+    decide(&app, Decision::Resumed { target: target.clone() }).await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
 }
@@ -103,7 +100,7 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
 /// `DELETE /tasks/{id}`: cancels it. A waiting task never starts, a running one is stopped.
 pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
-    match append(&app, Decision::Cancelled { task: view.id.clone() }).await? {
+    match decide(&app, Decision::Cancelled { task: view.id.clone() }).await? {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
         Verdict::Refused(_) => {
@@ -126,7 +123,7 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
 
 fn exists(app: &App, target: &Target) -> Result<(), Problem> {
     let missing = |what: &str, names: Vec<&str>| {
-        let detail = format!("{}: no {target}; the {what} are {}", app.pool.file.display(), names.join(", "));
+        let detail = format!("the pool has no {target}; the {what} are {}", names.join(", "));
         Err(Problem::new(StatusCode::NOT_FOUND, detail))
     };
     match target {
@@ -138,14 +135,4 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
         }
         Target::All | Target::Programmer { .. } | Target::Route { .. } => Ok(()),
     }
-}
-
-async fn append(app: &App, decision: Decision) -> Result<Verdict, Problem> {
-    let in_time = tokio::time::timeout(CONFIRMED_WITHIN, app.process.log.append(decision)).await;
-    in_time.ok().and_then(Result::ok).ok_or_else(|| {
-        let why = health::trouble(app).unwrap_or_else(|| "the event log does not answer".to_owned());
-        let detail =
-            format!("not confirmed: {why}. It may still take effect; when all is well again look, and repeat it");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-    })
 }

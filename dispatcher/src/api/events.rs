@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use futures_util::{Stream, StreamExt, stream};
-use pool_shared::time::wall_clock;
-use serde_json::json;
+use pool_shared::id::{AttemptId, ProgrammerId};
+use pool_shared::time::{Timestamp, wall_clock};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::interval;
@@ -24,8 +26,8 @@ use super::tasks::{TaskView, known};
 use super::token::MayAct;
 use crate::dashboard::hub::{Hub, Joined, Message};
 use crate::dashboard::older::{self, Span};
-use crate::dashboard::output::Output;
-use crate::dashboard::timeline;
+use crate::dashboard::output::{Output, Section};
+use crate::dashboard::timeline::{self, Line};
 
 /// A comment after so long says that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -36,6 +38,48 @@ pub const STREAMS: usize = 500;
 
 type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
 type Events = Sse<KeepAliveStream<Boxed>>;
+
+/// The event `hello`: the first of `GET /events`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Hello {
+    /// By the dispatcher's clock.
+    pub time: Timestamp,
+    /// Whether who asks may act: he has sent the token, or none is needed.
+    pub may_act: bool,
+    /// Of the dispatcher.
+    pub version: String,
+    /// The stream goes on behind `Last-Event-ID`; otherwise the whole `state` comes next.
+    pub resumed: bool,
+}
+
+/// The event `timeline`: all that the log says about the task, in words.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Timeline {
+    pub lines: Vec<Line>,
+    /// Why there are no lines.
+    pub problem: Option<String>,
+}
+
+/// The event `output`: what the agent and the acceptance checks have printed since the last one.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct Printed {
+    /// It begins anew, with these sections; what came before is of another attempt, or too long ago.
+    pub reset: bool,
+    /// With `reset`: whose output it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub programmer: Option<ProgrammerId>,
+    /// With `reset`: so many bytes before the first section are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
+    /// One after another. Without `reset`, the first goes on with the last one before when it is of the same check.
+    pub sections: Vec<Section>,
+}
+
+fn named(name: &str, data: &impl Serialize) -> Event {
+    Event::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
+}
 
 fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Event> + Send + 'static) -> Events {
     let ended = app.ending.clone();
@@ -51,7 +95,7 @@ fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Ev
 fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
     Arc::<Semaphore>::clone(&app.streams).try_acquire_owned().map_err(|_| {
         let detail = format!("{STREAMS} event streams are open, and more are not served; close some pages");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Problem::unavailable(detail)
     })
 }
 
@@ -65,10 +109,13 @@ pub async fn pool(
     let place = place(&app)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let Joined { state, missed, then } = app.hub.join(&app, last);
-    let hello = json!({
-        "time": wall_clock(), "may_act": may_act.0, "version": env!("CARGO_PKG_VERSION"), "resumed": state.is_none()
-    });
-    let hello = Event::default().event("hello").data(hello.to_string());
+    let hello = Hello {
+        time: wall_clock(),
+        may_act: may_act.0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        resumed: state.is_none(),
+    };
+    let hello = named("hello", &hello);
     let hub = app.hub.clone();
     let first: Vec<Event> =
         std::iter::once(hello).chain(state.iter().chain(&missed).map(|message| event(&hub, message))).collect();
@@ -144,8 +191,7 @@ impl Told {
                 Err(error) => problem = Some(error.to_string()),
             }
         }
-        let data = json!({"lines": timeline::lines(&entries), "problem": problem});
-        Event::default().event("timeline").data(data.to_string())
+        named("timeline", &Timeline { lines: timeline::lines(&entries), problem })
     }
 
     fn output(&mut self, version: u64) -> Event {
@@ -153,14 +199,17 @@ impl Told {
         let before = self.output.take().and_then(|(_, output)| output);
         let added = before.as_ref().zip(now.as_ref()).and_then(|(before, now)| now.since(before));
         let data = match (added, &now) {
-            (Some(sections), _) => json!({"reset": false, "sections": sections}),
-            (None, Some(now)) => json!({
-                "reset": true, "attempt": now.attempt, "programmer": now.programmer, "left_out": now.left_out,
-                "sections": now.sections
-            }),
-            (None, None) => json!({"reset": true, "sections": []}),
+            (Some(sections), _) => Printed { sections, ..Printed::default() },
+            (None, Some(now)) => Printed {
+                reset: true,
+                attempt: Some(now.attempt),
+                programmer: Some(now.programmer.clone()),
+                left_out: Some(now.left_out),
+                sections: now.sections.clone(),
+            },
+            (None, None) => Printed { reset: true, ..Printed::default() },
         };
         self.output = Some((version, now));
-        Event::default().event("output").data(data.to_string())
+        named("output", &data)
     }
 }

@@ -1,7 +1,8 @@
 //! Which tasks `GET /tasks` gives. Pure: from the fold, the words that the history has, and who was heard of.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::str::FromStr;
 
 use pool_shared::config::Pool;
 use pool_shared::fold::{Fold, TaskState};
@@ -85,22 +86,49 @@ pub struct Filter {
     offset: Option<usize>,
 }
 
-/// What a label is looked for by.
+/// What a label is looked for by: its key, `=` or `:`, and its value or nothing. Where the key ends only a label tells: keys
+/// may have these signs in them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
-struct Label {
-    key: String,
-    value: String,
+pub(crate) struct Label(String);
+
+impl FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains(['=', ':']) {
+            return Err(format!("the label {text:?} is not key=value; `{text}=` is every task that has the key"));
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 impl TryFrom<String> for Label {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (key, value) = text
-            .split_once(['=', ':'])
-            .ok_or_else(|| format!("the label {text:?} is not key=value; `{text}=` is every task that has the key"))?;
-        Ok(Self { key: key.to_owned(), value: value.to_owned() })
+        text.parse()
+    }
+}
+
+impl AsRef<str> for Label {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Label {
+    pub(crate) fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().any(|(key, value)| {
+            let rest = self.0.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix(['=', ':']));
+            rest.is_some_and(|rest| rest.is_empty() || rest == value)
+        })
     }
 }
 
@@ -113,7 +141,10 @@ impl Filter {
     pub(super) fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
             self.status.is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
-                && self.programmer.as_ref().is_none_or(|wanted| Some(wanted) == programmer(state))
+                && self
+                    .programmer
+                    .as_ref()
+                    .is_none_or(|wanted| Some(wanted) == programmer(state, runs(fold, state, heard)))
                 && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
         };
         let matching = fold.tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
@@ -148,10 +179,7 @@ impl Filter {
 
     /// What only the words tell that the history has of it.
     pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
-        let label = |Label { key, value }: &Label| {
-            let have = entry.and_then(|entry| entry.labels.get(key));
-            have.is_some_and(|have| value.is_empty() || have == value)
-        };
+        let label = |label: &Label| entry.is_some_and(|entry| label.is_among(&entry.labels));
         self.label.as_ref().is_none_or(label) && self.text.as_ref().is_none_or(|text| contains(id, entry, text))
     }
 }
@@ -192,8 +220,8 @@ pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
 }
 
 /// Who works on it, or did.
-pub(super) fn programmer(state: &TaskState) -> Option<&ProgrammerId> {
-    let owner = state.owner.as_ref().map(|owner| &owner.programmer);
+pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
+    let owner = state.owner.as_ref().filter(|_| runs).map(|owner| &owner.programmer);
     owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
 }
 

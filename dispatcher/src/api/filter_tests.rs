@@ -1,10 +1,13 @@
 use std::path::Path;
+use std::time::Duration;
 
 use pool_shared::config::{Env, load};
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::Fold;
 use pool_shared::id::{AttemptId, Token};
 use pool_shared::money::MicroUsd;
+use pool_shared::status::Unseen;
+use pool_shared::time::Timestamp;
 
 use super::*;
 
@@ -40,7 +43,7 @@ fn fold() -> Fold {
 
 fn listed(filter: &Filter) -> (usize, Vec<TaskId>) {
     let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
-    let (total, found) = filter.of_log(&pool, &fold(), &Snapshot::default());
+    let (total, found) = filter.of_log(&pool, &fold(), &Snapshot::empty(Unseen::NotYet(Duration::ZERO)));
     (total, newest(found, filter))
 }
 
@@ -55,6 +58,23 @@ fn a_label_without_a_value_is_refused_by_name() {
 }
 
 #[test]
+fn a_label_is_found_by_its_text_whatever_signs_its_key_has() {
+    let labels = BTreeMap::from([("a:b".to_owned(), "c".to_owned()), ("x=y".to_owned(), "1:2".to_owned())]);
+    for (text, fits) in [
+        ("a:b=c", true),
+        ("a:b:c", true),
+        ("a:b=", true),
+        ("a:b=d", false),
+        ("a=b", false),
+        ("x=y=1:2", true),
+        ("x=y:", true),
+        ("x=y", false),
+    ] {
+        assert_eq!(label_of(text).is_among(&labels), fits, "{text}");
+    }
+}
+
+#[test]
 fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     let (mut fold, programmer) = (fold(), ProgrammerId::new("006").expect("an id"));
     let (attempt, token) = (AttemptId::from_u128(1), Token { generation: 0, count: 0 });
@@ -62,8 +82,9 @@ fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     let started = Decision::Started { task: id(1), attempt, programmer, token, route, body_hash };
     fold.apply(&Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 9_000, events: vec![started] }, |_, _, _| ());
     let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
+    let unheard = [Unseen::NotYet(Duration::ZERO), Unseen::Silent { since: Timestamp(1) }];
     let count = |status, complete| {
-        let heard = Snapshot { complete, ..Snapshot::default() };
+        let heard = Snapshot::empty(unheard[usize::from(complete)]);
         Filter { status: Some(status), ..Filter::default() }.of_log(&pool, &fold, &heard).0
     };
     assert_eq!((count(Stage::Running, false), count(Stage::Queued, false)), (1, 199), "it may be there");

@@ -48,10 +48,14 @@ pub async fn json_only(request: Request, next: Next) -> Response {
 fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let content_type = content_type.unwrap_or_default();
-    if content_type.split(';').next().is_some_and(|kind| kind.trim() == "application/json") {
+    let mut parts = content_type.split(';').map(str::trim);
+    let is_json = parts.next() == Some("application/json");
+    let charset = parts.filter_map(|part| part.split_once('=')).find(|(name, _)| name.eq_ignore_ascii_case("charset"));
+    let is_utf8 = charset.is_none_or(|(_, value)| value.trim_matches('"').eq_ignore_ascii_case("utf-8"));
+    if is_json && is_utf8 {
         return Ok(());
     }
-    let detail = format!("the content type is {content_type:?}; send application/json");
+    let detail = format!("the content type is {content_type:?}; send application/json, in UTF-8");
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
 }
 
@@ -92,6 +96,9 @@ mod tests {
         let form = (header::CONTENT_TYPE, "text/plain");
         assert_eq!(answer(&[host.clone(), form]), 415, "what a form can send");
         assert_eq!(answer(std::slice::from_ref(&host)), 415, "nothing at all");
+        let with = |text| (header::CONTENT_TYPE, text);
+        assert_eq!(answer(&[host.clone(), with("application/json; charset=\"UTF-8\"")]), 200, "JSON is UTF-8");
+        assert_eq!(answer(&[host.clone(), with("application/json; charset=latin1")]), 415, "and nothing else");
         let own = (header::ORIGIN, "http://127.0.0.1:6141");
         assert_eq!(answer(&[host, json, own]), 200, "our own page");
     }

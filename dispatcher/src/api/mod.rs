@@ -6,6 +6,7 @@ pub mod again;
 pub mod budget;
 pub mod control;
 pub mod dead;
+mod decide;
 pub mod events;
 pub mod extract;
 pub mod filter;

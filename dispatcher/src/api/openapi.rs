@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::routing::{MethodFilter, on};
 use axum::{Router, middleware};
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::guard;
@@ -31,6 +31,13 @@ pub(super) struct Operation<'a> {
     description: Map<String, Value>,
     parameters: Vec<Value>,
     responses: Map<String, Value>,
+}
+
+/// Of the data of an event.
+pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+pub(super) fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
 }
 
 fn settings() -> SchemaSettings {
@@ -182,6 +189,28 @@ impl<'a> Operation<'a> {
     /// Another form of the answer with this status, or one that is no JSON.
     pub(super) fn answers_text(self, status: u16, kind: &str, what: &str) -> Self {
         self.answers_with(status, what, json!({kind: {"schema": {"type": "string"}}}))
+    }
+
+    /// A stream of server-sent events: the name of each, the type of its data, and when it comes. OpenAPI 3.1 has no words
+    /// for that, so they are in the description, and for programs in `x-events`.
+    pub(super) fn streams(self, what: &str, events: &[(&str, SchemaOf, &str)]) -> Self {
+        let (mut words, mut each) = (what.to_owned(), Map::new());
+        for (name, schema, when) in events {
+            let schema = schema(self.generator);
+            let reference = schema.as_value()["$ref"].as_str().unwrap_or_default();
+            let of = reference.rsplit('/').next().unwrap_or_default();
+            words.push_str(&format!(" Event `{name}`, its data JSON of the schema `{of}`: {when}."));
+            each.insert((*name).to_owned(), json!({"description": when, "data": schema}));
+        }
+        let content = json!({"text/event-stream": {"schema": {"type": "string"}, "x-events": each}});
+        self.answers_with(200, &words, content)
+    }
+
+    /// A header that may be sent.
+    pub(super) fn header(mut self, name: &str, what: &str) -> Self {
+        let header = json!({"name": name, "in": "header", "description": what, "schema": {"type": "string"}});
+        self.parameters.push(header);
+        self
     }
 
     /// What the id in the answer (`at`, a JSON pointer) is good for.

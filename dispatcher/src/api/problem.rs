@@ -49,13 +49,13 @@ impl Problem {
             errors: Vec::new(),
             ids: Vec::new(),
             no_room: None,
-            retry_after_s: None,
+            retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_FOR_S),
         }
     }
 
     /// The broker or the log did not answer: nothing is wrong with the request.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(UNAVAILABLE_FOR_S)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     #[must_use]
@@ -74,8 +74,7 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_FOR_S);
-        if let Some(seconds) = self.retry_after_s.or(unavailable) {
+        if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response

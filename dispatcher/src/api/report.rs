@@ -52,7 +52,7 @@ pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let since: Since = asked.since.map_or(Ok(Since::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
     let by: By = asked.by.map_or(Ok(By::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
-    app.history.whole().map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    app.history.whole().map_err(|error| Problem::unavailable(error.to_string()))?;
     let made = tokio::task::spawn_blocking(move || render(&make(&app, since, &by), asked.format)).await;
     let failed = |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
     made.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("failed to draw: {error:#}")))

@@ -9,12 +9,14 @@ use super::again::{Force, Requeued};
 use super::budget::NewLimit;
 use super::control::{EndOfPause, NewPause, PauseList};
 use super::dead::{DeadList, DeadMessage, Dropped, Nothing};
+use super::events::{Hello, Printed, Timeline};
 use super::filter::Filter;
 use super::health::Health;
-use super::openapi::Api;
+use super::openapi::{Api, SchemaOf, schema_of};
 use super::report::Asked;
 use super::tasks::{TaskList, TaskView};
 use super::{App, again, budget, control, dead, events, health, report, submit, tasks, why};
+use crate::dashboard::hub::{Changed, Live};
 use crate::dashboard::page;
 use crate::dead::retry::Retried;
 use crate::pool_view::PoolStatus;
@@ -91,7 +93,11 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .get("/tasks/{id}/events", events::task, |route| {
         let route = route.is("followTask", "Its timeline, and what its agent prints, as they come").id::<TaskId>();
-        route.answers_text(200, "text/event-stream", "`timeline` and `output`").problems(&[503])
+        let events = [
+            ("timeline", schema_of::<Timeline> as SchemaOf, "all lines, at first and whenever there is a new one"),
+            ("output", schema_of::<Printed>, "what the agent and the checks have printed since the last one"),
+        ];
+        route.streams("Server-sent events. A new connection gets everything.", &events).problems(&[503])
     })
     .post("/tasks/{id}/retry", again::retry, |route| {
         let route = route.is("retryTask", "Submit a finished task again, as a new one").id::<TaskId>().body::<Force>();
@@ -164,7 +170,14 @@ fn process(api: Api<App>) -> Api<App> {
     })
     .get("/events", events::pool, |route| {
         let route = route.is("followPool", "What changes in the pool, as it changes");
-        route.answers_text(200, "text/event-stream", "`hello`, `state` and `tasks`").problems(&[503])
+        let route =
+            route.header("Last-Event-ID", "The id of the last event that was received: the stream goes on behind it");
+        let events = [
+            ("hello", schema_of::<Hello> as SchemaOf, "once, as the first"),
+            ("state", schema_of::<Live>, "the pool, next unless the stream goes on, and whenever it is another"),
+            ("tasks", schema_of::<Changed>, "tasks that have changed"),
+        ];
+        route.streams("Server-sent events, a few times a second at most.", &events).problems(&[503])
     })
     .get("/health", health::health, |route| {
         route.is("health", "Whether this dispatcher lives").open().answers::<Health>(200, "it does, and how it is")

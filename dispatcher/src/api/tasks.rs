@@ -33,6 +33,7 @@ const RESULT_WITHIN: Duration = Duration::from_secs(2);
 pub struct TaskView {
     pub id: TaskId,
     /// `queued`, `running`, or the status of its result.
+    #[schemars(with = "Stage")]
     pub status: String,
     pub route: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -44,9 +45,11 @@ pub struct TaskView {
     pub retry_of: Option<TaskId>,
     pub submitted_at: Option<Timestamp>,
     pub attempts: u32,
+    /// Who works on it, or brought the result.
     pub programmer: Option<ProgrammerId>,
+    /// That runs, or whose result is the outcome.
     pub attempt: Option<AttemptId>,
-    /// When the running attempt began.
+    /// When the attempt began that runs, or that had the task when it ended.
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub cost_usd: Option<MicroUsd>,
@@ -67,7 +70,8 @@ pub struct TaskView {
 impl TaskView {
     fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
-        let owner = state.owner.as_ref();
+        // An attempt whose programmer is lost is no news of a task that waits again.
+        let owner = state.owner.as_ref().filter(|_| runs);
         Self {
             id: id.clone(),
             status: Stage::of(state, runs).as_str().to_owned(),
@@ -77,9 +81,9 @@ impl TaskView {
             retry_of: entry.retry_of,
             submitted_at: state.submitted_at,
             attempts: state.attempts,
-            programmer: programmer(state).cloned(),
+            programmer: programmer(state, runs).cloned(),
             attempt: owner.map(|o| o.attempt).or_else(|| outcome?.attempt),
-            started_at: owner.map(|o| o.since),
+            started_at: owner.map(|o| o.since).or_else(|| outcome?.started_at),
             finished_at: outcome.map(|o| o.at),
             cost_usd: outcome.map(|o| o.cost),
             llm: outcome.and_then(|o| o.llm.clone()),
@@ -154,7 +158,7 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(Some(ResultMessage::cancelled(view.id.clone())));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
-    let entry = entry.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
     Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
 }

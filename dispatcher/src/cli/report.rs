@@ -89,7 +89,10 @@ fn footer(report: &Report) -> String {
         some => format!("; of {some} only the outcome is known any more"),
     };
     let tasks = counted(usize::try_from(report.total.tasks).unwrap_or(usize::MAX), "task", "tasks");
-    format!("{tasks} ended {}{unknown}\n", report.when())
+    let left_out = report.not_in_rates().map_or(String::new(), |some| {
+        format!("\nsuccess is that of tasks that succeeded or failed; not among them: {some}")
+    });
+    format!("{tasks} ended {}{unknown}{left_out}\n", report.when())
 }
 
 fn row(group: &Group) -> [String; 9] {
@@ -142,5 +145,8 @@ mod tests {
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"), "with times:\n{text}");
         assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");
+        let total = Group { cancelled: 2, expired: 1, ..report.total.clone() };
+        let text = super::text(&Report { total, ..report });
+        assert!(text.ends_with("not among them: 2 cancelled, 1 expired\n"), "whom the rate leaves out:\n{text}");
     }
 }

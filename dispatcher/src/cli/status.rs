@@ -106,11 +106,10 @@ fn text(status: &PoolStatus) -> String {
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
     for route in &status.routes {
         let served: Vec<&str> = route.programmers.iter().map(pool_shared::id::ProgrammerId::as_str).collect();
-        let waiting = route.waiting.map_or("?".to_owned(), |n| n.to_string());
         let is_paused =
             status.pauses.iter().any(|p| matches!(&p.target, Target::Route { name } if *name == route.name));
         let queue = if is_paused { format!("{} (paused)", route.queue) } else { route.queue.clone() };
-        routes.add_row([queue, waiting, route.running.to_string(), served.join(" ")]);
+        routes.add_row([queue, route.waiting_in_words(), route.running.to_string(), served.join(" ")]);
     }
     let depth = match status.uncounted_queues {
         0 => counted(usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX), "message", "messages"),
@@ -221,6 +220,21 @@ mod tests {
         }
         let programmer = serde_json::from_value(programmer).expect("a programmer");
         doing(&programmer, "2026-01-31T12:02:05Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn of_a_route_tasks_wait_and_messages_are_told_where_they_are_others() {
+        let waits = |tasks: usize, messages: Option<u32>| {
+            let route = json!({
+                "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
+                "oldest_waiting": null, "programmers": []
+            });
+            serde_json::from_value::<crate::pool_view::RouteStatus>(route).expect("a route").waiting_in_words()
+        };
+        assert_eq!(waits(2, Some(2)), "2", "a message for each");
+        assert_eq!(waits(1, Some(3)), "1 (3 messages)", "two of them are of tasks that were cancelled");
+        assert_eq!(waits(0, Some(1)), "0 (1 message)", "one that the log does not know");
+        assert_eq!(waits(2, None), "2", "the broker did not say");
     }
 
     #[test]

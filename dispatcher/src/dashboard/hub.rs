@@ -35,7 +35,7 @@ pub struct Message {
 }
 
 /// The state of the pool as pages and `dispatcher watch` show it: the event `state`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Live {
     pub status: PoolStatus,
     /// Tasks by status.
@@ -47,7 +47,7 @@ pub struct Live {
 }
 
 /// Tasks that have changed: the event `tasks`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Changed {
     /// They are too many to be told one by one: whoever shows them asks for them.
     pub many: bool,

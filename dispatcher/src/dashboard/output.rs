@@ -28,7 +28,7 @@ pub struct Output {
 }
 
 /// What the agent, or one acceptance check, has printed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Section {
     /// None: the agent.
     pub check: Option<String>,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::journal::Entry;
 
 /// How an event is to be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tone {
     Neutral,
@@ -20,7 +20,7 @@ pub enum Tone {
 }
 
 /// One line of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Line {
     pub at: Timestamp,
     pub text: String,

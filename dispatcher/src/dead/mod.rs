@@ -60,7 +60,7 @@ impl DeadLetters {
         self.process.consume.is_there()?;
         let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
-        let link = Link::new(self.process.consume.endpoint().clone(), "dead letters");
+        let link = Link::brief(self.process.consume.endpoint().clone(), "dead letters");
         match begin(&link, most).await {
             Ok((channel, consumer, all)) => {
                 let left = all.min(usize::from(most));

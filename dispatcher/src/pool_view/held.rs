@@ -49,10 +49,12 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use pool_shared::event::{Batch, Decision, EmitterId};
     use pool_shared::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
     use pool_shared::routing::Routes;
+    use pool_shared::status::Unseen;
 
     use super::*;
 
@@ -76,12 +78,16 @@ mod tests {
         let fast = [Capability::new("fast").expect("a capability")].into();
         let routes = Routes::new(&BTreeMap::from([(programmer, fast)]));
         let route = routes.all().iter().find(|one| one.name == route).expect("a route");
-        let seen = |complete| {
-            let heard = Snapshot { complete, ..Snapshot::default() };
+        let seen = |unheard| {
+            let heard = Snapshot::empty(unheard);
             let status = Held::of(&fold, &heard).route(&fold, route, Some(1));
             (status.running, status.waiting_tasks, status.oldest_waiting)
         };
-        assert_eq!(seen(false), (1, 0, None), "it may be there: it was not listened for long enough");
-        assert_eq!(seen(true), (0, 1, Some(Timestamp(5))), "it is down");
+        assert_eq!(
+            seen(Unseen::NotYet(Duration::ZERO)),
+            (1, 0, None),
+            "it may be there: it was not listened for long enough"
+        );
+        assert_eq!(seen(Unseen::Silent { since: Timestamp(1) }), (0, 1, Some(Timestamp(5))), "it is down");
     }
 }

@@ -1,144 +1,28 @@
 //! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
 
+mod beats;
 mod held;
 pub mod llms;
-
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
-use pool_shared::broker::status::BrokerStatus;
 use pool_shared::broker::within;
 use pool_shared::config::Programmer;
-use pool_shared::event::EmitterId;
-use pool_shared::fold::{Fold, Owner};
-use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat};
 use pool_shared::id::ProgrammerId;
 use pool_shared::standing::Standing;
-use pool_shared::status::{ProgrammerState, ProgrammerStatus, Seen, Unseen, programmer_status};
+use pool_shared::status::{ProgrammerState, ProgrammerStatus, programmer_status};
 use pool_shared::time::{Timestamp, wall_clock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use crate::api::control::{PauseView, paused};
 use crate::api::{App, health};
+pub use beats::{Beats, Snapshot};
 use held::Held;
 use llms::{BreakerStatus, BudgetStatus};
-
-/// Who merely waits for an id does not hide a holder that was heard within so long.
-const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
-
-/// What was heard last of a programmer.
-struct Heard {
-    beat: ProgrammerBeat,
-    at: Instant,
-    by: EmitterId,
-    /// The name of that process.
-    name: String,
-}
-
-/// The latest heartbeats. Cheap to clone.
-#[derive(Clone)]
-pub struct Beats {
-    heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
-    /// Since when it listens.
-    since: Instant,
-}
-
-impl Default for Beats {
-    fn default() -> Self {
-        Self { heard: Arc::default(), since: Instant::now() }
-    }
-}
-
-/// What was heard lately.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    pub seen: HashMap<ProgrammerId, Seen>,
-    /// It was listened for long enough to hear of everybody who is there.
-    pub complete: bool,
-}
-
-impl Snapshot {
-    /// Whether it was not heard of, though there was time for it.
-    pub fn is_down(&self, id: &ProgrammerId) -> bool {
-        self.complete && !self.seen.contains_key(id)
-    }
-
-    /// Whether nobody works for this owner any more, as far as is known: its programmer is down, or another process has it.
-    /// For people; who owns a task is decided by the log alone.
-    pub fn has_lost(&self, fold: &Fold, owner: &Owner) -> bool {
-        fold.is_gone(owner) || self.is_down(&owner.programmer)
-    }
-}
-
-impl Beats {
-    pub fn hear(&self, heartbeat: Heartbeat) {
-        let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
-        for beat in heartbeat.programmers {
-            let held_by_another = beats.get(&beat.id).is_some_and(|heard| {
-                heard.by != heartbeat.process && !is_held(&heard.beat.gate) && heard.at.elapsed() < HOLDER_IS_FRESH
-            });
-            if is_held(&beat.gate) && held_by_another {
-                continue;
-            }
-            let heard = Heard { at: Instant::now(), by: heartbeat.process, name: heartbeat.name.clone(), beat };
-            beats.insert(heard.beat.id.clone(), heard);
-        }
-    }
-
-    /// Everybody who was heard of within `fresh`.
-    pub fn snapshot(&self, fresh: Duration, broker: &BrokerStatus) -> Snapshot {
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        let recent = beats.iter().filter(|(_, heard)| heard.at.elapsed() < fresh);
-        Snapshot {
-            seen: recent.map(|(id, heard)| (id.clone(), heard.seen())).collect(),
-            complete: self.listened(broker).is_ok_and(|listened| listened >= fresh),
-        }
-    }
-
-    /// How long ago each of these programmers was heard of; of one that never was, since when it is listened for.
-    pub fn ages<'a>(&self, ids: impl Iterator<Item = &'a ProgrammerId>) -> Vec<(&'a ProgrammerId, Duration)> {
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        ids.map(|id| (id, beats.get(id).map_or(self.since, |heard| heard.at).elapsed())).collect()
-    }
-
-    fn of(&self, id: &ProgrammerId, fresh: Duration, broker: &BrokerStatus) -> Result<Seen, Unseen> {
-        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        let seen = beats.get(id).filter(|heard| heard.at.elapsed() < fresh).map(Heard::seen);
-        let unseen = || match self.listened(broker) {
-            Ok(listened) if listened < fresh => Unseen::NotYet(listened),
-            Ok(_) => Unseen::Silent,
-            Err(deaf) => deaf,
-        };
-        seen.ok_or_else(unseen)
-    }
-
-    /// For how long it has been listening without a break.
-    fn listened(&self, broker: &BrokerStatus) -> Result<Duration, Unseen> {
-        match broker.state {
-            "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
-            "blocked" => Err(Unseen::Deaf("takes no messages")),
-            _ => Err(Unseen::Deaf("is not reachable")),
-        }
-    }
-}
-
-impl Heard {
-    fn seen(&self) -> Seen {
-        Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.name.clone() }
-    }
-}
-
-fn is_held(gate: &Gate) -> bool {
-    matches!(gate, Gate::Shut { reason: pool_shared::heartbeat::ShutReason::Held, .. })
-}
 
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
@@ -157,6 +41,19 @@ pub struct RouteStatus {
     /// Since when the oldest task that waits has waited, of those that the log knows.
     pub oldest_waiting: Option<Timestamp>,
     pub programmers: Vec<ProgrammerId>,
+}
+
+impl RouteStatus {
+    /// For tables: tasks, and messages where those are others.
+    pub(crate) fn waiting_in_words(&self) -> String {
+        let tasks = self.waiting_tasks;
+        match self.waiting.map(|messages| messages as usize) {
+            Some(messages) if messages != tasks => {
+                format!("{tasks} ({})", crate::figures::counted(messages, "message", "messages"))
+            }
+            Some(_) | None => tasks.to_string(),
+        }
+    }
 }
 
 /// `GET /programmer_pool/status`.

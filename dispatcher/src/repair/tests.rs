@@ -90,6 +90,7 @@ impl Scene {
             at_ms: second * SECOND,
             programmers: vec![beat],
             asks: false,
+            ends: false,
         };
         self.sightings.hear(&heartbeat, Timestamp(second * SECOND));
     }

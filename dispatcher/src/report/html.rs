@@ -179,8 +179,9 @@ fn note(report: &Report) -> String {
         0 => String::new(),
         some => format!(" Of {some} tasks only the outcome is known any more: they are not in times and tokens."),
     };
+    let left_out = report.not_in_rates().map_or(String::new(), |some| format!(" ({some})"));
     format!(
-        "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks. \
+        "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks{left_out}. \
          The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"
     )
 }

@@ -12,7 +12,7 @@ mod words;
 use pool_shared::fold::pauses::Paused;
 use pool_shared::fold::{Owner, TaskState};
 use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::pause::Target;
+use pool_shared::pause::{Pause, Target};
 use pool_shared::routing::{Route, Routes};
 use pool_shared::standing::Standing;
 use pool_shared::time::Timestamp;
@@ -177,14 +177,20 @@ impl Look<'_> {
 
     fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
         let max = self.standing.pool.dispatcher.max_attempts;
-        let sentence = words::running(owner, (state.attempts, max), self.standing.now);
-        Answer::new(Reason::Running, sentence, Some(owner.since))
+        let mut sentence = words::running(owner, (state.attempts, max), self.standing.now);
+        let ordered = self.standing.fold.pauses.of_programmer(&owner.programmer).map(|(_, paused)| paused);
+        let drained = ordered.filter(|paused| paused.pause == Pause::Drain);
+        let until = drained.map(|paused| paused.since.plus(self.standing.pool.dispatcher.drain_timeout));
+        if let Some(until) = until {
+            sentence.push_str(&words::drained(until, self.standing.now));
+        }
+        Answer::new(Reason::Running, sentence, Some(owner.since)).until(until)
     }
 
     /// Its message is in the queue again, or is about to be.
     fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
         let mut answer = self.waiting(id, state);
-        answer.sentence.push_str(&words::lost(owner, self.heard.is_down(&owner.programmer)));
+        answer.sentence.push_str(&words::lost(owner, self.heard.of(&owner.programmer).err()));
         answer
     }
 

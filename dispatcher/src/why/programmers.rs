@@ -12,6 +12,7 @@ use pool_shared::id::{ProgrammerId, TaskId};
 use pool_shared::pause::Target;
 use pool_shared::routing::Route;
 use pool_shared::standing::{Closed, Means, Obstacle, Room};
+use pool_shared::status::Unseen;
 use pool_shared::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ pub enum Availability {
     Held,
     Broker,
     Down,
-    /// This dispatcher has not listened for long enough to know.
+    /// This dispatcher has not listened for long enough to know, or cannot hear anybody now.
     Unheard,
 }
 
@@ -108,17 +109,13 @@ impl Look<'_> {
     }
 
     fn unheard(&self, programmer: &Programmer) -> Option<Found> {
-        if self.heard.seen.contains_key(&programmer.id) {
-            return None;
-        }
-        let interval = self.standing.pool.load_balancing.health_check_interval.as_secs();
-        Some(if self.heard.complete {
-            let detail = format!("not heard of for {interval} s; is a worker running with it?");
-            Found::new(Availability::Down, "down", detail)
-        } else {
-            let detail = format!("this dispatcher has listened for less than {interval} s");
-            Found::new(Availability::Unheard, "not heard of yet", detail)
-        })
+        let unseen = self.heard.of(&programmer.id).err()?;
+        let (state, words) = match unseen {
+            Unseen::Silent { .. } | Unseen::Left { .. } => (Availability::Down, "down"),
+            Unseen::NotYet(_) => (Availability::Unheard, "not heard of yet"),
+            Unseen::Deaf(_) => (Availability::Unheard, "unknown"),
+        };
+        Some(Found::new(state, words, with_clocks(&unseen.to_string(), self.standing.now)))
     }
 
     /// What only its process can know.
@@ -209,7 +206,7 @@ impl Look<'_> {
 
     /// As the workers see it.
     fn could_take(&self, id: &ProgrammerId) -> bool {
-        self.heard.seen.get(id).map_or(!self.heard.complete, |seen| seen.gate.could_take())
+        self.heard.of(id).map_or_else(|unseen| !unseen.is_down(), |seen| seen.gate.could_take())
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use pool_shared::config::{Pool, parse};
 use pool_shared::event::{Batch, Decision, EmitterId};
@@ -10,7 +11,7 @@ use pool_shared::id::{AttemptId, LlmName, Token};
 use pool_shared::llm::Fault;
 use pool_shared::pause::{Pause, Target};
 use pool_shared::rules::Rules;
-use pool_shared::status::Seen;
+use pool_shared::status::{Seen, Unseen};
 
 use super::*;
 
@@ -52,9 +53,9 @@ impl World {
         let offers: BTreeMap<_, _> =
             pool.programmers.iter().map(|one| (one.id.clone(), one.capabilities.clone())).collect();
         let at = "2026-01-31T12:00:00Z".parse().expect("a time");
-        let (fold, heard, routes) = (Fold::new(), Snapshot::default(), Routes::new(&offers));
+        let (fold, routes) = (Fold::new(), Routes::new(&offers));
+        let heard = Snapshot::empty(Unseen::Silent { since: at });
         let mut world = Self { pool, routes, fold, heard, fresh: true, seq: 0, at };
-        world.heard.complete = true;
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
             world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned(), again: false });
@@ -199,7 +200,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     }
     world.heard.seen.remove(&id("007"));
     seen.insert(world.state("007").state);
-    world.heard.complete = false;
+    world.heard.unheard = Unseen::NotYet(Duration::from_secs(2));
     seen.insert(world.state("007").state);
     let mut world = World::new();
     world.wait("t", "fast");
@@ -264,6 +265,40 @@ fn the_log_is_believed_before_an_older_heartbeat() {
     assert_eq!(world.state("009").state, Availability::Idle, "the log knows that its task has ended");
     world.start("a", "006", 1);
     assert_eq!(world.state("006").state, Availability::Busy, "the log knows that it has one");
+}
+
+#[test]
+fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
+    let mut world = World::new();
+    world.wait("t", "premium");
+    world.heard.seen.remove(&id("006"));
+    assert_eq!(world.state("006").detail, "not heard of since 12:00 UTC; is a worker running with it?");
+    world.heard.missed.insert(id("006"), Unseen::Left { at: world.at });
+    let said = world.state("006");
+    assert_eq!(said.state, Availability::Down, "it is not idle until it is missed");
+    assert_eq!(said.detail, "its worker ended at 12:00 UTC; is another one running with it?");
+    world.start("a", "006", 1);
+    let sentence = world.why("a").sentence;
+    assert!(sentence.ends_with("; it was with Prog-006, whose worker has ended"), "it waits again: {sentence}");
+    world.heard.missed.insert(id("006"), Unseen::Deaf("is not reachable"));
+    assert_eq!(world.state("006").detail, "unknown: the broker is not reachable");
+}
+
+#[test]
+fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
+    let mut world = World::new();
+    world.start("t", "006", 1);
+    world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
+    assert!(!world.why("t").sentence.contains("drained"), "who is merely paused ends it");
+    world.pause(Target::Programmer { id: id("006") }, Pause::Drain);
+    let until = world.at.plus(world.pool.dispatcher.drain_timeout);
+    let why = world.why("t");
+    let said =
+        format!("; its programmer is drained: it ends or is given back by {}", crate::figures::clock(until, world.at));
+    assert!(why.sentence.ends_with(&said), "{}", why.sentence);
+    assert_eq!(why.until, Some(until), "when");
+    world.at = until;
+    assert!(world.why("t").sentence.ends_with("and gives it back now"), "{}", world.why("t").sentence);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use pool_shared::id::{LlmName, ProgrammerId};
 use pool_shared::pause::Target;
 use pool_shared::routing::{Route, Routes, parse_routing_key};
 use pool_shared::standing::explain_pause;
+use pool_shared::status::Unseen;
 use pool_shared::time::Timestamp;
 
 use super::programmers::Able;
@@ -38,9 +39,21 @@ pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp)
     format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}")
 }
 
+/// Of a running task whose programmer is drained.
+pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
+    match until > now {
+        true => format!("; its programmer is drained: it ends or is given back by {}", clock(until, now)),
+        false => "; its programmer is drained, and gives it back now".to_owned(),
+    }
+}
+
 /// Of a task that waits again.
-pub(super) fn lost(owner: &Owner, silent: bool) -> String {
-    let why = if silent { "which is not heard of any more" } else { "whose process is gone" };
+pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
+    let why = match unseen {
+        Some(Unseen::Silent { .. }) => "which is not heard of any more",
+        Some(Unseen::Left { .. }) => "whose worker has ended",
+        Some(Unseen::NotYet(_) | Unseen::Deaf(_)) | None => "whose process is gone",
+    };
     format!("; it was with {}, {why}", owner.programmer.display_name())
 }
 
@@ -144,7 +157,7 @@ fn capabilities(route: &Route) -> Option<String> {
     Some(required.iter().map(|capability| format!("`{capability}`")).collect::<Vec<_>>().join(", "))
 }
 
-/// `4 programmers offer `premium`: 2 busy, 1 breaker open until 12:05 UTC after …, 1 over budget until 00:00 UTC`.
+/// `4 programmers offer `premium`: 2 busy, 1 behind an open breaker until 12:05 UTC after …, 1 over budget until 00:00 UTC`.
 pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -> String {
     let programmers = counted(able.len(), "programmer", "programmers");
     let verb = if able.len() == 1 { "offers" } else { "offer" };
@@ -192,14 +205,14 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
         .collect();
     let until = shut.iter().map(|(_, shut)| shut.until).min().map_or(String::new(), |until| clock(until, now));
     match out.as_slice() {
-        [] => format!("waiting until {until} for its turn, as its LLM is back"),
-        [one] => format!("breaker open until {until} after {one}"),
-        several => format!("breakers open until {until} after {}", several.join(" and ")),
+        [] => format!("waiting until {until} for a turn, as the LLM is back"),
+        [one] => format!("behind an open breaker until {until} after {one}"),
+        several => format!("behind open breakers until {until} after {}", several.join(" and ")),
     }
 }
 
 /// Of a programmer whose cap would fit, as that of others does who wait too.
-pub(super) const ITS_TURN: &str = "waiting for its turn at what is left of the budget";
+pub(super) const ITS_TURN: &str = "waiting for a turn at what is left of the budget";
 
 pub(super) fn over_budget(until: Option<Timestamp>, now: Timestamp) -> String {
     until.map_or("over budget".to_owned(), |until| format!("over budget until {}", clock(until, now)))

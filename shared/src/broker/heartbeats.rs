@@ -22,7 +22,8 @@ use crate::heartbeat::Heartbeat;
 /// Whoever is there answers a greeting at once.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`.
+/// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`; then
+/// says goodbye.
 pub async fn send(
     publisher: Publisher,
     every: Duration,
@@ -33,11 +34,12 @@ pub async fn send(
     loop {
         send_one(&publisher, &beat()).await;
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             () = tokio::time::sleep(every) => {}
             () = async { nudge.notified().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
         }
     }
+    send_one(&publisher, &Heartbeat { ends: true, ..beat() }).await;
 }
 
 async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {

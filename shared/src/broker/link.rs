@@ -75,6 +75,8 @@ struct Held {
 struct Shared {
     endpoint: Endpoint,
     purpose: &'static str,
+    /// It is to be there as long as the process.
+    lasting: bool,
     state: watch::Sender<State>,
     /// How many connections there were.
     made: AtomicU64,
@@ -83,8 +85,17 @@ struct Shared {
 impl Link {
     /// Begins to connect.
     pub fn new(endpoint: Endpoint, purpose: &'static str) -> Self {
+        Self::begin(endpoint, purpose, true)
+    }
+
+    /// One for a short while, of which neither logs nor metrics tell: that it is gone is no outage.
+    pub fn brief(endpoint: Endpoint, purpose: &'static str) -> Self {
+        Self::begin(endpoint, purpose, false)
+    }
+
+    fn begin(endpoint: Endpoint, purpose: &'static str, lasting: bool) -> Self {
         let (state, _) = watch::channel(State::Away { since: wall_clock(), error: None });
-        let link = Arc::new(Shared { endpoint, purpose, state, made: AtomicU64::new(0) });
+        let link = Arc::new(Shared { endpoint, purpose, lasting, state, made: AtomicU64::new(0) });
         let closing = CancellationToken::new();
         let keeping = Arc::clone(&link).keep();
         let ended = closing.clone();
@@ -300,7 +311,9 @@ impl Shared {
                 (State::Blocked { .. }, None) => State::Connected { since: wall_clock(), connection: connection() },
                 (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }, _) => return false,
             };
-            Blocked { purpose: self.purpose, reason }.emit();
+            if self.lasting {
+                Blocked { purpose: self.purpose, reason }.emit();
+            }
             *state = next;
             true
         });
@@ -319,12 +332,14 @@ struct Outage<'a> {
 
 impl Outage<'_> {
     fn goes_on(&mut self, error: NotConnected) {
-        let Shared { purpose, state, .. } = self.link;
+        let Shared { purpose, lasting, state, .. } = self.link;
         // Another cause is news; the same in other words is not.
         let news = self.told.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(&error.cause));
         // Whether a refusal at the start is the end is for whoever waits for the connection to say.
         let quiet = !self.was_up && error.cause.is_refusal();
-        Down { purpose, error: &error, lost: self.was_up && self.told.is_none(), news: news && !quiet }.emit();
+        if *lasting {
+            Down { purpose, error: &error, lost: self.was_up && self.told.is_none(), news: news && !quiet }.emit();
+        }
         self.told = Some(error.cause.clone());
         let since = match &*state.borrow() {
             State::Away { since, .. } => *since,
@@ -335,7 +350,9 @@ impl Outage<'_> {
 
     fn over(&mut self) {
         let away = self.told.take().map(|_| self.since.elapsed());
-        Up { purpose: self.link.purpose, away, again: self.was_up }.emit();
+        if self.link.lasting {
+            Up { purpose: self.link.purpose, away, again: self.was_up }.emit();
+        }
         self.was_up = true;
     }
 }

@@ -148,7 +148,7 @@ catalog! {
 
     TASKS_OPEN: Gauge = "pool_tasks_open" [] Count, Dispatcher, Max, "tasks without an outcome";
     TASKS_WAITING: Gauge = "pool_tasks_waiting" ["route"] Count, Dispatcher, Max,
-        "tasks in the queue of this route; NaN while the broker does not say";
+        "tasks of this route that nobody works on, of those that the log knows";
     TASKS_RUNNING: Gauge = "pool_tasks_running" ["route"] Count, Dispatcher, Max,
         "tasks of this route that somebody works on";
     OLDEST_WAITING: Gauge = "pool_tasks_oldest_waiting_seconds" ["route"] Seconds, Dispatcher, Max,
@@ -170,7 +170,7 @@ catalog! {
     AGENT_RUN: Histogram = "pool_agent_run_seconds" ["programmer"] Seconds, Worker, Sum,
         "how long runs of agents took, with judgement and checks";
     QUEUE_MESSAGES: Gauge = "pool_queue_messages" ["queue"] Count, Dispatcher, Max,
-        "messages that wait in `pool.dead`, `pool.unroutable` or `results`; NaN while the broker does not say";
+        "messages that wait in the queue of a route (also those of tasks that were cancelled), in `pool.dead`, `pool.unroutable` or `results`; NaN while the broker does not say";
 
     LLM_CALLS: Counter = "pool_llm_calls_total" ["llm", "class"] Count, Worker, Sum,
         "calls that ended, by how (`ok`, `rate_limited`, `timeout`, …)";

@@ -33,6 +33,7 @@ mod outage_cost;
 mod permissions;
 mod priority;
 mod real_agent;
+mod refused_in_an_outage;
 mod repair;
 mod reply_queues;
 mod report;

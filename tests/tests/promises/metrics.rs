@@ -164,3 +164,23 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_counted_in_tasks_and_its_messages_by_themselves() {
+    let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
+    pool.command_line(&["pause", "--all"]).await;
+    let api = pool.api();
+    api.submit(&json!(tasks("waits", 2))).await;
+    api.delete("/tasks/waits-1").await;
+    // It is looked at over a connection of its own.
+    api.get("/dead").await;
+    let texts = eventually("both are counted", SOON, async || {
+        let texts = [api.text("/metrics").await];
+        (sum(&texts, "pool_queue_messages{queue=\"tasks.any\"}") == 2.0).then_some(texts)
+    })
+    .await;
+    assert_eq!(sum(&texts, "pool_tasks_waiting{route=\"any\"}"), 1.0, "one of them was cancelled: {}", texts[0]);
+    assert!(!texts[0].contains("dead letters"), "what is gone is no connection that is lost: {}", texts[0]);
+    let said = pool.command_line(&["status"]).await;
+    assert!(said.contains("1 (2 messages)"), "likewise for people: {said}");
+}

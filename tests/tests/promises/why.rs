@@ -154,6 +154,9 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     assert_eq!((sum(&status, "running"), sum(&status, "waiting_tasks")), (0, 1), "it waits: {status:#}");
     let view = bench.pool.api().get("/tasks/orphan").await;
     assert_eq!(view["status"], "queued", "in lists, too");
+    for field in ["programmer", "attempt", "started_at"] {
+        assert!(view[field].is_null(), "nothing of an attempt that is lost: {field}: {view:#}");
+    }
     let routes = status["routes"].as_array().expect("routes");
     let oldest = routes.iter().find(|route| route["waiting_tasks"] == 1).map(|route| &route["oldest_waiting"]);
     assert_eq!(oldest, Some(&view["submitted_at"]), "since it was submitted");
@@ -161,4 +164,6 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     bench.pool.start_worker(&["--all"]);
     let result = bench.pool.api().result("orphan", SOON).await;
     assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("001"), "the next worker does it");
+    let view = bench.pool.api().get("/tasks/orphan").await;
+    assert!(view["started_at"].is_string(), "when the attempt began that has done it: {view:#}");
 }

@@ -146,6 +146,28 @@ async fn a_second_signal_gives_the_task_back_at_once_and_burns_no_attempt() {
     is_given_back(600, async |pool, worker| pool.worker(worker).terminate()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_once() {
+    // Nobody would miss it for longer than this waits.
+    let file = PoolFile::sample().only(&["001"]).set("load_balancing.health_check_interval_s", json!(600));
+    let mut bench = Bench::with_file(file).await;
+    let worker = bench.pool.start_worker(&["--all"]);
+    bench.pool.all_consume().await;
+    bench.pool.api().submit(&task("long")).await;
+    bench.agents_started(1).await;
+    bench.pool.worker(worker).terminate();
+    bench.pool.worker_prints(worker, "draining").await;
+    bench.pool.worker(worker).terminate();
+    assert!(bench.pool.worker(worker).ended().await.success(), "an orderly end");
+
+    let status = bench.pool.status_where("it is down", |status| status.programmer("001")["state"] == "down").await;
+    let reason = status.programmer("001")["reason"].to_string();
+    assert!(reason.contains("its worker ended at "), "it is not merely missed: {reason}");
+    let why = bench.pool.api().get("/tasks/long/why").await;
+    let sentence = why["sentence"].as_str().unwrap_or_default();
+    assert!(sentence.starts_with("1 programmer can take it: 1 down; "), "nobody takes it next: {why:#}");
+}
+
 /// Hears the heartbeats that are sent from now on.
 struct Ears {
     heartbeats: Consumer,

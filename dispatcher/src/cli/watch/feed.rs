@@ -136,7 +136,7 @@ impl Feed {
         };
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
-            let query = [("label", label.as_str()), ("limit", &limit), ("offset", &offset)];
+            let query = [("label", label.as_ref()), ("limit", &limit), ("offset", &offset)];
             let page: TaskList = self.client.get_with("/tasks", &query).await?;
             let is_last = page.tasks.len() < PAGE;
             found.extend(page.tasks);

@@ -149,11 +149,8 @@ impl Follow {
 
     fn is_followed(&self, task: &TaskView) -> bool {
         let Which { tasks, label, programmer } = &self.which;
-        let has_label = |label: &String| {
-            label.split_once('=').is_some_and(|(key, value)| task.labels.get(key).is_some_and(|have| have == value))
-        };
         (tasks.is_empty() || tasks.contains(&task.id))
-            && label.as_ref().is_none_or(has_label)
+            && label.as_ref().is_none_or(|label| label.is_among(&task.labels))
             && programmer.as_ref().is_none_or(|wanted| task.programmer.as_ref() == Some(wanted))
     }
 

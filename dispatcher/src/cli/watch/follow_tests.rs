@@ -45,7 +45,7 @@ fn what_was_missed_in_a_break_is_told_once() {
 
 #[test]
 fn tasks_that_are_followed_end_it_and_decide_how() {
-    let which = Which { label: Some("run_id=7".to_owned()), ..Which::default() };
+    let which = Which { label: Some("run_id=7".parse().expect("a label")), ..Which::default() };
     let mut follow = Follow::new(which.clone());
     assert!(!follow.is_over(), "nothing is known yet");
     hear(&mut follow, Heard::Listed(vec![task("a", "succeeded", 1), task("b", "running", 0)]));

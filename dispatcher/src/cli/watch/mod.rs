@@ -17,6 +17,7 @@ use pool_shared::time::wall_clock;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Format, Shown, print};
+use crate::api::filter::Label;
 use feed::Heard;
 use follow::Follow;
 
@@ -43,15 +44,11 @@ pub(super) struct Which {
     #[arg(long = "task", value_name = "ID")]
     tasks: Vec<TaskId>,
     /// Only tasks with this label, until all have ended: key=value
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
-    label: Option<String>,
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Option<Label>,
     /// Only this programmer and its tasks
     #[arg(long, value_name = "ID")]
     programmer: Option<ProgrammerId>,
-}
-
-fn label(text: &str) -> Result<String, String> {
-    text.split_once('=').map(|_| text.to_owned()).ok_or_else(|| "a label is written KEY=VALUE".to_owned())
 }
 
 impl Which {

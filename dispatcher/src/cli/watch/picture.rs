@@ -208,9 +208,8 @@ impl Picture<'_> {
     fn routes(&self, live: &Live, area: Rect) -> Table<'static> {
         let row = |route: &crate::pool_view::RouteStatus| {
             let oldest = route.oldest_waiting.map(|since| span(self.now, since)).unwrap_or_default();
-            let waiting = route.waiting.map_or("?".to_owned(), |count| count.to_string());
             let served = counted(route.programmers.len(), "programmer", "programmers");
-            [route.name.clone(), waiting, oldest, route.running.to_string(), served].map(Part::from)
+            [route.name.clone(), route.waiting_in_words(), oldest, route.running.to_string(), served].map(Part::from)
         };
         let name = widest(live.status.routes.iter().map(|route| route.name.as_str()), 34);
         let number = Constraint::Length(7);

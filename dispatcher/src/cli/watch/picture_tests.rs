@@ -20,7 +20,7 @@ pub(in crate::cli::watch) fn live(programmers: usize) -> Live {
         "max_daily_spend_usd": "50", "alert_threshold_usd": "40", "set_for_today": false, "spent_usd": "1.5", "reserved_usd": "0",
         "left_usd": "48.5", "alert": false, "day": null, "day_ends": null, "time_zone": "UTC", "by_llm": {}, "by_programmer": {}
     });
-    let route = json!({"queue": "tasks.fast", "name": "fast", "waiting": 3, "running": 1, "oldest_waiting": null, "programmers": ["001"]});
+    let route = json!({"queue": "tasks.fast", "name": "fast", "waiting": 3, "waiting_tasks": 3, "running": 1, "oldest_waiting": null, "programmers": ["001"]});
     serde_json::from_value(json!({
         "status": {
             "pool_size": programmers, "available": programmers, "unavailable": 0, "using_backup": 0, "total_queue_depth": 3,

@@ -12,7 +12,7 @@ const CASES: [Case; 27] = [
     (
         Reason::Busy,
         as_in_the_promise,
-        "4 programmers offer `premium`: 2 busy, 1 breaker open until 12:05 UTC after 3 failures of anthropic/claude \
+        "4 programmers offer `premium`: 2 busy, 1 behind an open breaker until 12:05 UTC after 3 failures of anthropic/claude \
          (last: timeout), 1 over budget until 00:00 UTC; it is number 1 of 1 in the queue",
     ),
     (
@@ -234,7 +234,7 @@ const CASES: [Case; 27] = [
             let offers = offers.map(|(who, what)| (id(who), BTreeSet::from([what.parse().expect("a word")])));
             world.routes = Routes::new(&BTreeMap::from(offers));
         },
-        "1 programmer offers `premium`: 1 waiting for its turn at what is left of the budget; it is number 1 of 1 in the \
+        "1 programmer offers `premium`: 1 waiting for a turn at what is left of the budget; it is number 1 of 1 in the \
          queue",
     ),
     (
@@ -242,7 +242,7 @@ const CASES: [Case; 27] = [
         |world| {
             handed_back(world);
             world.heard.seen.clear();
-            world.heard.complete = false;
+            world.heard.unheard = Unseen::NotYet(Duration::ZERO);
         },
         "4 programmers offer `premium`: 4 not heard of yet; it is number 1 of 1 in the queue; it was given back 1 time (1 \
          of at most 10 without an LLM left); it expires at 12:30 UTC unless it is started",
@@ -256,8 +256,8 @@ const CASES: [Case; 27] = [
                 world.outage("anthropic/claude", programmer);
             }
         },
-        "4 programmers offer `premium`: 2 breaker open until 12:05 UTC after 4 failures of anthropic/claude (last: timeout), \
-         2 breaker open until 12:05 UTC after 5 failures of openai/gpt-4o (last: timeout); it is number 1 of 1 in the queue",
+        "4 programmers offer `premium`: 2 behind an open breaker until 12:05 UTC after 4 failures of anthropic/claude (last: timeout), \
+         2 behind an open breaker until 12:05 UTC after 5 failures of openai/gpt-4o (last: timeout); it is number 1 of 1 in the queue",
     ),
 ];
 

@@ -1,0 +1,224 @@
+//! Who was heard of, and when last: heartbeats as this dispatcher has them. For people; nothing is decided by them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use pool_shared::broker::status::BrokerStatus;
+use pool_shared::event::EmitterId;
+use pool_shared::fold::{Fold, Owner};
+use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_shared::id::ProgrammerId;
+use pool_shared::status::{Seen, Unseen};
+use pool_shared::time::{Timestamp, wall_clock};
+use tokio::time::Instant;
+
+/// Who merely waits for an id does not hide a holder that was heard within so long.
+const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
+
+/// What was heard last of a programmer.
+struct Heard {
+    beat: ProgrammerBeat,
+    at: Instant,
+    time: Timestamp,
+    by: EmitterId,
+    /// The name of that process.
+    name: String,
+    /// It was the last one: that process has ended.
+    left: bool,
+}
+
+/// The latest heartbeats. Cheap to clone.
+#[derive(Clone)]
+pub struct Beats {
+    heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
+    /// Since when it listens.
+    since: Instant,
+    begun: Timestamp,
+}
+
+impl Default for Beats {
+    fn default() -> Self {
+        Self { heard: Arc::default(), since: Instant::now(), begun: wall_clock() }
+    }
+}
+
+/// What was heard lately; while the broker is away, what had been heard lately when it was lost.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub seen: HashMap<ProgrammerId, Seen>,
+    /// Who was heard of before, and is not.
+    pub missed: HashMap<ProgrammerId, Unseen>,
+    /// Everybody else.
+    pub unheard: Unseen,
+}
+
+impl Snapshot {
+    /// When nobody was heard of.
+    pub fn empty(unheard: Unseen) -> Self {
+        Self { seen: HashMap::new(), missed: HashMap::new(), unheard }
+    }
+
+    /// What it said last, or why nothing is known of it.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub fn of(&self, id: &ProgrammerId) -> Result<&Seen, Unseen> {
+        self.seen.get(id).ok_or_else(|| self.missed.get(id).copied().unwrap_or(self.unheard))
+    }
+
+    /// Whether nobody works for this owner any more, as far as is known: its programmer is down, or another process has it.
+    /// For people; who owns a task is decided by the log alone.
+    pub fn has_lost(&self, fold: &Fold, owner: &Owner) -> bool {
+        fold.is_gone(owner) || self.of(&owner.programmer).is_err_and(Unseen::is_down)
+    }
+}
+
+impl Beats {
+    pub fn hear(&self, heartbeat: Heartbeat) {
+        let mut beats = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        for beat in heartbeat.programmers {
+            let holder = beats.get(&beat.id).filter(|heard| {
+                heard.by != heartbeat.process
+                    && !heard.left
+                    && !is_held(&heard.beat.gate)
+                    && heard.at.elapsed() < HOLDER_IS_FRESH
+            });
+            if holder.is_some() && (heartbeat.ends || is_held(&beat.gate)) {
+                continue;
+            }
+            let (at, time, left) = (Instant::now(), wall_clock(), heartbeat.ends);
+            let heard = Heard { at, time, by: heartbeat.process, name: heartbeat.name.clone(), left, beat };
+            beats.insert(heard.beat.id.clone(), heard);
+        }
+    }
+
+    /// Everybody who was heard of within `fresh`.
+    pub fn snapshot(&self, fresh: Duration, broker: &BrokerStatus) -> Snapshot {
+        let deaf_for = match self.listened(broker) {
+            Ok(_) => Duration::ZERO,
+            Err(_) => wall_clock().since(broker.since),
+        };
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshot = Snapshot::empty(self.unseen(None, fresh, broker));
+        for (id, heard) in beats.iter() {
+            match heard.seen(fresh + deaf_for) {
+                Some(Ok(one)) => drop(snapshot.seen.insert(id.clone(), one)),
+                Some(Err(left)) => drop(snapshot.missed.insert(id.clone(), left)),
+                None => drop(snapshot.missed.insert(id.clone(), self.unseen(Some(heard), fresh, broker))),
+            }
+        }
+        snapshot
+    }
+
+    /// How long ago each of these programmers was heard of; of one that never was, since when it is listened for.
+    pub fn ages<'a>(&self, ids: impl Iterator<Item = &'a ProgrammerId>) -> Vec<(&'a ProgrammerId, Duration)> {
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        ids.map(|id| (id, beats.get(id).map_or(self.since, |heard| heard.at).elapsed())).collect()
+    }
+
+    pub(super) fn of(&self, id: &ProgrammerId, fresh: Duration, broker: &BrokerStatus) -> Result<Seen, Unseen> {
+        let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        let heard = beats.get(id);
+        heard.and_then(|heard| heard.seen(fresh)).unwrap_or_else(|| Err(self.unseen(heard, fresh, broker)))
+    }
+
+    fn unseen(&self, heard: Option<&Heard>, fresh: Duration, broker: &BrokerStatus) -> Unseen {
+        match self.listened(broker) {
+            Ok(listened) if listened < fresh => Unseen::NotYet(listened),
+            Ok(_) => Unseen::Silent { since: heard.map_or(self.begun.max(broker.since), |heard| heard.time) },
+            Err(deaf) => deaf,
+        }
+    }
+
+    /// For how long it has been listening without a break.
+    fn listened(&self, broker: &BrokerStatus) -> Result<Duration, Unseen> {
+        match broker.state {
+            "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
+            "blocked" => Err(Unseen::Deaf("takes no messages")),
+            _ => Err(Unseen::Deaf("is not reachable")),
+        }
+    }
+}
+
+impl Heard {
+    /// None: that was too long ago.
+    fn seen(&self, fresh: Duration) -> Option<Result<Seen, Unseen>> {
+        if self.left {
+            return Some(Err(Unseen::Left { at: self.time }));
+        }
+        let seen = || Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.name.clone() };
+        (self.at.elapsed() < fresh).then(|| Ok(seen()))
+    }
+}
+
+fn is_held(gate: &Gate) -> bool {
+    matches!(gate, Gate::Shut { reason: ShutReason::Held, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_shared::broker::status::Condition;
+    use pool_shared::id::{LlmName, TaskId};
+
+    use super::*;
+
+    const FRESH: Duration = Duration::from_secs(6);
+
+    fn id() -> ProgrammerId {
+        ProgrammerId::new("008").expect("an id")
+    }
+
+    fn says(beats: &Beats, process: u128, gate: Gate, ends: bool) {
+        let beat = ProgrammerBeat { id: id(), port: 1, gate, current_llm: LlmName::new("a/b").expect("an LLM") };
+        let greeting = Heartbeat::greeting(EmitterId::from_u128(process), "worker h/1", false);
+        beats.hear(Heartbeat { programmers: vec![beat], ends, ..greeting });
+    }
+
+    fn held() -> Gate {
+        Gate::Shut { reason: ShutReason::Held, detail: String::new() }
+    }
+
+    fn broker(condition: Condition) -> BrokerStatus {
+        BrokerStatus::new("broker:5672/%2f".to_owned(), condition)
+    }
+
+    fn ago(seconds: u64) -> Timestamp {
+        Timestamp(wall_clock().0 - seconds * 1000)
+    }
+
+    #[test]
+    fn who_says_goodbye_is_down_at_once_until_another_process_has_it() {
+        let (beats, connected) = (Beats::default(), broker(Condition::Connected { since: ago(60) }));
+        let state = || beats.of(&id(), FRESH, &connected).map(|seen| seen.gate);
+        says(&beats, 1, Gate::Consuming, false);
+        says(&beats, 2, held(), true);
+        assert_eq!(state(), Ok(Gate::Consuming), "who only waited for it takes nothing with him");
+        says(&beats, 1, Gate::Consuming, true);
+        assert!(matches!(state(), Err(Unseen::Left { .. })), "it was the last of its holder: {:?}", state());
+        let snapshot = beats.snapshot(FRESH, &connected);
+        assert!(snapshot.of(&id()).is_err_and(Unseen::is_down), "likewise: {snapshot:?}");
+        says(&beats, 2, held(), false);
+        assert_eq!(state(), Ok(held()), "another process waits for it");
+    }
+
+    #[test]
+    fn while_the_broker_is_away_it_is_as_it_was_when_it_was_lost() {
+        let beats = Beats::default();
+        let busy = Gate::Busy { task: TaskId::new("t").expect("an id"), since: Timestamp(1) };
+        says(&beats, 1, busy.clone(), false);
+        let away = broker(Condition::Reconnecting { since: ago(600), error: None });
+        // It was heard just now, and an outage of ten minutes does not age it.
+        let none = Duration::ZERO;
+        let seen = beats.snapshot(none, &away).of(&id()).map(|seen| seen.gate.clone());
+        assert_eq!(seen, Ok(busy), "what it said last");
+        let known = beats.of(&id(), none, &away).map(|seen| seen.gate);
+        assert_eq!(known, Err(Unseen::Deaf("is not reachable")), "how it is now nobody knows");
+        let other = ProgrammerId::new("009").expect("an id");
+        assert_eq!(
+            beats.snapshot(none, &away).of(&other).err(),
+            Some(Unseen::Deaf("is not reachable")),
+            "nor of others"
+        );
+    }
+}
