@@ -115,13 +115,14 @@ fn used(usage: &Usage) -> String {
 
 /// The end of what the agent printed, of a task that did not succeed.
 fn output(result: &ResultMessage) -> String {
+    let tail = result.log_tail.trim_end();
+    if tail.is_empty() {
+        return String::new();
+    }
     match result.status {
         Status::Succeeded => String::new(),
-        Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired if result.log_tail.is_empty() => {
-            String::new()
-        }
         Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => {
-            format!("\nthe end of the agent's output:\n{}\n", result.log_tail.trim_end())
+            format!("\nthe end of the agent's output:\n{tail}\n")
         }
     }
 }

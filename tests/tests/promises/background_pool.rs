@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::bench::is_alive;
 use crate::support::machine::{Cores, checkout, program, share_cores};
 use crate::support::pool::task;
 use crate::support::repository::Repository;
@@ -100,14 +101,8 @@ fn profile() -> String {
     directory.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
-/// Nobody may have waited for it yet.
 async fn gone(pid: Pid) {
-    let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-    eventually(&format!("{pid} is gone"), SOON, async || match std::fs::read_to_string(&stat) {
-        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z')).then_some(()),
-        Err(_) => Some(()),
-    })
-    .await;
+    eventually(&format!("{pid} is gone"), SOON, async || (!is_alive(pid.as_raw().unsigned_abs())).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,10 +18,7 @@ use crate::support::{Pool, PoolFile, SOON, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn who_publishes_a_task_that_runs_already_for_somebody_else_gets_its_result() {
     let mut bench = Bench::with(&["001", "002"]).await;
-    bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("shared")).await;
-    bench.agents_started(1).await;
+    bench.begin("shared").await;
     // The log does not know him, and the message that is worked on neither.
     let mut submitter = bench.pool.submitter("me").await;
     submitter.submit("any", &task("shared")).await;

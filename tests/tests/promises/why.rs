@@ -133,10 +133,7 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     let mut bench = Bench::with(&["001"]).await;
-    let worker = bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("orphan")).await;
-    bench.agents_started(1).await;
+    let worker = bench.begin("orphan").await;
     let sum = |status: &Value, field: &str| -> u64 {
         let routes = status["routes"].as_array().expect("routes");
         routes.iter().filter_map(|route| route[field].as_u64()).sum()

@@ -151,10 +151,7 @@ async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_onc
     // Nobody would miss it for longer than this waits.
     let file = PoolFile::sample().only(&["001"]).set("load_balancing.health_check_interval_s", json!(600));
     let mut bench = Bench::with_file(file).await;
-    let worker = bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("long")).await;
-    bench.agents_started(1).await;
+    let worker = bench.begin("long").await;
     bench.pool.worker(worker).terminate();
     bench.pool.worker_prints(worker, "draining").await;
     bench.pool.worker(worker).terminate();

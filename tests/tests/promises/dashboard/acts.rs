@@ -125,10 +125,7 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_from_the_page() {
     let mut bench = Bench::with(&["001"]).await;
-    bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("first")).await;
-    bench.agents_started(1).await;
+    bench.begin("first").await;
     bench.pool.api().submit(&task("second")).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/second").await;

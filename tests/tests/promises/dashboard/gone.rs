@@ -8,10 +8,7 @@ use crate::support::{Pool, PoolFile, PrivateBroker};
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_without_a_dispatcher() {
     let mut bench = Bench::with(&["001"]).await;
-    let worker = bench.pool.start_worker(&["--all"]);
-    bench.pool.all_consume().await;
-    bench.pool.api().submit(&task("left")).await;
-    bench.agents_started(1).await;
+    let worker = bench.begin("left").await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/left").await;
     let badge = |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");

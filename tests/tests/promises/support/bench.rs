@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::pool::task;
 use super::{Pool, PoolFile, SOON, eventually};
 
 /// Says that it lives, and works until the file `go` is there.
@@ -33,6 +34,15 @@ impl Bench {
         pool.rewrite(&file);
         pool.start_dispatcher().await;
         Self { pool, signs }
+    }
+
+    /// Starts a worker with every programmer and has it begin the first task, of this id; gives the worker.
+    pub(crate) async fn begin(&mut self, id: &str) -> usize {
+        let worker = self.pool.start_worker(&["--all"]);
+        self.pool.all_consume().await;
+        self.pool.api().submit(&task(id)).await;
+        self.agents_started(1).await;
+        worker
     }
 
     /// Lets agents come to their end.
