@@ -25,6 +25,7 @@ use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
 use crate::programmer::conclude::Scribes;
 use crate::programmer::gate::{Door, Others, watch_gates};
+use crate::programmer::settling::Settling;
 use crate::programmer::station::{OpenError, hold};
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::{Ending, Programmer, progress};
@@ -224,7 +225,7 @@ impl Host {
             gate,
             status,
             ending: self.ending.clone(),
-            settling: tokio::sync::Mutex::default(),
+            settling: Settling::default(),
             scribes: Arc::clone(&self.scribes),
         })
     }

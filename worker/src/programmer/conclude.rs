@@ -14,13 +14,14 @@ use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ResultMessage, Status, TaskFailure};
 use pool_shared::routing::routing_key;
 use pool_shared::time::wall_clock;
 use tokio::time::Instant;
 
+use super::attempt::Branch;
 use super::claim::Envelope;
 
 /// A dispatcher that runs has read a result and written its outcome long before.
@@ -105,7 +106,7 @@ impl Scribes {
 
 /// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
 /// this attempt's.
-pub async fn conclude(
+pub async fn decided(
     process: &Process,
     scribes: &Scribes,
     task: &TaskId,
@@ -131,6 +132,34 @@ pub async fn conclude(
             tracing::warn!(%error, "it is not known whether the task has finished; leaving it to a dispatcher");
             false
         }
+    }
+}
+
+/// Whether the log says that the task is another attempt's, or that its outcome is.
+pub fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
+    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
+    fold.tasks.winner(id).is_some_and(|winner| winner != Some(attempt))
+        || owner.is_some_and(|owner| owner.attempt != attempt)
+}
+
+/// Lets go of a task that belongs to somebody else, and of what was made of it. It does no harm to a worker that lives and
+/// was only cut off from the broker: the attempt shall not count towards `max_attempts`. (A message that was taken back on a
+/// connection that held was kept for too long, and would be again.) `connection` is the number of the one that brought it.
+pub async fn lost(
+    process: &Process,
+    id: &TaskId,
+    (attempt, connection): (AttemptId, u64),
+    branch: Option<&Branch>,
+) {
+    if let Some(branch) = branch {
+        branch.forget().await;
+    }
+    if process.consume.number() == connection {
+        return;
+    }
+    let released = Decision::Released { task: id.clone(), attempt, no_llm: false };
+    if let Err(error) = process.log.append(released).await {
+        tracing::warn!(task_id = %id, %error, "the attempt counts, although only its connection broke");
     }
 }
 

@@ -12,6 +12,7 @@ pub mod progress;
 mod retry;
 mod runs;
 pub mod session;
+pub mod settling;
 pub mod station;
 pub mod telemetry;
 mod walk;
@@ -36,6 +37,7 @@ use claim::Claimed;
 use conclude::Scribes;
 use gate::{Door, Shut};
 use session::{Action, Conditions, Input, OpenQueues, Session};
+use settling::Settling;
 use station::{Consumers, Heard, Incoming, OpenError, Station};
 
 /// How long to wait before trying again for an id that another process holds, or a broker that is gone.
@@ -80,8 +82,8 @@ pub struct Programmer {
     pub priority: u8,
     pub status: watch::Sender<Gate>,
     pub ending: Ending,
-    /// The end of the last task: see [`walk`].
-    pub settling: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The end of the last task.
+    pub settling: Settling,
     pub scribes: Arc<Scribes>,
 }
 
@@ -95,7 +97,7 @@ impl Programmer {
         let mut action = Action::Open { after_failure: false };
         loop {
             let input = if let Action::Open { after_failure } = action {
-                self.settled().await;
+                self.settling.settled().await;
                 if let Some(unusable) = station.take() {
                     Station::close(&unusable).await;
                 }
@@ -116,7 +118,7 @@ impl Programmer {
             conditions = self.conditions();
             action = session.handle(input, &conditions, Instant::now());
         }
-        self.settled().await;
+        self.settling.settled().await;
         if let Some(station) = station {
             station.close().await;
         }
@@ -140,7 +142,7 @@ impl Programmer {
             Action::Conclude { task, stay } => self.conclude(station, task, stay).await,
             Action::HandBack(held) => self.hand_back(station, held).await,
             Action::Abandon => {
-                self.settled().await;
+                self.settling.settled().await;
                 station.close().await;
                 In::Broken
             }

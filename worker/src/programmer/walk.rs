@@ -16,10 +16,11 @@ use pool_shared::result::{ErrorKind, ResultMessage};
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Branch, Ended, HandBack, Outcome};
+use super::attempt::{Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::permits::TaskPermits;
+use super::settling::Ended as Settled;
 use super::station::Station;
 use super::{Done, Held, In, Programmer, gate, retry};
 use crate::llm::permits::Permits;
@@ -65,7 +66,8 @@ impl Programmer {
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
-        match self.process.log.append(self.started(&envelope, attempt)).await {
+        let unread = self.process.log.read(|fold| self.settling.unread(fold));
+        match self.process.log.append_behind(unread, self.started(&envelope, attempt)).await {
             Ok(Verdict::Accepted) => {}
             Ok(Verdict::Refused(refusal)) => {
                 let examination = self.process.log.read(|fold| claim::after_refusal(fold, &envelope, refusal));
@@ -153,22 +155,10 @@ impl Programmer {
             Some(None) => ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await),
             Some(Some(_)) => In::Lost,
             None => {
-                self.lost(held).await;
+                let held = (held.claimed.attempt, held.connection);
+                conclude::lost(&self.process, &envelope.task.id, held, None).await;
                 In::Lost
             }
-        }
-    }
-
-    /// A task does no harm to a worker that lives and was only cut off from the broker: the attempt shall not count towards
-    /// `max_attempts`. (A message that was taken back on a connection that held was kept for too long, and would be again.)
-    async fn lost(&self, held: &Held) {
-        let id = &held.claimed.envelope.task.id;
-        if self.process.consume.number() == held.connection {
-            return;
-        }
-        let released = Decision::Released { task: id.clone(), attempt: held.claimed.attempt, no_llm: false };
-        if let Err(error) = self.process.log.append(released).await {
-            tracing::warn!(task_id = %id, %error, "the attempt counts, although only its connection broke");
         }
     }
 
@@ -242,7 +232,7 @@ impl Programmer {
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held, outcome: Outcome { mut result, branch } } = done;
-        let Held { delivery, claimed, .. } = &held;
+        let Held { delivery, claimed, connection, .. } = &held;
         let id = &claimed.envelope.task.id;
         if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
             return self.make_again(station, (delivery, stay), claimed, (error, spent(&result))).await;
@@ -259,42 +249,22 @@ impl Programmer {
         let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
-        if !published || !self.decided(station, (delivery, stay), claimed, &result).await {
+        if !published {
             // What is not known may still be this attempt's, and then the commit is wanted.
-            if log.read(|fold| is_lost(fold, id, claimed.attempt)) {
-                if let Some(branch) = branch {
-                    branch.forget().await;
-                }
-                self.lost(&held).await;
+            if log.read(|fold| conclude::is_lost(fold, id, claimed.attempt)) {
+                conclude::lost(&self.process, id, (claimed.attempt, *connection), branch.as_ref()).await;
             }
             return In::Lost;
         }
-        point(Point::FinishedRead);
-        tracing::info!(
-            task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, status = result.status.as_str(),
-            error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
-        );
-        if let Some(branch) = branch {
-            self.settle(id.clone(), branch).await;
-        }
-        In::Settled
-    }
-
-    /// Acks, and waits for the outcome in the log; true when it is this attempt's.
-    async fn decided(
-        &self,
-        station: &mut Station,
-        (delivery, stay): (&Delivery, bool),
-        claimed: &Claimed,
-        result: &ResultMessage,
-    ) -> bool {
         point(Point::ResultPublished);
         self.stay_or_leave(station, stay).await;
-        let acked = conclude::ack(&self.process, delivery);
-        let concluded =
-            conclude::conclude(&self.process, &self.scribes, &claimed.envelope.task.id, (claimed.attempt, result));
         // An ack that fails changes nothing: the message comes again and is dropped.
-        tokio::join!(acked, concluded).1
+        conclude::ack(&self.process, delivery).await;
+        let programmer = self.config.id.clone();
+        let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
+        let ended = Settled { programmer, task, attempt, result, branch, connection };
+        self.settling.begin(&self.process, &self.scribes, ended).await;
+        In::Settled
     }
 
     /// A consumer that were still open would bring another task with the ack.
@@ -317,30 +287,6 @@ impl Programmer {
         let wanted = || !self.is_killed() && unfinished();
         let retry = (error, spent, self.pool.dispatcher.retry_delay);
         ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
-    }
-
-    /// Sets the branch while the programmer looks for its next task already: the outcome is decided, so the task is in
-    /// nobody's hand any more. Never more than one of these at a time.
-    async fn settle(&self, task: TaskId, branch: Branch) {
-        self.settled().await;
-        let settling = tokio::spawn(async move {
-            point(Point::SettingBranch);
-            if let Err(error) = branch.set(&task).await {
-                let problem = error.message;
-                tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
-            }
-            point(Point::BranchSet);
-        });
-        *self.settling.lock().await = Some(settling);
-    }
-
-    /// Waits until the last task is off this programmer's hands.
-    pub(super) async fn settled(&self) {
-        if let Some(settling) = self.settling.lock().await.take()
-            && let Err(error) = settling.await
-        {
-            tracing::error!(programmer = %self.config.id, %error, "settling a task broke");
-        }
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
@@ -366,13 +312,6 @@ impl Programmer {
             Ok(Verdict::Refused(_)) | Err(_) => In::Lost,
         }
     }
-}
-
-/// Whether the log says that the task is another attempt's, or that its outcome is.
-fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
-    let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
-    fold.tasks.winner(id).is_some_and(|winner| winner != Some(attempt))
-        || owner.is_some_and(|owner| owner.attempt != attempt)
 }
 
 /// A task that comes back again and again is kept for a while before it goes back once more, so that an outage that opens

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -144,6 +145,19 @@ impl Log {
         let verdict = append_to(&self.append, decision, APPEND_TIMEOUT).await?;
         LOG_APPEND.record([], began.elapsed());
         Ok(verdict)
+    }
+
+    /// Appends a decision behind another one of this process, whose verdict is not asked for: in the log they have this order,
+    /// and most often one message.
+    ///
+    /// # Errors
+    /// As of [`Log::append`], about the second.
+    pub async fn append_behind(&self, first: Option<Decision>, second: Decision) -> Result<Verdict, LogError> {
+        match first {
+            // They are handed over in the order in which they are polled first.
+            Some(first) => future::join(self.append(first), self.append(second)).await.1,
+            None => self.append(second).await,
+        }
     }
 
     /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.

@@ -1,0 +1,95 @@
+//! Steps 12 and 13 of a task's walk (ARCHITECTURE.md): its outcome in the log, and its branch. The result is in `results`
+//! by then, so they go on beside the programmer's next task.
+//!
+//! Never more than one of these at a time. What the log does not say of the last task yet is written by the programmer
+//! in front of its next claim: so no task of a programmer begins before its last one has ended.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pool_shared::broker::process::Process;
+use pool_shared::event::Decision;
+use pool_shared::fault::{Point, point};
+use pool_shared::fold::Fold;
+use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
+use pool_shared::result::ResultMessage;
+use tokio::task::JoinHandle;
+
+use super::attempt::Branch;
+use super::conclude::{self, Scribes};
+
+/// A task whose result is confirmed.
+pub struct Ended {
+    pub programmer: ProgrammerId,
+    pub task: TaskId,
+    pub attempt: AttemptId,
+    pub result: ResultMessage,
+    pub branch: Option<Branch>,
+    /// The number of the connection that brought it.
+    pub connection: u64,
+}
+
+/// The last task of a programmer, while there is something left to do for it.
+#[derive(Debug, Default)]
+pub struct Settling(Mutex<Option<Last>>);
+
+#[derive(Debug)]
+struct Last {
+    task: TaskId,
+    outcome: Decision,
+    settled: JoinHandle<()>,
+}
+
+impl Settling {
+    /// Begins with a task as soon as the one before is settled.
+    pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, ended: Ended) {
+        self.settled().await;
+        let (task, outcome) = (ended.task.clone(), Decision::finished(&ended.task, Some(ended.attempt), &ended.result));
+        let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), ended));
+        *self.last() = Some(Last { task, outcome, settled });
+    }
+
+    /// Waits until the last task is off the programmer's hands.
+    pub async fn settled(&self) {
+        let last = self.last().take();
+        if let Some(Last { task, settled, .. }) = last
+            && let Err(error) = settled.await
+        {
+            tracing::error!(task_id = %task, %error, "settling a task broke");
+        }
+    }
+
+    /// The outcome of the last task, unless it has one in the log.
+    pub fn unread(&self, fold: &Fold) -> Option<Decision> {
+        let last = self.last();
+        last.as_ref().filter(|last| fold.tasks.winner(&last.task).is_none()).map(|last| last.outcome.clone())
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
+        // It is valid at every instant, so a panic elsewhere does not spoil it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn settle(process: Process, scribes: Arc<Scribes>, ended: Ended) {
+    let Ended { programmer, task, attempt, result, branch, connection } = ended;
+    let log = &process.log;
+    if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
+        // What is not known may still be this attempt's, and then the commit is wanted.
+        if log.read(|fold| conclude::is_lost(fold, &task, attempt)) {
+            conclude::lost(&process, &task, (attempt, connection), branch.as_ref()).await;
+        }
+        return;
+    }
+    point(Point::FinishedRead);
+    tracing::info!(
+        task_id = %task, %programmer, %attempt, status = result.status.as_str(),
+        error = result.error.as_ref().map(|error| error.kind.as_str()), run_ms = result.timings.run_ms, "finished"
+    );
+    let Some(branch) = branch else { return };
+    point(Point::SettingBranch);
+    if let Err(error) = branch.set(&task).await {
+        let problem = error.message;
+        tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
+    }
+    point(Point::BranchSet);
+}
