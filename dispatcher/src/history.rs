@@ -18,7 +18,7 @@ use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_shared::broker::headers::{self, json_properties};
 use pool_shared::broker::link::discard;
-use pool_shared::broker::outbox::{Letter, Outbox};
+use pool_shared::broker::outbox::{Letter, Outbox, PROMPT, UNHURRIED};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_shared::broker::{BrokerError, within};
@@ -51,7 +51,9 @@ impl Kind {
 #[derive(Clone)]
 pub struct History {
     process: Process,
-    outbox: Outbox,
+    /// A submitter waits for his task to be in here.
+    tasks: Outbox,
+    results: Outbox,
     index: Arc<RwLock<Index>>,
     read: watch::Receiver<Read>,
     outputs: Outputs,
@@ -75,8 +77,9 @@ impl History {
     /// Starts reading the stream from its beginning; what agents print goes to `outputs`.
     pub fn start(process: &Process, outputs: Outputs) -> Self {
         let (sender, read) = watch::channel(Read::default());
-        let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone());
-        let history = Self { process: process.clone(), outbox, index: Arc::default(), read, outputs };
+        let outbox = |pace| Outbox::start(process.publisher.clone(), process.shutdown.clone(), pace);
+        let (tasks, results) = (outbox(PROMPT), outbox(UNHURRIED));
+        let history = Self { process: process.clone(), tasks, results, index: Arc::default(), read, outputs };
         tokio::spawn(follow(history.clone(), sender));
         history
     }
@@ -89,12 +92,10 @@ impl History {
         let id = task.map_or("", TaskId::as_str);
         let properties = json_properties().with_type(kind.as_str().into()).with_message_id(id.into());
         let letter = Letter { exchange: LOG, key: HISTORY_KEY.to_owned(), body: body.to_vec(), properties };
-        self.outbox.publish(letter).await
-    }
-
-    /// Entries leave through it, and what else can wait for them.
-    pub fn outbox(&self) -> &Outbox {
-        &self.outbox
+        match kind {
+            Kind::Task => self.tasks.publish(letter).await,
+            Kind::Result => self.results.publish(letter).await,
+        }
     }
 
     /// That it has been read up to its end, at least once.

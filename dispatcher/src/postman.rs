@@ -12,7 +12,7 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use pool_shared::broker::BrokerError;
 use pool_shared::broker::headers::{Obituary, Reply, json_properties, text};
-use pool_shared::broker::outbox::{Letter, Outbox};
+use pool_shared::broker::outbox::{Letter, Outbox, PROMPT};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
@@ -99,7 +99,8 @@ pub(crate) struct Postman {
 }
 
 impl Postman {
-    pub(crate) fn new(process: Process, outbox: Outbox, patience: Duration) -> Self {
+    pub(crate) fn new(process: Process, patience: Duration) -> Self {
+        let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone(), PROMPT);
         Self { process, outbox, patience, reluctant: Mutex::default() }
     }
 

@@ -3,6 +3,7 @@
 //! A result stays unacknowledged until the log names the winner and its result is in the history and on the reply
 //! queue. A crash in between forwards the same bytes again: consumers drop the double by `message_id`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -37,6 +38,9 @@ use crate::retries::ask_for_result;
 const PREFETCH: u16 = 200;
 /// How long the claim of a task may take to be read here, when its result is here already.
 const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
+/// A programmer with another task in hand writes the outcome of its last one in front of its next claim: where there is
+/// work in plenty, that comes within so long and costs the log no message.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(10);
 /// How long the history may take to show a result that the log knows of.
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
 /// And how long it is waited for in all, by somebody who asks for a result again.
@@ -68,8 +72,8 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
 
 /// Consumes `results` until shutdown. `patience` is for reply queues that do not take theirs.
 pub async fn run(process: Process, history: History, patience: Duration) {
-    let postman = Postman::new(process.clone(), history.outbox().clone(), patience);
-    let desk = Desk { process, history, postman };
+    let postman = Postman::new(process.clone(), patience);
+    let desk = Desk { process, history, postman, untold: Arc::default() };
     consumer::keep(&desk.process, "results are not taken; trying again", || consume(&desk)).await;
 }
 
@@ -78,6 +82,8 @@ struct Desk {
     process: Process,
     history: History,
     postman: Postman,
+    /// Held once for each result that its submitter does not have yet.
+    untold: Arc<()>,
 }
 
 async fn consume(desk: &Desk) -> Result<(), BrokerError> {
@@ -171,9 +177,10 @@ async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Re
     let process = &desk.process;
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
-            let due = decide(process, &result).await?;
+            let untold = Arc::clone(&desk.untold);
+            let due = decide(process, &result, Arc::strong_count(&untold) > 2).await?;
             point(Point::OutcomeWritten);
-            deliver(desk, delivery, (&result, due), progress).await?;
+            deliver(desk, delivery, (&result, due), (progress, untold)).await?;
             point(Point::ResultDelivered);
         }
         Err(error) => {
@@ -190,7 +197,7 @@ async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Re
 /// A task was published more than once: whoever did so gets the result that there is, or that there will be.
 async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
-    let Desk { process, history, postman } = desk;
+    let Desk { process, history, postman, .. } = desk;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else { return Ok(()) };
     let known = process.log.read(|fold| fold.tasks.get(&id).map(|state| state.outcome.as_ref().map(|end| end.status)));
@@ -242,9 +249,10 @@ impl Due {
     }
 }
 
-async fn decide(process: &Process, result: &ResultMessage) -> Result<Due, LogError> {
+/// `others`: there are more results whose submitters wait.
+async fn decide(process: &Process, result: &ResultMessage, others: bool) -> Result<Due, LogError> {
     match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result).await,
+        (Some(task), Some(attempt)) => decide_attempt(process, (task, attempt), result, others).await,
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
         (None, _) => Ok(Due::Outcome),
@@ -253,9 +261,9 @@ async fn decide(process: &Process, result: &ResultMessage) -> Result<Due, LogErr
 
 async fn decide_attempt(
     process: &Process,
-    task: &TaskId,
-    attempt: AttemptId,
+    (task, attempt): (&TaskId, AttemptId),
     result: &ResultMessage,
+    others: bool,
 ) -> Result<Due, LogError> {
     let log = &process.log;
     // The claim came before the result, but this process may not have read it yet.
@@ -263,13 +271,20 @@ async fn decide_attempt(
         Standing::Unknown => None,
         known @ (Standing::Winner | Standing::Loser | Standing::Open) => Some(known),
     });
-    match tokio::time::timeout(CLAIM_READ_WITHIN, known).await {
-        Ok(Standing::Winner) => return Ok(Due::Outcome),
-        Ok(Standing::Loser) => return Ok(log.read(|fold| Due::of_loser(fold, task))),
-        Ok(Standing::Open | Standing::Unknown) | Err(_) => {}
+    let mut known = tokio::time::timeout(CLAIM_READ_WITHIN, known).await.unwrap_or(Standing::Unknown);
+    if known == Standing::Open && others {
+        let ended = log.wait_for_task(task, |fold| {
+            Some(standing(fold, task, attempt)).filter(|standing| *standing != Standing::Open)
+        });
+        known = tokio::time::timeout(WRITTEN_WITHIN, ended).await.unwrap_or(known);
     }
-    // Written here and not by the programmer, so that the outcomes of all workers go together into one message of the
-    // log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
+    match known {
+        Standing::Winner => return Ok(Due::Outcome),
+        Standing::Loser => return Ok(log.read(|fold| Due::of_loser(fold, task))),
+        Standing::Open | Standing::Unknown => {}
+    }
+    // Written here unless the programmer was faster, so that the outcomes of all workers go together into one message of
+    // the log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
     match log.append(Decision::finished(task, Some(attempt), result)).await? {
         Verdict::Accepted => Ok(Due::Outcome),
         Verdict::Refused(_) => Ok(log.read(|fold| match standing(fold, task, attempt) {
@@ -315,7 +330,7 @@ async fn deliver(
     desk: &Desk,
     delivery: &Delivery,
     (result, due): (&ResultMessage, Due),
-    progress: &mut Progress,
+    (progress, untold): (&mut Progress, Arc<()>),
 ) -> Result<(), NotHandled> {
     let (properties, arrived) = (&delivery.properties, progress.arrived);
     let id = match (due, &result.task_id) {
@@ -338,6 +353,7 @@ async fn deliver(
     };
     let tell = async {
         let told = desk.postman.bring((properties, arrived), id, &delivery.data).await;
+        drop(untold);
         point(Point::ResultReplied);
         told
     };

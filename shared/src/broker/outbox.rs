@@ -22,7 +22,9 @@ const TOGETHER: usize = 128;
 /// within one time-out.
 const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
 /// From one go to the next, so that a busy sender has something to put together. An idle one does not wait.
-const PACE: Duration = Duration::from_millis(4);
+pub const PROMPT: Duration = Duration::from_millis(4);
+/// Likewise, for what nobody waits for.
+pub const UNHURRIED: Duration = Duration::from_millis(20);
 
 /// A mandatory message that can wait in line.
 #[derive(Debug, Clone)]
@@ -56,13 +58,13 @@ struct Waiting {
 pub struct Outbox(mpsc::Sender<Waiting>);
 
 impl Outbox {
-    /// Sends until `shutdown`.
-    pub fn start(publisher: Publisher, shutdown: CancellationToken) -> Self {
+    /// Sends until `shutdown`, `pace` ([`PROMPT`], [`UNHURRIED`]) from one go to the next.
+    pub fn start(publisher: Publisher, shutdown: CancellationToken, pace: Duration) -> Self {
         let (sender, waiting) = mpsc::channel(TOGETHER);
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = run(publisher, waiting) => {}
+                () = run(publisher, waiting, pace) => {}
             }
         });
         Self(sender)
@@ -83,14 +85,14 @@ impl Outbox {
     }
 }
 
-async fn run(publisher: Publisher, mut waiting: mpsc::Receiver<Waiting>) {
+async fn run(publisher: Publisher, mut waiting: mpsc::Receiver<Waiting>, pace: Duration) {
     let mut taken = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
         while !taken.is_empty() {
             let began = Instant::now();
             let fit = fit(taken.iter().map(|waiting| waiting.letter.body.len()));
             send(&publisher, taken.drain(..fit).collect()).await;
-            tokio::time::sleep_until(began + PACE).await;
+            tokio::time::sleep_until(began + pace).await;
         }
     }
 }

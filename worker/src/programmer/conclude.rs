@@ -145,12 +145,7 @@ pub fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
 /// Lets go of a task that belongs to somebody else, and of what was made of it. It does no harm to a worker that lives and
 /// was only cut off from the broker: the attempt shall not count towards `max_attempts`. (A message that was taken back on a
 /// connection that held was kept for too long, and would be again.) `connection` is the number of the one that brought it.
-pub async fn lost(
-    process: &Process,
-    id: &TaskId,
-    (attempt, connection): (AttemptId, u64),
-    branch: Option<&Branch>,
-) {
+pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64), branch: Option<&Branch>) {
     if let Some(branch) = branch {
         branch.forget().await;
     }

@@ -35,6 +35,7 @@ pub struct Settling(Mutex<Option<Last>>);
 #[derive(Debug)]
 struct Last {
     task: TaskId,
+    attempt: AttemptId,
     outcome: Decision,
     settled: JoinHandle<()>,
 }
@@ -43,9 +44,10 @@ impl Settling {
     /// Begins with a task as soon as the one before is settled.
     pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, ended: Ended) {
         self.settled().await;
-        let (task, outcome) = (ended.task.clone(), Decision::finished(&ended.task, Some(ended.attempt), &ended.result));
+        let (task, attempt) = (ended.task.clone(), ended.attempt);
+        let outcome = Decision::finished(&task, Some(attempt), &ended.result);
         let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), ended));
-        *self.last() = Some(Last { task, outcome, settled });
+        *self.last() = Some(Last { task, attempt, outcome, settled });
     }
 
     /// Waits until the last task is off the programmer's hands.
@@ -58,10 +60,12 @@ impl Settling {
         }
     }
 
-    /// The outcome of the last task, unless it has one in the log.
+    /// The outcome of the last task, unless it has one in the log, or another attempt owns it.
     pub fn unread(&self, fold: &Fold) -> Option<Decision> {
         let last = self.last();
-        last.as_ref().filter(|last| fold.tasks.winner(&last.task).is_none()).map(|last| last.outcome.clone())
+        let open =
+            |last: &&Last| fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt);
+        last.as_ref().filter(open).map(|last| last.outcome.clone())
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
@@ -92,4 +96,43 @@ async fn settle(process: Process, scribes: Arc<Scribes>, ended: Ended) {
         tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
     }
     point(Point::BranchSet);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::event::{Batch, EmitterId};
+    use pool_shared::id::Token;
+    use pool_shared::result::{ErrorKind, Status, TaskFailure};
+
+    fn fold(events: Vec<Decision>) -> Fold {
+        let mut fold = Fold::new();
+        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1000, events };
+        fold.apply(&batch, |_, _, _| ());
+        fold
+    }
+
+    #[tokio::test]
+    async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers() {
+        let (task, mine) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
+        let started = |attempt, count| Decision::Started {
+            task: task.clone(),
+            attempt,
+            programmer: ProgrammerId::new("001").expect("an id"),
+            token: Token { generation: 0, count },
+            route: "any".to_owned(),
+            body_hash: "b".to_owned(),
+        };
+        let failure = TaskFailure::new(ErrorKind::Cancelled, "it does not matter");
+        let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
+        let outcome = Decision::finished(&task, Some(mine), &result);
+        let (settled, last) = (tokio::spawn(async {}), Settling::default());
+        assert_eq!(last.unread(&fold(vec![started(mine, 0)])), None, "there was no task");
+        *last.last() = Some(Last { task: task.clone(), attempt: mine, outcome: outcome.clone(), settled });
+        assert_eq!(last.unread(&fold(vec![started(mine, 0)])), Some(outcome.clone()), "the log has none");
+        assert_eq!(last.unread(&fold(vec![started(mine, 0), outcome])), None, "the log has it");
+        let other = started(AttemptId::from_u128(2), 1);
+        assert_eq!(last.unread(&fold(vec![started(mine, 0), other])), None, "somebody else owns the task");
+        assert_eq!(last.unread(&fold(vec![started(mine, 0), Decision::Cancelled { task }])), None, "it was cancelled");
+    }
 }
