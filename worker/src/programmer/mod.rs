@@ -1,7 +1,8 @@
 //! One programmer: takes a task, works on it, brings the result home, and again.
 //!
 //! [`session`] decides what comes next; this shell performs it: [`station`] at the broker, and [`walk`] with a task in
-//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 to 12).
+//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 and 11). [`settling`] goes on beside
+//! the next task.
 
 pub mod attempt;
 pub mod claim;

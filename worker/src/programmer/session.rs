@@ -62,8 +62,8 @@ pub enum Action<D, C, W> {
     Claim(D),
     /// Run the agent and the checks. At `turn` the queue's turn is over: no consumer is open any more then.
     Work { task: C, turn: Instant },
-    /// Publish the result, ack, wait for the outcome in the log, set the branch: steps 10 to 13. With `stay` the consumer
-    /// that brought the task may bring the next one with the ack; otherwise it is closed before.
+    /// Publish the result, ack, begin to settle: steps 10 and 11. With `stay` the consumer that brought the task may bring
+    /// the next one with the ack; otherwise it is closed before.
     Conclude { task: W, stay: bool },
     /// Give the task back without an attempt burned.
     HandBack(C),

@@ -18,7 +18,7 @@ use super::attempt::Branch;
 use super::conclude::{self, Scribes};
 
 /// A task whose result is confirmed.
-pub struct Ended {
+pub struct Concluded {
     pub programmer: ProgrammerId,
     pub task: TaskId,
     pub attempt: AttemptId,
@@ -42,11 +42,11 @@ struct Last {
 
 impl Settling {
     /// Begins with a task as soon as the one before is settled.
-    pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, ended: Ended) {
+    pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, concluded: Concluded) {
         self.settled().await;
-        let (task, attempt) = (ended.task.clone(), ended.attempt);
-        let outcome = Decision::finished(&task, Some(attempt), &ended.result);
-        let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), ended));
+        let (task, attempt) = (concluded.task.clone(), concluded.attempt);
+        let outcome = Decision::finished(&task, Some(attempt), &concluded.result);
+        let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), concluded));
         *self.last() = Some(Last { task, attempt, outcome, settled });
     }
 
@@ -74,8 +74,8 @@ impl Settling {
     }
 }
 
-async fn settle(process: Process, scribes: Arc<Scribes>, ended: Ended) {
-    let Ended { programmer, task, attempt, result, branch, connection } = ended;
+async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
+    let Concluded { programmer, task, attempt, result, branch, connection } = concluded;
     let log = &process.log;
     if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
         // What is not known may still be this attempt's, and then the commit is wanted.

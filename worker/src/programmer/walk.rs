@@ -20,7 +20,7 @@ use super::attempt::{Ended, HandBack, Outcome};
 use super::claim::{self, Claimed, Examination};
 use super::conclude::{self, End};
 use super::permits::TaskPermits;
-use super::settling::Ended as Settled;
+use super::settling::Concluded;
 use super::station::Station;
 use super::{Done, Held, In, Programmer, gate, retry};
 use crate::llm::permits::Permits;
@@ -228,7 +228,7 @@ impl Programmer {
         Some(Box::new(outcome))
     }
 
-    /// Steps 10 to 13. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
+    /// Steps 10 and 11. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done { held, outcome: Outcome { mut result, branch } } = done;
@@ -262,8 +262,8 @@ impl Programmer {
         conclude::ack(&self.process, delivery).await;
         let programmer = self.config.id.clone();
         let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
-        let ended = Settled { programmer, task, attempt, result, branch, connection };
-        self.settling.begin(&self.process, &self.scribes, ended).await;
+        let concluded = Concluded { programmer, task, attempt, result, branch, connection };
+        self.settling.begin(&self.process, &self.scribes, concluded).await;
         In::Settled
     }
 
