@@ -266,17 +266,15 @@ async fn decide_attempt(
     others: bool,
 ) -> Result<Due, LogError> {
     let log = &process.log;
+    let beyond = async |than, within| {
+        let other =
+            log.wait_for_task(task, |fold| Some(standing(fold, task, attempt)).filter(|standing| *standing != than));
+        tokio::time::timeout(within, other).await.unwrap_or(than)
+    };
     // The claim came before the result, but this process may not have read it yet.
-    let known = log.wait_for_task(task, |fold| match standing(fold, task, attempt) {
-        Standing::Unknown => None,
-        known @ (Standing::Winner | Standing::Loser | Standing::Open) => Some(known),
-    });
-    let mut known = tokio::time::timeout(CLAIM_READ_WITHIN, known).await.unwrap_or(Standing::Unknown);
+    let mut known = beyond(Standing::Unknown, CLAIM_READ_WITHIN).await;
     if known == Standing::Open && others {
-        let ended = log.wait_for_task(task, |fold| {
-            Some(standing(fold, task, attempt)).filter(|standing| *standing != Standing::Open)
-        });
-        known = tokio::time::timeout(WRITTEN_WITHIN, ended).await.unwrap_or(known);
+        known = beyond(Standing::Open, WRITTEN_WITHIN).await;
     }
     match known {
         Standing::Winner => return Ok(Due::Outcome),

@@ -135,20 +135,29 @@ pub async fn decided(
     }
 }
 
+/// Lets go of a task that did not end with this attempt, if somebody else has it: of the commit too. What is not known may
+/// still be this attempt's, and then the commit is wanted.
+pub async fn let_go(process: &Process, id: &TaskId, held: (AttemptId, u64), branch: Option<Branch>) {
+    if !process.log.read(|fold| is_lost(fold, id, held.0)) {
+        return;
+    }
+    if let Some(branch) = branch {
+        branch.forget().await;
+    }
+    lost(process, id, held).await;
+}
+
 /// Whether the log says that the task is another attempt's, or that its outcome is.
-pub fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
+fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
     let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
     fold.tasks.winner(id).is_some_and(|winner| winner != Some(attempt))
         || owner.is_some_and(|owner| owner.attempt != attempt)
 }
 
-/// Lets go of a task that belongs to somebody else, and of what was made of it. It does no harm to a worker that lives and
-/// was only cut off from the broker: the attempt shall not count towards `max_attempts`. (A message that was taken back on a
-/// connection that held was kept for too long, and would be again.) `connection` is the number of the one that brought it.
-pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64), branch: Option<&Branch>) {
-    if let Some(branch) = branch {
-        branch.forget().await;
-    }
+/// A task does no harm to a worker that lives and was only cut off from the broker: the attempt shall not count towards
+/// `max_attempts`. (A message that was taken back on a connection that held was kept for too long, and would be again.)
+/// `connection` is the number of the one that brought it.
+pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64)) {
     if process.consume.number() == connection {
         return;
     }

@@ -76,13 +76,8 @@ impl Settling {
 
 async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
     let Concluded { programmer, task, attempt, result, branch, connection } = concluded;
-    let log = &process.log;
     if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
-        // What is not known may still be this attempt's, and then the commit is wanted.
-        if log.read(|fold| conclude::is_lost(fold, &task, attempt)) {
-            conclude::lost(&process, &task, (attempt, connection), branch.as_ref()).await;
-        }
-        return;
+        return conclude::let_go(&process, &task, (attempt, connection), branch).await;
     }
     point(Point::FinishedRead);
     tracing::info!(

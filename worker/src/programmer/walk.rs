@@ -156,7 +156,7 @@ impl Programmer {
             Some(Some(_)) => In::Lost,
             None => {
                 let held = (held.claimed.attempt, held.connection);
-                conclude::lost(&self.process, &envelope.task.id, held, None).await;
+                conclude::lost(&self.process, &envelope.task.id, held).await;
                 In::Lost
             }
         }
@@ -250,10 +250,7 @@ impl Programmer {
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
-            // What is not known may still be this attempt's, and then the commit is wanted.
-            if log.read(|fold| conclude::is_lost(fold, id, claimed.attempt)) {
-                conclude::lost(&self.process, id, (claimed.attempt, *connection), branch.as_ref()).await;
-            }
+            conclude::let_go(&self.process, id, (claimed.attempt, *connection), branch).await;
             return In::Lost;
         }
         point(Point::ResultPublished);
