@@ -23,6 +23,7 @@ fn decisions(pool: &Pool) -> Value {
         failover,
         cost,
         providers,
+        llms: _,
         prices,
         agent: _,
         workspace: _,

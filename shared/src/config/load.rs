@@ -9,7 +9,7 @@ use super::env::Env;
 use super::mistake::{Mistake, Mistakes};
 use super::position::{At, Step, Tree};
 use super::raw::RawPool;
-use super::{Pool, Secret, broker, prices, programmers, providers, relations, wording};
+use super::{Pool, Secret, broker, llms, prices, programmers, providers, relations, wording};
 
 /// Reads and validates a pool file. `AMQP_URL` in `env` (or the file that `AMQP_URL_FILE` names) wins over `broker.url`,
 /// `POOL_<PROVIDER>_URL` over the `base_url` of that provider.
@@ -117,6 +117,7 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
         failover: raw.failover.check(checks),
         cost: raw.cost_optimization.check(checks),
         providers: providers::check(raw.providers, env, checks),
+        llms: llms::check(raw.llms, checks),
         prices: prices::check(raw.prices, checks),
         agent: raw.agent.check(&base, checks),
         workspace: raw.workspace.check(&base, checks),

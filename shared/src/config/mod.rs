@@ -13,6 +13,7 @@ mod env;
 mod events;
 mod failover;
 mod hash;
+mod llms;
 mod load;
 mod load_balancing;
 mod mistake;
@@ -61,6 +62,7 @@ pub struct Pool {
     pub cost: CostOptimization,
     /// By the part of an LLM name before the slash; has an entry for every LLM of every programmer.
     pub providers: BTreeMap<String, Provider>,
+    pub llms: BTreeMap<LlmName, LlmSettings>,
     /// Has an entry for every LLM that is not free.
     pub prices: BTreeMap<LlmName, Price>,
     pub agent: Agent,
@@ -198,6 +200,34 @@ pub struct Provider {
     pub free: bool,
     /// Calls over it wait in the gateway; None: no limit.
     pub max_concurrent: Option<u32>,
+    /// None: the worker finds out.
+    pub output_limit_field: Option<OutputLimitField>,
+}
+
+/// The field of a chat-completions request that limits the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum OutputLimitField {
+    MaxTokens,
+    /// OpenAI's newer name. Its reasoning models refuse the other one.
+    MaxCompletionTokens,
+}
+
+impl OutputLimitField {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// What the file says of one LLM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LlmSettings {
+    /// The most output tokens that it takes as a limit; None: the worker finds out.
+    pub max_output: Option<u64>,
 }
 
 /// Dollars per million tokens.

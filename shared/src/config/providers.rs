@@ -10,7 +10,7 @@ use url::{Host, Url};
 use super::checks::Checks;
 use super::env::Env;
 use super::position::At;
-use super::{Protocol, Provider};
+use super::{OutputLimitField, Protocol, Provider};
 use crate::id::LlmName;
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,9 @@ pub(super) struct RawProvider {
     /// Calls at once over one worker process; more wait their turn. Default: no limit.
     #[schemars(range(min = 1))]
     max_concurrent: Option<u32>,
+    /// The field in which its models take the limit of an answer in chat completions: max_tokens or
+    /// max_completion_tokens. Default: the agent's choice, and what the provider's refusals teach.
+    output_limit_field: Option<OutputLimitField>,
 }
 
 /// What is known without being configured. Anthropic is reached over its chat-completions endpoint, because that is what
@@ -43,6 +46,7 @@ fn built_in() -> BTreeMap<String, Provider> {
         protocol: Protocol::OpenAi,
         free: key.is_none(),
         max_concurrent: None,
+        output_limit_field: None,
     };
     [
         ("ollama", provider("http://127.0.0.1:11434/v1", None)),
@@ -112,6 +116,7 @@ impl RawProvider {
             protocol: self.protocol.or(known.as_ref().map(|p| p.protocol)).unwrap_or(Protocol::OpenAi),
             free: self.free.or(known.as_ref().map(|p| p.free)).unwrap_or(false),
             max_concurrent: self.max_concurrent.or(known.and_then(|p| p.max_concurrent)),
+            output_limit_field: self.output_limit_field,
         })
     }
 }

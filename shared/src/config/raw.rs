@@ -12,6 +12,7 @@ use super::defaults::RawDefaults;
 use super::dispatcher::RawDispatcher;
 use super::events::RawEvents;
 use super::failover::RawFailover;
+use super::llms::RawLlm;
 use super::load_balancing::RawLoadBalancing;
 use super::prices::RawPrice;
 use super::programmers::RawProgrammer;
@@ -44,6 +45,8 @@ pub(super) struct RawPool {
     /// `deepseek` are known; set only what differs.
     #[schemars(extend("propertyNames" = {"pattern": "^[a-z0-9][a-z0-9_-]{0,31}$"}))]
     pub(super) providers: BTreeMap<String, RawProvider>,
+    /// Facts about single LLMs, by their names. All of it is optional.
+    pub(super) llms: BTreeMap<LlmName, RawLlm>,
     /// What LLMs cost, in US dollars per million tokens. Every LLM whose provider is not free needs one.
     pub(super) prices: BTreeMap<LlmName, RawPrice>,
     /// The program that edits code.

@@ -35,6 +35,7 @@ fn provider(base_url: &str) -> Provider {
         protocol: Protocol::OpenAi,
         free: true,
         max_concurrent: None,
+        output_limit_field: None,
     }
 }
 
