@@ -3,24 +3,28 @@
 //! What comes next is decided elsewhere: [`Permits`](super::permits::Permits) say which LLM may be asked, and [`failover`]
 //! says what a failure means. Nothing here outlives the agent's connection: when that ends, the call does, wherever it is.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use bytes::Bytes;
 use pool_shared::id::LlmName;
 use pool_shared::time::wall_clock;
 
 use super::answer::Answer;
-use super::classify::{Failure, Outcome, classify};
+use super::classify::{Exchange, Failure, Outcome, classify};
 use super::failover::{self, Next};
+use super::known::Known;
 use super::permits::{Epoch, Unavailable};
-use super::pricing::{Refusal, Tariff};
+use super::pricing::{Demand, Refusal, Tariff};
 use super::protocol::{Dialect, Envelope};
 use super::record::{CallClass, Cap, NoLlmLeft, Out};
+use super::refusal::{self, Lesson, Refused};
 use super::reply;
 use super::request::AgentRequest;
 use super::session::{AgentCall, OpenCall, SessionState};
-use super::telemetry::{Exhausted, MovedOn, Skipped};
+use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
 /// Answers the agent's request, whose body could be read or was too large.
@@ -121,7 +125,8 @@ enum Tried {
     Answer(Answer),
     /// It was not sent.
     Unavailable(Unavailable),
-    Failed(CallClass, Epoch),
+    /// And what the refusal of its output limit teaches, when it was one.
+    Failed(CallClass, Epoch, Option<Lesson>),
 }
 
 impl Walk<'_> {
@@ -150,16 +155,30 @@ impl Walk<'_> {
     async fn ask(&self, llm: &LlmName) -> Asked {
         let mut failed = None;
         let mut tries = 0;
+        let (mut known, mut lessons) = (self.upstreams.known.of(llm), Vec::new());
         loop {
-            match (self.attempt(llm).await, failed.take()) {
+            match (self.attempt(llm, known).await, failed.take()) {
                 (Tried::Answer(answer), _) => {
+                    if !lessons.is_empty() {
+                        self.upstreams.known.keep(llm, known);
+                    }
                     self.session.plan.permits.succeeded(llm);
                     return Asked::Answer(answer);
                 }
                 (Tried::Unavailable(unavailable), None) => return Asked::GoOn(Out::Unavailable(unavailable)),
                 // It was shut while this call waited to try it again.
                 (Tried::Unavailable(_), Some((class, epoch))) => return Asked::GoOn(self.failed(llm, class, epoch)),
-                (Tried::Failed(class, epoch), _) => {
+                (Tried::Failed(class, epoch, lesson), _) => {
+                    // Each kind of lesson is learned once in a call, and asking again at once is not a retry.
+                    let new = lesson.filter(|lesson| !lessons.contains(&discriminant(lesson)));
+                    if let Some(lesson) = new
+                        && let Some(taught) = known.taught(lesson, self.request.demand)
+                    {
+                        LimitLearned { llm, lesson }.emit();
+                        lessons.push(discriminant(&lesson));
+                        known = taught;
+                        continue;
+                    }
                     tries += 1;
                     match failover::next(&class, tries, &self.session.plan.failover) {
                         Next::Retry { after } => {
@@ -183,16 +202,17 @@ impl Walk<'_> {
     }
 
     /// One try with one LLM, recorded whatever becomes of it once anything was sent.
-    async fn attempt(&self, llm: &LlmName) -> Tried {
+    async fn attempt(&self, llm: &LlmName, known: Known) -> Tried {
         let permits = &self.session.plan.permits;
         let mut epoch = match permits.check(llm) {
             Ok(epoch) => epoch,
             Err(unavailable) => return skipped(llm, unavailable),
         };
         let mut call = self.call.ask(llm);
-        let outcome = match prepare(self.upstreams, llm, self.request, &mut call) {
+        let mut lesson = None;
+        let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
             Err(failure) => Outcome::Failure(failure),
-            Ok((upstream, tariff, body)) => {
+            Ok(Prepared { upstream, tariff, body, limit }) => {
                 if tariff.is_paid()
                     && let Err(unavailable) = permits.reserve().await
                 {
@@ -207,13 +227,16 @@ impl Walk<'_> {
                 }
                 call.sent();
                 let exchange = upstream.send(self.request, body, timeout).await;
-                classify(exchange, wall_clock(), upstream.secret())
+                let said = said(&exchange);
+                let outcome = classify(exchange, wall_clock(), upstream.secret());
+                lesson = limit.filter(|_| is_refusal(&outcome)).and_then(|limit| refusal::lesson(&said, limit));
+                outcome
             }
         };
         call.end(&outcome);
         match outcome {
             Outcome::Answer(answer) => Tried::Answer(answer),
-            Outcome::Failure(failure) => Tried::Failed(failure.class, epoch),
+            Outcome::Failure(failure) => Tried::Failed(failure.class, epoch, lesson),
         }
     }
 }
@@ -223,13 +246,49 @@ fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
     Tried::Unavailable(unavailable)
 }
 
+/// What the provider has said, whatever that means.
+fn said(exchange: &Exchange) -> Bytes {
+    match exchange {
+        Exchange::Answered { body, .. } => body.clone(),
+        Exchange::KeyMissing { .. }
+        | Exchange::NotConnected { .. }
+        | Exchange::TimedOut { .. }
+        | Exchange::Silent { .. } => Bytes::new(),
+    }
+}
+
+/// Whether the provider may have refused the request for its output limit. Some wrap the refusals of others into a 500.
+fn is_refusal(outcome: &Outcome) -> bool {
+    let Outcome::Failure(Failure { class, status, .. }) = outcome else { return false };
+    match class {
+        CallClass::BadRequest | CallClass::ContextTooLong => true,
+        CallClass::Unavailable => status.is_some_and(|status| status >= 500),
+        CallClass::Ok
+        | CallClass::RateLimited { .. }
+        | CallClass::Timeout
+        | CallClass::ModelUnavailable
+        | CallClass::Auth
+        | CallClass::BadAnswer
+        | CallClass::Refused(_) => false,
+    }
+}
+
+/// A request that is ready to be sent.
+struct Prepared<'a> {
+    upstream: &'a Upstream,
+    tariff: Tariff,
+    body: Vec<u8>,
+    limit: Option<Refused>,
+}
+
 /// Everything that can be known before a place is waited for: the provider, the price, the room that is left.
 fn prepare<'a>(
     upstreams: &'a Upstreams,
     llm: &LlmName,
+    known: Known,
     request: &AgentRequest,
     call: &mut OpenCall,
-) -> Result<(&'a Upstream, Tariff, Vec<u8>), Failure> {
+) -> Result<Prepared<'a>, Failure> {
     let provider = llm.provider();
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
     let upstream =
@@ -238,7 +297,8 @@ fn prepare<'a>(
         return Err(nobody_speaks(request.envelope.dialect, llm));
     }
     let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
-    let admission = call.reserve(request.demand, tariff).map_err(|refusal| {
+    let demand = Demand { most_output: known.most_output(request.demand), ..request.demand };
+    let admission = call.reserve(demand, tariff).map_err(|refusal| {
         let class = match refusal {
             Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
             Refusal::Cost { .. } => CallClass::Refused(Cap::Cost),
@@ -246,6 +306,7 @@ fn prepare<'a>(
         };
         Failure::unsent(class, refusal.to_string())
     })?;
-    let body = request.for_provider(llm.model(), admission.output_limit, upstream.limit_field());
-    Ok((upstream, tariff, body))
+    let (told, field) = (admission.output_limit, upstream.limit_field(known));
+    let (body, limit) = (request.for_provider(llm.model(), told, field), request.limit(told, field));
+    Ok(Prepared { upstream, tariff, body, limit })
 }

@@ -7,15 +7,18 @@
 //! in `protocol`. The agent never sees a provider's key, error or half an answer.
 
 mod answer;
+mod body;
 mod call;
 mod classify;
 mod failover;
 mod gateway;
+mod known;
 pub mod permits;
 mod pricing;
 mod probe;
 mod protocol;
 pub mod record;
+mod refusal;
 mod reply;
 mod request;
 mod session;

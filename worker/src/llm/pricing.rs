@@ -8,11 +8,9 @@ use serde_json::Value;
 /// What an answer is assumed to need when the agent sets no limit; what a paid LLM is then told.
 const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
 /// An answer that has to be shorter than this is not worth its price.
-const MIN_OUTPUT_TOKENS: u64 = 256;
+pub(super) const MIN_OUTPUT_TOKENS: u64 = 256;
 /// Upper estimate of the input: real tokenizers need 3.5 to 5 bytes of code and English for a token.
 const BYTES_PER_TOKEN_AT_LEAST: u64 = 3;
-/// Usual density, for the question whether a prompt fits the context at all.
-const BYTES_PER_TOKEN_USUALLY: u64 = 4;
 
 /// Tokens of one call. As OpenAI counts: `input` includes `cached_input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,12 +85,16 @@ impl Tariff {
 /// What one call asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Size of the agent's request.
-    pub(super) bytes: u64,
+    /// An upper estimate of the prompt.
+    pub(super) input: u64,
+    /// What the prompt usually has, for the question whether it fits into the context at all.
+    pub(super) likely_input: u64,
     /// `n`: each choice has its own output.
     pub(super) choices: u64,
     /// The agent's own limit of each choice's output.
     pub(super) max_output: Option<u64>,
+    /// The most output tokens that the LLM takes as a limit, where that is known.
+    pub(super) most_output: Option<u64>,
     /// By how many percent a token of input may cost more than its price: Anthropic's cache writes.
     pub(super) input_surcharge: u64,
 }
@@ -136,19 +138,17 @@ pub(super) fn tokens_at_most(bytes: u64) -> u64 {
 
 /// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
 pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
-    let likely_input = demand.bytes / BYTES_PER_TOKEN_USUALLY;
+    let Demand { input, likely_input, choices, max_output, most_output, input_surcharge } = demand;
     if likely_input > room.context {
         return Err(Refusal::Context { estimate: likely_input, limit: room.context });
     }
-    let input = tokens_at_most(demand.bytes);
     let assumed = (room.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
-    let wanted = demand.max_output.unwrap_or(assumed);
+    let wanted = max_output.unwrap_or(assumed).min(most_output.unwrap_or(u64::MAX));
     let least = wanted.min(MIN_OUTPUT_TOKENS);
-    let surcharge = input.saturating_mul(demand.input_surcharge).div_ceil(100);
-    let worst =
-        |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(demand.choices), surcharge };
+    let surcharge = input.saturating_mul(input_surcharge).div_ceil(100);
+    let worst = |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(choices), surcharge };
 
-    let by_tokens = room.tokens.saturating_sub(input) / demand.choices;
+    let by_tokens = room.tokens.saturating_sub(input) / choices;
     if by_tokens < least {
         return Err(Refusal::Tokens { needed: worst(least).total(), left: room.tokens });
     }
@@ -156,9 +156,12 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
     if needed > room.cost {
         return Err(Refusal::Cost { needed, left: room.cost });
     }
-    let by_cost = tariff.output_for(room.cost.saturating_sub(tariff.cost(worst(0)))) / demand.choices;
+    let by_cost = tariff.output_for(room.cost.saturating_sub(tariff.cost(worst(0)))) / choices;
     let allowed = wanted.min(by_tokens).min(by_cost);
-    let must_tell = allowed < wanted || (demand.max_output.is_none() && tariff.is_paid());
+    let must_tell = match max_output {
+        Some(own) => allowed < own,
+        None => allowed < wanted || tariff.is_paid(),
+    };
     Ok(Admission { worst: worst(allowed), output_limit: must_tell.then_some(allowed) })
 }
 
@@ -174,7 +177,8 @@ mod tests {
     const ROOM: Room = Room { tokens: 80_000, cost: MicroUsd(2_500_000), context: 131_072 };
 
     fn demand(bytes: u64, max_output: Option<u64>) -> Demand {
-        Demand { bytes, choices: 1, max_output, input_surcharge: 0 }
+        let (input, likely_input) = (bytes.div_ceil(3), bytes / 4);
+        Demand { input, likely_input, choices: 1, max_output, most_output: None, input_surcharge: 0 }
     }
 
     #[test]
@@ -278,7 +282,8 @@ mod tests {
         ) {
             let tariff = if free { Tariff::Free } else { PAID };
             let room = Room { tokens, cost: MicroUsd(cost), context };
-            if let Ok(admission) = admit(Demand { bytes, choices, max_output, input_surcharge }, tariff, room) {
+            let demand = Demand { choices, input_surcharge, ..demand(bytes, max_output) };
+            if let Ok(admission) = admit(demand, tariff, room) {
                 prop_assert!(admission.worst.total() <= room.tokens, "tokens");
                 prop_assert!(tariff.cost(admission.worst) <= room.cost, "cost");
                 let dearest = admission.worst.input * input_surcharge / 100;

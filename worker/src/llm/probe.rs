@@ -50,7 +50,7 @@ impl Upstreams {
         let Some(Question { upstream, tariff, request, admission }) = self.question(llm) else {
             return Probed { fault: Some(Fault::Unavailable), retry_after: None, cost: MicroUsd::ZERO };
         };
-        let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field());
+        let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field(self.known.of(llm)));
         let exchange = upstream.send(&request, body, timeout).await;
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
@@ -65,7 +65,7 @@ impl Upstreams {
     fn question(&self, llm: &LlmName) -> Option<Question<'_>> {
         let (upstream, tariff) = (self.provider(llm)?, self.tariff(llm)?);
         let (dialect, limit) = match upstream.protocol() {
-            Protocol::OpenAi => (Dialect::Chat, upstream.limit_field()),
+            Protocol::OpenAi => (Dialect::Chat, upstream.limit_field(self.known.of(llm)).usual()),
             Protocol::Anthropic => (Dialect::Messages, "max_tokens"),
         };
         let body = json!({"messages": [{"role": "user", "content": "Answer with the word OK."}], limit: OUTPUT_TOKENS});

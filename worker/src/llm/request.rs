@@ -1,10 +1,12 @@
-//! The agent's request: read, checked for what cannot be priced, and written again for a provider. Pure; what is
-//! particular to a dialect is in `protocol`.
+//! The agent's request: read, checked for what cannot be priced, and edited for a provider. Pure; what is particular to a
+//! dialect is in `protocol`, and how the bytes stay as they came in `body`.
 
 use serde_json::{Map, Value};
 
-use super::pricing::Demand;
-use super::protocol::{Envelope, Form};
+use super::body::{Body, Change};
+use super::pricing::{Demand, tokens_at_most};
+use super::protocol::{Envelope, Form, LimitField};
+use super::refusal::Refused;
 
 /// A request that is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +17,10 @@ pub(super) enum BadRequest {
     Unpriceable(String),
     #[error("`{0}` must be a positive whole number")]
     Number(&'static str),
+    #[error("`{0}` must be true or false")]
+    Flag(&'static str),
+    #[error("`{0}` is not spelled as providers document it; write it in small letters")]
+    Spelling(String),
     #[error("`{0}` must be a list that is not empty")]
     Nothing(&'static str),
 }
@@ -32,7 +38,7 @@ pub(super) struct Asked {
 #[derive(Debug, Clone)]
 pub(super) struct AgentRequest {
     pub(super) envelope: Envelope,
-    fields: Map<String, Value>,
+    body: Body,
     pub(super) demand: Demand,
     /// The agent wants server-sent events.
     pub(super) stream: bool,
@@ -40,14 +46,24 @@ pub(super) struct AgentRequest {
 }
 
 impl AgentRequest {
-    pub(super) fn read(envelope: Envelope, body: &[u8]) -> Result<Self, BadRequest> {
-        let fields: Map<String, Value> =
-            serde_json::from_slice(body).map_err(|error| BadRequest::Json(error.to_string()))?;
+    pub(super) fn read(envelope: Envelope, bytes: &[u8]) -> Result<Self, BadRequest> {
+        let (body, fields) = Body::read(bytes)?;
+        if let Some(name) = body.look_alike(|name| envelope.dialect.acts_on(name)) {
+            return Err(BadRequest::Spelling(name.to_owned()));
+        }
         let Asked { choices, max_output, input_surcharge } = envelope.dialect.check(&fields)?;
-        let stream = fields.get("stream") == Some(&Value::Bool(true));
+        let stream = match fields.get("stream") {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::Bool(true)) => true,
+            Some(Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+                return Err(BadRequest::Flag("stream"));
+            }
+        };
         let include_usage = fields.get("stream_options").is_some_and(|options| options["include_usage"] == true);
-        let demand = Demand { bytes: weight(body), choices, max_output, input_surcharge };
-        Ok(Self { envelope, fields, demand, stream, include_usage })
+        let weight = weight(bytes);
+        let (input, likely_input) = (tokens_at_most(weight), weight / 4);
+        let demand = Demand { input, likely_input, choices, max_output, most_output: None, input_surcharge };
+        Ok(Self { envelope, body, demand, stream, include_usage })
     }
 
     /// In which form the provider answers.
@@ -56,20 +72,25 @@ impl AgentRequest {
         Form { dialect, stream: self.stream && dialect.streams() }
     }
 
-    /// The body for a provider: its own name of the model, a stream only where its events are passed on, and the output
-    /// limit where one must be told (chat completions: in `limit_field` when the agent set none).
-    pub(super) fn for_provider(&self, model: &str, output_limit: Option<u64>, limit_field: &str) -> Vec<u8> {
-        let mut fields = self.fields.clone();
+    /// The body for a provider: the agent's bytes, but for the provider's own name of the model, a stream only where its
+    /// events are passed on, and one output limit at most: `told`, where the gateway sets one, else the agent's own.
+    pub(super) fn for_provider(&self, model: &str, told: Option<u64>, chat_field: LimitField) -> Vec<u8> {
         let dialect = self.envelope.dialect;
-        fields.insert("model".to_owned(), model.into());
+        let mut changes = dialect.limit(&self.body, told, self.demand.max_output, chat_field);
+        changes.insert("model", Change::Set(Value::from(model).to_string()));
         if !dialect.streams() {
-            fields.insert("stream".to_owned(), false.into());
-            fields.remove("stream_options");
+            changes.insert("stream", Change::Set("false".to_owned()));
+            if self.stream {
+                changes.insert("stream_options", Change::Remove);
+            }
         }
-        if let Some(limit) = output_limit {
-            dialect.limit(&mut fields, limit, limit_field);
-        }
-        Value::Object(fields).to_string().into_bytes()
+        self.body.with(&changes).into_bytes()
+    }
+
+    /// The limit that goes to the provider with [`Self::for_provider`], for a refusal of it to be understood.
+    pub(super) fn limit(&self, told: Option<u64>, chat_field: LimitField) -> Option<Refused> {
+        let limit = told.or(self.demand.max_output)?;
+        Some(Refused { limit, field: self.envelope.dialect.limit_field(&self.body, chat_field) })
     }
 }
 
@@ -83,8 +104,15 @@ fn weight(body: &[u8]) -> u64 {
 pub(super) fn positive(fields: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, BadRequest> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_u64().filter(|number| *number > 0).map(Some).ok_or(BadRequest::Number(name)),
+        Some(value) => whole(value).filter(|number| *number > 0).map(Some).ok_or(BadRequest::Number(name)),
     }
+}
+
+/// A whole number, also when it is written as a float (`100.0`). Numbers beyond 64 bits are as good as the largest.
+fn whole(value: &Value) -> Option<u64> {
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0).map(|float| float as u64))
 }
 
 /// Whether a field asks for something.

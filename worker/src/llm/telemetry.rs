@@ -7,6 +7,7 @@ use pool_shared::telemetry::catalog::{
 
 use super::permits::Unavailable;
 use super::record::{Call, CallClass, NoLlmLeft, Out};
+use super::refusal::Lesson;
 
 /// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {
@@ -64,6 +65,23 @@ impl Skipped<'_> {
         let reason = self.unavailable.reason.as_str();
         LLM_SKIPS.add([self.llm.as_str(), reason], 1);
         tracing::debug!(llm = %self.llm, reason, detail = self.unavailable.detail, "LLM skipped");
+    }
+}
+
+/// A provider has refused an output limit, and its message says which one it takes.
+pub(super) struct LimitLearned<'a> {
+    pub(super) llm: &'a LlmName,
+    pub(super) lesson: Lesson,
+}
+
+impl LimitLearned<'_> {
+    pub(super) fn emit(&self) {
+        let takes = match self.lesson {
+            Lesson::MaxOutput(most) => format!("at most {most} output tokens"),
+            Lesson::Context { length, .. } => format!("prompt and output of {length} tokens together"),
+            Lesson::Field(field) => format!("the limit in `{}`", field.as_str()),
+        };
+        tracing::info!(llm = %self.llm, takes, "the provider refused the output limit; asking again");
     }
 }
 

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pool_shared::config::{Pool, Price, Protocol, Provider, Secret};
+use pool_shared::config::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
 use pool_shared::id::LlmName;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::classify::{BodyEnd, Exchange, RetryAfter};
+use super::known::{Known, KnownLlms};
 use super::pricing::Tariff;
-use super::protocol::{Dialect, Form};
+use super::protocol::{Dialect, Form, LimitField};
 use super::request::AgentRequest;
 use super::telemetry::KeyMissing;
 
@@ -39,6 +40,7 @@ pub enum UpstreamError {
 pub struct Upstreams {
     providers: BTreeMap<String, Upstream>,
     prices: BTreeMap<LlmName, Price>,
+    pub(super) known: KnownLlms,
 }
 
 enum Key {
@@ -86,6 +88,8 @@ pub(super) struct Upstream {
     client: Client,
     key: Key,
     free: bool,
+    /// As the pool file says.
+    limit_field: Option<OutputLimitField>,
     places: Option<Semaphore>,
 }
 
@@ -96,12 +100,22 @@ impl Upstreams {
     /// # Errors
     /// [`UpstreamError`] when a URL or a key cannot be used at all.
     pub fn new(pool: &Pool, env: impl Fn(&str) -> Option<String>) -> Result<Arc<Self>, UpstreamError> {
-        Self::from_parts(&pool.providers, pool.prices.clone(), env)
+        Self::with(&pool.providers, pool.prices.clone(), KnownLlms::from_file(&pool.llms), env)
     }
 
+    #[cfg(test)]
     pub(super) fn from_parts(
         providers: &BTreeMap<String, Provider>,
         prices: BTreeMap<LlmName, Price>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        Self::with(providers, prices, KnownLlms::default(), env)
+    }
+
+    pub(super) fn with(
+        providers: &BTreeMap<String, Provider>,
+        prices: BTreeMap<LlmName, Price>,
+        known: KnownLlms,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Arc<Self>, UpstreamError> {
         // Whoever was first has installed the same one.
@@ -110,7 +124,7 @@ impl Upstreams {
             .iter()
             .map(|(name, provider)| Ok((name.clone(), Upstream::new(name, provider, &env)?)))
             .collect::<Result<_, UpstreamError>>()?;
-        Ok(Arc::new(Self { providers, prices }))
+        Ok(Arc::new(Self { providers, prices, known }))
     }
 
     pub(super) fn provider(&self, llm: &LlmName) -> Option<&Upstream> {
@@ -142,6 +156,7 @@ impl Upstream {
             client,
             key: key(name, provider, env)?,
             free: provider.free,
+            limit_field: provider.output_limit_field,
             places: provider.max_concurrent.map(|places| Semaphore::new(places as usize)),
         })
     }
@@ -160,10 +175,16 @@ impl Upstream {
         }
     }
 
-    /// The field in which this provider takes an output limit that the agent did not set: OpenAI has a new name for it
-    /// and its newest models refuse the old one, which everybody else knows.
-    pub(super) fn limit_field(&self) -> &'static str {
-        if self.addresses.any().host_str() == Some("api.openai.com") { "max_completion_tokens" } else { "max_tokens" }
+    /// The field in which this provider takes an output limit in chat completions. OpenAI has a new name for it and its
+    /// newest models refuse the old one, which everybody else knows.
+    pub(super) fn limit_field(&self, known: Known) -> LimitField {
+        match known.field.or(self.limit_field) {
+            Some(field) => LimitField::Only(field),
+            None if self.addresses.any().host_str() == Some("api.openai.com") => {
+                LimitField::Usually(OutputLimitField::MaxCompletionTokens)
+            }
+            None => LimitField::Usually(OutputLimitField::MaxTokens),
+        }
     }
 
     /// Waits until the provider may get one more call; keep the place until the answer is complete.

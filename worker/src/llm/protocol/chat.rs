@@ -1,14 +1,15 @@
 //! Requests of chat completions. Pure.
 
+use pool_shared::config::OutputLimitField;
 use serde_json::{Map, Value};
 
+use super::super::body::Body;
 use super::super::request::{Asked, BadRequest, given, list, positive};
+use super::{LimitField, output_limit};
 
 const MAX_CHOICES: u64 = 128;
-/// Where a request says how long an answer may be: the old name and OpenAI's new one.
-const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 /// Fields that make a provider do, or charge for, more than tokens at the configured price.
-const UNPRICEABLE: [&str; 10] = [
+pub(super) const UNPRICEABLE: [&str; 10] = [
     "audio",
     "enable_search",
     "models",
@@ -32,21 +33,20 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     if choices > MAX_CHOICES {
         return Err(BadRequest::Number("n"));
     }
-    let mut max_output = None;
-    for name in OUTPUT_LIMITS {
-        if let Some(limit) = positive(fields, name)? {
-            max_output = Some(max_output.map_or(limit, |other: u64| other.min(limit)));
-        }
-    }
-    Ok(Asked { choices, max_output, input_surcharge: 0 })
+    Ok(Asked { choices, max_output: output_limit::asked(fields)?, input_surcharge: 0 })
 }
 
-/// Where the agent set a limit, else in the provider's own field.
-pub(super) fn limit(fields: &mut Map<String, Value>, limit: u64, provider_field: &str) {
-    let set: Vec<&str> =
-        OUTPUT_LIMITS.into_iter().filter(|name| fields.get(*name).is_some_and(Value::is_u64)).collect();
-    for name in if set.is_empty() { vec![provider_field] } else { set } {
-        fields.insert(name.to_owned(), limit.into());
+/// The agent's own name of the limit stays, when it has used one and the LLM is not known to take another.
+pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
+    let usual = match field {
+        LimitField::Only(field) => return field,
+        LimitField::Usually(field) => field,
+    };
+    let is_set = |field: OutputLimitField| output_limit::is_set(body, field.as_str());
+    match (is_set(OutputLimitField::MaxTokens), is_set(OutputLimitField::MaxCompletionTokens)) {
+        (true, false) => OutputLimitField::MaxTokens,
+        (false, true) => OutputLimitField::MaxCompletionTokens,
+        (true, true) | (false, false) => usual,
     }
 }
 
@@ -94,7 +94,8 @@ mod tests {
     }
 
     fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-        serde_json::from_slice(&request.for_provider("gpt-4o", limit, "max_completion_tokens")).expect("JSON")
+        let field = LimitField::Usually(OutputLimitField::MaxCompletionTokens);
+        serde_json::from_slice(&request.for_provider("gpt-4o", limit, field)).expect("JSON")
     }
 
     #[test]

@@ -4,20 +4,20 @@ use axum::http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use super::super::answer::{NoAnswer, Reading};
+use super::super::body::{Body, Change, Changes};
 use super::super::pricing::Tokens;
-use super::super::request::{Asked, BadRequest, given, list, positive};
-use super::sse;
+use super::super::request::{Asked, BadRequest, given, list};
+use super::{output_limit, sse};
 
 const VERSION: &str = "anthropic-version";
 /// For agents that name none (<https://docs.anthropic.com/en/api/versioning>).
 const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// Switches on what the agent's request makes use of.
 const BETA: &str = "anthropic-beta";
-const OUTPUT_LIMIT: &str = "max_tokens";
 /// The least that a provider takes for `thinking.budget_tokens`.
 const LEAST_THINKING: u64 = 1024;
 /// Fields that make a provider charge for more than tokens, or work with what is not in the request.
-const UNPRICEABLE: [&str; 4] = ["container", "fallbacks", "inference_geo", "mcp_servers"];
+pub(super) const UNPRICEABLE: [&str; 4] = ["container", "fallbacks", "inference_geo", "mcp_servers"];
 /// Tools of Anthropic's that the agent itself runs, by how their types begin. The others run at the provider.
 const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];
 /// Content whose tokens follow from its size.
@@ -47,7 +47,7 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
         return Err(BadRequest::Unpriceable(field));
     }
     let input_surcharge = fields.iter().map(|(name, value)| cache_write(name, value)).max().unwrap_or(0);
-    Ok(Asked { choices: 1, max_output: positive(fields, OUTPUT_LIMIT)?, input_surcharge })
+    Ok(Asked { choices: 1, max_output: output_limit::asked(fields)?, input_surcharge })
 }
 
 /// What the dearest `cache_control` of a request may add to its input, in percent.
@@ -63,19 +63,19 @@ fn cache_write(name: &str, value: &Value) -> u64 {
 }
 
 /// A budget for thinking has to stay below the limit.
-pub(super) fn limit(fields: &mut Map<String, Value>, limit: u64) {
-    fields.insert(OUTPUT_LIMIT.to_owned(), limit.into());
-    let Some(thinking) = fields
-        .get_mut("thinking")
-        .filter(|thinking| thinking["budget_tokens"].as_u64().is_some_and(|budget| budget >= limit))
-    else {
+pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
+    const BUDGET: &str = "budget_tokens";
+    let thinking = body.literal("thinking").and_then(|literal| Body::read(literal.as_bytes()).ok());
+    let Some((thinking, fields)) = thinking else { return };
+    if !fields.get(BUDGET).and_then(Value::as_u64).is_some_and(|budget| budget >= limit) {
         return;
-    };
-    if limit > LEAST_THINKING {
-        thinking["budget_tokens"] = (limit - 1).into();
-    } else {
-        *thinking = json!({"type": "disabled"});
     }
+    let lowered = if limit > LEAST_THINKING {
+        thinking.with(&Changes::from([(BUDGET, Change::Set((limit - 1).to_string()))]))
+    } else {
+        json!({"type": "disabled"}).to_string()
+    };
+    changes.insert("thinking", Change::Set(lowered));
 }
 
 fn unpriceable(fields: &Map<String, Value>) -> Option<String> {

@@ -1,6 +1,8 @@
 use serde_json::json;
 
-use super::super::{Dialect, Envelope, Form};
+use pool_shared::config::OutputLimitField;
+
+use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;
 use crate::llm::request::AgentRequest;
 
@@ -36,8 +38,10 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
+const FIELD: LimitField = LimitField::Usually(OutputLimitField::MaxTokens);
+
 fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-    serde_json::from_slice(&request.for_provider("claude-x", limit, "max_tokens")).expect("JSON")
+    serde_json::from_slice(&request.for_provider("claude-x", limit, FIELD)).expect("JSON")
 }
 
 #[test]
@@ -111,7 +115,7 @@ fn what_cannot_be_priced_is_refused_by_name() {
     ] {
         assert!(ask(with(field, value.clone())).is_ok(), "{field} = {value} has a price");
     }
-    for (field, value) in [("messages", json!([])), ("messages", json!("hi")), ("max_tokens", json!(-1))] {
+    for (field, value) in [("messages", json!([])), ("messages", json!("hi")), ("max_tokens", json!(-5))] {
         let message = ask(with(field, value)).expect_err(field).to_string();
         assert!(message.contains(field), "{message}");
     }

@@ -1,25 +1,31 @@
 //! The dialects in which agents ask and providers answer. Pure.
 //!
-//! A dialect has a file: what in its requests decides about the price, how it says a limit of the output, when an
-//! answer of it is complete, what the answer used. Chat completions are read and written again; Responses and Messages
-//! are passed on as they came, because agents that speak them depend on every field.
+//! A dialect has a file: what in its requests decides about the price, when an answer of it is complete, what the answer
+//! used; how the dialects say a limit of the output is in `output_limit`. Requests are passed on as they came. Answers of
+//! chat completions are read and written again; those of Responses and Messages are passed on, because agents that speak
+//! them depend on every field.
 
 mod chat;
 mod chat_answer;
 mod chat_stream;
 mod messages;
+mod output_limit;
 mod responses;
 mod sse;
 
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderValue};
+use pool_shared::config::OutputLimitField;
 use serde_json::{Map, Value};
 
 pub(super) use chat_answer::ChatAnswer;
 pub(super) use chat_stream::events;
+pub(super) use output_limit::NAMES as LIMIT_NAMES;
 
+use self::output_limit::{MAX_OUTPUT_TOKENS, MAX_TOKENS};
 use super::answer::{NoAnswer, Reading};
+use super::body::{Body, Changes};
 use super::pricing::Tokens;
 use super::request::{Asked, BadRequest};
 
@@ -39,6 +45,24 @@ pub(super) enum Dialect {
 pub(super) struct Form {
     pub(super) dialect: Dialect,
     pub(super) stream: bool,
+}
+
+/// The member of a chat-completions request in which an LLM takes the limit of its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LimitField {
+    /// Where the agent put its own limit, else this one.
+    Usually(OutputLimitField),
+    /// This one: a refusal or the pool file says so.
+    Only(OutputLimitField),
+}
+
+impl LimitField {
+    /// The name for a request that has no limit of its own.
+    pub(super) fn usual(self) -> &'static str {
+        match self {
+            Self::Usually(field) | Self::Only(field) => field.as_str(),
+        }
+    }
 }
 
 /// What goes to the provider beside the body.
@@ -89,13 +113,41 @@ impl Dialect {
         }
     }
 
-    /// Writes a limit of the output into the request; `chat_field` is the provider's name for it in chat completions.
-    pub(super) fn limit(self, fields: &mut Map<String, Value>, limit: u64, chat_field: &str) {
+    /// What changes in the request so that it holds one limit of the output: `told` by the gateway, else the agent's own.
+    pub(super) fn limit(self, body: &Body, told: Option<u64>, own: Option<u64>, chat_field: LimitField) -> Changes {
+        let mut changes = Changes::new();
+        let limit = told.or(own);
         match self {
-            Self::Chat => chat::limit(fields, limit, chat_field),
-            Self::Responses => responses::limit(fields, limit),
-            Self::Messages => messages::limit(fields, limit),
+            Self::Chat => output_limit::write(body, limit, chat::limit_field(body, chat_field).as_str(), &mut changes),
+            Self::Responses => output_limit::write(body, limit, MAX_OUTPUT_TOKENS, &mut changes),
+            Self::Messages => {
+                output_limit::write(body, limit, MAX_TOKENS, &mut changes);
+                if let Some(told) = told {
+                    messages::limit_thinking(body, told, &mut changes);
+                }
+            }
         }
+        changes
+    }
+
+    /// Under which of the two names of chat completions the limit goes to a provider.
+    pub(super) fn limit_field(self, body: &Body, chat_field: LimitField) -> Option<OutputLimitField> {
+        match self {
+            Self::Chat => Some(chat::limit_field(body, chat_field)),
+            Self::Responses | Self::Messages => None,
+        }
+    }
+
+    /// Whether a member of the request with this name decides about the price or about what a provider is told.
+    pub(super) fn acts_on(self, name: &str) -> bool {
+        const EVERYWHERE: [&str; 9] =
+            ["input", "messages", "modalities", "model", "n", "service_tier", "stream", "stream_options", "tools"];
+        let unpriceable: &[&str] = match self {
+            Self::Chat => &chat::UNPRICEABLE,
+            Self::Responses => &responses::UNPRICEABLE,
+            Self::Messages => &messages::UNPRICEABLE,
+        };
+        EVERYWHERE.contains(&name) || output_limit::NAMES.contains(&name) || unpriceable.contains(&name)
     }
 }
 

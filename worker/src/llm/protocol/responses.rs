@@ -7,12 +7,11 @@ use serde_json::{Map, Value};
 
 use super::super::answer::{NoAnswer, Reading};
 use super::super::pricing::Tokens;
-use super::super::request::{Asked, BadRequest, given, list, positive};
-use super::sse;
+use super::super::request::{Asked, BadRequest, given, list};
+use super::{output_limit, sse};
 
-const OUTPUT_LIMIT: &str = "max_output_tokens";
 /// Fields that make a provider read what is not in the request, or do and charge for more than tokens.
-const UNPRICEABLE: [&str; 6] =
+pub(super) const UNPRICEABLE: [&str; 6] =
     ["background", "context_management", "conversation", "previous_response_id", "prompt", "plugins"];
 /// Tools that the agent itself runs. Whatever is not here runs at the provider, for a price of its own.
 const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
@@ -25,11 +24,7 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     if let Some(field) = unpriceable(fields) {
         return Err(BadRequest::Unpriceable(field));
     }
-    Ok(Asked { choices: 1, max_output: positive(fields, OUTPUT_LIMIT)?, input_surcharge: 0 })
-}
-
-pub(super) fn limit(fields: &mut Map<String, Value>, limit: u64) {
-    fields.insert(OUTPUT_LIMIT.to_owned(), limit.into());
+    Ok(Asked { choices: 1, max_output: output_limit::asked(fields)?, input_surcharge: 0 })
 }
 
 fn unpriceable(fields: &Map<String, Value>) -> Option<String> {

@@ -1,6 +1,8 @@
 use serde_json::json;
 
-use super::super::{Dialect, Envelope, Form};
+use pool_shared::config::OutputLimitField;
+
+use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;
 use crate::llm::request::AgentRequest;
 
@@ -37,8 +39,10 @@ fn with(field: &str, value: Value) -> Value {
     body
 }
 
+const FIELD: LimitField = LimitField::Usually(OutputLimitField::MaxTokens);
+
 fn sent(request: &AgentRequest, limit: Option<u64>) -> Value {
-    serde_json::from_slice(&request.for_provider("gpt-x", limit, "max_tokens")).expect("JSON")
+    serde_json::from_slice(&request.for_provider("gpt-x", limit, FIELD)).expect("JSON")
 }
 
 #[test]

@@ -17,10 +17,13 @@ use super::upstream::Upstreams;
 use super::{CallPlan, Gateway, Session};
 
 mod access;
+mod as_it_came;
 mod calls;
 mod dialects;
 mod failover;
+mod learning;
 mod limits;
+mod provider;
 
 const KEY: &str = "the-providers-key";
 
@@ -41,7 +44,11 @@ fn provider(base_url: &str) -> Provider {
 
 /// A pool's providers: `free/…` and `paid/…` served by the scripted LLM, `gone/…` by nobody, and a few odd ones.
 fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
-    let good = provider(&llm.base_url());
+    upstreams_at(&llm.base_url())
+}
+
+fn upstreams_at(base_url: &str) -> Arc<Upstreams> {
+    let good = provider(base_url);
     let providers = BTreeMap::from([
         ("free".to_owned(), good.clone()),
         ("paid".to_owned(), Provider { free: false, ..good.clone() }),
