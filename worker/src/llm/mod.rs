@@ -16,6 +16,7 @@ mod pricing;
 mod probe;
 mod protocol;
 pub mod record;
+mod refusal;
 mod reply;
 mod request;
 mod session;
