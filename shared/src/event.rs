@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
-use crate::llm::{Fault, LlmKey, Scope};
+use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
 use crate::pause::{Pause, Target};
 use crate::result::{ErrorKind, ResultMessage, Status};
@@ -147,6 +147,19 @@ pub enum Decision {
         epoch: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        #[serde(default)]
+        call: FailedCall,
+    },
+    /// Calls of one LLM that were answered in one process, told when something is wrong with that LLM: a breaker looks at
+    /// the share of failures. Nobody tells it while an LLM only succeeds.
+    LlmAnswered {
+        key: LlmKey,
+        host: String,
+        /// For each programmer, how many milliseconds before this event its calls ended.
+        ended: BTreeMap<ProgrammerId, Vec<u64>>,
+        /// A call of this process is in trouble: the others are to tell what they know, before it has failed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        asks: bool,
     },
     /// A programmer is about to ask an LLM behind an open breaker whether it is back; the first in the log does.
     Probing { key: LlmKey, scope: Scope, programmer: ProgrammerId, probe: AttemptId },
@@ -172,6 +185,20 @@ pub enum Decision {
     /// Written by a newer version of the pool.
     #[serde(other)]
     Unknown,
+}
+
+/// What else is known of a call that failed. Older versions did not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedCall {
+    /// Probes ask in the dialect that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
+    /// From its first byte to its failure, retries included.
+    #[serde(default)]
+    pub took_ms: u64,
+    /// Of `auth`: the provider may have refused this one request, and not the key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
 }
 
 /// What the log has to remember about a task that has no outcome.
@@ -304,6 +331,7 @@ impl Decision {
             | Self::Settled { .. }
             | Self::BudgetSet { .. }
             | Self::LlmFailed { .. }
+            | Self::LlmAnswered { .. }
             | Self::Probing { .. }
             | Self::Probed { .. }
             | Self::Up { .. }

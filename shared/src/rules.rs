@@ -36,6 +36,9 @@ pub struct BudgetRules {
 pub struct BreakerRules {
     /// So many failures within the window open it.
     pub threshold: u32,
+    /// And at least so many of 1000 calls; 0, as in logs of older versions: whatever their share.
+    #[serde(default)]
+    pub failed_of_1000: u16,
     pub window_ms: u64,
     pub cooldown_ms: u64,
     /// After so long somebody else may probe.
@@ -52,7 +55,7 @@ pub struct ProgrammerRules {
     pub cap_usd: MicroUsd,
 }
 
-/// A probe that takes longer than a call, and this much more, is lost.
+/// A probe is as patient as a call. One that takes longer than that, and this much more, is lost.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 impl Rules {
@@ -72,9 +75,10 @@ impl Rules {
             },
             breaker: breaker.enabled.then(|| BreakerRules {
                 threshold: breaker.failure_threshold,
+                failed_of_1000: breaker.failed_of_1000,
                 window_ms: millis(breaker.window),
                 cooldown_ms: millis(breaker.cooldown),
-                lease_ms: millis(pool.failover.probe_timeout() + LEASE_MARGIN),
+                lease_ms: millis(pool.failover.call_timeout + LEASE_MARGIN),
                 for_itself: breaker.scope == BreakerScope::Programmer,
             }),
             programmers: programmers.collect(),

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::parse;
-use crate::event::{Batch, Decision, EmitterId};
+use crate::event::{Batch, Decision, EmitterId, FailedCall};
 use crate::id::{AttemptId, TaskId, Token};
 use crate::llm::Fault;
 use crate::rules::Rules;
@@ -54,7 +54,16 @@ impl Log {
         let caller = Caller { programmer: programmer.clone(), host: host.clone() };
         let (epoch, task) = (self.fold.breakers.epoch(&key, &caller), TaskId::new(format!("t{task}")).expect("an id"));
         let fault = Fault::Timeout;
-        self.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms: None });
+        self.append(Decision::LlmFailed {
+            key,
+            programmer,
+            host,
+            task,
+            fault,
+            epoch,
+            retry_after_ms: None,
+            call: FailedCall::default(),
+        });
     }
 
     fn start(&mut self, programmer: &str, attempt: u128) {

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::Answers;
 use crate::health::{self, Health, Hosted};
 use crate::prober::Prober;
 use crate::programmer::attempt::Workshop;
@@ -90,6 +91,7 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
         gates,
         ending,
         scribes: Arc::default(),
+        answers: Arc::default(),
         progress,
         hosted,
     };
@@ -151,6 +153,7 @@ struct Host {
     gates: BTreeMap<ProgrammerId, watch::Receiver<Door>>,
     ending: Ending,
     scribes: Arc<Scribes>,
+    answers: Arc<Answers>,
     progress: progress::Sender,
     hosted: Hosted,
 }
@@ -185,6 +188,7 @@ impl Host {
         self.hosted.are(seen.iter().map(|programmer| (programmer.id.clone(), programmer.status.clone())).collect());
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
+        tokio::spawn(Arc::clone(&self.answers).tell(self.process.clone()));
         tokio::spawn(telemetry::pool::watch(self.process.clone(), Arc::clone(&self.pool)));
         let heartbeats = self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
@@ -227,6 +231,7 @@ impl Host {
             ending: self.ending.clone(),
             settling: Settling::default(),
             scribes: Arc::clone(&self.scribes),
+            answers: Arc::clone(&self.answers),
         })
     }
 

@@ -3,6 +3,7 @@
 
 pub mod acceptance;
 pub mod agent;
+pub mod answers;
 pub mod health;
 pub mod host;
 pub mod llm;

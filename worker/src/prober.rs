@@ -1,22 +1,23 @@
 //! Finds out when an LLM behind an open breaker is back: one small call, by the first in the log who says so.
 //!
-//! A probe is not a task: nobody's worktree, agent or attempt is touched. It costs like any other call and is reserved
-//! like any other.
+//! A probe is not a task: nobody's worktree, agent or attempt is touched. It costs like any other call, is reserved like any
+//! other, waits for a place under `max_concurrent` like any other, and has as much time: a local model may have to load
+//! first. So each probe is a task of its own. None holds up another one, or the end of the process.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use pool_shared::broker::process::Process;
 use pool_shared::config::{self, Pool};
 use pool_shared::event::Decision;
 use pool_shared::fold::Verdict;
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId};
-use pool_shared::llm::{LlmKey, Scope};
+use pool_shared::id::{AttemptId, ProgrammerId};
+use pool_shared::llm::{Dialect, LlmKey, Scope};
 use pool_shared::money::MicroUsd;
 use pool_shared::rules::LEASE_MARGIN;
 use pool_shared::time::wall_clock;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::llm::{Probed, Upstreams};
@@ -30,6 +31,7 @@ struct Due {
     key: LlmKey,
     scope: Scope,
     programmer: ProgrammerId,
+    dialect: Option<Dialect>,
 }
 
 pub struct Prober {
@@ -42,13 +44,27 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Probes until the process ends.
+    /// Probes until the process ends; what is on its way then ends with it, and its lease some time later.
     pub async fn run(self) {
-        while !self.process.shutdown.is_cancelled() {
+        let prober = Arc::new(self);
+        let mut running = JoinSet::new();
+        let under_way: Arc<Mutex<BTreeSet<(LlmKey, Scope)>>> = Arc::default();
+        while !prober.process.shutdown.is_cancelled() {
             // Jittered, so that not all processes speak at the same moment.
             tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
-            if self.process.log.is_fresh() && self.process.clock.now().is_ok() {
-                join_all(self.due().into_iter().map(|due| self.probe(due))).await;
+            while running.try_join_next().is_some() {}
+            if !prober.process.log.is_fresh() || prober.process.clock.now().is_err() {
+                continue;
+            }
+            for due in prober.due() {
+                let breaker = (due.key.clone(), due.scope.clone());
+                if under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker.clone()) {
+                    let (prober, under_way) = (Arc::clone(&prober), Arc::clone(&under_way));
+                    running.spawn(async move {
+                        prober.probe(due).await;
+                        under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&breaker);
+                    });
+                }
             }
         }
     }
@@ -60,9 +76,9 @@ impl Prober {
                 return Vec::new();
             }
             let due = fold.breakers.due(fold.now().max(wall_clock()));
-            due.filter_map(|(key, scope)| {
+            due.filter_map(|(key, scope, dialect)| {
                 let programmer = self.programmers.iter().find(|programmer| self.may(programmer, (key, scope)))?;
-                Some(Due { key: key.clone(), scope: scope.clone(), programmer: programmer.id.clone() })
+                Some(Due { key: key.clone(), scope: scope.clone(), programmer: programmer.id.clone(), dialect })
             })
             .collect()
         })
@@ -79,8 +95,12 @@ impl Prober {
         within && programmer.llms.contains(&key.llm) && self.pool.llm_key(&key.llm, host) == *key
     }
 
-    async fn probe(&self, Due { key, scope, programmer }: Due) {
-        let (probe, llm, began) = (AttemptId::new(), key.llm.clone(), Instant::now());
+    async fn probe(&self, due: Due) {
+        // Before it is said: nobody else is kept from probing meanwhile.
+        let _place = self.upstreams.place_for_probe(&due.key.llm).await;
+        let (probe, began) = (AttemptId::new(), Instant::now());
+        let Due { key, scope, programmer, dialect } = &due;
+        let (key, scope, llm) = (key.clone(), scope.clone(), &due.key.llm);
         let probing =
             Decision::Probing { key: key.clone(), scope: scope.clone(), programmer: programmer.clone(), probe };
         match self.process.log.append(probing).await {
@@ -88,30 +108,25 @@ impl Prober {
             // Somebody else was first.
             Ok(Verdict::Refused(_)) | Err(_) => return,
         }
-        let Some(probed) = self.ask((&llm, &programmer), probe, began).await else { return };
-        tracing::info!(%llm, %scope, %programmer, fault = probed.fault.map(|fault| fault.as_str()), "probed");
-        let Probed { fault, retry_after, cost } = probed;
+        let Some(Probed { fault, retry_after, cost }) = self.ask(&due, probe, began).await else { return };
+        tracing::info!(%llm, %scope, %programmer, ?dialect, fault = fault.map(|fault| fault.as_str()), "probed");
         let retry_after_ms = retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok());
         let told = Decision::Probed { key, scope, probe, fault, retry_after_ms };
         if let Err(error) = self.process.log.append(told).await {
             tracing::warn!(%llm, %error, "what the probe found did not reach the log; another one will be made");
         }
-        if cost > MicroUsd::ZERO || self.upstreams.probe_cost(&llm) > Some(MicroUsd::ZERO) {
-            let settled = Decision::Settled { attempt: probe, cost_usd: cost, by_llm: BTreeMap::from([(llm, cost)]) };
-            let _ = self.process.log.append(settled).await;
+        if cost > MicroUsd::ZERO || self.upstreams.probe_cost(llm, *dialect) > Some(MicroUsd::ZERO) {
+            let by_llm = BTreeMap::from([(llm.clone(), cost)]);
+            let _ = self.process.log.append(Decision::Settled { attempt: probe, cost_usd: cost, by_llm }).await;
         }
     }
 
     /// The call. None when it may not be made: then the lease runs out, and the next one asks.
-    async fn ask(
-        &self,
-        (llm, programmer): (&LlmName, &ProgrammerId),
-        probe: AttemptId,
-        began: Instant,
-    ) -> Option<Probed> {
-        let worst = self.upstreams.probe_cost(llm)?;
+    async fn ask(&self, due: &Due, probe: AttemptId, began: Instant) -> Option<Probed> {
+        let llm = &due.key.llm;
+        let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {
-            let programmer = programmer.clone();
+            let programmer = due.programmer.clone();
             let reserved = Decision::Reserved { attempt: probe, task: None, programmer, amount_usd: worst };
             if !matches!(self.process.log.append(reserved).await, Ok(Verdict::Accepted)) {
                 tracing::info!(%llm, "no money is left for a probe");
@@ -122,6 +137,6 @@ impl Prober {
             tracing::info!(%llm, "the log was too slow: the lease of this probe would end before its call");
             return None;
         }
-        Some(self.upstreams.probe(llm, self.pool.failover.probe_timeout()).await)
+        Some(self.upstreams.probe(llm, due.dialect, self.pool.failover.call_timeout).await)
     }
 }

@@ -145,6 +145,7 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
         | Decision::Paused { .. }
         | Decision::Resumed { .. }
         | Decision::BudgetSet { .. }
+        | Decision::LlmAnswered { .. }
         | Decision::Probing { .. }
         | Decision::Probed { .. }
         | Decision::Up { .. }

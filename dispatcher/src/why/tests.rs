@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_shared::config::{Pool, parse};
-use pool_shared::event::{Batch, Decision, EmitterId};
+use pool_shared::event::{Batch, Decision, EmitterId, FailedCall};
 use pool_shared::fold::Fold;
 use pool_shared::fold::breaker::Caller;
 use pool_shared::heartbeat::{Gate, ShutReason};
@@ -122,7 +122,16 @@ impl World {
             let epoch = self.fold.breakers.epoch(&key, &caller);
             let (key, programmer, host, task) = (key.clone(), programmer.clone(), host.clone(), task(&format!("o{n}")));
             let fault = Fault::Timeout;
-            self.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms: None });
+            self.append(Decision::LlmFailed {
+                key,
+                programmer,
+                host,
+                task,
+                fault,
+                epoch,
+                retry_after_ms: None,
+                call: FailedCall::default(),
+            });
         }
     }
 

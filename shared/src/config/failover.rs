@@ -42,6 +42,9 @@ struct RawBreaker {
     /// So many failures within the window open it.
     #[schemars(range(min = 1))]
     failure_threshold: u32,
+    /// And at least this share of the calls that ended meanwhile, 0 to 1; 0: whatever their share.
+    #[schemars(range(min = 0, max = 1))]
+    failure_ratio: f64,
     /// How long a failure counts.
     #[schemars(range(min = 1, max = 1440))]
     window_minutes: u64,
@@ -78,6 +81,7 @@ impl Default for RawBreaker {
         Self {
             enabled: true,
             failure_threshold: 3,
+            failure_ratio: 0.5,
             window_minutes: 10,
             cooldown_minutes: 5,
             window_s: None,
@@ -111,11 +115,22 @@ impl RawBreaker {
         BreakerConfig {
             enabled: self.enabled,
             failure_threshold: self.failure_threshold,
+            failed_of_1000: thousandths(checks, &at.key("failure_ratio"), self.failure_ratio),
             window: time(checks, at, ("window", self.window_minutes, self.window_s)),
             cooldown: time(checks, at, ("cooldown", self.cooldown_minutes, self.cooldown_s)),
             scope: self.scope,
         }
     }
+}
+
+/// A share as it is compared with: what decides is never a float.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to 1000")]
+fn thousandths(checks: &mut Checks, at: &At, share: f64) -> u16 {
+    if !(0.0..=1.0).contains(&share) {
+        checks.mistake(at, format!("{share} is out of range: write 0 to 1, for example 0.5"));
+        return 0;
+    }
+    (share * 1000.0).round() as u16
 }
 
 /// A time that is written in minutes, or instead of them in seconds.

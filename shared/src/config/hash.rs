@@ -92,13 +92,13 @@ fn on_failure(failover: &Failover) -> Value {
         always_failover,
         failure_conditions,
         call_timeout,
-        breaker: BreakerConfig { enabled: breaker, failure_threshold, window, cooldown, scope },
+        breaker: BreakerConfig { enabled: breaker, failure_threshold, failed_of_1000, window, cooldown, scope },
     } = failover;
     json!({
         "enabled": [enabled, always_failover, breaker],
         "scope": scope,
         "failure_conditions": failure_conditions,
-        "counts": [max_retries, failure_threshold],
+        "counts": [max_retries, failure_threshold, u32::from(*failed_of_1000)],
         "seconds": [retry_delay.as_secs(), call_timeout.as_secs(), window.as_secs(), cooldown.as_secs()],
     })
 }

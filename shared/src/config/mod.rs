@@ -155,6 +155,8 @@ pub struct Failover {
 pub struct BreakerConfig {
     pub enabled: bool,
     pub failure_threshold: u32,
+    /// The least share of failures among the last calls: `failure_ratio`, in thousandths.
+    pub failed_of_1000: u16,
     pub window: Duration,
     pub cooldown: Duration,
     pub scope: BreakerScope,
@@ -357,14 +359,6 @@ impl Events {
     /// How often what must not fall off the end of the log is said again.
     pub fn restate_every(&self) -> Duration {
         self.age / 4
-    }
-}
-
-impl Failover {
-    /// A probe is a small call: an LLM that takes longer for it is not back.
-    pub fn probe_timeout(&self) -> Duration {
-        const PROBE: Duration = Duration::from_secs(20);
-        self.call_timeout.min(PROBE)
     }
 }
 

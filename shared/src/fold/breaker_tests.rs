@@ -1,3 +1,8 @@
+//! Breakers, from the log's events alone.
+
+mod auth;
+mod share;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -5,6 +10,7 @@ use proptest::prelude::*;
 
 use super::breaker::{Caller, State};
 use super::*;
+use crate::event::FailedCall;
 use crate::id::{LlmName, TaskId};
 use crate::llm::{Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
@@ -41,8 +47,9 @@ impl Log {
     fn with(programmers: u32, per_host: u32, for_itself: bool) -> Self {
         let mut log = Self { fold: Fold::new(), seq: 0, at: 1_000_000, per_host };
         let one = ProgrammerRules { llms: vec![llm()], cap_usd: MicroUsd(1) };
-        let breaker =
-            BreakerRules { threshold: 3, window_ms: 600_000, cooldown_ms: COOLDOWN, lease_ms: LEASE, for_itself };
+        let (threshold, failed_of_1000, window_ms) = (3, 500, 600_000);
+        let (cooldown_ms, lease_ms) = (COOLDOWN, LEASE);
+        let breaker = BreakerRules { threshold, failed_of_1000, window_ms, cooldown_ms, lease_ms, for_itself };
         let programmers = (1..=programmers).map(|n| (id(n), one.clone())).collect::<BTreeMap<_, _>>();
         for programmer in programmers.keys() {
             let number: u32 = programmer.as_str().parse().expect("a number");
@@ -79,6 +86,7 @@ impl Log {
             fault,
             epoch,
             retry_after_ms: None,
+            call: FailedCall::default(),
         }
     }
 
@@ -86,6 +94,16 @@ impl Log {
     fn fail(&mut self, programmer: u32, task: &str, fault: Fault) -> Verdict {
         let epoch = self.fold.breakers.epoch(&key(), &self.caller(programmer));
         self.append(self.failure(programmer, task, fault, epoch))
+    }
+
+    /// A call that fails now, of which this is known.
+    fn fail_as(&mut self, programmer: u32, task: &str, fault: Fault, known: FailedCall) -> Verdict {
+        let epoch = self.fold.breakers.epoch(&key(), &self.caller(programmer));
+        let mut failure = self.failure(programmer, task, fault, epoch);
+        if let Decision::LlmFailed { call, .. } = &mut failure {
+            *call = known;
+        }
+        self.append(failure)
     }
 
     /// What shuts the LLM for this programmer.
@@ -271,13 +289,13 @@ fn retry_after_is_the_cooldown() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::RateLimited);
     log.fail(2, "b", Fault::RateLimited);
-    let Decision::LlmFailed { key, programmer, host, task, fault, epoch, .. } =
+    let Decision::LlmFailed { key, programmer, host, task, fault, epoch, call, .. } =
         log.failure(3, "c", Fault::RateLimited, 0)
     else {
         panic!("a failure")
     };
     let retry_after_ms = Some(7000);
-    log.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms });
+    log.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms, call });
     log.wait(6999);
     assert_eq!(log.probe(1, 1), NOT_DUE, "not yet");
     log.wait(1);

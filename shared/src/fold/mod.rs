@@ -194,11 +194,12 @@ impl Fold {
             }
             Decision::Settled { attempt, cost_usd, by_llm } => self.budget.settle(*attempt, *cost_usd, by_llm),
             Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
-            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms } => {
+            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms, call } => {
                 let caller = Caller { programmer: programmer.clone(), host: host.clone() };
-                let (fault, epoch, retry_after_ms) = (*fault, *epoch, *retry_after_ms);
-                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms }, now)
+                let (fault, epoch, retry_after_ms, call) = (*fault, *epoch, *retry_after_ms, *call);
+                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms, call }, now)
             }
+            Decision::LlmAnswered { key, host, ended, asks } => self.breakers.answered(key, (host, ended), *asks, now),
             Decision::Probing { key, scope, programmer, probe } => self.probing((key, scope), (programmer, *probe)),
             Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
                 self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), now)

@@ -198,6 +198,7 @@ impl Tasks {
             | Decision::Settled { .. }
             | Decision::BudgetSet { .. }
             | Decision::LlmFailed { .. }
+            | Decision::LlmAnswered { .. }
             | Decision::Probing { .. }
             | Decision::Probed { .. }
             | Decision::Up { .. }

@@ -37,6 +37,7 @@ impl Written {
             | Decision::Settled { .. }
             | Decision::BudgetSet { .. }
             | Decision::LlmFailed { .. }
+            | Decision::LlmAnswered { .. }
             | Decision::Probing { .. }
             | Decision::Probed { .. }
             | Decision::Up { .. }

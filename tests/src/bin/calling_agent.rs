@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
 /// No call of the gateway is silent for longer.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// Makes chat calls one after the other; ends with status 1 at the first that fails.
+/// Makes calls one after the other; ends with status 1 at the first that fails.
 ///
 /// The user's message of call 2 of 3 is the text of the prompt file, and a line "call 2 of 3" after it.
 #[derive(Parser)]
@@ -35,6 +35,9 @@ struct Args {
     /// Between two calls.
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
+    /// The dialect that it speaks.
+    #[arg(long, value_enum, default_value_t = Dialect::Chat)]
+    dialect: Dialect,
     /// The limit of the answer that each call asks for; none by default.
     #[arg(long)]
     max_tokens: Option<u64>,
@@ -44,6 +47,40 @@ struct Args {
     /// Gets a line for each call.
     #[arg(long, default_value = "calls.txt")]
     file: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dialect {
+    Chat,
+    Responses,
+    Messages,
+}
+
+impl Dialect {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "chat/completions",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+        }
+    }
+
+    fn body(self, model: &str, prompt: &str) -> Value {
+        let messages = json!([{"role": "user", "content": prompt}]);
+        match self {
+            Self::Chat => json!({"model": model, "messages": messages}),
+            Self::Responses => json!({"model": model, "input": messages}),
+            Self::Messages => json!({"model": model, "messages": messages, "max_tokens": 1000}),
+        }
+    }
+
+    fn text(self, answer: &Value) -> Option<&str> {
+        match self {
+            Self::Chat => answer["choices"][0]["message"]["content"].as_str(),
+            Self::Responses => answer["output"][0]["content"][0]["text"].as_str(),
+            Self::Messages => answer["content"][0]["text"].as_str(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -75,23 +112,24 @@ fn run(args: &Args) -> anyhow::Result<()> {
     std::fs::write(&args.file, lines).with_context(|| format!("failed to write {}", args.file.display()))
 }
 
-/// One chat call; gives the text of the answer.
+/// One call; gives the text of the answer.
 fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
-    let mut body = json!({"model": args.model, "messages": [{"role": "user", "content": prompt}]});
+    let mut body = args.dialect.body(&args.model, prompt);
     if let Some(limit) = args.max_tokens {
         body["max_tokens"] = limit.into();
     }
-    let (status, answer) = post(&args.base_url, &args.token, &body.to_string())?;
+    let (status, answer) = post(args, &body.to_string())?;
     if status != "200" {
         bail!("the gateway says {status}: {answer}");
     }
     let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
-    let text = answer["choices"][0]["message"]["content"].as_str().context("the answer has no text")?;
+    let text = args.dialect.text(&answer).context("the answer has no text")?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Gives the status and the body.
-fn post(base_url: &str, token: &str, body: &str) -> anyhow::Result<(String, String)> {
+fn post(args: &Args, body: &str) -> anyhow::Result<(String, String)> {
+    let Args { base_url, token, dialect, .. } = args;
     let (host, path) = base_url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
@@ -99,8 +137,9 @@ fn post(base_url: &str, token: &str, body: &str) -> anyhow::Result<(String, Stri
     let mut stream = TcpStream::connect(host).with_context(|| format!("failed to connect to {host}"))?;
     stream.set_read_timeout(Some(SILENCE)).context("failed to set a limit of time")?;
     let head = format!(
-        "POST /{path}/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
+        "POST /{path}/{} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        dialect.path(),
         body.len()
     );
     stream.write_all((head + body).as_bytes()).context("failed to send the request")?;

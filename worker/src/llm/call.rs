@@ -4,19 +4,22 @@
 //! says what a failure means. Nothing here outlives the agent's connection: when that ends, the call does, wherever it is.
 
 use std::mem::discriminant;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use pool_shared::id::LlmName;
 use pool_shared::time::wall_clock;
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::classify::{Exchange, Failure, Outcome, classify};
 use super::failover::{self, Next};
 use super::known::Known;
-use super::permits::{Epoch, Unavailable};
+use super::permits::{Epoch, Failed, Unavailable};
 use super::pricing::{Demand, Refusal, Tariff};
 use super::protocol::{Dialect, Envelope};
 use super::record::{CallClass, Cap, NoLlmLeft, Out};
@@ -105,6 +108,9 @@ fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
 
+/// So long before its time is over, at most, a call is said to be in trouble.
+const NEARLY_OVER: Duration = Duration::from_millis(1500);
+
 /// A readable call on its way from LLM to LLM.
 struct Walk<'a> {
     session: &'a SessionState,
@@ -125,8 +131,17 @@ enum Tried {
     Answer(Answer),
     /// It was not sent.
     Unavailable(Unavailable),
-    /// And what the refusal of its output limit teaches, when it was one.
-    Failed(CallClass, Epoch, Option<Lesson>),
+    Failed(Failing),
+}
+
+/// A try that has failed.
+struct Failing {
+    class: CallClass,
+    status: Option<u16>,
+    epoch: Epoch,
+    sent: Instant,
+    /// Set when the LLM refused the limit of its output: what that refusal says.
+    lesson: Option<Lesson>,
 }
 
 impl Walk<'_> {
@@ -167,26 +182,30 @@ impl Walk<'_> {
                 }
                 (Tried::Unavailable(unavailable), None) => return Asked::GoOn(Out::Unavailable(unavailable)),
                 // It was shut while this call waited to try it again.
-                (Tried::Unavailable(_), Some((class, epoch))) => return Asked::GoOn(self.failed(llm, class, epoch)),
-                (Tried::Failed(class, epoch, lesson), _) => {
+                (Tried::Unavailable(_), Some(failing)) => return Asked::GoOn(self.failed(llm, failing)),
+                (Tried::Failed(failing), before) => {
                     // Each kind of lesson is learned once in a call, and asking again at once is not a retry.
-                    let new = lesson.filter(|lesson| !lessons.contains(&discriminant(lesson)));
+                    let new = failing.lesson.filter(|lesson| !lessons.contains(&discriminant(lesson)));
                     if let Some(lesson) = new
                         && let Some(taught) = known.taught(lesson, self.request.demand)
                     {
                         LimitLearned { llm, lesson }.emit();
                         lessons.push(discriminant(&lesson));
                         known = taught;
+                        failed = before;
                         continue;
                     }
                     tries += 1;
-                    match failover::next(&class, tries, &self.session.plan.failover) {
+                    let sent = before.map_or(failing.sent, |before: Failing| before.sent);
+                    let failing = Failing { sent, ..failing };
+                    match failover::next(&failing.class, tries, &self.session.plan.failover) {
                         Next::Retry { after } => {
-                            failed = Some((class, epoch));
+                            self.session.plan.permits.in_trouble(llm);
+                            failed = Some(failing);
                             tokio::time::sleep(after).await;
                         }
-                        Next::MoveOn => return Asked::GoOn(self.failed(llm, class, epoch)),
-                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, class, epoch)),
+                        Next::MoveOn => return Asked::GoOn(self.failed(llm, failing)),
+                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, failing)),
                     }
                 }
             }
@@ -194,9 +213,11 @@ impl Walk<'_> {
     }
 
     /// This LLM is done with, and the pool hears of it.
-    fn failed(&self, llm: &LlmName, class: CallClass, epoch: Epoch) -> Out {
+    fn failed(&self, llm: &LlmName, Failing { class, status, epoch, sent, .. }: Failing) -> Out {
         if class.is_outage() {
-            self.session.plan.permits.failed(llm, epoch, &class);
+            let dialect = self.request.envelope.dialect.into();
+            let failed = Failed { class: class.clone(), epoch, dialect, status, took: sent.elapsed() };
+            self.session.plan.permits.failed(llm, &failed);
         }
         Out::Failed(class)
     }
@@ -209,7 +230,7 @@ impl Walk<'_> {
             Err(unavailable) => return skipped(llm, unavailable),
         };
         let mut call = self.call.ask(llm);
-        let mut lesson = None;
+        let (mut sent, mut lesson) = (Instant::now(), None);
         let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
             Err(failure) => Outcome::Failure(failure),
             Ok(Prepared { upstream, tariff, body, limit }) => {
@@ -226,18 +247,47 @@ impl Walk<'_> {
                     Err(unavailable) => return skipped(llm, unavailable),
                 }
                 call.sent();
-                let exchange = upstream.send(self.request, body, timeout).await;
+                sent = Instant::now();
+                let exchange = upstream.send(self.request, body, timeout);
+                let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
                 let said = said(&exchange);
                 let outcome = classify(exchange, wall_clock(), upstream.secret());
                 lesson = limit.filter(|_| is_refusal(&outcome)).and_then(|limit| refusal::lesson(&said, limit));
-                outcome
+                blamed(outcome, || permits.refuses_the_task(llm))
             }
         };
         call.end(&outcome);
         match outcome {
             Outcome::Answer(answer) => Tried::Answer(answer),
-            Outcome::Failure(failure) => Tried::Failed(failure.class, epoch, lesson),
+            Outcome::Failure(Failure { class, status, .. }) => {
+                Tried::Failed(Failing { class, status, epoch, sent, lesson })
+            }
         }
+    }
+}
+
+/// The exchange; `in_trouble` hears when its time is nearly over.
+async fn watched(exchange: impl Future<Output = Exchange>, timeout: Duration, in_trouble: impl FnOnce()) -> Exchange {
+    let mut exchange = pin!(exchange);
+    match tokio::time::timeout(timeout - NEARLY_OVER.min(timeout / 4), &mut exchange).await {
+        Ok(exchange) => exchange,
+        Err(_) => {
+            in_trouble();
+            exchange.await
+        }
+    }
+}
+
+/// A 403 without a reason, and the key is good: it is the request that is refused.
+fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
+    match outcome {
+        Outcome::Failure(failure)
+            if failure.class == CallClass::Auth && failure.status == Some(403) && refuses_the_task() =>
+        {
+            let message = format!("{}; a probe with the same key was answered", failure.message);
+            Outcome::Failure(Failure { class: CallClass::BadRequest, message, ..failure })
+        }
+        Outcome::Answer(_) | Outcome::Failure(_) => outcome,
     }
 }
 

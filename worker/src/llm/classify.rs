@@ -7,6 +7,7 @@ use pool_shared::time::Timestamp;
 use serde_json::Value;
 
 use super::answer::{Answer, NoAnswer};
+use super::moderation::{is_about_the_prompt, is_page};
 use super::pricing::Tokens;
 use super::protocol::Form;
 use super::record::CallClass;
@@ -164,6 +165,8 @@ fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
 /// A success without an answer: it may have been billed.
 fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_after: Option<Duration>) -> NoSuccess {
     let class = match &error {
+        // Somebody else answers in the provider's place.
+        _ if is_page(body) => CallClass::Unavailable,
         NoAnswer::ErrorInside { status: Some(status), .. } => class_of_error(*status, body, retry_after),
         NoAnswer::Failed(error) => {
             class_of_error(status_of(&error["error"]), error.to_string().as_bytes(), retry_after)
@@ -205,6 +208,7 @@ fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> Ca
         // Anthropic's word for an account without money.
         400 if said(body).contains("credit balance is too low") => CallClass::Auth,
         400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
+        403 if is_about_the_prompt(&parsed, body) => CallClass::BadRequest,
         // 402: the account has no money left, which waiting does not mend.
         401..=403 => CallClass::Auth,
         404 => CallClass::ModelUnavailable,

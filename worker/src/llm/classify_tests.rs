@@ -41,6 +41,10 @@ fn every_error_status_has_its_class() {
         (401, error("invalid_api_key", "wrong key"), CallClass::Auth),
         (402, error("", "insufficient balance"), CallClass::Auth),
         (403, error("", "forbidden"), CallClass::Auth),
+        (403, "<!DOCTYPE html><title>Just a moment...</title>".into(), CallClass::BadRequest),
+        (403, error("content_policy_violation", "no"), CallClass::BadRequest),
+        (403, anthropic("permission_error", "Request blocked: prompt injection patterns"), CallClass::BadRequest),
+        (401, "<html>login</html>".into(), CallClass::Auth),
         (403, error("model_not_found", "no access to this model"), CallClass::ModelUnavailable),
         (404, r#"{"error": "model 'x' not found"}"#.into(), CallClass::ModelUnavailable),
         (408, String::new(), CallClass::Timeout),
@@ -89,7 +93,7 @@ fn every_error_status_has_its_class() {
 fn a_success_without_an_answer_is_none_and_may_have_been_billed() {
     for (body, class, billing) in [
         ("{\"choices\": [{\"mess", CallClass::BadAnswer, Billing::WorstCase),
-        ("<html>login</html>", CallClass::BadAnswer, Billing::WorstCase),
+        ("<html>login</html>", CallClass::Unavailable, Billing::WorstCase),
         ("", CallClass::BadAnswer, Billing::WorstCase),
         ("[]", CallClass::BadAnswer, Billing::WorstCase),
         (r#"{"choices": []}"#, CallClass::BadAnswer, Billing::WorstCase),
@@ -198,7 +202,7 @@ fn a_stream_that_fails_after_its_200_has_the_class_of_its_error() {
         (messages, error("invalid_request_error", "prompt is too long: 9 > 8"), CallClass::ContextTooLong),
         (messages, "event: message_start\ndata: {\"type\": \"message_start\"}\n\n".to_owned(), CallClass::Unavailable),
         (messages, String::new(), CallClass::Unavailable),
-        (messages, "<html>login</html>".to_owned(), CallClass::BadAnswer),
+        (messages, "<html>login</html>".to_owned(), CallClass::Unavailable),
     ] {
         let failure = failure(answered_as(form, 200, &body));
         assert_eq!(failure.class, class, "{body}");

@@ -19,6 +19,7 @@ fn settings(always_failover: bool, conditions: &[FailureCondition]) -> Failover 
         breaker: BreakerConfig {
             enabled: true,
             failure_threshold: 3,
+            failed_of_1000: 500,
             window: DELAY,
             cooldown: DELAY,
             scope: BreakerScope::Pool,

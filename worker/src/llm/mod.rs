@@ -13,6 +13,7 @@ mod classify;
 mod failover;
 mod gateway;
 mod known;
+mod moderation;
 pub mod permits;
 mod pricing;
 mod probe;

@@ -1,8 +1,12 @@
 //! Whether an LLM may be called at all: what the pool knows (breakers) and decides (budget), as one attempt of one
 //! programmer sees it. The gateway asks before every call and tells what came of it; it decides nothing of this itself.
 
+use std::time::Duration;
+
 use futures_util::future::{BoxFuture, FutureExt as _};
+use pool_shared::event::FailedCall;
 use pool_shared::id::LlmName;
+use pool_shared::llm::Dialect;
 
 use super::record::CallClass;
 
@@ -37,6 +41,29 @@ pub struct Unavailable {
     pub detail: String,
 }
 
+/// A call that has failed for good on one LLM, after its retries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub class: CallClass,
+    /// Of its last try.
+    pub epoch: Epoch,
+    pub dialect: Dialect,
+    /// Of the provider; None when there was no answer.
+    pub status: Option<u16>,
+    /// Since its first try was sent.
+    pub took: Duration,
+}
+
+impl Failed {
+    /// What the pool is told beside the fault. A key that is missing is bad, and so is an account without money (402); of
+    /// everything else that is refused only a probe can tell whether it was the key or the request.
+    pub fn call(&self) -> FailedCall {
+        let unproven = self.class == CallClass::Auth && self.status.is_some_and(|status| status != 402);
+        let took_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
+        FailedCall { dialect: Some(self.dialect), took_ms, unproven }
+    }
+}
+
 /// What the pool knows and decides about LLMs, for one attempt of one programmer. All runs of the attempt share one.
 pub trait Permits: Send + Sync {
     /// Whether this LLM may be called now. Asked before a call waits for a place and again before it is sent; the epoch
@@ -53,9 +80,15 @@ pub trait Permits: Send + Sync {
     /// The budget has no room; free LLMs may be called all the same.
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>>;
 
-    /// A call has failed for good on this LLM, after its retries, with a class that speaks of the LLM and not of the
-    /// request ([`CallClass::is_outage`]). At most once for each call and LLM; not for calls that were given up.
-    fn failed(&self, llm: &LlmName, epoch: Epoch, class: &CallClass);
+    /// A call has failed for good on this LLM, with a class that speaks of the LLM and not of the request
+    /// ([`CallClass::is_outage`]). At most once for each call and LLM; not for calls that were given up.
+    fn failed(&self, llm: &LlmName, failed: &Failed);
+
+    /// A call of this LLM will probably fail: it is repeated, or its time is nearly over.
+    fn in_trouble(&self, llm: &LlmName);
+
+    /// Whether this LLM has refused this task before as if the key were bad, though the key is good.
+    fn refuses_the_task(&self, llm: &LlmName) -> bool;
 
     /// A call got a complete answer.
     fn succeeded(&self, llm: &LlmName);
@@ -74,7 +107,13 @@ impl Permits for Unlimited {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn failed(&self, _: &LlmName, _: Epoch, _: &CallClass) {}
+    fn failed(&self, _: &LlmName, _: &Failed) {}
+
+    fn in_trouble(&self, _: &LlmName) {}
+
+    fn refuses_the_task(&self, _: &LlmName) -> bool {
+        false
+    }
 
     fn succeeded(&self, _: &LlmName) {}
 }

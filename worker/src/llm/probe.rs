@@ -1,16 +1,19 @@
-//! One small call of the pool's own: whether an LLM is back.
+//! One small call of the pool's own: whether an LLM is back. It asks in the dialect that failed and is sent as an agent's
+//! call is, and only a valid answer will do.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use pool_shared::config::Protocol;
 use pool_shared::id::LlmName;
-use pool_shared::llm::Fault;
+use pool_shared::llm::{self, Fault};
 use pool_shared::money::MicroUsd;
 use pool_shared::time::wall_clock;
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
 
-use super::classify::{Outcome, classify};
+use super::classify::{Exchange, Outcome, classify};
+use super::moderation::is_api_error;
 use super::pricing::{Admission, Room, Tariff, admit};
 use super::protocol::{Dialect, Envelope};
 use super::record::CallClass;
@@ -18,14 +21,14 @@ use super::request::AgentRequest;
 use super::session::charged;
 use super::upstream::{Upstream, Upstreams};
 
-/// What a probe may answer.
+/// What a probe may answer: the least that Responses takes. A model that spends all of it on thinking is there, too.
 const OUTPUT_TOKENS: u64 = 16;
 const ROOM: Room = Room { tokens: 1_000_000, cost: MicroUsd(u64::MAX), context: 100_000 };
 
 /// What came of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// None: it answered; or it refused the question, which also only somebody can who is there.
+    /// None: it answered; or its API refused the question, which also only somebody can who is there.
     pub fault: Option<Fault>,
     pub retry_after: Option<Duration>,
     pub cost: MicroUsd,
@@ -40,38 +43,83 @@ struct Question<'a> {
 }
 
 impl Upstreams {
-    /// The most that a probe of this LLM can cost; None when it cannot be called at all.
-    pub fn probe_cost(&self, llm: &LlmName) -> Option<MicroUsd> {
-        self.question(llm).map(|question| question.tariff.cost(question.admission.worst))
+    /// Waits for a place under `max_concurrent`, as calls do: a provider that may get one call at a time must not refuse a
+    /// probe because of it.
+    pub async fn place_for_probe(&self, llm: &LlmName) -> Option<SemaphorePermit<'_>> {
+        self.provider(llm)?.place().await
+    }
+
+    /// The most that a probe of this LLM can cost; None when it cannot be called at all. `dialect` is the one that failed.
+    pub fn probe_cost(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<MicroUsd> {
+        self.question(llm, dialect).map(|question| question.tariff.cost(question.admission.worst))
     }
 
     /// Asks. An LLM that cannot be called at all is out.
-    pub async fn probe(&self, llm: &LlmName, timeout: Duration) -> Probed {
-        let Some(Question { upstream, tariff, request, admission }) = self.question(llm) else {
+    pub async fn probe(&self, llm: &LlmName, dialect: Option<llm::Dialect>, timeout: Duration) -> Probed {
+        let Some(Question { upstream, tariff, request, admission }) = self.question(llm, dialect) else {
             return Probed { fault: Some(Fault::Unavailable), retry_after: None, cost: MicroUsd::ZERO };
         };
         let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field(self.known.of(llm)));
         let exchange = upstream.send(&request, body, timeout).await;
+        let refused_by_api = is_refused_by_api(&exchange);
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
-        let class = match &outcome {
-            Outcome::Answer(_) => CallClass::Ok,
-            Outcome::Failure(failure) => failure.class.clone(),
+        let (fault, retry_after) = match &outcome {
+            Outcome::Answer(_) => (None, None),
+            Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };
-        let (fault, retry_after) = class.fault().unzip();
-        Probed { fault, retry_after: retry_after.flatten(), cost: tariff.cost(tokens) }
+        Probed { fault, retry_after, cost: tariff.cost(tokens) }
     }
 
-    fn question(&self, llm: &LlmName) -> Option<Question<'_>> {
+    fn question(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<Question<'_>> {
         let (upstream, tariff) = (self.provider(llm)?, self.tariff(llm)?);
-        let (dialect, limit) = match upstream.protocol() {
-            Protocol::OpenAi => (Dialect::Chat, upstream.limit_field(self.known.of(llm)).usual()),
-            Protocol::Anthropic => (Dialect::Messages, "max_tokens"),
+        let usual = match upstream.protocol() {
+            Protocol::OpenAi => Dialect::Chat,
+            Protocol::Anthropic => Dialect::Messages,
         };
-        let body = json!({"messages": [{"role": "user", "content": "Answer with the word OK."}], limit: OUTPUT_TOKENS});
+        // The pool file may have another protocol for it by now.
+        let dialect = dialect.map(Dialect::from).filter(|dialect| self.speaks(llm, *dialect)).unwrap_or(usual);
+        let text = json!([{"role": "user", "content": "Answer with the word OK."}]);
+        let body = match dialect {
+            Dialect::Chat => json!({"messages": text, upstream.limit_field(self.known.of(llm)).usual(): OUTPUT_TOKENS}),
+            Dialect::Responses => json!({"input": text, "max_output_tokens": OUTPUT_TOKENS, "store": false}),
+            Dialect::Messages => json!({"messages": text, "max_tokens": OUTPUT_TOKENS}),
+        };
         let envelope = Envelope::read(dialect, &HeaderMap::new(), None);
         let request = AgentRequest::read(envelope, body.to_string().as_bytes()).ok()?;
         let admission = admit(request.demand, tariff, ROOM).ok()?;
         Some(Question { upstream, tariff, request, admission })
+    }
+}
+
+fn is_refused_by_api(exchange: &Exchange) -> bool {
+    match exchange {
+        Exchange::Answered { status: 400..500, body, .. } => is_api_error(body),
+        Exchange::Answered { .. }
+        | Exchange::KeyMissing { .. }
+        | Exchange::NotConnected { .. }
+        | Exchange::TimedOut { .. }
+        | Exchange::Silent { .. } => false,
+    }
+}
+
+/// What a failed probe says of the LLM.
+fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<Duration>) {
+    match class {
+        // Whoever says what is wrong with the question would have answered a better one.
+        CallClass::BadRequest | CallClass::ContextTooLong if refused_by_api => (None, None),
+        CallClass::BadRequest
+        | CallClass::ContextTooLong
+        | CallClass::BadAnswer
+        | CallClass::Refused(_)
+        | CallClass::Ok => (Some(Fault::Unavailable), None),
+        CallClass::RateLimited { .. }
+        | CallClass::Timeout
+        | CallClass::Unavailable
+        | CallClass::ModelUnavailable
+        | CallClass::Auth => {
+            let (fault, retry_after) = class.fault().unzip();
+            (fault, retry_after.flatten())
+        }
     }
 }

@@ -41,6 +41,8 @@ use session::{Action, Conditions, Input, OpenQueues, Session};
 use settling::Settling;
 use station::{Consumers, Heard, Incoming, OpenError, Station};
 
+use crate::answers::Answers;
+
 /// How long to wait before trying again for an id that another process holds, or a broker that is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
@@ -86,6 +88,7 @@ pub struct Programmer {
     /// The end of the last task.
     pub settling: Settling,
     pub scribes: Arc<Scribes>,
+    pub answers: Arc<Answers>,
 }
 
 impl Programmer {

@@ -16,13 +16,14 @@ use pool_shared::standing::explain;
 use pool_shared::time::wall_clock;
 use tokio::sync::Mutex;
 
-use crate::llm::permits::{Epoch, Permits, Unavailable, Why};
-use crate::llm::record::CallClass;
+use crate::answers::Answers;
+use crate::llm::permits::{Epoch, Failed, Permits, Unavailable, Why};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
     process: Process,
     pool: Arc<Pool>,
+    answers: Arc<Answers>,
     me: Caller,
     task: TaskId,
     attempt: AttemptId,
@@ -36,13 +37,14 @@ pub struct TaskPermits {
 
 impl TaskPermits {
     pub fn new(
-        (process, pool): (Process, Arc<Pool>),
+        (process, pool, answers): (Process, Arc<Pool>, Arc<Answers>),
         programmer: ProgrammerId,
         (task, attempt): (TaskId, AttemptId),
         cap: MicroUsd,
     ) -> Self {
         let me = Caller { programmer, host: process.host.clone() };
-        Self { process, pool, me, task, attempt, cap, asked: AtomicBool::new(false), admitted: Mutex::new(false) }
+        let (asked, admitted) = (AtomicBool::new(false), Mutex::new(false));
+        Self { process, pool, answers, me, task, attempt, cap, asked, admitted }
     }
 
     /// The true cost in place of the reservation. To be called before the task leaves this attempt's hands, whatever the
@@ -116,21 +118,39 @@ impl Permits for TaskPermits {
         self.ask_for_money().boxed()
     }
 
-    fn failed(&self, llm: &LlmName, epoch: Epoch, class: &CallClass) {
-        let Some((fault, retry_after)) = class.fault() else { return };
+    fn failed(&self, llm: &LlmName, failed: &Failed) {
+        let Some((fault, retry_after)) = failed.class.fault() else { return };
+        let key = self.pool.llm_key(llm, &self.me.host);
+        let told = self.answers.untold(&key, &self.me.host);
         let failed = Decision::LlmFailed {
-            key: self.pool.llm_key(llm, &self.me.host),
+            key,
             programmer: self.me.programmer.clone(),
             host: self.me.host.clone(),
             task: self.task.clone(),
             fault,
-            epoch: epoch.0,
+            epoch: failed.epoch.0,
             retry_after_ms: retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
+            call: failed.call(),
         };
         let log = self.process.log.clone();
         // The call goes on to the next LLM meanwhile. Should this not arrive, the next failure tells the same.
-        tokio::spawn(async move { log.append(failed).await });
+        tokio::spawn(async move { log.append_behind(told, failed).await });
     }
 
-    fn succeeded(&self, _: &LlmName) {}
+    fn in_trouble(&self, llm: &LlmName) {
+        let key = self.pool.llm_key(llm, &self.me.host);
+        let Some(asking) = self.answers.ask(&key, &self.me.host, wall_clock()) else { return };
+        let log = self.process.log.clone();
+        // Should this not arrive, the failure itself asks.
+        tokio::spawn(async move { log.append(asking).await });
+    }
+
+    fn refuses_the_task(&self, llm: &LlmName) -> bool {
+        let key = self.pool.llm_key(llm, &self.me.host);
+        self.process.log.read(|fold| fold.breakers.refuses(&key, &self.me.host, &self.task))
+    }
+
+    fn succeeded(&self, llm: &LlmName) {
+        self.answers.note(self.pool.llm_key(llm, &self.me.host), &self.me.programmer);
+    }
 }

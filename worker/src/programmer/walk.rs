@@ -207,7 +207,8 @@ impl Programmer {
         let task = &claimed.envelope.task;
         let cap = claimed.max_cost(self.config.limits.max_cost);
         let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
-        TaskPermits::new((process, pool), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
+        let answers = Arc::clone(&self.answers);
+        TaskPermits::new((process, pool, answers), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
     }
 
     /// A task for which no LLM was left goes back to its queue, but not without end: then this is its outcome.

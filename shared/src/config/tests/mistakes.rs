@@ -62,6 +62,14 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "3: failover.circuit_breaker.failure_threshold: 0 is too small: write at least 1 failure",
         ),
         (
+            "failover: {circuit_breaker: {failure_ratio: 50}}",
+            "3: failover.circuit_breaker.failure_ratio: 50 is out of range: write 0 to 1, for example 0.5",
+        ),
+        (
+            "failover: {circuit_breaker: {failure_ratio: .nan}}",
+            "3: failover.circuit_breaker.failure_ratio: NaN is out of range: write 0 to 1, for example 0.5",
+        ),
+        (
             "cost_optimization:\n  max_daily_spend_usd: 10\n  alert_threshold_usd: 10.01",
             "5: cost_optimization.alert_threshold_usd: 10.01 is above max_daily_spend_usd (10.00): write at most 10.00",
         ),

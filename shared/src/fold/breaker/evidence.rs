@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::share::Answers;
 use super::{Breaker, Caller, Failed, Outage, State};
 use crate::id::{ProgrammerId, TaskId};
-use crate::llm::{Fault, Scope};
+use crate::llm::{Dialect, Fault, Scope};
 use crate::rules::BreakerRules;
 use crate::time::Timestamp;
 
@@ -13,19 +14,57 @@ use crate::time::Timestamp;
 const MAX_RETRY_AFTER_MS: u64 = 60 * 60 * 1000;
 /// A wrong key is not mended by waiting: it is probed after so many cooldowns.
 const AUTH_COOLDOWNS: u64 = 6;
+/// Requests of one LLM that are remembered as refused for what they hold.
+const MAX_REFUSED: usize = 100;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
+    pub(super) began: Timestamp,
     pub(super) at: Timestamp,
     pub(super) task: TaskId,
     pub(super) caller: Caller,
     pub(super) fault: Fault,
+    pub(super) dialect: Option<Dialect>,
+    /// The key was refused, or only this request: a probe will tell.
+    pub(super) unproven: bool,
+}
+
+impl Failure {
+    pub(super) fn new(failed: &Failed<'_>, now: Timestamp) -> Self {
+        Self {
+            began: Timestamp(now.0.saturating_sub(failed.call.took_ms)),
+            at: now,
+            task: failed.task.clone(),
+            caller: failed.caller.clone(),
+            fault: failed.fault,
+            dialect: failed.call.dialect,
+            unproven: failed.call.unproven && failed.fault == Fault::Auth,
+        }
+    }
+}
+
+/// A task whose request an LLM refuses, though the key of this host is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) task: TaskId,
+    pub(super) host: String,
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Llm {
     /// Oldest first, within the window.
     pub(super) failures: VecDeque<Failure>,
+    pub(super) answers: Answers,
+    pub(super) refused: VecDeque<Refused>,
     pub(super) breakers: BTreeMap<Scope, Breaker>,
+}
+
+/// What has made the evidence complete.
+pub(super) struct Last<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) fault: Fault,
+    pub(super) retry_after_ms: Option<u64>,
 }
 
 /// Where an LLM is used: how much of it must fail before it is the LLM's fault.
@@ -36,56 +75,86 @@ pub(super) struct Spread {
 }
 
 impl Llm {
-    pub(super) fn open_what_failed(
-        &mut self,
-        failed: &Failed<'_>,
-        rules: &BreakerRules,
-        spread: &Spread,
-        now: Timestamp,
-    ) {
-        let Caller { programmer, host } = &failed.caller;
-        self.open_if(Scope::Programmer(programmer.clone()), failed, (rules, spread), now);
+    /// What is out of the window does not count any more.
+    pub(super) fn forget_before(&mut self, oldest: Timestamp) {
+        self.failures.retain(|failure| failure.at > oldest);
+        self.refused.retain(|refused| refused.at > oldest);
+        self.answers.forget_before(oldest);
+    }
+
+    pub(super) fn acquit(&mut self, scope: &Scope, prober: &Caller, now: Timestamp) {
+        let unproven = |failure: &&Failure| failure.unproven && failure.caller.host == prober.host;
+        let refused = self.failures.iter().filter(unproven).filter(|failure| failure.caller.is_within(scope));
+        let refused = refused.map(|failure| Refused { task: failure.task.clone(), host: prober.host.clone(), at: now });
+        self.refused.extend(refused);
+        let surplus = self.refused.len().saturating_sub(MAX_REFUSED);
+        self.refused.drain(..surplus);
+        self.failures.retain(|failure| !failure.caller.is_within(scope));
+    }
+
+    pub(super) fn convict(&mut self, scope: &Scope) {
+        let inside = self.failures.iter_mut().filter(|failure| failure.caller.is_within(scope));
+        inside.for_each(|failure| failure.unproven = false);
+    }
+
+    pub(super) fn open_what_failed(&mut self, last: &Last<'_>, rules: &BreakerRules, spread: &Spread, now: Timestamp) {
+        let Caller { programmer, host } = last.caller;
+        self.open_if(Scope::Programmer(programmer.clone()), last, (rules, spread), now);
         if spread.for_itself || spread.users < 2 {
             return;
         }
         if spread.hosts >= 2 {
-            self.open_if(Scope::Host(host.clone()), failed, (rules, spread), now);
+            self.open_if(Scope::Host(host.clone()), last, (rules, spread), now);
         }
         let hosts: BTreeSet<&String> = self.failures.iter().map(|failure| &failure.caller.host).collect();
         if hosts.len() >= spread.hosts.min(2) {
-            self.open_if(Scope::Pool, failed, (rules, spread), now);
+            self.open_if(Scope::Pool, last, (rules, spread), now);
         }
     }
 
     /// Opens the breaker of this scope when what failed within it is enough.
-    fn open_if(
-        &mut self,
-        scope: Scope,
-        failed: &Failed<'_>,
-        (rules, spread): (&BreakerRules, &Spread),
-        now: Timestamp,
-    ) {
+    fn open_if(&mut self, scope: Scope, last: &Last<'_>, (rules, spread): (&BreakerRules, &Spread), now: Timestamp) {
         let threshold = usize::try_from(rules.threshold).unwrap_or(usize::MAX);
         if self.is_open(&scope) {
             return;
         }
-        let Evidence { failures, weight, sources, tasks, auth_sources } = self.evidence(&scope);
+        let evidence = self.evidence(&scope);
         let (wanted_sources, wanted_weight) = match scope {
             Scope::Programmer(_) => (1, threshold),
             // Few programmers have few voices: then all of them are enough.
             Scope::Host(_) | Scope::Pool => (2, threshold.min(spread.users)),
         };
+        let Evidence { failures, weight, sources, tasks, .. } = evidence;
         let enough = failures >= threshold && weight >= wanted_weight && tasks >= wanted_sources;
-        // A key that is refused is refused again: no more evidence is needed.
-        let refused = auth_sources >= wanted_sources;
-        if sources < wanted_sources || !(enough || refused) {
-            return;
-        }
-        let outage = Outage { since: now, fault: failed.fault, failures: u32::try_from(failures).unwrap_or(u32::MAX) };
-        let state = State::Open { outage, until: until(now, rules, failed.fault, failed.retry_after_ms) };
-        self.close_narrower(&scope, &failed.caller.programmer, now);
+        let enough = sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
+        let until = match (evidence.key(wanted_sources), &scope) {
+            // A key that is refused is refused again: no more evidence is needed.
+            (Key::Refused, _) => until(now, rules, true, last.retry_after_ms),
+            // A probe at once, before its next call.
+            (Key::Doubtful, Scope::Programmer(_)) => now,
+            (Key::Doubtful | Key::Good, _) if enough => until(now, rules, false, last.retry_after_ms),
+            (Key::Doubtful | Key::Good, _) => return,
+        };
+        let failures = u32::try_from(failures).unwrap_or(u32::MAX);
+        let outage = Outage { since: now, fault: last.fault, dialects: self.dialects(&scope), failures };
+        let state = State::Open { outage, until };
+        self.close_narrower(&scope, &last.caller.programmer, now);
         let epoch = self.breakers.get(&scope).map_or(0, |breaker| breaker.epoch) + 1;
         self.breakers.insert(scope, Breaker { epoch, state });
+    }
+
+    /// The dialects in which calls within this scope failed, the most frequent first, of two the one that failed last.
+    fn dialects(&self, scope: &Scope) -> Vec<Dialect> {
+        let mut counts: BTreeMap<Dialect, (usize, Timestamp)> = BTreeMap::new();
+        for failure in self.failures.iter().filter(|failure| failure.caller.is_within(scope)) {
+            if let Some(dialect) = failure.dialect {
+                let (count, newest) = counts.entry(dialect).or_default();
+                (*count, *newest) = (*count + 1, failure.at);
+            }
+        }
+        let mut dialects: Vec<Dialect> = counts.keys().copied().collect();
+        dialects.sort_by_key(|dialect| std::cmp::Reverse(counts.get(dialect).copied()));
+        dialects
     }
 
     /// The wider breaker speaks for them: one probe, not one for each.
@@ -120,14 +189,11 @@ impl Llm {
     /// Weighs the failures within a scope. Those behind a narrower breaker that is open have one voice together: a
     /// programmer or a host that fails at everything says nothing more about the others.
     fn evidence(&self, scope: &Scope) -> Evidence {
-        let inside = |failure: &&Failure| match scope {
-            Scope::Pool => true,
-            Scope::Host(host) => failure.caller.host == *host,
-            Scope::Programmer(id) => failure.caller.programmer == *id,
-        };
+        let inside = |failure: &&Failure| failure.caller.is_within(scope);
         let mut failures = 0;
         let mut weighed: BTreeSet<(String, Option<usize>)> = BTreeSet::new();
-        let (mut sources, mut tasks, mut auth) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut sources, mut tasks) = (BTreeSet::new(), BTreeSet::new());
+        let (mut auth, mut auth_tasks, mut proven) = (BTreeSet::new(), BTreeSet::new(), false);
         for (index, failure) in self.failures.iter().enumerate().filter(|(_, failure)| inside(failure)) {
             let Caller { programmer, host } = &failure.caller;
             let by_host = Scope::Host(host.clone());
@@ -145,6 +211,8 @@ impl Llm {
             tasks.insert(&failure.task);
             if failure.fault == Fault::Auth {
                 auth.insert(programmer);
+                auth_tasks.insert(&failure.task);
+                proven |= !failure.unproven;
             }
         }
         Evidence {
@@ -153,6 +221,7 @@ impl Llm {
             sources: sources.len(),
             tasks: tasks.len(),
             auth_sources: auth.len(),
+            auth_proven: proven || auth_tasks.len() >= 2,
         }
     }
 }
@@ -165,13 +234,31 @@ struct Evidence {
     sources: usize,
     tasks: usize,
     auth_sources: usize,
+    /// A probe has confirmed it, nothing else is possible, or it was so with two tasks: no prompt can do that.
+    auth_proven: bool,
 }
 
-pub(super) fn until(now: Timestamp, rules: &BreakerRules, fault: Fault, retry_after_ms: Option<u64>) -> Timestamp {
-    let cooldown = match fault {
-        Fault::Auth => rules.cooldown_ms.saturating_mul(AUTH_COOLDOWNS),
-        Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable => rules.cooldown_ms,
-    };
+/// What is known of the key.
+enum Key {
+    Good,
+    /// It was refused with one task: perhaps that was its prompt.
+    Doubtful,
+    Refused,
+}
+
+impl Evidence {
+    fn key(&self, wanted_sources: usize) -> Key {
+        match (self.auth_sources >= wanted_sources, self.auth_proven) {
+            (false, _) => Key::Good,
+            (true, false) => Key::Doubtful,
+            (true, true) => Key::Refused,
+        }
+    }
+}
+
+/// When an LLM is probed that has failed now; `auth`: its key is bad, which waiting does not mend.
+pub(super) fn until(now: Timestamp, rules: &BreakerRules, auth: bool, retry_after_ms: Option<u64>) -> Timestamp {
+    let cooldown = if auth { rules.cooldown_ms.saturating_mul(AUTH_COOLDOWNS) } else { rules.cooldown_ms };
     let wait = retry_after_ms.map_or(cooldown, |wait| wait.clamp(1000, MAX_RETRY_AFTER_MS));
     now.plus(Duration::from_millis(wait))
 }

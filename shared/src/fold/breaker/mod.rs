@@ -5,15 +5,19 @@
 //! only its own use. A failing host shuts only itself: what is shut already in a narrower scope counts once in a wider.
 
 mod evidence;
+mod share;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evidence::{Failure, Llm, Spread, until};
+use evidence::{Failure, Last, Llm, Spread, until};
+pub use state::{Breaker, Lease, Outage, Shut, State};
 
 use super::{Refusal, Verdict};
+use crate::event::FailedCall;
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use crate::llm::{Fault, LlmKey, Scope};
+use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::rules::{BreakerRules, Rules};
 use crate::time::Timestamp;
 
@@ -34,61 +38,12 @@ pub struct Caller {
 impl Caller {
     /// Whether breakers of this scope hold its calls back.
     pub fn is_within(&self, scope: &Scope) -> bool {
-        scopes(self).contains(scope)
+        match scope {
+            Scope::Pool => true,
+            Scope::Host(host) => self.host == *host,
+            Scope::Programmer(id) => self.programmer == *id,
+        }
     }
-}
-
-/// One breaker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Breaker {
-    /// Counts its openings and closings.
-    pub epoch: u64,
-    pub state: State,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Calls pass. `by` has probed it last, and is the first to come back.
-    Closed {
-        since: Timestamp,
-        by: ProgrammerId,
-    },
-    Open {
-        outage: Outage,
-        until: Timestamp,
-    },
-    HalfOpen {
-        outage: Outage,
-        lease: Lease,
-    },
-}
-
-/// Why and since when an LLM is not called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outage {
-    pub since: Timestamp,
-    /// Of the last failure.
-    pub fault: Fault,
-    /// How many failures opened the breaker; failed probes are added.
-    pub failures: u32,
-}
-
-/// The right to probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    pub probe: AttemptId,
-    pub programmer: ProgrammerId,
-    pub until: Timestamp,
-}
-
-/// Why a programmer may not call an LLM now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shut {
-    pub scope: Scope,
-    /// None: the breaker has closed, and it is not this programmer's turn to come back yet.
-    pub outage: Option<Outage>,
-    /// When the next probe is due, or its turn comes.
-    pub until: Timestamp,
 }
 
 /// A failed call as the log tells it.
@@ -100,6 +55,7 @@ pub(super) struct Failed<'a> {
     pub(super) fault: Fault,
     pub(super) epoch: u64,
     pub(super) retry_after_ms: Option<u64>,
+    pub(super) call: FailedCall,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -183,9 +139,31 @@ impl Breakers {
         }
     }
 
-    /// Breakers that want to be probed at `now`.
-    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &Scope)> {
-        self.all().filter(move |(.., breaker)| is_due(breaker, now)).map(|(key, scope, _)| (key, scope))
+    /// Breakers that want to be probed at `now`, and in which dialect, if that is known.
+    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &Scope, Option<Dialect>)> {
+        self.all().filter(move |(.., breaker)| breaker.is_due(now)).map(|(key, scope, breaker)| {
+            let outage = match &breaker.state {
+                State::Open { outage, .. } | State::HalfOpen { outage, .. } => Some(outage),
+                State::Closed { .. } => None,
+            };
+            (key, scope, outage.and_then(|outage| outage.dialects.first().copied()))
+        })
+    }
+
+    /// Since when, or since when again, something is wrong with this LLM, so that the share of its calls that fail matters:
+    /// its newest failure within the window, or a call that is in trouble.
+    pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
+        let rules = self.rules.as_ref().filter(|rules| rules.failed_of_1000 > 0)?;
+        let llm = self.llms.get(key)?;
+        let failed = llm.failures.back().map(|failure| failure.at).filter(|at| *at > window_start(rules, now));
+        failed.max(llm.answers.asked(now))
+    }
+
+    /// Whether this LLM has refused the task at this host, as if the key were bad, and a probe with the same key was
+    /// answered after that: then it is the request that it refuses.
+    pub fn refuses(&self, key: &LlmKey, host: &str, task: &TaskId) -> bool {
+        let refused = |llm: &Llm| llm.refused.iter().any(|refused| refused.host == host && refused.task == *task);
+        self.llms.get(key).is_some_and(refused)
     }
 
     /// The probe that holds the lease of this breaker.
@@ -213,12 +191,9 @@ impl Breakers {
         if self.epoch(failed.key, &failed.caller) != failed.epoch {
             return Verdict::Refused(Refusal::OldEpoch);
         }
-        let users = self.users(failed.key);
-        let hosts: BTreeSet<&String> = users.iter().filter_map(|user| self.hosts.get(user)).collect();
-        let spread = Spread { users: users.len(), hosts: hosts.len(), for_itself: rules.for_itself };
+        let spread = self.spread(failed.key, &rules);
         let llm = self.llms.entry(failed.key.clone()).or_default();
-        let oldest = Timestamp(now.0.saturating_sub(rules.window_ms));
-        llm.failures.retain(|failure| failure.at > oldest);
+        llm.forget_before(window_start(&rules, now));
         // One poisonous task proves nothing by failing again and again.
         let counted =
             |failure: &Failure| failure.task == *failed.task && failure.caller.programmer == failed.caller.programmer;
@@ -228,10 +203,32 @@ impl Breakers {
         if llm.failures.len() == MAX_FAILURES {
             llm.failures.pop_front();
         }
-        let (task, caller) = (failed.task.clone(), failed.caller.clone());
-        llm.failures.push_back(Failure { at: now, task, caller, fault: failed.fault });
-        llm.open_what_failed(failed, &rules, &spread, now);
+        llm.failures.push_back(Failure::new(failed, now));
+        let last = Last { caller: &failed.caller, fault: failed.fault, retry_after_ms: failed.retry_after_ms };
+        llm.open_what_failed(&last, &rules, &spread, now);
         Verdict::Accepted
+    }
+
+    /// Calls that were answered, and whether somebody asks for those of others.
+    pub(super) fn answered(
+        &mut self,
+        key: &LlmKey,
+        (host, ended): (&str, &BTreeMap<ProgrammerId, Vec<u64>>),
+        asks: bool,
+        now: Timestamp,
+    ) -> Verdict {
+        if let Some(rules) = &self.rules {
+            let llm = self.llms.entry(key.clone()).or_default();
+            llm.forget_before(window_start(rules, now));
+            llm.answers.add(host, ended, asks, now);
+        }
+        Verdict::Accepted
+    }
+
+    fn spread(&self, key: &LlmKey, rules: &BreakerRules) -> Spread {
+        let users = self.users(key);
+        let hosts: BTreeSet<&String> = users.iter().filter_map(|user| self.hosts.get(user)).collect();
+        Spread { users: users.len(), hosts: hosts.len(), for_itself: rules.for_itself }
     }
 
     pub(super) fn probing(
@@ -242,7 +239,7 @@ impl Breakers {
     ) -> Verdict {
         let lease_ms = self.rules.as_ref().map_or(0, |rules| rules.lease_ms);
         let mine = self.is_in(scope, programmer);
-        let Some(breaker) = self.breaker(key, scope).filter(|breaker| mine && is_due(breaker, now)) else {
+        let Some(breaker) = self.breaker(key, scope).filter(|breaker| mine && breaker.is_due(now)) else {
             return Verdict::Refused(Refusal::NotDue);
         };
         if let State::Open { outage, .. } | State::HalfOpen { outage, .. } = &breaker.state {
@@ -265,28 +262,49 @@ impl Breakers {
             |breaker: &&mut Breaker| matches!(&breaker.state, State::HalfOpen { lease, .. } if lease.probe == probe);
         let Some(breaker) = self.breaker(key, scope).filter(held) else { return Verdict::Refused(Refusal::NotDue) };
         let State::HalfOpen { outage, lease } = &breaker.state else { return Verdict::Refused(Refusal::NotDue) };
+        let by = lease.programmer.clone();
         breaker.state = match fault {
             Some(fault) => {
-                let outage = Outage { fault, failures: outage.failures.saturating_add(1), ..outage.clone() };
-                State::Open { outage, until: until(now, &rules, fault, retry_after_ms) }
+                let failures = outage.failures.saturating_add(1);
+                let mut outage = Outage { fault, failures, ..outage.clone() };
+                // Perhaps it is served in another one of them only.
+                if !outage.dialects.is_empty() {
+                    outage.dialects.rotate_left(1);
+                }
+                State::Open { outage, until: until(now, &rules, fault == Fault::Auth, retry_after_ms) }
             }
-            None => State::Closed { since: now, by: lease.programmer.clone() },
+            None => State::Closed { since: now, by: by.clone() },
         };
-        if fault.is_none() {
-            breaker.epoch += 1;
-            self.forget_failures(key, scope);
+        breaker.epoch += u64::from(fault.is_none());
+        let host = self.hosts.get(&by).cloned().unwrap_or_default();
+        let prober = Caller { programmer: by, host };
+        match fault {
+            None => self.acquit((key, scope), &prober, now),
+            Some(Fault::Auth) => self.convict((key, scope), &prober, now),
+            Some(Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable) => {}
         }
         Verdict::Accepted
     }
 
-    /// What was before the outage does not count after it.
-    fn forget_failures(&mut self, key: &LlmKey, scope: &Scope) {
+    /// What was before the outage does not count after it. Of requests that were refused as if the key were bad it is known
+    /// now that it is not.
+    fn acquit(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
         if let Some(llm) = self.llms.get_mut(key) {
-            llm.failures.retain(|failure| match scope {
-                Scope::Pool => false,
-                Scope::Host(host) => failure.caller.host != *host,
-                Scope::Programmer(id) => failure.caller.programmer != *id,
-            });
+            llm.acquit(scope, prober, now);
+        }
+    }
+
+    /// The key is bad: what it has failed at is evidence against it now, for a single programmer's breaker also in wider
+    /// scopes.
+    fn convict(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
+        let Some(rules) = self.rules.clone() else { return };
+        let spread = self.spread(key, &rules);
+        if let Some(llm) = self.llms.get_mut(key) {
+            llm.convict(scope);
+            if let Scope::Programmer(_) = scope {
+                let last = Last { caller: prober, fault: Fault::Auth, retry_after_ms: None };
+                llm.open_what_failed(&last, &rules, &spread, now);
+            }
         }
     }
 
@@ -295,15 +313,11 @@ impl Breakers {
     }
 }
 
+fn window_start(rules: &BreakerRules, now: Timestamp) -> Timestamp {
+    Timestamp(now.0.saturating_sub(rules.window_ms))
+}
+
 /// From the widest to the narrowest.
 fn scopes(caller: &Caller) -> [Scope; 3] {
     [Scope::Pool, Scope::Host(caller.host.clone()), Scope::Programmer(caller.programmer.clone())]
-}
-
-fn is_due(breaker: &Breaker, now: Timestamp) -> bool {
-    match &breaker.state {
-        State::Closed { .. } => false,
-        State::Open { until, .. } => now >= *until,
-        State::HalfOpen { lease, .. } => now >= lease.until,
-    }
 }

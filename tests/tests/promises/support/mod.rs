@@ -23,6 +23,7 @@ pub(crate) mod pool;
 pub(crate) mod pool_file;
 pub(crate) mod private;
 pub(crate) mod process;
+pub(crate) mod provider;
 pub(crate) mod repository;
 pub(crate) mod status;
 
@@ -41,6 +42,7 @@ pub(crate) use llm::Llm;
 pub(crate) use pool::Pool;
 pub(crate) use pool_file::PoolFile;
 pub(crate) use private::PrivateBroker;
+pub(crate) use provider::Provider;
 pub(crate) use repository::Repository;
 
 /// Time for things that take a moment: generous, because it is only used up by a test that fails.

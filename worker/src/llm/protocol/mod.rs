@@ -84,6 +84,26 @@ impl Envelope {
     }
 }
 
+impl From<Dialect> for pool_shared::llm::Dialect {
+    fn from(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Chat => Self::Chat,
+            Dialect::Responses => Self::Responses,
+            Dialect::Messages => Self::Messages,
+        }
+    }
+}
+
+impl From<pool_shared::llm::Dialect> for Dialect {
+    fn from(dialect: pool_shared::llm::Dialect) -> Self {
+        match dialect {
+            pool_shared::llm::Dialect::Chat => Self::Chat,
+            pool_shared::llm::Dialect::Responses => Self::Responses,
+            pool_shared::llm::Dialect::Messages => Self::Messages,
+        }
+    }
+}
+
 impl fmt::Display for Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule};
 
-use super::super::permits::{Epoch, Permits, Unavailable, Why};
+use super::super::permits::{Epoch, Failed, Permits, Unavailable, Why};
 use super::super::record::{NoLlmLeft, Out};
 use super::*;
 
@@ -47,11 +47,17 @@ impl Permits for SmallPool {
         async move { if self.broke { Err(unavailable()) } else { Ok(()) } }.boxed()
     }
 
-    fn failed(&self, llm: &LlmName, epoch: Epoch, class: &CallClass) {
-        self.tell(format!("{llm} failed in {}: {}", epoch.0, class.label()));
+    fn failed(&self, llm: &LlmName, failed: &Failed) {
+        self.tell(format!("{llm} failed in {}: {}", failed.epoch.0, failed.class.label()));
         if self.strict {
             self.shut(llm.as_str());
         }
+    }
+
+    fn in_trouble(&self, _: &LlmName) {}
+
+    fn refuses_the_task(&self, _: &LlmName) -> bool {
+        false
     }
 
     fn succeeded(&self, llm: &LlmName) {

@@ -88,6 +88,7 @@ fn failover() -> Failover {
         breaker: BreakerConfig {
             enabled: true,
             failure_threshold: 3,
+            failed_of_1000: 500,
             window: Duration::from_secs(600),
             cooldown: Duration::from_secs(300),
             scope: BreakerScope::Pool,

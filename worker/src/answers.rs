@@ -1,0 +1,156 @@
+//! What the pool hears of calls that were answered: nothing while all is well, and when something is wrong with an LLM as
+//! much as its breaker needs to know which share of its calls fails.
+//!
+//! One for each process. A failure goes into the log behind what this process has to tell of the same LLM; and while the
+//! log knows of trouble, each process tells every few seconds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pool_shared::broker::process::Process;
+use pool_shared::event::Decision;
+use pool_shared::id::ProgrammerId;
+use pool_shared::llm::LlmKey;
+use pool_shared::time::{Timestamp, wall_clock};
+use tokio::time::Instant;
+
+/// Of one programmer and LLM: the newest. Many more than a few failures among them are no outage, whatever was before.
+const MAX_UNTOLD: usize = 32;
+/// How often it is looked whether something is to be told.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// About one LLM, while it is in doubt.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// Of one LLM.
+#[derive(Debug, Default)]
+struct Untold {
+    /// When calls ended.
+    ended: BTreeMap<ProgrammerId, VecDeque<Instant>>,
+    told: Option<Timestamp>,
+    asked: Option<Timestamp>,
+}
+
+/// Calls that were answered and of which the log does not know.
+#[derive(Debug, Default)]
+pub struct Answers(Mutex<BTreeMap<LlmKey, Untold>>);
+
+impl Answers {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<LlmKey, Untold>) -> T) -> T {
+        // The map is valid at every instant, so a panic elsewhere does not spoil it.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A call has just been answered.
+    pub fn note(&self, key: LlmKey, programmer: &ProgrammerId) {
+        self.with(|llms| {
+            let ended = llms.entry(key).or_default().ended.entry(programmer.clone()).or_default();
+            if ended.len() == MAX_UNTOLD {
+                ended.pop_front();
+            }
+            ended.push_back(Instant::now());
+        });
+    }
+
+    /// What is to be told of this LLM before a failure of it; None: nothing that is not in the log.
+    pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Decision> {
+        self.with(|llms| llms.get_mut(key)?.take(key, host, false))
+    }
+
+    /// A call is in trouble: what this process knows, and a question to the others. None: that was done not long ago.
+    pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Decision> {
+        self.with(|llms| {
+            let untold = llms.entry(key.clone()).or_default();
+            if untold.asked.is_some_and(|asked| now.since(asked) < TELL_EVERY) {
+                return None;
+            }
+            untold.asked = Some(now);
+            untold.take(key, host, true)
+        })
+    }
+
+    /// What is to be told of LLMs that are in doubt: `in_doubt` says since when.
+    fn due(&self, host: &str, now: Timestamp, in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>) -> Vec<Decision> {
+        let tell = |(key, untold): (&LlmKey, &mut Untold)| {
+            let since = in_doubt(key)?;
+            let waits = untold.told.is_some_and(|told| told >= since && now.since(told) < TELL_EVERY);
+            let decision = (!waits).then(|| untold.take(key, host, false)).flatten();
+            untold.told = if decision.is_some() { Some(now) } else { untold.told };
+            decision
+        };
+        self.with(|llms| llms.iter_mut().filter_map(tell).collect())
+    }
+
+    /// Tells until the process ends.
+    pub async fn tell(self: Arc<Self>, process: Process) {
+        while !process.shutdown.is_cancelled() {
+            // Jittered, so that not all processes speak at the same moment.
+            tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
+            if !process.log.is_fresh() {
+                continue;
+            }
+            let due = process.log.read(|fold| {
+                let now = fold.now().max(wall_clock());
+                self.due(&process.host, now, |key| fold.breakers.in_doubt(key, now))
+            });
+            for told in due {
+                // One that does not arrive is missing among many.
+                let _ = process.log.append(told).await;
+            }
+        }
+    }
+}
+
+impl Untold {
+    fn take(&mut self, key: &LlmKey, host: &str, asks: bool) -> Option<Decision> {
+        let age = |ended: Instant| u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ended: BTreeMap<ProgrammerId, Vec<u64>> = std::mem::take(&mut self.ended)
+            .into_iter()
+            .map(|(programmer, ended)| (programmer, ended.into_iter().map(age).collect()))
+            .collect();
+        let tells = asks || !ended.is_empty();
+        tells.then(|| Decision::LlmAnswered { key: key.clone(), host: host.to_owned(), ended, asks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_shared::id::LlmName;
+
+    fn key() -> LlmKey {
+        LlmKey::new("http://x/v1", &LlmName::new("p/m").expect("an LLM"), "h")
+    }
+
+    fn count(told: &Decision) -> usize {
+        match told {
+            Decision::LlmAnswered { ended, .. } => ended.values().map(Vec::len).sum(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn it_tells_when_there_is_doubt_and_then_not_again_for_a_while() {
+        let (answers, id) = (Answers::default(), ProgrammerId::new("001").expect("an id"));
+        let note = |times: usize| (0..times).for_each(|_| answers.note(key(), &id));
+        let due = |at: u64, since: Option<u64>| {
+            let told = answers.due("h", Timestamp(at), |_| since.map(Timestamp));
+            told.iter().map(count).collect::<Vec<_>>()
+        };
+        note(100);
+        assert_eq!(due(10_000, None), [] as [usize; 0], "all is well");
+        assert_eq!(due(10_000, Some(9000)), [MAX_UNTOLD], "the newest");
+        note(3);
+        assert_eq!(due(10_500, Some(9000)), [] as [usize; 0], "not again so soon");
+        assert_eq!(due(10_600, Some(10_550)), [3], "another failure");
+        note(2);
+        assert_eq!(due(15_600, Some(10_550)), [2], "after a while");
+        assert_eq!(due(30_000, Some(29_000)), [] as [usize; 0], "there is nothing to tell");
+        note(1);
+        assert_eq!(answers.untold(&key(), "h").as_ref().map(count), Some(1), "in front of a failure");
+        assert_eq!(answers.untold(&key(), "h"), None, "once");
+        assert_eq!(answers.ask(&key(), "h", Timestamp(30_000)).as_ref().map(count), Some(0), "a question");
+        assert_eq!(answers.ask(&key(), "h", Timestamp(34_999)), None, "is not asked again so soon");
+        assert!(answers.ask(&key(), "h", Timestamp(35_000)).is_some(), "but later");
+    }
+}
