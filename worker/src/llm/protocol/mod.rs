@@ -9,6 +9,7 @@ mod chat_answer;
 mod chat_stream;
 mod messages;
 mod responses;
+mod scan;
 mod sse;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub(super) use chat_answer::ChatAnswer;
 pub(super) use chat_stream::events;
+pub(super) use scan::Scanner;
 
 use super::answer::{NoAnswer, Reading};
 use super::pricing::Tokens;

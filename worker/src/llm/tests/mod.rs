@@ -19,6 +19,7 @@ use super::{CallPlan, Gateway, Session};
 mod access;
 mod calls;
 mod dialects;
+mod endings;
 mod failover;
 mod limits;
 
