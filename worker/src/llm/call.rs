@@ -19,7 +19,7 @@ use super::protocol::{Dialect, Envelope};
 use super::record::{CallClass, Cap, NoLlmLeft, Out};
 use super::reply;
 use super::request::AgentRequest;
-use super::session::{AgentCall, OpenCall, SessionState};
+use super::session::{AgentCall, OpenCall, SessionState, Settled};
 use super::telemetry::{Exhausted, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
@@ -96,7 +96,7 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
 fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
     let message = format!("the call of {llm} was not made: {}", failure.message);
     let code = failure.class.label();
-    call.ask(llm).end(&Outcome::Failure(failure));
+    call.ask(llm).end(Outcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
@@ -210,10 +210,9 @@ impl Walk<'_> {
                 classify(exchange, wall_clock(), upstream.secret())
             }
         };
-        call.end(&outcome);
-        match outcome {
-            Outcome::Answer(answer) => Tried::Answer(answer),
-            Outcome::Failure(failure) => Tried::Failed(failure.class, epoch),
+        match call.end(outcome) {
+            Settled::Answer(answer) => Tried::Answer(answer),
+            Settled::Failed(class) => Tried::Failed(class, epoch),
         }
     }
 }

@@ -9,6 +9,7 @@
 mod answer;
 mod call;
 mod classify;
+mod error_inside;
 mod failover;
 mod gateway;
 pub mod permits;

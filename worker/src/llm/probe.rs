@@ -55,7 +55,8 @@ impl Upstreams {
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
         let class = match &outcome {
-            Outcome::Answer(_) => CallClass::Ok,
+            // A probe asks for less than some LLMs need to think. Whoever answers at all is there.
+            Outcome::Answer(_) | Outcome::Cut(..) => CallClass::Ok,
             Outcome::Failure(failure) => failure.class.clone(),
         };
         let (fault, retry_after) = class.fault().unzip();

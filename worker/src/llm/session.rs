@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Answer;
 use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, NoLlmLeft, Record};
+use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record};
 use super::telemetry::CallEnded;
 
 /// What one run of an agent may do with LLMs.
@@ -129,7 +130,8 @@ impl AgentCall {
     /// This LLM is going to be asked.
     pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
         let session = Arc::clone(&self.session);
-        OpenCall { session, llm: llm.clone(), began: Instant::now(), reserved: None, stage: Stage::Waiting }
+        let (began, stage, bound) = (Instant::now(), Stage::Waiting, Bound::Llm);
+        OpenCall { session, llm: llm.clone(), began, reserved: None, bound, stage }
     }
 
     /// It was answered, with an answer or (`no_llm_left`, and other failures) with 400.
@@ -155,6 +157,41 @@ enum Stage {
     Ended,
 }
 
+/// Whose limit the output of a call has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// The agent's own: it knows what to do with an answer that is cut there.
+    Agent,
+    /// What the task has left, which is less.
+    Task(Cap),
+    /// The LLM's own, or what a paid LLM is told where the agent says nothing.
+    Llm,
+}
+
+impl Bound {
+    fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
+        let in_room = |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
+        let any_cost = Room { cost: MicroUsd(u64::MAX), ..room };
+        if worst.output < in_room(any_cost) {
+            Self::Task(Cap::Cost)
+        } else if worst.output < in_room(Room { tokens: u64::MAX, ..any_cost }) {
+            Self::Task(Cap::Tokens)
+        } else if demand.max_output.is_some() {
+            Self::Agent
+        } else {
+            Self::Llm
+        }
+    }
+}
+
+/// What has become of a call to an LLM.
+#[derive(Debug, PartialEq)]
+pub(super) enum Settled {
+    /// Something for the agent: an answer, or as much of one as it had asked for.
+    Answer(Answer),
+    Failed(CallClass),
+}
+
 /// A call to an LLM that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
 /// when anything was sent, and charged its worst case.
 pub(super) struct OpenCall {
@@ -162,6 +199,7 @@ pub(super) struct OpenCall {
     llm: LlmName,
     began: Instant,
     reserved: Option<(Tariff, Tokens)>,
+    bound: Bound,
     stage: Stage,
 }
 
@@ -180,6 +218,7 @@ impl OpenCall {
         ledger.used_cost += tariff.cost(admission.worst);
         drop(ledger);
         self.reserved = Some((tariff, admission.worst));
+        self.bound = Bound::of(demand, tariff, room, admission.worst);
         Ok(admission)
     }
 
@@ -191,11 +230,17 @@ impl OpenCall {
         self.stage = Stage::Sent;
     }
 
-    pub(super) fn end(mut self, outcome: &Outcome) {
-        self.settle(outcome);
+    /// Records what came of it.
+    pub(super) fn end(mut self, outcome: Outcome) -> Settled {
+        let class = self.settle(&outcome);
+        match outcome {
+            Outcome::Answer(answer) => Settled::Answer(answer),
+            Outcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => Settled::Answer(answer),
+            Outcome::Cut(..) | Outcome::Failure(_) => Settled::Failed(class),
+        }
     }
 
-    fn settle(&mut self, outcome: &Outcome) {
+    fn settle(&mut self, outcome: &Outcome) -> CallClass {
         self.stage = Stage::Ended;
         let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
         let (tokens, estimated) = charged(outcome, worst);
@@ -205,13 +250,20 @@ impl OpenCall {
         ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total()).saturating_add(tokens.total());
         ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst)) + call.cost;
         ledger.last_activity = Instant::now();
+        let class = call.class.clone();
         ledger.calls.push(call);
+        class
     }
 
     fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
         let (class, status, message, finish_reason, empty) = match outcome {
             Outcome::Answer(answer) => {
                 (CallClass::Ok, Some(200), String::new(), answer.finish_reason(), answer.is_empty())
+            }
+            Outcome::Cut(cut, answer) => {
+                let reason = answer.finish_reason();
+                let message = format!("the answer ended with `{}`", reason.as_deref().unwrap_or_default());
+                (CallClass::Cut(self.cut(*cut)), Some(200), message, reason, answer.is_empty())
             }
             Outcome::Failure(failure) => (failure.class.clone(), failure.status, failure.message.clone(), None, false),
         };
@@ -231,6 +283,14 @@ impl OpenCall {
         }
     }
 
+    fn cut(&self, cut: Cut) -> Cut {
+        match (cut, self.bound) {
+            (Cut::OutputLimit, Bound::Task(cap)) => Cut::TaskLimit(cap),
+            (Cut::OutputLimit, Bound::Agent | Bound::Llm)
+            | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => cut,
+        }
+    }
+
     /// A call of which nothing was sent leaves no trace but the end of its reservation.
     fn forget(&mut self) {
         let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
@@ -245,12 +305,14 @@ impl Drop for OpenCall {
         match self.stage {
             Stage::Ended => {}
             Stage::Waiting => self.forget(),
-            Stage::Sent => self.settle(&Outcome::Failure(Failure {
-                class: CallClass::Timeout,
-                status: None,
-                message: "the agent went away or was ended before the answer came".to_owned(),
-                billing: Billing::WorstCase,
-            })),
+            Stage::Sent => {
+                self.settle(&Outcome::Failure(Failure {
+                    class: CallClass::Timeout,
+                    status: None,
+                    message: "the agent went away or was ended before the answer came".to_owned(),
+                    billing: Billing::WorstCase,
+                }));
+            }
         }
     }
 }
@@ -258,7 +320,9 @@ impl Drop for OpenCall {
 /// The tokens that a call is charged, and whether they are an estimate.
 pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
     let billing = match outcome {
-        Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
+        Outcome::Answer(answer) | Outcome::Cut(_, answer) => {
+            answer.usage().map_or(Billing::WorstCase, Billing::Reported)
+        }
         Outcome::Failure(failure) => failure.billing,
     };
     match billing {

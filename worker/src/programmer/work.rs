@@ -155,10 +155,11 @@ impl Work<'_> {
         };
         let end = end.unwrap_or_else(End::Failed);
         RunEnded { programmer: &self.attempts.programmer.id, end: &end, took: began.elapsed() }.emit();
-        let answered = record.last_answer().map(|call| &call.llm);
+        let position = |llm: &LlmName| self.llms().iter().position(|known| known == llm);
         Run {
             first_llm: assignment.first_llm,
-            answered_by: answered.and_then(|llm| self.llms().iter().position(|known| known == llm)),
+            answered_by: record.last_answer().and_then(|call| position(&call.llm)),
+            useless: record.useless_answers().filter_map(|call| position(&call.llm)).collect(),
             end,
         }
     }

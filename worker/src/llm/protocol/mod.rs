@@ -7,6 +7,7 @@
 mod chat;
 mod chat_answer;
 mod chat_stream;
+mod ending;
 mod messages;
 mod responses;
 mod scan;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 
 pub(super) use chat_answer::ChatAnswer;
 pub(super) use chat_stream::events;
+pub(super) use ending::Ending;
 pub(super) use scan::Scanner;
 
 use super::answer::{NoAnswer, Reading};

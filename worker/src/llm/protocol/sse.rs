@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::super::answer::NoAnswer;
+use super::super::error_inside::error_in;
+use super::super::pricing::Tokens;
 
 /// Takes a stream apart as it comes: into lines, however they end, and those into events.
 #[derive(Debug, Default)]
@@ -86,6 +88,14 @@ pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     }
 }
 
+/// The same, with what was used all the same: an error in place of a stream is no work.
+pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tokens>)> {
+    events(body).map_err(|error| {
+        let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);
+        (error, nothing)
+    })
+}
+
 /// The data of one event; None when it only marks the end, as that of every stream of chat completions does.
 pub(super) fn read(name: &str, data: &str) -> Result<Option<Value>, serde_json::Error> {
     let text = data.trim();
@@ -110,7 +120,7 @@ pub(super) fn is_end_mark(data: &str) -> bool {
 /// An error that came with status 200, or something else altogether.
 fn no_stream(text: &str) -> NoAnswer {
     match serde_json::from_str::<Value>(text) {
-        Ok(value) if value["error"].is_object() => NoAnswer::Failed(value),
+        Ok(value) if error_in(&value).is_some() => NoAnswer::Failed(value),
         Ok(_) => NoAnswer::Json("it is one object and no stream of events".to_owned()),
         Err(_) => NoAnswer::Json("it is no stream of events".to_owned()),
     }

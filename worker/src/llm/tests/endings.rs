@@ -232,17 +232,17 @@ async fn a_failure_in_a_stream_ends_it_too() {
     let failed = json!({"type": "response.failed", "response": {"status": "failed", "error":
         {"code": "server_error", "message": "sorry"}, "usage": {"input_tokens": 100, "output_tokens": 10}}});
     let error = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
-    for (way, text) in [
-        (RESPONSES, events(&[failed])),
-        (RESPONSES, events(&[json!({"type": "error", "code": "server_error", "message": "sorry"})])),
-        (MESSAGES, events(&[error])),
+    for (way, text, cost) in [
+        (RESPONSES, events(&[failed]), COST),
+        (RESPONSES, events(&[json!({"type": "error", "code": "server_error", "message": "sorry"})]), MicroUsd::ZERO),
+        (MESSAGES, events(&[error]), MicroUsd::ZERO),
     ] {
         let rig = RawRig::start(RawProvider::events(&text, Then::KeepsOpen).await, way).await;
         let began = Instant::now();
         let (status, _) = rig.ask(way).await;
         assert!(began.elapsed() < Duration::from_secs(1), "{text}: answered after {:?}", began.elapsed());
         let call = rig.last_call();
-        assert_eq!((status, call.class), (400, CallClass::Unavailable), "{text}: {}", call.message);
+        assert_eq!((status, call.class, call.cost), (400, CallClass::Unavailable, cost), "{text}: {}", call.message);
     }
 }
 
@@ -267,5 +267,170 @@ async fn a_stream_is_read_however_it_is_cut_into_pieces_and_lines() {
             assert_eq!((status, &body), (200, &text), "{case}");
             assert_eq!(rig.last_call().cost, COST, "{case}: by its usage");
         }
+    }
+}
+
+/// A chat answer with these fields beside or instead of its own.
+fn chat(fields: &Value) -> Value {
+    let mut body = chat_body();
+    for (name, value) in fields.as_object().expect("fields") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn choice(fields: Value) -> Value {
+    let mut choice = json!({"message": {"content": "Half of it"}, "finish_reason": "stop"});
+    for (name, value) in fields.as_object().expect("fields") {
+        choice[name] = value.clone();
+    }
+    chat(&json!({"choices": [choice]}))
+}
+
+#[tokio::test]
+async fn an_answer_that_carries_an_error_is_a_failure_of_the_errors_class() {
+    let paid = COST;
+    let error = |error: Value| chat(&json!({"error": error}));
+    let of_response = |fields: Value| {
+        let mut failed = response("failed");
+        for (name, value) in fields.as_object().expect("fields") {
+            failed[name] = value.clone();
+        }
+        failed
+    };
+    for (way, body, class, cost) in [
+        (CHAT, choice(json!({"finish_reason": "error"})), "unavailable", paid),
+        (CHAT, choice(json!({"finish_reason": "insufficient_system_resource"})), "unavailable", paid),
+        (CHAT, choice(json!({"finish_reason": "abort"})), "unavailable", paid),
+        (CHAT, choice(json!({"error": {"code": 429, "message": "slow"}})), "rate_limited", paid),
+        (CHAT, choice(json!({"finish_reason": "error", "error": {"code": 502}})), "unavailable", paid),
+        (CHAT, error(json!({"code": 401, "message": "no key"})), "auth", paid),
+        (CHAT, error(json!({"code": "429"})), "rate_limited", paid),
+        (CHAT, error(json!({"type": "rate_limit_error"})), "rate_limited", paid),
+        (CHAT, error(json!({"status": "RESOURCE_EXHAUSTED"})), "rate_limited", paid),
+        (CHAT, error(json!({"metadata": {"error_type": "rate_limit_exceeded"}})), "rate_limited", paid),
+        (CHAT, error(json!({"code": 503, "message": "overloaded"})), "unavailable", paid),
+        (CHAT, error(json!({"code": "context_length_exceeded"})), "context_too_long", paid),
+        (CHAT, error(json!("the model has stopped")), "unavailable", paid),
+        (CHAT, error(Value::Null), "ok", paid),
+        (CHAT, error(json!({})), "ok", paid),
+        (CHAT, json!({"error": {"code": 503, "message": "busy"}}), "unavailable", MicroUsd::ZERO),
+        (CHAT, json!({"error": {"code": "rate_limit_exceeded"}}), "rate_limited", MicroUsd::ZERO),
+        (CHAT, json!({"error": {"message": "odd"}}), "bad_answer", MicroUsd::ZERO),
+        (RESPONSES.whole(), of_response(json!({"error": {"code": "rate_limit_exceeded"}})), "rate_limited", paid),
+        (RESPONSES.whole(), of_response(json!({})), "unavailable", paid),
+        (RESPONSES.whole(), of_response(json!({"usage": null, "output": []})), "unavailable", MicroUsd::ZERO),
+        (RESPONSES.whole(), of_response(json!({"error": {"code": "cyber_policy"}})), "bad_request", paid),
+        (RESPONSES.whole(), of_response(json!({"error": {"code": "content_policy_violation"}})), "bad_request", paid),
+        (
+            MESSAGES.whole(),
+            json!({"type": "error", "error": {"type": "rate_limit_error", "message": "slow"}}),
+            "rate_limited",
+            MicroUsd::ZERO,
+        ),
+    ] {
+        let rig = RawRig::start(RawProvider::json(&body.to_string(), Then::KeepsOpen).await, way).await;
+        rig.ask(way).await;
+        let call = rig.last_call();
+        assert_eq!((call.class.label(), call.cost), (class, cost), "{}: {body}: {}", way.path, call.message);
+    }
+}
+
+#[tokio::test]
+async fn an_error_within_a_stream_is_charged_by_what_was_reported_and_done_before_it() {
+    let start = json!({"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 100, "output_tokens": 10}}});
+    let error = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    let text = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Half"}});
+    let used = json!({"type": "message_delta", "delta": {"stop_reason": null}, "usage": {"output_tokens": 10}});
+    let delta = json!({"type": "response.output_text.delta", "delta": "Half"});
+    for (way, before, cost, estimated) in [
+        (MESSAGES, vec![start.clone()], COST, false),
+        (MESSAGES, vec![start.clone(), text.clone(), used], COST, false),
+        (MESSAGES, vec![start, text], MicroUsd(163_865), true),
+        (RESPONSES, vec![json!({"type": "response.created", "response": {}})], MicroUsd::ZERO, false),
+        (RESPONSES, vec![delta], MicroUsd(163_865), true),
+    ] {
+        let text = events(&before) + &events(&[error.clone()]);
+        let rig = RawRig::start(RawProvider::events(&text, Then::KeepsOpen).await, way).await;
+        rig.ask(way).await;
+        let call = rig.last_call();
+        assert_eq!(call.class.label(), "unavailable", "{text}");
+        let near = call.cost.0.abs_diff(cost.0) < 100;
+        assert!(near && call.estimated == estimated, "{text}: {} estimated {}", call.cost, call.estimated);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_is_no_answer_whatever_the_word_for_it() {
+    let message = |reason: &str| {
+        json!({"content": [{"type": "text", "text": "x"}], "stop_reason": reason,
+        "usage": {"input_tokens": 100, "output_tokens": 10}})
+    };
+    let incomplete = |reason: Value| {
+        let mut body = response("incomplete");
+        body["incomplete_details"] = reason;
+        body
+    };
+    for (way, body, class) in [
+        (CHAT, choice(json!({"finish_reason": "stop"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "STOP"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "tool_calls"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "function_call"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "eos"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "eos_token"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "end_turn"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "endturn"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "COMPLETE"})), "ok"),
+        (CHAT, choice(json!({"finish_reason": null})), "ok"),
+        (CHAT, choice(json!({"finish_reason": ""})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "null"})), "ok"),
+        (CHAT, chat(&json!({"choices": [{"message": {"content": "x"}}]})), "ok"),
+        (CHAT, choice(json!({"finish_reason": "length"})), "output_limit"),
+        (CHAT, choice(json!({"finish_reason": "MAX_TOKENS"})), "output_limit"),
+        (CHAT, choice(json!({"finish_reason": "content_filter"})), "filtered"),
+        (CHAT, choice(json!({"finish_reason": "content_filter: RECITATION"})), "filtered"),
+        (CHAT, choice(json!({"finish_reason": "SAFETY"})), "filtered"),
+        (CHAT, choice(json!({"finish_reason": "sensitive"})), "filtered"),
+        (CHAT, choice(json!({"finish_reason": "MALFORMED_FUNCTION_CALL"})), "unfinished"),
+        (CHAT, choice(json!({"finish_reason": "something_new"})), "unfinished"),
+        (CHAT, choice(json!({"finish_reason": "network_error"})), "unavailable"),
+        (CHAT, choice(json!({"finish_reason": "model_length"})), "context_too_long"),
+        (
+            CHAT,
+            chat(&json!({"choices": [
+                {"message": {"content": "whole"}, "finish_reason": "stop"},
+                {"message": {"content": "half"}, "finish_reason": "content_filter"},
+            ]})),
+            "filtered",
+        ),
+        (MESSAGES.whole(), message("end_turn"), "ok"),
+        (MESSAGES.whole(), message("stop_sequence"), "ok"),
+        (MESSAGES.whole(), message("tool_use"), "ok"),
+        (MESSAGES.whole(), message("refusal"), "filtered"),
+        (MESSAGES.whole(), message("pause_turn"), "unfinished"),
+        (MESSAGES.whole(), message("max_tokens"), "output_limit"),
+        (MESSAGES.whole(), message("model_context_window_exceeded"), "context_too_long"),
+        (RESPONSES.whole(), incomplete(json!({"reason": "content_filter"})), "filtered"),
+        (RESPONSES.whole(), incomplete(json!({"reason": "max_output_tokens"})), "output_limit"),
+        (RESPONSES.whole(), incomplete(Value::Null), "unfinished"),
+    ] {
+        let rig = RawRig::start(RawProvider::json(&body.to_string(), Then::KeepsOpen).await, way).await;
+        let (status, _) = rig.ask(way).await;
+        let call = rig.last_call();
+        assert_eq!((call.class.label(), call.cost), (class, COST), "{}: {body}: {}", way.path, call.message);
+        assert_eq!(status, if class == "ok" { 200 } else { 400 }, "{}: {body}: not half of it", way.path);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_what_its_status_says_though_its_body_never_comes() {
+    for (status, class) in [("401 Unauthorized", "auth"), ("429 Too Many Requests", "rate_limited")] {
+        let raw = RawProvider::start(status, vec![b"{\"err".to_vec()], Then::KeepsOpen).await;
+        let rig = RawRig::start(raw, CHAT).await;
+        let began = Instant::now();
+        rig.ask(CHAT).await;
+        let call = rig.last_call();
+        assert_eq!((call.class.label(), call.cost), (class, MicroUsd::ZERO), "{status}: {}", call.message);
+        assert!(began.elapsed() < Duration::from_secs(4), "{status}: after {:?}", began.elapsed());
     }
 }
