@@ -205,6 +205,9 @@ impl Walk<'_> {
                     Ok(now) => epoch = now,
                     Err(unavailable) => return skipped(llm, unavailable),
                 }
+                if tariff.is_paid() {
+                    permits.spending(self.session.at_most()).await;
+                }
                 call.sent();
                 let exchange = upstream.send(self.request, body, timeout).await;
                 classify(exchange, wall_clock(), upstream.secret())

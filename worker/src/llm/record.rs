@@ -189,7 +189,7 @@ pub fn llm_time(calls: &[Call]) -> Duration {
 }
 
 /// What calls used, of one run or of several; LLMs in the order in which they were first called.
-pub fn usage(calls: &[Call]) -> Usage {
+pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
     let mut usage = Usage::default();
     for call in calls {
         let failed = u64::from(call.class != CallClass::Ok);

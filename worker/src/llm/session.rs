@@ -1,11 +1,13 @@
 //! One run's access to LLMs: its token, what it may still use, and the record of what it did.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_shared::config::Failover;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
+use pool_shared::result::Usage;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use super::answer::Answer;
 use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record};
+use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record, usage};
 use super::telemetry::CallEnded;
 
 /// What one run of an agent may do with LLMs.
@@ -29,6 +31,8 @@ pub struct CallPlan {
     pub max_tokens: u64,
     /// Of the whole run.
     pub max_cost: MicroUsd,
+    /// What earlier runs of the attempt have used.
+    pub used: Usage,
     /// Tokens that one call's prompt and answer may have together.
     pub context_limit: u64,
     /// Shared by all runs of an attempt.
@@ -56,21 +60,29 @@ pub(super) struct SessionState {
 
 struct Ledger {
     calls: Vec<Call>,
+    /// Calls that are open, as they would be recorded at worst.
+    open: BTreeMap<u64, Call>,
+    /// The number of the next open call.
+    next: u64,
     /// How the newest call of the agent ended, when it ended so.
     no_llm_left: Option<NoLlmLeft>,
-    /// Of ended calls, and the worst case of open ones.
-    used_tokens: u64,
-    used_cost: MicroUsd,
     last_activity: Instant,
+}
+
+impl Ledger {
+    /// By ended calls, and by open ones at worst.
+    fn used(&self) -> Usage {
+        usage(self.calls.iter().chain(self.open.values()))
+    }
 }
 
 impl SessionState {
     pub(super) fn new(token: TokenDigest, plan: CallPlan) -> Self {
         let ledger = Ledger {
             calls: Vec::new(),
+            open: BTreeMap::new(),
+            next: 0,
             no_llm_left: None,
-            used_tokens: 0,
-            used_cost: MicroUsd::ZERO,
             last_activity: Instant::now(),
         };
         Self {
@@ -95,6 +107,11 @@ impl SessionState {
             open_calls: *self.open_calls.borrow(),
             no_llm_left: ledger.no_llm_left.clone(),
         }
+    }
+
+    /// What the attempt has used at most.
+    pub(super) fn at_most(&self) -> Usage {
+        self.plan.used.clone().and(&self.ledger().used())
     }
 
     pub(super) fn open_calls(&self) -> usize {
@@ -157,6 +174,14 @@ enum Stage {
     Ended,
 }
 
+/// What is set aside for an open call, and its number among them.
+#[derive(Debug, Clone, Copy)]
+struct Reserved {
+    number: u64,
+    tariff: Tariff,
+    worst: Tokens,
+}
+
 /// Whose limit the output of a call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
@@ -198,7 +223,7 @@ pub(super) struct OpenCall {
     session: Arc<SessionState>,
     llm: LlmName,
     began: Instant,
-    reserved: Option<(Tariff, Tokens)>,
+    reserved: Option<Reserved>,
     bound: Bound,
     stage: Stage,
 }
@@ -208,16 +233,18 @@ impl OpenCall {
     pub(super) fn reserve(&mut self, demand: Demand, tariff: Tariff) -> Result<Admission, Refusal> {
         let plan = &self.session.plan;
         let mut ledger = self.session.ledger();
+        let used = ledger.used();
         let room = Room {
-            tokens: plan.max_tokens.saturating_sub(ledger.used_tokens),
-            cost: plan.max_cost.saturating_sub(ledger.used_cost),
+            tokens: plan.max_tokens.saturating_sub(used.tokens()),
+            cost: plan.max_cost.saturating_sub(used.cost_usd),
             context: plan.context_limit,
         };
         let admission = admit(demand, tariff, room)?;
-        ledger.used_tokens += admission.worst.total();
-        ledger.used_cost += tariff.cost(admission.worst);
+        let (number, worst) = (ledger.next, admission.worst);
+        ledger.next += 1;
+        ledger.open.insert(number, self.call(&given_up(), worst, true, tariff.cost(worst)));
         drop(ledger);
-        self.reserved = Some((tariff, admission.worst));
+        self.reserved = Some(Reserved { number, tariff, worst });
         self.bound = Bound::of(demand, tariff, room, admission.worst);
         Ok(admission)
     }
@@ -242,13 +269,15 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: &Outcome) -> CallClass {
         self.stage = Stage::Ended;
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
+        let reserved = self.reserved.take();
+        let (tariff, worst) = reserved.map_or((Tariff::Free, Tokens::default()), |held| (held.tariff, held.worst));
         let (tokens, estimated) = charged(outcome, worst);
         let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
-        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total()).saturating_add(tokens.total());
-        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst)) + call.cost;
+        if let Some(Reserved { number, .. }) = reserved {
+            ledger.open.remove(&number);
+        }
         ledger.last_activity = Instant::now();
         let class = call.class.clone();
         ledger.calls.push(call);
@@ -293,10 +322,9 @@ impl OpenCall {
 
     /// A call of which nothing was sent leaves no trace but the end of its reservation.
     fn forget(&mut self) {
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
-        let mut ledger = self.session.ledger();
-        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total());
-        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst));
+        if let Some(Reserved { number, .. }) = self.reserved.take() {
+            self.session.ledger().open.remove(&number);
+        }
     }
 }
 
@@ -306,15 +334,19 @@ impl Drop for OpenCall {
             Stage::Ended => {}
             Stage::Waiting => self.forget(),
             Stage::Sent => {
-                self.settle(&Outcome::Failure(Failure {
-                    class: CallClass::Timeout,
-                    status: None,
-                    message: "the agent went away or was ended before the answer came".to_owned(),
-                    billing: Billing::WorstCase,
-                }));
+                self.settle(&given_up());
             }
         }
     }
+}
+
+fn given_up() -> Outcome {
+    Outcome::Failure(Failure {
+        class: CallClass::Timeout,
+        status: None,
+        message: "the agent went away or was ended before the answer came".to_owned(),
+        billing: Billing::WorstCase,
+    })
 }
 
 /// The tokens that a call is charged, and whether they are an estimate.

@@ -75,6 +75,7 @@ impl Kind {
             failover: Failover { call_timeout: Duration::from_secs(20), max_retries: 0, ..pool.failover.clone() },
             permits: Arc::new(Unlimited),
             max_tokens: programmer.limits.max_tokens,
+            used: Usage::default(),
             max_cost: programmer.limits.max_cost,
             context_limit: programmer.limits.context_limit,
         }));
