@@ -207,8 +207,7 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     }
     let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
-        // The log is all that there is of it.
-        let body = ResultMessage::cancelled(id.clone()).to_json();
+        let body = cancelled(process, &id).await?.to_json();
         return Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?);
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
@@ -224,6 +223,13 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
         Some(body) => Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?),
         None => Ok(()),
     }
+}
+
+/// The log is all that there is of a task that was cancelled. Whoever was stopped has told it what the attempt has used,
+/// before it asked for this result; once something of our own is read back, that has been read too.
+async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
+    process.log.append(Decision::Tick).await?;
+    Ok(ResultMessage::cancelled(task.clone(), process.log.read(|fold| fold.tasks.usage(task))))
 }
 
 /// What is due for a result.
@@ -334,7 +340,7 @@ async fn deliver(
     let id = match (due, &result.task_id) {
         (Due::Repeat, _) => return repeat(desk, delivery, arrived).await,
         (Due::Cancelled, Some(task)) => {
-            let body = ResultMessage::cancelled(task.clone()).to_json();
+            let body = cancelled(&desk.process, task).await?.to_json();
             return Ok(desk.postman.bring((properties, arrived), task.as_str(), &body).await?);
         }
         (Due::Reply | Due::Outcome | Due::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),

@@ -152,6 +152,9 @@ async fn reject(
     let mut result = ResultMessage::without_attempt(id.clone(), Status::Rejected, failure);
     if let (Some(id), Some(message)) = (&id, &message) {
         result.attempt = inherit(process, delivery, Task::new(id.clone(), message.clone())).await?;
+        if result.attempt.is_some() {
+            result.usage = process.log.read(|fold| fold.tasks.usage(id));
+        }
     }
     result.task = message.map(Box::new);
     let reply = Reply::of(&delivery.properties).unwrap_or_else(|_| Reply::without_address(&delivery.properties));

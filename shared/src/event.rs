@@ -13,7 +13,7 @@ use crate::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
 use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::money::MicroUsd;
 use crate::pause::{Pause, Target};
-use crate::result::{ErrorKind, ResultMessage, Status};
+use crate::result::{ErrorKind, ResultMessage, Status, Usage};
 use crate::rules::Rules;
 use crate::time::Timestamp;
 
@@ -94,6 +94,16 @@ pub enum Decision {
         /// No LLM was left for it: such returns are counted, and not without end.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_llm: bool,
+    },
+    /// What an attempt has used of its task's limits; its last word counts. With `so_far` before a paid call, with that
+    /// call's worst case in it: an upper bound, should its worker die. Without, when the attempt has ended and brings no
+    /// result.
+    Used {
+        task: TaskId,
+        attempt: AttemptId,
+        spent: Spent,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        so_far: bool,
     },
     /// The first of these by the owner is the outcome of the task. Without an attempt: decided before any was made.
     Finished {
@@ -222,8 +232,11 @@ pub struct OpenTask {
     pub attempts: u32,
     pub releases: u32,
     pub hand_backs: u32,
+    /// The sum of `used`, which older versions do not know.
     #[serde(default)]
     pub spent: Spent,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used: BTreeMap<AttemptId, Spent>,
     /// Attempts that owned it once and do not any more.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub past: BTreeSet<AttemptId>,
@@ -255,17 +268,28 @@ pub struct Retry {
     pub spent: Spent,
 }
 
-/// What attempts that are made again have used of a task's limits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What attempts have used of a task's limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     pub cost_usd: MicroUsd,
     pub tokens: u64,
+    /// The same with all its parts; older versions do not say it.
+    #[serde(default, skip_serializing_if = "Usage::is_nothing")]
+    pub usage: Usage,
 }
 
 impl Spent {
+    pub fn of(usage: Usage) -> Self {
+        Self { cost_usd: usage.cost_usd, tokens: usage.tokens(), usage }
+    }
+
     #[must_use]
-    pub fn and(self, more: Self) -> Self {
-        Self { cost_usd: self.cost_usd + more.cost_usd, tokens: self.tokens.saturating_add(more.tokens) }
+    pub fn and(self, more: &Self) -> Self {
+        Self {
+            cost_usd: self.cost_usd + more.cost_usd,
+            tokens: self.tokens.saturating_add(more.tokens),
+            usage: self.usage.and(&more.usage),
+        }
     }
 }
 
@@ -320,6 +344,7 @@ impl Decision {
             | Self::Reissued { task, .. }
             | Self::Started { task, .. }
             | Self::Released { task, .. }
+            | Self::Used { task, .. }
             | Self::Finished { task, .. }
             | Self::Cancelled { task }
             | Self::Stated { task, .. } => Some(task),
@@ -424,5 +449,16 @@ mod tests {
         let bytes = batch.to_json();
         assert!(bytes.len() < 512, "{} bytes", bytes.len());
         assert_eq!(Batch::from_json(&bytes).ok(), Some(batch), "reads back");
+    }
+
+    #[test]
+    fn what_was_used_is_read_back_and_an_older_version_says_less() {
+        let usage = Usage { calls: 2, output_tokens: 7, cost_usd: MicroUsd(5), ..Usage::default() };
+        let (task, attempt) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
+        let used = Decision::Used { task, attempt, spent: Spent::of(usage), so_far: true };
+        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 9, events: vec![used] };
+        assert_eq!(Batch::from_json(&batch.to_json()).ok(), Some(batch), "reads back");
+        let old: Spent = serde_json::from_str(r#"{"cost_usd": "0.10", "tokens": 7}"#).expect("an older version's");
+        assert_eq!(old, Spent { cost_usd: MicroUsd(100_000), tokens: 7, ..Spent::default() }, "the sums");
     }
 }

@@ -185,7 +185,8 @@ pub struct CheckReport {
     pub output_tail: String,
 }
 
-/// What the LLMs did for this task, in all runs of the agent, as the gateway metered it.
+/// What the LLMs did for this task, in all runs of the agent of all its attempts, as the gateway metered it. Of an attempt
+/// that died with its worker: at most so much.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     pub calls: u64,
@@ -217,7 +218,46 @@ pub struct LlmUsage {
     pub cost_usd: MicroUsd,
 }
 
+impl Usage {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Input and output.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn and(mut self, more: &Self) -> Self {
+        self.calls += more.calls;
+        self.failed_calls += more.failed_calls;
+        self.input_tokens = self.input_tokens.saturating_add(more.input_tokens);
+        self.cached_input_tokens = self.cached_input_tokens.saturating_add(more.cached_input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
+        self.cost_usd += more.cost_usd;
+        self.estimated |= more.estimated;
+        for of in &more.by_llm {
+            match self.by_llm.iter_mut().find(|known| known.llm == of.llm) {
+                Some(known) => known.add(of),
+                None => self.by_llm.push(of.clone()),
+            }
+        }
+        self
+    }
+}
+
 impl LlmUsage {
+    fn add(&mut self, more: &Self) {
+        self.calls += more.calls;
+        self.failed_calls += more.failed_calls;
+        self.input_tokens = self.input_tokens.saturating_add(more.input_tokens);
+        self.cached_input_tokens = self.cached_input_tokens.saturating_add(more.cached_input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
+        self.cost_usd += more.cost_usd;
+    }
+
     pub fn none(llm: LlmName) -> Self {
         Self {
             llm,
@@ -286,10 +326,11 @@ pub struct ResultMessage {
 }
 
 impl ResultMessage {
-    /// The result of a task that was cancelled. Everybody makes the same one, from the log alone.
-    pub fn cancelled(task: TaskId) -> Self {
+    /// The result of a task that was cancelled. Everybody makes the same one, from the log alone; `usage` is what the log
+    /// says of its attempts.
+    pub fn cancelled(task: TaskId, usage: Usage) -> Self {
         let failure = TaskFailure::new(ErrorKind::Cancelled, "it was cancelled before it had another outcome");
-        Self::without_attempt(Some(task), Status::Cancelled, failure)
+        Self { usage, ..Self::without_attempt(Some(task), Status::Cancelled, failure) }
     }
 
     /// An outcome that no attempt has brought about: rejected, expired, cancelled.

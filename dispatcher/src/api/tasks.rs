@@ -155,7 +155,8 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(None);
     }
     if view.status == Status::Cancelled.as_str() {
-        return Ok(Some(ResultMessage::cancelled(view.id.clone())));
+        let usage = app.process.log.read(|fold| fold.tasks.usage(&view.id));
+        return Ok(Some(ResultMessage::cancelled(view.id.clone(), usage)));
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
     let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;

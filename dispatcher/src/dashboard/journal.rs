@@ -122,6 +122,10 @@ impl Observer for Journal {
 
 impl Memory {
     fn hear(&mut self, entry: &Entry) {
+        if let Decision::Used { so_far: true, .. } = entry.decision {
+            // There is one for each paid call, and the next one says more.
+            return;
+        }
         let task_of = |attempt: &AttemptId| self.attempts.get(attempt).cloned();
         let Some(task) = entry.decision.part_of(task_of) else { return };
         if entry.verdict == Verdict::Accepted {

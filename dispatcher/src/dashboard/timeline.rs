@@ -126,6 +126,15 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             let text = "given back: its worker was told to end, or lost its connection; the attempt does not count";
             Words::new(Tone::Warning, text).of(None, Some(*attempt))
         }
+        Decision::Used { attempt, spent, so_far, .. } => {
+            let usage = &spent.usage;
+            let most = if *so_far { "at most " } else { "" };
+            let text = format!(
+                "the attempt has used {most}${} and {} tokens in {} calls",
+                spent.cost_usd, spent.tokens, usage.calls
+            );
+            Words::new(Tone::Neutral, text).of(None, Some(*attempt))
+        }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
         Decision::Reserved { programmer, attempt, amount_usd, .. } => {
             let text = format!("${amount_usd} of today's budget set aside for paid calls");

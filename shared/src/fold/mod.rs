@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::event::{Batch, Decision, EmitterId, EventId};
 use crate::id::{AttemptId, Capability, ProgrammerId};
 use crate::llm::{LlmKey, Scope};
+use crate::money::MicroUsd;
 use crate::routing::{Binding, Route, Routes};
 use crate::rules::Rules;
 use crate::time::Timestamp;
@@ -157,9 +158,10 @@ impl Fold {
                 self.configuration = Some(Configuration { hash, capabilities, rules });
                 Verdict::Accepted
             }
-            Decision::Submitted { .. } | Decision::Published { .. } | Decision::Stated { .. } => {
-                self.tasks.decide(decision, now)
-            }
+            Decision::Submitted { .. }
+            | Decision::Published { .. }
+            | Decision::Stated { .. }
+            | Decision::Used { .. } => self.tasks.decide(decision, now),
             Decision::Paused { target, pause, since_ms: None } => {
                 self.pauses.pause(target, *pause, now);
                 Verdict::Accepted
@@ -178,12 +180,13 @@ impl Fold {
             | Decision::Finished { task, .. }
             | Decision::Cancelled { task } => {
                 let owner = self.tasks.owner(task);
+                let of_others = owner.map(|owner| self.tasks.cost_of_others(task, owner)).unwrap_or_default();
                 let verdict = self.tasks.decide(decision, now);
                 if verdict == Verdict::Accepted
                     && let Some(owner) = owner
                     && self.tasks.owner(task) != Some(owner)
                 {
-                    self.end_reservation(owner, decision);
+                    self.end_reservation(owner, decision, of_others);
                 }
                 verdict
             }
@@ -230,14 +233,16 @@ impl Fold {
         self.holders.get(&owner.programmer).is_some_and(|holder| holder.since > owner.since)
     }
 
-    /// Who does not own the task any more and has not settled never will, as far as is known. An outcome names the cost.
-    fn end_reservation(&mut self, owner: AttemptId, decision: &Decision) {
+    /// Who does not own the task any more and has not settled never will, as far as is known. An outcome names the cost of
+    /// all attempts; what others have cost is accounted for already.
+    fn end_reservation(&mut self, owner: AttemptId, decision: &Decision, of_others: MicroUsd) {
         if let Decision::Finished { attempt: Some(attempt), llm, cost_usd, .. } = decision
             && *attempt == owner
         {
-            let by_llm = llm.iter().map(|llm| (llm.clone(), *cost_usd)).collect();
+            let cost_usd = cost_usd.saturating_sub(of_others);
+            let by_llm = llm.iter().map(|llm| (llm.clone(), cost_usd)).collect();
             // Usually it has settled before, and this is refused.
-            let _ = self.budget.settle(owner, *cost_usd, &by_llm);
+            let _ = self.budget.settle(owner, cost_usd, &by_llm);
         }
         self.budget.lose(owner);
     }

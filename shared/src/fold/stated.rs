@@ -4,7 +4,9 @@
 //! already, learns from it what it lacks.
 
 use super::tasks::{Owner, TaskState};
-use crate::event::{OpenOwner, OpenTask};
+use crate::event::{OpenOwner, OpenTask, Spent};
+use crate::id::AttemptId;
+use crate::result::Usage;
 use crate::time::Timestamp;
 
 impl TaskState {
@@ -27,7 +29,8 @@ impl TaskState {
             attempts: self.attempts,
             releases: self.releases,
             hand_backs: self.hand_backs,
-            spent: self.spent,
+            spent: Spent { usage: Usage::default(), ..self.spent.clone() },
+            used: self.used.clone(),
             past: self.past.clone(),
             lost: self.lost.clone(),
             retry: self.retry.clone(),
@@ -52,8 +55,15 @@ impl TaskState {
         }
         self.lost.extend(said.lost.difference(&self.past));
         self.past.extend(&said.past);
-        self.spent.cost_usd = self.spent.cost_usd.max(said.spent.cost_usd);
-        self.spent.tokens = self.spent.tokens.max(said.spent.tokens);
+        for (attempt, spent) in &said.used {
+            if !self.used.contains_key(attempt) {
+                self.uses(*attempt, spent);
+            }
+        }
+        if self.used.is_empty() && said.spent != Spent::default() {
+            // An older version knows only the sum.
+            self.uses(AttemptId::from_u128(0), &said.spent);
+        }
         self.published |= said.published && said.generation == self.generation;
         if said.fence > self.fence {
             self.fence = said.fence;

@@ -2,14 +2,14 @@
 //!
 //! A task belongs to the attempt with the highest token in the log. The first `finished` of the owner is the outcome.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
 use crate::event::{Decision, OpenTask, Retry, Spent};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
-use crate::result::{ErrorKind, Status};
+use crate::result::{ErrorKind, Status, Usage};
 use crate::time::Timestamp;
 
 /// Of so many finished tasks the details are kept; of older ones only what decides.
@@ -66,7 +66,9 @@ pub struct TaskState {
     pub(super) past: BTreeSet<AttemptId>,
     /// Those of them that lost it to another one, and have not said since that they live.
     pub(super) lost: BTreeSet<AttemptId>,
-    /// What attempts that were made again have used of the task's limits.
+    /// What each attempt has used of the task's limits, as it said last.
+    pub(super) used: BTreeMap<AttemptId, Spent>,
+    /// The sum of it.
     pub spent: Spent,
     /// Attempts that were started and not released.
     pub attempts: u32,
@@ -74,6 +76,14 @@ pub struct TaskState {
     pub releases: u32,
     pub hand_backs: u32,
     pub outcome: Option<Outcome>,
+}
+
+impl TaskState {
+    /// The attempt has used this much in all.
+    pub(super) fn uses(&mut self, attempt: AttemptId, spent: &Spent) {
+        self.used.insert(attempt, spent.clone());
+        self.spent = self.used.values().fold(Spent::default(), Spent::and);
+    }
 }
 
 /// All tasks of the log.
@@ -135,6 +145,18 @@ impl Tasks {
         self.index.unpublished()
     }
 
+    /// What the log says that all attempts at the task have used.
+    pub fn usage(&self, task: &TaskId) -> Usage {
+        self.tasks.get(task).map(|state| state.spent.usage.clone()).unwrap_or_default()
+    }
+
+    /// What other attempts at the task have cost.
+    pub(super) fn cost_of_others(&self, task: &TaskId, attempt: AttemptId) -> MicroUsd {
+        let used = self.tasks.get(task).map(|state| &state.used);
+        let others = used.into_iter().flatten().filter(|(of, _)| **of != attempt);
+        others.map(|(_, spent)| spent.cost_usd).sum()
+    }
+
     /// The attempt that owns the task.
     pub(super) fn owner(&self, task: &TaskId) -> Option<AttemptId> {
         self.tasks.get(task)?.owner.as_ref().map(|owner| owner.attempt)
@@ -175,6 +197,7 @@ impl Tasks {
                 self.started(task, owner, (route, body_hash))
             }
             Decision::Released { task, attempt, no_llm } => self.released(task, *attempt, *no_llm),
+            Decision::Used { task, attempt, spent, so_far: _ } => self.used(task, *attempt, spent),
             Decision::Finished { task, attempt, status, llm, cost_usd, error } => {
                 let outcome = Outcome {
                     attempt: *attempt,
@@ -262,7 +285,7 @@ impl Tasks {
                 return Verdict::Refused(Refusal::Superseded);
             };
             state.past.insert(owner.attempt);
-            state.spent = state.spent.and(retry.spent);
+            state.uses(owner.attempt, &retry.spent);
         }
         state.generation = generation;
         state.published = false;
@@ -313,6 +336,19 @@ impl Tasks {
         Verdict::Accepted
     }
 
+    /// Of a task that was cancelled too: its attempt was stopped, and tells afterwards.
+    fn used(&mut self, task: &TaskId, attempt: AttemptId, spent: &Spent) -> Verdict {
+        let Some(state) = self.tasks.get_mut(task) else { return Verdict::Refused(Refusal::UnknownTask) };
+        if state.outcome.as_ref().is_some_and(|outcome| outcome.status != Status::Cancelled) {
+            return Verdict::Refused(Refusal::Finished);
+        }
+        state.uses(attempt, spent);
+        if let Some(outcome) = &mut state.outcome {
+            outcome.cost = state.spent.cost_usd;
+        }
+        Verdict::Accepted
+    }
+
     fn finished(&mut self, task: &TaskId, mut outcome: Outcome) -> Verdict {
         let state = self.entry(task, outcome.at);
         if state.outcome.is_some() {
@@ -345,13 +381,13 @@ impl Tasks {
 
     /// The first of `cancelled` and `finished` is the outcome.
     fn cancelled(&mut self, task: &TaskId, now: Timestamp) -> Verdict {
-        match self.tasks.get(task) {
+        let cost = match self.tasks.get(task) {
             None => return Verdict::Refused(Refusal::UnknownTask),
             Some(state) if state.outcome.is_some() => return Verdict::Refused(Refusal::Finished),
-            Some(_) => {}
-        }
+            Some(state) => state.spent.cost_usd,
+        };
         let error = Some(ErrorKind::Cancelled);
-        let (attempt, programmer, llm, cost) = (None, None, None, MicroUsd::ZERO);
+        let (attempt, programmer, llm) = (None, None, None);
         let status = Status::Cancelled;
         let outcome = Outcome { attempt, status, cost, at: now, started_at: None, programmer, llm, error };
         self.end(task, outcome);
@@ -362,6 +398,10 @@ impl Tasks {
         let state = self.entry(task, outcome.at);
         let started_at = state.owner.take().map(|owner| owner.since);
         state.retry = None;
+        if outcome.status != Status::Cancelled {
+            // The result says it.
+            state.used.clear();
+        }
         state.outcome = Some(Outcome { started_at, ..outcome });
         self.open -= 1;
         self.detailed.push_back(task.clone());

@@ -1,8 +1,9 @@
 use super::tasks::MOST_RELEASES;
 use super::*;
 use crate::event::{Retry, Spent};
-use crate::id::{AttemptId, TaskId, Token};
-use crate::result::{ErrorKind, Status};
+use crate::id::{AttemptId, LlmName, TaskId, Token};
+use crate::money::MicroUsd;
+use crate::result::{ErrorKind, LlmUsage, Status, Usage};
 use proptest::prelude::*;
 
 fn task(name: &str) -> TaskId {
@@ -104,6 +105,87 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     assert!(!state.published && state.retry.is_some(), "its message is not in its queue yet: {state:?}");
 }
 
+fn usage(calls: u64, cost: u64) -> Usage {
+    let (llm, cost_usd) = (LlmName::new("p/m").expect("an LLM"), MicroUsd(cost));
+    let of = LlmUsage { calls, cost_usd, output_tokens: 10, ..LlmUsage::none(llm) };
+    Usage { calls, cost_usd, output_tokens: 10, by_llm: vec![of], ..Usage::default() }
+}
+
+fn used(n: u128, calls: u64, cost: u64) -> Decision {
+    Decision::Used { task: task("t"), attempt: attempt(n), spent: Spent::of(usage(calls, cost)), so_far: false }
+}
+
+#[test]
+fn what_each_attempt_said_last_is_what_the_task_has_used() {
+    let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
+    let events = vec![
+        started("t", 1, 0, 0),
+        used(1, 1, 300),
+        used(1, 1, 200),
+        released(1),
+        started("t", 2, 0, 1),
+        used(2, 2, 50),
+        // Its worker has died: the upper bound is all that there is. The first one says something once more.
+        started("t", 3, 0, 2),
+        used(1, 1, 210),
+    ];
+    let fold = folded_from(0, &events);
+    let spent = &fold.tasks.get(&task("t")).expect("the task").spent;
+    assert_eq!((spent.cost_usd, spent.tokens), (MicroUsd(260), 20), "of the first and the second");
+    assert_eq!(spent.usage, usage(1, 210).and(&usage(2, 50)), "with all its parts");
+    assert_eq!(spent.usage.by_llm, [LlmUsage { output_tokens: 20, ..usage(3, 260).by_llm[0].clone() }], "of one LLM");
+
+    let events = vec![started("t", 1, 0, 0), finished("t", Some(1), Status::Failed), used(1, 1, 9)];
+    assert_eq!(verdicts(events), [YES, YES, FINISHED], "the result has said it");
+    assert_eq!(verdicts(vec![used(1, 1, 9)]), [Verdict::Refused(Refusal::UnknownTask)], "nobody knows the task");
+}
+
+#[test]
+fn the_attempt_of_a_cancelled_task_tells_what_it_has_used_when_it_has_stopped() {
+    let cancelled = Decision::Cancelled { task: task("t") };
+    let events = vec![started("t", 1, 0, 0), used(1, 2, 300), cancelled, used(1, 2, 100)];
+    let fold = folded_from(0, &events);
+    assert_eq!(fold.tasks.usage(&task("t")), usage(2, 100), "its last word");
+    let outcome = fold.tasks.get(&task("t")).and_then(|state| state.outcome.clone()).expect("an outcome");
+    assert_eq!((outcome.status, outcome.cost), (Status::Cancelled, MicroUsd(100)), "and what the task has cost");
+}
+
+#[test]
+fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
+    let mut old = what_decides(&folded_from(0, &[submitted("t", "h")])).expect("an open task");
+    old.spent = Spent { cost_usd: MicroUsd(70), tokens: 9, ..Spent::default() };
+    let stated = Decision::Stated { task: task("t"), state: Box::new(old) };
+    let spent = |events: &[Decision]| folded_from(0, events).tasks.get(&task("t")).map(|state| state.spent.cost_usd);
+    let events = vec![stated.clone(), stated.clone(), started("t", 1, 0, 0), used(1, 1, 5), stated];
+    assert_eq!(spent(&events[..2]), Some(MicroUsd(70)), "said twice");
+    assert_eq!(spent(&events), Some(MicroUsd(75)), "and more came to it");
+}
+
+#[test]
+fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
+    let settled =
+        |n, cost| Decision::Settled { attempt: attempt(n), cost_usd: MicroUsd(cost), by_llm: BTreeMap::new() };
+    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: true };
+    let outcome = Decision::Finished {
+        task: task("t"),
+        attempt: Some(attempt(2)),
+        status: Status::Succeeded,
+        llm: None,
+        cost_usd: MicroUsd(330),
+        error: None,
+    };
+    let events = [
+        started("t", 1, 0, 0),
+        settled(1, 300),
+        used(1, 1, 300),
+        released,
+        // The second one has paid nothing, or could not say so.
+        started("t", 2, 0, 1),
+        outcome,
+    ];
+    assert_eq!(folded_from(0, &events).budget.spent(), MicroUsd(330), "300 were settled, 30 are new");
+}
+
 #[test]
 fn the_first_of_cancelled_and_finished_is_the_outcome() {
     let cancelled = || Decision::Cancelled { task: task("t") };
@@ -144,6 +226,14 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
         vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0)],
         vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0), released(1), started("t", 2, 0, 1)],
         vec![submitted("t", "h"), started("t", 1, 0, 0), Decision::reissued(&task("t"), 1)],
+        vec![
+            submitted("t", "h"),
+            started("t", 1, 0, 0),
+            used(1, 1, 7),
+            released(1),
+            started("t", 2, 0, 1),
+            used(2, 1, 9),
+        ],
         vec![submitted("t", "h"), started("t", 1, 0, 0), started("t", 2, 0, 1), started("t", 3, 0, 2), released(1)],
     ];
     for mut events in stories {

@@ -30,6 +30,7 @@ impl Written {
             | Decision::Published { .. }
             | Decision::Reissued { retry: None, .. }
             | Decision::Started { .. }
+            | Decision::Used { .. }
             | Decision::Stated { .. }
             | Decision::Paused { .. }
             | Decision::Resumed { .. }

@@ -29,6 +29,8 @@ pub struct Answer {
     pub behave: Option<Behave>,
     pub delay: Option<Duration>,
     pub usage: Option<UsageReport>,
+    /// The finish reason of a chat completion, instead of its true one.
+    pub finish: Option<String>,
 }
 
 /// A change of one file. `search` is whole lines as they stand in the file; empty: a new file.
@@ -146,6 +148,7 @@ impl Answer {
             behave: self.behave.or(below.behave),
             delay: self.delay.or(below.delay),
             usage: self.usage.or(below.usage),
+            finish: self.finish.or(below.finish),
         }
     }
 }
@@ -172,6 +175,7 @@ struct RawAnswer {
     behave: Option<Behave>,
     delay_ms: Option<u64>,
     usage: Option<RawUsage>,
+    finish: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -206,6 +210,7 @@ impl RawAnswer {
                 RawUsage::Word(RawUsageWord::None) => UsageReport::Unreported,
                 RawUsage::Tokens(tokens) => UsageReport::Tokens(tokens),
             }),
+            finish: self.finish,
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) const PIECE_CHARS: usize = 24;
 pub(super) struct Completion {
     model: String,
     text: String,
-    finish_reason: &'static str,
+    finish_reason: String,
     usage: Option<TokenUsage>,
 }
 
@@ -46,6 +46,7 @@ impl Completion {
                 output_tokens: tokens(text.chars().count()),
             }),
         };
+        let finish_reason = answer.finish.clone().unwrap_or_else(|| finish_reason.to_owned());
         Self { model: request.model.clone(), text, finish_reason, usage }
     }
 
@@ -71,7 +72,7 @@ impl Completion {
         for piece in chars.chunks(PIECE_CHARS) {
             events.push(chunk(json!({"content": piece.iter().collect::<String>()}), None));
         }
-        events.push(chunk(json!({}), Some(self.finish_reason)));
+        events.push(chunk(json!({}), Some(&self.finish_reason)));
         if include_usage && self.usage.is_some() {
             events.push(format!("data: {}\n\n", self.envelope("chat.completion.chunk", json!([]), self.usage)));
         }

@@ -52,6 +52,12 @@ fn useless_answers() -> Vec<Case> {
     vec![
         ("empty answer", json!({"behave": "empty"}), ErrorKind::LlmEmpty),
         ("cut at the limit", json!({"behave": "length", "edits": [good()]}), ErrorKind::LlmOutputLimit),
+        (
+            "a whole edit, then filtered",
+            json!({"finish": "content_filter", "edits": [good()]}),
+            ErrorKind::LlmBadAnswer,
+        ),
+        ("a whole edit, then given up", json!({"finish": "error", "edits": [good()]}), ErrorKind::LlmUnavailable),
         ("nonsense", json!({"say": "I am a teapot."}), ErrorKind::NoChange),
         ("bad SEARCH block", json!({"edits": [bad()]}), ErrorKind::EditNotApplied),
         ("a good and a bad block", json!({"edits": [good(), bad()]}), ErrorKind::EditNotApplied),

@@ -41,6 +41,7 @@ mod reply_queues;
 mod report;
 mod rolling_deploy;
 mod supervision;
+mod task_limits;
 mod third_party;
 mod throughput_and_fairness;
 mod tls;

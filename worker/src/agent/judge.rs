@@ -7,7 +7,7 @@ use pool_shared::config::AgentKind;
 use pool_shared::result::{ErrorKind, TaskFailure};
 
 use super::{AgentRun, AiderEvidence, Evidence};
-use crate::llm::record::{Call, CallClass, NoLlmLeft, Out, Record};
+use crate::llm::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
 use crate::sandbox::Exit;
 
 /// What a run that did not fail has left in the worktree.
@@ -99,18 +99,15 @@ impl Facts<'_> {
             Evidence::None => &nothing,
         };
         self.last_call()?;
-        self.cut_answer()?;
+        self.empty_answer()?;
         started(status, evidence)?;
         self.answered(evidence)?;
         self.edited(evidence)
     }
 
     /// An answer of which aider cannot have made an edit.
-    fn cut_answer(&self) -> Result<(), TaskFailure> {
+    fn empty_answer(&self) -> Result<(), TaskFailure> {
         match self.record.last() {
-            Some(call) if call.finish_reason.as_deref() == Some("length") => {
-                fail(ErrorKind::LlmOutputLimit, format!("the answer of {} was cut at its output limit", call.llm))
-            }
             Some(call) if call.empty => fail(ErrorKind::LlmEmpty, format!("the answer of {} was empty", call.llm)),
             Some(_) | None => Ok(()),
         }
@@ -206,6 +203,14 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
         CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long".to_owned()),
         CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused".to_owned()),
         CallClass::BadAnswer => (ErrorKind::LlmBadAnswer, "the answer was none of the protocol".to_owned()),
+        CallClass::Cut(Cut::OutputLimit) => {
+            (ErrorKind::LlmOutputLimit, "its answer was cut at its output limit".to_owned())
+        }
+        CallClass::Cut(Cut::TaskLimit(_)) => {
+            (ErrorKind::TokenLimit, "its answer was cut where the task's limit was reached".to_owned())
+        }
+        CallClass::Cut(Cut::Filtered) => (ErrorKind::LlmBadAnswer, "its answer was filtered".to_owned()),
+        CallClass::Cut(Cut::Unfinished) => (ErrorKind::LlmBadAnswer, "its answer did not come to an end".to_owned()),
         CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
     };
     let status = call.status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();

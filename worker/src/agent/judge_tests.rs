@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::llm::permits::{Unavailable, Why};
-use crate::llm::record::Cap;
+use crate::llm::record::{Cap, Cut};
 use crate::sandbox::Output;
 
 fn aider() -> AgentKind {
@@ -76,6 +76,10 @@ fn failures() -> Vec<(CallClass, ErrorKind)> {
         CallClass::ContextTooLong,
         CallClass::BadRequest,
         CallClass::BadAnswer,
+        CallClass::Cut(Cut::OutputLimit),
+        CallClass::Cut(Cut::TaskLimit(Cap::Tokens)),
+        CallClass::Cut(Cut::Filtered),
+        CallClass::Cut(Cut::Unfinished),
         CallClass::Refused(Cap::Tokens),
         CallClass::Refused(Cap::Cost),
     ];
@@ -89,7 +93,9 @@ fn failures() -> Vec<(CallClass, ErrorKind)> {
         CallClass::ContextTooLong => Some(ErrorKind::LlmContextTooLong),
         CallClass::BadRequest => Some(ErrorKind::LlmBadRequest),
         CallClass::BadAnswer => Some(ErrorKind::LlmBadAnswer),
-        CallClass::Refused(_) => Some(ErrorKind::TokenLimit),
+        CallClass::Cut(Cut::OutputLimit) => Some(ErrorKind::LlmOutputLimit),
+        CallClass::Cut(Cut::Filtered | Cut::Unfinished) => Some(ErrorKind::LlmBadAnswer),
+        CallClass::Cut(Cut::TaskLimit(_)) | CallClass::Refused(_) => Some(ErrorKind::TokenLimit),
     };
     every.into_iter().filter_map(|class| expected(&class).map(|kind| (class, kind))).collect()
 }
@@ -191,7 +197,7 @@ fn rows_of_answers() -> Vec<Row> {
             ..row("no answer, the gateway was not reached", Err(ErrorKind::LlmAuth))
         },
         Row {
-            record: with(|call| call.finish_reason = Some("length".to_owned())),
+            record: with(|call| call.class = CallClass::Cut(Cut::OutputLimit)),
             ..row("cut answer", Err(ErrorKind::LlmOutputLimit))
         },
         Row { record: with(|call| call.empty = true), ..row("empty answer", Err(ErrorKind::LlmEmpty)) },
@@ -281,7 +287,7 @@ fn any_evidence() -> impl Strategy<Value = AiderEvidence> {
 proptest! {
     #[test]
     fn aider_succeeds_only_with_a_change_an_answer_and_status_0(
-        evidence in any_evidence(), status in 0..4_i32, changed: bool, failed in 0..10_usize,
+        evidence in any_evidence(), status in 0..4_i32, changed: bool, failed in 0..16_usize,
     ) {
         let class = failures().get(failed).map_or(CallClass::Ok, |(class, _)| class.clone());
         let result = judge(&aider(), &run(Exit::Status(status), Evidence::Aider(evidence.clone())),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::pricing::Tokens;
-use super::protocol::{ChatAnswer, Form, events};
+use super::protocol::{ChatAnswer, Ending, Form, events};
 use super::request::AgentRequest;
 
 /// A body that is no answer.
@@ -40,6 +40,7 @@ pub(super) struct Reading {
     pub(super) usage: Option<Tokens>,
     /// As the provider gave it.
     pub(super) finish_reason: Option<String>,
+    pub(super) ending: Ending,
     /// Neither text nor tool calls.
     pub(super) empty: bool,
     /// Chat completions are written again; everything else is passed on as it came.
@@ -66,6 +67,10 @@ impl Answer {
 
     pub(super) fn finish_reason(&self) -> Option<String> {
         self.reading.finish_reason.clone()
+    }
+
+    pub(super) fn ending(&self) -> Ending {
+        self.reading.ending
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -26,7 +26,7 @@ use super::record::{CallClass, Cap, NoLlmLeft, Out};
 use super::refusal::{self, Lesson, Refused};
 use super::reply;
 use super::request::AgentRequest;
-use super::session::{AgentCall, OpenCall, SessionState};
+use super::session::{AgentCall, OpenCall, SessionState, Settled};
 use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
@@ -103,7 +103,7 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
 fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
     let message = format!("the call of {llm} was not made: {}", failure.message);
     let code = failure.class.label();
-    call.ask(llm).end(&Outcome::Failure(failure));
+    call.ask(llm).end(Outcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
@@ -246,6 +246,9 @@ impl Walk<'_> {
                     Ok(now) => epoch = now,
                     Err(unavailable) => return skipped(llm, unavailable),
                 }
+                if tariff.is_paid() {
+                    permits.spending(self.session.at_most()).await;
+                }
                 call.sent();
                 sent = Instant::now();
                 let exchange = upstream.send(self.request, body, timeout);
@@ -256,12 +259,13 @@ impl Walk<'_> {
                 blamed(outcome, || permits.refuses_the_task(llm))
             }
         };
-        call.end(&outcome);
-        match outcome {
-            Outcome::Answer(answer) => Tried::Answer(answer),
-            Outcome::Failure(Failure { class, status, .. }) => {
-                Tried::Failed(Failing { class, status, epoch, sent, lesson })
-            }
+        let status = match &outcome {
+            Outcome::Failure(failure) => failure.status,
+            Outcome::Answer(_) | Outcome::Cut(..) => None,
+        };
+        match call.end(outcome) {
+            Settled::Answer(answer) => Tried::Answer(answer),
+            Settled::Failed(class) => Tried::Failed(Failing { class, status, epoch, sent, lesson }),
         }
     }
 }
@@ -287,7 +291,7 @@ fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome 
             let message = format!("{}; a probe with the same key was answered", failure.message);
             Outcome::Failure(Failure { class: CallClass::BadRequest, message, ..failure })
         }
-        Outcome::Answer(_) | Outcome::Failure(_) => outcome,
+        Outcome::Answer(_) | Outcome::Cut(..) | Outcome::Failure(_) => outcome,
     }
 }
 
@@ -319,6 +323,7 @@ fn is_refusal(outcome: &Outcome) -> bool {
         | CallClass::ModelUnavailable
         | CallClass::Auth
         | CallClass::BadAnswer
+        | CallClass::Cut(_)
         | CallClass::Refused(_) => false,
     }
 }

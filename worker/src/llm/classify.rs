@@ -7,10 +7,11 @@ use pool_shared::time::Timestamp;
 use serde_json::Value;
 
 use super::answer::{Answer, NoAnswer};
+use super::error_inside::status_of;
 use super::moderation::{is_about_the_prompt, is_page};
 use super::pricing::Tokens;
-use super::protocol::Form;
-use super::record::CallClass;
+use super::protocol::{Ending, Form};
+use super::record::{CallClass, Cut};
 
 const MAX_MESSAGE_CHARS: usize = 300;
 
@@ -55,6 +56,8 @@ pub(super) enum BodyEnd {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Outcome {
     Answer(Answer),
+    /// One that is not whole.
+    Cut(Cut, Answer),
     Failure(Failure),
 }
 
@@ -96,6 +99,10 @@ impl CallClass {
             Self::ContextTooLong => "context_too_long",
             Self::BadRequest => "bad_request",
             Self::BadAnswer => "bad_answer",
+            Self::Cut(Cut::OutputLimit) => "output_limit",
+            Self::Cut(Cut::TaskLimit(_)) => "task_limit",
+            Self::Cut(Cut::Filtered) => "filtered",
+            Self::Cut(Cut::Unfinished) => "unfinished",
             Self::Refused(_) => "refused",
         }
     }
@@ -124,7 +131,7 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
         Exchange::Answered { form, status: status @ 200..300, body, end, retry_after } => {
             let wait = retry_after.wait(now);
             match whole(&end).and_then(|()| Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))) {
-                Ok(answer) => Outcome::Answer(answer),
+                Ok(answer) => ended(answer, status),
                 Err((class, message, billing)) => {
                     Outcome::Failure(Failure { class, status: Some(status), message, billing })
                 }
@@ -138,7 +145,7 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
         }),
     };
     match outcome {
-        Outcome::Answer(answer) => Outcome::Answer(answer),
+        Outcome::Answer(_) | Outcome::Cut(..) => outcome,
         Outcome::Failure(failure) => {
             Outcome::Failure(Failure { message: presentable(&failure.message, secret), ..failure })
         }
@@ -162,6 +169,32 @@ fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
     }
 }
 
+/// What an answer is good for, by how it ended.
+fn ended(answer: Answer, status: u16) -> Outcome {
+    let class = match answer.ending() {
+        Ending::Whole => return Outcome::Answer(answer),
+        Ending::OutputLimit => return Outcome::Cut(Cut::OutputLimit, answer),
+        Ending::Filtered => return Outcome::Cut(Cut::Filtered, answer),
+        Ending::Unfinished => return Outcome::Cut(Cut::Unfinished, answer),
+        Ending::ContextFull => CallClass::ContextTooLong,
+        Ending::GaveUp => CallClass::Unavailable,
+    };
+    let nothing = answer.is_empty().then(Tokens::default);
+    let billing = Billing::of(answer.usage().or(nothing));
+    let message = format!("the answer ended with `{}`", answer.finish_reason().unwrap_or_default());
+    Outcome::Failure(Failure { class, status: Some(status), message, billing })
+}
+
+impl Billing {
+    fn of(usage: Option<Tokens>) -> Self {
+        match usage {
+            None => Self::WorstCase,
+            Some(tokens) if tokens == Tokens::default() => Self::Nothing,
+            Some(tokens) => Self::Reported(tokens),
+        }
+    }
+}
+
 /// A success without an answer: it may have been billed.
 fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_after: Option<Duration>) -> NoSuccess {
     let class = match &error {
@@ -169,7 +202,9 @@ fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_afte
         _ if is_page(body) => CallClass::Unavailable,
         NoAnswer::ErrorInside { status: Some(status), .. } => class_of_error(*status, body, retry_after),
         NoAnswer::Failed(error) => {
-            class_of_error(status_of(&error["error"]), error.to_string().as_bytes(), retry_after)
+            // Whoever gives up in the middle, for whatever reason, does not serve now.
+            let status = status_of(&error["error"]).unwrap_or(500);
+            class_of_error(status, error.to_string().as_bytes(), retry_after)
         }
         // A provider that stops in the middle is no better than a connection that breaks.
         NoAnswer::Cut => CallClass::Unavailable,
@@ -179,24 +214,7 @@ fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_afte
         | NoAnswer::NoMessage
         | NoAnswer::Lacks(_) => CallClass::BadAnswer,
     };
-    (class, error.to_string(), usage.map_or(Billing::WorstCase, Billing::Reported))
-}
-
-/// The status that an error would have had if it had come before the answer began. In a stream it comes after the 200.
-fn status_of(error: &Value) -> u16 {
-    let words = [&error["code"], &error["type"]].into_iter().filter_map(Value::as_str);
-    let status = words.filter_map(|word| match word {
-        "invalid_request_error" | "invalid_prompt" | "context_length_exceeded" => Some(400),
-        "authentication_error" | "invalid_api_key" => Some(401),
-        "billing_error" => Some(402),
-        "permission_error" => Some(403),
-        "not_found_error" | "model_not_found" => Some(404),
-        "request_too_large" => Some(413),
-        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => Some(429),
-        // Whoever gives up in the middle, for whatever reason, does not serve now.
-        _other => None,
-    });
-    status.into_iter().next().unwrap_or(500)
+    (class, error.to_string(), Billing::of(usage))
 }
 
 /// The class of an error status. Codes say more than statuses: they come first.

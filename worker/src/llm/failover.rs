@@ -5,7 +5,7 @@ use std::time::Duration;
 use pool_shared::config::{Failover, FailureCondition};
 use pool_shared::id::LlmName;
 
-use super::record::{CallClass, Cap};
+use super::record::{CallClass, Cap, Cut};
 
 /// A provider's `Retry-After` up to this is waited for, even when `retry_delay_s` is shorter.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
@@ -53,6 +53,7 @@ fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
         | CallClass::Auth
         | CallClass::ContextTooLong
         | CallClass::BadRequest
+        | CallClass::Cut(_)
         | CallClass::Refused(_) => None,
     }
 }
@@ -66,11 +67,13 @@ fn moves_on(class: &CallClass, settings: &Failover) -> bool {
         CallClass::RateLimited { .. } => listed(FailureCondition::RateLimit),
         CallClass::ModelUnavailable => listed(FailureCondition::ModelUnavailable),
         // Another LLM may write better, have a longer context, know the parameter, cost nothing.
-        CallClass::BadAnswer | CallClass::ContextTooLong | CallClass::BadRequest | CallClass::Refused(Cap::Cost) => {
-            settings.always_failover
-        }
+        CallClass::BadAnswer
+        | CallClass::ContextTooLong
+        | CallClass::BadRequest
+        | CallClass::Cut(Cut::OutputLimit | Cut::TaskLimit(Cap::Cost) | Cut::Filtered | Cut::Unfinished)
+        | CallClass::Refused(Cap::Cost) => settings.always_failover,
         // Tokens are counted for all LLMs together.
-        CallClass::Ok | CallClass::Refused(Cap::Tokens) => false,
+        CallClass::Ok | CallClass::Cut(Cut::TaskLimit(Cap::Tokens)) | CallClass::Refused(Cap::Tokens) => false,
     }
 }
 

@@ -31,7 +31,7 @@ fn limited(seconds: Option<u64>) -> CallClass {
     CallClass::RateLimited { retry_after: seconds.map(Duration::from_secs) }
 }
 
-fn every_class() -> [CallClass; 11] {
+fn every_class() -> [CallClass; 16] {
     [
         CallClass::Ok,
         limited(None),
@@ -42,6 +42,11 @@ fn every_class() -> [CallClass; 11] {
         CallClass::ContextTooLong,
         CallClass::BadRequest,
         CallClass::BadAnswer,
+        CallClass::Cut(Cut::OutputLimit),
+        CallClass::Cut(Cut::TaskLimit(Cap::Tokens)),
+        CallClass::Cut(Cut::TaskLimit(Cap::Cost)),
+        CallClass::Cut(Cut::Filtered),
+        CallClass::Cut(Cut::Unfinished),
         CallClass::Refused(Cap::Tokens),
         CallClass::Refused(Cap::Cost),
     ]
@@ -61,6 +66,7 @@ fn only_what_may_pass_by_itself_is_tried_again() {
             | CallClass::Auth
             | CallClass::ContextTooLong
             | CallClass::BadRequest
+            | CallClass::Cut(_)
             | CallClass::Refused(_) => None,
         };
         let retried = Some(next(&class, 1, &settings)).filter(|next| matches!(next, Next::Retry { .. }));
@@ -106,7 +112,7 @@ fn the_listed_failures_move_on_and_with_always_failover_all_that_another_llm_may
     ] {
         assert_eq!(moving(&settings(false, &conditions)), expected, "{conditions:?} only");
     }
-    let stays = [CallClass::Ok, CallClass::Refused(Cap::Tokens)];
+    let stays = [CallClass::Ok, CallClass::Cut(Cut::TaskLimit(Cap::Tokens)), CallClass::Refused(Cap::Tokens)];
     let all: Vec<_> = every_class().into_iter().filter(|class| !stays.contains(class)).collect();
     assert_eq!(moving(&settings(true, &[])), all, "always_failover, whatever is listed");
     for class in every_class() {

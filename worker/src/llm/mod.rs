@@ -10,6 +10,7 @@ mod answer;
 mod body;
 mod call;
 mod classify;
+mod error_inside;
 mod failover;
 mod gateway;
 mod known;

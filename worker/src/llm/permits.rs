@@ -7,6 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_shared::event::FailedCall;
 use pool_shared::id::LlmName;
 use pool_shared::llm::Dialect;
+use pool_shared::result::Usage;
 
 use super::record::CallClass;
 
@@ -79,6 +80,12 @@ pub trait Permits: Send + Sync {
     /// # Errors
     /// The budget has no room; free LLMs may be called all the same.
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>>;
+
+    /// Before every paid call that is certain to be made: what the attempt has used by then at most, this call's worst case
+    /// included. May be dropped before it is done.
+    fn spending(&self, _: Usage) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 
     /// A call has failed for good on this LLM, with a class that speaks of the LLM and not of the request
     /// ([`CallClass::is_outage`]). At most once for each call and LLM; not for calls that were given up.

@@ -65,7 +65,8 @@ impl Upstreams {
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
         let (fault, retry_after) = match &outcome {
-            Outcome::Answer(_) => (None, None),
+            // A probe asks for less than some LLMs need to think. Whoever answers at all is there.
+            Outcome::Answer(_) | Outcome::Cut(..) => (None, None),
             Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };
         Probed { fault, retry_after, cost: tariff.cost(tokens) }
@@ -108,11 +109,10 @@ fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<D
     match class {
         // Whoever says what is wrong with the question would have answered a better one.
         CallClass::BadRequest | CallClass::ContextTooLong if refused_by_api => (None, None),
-        CallClass::BadRequest
-        | CallClass::ContextTooLong
-        | CallClass::BadAnswer
-        | CallClass::Refused(_)
-        | CallClass::Ok => (Some(Fault::Unavailable), None),
+        CallClass::Ok | CallClass::Cut(_) => (None, None),
+        CallClass::BadRequest | CallClass::ContextTooLong | CallClass::BadAnswer | CallClass::Refused(_) => {
+            (Some(Fault::Unavailable), None)
+        }
         CallClass::RateLimited { .. }
         | CallClass::Timeout
         | CallClass::Unavailable

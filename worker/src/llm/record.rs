@@ -27,8 +27,23 @@ pub enum CallClass {
     BadRequest,
     /// 200, but no valid answer of the protocol: broken JSON, no choices.
     BadAnswer,
+    /// An answer of the protocol, but not all of it.
+    Cut(Cut),
     /// Refused by the gateway itself: a limit of the task would be passed.
     Refused(Cap),
+}
+
+/// What cut an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// A limit of the LLM's output: its own, the agent's, or the one that a paid LLM is told.
+    OutputLimit,
+    /// The gateway had lowered that limit to what the task had left.
+    TaskLimit(Cap),
+    /// A filter of the provider, or the LLM refused.
+    Filtered,
+    /// It did not come to an end, for another reason.
+    Unfinished,
 }
 
 /// A limit of a task.
@@ -53,7 +68,9 @@ impl CallClass {
             Self::Unavailable => Some((Fault::Unavailable, None)),
             Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
             Self::Auth => Some((Fault::Auth, None)),
-            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Refused(_) => None,
+            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Cut(_) | Self::Refused(_) => {
+                None
+            }
         }
     }
 }
@@ -153,6 +170,13 @@ impl Record {
         self.calls.last()
     }
 
+    /// Calls that were the last ones of their LLM and brought an answer that is none, or half of one.
+    pub fn useless_answers(&self) -> impl Iterator<Item = &Call> {
+        let is_last = |index: usize, call: &Call| self.calls[index + 1..].iter().all(|later| later.llm != call.llm);
+        let last = self.calls.iter().enumerate().filter(move |(index, call)| is_last(*index, call));
+        last.map(|(_, call)| call).filter(|call| matches!(call.class, CallClass::BadAnswer | CallClass::Cut(_)))
+    }
+
     /// The newest complete answer.
     pub fn last_answer(&self) -> Option<&Call> {
         self.calls.iter().rev().find(|call| call.class == CallClass::Ok)
@@ -165,7 +189,7 @@ pub fn llm_time(calls: &[Call]) -> Duration {
 }
 
 /// What calls used, of one run or of several; LLMs in the order in which they were first called.
-pub fn usage(calls: &[Call]) -> Usage {
+pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
     let mut usage = Usage::default();
     for call in calls {
         let failed = u64::from(call.class != CallClass::Ok);

@@ -48,6 +48,7 @@ fn word(class: &CallClass) -> &'static str {
         | CallClass::ContextTooLong
         | CallClass::BadRequest
         | CallClass::BadAnswer
+        | CallClass::Cut(_)
         | CallClass::Refused(_) => class.label(),
     }
 }

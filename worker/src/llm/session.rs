@@ -1,20 +1,23 @@
 //! One run's access to LLMs: its token, what it may still use, and the record of what it did.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_shared::config::Failover;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
+use pool_shared::result::Usage;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Answer;
 use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, NoLlmLeft, Record};
+use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record, usage};
 use super::telemetry::CallEnded;
 
 /// What one run of an agent may do with LLMs.
@@ -28,6 +31,8 @@ pub struct CallPlan {
     pub max_tokens: u64,
     /// Of the whole run.
     pub max_cost: MicroUsd,
+    /// What earlier runs of the attempt have used.
+    pub used: Usage,
     /// Tokens that one call's prompt and answer may have together.
     pub context_limit: u64,
     /// Shared by all runs of an attempt.
@@ -55,21 +60,29 @@ pub(super) struct SessionState {
 
 struct Ledger {
     calls: Vec<Call>,
+    /// Calls that are open, as they would be recorded at worst.
+    open: BTreeMap<u64, Call>,
+    /// The number of the next open call.
+    next: u64,
     /// How the newest call of the agent ended, when it ended so.
     no_llm_left: Option<NoLlmLeft>,
-    /// Of ended calls, and the worst case of open ones.
-    used_tokens: u64,
-    used_cost: MicroUsd,
     last_activity: Instant,
+}
+
+impl Ledger {
+    /// By ended calls, and by open ones at worst.
+    fn used(&self) -> Usage {
+        usage(self.calls.iter().chain(self.open.values()))
+    }
 }
 
 impl SessionState {
     pub(super) fn new(token: TokenDigest, plan: CallPlan) -> Self {
         let ledger = Ledger {
             calls: Vec::new(),
+            open: BTreeMap::new(),
+            next: 0,
             no_llm_left: None,
-            used_tokens: 0,
-            used_cost: MicroUsd::ZERO,
             last_activity: Instant::now(),
         };
         Self {
@@ -94,6 +107,11 @@ impl SessionState {
             open_calls: *self.open_calls.borrow(),
             no_llm_left: ledger.no_llm_left.clone(),
         }
+    }
+
+    /// What the attempt has used at most.
+    pub(super) fn at_most(&self) -> Usage {
+        self.plan.used.clone().and(&self.ledger().used())
     }
 
     pub(super) fn open_calls(&self) -> usize {
@@ -129,7 +147,8 @@ impl AgentCall {
     /// This LLM is going to be asked.
     pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
         let session = Arc::clone(&self.session);
-        OpenCall { session, llm: llm.clone(), began: Instant::now(), reserved: None, stage: Stage::Waiting }
+        let (began, stage, bound) = (Instant::now(), Stage::Waiting, Bound::Llm);
+        OpenCall { session, llm: llm.clone(), began, reserved: None, bound, stage }
     }
 
     /// It was answered, with an answer or (`no_llm_left`, and other failures) with 400.
@@ -155,13 +174,57 @@ enum Stage {
     Ended,
 }
 
+/// What is set aside for an open call, and its number among them.
+#[derive(Debug, Clone, Copy)]
+struct Reserved {
+    number: u64,
+    tariff: Tariff,
+    worst: Tokens,
+}
+
+/// Whose limit the output of a call has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// The agent's own: it knows what to do with an answer that is cut there.
+    Agent,
+    /// What the task has left, which is less.
+    Task(Cap),
+    /// The LLM's own, or what a paid LLM is told where the agent says nothing.
+    Llm,
+}
+
+impl Bound {
+    fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
+        let in_room = |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
+        let any_cost = Room { cost: MicroUsd(u64::MAX), ..room };
+        if worst.output < in_room(any_cost) {
+            Self::Task(Cap::Cost)
+        } else if worst.output < in_room(Room { tokens: u64::MAX, ..any_cost }) {
+            Self::Task(Cap::Tokens)
+        } else if demand.max_output.is_some() {
+            Self::Agent
+        } else {
+            Self::Llm
+        }
+    }
+}
+
+/// What has become of a call to an LLM.
+#[derive(Debug, PartialEq)]
+pub(super) enum Settled {
+    /// Something for the agent: an answer, or as much of one as it had asked for.
+    Answer(Answer),
+    Failed(CallClass),
+}
+
 /// A call to an LLM that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
 /// when anything was sent, and charged its worst case.
 pub(super) struct OpenCall {
     session: Arc<SessionState>,
     llm: LlmName,
     began: Instant,
-    reserved: Option<(Tariff, Tokens)>,
+    reserved: Option<Reserved>,
+    bound: Bound,
     stage: Stage,
 }
 
@@ -170,16 +233,19 @@ impl OpenCall {
     pub(super) fn reserve(&mut self, demand: Demand, tariff: Tariff) -> Result<Admission, Refusal> {
         let plan = &self.session.plan;
         let mut ledger = self.session.ledger();
+        let used = ledger.used();
         let room = Room {
-            tokens: plan.max_tokens.saturating_sub(ledger.used_tokens),
-            cost: plan.max_cost.saturating_sub(ledger.used_cost),
+            tokens: plan.max_tokens.saturating_sub(used.tokens()),
+            cost: plan.max_cost.saturating_sub(used.cost_usd),
             context: plan.context_limit,
         };
         let admission = admit(demand, tariff, room)?;
-        ledger.used_tokens += admission.worst.total();
-        ledger.used_cost += tariff.cost(admission.worst);
+        let (number, worst) = (ledger.next, admission.worst);
+        ledger.next += 1;
+        ledger.open.insert(number, self.call(&given_up(), worst, true, tariff.cost(worst)));
         drop(ledger);
-        self.reserved = Some((tariff, admission.worst));
+        self.reserved = Some(Reserved { number, tariff, worst });
+        self.bound = Bound::of(demand, tariff, room, admission.worst);
         Ok(admission)
     }
 
@@ -191,27 +257,42 @@ impl OpenCall {
         self.stage = Stage::Sent;
     }
 
-    pub(super) fn end(mut self, outcome: &Outcome) {
-        self.settle(outcome);
+    /// Records what came of it.
+    pub(super) fn end(mut self, outcome: Outcome) -> Settled {
+        let class = self.settle(&outcome);
+        match outcome {
+            Outcome::Answer(answer) => Settled::Answer(answer),
+            Outcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => Settled::Answer(answer),
+            Outcome::Cut(..) | Outcome::Failure(_) => Settled::Failed(class),
+        }
     }
 
-    fn settle(&mut self, outcome: &Outcome) {
+    fn settle(&mut self, outcome: &Outcome) -> CallClass {
         self.stage = Stage::Ended;
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
+        let reserved = self.reserved.take();
+        let (tariff, worst) = reserved.map_or((Tariff::Free, Tokens::default()), |held| (held.tariff, held.worst));
         let (tokens, estimated) = charged(outcome, worst);
         let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
-        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total()).saturating_add(tokens.total());
-        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst)) + call.cost;
+        if let Some(Reserved { number, .. }) = reserved {
+            ledger.open.remove(&number);
+        }
         ledger.last_activity = Instant::now();
+        let class = call.class.clone();
         ledger.calls.push(call);
+        class
     }
 
     fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
         let (class, status, message, finish_reason, empty) = match outcome {
             Outcome::Answer(answer) => {
                 (CallClass::Ok, Some(200), String::new(), answer.finish_reason(), answer.is_empty())
+            }
+            Outcome::Cut(cut, answer) => {
+                let reason = answer.finish_reason();
+                let message = format!("the answer ended with `{}`", reason.as_deref().unwrap_or_default());
+                (CallClass::Cut(self.cut(*cut)), Some(200), message, reason, answer.is_empty())
             }
             Outcome::Failure(failure) => (failure.class.clone(), failure.status, failure.message.clone(), None, false),
         };
@@ -231,12 +312,19 @@ impl OpenCall {
         }
     }
 
+    fn cut(&self, cut: Cut) -> Cut {
+        match (cut, self.bound) {
+            (Cut::OutputLimit, Bound::Task(cap)) => Cut::TaskLimit(cap),
+            (Cut::OutputLimit, Bound::Agent | Bound::Llm)
+            | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => cut,
+        }
+    }
+
     /// A call of which nothing was sent leaves no trace but the end of its reservation.
     fn forget(&mut self) {
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
-        let mut ledger = self.session.ledger();
-        ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total());
-        ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst));
+        if let Some(Reserved { number, .. }) = self.reserved.take() {
+            self.session.ledger().open.remove(&number);
+        }
     }
 }
 
@@ -245,20 +333,28 @@ impl Drop for OpenCall {
         match self.stage {
             Stage::Ended => {}
             Stage::Waiting => self.forget(),
-            Stage::Sent => self.settle(&Outcome::Failure(Failure {
-                class: CallClass::Timeout,
-                status: None,
-                message: "the agent went away or was ended before the answer came".to_owned(),
-                billing: Billing::WorstCase,
-            })),
+            Stage::Sent => {
+                self.settle(&given_up());
+            }
         }
     }
+}
+
+fn given_up() -> Outcome {
+    Outcome::Failure(Failure {
+        class: CallClass::Timeout,
+        status: None,
+        message: "the agent went away or was ended before the answer came".to_owned(),
+        billing: Billing::WorstCase,
+    })
 }
 
 /// The tokens that a call is charged, and whether they are an estimate.
 pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
     let billing = match outcome {
-        Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
+        Outcome::Answer(answer) | Outcome::Cut(_, answer) => {
+            answer.usage().map_or(Billing::WorstCase, Billing::Reported)
+        }
         Outcome::Failure(failure) => failure.billing,
     };
     match billing {

@@ -16,12 +16,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::classify::{BodyEnd, Exchange, RetryAfter};
 use super::known::{Known, KnownLlms};
 use super::pricing::Tariff;
-use super::protocol::{Dialect, Form, LimitField};
+use super::protocol::{Dialect, Form, LimitField, Scanner};
 use super::request::AgentRequest;
 use super::telemetry::KeyMissing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// How long the end of a connection is awaited after the end of an answer, so that the next call can have the connection.
+const REST_WITHIN: Duration = Duration::from_millis(100);
+/// What a refusal means is in its status. Its body says the reason to people, and must not keep anybody waiting.
+const REASON_WITHIN: Duration = Duration::from_secs(2);
 
 /// A provider that cannot be used as it is configured.
 #[derive(Debug, thiserror::Error)]
@@ -275,20 +279,44 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 async fn receive(mut response: Response, form: Form) -> Exchange {
-    let status = response.status().as_u16();
+    let status = response.status();
     let retry_after = retry_after(response.headers());
     let mut body = BytesMut::new();
-    let end = loop {
-        match response.chunk().await {
-            Ok(None) => break BodyEnd::Whole,
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                break BodyEnd::TooLarge { limit: MAX_ANSWER_BYTES };
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Err(error) => break BodyEnd::Broken { reason: reason(error) },
-        }
+    let reading = read_body(&mut response, form.dialect, &mut body);
+    let end = if status.is_success() {
+        reading.await
+    } else {
+        tokio::time::timeout(REASON_WITHIN, reading).await.unwrap_or(BodyEnd::Whole)
     };
-    Exchange::Answered { form, status, retry_after, body: body.freeze(), end }
+    Exchange::Answered { form, status: status.as_u16(), retry_after, body: body.freeze(), end }
+}
+
+/// Reads up to the end of the answer. The provider may keep the connection open after it, or go on.
+async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMut) -> BodyEnd {
+    let mut scanner = Scanner::new(dialect);
+    loop {
+        match response.chunk().await {
+            Ok(None) => return BodyEnd::Whole,
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
+                return BodyEnd::TooLarge { limit: MAX_ANSWER_BYTES };
+            }
+            Ok(Some(chunk)) => match scanner.push(&chunk) {
+                None => body.extend_from_slice(&chunk),
+                Some(end) => {
+                    body.extend_from_slice(&chunk[..end]);
+                    if body.ends_with(b"\r\n\r") {
+                        // The answer ended within the last line's end.
+                        body.extend_from_slice(b"\n");
+                    }
+                    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+                    // Whatever comes now changes nothing.
+                    let _ = tokio::time::timeout(REST_WITHIN, rest).await;
+                    return BodyEnd::Whole;
+                }
+            },
+            Err(error) => return BodyEnd::Broken { reason: reason(error) },
+        }
+    }
 }
 
 fn retry_after(headers: &HeaderMap) -> RetryAfter {

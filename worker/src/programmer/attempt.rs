@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use pool_shared::config::{self, AgentKind, Env, Pool};
-use pool_shared::event::Spent;
 use pool_shared::fault::{Point, point};
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
@@ -19,10 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claimed;
 use super::progress::Teller;
-use super::work::{Findings, Finish, Work, cancelled};
+use super::work::{Findings, Finish, Left, Work, cancelled};
 use crate::agent::{self, Agent};
 use crate::llm::permits::Permits;
-use crate::llm::record::usage;
 use crate::llm::{Gateway, Upstreams};
 use crate::sandbox::Sandbox;
 use crate::workspace::{RepositoryHandle, Workspaces};
@@ -166,7 +164,7 @@ impl Attempts {
             }
         };
         if stop.is_cancelled() {
-            return Ended::Stopped { usage: usage(&findings.calls) };
+            return Ended::Stopped { usage: findings.usage() };
         }
         findings.timings.run_ms = millis(began.elapsed());
         match finish {
@@ -189,7 +187,7 @@ impl Attempts {
     ) -> Result<Finish, TaskFailure> {
         let task = &claimed.envelope.task;
         let limits = &self.programmer.limits;
-        let left = Spent {
+        let left = Left {
             cost_usd: claimed.max_cost(limits.max_cost),
             tokens: limits.max_tokens.saturating_sub(claimed.spent.tokens),
         };
@@ -240,6 +238,7 @@ impl Attempts {
 
     fn outcome(&self, claimed: &Claimed, findings: Findings, error: Option<TaskFailure>) -> Outcome {
         let id = &claimed.envelope.task.id;
+        let usage = findings.usage();
         let (llm, used_backup) = (findings.llm().cloned(), findings.used_backup(self.programmer.primary()));
         let commit = findings.commit.filter(|_| error.is_none());
         let result = ResultMessage {
@@ -255,7 +254,7 @@ impl Attempts {
             patch: findings.changes.patch,
             files_changed: findings.changes.files,
             acceptance: findings.checks,
-            usage: usage(&findings.calls),
+            usage,
             timings: findings.timings,
             error,
             log_tail: findings.log_tail,

@@ -316,7 +316,7 @@ mod tests {
             envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
             attempt: AttemptId::from_u128(1),
             number: 2,
-            spent: Spent { cost_usd: MicroUsd(spent), tokens: 0 },
+            spent: Spent { cost_usd: MicroUsd(spent), ..Spent::default() },
             since: NOW,
         };
         let left = |spent| claimed(spent).max_cost(MicroUsd(2_500_000));

@@ -1,17 +1,17 @@
 //! What the log says about LLMs and money to one attempt: the gateway's [`Permits`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use pool_shared::broker::process::Process;
 use pool_shared::config::Pool;
-use pool_shared::event::Decision;
+use pool_shared::event::{Decision, Spent};
 use pool_shared::fold::breaker::Caller;
 use pool_shared::fold::{Refusal, Verdict};
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::money::MicroUsd;
+use pool_shared::result::Usage;
 use pool_shared::standing::explain;
 use pool_shared::time::wall_clock;
 use tokio::sync::Mutex;
@@ -49,15 +49,30 @@ impl TaskPermits {
 
     /// The true cost in place of the reservation. To be called before the task leaves this attempt's hands, whatever the
     /// reason; what is not settled counts as spent.
-    pub async fn settle(&self, by_llm: BTreeMap<LlmName, MicroUsd>) {
+    pub async fn settle(&self, usage: &Usage) {
         if !self.asked.load(Ordering::Relaxed) {
             return;
         }
-        let cost_usd = by_llm.values().copied().sum();
+        let cost_usd = usage.cost_usd;
+        let by_llm = usage.by_llm.iter().map(|used| (used.llm.clone(), used.cost_usd)).collect();
         let settled = Decision::Settled { attempt: self.attempt, cost_usd, by_llm };
         if let Err(error) = self.process.log.append(settled).await {
             tracing::warn!(task_id = %self.task, %cost_usd, %error, "an attempt is not settled: its whole cap counts as spent");
         }
+    }
+
+    /// What the attempt has used, when no result of it says so: it is not there for the task's next one.
+    pub async fn tell_used(&self, usage: Usage) {
+        if usage.is_nothing() {
+            return;
+        }
+        if let Err(error) = self.process.log.append(self.used(usage, false)).await {
+            tracing::warn!(task_id = %self.task, %error, "what the attempt has used is not in the log");
+        }
+    }
+
+    fn used(&self, usage: Usage, so_far: bool) -> Decision {
+        Decision::Used { task: self.task.clone(), attempt: self.attempt, spent: Spent::of(usage), so_far }
     }
 
     async fn ask_for_money(&self) -> Result<(), Unavailable> {
@@ -116,6 +131,18 @@ impl Permits for TaskPermits {
 
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>> {
         self.ask_for_money().boxed()
+    }
+
+    fn spending(&self, at_most: Usage) -> BoxFuture<'_, ()> {
+        async {
+            // As with the budget: running work goes on while the log cannot be read.
+            if self.process.log.is_fresh()
+                && let Err(error) = self.process.log.append(self.used(at_most, true)).await
+            {
+                tracing::warn!(task_id = %self.task, %error, "a paid call is made that the log does not know of");
+            }
+        }
+        .boxed()
     }
 
     fn failed(&self, llm: &LlmName, failed: &Failed) {

@@ -30,6 +30,8 @@ pub(super) struct Run {
     pub(super) first_llm: usize,
     /// Of the LLM that gave the last answer.
     pub(super) answered_by: Option<usize>,
+    /// Of those whose last answer was none, or was cut: within a call they have had their turn.
+    pub(super) useless: Vec<usize>,
     pub(super) end: End,
 }
 
@@ -118,7 +120,9 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
 fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<usize> {
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
-    let had_its_turn = |llm: usize| history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm));
+    let had_its_turn = |llm: usize| {
+        history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm) || run.useless.contains(&llm))
+    };
     let others = (1..bounds.llms).map(|step| (after + step) % bounds.llms);
     let misfits =
         history.iter().filter(|run| matches!(&run.end, End::Failed(f) if f.kind == ErrorKind::EditNotApplied));

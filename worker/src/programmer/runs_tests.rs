@@ -18,7 +18,7 @@ fn failure(kind: ErrorKind) -> TaskFailure {
 }
 
 fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
-    Run { first_llm, answered_by, end }
+    Run { first_llm, answered_by, useless: Vec::new(), end }
 }
 
 fn failed(llm: usize, kind: ErrorKind) -> Run {
@@ -69,6 +69,16 @@ fn who_answered_counts_and_not_only_who_was_asked_first() {
     let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
     assert_eq!(next_run(&then, Bounds { llms: 3, runs: 9 }), fail, "and is not to begin a run either");
     assert_eq!(next_run(&moved_on, TWO), fail, "the primary was down, the backup has spoken: both had their turn");
+}
+
+#[test]
+fn who_gave_half_an_answer_within_a_call_is_not_asked_again() {
+    let cut =
+        |first_llm, useless| Run { useless, ..run(first_llm, None, End::Failed(failure(ErrorKind::LlmBadAnswer))) };
+    let fail = Next::Fail(failure(ErrorKind::LlmBadAnswer));
+    assert_eq!(next_run(&[cut(0, vec![0, 1])], TWO), fail, "the call went to both, and cost twice already");
+    let three = Bounds { llms: 3, runs: 3 };
+    assert_eq!(next_run(&[cut(0, vec![0, 1])], three), Next::Again { first_llm: 2 }, "the third was not asked");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! A task's walk with this programmer: claimed, worked on, concluded or given back. Each step answers with the
 //! session's next [`Input`](super::session::Input).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use pool_shared::event::{Decision, Spent};
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::heartbeat::Gate;
-use pool_shared::id::{AttemptId, LlmName, TaskId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::result::{ErrorKind, ResultMessage, Usage};
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
@@ -79,8 +77,9 @@ impl Programmer {
             }
         }
         point(Point::Started);
-        let known =
-            |fold: &Fold| fold.tasks.get(&envelope.task.id).map_or((1, Spent::default()), |s| (s.attempts, s.spent));
+        let known = |fold: &Fold| {
+            fold.tasks.get(&envelope.task.id).map_or((1, Spent::default()), |s| (s.attempts, s.spent.clone()))
+        };
         let (number, spent) = self.process.log.read(known);
         let claimed = Claimed { envelope, attempt, number, spent, since: wall_clock() };
         In::Owned(Held { delivery, claimed, connection, no_llm: false })
@@ -176,7 +175,10 @@ impl Programmer {
         tokio::pin!(working);
         let stopped = tokio::select! {
             ended = &mut working => {
-                permits.settle(costs(&ended)).await;
+                permits.settle(used(&ended)).await;
+                if !matches!(ended, Ended::Outcome(_)) || !log.read(|fold| fold.tasks.is_owner(id, claimed.attempt)) {
+                    permits.tell_used(used(&ended).clone()).await;
+                }
                 match ended {
                     Ended::Outcome(outcome) => return Attempted::Outcome(outcome),
                     Ended::Stopped { .. } => return Attempted::Interrupted,
@@ -199,7 +201,9 @@ impl Programmer {
         };
         tracing::warn!(task_id = %id, programmer = %self.config.id, reason = stopped.reason(), "stopping the attempt");
         stop.cancel();
-        permits.settle(costs(&working.await)).await;
+        let ended = working.await;
+        permits.settle(used(&ended)).await;
+        permits.tell_used(used(&ended).clone()).await;
         stopped
     }
 
@@ -236,8 +240,10 @@ impl Programmer {
         let Held { delivery, claimed, connection, .. } = &held;
         let id = &claimed.envelope.task.id;
         if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
-            return self.make_again(station, (delivery, stay), claimed, (error, spent(&result))).await;
+            return self.make_again(station, (delivery, stay), claimed, (error, Spent::of(result.usage))).await;
         }
+        // The result is about the task, and so is its usage.
+        result.usage = claimed.spent.usage.clone().and(&result.usage);
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
         result.timings.queued_ms = self.queued_ms(claimed);
@@ -323,20 +329,13 @@ fn pause_before_hand_back(before: u32) -> Duration {
     }
 }
 
-/// What an attempt has used of its task's limits.
-fn spent(result: &ResultMessage) -> Spent {
-    let usage = &result.usage;
-    Spent { cost_usd: usage.cost_usd, tokens: usage.input_tokens.saturating_add(usage.output_tokens) }
-}
-
-/// What an attempt has cost, by LLM.
-fn costs(ended: &Ended) -> BTreeMap<LlmName, MicroUsd> {
-    let usage = match ended {
+/// What an attempt has used.
+fn used(ended: &Ended) -> &Usage {
+    match ended {
         Ended::Outcome(outcome) => &outcome.result.usage,
         Ended::HandBack(hand_back) => &hand_back.outcome.result.usage,
         Ended::Stopped { usage } => usage,
-    };
-    usage.by_llm.iter().map(|used| (used.llm.clone(), used.cost_usd)).collect()
+    }
 }
 
 fn ended(end: End) -> In {

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_shared::config::Secret;
-use pool_shared::event::Spent;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
-use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings};
+use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings, Usage};
 use pool_shared::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
 use crate::llm::permits::Permits;
-use crate::llm::record::{Call, CallClass, Record, llm_time};
+use crate::llm::record::{Call, CallClass, Record, llm_time, usage};
 use crate::llm::{CallPlan, Session, candidates};
 use crate::sandbox::Watch;
 use crate::workspace::{Changes, Credit, RepositoryHandle, Worktree};
@@ -59,12 +58,8 @@ impl Findings {
         self.answers().any(|call| call.llm != *primary)
     }
 
-    fn tokens(&self) -> u64 {
-        self.calls.iter().map(|call| call.input_tokens.saturating_add(call.output_tokens)).sum()
-    }
-
-    fn cost(&self) -> MicroUsd {
-        self.calls.iter().fold(MicroUsd::ZERO, |sum, call| sum + call.cost)
+    pub(super) fn usage(&self) -> Usage {
+        usage(&self.calls)
     }
 }
 
@@ -75,12 +70,19 @@ pub(super) enum Finish {
     Failed(TaskFailure),
 }
 
+/// What an attempt may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    pub(super) tokens: u64,
+    pub(super) cost_usd: MicroUsd,
+}
+
 /// One attempt in its worktree.
 pub(super) struct Work<'a> {
     pub(super) attempts: &'a Attempts,
     pub(super) task: &'a Task,
     /// What earlier attempts have left of the task's limits.
-    pub(super) left: Spent,
+    pub(super) left: Left,
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
@@ -155,10 +157,11 @@ impl Work<'_> {
         };
         let end = end.unwrap_or_else(End::Failed);
         RunEnded { programmer: &self.attempts.programmer.id, end: &end, took: began.elapsed() }.emit();
-        let answered = record.last_answer().map(|call| &call.llm);
+        let position = |llm: &LlmName| self.llms().iter().position(|known| known == llm);
         Run {
             first_llm: assignment.first_llm,
-            answered_by: answered.and_then(|llm| self.llms().iter().position(|known| known == llm)),
+            answered_by: record.last_answer().and_then(|call| position(&call.llm)),
+            useless: record.useless_answers().filter_map(|call| position(&call.llm)).collect(),
             end,
         }
     }
@@ -207,11 +210,13 @@ impl Work<'_> {
         let mut llms = self.llms().to_vec();
         let first = assignment.first_llm.min(llms.len());
         llms.rotate_left(first);
+        let used = findings.usage();
         CallPlan {
             llms,
             failover: self.attempts.workshop.pool.failover.clone(),
-            max_tokens: self.left.tokens.saturating_sub(findings.tokens()),
-            max_cost: self.left.cost_usd.saturating_sub(findings.cost()),
+            max_tokens: self.left.tokens.saturating_sub(used.tokens()),
+            max_cost: self.left.cost_usd.saturating_sub(used.cost_usd),
+            used,
             context_limit: limits.context_limit,
             permits: Arc::clone(&self.permits),
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pool_shared::config::{self, AgentKind, Failover, Pool, Secret};
 use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_shared::result::{ErrorKind, TaskFailure, Usage};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -75,6 +75,7 @@ impl Kind {
             failover: Failover { call_timeout: Duration::from_secs(20), max_retries: 0, ..pool.failover.clone() },
             permits: Arc::new(Unlimited),
             max_tokens: programmer.limits.max_tokens,
+            used: Usage::default(),
             max_cost: programmer.limits.max_cost,
             context_limit: programmer.limits.context_limit,
         }));

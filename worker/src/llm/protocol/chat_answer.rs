@@ -3,11 +3,14 @@
 use serde_json::{Map, Value};
 
 use super::super::answer::{NoAnswer, Reading};
+use super::super::error_inside::{error_in, status_of};
 use super::super::pricing::Tokens;
+use super::Ending;
 
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let chat = ChatAnswer::read(body)?;
-    Ok(Reading { usage: chat.usage(), finish_reason: chat.finish_reason(), empty: chat.is_empty(), chat: Some(chat) })
+    let (finish_reason, ending) = chat.end();
+    Ok(Reading { usage: chat.usage(), finish_reason, ending, empty: chat.is_empty(), chat: Some(chat) })
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +27,13 @@ impl ChatAnswer {
         let answer = Self { fields };
         let usage = answer.usage();
         let choices = answer.choices();
+        if let Some(error) = answer.error_inside() {
+            // Where there is neither text nor usage, nothing was done.
+            let usage = usage.or_else(|| answer.is_empty().then(Tokens::default));
+            return Err((error, usage));
+        }
         if choices.is_empty() {
-            return Err((answer.error_inside().unwrap_or(NoAnswer::NoChoices), usage));
+            return Err((NoAnswer::NoChoices, usage));
         }
         if choices.iter().any(|choice| !choice["message"].is_object()) {
             return Err((NoAnswer::NoMessage, usage));
@@ -33,11 +41,16 @@ impl ChatAnswer {
         Ok(answer)
     }
 
+    /// An error beside the choices, in one of them, or instead of them.
     fn error_inside(&self) -> Option<NoAnswer> {
-        let error = self.fields.get("error").filter(|error| !error.is_null())?;
-        let status = error["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400);
+        let own = self.fields.get("error").and_then(|error| error_in(&serde_json::json!({"error": error})));
+        if !self.choices().is_empty() {
+            return own.or_else(|| self.choices().iter().find_map(error_in)).map(NoAnswer::Failed);
+        }
+        let own = own?;
+        let error = &own["error"];
         let message = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-        Some(NoAnswer::ErrorInside { status, message })
+        Some(NoAnswer::ErrorInside { status: status_of(error), message })
     }
 
     pub(super) fn choices(&self) -> &[Value] {
@@ -48,9 +61,12 @@ impl ChatAnswer {
         Tokens::reported(self.fields.get("usage")?)
     }
 
-    /// Of the first choice.
-    fn finish_reason(&self) -> Option<String> {
-        self.choices().first()?["finish_reason"].as_str().map(str::to_owned)
+    /// Of the first choice that is not whole, else of the first one.
+    fn end(&self) -> (Option<String>, Ending) {
+        let mut ends = self.choices().iter().map(|choice| choice["finish_reason"].as_str());
+        let first = ends.clone().next().flatten();
+        let reason = ends.find(|reason| Ending::of(*reason) != Ending::Whole).unwrap_or(first);
+        (reason.map(str::to_owned), Ending::of(reason))
     }
 
     /// Neither text nor tool calls in any choice.

@@ -5,9 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::answer::{NoAnswer, Reading};
 use super::super::body::{Body, Change, Changes};
+use super::super::error_inside::error_in;
 use super::super::pricing::Tokens;
 use super::super::request::{Asked, BadRequest, given, list};
-use super::{output_limit, sse};
+use super::{Ending, output_limit, sse};
 
 const VERSION: &str = "anthropic-version";
 /// For agents that name none (<https://docs.anthropic.com/en/api/versioning>).
@@ -124,40 +125,63 @@ fn foreign_content(content: &Value) -> Option<String> {
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let message: Value = serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
     let usage = usage(&message["usage"]);
-    if message["type"] == "error" || message["error"].is_object() {
-        return Err((NoAnswer::Failed(message), usage));
+    let content = message["content"].as_array();
+    if message["type"] == "error" || error_in(&message).is_some() {
+        // Where there is neither content nor usage, nothing was done.
+        let nothing = content.is_none_or(Vec::is_empty).then(Tokens::default);
+        return Err((NoAnswer::Failed(message), usage.or(nothing)));
     }
-    let content = message["content"].as_array().ok_or((NoAnswer::Lacks("content"), usage))?;
-    let finish_reason = message["stop_reason"].as_str().map(str::to_owned);
-    Ok(Reading { usage, finish_reason, empty: !content.iter().any(says_something), chat: None })
+    let content = content.ok_or((NoAnswer::Lacks("content"), usage))?;
+    let reason = message["stop_reason"].as_str();
+    let (finish_reason, empty) = (reason.map(str::to_owned), !content.iter().any(says_something));
+    Ok(Reading { usage, finish_reason, ending: Ending::of(reason), empty, chat: None })
 }
 
 /// The events of a stream, from `message_start` to `message_stop`.
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let events = sse::events(body).map_err(|error| (error, None))?;
-    if let Some(error) = events.iter().find(|event| kind(event) == "error") {
-        return Err((NoAnswer::Failed(error.clone()), None));
+    let events = sse::events_of(body)?;
+    if let Some(at) = events.iter().position(is_error) {
+        return Err((NoAnswer::Failed(events[at].clone()), used_before_an_error(&events[..at])));
     }
     let of_kind = |wanted: &'static str| events.iter().filter(move |event| kind(event) == wanted);
-    let start = of_kind("message_start").next();
-    if start.is_none() && !events.is_empty() {
+    if of_kind("message_start").next().is_none() && !events.is_empty() {
         return Err((NoAnswer::Lacks("message_start"), None));
     }
-    let (Some(start), Some(_)) = (start, of_kind("message_stop").next()) else {
+    if of_kind("message_stop").next().is_none() {
         return Err((NoAnswer::Cut, None));
-    };
-    let deltas: Vec<&Value> = of_kind("message_delta").collect();
-    let mut counts = start["message"]["usage"].as_object().cloned().unwrap_or_default();
-    deltas.iter().for_each(|delta| raise(&mut counts, &delta["usage"]));
-    let finish_reason = deltas.iter().rev().find_map(|delta| delta["delta"]["stop_reason"].as_str());
+    }
+    let reason = of_kind("message_delta").filter_map(|delta| delta["delta"]["stop_reason"].as_str()).last();
     let begins = of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
     let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
     Ok(Reading {
-        usage: usage(&Value::Object(counts)),
-        finish_reason: finish_reason.map(str::to_owned),
+        usage: streamed_usage(&events),
+        finish_reason: reason.map(str::to_owned),
+        ending: Ending::of(reason),
         empty: !begins && !goes_on,
         chat: None,
     })
+}
+
+fn is_error(event: &Value) -> bool {
+    kind(event) == "error" || (event["type"].is_null() && error_in(event).is_some())
+}
+
+/// None: some of the output was there, and nobody has said how much.
+fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
+    let of_kind = |wanted: &str| events.iter().any(|event| kind(event) == wanted);
+    if of_kind("content_block_delta") && !of_kind("message_delta") {
+        return None;
+    }
+    Some(streamed_usage(events).unwrap_or_default())
+}
+
+/// The counts at the beginning, raised by those that come later.
+fn streamed_usage(events: &[Value]) -> Option<Tokens> {
+    let start = events.iter().find(|event| kind(event) == "message_start")?;
+    let mut counts = start["message"]["usage"].as_object().cloned().unwrap_or_default();
+    let deltas = events.iter().filter(|event| kind(event) == "message_delta");
+    deltas.for_each(|delta| raise(&mut counts, &delta["usage"]));
+    usage(&Value::Object(counts))
 }
 
 /// A block of content, or the next piece of one.

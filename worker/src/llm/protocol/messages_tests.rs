@@ -208,8 +208,11 @@ fn whatever_is_not_complete_is_no_answer() {
     let mut with_error = events.clone();
     with_error.insert(2, error.clone());
     let failed = || NoAnswer::Failed(error.clone());
-    assert_eq!(read_stream(text_of(&with_error).as_bytes()), Err((failed(), None)), "an error within");
-    assert_eq!(read(error.to_string().as_bytes()), Err((failed(), None)), "an error with status 200");
+    let begun = Tokens { input: 700, cached_input: 400, output: 1, surcharge: 140 };
+    let within = read_stream(text_of(&with_error).as_bytes());
+    assert_eq!(within, Err((failed(), Some(begun))), "an error within, charged by what was reported before it");
+    let nothing = Some(Tokens::default());
+    assert_eq!(read(error.to_string().as_bytes()), Err((failed(), nothing)), "an error with status 200 is no work");
     assert_eq!(read(b"{}").expect_err("nothing").0, NoAnswer::Lacks("content"), "no content");
     let foreign = "data: {\"choices\": []}\n\n";
     assert_eq!(

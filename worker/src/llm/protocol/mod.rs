@@ -8,9 +8,11 @@
 mod chat;
 mod chat_answer;
 mod chat_stream;
+mod ending;
 mod messages;
 mod output_limit;
 mod responses;
+mod scan;
 mod sse;
 
 use std::fmt;
@@ -21,7 +23,9 @@ use serde_json::{Map, Value};
 
 pub(super) use chat_answer::ChatAnswer;
 pub(super) use chat_stream::events;
+pub(super) use ending::Ending;
 pub(super) use output_limit::NAMES as LIMIT_NAMES;
+pub(super) use scan::Scanner;
 
 use self::output_limit::{MAX_OUTPUT_TOKENS, MAX_TOKENS};
 use super::answer::{NoAnswer, Reading};

@@ -6,9 +6,10 @@
 use serde_json::{Map, Value};
 
 use super::super::answer::{NoAnswer, Reading};
+use super::super::error_inside::error_in;
 use super::super::pricing::Tokens;
 use super::super::request::{Asked, BadRequest, given, list};
-use super::{output_limit, sse};
+use super::{Ending, output_limit, sse};
 
 /// Fields that make a provider read what is not in the request, or do and charge for more than tokens.
 pub(super) const UNPRICEABLE: [&str; 6] =
@@ -67,9 +68,11 @@ pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
 
 /// The events of a stream: the last one holds the whole response.
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let events = sse::events(body).map_err(|error| (error, None))?;
-    if let Some(event) = events.iter().find(|event| event["type"] == "error") {
-        return Err((NoAnswer::Failed(error_of(event)), None));
+    let events = sse::events_of(body)?;
+    if let Some(at) = events.iter().position(is_error) {
+        let began =
+            events[..at].iter().any(|event| event["type"].as_str().is_some_and(|kind| kind.ends_with(".delta")));
+        return Err((NoAnswer::Failed(error_of(&events[at])), (!began).then(Tokens::default)));
     }
     let is_last = |event: &&Value| {
         matches!(event["type"].as_str(), Some("response.completed" | "response.incomplete" | "response.failed"))
@@ -79,27 +82,36 @@ pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Toke
     of_response(&last["response"], &done.map(|event| event["item"].clone()).collect::<Vec<_>>())
 }
 
+fn is_error(event: &Value) -> bool {
+    event["type"] == "error" || (event["type"].is_null() && error_in(event).is_some())
+}
+
 /// OpenAI writes the error into the event itself, others into an object `error` of it.
 fn error_of(event: &Value) -> Value {
-    let error = if event["error"].is_object() { &event["error"] } else { event };
-    serde_json::json!({"error": error})
+    error_in(event).unwrap_or_else(|| serde_json::json!({"error": event}))
 }
 
 /// `streamed`: the items that came before, for providers that do not repeat them.
 fn of_response(response: &Value, streamed: &[Value]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let usage = usage(&response["usage"]);
-    if response["error"].is_object() {
-        return Err((NoAnswer::Failed(serde_json::json!({"error": response["error"]})), usage));
+    let items = || response["output"].as_array().into_iter().flatten().chain(streamed);
+    // Where there is neither an item nor usage, nothing was done.
+    let failed =
+        |error: Value| (NoAnswer::Failed(error), usage.or_else(|| items().next().is_none().then(Tokens::default)));
+    if let Some(error) = error_in(response) {
+        return Err(failed(error));
     }
     let finish_reason = match response["status"].as_str() {
         Some("completed") => "completed",
         Some("incomplete") => response["incomplete_details"]["reason"].as_str().unwrap_or("incomplete"),
-        Some("failed" | "cancelled") => return Err((NoAnswer::Failed(response.clone()), usage)),
+        Some("failed" | "cancelled") => return Err(failed(response.clone())),
         Some(_) | None => return Err((NoAnswer::Lacks("status"), usage)),
     };
-    let output = response["output"].as_array().ok_or((NoAnswer::Lacks("output"), usage))?;
-    let empty = output.iter().chain(streamed).all(is_empty);
-    Ok(Reading { usage, finish_reason: Some(finish_reason.to_owned()), empty, chat: None })
+    if !response["output"].is_array() {
+        return Err((NoAnswer::Lacks("output"), usage));
+    }
+    let (ending, empty) = (Ending::of(Some(finish_reason)), items().all(is_empty));
+    Ok(Reading { usage, finish_reason: Some(finish_reason.to_owned()), ending, empty, chat: None })
 }
 
 /// Neither text nor a call.

@@ -1,8 +1,67 @@
-//! The events of a stream that has ended, and what to make of one that is none. Pure.
+//! Server-sent events, as they come or as a whole, and what to make of a body that holds none. Pure.
 
 use serde_json::Value;
 
 use super::super::answer::NoAnswer;
+use super::super::error_inside::error_in;
+use super::super::pricing::Tokens;
+
+/// Takes a stream apart as it comes: into lines, however they end, and those into events.
+#[derive(Debug, Default)]
+pub(super) struct Parser {
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+    /// The last line ended with CR: a LF that follows belongs to it.
+    after_cr: bool,
+    name: String,
+    data: String,
+    /// Something of the format was seen.
+    is_stream: bool,
+}
+
+impl Parser {
+    /// Takes in more bytes. `is_last` gets name and data of each event that is complete now, until it says yes: then the
+    /// stream is over, and the answer is the number of bytes up to there.
+    pub(super) fn push(&mut self, bytes: &[u8], mut is_last: impl FnMut(&str, &str) -> bool) -> Option<usize> {
+        for (index, byte) in bytes.iter().enumerate() {
+            let of_crlf = std::mem::take(&mut self.after_cr) && *byte == b'\n';
+            match byte {
+                b'\n' if of_crlf => {}
+                b'\n' | b'\r' => {
+                    self.after_cr = *byte == b'\r';
+                    if self.end_line(&mut is_last) {
+                        return Some(index + 1);
+                    }
+                }
+                byte => self.line.push(*byte),
+            }
+        }
+        None
+    }
+
+    fn end_line(&mut self, is_last: &mut impl FnMut(&str, &str) -> bool) -> bool {
+        let line = String::from_utf8_lossy(&self.line).into_owned();
+        self.line.clear();
+        let value = |field: &str| {
+            let value = line.strip_prefix(field)?;
+            Some(value.strip_prefix(' ').unwrap_or(value))
+        };
+        if line.is_empty() {
+            let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+            return !data.is_empty() && is_last(&name, &data);
+        }
+        if let Some(part) = value("data:") {
+            self.data.push_str(part);
+            self.data.push('\n');
+        } else if let Some(name) = value("event:") {
+            name.clone_into(&mut self.name);
+        } else if !line.starts_with(':') {
+            return false;
+        }
+        self.is_stream = true;
+        false
+    }
+}
 
 /// The data of all complete events, as JSON. An event that is not closed by an empty line does not count, here as little
 /// as for any client.
@@ -11,39 +70,57 @@ use super::super::answer::NoAnswer;
 /// When the body holds anything but events with JSON: then the provider did not answer in the protocol.
 pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     let text = std::str::from_utf8(body).map_err(|error| NoAnswer::Json(error.to_string()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parser = Parser::default();
     let mut events = Vec::new();
-    let mut data = String::new();
-    let mut is_stream = text.is_empty();
-    for line in text.split_inclusive('\n') {
-        let Some(line) = line.strip_suffix('\n') else { break };
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if line.is_empty() {
-            take(&mut data, &mut events)?;
-        } else if let Some(part) = line.strip_prefix("data:") {
-            is_stream = true;
-            data.push_str(part.strip_prefix(' ').unwrap_or(part));
-            data.push('\n');
-        } else if line.starts_with("event:") || line.starts_with(':') {
-            is_stream = true;
+    let mut broken = None;
+    parser.push(text.as_bytes(), |name, data| {
+        match read(name, data) {
+            Ok(event) => events.extend(event),
+            Err(error) => broken = Some(error),
         }
+        broken.is_some()
+    });
+    match broken {
+        Some(error) => Err(NoAnswer::Json(error.to_string())),
+        None if parser.is_stream || text.is_empty() => Ok(events),
+        None => Err(no_stream(text)),
     }
-    if is_stream { Ok(events) } else { Err(no_stream(text)) }
 }
 
-fn take(data: &mut String, events: &mut Vec<Value>) -> Result<(), NoAnswer> {
-    let text = std::mem::take(data);
-    match text.trim() {
-        // Some providers close every stream as chat completions do.
-        "" | "[DONE]" => {}
-        text => events.push(serde_json::from_str(text).map_err(|error| NoAnswer::Json(error.to_string()))?),
+/// The same, with what was used all the same: an error in place of a stream is no work.
+pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tokens>)> {
+    events(body).map_err(|error| {
+        let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);
+        (error, nothing)
+    })
+}
+
+/// The data of one event; None when it only marks the end, as that of every stream of chat completions does.
+pub(super) fn read(name: &str, data: &str) -> Result<Option<Value>, serde_json::Error> {
+    let text = data.trim();
+    if text.is_empty() || is_end_mark(text) {
+        return Ok(None);
     }
-    Ok(())
+    let mut event: Value = serde_json::from_str(text)?;
+    // Some providers name an event, and leave its type out.
+    let is_ours = ["response.", "message_", "content_block_"].iter().any(|begin| name.starts_with(begin));
+    if let Some(fields) = event.as_object_mut()
+        && (is_ours || name == "error")
+    {
+        fields.entry("type").or_insert_with(|| name.into());
+    }
+    Ok(Some(event))
+}
+
+pub(super) fn is_end_mark(data: &str) -> bool {
+    data.trim() == "[DONE]"
 }
 
 /// An error that came with status 200, or something else altogether.
 fn no_stream(text: &str) -> NoAnswer {
     match serde_json::from_str::<Value>(text) {
-        Ok(value) if value["error"].is_object() => NoAnswer::Failed(value),
+        Ok(value) if error_in(&value).is_some() => NoAnswer::Failed(value),
         Ok(_) => NoAnswer::Json("it is one object and no stream of events".to_owned()),
         Err(_) => NoAnswer::Json("it is no stream of events".to_owned()),
     }

@@ -71,7 +71,7 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
 }
 
 #[tokio::test]
-async fn empty_and_cut_answers_are_passed_on_and_recorded_as_such() {
+async fn empty_and_cut_answers_are_recorded_as_such() {
     let rig = Rig::start(plan("free/small")).await;
     rig.ask(json!({"behave": "empty"})).await;
     assert!(rig.last_call().empty, "neither text nor tool calls");

@@ -105,7 +105,7 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
 }
 
 #[tokio::test]
-async fn empty_and_cut_answers_are_passed_on_and_recorded_as_such() {
+async fn empty_and_cut_answers_are_recorded_as_such() {
     for (way, reason) in [(RESPONSES, "max_output_tokens"), (MESSAGES, "max_tokens")] {
         for stream in [true, false] {
             let rig = Rig::start(plan(way.llm)).await;

@@ -1,5 +1,8 @@
 //! Time, places, tokens and money.
 
+use pool_tests::scripted_llm::{Answer, Behave, Rule};
+
+use super::super::record::Cut;
 use super::*;
 
 fn slow(call_timeout_ms: u64, llm: &str) -> CallPlan {
@@ -104,4 +107,36 @@ async fn two_calls_at_once_cannot_spend_the_same_money() {
     rig.ask(json!({"say": "x"})).await;
     assert_eq!(rig.last_call().class, CallClass::Refused(Cap::Cost), "the open call has all of it set aside");
     first.abort();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_at_the_agents_own_limit_is_the_agents_and_no_good_call() {
+    let rig = Rig::start(plan("paid/gpt")).await;
+    let mut body = prompt(&json!({"behave": "length", "say": "Half of this."}));
+    body["max_tokens"] = json!(900);
+    let response = rig.post(&body).await;
+    assert_eq!(response.status(), 200, "it asked for no more");
+    let answer: Value = response.json().await.expect("JSON");
+    assert_eq!(answer["choices"][0]["finish_reason"], "length", "and is told so");
+    assert_eq!(rig.last_call().class, CallClass::Cut(Cut::OutputLimit), "the record");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_at_what_the_task_has_left_goes_to_no_llm_that_has_less() {
+    for (limits, cut, asked) in [
+        (CallPlan { max_tokens: 2_000, ..plan("paid/gpt") }, Cut::TaskLimit(Cap::Tokens), 1),
+        (CallPlan { max_cost: MicroUsd(20_000), ..plan("paid/gpt") }, Cut::TaskLimit(Cap::Cost), 2),
+        (plan("paid/gpt"), Cut::OutputLimit, 2),
+    ] {
+        let rig = Rig::start(CallPlan { llms: vec![name("paid/gpt"), name("free/small")], ..limits }).await;
+        rig.llm.set_rules(vec![Rule { model: "gpt".to_owned(), answer: cut_short(), hold: false, prompt: None }]);
+        let (status, _) = rig.ask(json!({"say": "All of it."})).await;
+        let record = rig.session.record();
+        assert_eq!(record.calls[0].class, CallClass::Cut(cut), "the record");
+        assert_eq!((record.calls.len(), status == 200), (asked, asked == 2), "{cut:?}: who is asked next");
+    }
+}
+
+fn cut_short() -> Answer {
+    Answer { behave: Some(Behave::Length), say: Some("Half of this.".to_owned()), ..Answer::default() }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pool_shared::config::{BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider};
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
+use pool_shared::result::Usage;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ mod access;
 mod as_it_came;
 mod calls;
 mod dialects;
+mod endings;
 mod failover;
 mod learning;
 mod limits;
@@ -70,6 +72,7 @@ fn plan(llm: &str) -> CallPlan {
         failover: failover(),
         max_tokens: 80_000,
         max_cost: MicroUsd(2_500_000),
+        used: Usage::default(),
         context_limit: 131_072,
         permits: Arc::new(Unlimited),
     }
