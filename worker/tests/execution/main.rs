@@ -7,6 +7,8 @@ mod checks;
 mod codex_claude;
 mod outage_aider;
 mod repo;
+mod rig;
 mod sandbox;
+mod signals;
 mod support;
 mod workspace;
