@@ -172,19 +172,18 @@ impl Call<'_> {
     /// [`GitError`], with what git said, when it does not exit 0 in time.
     pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
         let what = args.first().map(|word| word.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
-        let mut group = Group(self.command(args).spawn()?);
-        if let Some(pid) = group.0.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+        let mut group = Group::new(self.command(args).spawn()?);
+        if let Some(pid) = group.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             // It may have ended already; and a refusal leaves it as important as the rest.
             let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
         }
         let seconds = self.timeout.as_secs();
-        let Ok(finished) = timeout(self.timeout, communicate(&mut group.0, &self.input, self.output_limit)).await
-        else {
-            group.terminate().await;
+        let Ok(finished) = timeout(self.timeout, group.communicate(&self.input, self.output_limit)).await else {
+            group.end().await;
             return Err(GitError::TimedOut { what, seconds });
         };
         let Some((status, output, said)) = finished? else {
-            group.terminate().await;
+            group.end().await;
             return Err(GitError::TooMuch { what, limit: self.output_limit });
         };
         if status.success() {
@@ -238,7 +237,7 @@ async fn communicate(child: &mut Child, input: &[u8], limit: usize) -> io::Resul
             let _ = stdin.write_all(input).await;
         }
     };
-    let ((), output, said) = tokio::join!(write, read(stdout, limit), read(stderr, STDERR_LIMIT));
+    let ((), output, said) = tokio::join!(write, read(stdout, limit), read_end(stderr));
     let (output, said) = (output?, said?);
     if output.len() > limit {
         return Ok(None);
@@ -255,6 +254,19 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<
     Ok(bytes)
 }
 
+/// The end of it, read to the end: git must not stumble over its own warnings.
+async fn read_end(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        while from.read_buf(&mut bytes).await? > 0 {
+            if bytes.len() > 2 * STDERR_LIMIT {
+                bytes.drain(..bytes.len() - STDERR_LIMIT);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 /// The last lines say what was wrong; the first ones often only which hint git has.
 fn shorten(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
@@ -263,27 +275,60 @@ fn shorten(said: &[u8]) -> String {
     if last.is_empty() { "it said nothing".to_owned() } else { last.chars().take(600).collect() }
 }
 
-/// A running git with its children (ssh, index-pack): none of them outlives this value.
-struct Group(Child);
+/// A running git with its children (ssh, index-pack). Git removes its lock files on SIGTERM, so that comes first, also
+/// when this value is dropped because nobody waits any more: a lock that stays in a repository shuts it for good.
+struct Group(Option<Child>);
 
 impl Group {
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
-            let _ = killpg(Pid::from_raw(pid), signal);
+    fn new(git: Child) -> Self {
+        Self(Some(git))
+    }
+
+    /// None once git was waited for.
+    fn id(&self) -> Option<u32> {
+        self.0.as_ref().and_then(Child::id)
+    }
+
+    async fn communicate(&mut self, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+        match &mut self.0 {
+            Some(git) => communicate(git, input, limit).await,
+            None => Ok(None),
         }
     }
 
-    async fn terminate(&mut self) {
-        self.signal(Signal::SIGTERM);
-        let _ = timeout(GRACE, self.0.wait()).await;
+    async fn end(mut self) {
+        if let Some(git) = self.0.take() {
+            end(git).await;
+        }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // `id` is None once git was waited for.
-        self.signal(Signal::SIGKILL);
+        let Some(git) = self.0.take().filter(|git| git.id().is_some()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(end(git));
+        } else {
+            signal_group(&git, Signal::SIGKILL);
+        }
     }
+}
+
+async fn end(mut git: Child) {
+    let group = signal_group(&git, Signal::SIGTERM);
+    let _ = timeout(GRACE, git.wait()).await;
+    // Its children, too, which may not have ended with it.
+    if let Some(group) = group {
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let _ = timeout(GRACE, git.wait()).await;
+}
+
+/// Gives the group, unless git was waited for.
+fn signal_group(git: &Child, signal: Signal) -> Option<Pid> {
+    let group = Pid::from_raw(i32::try_from(git.id()?).ok()?);
+    let _ = killpg(group, signal);
+    Some(group)
 }
 
 /// A path as git prints it with `-z`.
