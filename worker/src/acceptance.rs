@@ -41,19 +41,24 @@ impl Checked {
 /// Runs checks in a worktree, one after another, all of them even when one fails.
 ///
 /// They may write whatever they like: they run in a checkout of their own (`Worktree::check_out_for_checks`), so that they
-/// see what the commit holds and nothing of theirs gets into it. Each finds an empty home directory, because a program
-/// obeys what lies in it. `watch` is asked for each check, by its name, when it begins.
+/// see what the commit holds and nothing of theirs gets into it. A check runs what the agent wrote, so each one finds an
+/// empty home directory, whose files programs obey, and `renew` puts the checkout right between two of them. `watch` is
+/// asked for each check, by its name, when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] when the home directory cannot be made.
-pub async fn run_checks(
+/// [`ErrorKind::Workspace`] when the home directory cannot be made; those of `renew`.
+pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &config::Acceptance,
     place: &Place<'_>,
+    renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,
 ) -> Result<Checked, TaskFailure> {
     let mut checked = Checked::default();
-    for check in checks {
+    for (number, check) in checks.iter().enumerate() {
+        if number > 0 {
+            renew().await?;
+        }
         let home = place.scratch.to_owned();
         let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
         off_the_runtime(empty).await.map_err(|error| {

@@ -268,7 +268,8 @@ impl Work<'_> {
                 None => watch,
             }
         };
-        let checked = run_checks(checks, &workshop.pool.acceptance, &place, watch).await?;
+        let renew = || self.step(self.worktree.renew(&checkout));
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
         let failed = checked.failed().map(|report| report.name.clone());
         let cut_short = checked.cancelled;

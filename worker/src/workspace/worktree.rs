@@ -17,7 +17,7 @@ use pool_shared::result::{ErrorKind, TaskFailure};
 use super::bounds::end_search_at;
 use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle, attempt_ref};
-use super::disk::{empty_directory, off_the_runtime, private_directory, remove_tree};
+use super::disk::{empty_directory, off_the_runtime, private_directory, remove_any, remove_tree};
 use super::git::{Call, Git, GitError, path_of};
 use super::layout::{repository_settings, write_git_dir, write_own_repository};
 
@@ -193,19 +193,27 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
 ) -> Result<(), GitError> {
     let tree = checkout.canonicalize()?;
     let mut hidden = Vec::new();
-    for entry in git().run(&["ls-files", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
+    for entry in git().run(&["ls-files", "-t", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
+        let (hidden_before, entry) = (entry.starts_with(b"S "), entry.get(2..).unwrap_or_default());
         let Some(path) = entry.strip_prefix(b"120000 ").and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
         else {
             continue;
         };
         let link = tree.join(path_of(path));
-        let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
+        let in_place = link.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|real| real == parent));
+        if !in_place {
+            continue;
+        }
+        if hidden_before && link.symlink_metadata().is_ok() {
+            // Brought back by git before 2.36, or put there by a check.
+            remove_any(&link)?;
+        }
         let target = match fs::read_link(&link) {
             Ok(target) => target,
-            // Hidden before.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
+        let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
         if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
             fs::remove_file(&link)?;
             hidden.extend_from_slice(path);

@@ -136,6 +136,37 @@ async fn every_check_has_a_home_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_check_cannot_change_what_the_next_one_tests() {
+    let tampers = "mkdir built; echo x >built/out; echo pass >tests/test_calc.py; rm -r docs; ln -s /etc docs; chmod 000 calc.py; \
+        git config core.fsmonitor /bin/false; echo x >>.git/info/exclude; git add -A; mkfifo .gitmodules; \
+        rm .gitattributes; mkfifo .gitattributes; echo x >data; exit 0";
+    let sees = "cat tests/test_calc.py docs/guide.md; ls built; test -r calc.py && git status --porcelain; test -e data || echo hidden";
+    let checks = json!({"acceptance": [
+        {"name": "first", "run": ["bash", "-c", tampers]},
+        {"name": "second", "run": ["bash", "-c", sees]},
+    ]});
+    let (_rig, result) = outcome("echo fixed >calc.py", checks).await;
+    assert_eq!(word(&result), "succeeded", "{result:?}");
+    let expected = "assert add(1, 2) == 3\n# Guide\nout\n M calc.py\n?? built/\nhidden\n";
+    assert_eq!(result.acceptance[1].output_tail, expected, "the commit, and what was built");
+}
+
+#[tokio::test]
+async fn a_check_that_replaces_its_directory_is_not_followed() {
+    let other = tempfile::tempdir().expect("a directory");
+    std::fs::write(other.path().join("precious"), "x").expect("a file");
+    let moves = format!("cd ..; mv tree moved; ln -s {} tree; exit 0", other.path().display());
+    let checks = json!({"acceptance": [
+        {"name": "first", "run": ["bash", "-c", moves]},
+        {"name": "second", "run": ["bash", "-c", "grep -q fixed calc.py && touch made"]},
+    ]});
+    let (_rig, result) = outcome("echo fixed >calc.py", checks).await;
+    assert_eq!(word(&result), "succeeded", "the second has its checkout: {result:?}");
+    let left: Vec<_> = std::fs::read_dir(other.path()).expect("entries").collect();
+    assert_eq!(left.len(), 1, "what the link points to is untouched");
+}
+
+#[tokio::test]
 async fn a_check_leaves_nothing_to_the_next_repair() {
     let script = "test -e fixed && echo three >>calc.py || { echo two >calc.py; touch fixed; }; ls -A; cat .git/HEAD";
     let rig = Rig::with(bench(), script, json!({"max_fix_iterations": 3})).await;
