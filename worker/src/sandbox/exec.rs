@@ -138,9 +138,9 @@ impl Plan {
     }
 }
 
-/// Starts the program with this process's environment and output, an empty signal mask and default dispositions. It
-/// would inherit the signals that this process blocks and those that the worker was told to ignore, and so would
-/// everything below it.
+/// Starts the program with this process's environment and output, an empty signal mask and default dispositions.
+/// Otherwise the program, and everything that it starts, would inherit the blocked signals of this process and the
+/// ignored signals of the worker.
 fn start(argv: &[OsString]) -> io::Result<Pid> {
     let argv = argv.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<Vec<_>, _>>()?;
     let variable = |(mut name, value): (OsString, OsString)| {

@@ -42,8 +42,8 @@ pub(crate) fn bound_git(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
     env.push((CEILINGS.into(), ceilings));
 }
 
-/// Ends the search for a repository at this directory also for a program whose environment was cleared, and where the
-/// path holds a colon, which the variable cannot express: git gives up at a `.git` that it cannot read.
+/// Ends the search for a repository at this directory: git gives up at a `.git` that it cannot read. This also holds for a
+/// program with a cleared environment, and for a path with a colon, which the variable cannot express.
 pub(super) fn end_search_at(dir: &Path) -> io::Result<()> {
     fs::write(dir.join(".git"), "gitdir: /nonexistent/this-directory-has-no-repository\n")
 }

@@ -1,9 +1,9 @@
 //! Where acceptance checks run: the tree of the commit that will be handed out, in a checkout of its own.
 //!
-//! It lies beside the agent's worktree and shares no file with it. So nothing that the commit lacks can make a check
-//! pass: ignored files, what stands in the place of a hidden link or in the directory of a submodule, line ends that a
-//! checkout does not have. Its repository is new, too: HEAD and index are the base commit, so that `git diff HEAD` is the
-//! change, and no setting, hook or attribute of the agent's is in force.
+//! It lies beside the agent's worktree and shares no file with it, so a check cannot pass by something that the commit
+//! lacks: an ignored file, a file in the place of a hidden link or in the directory of a submodule, other line ends. Its
+//! repository is new, too. HEAD and index are the base commit, so `git diff HEAD` is the change. No setting, hook or
+//! attribute of the agent is in force.
 
 use std::path::{Path, PathBuf};
 
@@ -36,8 +36,8 @@ impl Worktree {
         self.try_check_out().await.map_err(|error| failure("cannot make the checkout for the checks", error))
     }
 
-    /// Before the next check: every file of the commit is as it was again, and so is the repository. What the checks so far
-    /// have built beside them stays.
+    /// Restores every file of the commit, and the repository, for the next check. Other files, which the checks so far have
+    /// built, stay.
     ///
     /// # Errors
     /// As [`Self::check_out_for_checks`].
@@ -59,7 +59,7 @@ impl Worktree {
         let git = |index: &Path| self.git_in(&checkout.tree).env("GIT_INDEX_FILE", index);
         git(&checkout.index).run(&["read-tree", "--reset", "-u", &collected]).await?;
         hide_links_that_lead_outside(&checkout.tree, || git(&checkout.index)).await?;
-        // What is as in the base commit keeps its times, so that git need not read it again.
+        // Unchanged files keep their times in the index, so that git need not read them again.
         let (index, base_index) = (checkout.index.clone(), checkout.base_index.clone());
         off_the_runtime(move || copy_regular(&index, &base_index)).await?;
         git(&checkout.base_index).run(&["read-tree", "-m", self.base()]).await?;

@@ -60,7 +60,8 @@ impl Worktree {
         Ok(Changes { files: entries.iter().map(|entry| display(&entry.path)).collect(), patch })
     }
 
-    /// Refuses what git would wait for or pass over, before git sees it. What is ignored may be anything.
+    /// Refuses special files before git sees them: git would wait for some and pass over the others. An ignored path may be
+    /// anything.
     async fn survey(&self) -> Result<(), Problem> {
         let tree = self.path();
         if let Some(what) = replaced_by(&tree)? {

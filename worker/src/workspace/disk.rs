@@ -49,7 +49,7 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// As [`remove_tree`]; and when it is a link, which leads to somebody else's files.
 pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
     if !dir.symlink_metadata()?.is_dir() {
-        return Err(io::Error::other(format!("{} is no directory any more", dir.display())));
+        return Err(io::Error::other(format!("{} is not a directory any more", dir.display())));
     }
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
@@ -101,7 +101,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => Err(io::Error::other(format!("{} is no regular file", path.display()))),
+        Ok(_) => Err(io::Error::other(format!("{} is not a regular file", path.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -10,18 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::group::Group;
 use crate::sandbox::LESS_IMPORTANT;
 
 /// For commands that work on local files only.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between SIGTERM, on which git removes its lock files, and SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
 /// More than any list of paths; patches have a lower limit.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
 const STDERR_LIMIT: usize = 64 * 1024;
@@ -178,7 +175,7 @@ impl Call<'_> {
             let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
         }
         let seconds = self.timeout.as_secs();
-        let Ok(finished) = timeout(self.timeout, group.communicate(&self.input, self.output_limit)).await else {
+        let Ok(finished) = timeout(self.timeout, communicate(group.git(), &self.input, self.output_limit)).await else {
             group.end().await;
             return Err(GitError::TimedOut { what, seconds });
         };
@@ -229,7 +226,8 @@ impl Call<'_> {
 type Said = (ExitStatus, Vec<u8>, Vec<u8>);
 
 /// Writes, reads and waits at once, since each can block the others. None: too much output.
-async fn communicate(child: &mut Child, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+async fn communicate(git: Option<&mut Child>, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+    let Some(child) = git else { return Ok(None) };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
@@ -273,62 +271,6 @@ fn shorten(said: &[u8]) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = lines[lines.len().saturating_sub(4)..].join("; ");
     if last.is_empty() { "it said nothing".to_owned() } else { last.chars().take(600).collect() }
-}
-
-/// A running git with its children (ssh, index-pack). Git removes its lock files on SIGTERM, so that comes first, also
-/// when this value is dropped because nobody waits any more: a lock that stays in a repository shuts it for good.
-struct Group(Option<Child>);
-
-impl Group {
-    fn new(git: Child) -> Self {
-        Self(Some(git))
-    }
-
-    /// None once git was waited for.
-    fn id(&self) -> Option<u32> {
-        self.0.as_ref().and_then(Child::id)
-    }
-
-    async fn communicate(&mut self, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
-        match &mut self.0 {
-            Some(git) => communicate(git, input, limit).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn end(mut self) {
-        if let Some(git) = self.0.take() {
-            end(git).await;
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let Some(git) = self.0.take().filter(|git| git.id().is_some()) else { return };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(end(git));
-        } else {
-            signal_group(&git, Signal::SIGKILL);
-        }
-    }
-}
-
-async fn end(mut git: Child) {
-    let group = signal_group(&git, Signal::SIGTERM);
-    let _ = timeout(GRACE, git.wait()).await;
-    // Its children, too, which may not have ended with it.
-    if let Some(group) = group {
-        let _ = killpg(group, Signal::SIGKILL);
-    }
-    let _ = timeout(GRACE, git.wait()).await;
-}
-
-/// Gives the group, unless git was waited for.
-fn signal_group(git: &Child, signal: Signal) -> Option<Pid> {
-    let group = Pid::from_raw(i32::try_from(git.id()?).ok()?);
-    let _ = killpg(group, signal);
-    Some(group)
 }
 
 /// A path as git prints it with `-z`.

@@ -12,6 +12,7 @@ mod collect;
 mod commit;
 mod disk;
 mod git;
+mod group;
 mod layout;
 mod leftovers;
 mod mirror;

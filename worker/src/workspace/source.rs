@@ -75,7 +75,7 @@ fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// A file that holds a path. None when there is none.
+/// The text of a file that holds a path. None: there is no such file.
 fn read_short(file: &Path) -> io::Result<Option<String>> {
     let Some(file) = open_regular(file)? else { return Ok(None) };
     let mut text = String::new();

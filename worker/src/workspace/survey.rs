@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Something that is no file, directory or link.
+/// A pipe, a socket or a device.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Special {
     /// Relative to the worktree.
@@ -30,7 +30,7 @@ fn is_gits(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".git")
 }
 
-/// What the worktree itself is, if it is no directory any more. None: it is one.
+/// Names the thing in the place of the worktree. None: it is still a directory.
 pub(super) fn replaced_by(tree: &Path) -> io::Result<Option<&'static str>> {
     match tree.symlink_metadata() {
         Ok(found) if found.is_dir() => Ok(None),
@@ -71,7 +71,7 @@ pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
     Ok(special)
 }
 
-/// Gives the owner these rights on what is no link.
+/// Gives the owner these rights on a file or a directory (not on a link).
 pub(super) fn make_readable(path: &Path, found: &Metadata, rights: u32) -> io::Result<()> {
     let mode = found.permissions().mode();
     if mode & rights == rights {

@@ -1,10 +1,10 @@
 //! One attempt's files: the worktree that the agent sees, and beside it what it must not see.
 //!
-//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of the agent), `checks` (see
-//! [`checkout`](super::checkout)) and `git`: the worker's git directory for this worktree, with an index, a HEAD and a configuration of its own, and the
-//! repository's objects. So the repository's configuration is never in force here, attempts do not share a lock, and
-//! there is nothing to prune in the repository. `tree/.git` is for the agent alone: it can read all objects, whatever
-//! is written to it is thrown away, and the worker never looks at it.
+//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of the agent), `checks`
+//! ([`checkout`](super::checkout)) and `git`. That is the worker's git directory for this worktree, with an index, a HEAD
+//! and a configuration of its own, and the repository's objects. So the repository's configuration is never in force
+//! here, attempts do not share a lock, and there is nothing to prune in the repository. `tree/.git` is for the agent
+//! alone: it can read all objects, the worker throws away whatever is written to it, and never looks at it.
 
 use std::fs;
 use std::io;
@@ -185,8 +185,8 @@ impl Worktree {
     }
 }
 
-/// A link in the repository that leads out of it would let an edit change other files. It is taken out of the checkout,
-/// and git is told not to miss it. `git` gives a command on the checkout and its index.
+/// Removes the links that lead out of the checkout, because an edit would change other files through them, and makes git
+/// skip them. `git` gives a command on the checkout and its index.
 pub(super) async fn hide_links_that_lead_outside<'a>(
     checkout: &Path,
     git: impl Fn() -> Call<'a>,

@@ -1,18 +1,21 @@
 //! The worker's own steps end: by themselves, by the task's time limit, and when the task is cancelled.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use pool_shared::id::AttemptId;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use worker::programmer::attempt::Ended;
+use worker::workspace::Workspaces;
 
 use crate::agents::{job, program, run};
-use crate::repo::{Bench, task};
+use crate::repo::{Bench, task, write};
 use crate::rig::{Rig, check, message, word};
 use crate::support::{alive, eventually};
 
-/// Whatever may block: in the worktree, in the agent's repository and in the scratch directory.
+/// Pipes in places that the worker may open: in the worktree, in the agent's repository and in the scratch directory.
 const PIPES: &str = "cd \"$HOME/..\"; rm -rf prompt.txt home tmp; mkfifo prompt.txt home tmp analytics.jsonl; cd - >/dev/null; \
     for file in HEAD config index packed-refs info/exclude info/attributes objects/info/alternates; do \
     rm -rf .git/$file; mkdir -p .git/info; mkfifo .git/$file; done";
@@ -49,7 +52,7 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
         mkfifo prompt.txt pin.yml analytics.jsonl; mkdir llm.log; ln -s /dev/zero meta.json";
     let stand_in = program(&bench, "aider", script);
     let workspaces = bench.workspaces();
-    let worktree = workspaces.prepare(&task(), pool_shared::id::AttemptId::new()).await.expect("a worktree");
+    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
     let kind = pool_shared::config::AgentKind::Aider { program: stand_in, edit_format: "diff".to_owned() };
     for round in ["first", "second"] {
         let job = job(&worktree, &["calc.py"]);
@@ -105,6 +108,22 @@ async fn a_hostile_repository_holds_nobody_up() {
         assert!(["task_timeout", "repository"].contains(&word(&result)), "{pipe}: {result:?}");
         assert!(began.elapsed() < Duration::from_secs(5), "{pipe}: it took {:?}", began.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_git_that_nobody_waits_for_may_remove_its_locks() {
+    let bench = Bench::new();
+    let (lock, git) = (bench.dir.path().join("lock"), bench.dir.path().join("bin/git"));
+    write(&git, format!("#!/bin/bash\ntrap 'rm {0}; exit 1' TERM\ntouch {0}\nsleep 600 &\nwait\n", lock.display()));
+    std::fs::set_permissions(&git, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let path = format!("{}:/usr/bin:/bin", git.parent().expect("a directory").display());
+    let workspaces = Workspaces::open_with(&bench.config(), path.into(), []).expect("a workspace directory");
+    let task = task();
+    tokio::select! {
+        prepared = workspaces.prepare(&task, AttemptId::new()) => panic!("this git never ends: {prepared:?}"),
+        held = eventually(|| lock.exists()) => assert!(held, "git holds its lock"),
+    }
+    assert!(eventually(|| !lock.exists()).await, "it has removed its lock");
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ async fn outcome(script: &str, more: Value) -> (Rig, ResultMessage) {
     (rig, result)
 }
 
-/// What a check sees: every file with its content, every empty directory, all but the repository.
+/// Lists all that a check sees but the repository: every file with its content, every empty directory.
 const LISTING: &str = "find . -path ./.git -prune -o ! -type d -print -o -empty -print | sort; \
     echo --; find . -path ./.git -prune -o -type f -print | sort | xargs sha1sum";
 

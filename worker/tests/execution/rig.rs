@@ -93,7 +93,7 @@ pub(crate) fn word(result: &ResultMessage) -> &'static str {
     result.error.as_ref().map_or("succeeded", |error| error.kind.as_str())
 }
 
-/// What the result says is wrong.
+/// The message of its error.
 pub(crate) fn message(result: &ResultMessage) -> &str {
     result.error.as_ref().map_or("", |error| &error.message)
 }

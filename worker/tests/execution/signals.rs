@@ -32,8 +32,8 @@ fn command(argv: &[&str]) -> Command {
     }
 }
 
-/// What `/proc/PID/status` says of blocked and ignored signals, as numbers. 32 and 33 belong to the C library, and its
-/// `posix_spawn` ignores them in everything that is started with it.
+/// The masks of blocked and ignored signals in `/proc/PID/status`. 32 and 33 belong to the C library, whose `posix_spawn`
+/// ignores them in the new program.
 fn blocked_or_ignored(status: &str) -> Vec<u64> {
     let mask = |line: &str| {
         let (_, mask) = line.strip_prefix("SigBlk:").or(line.strip_prefix("SigIgn:"))?.split_at(1);
