@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Repository,
     /// The workspace could not be prepared or the commit not made.
     Workspace,
+    /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
+    ChangeRefused,
     /// The agent could not be started or refused its configuration.
     AgentConfig,
     /// The agent ran out of time while no LLM call was open.
@@ -95,6 +97,7 @@ impl ErrorKind {
             Self::Unroutable => "unroutable",
             Self::Repository => "repository",
             Self::Workspace => "workspace",
+            Self::ChangeRefused => "change_refused",
             Self::AgentConfig => "agent_config",
             Self::AgentTimeout => "agent_timeout",
             Self::AgentSilent => "agent_silent",
@@ -132,6 +135,7 @@ impl ErrorKind {
             | Self::IdConflict
             | Self::Unroutable
             | Self::Repository
+            | Self::ChangeRefused
             | Self::AgentConfig
             | Self::AgentTimeout
             | Self::LlmRateLimited

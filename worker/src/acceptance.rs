@@ -7,11 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pool_shared::config;
-use pool_shared::result::CheckReport;
+use pool_shared::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_shared::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
+use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
 
 /// Of each check's output.
 const OUTPUT_TAIL_BYTES: usize = 4096;
@@ -39,17 +40,30 @@ impl Checked {
 
 /// Runs checks in a worktree, one after another, all of them even when one fails.
 ///
-/// They may write whatever they like: `Worktree::collect` and `Worktree::commit` come before, so that nothing a check
-/// writes gets into the patch, and `Worktree::clean` too, so that the checks see exactly what the patch holds.
-/// `path` is the `PATH` in which programs are found; `scratch` becomes the home directory. `watch` is asked for each check, by its name, when it begins.
-pub async fn run_checks(
+/// They may write whatever they like: they run in a checkout of their own (`Worktree::check_out_for_checks`), so that they
+/// see what the commit holds and nothing of theirs gets into it. A check runs what the agent wrote, so each one finds an
+/// empty home directory, whose files programs obey, and `renew` puts the checkout right between two of them. `watch` is
+/// asked for each check, by its name, when it begins.
+///
+/// # Errors
+/// [`ErrorKind::Workspace`] when the home directory cannot be made; those of `renew`.
+pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &config::Acceptance,
     place: &Place<'_>,
+    renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,
-) -> Checked {
+) -> Result<Checked, TaskFailure> {
     let mut checked = Checked::default();
-    for check in checks {
+    for (number, check) in checks.iter().enumerate() {
+        if number > 0 {
+            renew().await?;
+        }
+        let home = place.scratch.to_owned();
+        let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
+        off_the_runtime(empty).await.map_err(|error| {
+            TaskFailure::new(ErrorKind::Workspace, format!("cannot make a home for the checks: {error}"))
+        })?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let command = place.command(check, timeout);
         let finished = place.sandbox.run(command, &watch(&check.name)).await;
@@ -61,13 +75,14 @@ pub async fn run_checks(
         }
         checked.reports.push(report(check, timeout, finished));
     }
-    checked
+    Ok(checked)
 }
 
 /// Where checks run.
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
     pub worktree: &'a Path,
+    /// The home directory of each check in turn; nothing of one is there for the next.
     pub scratch: &'a Path,
     /// The worker's own `PATH`: checks use the same compilers and test runners as people here do.
     pub path: OsString,
@@ -83,10 +98,12 @@ impl Place<'_> {
             ("LANG", "C.UTF-8".into()),
             ("PYTHONDONTWRITEBYTECODE", "1".into()),
         ];
+        let mut env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        bound_git(&mut env, self.worktree);
         Command {
             argv: check.run.iter().map(OsString::from).collect(),
             cwd: self.worktree.to_owned(),
-            env: env.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            env,
             timeout,
             silence: None,
         }

@@ -10,4 +10,5 @@ pub mod llm;
 pub mod prober;
 pub mod programmer;
 pub mod sandbox;
+pub mod signals;
 pub mod workspace;

@@ -131,7 +131,14 @@ fn main() -> ExitCode {
         }
     };
     let choice = args.which.choice();
-    match runtime(&pool, &choice).and_then(|runtime| runtime.block_on(run(pool, choice, (args.name, args.listen)))) {
+    let worked = worker::signals::unblock_all().map_err(Into::into).and_then(|()| runtime(&pool, &choice));
+    let worked = worked.and_then(|runtime| {
+        let worked = runtime.block_on(run(pool, choice, (args.name, args.listen)));
+        // File work that hangs in the kernel does not keep the process.
+        runtime.shutdown_background();
+        worked
+    });
+    match worked {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -160,6 +167,7 @@ async fn run(pool: Pool, choice: Choice, shown: (Option<String>, Option<SocketAd
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
     let metrics = init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let ending = Ending::default();
+    worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
     let listener = match listen {
         None => None,

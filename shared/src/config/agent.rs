@@ -34,7 +34,8 @@ pub(super) struct RawAgent {
     /// Seconds after which an agent is ended that has printed nothing and has no LLM call open.
     #[schemars(range(min = 1, max = 86400))]
     no_output_timeout_s: u64,
-    /// Environment variables of the worker that the agent may see. Never a key.
+    /// Environment variables of the worker that the agent may see. Never a key. Variables that name a repository
+    /// (`GIT_DIR`, `GIT_WORK_TREE`, …) are not passed on.
     env_allow: Vec<String>,
 }
 

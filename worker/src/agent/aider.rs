@@ -5,17 +5,18 @@
 //! names. Options that look idle (`--load /dev/null`, `--alias`) stand where such a file could put its own.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use pool_shared::result::{ErrorKind, TaskFailure};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 
 use super::evidence::AiderEvidence;
 use super::hide::{Hidden, is_configuration};
 use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
 use crate::sandbox::{Sandbox, Watch};
+use crate::workspace::{off_the_runtime, open_regular};
 
 /// Of aider's log of events, which is a few lines; a larger one is not read to its end.
 const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
@@ -107,11 +108,10 @@ impl Aider {
             analytics: at("analytics.jsonl"),
             llm_history: at("llm.log"),
         };
-        // A run before this one must not be taken for it.
-        for file in [&papers.analytics, &papers.llm_history] {
-            let _ = tokio::fs::remove_file(file).await;
-        }
         let written = [
+            // Empty: a run before this one must not be taken for it.
+            (papers.analytics.clone(), String::new()),
+            (papers.llm_history.clone(), String::new()),
             // A message that begins with `/` or `!` would be a command.
             (papers.prompt.clone(), format!("Task:\n{}", job.prompt)),
             (papers.settings.clone(), self.settings(job)),
@@ -214,12 +214,12 @@ fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
 
 async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
     let (worktree, scratch) = (job.worktree.clone(), job.scratch.clone());
-    let hidden = crate::workspace::off_the_runtime(move || Hidden::take(&worktree, &scratch)).await;
+    let hidden = off_the_runtime(move || Hidden::take(&worktree, &scratch)).await;
     hidden.map_err(|error| workspace_failure("cannot hide the agent's configuration files", &error))
 }
 
 async fn put_back(hidden: Hidden) -> Result<(), TaskFailure> {
-    let back = crate::workspace::off_the_runtime(move || hidden.put_back()).await;
+    let back = off_the_runtime(move || hidden.put_back()).await;
     back.map_err(|error| workspace_failure("cannot put the agent's configuration files back", &error))
 }
 
@@ -227,12 +227,15 @@ fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {
     TaskFailure::new(ErrorKind::Workspace, format!("{what}: {error}"))
 }
 
-/// No log is an empty log: then nothing was launched.
+/// No log is an empty log: then nothing was launched. One that breaks off is judged by what it says until there.
 async fn read_analytics(file: &Path) -> String {
-    let mut bytes = Vec::new();
-    if let Ok(file) = tokio::fs::File::open(file).await {
-        // A log that breaks off is judged by what it says until there.
-        let _ = file.take(ANALYTICS_LIMIT).read_to_end(&mut bytes).await;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let file = file.to_owned();
+    let read = move || {
+        let mut bytes = Vec::new();
+        if let Some(log) = open_regular(&file)? {
+            log.take(ANALYTICS_LIMIT).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&off_the_runtime(read).await.unwrap_or_default()).into_owned()
 }

@@ -22,6 +22,7 @@ use pool_shared::result::{ErrorKind, TaskFailure};
 use pool_shared::source::RelativePath;
 
 use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
+use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
 pub use judge::{Edit, judge, no_llm_left};
@@ -123,23 +124,21 @@ impl Job {
         env
     }
 
-    fn command(&self, argv: Vec<OsString>, env: Vec<(OsString, OsString)>) -> Command {
+    fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> Command {
+        bound_git(&mut env, &self.worktree);
         Command { argv, cwd: self.worktree.clone(), env, timeout: self.timeout, silence: Some(self.no_output_timeout) }
     }
 
-    /// Makes the directories and files of a run in `scratch`.
+    /// Makes the directories and files of a run in `scratch`, whatever an earlier run has put in their places.
     async fn furnish(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
-        let make = async {
-            tokio::fs::create_dir_all(self.home()).await?;
-            tokio::fs::create_dir_all(self.temporary()).await?;
-            for (path, text) in files {
-                tokio::fs::write(path, text).await?;
-            }
-            Ok(())
+        let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
+        let make = move || {
+            directories.iter().try_for_each(|directory| make_directory(directory))?;
+            files.iter().try_for_each(|(path, text)| write_new(path, text.as_bytes()))
         };
-        make.await.map_err(|error: std::io::Error| {
-            TaskFailure::new(ErrorKind::Workspace, format!("cannot write the agent's files: {error}"))
-        })
+        off_the_runtime(make)
+            .await
+            .map_err(|error| TaskFailure::new(ErrorKind::Workspace, format!("cannot write the agent's files: {error}")))
     }
 }
 

@@ -25,6 +25,9 @@ use crate::llm::{Gateway, Upstreams};
 use crate::sandbox::Sandbox;
 use crate::workspace::{RepositoryHandle, Workspaces};
 
+/// The outcome waits so long for the removal of the worktree, which goes on by itself then.
+const REMOVAL: Duration = Duration::from_secs(10);
+
 /// How an attempt ended.
 pub enum Ended {
     Outcome(Box<Outcome>),
@@ -225,8 +228,14 @@ impl Attempts {
             }
         };
         point(Point::AgentDone);
-        if let Err(error) = worktree.remove().await {
-            tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
+        match tokio::time::timeout(REMOVAL, worktree.remove()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
+            }
+            Err(_) => {
+                tracing::warn!(task_id = %task.id, "a worktree is still being removed; the outcome does not wait for it")
+            }
         }
         finish
     }

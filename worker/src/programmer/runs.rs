@@ -94,6 +94,7 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::Unroutable
         | ErrorKind::Repository
         | ErrorKind::Workspace
+        | ErrorKind::ChangeRefused
         | ErrorKind::AgentConfig
         | ErrorKind::AgentTimeout
         | ErrorKind::AgentSilent

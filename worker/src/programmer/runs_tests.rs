@@ -125,6 +125,7 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
 fn every_other_failure_ends_the_attempt() {
     for kind in [
         ErrorKind::Workspace,
+        ErrorKind::ChangeRefused,
         ErrorKind::AgentConfig,
         ErrorKind::AgentTimeout,
         ErrorKind::AgentSilent,

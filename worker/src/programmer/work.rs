@@ -114,12 +114,12 @@ impl Work<'_> {
                 }
                 Next::Repair { prompt } => {
                     self.log_next("a check has failed; the agent is to repair it", assignment.first_llm);
-                    self.worktree.restore().await?;
+                    self.step(self.worktree.restore()).await?;
                     assignment = Assignment { prompt, kept: findings.changes.clone(), ..assignment };
                 }
                 Next::Again { first_llm } => {
                     self.log_next("the answer was of no use; starting afresh", first_llm);
-                    self.worktree.reset().await?;
+                    self.step(self.worktree.reset()).await?;
                     (findings.changes, findings.checks) = (Changes::default(), Vec::new());
                     assignment = Assignment { first_llm, prompt: instruction.clone(), kept: Changes::default() };
                 }
@@ -231,15 +231,17 @@ impl Work<'_> {
         findings: &mut Findings,
     ) -> Result<End, TaskFailure> {
         findings.log_tail = run.output.tail(LOG_TAIL_BYTES);
-        let changes = self.worktree.collect().await?;
-        // Patches that are too large to be kept cannot be compared.
-        let as_before = changes == *kept && changes.patch.is_some();
-        let changed = !changes.is_empty() && !as_before;
-        let edit = match judge(&self.attempts.workshop.pool.agent.kind, run, record, changed) {
-            Ok(edit) => edit,
+        let verdict = |changed| judge(&self.attempts.workshop.pool.agent.kind, run, record, changed);
+        // A run that failed whatever it changed is judged first: what it left behind is not the cause, and may hold git up.
+        match verdict(true) {
+            Ok(_) => {}
             Err(failure) if no_llm_left(run, record).is_some() => return Ok(End::NoLlmLeft(failure)),
             Err(failure) => return Err(failure),
-        };
+        }
+        let changes = self.step(self.worktree.collect()).await?;
+        // Patches that are too large to be kept cannot be compared.
+        let as_before = changes == *kept && changes.patch.is_some();
+        let edit = verdict(!changes.is_empty() && !as_before)?;
         // An edit that was taken in half is not to be kept, unless the checks say that it will do.
         if edit == Edit::Partial && self.task.message.acceptance.is_empty() {
             return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
@@ -256,11 +258,14 @@ impl Work<'_> {
         if checks.is_empty() {
             return Ok(End::Passed);
         }
-        self.worktree.clean().await?;
-        let (tree, scratch) = (self.worktree.path(), self.worktree.scratch());
+        let checkout = self.step(self.worktree.check_out_for_checks()).await?;
         let workshop = &self.attempts.workshop;
-        let place =
-            Place { worktree: &tree, scratch: &scratch, path: workshop.path.clone(), sandbox: &workshop.sandbox };
+        let place = Place {
+            worktree: &checkout.tree,
+            scratch: &checkout.scratch,
+            path: workshop.path.clone(),
+            sandbox: &workshop.sandbox,
+        };
         let watch = |check: &str| {
             let watch = Watch::new(self.cancel.clone());
             match self.telling {
@@ -268,7 +273,8 @@ impl Work<'_> {
                 None => watch,
             }
         };
-        let checked = run_checks(checks, &workshop.pool.acceptance, &place, watch).await;
+        let renew = || self.step(self.worktree.renew(&checkout));
+        let checked = run_checks(checks, &workshop.pool.acceptance, &place, renew, watch).await?;
         findings.timings.acceptance_ms += millis(checked.duration);
         let failed = checked.failed().map(|report| report.name.clone());
         let cut_short = checked.cancelled;
@@ -285,6 +291,15 @@ impl Work<'_> {
         })
     }
 
+    /// The worker's own work on files, which ends with the attempt like everything else.
+    async fn step<T>(&self, work: impl Future<Output = Result<T, TaskFailure>>) -> Result<T, TaskFailure> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = self.cancel.cancelled() => Err(cancelled()),
+        }
+    }
+
     async fn commit(&self, findings: &mut Findings) -> Result<(), TaskFailure> {
         let programmer = &self.attempts.programmer;
         if findings.changes.is_empty() || !programmer.limits.auto_commit {
@@ -292,7 +307,7 @@ impl Work<'_> {
         }
         let llm = findings.llm().unwrap_or(programmer.primary());
         let credit = Credit { task: self.task, programmer: &programmer.id, llm };
-        findings.commit = Some((self.worktree.commit(&credit).await?, self.worktree.repository()));
+        findings.commit = Some((self.step(self.worktree.commit(&credit)).await?, self.worktree.repository()));
         Ok(())
     }
 }

@@ -3,16 +3,17 @@
 //! It is single-threaded and synchronous, and it does five things: give up rights, start the program, wait for the
 //! program or the line, end every descendant, report. Its standard input is the line to the worker.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawnp};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -109,10 +110,7 @@ impl Plan {
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
         let mut family = Family::new()?;
         self.limit()?;
-        let mut program = std::process::Command::new(&self.argv[0]);
-        // A group of its own: `kill 0` in a script must not reach the helper.
-        program.args(&self.argv[1..]).stdin(Stdio::null()).process_group(0);
-        family.program = Some(Pid::from_raw(program.spawn().map_err(ExecError::Start)?.id().cast_signed()));
+        family.program = Some(start(&self.argv).map_err(ExecError::Start)?);
         family.wait_for_the_end()?;
         let stragglers = if family.ended.is_some() { descendants().len() } else { 0 };
         if family.ended.is_none() {
@@ -140,6 +138,34 @@ impl Plan {
     }
 }
 
+/// Starts the program with this process's environment and output, an empty signal mask and default dispositions.
+/// Otherwise the program, and everything that it starts, would inherit the blocked signals of this process and the
+/// ignored signals of the worker.
+fn start(argv: &[OsString]) -> io::Result<Pid> {
+    let argv = argv.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<Vec<_>, _>>()?;
+    let variable = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec())
+    };
+    let environment = std::env::vars_os().map(variable).collect::<Result<Vec<_>, _>>()?;
+    let program = argv.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut files = PosixSpawnFileActions::init()?;
+    let nothing = File::open("/dev/null")?;
+    files.add_dup2(nothing.as_raw_fd(), 0)?;
+    let mut attributes = PosixSpawnAttr::init()?;
+    // A group of its own: `kill 0` in a script must not reach the helper.
+    attributes.set_pgroup(Pid::from_raw(0))?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+    )?;
+    Ok(posix_spawnp(program, &files, &attributes, &argv, &environment)?)
+}
+
 /// The program and everything that came out of it.
 struct Family {
     signals: SignalFd,
@@ -151,7 +177,7 @@ struct Family {
 
 impl Family {
     fn new() -> Result<Self, ExecError> {
-        // Blocked here and read from a descriptor; the standard library empties the mask of what it starts.
+        // Blocked here and read from a descriptor; the program starts with an empty mask.
         let mask: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
         mask.thread_block().map_err(|e| ExecError::System("block signals", e))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
@@ -210,7 +236,10 @@ impl Family {
 
     fn end_gently(&mut self, grace: Duration) -> Result<(), ExecError> {
         let deadline = Instant::now() + grace;
-        signal_all(&descendants(), Signal::SIGTERM);
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            // A stopped process acts on SIGTERM once it goes on.
+            signal_all(&descendants(), signal);
+        }
         while self.reap()? && Instant::now() < deadline {
             self.pause();
         }

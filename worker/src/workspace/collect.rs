@@ -3,67 +3,157 @@
 use std::fs;
 use std::io;
 
-use pool_shared::result::{MAX_PATCH_BYTES, TaskFailure};
+use pool_shared::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
 
 use super::changes::{Changes, Entry, Kind, display, parse_raw, split_paths, stays_inside};
-use super::disk::private_directory;
+use super::disk::{off_the_runtime, private_directory};
 use super::git::{GitError, path_of};
+use super::survey::{Special, make_readable, replaced_by, special_files};
 use super::worktree::{Worktree, failure};
+
+/// Why a change is not taken in.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    /// Of the machine: another attempt may not have it.
+    #[error("{0}")]
+    Git(#[from] GitError),
+    /// Of the change: names the path and what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Git(error.into())
+    }
+}
 
 impl Worktree {
     /// Takes in what has changed since the base commit, as far as the repository does not ignore it. After a refusal the
     /// worktree can only be reset or removed.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when git fails, or when a change must not be kept: a symbolic link that could lead out of
-    /// the worktree, or a repository inside it.
+    /// [`ErrorKind::Workspace`] when git fails. [`ErrorKind::ChangeRefused`] when the change holds what must not or cannot
+    /// be kept: a symbolic link that could lead out of the worktree, a repository, a pipe, what git cannot store.
     pub async fn collect(&self) -> Result<Changes, TaskFailure> {
-        self.stage().await.map_err(|error| failure("cannot collect the changes", error))?;
+        self.try_collect().await.map_err(|problem| match problem {
+            Problem::Git(error) => failure("cannot collect the changes", error),
+            Problem::Refused(why) => {
+                TaskFailure::new(ErrorKind::ChangeRefused, format!("the change is refused: {why}"))
+            }
+        })
+    }
+
+    async fn try_collect(&self) -> Result<Changes, Problem> {
+        self.survey().await?;
+        self.stage().await?;
         let args = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", self.base(), "--"];
-        let raw = self.git().run(&args).await.map_err(|error| failure("cannot collect the changes", error))?;
-        let entries = parse_raw(&raw).ok_or_else(|| failure("cannot collect the changes", "git printed nonsense"))?;
+        let raw = self.git().run(&args).await?;
+        let entries = parse_raw(&raw).ok_or_else(|| io::Error::other("git printed nonsense"))?;
         for entry in &entries {
-            self.check(entry).await.map_err(|problem| failure("the change is refused", problem))?;
+            self.check(entry).await?;
         }
         if entries.is_empty() {
             return Ok(Changes::default());
         }
-        let patch = self.patch().await.map_err(|error| failure("cannot make the patch", error))?;
+        let patch = self.patch().await?;
         Ok(Changes { files: entries.iter().map(|entry| display(&entry.path)).collect(), patch })
+    }
+
+    /// Refuses special files before git sees them: git would wait for some and pass over the others. An ignored path may be
+    /// anything.
+    async fn survey(&self) -> Result<(), Problem> {
+        let tree = self.path();
+        if let Some(what) = replaced_by(&tree)? {
+            let problem =
+                format!("the agent put {what} in the place of its worktree: it must leave its directory there");
+            return Err(Problem::Refused(problem));
+        }
+        let special = off_the_runtime(move || special_files(&tree)).await?;
+        let opened = special.iter().find(|special| special.is_opened_by_git());
+        let refused = match opened {
+            None if special.is_empty() => None,
+            None => self.first_not_ignored(&special).await?,
+            Some(opened) => Some(opened),
+        };
+        refused.map_or(Ok(()), |Special { path, what }| {
+            let path = path.display();
+            Err(Problem::Refused(format!(
+                "{path} is {what}, which git cannot keep: remove it, or ignore it in .gitignore"
+            )))
+        })
+    }
+
+    async fn first_not_ignored<'a>(&self, special: &'a [Special]) -> Result<Option<&'a Special>, GitError> {
+        let mut input = Vec::new();
+        for special in special {
+            input.extend_from_slice(special.path.as_os_str().as_encoded_bytes());
+            input.push(0);
+        }
+        let ignored = match self.git().input(input).run(&["check-ignore", "-z", "--stdin"]).await {
+            Ok(ignored) => split_paths(&ignored),
+            // With status 1 none is ignored. With another one it lies where git looks for nothing: in a submodule.
+            Err(GitError::Failed { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let is_ignored = |special: &&Special| ignored.iter().any(|path| path_of(path) == special.path);
+        Ok(special.iter().find(|special| !is_ignored(special)))
     }
 
     /// Puts everything that differs from the index into it. Only commands that run no git inside of submodules are used,
     /// because an agent can make one with a configuration of its own.
-    async fn stage(&self) -> Result<(), GitError> {
+    async fn stage(&self) -> Result<(), Problem> {
         let args = ["ls-files", "-z", "--modified", "--others", "--exclude-standard"];
         let paths = split_paths(&self.git().run(&args).await?);
         if let Some(inner) = paths.iter().find(|path| path.ends_with(b"/")) {
-            let problem = format!("{} is a git repository of its own, and only files can be kept", display(inner));
-            return Err(io::Error::other(problem).into());
+            let inner = display(inner);
+            let problem = format!(
+                "{inner} is a git repository of its own, and only files can be kept: remove {inner}.git, or ignore the \
+                 directory in .gitignore"
+            );
+            return Err(Problem::Refused(problem));
         }
         if paths.is_empty() {
             return Ok(());
         }
         let mut input = paths.join(&0);
         input.push(0);
-        self.git().input(input).run(&["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]).await?;
-        Ok(())
+        let tree = self.path();
+        let open = move || {
+            let found = paths.iter().filter_map(|path| {
+                let path = tree.join(path_of(path));
+                path.symlink_metadata().ok().filter(fs::Metadata::is_file).map(|found| (path, found))
+            });
+            found.into_iter().try_for_each(|(path, found)| make_readable(&path, &found, 0o400))
+        };
+        off_the_runtime(open).await?;
+        let update = self.git().input(input).run(&["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]);
+        match update.await {
+            Ok(_) => Ok(()),
+            Err(GitError::Failed { said, .. }) if is_of_the_change(&said) => {
+                Err(Problem::Refused(format!("git cannot keep a file as it is: {said}")))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn check(&self, entry: &Entry) -> Result<(), String> {
+    async fn check(&self, entry: &Entry) -> Result<(), Problem> {
+        let path = display(&entry.path);
         match entry.kind {
             Kind::File | Kind::Removed => Ok(()),
-            Kind::Submodule => Err(format!("{} is a submodule, and only files can be changed", display(&entry.path))),
+            Kind::Submodule => {
+                let problem = format!("{path} is a submodule, and only files can be changed: leave it as it is");
+                Err(Problem::Refused(problem))
+            }
             Kind::SymbolicLink => {
-                let target = self.git().run(&["cat-file", "blob", &entry.object]).await.map_err(|e| e.to_string())?;
+                let target = self.git().run(&["cat-file", "blob", &entry.object]).await?;
                 if stays_inside(&path_of(&entry.path), &path_of(&target)) {
                     return Ok(());
                 }
-                Err(format!(
-                    "the link {} -> {} could lead out of the repository",
-                    display(&entry.path),
-                    display(&target)
-                ))
+                let target = display(&target);
+                Err(Problem::Refused(format!(
+                    "the link {path} -> {target} could lead out of the repository: make it a relative one to a path inside"
+                )))
             }
         }
     }
@@ -93,6 +183,38 @@ impl Worktree {
             Ok(bytes) => Ok(Some(bytes)),
             Err(GitError::TooMuch { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether git refused a file for what it is (its name, its encoding), and not because the machine was in the way.
+fn is_of_the_change(said: &str) -> bool {
+    const OF_THE_MACHINE: [&str; 4] =
+        ["failed to insert into database", "No space left", "Input/output error", ".lock"];
+    const OF_THE_CHANGE: [&str; 4] = ["Unable to process path", "failed to encode", "BOM is", "Invalid path"];
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    says(&OF_THE_CHANGE) && !says(&OF_THE_MACHINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_fault_of_the_change() {
+        for said in [
+            "error: .GIT/config: cannot add to the index; fatal: Unable to process path .GIT/config",
+            "fatal: failed to encode 'wrong.txt' from UTF-16 to UTF-8",
+        ] {
+            assert!(is_of_the_change(said), "{said}");
+        }
+        for said in [
+            "error: unable to create temporary file: No space left on device; error: a: failed to insert into database; \
+             fatal: Unable to process path a",
+            "fatal: Unable to create '/w/git/index.lock': File exists.",
+            "it said nothing",
+        ] {
+            assert!(!is_of_the_change(said), "{said}");
         }
     }
 }

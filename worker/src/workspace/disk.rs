@@ -1,15 +1,18 @@
-//! Removing what an agent left behind, however it left it.
+//! Files in directories that an agent writes to: removed, written and read however the agent left them. Nothing here
+//! follows a link that stands in the place of a file, or waits at a pipe.
 
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 /// Removes a directory with everything in it; symbolic links are not followed, and nothing there is fine.
 ///
 /// # Errors
 /// What still stands in the way after directories without permissions have been opened.
-pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             open_directories(dir)?;
@@ -43,8 +46,11 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// Removes everything in a directory, and keeps the directory.
 ///
 /// # Errors
-/// As [`remove_tree`].
+/// As [`remove_tree`]; and when it is a link, which leads to somebody else's files.
 pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
+    if !dir.symlink_metadata()?.is_dir() {
+        return Err(io::Error::other(format!("{} is not a directory any more", dir.display())));
+    }
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
         remove_any(&entry?.path())?;
@@ -59,6 +65,57 @@ pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
 pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A directory that only this user can enter, whatever is in its place: anything else there is removed, and what is in a
+/// directory stays.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
+    match dir.symlink_metadata() {
+        Ok(found) if found.is_dir() => return fs::set_permissions(dir, Permissions::from_mode(0o700)),
+        Ok(_) => fs::remove_file(dir)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    private_directory(dir)
+}
+
+/// Writes a new file; whatever has its name is removed first.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match remove_any(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    File::create_new(path)?.write_all(bytes)
+}
+
+/// Opens a regular file for reading. None when nothing has this name.
+///
+/// # Errors
+/// When it is anything else (a link, a pipe, a device), or cannot be read.
+pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(io::Error::other(format!("{} is not a regular file", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Copies a regular file to a new one. Nothing to copy is fine.
+///
+/// # Errors
+/// As [`open_regular`], and when the new file cannot be written.
+pub(super) fn copy_regular(from: &Path, to: &Path) -> io::Result<()> {
+    match open_regular(from)? {
+        Some(mut file) => io::copy(&mut file, &mut File::create_new(to)?).map(|_| ()),
+        None => Ok(()),
+    }
 }
 
 /// Runs file work where it does not hold up the runtime.

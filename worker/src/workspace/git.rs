@@ -10,18 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::group::Group;
 use crate::sandbox::LESS_IMPORTANT;
 
 /// For commands that work on local files only.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between SIGTERM, on which git removes its lock files, and SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
 /// More than any list of paths; patches have a lower limit.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
 const STDERR_LIMIT: usize = 64 * 1024;
@@ -172,19 +169,18 @@ impl Call<'_> {
     /// [`GitError`], with what git said, when it does not exit 0 in time.
     pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
         let what = args.first().map(|word| word.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
-        let mut group = Group(self.command(args).spawn()?);
-        if let Some(pid) = group.0.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+        let mut group = Group::new(self.command(args).spawn()?);
+        if let Some(pid) = group.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             // It may have ended already; and a refusal leaves it as important as the rest.
             let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
         }
         let seconds = self.timeout.as_secs();
-        let Ok(finished) = timeout(self.timeout, communicate(&mut group.0, &self.input, self.output_limit)).await
-        else {
-            group.terminate().await;
+        let Ok(finished) = timeout(self.timeout, communicate(group.git(), &self.input, self.output_limit)).await else {
+            group.end().await;
             return Err(GitError::TimedOut { what, seconds });
         };
         let Some((status, output, said)) = finished? else {
-            group.terminate().await;
+            group.end().await;
             return Err(GitError::TooMuch { what, limit: self.output_limit });
         };
         if status.success() {
@@ -230,7 +226,8 @@ impl Call<'_> {
 type Said = (ExitStatus, Vec<u8>, Vec<u8>);
 
 /// Writes, reads and waits at once, since each can block the others. None: too much output.
-async fn communicate(child: &mut Child, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+async fn communicate(git: Option<&mut Child>, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+    let Some(child) = git else { return Ok(None) };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
@@ -238,7 +235,7 @@ async fn communicate(child: &mut Child, input: &[u8], limit: usize) -> io::Resul
             let _ = stdin.write_all(input).await;
         }
     };
-    let ((), output, said) = tokio::join!(write, read(stdout, limit), read(stderr, STDERR_LIMIT));
+    let ((), output, said) = tokio::join!(write, read(stdout, limit), read_end(stderr));
     let (output, said) = (output?, said?);
     if output.len() > limit {
         return Ok(None);
@@ -255,35 +252,25 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<
     Ok(bytes)
 }
 
+/// The end of it, read to the end: git must not stumble over its own warnings.
+async fn read_end(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        while from.read_buf(&mut bytes).await? > 0 {
+            if bytes.len() > 2 * STDERR_LIMIT {
+                bytes.drain(..bytes.len() - STDERR_LIMIT);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 /// The last lines say what was wrong; the first ones often only which hint git has.
 fn shorten(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = lines[lines.len().saturating_sub(4)..].join("; ");
     if last.is_empty() { "it said nothing".to_owned() } else { last.chars().take(600).collect() }
-}
-
-/// A running git with its children (ssh, index-pack): none of them outlives this value.
-struct Group(Child);
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
-            let _ = killpg(Pid::from_raw(pid), signal);
-        }
-    }
-
-    async fn terminate(&mut self) {
-        self.signal(Signal::SIGTERM);
-        let _ = timeout(GRACE, self.0.wait()).await;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // `id` is None once git was waited for.
-        self.signal(Signal::SIGKILL);
-    }
 }
 
 /// A path as git prints it with `-z`.

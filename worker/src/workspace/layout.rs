@@ -1,10 +1,11 @@
-//! The worker's git directory of one worktree: what is taken over from the repository, and what is not.
+//! Git directories of an attempt, the worker's and those in checkouts: what is taken over from the repository, and what
+//! is not.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::disk::private_directory;
+use super::disk::{copy_regular, private_directory, remove_any};
 use super::git::GitError;
 use super::worktree::Origin;
 
@@ -36,8 +37,25 @@ pub(super) fn write_git_dir(git_dir: &Path, origin: &Origin, settings: &str) -> 
     let identity =
         format!("[user]\n\tname = {:?}\n\temail = {:?}\n", origin.author.author_name, origin.author.author_email);
     fs::write(git_dir.join("config"), format!("{settings}{identity}"))?;
-    match fs::copy(origin.repository.join("shallow"), git_dir.join("shallow")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(_) | Err(_) => Ok(()),
+    copy_regular(&origin.repository.join("shallow"), &git_dir.join("shallow"))
+}
+
+/// Gives a checkout a throw-away repository at its base commit: `index` is its index, and it can read the objects of
+/// `origin`. A repository that was there is removed.
+pub(super) fn write_own_repository(checkout: &Path, git_dir: &Path, index: &Path, origin: &Origin) -> io::Result<()> {
+    let own = checkout.join(".git");
+    match remove_any(&own) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    private_directory(&own.join("refs/heads"))?;
+    private_directory(&own.join("objects/info"))?;
+    let mut alternates = origin.repository.join("objects").into_os_string().into_encoded_bytes();
+    alternates.push(b'\n');
+    fs::write(own.join("objects/info/alternates"), alternates)?;
+    fs::write(own.join("HEAD"), format!("{}\n", origin.base))?;
+    for file in ["config", "shallow"] {
+        copy_regular(&git_dir.join(file), &own.join(file))?;
+    }
+    copy_regular(index, &own.join("index"))
 }

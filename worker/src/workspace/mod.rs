@@ -2,17 +2,22 @@
 //!
 //! Nothing here trusts what is in a repository or what an agent left in a worktree: see [`git`] for how git is run and
 //! [`worktree`] for what the agent gets to see. Errors are those that the submitter of the task reads:
-//! [`ErrorKind::Repository`] for what the task names wrongly, [`ErrorKind::Workspace`] for what fails here.
+//! [`ErrorKind::Repository`] for what the task names wrongly, [`ErrorKind::ChangeRefused`] for a change that cannot be
+//! kept, [`ErrorKind::Workspace`] for what fails here.
 
+mod bounds;
 mod changes;
+mod checkout;
 mod collect;
 mod commit;
 mod disk;
 mod git;
+mod group;
 mod layout;
 mod leftovers;
 mod mirror;
 mod source;
+mod survey;
 mod worktree;
 
 use std::collections::HashSet;
@@ -28,9 +33,11 @@ use pool_shared::source::{GitRef, Repository};
 use pool_shared::task::Task;
 use pool_shared::time::wall_clock;
 
+pub(crate) use bounds::bound_git;
 pub use changes::Changes;
+pub use checkout::Checkout;
 pub use commit::{Credit, RepositoryHandle};
-pub(crate) use disk::{off_the_runtime, remove_any};
+pub(crate) use disk::{make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new};
 use git::{Git, GitError};
 use leftovers::Life;
 use mirror::Mirrors;

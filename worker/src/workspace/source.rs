@@ -1,10 +1,15 @@
 //! Where a task's repository is: a git directory below a configured root.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use pool_shared::result::{ErrorKind, TaskFailure};
 use pool_shared::source::Repository;
+
+use super::disk::open_regular;
+
+/// No path is longer, with what stands before it in such a file.
+const MAX_PATH_BYTES: u64 = 8192;
 
 /// Whether a repository is named by a URL and needs a mirror.
 pub(super) fn is_url(repository: &Repository) -> bool {
@@ -60,13 +65,20 @@ fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
 
 /// `.git` is a file that names a directory, and that one names the directory with the objects in `commondir`.
 fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
-    let text = std::fs::read_to_string(file)?;
+    let text = read_short(file)?.unwrap_or_default();
     let own =
         text.trim().strip_prefix("gitdir: ").ok_or_else(|| io::Error::other("has a `.git` file without `gitdir:`"))?;
     let own = dir.join(own);
-    match std::fs::read_to_string(own.join("commondir")) {
-        Ok(common) => own.join(common.trim()).canonicalize(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => own.canonicalize(),
-        Err(error) => Err(error),
+    match read_short(&own.join("commondir"))? {
+        Some(common) => own.join(common.trim()).canonicalize(),
+        None => own.canonicalize(),
     }
+}
+
+/// The text of a file that holds a path. None: there is no such file.
+fn read_short(file: &Path) -> io::Result<Option<String>> {
+    let Some(file) = open_regular(file)? else { return Ok(None) };
+    let mut text = String::new();
+    file.take(MAX_PATH_BYTES).read_to_string(&mut text)?;
+    Ok(Some(text))
 }

@@ -1,24 +1,25 @@
 //! One attempt's files: the worktree that the agent sees, and beside it what it must not see.
 //!
-//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of what runs there) and
-//! `git`: the worker's git directory for this worktree, with an index, a HEAD and a configuration of its own, and the
-//! repository's objects. So the repository's configuration is never in force here, attempts do not share a lock, and
-//! there is nothing to prune in the repository. `tree/.git` is for the agent alone: it can read all objects, whatever
-//! is written to it is thrown away, and the worker never looks at it.
+//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of the agent), `checks`
+//! ([`checkout`](super::checkout)) and `git`. That is the worker's git directory for this worktree, with an index, a HEAD
+//! and a configuration of its own, and the repository's objects. So the repository's configuration is never in force
+//! here, attempts do not share a lock, and there is nothing to prune in the repository. `tree/.git` is for the agent
+//! alone: it can read all objects, the worker throws away whatever is written to it, and never looks at it.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pool_shared::config;
 use pool_shared::id::AttemptId;
 use pool_shared::result::{ErrorKind, TaskFailure};
 
+use super::bounds::end_search_at;
 use super::changes::lexically_outside;
 use super::commit::{Credit, RepositoryHandle, attempt_ref};
-use super::disk::{empty_directory, off_the_runtime, private_directory, remove_tree};
+use super::disk::{empty_directory, off_the_runtime, private_directory, remove_any, remove_tree};
 use super::git::{Call, Git, GitError, path_of};
-use super::layout::{repository_settings, write_git_dir};
+use super::layout::{repository_settings, write_git_dir, write_own_repository};
 
 /// What a worktree is made of.
 #[derive(Debug, Clone)]
@@ -81,19 +82,6 @@ impl Worktree {
         self.try_commit(credit).await.map_err(|error| failure("cannot commit", error))
     }
 
-    /// Makes the worktree what [`Self::collect`] took in and nothing else: files that the repository ignores are removed,
-    /// so that the acceptance checks see what a reader of the patch will have.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Workspace`] when it cannot be done.
-    pub async fn clean(&self) -> Result<(), TaskFailure> {
-        if self.git().run(&["clean", "-ffdxq"]).await.is_ok() {
-            return Ok(());
-        }
-        // A directory without permissions, for example; slower, and cannot be obstructed.
-        self.restore().await
-    }
-
     /// Makes the worktree anew from what [`Self::collect`] took in, so that another run can go on from there: nothing that
     /// an acceptance check has written or changed stays, and the agent gets a fresh repository of its own.
     ///
@@ -104,10 +92,10 @@ impl Worktree {
             self.empty_tree().await?;
             self.git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
             // Git before 2.36 brings them back.
-            self.hide_links_that_lead_outside().await?;
+            hide_links_that_lead_outside(&self.path(), || self.git()).await?;
             self.finish_tree().await
         };
-        again.await.map_err(|error| failure("cannot clean the worktree", error))
+        again.await.map_err(|error: GitError| failure("cannot restore the worktree", error))
     }
 
     /// Back to the base commit, whatever is in the worktree now: nothing of a half-applied edit stays.
@@ -131,8 +119,22 @@ impl Worktree {
         self.dir.join("git")
     }
 
+    /// Everything of this attempt is below it.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     pub(super) fn git(&self) -> Call<'_> {
-        let call = self.origin.git.at(&self.git_dir()).work_tree(&self.path());
+        self.git_in(&self.path())
+    }
+
+    /// With another checkout than the agent's.
+    pub(super) fn git_in(&self, checkout: &Path) -> Call<'_> {
+        let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
         call.env("GIT_OBJECT_DIRECTORY", self.origin.repository.join("objects"))
     }
 
@@ -140,6 +142,7 @@ impl Worktree {
         for part in [self.dir.clone(), self.path(), self.scratch(), self.git_dir()] {
             private_directory(&part)?;
         }
+        end_search_at(&self.dir)?;
         let settings = repository_settings(&self.origin).await?;
         write_git_dir(&self.git_dir(), &self.origin, &settings)?;
         self.check_out().await
@@ -152,7 +155,7 @@ impl Worktree {
             Ok(()) | Err(_) => {}
         }
         self.git().run(&["read-tree", "--reset", "-u", self.base()]).await?;
-        self.hide_links_that_lead_outside().await?;
+        hide_links_that_lead_outside(&self.path(), || self.git()).await?;
         self.finish_tree().await
     }
 
@@ -163,54 +166,9 @@ impl Worktree {
 
     /// Gives the agent its throw-away repository.
     async fn finish_tree(&self) -> Result<(), GitError> {
-        let (own, objects) = (self.git_dir(), self.origin.repository.join("objects"));
-        let agents = self.path().join(".git");
-        let make = move || {
-            private_directory(&agents.join("refs/heads"))?;
-            private_directory(&agents.join("objects/info"))?;
-            let mut alternates = objects.into_os_string().into_encoded_bytes();
-            alternates.push(b'\n');
-            fs::write(agents.join("objects/info/alternates"), alternates)?;
-            for file in ["HEAD", "config", "index", "shallow"] {
-                match fs::copy(own.join(file), agents.join(file)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(_) | Err(_) => {}
-                }
-            }
-            Ok(())
-        };
+        let (tree, own, origin) = (self.path(), self.git_dir(), self.origin.clone());
+        let make = move || write_own_repository(&tree, &own, &own.join("index"), &origin);
         Ok(off_the_runtime(make).await?)
-    }
-
-    /// A link in the repository that leads out of it would let an edit change other files. It is taken out of the
-    /// worktree, and git is told not to miss it.
-    async fn hide_links_that_lead_outside(&self) -> Result<(), GitError> {
-        let tree = self.path().canonicalize()?;
-        let mut hidden = Vec::new();
-        for entry in self.git().run(&["ls-files", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
-            let Some(path) =
-                entry.strip_prefix(b"120000 ").and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
-            else {
-                continue;
-            };
-            let link = tree.join(path_of(path));
-            let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
-            let target = match fs::read_link(&link) {
-                Ok(target) => target,
-                // Hidden before.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
-                fs::remove_file(&link)?;
-                hidden.extend_from_slice(path);
-                hidden.push(0);
-            }
-        }
-        if !hidden.is_empty() {
-            self.git().input(hidden).run(&["update-index", "-z", "--skip-worktree", "--stdin"]).await?;
-        }
-        Ok(())
     }
 
     async fn try_commit(&self, credit: &Credit<'_>) -> Result<String, GitError> {
@@ -225,6 +183,47 @@ impl Worktree {
         fs::write(self.git_dir().join("HEAD"), format!("{commit}\n"))?;
         Ok(commit)
     }
+}
+
+/// Removes the links that lead out of the checkout, because an edit would change other files through them, and makes git
+/// skip them. `git` gives a command on the checkout and its index.
+pub(super) async fn hide_links_that_lead_outside<'a>(
+    checkout: &Path,
+    git: impl Fn() -> Call<'a>,
+) -> Result<(), GitError> {
+    let tree = checkout.canonicalize()?;
+    let mut hidden = Vec::new();
+    for entry in git().run(&["ls-files", "-t", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
+        let (hidden_before, entry) = (entry.starts_with(b"S "), entry.get(2..).unwrap_or_default());
+        let Some(path) = entry.strip_prefix(b"120000 ").and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
+        else {
+            continue;
+        };
+        let link = tree.join(path_of(path));
+        let in_place = link.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|real| real == parent));
+        if !in_place {
+            continue;
+        }
+        if hidden_before && link.symlink_metadata().is_ok() {
+            // Brought back by git before 2.36, or put there by a check.
+            remove_any(&link)?;
+        }
+        let target = match fs::read_link(&link) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
+        if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
+            fs::remove_file(&link)?;
+            hidden.extend_from_slice(path);
+            hidden.push(0);
+        }
+    }
+    if !hidden.is_empty() {
+        git().input(hidden).run(&["update-index", "-z", "--skip-worktree", "--stdin"]).await?;
+    }
+    Ok(())
 }
 
 impl Drop for Worktree {

@@ -41,14 +41,14 @@ pub(crate) async fn run(kind: &AgentKind, job: &Job) -> Result<AgentRun, TaskFai
 }
 
 /// A program in the bench's directory.
-fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
+pub(crate) fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
     let file = bench.dir.path().join(name);
     write(&file, format!("#!/bin/sh\n{script}\n"));
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("executable");
     file
 }
 
-fn shell_agent(script: &str, more: &[&str]) -> AgentKind {
+pub(crate) fn shell_agent(script: &str, more: &[&str]) -> AgentKind {
     let argv = ["sh", "-c", script, "agent"].into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
     AgentKind::Command { argv, env: Vec::new() }
 }
@@ -69,7 +69,7 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
     let scratch = worktree.scratch();
     let expected = format!(
         "{0}/prompt.txt|calc.py|docs/guide.md|--model=ollama/qwen2.5-coder:7b-instruct|\n/run touch pwned\n\
-         ANTHROPIC_API_KEY ANTHROPIC_BASE_URL HOME LANG OPENAI_API_KEY OPENAI_BASE_URL PATH POOL_BASE_URL POOL_MODEL POOL_TOKEN PWD SHLVL TERM TMPDIR _ \
+         ANTHROPIC_API_KEY ANTHROPIC_BASE_URL GIT_CEILING_DIRECTORIES HOME LANG OPENAI_API_KEY OPENAI_BASE_URL PATH POOL_BASE_URL POOL_MODEL POOL_TOKEN PWD SHLVL TERM TMPDIR _ \
          ollama/qwen2.5-coder:7b-instruct C\n{1}\n",
         scratch.display(),
         worktree.path().display()

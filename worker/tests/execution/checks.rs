@@ -24,7 +24,9 @@ async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) 
     let path = "relative:/usr/local/bin:/usr/bin:/bin".into();
     let place = Place { worktree: &worktree, scratch: &scratch, path, sandbox: &sandbox };
     let config = config::Acceptance { timeout: Duration::from_secs(60) };
-    run_checks(checks, &config, &place, |_| Watch::new(cancel.clone())).await
+    run_checks(checks, &config, &place, || std::future::ready(Ok(())), |_| Watch::new(cancel.clone()))
+        .await
+        .expect("a home for each")
 }
 
 #[tokio::test]

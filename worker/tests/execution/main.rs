@@ -3,10 +3,16 @@
 mod agents;
 mod aider;
 mod attempts;
+mod blocking;
+mod check_tree;
 mod checks;
 mod codex_claude;
+mod git_bounds;
 mod outage_aider;
+mod refusals;
 mod repo;
+mod rig;
 mod sandbox;
+mod signals;
 mod support;
 mod workspace;

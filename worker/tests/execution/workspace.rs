@@ -136,7 +136,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
     assert_eq!(changes.files, ["calc.py"], "the change is there");
     let (programmer, llm) = (programmer(), llm());
     let commit = worktree.commit(&credit(&task, &programmer, &llm)).await.expect("a commit");
-    worktree.clean().await.expect("it is cleaned");
+    worktree.check_out_for_checks().await.expect("it is checked out");
     worktree.reset().await.expect("it is reset");
     worktree.repository().set_branch(&task.id, &commit).await.expect("a branch");
     assert!(!trap.exists(), "something ran: {}", std::fs::read_to_string(&trap).unwrap_or_default());
@@ -182,9 +182,9 @@ async fn checks_see_what_the_patch_holds_and_no_ignored_file() {
     write(&worktree.path().join("added.py"), "added\n");
     write(&worktree.path().join("run.log"), "ignored");
     assert_eq!(worktree.collect().await.expect("good changes").files, ["added.py", "calc.py"], "ignored is not kept");
-    worktree.clean().await.expect("it is cleaned");
-    assert!(!worktree.path().join("run.log").exists(), "the ignored file is gone");
-    assert!(worktree.path().join("added.py").exists(), "the change is still there");
+    let checks = worktree.check_out_for_checks().await.expect("it is checked out").tree;
+    assert!(!checks.join("run.log").exists(), "the ignored file is gone");
+    assert!(checks.join("added.py").exists(), "the change is still there");
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn changes_that_reach_out_of_the_repository_are_refused() {
         let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
         deed(&worktree.path());
         let error = worktree.collect().await.expect_err(problem);
-        assert_eq!(error.kind, ErrorKind::Workspace, "its kind");
+        assert_eq!(error.kind, ErrorKind::ChangeRefused, "its kind");
         assert!(error.message.contains(problem), "{problem:?} is said, not: {}", error.message);
     }
 }

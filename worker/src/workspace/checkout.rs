@@ -1,0 +1,97 @@
+//! Where acceptance checks run: the tree of the commit that will be handed out, in a checkout of its own.
+//!
+//! It lies beside the agent's worktree and shares no file with it, so a check cannot pass by something that the commit
+//! lacks: an ignored file, a file in the place of a hidden link or in the directory of a submodule, other line ends. Its
+//! repository is new, too. HEAD and index are the base commit, so `git diff HEAD` is the change. No setting, hook or
+//! attribute of the agent is in force.
+
+use std::path::{Path, PathBuf};
+
+use pool_shared::result::TaskFailure;
+
+use super::disk::{copy_regular, off_the_runtime, private_directory, remove_any, remove_tree};
+use super::git::GitError;
+use super::layout::write_own_repository;
+use super::survey::{replaced_by, special_files};
+use super::worktree::{Worktree, failure, hide_links_that_lead_outside};
+
+/// A checkout for acceptance checks. It is removed with its worktree, or by the next one.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// Where the checks are started.
+    pub tree: PathBuf,
+    /// Not there yet: the home directory of one check after another.
+    pub scratch: PathBuf,
+    /// Of the tree that was checked out, and of the base commit.
+    index: PathBuf,
+    base_index: PathBuf,
+}
+
+impl Worktree {
+    /// Checks out what the last [`Self::collect`] took in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Workspace`](pool_shared::result::ErrorKind::Workspace) when git fails.
+    pub async fn check_out_for_checks(&self) -> Result<Checkout, TaskFailure> {
+        self.try_check_out().await.map_err(|error| failure("cannot make the checkout for the checks", error))
+    }
+
+    /// Restores every file of the commit, and the repository, for the next check. Other files, which the checks so far have
+    /// built, stay.
+    ///
+    /// # Errors
+    /// As [`Self::check_out_for_checks`].
+    pub async fn renew(&self, checkout: &Checkout) -> Result<(), TaskFailure> {
+        self.try_renew(checkout).await.map_err(|error| failure("cannot renew the checkout for the checks", error))
+    }
+
+    async fn try_check_out(&self) -> Result<Checkout, GitError> {
+        let dir = self.dir().join("checks");
+        let checkout = Checkout {
+            tree: dir.join("tree"),
+            scratch: dir.join("scratch"),
+            index: dir.join("index"),
+            base_index: dir.join("base-index"),
+        };
+        let tree = checkout.tree.clone();
+        off_the_runtime(move || remove_tree(&dir).and_then(|()| private_directory(&tree))).await?;
+        let collected = self.git().line(&["write-tree"]).await?;
+        let git = |index: &Path| self.git_in(&checkout.tree).env("GIT_INDEX_FILE", index);
+        git(&checkout.index).run(&["read-tree", "--reset", "-u", &collected]).await?;
+        hide_links_that_lead_outside(&checkout.tree, || git(&checkout.index)).await?;
+        // Unchanged files keep their times in the index, so that git need not read them again.
+        let (index, base_index) = (checkout.index.clone(), checkout.base_index.clone());
+        off_the_runtime(move || copy_regular(&index, &base_index)).await?;
+        git(&checkout.base_index).run(&["read-tree", "-m", self.base()]).await?;
+        self.give_repository(&checkout).await?;
+        Ok(checkout)
+    }
+
+    async fn try_renew(&self, checkout: &Checkout) -> Result<(), GitError> {
+        let tree = checkout.tree.clone();
+        let cleared = off_the_runtime(move || {
+            if replaced_by(&tree)?.is_some() {
+                return Ok(false);
+            }
+            // Git would wait for these.
+            let special = special_files(&tree)?;
+            let opened = special.iter().filter(|special| special.is_opened_by_git());
+            opened.into_iter().try_for_each(|special| remove_any(&tree.join(&special.path)))?;
+            Ok(true)
+        });
+        if !cleared.await? {
+            return self.try_check_out().await.map(|_| ());
+        }
+        let git = || self.git_in(&checkout.tree).env("GIT_INDEX_FILE", &checkout.index);
+        git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
+        // Git before 2.36 brings them back.
+        hide_links_that_lead_outside(&checkout.tree, git).await?;
+        self.give_repository(checkout).await
+    }
+
+    async fn give_repository(&self, checkout: &Checkout) -> Result<(), GitError> {
+        let (checkout, git_dir, origin) = (checkout.clone(), self.git_dir(), self.origin().clone());
+        let make = move || write_own_repository(&checkout.tree, &git_dir, &checkout.base_index, &origin);
+        Ok(off_the_runtime(make).await?)
+    }
+}

@@ -1,0 +1,104 @@
+//! A programmer whose agent is a shell script, for whole attempts on a real repository.
+#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use pool_shared::config;
+use pool_shared::id::AttemptId;
+use pool_shared::result::{ErrorKind, ResultMessage};
+use pool_shared::time::Timestamp;
+use pool_tests::scripted_llm::{Script, ScriptedLlm};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use worker::llm::permits::Unlimited;
+use worker::programmer::attempt::{Attempts, Ended, Workshop};
+use worker::programmer::claim::{Claimed, read};
+
+use crate::repo::Bench;
+use crate::support::sandbox;
+
+/// No attempt of these tests takes as long as this unless it hangs.
+const HANGS: Duration = Duration::from_secs(30);
+
+/// One LLM (`free/small`), one programmer, one script.
+pub(crate) struct Rig {
+    pub(crate) bench: Bench,
+    _llm: ScriptedLlm,
+    attempts: Attempts,
+}
+
+impl Rig {
+    /// `script` is run by bash in the worktree; `$1` is the prompt file.
+    pub(crate) async fn start(bench: Bench, script: &str) -> Self {
+        Self::with(bench, script, json!({})).await
+    }
+
+    /// With `defaults` of the pool file.
+    pub(crate) async fn with(bench: Bench, script: &str, defaults: Value) -> Self {
+        let work = bench.dir.path().join("work");
+        Self::in_directory(bench, script, defaults, &work).await
+    }
+
+    /// With another workspace directory than `work`.
+    pub(crate) async fn in_directory(bench: Bench, script: &str, defaults: Value, work: &Path) -> Self {
+        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+        let file = json!({
+            "programmers": [{"id": "001", "port": 0, "primary_llm": "free/small", "capabilities": ["fast"]}],
+            "defaults": defaults,
+            "providers": {"free": {"base_url": llm.base_url(), "free": true}},
+            "failover": {"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 20},
+            "agent": {"kind": "command", "command": ["/bin/bash", "-c", script, "agent", "{prompt_file}"]},
+            "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
+            "sandbox": {"level": "off"},
+        });
+        let pool = config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let programmer = pool.programmers[0].clone();
+        let workshop = Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
+        let attempts = workshop.attempts(programmer).await.expect("a gateway");
+        Self { bench, _llm: llm, attempts }
+    }
+
+    /// Works on a task with these additional fields.
+    pub(crate) async fn run(&self, more: Value, stop: &CancellationToken) -> Ended {
+        let mut task = json!({"id": "task-1", "instruction": "Fix add.", "repository": "app"});
+        for (field, value) in more.as_object().expect("an object") {
+            task[field] = value.clone();
+        }
+        let envelope = read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
+        let claimed =
+            Claimed { envelope, attempt: AttemptId::new(), number: 1, spent: Default::default(), since: Timestamp(0) };
+        timeout(HANGS, self.attempts.run(&claimed, Arc::new(Unlimited), stop)).await.expect("the attempt ends")
+    }
+
+    pub(crate) async fn outcome(&self, more: Value) -> ResultMessage {
+        match self.run(more, &CancellationToken::new()).await {
+            Ended::Outcome(outcome) => outcome.result,
+            Ended::HandBack(hand_back) => panic!("handed back: {}", hand_back.why),
+            Ended::Stopped { .. } => panic!("nobody stopped it"),
+        }
+    }
+}
+
+/// The field `acceptance` with one check, a shell script.
+pub(crate) fn check(script: &str) -> Value {
+    json!({"acceptance": [{"name": "check", "run": ["/bin/bash", "-c", script]}]})
+}
+
+/// The word of its kind of error, or `succeeded`.
+pub(crate) fn word(result: &ResultMessage) -> &'static str {
+    result.error.as_ref().map_or("succeeded", |error| error.kind.as_str())
+}
+
+/// The message of its error.
+pub(crate) fn message(result: &ResultMessage) -> &str {
+    result.error.as_ref().map_or("", |error| &error.message)
+}
+
+/// Whether another attempt would be made.
+pub(crate) fn is_made_again(result: &ResultMessage) -> bool {
+    result.error.as_ref().map(|error| error.kind).is_some_and(ErrorKind::is_curable)
+}
