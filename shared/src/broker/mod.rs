@@ -59,6 +59,12 @@ impl BrokerError {
         error.kind() == &AMQPErrorKind::Soft(reason)
     }
 
+    /// The most bytes that the broker takes, when it refused a message for its size.
+    pub fn size_limit(&self) -> Option<usize> {
+        let Self::Amqp { error, .. } = self else { return None };
+        message_too_large(error)
+    }
+
     /// Whether it comes of the whole connection: its link tells of that, once, so that others need not.
     pub fn is_outage(&self) -> bool {
         match self {
@@ -86,6 +92,17 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
         && said.contains("delivery acknowledgement")
         && said.contains("timed out");
     is_it.then_some(said)
+}
+
+/// What the broker said when it closed a channel because of the size of a message: `message size 17 is larger than configured
+/// max size 16`, or, above what no configuration allows, `… than max size 16`.
+fn message_too_large(error: &lapin::Error) -> Option<usize> {
+    let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
+    let said = closed.get_message().to_string();
+    let is_it = closed.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+        && said.contains("message size")
+        && said.contains("is larger than");
+    said.rsplit(|c: char| !c.is_ascii_digit()).find(|number| !number.is_empty())?.parse().ok().filter(|_| is_it)
 }
 
 /// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is

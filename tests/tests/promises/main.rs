@@ -37,6 +37,7 @@ mod refused_in_an_outage;
 mod repair;
 mod reply_queues;
 mod report;
+mod result_fits;
 mod rolling_deploy;
 mod supervision;
 mod third_party;

@@ -106,6 +106,7 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::LlmBadRequest
         | ErrorKind::TokenLimit
         | ErrorKind::AcceptanceFailed
+        | ErrorKind::PatchTooLarge
         | ErrorKind::TaskTimeout
         | ErrorKind::DeadlinePassed
         | ErrorKind::Poison

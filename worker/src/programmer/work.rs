@@ -8,7 +8,7 @@ use pool_shared::config::Secret;
 use pool_shared::event::Spent;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
-use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings};
+use pool_shared::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings};
 use pool_shared::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::llm::permits::Permits;
 use crate::llm::record::{Call, CallClass, Record, llm_time};
 use crate::llm::{CallPlan, Session, candidates};
 use crate::sandbox::Watch;
-use crate::workspace::{Changes, Credit, RepositoryHandle, Worktree};
+use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 
 /// What is kept of an agent's output in the result, bytes.
 const LOG_TAIL_BYTES: usize = 4096;
@@ -282,18 +282,38 @@ impl Work<'_> {
 
     async fn commit(&self, findings: &mut Findings) -> Result<(), TaskFailure> {
         let programmer = &self.attempts.programmer;
-        if findings.changes.is_empty() || !programmer.limits.auto_commit {
+        let (commits, patched) = (programmer.limits.auto_commit, findings.changes.patch.is_some());
+        if findings.changes.is_empty() || (patched && !commits) {
             return Ok(());
         }
         let llm = findings.llm().unwrap_or(programmer.primary());
         let credit = Credit { task: self.task, programmer: &programmer.id, llm };
-        findings.commit = Some((self.worktree.commit(&credit).await?, self.worktree.repository()));
+        let (commit, repository) = (self.worktree.commit(&credit).await, self.worktree.repository());
+        if !commits {
+            return Err(patch_too_large(&commit, &repository));
+        }
+        findings.commit = Some((commit?, repository));
         Ok(())
     }
 }
 
 pub(super) fn cancelled() -> TaskFailure {
     TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
+}
+
+/// Without a branch the patch is all that a submitter gets. What was paid for is kept for a while all the same.
+fn patch_too_large(commit: &Result<String, TaskFailure>, repository: &RepositoryHandle) -> TaskFailure {
+    let kept = match commit {
+        Ok(commit) => {
+            format!(" The change is kept for {} days as commit {commit} in {}.", KEPT_DAYS, repository.place())
+        }
+        Err(_) => String::new(),
+    };
+    let message = format!(
+        "the patch is larger than {MAX_PATCH_BYTES} bytes, and `auto_commit: false` allows no branch: set auto_commit to \
+         true, or make the task smaller.{kept}"
+    );
+    TaskFailure::new(ErrorKind::PatchTooLarge, message)
 }
 
 fn half_applied(why: &str) -> TaskFailure {

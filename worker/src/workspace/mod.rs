@@ -29,7 +29,7 @@ use pool_shared::task::Task;
 use pool_shared::time::wall_clock;
 
 pub use changes::Changes;
-pub use commit::{Credit, RepositoryHandle};
+pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use disk::{off_the_runtime, remove_any};
 use git::{Git, GitError};
 use leftovers::Life;
