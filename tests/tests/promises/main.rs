@@ -39,6 +39,7 @@ mod reply_queues;
 mod report;
 mod result_fits;
 mod rolling_deploy;
+mod run_ends;
 mod supervision;
 mod third_party;
 mod throughput_and_fairness;

@@ -61,6 +61,8 @@ struct Ledger {
     used_tokens: u64,
     used_cost: MicroUsd,
     last_activity: Instant,
+    /// Calls of the agent, also those that are open.
+    begun: u64,
 }
 
 impl SessionState {
@@ -71,6 +73,7 @@ impl SessionState {
             used_tokens: 0,
             used_cost: MicroUsd::ZERO,
             last_activity: Instant::now(),
+            begun: 0,
         };
         Self {
             token,
@@ -104,6 +107,10 @@ impl SessionState {
         self.ledger().last_activity
     }
 
+    pub(super) fn calls_begun(&self) -> u64 {
+        self.ledger().begun
+    }
+
     pub(super) async fn all_calls_ended(&self) {
         // The sender lives as long as `self`.
         let _ = self.open_calls.subscribe().wait_for(|open| *open == 0).await;
@@ -114,6 +121,7 @@ impl SessionState {
         let mut ledger = self.ledger();
         ledger.last_activity = Instant::now();
         ledger.no_llm_left = None;
+        ledger.begun += 1;
         self.open_calls.send_modify(|open| *open += 1);
         AgentCall { session: Arc::clone(self) }
     }

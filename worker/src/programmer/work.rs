@@ -18,17 +18,19 @@ use super::progress::Telling;
 use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
-use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
+use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::llm::permits::Permits;
 use crate::llm::record::{Call, CallClass, Record, llm_time};
 use crate::llm::{CallPlan, Session, candidates};
-use crate::sandbox::Watch;
+use crate::sandbox::{LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 
 /// What is kept of an agent's output in the result, bytes.
 const LOG_TAIL_BYTES: usize = 4096;
 /// An LLM call that has just ended excuses silence for so long.
 const JUST_CALLED: Duration = Duration::from_secs(2);
+/// An agent that has printed its last event may take so long to exit.
+const EXIT_GRACE: Duration = Duration::from_secs(10);
 
 /// What has come together so far; what is missing stays empty when the attempt ends early.
 #[derive(Default)]
@@ -170,11 +172,17 @@ impl Work<'_> {
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
-        let mut watch = Watch { busy: Arc::new(busy), ..Watch::new(self.cancel.clone()) };
+        let workshop = &self.attempts.workshop;
+        let caller = Arc::clone(&session);
+        let last_words = workshop.pool.agent.done_when.clone().map(|event| LastWords {
+            event,
+            calls: Arc::new(move || caller.calls_begun()),
+            grace: EXIT_GRACE,
+        });
+        let mut watch = Watch { busy: Arc::new(busy), last_words, ..Watch::new(self.cancel.clone()) };
         if let Some(telling) = self.telling {
             watch.listen = telling.agent();
         }
-        let workshop = &self.attempts.workshop;
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);
         let record = match Arc::into_inner(session) {
@@ -236,13 +244,17 @@ impl Work<'_> {
             Err(failure) => return Err(failure),
         };
         // An edit that was taken in half is not to be kept, unless the checks say that it will do.
-        if edit == Edit::Partial && self.task.message.acceptance.is_empty() {
-            return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+        match edit {
+            Edit::Partial if self.task.message.acceptance.is_empty() => {
+                return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+            }
+            Edit::Unfinished if self.task.message.acceptance.is_empty() => return Err(silent()),
+            Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
         match (self.check(findings).await?, edit) {
             (End::CheckFailed { failure, .. }, Edit::Partial) => Err(half_applied(&failure.message)),
-            (end, Edit::Partial | Edit::Whole | Edit::Nothing) => Ok(end),
+            (end, Edit::Partial | Edit::Unfinished | Edit::Whole | Edit::Nothing) => Ok(end),
         }
     }
 

@@ -8,5 +8,6 @@ mod codex_claude;
 mod outage_aider;
 mod repo;
 mod sandbox;
+mod silence;
 mod support;
 mod workspace;
