@@ -94,8 +94,8 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
     is_it.then_some(said)
 }
 
-/// What the broker said when it closed a channel because of the size of a message: `message size 17 is larger than configured
-/// max size 16`, or, above what no configuration allows, `… than max size 16`.
+/// The most bytes that the broker takes, if it closed a channel because of the size of a message: `message size 17 is larger
+/// than configured max size 16`, or, above every configuration, `… than max size 16` (broker fact 20).
 fn message_too_large(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
     let said = closed.get_message().to_string();

@@ -214,7 +214,7 @@ pub struct Agent {
     pub kind: AgentKind,
     /// Ends an agent that has printed nothing, has no LLM call open and computes nothing for so long.
     pub no_output_timeout: Duration,
-    /// What it prints last.
+    /// The last event that it prints.
     pub done_when: Option<LastEvent>,
     /// Environment variables of the worker that the agent may see.
     pub env_allow: Vec<String>,

@@ -1,12 +1,12 @@
 //! A result always fits into one message of the broker, whatever an agent, a check or a provider produced. Pure.
 //!
 //! Each list and each text has a limit of its own, and all of them together stay below [`MAX_RESULT_BYTES`]. A broker with a
-//! lower limit (`max_message_size`) gets less: first what can be found elsewhere is left out, last the patch that nothing
-//! else holds. What is missing is said in the result.
+//! lower limit (`max_message_size`) gets a smaller result. Names of files go first, then everything that exists elsewhere
+//! too, and last a patch that nothing else holds. Fields of the result name what is missing.
 
 use super::{ErrorKind, ResultMessage, Status, TaskFailure};
 
-/// The most bytes of a result. RabbitMQ takes 16 MiB from 4.0 on and 128 MiB before, unless it is told otherwise.
+/// The most bytes of a result. By default RabbitMQ takes 16 MiB from 4.0 on, and 128 MiB before.
 pub const MAX_RESULT_BYTES: usize = 12 * 1024 * 1024;
 
 /// As they stand in JSON, where one byte of a text can become six.
@@ -84,7 +84,7 @@ impl ResultMessage {
     }
 }
 
-/// What it takes in JSON, with its quotes.
+/// The length of a text in JSON, with its quotes.
 fn json_bytes(text: &str) -> usize {
     // A string always serialises.
     serde_json::to_string(text).map_or(0, |json| json.len())

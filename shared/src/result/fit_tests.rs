@@ -40,7 +40,7 @@ fn whatever_was_produced_fits_and_says_what_is_missing() {
     assert!(result.patch.is_some() && !result.patch_truncated, "the patch has a limit of its own: {result:?}");
     assert!(result.task.is_some(), "the task too");
     assert!(result.files_changed_truncated && result.texts_truncated, "lists and texts were cut");
-    assert_eq!(result.files_changed_total, 80_000, "and how many there are is said");
+    assert_eq!(result.files_changed_total, 80_000, "their number stays");
     assert!(!result.files_changed.is_empty() && result.files_changed[0].starts_with("000000"), "the first ones");
     let message = result.error.expect("an error").message;
     assert!(message.starts_with(WORST) && message.ends_with(GAP), "the beginning of what went wrong");

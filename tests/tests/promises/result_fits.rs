@@ -7,7 +7,7 @@ use crate::support::own_broker::OwnBroker;
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, Repository, SOON};
 
-/// What the broker of these tests takes: some part of what the smallest default of RabbitMQ is, 16 MiB.
+/// For the broker of these tests: a sixteenth of the smallest default of RabbitMQ.
 const LIMIT: &str = "max_message_size = 1048576";
 
 /// Makes what its prompt says.

@@ -45,7 +45,7 @@ pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -
     }
 }
 
-/// What an agent that was ended in silence failed of.
+/// The failure of an agent that the worker ended in silence.
 pub fn silent() -> TaskFailure {
     let message =
         "the agent printed nothing, called no LLM and computed nothing for too long (`agent.no_output_timeout_s`)";

@@ -22,7 +22,7 @@ use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::llm::permits::Permits;
 use crate::llm::record::{Call, CallClass, Record, llm_time};
 use crate::llm::{CallPlan, Session, candidates};
-use crate::sandbox::{LastWords, Watch};
+use crate::sandbox::{Exit, LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 
 /// What is kept of an agent's output in the result, bytes.
@@ -243,6 +243,9 @@ impl Work<'_> {
             Err(failure) if no_llm_left(run, record).is_some() => return Ok(End::NoLlmLeft(failure)),
             Err(failure) => return Err(failure),
         };
+        if matches!(run.exit, Exit::Silent | Exit::Done) {
+            tracing::info!(task_id = %self.task.id, exit = %run.exit, "the agent did not exit by itself; its change is judged");
+        }
         // An edit that was taken in half is not to be kept, unless the checks say that it will do.
         match edit {
             Edit::Partial if self.task.message.acceptance.is_empty() => {
@@ -313,7 +316,7 @@ pub(super) fn cancelled() -> TaskFailure {
     TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
 }
 
-/// Without a branch the patch is all that a submitter gets. What was paid for is kept for a while all the same.
+/// Without a branch the patch is all that a submitter gets. The commit keeps the paid work for some days.
 fn patch_too_large(commit: &Result<String, TaskFailure>, repository: &RepositoryHandle) -> TaskFailure {
     let kept = match commit {
         Ok(commit) => {

@@ -6,7 +6,7 @@
 use pool_shared::config::LastEvent;
 use serde_json::Value;
 
-/// Of a line that may be an event. The last event of some agents holds their whole answer.
+/// The limit of a line that may be an event. Some agents put their whole answer into their last event.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const ESC: u8 = 0x1b;
@@ -16,7 +16,7 @@ const BEL: u8 = 0x07;
 #[derive(Debug, Clone)]
 pub(super) struct Finder {
     event: LastEvent,
-    /// What is kept of the present line, without escape sequences.
+    /// The present line, as far as it is kept, without escape sequences.
     line: Vec<u8>,
     /// The present line is longer than what is kept of it.
     cut: bool,

@@ -7,16 +7,16 @@ use tokio::time::Instant;
 
 use super::processes::processor_time;
 
-/// Work is at least this part of one core. What only waits needs far less: an event loop with its timers some tenths of a
+/// Work is at least this part of one core. A program that waits uses far less: an event loop with timers some tenths of a
 /// percent, a shell that polls five times a second about one percent.
 const WORK_PERCENT: u32 = 5;
-/// Processor time is told in hundredths of a second, so that two looks say nothing about less.
+/// The kernel counts processor time in hundredths of a second. Two looks cannot show less than two of them.
 const LEAST_WORK: Duration = Duration::from_millis(20);
 /// From one look to the next. Each reads a file for every process of the machine.
 const LOOK_LEAST: Duration = Duration::from_millis(250);
 const LOOK_MOST: Duration = Duration::from_secs(15);
 
-/// What all processes of a command had computed at one moment.
+/// The processor time of all processes of a command at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
     pub(super) at: Instant,
@@ -34,8 +34,8 @@ impl Look {
         Self::at(Instant::now(), used)
     }
 
-    /// Whether they have worked since an earlier look. Children that nobody waits for take their time with them: less than
-    /// before is no work.
+    /// Whether the processes have worked since an earlier look. The time of a child that its parent does not wait for is
+    /// lost when the child ends, so the sum can shrink.
     pub(super) fn shows_work_since(self, earlier: Self) -> bool {
         let passed = self.at.duration_since(earlier.at);
         self.used.saturating_sub(earlier.used) >= (passed * WORK_PERCENT / 100).max(LEAST_WORK)

@@ -113,8 +113,8 @@ impl Watch {
 #[derive(Clone)]
 pub struct LastWords {
     pub event: LastEvent,
-    /// How many LLM calls it has begun: one that begins after the event shows that it goes on. Whatever a command reads, it
-    /// may also print.
+    /// How many LLM calls it has begun. A call that begins after the event shows that the command goes on: a file that it
+    /// printed may look like its last event.
     pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// How long it may take to exit by itself.
     pub grace: Duration,

@@ -1,4 +1,4 @@
-//! Who is alive, and how much they have computed: read from `/proc/*/stat`, which shows every process of the same user.
+//! The processes that are alive, and their processor time: read from `/proc/*/stat`, which shows every process of the same user.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
     processes().into_iter().filter(of_session).map(|process| Pid::from_raw(process.pid)).collect()
 }
 
-/// The processor time of this process and of everything that came out of it and is alive or was waited for. What a subreaper
-/// has waited for counts, whatever became of its parents.
+/// The processor time of a process and its descendants. Descendants that have ended count if some process below `root`
+/// waited for them: a subreaper does so for orphans.
 pub(super) fn processor_time(root: Pid) -> Duration {
     let ticks: u64 = family(&processes(), root.as_raw()).iter().map(|process| process.ticks).sum();
     Duration::from_millis(ticks.saturating_mul(1000) / ticks_per_second())
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(parse(7, stat), Some(expected), "the last parenthesis counts");
         let short = Process { pid: 7, parent: 42, session: 9, ticks: 0 };
         assert_eq!(parse(7, "7 (x) Z 42 8 9"), Some(short), "what is not there is nothing");
-        assert_eq!(parse(7, "nonsense"), None, "anything else is no process");
+        assert_eq!(parse(7, "nonsense"), None, "anything else is refused");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What counts as life, and what as the end, of a command that runs: with real processes.
+//! The signs of life of a command, and the signs of its end, with real processes.
+#![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
