@@ -130,3 +130,36 @@ pub async fn within<T>(
         Err(_) => Err(BrokerError::Timeout { what: what.into(), after: limit }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn a_refusal_for_the_size_of_a_message_names_the_limit() {
+        let closed = |reason: AMQPSoftError, said: &str| {
+            let error = ErrorKind::ProtocolError(AMQPError::new(reason.into(), said.into())).into();
+            BrokerError::Amqp { what: "publish".to_owned(), error }
+        };
+        let precondition = AMQPSoftError::PRECONDITIONFAILED;
+        for (reason, said, limit) in [
+            (
+                &precondition,
+                "PRECONDITION_FAILED - message size 1401289 is larger than configured max size 1048576",
+                1_048_576,
+            ),
+            (
+                &precondition,
+                "PRECONDITION_FAILED - message size 600000000 is larger than max size 536870912",
+                536_870_912,
+            ),
+        ] {
+            assert_eq!(closed(reason.clone(), said).size_limit(), Some(limit), "{said}");
+        }
+        let other =
+            closed(precondition, "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'a': 16 is larger");
+        assert_eq!(other.size_limit(), None, "another precondition");
+        assert_eq!(BrokerError::Nacked { what: String::new() }.size_limit(), None, "not even a reason");
+    }
+}
