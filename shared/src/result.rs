@@ -5,7 +5,7 @@ mod fit;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use fit::MAX_RESULT_BYTES;
+pub use fit::{MAX_RESULT_BYTES, lower_limit};
 
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;

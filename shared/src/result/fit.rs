@@ -9,6 +9,14 @@ use super::{ErrorKind, ResultMessage, Status, TaskFailure};
 /// The most bytes of a result. By default RabbitMQ takes 16 MiB from 4.0 on, and 128 MiB before.
 pub const MAX_RESULT_BYTES: usize = 12 * 1024 * 1024;
 
+/// More than the properties of a result take, should a broker count them.
+const PROPERTIES_BYTES: usize = 4096;
+
+/// The limit for the next try after a broker that takes `takes` bytes refused `refused` bytes. It is always lower.
+pub fn lower_limit(refused: usize, takes: usize) -> usize {
+    takes.saturating_sub(PROPERTIES_BYTES).min(refused / 4 * 3)
+}
+
 /// As they stand in JSON, where one byte of a text can become six.
 #[derive(Debug, Clone, Copy)]
 struct Caps {

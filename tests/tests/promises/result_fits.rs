@@ -87,6 +87,20 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     let uncommitted = pool.api().result("uncommitted", SOON).await;
     assert_eq!(kind(&uncommitted), Some(ErrorKind::PatchTooLarge), "nobody could have its change: {uncommitted:?}");
 
+    // A result holds a task that no dispatcher has seen before.
+    let mut submitter = pool.submitter("me").await;
+    let mut wide = made("wide", "small", "fast");
+    wide["instruction"] = format!("small {}", "x".repeat(1_048_000)).into();
+    submitter.submit("fast", &wide).await;
+    let result = submitter.reply(SOON * 2).await;
+    assert_eq!((result.status, result.texts_truncated), (Status::Succeeded, true), "{:?}", result.error);
+    assert_eq!((result.task, result.files_changed), (None, vec!["small.txt".to_owned()]), "all but the task");
+    wide["id"] = "unroutable".into();
+    wide["capabilities"] = json!(["nobody"]);
+    submitter.submit("nobody", &wide).await;
+    let result = submitter.reply(SOON).await;
+    assert_eq!(kind(&result), Some(ErrorKind::Unroutable), "a dispatcher does likewise: {:?}", result.status);
+
     for id in ["after", "after-that"] {
         let result = pool.api().result(id, SOON).await;
         assert_eq!(result.status, Status::Succeeded, "{id}: the programmer goes on");

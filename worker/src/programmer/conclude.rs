@@ -16,7 +16,7 @@ use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure};
+use pool_shared::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_shared::routing::routing_key;
 use pool_shared::time::wall_clock;
 use tokio::time::Instant;
@@ -28,9 +28,6 @@ use super::claim::Envelope;
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
 /// So long nobody waits for a dispatcher after one was missed.
 const ALONE_FOR: Duration = Duration::from_secs(10);
-
-/// More than the properties of a result take.
-const PROPERTIES_BYTES: usize = 4096;
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,16 +67,10 @@ pub async fn publish_result(
         let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
         let Err(error) = process.publisher.publish(message).await else { return true };
         tell(&error, "the result is not confirmed; publishing it again");
-        limit = error.size_limit().map_or(limit, |takes| smaller(body.len(), takes));
+        limit = error.size_limit().map_or(limit, |takes| lower_limit(body.len(), takes));
         backoff.wait().await;
     }
     false
-}
-
-/// How many bytes to try after so many were refused by a broker that says what it takes.
-fn smaller(refused: usize, takes: usize) -> usize {
-    // A broker may count properties too; and whatever it says, the next try is smaller.
-    takes.saturating_sub(PROPERTIES_BYTES).min(refused / 4 * 3)
 }
 
 /// Publishes a message again and again until it is confirmed, or is not wanted any more: false. `words` say what does not
