@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -18,7 +19,7 @@ use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure};
+use pool_shared::result::{ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_shared::routing::{Routes, parse_routing_key, routing_key};
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::Timestamp;
@@ -162,9 +163,25 @@ async fn reject(
         id.as_ref().map_or("", TaskId::as_str),
         result.attempt.map(|attempt| attempt.to_string()),
     ));
+    publish_result(process, &mut result, &properties).await
+}
+
+/// The result holds the task, so it can be too large for a broker that took the task.
+async fn publish_result(
+    process: &Process,
+    result: &mut ResultMessage,
+    properties: &BasicProperties,
+) -> Result<(), BrokerError> {
+    result.fit(MAX_RESULT_BYTES);
     let body = result.to_json();
-    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
-    process.publisher.publish(message).await
+    let message = |body| {
+        let properties = properties.clone();
+        Message { exchange: REPLIES, key: RESULTS_KEY, body, properties, mandatory: true }
+    };
+    let published = process.publisher.publish(message(&body)).await;
+    let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else { return published };
+    result.fit(lower_limit(body.len(), takes));
+    process.publisher.publish(message(&result.to_json())).await
 }
 
 #[cfg(test)]

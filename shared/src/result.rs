@@ -1,7 +1,11 @@
 //! The result message: the one outcome of a task, as it comes back on `results` and on reply queues.
 
+mod fit;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use fit::{MAX_RESULT_BYTES, lower_limit};
 
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use crate::money::MicroUsd;
@@ -79,6 +83,8 @@ pub enum ErrorKind {
     /// The agent ended well and changed nothing.
     NoChange,
     AcceptanceFailed,
+    /// The change is whole, but its patch is too large for a result and no commit may be made of it.
+    PatchTooLarge,
     /// The whole task ran out of time.
     TaskTimeout,
     /// The deadline passed before the task was started.
@@ -117,6 +123,7 @@ impl ErrorKind {
             Self::EditNotApplied => "edit_not_applied",
             Self::NoChange => "no_change",
             Self::AcceptanceFailed => "acceptance_failed",
+            Self::PatchTooLarge => "patch_too_large",
             Self::TaskTimeout => "task_timeout",
             Self::DeadlinePassed => "deadline_passed",
             Self::Poison => "poison",
@@ -152,12 +159,18 @@ impl ErrorKind {
             | Self::EditNotApplied
             | Self::NoChange
             | Self::AcceptanceFailed
+            | Self::PatchTooLarge
             | Self::TaskTimeout
             | Self::DeadlinePassed
             | Self::Poison
             | Self::Cancelled => false,
         }
     }
+}
+
+// Serde passes a reference.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -308,11 +321,24 @@ pub struct ResultMessage {
     pub branch: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// Where the commit is: host and git directory, as `git fetch` takes them over SSH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_at: Option<String>,
     /// Unified diff against the base, as `git apply` takes it; absent above 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<String>,
+    /// The patch is left out because it is too large for a result.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub patch_truncated: bool,
+    /// At most 10,000 names and 1 MiB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files_changed: Vec<String>,
+    /// How many files were changed, also when `files_changed` does not name them all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub files_changed_total: u64,
+    /// `files_changed` does not name them all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub files_changed_truncated: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptance: Vec<CheckReport>,
     #[serde(default)]
@@ -324,6 +350,10 @@ pub struct ResultMessage {
     /// The last lines that the agent printed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
+    /// Texts were cut so that the result fits into a message: `log_tail`, outputs of checks, `error.message`; or `task` was
+    /// left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub texts_truncated: bool,
     /// The task message, when no dispatcher has seen it before (published straight to `pool.tasks`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Box<TaskMessage>>,
@@ -349,13 +379,18 @@ impl ResultMessage {
             attempt: None,
             branch: None,
             commit: None,
+            commit_at: None,
             patch: None,
+            patch_truncated: false,
             files_changed: Vec::new(),
+            files_changed_total: 0,
+            files_changed_truncated: false,
             acceptance: Vec::new(),
             usage: Usage::default(),
             timings: Timings::default(),
             error: Some(error),
             log_tail: String::new(),
+            texts_truncated: false,
             task: None,
         }
     }

@@ -116,7 +116,9 @@ fn report(check: &AcceptanceCheck, timeout: Duration, finished: Result<&Finished
             let (status, ended) = match finished.exit {
                 Exit::Status(status) => (Some(status), None),
                 Exit::TimedOut => (None, Some(format!("ended after {} s", timeout.as_secs()))),
-                Exit::Signal(_) | Exit::Silent | Exit::Cancelled => (None, Some(finished.exit.to_string())),
+                Exit::Signal(_) | Exit::Silent | Exit::Done | Exit::Cancelled => {
+                    (None, Some(finished.exit.to_string()))
+                }
             };
             (status, finished.duration, finished.output.tail(OUTPUT_TAIL_BYTES), ended)
         }

@@ -189,8 +189,11 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
     let missing = |detail: String| Problem::new(StatusCode::NOT_FOUND, detail);
     let result = result_of(&app, &view).await?;
     let result = result.ok_or_else(|| missing(format!("task {id} is {} and has no result yet", view.status)))?;
+    let place = result.commit_at.as_ref().map(|place| format!(" in {place}")).unwrap_or_default();
     let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
-        (Some(branch), _) => missing(format!("the patch of task {id} is above 1 MiB; it is on the branch {branch}")),
+        (Some(branch), _) => {
+            missing(format!("the patch of task {id} is too large for a result; it is on the branch {branch}{place}"))
+        }
         (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
         (None, None) => missing(format!("task {id} has no patch")),
     })?;

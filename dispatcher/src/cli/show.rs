@@ -102,9 +102,15 @@ fn of_result(result: &ResultMessage) -> [(&'static str, Option<String>); 8] {
         ("tokens", (result.usage.calls > 0).then(|| used(&result.usage))),
         ("branch", result.branch.as_ref().map(ToString::to_string)),
         ("commit", result.commit.as_ref().map(ToString::to_string)),
-        ("files", Some(result.files_changed.join(" "))),
+        ("files", Some(files(result))),
         ("error", result.error.as_ref().map(|error| format!("{}: {}", error.kind.as_str(), error.message))),
     ]
+}
+
+fn files(result: &ResultMessage) -> String {
+    let named = result.files_changed.join(" ");
+    let more = result.files_changed_total.saturating_sub(result.files_changed.len() as u64);
+    if more == 0 { named } else { format!("{named} … and {more} more") }
 }
 
 fn used(usage: &Usage) -> String {

@@ -59,6 +59,12 @@ impl BrokerError {
         error.kind() == &AMQPErrorKind::Soft(reason)
     }
 
+    /// The most bytes that the broker takes, when it refused a message for its size.
+    pub fn size_limit(&self) -> Option<usize> {
+        let Self::Amqp { error, .. } = self else { return None };
+        message_too_large(error)
+    }
+
     /// Whether it comes of the whole connection: its link tells of that, once, so that others need not.
     pub fn is_outage(&self) -> bool {
         match self {
@@ -88,6 +94,17 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
     is_it.then_some(said)
 }
 
+/// The most bytes that the broker takes, if it closed a channel because of the size of a message: `message size 17 is larger
+/// than configured max size 16`, or, above every configuration, `… than max size 16` (broker fact 20).
+fn message_too_large(error: &lapin::Error) -> Option<usize> {
+    let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
+    let said = closed.get_message().to_string();
+    let is_it = closed.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+        && said.contains("message size")
+        && said.contains("is larger than");
+    said.rsplit(|c: char| !c.is_ascii_digit()).find(|number| !number.is_empty())?.parse().ok().filter(|_| is_it)
+}
+
 /// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is
 /// away, because its link says so.
 pub fn tell(error: &BrokerError, what: &str) {
@@ -111,5 +128,38 @@ pub async fn within<T>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(BrokerError::Amqp { what: what.into(), error }),
         Err(_) => Err(BrokerError::Timeout { what: what.into(), after: limit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn a_refusal_for_the_size_of_a_message_names_the_limit() {
+        let closed = |reason: AMQPSoftError, said: &str| {
+            let error = ErrorKind::ProtocolError(AMQPError::new(reason.into(), said.into())).into();
+            BrokerError::Amqp { what: "publish".to_owned(), error }
+        };
+        let precondition = AMQPSoftError::PRECONDITIONFAILED;
+        for (reason, said, limit) in [
+            (
+                &precondition,
+                "PRECONDITION_FAILED - message size 1401289 is larger than configured max size 1048576",
+                1_048_576,
+            ),
+            (
+                &precondition,
+                "PRECONDITION_FAILED - message size 600000000 is larger than max size 536870912",
+                536_870_912,
+            ),
+        ] {
+            assert_eq!(closed(reason.clone(), said).size_limit(), Some(limit), "{said}");
+        }
+        let other =
+            closed(precondition, "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'a': 16 is larger");
+        assert_eq!(other.size_limit(), None, "another precondition");
+        assert_eq!(BrokerError::Nacked { what: String::new() }.size_limit(), None, "not even a reason");
     }
 }

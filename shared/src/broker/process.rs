@@ -178,7 +178,8 @@ pub fn called(role: &str, told: Option<String>) -> String {
     told.filter(|told| !told.is_empty()).unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
 }
 
-fn host_name() -> String {
+/// As the kernel has it.
+pub fn host_name() -> String {
     let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = from_kernel.trim();
     if name.is_empty() { "host".to_owned() } else { name.to_owned() }

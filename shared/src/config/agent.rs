@@ -17,6 +17,30 @@ const EDIT_FORMATS: [&str; 6] = ["diff", "whole", "diff-fenced", "udiff", "udiff
 /// What a command template may contain.
 const PLACEHOLDERS: [&str; 7] = ["prompt", "prompt_file", "files", "worktree", "base_url", "token", "model"];
 
+/// By what the last event of an agent is known in its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastEvent {
+    /// Anywhere in a line.
+    Text(String),
+    /// A line that is a JSON object with these fields, and maybe more.
+    Fields(serde_json::Map<String, serde_json::Value>),
+}
+
+impl LastEvent {
+    /// A text that is a JSON object means its fields.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        serde_json::from_str(&text).map_or(Self::Text(text), Self::Fields)
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Fields(fields) => fields.is_empty(),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
@@ -31,9 +55,15 @@ pub(super) struct RawAgent {
     command: Vec<String>,
     /// kind command: more environment variables for it; the same placeholders are filled in. Never a key.
     env: BTreeMap<String, String>,
-    /// Seconds after which an agent is ended that has printed nothing and has no LLM call open.
+    /// Seconds after which an agent is ended that has printed nothing, has no LLM call open, and whose processes have not
+    /// computed (5 % of a core). One that has changed something by then has finished, unless its last answer or `done_when`
+    /// says otherwise.
     #[schemars(range(min = 1, max = 86400))]
     no_output_timeout_s: u64,
+    /// kind command: what the agent prints last: a text within a line, or a JSON object, whose fields a line in JSON has.
+    /// An agent that has printed it is ended 10 s later, and its change is judged as if it had ended by itself. An LLM call
+    /// that begins afterwards shows that it goes on.
+    done_when: Option<String>,
     /// Environment variables of the worker that the agent may see. Never a key. Variables that name a repository
     /// (`GIT_DIR`, `GIT_WORK_TREE`, …) are not passed on.
     env_allow: Vec<String>,
@@ -59,6 +89,7 @@ impl Default for RawAgent {
             command: Vec::new(),
             env: BTreeMap::new(),
             no_output_timeout_s: 120,
+            done_when: None,
             env_allow: Vec::new(),
         }
     }
@@ -69,7 +100,13 @@ impl RawAgent {
         let at = At::top("agent");
         check_variables(&at.key("env_allow"), &self.env_allow, checks);
         let no_output_timeout = checks.seconds(&at.key("no_output_timeout_s"), self.no_output_timeout_s);
-        for (key, given) in [("command", !self.command.is_empty()), ("env", !self.env.is_empty())] {
+        let done_when = self.done_when.map(LastEvent::new);
+        if done_when.as_ref().is_some_and(LastEvent::is_empty) {
+            checks.mistake(&at.key("done_when"), "would be found in every line: write what the agent prints last");
+        }
+        let given =
+            [("command", !self.command.is_empty()), ("env", !self.env.is_empty()), ("done_when", done_when.is_some())];
+        for (key, given) in given {
             if self.kind != RawKind::Command && given {
                 checks.mistake(&at.key(key), "is used by `kind: command` only: set the kind, or remove it");
             }
@@ -86,7 +123,7 @@ impl RawAgent {
             }
             RawKind::Noop => AgentKind::Noop,
         };
-        Agent { kind, no_output_timeout, env_allow: self.env_allow }
+        Agent { kind, no_output_timeout, done_when, env_allow: self.env_allow }
     }
 }
 

@@ -39,6 +39,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::agent::LastEvent;
 pub use self::env::Env;
 pub use self::hash::config_hash;
 pub use self::load::{load, parse};
@@ -243,8 +244,10 @@ pub struct Price {
 #[derive(Debug, Clone)]
 pub struct Agent {
     pub kind: AgentKind,
-    /// Ends an agent that has printed nothing and has no LLM call open for so long.
+    /// Ends an agent that has printed nothing, has no LLM call open and computes nothing for so long.
     pub no_output_timeout: Duration,
+    /// The last event that it prints.
+    pub done_when: Option<LastEvent>,
     /// Environment variables of the worker that the agent may see.
     pub env_allow: Vec<String>,
 }

@@ -209,7 +209,10 @@ fn the_hash_tells_decisions_apart_and_ignores_places() {
 #[test]
 fn the_sections_for_other_agents_are_good_and_fill_in_what_they_need() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/agents");
-    for (name, protocol) in [("codex", "openai"), ("claude", "anthropic")] {
+    let last = |text: &str| Some(LastEvent::new(text));
+    for (name, protocol, event) in
+        [("codex", "openai", r#"{"type": "turn.completed"}"#), ("claude", "anthropic", r#"{"type": "result"}"#)]
+    {
         let section = std::fs::read_to_string(directory.join(format!("{name}.yaml"))).expect("it is there");
         let pool = pool(&format!("{ONE}providers: {{ollama: {{protocol: {protocol}}}}}\n{section}"));
         let AgentKind::Command { argv, .. } = pool.agent.kind else { panic!("{name} is a command") };
@@ -218,6 +221,12 @@ fn the_sections_for_other_agents_are_good_and_fill_in_what_they_need() {
             assert!(argv.iter().any(|word| word.contains(placeholder)), "{name}: {placeholder}");
         }
         assert!(section.contains(&format!("protocol: {protocol}`")), "{name}: says which protocol it needs");
+        assert_eq!(pool.agent.done_when, last(event), "{name}: what it prints last");
+        assert!(matches!(pool.agent.done_when, Some(LastEvent::Fields(_))), "{name}: a line in JSON");
+        let (silence, limits) = (pool.agent.no_output_timeout, &pool.programmers[0].limits);
+        assert!(silence.as_secs() >= 300, "{name}: a step that only waits is not taken for the end");
+        assert!(silence * 2 < limits.agent_timeout, "{name}: silence ends it before its time does");
+        assert!(limits.agent_timeout * 2 < limits.timeout, "{name}: there is time for a repair");
     }
 }
 

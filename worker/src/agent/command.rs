@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use pool_shared::result::{ErrorKind, TaskFailure};
 
 use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
-use crate::sandbox::{Sandbox, Watch};
+use crate::sandbox::{Exit, Sandbox, Watch};
 
 /// Linux starts no program with a longer argument (128 KiB with its closing zero).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
@@ -43,7 +43,9 @@ impl CommandAgent {
             .await
             .map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
-        Ok(AgentRun { exit, output, evidence: Evidence::None, duration })
+        let awaited = exit == Exit::Silent && watch.last_words.is_some();
+        let evidence = if awaited { Evidence::NoLastEvent } else { Evidence::None };
+        Ok(AgentRun { exit, output, evidence, duration })
     }
 }
 

@@ -18,6 +18,9 @@ pub enum Edit {
     /// Some of the edit did not fit. A success only if the task has acceptance checks and all of them pass; otherwise it
     /// is to be discarded as [`ErrorKind::EditNotApplied`].
     Partial,
+    /// The agent was ended in silence after it had changed something, and seems to have been about to go on. A success only
+    /// if the task has acceptance checks; otherwise it is [`silent`].
+    Unfinished,
     /// Nothing, and nothing was asked for.
     Nothing,
 }
@@ -35,18 +38,25 @@ pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -
             fail(ErrorKind::AgentCrashed, format!("the agent was ended by signal {signal}; was there enough memory?"))
         }
         (_, Exit::TimedOut) => facts.timed_out(),
-        (_, Exit::Silent) => facts.silent(),
-        (AgentKind::Noop, Exit::Status(_)) => Ok(if changed { Edit::Whole } else { Edit::Nothing }),
-        (AgentKind::Command { .. }, Exit::Status(status)) => facts.command(status),
-        (AgentKind::Aider { .. }, Exit::Status(status)) => facts.aider(status),
+        (_, Exit::Silent) => facts.silent(kind),
+        // How the worker ended an agent that had finished says nothing about its work.
+        (_, Exit::Done) => facts.ended(kind, 0),
+        (_, Exit::Status(status)) => facts.ended(kind, status),
     }
+}
+
+/// The failure of an agent that the worker ended in silence.
+pub fn silent() -> TaskFailure {
+    let message =
+        "the agent printed nothing, called no LLM and computed nothing for too long (`agent.no_output_timeout_s`)";
+    TaskFailure::new(ErrorKind::AgentSilent, message)
 }
 
 /// Whether a run failed because no LLM was left for it, so that the task is nobody's fault. [`judge`] has the failure's
 /// class then. A crash of the agent is its own affair, whatever its LLMs did.
 pub fn no_llm_left<'a>(run: &AgentRun, record: &'a Record) -> Option<&'a NoLlmLeft> {
     match run.exit {
-        Exit::Status(_) | Exit::TimedOut | Exit::Silent => record.no_llm_left.as_ref(),
+        Exit::Status(_) | Exit::TimedOut | Exit::Silent | Exit::Done => record.no_llm_left.as_ref(),
         Exit::Cancelled | Exit::Signal(_) => None,
     }
 }
@@ -70,10 +80,37 @@ impl Facts<'_> {
         fail(ErrorKind::AgentTimeout, format!("the agent was ended after {} s", self.run.duration.as_secs()))
     }
 
-    fn silent(&self) -> Result<Edit, TaskFailure> {
+    /// By itself, or as if it had been.
+    fn ended(&self, kind: &AgentKind, status: i32) -> Result<Edit, TaskFailure> {
+        match kind {
+            AgentKind::Noop => Ok(if self.changed { Edit::Whole } else { Edit::Nothing }),
+            AgentKind::Command { .. } => self.command(status),
+            AgentKind::Aider { .. } => self.aider(status),
+        }
+    }
+
+    /// Agents are known to finish their work and to stay alive. So one that has changed something has finished, as far as
+    /// is known, unless there is a sign that it was about to go on.
+    fn silent(&self, kind: &AgentKind) -> Result<Edit, TaskFailure> {
         self.last_call()?;
-        let message = "the agent printed nothing and called no LLM for too long (`agent.no_output_timeout_s`)";
-        fail(ErrorKind::AgentSilent, message)
+        let edited = match &self.run.evidence {
+            Evidence::Aider(evidence) => self.changed && evidence.applied,
+            Evidence::NoLastEvent | Evidence::None => self.changed,
+        };
+        if !edited || self.record.open_calls > 0 {
+            return Err(silent());
+        }
+        match self.ended(kind, 0)? {
+            Edit::Whole if self.goes_on() => Ok(Edit::Unfinished),
+            edit @ (Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing) => Ok(edit),
+        }
+    }
+
+    /// Whether the agent was to do something with the last answer, or has not said that it has finished, as it does.
+    fn goes_on(&self) -> bool {
+        let reason = self.record.last_answer().and_then(|call| call.finish_reason.as_deref());
+        let tools = matches!(reason, Some("tool_calls" | "function_call" | "tool_use" | "pause_turn"));
+        tools || self.run.evidence == Evidence::NoLastEvent
     }
 
     /// A run whose last LLM call failed is a failure of that class.
@@ -96,7 +133,7 @@ impl Facts<'_> {
         let nothing = AiderEvidence::default();
         let evidence = match &self.run.evidence {
             Evidence::Aider(evidence) => evidence,
-            Evidence::None => &nothing,
+            Evidence::NoLastEvent | Evidence::None => &nothing,
         };
         self.last_call()?;
         self.empty_answer()?;

@@ -111,7 +111,7 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
                     assert_eq!(kind(&result), Err(expected), "{class:?}, status {status}, changed {changed}");
                 }
             }
-            for exit in [Exit::TimedOut, Exit::Silent] {
+            for exit in [Exit::TimedOut, Exit::Silent, Exit::Done] {
                 let result = judge(&aider(), &run(exit, Evidence::Aider(good())), &record, changed);
                 assert_eq!(kind(&result), Err(expected), "{class:?}, {exit:?}: the cause, not what it led to");
             }
@@ -135,7 +135,7 @@ fn how_the_worker_saw_a_run_end_comes_first() {
         (Exit::Cancelled, ok(), ErrorKind::Cancelled),
         (Exit::TimedOut, open.clone(), ErrorKind::LlmTimeout),
         (Exit::TimedOut, ok(), ErrorKind::AgentTimeout),
-        (Exit::Silent, ok(), ErrorKind::AgentSilent),
+        (Exit::Silent, open, ErrorKind::AgentSilent),
         (Exit::Signal(9), ok(), ErrorKind::AgentCrashed),
     ] {
         for agent in [aider(), command(), AgentKind::Noop] {
@@ -144,6 +144,47 @@ fn how_the_worker_saw_a_run_end_comes_first() {
                 assert_eq!(kind(&result), Err(expected), "{agent:?}, {exit:?}");
             }
         }
+    }
+}
+
+#[test]
+fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_about_to_go_on() {
+    let ended = |reason: &str| {
+        let mut call = call(CallClass::Ok);
+        call.finish_reason = Some(reason.to_owned());
+        record(vec![call])
+    };
+    let (aiders, none) = (Evidence::Aider(good()), Evidence::None);
+    let unapplied = Evidence::Aider(AiderEvidence { applied: false, ..good() });
+    let half = Evidence::Aider(AiderEvidence { refused: true, ..good() });
+    let silent = Err(ErrorKind::AgentSilent);
+    for (what, agent, evidence, record, changed, expected) in [
+        ("no LLM at all", command(), none.clone(), record(vec![]), true, Ok(Edit::Whole)),
+        ("a last answer", command(), none.clone(), ended("stop"), true, Ok(Edit::Whole)),
+        ("it was to run a tool", command(), none.clone(), ended("tool_calls"), true, Ok(Edit::Unfinished)),
+        ("the same of Anthropic", command(), none.clone(), ended("tool_use"), true, Ok(Edit::Unfinished)),
+        ("it says when it is done", command(), Evidence::NoLastEvent, ended("stop"), true, Ok(Edit::Unfinished)),
+        ("no change", command(), none, ended("stop"), false, silent),
+        ("aider's edit", aider(), aiders.clone(), ok(), true, Ok(Edit::Whole)),
+        ("aider's empty file", aider(), unapplied, ok(), true, silent),
+        ("aider's half edit", aider(), half, ok(), true, Ok(Edit::Partial)),
+        ("a cut answer of aider's", aider(), aiders, ended("length"), true, Err(ErrorKind::LlmOutputLimit)),
+    ] {
+        let result = judge(&agent, &run(Exit::Silent, evidence), &record, changed);
+        assert_eq!(kind(&result), expected, "{what}");
+    }
+}
+
+#[test]
+fn an_agent_that_said_that_it_is_done_is_judged_as_if_it_had_ended_by_itself() {
+    for (record, changed, expected) in [
+        (ok(), true, Ok(Edit::Whole)),
+        (record(vec![]), true, Ok(Edit::Whole)),
+        (ok(), false, Err(ErrorKind::NoChange)),
+        (record(vec![call(CallClass::Timeout)]), true, Err(ErrorKind::LlmTimeout)),
+    ] {
+        let result = judge(&command(), &run(Exit::Done, Evidence::None), &record, changed);
+        assert_eq!(kind(&result), expected, "{record:?}, changed {changed}");
     }
 }
 
@@ -342,6 +383,7 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
             (Exit::Status(1), true),
             (Exit::TimedOut, true),
             (Exit::Silent, true),
+            (Exit::Done, true),
             (Exit::Signal(11), false),
             (Exit::Cancelled, false),
         ] {

@@ -25,7 +25,7 @@ use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
 
 pub use evidence::AiderEvidence;
-pub use judge::{Edit, judge, no_llm_left};
+pub use judge::{Edit, judge, no_llm_left, silent};
 pub(crate) use program::absolute_path_entries;
 
 /// Where an agent finds programs, unless `env_allow` lets the worker's own `PATH` through.
@@ -70,6 +70,8 @@ pub struct AgentRun {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
     Aider(AiderEvidence),
+    /// It was ended in silence before it had printed its last event.
+    NoLastEvent,
     None,
 }
 

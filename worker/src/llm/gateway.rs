@@ -111,6 +111,11 @@ impl Session {
     }
 
     /// When a call last began or ended; at first, when the session was opened.
+    /// How many calls the agent has begun so far.
+    pub fn calls_begun(&self) -> u64 {
+        self.state.calls_begun()
+    }
+
     pub fn last_activity(&self) -> Instant {
         self.state.last_activity()
     }

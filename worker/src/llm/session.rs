@@ -67,6 +67,8 @@ struct Ledger {
     /// How the newest call of the agent ended, when it ended so.
     no_llm_left: Option<NoLlmLeft>,
     last_activity: Instant,
+    /// Calls of the agent, also those that are open.
+    begun: u64,
 }
 
 impl Ledger {
@@ -84,6 +86,7 @@ impl SessionState {
             next: 0,
             no_llm_left: None,
             last_activity: Instant::now(),
+            begun: 0,
         };
         Self {
             token,
@@ -122,6 +125,10 @@ impl SessionState {
         self.ledger().last_activity
     }
 
+    pub(super) fn calls_begun(&self) -> u64 {
+        self.ledger().begun
+    }
+
     pub(super) async fn all_calls_ended(&self) {
         // The sender lives as long as `self`.
         let _ = self.open_calls.subscribe().wait_for(|open| *open == 0).await;
@@ -132,6 +139,7 @@ impl SessionState {
         let mut ledger = self.ledger();
         ledger.last_activity = Instant::now();
         ledger.no_llm_left = None;
+        ledger.begun += 1;
         self.open_calls.send_modify(|open| *open += 1);
         AgentCall { session: Arc::clone(self) }
     }

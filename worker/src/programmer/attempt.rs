@@ -260,13 +260,18 @@ impl Attempts {
             attempt: Some(claimed.attempt),
             branch: commit.as_ref().map(|_| format!("pool/{id}")),
             commit: commit.as_ref().map(|(commit, _)| commit.clone()),
+            commit_at: commit.as_ref().map(|(_, repository)| repository.place()),
+            patch_truncated: !findings.changes.is_empty() && findings.changes.patch.is_none(),
             patch: findings.changes.patch,
+            files_changed_total: findings.changes.files.len() as u64,
+            files_changed_truncated: false,
             files_changed: findings.changes.files,
             acceptance: findings.checks,
             usage,
             timings: findings.timings,
             error,
             log_tail: findings.log_tail,
+            texts_truncated: false,
             task: None,
         };
         let attempt = claimed.attempt;

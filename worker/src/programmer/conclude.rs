@@ -16,7 +16,7 @@ use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Refusal, Verdict};
 use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ResultMessage, Status, TaskFailure};
+use pool_shared::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
 use pool_shared::routing::routing_key;
 use pool_shared::time::wall_clock;
 use tokio::time::Instant;
@@ -40,17 +40,16 @@ pub enum End {
     Lost,
 }
 
-/// Publishes a result to `results` and does not stop before it is confirmed, unless `still_wanted` says no.
+/// Publishes a result to `results` and does not stop before it is confirmed, unless `still_wanted` says no. It is cut to
+/// what the broker takes.
 pub async fn publish_result(
     process: &Process,
-    result: &ResultMessage,
+    result: &mut ResultMessage,
     reply: &Reply,
     still_wanted: impl Fn() -> bool,
 ) -> bool {
-    let body = result.to_json();
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
     let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
-    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
     // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
     // written to holds no result up for longer than that.
     let still_wanted = &still_wanted;
@@ -60,7 +59,18 @@ pub async fn publish_result(
         }
         process.log.is_current() || process.log.append(Decision::Tick).await.is_err() || still_wanted()
     };
-    publish_while(process, message, "the result is not confirmed; publishing it again", wanted).await
+    let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
+    while wanted().await {
+        result.fit(limit);
+        let body = result.to_json();
+        let properties = properties.clone();
+        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+        let Err(error) = process.publisher.publish(message).await else { return true };
+        tell(&error, "the result is not confirmed; publishing it again");
+        limit = error.size_limit().map_or(limit, |takes| lower_limit(body.len(), takes));
+        backoff.wait().await;
+    }
+    false
 }
 
 /// Publishes a message again and again until it is confirmed, or is not wanted any more: false. `words` say what does not
@@ -205,7 +215,7 @@ pub async fn end_without_attempt(
     tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "ended without an attempt");
     let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
-    if !publish_result(process, &result, &envelope.reply, wanted).await {
+    if !publish_result(process, &mut result, &envelope.reply, wanted).await {
         return End::Lost;
     }
     point(Point::EndTold);
@@ -224,8 +234,8 @@ pub async fn dead_letter(
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
     let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
     let obituary = Obituary::new(format!("{}: {}", failure.kind.as_str(), failure.message), from, wall_clock());
-    let result = ResultMessage::without_attempt(id, Status::Rejected, failure);
-    if !publish_result(process, &result, reply, &wanted).await {
+    let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
+    if !publish_result(process, &mut result, reply, &wanted).await {
         return End::Lost;
     }
     point(Point::DeadTold);

@@ -109,6 +109,7 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
         | ErrorKind::LlmBadRequest
         | ErrorKind::TokenLimit
         | ErrorKind::AcceptanceFailed
+        | ErrorKind::PatchTooLarge
         | ErrorKind::TaskTimeout
         | ErrorKind::DeadlinePassed
         | ErrorKind::Poison
@@ -131,11 +132,13 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<us
     others.into_iter().find(|llm| !had_its_turn(*llm)).or(alone.then_some(0))
 }
 
-/// A repair that came to nothing leaves the check that had failed as what is wrong.
+/// After a repair that came to nothing the failure is the check that had failed. An agent that stays alive when it has
+/// finished is silent then.
 fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
     let before = history.len().checked_sub(2).and_then(|index| history.get(index));
+    let nothing = is_useless_answer(failure.kind) || failure.kind == ErrorKind::AgentSilent;
     match before.map(|run| &run.end) {
-        Some(End::CheckFailed { failure: check, .. }) if is_useless_answer(failure.kind) => {
+        Some(End::CheckFailed { failure: check, .. }) if nothing => {
             let message = format!("{}, and its repair came to nothing: {}", check.message, failure.message);
             TaskFailure::new(check.kind, message)
         }

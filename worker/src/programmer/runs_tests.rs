@@ -117,6 +117,10 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
     let Next::Fail(verdict) = next_run(&history, ONE) else { panic!("there is no other LLM") };
     assert_eq!(verdict.kind, ErrorKind::AcceptanceFailed, "what is wrong is the check");
     assert!(verdict.message.ends_with("came to nothing: it was no_change"), "{}", verdict.message);
+    let Next::Fail(verdict) = next_run(&[check_failed(0), failed(0, ErrorKind::AgentSilent)], TWO) else {
+        panic!("an agent that is silent once is silent again")
+    };
+    assert_eq!(verdict.kind, ErrorKind::AcceptanceFailed, "it had finished, and changed nothing more");
     let history = [check_failed(0), failed(0, ErrorKind::AgentCrashed)];
     assert_eq!(next_run(&history, TWO), Next::Fail(failure(ErrorKind::AgentCrashed)), "a crash is reported as one");
 }

@@ -253,7 +253,7 @@ impl Programmer {
         // A process that has to end leaves an unconfirmed result to the task's next owner.
         let wanted = || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
-        let published = conclude::publish_result(&self.process, &result, &claimed.envelope.reply, wanted).await
+        let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {

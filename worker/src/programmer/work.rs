@@ -7,7 +7,7 @@ use std::time::Duration;
 use pool_shared::config::Secret;
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
-use pool_shared::result::{CheckReport, ErrorKind, TaskFailure, Timings, Usage};
+use pool_shared::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings, Usage};
 use pool_shared::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,17 +17,19 @@ use super::progress::Telling;
 use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
-use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left};
+use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
 use crate::llm::permits::Permits;
 use crate::llm::record::{Call, CallClass, Record, llm_time, usage};
 use crate::llm::{CallPlan, Session, candidates};
-use crate::sandbox::Watch;
-use crate::workspace::{Changes, Credit, RepositoryHandle, Worktree};
+use crate::sandbox::{Exit, LastWords, Watch};
+use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
 
 /// What is kept of an agent's output in the result, bytes.
 const LOG_TAIL_BYTES: usize = 4096;
 /// An LLM call that has just ended excuses silence for so long.
 const JUST_CALLED: Duration = Duration::from_secs(2);
+/// An agent that has printed its last event may take so long to exit.
+const EXIT_GRACE: Duration = Duration::from_secs(10);
 
 /// What has come together so far; what is missing stays empty when the attempt ends early.
 #[derive(Default)]
@@ -173,11 +175,17 @@ impl Work<'_> {
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
-        let mut watch = Watch { busy: Arc::new(busy), ..Watch::new(self.cancel.clone()) };
+        let workshop = &self.attempts.workshop;
+        let caller = Arc::clone(&session);
+        let last_words = workshop.pool.agent.done_when.clone().map(|event| LastWords {
+            event,
+            calls: Arc::new(move || caller.calls_begun()),
+            grace: EXIT_GRACE,
+        });
+        let mut watch = Watch { busy: Arc::new(busy), last_words, ..Watch::new(self.cancel.clone()) };
         if let Some(telling) = self.telling {
             watch.listen = telling.agent();
         }
-        let workshop = &self.attempts.workshop;
         let run = workshop.agent.run(&job, &workshop.sandbox, &watch).await;
         drop(watch);
         let record = match Arc::into_inner(session) {
@@ -242,14 +250,21 @@ impl Work<'_> {
         // Patches that are too large to be kept cannot be compared.
         let as_before = changes == *kept && changes.patch.is_some();
         let edit = verdict(!changes.is_empty() && !as_before)?;
+        if matches!(run.exit, Exit::Silent | Exit::Done) {
+            tracing::info!(task_id = %self.task.id, exit = %run.exit, "the agent did not exit by itself; its change is judged");
+        }
         // An edit that was taken in half is not to be kept, unless the checks say that it will do.
-        if edit == Edit::Partial && self.task.message.acceptance.is_empty() {
-            return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+        match edit {
+            Edit::Partial if self.task.message.acceptance.is_empty() => {
+                return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+            }
+            Edit::Unfinished if self.task.message.acceptance.is_empty() => return Err(silent()),
+            Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
         match (self.check(findings).await?, edit) {
             (End::CheckFailed { failure, .. }, Edit::Partial) => Err(half_applied(&failure.message)),
-            (end, Edit::Partial | Edit::Whole | Edit::Nothing) => Ok(end),
+            (end, Edit::Partial | Edit::Unfinished | Edit::Whole | Edit::Nothing) => Ok(end),
         }
     }
 
@@ -302,18 +317,38 @@ impl Work<'_> {
 
     async fn commit(&self, findings: &mut Findings) -> Result<(), TaskFailure> {
         let programmer = &self.attempts.programmer;
-        if findings.changes.is_empty() || !programmer.limits.auto_commit {
+        let (commits, patched) = (programmer.limits.auto_commit, findings.changes.patch.is_some());
+        if findings.changes.is_empty() || (patched && !commits) {
             return Ok(());
         }
         let llm = findings.llm().unwrap_or(programmer.primary());
         let credit = Credit { task: self.task, programmer: &programmer.id, llm };
-        findings.commit = Some((self.step(self.worktree.commit(&credit)).await?, self.worktree.repository()));
+        let (commit, repository) = (self.step(self.worktree.commit(&credit)).await, self.worktree.repository());
+        if !commits {
+            return Err(patch_too_large(&commit, &repository));
+        }
+        findings.commit = Some((commit?, repository));
         Ok(())
     }
 }
 
 pub(super) fn cancelled() -> TaskFailure {
     TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
+}
+
+/// Without a branch the patch is all that a submitter gets. The commit keeps the paid work for some days.
+fn patch_too_large(commit: &Result<String, TaskFailure>, repository: &RepositoryHandle) -> TaskFailure {
+    let kept = match commit {
+        Ok(commit) => {
+            format!(" The change is kept for {} days as commit {commit} in {}.", KEPT_DAYS, repository.place())
+        }
+        Err(_) => String::new(),
+    };
+    let message = format!(
+        "the patch is larger than {MAX_PATCH_BYTES} bytes, and `auto_commit: false` allows no branch: set auto_commit to \
+         true, or make the task smaller.{kept}"
+    );
+    TaskFailure::new(ErrorKind::PatchTooLarge, message)
 }
 
 fn half_applied(why: &str) -> TaskFailure {

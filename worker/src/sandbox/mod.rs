@@ -4,7 +4,7 @@
 //! a helper, `worker sandbox-exec` ([`exec`]): a small process of its own that limits itself, starts the program,
 //! and answers for everything that comes out of it. Helper and worker are joined by one socket, the *line*:
 //!
-//! - the worker closes its end (time-out, silence, cancellation, or because the worker died, however it died): the
+//! - the worker closes its end (time-out, silence, its last event, cancellation, or because the worker died, however it died): the
 //!   helper ends every descendant of the program, SIGTERM first, SIGKILL after [`GRACE`];
 //! - the program ends: the helper kills what it left behind, says how it ended, and exits.
 //!
@@ -15,6 +15,8 @@
 //! Here belongs the kernel sandbox, too: the helper is where it will be applied.
 
 pub mod exec;
+mod last_event;
+mod life;
 mod output;
 mod processes;
 mod report;
@@ -26,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config;
+use pool_shared::config::{self, LastEvent};
 use tokio_util::sync::CancellationToken;
 
 pub use output::Output;
@@ -80,7 +82,8 @@ pub struct Command {
     pub env: Vec<(OsString, OsString)>,
     /// Wall clock, from the start.
     pub timeout: Duration,
-    /// Ends a command that has printed nothing for so long while [`Watch::busy`] said no.
+    /// Ends a command that has printed nothing and whose processes have not computed for so long while [`Watch::busy`] said
+    /// no.
     pub silence: Option<Duration>,
 }
 
@@ -93,6 +96,8 @@ pub struct Watch {
     /// Asked several times a second: is an LLM call open (or has one been since the last time)? Then silence is fine.
     pub busy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub cancel: CancellationToken,
+    /// By what it is known that the command has finished, besides its exit.
+    pub last_words: Option<LastWords>,
     /// Hears what the command prints, while it runs; it must not wait for anything.
     pub listen: Listener,
 }
@@ -100,8 +105,19 @@ pub struct Watch {
 impl Watch {
     /// Never busy; ended by `cancel`; nobody hears it.
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { busy: Arc::new(|| false), cancel, listen: Arc::new(|_| ()) }
+        Self { busy: Arc::new(|| false), cancel, last_words: None, listen: Arc::new(|_| ()) }
     }
+}
+
+/// A command that says that it has finished, and whose process may go on all the same.
+#[derive(Clone)]
+pub struct LastWords {
+    pub event: LastEvent,
+    /// How many LLM calls it has begun. A call that begins after the event shows that the command goes on: a file that it
+    /// printed may look like its last event.
+    pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// How long it may take to exit by itself.
+    pub grace: Duration,
 }
 
 impl fmt::Debug for Watch {
@@ -118,8 +134,10 @@ pub enum Exit {
     Signal(i32),
     /// The wall clock ran out.
     TimedOut,
-    /// It printed nothing for too long.
+    /// It printed nothing, called no LLM and did not compute for too long.
     Silent,
+    /// It had printed its last event and did not exit.
+    Done,
     Cancelled,
 }
 
@@ -130,6 +148,7 @@ impl fmt::Display for Exit {
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
             Self::TimedOut => f.write_str("ran out of time"),
             Self::Silent => f.write_str("printed nothing for too long"),
+            Self::Done => f.write_str("had finished and did not exit"),
             Self::Cancelled => f.write_str("was cancelled"),
         }
     }

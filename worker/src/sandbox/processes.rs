@@ -1,7 +1,9 @@
-//! Who is alive: read from `/proc/*/stat`, which shows every process of the same user.
+//! The processes that are alive, and their processor time: read from `/proc/*/stat`, which shows every process of the same user.
+
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
 /// What `/proc/PID/stat` says about one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,24 +11,44 @@ struct Process {
     pid: i32,
     parent: i32,
     session: i32,
+    /// Of all its threads, and of the children that it has waited for, with theirs.
+    ticks: u64,
 }
 
 /// Everything below this process.
 pub(super) fn descendants() -> Vec<Pid> {
-    let processes = processes();
-    let mut family = vec![getpid().as_raw()];
-    let mut next = 0;
-    while let Some(parent) = family.get(next).copied() {
-        family.extend(processes.iter().filter(|process| process.parent == parent).map(|process| process.pid));
-        next += 1;
-    }
-    family.into_iter().skip(1).map(Pid::from_raw).collect()
+    let family = family(&processes(), getpid().as_raw());
+    family.into_iter().skip(1).map(|process| Pid::from_raw(process.pid)).collect()
 }
 
 /// Everything in the session that `leader` made, also after its end.
 pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
     let of_session = |process: &Process| process.session == leader.as_raw();
     processes().into_iter().filter(of_session).map(|process| Pid::from_raw(process.pid)).collect()
+}
+
+/// The processor time of a process and its descendants. Descendants that have ended count if some process below `root`
+/// waited for them: a subreaper does so for orphans.
+pub(super) fn processor_time(root: Pid) -> Duration {
+    let ticks: u64 = family(&processes(), root.as_raw()).iter().map(|process| process.ticks).sum();
+    Duration::from_millis(ticks.saturating_mul(1000) / ticks_per_second())
+}
+
+fn ticks_per_second() -> u64 {
+    let known = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    // Linux has 100 wherever it runs.
+    known.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
+/// The process with this pid, if it is there, and everything below it.
+fn family(processes: &[Process], root: i32) -> Vec<Process> {
+    let mut family: Vec<Process> = processes.iter().filter(|process| process.pid == root).copied().collect();
+    let mut next = 0;
+    while let Some(parent) = family.get(next).map(|process| process.pid) {
+        family.extend(processes.iter().filter(|process| process.parent == parent));
+        next += 1;
+    }
+    family
 }
 
 /// A process that has ended in the meantime is no mistake.
@@ -45,12 +67,16 @@ fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// `pid (name) state ppid pgrp session …`; the name may hold spaces and parentheses.
+/// `pid (name) state ppid pgrp session …`; the name may hold spaces and parentheses. Numbers 14 to 17 are processor times:
+/// of user and system, of the process and of its children.
 fn parse(pid: i32, stat: &str) -> Option<Process> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
-    let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
-    Some(Process { pid, parent, session })
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let parent = fields.get(1)?.parse().ok()?;
+    let session = fields.get(3)?.parse().ok()?;
+    // Numbers of children can be below zero.
+    let times = fields.iter().skip(11).take(4).map(|field| field.parse::<i64>().ok());
+    let ticks = times.map(|time| time.and_then(|time| u64::try_from(time).ok()).unwrap_or(0)).sum();
+    Some(Process { pid, parent, session, ticks })
 }
 
 #[cfg(test)]
@@ -58,8 +84,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_name_cannot_forge_its_parent() {
-        let expected = Process { pid: 7, parent: 42, session: 9 };
-        assert_eq!(parse(7, "7 (a) S 1 2) R 42 8 9 0"), Some(expected), "the last parenthesis counts");
+    fn a_program_name_cannot_forge_its_parent_or_its_time() {
+        let stat =
+            "7 (a) S 1 2 3 4 5 6 7 8 9 10 11 99 99) R 42 8 9 0 -1 4194304 500 0 1 0 30 4 200 1000 39 19 1 0 5000";
+        let expected = Process { pid: 7, parent: 42, session: 9, ticks: 1234 };
+        assert_eq!(parse(7, stat), Some(expected), "the last parenthesis counts");
+        let short = Process { pid: 7, parent: 42, session: 9, ticks: 0 };
+        assert_eq!(parse(7, "7 (x) Z 42 8 9"), Some(short), "what is not there is nothing");
+        assert_eq!(parse(7, "nonsense"), None, "anything else is refused");
+    }
+
+    #[test]
+    fn a_family_is_everything_below_its_root() {
+        let process = |pid, parent| Process { pid, parent, session: 0, ticks: 1 };
+        let all = [process(1, 0), process(10, 5), process(5, 1), process(11, 10), process(6, 1)];
+        let pids = |root| family(&all, root).iter().map(|process| process.pid).collect::<Vec<_>>();
+        assert_eq!(pids(5), [5, 10, 11], "children before their parents in the list, too");
+        assert_eq!(pids(99), [0; 0], "one that is not there has none");
+    }
+
+    #[test]
+    fn what_this_process_computes_is_counted() {
+        let before = processor_time(getpid());
+        let mut sum = 0_u64;
+        while processor_time(getpid()) < before + Duration::from_millis(50) {
+            sum = std::hint::black_box((0..100_000_u64).fold(sum, u64::wrapping_add));
+        }
     }
 }

@@ -11,8 +11,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::net::{UnixStream, unix};
 use tokio::process::Child;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::last_event::Finder;
+use super::life::Look;
 use super::processes::{session_of, signal_all};
 use super::report::Report;
 use super::{Command, Exit, Finished, GRACE, HELPER_COMMAND, LaunchError, Output, Sandbox, Watch};
@@ -37,15 +39,16 @@ pub(super) async fn run(sandbox: &Sandbox, command: Command, watch: &Watch) -> R
     let Started { mut helper, lifeline, reports, output: mut pipe } = started;
     let pid = helper.id();
     let mut output = Output::new(sandbox.limits.max_output_bytes);
-    let mut listener = Listener { begin, heard: begin, lifeline: Some(lifeline), stopped: None };
-    let report = listener.listen(&command, watch, reports, &mut pipe, &mut output).await;
+    let mut listener = Listener::new(&command, watch, (begin, pid), lifeline);
+    let report = listener.listen(reports, &mut pipe, &mut output).await;
     let report = report.flatten();
     if report.is_none() {
         kill_session(pid);
     }
     drain(&mut pipe, &mut output, watch).await;
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
-    let (exit, stragglers) = match (listener.stopped, report) {
+    let stopped = listener.stopped;
+    let (exit, stragglers) = match (stopped, report) {
         (_, Some(Report::Failed(problem))) => return Err(LaunchError::Program { program: program(&command), problem }),
         (Some(stopped), Some(Report::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), None) => (stopped, 0),
@@ -87,21 +90,46 @@ fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
 }
 
 /// What is known while the command runs.
-struct Listener {
+struct Listener<'a> {
+    command: &'a Command,
+    watch: &'a Watch,
     begin: Instant,
+    helper: Option<Pid>,
     /// When it last gave a sign of life.
     heard: Instant,
+    looked: Look,
+    finder: Option<Finder>,
+    /// When it printed its last event, and how many LLM calls it had begun by then.
+    finished: Option<(Instant, u64)>,
     lifeline: Option<unix::OwnedWriteHalf>,
     /// Why the worker has told it to stop.
     stopped: Option<Exit>,
 }
 
-impl Listener {
+impl<'a> Listener<'a> {
+    fn new(
+        command: &'a Command,
+        watch: &'a Watch,
+        (begin, helper): (Instant, Option<u32>),
+        lifeline: unix::OwnedWriteHalf,
+    ) -> Self {
+        Self {
+            command,
+            watch,
+            begin,
+            helper: helper.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            heard: begin,
+            looked: Look::at(begin, Duration::ZERO),
+            finder: watch.last_words.as_ref().map(|words| Finder::new(words.event.clone())),
+            finished: None,
+            lifeline: Some(lifeline),
+            stopped: None,
+        }
+    }
+
     /// Until the helper closes the line. None: it did not although it was told to; `Some(None)`: it said nothing.
     async fn listen(
         &mut self,
-        command: &Command,
-        watch: &Watch,
         mut reports: unix::OwnedReadHalf,
         pipe: &mut pipe::Receiver,
         output: &mut Output,
@@ -109,9 +137,11 @@ impl Listener {
         let mut said = Vec::new();
         let mut buffer = vec![0; 16 * 1024];
         let mut open = true;
-        let mut deadline = deadline_of(self.begin, command.timeout);
+        let mut deadline = deadline_of(self.begin, self.command.timeout);
+        // Comes whatever is printed meanwhile.
+        let mut tick = interval(tick_of(self.command.silence));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let tick = Instant::now() + tick_of(command.silence);
             tokio::select! {
                 read = reports.read_buf(&mut said) => match read {
                     Ok(0) | Err(_) => return Some(serde_json::from_slice(&said).ok()),
@@ -121,20 +151,20 @@ impl Listener {
                     Ok(0) | Err(_) => open = false,
                     Ok(count) => {
                         output.push(&buffer[..count]);
-                        (watch.listen)(&buffer[..count]);
-                        self.heard = Instant::now();
+                        (self.watch.listen)(&buffer[..count]);
+                        self.hear(&buffer[..count]);
                     }
                 },
-                () = watch.cancel.cancelled(), if self.stopped.is_none() => deadline = self.stop(Exit::Cancelled),
+                () = self.watch.cancel.cancelled(), if self.stopped.is_none() => deadline = self.stop(Exit::Cancelled),
                 () = sleep_until(deadline) => {
                     if self.stopped.is_some() {
                         return None;
                     }
                     deadline = self.stop(Exit::TimedOut);
                 }
-                () = sleep_until(tick), if self.stopped.is_none() && command.silence.is_some() => {
-                    if self.is_silent(command, watch) {
-                        deadline = self.stop(Exit::Silent);
+                _ = tick.tick(), if self.stopped.is_none() => {
+                    if let Some(why) = self.is_over().await {
+                        deadline = self.stop(why);
                     }
                 }
             }
@@ -148,12 +178,43 @@ impl Listener {
         Instant::now() + GRACE + HELPER_MARGIN
     }
 
-    fn is_silent(&mut self, command: &Command, watch: &Watch) -> bool {
-        let now = Instant::now();
-        if (watch.busy)() {
+    fn hear(&mut self, bytes: &[u8]) {
+        self.heard = Instant::now();
+        if let (Some(finder), Some(words)) = (&mut self.finder, &self.watch.last_words)
+            && finder.push(bytes)
+        {
+            self.finished = Some((self.heard, (words.calls)()));
+        }
+    }
+
+    /// Why to stop a command that would go on by itself.
+    async fn is_over(&mut self) -> Option<Exit> {
+        let (now, busy) = (Instant::now(), (self.watch.busy)());
+        if let (Some((at, calls)), Some(words)) = (self.finished, &self.watch.last_words) {
+            if (words.calls)() > calls {
+                self.finished = None;
+            } else if !busy && now.duration_since(at) >= words.grace {
+                return Some(Exit::Done);
+            }
+        }
+        let silence = self.command.silence?;
+        if busy {
             self.heard = now;
         }
-        command.silence.is_some_and(|silence| now.duration_since(self.heard) >= silence)
+        let is_silent = |heard| now.duration_since(heard) >= silence;
+        if now >= self.looked.next(silence) || is_silent(self.heard) {
+            self.look().await;
+        }
+        is_silent(self.heard).then_some(Exit::Silent)
+    }
+
+    async fn look(&mut self) {
+        let Some(helper) = self.helper else { return };
+        let looked = Look::now(helper).await;
+        if looked.shows_work_since(self.looked) {
+            self.heard = looked.at;
+        }
+        self.looked = looked;
     }
 }
 

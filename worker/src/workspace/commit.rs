@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pool_shared::broker::process::host_name;
 use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
 use pool_shared::result::{ErrorKind, TaskFailure};
 use pool_shared::task::Task;
@@ -11,8 +12,9 @@ use pool_shared::time::Timestamp;
 use super::git::Git;
 
 const SUBJECT_CHARS: usize = 72;
-/// Refs of attempts that no branch was set for (their worker died) keep their commits for so long.
-const ATTEMPT_REF_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Refs of attempts that no branch was set for (their worker died, or it may not be set) keep their commits for so long.
+pub const KEPT_DAYS: u64 = 7;
+const ATTEMPT_REF_AGE: Duration = Duration::from_secs(KEPT_DAYS * 24 * 60 * 60);
 const ATTEMPT_REFS: &str = "refs/pool/attempts/";
 
 /// Who made a change.
@@ -60,6 +62,11 @@ pub struct RepositoryHandle {
 }
 
 impl RepositoryHandle {
+    /// Host and git directory, as `git fetch` takes them over SSH.
+    pub fn place(&self) -> String {
+        format!("{}:{}", host_name(), self.git_dir.display())
+    }
+
     /// Sets the branch `pool/<task id>` to a commit and gives its name. Doing it twice is the same as doing it once.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ use pool_shared::time::wall_clock;
 pub(crate) use bounds::bound_git;
 pub use changes::Changes;
 pub use checkout::Checkout;
-pub use commit::{Credit, RepositoryHandle};
+pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
 pub(crate) use disk::{make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new};
 use git::{Git, GitError};
 use leftovers::Life;

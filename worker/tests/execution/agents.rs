@@ -35,8 +35,8 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
 }
 
 pub(crate) async fn run(kind: &AgentKind, job: &Job) -> Result<AgentRun, TaskFailure> {
-    let config =
-        config::Agent { kind: kind.clone(), no_output_timeout: Duration::from_secs(30), env_allow: Vec::new() };
+    let (no_output_timeout, done_when, env_allow) = (Duration::from_secs(30), None, Vec::new());
+    let config = config::Agent { kind: kind.clone(), no_output_timeout, done_when, env_allow };
     from_config(&config).run(job, &sandbox(), &Watch::new(CancellationToken::new())).await
 }
 

@@ -14,5 +14,6 @@ mod repo;
 mod rig;
 mod sandbox;
 mod signals;
+mod silence;
 mod support;
 mod workspace;

@@ -138,13 +138,14 @@ const taskView = (id, list = "#/tasks") => {
     const failed = (result.acceptance ?? []).filter((check) => check.exit_status !== 0).length;
     checks.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Acceptance checks"), h("span", { class: "grow" }), h("span", { class: "muted small" }, failed ? `${failed} failed` : "all passed")), ...(result.acceptance ?? []).map(checkRow));
     showTail();
-    if (patched || !result.files_changed?.length) return;
+    const total = result.files_changed_total ?? result.files_changed?.length ?? 0;
+    if (patched || !total) return;
     patched = true;
     const patch = await getText(path(id, "/patch")).catch((error) => error);
     if (closed) return;
     diff.hidden = false;
     const files = patch instanceof Error ? [] : patchFiles(patch);
-    diff.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Changes"), h("span", { class: "grow" }), h("span", { class: "muted small" }, `${result.files_changed.length} file${result.files_changed.length === 1 ? "" : "s"}`)),
+    diff.replaceChildren(h("div", { class: "head" }, h("h2", {}, "Changes"), h("span", { class: "grow" }), h("span", { class: "muted small" }, `${number(total)} file${total === 1 ? "" : "s"}`)),
       ...(patch instanceof Error ? [h("div", { class: "empty" }, patch.message)] : files.map(diffFile)));
   };
   const showFacts = () => {

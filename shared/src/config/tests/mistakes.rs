@@ -105,6 +105,11 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "agent: {kind: command}",
             "3: agent.command: is missing: `kind: command` needs a list of a program and its arguments",
         ),
+        ("agent: {done_when: x}", "3: agent.done_when: is used by `kind: command` only: set the kind, or remove it"),
+        (
+            "agent: {kind: command, command: [x], done_when: \"{}\"}",
+            "3: agent.done_when: would be found in every line: write what the agent prints last",
+        ),
         ("agent: {env: {A: b}}", "3: agent.env: is used by `kind: command` only: set the kind, or remove it"),
         (
             "agent: {kind: command, command: [x], env: {\"A-B\": c}}",

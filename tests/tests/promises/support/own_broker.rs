@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::broker::{Access, Vhost};
 use super::machine::{checkout, program};
 use super::process::Running;
 use super::{Api, PoolFile, Repository, SOON, eventually};
@@ -17,6 +18,7 @@ use super::{Api, PoolFile, Repository, SOON, eventually};
 pub(crate) struct OwnBroker {
     node: Node,
     _data: TempDir,
+    printed: String,
     values: HashMap<String, String>,
 }
 
@@ -36,16 +38,21 @@ impl OwnBroker {
         std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
         let (script, config) = (checkout().join("scripts/broker"), data.path().join("test.conf"));
         let node = Node::new(script, data.path().join("node"), Some(config));
-        let mut broker = Self { node, _data: data, values: HashMap::new() };
+        let mut broker = Self { node, _data: data, printed: String::new(), values: HashMap::new() };
         broker.start_again().await;
         broker
     }
 
     /// On the same port, with the same data.
     pub(crate) async fn start_again(&mut self) {
-        let printed = self.node.start().await.expect("a broker of the test's own");
-        let values = printed.lines().filter_map(|line| line.split_once('='));
+        self.printed = self.node.start().await.expect("a broker of the test's own");
+        let values = self.printed.lines().filter_map(|line| line.split_once('='));
         self.values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    }
+
+    /// A virtual host in it, for a pool.
+    pub(crate) async fn vhost(&self) -> Vhost {
+        Vhost::at(Access::printed(&self.printed)).await
     }
 
     /// In order, as for an upgrade.
