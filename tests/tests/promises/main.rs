@@ -38,6 +38,7 @@ mod repair;
 mod reply_queues;
 mod report;
 mod rolling_deploy;
+mod scripts_help;
 mod supervision;
 mod third_party;
 mod throughput_and_fairness;
