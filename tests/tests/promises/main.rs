@@ -38,6 +38,7 @@ mod repair;
 mod reply_queues;
 mod report;
 mod rolling_deploy;
+mod routing_keys;
 mod scripts_help;
 mod supervision;
 mod third_party;
