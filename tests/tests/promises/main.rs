@@ -35,6 +35,7 @@ mod operator;
 mod outage_cost;
 mod permissions;
 mod priority;
+mod quickstart;
 mod real_agent;
 mod refused_in_an_outage;
 mod repair;
