@@ -36,6 +36,7 @@ mod outage_cost;
 mod permissions;
 mod priority;
 mod quickstart;
+mod readme;
 mod real_agent;
 mod refused_in_an_outage;
 mod repair;
