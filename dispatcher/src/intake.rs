@@ -8,7 +8,7 @@ use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::TASKS;
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Refusal, Verdict};
+use pool_shared::fold::{Refusal, TaskState, Verdict};
 use pool_shared::id::TaskId;
 use pool_shared::routing::{Unroutable, routing_key};
 use pool_shared::task::{Task, TaskMessage};
@@ -50,8 +50,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// So many tasks may wait for each programmer of a route.
-    pub fn new(process: Process, history: History, max_queue_per_programmer: u32) -> Self {
+    /// So many tasks may wait for each programmer of a route; None: any number.
+    pub fn new(process: Process, history: History, max_queue_per_programmer: Option<u32>) -> Self {
         Self { process, history, rooms: Rooms::new(max_queue_per_programmer) }
     }
 
@@ -60,11 +60,29 @@ impl Intake {
     /// # Errors
     /// [`NoRoom`]: which routes are full, and which of the tasks would fit.
     pub fn places(&self, tasks: &[Task]) -> Result<Vec<Option<Place>>, NoRoom> {
+        self.places_unless(tasks, |_| true)
+    }
+
+    /// A place for a task that is to wait once more. One that waits already has its place.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn place_again(&self, task: &Task) -> Result<Option<Place>, NoRoom> {
+        let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
+        self.places_unless(std::slice::from_ref(task), waits).map(|mut places| places.pop().flatten())
+    }
+
+    /// `has_place` says whether a known task needs none.
+    fn places_unless(
+        &self,
+        tasks: &[Task],
+        has_place: impl Fn(&TaskState) -> bool,
+    ) -> Result<Vec<Option<Place>>, NoRoom> {
         self.process.log.read(|fold| {
             let wanted = |task: &Task| {
                 let route = self.process.routes.route(&task.message.capabilities).ok()?;
-                let new = fold.tasks.get(&task.id).is_none();
-                new.then(|| Wanted { route: route.name.clone(), programmers: route.eligible.len() })
+                let needs = !fold.tasks.get(&task.id).is_some_and(&has_place);
+                needs.then(|| Wanted { route: route.name.clone(), programmers: route.eligible.len() })
             };
             let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
             self.rooms.take(&wanted, |route| fold.tasks.waiting(route))

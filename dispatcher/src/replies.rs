@@ -317,15 +317,24 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
     }
 }
 
-/// Whether the result is about a message that is no task, or that uses the id of another task: then it says nothing
-/// about the task that has the id, or will have it.
+/// Whether the result is about a message that is no task, that uses the id of another task, or whose routing key alone is
+/// wrong: then it says nothing about the task that has the id, or will have it.
 fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
-    if let Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) = result.error.as_ref().map(|error| error.kind) {
-        return true;
+    match result.error.as_ref().map(|error| error.kind) {
+        Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) => return true,
+        Some(ErrorKind::Unroutable) if can_be_done(fold, result) => return true,
+        Some(_) | None => {}
     }
     let known = fold.tasks.get(task).and_then(|state| state.body_hash.as_ref());
     let body = result.task.as_deref().map(|message| Task::new(task.clone(), message.clone()).body_hash());
     known.zip(body).is_some_and(|(known, body)| *known != body)
+}
+
+/// Whether some programmer offers what the task of this result requires.
+fn can_be_done(fold: &Fold, result: &ResultMessage) -> bool {
+    let required = result.task.as_ref().map(|message| &message.capabilities);
+    let offers = fold.configuration().map(|configuration| configuration.capabilities.values());
+    required.zip(offers).is_some_and(|(required, mut offers)| offers.any(|offered| required.is_subset(offered)))
 }
 
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is

@@ -1,5 +1,5 @@
-//! How many tasks may wait: `max_queue_per_programmer` for each programmer of a route. Who brings more is told to wait,
-//! before anything is written.
+//! How many tasks may wait: any number, or `max_queue_per_programmer` for each programmer of a route where the pool file
+//! says so. A request that brings more is told to wait before anything is written.
 //!
 //! Counted is what the log says, and what this dispatcher is just writing into it. Two dispatchers do not know of each
 //! other's: together they may go over the limit by what they take at the same moment.
@@ -32,10 +32,10 @@ pub struct NoRoom {
     pub fits: Vec<usize>,
 }
 
-impl NoRoom {
-    /// Whether the request holds more tasks for one route than may ever wait there.
-    pub fn is_for_ever(&self) -> bool {
-        self.full.iter().any(|route| route.wanted > route.limit)
+impl FullRoute {
+    /// Whether the request holds more tasks for the route than may ever wait there.
+    pub fn never_fits(&self) -> bool {
+        self.wanted > self.limit
     }
 }
 
@@ -50,7 +50,8 @@ pub struct Wanted {
 /// The places of all routes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rooms {
-    per_programmer: usize,
+    /// None: there is always room.
+    per_programmer: Option<usize>,
     /// Places that are taken and not in the log yet.
     taken: Arc<Mutex<HashMap<String, usize>>>,
 }
@@ -73,8 +74,9 @@ impl Drop for Place {
 }
 
 impl Rooms {
-    pub fn new(per_programmer: u32) -> Self {
-        Self { per_programmer: usize::try_from(per_programmer).unwrap_or(usize::MAX), taken: Arc::default() }
+    pub fn new(per_programmer: Option<u32>) -> Self {
+        let per_programmer = per_programmer.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        Self { per_programmer, taken: Arc::default() }
     }
 
     /// A place for each that wants one, or for none. `waiting` is how many tasks wait for a route by the log.
@@ -86,9 +88,10 @@ impl Rooms {
         tasks: &[Option<Wanted>],
         waiting: impl Fn(&str) -> usize,
     ) -> Result<Vec<Option<Place>>, NoRoom> {
+        let Some(per_programmer) = self.per_programmer else { return Ok(tasks.iter().map(|_| None).collect()) };
         self.with(|taken| {
             let count = |route: &str| waiting(route) + taken.get(route).copied().unwrap_or_default();
-            fit(tasks, self.per_programmer, count)?;
+            fit(tasks, per_programmer, count)?;
             let mut place = |wanted: &Wanted| {
                 *taken.entry(wanted.route.clone()).or_default() += 1;
                 Place { route: wanted.route.clone(), rooms: self.clone() }
@@ -129,25 +132,29 @@ fn fit(tasks: &[Option<Wanted>], per_programmer: usize, waiting: impl Fn(&str) -
 mod tests {
     use super::*;
 
+    fn limited(per_programmer: u32) -> Rooms {
+        Rooms::new(Some(per_programmer))
+    }
+
     fn wanted(route: &str) -> Option<Wanted> {
         Some(Wanted { route: route.to_owned(), programmers: 2 })
     }
 
     #[test]
     fn all_fit_or_it_is_said_which_would() {
-        let rooms = Rooms::new(5);
+        let rooms = limited(5);
         let waiting = |route: &str| if route == "fast" { 8 } else { 0 };
         let request = [wanted("fast"), None, wanted("fast"), wanted("any"), wanted("fast")];
         let no_room = rooms.take(&request, waiting).expect_err("three more than eight are more than ten");
         let fast = FullRoute { route: "fast".to_owned(), waiting: 8, limit: 10, room: 2, wanted: 3 };
         assert_eq!(no_room, NoRoom { full: vec![fast], fits: vec![0, 1, 2, 3] }, "the last one is too many");
-        assert!(!no_room.is_for_ever(), "three fit when some are done");
+        assert!(!no_room.full[0].never_fits(), "three fit when some are done");
         assert_eq!(rooms.take(&request[..3], waiting).map(|places| places.len()), Ok(3), "exactly full");
     }
 
     #[test]
     fn places_count_until_they_are_given_back() {
-        let rooms = Rooms::new(1);
+        let rooms = limited(1);
         let two = [wanted("fast"), wanted("fast")];
         let held = rooms.take(&two, |_| 0).expect("two fit");
         assert_eq!(
@@ -162,7 +169,13 @@ mod tests {
     #[test]
     fn more_than_may_ever_wait_is_told_apart() {
         let three = [wanted("fast"), wanted("fast"), wanted("fast")];
-        let no_room = Rooms::new(1).take(&three, |_| 0).expect_err("two programmers, one each");
-        assert!(no_room.is_for_ever(), "waiting is of no use");
+        let no_room = limited(1).take(&three, |_| 0).expect_err("two programmers, one each");
+        assert!(no_room.full[0].never_fits(), "waiting is of no use");
+    }
+
+    #[test]
+    fn without_a_limit_there_is_always_room() {
+        let many = vec![wanted("fast"); 1_000];
+        assert!(Rooms::new(None).take(&many, |_| 1_000_000).is_ok(), "however many wait");
     }
 }

@@ -1,4 +1,5 @@
-//! Consumes `pool.unroutable`: an unsorted key is put right, a set that nobody offers gets a `rejected` result.
+//! Consumes `pool.unroutable`: tasks whose routing key leads nowhere. What the message requires decides where it goes, and
+//! the key as far as it can be read. A set that nobody offers gets a `rejected` result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use pool_shared::config::Pool;
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
-use pool_shared::id::{AttemptId, TaskId};
+use pool_shared::id::{AttemptId, Capability, TaskId};
 use pool_shared::result::{ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
-use pool_shared::routing::{Routes, parse_routing_key, routing_key};
+use pool_shared::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::Timestamp;
 use tokio::time::Instant;
@@ -43,29 +44,43 @@ enum Remedy {
     Reject(TaskFailure),
 }
 
-fn remedy(routes: &Routes, key: &str, message: Option<&TaskMessage>) -> Remedy {
-    let Some(mut required) = parse_routing_key(key) else {
-        let problem = format!(
-            "the routing key {key:?} is no set of capabilities: publish to {TASKS} with the required capabilities, \
-             sorted and joined with `.`, or `any`"
-        );
-        return Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, problem));
+/// `own` is what the task requires.
+fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
+    let reject = |problem: String| Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, problem));
+    let publish = |required: &CapabilitySet| {
+        let sorted = routing_key(required);
+        let same = sorted == key;
+        Remedy::Publish { key: sorted, same }
     };
-    let of_the_task = message.map(|message| &message.capabilities);
-    required.extend(of_the_task.into_iter().flatten().cloned());
     // A key may be anything: what the task itself requires is named before it.
-    match of_the_task.map_or(Ok(()), |own| routes.route(own).map(drop)).and_then(|()| routes.route(&required)) {
-        Ok(_) => {
-            let sorted = routing_key(&required);
-            let same = sorted == key;
-            Remedy::Publish { key: sorted, same }
-        }
-        Err(unroutable) => {
-            let of_the_key = of_the_task.is_some_and(|own| *own != unroutable.required);
-            let asked = if of_the_key { format!(", which its routing key {key:?} asks for") } else { String::new() };
-            Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, format!("{unroutable}{asked}")))
+    if let Err(unroutable) = routes.route(own) {
+        return reject(unroutable.to_string());
+    }
+    let mut missing = None;
+    for of_the_key in [parse_routing_key(key), meant_by(key)].into_iter().flatten() {
+        let required = &of_the_key | own;
+        match routes.route(&required) {
+            Ok(_) => return publish(&required),
+            Err(unroutable) => missing = Some(unroutable),
         }
     }
+    match missing {
+        Some(unroutable) => reject(format!("{unroutable}, which its routing key {key:?} asks for")),
+        None if !own.is_empty() => publish(own),
+        None => reject(format!(
+            "the routing key {key:?} is no set of capabilities: publish to {TASKS} with the required capabilities, \
+             sorted and joined with `.`, or `any`"
+        )),
+    }
+}
+
+/// What a key asks for that is not written as it should be: in capitals, with blanks or commas, as the name of a queue, or
+/// not at all.
+fn meant_by(key: &str) -> Option<CapabilitySet> {
+    let key = key.trim().to_lowercase();
+    let key = key.strip_prefix(&queue_name("")).unwrap_or(&key);
+    let words = key.split(|c: char| c == '.' || c == ',' || c.is_whitespace());
+    words.filter(|word| !word.is_empty() && *word != "any").map(|word| Capability::new(word).ok()).collect()
 }
 
 /// Consumes until shutdown.
@@ -103,7 +118,12 @@ async fn handle(
     let routes = process.log.read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
     let routes = routes.as_ref().unwrap_or(&process.routes);
     let key = delivery.routing_key.as_str();
-    match remedy(routes, key, message.as_ref().ok()) {
+    let remedy = match &message {
+        Ok(message) => remedy(routes, key, &message.capabilities),
+        // What cannot be read is for a programmer to refuse; any will do.
+        Err(_) => remedy(routes, "", &CapabilitySet::new()),
+    };
+    match remedy {
         Remedy::Publish { key, same } => {
             // One time for all that came with it.
             if same && declared.is_none_or(|at| at.elapsed() > DECLARED_FOR) {
@@ -187,7 +207,7 @@ async fn publish_result(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::id::{Capability, ProgrammerId};
+    use pool_shared::id::ProgrammerId;
     use std::collections::BTreeMap;
 
     fn routes() -> Routes {
@@ -198,21 +218,21 @@ mod tests {
     #[test]
     fn an_unsorted_key_is_put_right() {
         let expected = Remedy::Publish { key: "fast.local".to_owned(), same: false };
-        assert_eq!(remedy(&routes(), "local.fast", None), expected, "sorted");
+        assert_eq!(remedy(&routes(), "local.fast", &CapabilitySet::new()), expected, "sorted");
     }
 
     #[test]
     fn what_nobody_offers_is_rejected_by_name() {
-        let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", None) else { panic!("nobody offers gpu") };
+        let own = CapabilitySet::from(["fast", "gpu"].map(|word| Capability::new(word).expect("a capability")));
+        let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", &own) else { panic!("nobody offers gpu") };
         assert_eq!(failure.message, "no programmer offers `gpu`", "it names what is missing");
     }
 
     #[test]
     fn what_the_task_requires_is_named_and_its_key_only_when_that_is_the_reason() {
         let reason = |capability: &str, key| {
-            let task = format!(r#"{{"instruction": "x", "repository": "app", "capabilities": ["{capability}"]}}"#);
-            let task = TaskMessage::parse(task.as_bytes(), Timestamp::default()).expect("a task");
-            let Remedy::Reject(failure) = remedy(&routes(), key, Some(&task)) else { panic!("{key} leads nowhere") };
+            let own = CapabilitySet::from([Capability::new(capability).expect("a capability")]);
+            let Remedy::Reject(failure) = remedy(&routes(), key, &own) else { panic!("{key} leads nowhere") };
             failure.message
         };
         assert_eq!(reason("nosuch", "nosuch.route"), "no programmer offers `nosuch`", "`route` is not in the task");
@@ -225,7 +245,9 @@ mod tests {
 
     #[test]
     fn a_key_that_is_no_set_of_capabilities_is_explained() {
-        let Remedy::Reject(failure) = remedy(&routes(), "Fast!", None) else { panic!("no capability") };
+        let Remedy::Reject(failure) = remedy(&routes(), "Fast!", &CapabilitySet::new()) else {
+            panic!("no capability")
+        };
         assert!(failure.message.contains("sorted and joined"), "{}", failure.message);
     }
 }

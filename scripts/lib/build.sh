@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The binaries: where they are, and building them. POOL_PROFILE=debug builds without optimisation.
+# The binaries: where they are, and building them. POOL_PROFILE=debug builds without optimisation; POOL_BUILD=no takes those
+# that are there.
 
 use_profile() {
     PROFILE="$1"
@@ -14,6 +15,10 @@ use_profile() {
 use_profile "${POOL_PROFILE:-release}"
 
 build_binaries() {
+    if [ "${POOL_BUILD:-}" = no ]; then
+        [ -x "$BIN/dispatcher" ] || fail "POOL_BUILD is no, but there is no $BIN/dispatcher"
+        return
+    fi
     local options=(--locked --workspace --bins)
     [ "$PROFILE" = debug ] || options+=(--release)
     (cd "$ROOT" && cargo build "${options[@]}")

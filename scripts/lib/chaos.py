@@ -28,18 +28,26 @@ USUAL = {"model": "*", "say": "Done.", "usage": {"input_tokens": 1000, "output_t
 LIMIT_S = 90
 # As in config/trial.yaml.
 TRIAL_LIMIT_USD = 50
+# What a task may cost, as in config/trial-chaos.yaml.
+CAP_USD = decimal.Decimal("0.05")
 
 
 class Failure(Exception):
-    """Something that an act is there to show has not happened."""
+    """Something that an act is there to show has not happened, or that cannot be asked for."""
 
 
 def http(method, url, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=20) as answer:
-        return json.load(answer)
+    try:
+        with opener.open(request, timeout=20) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace").strip()
+        raise Failure(f"{method} {url} was answered {error.code} {error.reason}: {said}") from error
+    except (OSError, ValueError) as error:
+        raise Failure(f"{method} {url} was not answered: {error}") from error
 
 
 class Pool:
@@ -65,8 +73,8 @@ class Pool:
             asked = time.monotonic()
             try:
                 after = self.get_status()
-            except (urllib.error.URLError, OSError, ValueError) as error:
-                tell(f"(the status cannot be read: {error})")
+            except Failure as failure:
+                tell(f"(the status cannot be read: {failure})")
                 continue
             for sentence in narrator.sentences(self.status, after):
                 tell(sentence)
@@ -162,6 +170,13 @@ def shut_for_budget(status):
     return sum(1 for p in status["programmers"] if narrator.shut_for(p) == "budget")
 
 
+def nobody_can_pay(status):
+    """Every paid programmer is shut, none of them works, and no other task can begin with what is left."""
+    budget = status["budget"]
+    rests = decimal.Decimal(budget["left_usd"]) < CAP_USD and decimal.Decimal(budget["reserved_usd"]) == 0
+    return rests and shut_for_budget(status) == 3
+
+
 def recovered(pool):
     """The LLMs are well again: the pool has to find out by itself."""
     tell("(the LLMs are well again; nobody tells the pool)")
@@ -225,7 +240,7 @@ def money(pool):
     pool.rules()
     pool.allow(decimal.Decimal("0.20"))
     pool.submit(30, "paid")
-    pool.until("every paid programmer is shut because of the budget", lambda status: shut_for_budget(status) == 3)
+    pool.until("every paid programmer is shut because of the budget", nobody_can_pay)
     tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
     waiting = pool.status["open_tasks"]
     tell(f"{waiting} tasks wait for money. Tasks for free programmers go on:")

@@ -23,10 +23,16 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # Without the user's site packages and environment: nothing there is needed, and it starts faster.
 py() { python3 -IS "$@"; }
 
+# A command line that is wrong, before anything is done: exit status 2.
+refuse() {
+    printf '%s: %s (see %s --help)\n' "${0##*/}" "$*" "$0" >&2
+    exit 2
+}
+
 # The value of an option that needs one: `need_value --data "$@"` with the option still at $1 of the caller.
 need_value() {
     if [ $# -lt 3 ] || [ -z "$3" ]; then
-        fail "$1 needs a value"
+        refuse "$1 needs a value"
     fi
     printf '%s\n' "$3"
 }
@@ -35,9 +41,32 @@ need_value() {
 need_file() {
     local file
     file="$(need_value "$@")"
-    [ -f "$file" ] || fail "$1: there is no file $file"
+    [ -f "$file" ] || refuse "$1: there is no file $file"
     realpath "$file"
 }
 
-# The comment block at the head of a script is its help text.
-usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//;/^set -/d;p;}' "$0"; }
+# The comment block at the head of a script is its help text. The shell alone prints it.
+usage() {
+    local line
+    {
+        read -r line
+        while IFS= read -r line && [ "${line#\#}" != "$line" ]; do
+            line="${line#\#}"
+            printf '%s\n' "${line# }"
+        done
+    } <"$0"
+}
+
+# help_only "$@" : --help and -h, wherever they stand before a `--`, print how the script is used, and nothing else is done.
+help_only() {
+    local word
+    for word in "$@"; do
+        case "$word" in
+        --) return ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        esac
+    done
+}

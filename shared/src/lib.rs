@@ -24,3 +24,4 @@ pub mod status;
 pub mod task;
 pub mod telemetry;
 pub mod time;
+pub mod wrong;

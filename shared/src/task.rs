@@ -16,6 +16,7 @@ use crate::money::MicroUsd;
 use crate::object::{Object, object, objects};
 use crate::source::{GitRef, RelativePath, Repository};
 use crate::time::Timestamp;
+use crate::wrong::told;
 
 /// The largest task message that is accepted, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -154,10 +155,10 @@ impl TaskMessage {
         }
         let mut reader = serde_json::Deserializer::from_slice(body);
         let Object(message) = serde_path_to_error::deserialize::<_, Object<Self>>(&mut reader).map_err(|error| {
-            let path = error.path().to_string();
-            TaskError::field(if path == "." || path == "?" { "message" } else { &path }, words(error.inner()))
+            let (path, problem) = told(&error.path().to_string(), error.inner(), body);
+            TaskError::field(path, problem)
         })?;
-        reader.end().map_err(|error| TaskError::field("message", error))?;
+        reader.end().map_err(|_| TaskError::field("message", "holds more than one JSON object; send one"))?;
         message.checked(now)
     }
 
@@ -279,16 +280,6 @@ impl Task {
     pub fn body_hash(&self) -> String {
         let digest = Sha256::digest(self.to_json());
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// Where a value is wrong its field is named, and a place in the JSON tells nothing to who has not written it as JSON.
-fn words(error: &serde_json::Error) -> String {
-    let words = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    match words.strip_suffix(&place).filter(|_| error.is_data()) {
-        Some(bare) => bare.to_owned(),
-        None => words,
     }
 }
 

@@ -83,7 +83,8 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
         let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
-        let taken = app.intake.take(again, None, &Reply::default()).await.map_err(|error| not_taken(&error))?;
+        let place = app.intake.place_again(&again)?;
+        let taken = app.intake.take(again, place, &Reply::default()).await.map_err(|error| not_taken(&error))?;
         let mut retried = Retried::anew(id, outcome, &taken.id);
         match &before[..] {
             [] => {}
@@ -139,7 +140,9 @@ pub async fn requeue(
         let before = may_requeue(&id, &state, force)?;
         can_append(&app)?;
         let task = message(&app, &id).await?;
+        let place = app.intake.place_again(&task)?;
         let done = reissue(&app.process, &task, state.generation + 1).await;
+        drop(place);
         match done
             .map_err(|error| Problem::unavailable(format!("{error}; the pool takes that up by itself, or try again")))?
         {

@@ -33,7 +33,7 @@ pub struct NewLimit {
 }
 
 pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
-    Json(app.process.log.read(llms::budget))
+    Json(app.process.log.read(|fold| llms::budget(&app.pool, fold)))
 }
 
 pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, Problem> {

@@ -17,8 +17,11 @@ use super::problem::Problem;
 use super::uncut::uncut;
 use crate::dead::letter::Letter;
 use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
-use crate::dead::{DeadError, MOST};
+use crate::dead::{DeadError, Look, MOST};
 use crate::intake::NotTaken;
+
+/// In one request.
+const RETRIED_AT_ONCE: usize = 200;
 
 /// `GET /dead`: the oldest first, at most a thousand.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +50,28 @@ pub struct Dropped {
     /// How many are left, as far as was looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<usize>,
+}
+
+/// A dead letter that is still there, and why.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Kept {
+    pub id: String,
+    pub task_id: Option<String>,
+    /// For people.
+    pub detail: String,
+}
+
+/// `POST /dead/retry`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct AllRetried {
+    pub retried: Vec<Retried>,
+    /// Those that were looked at and could not be taken up.
+    pub kept: Vec<Kept>,
+    /// How many there are still, looked at or not.
+    pub total: usize,
+    /// The queues have no room for the rest now: ask again after so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u32>,
 }
 
 /// The body of `retry`; may be empty.
@@ -120,7 +145,7 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
                 point(Point::DeadRetried);
                 look.take_out(&delivery).await.map(|()| retried).map_err(|error| problem(&error))
             }
-            Err(error) => Err(not_retried(&error)),
+            Err(error) => Err(not_retried(error)),
         };
         look.end().await;
         retried.map(Json)
@@ -128,13 +153,62 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
     .await
 }
 
-fn not_retried(error: &NotRetried) -> Problem {
+/// One after the other, in one look, until a queue is full. Nobody else can look meanwhile, so a long list takes several
+/// requests.
+pub async fn retry_all(State(app): State<App>, Body(body): Body) -> Result<Json<AllRetried>, Problem> {
+    if !body.is_empty() {
+        let Nothing {} = read(&body, "{} or nothing")?;
+    }
+    uncut(async move {
+        let mut look = app.dead.look(MOST).await.map_err(|error| problem(&error))?;
+        let done = retry_each(&app, &mut look).await;
+        look.end().await;
+        done.map(Json)
+    })
+    .await
+}
+
+async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
+    let mut done = AllRetried { total: look.all, ..AllRetried::default() };
+    while done.retried.len() < RETRIED_AT_ONCE
+        && let Some(delivery) = look.next().await.map_err(|error| problem(&error))?
+    {
+        let Letter { id, task_id, .. } = Letter::of(&delivery);
+        match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+            Ok(retried) => {
+                point(Point::DeadRetried);
+                look.take_out(&delivery).await.map_err(|error| problem(&error))?;
+                done.total -= 1;
+                done.retried.push(retried);
+            }
+            // What is wrong with one letter, or with its reply queue, does not hold up the others.
+            Err(error @ (NotRetried::NoTask(_) | NotRetried::NotSent(_))) => {
+                done.kept.push(Kept { id, task_id, detail: error.to_string() });
+            }
+            Err(error @ NotRetried::NotTaken(NotTaken::Unroutable(_) | NotTaken::IdConflict(_))) => {
+                done.kept.push(Kept { id, task_id, detail: error.to_string() });
+            }
+            Err(error) => {
+                let refused = not_retried(error);
+                if done.retried.is_empty() {
+                    return Err(refused);
+                }
+                done.retry_after_s = refused.retry_after_s;
+                break;
+            }
+        }
+    }
+    Ok(done)
+}
+
+fn not_retried(error: NotRetried) -> Problem {
     let detail = error.to_string();
     match error {
         NotRetried::NoTask(_) | NotRetried::NotTaken(NotTaken::Unroutable(_)) => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
         }
         NotRetried::NotTaken(NotTaken::IdConflict(_)) => Problem::new(StatusCode::CONFLICT, detail),
+        NotRetried::Full(no_room) => no_room.into(),
         NotRetried::NotSent(_)
         | NotRetried::NotTaken(NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried)
         | NotRetried::NotReissued(_) => Problem::unavailable(detail),

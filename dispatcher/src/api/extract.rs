@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
 use pool_shared::object::Object;
+use pool_shared::wrong::in_words;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -60,7 +61,9 @@ async fn swallow(body: axum::body::Body) {
 /// 422 when it is none.
 pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
     let read = serde_json::from_slice::<Object<T>>(body).map(|Object(read)| read);
-    read.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}; send {example}")))
+    read.map_err(|error| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{}; send {example}", in_words(&error, body)))
+    })
 }
 
 fn too_large() -> Problem {

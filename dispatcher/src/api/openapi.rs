@@ -131,7 +131,12 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 
 fn problem_response(status: u16, schema: &Value) -> Value {
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
-    json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}})
+    let mut response = json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}});
+    if let 429 | 503 = status {
+        let description = "Seconds until it is worth trying again; the same as `retry_after_s`";
+        response["headers"] = json!({"Retry-After": {"description": description, "schema": {"type": "integer"}}});
+    }
+    response
 }
 
 impl<'a> Operation<'a> {

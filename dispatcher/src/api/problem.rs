@@ -6,9 +6,11 @@ use pool_shared::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::room::NoRoom;
+use crate::room::{FullRoute, NoRoom};
 
 const UNAVAILABLE_FOR_S: u32 = 5;
+/// A queue moves on when a programmer takes a task; most tasks take longer.
+const FULL_FOR_S: u32 = 2;
 
 /// What is wrong with one of the tasks of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +69,38 @@ impl Problem {
     pub fn with_errors(self, errors: Vec<TaskProblem>) -> Self {
         Self { errors, ..self }
     }
+}
+
+/// A full queue, whichever way a task was to get into it.
+impl From<NoRoom> for Problem {
+    fn from(no_room: NoRoom) -> Self {
+        let never = no_room.full.iter().any(FullRoute::never_fits);
+        let what = if never { "too many tasks at once" } else { "the queue is full" };
+        let detail = format!("{what}: {}. Nothing was taken; {}", waiting(&no_room), advice(&no_room));
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(FULL_FOR_S);
+        Self { no_room: Some(Box::new(no_room)), ..problem }
+    }
+}
+
+fn waiting(no_room: &NoRoom) -> String {
+    let words = |FullRoute { route, waiting, limit, room, wanted }: &FullRoute| {
+        format!("{waiting} wait for `{route}` and at most {limit} may, so {room} of the {wanted} in this request fit")
+    };
+    no_room.full.iter().map(words).collect::<Vec<_>>().join("; ")
+}
+
+/// A list that is longer than a queue may be never fits as a whole.
+fn advice(no_room: &NoRoom) -> String {
+    let too_long = no_room.full.iter().filter(|route| route.never_fits());
+    let most: Vec<String> = too_long.map(|route| format!("{} for `{}`", route.limit, route.route)).collect();
+    if most.is_empty() {
+        return format!("send it again in {FULL_FOR_S} s");
+    }
+    format!(
+        "send the list in parts, with at most {} in one request (`dispatcher submit` does that; `no_room.fits` names those \
+         that fit now), or raise load_balancing.max_queue_per_programmer in the pool file",
+        most.join(" and ")
+    )
 }
 
 impl IntoResponse for Problem {

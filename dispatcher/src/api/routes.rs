@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::again::{Force, Requeued};
 use super::budget::NewLimit;
 use super::control::{EndOfPause, NewPause, PauseList};
-use super::dead::{DeadList, DeadMessage, Dropped, Nothing};
+use super::dead::{AllRetried, DeadList, DeadMessage, Dropped, Nothing};
 use super::events::{Hello, Printed, Timeline};
 use super::filter::Filter;
 use super::health::Health;
@@ -101,11 +101,11 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .post("/tasks/{id}/retry", again::retry, |route| {
         let route = route.is("retryTask", "Submit a finished task again, as a new one").id::<TaskId>().body::<Force>();
-        route.answers::<Retried>(200, "the new task").problems(&[409, 503])
+        route.answers::<Retried>(200, "the new task").problems(&[409, 429, 503])
     })
     .post("/tasks/{id}/requeue", again::requeue, |route| {
         let route = route.is("requeueTask", "Put an unfinished task into its queue again").id::<TaskId>();
-        route.body::<Force>().answers::<Requeued>(200, "it is in its queue").problems(&[409, 503])
+        route.body::<Force>().answers::<Requeued>(200, "it is in its queue").problems(&[409, 429, 503])
     })
 }
 
@@ -119,6 +119,10 @@ fn dead_letters(api: Api<App>) -> Api<App> {
         let route = route.is("dropDeadLetters", "Throw all of it away");
         route.answers::<Dropped>(200, "how many").problems(&[503])
     })
+    .post("/dead/retry", dead::retry_all, |route| {
+        let route = route.is("retryDeadLetters", "Take all of it up again").body::<Nothing>();
+        route.answers::<AllRetried>(200, "what was, and what stays").problems(&[429, 503])
+    })
     .get("/dead/{id}", dead::show, |route| {
         let route = route.is("showDeadLetter", "One message as it came").id::<String>();
         route.answers::<DeadMessage>(200, "the message").problems(&[503])
@@ -129,7 +133,7 @@ fn dead_letters(api: Api<App>) -> Api<App> {
     })
     .post("/dead/{id}/retry", dead::retry, |route| {
         let route = route.is("retryDeadLetter", "Take a task up again").id::<String>().body::<Nothing>();
-        route.answers::<Retried>(200, "the task that is done now").problems(&[409, 503])
+        route.answers::<Retried>(200, "the task that is done now").problems(&[409, 429, 503])
     })
 }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use pool_shared::id::TaskId;
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::{Timestamp, wall_clock};
+use pool_shared::wrong::in_words;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -30,13 +31,13 @@ pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
     }
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if first == Some(&b'[') {
-        let tasks = serde_json::from_slice(body).map_err(|error| format!("no list of tasks: {error}"))?;
+        let tasks = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
         return Ok(Submission { tasks, single: false });
     }
     if let Ok(Wrapped { tasks }) = serde_json::from_slice(body) {
         return Ok(Submission { tasks, single: false });
     }
-    let task = serde_json::from_slice(body).map_err(|error| format!("no JSON: {error}"))?;
+    let task = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
     Ok(Submission { tasks: vec![task], single: true })
 }
 

@@ -19,12 +19,10 @@ use super::submission::{prepare, problem_of, read_submission};
 use super::tasks::{TaskView, view};
 use super::uncut::uncut;
 use crate::intake::{Intake, NotTaken, Taken};
-use crate::room::{NoRoom, Place};
+use crate::room::Place;
 
 /// Submissions that are written at the same time.
 const AT_ONCE: usize = 64;
-/// A queue moves on when a task is done; most take longer.
-const FULL_FOR_S: u32 = 2;
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
@@ -33,7 +31,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     let tasks = prepare(&app, &submission)?;
     // Nothing gets into the log before it is right again.
     app.process.clock.now().map_err(|off| Problem::unavailable(off.to_string()))?;
-    let places = app.intake.places(&tasks).map_err(full)?;
+    let places = app.intake.places(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
     let answers = take_all(app.intake.clone(), tasks.into_iter().zip(places).collect()).await?;
@@ -119,32 +117,4 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
         _ => Problem::unavailable(detail),
     };
     Problem { ids, ..problem.with_errors(problems) }
-}
-
-fn full(no_room: NoRoom) -> Problem {
-    let routes: Vec<String> = no_room
-        .full
-        .iter()
-        .map(|route| {
-            format!(
-                "{} wait for `{}` and at most {} may, so there is room for {} of the {} of this request",
-                route.waiting, route.route, route.limit, route.room, route.wanted
-            )
-        })
-        .collect();
-    let which = routes.join("; ");
-    if no_room.is_for_ever() {
-        let most: Vec<String> =
-            no_room.full.iter().map(|route| format!("{} for `{}`", route.limit, route.route)).collect();
-        let detail = format!(
-            "too many tasks at once: {which}. Send at most {} in one request, or raise \
-             load_balancing.max_queue_per_programmer",
-            most.join(" and ")
-        );
-        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-        return Problem { no_room: Some(Box::new(no_room)), ..problem };
-    }
-    let detail = format!("the queue is full: {which}. Nothing was taken; send it again in {FULL_FOR_S} s");
-    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(FULL_FOR_S);
-    Problem { no_room: Some(Box::new(no_room)), ..problem }
 }

@@ -8,18 +8,21 @@ use pool_shared::id::TaskId;
 use pool_shared::result::Status;
 use serde_json::json;
 
+use super::full::{Interrupted, Room, same_command};
 use super::{Client, Shown, complain};
 use crate::api::again::Requeued;
 use crate::api::tasks::TaskList;
 use crate::dead::retry::Retried;
 use crate::figures::counted;
 
+/// As a shell counts what SIGINT has ended.
+const INTERRUPTED: u8 = 130;
 /// As many as a list of the API holds.
 const MOST: usize = 5_000;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExit status: 0 all were submitted again, 1 one was not.\n\nExamples:\n  \
+    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExit status: 0 all were submitted again, 1 one was not, 130 Ctrl-C. Where the pool file limits queues and they are full, it waits for room.\n\nExamples:\n  \
     dispatcher retry t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     dispatcher retry --failed --label run_id=7"
 )]
@@ -63,20 +66,39 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let client = args.shown.client()?;
     let ids = match args.failed {
         true => failed(&client, args.label.as_deref(), args.force).await?,
-        false => args.ids,
+        false => args.ids.clone(),
     };
-    let (mut retried, mut refused) = (Vec::new(), 0);
-    for id in &ids {
-        match client.post::<Retried>(&format!("/tasks/{id}/retry"), body(args.force)).await {
-            Ok(one) => retried.push(one),
+    let (mut retried, mut refused, mut rest) = (Vec::new(), 0, &ids[..]);
+    let room = Room::default();
+    while let [id, others @ ..] = rest {
+        match room.ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force)).await {
+            Ok(Ok(one)) => retried.push(one),
+            Ok(Err(Interrupted)) => break,
             Err(error) => {
                 refused += 1;
                 complain(&error);
             }
         }
+        rest = others;
     }
+    drop(room);
     let printed = args.shown.print(&retried, |retried| text(retried))?;
+    if !rest.is_empty() {
+        eprintln!("interrupted; {}", go_on(&args, rest));
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     Ok(if refused == 0 { printed } else { ExitCode::FAILURE })
+}
+
+/// How the rest is submitted again later. `--failed` finds by itself what was not yet.
+fn go_on(args: &RetryArgs, rest: &[TaskId]) -> String {
+    let ids: Vec<&str> = rest.iter().map(TaskId::as_str).collect();
+    let command = match (args.failed, args.force) {
+        (true, false) => same_command(&[]),
+        (_, true) => format!("dispatcher retry --force {}", ids.join(" ")),
+        (false, false) => format!("dispatcher retry {}", ids.join(" ")),
+    };
+    format!("this submits the other {} again:\n  {command}", counted(rest.len(), "task", "tasks"))
 }
 
 fn text(retried: &[Retried]) -> String {

@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use pool_shared::time::wall_clock;
 
+use super::full::Room;
 use super::{Client, Shown};
-use crate::api::dead::{DeadList, DeadMessage, Dropped};
+use crate::api::dead::{AllRetried, DeadList, DeadMessage, Dropped};
 use crate::dead::letter::Letter;
 use crate::dead::retry::Retried;
 use crate::figures::{clock, counted, with_clocks};
@@ -15,6 +17,7 @@ use crate::tables::{lines, plain, table};
 #[command(after_help = "Examples:\n  \
     dispatcher dead list\n  \
     dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
+    dispatcher dead retry --all\n  \
     dispatcher dead drop --all")]
 pub(super) struct DeadArgs {
     #[command(subcommand)]
@@ -35,11 +38,16 @@ enum What {
         shown: Shown,
     },
     /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
-    #[command(after_help = "Example:\n  dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+    #[command(
+        after_help = "Exit status: 0 all were taken up, 1 some could not be and are still there.\n\nExamples:\n  dispatcher dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  dispatcher dead retry --all"
+    )]
     Retry {
         /// Ids of messages, as `dispatcher dead list` shows them
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<String>,
+        /// Everything that is in pool.dead
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         shown: Shown,
     },
@@ -69,7 +77,12 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
             let message: DeadMessage = shown.client()?.get(&format!("/dead/{id}")).await?;
             shown.print(&message, described)
         }
-        What::Retry { ids, shown } => {
+        What::Retry { ids: _, all: true, shown } => {
+            let done = retry_all(&shown.client()?).await?;
+            let printed = shown.print(&done, all_retried)?;
+            Ok(if done.total == 0 { printed } else { ExitCode::FAILURE })
+        }
+        What::Retry { ids, all: false, shown } => {
             let client = shown.client()?;
             let mut retried: Vec<Retried> = Vec::new();
             for id in ids {
@@ -83,6 +96,36 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
             shown.print(&dropped, thrown_away)
         }
     }
+}
+
+/// As many times as something can be taken up. Where the queues are full it waits for room.
+async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
+    let (mut retried, room) = (Vec::new(), Room::default());
+    loop {
+        let Ok(mut some) = room.ask::<AllRetried>(client, "/dead/retry", Vec::new()).await? else {
+            bail!("interrupted, with {} taken up; the same command goes on", retried.len());
+        };
+        let goes_on = !some.retried.is_empty() && some.total > some.kept.len();
+        retried.append(&mut some.retried);
+        if !goes_on {
+            return Ok(AllRetried { retried, ..some });
+        }
+    }
+}
+
+fn all_retried(done: &AllRetried) -> String {
+    let each = done.retried.iter().map(|one| format!("{}\n", one.detail)).collect::<String>();
+    let taken = counted(done.retried.len(), "message was", "messages were");
+    let mut text = format!("{each}{taken} taken up again\n");
+    if done.total > 0 {
+        let left = counted(done.total, "message is", "messages are");
+        text += &format!("{left} still in pool.dead; `dispatcher dead drop ID` throws one away:\n");
+        for kept in &done.kept {
+            let task = kept.task_id.as_ref().map_or(String::new(), |task| format!(" (task {task})"));
+            text += &format!("  {}{task}: {}\n", kept.id, kept.detail);
+        }
+    }
+    plain(&text)
 }
 
 /// As many times as there is something left of what was there at first.

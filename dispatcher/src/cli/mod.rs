@@ -7,6 +7,7 @@ mod client;
 mod completions;
 mod control;
 mod dead;
+mod full;
 mod health;
 mod report;
 mod serve;

@@ -8,8 +8,8 @@ use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_shared::broker::headers::{self, Obituary, text_header};
 use pool_shared::id::TaskId;
-use pool_shared::task::TaskMessage;
 use pool_shared::time::Timestamp;
+use pool_shared::wrong::id_in;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,9 +64,8 @@ fn words(reason: &str) -> &'static str {
 
 /// Of the task that the message is, or was to be.
 fn task_id(body: &[u8], properties: &BasicProperties) -> Option<String> {
-    let in_body = || TaskMessage::parse(body, Timestamp::default()).ok()?.id;
-    let property = headers::text(properties.message_id()).and_then(|id| TaskId::new(id).ok());
-    in_body().or(property).map(String::from)
+    let property = || headers::text(properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    id_in(body).or_else(property).map(String::from)
 }
 
 /// The same message has the same id at every look, in every dispatcher of this version.

@@ -122,7 +122,7 @@ pub(crate) struct Look {
     _channel: Channel,
     consumer: Consumer,
     /// Messages that were there at the beginning.
-    all: usize,
+    pub(crate) all: usize,
     /// Of them so many are still to be seen.
     left: usize,
     _turn: OwnedMutexGuard<()>,

@@ -9,6 +9,7 @@ use pool_shared::id::TaskId;
 use pool_shared::result::Status;
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::{Timestamp, wall_clock};
+use pool_shared::wrong::id_in;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::again::again;
 use crate::intake::{Intake, NotTaken};
 use crate::postman::send_again;
 use crate::reissue::{NotReissued, Reissued, send_on};
+use crate::room::NoRoom;
 
 /// What became of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +47,8 @@ pub(crate) enum NotRetried {
     NotSent(#[from] BrokerError),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    #[error("the queue of its task is full")]
+    Full(NoRoom),
     #[error("not retried: {0}; it is still in pool.dead, try again")]
     NotReissued(#[from] NotReissued),
 }
@@ -54,7 +58,10 @@ fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
     let reply = Reply::of(&delivery.properties)
         .map_err(|to| NotRetried::NoTask(format!("reply_to: {to:?} does not begin with `results.`")))?;
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
-    let message = message.map_err(|error| NotRetried::NoTask(format!("the message is no task: {error}")))?;
+    let message = message.map_err(|error| {
+        let which = id_in(&delivery.data).map_or(String::new(), |id| format!(", though it has the id {id}"));
+        NotRetried::NoTask(format!("the message is no task{which}: {error}"))
+    })?;
     let property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let id = message.id.clone().or_else(property);
     let id = id.ok_or_else(|| NotRetried::NoTask("the message is no task: it has no id".to_owned()))?;
@@ -82,6 +89,7 @@ pub(crate) async fn retry(
         return Err(NotTaken::IdConflict(task.id).into());
     }
     let Some(status) = outcome else {
+        let _place = intake.place_again(&task).map_err(NotRetried::Full)?;
         let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
             Reissued::Published(generation) => {
                 format!("task {} is in its queue again (generation {generation})", task.id)
@@ -95,6 +103,7 @@ pub(crate) async fn retry(
     let new_id = TaskId::new(format!("t-{letter_id}")).map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();
     let task = intake.prepare(again(task, new_id, wall_clock()))?;
-    let taken = intake.take(task, None, &reply).await?;
+    let place = intake.place_again(&task).map_err(NotRetried::Full)?;
+    let taken = intake.take(task, place, &reply).await?;
     Ok(Retried::anew(old, status, &taken.id))
 }

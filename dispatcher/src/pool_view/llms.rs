@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pool_shared::config::{Pool, Programmer};
 use pool_shared::fold::Fold;
 use pool_shared::fold::breaker::{Breaker, State};
 use pool_shared::id::{LlmName, ProgrammerId};
@@ -98,9 +99,11 @@ pub struct BudgetStatus {
 }
 
 /// What the log says about the money of the day.
-pub fn budget(fold: &Fold) -> BudgetStatus {
+pub fn budget(pool: &Pool, fold: &Fold) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
+    let warning = budget.limit().and_then(|limit| passed(limit, spent, reserved));
+    let warning = warning.or_else(|| budget.room().and_then(|left| too_little(pool, left)));
     BudgetStatus {
         max_daily_spend_usd: budget.limit(),
         alert_threshold_usd: alert,
@@ -115,7 +118,7 @@ pub fn budget(fold: &Fold) -> BudgetStatus {
         time_zone: budget.time_zone().to_owned(),
         by_llm: budget.by_llm().clone(),
         by_programmer: budget.by_programmer().clone(),
-        warnings: budget.limit().and_then(|limit| passed(limit, spent, reserved)).into_iter().collect(),
+        warnings: warning.into_iter().collect(),
     }
 }
 
@@ -127,6 +130,24 @@ fn passed(limit: MicroUsd, spent: MicroUsd, reserved: MicroUsd) -> Option<String
              until the day ends or the limit is above that"
         )
     })
+}
+
+/// What is left is less than a task of these programmers may cost.
+fn too_little(pool: &Pool, left: MicroUsd) -> Option<String> {
+    let pays = |programmer: &&Programmer| programmer.llms.iter().any(|llm| !pool.is_free(llm));
+    let mut shut: BTreeMap<MicroUsd, Vec<String>> = BTreeMap::new();
+    for programmer in pool.programmers.iter().filter(pays).filter(|one| one.limits.max_cost > left) {
+        shut.entry(programmer.limits.max_cost).or_default().push(programmer.id.display_name());
+    }
+    if shut.is_empty() {
+        return None;
+    }
+    let each = shut.iter().rev().map(|(cap, names)| format!("{} (${cap} a task)", names.join(", ")));
+    Some(format!(
+        "${left} of today's limit is left, which is less than a task of these programmers may cost, so they take no paid \
+         task: {}. Raise the limit, or lower their max_cost_per_job_usd in the pool file",
+        each.collect::<Vec<_>>().join("; ")
+    ))
 }
 
 #[cfg(test)]

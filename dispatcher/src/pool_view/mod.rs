@@ -120,7 +120,7 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
         total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
         uncounted_queues: routes.iter().filter(|route| route.waiting.is_none()).count(),
         open_tasks: process.log.read(|fold| fold.tasks.open()),
-        budget: process.log.read(llms::budget),
+        budget: process.log.read(|fold| llms::budget(pool, fold)),
         breakers,
         routes,
         programmers,

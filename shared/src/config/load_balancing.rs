@@ -16,9 +16,9 @@ pub(super) struct RawLoadBalancing {
     strategy: RawStrategy,
     /// Programmers whose primary LLM is free come first.
     prefer_free_models: bool,
-    /// How many tasks may wait for each programmer.
+    /// How many tasks may wait in a queue for each programmer that consumes it. Without it nothing is limited.
     #[schemars(range(min = 1))]
-    max_queue_per_programmer: u32,
+    max_queue_per_programmer: Option<u32>,
     /// Heartbeats go out at a third of it.
     #[schemars(range(min = 1, max = 86400))]
     health_check_interval_s: u64,
@@ -43,7 +43,7 @@ impl Default for RawLoadBalancing {
         Self {
             strategy: RawStrategy::LeastLoaded,
             prefer_free_models: true,
-            max_queue_per_programmer: 5,
+            max_queue_per_programmer: None,
             health_check_interval_s: 30,
             spill_to_paid_after: Span(0),
         }
@@ -53,8 +53,9 @@ impl Default for RawLoadBalancing {
 impl RawLoadBalancing {
     pub(super) fn check(self, checks: &mut Checks) -> LoadBalancing {
         let at = At::top("load_balancing");
-        let queue = u64::from(self.max_queue_per_programmer);
-        checks.within(&at.key("max_queue_per_programmer"), queue, 1..=u64::MAX, "task");
+        if let Some(most) = self.max_queue_per_programmer {
+            checks.within(&at.key("max_queue_per_programmer"), u64::from(most), 1..=u64::MAX, "task");
+        }
         checks.within(&at.key("spill_to_paid_after"), self.spill_to_paid_after.0, 0..=MAX_SECONDS, "seconds");
         LoadBalancing {
             strategy: match self.strategy {

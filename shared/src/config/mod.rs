@@ -120,7 +120,8 @@ pub enum Strategy {
 pub struct LoadBalancing {
     pub strategy: Strategy,
     pub prefer_free_models: bool,
-    pub max_queue_per_programmer: u32,
+    /// None: any number of tasks may wait.
+    pub max_queue_per_programmer: Option<u32>,
     /// Heartbeats go out at a third of it.
     pub health_check_interval: Duration,
     pub spill_to_paid_after: Duration,

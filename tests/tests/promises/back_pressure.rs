@@ -28,7 +28,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     pool.start_dispatcher().await;
     let api = pool.api();
     let (status, said) = api.try_submit(&json!(tasks("many", 11))).await;
-    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "eleven at once never fit: {said}");
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "eleven at once never fit: {said}");
     let detail = said["detail"].as_str().unwrap_or_default();
     assert!(detail.contains("at most 10 for `any`") && detail.contains("max_queue_per_programmer"), "{detail}");
     assert_eq!(said["no_room"]["fits"].as_array().map(Vec::len), Some(10), "ten would: {said}");

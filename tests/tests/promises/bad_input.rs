@@ -39,7 +39,7 @@ fn without(field: &str) -> Value {
 /// What is wrong with a task whatever way it comes: a name, the body, words of the message.
 pub(super) fn mistakes() -> Vec<(&'static str, String, &'static [&'static str])> {
     vec![
-        ("malformed JSON", r#"{"id": "bad", "instruction": "#.to_owned(), &["EOF"]),
+        ("malformed JSON", r#"{"id": "bad", "instruction": "#.to_owned(), &["ends"]),
         ("no JSON at all", "hello".to_owned(), &["expected"]),
         ("an unknown field", with("colour", json!("red")).to_string(), &["colour", "unknown field"]),
         ("a wrong type", with("instruction", json!(5)).to_string(), &["instruction", "string"]),

@@ -17,7 +17,7 @@ fn example() -> String {
 }
 
 /// A Python that has pika.
-fn python() -> String {
+pub(super) fn python() -> String {
     let python = std::env::var("POOL_TEST_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".to_owned());
     let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|done| done.status.success());
     assert!(has_pika, "{python} has no pika: install python3-pika, or set POOL_TEST_PYTHON to a Python that has it");

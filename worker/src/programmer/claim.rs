@@ -12,6 +12,7 @@ use pool_shared::result::{ErrorKind, Status, TaskFailure};
 use pool_shared::routing::CapabilitySet;
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::Timestamp;
+use pool_shared::wrong::id_in;
 
 /// So many deliveries without any start: the task kills its worker before it can be claimed.
 const MOST_UNSTARTED_DELIVERIES: u64 = 10;
@@ -40,6 +41,7 @@ pub struct Malformed {
 /// [`Malformed`], with a message for the submitter.
 pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope, Malformed> {
     let property_id = headers::text(properties.message_id()).map(TaskId::new);
+    let readable_id = || id_in(body).or_else(|| property_id.clone().and_then(Result::ok));
     let malformed = |id: Option<TaskId>, reply: Reply, problem: String| Malformed {
         id,
         reply,
@@ -49,13 +51,13 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         Ok(reply) => reply,
         Err(to) => {
             let problem = format!("reply_to: {to:?} must begin with `{REPLY_PREFIX}`");
-            return Err(malformed(property_id.and_then(Result::ok), Reply::without_address(properties), problem));
+            return Err(malformed(readable_id(), Reply::without_address(properties), problem));
         }
     };
     // A deadline that has passed in the queue is an outcome of its own, not a mistake in the message.
     let message = match TaskMessage::parse(body, Timestamp::default()) {
         Ok(message) => message,
-        Err(error) => return Err(malformed(property_id.and_then(Result::ok), reply, error.to_string())),
+        Err(error) => return Err(malformed(readable_id(), reply, error.to_string())),
     };
     let id = match (message.id.clone(), property_id) {
         (Some(id), _) | (None, Some(Ok(id))) => id,

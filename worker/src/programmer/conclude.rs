@@ -233,7 +233,9 @@ pub async fn dead_letter(
 ) -> End {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
     let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
-    let obituary = Obituary::new(format!("{}: {}", failure.kind.as_str(), failure.message), from, wall_clock());
+    let task = id.as_ref().map_or(String::new(), |id| format!("task {id}: "));
+    let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
+    let obituary = Obituary::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
     if !publish_result(process, &mut result, reply, &wanted).await {
         return End::Lost;

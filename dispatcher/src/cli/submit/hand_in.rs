@@ -4,12 +4,11 @@
 //!
 //! Every task has its id before it is sent, so that sending it twice does it once.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_shared::id::TaskId;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -18,79 +17,192 @@ use crate::api::extract::MAX_REQUEST_BYTES;
 use crate::api::problem::Problem;
 use crate::api::tasks::TaskView;
 use crate::cli::client::in_words;
-use crate::intake::new_id;
-use crate::room::NoRoom;
+use crate::cli::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
 
 /// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
 const OFFERED: usize = 500;
 /// In one request, so that it is always below what a dispatcher takes ([`MAX_REQUEST_BYTES`]).
 const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
-const DEFAULT_WAIT_S: u32 = 2;
 /// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
 const UNANSWERED: u32 = 150;
+/// A queue that no programmer takes tasks from may be served again by then: a worker that is restarted, for example.
+const STUCK_FOR: Duration = Duration::from_secs(60);
 
-/// Between two lines about waiting, where they do not replace each other.
-const SAY_EVERY: Duration = Duration::from_secs(30);
+/// How a batch is handed in.
+pub(super) struct Manner {
+    /// Prints the ids of a batch that is taken in parts as they are taken.
+    pub(super) print_ids: bool,
+    /// How the rest is handed in later, when this ends before.
+    pub(super) go_on: String,
+    /// Ends when nothing could be handed in for so long; None: when nobody takes tasks from the full queues for
+    /// [`STUCK_FOR`].
+    pub(super) give_up_after: Option<Duration>,
+}
+
+/// Why a batch was not handed in as a whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Interrupted,
+    /// And why there was no room.
+    GivenUp(String),
+}
 
 /// What was handed in.
 pub(super) struct HandedIn {
-    /// All of it, in its order.
+    /// What was taken, in the order of the batch.
     pub(super) taken: Vec<TaskView>,
     /// The ids are on stdout already.
     pub(super) printed: bool,
+    /// None: all of it was taken.
+    pub(super) left: Option<Left>,
 }
 
-/// When all tasks are taken. With `print_ids` those of a batch that is taken in parts are printed as they are taken: who
-/// does not want to wait for the rest knows then what is there.
-pub(super) async fn hand_in(client: &Client, mut tasks: Vec<Value>, print_ids: bool) -> anyhow::Result<HandedIn> {
-    give_ids(&mut tasks);
-    let bodies = tasks.iter().map(serde_json::value::to_raw_value).collect::<Result<Vec<_>, _>>()?;
-    let mut taken: Vec<Option<TaskView>> = tasks.iter().map(|_| None).collect();
-    let mut open: Vec<usize> = (0..tasks.len()).collect();
-    let mut offer = open.clone();
-    let shown = Shown::new(print_ids);
-    let (mut unanswered, mut printed) = (0, false);
-    while !open.is_empty() {
-        offer.truncate(in_one_request(offer.iter().map(|&index| bodies[index].get().len())));
-        let body = serde_json::to_vec(&offer.iter().map(|&index| &bodies[index]).collect::<Vec<_>>())?;
-        let answer = client.try_post::<Vec<TaskView>>("/tasks", body).await;
-        let begun = open.len() < tasks.len();
-        let answer = match answer {
-            Ok(answer) => answer,
-            // The ids are made here, so what was taken and not answered is not taken twice.
-            Err(error) if begun && unanswered < UNANSWERED => {
-                unanswered += 1;
-                shown.say(format!("{error:#}; trying again, {} still to hand in", open.len()));
-                tokio::time::sleep(Duration::from_secs(DEFAULT_WAIT_S.into())).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        unanswered = 0;
-        match answer {
-            Ok(views) => {
-                if print_ids && offer.len() < tasks.len() {
-                    shown.print_ids(&views);
-                    printed = true;
+/// A batch on its way.
+struct Batch<'a> {
+    client: &'a Client,
+    manner: &'a Manner,
+    tasks: &'a [Value],
+    bodies: Vec<Box<RawValue>>,
+    taken: Vec<Option<TaskView>>,
+    /// Places of those that are not taken yet.
+    open: Vec<usize>,
+    shown: Shown,
+    interrupt: Interrupt,
+    printed: bool,
+    hinted: bool,
+    unanswered: u32,
+    /// Since when nothing was handed in.
+    since: Instant,
+    /// Since when nobody takes tasks from the full queues.
+    stuck_since: Option<Instant>,
+}
+
+/// Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
+pub(super) async fn hand_in(client: &Client, tasks: &[Value], manner: &Manner) -> anyhow::Result<HandedIn> {
+    let mut batch = Batch {
+        client,
+        manner,
+        tasks,
+        bodies: tasks.iter().map(serde_json::value::to_raw_value).collect::<Result<_, _>>()?,
+        taken: tasks.iter().map(|_| None).collect(),
+        open: (0..tasks.len()).collect(),
+        shown: Shown::new(),
+        interrupt: Interrupt::listen(),
+        printed: false,
+        hinted: false,
+        unanswered: 0,
+        since: Instant::now(),
+        stuck_since: None,
+    };
+    let left = batch.run().await?;
+    Ok(HandedIn { taken: batch.taken.into_iter().flatten().collect(), printed: batch.printed, left })
+}
+
+impl Batch<'_> {
+    async fn run(&mut self) -> anyhow::Result<Option<Left>> {
+        let mut offer = self.open.clone();
+        while !self.open.is_empty() {
+            offer.truncate(in_one_request(offer.iter().map(|&index| self.bodies[index].get().len())));
+            let body = serde_json::to_vec(&offer.iter().map(|&index| &self.bodies[index]).collect::<Vec<_>>())?;
+            let request = self.client.try_post::<Vec<TaskView>>("/tasks", body);
+            let answer = match self.interrupt.answer(request).await {
+                Ok(answer) => answer,
+                Err(Interrupted) => return Ok(Some(Left::Interrupted)),
+            };
+            let left = match answer {
+                Ok(Ok(views)) => {
+                    self.take(&offer, views);
+                    offer = next_offer(self.tasks, &self.open);
+                    None
                 }
-                for (&index, view) in offer.iter().zip(views) {
-                    taken[index] = Some(view);
-                }
-                open.retain(|&index| taken[index].is_none());
-                offer = next_offer(&tasks, &open);
-            }
-            Err(problem) => {
-                let fits = fitting(&problem, &offer);
-                if fits.is_empty() {
-                    wait(&problem, open.len(), &shown).await?;
-                    offer = next_offer(&tasks, &open);
-                } else {
-                    offer = fits;
-                }
+                Ok(Err(problem)) => match fitting(&problem, &offer) {
+                    fits if fits.is_empty() => {
+                        let left = self.wait(&problem).await?;
+                        offer = next_offer(self.tasks, &self.open);
+                        left
+                    }
+                    fits => {
+                        offer = fits;
+                        None
+                    }
+                },
+                Err(error) => self.ask_again(error).await?,
+            };
+            if left.is_some() {
+                return Ok(left);
             }
         }
+        Ok(None)
     }
-    Ok(HandedIn { taken: taken.into_iter().flatten().collect(), printed })
+
+    fn take(&mut self, offer: &[usize], views: Vec<TaskView>) {
+        if self.manner.print_ids && offer.len() < self.tasks.len() {
+            let ids: String = views.iter().map(|task| format!("{}\n", task.id)).collect();
+            self.shown.beside(|| {
+                print(&ids);
+            });
+            self.printed = true;
+        }
+        for (&index, view) in offer.iter().zip(views) {
+            self.taken[index] = Some(view);
+        }
+        self.open.retain(|&index| self.taken[index].is_none());
+        (self.unanswered, self.since, self.stuck_since) = (0, Instant::now(), None);
+    }
+
+    /// Nobody answers. The ids are made here, so what was taken and not answered is not taken twice.
+    async fn ask_again(&mut self, error: anyhow::Error) -> anyhow::Result<Option<Left>> {
+        if self.open.len() == self.tasks.len() || self.unanswered >= UNANSWERED {
+            return Err(error);
+        }
+        self.unanswered += 1;
+        self.shown.say(format!("{error:#}; trying again, {} still to hand in", self.open.len()));
+        Ok(self.interrupt.sleep(DEFAULT_WAIT_S).await.err().map(|Interrupted| Left::Interrupted))
+    }
+
+    /// Until it is worth trying again. What time does not cure is an error.
+    async fn wait(&mut self, problem: &Problem) -> anyhow::Result<Option<Left>> {
+        if problem.retry_after_s.is_none() && problem.no_room.is_none() {
+            return Err(in_words(problem));
+        }
+        self.unanswered = 0;
+        let open = self.open.len();
+        let words = match &problem.no_room {
+            Some(no_room) => {
+                self.hint();
+                let why = stuck(self.client, no_room).await;
+                self.stuck_since = why.as_ref().map(|_| self.stuck_since.unwrap_or_else(Instant::now));
+                let why = why.map_or(String::new(), |why| format!("; {why}"));
+                format!("{}; {open} still to hand in{why}", full(no_room))
+            }
+            None => format!("{}; waiting, {open} still to hand in", problem.detail),
+        };
+        self.shown.say(words.clone());
+        let too_long = match self.manner.give_up_after {
+            Some(limit) => self.since.elapsed() >= limit,
+            None => self.stuck_since.is_some_and(|since| since.elapsed() >= STUCK_FOR),
+        };
+        if too_long {
+            return Ok(Some(Left::GivenUp(words)));
+        }
+        let seconds = problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S);
+        Ok(self.interrupt.sleep(seconds).await.err().map(|Interrupted| Left::Interrupted))
+    }
+
+    /// Once.
+    fn hint(&mut self) {
+        if std::mem::replace(&mut self.hinted, true) {
+            return;
+        }
+        let taken = if self.manner.print_ids { "what is printed is taken" } else { "what is taken goes on" };
+        let go_on = &self.manner.go_on;
+        self.shown.beside(|| {
+            eprintln!(
+                "the queues are full: the rest is handed in as tasks finish; Ctrl-C ends it, {taken}, and this hands in the \
+                 rest later:\n  {go_on}"
+            );
+        });
+    }
 }
 
 /// How many of tasks with these sizes, one after the other, one request may hold; at least one.
@@ -108,82 +220,6 @@ fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
     fits.iter().filter_map(|&place| offer.get(place).copied()).collect()
 }
 
-/// Until it is worth trying again. What time does not cure is an error.
-async fn wait(problem: &Problem, open: usize, shown: &Shown) -> anyhow::Result<()> {
-    let passes = problem.retry_after_s.is_some() || problem.no_room.is_some();
-    if !passes {
-        return Err(in_words(problem));
-    }
-    let words = match &problem.no_room {
-        Some(no_room) => {
-            shown.hint();
-            format!("{}; {open} still to hand in", full(no_room))
-        }
-        None => format!("{}; waiting, {open} still to hand in", problem.detail),
-    };
-    shown.say(words);
-    tokio::time::sleep(Duration::from_secs(problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S).into())).await;
-    Ok(())
-}
-
-/// One line that changes on a terminal, and now and then a line elsewhere.
-struct Shown {
-    bar: ProgressBar,
-    said: Cell<Option<Instant>>,
-    hinted: Cell<bool>,
-    print_ids: bool,
-}
-
-impl Shown {
-    fn new(print_ids: bool) -> Self {
-        let target =
-            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-            bar.set_style(style);
-        }
-        Self { bar, said: Cell::new(None), hinted: Cell::new(false), print_ids }
-    }
-
-    fn say(&self, words: String) {
-        if !self.bar.is_hidden() {
-            self.bar.set_message(words);
-            self.bar.tick();
-        } else if self.said.get().is_none_or(|said| said.elapsed() >= SAY_EVERY) && self.bar.message() != words {
-            eprintln!("{words}");
-            self.said.set(Some(Instant::now()));
-            self.bar.set_message(words);
-        }
-    }
-
-    /// Once.
-    fn hint(&self) {
-        if self.hinted.replace(true) {
-            return;
-        }
-        let taken = if self.print_ids { "what is printed is taken" } else { "what is taken goes on" };
-        self.bar.suspend(|| {
-            eprintln!("the queues are full: the rest is handed in as tasks finish; Ctrl-C ends it, {taken}");
-        });
-    }
-
-    fn print_ids(&self, taken: &[TaskView]) {
-        let ids: String = taken.iter().map(|task| format!("{}\n", task.id)).collect();
-        self.bar.suspend(|| print(&ids));
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-fn full(no_room: &NoRoom) -> String {
-    let routes = no_room.full.iter().map(|route| format!("{} waiting for `{}`", route.waiting, route.route));
-    format!("the queue is full: {}", routes.collect::<Vec<_>>().join(", "))
-}
-
 /// The first of each kind: those that need the same wait in the same queue.
 fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -196,23 +232,37 @@ fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
     open.iter().filter(first).copied().collect()
 }
 
-fn give_ids(tasks: &mut [Value]) {
-    for task in tasks.iter_mut().filter_map(Value::as_object_mut) {
-        task.entry("id").or_insert_with(|| json!(new_id()));
+/// Tasks without an id get one that is made of the batch and their place in it: the same whenever the batch is handed in.
+/// True when all have one of their own.
+pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
+    let alone = tasks.len() == 1;
+    let mut own = true;
+    for (place, task) in tasks.iter_mut().enumerate() {
+        let Some(task) = task.as_object_mut() else { continue };
+        own &= task.contains_key("id");
+        let id = || if alone { json!(batch) } else { json!(format!("{batch}-{}", place + 1)) };
+        task.entry("id").or_insert_with(id);
     }
+    own
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intake::new_id;
+    use crate::room::NoRoom;
     use axum::http::StatusCode;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {
         let mut tasks = [json!({"id": "mine"}), json!({"instruction": "x"})];
-        give_ids(&mut tasks);
+        let batch = new_id();
+        assert!(!give_ids(&mut tasks, &batch), "one has none of its own");
         assert_eq!(tasks[0]["id"], "mine", "its own");
         assert!(tasks[1]["id"].as_str().is_some_and(|id| id.starts_with("t-")), "{}", tasks[1]);
+        let mut again = [json!({"id": "mine"}), json!({"instruction": "x"})];
+        give_ids(&mut again, &batch);
+        assert_eq!(again, tasks, "the same batch has the same ids");
     }
 
     #[test]

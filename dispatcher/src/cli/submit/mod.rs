@@ -9,24 +9,32 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use pool_shared::id::TaskId;
 use serde_json::{Map, Value, json};
 
 use super::{Client, Format, PoolFile, PoolUrl, complain, print};
 use crate::api::tasks::TaskView;
+use crate::cli::full::same_command;
 use crate::figures::counted;
+use crate::intake::new_id;
 use crate::tables::{lines, table};
-use hand_in::HandedIn;
+use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
 
 /// As a shell counts what SIGINT has ended.
 const INTERRUPTED: u8 = 130;
+/// An id has at most 64 characters.
+const MOST_OF_BATCH: usize = 56;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     dispatcher submit tasks.yaml --wait\n  \
     dispatcher submit --repository app --capability fast --instruction 'Add a test for parse()' --check 'python3 -m unittest'\n\n\
-    Exit status: 0 all tasks were taken (with --wait: and succeeded), 1 not so, 2 a file cannot be read.")]
+    It ends when all tasks are taken; with --wait, when all have a result. Where the pool file limits queues and they are full, it\n\
+    hands in the rest as tasks finish; Ctrl-C ends that, and it says what is taken and how to hand in the rest.\n\n\
+    Exit status: 0 all tasks were taken (with --wait: and succeeded), 1 not so, 2 a file cannot be read, 130 Ctrl-C.")]
 pub(super) struct SubmitArgs {
     /// YAML or JSON files: one task, a list, or `tasks: [...]`
     files: Vec<PathBuf>,
@@ -38,6 +46,14 @@ pub(super) struct SubmitArgs {
     dry_run: bool,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Begins the ids of tasks that have none: the same files with the same batch are handed in once, however often
+    /// (default: a new one each time)
+    #[arg(long, value_name = "NAME", value_parser = batch)]
+    batch: Option<TaskId>,
+    /// End with status 1 when nothing could be handed in for so many seconds, because queues are full (default: when no
+    /// programmer takes tasks from them for a minute)
+    #[arg(long, value_name = "SECONDS")]
+    give_up_after: Option<u64>,
     /// Add a label to every task: key=value
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -80,6 +96,12 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// With room for the number of a task behind it.
+fn batch(text: &str) -> Result<TaskId, String> {
+    let name = TaskId::new(text).map_err(|error| error.to_string())?;
+    if text.len() > MOST_OF_BATCH { Err(format!("at most {MOST_OF_BATCH} characters")) } else { Ok(name) }
+}
+
 pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let mut tasks = match collect(&args) {
         Ok(tasks) => tasks,
@@ -95,11 +117,25 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return plan::run(&args.pool_file.pool, &tasks, args.format);
     }
+    let batch = args.batch.clone().unwrap_or_else(new_id);
+    let own_ids = give_ids(&mut tasks, &batch);
     let client = Client::new(&args.url)?;
-    let print_ids = !args.wait && args.format == Format::Table;
-    let HandedIn { taken, printed } = hand_in::hand_in(&client, tasks, print_ids).await?;
+    let manner = Manner {
+        print_ids: !args.wait && args.format == Format::Table,
+        go_on: if own_ids || args.batch.is_some() {
+            same_command(&[])
+        } else {
+            same_command(&["--batch", batch.as_str()])
+        },
+        give_up_after: args.give_up_after.map(Duration::from_secs),
+    };
+    let HandedIn { taken, printed, left } = hand_in(&client, &tasks, &manner).await?;
     for warning in taken.iter().flat_map(|task| &task.warnings).collect::<BTreeSet<_>>() {
         eprintln!("warning: {warning}");
+    }
+    if let Some(left) = left {
+        args.format.print(&taken, |taken| if printed { String::new() } else { taken_table(taken) })?;
+        return Ok(not_all(&left, (taken.len(), tasks.len()), &manner.go_on));
     }
     if args.wait {
         return tokio::select! {
@@ -116,6 +152,19 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         let count = counted(taken.len(), "task", "tasks");
         format!("{rows}{count} taken. Follow with `dispatcher watch` or at {}\n", client.url())
     })
+}
+
+/// A batch of which only a part was taken.
+fn not_all(left: &Left, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
+    let (code, why) = match left {
+        Left::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
+        Left::GivenUp(why) => (ExitCode::FAILURE, format!("given up: {why}\n")),
+    };
+    eprintln!(
+        "{why}{taken} of {all} tasks were taken and go on; the others were not handed in. This hands them in, and no task \
+         twice:\n  {go_on}"
+    );
+    code
 }
 
 /// Who stops waiting has not cancelled anything.

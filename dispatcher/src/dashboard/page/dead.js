@@ -56,6 +56,7 @@ const deadView = () => {
   const list = h("ul", { class: "card list letters", "aria-label": "Dead letters", hidden: true });
   const none = h("div", { class: "card" }, h("div", { class: "empty" }, h("div", { class: "skeleton" })));
   const again = h("button", { type: "button", class: "tiny", onclick: () => load() }, "Look again");
+  const retryAll = h("button", { type: "button", class: "tiny", hidden: true, onclick: () => everyOne() }, "Retry all");
   const dropAll = h("button", { type: "button", class: "tiny danger", hidden: true, onclick: () => everything() }, "Drop all");
   let letters = null;
   let count = null;
@@ -70,6 +71,17 @@ const deadView = () => {
         left = answer.dropped ? answer.left ?? 0 : 0;
       }
     }, "All are thrown away");
+    load();
+  };
+  const everyOne = async () => {
+    const done = await act(retryAll, async () => {
+      for (let taken = 0; ;) {
+        const { retried, kept, total: left } = await (await request("POST", "/dead/retry", {})).json();
+        taken += retried.length;
+        if (!retried.length || left <= kept.length) return { taken, left };
+      }
+    });
+    if (done) toast(`${number(done.taken)} taken up again${done.left ? `; ${number(done.left)} cannot be, and are still here` : ""}`);
     load();
   };
   const load = async () => {
@@ -98,8 +110,8 @@ const deadView = () => {
     const some = letters?.length > 0;
     list.hidden = !some;
     none.hidden = some;
-    dropAll.hidden = !some || !pool.mayAct;
-    offered(dropAll);
+    retryAll.hidden = dropAll.hidden = !some || !pool.mayAct;
+    offered(retryAll, dropAll);
     set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, the oldest ${number(letters.length)} are shown` : ""}` : "");
     keyed(list, letters ?? [], (letter) => letter.id, letterRow(load));
   };
@@ -114,7 +126,7 @@ const deadView = () => {
     rows[Math.max(0, Math.min(rows.length - 1, current + step))]?.focus();
   };
   const element = h("div", {},
-    h("div", { class: "head wrap" }, h("h1", {}, "Dead letters"), total, h("span", { class: "grow" }), again, dropAll), none, list);
+    h("div", { class: "head wrap" }, h("h1", {}, "Dead letters"), total, h("span", { class: "grow" }), again, retryAll, dropAll), none, list);
   pool.changed.add(update);
   load();
   return { element, title: "Dead letters", list: { move }, close: () => { closed = true; pool.changed.delete(update); } };

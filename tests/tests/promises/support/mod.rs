@@ -10,6 +10,7 @@ pub(crate) mod bench;
 pub(crate) mod books;
 pub(crate) mod broker;
 pub(crate) mod browser;
+pub(crate) mod checkout;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod event_log;

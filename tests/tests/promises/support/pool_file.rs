@@ -74,7 +74,7 @@ impl PoolFile {
             // The nearest port that nobody listens on: `discard`.
             "providers": {"local": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
             "failover": {"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 20},
-            "load_balancing": {"health_check_interval_s": 3, "max_queue_per_programmer": 1_000_000},
+            "load_balancing": {"health_check_interval_s": 3},
             "agent": {"kind": "noop"},
             "workspace": {"dir": "../work", "roots": ["../repositories"]},
             "sandbox": {"level": "off"},

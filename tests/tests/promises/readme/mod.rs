@@ -1,0 +1,409 @@
+//! Every command and every request of the README is run as it stands there, in the order of a newcomer: the quick start, and
+//! then all the rest against the pool that it has started. What is not run is named in `plan` with its reason.
+
+mod page;
+mod plan;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::support::amqp::channel;
+use crate::support::api::http;
+use crate::support::checkout::Checkout;
+use crate::support::machine::{free_port, program};
+use crate::support::process::Running;
+use crate::support::{Api, Pool, PoolFile, Repository, SOON, eventually};
+use crate::third_party::python;
+use page::Page;
+use plan::{How, IN_BLOCKS, IN_LINES, NOT_SENT, OTHER_BLOCKS};
+
+/// The task of the page.
+const SHOWN_ID: &str = "t-01a2090547ec74cf9ee3dc543c64f42b";
+/// Twelve tasks with the real aider, in a debug build, on two cores that do other things as well.
+const TASKS_WITHIN: Duration = Duration::from_secs(400);
+
+#[test]
+fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
+    let page = Page::read();
+    let calls: Vec<String> = page.calls().into_iter().map(|call| call.command).collect();
+    let planned: Vec<&str> = IN_BLOCKS.iter().map(|(command, _)| *command).collect();
+    assert_eq!(calls, planned, "commands of blocks, in their order, and their places in readme/plan.rs");
+    let in_lines = page.commands_in_lines();
+    for command in &in_lines {
+        assert!(IN_LINES.iter().any(|(known, _)| known == command), "`{command}` has no place in readme/plan.rs");
+    }
+    for (known, _) in IN_LINES {
+        assert!(
+            in_lines.iter().any(|command| command == known),
+            "`{known}` is in readme/plan.rs and not in the README"
+        );
+    }
+    for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
+        if let How::NotHere(reason) = how {
+            assert!(!reason.is_empty(), "`{command}` is not run for a reason");
+        }
+    }
+    let others = page.blocks.iter().filter(|block| !["console", "sh"].contains(&block.language.as_str()));
+    for block in others {
+        let known =
+            |(language, words, _): &&(&str, &str, &str)| block.language == *language && block.text.contains(words);
+        assert_eq!(
+            OTHER_BLOCKS.iter().filter(known).count(),
+            1,
+            "this block has no place in readme/plan.rs: {block:?}"
+        );
+    }
+    for (language, words, _) in OTHER_BLOCKS {
+        page.block(language, words);
+    }
+}
+
+/// The newcomer's shell.
+struct Shell<'a> {
+    checkout: &'a Checkout,
+    page: &'a Page,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Shell<'_> {
+    /// In bash, behind the lines of the README that every example assumes.
+    fn run_in(&self, directory: &Path, line: &str) -> Output {
+        let assumed = &self.page.block("sh", "export $(scripts/pool env)").text;
+        let script = format!(
+            "set -eu; cd '{}'\n{assumed}\nset -o pipefail; cd '{}'\n{line}",
+            self.checkout.path().display(),
+            directory.display()
+        );
+        let mut command = self.checkout.command(Path::new("bash"));
+        command.args(["-c", &script]).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        // Somebody else's that answers instead of a provider.
+        let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port")).unwrap_or_default();
+        for provider in ["OLLAMA", "ANTHROPIC", "OPENAI", "DEEPSEEK"] {
+            command.env(format!("POOL_{provider}_URL"), format!("http://127.0.0.1:{}/v1", llm.trim()));
+        }
+        command.output().expect("bash runs")
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.run_in(self.checkout.path(), line)
+    }
+
+    /// What it prints; it must end well.
+    fn prints(&self, line: &str) -> String {
+        let done = self.run(line);
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{line}\n{said}{}", String::from_utf8_lossy(&done.stderr));
+        said
+    }
+
+    fn api(&self) -> Api {
+        Api::at(self.checkout.value("POOL_URL").expect("the pool runs"))
+    }
+
+    /// The command of a block as it stands there, and what the page says that it prints.
+    fn shown(&self, command: &str) -> (String, String) {
+        let call = self.page.calls().into_iter().find(|call| call.command.starts_with(command));
+        let call = call.unwrap_or_else(|| panic!("the README has a command {command:?}"));
+        (call.command, call.printed)
+    }
+}
+
+/// A line with one blank between its words.
+fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The lines of the page that are not cut, but for rules.
+fn whole_lines(text: &str) -> impl Iterator<Item = String> {
+    text.lines().map(words).filter(|line| !line.is_empty() && !line.contains('…') && !line.starts_with('─'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
+    let page = Page::read();
+    let checkout = Checkout::with_programs().await;
+    let mut quickstart = the_quick_start(&checkout, &page).await;
+    let done = Repository::at(&checkout.path().join(".pool/sample"));
+    let mut shell = Shell { checkout: &checkout, page: &page, variables: Vec::new() };
+    let task = a_task_and_its_result(&shell, &done).await;
+    submitting(&shell);
+    from_any_amqp_client(&shell);
+    configuration(&shell);
+    let dead = bury(&checkout.value("AMQP_URL").expect("a broker"), &shell.api()).await;
+    shell.variables = vec![("DONE", task), ("WAITS", "waits".to_owned()), ("DEAD", dead)];
+    for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
+        match how {
+            How::AsItStands => drop(shell.prints(&command.replace(SHOWN_ID, &shell.variables[0].1))),
+            How::Lines(lines) => lines.iter().for_each(|line| drop(shell.prints(line))),
+            How::Closely | How::NotHere(_) => {}
+        }
+    }
+    shell.prints("dispatcher pause --all");
+    requests(&shell).await;
+    shell.prints("dispatcher resume --all");
+
+    kill(Pid::from_raw(quickstart.pid().cast_signed()), Signal::SIGINT).expect("Ctrl-C");
+    quickstart.ended().await;
+    let (status, said) = checkout.pool(&["status"]);
+    assert_eq!((status, said.contains("running")), (Some(3), false), "Ctrl-C stops everything: {said}");
+    in_the_background_with_another_file(&shell);
+}
+
+/// Page one, until it says that it runs.
+async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
+    let mut command = checkout.command(&checkout.path().join("scripts/quickstart"));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut quickstart = Running::start("quickstart", checkout.path(), &command);
+    let runs = async || {
+        let said = quickstart.log();
+        assert!(quickstart.is_running(), "it goes on: {said}");
+        said.contains("Running. Ctrl-C stops everything.").then_some(said)
+    };
+    let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
+    let printed = &page.calls()[0].printed;
+    // What a debug build of a test is, and what is there already, is told otherwise.
+    let fixed =
+        ["==> Installing", "==> Starting", "==> Twelve", "==> One", "==> Where", "task ", "12 of 12", "Running."];
+    for line in printed.lines().filter(|line| fixed.iter().any(|begins| line.starts_with(begins))) {
+        let line = words(line);
+        // Costs depend on how often a programmer has to try.
+        let line = line.split(", $").next().unwrap_or_default();
+        assert!(said.lines().any(|other| words(other).starts_with(line)), "it prints {line:?}: {said}");
+    }
+    quickstart
+}
+
+/// `task.json`, its answer, its result, its patch.
+async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
+    let path = shell.checkout.path();
+    std::fs::write(
+        path.join("task.json"),
+        &shell.page.block("json", "\"instruction\": \"Write the function median").text,
+    )
+    .expect("task.json");
+    let (submit, printed) =
+        shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
+    let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
+    assert!(printed.contains(r#""status":"queued","route":"fast""#), "what the page says: {printed}");
+    // A free programmer may have it already.
+    assert!(["queued", "running"].iter().any(|status| answer["status"] == *status), "{answer}");
+    assert_eq!(answer["route"], "fast", "{answer}");
+    let id = answer["id"].as_str().expect("an id").to_owned();
+    shell.api().result(&id, TASKS_WITHIN).await;
+    let task: Value = serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\""))).expect("JSON");
+    // The page cuts lists and texts, and adds the patch.
+    let shown = shell.page.block("json", "\"task_id\"").text.replace("[…]", "[]");
+    let shown: Value = serde_json::from_str(&shown).expect("the result on the page is JSON");
+    for (key, value) in shown.as_object().expect("an object").iter().filter(|(key, _)| *key != "patch") {
+        let real = &task["result"][key];
+        assert!(!real.is_null(), "a result has `{key}`: {task}");
+        for inner in value.as_object().into_iter().flatten().map(|(inner, _)| inner) {
+            assert!(!real[inner].is_null(), "a result has `{key}.{inner}`: {task}");
+        }
+    }
+    assert_eq!(task["result"]["status"], shown["status"], "{task}");
+    let clone = sample.fresh_clone(&path.join("clone"));
+    let (patch, _) = shell.shown(&format!("curl -s \"$POOL_URL/tasks/{SHOWN_ID}/patch\""));
+    let applied = shell.run_in(clone.path(), &patch.replace(SHOWN_ID, &id));
+    assert!(applied.status.success(), "the patch applies: {}", String::from_utf8_lossy(&applied.stderr));
+    assert!(!clone.git(&["diff", "--stat"]).is_empty(), "and changes something");
+
+    let (refused, printed) = shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
+    let answer: Value = serde_json::from_str(&shell.prints(&refused)).expect("JSON");
+    let printed: Value = serde_json::from_str(&printed).expect("the answer on the page is JSON");
+    assert_eq!(answer, printed, "mistakes are answered as the page says");
+    id
+}
+
+fn submitting(shell: &Shell<'_>) {
+    let (one, printed) = shell.shown("dispatcher submit --repository sample");
+    let said = shell.prints(&one);
+    let ends = |text: &str| [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()));
+    assert_eq!(ends(&said), ends(&printed), "the head of the table, and the sum");
+    let (dry, printed) = shell.shown("dispatcher submit config/trial/tasks.yaml --dry-run");
+    let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
+    for line in whole_lines(&printed) {
+        assert!(said.contains(&line), "it prints {line:?}: {said:?}");
+    }
+    let (_, printed) = shell.shown("dispatcher budget");
+    let head = shell.prints("dispatcher budget");
+    assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
+}
+
+fn from_any_amqp_client(shell: &Shell<'_>) {
+    let file = shell.checkout.path().join("example.py");
+    std::fs::write(&file, &shell.page.block("python", "pika.BlockingConnection").text).expect("a file");
+    let said = shell.prints(&format!("{} {}", python(), file.display()));
+    assert!(said.starts_with("succeeded") && said.contains("+++"), "status and patch: {said}");
+}
+
+/// The pool file of the page, and the one with two mistakes.
+fn configuration(shell: &Shell<'_>) {
+    let path = shell.checkout.path();
+    std::fs::write(path.join("shown.yaml"), &shell.page.block("yaml", "programmers:").text).expect("a file");
+    shell.prints("dispatcher check --pool shown.yaml");
+    let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
+    let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
+    let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
+    std::fs::write(path.join("my-pool.yaml"), wrong).expect("a file");
+    let (check, printed) = shell.shown("dispatcher check --pool my-pool.yaml");
+    let done = shell.run(&check);
+    let said = [&done.stdout[..], &done.stderr].map(String::from_utf8_lossy).concat();
+    assert_eq!(done.status.code(), Some(2), "{said}");
+    assert_eq!(without_numbers(&said), without_numbers(&printed), "keys and words as on the page");
+    assert!(said.starts_with("my-pool.yaml:"), "with the line: {said}");
+}
+
+/// The reader's file has its lines elsewhere.
+fn without_numbers(said: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("my-pool.yaml:") {
+        Some(rest) => rest.trim_start_matches(|c: char| c.is_ascii_digit()).to_owned(),
+        None => line.to_owned(),
+    };
+    said.trim().lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A dead letter; gives its id.
+async fn bury(url: &str, api: &Api) -> String {
+    let (_connection, channel) = channel(url).await;
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
+    let publish = channel.basic_publish("pool.dlx".into(), "".into(), options, b"hello", properties);
+    publish.await.expect("a publish").await.expect("a confirm");
+    let id = async || api.get("/dead").await["letters"][0]["id"].as_str().map(ToOwned::to_owned);
+    eventually("it is a dead letter", SOON, id).await
+}
+
+/// Each request of the page is sent, with each body and each parameter that stands beside it.
+async fn requests(shell: &Shell<'_>) {
+    let (api, client) = (shell.api(), http());
+    let task = std::fs::read_to_string(shell.checkout.path().join("task.json")).expect("task.json");
+    let task: Value = serde_json::from_str(&task).expect("JSON");
+    for ((method, place), beside) in shell.page.requests() {
+        if NOT_SENT.iter().any(|(m, p, _)| *m == method && *p == place) {
+            continue;
+        }
+        let target = place.replace("{id}", &about(shell, (&method, &place), &task).await);
+        let url = format!("{}{target}", api.url());
+        if method == "GET" {
+            for query in beside.parameters.iter().map(|query| with_value(query)).chain([String::new()]) {
+                answers(&client, &method, &format!("{url}{query}"), None).await;
+            }
+            continue;
+        }
+        let bodies = beside.bodies.iter().map(|body| serde_json::from_str(body).expect("a body of the page is JSON"));
+        let mut bodies: Vec<Value> = bodies.collect();
+        if bodies.is_empty() {
+            bodies.push(if place == "/tasks" { task.clone() } else { json!({}) });
+        }
+        for body in &bodies {
+            answers(&client, &method, &url, Some(body)).await;
+        }
+    }
+}
+
+/// The id of what a request is about: a task in the state that it needs, a dead letter, or the task that has finished.
+async fn about(shell: &Shell<'_>, request: (&str, &str), task: &Value) -> String {
+    let api = shell.api();
+    match request {
+        ("POST", "/tasks/{id}/requeue") | ("DELETE", "/tasks/{id}") => {
+            api.submit(task).await["id"].as_str().expect("an id").to_owned()
+        }
+        ("POST", "/tasks/{id}/retry") => {
+            let id = api.submit(task).await["id"].as_str().expect("an id").to_owned();
+            api.delete(&format!("/tasks/{id}")).await;
+            id
+        }
+        ("GET", "/dead/{id}") => bury(&shell.checkout.value("AMQP_URL").expect("a broker"), &api).await,
+        _ => shell.variables[0].1.clone(),
+    }
+}
+
+/// `?status=` with a value.
+fn with_value(query: &str) -> String {
+    let value = match query {
+        "?status=" => "queued",
+        "?programmer=" => "001",
+        "?llm=" => "ollama/qwen2.5-coder:7b-instruct",
+        "?text=" => "median",
+        "?limit=" | "?offset=" => "5",
+        _ => "",
+    };
+    format!("{query}{value}")
+}
+
+async fn answers(client: &Client, method: &str, url: &str, body: Option<&Value>) {
+    let method = Method::from_bytes(method.as_bytes()).expect("a method");
+    let mut request = client.request(method.clone(), url);
+    if let Some(body) = body {
+        request = request.json(body);
+    }
+    // Of a stream of events the head is enough.
+    let answer = request.send().await.expect("the API answers");
+    assert!(answer.status().is_success(), "{method} {url} {body:?}: {}", answer.status());
+}
+
+/// `scripts/pool` with the file for real LLMs; no task is submitted.
+fn in_the_background_with_another_file(shell: &Shell<'_>) {
+    let file = shell.checkout.path().join("config/pool.yaml");
+    let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
+    // Other pools of this machine may have its health ports.
+    let free =
+        |line: &str| if line.trim_start().starts_with("port: ") { "    port: 0".to_owned() } else { line.to_owned() };
+    std::fs::write(&file, text.lines().map(|line| free(line) + "\n").collect::<String>()).expect("a file");
+    let (start, _) = shell.shown("scripts/pool start --pool");
+    let done = shell.checkout.run(Path::new("bash"), &["-euc", &start]);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("the pool is ready after"), "{said}");
+    assert_eq!(shell.checkout.pool(&["stop", "--now"]).0, Some(0), "and ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_is_started_by_hand_as_the_readme_says() {
+    let (page, port) = (Page::read(), free_port());
+    let file = PoolFile::sample().set("dispatcher.listen", json!(format!("127.0.0.1:{port}")));
+    let pool = Pool::set_up_shared(&file).await;
+    file.set("workspace", json!({"dir": "work", "roots": ["repositories"]})).write(&pool.path().join("pool.yaml"));
+    let start = |name: &str, line: &str| {
+        let programs = program("worker").parent().expect("a directory").display().to_string();
+        let script = format!("cd '{}'; PATH='{programs}':$PATH; {line}", pool.path().display());
+        let mut command = Command::new("bash");
+        command.args(["-c", &script.replace("worker run", "exec worker run")]).env("AMQP_URL", pool.amqp_url());
+        Running::start(name, &pool.path().join("logs"), &command)
+    };
+    let calls: Vec<String> = page.calls().into_iter().map(|call| call.command).collect();
+    let by_hand = |words: &str| calls.iter().find(|call| call.contains(words)).unwrap_or_else(|| panic!("{words}"));
+    let _dispatcher = start("dispatcher", &format!("exec {}", by_hand("dispatcher serve --pool")));
+    let api = Api::at(format!("http://127.0.0.1:{port}"));
+    let held = async |count: usize| {
+        let what = format!("{count} programmers are held");
+        eventually(&what, SOON, async || {
+            let status = api.status().await;
+            let up = status["programmers"].as_array()?.iter().filter(|one| one["state"] != "down").count();
+            (up == count && status["programmers"][0]["unknown"] != true).then_some(())
+        })
+        .await;
+    };
+    for (words, count) in [("--all", 10), ("--programmers 001,002", 2), ("PROGRAMMER_ID=003", 1), ("--any 2", 2)] {
+        let line = calls.iter().find(|call| call.contains("worker run") && call.contains(words)).expect("a line");
+        let mut worker = start(&format!("worker-{count}-{}", words.len()), line);
+        held(count).await;
+        worker.terminate();
+        assert!(worker.ended().await.success(), "{line} ends in order: {}", worker.log());
+    }
+    let listen = format!("127.0.0.1:{}", free_port());
+    let _worker = start("worker-health", &format!("worker run --pool pool.yaml --all --listen {listen}"));
+    held(10).await;
+    let healthy = Command::new(program("worker")).args(["health", "--address", &listen]).output().expect("it runs");
+    assert!(healthy.status.success(), "{}", String::from_utf8_lossy(&healthy.stdout));
+    for place in ["/health", "/ready", "/metrics"] {
+        answers(&http(), "GET", &format!("http://{listen}{place}"), None).await;
+    }
+}
