@@ -21,6 +21,7 @@ mod calls;
 mod dialects;
 mod failover;
 mod limits;
+mod probes;
 
 const KEY: &str = "the-providers-key";
 
