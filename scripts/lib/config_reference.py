@@ -104,7 +104,8 @@ def kind_of_one(schema):
         return f"list of {kind(schema['items'])}s" if not words(schema["items"]) else "list of words"
     if name == "object":
         return "map"
-    return {"boolean": "true or false", "integer": "whole number" + bounds(schema)}.get(name, name)
+    numbers = {"integer": "whole number" + bounds(schema), "number": "number" + bounds(schema)}
+    return {"boolean": "true or false", **numbers}.get(name, name)
 
 
 def bounds(schema):

@@ -42,7 +42,7 @@ struct RawBreaker {
     /// So many failures within the window open it.
     #[schemars(range(min = 1))]
     failure_threshold: u32,
-    /// And at least this share of the calls that ended meanwhile, 0 to 1; 0: whatever their share.
+    /// The least share of failures among the calls that ended since these failures began. 0: only their number counts.
     #[schemars(range(min = 0, max = 1))]
     failure_ratio: f64,
     /// How long a failure counts.

@@ -305,6 +305,7 @@ fn retry_after_is_the_cooldown() {
 #[derive(Debug, Clone)]
 enum Step {
     Fail(u32, u8, bool),
+    Answer(u32),
     Probe(u32, u128),
     Probed(u128, bool),
     Wait(u64),
@@ -313,6 +314,7 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u32..6, 0u8..8, any::<bool>()).prop_map(|(n, task, auth)| Step::Fail(n, task, auth)),
+        2 => (1u32..6).prop_map(Step::Answer),
         3 => (1u32..6, 1u128..9).prop_map(|(n, probe)| Step::Probe(n, probe)),
         2 => (1u128..9, any::<bool>()).prop_map(|(probe, ok)| Step::Probed(probe, ok)),
         2 => (0..COOLDOWN * 2).prop_map(Step::Wait),
@@ -329,8 +331,13 @@ proptest! {
             match step {
                 Step::Fail(n, task, auth) => {
                     let fault = if auth { Fault::Auth } else { Fault::Unavailable };
-                    let verdicts = (log.fail(n, &format!("t{task}"), fault), other.fail(n, &format!("t{task}"), fault));
-                    prop_assert_eq!(verdicts.0, verdicts.1);
+                    let known = FailedCall { unproven: task % 2 == 0, took_ms: 5000, ..FailedCall::default() };
+                    let fail = |log: &mut Log| log.fail_as(n, &format!("t{task}"), fault, known);
+                    prop_assert_eq!(fail(&mut log), fail(&mut other));
+                }
+                Step::Answer(n) => {
+                    log.answer(n, &[0, 2000]);
+                    other.answer(n, &[0, 2000]);
                 }
                 Step::Probe(n, probe) => {
                     let accepted = log.probe(n, probe) == YES;

@@ -15,7 +15,7 @@ use tokio::sync::SemaphorePermit;
 use super::classify::{Exchange, Outcome, classify};
 use super::moderation::is_api_error;
 use super::pricing::{Admission, Room, Tariff, admit};
-use super::protocol::{Dialect, Envelope};
+use super::protocol::{Dialect, Envelope, Form};
 use super::record::CallClass;
 use super::request::AgentRequest;
 use super::session::charged;
@@ -60,7 +60,7 @@ impl Upstreams {
             return Probed { fault: Some(Fault::Unavailable), retry_after: None, cost: MicroUsd::ZERO };
         };
         let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field(self.known.of(llm)));
-        let exchange = upstream.send(&request, body, timeout).await;
+        let exchange = as_it_came(upstream.send(&request, body, timeout).await);
         let refused_by_api = is_refused_by_api(&exchange);
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
@@ -90,6 +90,21 @@ impl Upstreams {
         let request = AgentRequest::read(envelope, body.to_string().as_bytes()).ok()?;
         let admission = admit(request.demand, tariff, ROOM).ok()?;
         Some(Question { upstream, tariff, request, admission })
+    }
+}
+
+/// Some that serve agents only answer with a stream, whatever was asked for.
+fn as_it_came(exchange: Exchange) -> Exchange {
+    match exchange {
+        Exchange::Answered { form, status, retry_after, body, end } => {
+            let starts = |word: &[u8]| body.trim_ascii_start().starts_with(word);
+            let form = Form { stream: form.stream || starts(b"event:") || starts(b"data:"), ..form };
+            Exchange::Answered { form, status, retry_after, body, end }
+        }
+        other @ (Exchange::KeyMissing { .. }
+        | Exchange::NotConnected { .. }
+        | Exchange::TimedOut { .. }
+        | Exchange::Silent { .. }) => other,
     }
 }
 

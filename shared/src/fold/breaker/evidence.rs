@@ -127,13 +127,13 @@ impl Llm {
         let Evidence { failures, weight, sources, tasks, .. } = evidence;
         let enough = failures >= threshold && weight >= wanted_weight && tasks >= wanted_sources;
         let enough = sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
-        let until = match (evidence.key(wanted_sources), &scope) {
+        let until = match evidence.key(wanted_sources) {
             // A key that is refused is refused again: no more evidence is needed.
-            (Key::Refused, _) => until(now, rules, true, last.retry_after_ms),
-            // A probe at once, before its next call.
-            (Key::Doubtful, Scope::Programmer(_)) => now,
-            (Key::Doubtful | Key::Good, _) if enough => until(now, rules, false, last.retry_after_ms),
-            (Key::Doubtful | Key::Good, _) => return,
+            Key::Refused => until(now, rules, true, last.retry_after_ms),
+            // A probe at once, before the next call.
+            Key::Doubtful => now,
+            Key::Good if enough => until(now, rules, false, last.retry_after_ms),
+            Key::Good => return,
         };
         let failures = u32::try_from(failures).unwrap_or(u32::MAX);
         let outage = Outage { since: now, fault: last.fault, dialects: self.dialects(&scope), failures };
@@ -221,7 +221,8 @@ impl Llm {
             sources: sources.len(),
             tasks: tasks.len(),
             auth_sources: auth.len(),
-            auth_proven: proven || auth_tasks.len() >= 2,
+            auth_tasks: auth_tasks.len(),
+            auth_proven: proven,
         }
     }
 }
@@ -234,24 +235,29 @@ struct Evidence {
     sources: usize,
     tasks: usize,
     auth_sources: usize,
-    /// A probe has confirmed it, nothing else is possible, or it was so with two tasks: no prompt can do that.
+    auth_tasks: usize,
+    /// A probe has confirmed it, or nothing else is possible.
     auth_proven: bool,
 }
 
 /// What is known of the key.
 enum Key {
     Good,
-    /// It was refused with one task: perhaps that was its prompt.
+    /// Either the key was refused, or the prompts of these tasks were.
     Doubtful,
     Refused,
 }
 
 impl Evidence {
     fn key(&self, wanted_sources: usize) -> Key {
-        match (self.auth_sources >= wanted_sources, self.auth_proven) {
-            (false, _) => Key::Good,
-            (true, false) => Key::Doubtful,
-            (true, true) => Key::Refused,
+        if self.auth_sources < wanted_sources {
+            Key::Good
+        } else if self.auth_proven {
+            Key::Refused
+        } else if self.auth_tasks >= wanted_sources {
+            Key::Doubtful
+        } else {
+            Key::Good
         }
     }
 }

@@ -80,13 +80,18 @@ fn a_probe_that_is_refused_too_is_proof_also_against_the_others_that_were() {
 }
 
 #[test]
-fn two_tasks_of_two_programmers_are_proof_enough() {
-    let mut log = Log::new(10, 10);
-    log.refuse(1, "a");
-    log.refuse(2, "b");
-    assert_eq!(log.shut(3), Some(Scope::Pool), "no prompt can do that");
-    log.wait(COOLDOWN * 5);
-    assert_eq!(log.probe(1, 1), NOT_DUE, "it stays shut for long");
+fn two_tasks_of_two_programmers_stop_everybody_until_one_probe_has_asked() {
+    for (fault, shut) in [(Some(Fault::Auth), Some(Scope::Pool)), (None, None)] {
+        let mut log = Log::new(10, 10);
+        log.refuse(1, "a");
+        log.refuse(2, "b");
+        assert_eq!(log.shut(3), Some(Scope::Pool), "nobody else runs into it");
+        assert_eq!((log.probe(3, 1), log.probed(1, fault)), (YES, YES), "at once");
+        log.wait(COOLDOWN * 5);
+        assert_eq!(log.shut(3), shut, "a bad key, or two prompts: {fault:?}");
+        assert_eq!((log.refuses(1, "a"), log.refuses(2, "b")), (fault.is_none(), fault.is_none()), "{fault:?}");
+        assert_eq!(log.probe(1, 2), NOT_DUE, "a bad key stays shut for long");
+    }
 }
 
 #[test]

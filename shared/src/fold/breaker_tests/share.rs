@@ -5,7 +5,7 @@ use serde_json::json;
 
 impl Log {
     /// Calls of this programmer that ended so many milliseconds ago were answered.
-    fn answer(&mut self, programmer: u32, ages: &[u64]) {
+    pub(super) fn answer(&mut self, programmer: u32, ages: &[u64]) {
         let ended = BTreeMap::from([(id(programmer), ages.to_vec())]);
         let host = self.host(programmer);
         self.append(Decision::LlmAnswered { key: key(), host, ended, asks: false });

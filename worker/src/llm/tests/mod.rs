@@ -25,6 +25,7 @@ mod endings;
 mod failover;
 mod learning;
 mod limits;
+mod probes;
 mod provider;
 
 const KEY: &str = "the-providers-key";
