@@ -10,6 +10,7 @@ mod answer;
 mod body;
 mod call;
 mod classify;
+mod estimate;
 mod failover;
 mod gateway;
 mod known;

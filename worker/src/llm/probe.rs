@@ -53,7 +53,7 @@ impl Upstreams {
         let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field(self.known.of(llm)));
         let exchange = upstream.send(&request, body, timeout).await;
         let outcome = classify(exchange, wall_clock(), upstream.secret());
-        let (tokens, _) = charged(&outcome, admission.worst);
+        let tokens = charged(llm, &outcome, admission).tokens;
         let class = match &outcome {
             Outcome::Answer(_) => CallClass::Ok,
             Outcome::Failure(failure) => failure.class.clone(),

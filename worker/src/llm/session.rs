@@ -15,7 +15,7 @@ use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
 use super::record::{Call, CallClass, NoLlmLeft, Record};
-use super::telemetry::CallEnded;
+use super::telemetry::{CallEnded, UsageNotBelieved};
 
 /// What one run of an agent may do with LLMs.
 #[derive(Clone)]
@@ -161,7 +161,7 @@ pub(super) struct OpenCall {
     session: Arc<SessionState>,
     llm: LlmName,
     began: Instant,
-    reserved: Option<(Tariff, Tokens)>,
+    reserved: Option<(Tariff, Admission)>,
     stage: Stage,
 }
 
@@ -179,7 +179,7 @@ impl OpenCall {
         ledger.used_tokens += admission.worst.total();
         ledger.used_cost += tariff.cost(admission.worst);
         drop(ledger);
-        self.reserved = Some((tariff, admission.worst));
+        self.reserved = Some((tariff, admission));
         Ok(admission)
     }
 
@@ -197,8 +197,11 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: &Outcome) {
         self.stage = Stage::Ended;
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
-        let (tokens, estimated) = charged(outcome, worst);
+        let (tariff, worst, charge) = match self.reserved.take() {
+            Some((tariff, admission)) => (tariff, admission.worst, charged(&self.llm, outcome, admission)),
+            None => (Tariff::Free, Tokens::default(), Charge { tokens: Tokens::default(), estimated: false }),
+        };
+        let Charge { tokens, estimated } = charge;
         let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
@@ -233,7 +236,7 @@ impl OpenCall {
 
     /// A call of which nothing was sent leaves no trace but the end of its reservation.
     fn forget(&mut self) {
-        let (tariff, worst) = self.reserved.take().unwrap_or((Tariff::Free, Tokens::default()));
+        let Some((tariff, Admission { worst, .. })) = self.reserved.take() else { return };
         let mut ledger = self.session.ledger();
         ledger.used_tokens = ledger.used_tokens.saturating_sub(worst.total());
         ledger.used_cost = ledger.used_cost.saturating_sub(tariff.cost(worst));
@@ -255,15 +258,28 @@ impl Drop for OpenCall {
     }
 }
 
-/// The tokens that a call is charged, and whether they are an estimate.
-pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
+/// What a call is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Charge {
+    pub(super) tokens: Tokens,
+    /// It is the worst case.
+    pub(super) estimated: bool,
+}
+
+/// A usage that cannot be true is not believed: the worst case of the call takes its place.
+pub(super) fn charged(llm: &LlmName, outcome: &Outcome, admission: Admission) -> Charge {
+    let Admission { worst, bounds, .. } = admission;
     let billing = match outcome {
         Outcome::Answer(answer) => answer.usage().map_or(Billing::WorstCase, Billing::Reported),
         Outcome::Failure(failure) => failure.billing,
     };
     match billing {
-        Billing::Nothing => (Tokens::default(), false),
-        Billing::Reported(tokens) => (tokens, false),
-        Billing::WorstCase => (worst, true),
+        Billing::Nothing => Charge { tokens: Tokens::default(), estimated: false },
+        Billing::Reported(tokens) if bounds.allow(tokens) => Charge { tokens, estimated: false },
+        Billing::Reported(reported) => {
+            UsageNotBelieved { llm, reported, bounds }.emit();
+            Charge { tokens: worst, estimated: true }
+        }
+        Billing::WorstCase => Charge { tokens: worst, estimated: true },
     }
 }
