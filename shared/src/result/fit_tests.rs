@@ -1,6 +1,6 @@
 use super::*;
 use crate::id::TaskId;
-use crate::result::CheckReport;
+use crate::result::{CheckReport, Usage};
 use crate::task::TaskMessage;
 use crate::time::Timestamp;
 
@@ -49,7 +49,7 @@ fn whatever_was_produced_fits_and_says_what_is_missing() {
 
 #[test]
 fn what_fits_stays_as_it_is() {
-    let mut result = ResultMessage::cancelled(TaskId::new("t").expect("an id"));
+    let mut result = ResultMessage::cancelled(TaskId::new("t").expect("an id"), Usage::default());
     result.files_changed = vec!["a".to_owned(), "b".to_owned()];
     result.log_tail = "äöü\n".repeat(1000);
     let mut expected = result.clone();

@@ -185,6 +185,8 @@ catalog! {
         "LLMs that were not asked: `breaker`, `budget`";
     LLM_CALLS_WITHOUT_LLM: Counter = "pool_llm_calls_without_llm_total" [] Count, Worker, Sum,
         "calls for which no LLM was left";
+    LLM_USAGE_NOT_BELIEVED: Counter = "pool_llm_usage_not_believed_total" ["llm"] Count, Worker, Sum,
+        "calls and probes whose provider reported more tokens than they can have used";
     BREAKER_STATE: Gauge = "pool_breaker_state" ["llm", "scope"] Count, Both, Max,
         "0 closed, 1 half-open, 2 open; only of LLMs that have failed";
 

@@ -235,7 +235,7 @@ impl Caller {
 }
 
 async fn count_tokens(body: Bytes) -> Response {
-    reply::token_count(body.len())
+    reply::token_count(&body)
 }
 
 async fn models(Extension(session): Extension<Arc<SessionState>>) -> Response {

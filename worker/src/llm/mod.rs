@@ -11,6 +11,7 @@ mod body;
 mod call;
 mod classify;
 mod error_inside;
+mod estimate;
 mod failover;
 mod gateway;
 mod known;

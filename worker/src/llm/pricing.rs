@@ -9,8 +9,6 @@ use serde_json::Value;
 const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
 /// An answer that has to be shorter than this is not worth its price.
 pub(super) const MIN_OUTPUT_TOKENS: u64 = 256;
-/// Upper estimate of the input: real tokenizers need 3.5 to 5 bytes of code and English for a token.
-const BYTES_PER_TOKEN_AT_LEAST: u64 = 3;
 
 /// Tokens of one call. As OpenAI counts: `input` includes `cached_input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +83,8 @@ impl Tariff {
 /// What one call asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Demand {
+    /// Size of the agent's request.
+    pub(super) bytes: u64,
     /// An upper estimate of the prompt.
     pub(super) input: u64,
     /// What the prompt usually has, for the question whether it fits into the context at all.
@@ -108,10 +108,34 @@ pub(super) struct Room {
     pub(super) context: u64,
 }
 
+/// The most tokens that a call can have used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) input: u64,
+    pub(super) output: u64,
+}
+
+impl Bounds {
+    /// What providers may put in front of a prompt: their own instructions, those of a company's proxy.
+    const ADDED_INPUT: u64 = 4_096;
+
+    /// No byte is two tokens. `output`: the limit that was sent, or all that can be.
+    fn of(demand: Demand, output: u64) -> Self {
+        let input = demand.bytes.saturating_add(Self::ADDED_INPUT).max(demand.input);
+        Self { input, output: output.saturating_mul(demand.choices) }
+    }
+
+    /// Whether a reported usage can be true.
+    pub(super) fn allow(self, tokens: Tokens) -> bool {
+        tokens.input <= self.input && tokens.output <= self.output
+    }
+}
+
 /// A call that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Admission {
     pub(super) worst: Tokens,
+    pub(super) bounds: Bounds,
     /// The limit of each choice's output that the provider must be told; None: leave the request as it is.
     pub(super) output_limit: Option<u64>,
 }
@@ -131,14 +155,9 @@ pub(super) enum Refusal {
     Context { estimate: u64, limit: u64 },
 }
 
-/// More tokens than a text of so many bytes has.
-pub(super) fn tokens_at_most(bytes: u64) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN_AT_LEAST)
-}
-
 /// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
 pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
-    let Demand { input, likely_input, choices, max_output, most_output, input_surcharge } = demand;
+    let Demand { bytes: _, input, likely_input, choices, max_output, most_output, input_surcharge } = demand;
     if likely_input > room.context {
         return Err(Refusal::Context { estimate: likely_input, limit: room.context });
     }
@@ -162,7 +181,10 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
         Some(own) => allowed < own,
         None => allowed < wanted || tariff.is_paid(),
     };
-    Ok(Admission { worst: worst(allowed), output_limit: must_tell.then_some(allowed) })
+    let output_limit = must_tell.then_some(allowed);
+    // Without any limit the model writes as much as its context lets it.
+    let most = output_limit.or(max_output).unwrap_or(room.context.max(allowed));
+    Ok(Admission { worst: worst(allowed), bounds: Bounds::of(demand, most), output_limit })
 }
 
 #[cfg(test)]
@@ -178,7 +200,7 @@ mod tests {
 
     fn demand(bytes: u64, max_output: Option<u64>) -> Demand {
         let (input, likely_input) = (bytes.div_ceil(3), bytes / 4);
-        Demand { input, likely_input, choices: 1, max_output, most_output: None, input_surcharge: 0 }
+        Demand { bytes, input, likely_input, choices: 1, max_output, most_output: None, input_surcharge: 0 }
     }
 
     #[test]
@@ -223,9 +245,8 @@ mod tests {
     #[test]
     fn calls_are_admitted_lowered_or_refused_by_what_is_left() {
         let small = |tokens, cost| Room { tokens, cost: MicroUsd(cost), ..ROOM };
-        let fits = |input, output, output_limit| {
-            Ok(Admission { worst: Tokens { input, cached_input: 0, output, surcharge: 0 }, output_limit })
-        };
+        let fits =
+            |input, output, output_limit| Ok((Tokens { input, cached_input: 0, output, surcharge: 0 }, output_limit));
         for (case, demand, tariff, room, expected) in [
             ("free, no limit asked: untouched", demand(300, None), Tariff::Free, ROOM, fits(100, 16_384, None)),
             ("paid, no limit asked: told one", demand(300, None), PAID, ROOM, fits(100, 16_384, Some(16_384))),
@@ -269,8 +290,28 @@ mod tests {
                 Err(Refusal::Context { estimate: 150_000, limit: 131_072 }),
             ),
         ] {
-            assert_eq!(admit(demand, tariff, room), expected, "{case}");
+            let admitted = admit(demand, tariff, room).map(|admission| (admission.worst, admission.output_limit));
+            assert_eq!(admitted, expected, "{case}");
         }
+    }
+
+    #[test]
+    fn what_a_call_cannot_have_used_is_not_believed() {
+        let used = |input, output| Tokens { input, cached_input: 0, output, surcharge: 0 };
+        let bounds = |demand| admit(demand, PAID, ROOM).expect("it fits").bounds;
+        for (case, demand, tokens, believed) in [
+            ("as much as it may be", demand(300, Some(100)), used(300 + 4_096, 100), true),
+            ("more input than bytes", demand(300, Some(100)), used(300 + 4_097, 100), false),
+            ("more output than the limit", demand(300, Some(100)), used(300, 101), false),
+            ("the limit that was added", demand(300, None), used(300, 16_385), false),
+            ("of each choice", Demand { choices: 3, ..demand(300, Some(100)) }, used(300, 300), true),
+            ("nonsense", demand(60, None), used(1_000_000_000_000_000_000, 5), false),
+        ] {
+            assert_eq!(bounds(demand).allow(tokens), believed, "{case}");
+        }
+        let untold = admit(demand(300, None), Tariff::Free, ROOM).expect("it fits").bounds;
+        assert!(untold.allow(used(300, 131_072)), "nobody has limited it: all that the context holds");
+        assert!(!untold.allow(used(300, 131_073)), "and no more");
     }
 
     proptest! {
@@ -289,6 +330,7 @@ mod tests {
                 let dearest = admission.worst.input * input_surcharge / 100;
                 prop_assert!(admission.worst.surcharge >= dearest, "what writing a cache costs");
                 prop_assert!(admission.worst.output >= choices, "each choice may say something");
+                prop_assert!(admission.bounds.allow(admission.worst), "the worst case can be true");
             }
         }
     }

@@ -63,7 +63,7 @@ impl Upstreams {
         let exchange = as_it_came(upstream.send(&request, body, timeout).await);
         let refused_by_api = is_refused_by_api(&exchange);
         let outcome = classify(exchange, wall_clock(), upstream.secret());
-        let (tokens, _) = charged(&outcome, admission.worst);
+        let tokens = charged(llm, &outcome, admission).tokens;
         let (fault, retry_after) = match &outcome {
             // A probe asks for less than some LLMs need to think. Whoever answers at all is there.
             Outcome::Answer(_) | Outcome::Cut(..) => (None, None),

@@ -6,9 +6,9 @@ use pool_shared::id::LlmName;
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::pricing::tokens_at_most;
+use super::body::Body;
 use super::record::{CallClass, Out};
-use super::request::AgentRequest;
+use super::request::{AgentRequest, prompt};
 
 /// A complete answer, in the form that the agent asked for.
 pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
@@ -67,6 +67,9 @@ pub(super) fn models(llms: &[LlmName]) -> Response {
 
 /// Anthropic's question how long a prompt is, before it is sent: answered here, from above, because it costs nothing
 /// and decides nothing that the gateway would not decide itself.
-pub(super) fn token_count(bytes: usize) -> Response {
-    Json(json!({"input_tokens": tokens_at_most(bytes as u64)})).into_response()
+pub(super) fn token_count(body: &[u8]) -> Response {
+    match Body::read(body) {
+        Ok((body, fields)) => Json(json!({"input_tokens": prompt(body.text(), &fields).0})).into_response(),
+        Err(bad) => error(StatusCode::BAD_REQUEST, "bad_request", &bad.to_string()),
+    }
 }

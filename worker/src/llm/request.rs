@@ -4,7 +4,8 @@
 use serde_json::{Map, Value};
 
 use super::body::{Body, Change};
-use super::pricing::{Demand, tokens_at_most};
+use super::estimate::{self, Estimate};
+use super::pricing::Demand;
 use super::protocol::{Envelope, Form, LimitField};
 use super::refusal::Refused;
 
@@ -60,9 +61,9 @@ impl AgentRequest {
             }
         };
         let include_usage = fields.get("stream_options").is_some_and(|options| options["include_usage"] == true);
-        let weight = weight(bytes);
-        let (input, likely_input) = (tokens_at_most(weight), weight / 4);
-        let demand = Demand { input, likely_input, choices, max_output, most_output: None, input_surcharge };
+        let (input, likely_input) = prompt(body.text(), &fields);
+        let bytes = bytes.len() as u64;
+        let demand = Demand { bytes, input, likely_input, choices, max_output, most_output: None, input_surcharge };
         Ok(Self { envelope, body, demand, stream, include_usage })
     }
 
@@ -94,11 +95,24 @@ impl AgentRequest {
     }
 }
 
-/// The size of a request for estimates of its tokens from above: digits weigh three times, because many tokenizers make a
-/// token of each.
-fn weight(body: &[u8]) -> u64 {
-    let digits = body.iter().filter(|byte| byte.is_ascii_digit()).count();
-    (body.len() + 2 * digits) as u64
+/// What a provider adds when there are tools: how to call them (Anthropic documents up to 530 tokens). Around each message
+/// it adds less than the JSON of the message counts for.
+const TOOLS_FRAME: u64 = 600;
+/// What it adds for each tool that it describes itself (Anthropic documents up to 700 tokens).
+const KNOWN_TOOL: u64 = 1_000;
+/// The usual density of prompts.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The tokens of a prompt: an upper estimate, and what it usually has.
+pub(super) fn prompt(text: &str, fields: &Map<String, Value>) -> (u64, u64) {
+    let Estimate { tokens, bytes } = estimate::of_json(text);
+    let tools = list(fields, "tools");
+    let is_known = |tool: &&Value| !matches!(tool["type"].as_str(), None | Some("function" | "custom" | "namespace"));
+    let added = match tools.iter().filter(is_known).count() as u64 {
+        _none if tools.is_empty() => 0,
+        known => TOOLS_FRAME + known * KNOWN_TOOL,
+    };
+    (tokens + added, tokens.min(bytes / BYTES_PER_TOKEN))
 }
 
 pub(super) fn positive(fields: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, BadRequest> {

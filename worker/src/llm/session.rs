@@ -18,7 +18,7 @@ use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
 use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record, usage};
-use super::telemetry::CallEnded;
+use super::telemetry::{CallEnded, UsageNotBelieved};
 
 /// What one run of an agent may do with LLMs.
 #[derive(Clone)]
@@ -187,7 +187,7 @@ enum Stage {
 struct Reserved {
     number: u64,
     tariff: Tariff,
-    worst: Tokens,
+    admission: Admission,
 }
 
 /// Whose limit the output of a call has.
@@ -252,7 +252,7 @@ impl OpenCall {
         ledger.next += 1;
         ledger.open.insert(number, self.call(&given_up(), worst, true, tariff.cost(worst)));
         drop(ledger);
-        self.reserved = Some(Reserved { number, tariff, worst });
+        self.reserved = Some(Reserved { number, tariff, admission });
         self.bound = Bound::of(demand, tariff, room, admission.worst);
         Ok(admission)
     }
@@ -278,8 +278,11 @@ impl OpenCall {
     fn settle(&mut self, outcome: &Outcome) -> CallClass {
         self.stage = Stage::Ended;
         let reserved = self.reserved.take();
-        let (tariff, worst) = reserved.map_or((Tariff::Free, Tokens::default()), |held| (held.tariff, held.worst));
-        let (tokens, estimated) = charged(outcome, worst);
+        let (tariff, charge) = match &reserved {
+            Some(held) => (held.tariff, charged(&self.llm, outcome, held.admission)),
+            None => (Tariff::Free, Charge { tokens: Tokens::default(), estimated: false }),
+        };
+        let Charge { tokens, estimated } = charge;
         let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
         CallEnded { call: &call }.emit();
         let mut ledger = self.session.ledger();
@@ -357,8 +360,17 @@ fn given_up() -> Outcome {
     })
 }
 
-/// The tokens that a call is charged, and whether they are an estimate.
-pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
+/// What a call is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Charge {
+    pub(super) tokens: Tokens,
+    /// It is the worst case.
+    pub(super) estimated: bool,
+}
+
+/// A usage that cannot be true is not believed: the worst case of the call takes its place.
+pub(super) fn charged(llm: &LlmName, outcome: &Outcome, admission: Admission) -> Charge {
+    let Admission { worst, bounds, .. } = admission;
     let billing = match outcome {
         Outcome::Answer(answer) | Outcome::Cut(_, answer) => {
             answer.usage().map_or(Billing::WorstCase, Billing::Reported)
@@ -366,8 +378,12 @@ pub(super) fn charged(outcome: &Outcome, worst: Tokens) -> (Tokens, bool) {
         Outcome::Failure(failure) => failure.billing,
     };
     match billing {
-        Billing::Nothing => (Tokens::default(), false),
-        Billing::Reported(tokens) => (tokens, false),
-        Billing::WorstCase => (worst, true),
+        Billing::Nothing => Charge { tokens: Tokens::default(), estimated: false },
+        Billing::Reported(tokens) if bounds.allow(tokens) => Charge { tokens, estimated: false },
+        Billing::Reported(reported) => {
+            UsageNotBelieved { llm, reported, bounds }.emit();
+            Charge { tokens: worst, estimated: true }
+        }
+        Billing::WorstCase => Charge { tokens: worst, estimated: true },
     }
 }

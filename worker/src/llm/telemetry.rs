@@ -2,10 +2,11 @@
 
 use pool_shared::id::LlmName;
 use pool_shared::telemetry::catalog::{
-    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS,
+    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS, LLM_USAGE_NOT_BELIEVED,
 };
 
 use super::permits::Unavailable;
+use super::pricing::{Bounds, Tokens};
 use super::record::{Call, CallClass, NoLlmLeft, Out};
 use super::refusal::Lesson;
 
@@ -65,6 +66,27 @@ impl Skipped<'_> {
         let reason = self.unavailable.reason.as_str();
         LLM_SKIPS.add([self.llm.as_str(), reason], 1);
         tracing::debug!(llm = %self.llm, reason, detail = self.unavailable.detail, "LLM skipped");
+    }
+}
+
+/// A provider has reported more tokens than the call can have used.
+pub(super) struct UsageNotBelieved<'a> {
+    pub(super) llm: &'a LlmName,
+    pub(super) reported: Tokens,
+    pub(super) bounds: Bounds,
+}
+
+impl UsageNotBelieved<'_> {
+    pub(super) fn emit(&self) {
+        LLM_USAGE_NOT_BELIEVED.add([self.llm.as_str()], 1);
+        tracing::warn!(
+            llm = %self.llm,
+            input_tokens = self.reported.input,
+            output_tokens = self.reported.output,
+            input_tokens_at_most = self.bounds.input,
+            output_tokens_at_most = self.bounds.output,
+            "the provider reports more tokens than the call can have used; its worst case is charged"
+        );
     }
 }
 

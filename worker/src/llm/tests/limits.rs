@@ -2,6 +2,7 @@
 
 use pool_tests::scripted_llm::{Answer, Behave, Rule};
 
+use super::super::estimate::of_json;
 use super::super::record::Cut;
 use super::*;
 
@@ -32,11 +33,7 @@ async fn an_answer_without_usage_is_charged_its_worst_case() {
     rig.post(&body).await;
     let call = rig.last_call();
     assert_eq!((call.class.clone(), call.output_tokens, call.estimated), (CallClass::Ok, 1_000, true), "{call:?}");
-    let body = body.to_string();
-    let digits = body.bytes().filter(u8::is_ascii_digit).count() as u64;
-    assert!(digits >= 4, "the limit has four: {body}");
-    let others = body.len() as u64 - digits;
-    assert_eq!(call.input_tokens, digits + others.div_ceil(3), "a token for each digit, and for three other bytes");
+    assert_eq!(call.input_tokens, of_json(&body.to_string()).tokens, "what the request has at most");
 }
 
 #[tokio::test]
@@ -70,13 +67,17 @@ async fn an_agent_that_went_away_while_its_call_waited_has_made_none() {
 #[tokio::test]
 async fn the_token_limit_of_a_task_holds_call_by_call() {
     let rig = Rig::start(plan("free/small")).await;
-    let use_up = |tokens: u64| json!({"say": "x", "usage": {"input_tokens": tokens, "output_tokens": 0}});
-    rig.ask(use_up(70_000)).await;
+    let use_up =
+        |input: u64, output: u64| json!({"say": "x", "usage": {"input_tokens": input, "output_tokens": output}});
+    // Long enough for so many tokens, and known to have few.
+    let mut long = prompt(&use_up(70_000, 0));
+    long["messages"][0]["content"] = json!(format!("SCRIPT: {}{}", use_up(70_000, 0), " ".repeat(66_000)));
+    rig.post(&long).await;
     assert_eq!(rig.llm.requests()[0].fields.get("max_tokens"), None, "plenty left: the request is as it was");
-    rig.ask(use_up(9_900)).await;
+    rig.ask(use_up(4_000, 5_900)).await;
     let limit = rig.llm.requests()[1].fields["max_tokens"].as_u64().expect("a limit");
     assert!((9_900..10_000).contains(&limit), "10,000 left, less the input: {limit}");
-    let (status, body) = rig.ask(use_up(1)).await;
+    let (status, body) = rig.ask(use_up(1, 0)).await;
     assert_eq!((status, &body["error"]["code"]), (400, &json!("refused")), "100 left is too little");
     let call = rig.last_call();
     assert_eq!(call.class, CallClass::Refused(Cap::Tokens), "the record");
@@ -139,4 +140,38 @@ async fn an_answer_that_is_cut_at_what_the_task_has_left_goes_to_no_llm_that_has
 
 fn cut_short() -> Answer {
     Answer { behave: Some(Behave::Length), say: Some("Half of this.".to_owned()), ..Answer::default() }
+}
+
+#[tokio::test]
+async fn an_absurd_usage_is_charged_the_worst_case() {
+    for (input, output) in [(1_000_000_000_000_000_000_u64, 5), (50_000, 5), (10, 1_001), (10, u64::MAX)] {
+        let rig = Rig::start(plan("paid/gpt")).await;
+        let mut body = prompt(&json!({"say": "x", "usage": {"input_tokens": input, "output_tokens": output}}));
+        body["max_tokens"] = json!(1_000);
+        assert_eq!(rig.post(&body).await.status(), 200, "the answer is all right");
+        let call = rig.last_call();
+        let worst = (of_json(&body.to_string()).tokens, 1_000);
+        assert_eq!((call.input_tokens, call.output_tokens), worst, "{input} and {output} are not believed");
+        assert!(call.estimated && call.cost < MicroUsd(20_000), "{input} and {output}: {call:?}");
+    }
+    for (input, output, choices) in [(500, 1_000, 1), (10, 3_000, 3)] {
+        let rig = Rig::start(plan("paid/gpt")).await;
+        let mut body = prompt(&json!({"say": "x", "usage": {"input_tokens": input, "output_tokens": output}}));
+        (body["max_tokens"], body["n"]) = (json!(1_000), json!(choices));
+        rig.post(&body).await;
+        let call = rig.last_call();
+        assert_eq!((call.input_tokens, call.output_tokens, call.estimated), (input, output, false), "what can be true");
+    }
+}
+
+#[tokio::test]
+async fn an_absurd_usage_of_a_probe_is_charged_its_worst_case() {
+    let rig = Rig::start(plan("paid/gpt")).await;
+    let usage = json!({"input_tokens": 1_000_000_000, "output_tokens": 1});
+    let rules = json!([{"model": "*", "say": "OK", "usage": usage}]);
+    rig.client.put(format!("{}/script/rules", rig.llm.url())).json(&rules).send().await.expect("the rules are set");
+    let upstreams = upstreams(&rig.llm);
+    let most = upstreams.probe_cost(&name("paid/gpt"), None).expect("a price");
+    let probed = upstreams.probe(&name("paid/gpt"), None, Duration::from_secs(10)).await;
+    assert_eq!((probed.fault, probed.cost), (None, most), "it answers, and costs what was set aside");
 }
