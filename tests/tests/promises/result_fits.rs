@@ -40,6 +40,14 @@ fn made(id: &str, what: &str, capability: &str) -> Value {
     task
 }
 
+/// A task that the broker just takes.
+fn wide(id: &str, capability: &str) -> Value {
+    let mut task = made(id, "small ", capability);
+    let padding = "x".repeat(1_048_500 - task.to_string().len());
+    task["instruction"] = format!("small {padding}").into();
+    task
+}
+
 fn kind(result: &ResultMessage) -> Option<ErrorKind> {
     result.error.as_ref().map(|error| error.kind)
 }
@@ -89,15 +97,11 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
 
     // A result holds a task that no dispatcher has seen before.
     let mut submitter = pool.submitter("me").await;
-    let mut wide = made("wide", "small", "fast");
-    wide["instruction"] = format!("small {}", "x".repeat(1_048_000)).into();
-    submitter.submit("fast", &wide).await;
+    submitter.submit("fast", &wide("wide", "fast")).await;
     let result = submitter.reply(SOON * 2).await;
     assert_eq!((result.status, result.texts_truncated), (Status::Succeeded, true), "{:?}", result.error);
     assert_eq!((result.task, result.files_changed), (None, vec!["small.txt".to_owned()]), "all but the task");
-    wide["id"] = "unroutable".into();
-    wide["capabilities"] = json!(["nobody"]);
-    submitter.submit("nobody", &wide).await;
+    submitter.submit("nobody", &wide("unroutable", "nobody")).await;
     let result = submitter.reply(SOON).await;
     assert_eq!(kind(&result), Some(ErrorKind::Unroutable), "a dispatcher does likewise: {:?}", result.status);
 
