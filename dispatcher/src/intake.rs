@@ -50,7 +50,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// So many tasks may wait for each programmer of a route; None: any number.
+    /// `max_queue_per_programmer` is the number of tasks that may wait for each programmer of a route; None: any number.
     pub fn new(process: Process, history: History, max_queue_per_programmer: Option<u32>) -> Self {
         Self { process, history, rooms: Rooms::new(max_queue_per_programmer) }
     }

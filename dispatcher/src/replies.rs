@@ -317,8 +317,8 @@ async fn decide_without_attempt(process: &Process, task: &TaskId, result: &Resul
     }
 }
 
-/// Whether the result is about a message that is no task, that uses the id of another task, or whose routing key alone is
-/// wrong: then it says nothing about the task that has the id, or will have it.
+/// Whether the message is not a task, uses the id of another task, or only has a wrong routing key. Such a result says
+/// nothing about the task that has the id, or will have it.
 fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
     match result.error.as_ref().map(|error| error.kind) {
         Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) => return true,

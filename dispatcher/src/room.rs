@@ -1,5 +1,5 @@
-//! How many tasks may wait: any number, or `max_queue_per_programmer` for each programmer of a route where the pool file
-//! says so. A request that brings more is told to wait before anything is written.
+//! Limits the tasks that wait for a route to `max_queue_per_programmer` for each of its programmers. Without that key in the
+//! pool file any number may wait. A request that brings more is refused before anything is written.
 //!
 //! Counted is what the log says, and what this dispatcher is just writing into it. Two dispatchers do not know of each
 //! other's: together they may go over the limit by what they take at the same moment.

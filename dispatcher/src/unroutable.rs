@@ -1,5 +1,5 @@
-//! Consumes `pool.unroutable`: tasks whose routing key leads nowhere. What the message requires decides where it goes, and
-//! the key as far as it can be read. A set that nobody offers gets a `rejected` result.
+//! Consumes `pool.unroutable`: tasks whose routing key leads nowhere. The capabilities in the message decide where it goes,
+//! together with those in the key. A set that nobody offers gets a `rejected` result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,8 +74,7 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
     }
 }
 
-/// What a key asks for that is not written as it should be: in capitals, with blanks or commas, as the name of a queue, or
-/// not at all.
+/// The set behind a key with capitals, blanks or commas, behind the name of a queue, or behind an empty key.
 fn meant_by(key: &str) -> Option<CapabilitySet> {
     let key = key.trim().to_lowercase();
     let key = key.strip_prefix(&queue_name("")).unwrap_or(&key);
@@ -120,7 +119,7 @@ async fn handle(
     let key = delivery.routing_key.as_str();
     let remedy = match &message {
         Ok(message) => remedy(routes, key, &message.capabilities),
-        // What cannot be read is for a programmer to refuse; any will do.
+        // Any programmer can refuse a message that cannot be read.
         Err(_) => remedy(routes, "", &CapabilitySet::new()),
     };
     match remedy {

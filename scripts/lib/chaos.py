@@ -28,7 +28,7 @@ USUAL = {"model": "*", "say": "Done.", "usage": {"input_tokens": 1000, "output_t
 LIMIT_S = 90
 # As in config/trial.yaml.
 TRIAL_LIMIT_USD = 50
-# What a task may cost, as in config/trial-chaos.yaml.
+# The most that a task may cost, as in config/trial-chaos.yaml.
 CAP_USD = decimal.Decimal("0.05")
 
 

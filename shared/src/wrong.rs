@@ -1,4 +1,4 @@
-//! What is wrong with a message, in words for whoever has sent it: not those of the program that reads JSON here.
+//! Mistakes in a message, in words for its sender. The JSON reader's own words are translated here.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde_json::error::Category;
 
 use crate::id::TaskId;
 
-/// Of what is no JSON, so much is quoted.
+/// The most characters that are quoted from a message that is not JSON.
 const MOST_QUOTED: usize = 40;
 
-/// The name of the field that is wrong, if it can be told, and what is wrong.
+/// The name of the wrong field, or `message`, and the mistake in it.
 pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (String, String) {
     let whole = || "message".to_owned();
     let (line, column) = (error.line(), error.column());
@@ -112,7 +112,7 @@ fn wanted(expected: &str) -> &str {
 /// The id of the task that a message was to be, as far as it can be read: also of one that breaks off behind it.
 pub fn id_in(body: &[u8]) -> Option<TaskId> {
     let found = RefCell::new(None);
-    // What is wrong with the rest does not matter here.
+    // A mistake in the rest does not matter here.
     let _ = LookForId(&found).deserialize(&mut serde_json::Deserializer::from_slice(body));
     found.into_inner()
 }

@@ -181,7 +181,7 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
                 done.total -= 1;
                 done.retried.push(retried);
             }
-            // What is wrong with one letter, or with its reply queue, does not hold up the others.
+            // A letter that is wrong, or whose reply queue refuses, does not hold up the others.
             Err(error @ (NotRetried::NoTask(_) | NotRetried::NotSent(_))) => {
                 done.kept.push(Kept { id, task_id, detail: error.to_string() });
             }

@@ -1,5 +1,5 @@
-//! What a command does at a full queue: it says what waits and why, and asks again. Ctrl-C ends that, and the command says
-//! how to go on.
+//! A command at a full queue says which queue it waits for and why, and asks again. Ctrl-C ends the waiting, and the command
+//! says how to go on.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use crate::room::NoRoom;
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// Between two lines about waiting, where they do not replace each other.
 const SAY_EVERY: Duration = Duration::from_secs(30);
-/// What is on its way at Ctrl-C is answered within so long, or it is not known what came of it.
+/// After Ctrl-C, the time for the answer to a request that is on its way.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 const MOST_NAMES: usize = 5;
 

@@ -132,7 +132,7 @@ fn passed(limit: MicroUsd, spent: MicroUsd, reserved: MicroUsd) -> Option<String
     })
 }
 
-/// What is left is less than a task of these programmers may cost.
+/// Names the programmers whose tasks may cost more than what is left.
 fn too_little(pool: &Pool, left: MicroUsd) -> Option<String> {
     let pays = |programmer: &&Programmer| programmer.llms.iter().any(|llm| !pool.is_free(llm));
     let mut shut: BTreeMap<MicroUsd, Vec<String>> = BTreeMap::new();

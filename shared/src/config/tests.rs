@@ -162,6 +162,23 @@ fn the_sample_files_are_good_and_the_trial_has_the_same_programmers_on_this_mach
 }
 
 #[test]
+fn nothing_limits_a_queue_unless_the_file_says_so() {
+    let limit = |text: &str| pool(&format!("{ONE}{text}")).load_balancing.max_queue_per_programmer;
+    assert_eq!(limit(""), None, "no section");
+    assert_eq!(limit("load_balancing: {strategy: least_loaded}\n"), None, "a section without the key");
+    assert_eq!(limit("load_balancing: {max_queue_per_programmer: 5}\n"), Some(5), "a file that says 5 keeps it");
+    assert!(
+        read(&format!("{ONE}load_balancing: {{max_queue_per_programmer: 0}}\n")).is_err(),
+        "0 is no limit to work with"
+    );
+    for name in ["pool.yaml", "trial.yaml", "trial-chaos.yaml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
+        let sample = load(&file, &Env::empty()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(sample.load_balancing.max_queue_per_programmer, None, "{name}");
+    }
+}
+
+#[test]
 fn what_the_sample_file_shows_as_defaults_are_the_defaults() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/pool.yaml"));
     let sample = pool(&text.expect("the sample file"));

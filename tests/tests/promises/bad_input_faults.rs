@@ -57,7 +57,7 @@ async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce())
     tokio::join!(breaks, directly, over_http, Field::submit(&mut books, "good", GOOD));
     books.settled(REPAIRED_WITHIN).await;
     all_are_answered_and_kept(pool, careless.queue()).await;
-    // Of what is no task the answer names the id that could be read, if any.
+    // The answer to a message that is not a task names its id if that can be read.
     for id in mistakes.iter().map(|(_, body, _)| id_in(body.as_bytes())) {
         books.tried(id.as_ref().map_or("", TaskId::as_str));
     }

@@ -1,4 +1,4 @@
-//! Who sets the limit of the day is told what that keeps from working.
+//! A limit of the day that keeps programmers from working is set with a warning.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! All dead letters are taken up again at once, as they are thrown away at once; and each says in plain words, with the id
-//! of its task, why it is there.
+//! One command takes up all dead letters again, as one command drops them. Each dead letter gives its reason in plain words,
+//! with the id of its task.
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
@@ -47,7 +47,7 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
     for n in 1..=20 {
         assert_eq!(api.result(&format!("good-{n}"), SOON).await.status, Status::Succeeded, "good-{n} is done");
     }
-    assert_eq!(dead(&api).await.len(), 2, "what is no task stays");
+    assert_eq!(dead(&api).await.len(), 2, "a message that is not a task stays");
     let again = pool.try_command_line(&["dead", "retry", "--all", "--format", "json"]).await;
     let said: Value = serde_json::from_slice(&again.stdout).expect("JSON");
     assert_eq!((&said["retried"], &said["total"]), (&json!([]), &json!(2)), "{said}");
@@ -92,11 +92,11 @@ async fn a_dead_letter_says_in_plain_words_and_with_its_tasks_id_why_it_is_there
         let listed = pool.command_line(&["dead", "list"]).await;
         for text in [&said, reason, &listed] {
             for word in words {
-                assert!(text.contains(word), "{body} is told with {word:?}: {text}");
+                assert!(text.contains(word), "the words about {body} contain {word:?}: {text}");
             }
             for serdes in ["EOF", "expected value", "invalid type", "u64", "a sequence", "struct ", "column 0", "serde"]
             {
-                assert!(!text.contains(serdes), "{body} is told without {serdes:?}: {text}");
+                assert!(!text.contains(serdes), "the words about {body} do not contain {serdes:?}: {text}");
             }
         }
         if !id.is_empty() {

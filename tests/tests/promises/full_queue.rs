@@ -1,5 +1,5 @@
-//! Nothing limits a queue unless the pool file does. Where it does, every way to put a task into a full queue is answered
-//! alike, and who hands in a batch learns what is taken, what the rest waits for, and how to go on.
+//! Nothing limits a queue unless the pool file does. If it does, every request that meets a full queue gets the same answer.
+//! `dispatcher submit` says how many tasks were taken, why the rest waits, and how to go on.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     let mut batch = tasks("list", 200);
     batch[..13].iter_mut().for_each(|task| task["capabilities"] = json!(["deepseek"]));
     // A debug build on a machine that does other things too.
-    let soon = Duration::from_secs(5);
+    let soon = Duration::from_secs(2);
     let began = Instant::now();
     let (status, answer) = pool.api().try_submit(&json!(batch)).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");

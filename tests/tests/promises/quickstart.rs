@@ -1,5 +1,5 @@
-//! What the first page of the README promises of `scripts/quickstart --chaos`: every act shows what it is there to show,
-//! and what goes wrong is said. The quick start without it is run by `readme`.
+//! `scripts/quickstart --chaos` keeps the promises of the README's first page: every act shows its event, and an error comes
+//! with its reason. `readme` runs the quick start without `--chaos`.
 
 use std::process::Command;
 use std::time::Duration;

@@ -43,13 +43,13 @@ pub(super) struct Manner {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Interrupted,
-    /// And why there was no room.
+    /// With the reason why there was no room.
     GivenUp(String),
 }
 
-/// What was handed in.
+/// The outcome.
 pub(super) struct HandedIn {
-    /// What was taken, in the order of the batch.
+    /// The tasks that were taken, in the order of the batch.
     pub(super) taken: Vec<TaskView>,
     /// The ids are on stdout already.
     pub(super) printed: bool,
@@ -77,7 +77,7 @@ struct Batch<'a> {
     stuck_since: Option<Instant>,
 }
 
-/// Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
+/// Hands in the batch. Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
 pub(super) async fn hand_in(client: &Client, tasks: &[Value], manner: &Manner) -> anyhow::Result<HandedIn> {
     let mut batch = Batch {
         client,
@@ -160,7 +160,7 @@ impl Batch<'_> {
         Ok(self.interrupt.sleep(DEFAULT_WAIT_S).await.err().map(|Interrupted| Left::Interrupted))
     }
 
-    /// Until it is worth trying again. What time does not cure is an error.
+    /// Waits until it is worth trying again. A problem that time does not cure is an error.
     async fn wait(&mut self, problem: &Problem) -> anyhow::Result<Option<Left>> {
         if problem.retry_after_s.is_none() && problem.no_room.is_none() {
             return Err(in_words(problem));
@@ -257,7 +257,7 @@ mod tests {
     fn every_task_has_an_id_before_it_is_sent() {
         let mut tasks = [json!({"id": "mine"}), json!({"instruction": "x"})];
         let batch = new_id();
-        assert!(!give_ids(&mut tasks, &batch), "one has none of its own");
+        assert!(!give_ids(&mut tasks, &batch), "one has no id of its own");
         assert_eq!(tasks[0]["id"], "mine", "its own");
         assert!(tasks[1]["id"].as_str().is_some_and(|id| id.starts_with("t-")), "{}", tasks[1]);
         let mut again = [json!({"id": "mine"}), json!({"instruction": "x"})];

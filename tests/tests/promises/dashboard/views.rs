@@ -96,6 +96,30 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_dead_letters_are_taken_up_again_by_one_button_and_what_cannot_be_is_told() {
+    let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
+    for id in ["good-1", "good-2"] {
+        publish(&pool, "pool.dlx", id, task(id).to_string().as_bytes()).await;
+    }
+    publish(&pool, "pool.dlx", "bad", b"no task").await;
+    are_dead(&pool, 3).await;
+    let browser = open(&pool).await;
+    go(&browser, &pool, "dead").await;
+    browser.until("they are shown", r#"document.querySelectorAll(".letter").length === 3"#).await;
+    browser.script(r#"[...document.querySelectorAll("main .head button")].find((one) => one.innerText === "Retry all").click()"#).await;
+    browser
+        .until(
+            "what came of it",
+            r#"document.querySelector(".toast")?.innerText.includes("2 taken up again; 1 cannot be")"#,
+        )
+        .await;
+    browser.until("one is left", r#"document.querySelectorAll(".letter").length === 1"#).await;
+    for id in ["good-1", "good-2"] {
+        pool.api().result(id, SOON).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_budget_shows_the_day_and_takes_another_limit() {
     let pool = Pool::start(&PoolFile::sample().only(&["001", "006"])).await;
     let browser = open(&pool).await;

@@ -1,29 +1,28 @@
-//! Every command and every request of the README is run as it stands there, in the order of a newcomer: the quick start, and
-//! then all the rest against the pool that it has started. What is not run is named in `plan` with its reason.
+//! Runs every command and every request of the README as it stands there. The order is that of a newcomer: first the quick
+//! start, then the rest against the pool that it has started. `plan` names the examples that are not run, with the reasons.
 
+mod by_hand;
 mod page;
 mod plan;
+mod requests;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use reqwest::{Client, Method};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::amqp::channel;
-use crate::support::api::http;
 use crate::support::checkout::Checkout;
-use crate::support::machine::{free_port, program};
 use crate::support::process::Running;
-use crate::support::{Api, Pool, PoolFile, Repository, SOON, eventually};
+use crate::support::{Api, Repository, SOON, eventually};
 use crate::third_party::python;
 use page::Page;
-use plan::{How, IN_BLOCKS, IN_LINES, NOT_SENT, OTHER_BLOCKS};
+use plan::{How, IN_BLOCKS, IN_LINES, OTHER_BLOCKS};
 
 /// The task of the page.
 const SHOWN_ID: &str = "t-01a2090547ec74cf9ee3dc543c64f42b";
@@ -96,7 +95,7 @@ impl Shell<'_> {
         self.run_in(self.checkout.path(), line)
     }
 
-    /// What it prints; it must end well.
+    /// Its output; it must end with status 0.
     fn prints(&self, line: &str) -> String {
         let done = self.run(line);
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -147,7 +146,7 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
         }
     }
     shell.prints("dispatcher pause --all");
-    requests(&shell).await;
+    requests::all(&shell).await;
     shell.prints("dispatcher resume --all");
 
     kill(Pid::from_raw(quickstart.pid().cast_signed()), Signal::SIGINT).expect("Ctrl-C");
@@ -169,7 +168,7 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     };
     let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
     let printed = &page.calls()[0].printed;
-    // What a debug build of a test is, and what is there already, is told otherwise.
+    // Other lines differ here: the build is a debug build, and aider is installed already.
     let fixed =
         ["==> Installing", "==> Starting", "==> Twelve", "==> One", "==> Where", "task ", "12 of 12", "Running."];
     for line in printed.lines().filter(|line| fixed.iter().any(|begins| line.starts_with(begins))) {
@@ -281,75 +280,6 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// Each request of the page is sent, with each body and each parameter that stands beside it.
-async fn requests(shell: &Shell<'_>) {
-    let (api, client) = (shell.api(), http());
-    let task = std::fs::read_to_string(shell.checkout.path().join("task.json")).expect("task.json");
-    let task: Value = serde_json::from_str(&task).expect("JSON");
-    for ((method, place), beside) in shell.page.requests() {
-        if NOT_SENT.iter().any(|(m, p, _)| *m == method && *p == place) {
-            continue;
-        }
-        let target = place.replace("{id}", &about(shell, (&method, &place), &task).await);
-        let url = format!("{}{target}", api.url());
-        if method == "GET" {
-            for query in beside.parameters.iter().map(|query| with_value(query)).chain([String::new()]) {
-                answers(&client, &method, &format!("{url}{query}"), None).await;
-            }
-            continue;
-        }
-        let bodies = beside.bodies.iter().map(|body| serde_json::from_str(body).expect("a body of the page is JSON"));
-        let mut bodies: Vec<Value> = bodies.collect();
-        if bodies.is_empty() {
-            bodies.push(if place == "/tasks" { task.clone() } else { json!({}) });
-        }
-        for body in &bodies {
-            answers(&client, &method, &url, Some(body)).await;
-        }
-    }
-}
-
-/// The id of what a request is about: a task in the state that it needs, a dead letter, or the task that has finished.
-async fn about(shell: &Shell<'_>, request: (&str, &str), task: &Value) -> String {
-    let api = shell.api();
-    match request {
-        ("POST", "/tasks/{id}/requeue") | ("DELETE", "/tasks/{id}") => {
-            api.submit(task).await["id"].as_str().expect("an id").to_owned()
-        }
-        ("POST", "/tasks/{id}/retry") => {
-            let id = api.submit(task).await["id"].as_str().expect("an id").to_owned();
-            api.delete(&format!("/tasks/{id}")).await;
-            id
-        }
-        ("GET", "/dead/{id}") => bury(&shell.checkout.value("AMQP_URL").expect("a broker"), &api).await,
-        _ => shell.variables[0].1.clone(),
-    }
-}
-
-/// `?status=` with a value.
-fn with_value(query: &str) -> String {
-    let value = match query {
-        "?status=" => "queued",
-        "?programmer=" => "001",
-        "?llm=" => "ollama/qwen2.5-coder:7b-instruct",
-        "?text=" => "median",
-        "?limit=" | "?offset=" => "5",
-        _ => "",
-    };
-    format!("{query}{value}")
-}
-
-async fn answers(client: &Client, method: &str, url: &str, body: Option<&Value>) {
-    let method = Method::from_bytes(method.as_bytes()).expect("a method");
-    let mut request = client.request(method.clone(), url);
-    if let Some(body) = body {
-        request = request.json(body);
-    }
-    // Of a stream of events the head is enough.
-    let answer = request.send().await.expect("the API answers");
-    assert!(answer.status().is_success(), "{method} {url} {body:?}: {}", answer.status());
-}
-
 /// `scripts/pool` with the file for real LLMs; no task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
@@ -363,47 +293,4 @@ fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success() && said.contains("the pool is ready after"), "{said}");
     assert_eq!(shell.checkout.pool(&["stop", "--now"]).0, Some(0), "and ends");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pool_is_started_by_hand_as_the_readme_says() {
-    let (page, port) = (Page::read(), free_port());
-    let file = PoolFile::sample().set("dispatcher.listen", json!(format!("127.0.0.1:{port}")));
-    let pool = Pool::set_up_shared(&file).await;
-    file.set("workspace", json!({"dir": "work", "roots": ["repositories"]})).write(&pool.path().join("pool.yaml"));
-    let start = |name: &str, line: &str| {
-        let programs = program("worker").parent().expect("a directory").display().to_string();
-        let script = format!("cd '{}'; PATH='{programs}':$PATH; {line}", pool.path().display());
-        let mut command = Command::new("bash");
-        command.args(["-c", &script.replace("worker run", "exec worker run")]).env("AMQP_URL", pool.amqp_url());
-        Running::start(name, &pool.path().join("logs"), &command)
-    };
-    let calls: Vec<String> = page.calls().into_iter().map(|call| call.command).collect();
-    let by_hand = |words: &str| calls.iter().find(|call| call.contains(words)).unwrap_or_else(|| panic!("{words}"));
-    let _dispatcher = start("dispatcher", &format!("exec {}", by_hand("dispatcher serve --pool")));
-    let api = Api::at(format!("http://127.0.0.1:{port}"));
-    let held = async |count: usize| {
-        let what = format!("{count} programmers are held");
-        eventually(&what, SOON, async || {
-            let status = api.status().await;
-            let up = status["programmers"].as_array()?.iter().filter(|one| one["state"] != "down").count();
-            (up == count && status["programmers"][0]["unknown"] != true).then_some(())
-        })
-        .await;
-    };
-    for (words, count) in [("--all", 10), ("--programmers 001,002", 2), ("PROGRAMMER_ID=003", 1), ("--any 2", 2)] {
-        let line = calls.iter().find(|call| call.contains("worker run") && call.contains(words)).expect("a line");
-        let mut worker = start(&format!("worker-{count}-{}", words.len()), line);
-        held(count).await;
-        worker.terminate();
-        assert!(worker.ended().await.success(), "{line} ends in order: {}", worker.log());
-    }
-    let listen = format!("127.0.0.1:{}", free_port());
-    let _worker = start("worker-health", &format!("worker run --pool pool.yaml --all --listen {listen}"));
-    held(10).await;
-    let healthy = Command::new(program("worker")).args(["health", "--address", &listen]).output().expect("it runs");
-    assert!(healthy.status.success(), "{}", String::from_utf8_lossy(&healthy.stdout));
-    for place in ["/health", "/ready", "/metrics"] {
-        answers(&http(), "GET", &format!("http://{listen}{place}"), None).await;
-    }
 }

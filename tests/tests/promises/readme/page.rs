@@ -69,13 +69,13 @@ impl Page {
         in_blocks.collect()
     }
 
-    /// What stands between backticks in each line.
+    /// The words between backticks in each line.
     fn inline(&self) -> impl Iterator<Item = Vec<String>> {
         let words = |line: &String| line.split('`').skip(1).step_by(2).map(|word| word.replace("\\|", "|")).collect();
         self.lines.iter().map(words)
     }
 
-    /// Commands in lines. A name alone is none, but for a script.
+    /// Commands in lines. The name of a program alone does not count, unless it is a script.
     pub(super) fn commands_in_lines(&self) -> Vec<String> {
         let all = self.inline().flatten();
         all.filter(|word| PROGRAMS.iter().any(|program| word.starts_with(program))).collect()

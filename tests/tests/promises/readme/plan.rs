@@ -103,7 +103,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
             "dispatcher pauses | grep fast",
             "dispatcher resume --programmer 001",
             "dispatcher resume --route fast",
-            // What follows waits.
+            // The next task waits.
             "dispatcher submit --repository sample --instruction 'x y' --id \"$WAITS\"",
         ]),
     ),
@@ -150,7 +150,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("git branch --list 'pool/*'", Lines(&["git -C .pool/sample branch --list 'pool/*' | grep pool/"])),
 ];
 
-/// Blocks that are no commands: a language, words in it, what is done with it.
+/// Blocks without commands: the language, words in it, and how the tests use it.
 pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
     ("text", "any AMQP client", "a picture"),
     ("text", "BREAKER OPEN", "promises quickstart looks for these words"),

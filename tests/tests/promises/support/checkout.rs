@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::machine::{Cores, aider, checkout, program, share_cores};
 
-/// What newcomers get, as far as scripts and documents need it.
+/// The parts of a checkout that scripts and documents need.
 const PARTS: [&str; 3] = ["scripts", "config", "docker-compose.yml"];
 
 /// Dropping it stops the pool that its scripts have started.
