@@ -1,4 +1,4 @@
-//! What opens a breaker: neither one task's prompt, nor a few slow calls among many good ones.
+//! Neither one task's prompt nor a few slow calls among many good ones open a breaker for the others.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
