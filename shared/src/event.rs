@@ -160,14 +160,14 @@ pub enum Decision {
         #[serde(default)]
         call: FailedCall,
     },
-    /// Calls of one LLM that were answered in one process, told when something is wrong with that LLM: a breaker looks at
-    /// the share of failures. Nobody tells it while an LLM only succeeds.
+    /// Calls of one LLM that were answered in one process. A process reports them when something is wrong with that LLM,
+    /// because a breaker looks at the share of failures; not while the LLM only succeeds.
     LlmAnswered {
         key: LlmKey,
         host: String,
         /// For each programmer, how many milliseconds before this event its calls ended.
         ended: BTreeMap<ProgrammerId, Vec<u64>>,
-        /// A call of this process is in trouble: the others are to tell what they know, before it has failed.
+        /// A call of this process is in trouble: the other processes report their calls before it has failed.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         asks: bool,
     },
@@ -197,7 +197,7 @@ pub enum Decision {
     Unknown,
 }
 
-/// What else is known of a call that failed. Older versions did not tell.
+/// More about a call that failed. Events of older versions do not have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedCall {
     /// Probes ask in the dialect that failed.

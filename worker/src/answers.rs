@@ -1,8 +1,7 @@
-//! What the pool hears of calls that were answered: nothing while all is well, and when something is wrong with an LLM as
-//! much as its breaker needs to know which share of its calls fails.
+//! Reports of answered calls. A breaker needs them to know which share of an LLM's calls fails.
 //!
-//! One for each process. A failure goes into the log behind what this process has to tell of the same LLM; and while the
-//! log knows of trouble, each process tells every few seconds.
+//! Each process has one `Answers`. It writes nothing while an LLM only succeeds. It puts its report into the log in front of
+//! its own failure; and while the log knows of trouble with that LLM, it reports every few seconds.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +14,14 @@ use pool_shared::llm::LlmKey;
 use pool_shared::time::{Timestamp, wall_clock};
 use tokio::time::Instant;
 
-/// Of one programmer and LLM: the newest. Many more than a few failures among them are no outage, whatever was before.
+/// Unreported calls of one programmer and LLM that are kept, the newest. A few failures among so many are not an outage.
 const MAX_UNTOLD: usize = 32;
-/// How often it is looked whether something is to be told.
+/// How often the process checks whether a report is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// About one LLM, while it is in doubt.
+/// The pause between two reports about one LLM that is in doubt.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// Of one LLM.
+/// The calls of one LLM that the log does not have yet.
 #[derive(Debug, Default)]
 struct Untold {
     /// When calls ended.
@@ -31,7 +30,7 @@ struct Untold {
     asked: Option<Timestamp>,
 }
 
-/// Calls that were answered and of which the log does not know.
+/// Answered calls that the log does not have yet.
 #[derive(Debug, Default)]
 pub struct Answers(Mutex<BTreeMap<LlmKey, Untold>>);
 
@@ -52,12 +51,12 @@ impl Answers {
         });
     }
 
-    /// What is to be told of this LLM before a failure of it; None: nothing that is not in the log.
+    /// The report about this LLM that goes in front of a failure; None: the log has everything.
     pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Decision> {
         self.with(|llms| llms.get_mut(key)?.take(key, host, false))
     }
 
-    /// A call is in trouble: what this process knows, and a question to the others. None: that was done not long ago.
+    /// A call is in trouble: the report of this process, which asks the others for theirs. None: it has asked recently.
     pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Decision> {
         self.with(|llms| {
             let untold = llms.entry(key.clone()).or_default();
@@ -69,7 +68,7 @@ impl Answers {
         })
     }
 
-    /// What is to be told of LLMs that are in doubt: `in_doubt` says since when.
+    /// The reports that are due. `in_doubt` says since when an LLM is in doubt.
     fn due(&self, host: &str, now: Timestamp, in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>) -> Vec<Decision> {
         let tell = |(key, untold): (&LlmKey, &mut Untold)| {
             let since = in_doubt(key)?;
@@ -81,7 +80,7 @@ impl Answers {
         self.with(|llms| llms.iter_mut().filter_map(tell).collect())
     }
 
-    /// Tells until the process ends.
+    /// Reports until the process ends.
     pub async fn tell(self: Arc<Self>, process: Process) {
         while !process.shutdown.is_cancelled() {
             // Jittered, so that not all processes speak at the same moment.
@@ -94,7 +93,7 @@ impl Answers {
                 self.due(&process.host, now, |key| fold.breakers.in_doubt(key, now))
             });
             for told in due {
-                // One that does not arrive is missing among many.
+                // A lost report only makes the share of failures look larger.
                 let _ = process.log.append(told).await;
             }
         }
@@ -123,14 +122,12 @@ mod tests {
     }
 
     fn count(told: &Decision) -> usize {
-        match told {
-            Decision::LlmAnswered { ended, .. } => ended.values().map(Vec::len).sum(),
-            other => panic!("{other:?}"),
-        }
+        let Decision::LlmAnswered { ended, .. } = told else { panic!("{told:?}") };
+        ended.values().map(Vec::len).sum()
     }
 
     #[test]
-    fn it_tells_when_there_is_doubt_and_then_not_again_for_a_while() {
+    fn it_reports_when_there_is_doubt_and_then_not_again_for_a_while() {
         let (answers, id) = (Answers::default(), ProgrammerId::new("001").expect("an id"));
         let note = |times: usize| (0..times).for_each(|_| answers.note(key(), &id));
         let due = |at: u64, since: Option<u64>| {

@@ -1,8 +1,8 @@
 //! Finds out when an LLM behind an open breaker is back: one small call, by the first in the log who says so.
 //!
-//! A probe is not a task: nobody's worktree, agent or attempt is touched. It costs like any other call, is reserved like any
-//! other, waits for a place under `max_concurrent` like any other, and has as much time: a local model may have to load
-//! first. So each probe is a task of its own. None holds up another one, or the end of the process.
+//! A probe is not a task: it touches no worktree, agent or attempt. It costs and is reserved like any call, and waits for a
+//! place under `max_concurrent` like one. It also has the time of a call, because a local model may have to load first. So
+//! each probe runs on its own: it delays no other probe, and not the end of the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,7 +96,7 @@ impl Prober {
     }
 
     async fn probe(&self, due: Due) {
-        // Before it is said: nobody else is kept from probing meanwhile.
+        // Before the lease is taken: until then another process may probe.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
         let (probe, began) = (AttemptId::new(), Instant::now());
         let Due { key, scope, programmer, dialect } = &due;

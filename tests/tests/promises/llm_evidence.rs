@@ -1,4 +1,4 @@
-//! What opens a breaker: neither one task's prompt, nor a few slow calls among many good ones.
+//! Neither one task's prompt nor a few slow calls among many good ones open a breaker for the others.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,16 +98,22 @@ async fn a_key_that_is_bad_shuts_the_llm_for_long_and_costs_no_task() {
     let pool = Pool::start_processes(&pool_file(3, &provider).calling(&[]), 1, 3).await;
     let mut log = pool.event_log().await;
     pool.api().submit(&json!(tasks("t", TASKS))).await;
-    let opened = log
-        .until("the breaker is open for all", SOON, |entries| {
-            let probes = entries.iter().filter(|entry| entry.is("probing") && entry.json["scope"] == "pool");
-            probes.map(|entry| entry.at).next()
+    let began = wall_clock();
+    let pool_probes = |entries: &[Entry]| {
+        let probes = entries.iter().filter(|entry| entry.is("probing") && entry.json["scope"] == "pool");
+        probes.map(|entry| entry.at).collect::<Vec<_>>()
+    };
+    let late = log
+        .until("the breaker for all is probed after a long time", SOON, |entries| {
+            pool_probes(entries).into_iter().find(|at| *at >= began.plus(COOLDOWN * 5))
         })
         .await;
     let calls: Vec<Asked> = provider.asked().into_iter().filter(|asked| !asked.is_probe()).collect();
     assert!(calls.len() <= 6, "a few calls found out: {calls:?}");
-    let first = calls.first().expect("a call").at;
-    assert!(opened.since(first) >= COOLDOWN * 5, "waiting mends no key: probed after {:?}", opened.since(first));
+    let before: Vec<Asked> = provider.asked().into_iter().filter(|asked| asked.is_probe() && asked.at < late).collect();
+    assert!((1..=4).contains(&before.len()), "probes confirmed it at once, and then no more: {before:?}");
+    let first = before[0].at.since(calls[0].at);
+    assert!(first < COOLDOWN, "the first one right after the first call: {first:?}");
     bad.store(false, Ordering::Relaxed);
     log.finished(TASKS, SOON * 2).await;
     for id in (1..=TASKS).map(|n| format!("t-{n}")) {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::event_log::Entry;
 use crate::support::pool::tasks;
 use crate::support::provider::{Asked, error, page};
-use crate::support::{EventLog, Pool, PoolFile, Provider, SOON};
+use crate::support::{EventLog, Pool, PoolFile, Provider, SOON, eventually};
 
 const COOLDOWN: Duration = Duration::from_secs(2);
 /// From the end of a cooldown to the news that the breaker is closed.
@@ -23,7 +23,7 @@ fn pool_file(programmers: usize, provider: &Provider, agent: &[&str]) -> PoolFil
     file.set("failover.circuit_breaker", breaker)
 }
 
-/// What the probes of this model found, and when.
+/// The faults that probes of this model found, empty for none, and when.
 fn found<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Timestamp, &'a str)> {
     let probed = move |entry: &&Entry| entry.is("probed") && entry.model() == model;
     entries.iter().filter(probed).map(|entry| (entry.at, entry.text("fault")))
@@ -115,8 +115,9 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     log.finished(4, SOON).await;
     pool.all_succeeded(&mut log, "t", 4).await;
 
-    // Once more, and the worker is told to end in the middle of it.
-    (up.store(false, Ordering::Relaxed), loaded.store(false, Ordering::Relaxed));
+    // Once more, and the worker gets a SIGTERM during the probe.
+    up.store(false, Ordering::Relaxed);
+    loaded.store(false, Ordering::Relaxed);
     pool.api().submit(&json!(tasks("again", 4))).await;
     log.until("the breaker is open once more", SOON, |entries| {
         let open = |entry: &&Entry| entry.is("probed") && entry.model() == "primary" && entry.at > slow;
@@ -125,7 +126,7 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     .await;
     let before = provider.asked().len();
     up.store(true, Ordering::Relaxed);
-    crate::support::eventually("the primary is asked", SOON, async || {
+    eventually("the primary is asked", SOON, async || {
         provider.asked().iter().skip(before).any(|asked| asked.model() == "primary" && asked.is_probe()).then_some(())
     })
     .await;
@@ -161,7 +162,7 @@ async fn a_probe_believes_a_valid_answer_and_nothing_else() {
                 found(entries, "primary").filter(|(at, _)| *at > since).nth(1).map(|(_, fault)| fault.to_owned())
             })
             .await;
-        assert_eq!(fault, "unavailable", "{what} is no answer");
+        assert_eq!(fault, "unavailable", "{what} does not close the breaker");
     }
     phase.store(3, Ordering::Relaxed);
     log.finished(4, SOON).await;

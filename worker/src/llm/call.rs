@@ -108,7 +108,7 @@ fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
 
-/// So long before its time is over, at most, a call is said to be in trouble.
+/// A call whose remaining time is shorter than this is in trouble.
 const NEARLY_OVER: Duration = Duration::from_millis(1500);
 
 /// A readable call on its way from LLM to LLM.

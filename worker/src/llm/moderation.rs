@@ -1,5 +1,4 @@
-//! What a refusal is about when its status does not say: 403 means a bad key, and also a prompt that somebody does not
-//! like. Pure.
+//! Reads a refusal whose status is ambiguous: 403 can mean a bad key or a prompt that a moderation service rejects. Pure.
 
 use serde_json::Value;
 
@@ -96,6 +95,6 @@ mod tests {
         for page in ["<!DOCTYPE html><html><title>Just a moment...</title>", "\n  <html>403 Forbidden</html>"] {
             assert!(is_about_the_prompt(&Value::Null, page.as_bytes()), "{page}");
         }
-        assert!(!is_about_the_prompt(&Value::Null, b""), "nothing was said");
+        assert!(!is_about_the_prompt(&Value::Null, b""), "an empty body explains nothing");
     }
 }

@@ -49,15 +49,15 @@ pub struct Failed {
     /// Of its last try.
     pub epoch: Epoch,
     pub dialect: Dialect,
-    /// Of the provider; None when there was no answer.
+    /// The provider's HTTP status; None when there was no answer.
     pub status: Option<u16>,
     /// Since its first try was sent.
     pub took: Duration,
 }
 
 impl Failed {
-    /// What the pool is told beside the fault. A key that is missing is bad, and so is an account without money (402); of
-    /// everything else that is refused only a probe can tell whether it was the key or the request.
+    /// The details for the log. A missing key is proven to be bad, and so is an account without money (402). After any other
+    /// refusal only a probe can tell whether the provider refused the key or the request.
     pub fn call(&self) -> FailedCall {
         let unproven = self.class == CallClass::Auth && self.status.is_some_and(|status| status != 402);
         let took_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);

@@ -21,7 +21,7 @@ use super::request::AgentRequest;
 use super::session::charged;
 use super::upstream::{Upstream, Upstreams};
 
-/// What a probe may answer: the least that Responses takes. A model that spends all of it on thinking is there, too.
+/// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on thinking is back, too.
 const OUTPUT_TOKENS: u64 = 16;
 const ROOM: Room = Room { tokens: 1_000_000, cost: MicroUsd(u64::MAX), context: 100_000 };
 
@@ -93,7 +93,7 @@ impl Upstreams {
     }
 }
 
-/// Some that serve agents only answer with a stream, whatever was asked for.
+/// Some servers always answer with a stream, because agents ask for one.
 fn as_it_came(exchange: Exchange) -> Exchange {
     match exchange {
         Exchange::Answered { form, status, retry_after, body, end } => {
@@ -119,10 +119,10 @@ fn is_refused_by_api(exchange: &Exchange) -> bool {
     }
 }
 
-/// What a failed probe says of the LLM.
+/// The LLM's fault that a failed probe proves, if any.
 fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<Duration>) {
     match class {
-        // Whoever says what is wrong with the question would have answered a better one.
+        // An API that explains what is wrong with this question would answer a better one.
         CallClass::BadRequest | CallClass::ContextTooLong if refused_by_api => (None, None),
         CallClass::Ok | CallClass::Cut(_) => (None, None),
         CallClass::BadRequest | CallClass::ContextTooLong | CallClass::BadAnswer | CallClass::Refused(_) => {

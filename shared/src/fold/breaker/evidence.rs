@@ -60,7 +60,7 @@ pub(super) struct Llm {
     pub(super) breakers: BTreeMap<Scope, Breaker>,
 }
 
-/// What has made the evidence complete.
+/// The failure, or the probe, that completes the evidence.
 pub(super) struct Last<'a> {
     pub(super) caller: &'a Caller,
     pub(super) fault: Fault,
@@ -75,7 +75,7 @@ pub(super) struct Spread {
 }
 
 impl Llm {
-    /// What is out of the window does not count any more.
+    /// Drops everything that is older than the window.
     pub(super) fn forget_before(&mut self, oldest: Timestamp) {
         self.failures.retain(|failure| failure.at > oldest);
         self.refused.retain(|refused| refused.at > oldest);
@@ -240,7 +240,7 @@ struct Evidence {
     auth_proven: bool,
 }
 
-/// What is known of the key.
+/// The state of the key, as far as the evidence goes.
 enum Key {
     Good,
     /// Either the key was refused, or the prompts of these tasks were.

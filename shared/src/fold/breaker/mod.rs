@@ -150,17 +150,8 @@ impl Breakers {
         })
     }
 
-    /// Since when, or since when again, something is wrong with this LLM, so that the share of its calls that fail matters:
-    /// its newest failure within the window, or a call that is in trouble.
-    pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
-        let rules = self.rules.as_ref().filter(|rules| rules.failed_of_1000 > 0)?;
-        let llm = self.llms.get(key)?;
-        let failed = llm.failures.back().map(|failure| failure.at).filter(|at| *at > window_start(rules, now));
-        failed.max(llm.answers.asked(now))
-    }
-
-    /// Whether this LLM has refused the task at this host, as if the key were bad, and a probe with the same key was
-    /// answered after that: then it is the request that it refuses.
+    /// Whether this LLM refuses the task's requests: it refused one at this host, and after that it answered a probe with the
+    /// same key.
     pub fn refuses(&self, key: &LlmKey, host: &str, task: &TaskId) -> bool {
         let refused = |llm: &Llm| llm.refused.iter().any(|refused| refused.host == host && refused.task == *task);
         self.llms.get(key).is_some_and(refused)
@@ -206,22 +197,6 @@ impl Breakers {
         llm.failures.push_back(Failure::new(failed, now));
         let last = Last { caller: &failed.caller, fault: failed.fault, retry_after_ms: failed.retry_after_ms };
         llm.open_what_failed(&last, &rules, &spread, now);
-        Verdict::Accepted
-    }
-
-    /// Calls that were answered, and whether somebody asks for those of others.
-    pub(super) fn answered(
-        &mut self,
-        key: &LlmKey,
-        (host, ended): (&str, &BTreeMap<ProgrammerId, Vec<u64>>),
-        asks: bool,
-        now: Timestamp,
-    ) -> Verdict {
-        if let Some(rules) = &self.rules {
-            let llm = self.llms.entry(key.clone()).or_default();
-            llm.forget_before(window_start(rules, now));
-            llm.answers.add(host, ended, asks, now);
-        }
         Verdict::Accepted
     }
 
@@ -286,8 +261,7 @@ impl Breakers {
         Verdict::Accepted
     }
 
-    /// What was before the outage does not count after it. Of requests that were refused as if the key were bad it is known
-    /// now that it is not.
+    /// Failures from before the outage do not count after it. The key is good, so the LLM has refused the requests.
     fn acquit(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
         if let Some(llm) = self.llms.get_mut(key) {
             llm.acquit(scope, prober, now);

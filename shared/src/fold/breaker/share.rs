@@ -1,22 +1,23 @@
-//! Which share of an LLM's calls fails. A few slow calls among many good ones are no outage.
+//! The share of an LLM's calls that fail. Three slow calls among fifty good ones are not an outage.
 //!
-//! The log tells of failures at once, and of calls that were answered when something is wrong (`llm_answered`). What counts
-//! is what ended since the failures that are looked at began: an LLM that answered for an hour and then died has no good
-//! calls in that time, so its past does not speak for it.
+//! The log has every failure, and answered calls only when something is wrong (`llm_answered`). A breaker compares the calls
+//! that ended since its last failures began. An LLM that answered for an hour and then died has no good calls in that time,
+//! so it is shut as fast as ever.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::Caller;
 use super::evidence::{Failure, Llm};
+use super::{Breakers, Caller, window_start};
+use crate::fold::Verdict;
 use crate::id::ProgrammerId;
-use crate::llm::Scope;
+use crate::llm::{LlmKey, Scope};
 use crate::rules::BreakerRules;
 use crate::time::Timestamp;
 
 /// Answered calls of one LLM that are remembered.
 const MAX_ANSWERS: usize = 2000;
-/// So long others tell of their calls when a call is in trouble; then it has failed, or not.
+/// How long processes report their calls after one of them has asked. By then the call in trouble has failed, or not.
 const ASKED_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,5 +64,32 @@ impl Llm {
         let failed = inside.iter().filter(|failure| failure.at >= began).count();
         let all = failed + self.answers.since(began, scope);
         failed * 1000 >= all * usize::from(rules.failed_of_1000)
+    }
+}
+
+impl Breakers {
+    /// The newest sign that something is wrong with this LLM: a failure within the window, or a call in trouble. None: the
+    /// share of its failures does not matter now.
+    pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
+        let rules = self.rules.as_ref().filter(|rules| rules.failed_of_1000 > 0)?;
+        let llm = self.llms.get(key)?;
+        let failed = llm.failures.back().map(|failure| failure.at).filter(|at| *at > window_start(rules, now));
+        failed.max(llm.answers.asked(now))
+    }
+
+    /// Calls that were answered, and whether somebody asks for those of others.
+    pub(in crate::fold) fn answered(
+        &mut self,
+        key: &LlmKey,
+        (host, ended): (&str, &BTreeMap<ProgrammerId, Vec<u64>>),
+        asks: bool,
+        now: Timestamp,
+    ) -> Verdict {
+        if let Some(rules) = &self.rules {
+            let llm = self.llms.entry(key.clone()).or_default();
+            llm.forget_before(window_start(rules, now));
+            llm.answers.add(host, ended, asks, now);
+        }
+        Verdict::Accepted
     }
 }

@@ -1,4 +1,4 @@
-//! What a breaker is at one moment.
+//! The states of a breaker.
 
 use crate::id::{AttemptId, ProgrammerId};
 use crate::llm::{Dialect, Fault, Scope};

@@ -1,4 +1,4 @@
-//! A refused key: one task's prompt is no evidence, a probe is. And the dialect of probes.
+//! A refused key needs a probe as evidence, because one task's prompt can be refused. And the dialect of probes.
 
 use super::*;
 use crate::llm::Dialect;
@@ -16,7 +16,7 @@ impl Log {
         let probing = Decision::Probing { key: key(), scope: scope.clone(), programmer: id(programmer), probe };
         match self.append(probing) {
             YES => self.append(Decision::Probed { key: key(), scope, probe, fault, retry_after_ms: None }),
-            refused => refused,
+            refused @ Verdict::Refused(_) => refused,
         }
     }
 

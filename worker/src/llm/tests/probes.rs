@@ -1,4 +1,4 @@
-//! What a probe takes for an answer, over real HTTP.
+//! Probes over real HTTP: which answers they accept, and in which dialect they ask.
 
 use std::sync::{Arc, Mutex};
 
