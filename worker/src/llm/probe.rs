@@ -55,7 +55,7 @@ impl Upstreams {
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let (tokens, _) = charged(&outcome, admission.worst);
         let class = match &outcome {
-            // A probe asks for less than some LLMs need to think. Whoever answers at all is there.
+            // A probe's limit is shorter than some LLMs think. An LLM that answers at all is there.
             Outcome::Answer(_) | Outcome::Cut(..) => CallClass::Ok,
             Outcome::Failure(failure) => failure.class.clone(),
         };

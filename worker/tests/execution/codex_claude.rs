@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pool_shared::config::{self, AgentKind, Failover, Pool, Secret};
 use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_shared::result::{ErrorKind, TaskFailure, Usage};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::Instant;
