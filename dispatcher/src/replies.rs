@@ -225,8 +225,8 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     }
 }
 
-/// The log is all that there is of a task that was cancelled. Whoever was stopped has told it what the attempt has used,
-/// before it asked for this result; once something of our own is read back, that has been read too.
+/// The result of a cancelled task, made from the log. The worker writes the usage of the stopped attempt into the log and
+/// asks for this result afterwards; reading back an event of our own makes sure that the usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
     process.log.append(Decision::Tick).await?;
     Ok(ResultMessage::cancelled(task.clone(), process.log.read(|fold| fold.tasks.usage(task))))

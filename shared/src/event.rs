@@ -95,9 +95,9 @@ pub enum Decision {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_llm: bool,
     },
-    /// What an attempt has used of its task's limits; its last word counts. With `so_far` before a paid call, with that
-    /// call's worst case in it: an upper bound, should its worker die. Without, when the attempt has ended and brings no
-    /// result.
+    /// The usage of one attempt; the last of these events counts. The worker appends one with `so_far` before each paid call:
+    /// it includes the call's worst case and is an upper bound if the worker dies. The worker appends one without `so_far`
+    /// when an attempt ends and publishes no result.
     Used {
         task: TaskId,
         attempt: AttemptId,
@@ -236,7 +236,7 @@ pub struct OpenTask {
     #[serde(default)]
     pub spent: Spent,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub used: BTreeMap<AttemptId, Spent>,
+    pub used: BTreeMap<AttemptId, Account>,
     /// Attempts that owned it once and do not any more.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub past: BTreeSet<AttemptId>,
@@ -268,7 +268,7 @@ pub struct Retry {
     pub spent: Spent,
 }
 
-/// What attempts have used of a task's limits.
+/// Usage that counts against a task's limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     pub cost_usd: MicroUsd,
@@ -276,6 +276,15 @@ pub struct Spent {
     /// The same with all its parts; older versions do not say it.
     #[serde(default, skip_serializing_if = "Usage::is_nothing")]
     pub usage: Usage,
+}
+
+/// The usage of one attempt, by its last `used` event.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub spent: Spent,
+    /// An upper bound: the attempt has not ended, or it died with its worker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub so_far: bool,
 }
 
 impl Spent {

@@ -202,8 +202,8 @@ pub struct CheckReport {
     pub output_tail: String,
 }
 
-/// What the LLMs did for this task, in all runs of the agent of all its attempts, as the gateway metered it. Of an attempt
-/// that died with its worker: at most so much.
+/// What the LLMs did for this task, in all attempts and all runs of the agent, as the gateway metered it. An attempt that
+/// died with its worker counts with an upper bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     pub calls: u64,
@@ -360,8 +360,7 @@ pub struct ResultMessage {
 }
 
 impl ResultMessage {
-    /// The result of a task that was cancelled. Everybody makes the same one, from the log alone; `usage` is what the log
-    /// says of its attempts.
+    /// The result of a cancelled task. Every process makes the same one from the log; `usage` comes from the fold.
     pub fn cancelled(task: TaskId, usage: Usage) -> Self {
         let failure = TaskFailure::new(ErrorKind::Cancelled, "it was cancelled before it had another outcome");
         Self { usage, ..Self::without_attempt(Some(task), Status::Cancelled, failure) }

@@ -4,7 +4,7 @@
 //! already, learns from it what it lacks.
 
 use super::tasks::{Owner, TaskState};
-use crate::event::{OpenOwner, OpenTask, Spent};
+use crate::event::{Account, OpenOwner, OpenTask, Spent};
 use crate::id::AttemptId;
 use crate::result::Usage;
 use crate::time::Timestamp;
@@ -55,14 +55,14 @@ impl TaskState {
         }
         self.lost.extend(said.lost.difference(&self.past));
         self.past.extend(&said.past);
-        for (attempt, spent) in &said.used {
+        for (attempt, account) in &said.used {
             if !self.used.contains_key(attempt) {
-                self.uses(*attempt, spent);
+                self.uses(*attempt, account.clone());
             }
         }
         if self.used.is_empty() && said.spent != Spent::default() {
             // An older version knows only the sum.
-            self.uses(AttemptId::from_u128(0), &said.spent);
+            self.uses(AttemptId::from_u128(0), Account { spent: said.spent.clone(), so_far: false });
         }
         self.published |= said.published && said.generation == self.generation;
         if said.fence > self.fence {

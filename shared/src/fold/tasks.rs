@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::open_tasks::OpenTasks;
 use super::{Refusal, Verdict};
-use crate::event::{Decision, OpenTask, Retry, Spent};
+use crate::event::{Account, Decision, OpenTask, Retry, Spent};
 use crate::id::{AttemptId, LlmName, ProgrammerId, TaskId, Token};
 use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
@@ -66,8 +66,8 @@ pub struct TaskState {
     pub(super) past: BTreeSet<AttemptId>,
     /// Those of them that lost it to another one, and have not said since that they live.
     pub(super) lost: BTreeSet<AttemptId>,
-    /// What each attempt has used of the task's limits, as it said last.
-    pub(super) used: BTreeMap<AttemptId, Spent>,
+    /// The usage of each attempt, by its last `used` event.
+    pub(super) used: BTreeMap<AttemptId, Account>,
     /// The sum of it.
     pub spent: Spent,
     /// Attempts that were started and not released.
@@ -79,10 +79,16 @@ pub struct TaskState {
 }
 
 impl TaskState {
-    /// The attempt has used this much in all.
-    pub(super) fn uses(&mut self, attempt: AttemptId, spent: &Spent) {
-        self.used.insert(attempt, spent.clone());
-        self.spent = self.used.values().fold(Spent::default(), Spent::and);
+    /// Sets the usage of one attempt.
+    pub(super) fn uses(&mut self, attempt: AttemptId, account: Account) {
+        self.used.insert(attempt, account);
+        self.spent = self.used.values().fold(Spent::default(), |sum, account| sum.and(&account.spent));
+    }
+
+    /// The usage of all attempts whose end is in the log. For an attempt that died the log holds only an upper bound.
+    pub fn spent_for_sure(&self) -> Spent {
+        let sure = self.used.values().filter(|account| !account.so_far);
+        sure.fold(Spent::default(), |sum, account| sum.and(&account.spent))
     }
 }
 
@@ -145,16 +151,16 @@ impl Tasks {
         self.index.unpublished()
     }
 
-    /// What the log says that all attempts at the task have used.
+    /// The usage of all attempts at the task, as far as the log knows it.
     pub fn usage(&self, task: &TaskId) -> Usage {
         self.tasks.get(task).map(|state| state.spent.usage.clone()).unwrap_or_default()
     }
 
-    /// What other attempts at the task have cost.
+    /// The cost of all other attempts at the task.
     pub(super) fn cost_of_others(&self, task: &TaskId, attempt: AttemptId) -> MicroUsd {
         let used = self.tasks.get(task).map(|state| &state.used);
         let others = used.into_iter().flatten().filter(|(of, _)| **of != attempt);
-        others.map(|(_, spent)| spent.cost_usd).sum()
+        others.map(|(_, account)| account.spent.cost_usd).sum()
     }
 
     /// The attempt that owns the task.
@@ -197,7 +203,9 @@ impl Tasks {
                 self.started(task, owner, (route, body_hash))
             }
             Decision::Released { task, attempt, no_llm } => self.released(task, *attempt, *no_llm),
-            Decision::Used { task, attempt, spent, so_far: _ } => self.used(task, *attempt, spent),
+            Decision::Used { task, attempt, spent, so_far } => {
+                self.used(task, *attempt, Account { spent: spent.clone(), so_far: *so_far })
+            }
             Decision::Finished { task, attempt, status, llm, cost_usd, error } => {
                 let outcome = Outcome {
                     attempt: *attempt,
@@ -285,7 +293,7 @@ impl Tasks {
                 return Verdict::Refused(Refusal::Superseded);
             };
             state.past.insert(owner.attempt);
-            state.uses(owner.attempt, &retry.spent);
+            state.uses(owner.attempt, Account { spent: retry.spent.clone(), so_far: false });
         }
         state.generation = generation;
         state.published = false;
@@ -336,13 +344,13 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    /// Of a task that was cancelled too: its attempt was stopped, and tells afterwards.
-    fn used(&mut self, task: &TaskId, attempt: AttemptId, spent: &Spent) -> Verdict {
+    /// A cancelled task takes it too: its attempt stops after the cancellation and reports then.
+    fn used(&mut self, task: &TaskId, attempt: AttemptId, account: Account) -> Verdict {
         let Some(state) = self.tasks.get_mut(task) else { return Verdict::Refused(Refusal::UnknownTask) };
         if state.outcome.as_ref().is_some_and(|outcome| outcome.status != Status::Cancelled) {
             return Verdict::Refused(Refusal::Finished);
         }
-        state.uses(attempt, spent);
+        state.uses(attempt, account);
         if let Some(outcome) = &mut state.outcome {
             outcome.cost = state.spent.cost_usd;
         }

@@ -115,6 +115,11 @@ fn used(n: u128, calls: u64, cost: u64) -> Decision {
     Decision::Used { task: task("t"), attempt: attempt(n), spent: Spent::of(usage(calls, cost)), so_far: false }
 }
 
+fn so_far(n: u128, calls: u64, cost: u64) -> Decision {
+    let spent = Spent::of(usage(calls, cost));
+    Decision::Used { task: task("t"), attempt: attempt(n), spent, so_far: true }
+}
+
 #[test]
 fn what_each_attempt_said_last_is_what_the_task_has_used() {
     let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
@@ -124,7 +129,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
         used(1, 1, 200),
         released(1),
         started("t", 2, 0, 1),
-        used(2, 2, 50),
+        so_far(2, 2, 50),
         // Its worker has died: the upper bound is all that there is. The first one says something once more.
         started("t", 3, 0, 2),
         used(1, 1, 210),
@@ -132,6 +137,8 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
     let fold = folded_from(0, &events);
     let spent = &fold.tasks.get(&task("t")).expect("the task").spent;
     assert_eq!((spent.cost_usd, spent.tokens), (MicroUsd(260), 20), "of the first and the second");
+    let sure = fold.tasks.get(&task("t")).map(TaskState::spent_for_sure).expect("the task");
+    assert_eq!(sure.cost_usd, MicroUsd(210), "the second one has never said its last word");
     assert_eq!(spent.usage, usage(1, 210).and(&usage(2, 50)), "with all its parts");
     assert_eq!(spent.usage.by_llm, [LlmUsage { output_tokens: 20, ..usage(3, 260).by_llm[0].clone() }], "of one LLM");
 

@@ -202,7 +202,7 @@ fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_afte
         _ if is_page(body) => CallClass::Unavailable,
         NoAnswer::ErrorInside { status: Some(status), .. } => class_of_error(*status, body, retry_after),
         NoAnswer::Failed(error) => {
-            // Whoever gives up in the middle, for whatever reason, does not serve now.
+            // A provider that gives up in the middle does not serve now, whatever its reason.
             let status = status_of(&error["error"]).unwrap_or(500);
             class_of_error(status, error.to_string().as_bytes(), retry_after)
         }

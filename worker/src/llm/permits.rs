@@ -81,8 +81,8 @@ pub trait Permits: Send + Sync {
     /// The budget has no room; free LLMs may be called all the same.
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>>;
 
-    /// Before every paid call that is certain to be made: what the attempt has used by then at most, this call's worst case
-    /// included. May be dropped before it is done.
+    /// Called just before every paid call is sent, with the most that the attempt can have used after it. The future may be
+    /// dropped before it is done.
     fn spending(&self, _: Usage) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }

@@ -65,7 +65,7 @@ impl Upstreams {
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let tokens = charged(llm, &outcome, admission).tokens;
         let (fault, retry_after) = match &outcome {
-            // A probe asks for less than some LLMs need to think. Whoever answers at all is there.
+            // A probe's limit is shorter than some LLMs think. An LLM that answers at all is there.
             Outcome::Answer(_) | Outcome::Cut(..) => (None, None),
             Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };

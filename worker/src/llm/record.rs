@@ -38,7 +38,7 @@ pub enum CallClass {
 pub enum Cut {
     /// A limit of the LLM's output: its own, the agent's, or the one that a paid LLM is told.
     OutputLimit,
-    /// The gateway had lowered that limit to what the task had left.
+    /// The same, but the gateway had lowered the limit because the task had no more left.
     TaskLimit(Cap),
     /// A filter of the provider, or the LLM refused.
     Filtered,
@@ -170,7 +170,7 @@ impl Record {
         self.calls.last()
     }
 
-    /// Calls that were the last ones of their LLM and brought an answer that is none, or half of one.
+    /// The last call of each LLM, if its answer was not valid or was cut.
     pub fn useless_answers(&self) -> impl Iterator<Item = &Call> {
         let is_last = |index: usize, call: &Call| self.calls[index + 1..].iter().all(|later| later.llm != call.llm);
         let last = self.calls.iter().enumerate().filter(move |(index, call)| is_last(*index, call));

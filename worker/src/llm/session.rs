@@ -31,7 +31,7 @@ pub struct CallPlan {
     pub max_tokens: u64,
     /// Of the whole run.
     pub max_cost: MicroUsd,
-    /// What earlier runs of the attempt have used.
+    /// The usage of earlier runs of the attempt.
     pub used: Usage,
     /// Tokens that one call's prompt and answer may have together.
     pub context_limit: u64,
@@ -112,7 +112,7 @@ impl SessionState {
         }
     }
 
-    /// What the attempt has used at most.
+    /// The most that the attempt has used, open calls included.
     pub(super) fn at_most(&self) -> Usage {
         self.plan.used.clone().and(&self.ledger().used())
     }
@@ -195,7 +195,7 @@ struct Reserved {
 enum Bound {
     /// The agent's own: it knows what to do with an answer that is cut there.
     Agent,
-    /// What the task has left, which is less.
+    /// The rest of the task's limit, which is less than the agent or the LLM would take.
     Task(Cap),
     /// The LLM's own, or what a paid LLM is told where the agent says nothing.
     Llm,

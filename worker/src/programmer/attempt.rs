@@ -190,10 +190,7 @@ impl Attempts {
     ) -> Result<Finish, TaskFailure> {
         let task = &claimed.envelope.task;
         let limits = &self.programmer.limits;
-        let left = Left {
-            cost_usd: claimed.max_cost(limits.max_cost),
-            tokens: limits.max_tokens.saturating_sub(claimed.spent.tokens),
-        };
+        let left = Left { cost_usd: claimed.max_cost(limits.max_cost), tokens: claimed.max_tokens(limits.max_tokens) };
         let limit = self.time_limit(&task.message.limits);
         let until = Instant::now() + limit;
         let worktree = tokio::select! {

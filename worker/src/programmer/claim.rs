@@ -162,6 +162,13 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
     }
 }
 
+/// The usage of earlier attempts at a task. The two differ when an attempt died with its worker.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    pub at_most: Spent,
+    pub for_sure: Spent,
+}
+
 /// A task that this programmer owns.
 #[derive(Debug)]
 pub struct Claimed {
@@ -169,16 +176,22 @@ pub struct Claimed {
     pub attempt: AttemptId,
     /// Which attempt at the task this is: 1 at first.
     pub number: u32,
-    /// What attempts before it have used of the task's limits.
-    pub spent: Spent,
+    pub spent: Earlier,
     pub since: Timestamp,
 }
 
 impl Claimed {
-    /// What this attempt may cost: what is left of the task's own limit and of the programmer's.
+    /// What this attempt may cost: what is left of the task's own limit, which holds whatever has become of earlier
+    /// attempts, and of the programmer's, which a crash must not use up.
     pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
+        let left = of_programmer.saturating_sub(self.spent.for_sure.cost_usd);
         let own = self.envelope.task.message.limits.max_cost_usd;
-        own.map_or(of_programmer, |own| own.min(of_programmer)).saturating_sub(self.spent.cost_usd)
+        own.map_or(left, |own| own.saturating_sub(self.spent.at_most.cost_usd).min(left))
+    }
+
+    /// The tokens that this attempt may use, of as many as the programmer gives a task.
+    pub fn max_tokens(&self, of_programmer: u64) -> u64 {
+        of_programmer.saturating_sub(self.spent.for_sure.tokens)
     }
 
     /// Why the attempt ends before it begins: the task was started too often, or its deadline has passed. Decided after
@@ -314,16 +327,26 @@ mod tests {
 
     #[test]
     fn what_earlier_attempts_have_spent_is_not_there_for_this_one() {
-        let claimed = |spent| Claimed {
+        let spent = |cost| Spent { cost_usd: MicroUsd(cost), ..Spent::default() };
+        let claimed = |cost| Claimed {
             envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
             attempt: AttemptId::from_u128(1),
             number: 2,
-            spent: Spent { cost_usd: MicroUsd(spent), ..Spent::default() },
+            spent: Earlier { at_most: spent(cost), for_sure: spent(cost) },
             since: NOW,
         };
         let left = |spent| claimed(spent).max_cost(MicroUsd(2_500_000));
         assert_eq!(left(1_900_000), MicroUsd(100_000), "of the task's own limit, which is the lower one");
         assert_eq!(left(2_100_000), MicroUsd::ZERO, "nothing, and not less");
+        let after_a_crash = |limits: &str| Claimed {
+            envelope: envelope(limits, 0),
+            spent: Earlier { at_most: spent(1_900_000), for_sure: spent(300_000) },
+            ..claimed(1_900_000)
+        };
+        let left = |limits| after_a_crash(limits).max_cost(MicroUsd(2_500_000));
+        let own = r#", "limits": {"max_cost_usd": "2.00"}"#;
+        assert_eq!(left(own), MicroUsd(100_000), "what may have been spent counts for the task's own limit");
+        assert_eq!(left(""), MicroUsd(2_200_000), "and what was spent for the programmer's");
     }
 
     #[test]
@@ -332,7 +355,7 @@ mod tests {
             envelope: envelope(extra, 0),
             attempt: AttemptId::from_u128(1),
             number: 1,
-            spent: Spent::default(),
+            spent: Earlier::default(),
             since: NOW,
         };
         let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);

@@ -61,7 +61,7 @@ impl TaskPermits {
         }
     }
 
-    /// What the attempt has used, when no result of it says so: it is not there for the task's next one.
+    /// Writes the usage of an attempt that publishes no result into the log, so that it counts against the task's limits.
     pub async fn tell_used(&self, usage: Usage) {
         if usage.is_nothing() {
             return;

@@ -30,7 +30,7 @@ pub(super) struct Run {
     pub(super) first_llm: usize,
     /// Of the LLM that gave the last answer.
     pub(super) answered_by: Option<usize>,
-    /// Of those whose last answer was none, or was cut: within a call they have had their turn.
+    /// Positions of the LLMs whose last answer was not valid or was cut: they have had their turn within a call.
     pub(super) useless: Vec<usize>,
     pub(super) end: End,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lapin::message::Delivery;
 use pool_shared::event::{Decision, Spent};
 use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Fold, Verdict};
+use pool_shared::fold::Verdict;
 use pool_shared::heartbeat::Gate;
 use pool_shared::id::{AttemptId, TaskId};
 use pool_shared::result::{ErrorKind, ResultMessage, Usage};
@@ -15,7 +15,7 @@ use pool_shared::time::{Timestamp, wall_clock};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Ended, HandBack, Outcome};
-use super::claim::{self, Claimed, Examination};
+use super::claim::{self, Claimed, Earlier, Examination};
 use super::conclude::{self, End};
 use super::permits::TaskPermits;
 use super::settling::Concluded;
@@ -77,10 +77,12 @@ impl Programmer {
             }
         }
         point(Point::Started);
-        let known = |fold: &Fold| {
-            fold.tasks.get(&envelope.task.id).map_or((1, Spent::default()), |s| (s.attempts, s.spent.clone()))
-        };
-        let (number, spent) = self.process.log.read(known);
+        let (number, spent) = self.process.log.read(|fold| {
+            fold.tasks.get(&envelope.task.id).map_or((1, Earlier::default()), |state| {
+                let earlier = Earlier { at_most: state.spent.clone(), for_sure: state.spent_for_sure() };
+                (state.attempts, earlier)
+            })
+        });
         let claimed = Claimed { envelope, attempt, number, spent, since: wall_clock() };
         In::Owned(Held { delivery, claimed, connection, no_llm: false })
     }
@@ -243,7 +245,7 @@ impl Programmer {
             return self.make_again(station, (delivery, stay), claimed, (error, Spent::of(result.usage))).await;
         }
         // The result is about the task, and so is its usage.
-        result.usage = claimed.spent.usage.clone().and(&result.usage);
+        result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
         result.timings.queued_ms = self.queued_ms(claimed);
@@ -329,7 +331,7 @@ fn pause_before_hand_back(before: u32) -> Duration {
     }
 }
 
-/// What an attempt has used.
+/// The usage of an attempt.
 fn used(ended: &Ended) -> &Usage {
     match ended {
         Ended::Outcome(outcome) => &outcome.result.usage,

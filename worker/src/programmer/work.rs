@@ -72,7 +72,7 @@ pub(super) enum Finish {
     Failed(TaskFailure),
 }
 
-/// What an attempt may use.
+/// The rest of a task's limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left {
     pub(super) tokens: u64,
@@ -83,7 +83,7 @@ pub(super) struct Left {
 pub(super) struct Work<'a> {
     pub(super) attempts: &'a Attempts,
     pub(super) task: &'a Task,
-    /// What earlier attempts have left of the task's limits.
+    /// The rest that earlier attempts have left.
     pub(super) left: Left,
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,

@@ -1,6 +1,6 @@
 //! How an answer ended, by the word that its provider has for it. Pure.
 //!
-//! One list for all dialects: routers and compatible servers pass on the words of whoever serves them.
+//! One list for all dialects: routers and compatible servers pass on the words of other providers.
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(in super::super) enum Ending {
     Filtered,
     /// The provider gave up.
     GaveUp,
-    /// Some other way, which is no end: a pause, a call of a tool that cannot be read, a word that nobody knows.
+    /// Anything else: a pause, a tool call that cannot be read, an unknown word.
     Unfinished,
 }
 

@@ -150,7 +150,7 @@ pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Toke
     if of_kind("message_stop").next().is_none() {
         return Err((NoAnswer::Cut, None));
     }
-    let reason = of_kind("message_delta").filter_map(|delta| delta["delta"]["stop_reason"].as_str()).last();
+    let reason = of_kind("message_delta").rev().find_map(|delta| delta["delta"]["stop_reason"].as_str());
     let begins = of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
     let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
     Ok(Reading {

@@ -88,7 +88,7 @@ pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     }
 }
 
-/// The same, with what was used all the same: an error in place of a stream is no work.
+/// The same for readers of a dialect, which also report the usage. An error in place of a stream used nothing.
 pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tokens>)> {
     events(body).map_err(|error| {
         let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);

@@ -1,4 +1,4 @@
-//! Where an answer ends, and how: against a provider that writes given bytes and does what it likes with the connection.
+//! Where an answer ends, and how. The provider of these tests writes given bytes and decides what its connection does.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -350,7 +350,7 @@ async fn an_error_within_a_stream_is_charged_by_what_was_reported_and_done_befor
         (RESPONSES, vec![json!({"type": "response.created", "response": {}})], MicroUsd::ZERO, false),
         (RESPONSES, vec![delta], MicroUsd(163_865), true),
     ] {
-        let text = events(&before) + &events(&[error.clone()]);
+        let text = events(&before) + &events(std::slice::from_ref(&error));
         let rig = RawRig::start(RawProvider::events(&text, Then::KeepsOpen).await, way).await;
         rig.ask(way).await;
         let call = rig.last_call();
