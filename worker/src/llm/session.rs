@@ -258,7 +258,7 @@ impl Drop for OpenCall {
     }
 }
 
-/// What a call is charged.
+/// The tokens that a call is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Charge {
     pub(super) tokens: Tokens,
