@@ -9,7 +9,7 @@ import json
 import sys
 
 # As a reader meets them; sections that a new version adds come behind these.
-ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "prices", "agent", "workspace", "sandbox",
+ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "agent", "workspace", "sandbox",
          "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
 
 HEAD = """\

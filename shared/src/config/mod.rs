@@ -227,7 +227,7 @@ impl OutputLimitField {
     }
 }
 
-/// What the file says of one LLM.
+/// Facts about one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LlmSettings {
     /// The most output tokens that it takes as a limit; None: the worker finds out.

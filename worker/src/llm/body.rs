@@ -1,9 +1,9 @@
 //! The body of an agent's request: a JSON object that is read strictly and edited in place, so that a provider gets the
 //! bytes that the agent sent. Pure.
 //!
-//! The gateway checks what the provider will read. So it refuses a body that two parsers may read differently: the same
-//! member twice in one object (some parsers take the first one, some the last one), and at the top a known name in other
-//! letter case (some parsers take `MODEL` for `model`).
+//! The provider must read what the gateway has checked. So the gateway refuses a body that two parsers may read
+//! differently. Of two members with one name some parsers take the first, some the last. At the top level some take `MODEL`
+//! for `model`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use serde_json::{Map, Number, Value};
 
 use super::request::BadRequest;
 
-/// What becomes of members of a body, by name.
+/// Changes of a body, by the names of its members.
 pub(super) type Changes = BTreeMap<&'static str, Change>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

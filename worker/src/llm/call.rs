@@ -19,11 +19,11 @@ use super::answer::Answer;
 use super::classify::{Exchange, Failure, Outcome, classify};
 use super::failover::{self, Next};
 use super::known::Known;
+use super::lesson::{self, Lesson, Refused};
 use super::permits::{Epoch, Failed, Unavailable};
 use super::pricing::{Demand, Refusal, Tariff};
 use super::protocol::{Dialect, Envelope};
 use super::record::{CallClass, Cap, NoLlmLeft, Out};
-use super::refusal::{self, Lesson, Refused};
 use super::reply;
 use super::request::AgentRequest;
 use super::session::{AgentCall, OpenCall, SessionState, Settled};
@@ -255,7 +255,7 @@ impl Walk<'_> {
                 let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
                 let said = said(&exchange);
                 let outcome = classify(exchange, wall_clock(), upstream.secret());
-                lesson = limit.filter(|_| is_refusal(&outcome)).and_then(|limit| refusal::lesson(&said, limit));
+                lesson = limit.filter(|_| is_refusal(&outcome)).and_then(|limit| lesson::read(&said, limit));
                 blamed(outcome, || permits.refuses_the_task(llm))
             }
         };
@@ -300,7 +300,7 @@ fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
     Tried::Unavailable(unavailable)
 }
 
-/// What the provider has said, whatever that means.
+/// The body of the provider's answer.
 fn said(exchange: &Exchange) -> Bytes {
     match exchange {
         Exchange::Answered { body, .. } => body.clone(),

@@ -1,5 +1,5 @@
-//! What is known of the limits that each LLM takes: the pool file says it, or refusals have taught it. One for each worker
-//! process, and as old as that.
+//! The limits that each LLM is known to take, from the pool file or from its refusals. Each worker process has one copy and
+//! starts with the pool file's.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use pool_shared::config::{LlmSettings, OutputLimitField};
 use pool_shared::id::LlmName;
 
+use super::lesson::Lesson;
 use super::pricing::{Demand, MIN_OUTPUT_TOKENS};
-use super::refusal::Lesson;
 
-/// Of one LLM.
+/// The limits of one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Known {
     /// The most output tokens that it takes as a limit.
@@ -61,7 +61,7 @@ impl KnownLlms {
         self.by_llm.lock().unwrap_or_else(PoisonError::into_inner).get(llm).copied().unwrap_or_default()
     }
 
-    /// What has proved true in a call. The room beside its prompt holds for that call only.
+    /// Keeps limits that a call was answered with. The room beside its prompt holds for that call only.
     pub(super) fn keep(&self, llm: &LlmName, known: Known) {
         let known = Known { room: None, ..known };
         self.by_llm.lock().unwrap_or_else(PoisonError::into_inner).insert(llm.clone(), known);

@@ -87,7 +87,7 @@ pub(super) struct Demand {
     pub(super) bytes: u64,
     /// An upper estimate of the prompt.
     pub(super) input: u64,
-    /// What the prompt usually has, for the question whether it fits into the context at all.
+    /// The usual size of such a prompt, for the question whether it fits into the context at all.
     pub(super) likely_input: u64,
     /// `n`: each choice has its own output.
     pub(super) choices: u64,
@@ -116,7 +116,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// What providers may put in front of a prompt: their own instructions, those of a company's proxy.
+    /// Room for instructions that a provider or a company's proxy puts in front of a prompt.
     const ADDED_INPUT: u64 = 4_096;
 
     /// No byte is two tokens. `output`: the limit that was sent, or all that can be.

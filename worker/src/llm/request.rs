@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 use super::body::{Body, Change};
 use super::estimate::{self, Estimate};
+use super::lesson::Refused;
 use super::pricing::Demand;
 use super::protocol::{Envelope, Form, LimitField};
-use super::refusal::Refused;
 
 /// A request that is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,8 +73,8 @@ impl AgentRequest {
         Form { dialect, stream: self.stream && dialect.streams() }
     }
 
-    /// The body for a provider: the agent's bytes, but for the provider's own name of the model, a stream only where its
-    /// events are passed on, and one output limit at most: `told`, where the gateway sets one, else the agent's own.
+    /// The body for a provider: the agent's bytes with the provider's own name of the model, and one output limit: `told`
+    /// by the gateway, else the agent's own. A stream is switched off where its events are not passed on.
     pub(super) fn for_provider(&self, model: &str, told: Option<u64>, chat_field: LimitField) -> Vec<u8> {
         let dialect = self.envelope.dialect;
         let mut changes = dialect.limit(&self.body, told, self.demand.max_output, chat_field);
@@ -95,10 +95,10 @@ impl AgentRequest {
     }
 }
 
-/// What a provider adds when there are tools: how to call them (Anthropic documents up to 530 tokens). Around each message
-/// it adds less than the JSON of the message counts for.
+/// A provider adds instructions how to call tools (Anthropic documents up to 530 tokens). Around each message it adds less
+/// than the JSON of the message counts for.
 const TOOLS_FRAME: u64 = 600;
-/// What it adds for each tool that it describes itself (Anthropic documents up to 700 tokens).
+/// And its own description of a tool that it knows (Anthropic documents up to 700 tokens).
 const KNOWN_TOOL: u64 = 1_000;
 /// The usual density of prompts.
 const BYTES_PER_TOKEN: u64 = 4;

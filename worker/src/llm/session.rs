@@ -360,7 +360,7 @@ fn given_up() -> Outcome {
     })
 }
 
-/// What a call is charged.
+/// The tokens that a call is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Charge {
     pub(super) tokens: Tokens,

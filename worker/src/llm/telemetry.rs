@@ -5,10 +5,10 @@ use pool_shared::telemetry::catalog::{
     LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS, LLM_USAGE_NOT_BELIEVED,
 };
 
+use super::lesson::Lesson;
 use super::permits::Unavailable;
 use super::pricing::{Bounds, Tokens};
 use super::record::{Call, CallClass, NoLlmLeft, Out};
-use super::refusal::Lesson;
 
 /// A call to an LLM has ended.
 pub(super) struct CallEnded<'a> {

@@ -1,10 +1,10 @@
 //! How many tokens a request has at most, without the tokenizer of any vendor. Pure.
 //!
-//! One pass over the text as the provider decodes it, with a price for each character that depends on the one before. The
-//! prices are such that no tokenizer of OpenAI, Anthropic (its published one), Google, Meta, Mistral, Alibaba and DeepSeek
-//! makes more tokens of any kind of text that was tried: prose, code, base64, digits, random letters, scripts of all sorts,
-//! whitespace. English and code come out at less than twice their true count, because common words and common pairs of
-//! letters are known. No character costs more than its bytes, since no byte is ever two tokens.
+//! One pass over the decoded text adds up a price for each character, which depends on the character before it. The prices
+//! were chosen against the tokenizers of OpenAI, Anthropic (its published one), Google, Meta, Alibaba and DeepSeek. None of
+//! them makes more tokens of prose, code, base64, digits, random letters, any script, or whitespace. Common words and common
+//! pairs of letters are known, so that English and code come out below twice their true count. No character costs more than
+//! its bytes, since no byte is ever two tokens.
 
 use self::words::{is_common_pair, is_common_word};
 
@@ -35,7 +35,7 @@ pub(super) struct Estimate {
     pub(super) bytes: u64,
 }
 
-/// Of a JSON text: its escapes count as what they stand for.
+/// Estimates a JSON text. An escape counts as the character that it stands for.
 pub(super) fn of_json(text: &str) -> Estimate {
     let mut meter = Meter::default();
     let bytes = text.as_bytes();

@@ -141,7 +141,7 @@ const KINDS: [Kind; 33] = [
     ("random letters", |n, r| of_alphabet(LETTERS, n, r)),
     ("random words", |n, r| words(LETTERS, n, r)),
     ("random words in capitals", |n, r| words(CAPITALS, n, r)),
-    ("syllables", |n, r| (0..n / 2).map(|_| [pick(r, "bdfgklmnprst"), pick(r, "aeiou ")]).flatten().collect()),
+    ("syllables", |n, r| (0..n / 2).flat_map(|_| [pick(r, "bdfgklmnprst"), pick(r, "aeiou ")]).collect()),
     ("random Unicode", |n, r| of_range(0xA0..0x2_FFFF, n / 3, r)),
     ("random Chinese characters", |n, r| of_range(0x4E00..0x9FA0, n / 3, r)),
     ("numbers in a table", |n, r| (0..n / 8).map(|_| format!("{}.{},", r.random::<u16>(), r.random::<u8>())).collect()),

@@ -1,4 +1,4 @@
-//! What English and code are made of. Counted in books, documentation and code; the words are one token in each of the
+//! Common words and pairs of letters, counted in books, documentation and code. Each word is one token in each of the
 //! tokenizers that `estimate` names, with a space before them, without one, and with a capital.
 
 /// By the first letter: the letters that often follow it.

@@ -68,7 +68,7 @@ pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
     const BUDGET: &str = "budget_tokens";
     let thinking = body.literal("thinking").and_then(|literal| Body::read(literal.as_bytes()).ok());
     let Some((thinking, fields)) = thinking else { return };
-    if !fields.get(BUDGET).and_then(Value::as_u64).is_some_and(|budget| budget >= limit) {
+    if fields.get(BUDGET).and_then(Value::as_u64).is_none_or(|budget| budget < limit) {
         return;
     }
     let lowered = if limit > LEAST_THINKING {

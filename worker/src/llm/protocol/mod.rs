@@ -1,9 +1,8 @@
 //! The dialects in which agents ask and providers answer. Pure.
 //!
-//! A dialect has a file: what in its requests decides about the price, when an answer of it is complete, what the answer
-//! used; how the dialects say a limit of the output is in `output_limit`. Requests are passed on as they came. Answers of
-//! chat completions are read and written again; those of Responses and Messages are passed on, because agents that speak
-//! them depend on every field.
+//! Each dialect has a file for the parts of its requests that decide about the price, and for its answers. The limit of the
+//! output is in `output_limit`. Requests are passed on as they came. Answers of chat completions are written again. Those of
+//! Responses and Messages are passed on, because agents that speak them depend on every field.
 
 mod chat;
 mod chat_answer;
@@ -137,7 +136,7 @@ impl Dialect {
         }
     }
 
-    /// What changes in the request so that it holds one limit of the output: `told` by the gateway, else the agent's own.
+    /// The changes after which the request holds one limit of the output: `told` by the gateway, else the agent's own.
     pub(super) fn limit(self, body: &Body, told: Option<u64>, own: Option<u64>, chat_field: LimitField) -> Changes {
         let mut changes = Changes::new();
         let limit = told.or(own);
@@ -162,7 +161,7 @@ impl Dialect {
         }
     }
 
-    /// Whether a member of the request with this name decides about the price or about what a provider is told.
+    /// Whether the gateway reads or changes the member of a request with this name.
     pub(super) fn acts_on(self, name: &str) -> bool {
         const EVERYWHERE: [&str; 9] =
             ["input", "messages", "modalities", "model", "n", "service_tier", "stream", "stream_options", "tools"];

@@ -4,8 +4,8 @@
 use super::provider::{Picky, takes_all};
 use super::*;
 
-/// What real agents send (aider 0.86 over LiteLLM, codex 0.169, claude 2.1): keys in an order that means something, numbers
-/// beyond 64 bits, escapes, whitespace. And what the gateway may change of it.
+/// The samples look like the requests of aider (over LiteLLM), codex and claude. They have keys in an order that means
+/// something, numbers beyond 64 bits, escapes and whitespace.
 #[tokio::test]
 async fn a_request_is_passed_on_byte_for_byte_but_for_model_stream_and_limit() {
     for (path, llm, sent, changes) in [

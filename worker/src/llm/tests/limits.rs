@@ -175,3 +175,23 @@ async fn an_absurd_usage_of_a_probe_is_charged_its_worst_case() {
     let probed = upstreams.probe(&name("paid/gpt"), None, Duration::from_secs(10)).await;
     assert_eq!((probed.fault, probed.cost), (None, most), "it answers, and costs what was set aside");
 }
+
+#[tokio::test]
+async fn a_text_that_no_word_is_in_stays_within_the_cost_cap() {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = 1_u64;
+    let base64: String = (0..60_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(ALPHABET[(state >> 58) as usize])
+        })
+        .collect();
+    let real = tiktoken_rs::o200k_base().expect("a tokenizer").encode_ordinary(&base64).len();
+    let most = MicroUsd(real as u64 - 1_000);
+    let rig = Rig::start(CallPlan { max_cost: most, ..plan("paid/gpt") }).await;
+    let mut body = prompt(&json!({"say": "x", "usage": {"input_tokens": real, "output_tokens": 1}}));
+    body["messages"].as_array_mut().expect("a list").push(json!({"role": "user", "content": base64}));
+    rig.post(&body).await;
+    let spent = usage(&rig.session.record().calls).cost_usd;
+    assert!(spent <= most, "{real} tokens at a micro-dollar each, {most} allowed, {spent} booked");
+}

@@ -78,7 +78,7 @@ impl Picky {
         self.bodies.len()
     }
 
-    /// What the provider got of a request that was answered well.
+    /// The request that the provider got, once it is answered well.
     pub(super) async fn seen(&mut self, path: &str, body: &str) -> String {
         let (status, text) = self.send(path, body.to_owned()).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}: {text}");

@@ -4,7 +4,7 @@ const MAX_TOKENS: Option<OutputLimitField> = Some(OutputLimitField::MaxTokens);
 const MAX_COMPLETION_TOKENS: Option<OutputLimitField> = Some(OutputLimitField::MaxCompletionTokens);
 
 fn of(text: &str, limit: u64) -> Option<Lesson> {
-    lesson(text.as_bytes(), Refused { limit, field: MAX_TOKENS })
+    read(text.as_bytes(), Refused { limit, field: MAX_TOKENS })
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn the_name_of_the_field_is_read_in_both_directions() {
         ),
     ] {
         let refused = Refused { limit: 16_384, field: refused };
-        assert_eq!(lesson(text.as_bytes(), refused), Some(Lesson::Field(other)), "{text}");
+        assert_eq!(read(text.as_bytes(), refused), Some(Lesson::Field(other)), "{text}");
     }
 }
 
@@ -163,5 +163,5 @@ fn other_refusals_teach_nothing() {
         assert_eq!(of(text, 16_384), None, "{text}");
     }
     let only_name = Refused { limit: 16_384, field: None };
-    assert_eq!(lesson(b"Unsupported parameter: max_output_tokens", only_name), None, "there is no other name");
+    assert_eq!(read(b"Unsupported parameter: max_output_tokens", only_name), None, "there is no other name");
 }

@@ -1,12 +1,12 @@
-//! What a provider's refusal says about the limit of the output: the most that a model takes, the length of its context,
-//! the name of the field. Pure. Providers share neither codes nor words, so this reads the sentence: a number where a cue
-//! stands before it. A lesson is only kept when the next request, made by it, is answered (`call`).
+//! Reads a provider's refusal of the output limit: the most that the model takes, the length of its context, or the name of
+//! the field. Pure. Providers share neither codes nor words, so this reads the sentence: a number where a cue stands before
+//! it. The gateway keeps a lesson only when the next request, made by it, is answered (`call`).
 
 use pool_shared::config::OutputLimitField;
 
 use super::protocol::LIMIT_NAMES;
 
-/// What a refusal teaches about an LLM.
+/// A fact about an LLM, from its refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lesson {
     /// The most output tokens that it takes as a limit.
@@ -36,9 +36,9 @@ const TOPICS: [&str; 8] = [
     "in the completion",
     "in the output",
 ];
-/// What stands before the number.
+/// Cues before the length of the context.
 const CONTEXT: [&str; 4] = ["context length", "context window", "context size", "max_model_len"];
-/// What stands before the most that is taken. An entry ends where the number begins.
+/// Cues before the most that the model takes. An entry ends where the number begins.
 const AT_MOST: [&str; 15] = [
     "at most",
     "<=",
@@ -56,11 +56,11 @@ const AT_MOST: [&str; 15] = [
     "up to",
     ">",
 ];
-/// What stands before the first number that is too much.
+/// Cues before the first number that is too much.
 const BELOW: [&str; 4] = ["less than", "lower than", "smaller than", "below"];
-/// What stands between the two ends of a range.
+/// Signs between the two ends of a range.
 const RANGE: [&str; 7] = [",", "and", "to", "-", "~", "..", "(inclusive) to"];
-/// What is said of a field that the model does not know or take.
+/// Words for a field that the model does not know or take.
 const UNKNOWN: [&str; 9] = [
     "unsupported",
     "not supported",
@@ -75,7 +75,7 @@ const UNKNOWN: [&str; 9] = [
 /// No model takes less, and numbers below are other things (a status, the other end of a range).
 const LEAST: u64 = 256;
 
-pub(super) fn lesson(body: &[u8], refused: Refused) -> Option<Lesson> {
+pub(super) fn read(body: &[u8], refused: Refused) -> Option<Lesson> {
     let text = String::from_utf8_lossy(body).to_lowercase();
     let of_the_limit = LIMIT_NAMES.iter().chain(&TOPICS).any(|topic| text.contains(topic));
     // A limit of tokens in a minute is another one.
@@ -191,5 +191,5 @@ fn other_field(text: &str, refused: OutputLimitField) -> Option<OutputLimitField
 }
 
 #[cfg(test)]
-#[path = "refusal_tests.rs"]
+#[path = "lesson_tests.rs"]
 mod tests;
