@@ -7,6 +7,7 @@
 //! in `protocol`. The agent never sees a provider's key, error or half an answer.
 
 mod answer;
+mod bound;
 mod call;
 mod classify;
 mod error_inside;
