@@ -154,6 +154,7 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
         call.finish_reason = Some(reason.to_owned());
         record(vec![call])
     };
+    let cut = record(vec![call(CallClass::Cut(Cut::OutputLimit))]);
     let (aiders, none) = (Evidence::Aider(good()), Evidence::None);
     let unapplied = Evidence::Aider(AiderEvidence { applied: false, ..good() });
     let half = Evidence::Aider(AiderEvidence { refused: true, ..good() });
@@ -168,7 +169,7 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
         ("aider's edit", aider(), aiders.clone(), ok(), true, Ok(Edit::Whole)),
         ("aider's empty file", aider(), unapplied, ok(), true, silent),
         ("aider's half edit", aider(), half, ok(), true, Ok(Edit::Partial)),
-        ("a cut answer of aider's", aider(), aiders, ended("length"), true, Err(ErrorKind::LlmOutputLimit)),
+        ("a cut answer of aider's", aider(), aiders, cut, true, Err(ErrorKind::LlmOutputLimit)),
     ] {
         let result = judge(&agent, &run(Exit::Silent, evidence), &record, changed);
         assert_eq!(kind(&result), expected, "{what}");

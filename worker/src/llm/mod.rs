@@ -8,6 +8,7 @@
 
 mod answer;
 mod body;
+mod bound;
 mod call;
 mod classify;
 mod error_inside;

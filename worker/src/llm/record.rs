@@ -170,11 +170,11 @@ impl Record {
         self.calls.last()
     }
 
-    /// The last call of each LLM, if its answer was not valid or was cut.
-    pub fn useless_answers(&self) -> impl Iterator<Item = &Call> {
+    /// The last call of each LLM, if its answer was cut.
+    pub fn cut_answers(&self) -> impl Iterator<Item = &Call> {
         let is_last = |index: usize, call: &Call| self.calls[index + 1..].iter().all(|later| later.llm != call.llm);
         let last = self.calls.iter().enumerate().filter(move |(index, call)| is_last(*index, call));
-        last.map(|(_, call)| call).filter(|call| matches!(call.class, CallClass::BadAnswer | CallClass::Cut(_)))
+        last.map(|(_, call)| call).filter(|call| matches!(call.class, CallClass::Cut(_)))
     }
 
     /// The newest complete answer.

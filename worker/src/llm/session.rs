@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answer;
+use super::bound::Bound;
 use super::classify::{Billing, Failure, Outcome};
 use super::permits::Permits;
 use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
-use super::record::{Call, CallClass, Cap, Cut, NoLlmLeft, Record, usage};
+use super::record::{Call, CallClass, Cut, NoLlmLeft, Record, usage};
 use super::telemetry::{CallEnded, UsageNotBelieved};
 
 /// What one run of an agent may do with LLMs.
@@ -190,33 +191,6 @@ struct Reserved {
     admission: Admission,
 }
 
-/// Whose limit the output of a call has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    /// The agent's own: it knows what to do with an answer that is cut there.
-    Agent,
-    /// The rest of the task's limit, which is less than the agent or the LLM would take.
-    Task(Cap),
-    /// The LLM's own, or what a paid LLM is told where the agent says nothing.
-    Llm,
-}
-
-impl Bound {
-    fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
-        let in_room = |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
-        let any_cost = Room { cost: MicroUsd(u64::MAX), ..room };
-        if worst.output < in_room(any_cost) {
-            Self::Task(Cap::Cost)
-        } else if worst.output < in_room(Room { tokens: u64::MAX, ..any_cost }) {
-            Self::Task(Cap::Tokens)
-        } else if demand.max_output.is_some() {
-            Self::Agent
-        } else {
-            Self::Llm
-        }
-    }
-}
-
 /// What has become of a call to an LLM.
 #[derive(Debug, PartialEq)]
 pub(super) enum Settled {
@@ -303,7 +277,7 @@ impl OpenCall {
             Outcome::Cut(cut, answer) => {
                 let reason = answer.finish_reason();
                 let message = format!("the answer ended with `{}`", reason.as_deref().unwrap_or_default());
-                (CallClass::Cut(self.cut(*cut)), Some(200), message, reason, answer.is_empty())
+                (CallClass::Cut(self.bound.of_cut(*cut)), Some(200), message, reason, answer.is_empty())
             }
             Outcome::Failure(failure) => (failure.class.clone(), failure.status, failure.message.clone(), None, false),
         };
@@ -320,14 +294,6 @@ impl OpenCall {
             estimated,
             cost,
             duration: self.began.elapsed(),
-        }
-    }
-
-    fn cut(&self, cut: Cut) -> Cut {
-        match (cut, self.bound) {
-            (Cut::OutputLimit, Bound::Task(cap)) => Cut::TaskLimit(cap),
-            (Cut::OutputLimit, Bound::Agent | Bound::Llm)
-            | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => cut,
         }
     }
 

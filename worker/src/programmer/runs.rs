@@ -30,8 +30,8 @@ pub(super) struct Run {
     pub(super) first_llm: usize,
     /// Of the LLM that gave the last answer.
     pub(super) answered_by: Option<usize>,
-    /// Positions of the LLMs whose last answer was not valid or was cut: they have had their turn within a call.
-    pub(super) useless: Vec<usize>,
+    /// Positions of the LLMs whose last answer was cut: they have had their turn within a call.
+    pub(super) cut: Vec<usize>,
     pub(super) end: End,
 }
 
@@ -123,7 +123,7 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<us
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
     let had_its_turn = |llm: usize| {
-        history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm) || run.useless.contains(&llm))
+        history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm) || run.cut.contains(&llm))
     };
     let others = (1..bounds.llms).map(|step| (after + step) % bounds.llms);
     let misfits =

@@ -18,7 +18,7 @@ fn failure(kind: ErrorKind) -> TaskFailure {
 }
 
 fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
-    Run { first_llm, answered_by, useless: Vec::new(), end }
+    Run { first_llm, answered_by, cut: Vec::new(), end }
 }
 
 fn failed(llm: usize, kind: ErrorKind) -> Run {
@@ -72,13 +72,13 @@ fn who_answered_counts_and_not_only_who_was_asked_first() {
 }
 
 #[test]
-fn who_gave_half_an_answer_within_a_call_is_not_asked_again() {
-    let cut =
-        |first_llm, useless| Run { useless, ..run(first_llm, None, End::Failed(failure(ErrorKind::LlmBadAnswer))) };
+fn an_llm_that_gave_half_an_answer_within_a_call_is_not_asked_again() {
+    let half =
+        |first_llm, llms| Run { cut: llms, ..run(first_llm, None, End::Failed(failure(ErrorKind::LlmBadAnswer))) };
     let fail = Next::Fail(failure(ErrorKind::LlmBadAnswer));
-    assert_eq!(next_run(&[cut(0, vec![0, 1])], TWO), fail, "the call went to both, and cost twice already");
+    assert_eq!(next_run(&[half(0, vec![0, 1])], TWO), fail, "the call went to both, and cost twice already");
     let three = Bounds { llms: 3, runs: 3 };
-    assert_eq!(next_run(&[cut(0, vec![0, 1])], three), Next::Again { first_llm: 2 }, "the third was not asked");
+    assert_eq!(next_run(&[half(0, vec![0, 1])], three), Next::Again { first_llm: 2 }, "the third was not asked");
 }
 
 #[test]

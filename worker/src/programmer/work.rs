@@ -163,7 +163,7 @@ impl Work<'_> {
         Run {
             first_llm: assignment.first_llm,
             answered_by: record.last_answer().and_then(|call| position(&call.llm)),
-            useless: record.useless_answers().filter_map(|call| position(&call.llm)).collect(),
+            cut: record.cut_answers().filter_map(|call| position(&call.llm)).collect(),
             end,
         }
     }

@@ -1,0 +1,43 @@
+//! Which limit the output of a call has: it decides what an answer that is cut there is good for. Pure.
+
+use pool_shared::money::MicroUsd;
+
+use super::pricing::{Demand, Room, Tariff, Tokens, admit};
+use super::record::{Cap, Cut};
+
+/// Whose limit the output of a call has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// The agent's own: it knows what to do with an answer that is cut there.
+    Agent,
+    /// The rest of the task's limit, which is less than the agent or the LLM would take.
+    Task(Cap),
+    /// The LLM's own, or what a paid LLM is told where the agent says nothing.
+    Llm,
+}
+
+impl Bound {
+    pub(super) fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
+        let in_room = |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
+        let any_cost = Room { cost: MicroUsd(u64::MAX), ..room };
+        if worst.output < in_room(any_cost) {
+            Self::Task(Cap::Cost)
+        } else if worst.output < in_room(Room { tokens: u64::MAX, ..any_cost }) {
+            Self::Task(Cap::Tokens)
+        } else if demand.max_output.is_some_and(|own| demand.most_output.is_none_or(|most| own <= most)) {
+            Self::Agent
+        } else {
+            Self::Llm
+        }
+    }
+
+    /// What has cut an answer for which this bound held.
+    pub(super) fn of_cut(self, cut: Cut) -> Cut {
+        match (cut, self) {
+            (Cut::OutputLimit, Self::Task(cap)) => Cut::TaskLimit(cap),
+            (Cut::OutputLimit, Self::Agent | Self::Llm) | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => {
+                cut
+            }
+        }
+    }
+}
