@@ -56,6 +56,8 @@ async fn an_llm_that_serves_one_dialect_only_is_probed_in_that_also_after_a_rest
         })
         .await;
         let file = pool_file(2, &provider, &["--dialect", dialect]).set("providers.local.protocol", json!(protocol));
+        // The lease of a probe that dies with its process is a little longer.
+        let file = file.set("failover.call_timeout_s", json!(5));
         let mut pool = Pool::start_processes(&file, 1, 2).await;
         let mut log = pool.event_log().await;
         pool.api().submit(&json!(tasks("t", 4))).await;
