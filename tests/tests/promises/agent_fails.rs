@@ -7,6 +7,7 @@ use pool_shared::result::{ErrorKind, Status};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 
+use crate::support::event_log::Entry;
 use crate::support::machine::aider;
 use crate::support::pool::task;
 use crate::support::{Llm, Pool, PoolFile, Repository, SOON};
@@ -271,7 +272,8 @@ async fn a_refused_key_without_a_backup_is_tried_once_and_the_task_waits_with_it
     let why = pool.command_line(&["why", "locked"]).await;
     assert!(why.contains("auth"), "the task says what it waits for: {why}");
     let mut log = pool.event_log().await;
-    log.read().await;
+    let confirmed = |entries: &[Entry]| entries.iter().any(|entry| entry.is("probed")).then_some(());
+    log.until("a probe has confirmed that the key is bad", SOON, confirmed).await;
     assert_eq!((log.starts("locked").len(), log.outcomes("locked").len()), (1, 0), "one attempt, and no outcome");
-    assert_eq!(llm.requests().await.len(), 1, "the key is not tried again and again");
+    assert_eq!(llm.requests().await.len(), 2, "the call and the probe: the key is not tried again and again");
 }
