@@ -68,7 +68,7 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
         Some(unroutable) => reject(format!("{unroutable}, which its routing key {key:?} asks for")),
         None if !own.is_empty() => publish(own),
         None => reject(format!(
-            "the routing key {key:?} is no set of capabilities: publish to {TASKS} with the required capabilities, \
+            "the routing key {key:?} is not a set of capabilities: publish to {TASKS} with the required capabilities, \
              sorted and joined with `.`, or `any`"
         )),
     }

@@ -60,11 +60,11 @@ fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
     let message = message.map_err(|error| {
         let which = id_in(&delivery.data).map_or(String::new(), |id| format!(", though it has the id {id}"));
-        NotRetried::NoTask(format!("the message is no task{which}: {error}"))
+        NotRetried::NoTask(format!("the message is not a task{which}: {error}"))
     })?;
     let property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let id = message.id.clone().or_else(property);
-    let id = id.ok_or_else(|| NotRetried::NoTask("the message is no task: it has no id".to_owned()))?;
+    let id = id.ok_or_else(|| NotRetried::NoTask("the message is not a task: it has no id".to_owned()))?;
     Ok((Task::new(id, message), reply))
 }
 

@@ -67,7 +67,7 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
     }
     let retried = pool.try_command_line(&["dead", "retry", id]).await;
     let said = String::from_utf8_lossy(&retried.stderr);
-    assert!(!retried.status.success() && said.contains("is no task"), "what is no task stays: {said}");
+    assert!(!retried.status.success() && said.contains("is not a task"), "what is not a task stays: {said}");
     assert_eq!(dead(&api).await.len(), 1, "it is still there");
     let dropped = pool.command_line(&["dead", "drop", id]).await;
     assert!(dropped.contains("1 message"), "{dropped}");
