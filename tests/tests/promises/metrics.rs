@@ -112,18 +112,23 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
     };
     submit("broken", 1).await;
     log.finished(1, SOON).await;
+    // A provider reports more tokens than a call can have used.
+    let usage = json!({"input_tokens": 1_000_000_000_u64, "output_tokens": 1});
+    llm.fail(&[json!({"model": "*", "say": "OK", "usage": usage})]).await;
+    submit("absurd", 1).await;
+    log.finished(2, SOON).await;
     // Calls leave the primary, and then it is not asked any more.
     llm.fail_with("primary", 500).await;
     submit("moved", 8).await;
-    log.finished(9, SOON).await;
+    log.finished(10, SOON).await;
     // Nobody is left, and the task goes back to its queue.
     llm.fail_with("*", 500).await;
     submit("back", 2).await;
     log.until("a task was given back", SOON, |entries| entries.iter().any(|entry| entry.is("released")).then_some(()))
         .await;
     llm.recover().await;
-    log.finished(11, SOON * 2).await;
-    11
+    log.finished(12, SOON * 2).await;
+    12
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,7 +158,9 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
 
 /// Page one, until it says that it runs.
 async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
-    let mut command = checkout.command(&checkout.path().join("scripts/quickstart"));
+    // Started by a shell in the background, these tests inherit a SIGINT that is ignored, and so would the quick start.
+    let mut command = checkout.command(Path::new("/usr/bin/env"));
+    command.arg("--default-signal=INT").arg(checkout.path().join("scripts/quickstart"));
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     let mut quickstart = Running::start("quickstart", checkout.path(), &command);
     let runs = async || {
