@@ -202,9 +202,10 @@ async fn the_limits_of_a_task_hold_over_all_its_runs() {
         answer
     };
     let rig = Rig::start(&["free/small"], json!({"max_tokens_per_job": 10_000})).await;
-    let result = rig.outcome(json!([spends(9_900, 0, "two\n"), write("three\n")]), check("three")).await;
+    let result = rig.outcome(json!([spends(4_000, 5_900, "two\n"), write("three\n")]), check("three")).await;
     assert_eq!((result.runs, kind(&result)), (2, Some(ErrorKind::TokenLimit)), "no tokens for a repair: {result:?}");
-    assert_eq!((rig.asked().len(), result.usage.input_tokens), (1, 9_900), "the second call was refused");
+    let used = result.usage.input_tokens + result.usage.output_tokens;
+    assert_eq!((rig.asked().len(), used), (1, 9_900), "the second call was refused");
 
     let rig = Rig::start(&["paid/gpt"], json!({})).await;
     let mut more = check("three");
