@@ -192,10 +192,10 @@ fn what_the_sample_file_shows_as_defaults_are_the_defaults() {
     assert_eq!(shown(&sample), shown(&plain), "comments in the file say that these are the defaults");
     assert_eq!(format!("{:#?}", sample.providers), format!("{:#?}", plain.providers), "the built-in providers");
     // Each of these two has one limit of its own.
-    let defaults = plain.programmers[0].limits;
+    let defaults = &plain.programmers[0].limits;
     let local = JobLimits { context_limit: defaults.context_limit, ..sample.programmers[0].limits };
     let paid = JobLimits { max_cost: defaults.max_cost, ..sample.programmers[5].limits };
-    assert_eq!((local, paid), (defaults, defaults), "the limits of a task");
+    assert_eq!((&local, &paid), (defaults, defaults), "the limits of a task");
 }
 
 #[test]
