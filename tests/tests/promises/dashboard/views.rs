@@ -80,7 +80,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
 
     browser.click(&format!("{} .actions button", row(of("bad-1")))).await;
     browser
-        .until("why it cannot be taken up", r#"document.querySelector(".toast.bad")?.innerText.includes("no task")"#)
+        .until("why it cannot be taken up", r#"document.querySelector(".toast.bad")?.innerText.includes("not a task")"#)
         .await;
     browser.click(&format!("{} .danger", row(of("bad-1")))).await;
     browser.click("dialog .primary").await;
