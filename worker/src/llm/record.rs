@@ -190,28 +190,27 @@ pub fn llm_time(calls: &[Call]) -> Duration {
 
 /// What calls used, of one run or of several; LLMs in the order in which they were first called.
 pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
-    let mut usage = Usage::default();
-    for call in calls {
-        let failed = u64::from(call.class != CallClass::Ok);
-        usage.calls += 1;
-        usage.failed_calls += failed;
-        usage.input_tokens += call.input_tokens;
-        usage.cached_input_tokens += call.cached_input_tokens;
-        usage.output_tokens += call.output_tokens;
-        usage.cost_usd += call.cost;
-        usage.estimated |= call.estimated;
-        let known = usage.by_llm.iter().position(|of| of.llm == call.llm);
-        let index = known.unwrap_or_else(|| {
-            usage.by_llm.push(LlmUsage::none(call.llm.clone()));
-            usage.by_llm.len() - 1
-        });
-        let of_llm = &mut usage.by_llm[index];
-        of_llm.calls += 1;
-        of_llm.failed_calls += failed;
-        of_llm.input_tokens += call.input_tokens;
-        of_llm.cached_input_tokens += call.cached_input_tokens;
-        of_llm.output_tokens += call.output_tokens;
-        of_llm.cost_usd += call.cost;
+    calls.into_iter().fold(Usage::default(), |sum, call| sum.and(&of_one(call)))
+}
+
+fn of_one(call: &Call) -> Usage {
+    let of_llm = LlmUsage {
+        llm: call.llm.clone(),
+        calls: 1,
+        failed_calls: u64::from(call.class != CallClass::Ok),
+        input_tokens: call.input_tokens,
+        cached_input_tokens: call.cached_input_tokens,
+        output_tokens: call.output_tokens,
+        cost_usd: call.cost,
+    };
+    Usage {
+        calls: of_llm.calls,
+        failed_calls: of_llm.failed_calls,
+        input_tokens: of_llm.input_tokens,
+        cached_input_tokens: of_llm.cached_input_tokens,
+        output_tokens: of_llm.output_tokens,
+        cost_usd: of_llm.cost_usd,
+        estimated: call.estimated,
+        by_llm: vec![of_llm],
     }
-    usage
 }
