@@ -191,16 +191,14 @@ async fn publish_result(
     result: &mut ResultMessage,
     properties: &BasicProperties,
 ) -> Result<(), BrokerError> {
-    result.fit(MAX_RESULT_BYTES);
-    let body = result.to_json();
+    let body = result.fit(MAX_RESULT_BYTES);
     let message = |body| {
         let properties = properties.clone();
         Message { exchange: REPLIES, key: RESULTS_KEY, body, properties, mandatory: true }
     };
     let published = process.publisher.publish(message(&body)).await;
     let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else { return published };
-    result.fit(lower_limit(body.len(), takes));
-    process.publisher.publish(message(&result.to_json())).await
+    process.publisher.publish(message(&result.fit(lower_limit(body.len(), takes)))).await
 }
 
 #[cfg(test)]

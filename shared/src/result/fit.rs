@@ -32,9 +32,10 @@ const LEAST: Caps = Caps { files: 0, files_bytes: 0, text_bytes: 256 };
 
 impl ResultMessage {
     /// Cuts it until its JSON has at most `limit` bytes, or only the essentials are left: status, error, commit, usage.
+    /// Gives that JSON.
     ///
     /// A success whose only trace is the patch ends as [`ErrorKind::PatchTooLarge`] when the patch has to go.
-    pub fn fit(&mut self, limit: usize) {
+    pub fn fit(&mut self, limit: usize) -> Vec<u8> {
         self.cut(USUAL);
         let steps: [fn(&mut Self); 5] = if self.commit.is_some() {
             [|r| r.cut(SMALL), Self::leave_out_patch, Self::leave_out_task, |r| r.cut(LEAST), Self::leave_out_checks]
@@ -42,11 +43,13 @@ impl ResultMessage {
             [|r| r.cut(SMALL), Self::leave_out_task, |r| r.cut(LEAST), Self::leave_out_checks, Self::leave_out_patch]
         };
         for step in steps {
-            if self.to_json().len() <= limit {
-                return;
+            let json = self.to_json();
+            if json.len() <= limit {
+                return json;
             }
             step(self);
         }
+        self.to_json()
     }
 
     fn cut(&mut self, caps: Caps) {

@@ -61,8 +61,7 @@ pub async fn publish_result(
     };
     let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
     while wanted().await {
-        result.fit(limit);
-        let body = result.to_json();
+        let body = result.fit(limit);
         let properties = properties.clone();
         let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
         let Err(error) = process.publisher.publish(message).await else { return true };
