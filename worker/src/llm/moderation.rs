@@ -15,7 +15,7 @@ const CODES: [&str; 9] = [
     "refusal",
 ];
 /// Of OpenRouter, xAI, Mistral, Azure, Bedrock and company proxies, in lower case.
-const SENTENCES: [&str; 14] = [
+const SENTENCES: [&str; 13] = [
     "blocked by moderation",
     "content filter",
     "content management policy",
@@ -24,14 +24,13 @@ const SENTENCES: [&str; 14] = [
     "guardrail",
     "inappropriate content",
     "input was flagged",
-    "moderation guardrail",
     "prompt injection",
     "prompt was flagged",
     "request was flagged",
     "requires moderation",
     "violates usage guidelines",
 ];
-/// The same words about whoever asks.
+/// In a refusal with those words that is about the account.
 const ABOUT_THE_ACCOUNT: [&str; 6] =
     ["account", "not authorized", "organization", "subscription", "temporarily blocked", "your resource"];
 
