@@ -108,9 +108,8 @@ impl Facts<'_> {
 
     /// Whether the agent was to do something with the last answer, or has not said that it has finished, as it does.
     fn goes_on(&self) -> bool {
-        let reason = self.record.last_answer().and_then(|call| call.finish_reason.as_deref());
-        let tools = matches!(reason, Some("tool_calls" | "function_call" | "tool_use" | "pause_turn"));
-        tools || self.run.evidence == Evidence::NoLastEvent
+        let tool = self.record.last_answer().is_some_and(Call::asks_for_a_tool);
+        tool || self.run.evidence == Evidence::NoLastEvent
     }
 
     /// A run whose last LLM call failed is a failure of that class.

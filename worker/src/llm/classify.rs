@@ -172,7 +172,7 @@ fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
 /// What an answer is good for, by how it ended.
 fn ended(answer: Answer, status: u16) -> Outcome {
     let class = match answer.ending() {
-        Ending::Whole => return Outcome::Answer(answer),
+        Ending::Whole | Ending::ToolCall => return Outcome::Answer(answer),
         Ending::OutputLimit => return Outcome::Cut(Cut::OutputLimit, answer),
         Ending::Filtered => return Outcome::Cut(Cut::Filtered, answer),
         Ending::Unfinished => return Outcome::Cut(Cut::Unfinished, answer),

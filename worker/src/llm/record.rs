@@ -8,6 +8,7 @@ use pool_shared::money::MicroUsd;
 use pool_shared::result::{LlmUsage, Usage};
 
 use super::permits::Unavailable;
+use super::protocol::Ending;
 
 /// The outcome of one LLM call, classified once, in `classify.rs`; everything downstream matches on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +154,13 @@ pub struct Call {
     pub cost: MicroUsd,
     /// From the decision for this LLM to the end of the answer, waiting for a free place included.
     pub duration: Duration,
+}
+
+impl Call {
+    /// Whether the answer asked for a tool, so that the agent was to go on.
+    pub fn asks_for_a_tool(&self) -> bool {
+        Ending::of(self.finish_reason.as_deref()) == Ending::ToolCall
+    }
 }
 
 /// All calls of one run, in the order in which they ended.

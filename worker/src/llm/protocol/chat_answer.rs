@@ -65,7 +65,7 @@ impl ChatAnswer {
     fn end(&self) -> (Option<String>, Ending) {
         let mut ends = self.choices().iter().map(|choice| choice["finish_reason"].as_str());
         let first = ends.clone().next().flatten();
-        let reason = ends.find(|reason| Ending::of(*reason) != Ending::Whole).unwrap_or(first);
+        let reason = ends.find(|reason| !Ending::of(*reason).is_whole()).unwrap_or(first);
         (reason.map(str::to_owned), Ending::of(reason))
     }
 

@@ -5,8 +5,10 @@
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Ending {
-    /// The LLM has said all that it had to say, or calls tools.
+    /// The LLM has said all that it had to say.
     Whole,
+    /// With a call of a tool: the agent has something to do, and will come back.
+    ToolCall,
     /// At a limit of its output.
     OutputLimit,
     /// The context is full.
@@ -20,6 +22,14 @@ pub(in super::super) enum Ending {
 }
 
 impl Ending {
+    /// Whether nothing of the answer is missing.
+    pub(super) fn is_whole(self) -> bool {
+        match self {
+            Self::Whole | Self::ToolCall => true,
+            Self::OutputLimit | Self::ContextFull | Self::Filtered | Self::GaveUp | Self::Unfinished => false,
+        }
+    }
+
     /// Servers that leave the reason out, or leave it empty (KoboldCpp, SGLang, Ollama), do so with whole answers.
     pub(in super::super) fn of(reason: Option<&str>) -> Self {
         // `content_filter: RECITATION` is said by Gemini.
@@ -28,7 +38,8 @@ impl Ending {
         match letters.map(|letter| letter.to_ascii_lowercase()).collect::<String>().as_str() {
             "" | "null" => Self::Whole,
             "stop" | "stopsequence" | "stoptoken" | "eos" | "eostoken" | "endturn" | "endoftext" | "complete"
-            | "completed" | "tooluse" | "toolcall" | "toolcalls" | "functioncall" => Self::Whole,
+            | "completed" => Self::Whole,
+            "tooluse" | "toolcall" | "toolcalls" | "functioncall" => Self::ToolCall,
             "length" | "maxtokens" | "maxoutputtokens" | "maxcompletiontokens" | "maxlength" => Self::OutputLimit,
             "modellength" | "modelcontextwindowexceeded" | "contextlengthexceeded" => Self::ContextFull,
             "contentfilter"
