@@ -202,7 +202,7 @@ pub struct CheckReport {
     pub output_tail: String,
 }
 
-/// What the LLMs did for this task, in all attempts and all runs of the agent, as the gateway metered it. An attempt that
+/// The use of LLMs for this task, in all attempts and all runs of the agent, as the gateway metered it. An attempt that
 /// died with its worker counts with an upper bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {

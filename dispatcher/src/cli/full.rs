@@ -153,7 +153,7 @@ impl Room {
     /// `POST`, again and again while a queue is full.
     ///
     /// # Errors
-    /// What else is wrong.
+    /// When the request fails for any other reason than a full queue.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         client: &Client,

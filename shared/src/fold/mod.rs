@@ -233,8 +233,8 @@ impl Fold {
         self.holders.get(&owner.programmer).is_some_and(|holder| holder.since > owner.since)
     }
 
-    /// Who does not own the task any more and has not settled never will, as far as is known. An outcome names the cost of
-    /// all attempts; what others have cost is accounted for already.
+    /// An attempt that lost its task without settling counts with its whole reservation. An outcome names the cost of all
+    /// attempts; the cost of the others is accounted for already.
     fn end_reservation(&mut self, owner: AttemptId, decision: &Decision, of_others: MicroUsd) {
         if let Decision::Finished { attempt: Some(attempt), llm, cost_usd, .. } = decision
             && *attempt == owner

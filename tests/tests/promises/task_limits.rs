@@ -1,5 +1,5 @@
-//! What a task may cost is a limit of the task: it holds over all that is attempted for it, and its result says what all of
-//! that has used, however each attempt has ended.
+//! The limits of a task hold over all its attempts and hand-backs, however each attempt ended. The result names the usage
+//! of all of them.
 
 use pool_shared::id::ProgrammerId;
 use pool_shared::money::MicroUsd;
@@ -10,9 +10,9 @@ use crate::support::pool::tasks;
 use crate::support::{Ledger, Llm, Pool, PoolFile, SOON};
 
 const LIMIT: MicroUsd = MicroUsd(500_000);
-/// What a call may cost when it is told the usual limit of 16,384 output tokens: a little more than this.
+/// The worst case of a call with the usual limit of 16,384 output tokens is a little more than this.
 const WORST: MicroUsd = MicroUsd(327_680);
-/// Of an answered call.
+/// The cost of an answered call.
 const CALL: MicroUsd = MicroUsd(4 * 100 + 20 * 50);
 
 /// Paid programmers that find an LLM out as often as they like: no breaker, many hand-backs.

@@ -5,7 +5,7 @@ use pool_shared::money::MicroUsd;
 use super::pricing::{Demand, Room, Tariff, Tokens, admit};
 use super::record::{Cap, Cut};
 
-/// Whose limit the output of a call has.
+/// The origin of the limit that the output of a call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
     /// The agent's own: it knows what to do with an answer that is cut there.
