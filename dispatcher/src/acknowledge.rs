@@ -52,7 +52,10 @@ impl Tally {
         for (tag, done) in &mut self.done {
             match done {
                 Done::Waiting(rounds) if *rounds >= ROUNDS => {
-                    acks.push(Ack { tag: *tag, multiple: false });
+                    acks.push(Ack {
+                        tag: *tag,
+                        multiple: false,
+                    });
                     *done = Done::Acked;
                 }
                 Done::Waiting(rounds) => *rounds += 1,
@@ -69,7 +72,12 @@ impl Tally {
         while let Some(done) = self.done.remove(&(self.through + 1)) {
             self.through += 1;
             match done {
-                Done::Waiting(_) => last = Some(Ack { tag: self.through, multiple: true }),
+                Done::Waiting(_) => {
+                    last = Some(Ack {
+                        tag: self.through,
+                        multiple: true,
+                    })
+                }
                 Done::Acked => {}
             }
         }
@@ -105,7 +113,12 @@ pub(crate) async fn acknowledge(
         }
         tags.drain(..).for_each(|tag| tally.add(tag));
         for Ack { tag, multiple } in tally.due() {
-            within(limit, "ack results", channel.basic_ack(tag, BasicAckOptions { multiple })).await?;
+            within(
+                limit,
+                "ack results",
+                channel.basic_ack(tag, BasicAckOptions { multiple }),
+            )
+            .await?;
             point(Point::ResultAcked);
         }
     }
@@ -120,7 +133,14 @@ mod tests {
     fn results_that_are_done_in_order_share_an_ack() {
         let mut tally = Tally::default();
         [2, 1, 3].into_iter().for_each(|tag| tally.add(tag));
-        assert_eq!(tally.due(), [Ack { tag: 3, multiple: true }], "one for all");
+        assert_eq!(
+            tally.due(),
+            [Ack {
+                tag: 3,
+                multiple: true
+            }],
+            "one for all"
+        );
         assert_eq!(tally.due(), [], "once");
     }
 
@@ -131,9 +151,29 @@ mod tests {
         for _ in 0..ROUNDS {
             assert_eq!(tally.due(), [], "the first may be done in a moment");
         }
-        assert_eq!(tally.due(), [Ack { tag: 2, multiple: false }, Ack { tag: 3, multiple: false }], "one each");
+        assert_eq!(
+            tally.due(),
+            [
+                Ack {
+                    tag: 2,
+                    multiple: false
+                },
+                Ack {
+                    tag: 3,
+                    multiple: false
+                }
+            ],
+            "one each"
+        );
         tally.add(1);
-        assert_eq!(tally.due(), [Ack { tag: 1, multiple: true }], "only what is left");
+        assert_eq!(
+            tally.due(),
+            [Ack {
+                tag: 1,
+                multiple: true
+            }],
+            "only what is left"
+        );
     }
 
     /// All orders in which so many results can be done.
@@ -143,7 +183,9 @@ mod tests {
         }
         let first = |tag: u64| {
             let rest = tags.iter().copied().filter(|other| *other != tag).collect();
-            orders(rest).into_iter().map(move |rest| [vec![tag], rest].concat())
+            orders(rest)
+                .into_iter()
+                .map(move |rest| [vec![tag], rest].concat())
         };
         tags.iter().copied().flat_map(first).collect()
     }
@@ -154,12 +196,22 @@ mod tests {
         for (number, tag) in order.iter().enumerate() {
             tally.add(*tag);
             done.insert(*tag);
-            let rounds = if number + 1 == order.len() { usize::from(ROUNDS) + 1 } else { rounds };
+            let rounds = if number + 1 == order.len() {
+                usize::from(ROUNDS) + 1
+            } else {
+                rounds
+            };
             for Ack { tag, multiple } in (0..rounds).flat_map(|_| tally.due()).collect::<Vec<_>>() {
-                assert!(!acked.contains(&tag), "{tag} is acked twice, {order:?}, {rounds} rounds");
+                assert!(
+                    !acked.contains(&tag),
+                    "{tag} is acked twice, {order:?}, {rounds} rounds"
+                );
                 let all = if multiple { 1..=tag } else { tag..=tag };
                 for tag in all {
-                    assert!(done.contains(&tag), "{tag} is in hand, {order:?}, {rounds} rounds");
+                    assert!(
+                        done.contains(&tag),
+                        "{tag} is in hand, {order:?}, {rounds} rounds"
+                    );
                     acked.insert(tag);
                 }
             }
@@ -171,7 +223,11 @@ mod tests {
     fn in_every_order_each_result_is_acked_once_and_none_that_is_in_hand() {
         for order in orders(vec![1, 2, 3, 4, 5]) {
             for rounds in 0..=usize::from(ROUNDS) + 1 {
-                assert_eq!(play(&order, rounds).len(), 5, "all are acked in the end, {order:?}, {rounds} rounds");
+                assert_eq!(
+                    play(&order, rounds).len(),
+                    5,
+                    "all are acked in the end, {order:?}, {rounds} rounds"
+                );
             }
         }
     }

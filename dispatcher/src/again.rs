@@ -25,7 +25,11 @@ mod tests {
         let deadline = message.limits.deadline.expect("a deadline");
         let task = Task::new(id("old"), message);
         let late = again(task.clone(), id("new"), deadline);
-        assert_eq!((late.id, late.retry_of), (Some(id("new")), Some(id("old"))), "both ids");
+        assert_eq!(
+            (late.id, late.retry_of),
+            (Some(id("new")), Some(id("old"))),
+            "both ids"
+        );
         assert_eq!(late.limits.deadline, None, "it is over");
         let early = again(task, id("new"), Timestamp(deadline.0 - 1));
         assert_eq!(early.limits.deadline, Some(deadline), "it is not");

@@ -12,7 +12,9 @@ use crate::history::History;
 /// # Errors
 /// When the broker does not answer.
 pub async fn task_of(history: &History, id: &TaskId) -> Result<Option<Task>, BrokerError> {
-    let Some(entry) = history.entry(id) else { return Ok(None) };
+    let Some(entry) = history.entry(id) else {
+        return Ok(None);
+    };
     let task = |message: TaskMessage| Task::new(id.clone(), message);
     if let Some(offset) = entry.task_at {
         let body = history.body(offset).await?;
@@ -20,8 +22,12 @@ pub async fn task_of(history: &History, id: &TaskId) -> Result<Option<Task>, Bro
             return Ok(Some(task(message)));
         }
     }
-    let Some(offset) = entry.result_at else { return Ok(None) };
+    let Some(offset) = entry.result_at else {
+        return Ok(None);
+    };
     let body = history.body(offset).await?;
     let result: Option<ResultMessage> = body.and_then(|body| serde_json::from_slice(&body).ok());
-    Ok(result.and_then(|result| result.task).map(|message| task(*message)))
+    Ok(result
+        .and_then(|result| result.task)
+        .map(|message| task(*message)))
 }

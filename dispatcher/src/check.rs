@@ -56,17 +56,34 @@ impl From<Verdict> for ExitCode {
 pub async fn run(args: CheckArgs) -> ExitCode {
     let (verdict, text) = report(&args, &Env::of_process()).await;
     let printed = print(&text);
-    if verdict == Verdict::Good { printed } else { verdict.into() }
+    if verdict == Verdict::Good {
+        printed
+    } else {
+        verdict.into()
+    }
 }
 
 async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
     let pool = match load(&args.pool, env) {
         Ok(pool) => pool,
-        Err(mistakes) => return (Verdict::Mistakes, mistakes_text(&mistakes, args.format == Format::Json)),
+        Err(mistakes) => {
+            return (
+                Verdict::Mistakes,
+                mistakes_text(&mistakes, args.format == Format::Json),
+            );
+        }
     };
-    let llms = if args.llms { Some(llm_probe::probe(&pool, env, llm_probe::TIMEOUT).await) } else { None };
+    let llms = if args.llms {
+        Some(llm_probe::probe(&pool, env, llm_probe::TIMEOUT).await)
+    } else {
+        None
+    };
     let missing = llms.iter().flatten().any(|llm| !llm.is_ok());
-    let verdict = if missing { Verdict::LlmsMissing } else { Verdict::Good };
+    let verdict = if missing {
+        Verdict::LlmsMissing
+    } else {
+        Verdict::Good
+    };
     let routes = Routes::new(&pool.capabilities());
     let text = if args.format == Format::Json {
         format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
@@ -89,7 +106,10 @@ fn mistakes_text(mistakes: &Mistakes, as_json: bool) -> String {
 
 fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value {
     let programmers = pool.programmers.iter().map(|programmer| {
-        let llms = programmer.llms.iter().map(|llm| json!({"llm": llm, "free": pool.is_free(llm)}));
+        let llms = programmer
+            .llms
+            .iter()
+            .map(|llm| json!({"llm": llm, "free": pool.is_free(llm)}));
         json!({
             "id": programmer.id,
             "port": programmer.port,
@@ -97,10 +117,9 @@ fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value 
             "capabilities": programmer.capabilities,
         })
     });
-    let routes = routes
-        .all()
-        .iter()
-        .map(|route| json!({"queue": route.queue(), "keys": route.keys, "programmers": route.eligible}));
+    let routes = routes.all().iter().map(
+        |route| json!({"queue": route.queue(), "keys": route.keys, "programmers": route.eligible}),
+    );
     let mut whole = json!({
         "file": pool.file,
         "config_hash": config_hash(pool),

@@ -51,11 +51,17 @@ pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
 }
 
 pub(crate) fn is_in_force(fold: &Fold, pool: &Pool) -> bool {
-    fold.configuration().is_some_and(|in_force| in_force.hash == config_hash(pool))
+    fold.configuration()
+        .is_some_and(|in_force| in_force.hash == config_hash(pool))
 }
 
 fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
-    Decision::Configured { hash, capabilities: pool.capabilities(), rules: Rules::of(pool), again }
+    Decision::Configured {
+        hash,
+        capabilities: pool.capabilities(),
+        rules: Rules::of(pool),
+        again,
+    }
 }
 
 /// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
@@ -67,7 +73,9 @@ pub async fn declare_again(process: &Process, pool: &Pool) {
     }
     let declared = async {
         let channel = process.consume.channel().await?;
-        let declared = Topology::new(&channel, process.consume.endpoint()).declare(&process.routes, &pool.events).await;
+        let declared = Topology::new(&channel, process.consume.endpoint())
+            .declare(&process.routes, &pool.events)
+            .await;
         discard(&channel, process.consume.endpoint()).await;
         declared?;
         try_put_in_force(process, pool).await
@@ -84,11 +92,24 @@ async fn try_put_in_force(process: &Process, pool: &Pool) -> Result<(), BrokerEr
     done
 }
 
-async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
+async fn lock_and_bind(
+    process: &Process,
+    pool: &Pool,
+    channel: &Channel,
+) -> Result<(), BrokerError> {
     let limit: Duration = process.consume.endpoint().timeout();
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
     let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
-    within(limit, "lock the routes (another dispatcher may be binding them)", lock).await?;
+    within(
+        limit,
+        "lock the routes (another dispatcher may be binding them)",
+        lock,
+    )
+    .await?;
     let bound = bind(process, pool, channel).await;
     // The lock belongs to the connection: it must go whatever came of it, and after an error only another channel works.
     let unlocked = async {
@@ -106,15 +127,21 @@ async fn lock_and_bind(process: &Process, pool: &Pool, channel: &Channel) -> Res
 async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
     if !process.log.read(|fold| is_in_force(fold, pool)) {
         let hash = config_hash(pool);
-        let replaced = process.log.read(|fold| fold.configuration().map(|before| before.hash.clone()));
+        let replaced = process
+            .log
+            .read(|fold| fold.configuration().map(|before| before.hash.clone()));
         let replaced = replaced.as_deref().unwrap_or("none");
         tracing::info!(%hash, replaced, file = %pool.file.display(), "this configuration is in force from now on");
         let appended = process.log.append(configured(pool, hash, false)).await;
-        appended.map_err(|error| BrokerError::Nacked { what: format!("put the configuration in force: {error}") })?;
+        appended.map_err(|error| BrokerError::Nacked {
+            what: format!("put the configuration in force: {error}"),
+        })?;
         point(Point::Configured);
     }
     let before = process.log.read(|fold| fold.bindings().clone());
-    Topology::new(channel, process.consume.endpoint()).bind_routes(&process.routes, &before).await?;
+    Topology::new(channel, process.consume.endpoint())
+        .bind_routes(&process.routes, &before)
+        .await?;
     point(Point::RoutesBound);
     Ok(())
 }

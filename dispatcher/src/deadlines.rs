@@ -36,14 +36,20 @@ pub async fn run(process: Process) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         process.log.read(|fold| {
-            told.retain(|task, _| fold.tasks.get(task).is_some_and(|state| state.outcome.is_none()));
+            told.retain(|task, _| {
+                fold.tasks
+                    .get(task)
+                    .is_some_and(|state| state.outcome.is_none())
+            });
         });
         for (deadline, task) in overdue(&process, &told) {
             match expire(&process, &task, deadline).await {
                 Ok(()) => {
                     point(Point::Expired);
                     tracing::info!(task_id = %task, %deadline, "the deadline passed while the task waited");
-                    let pause = told.get(&task).map_or(AGAIN_AFTER, |(_, pause)| LONGEST.min(*pause * 2));
+                    let pause = told
+                        .get(&task)
+                        .map_or(AGAIN_AFTER, |(_, pause)| LONGEST.min(*pause * 2));
                     told.insert(task, (Instant::now() + pause, pause));
                 }
                 Err(error) => {
@@ -57,18 +63,33 @@ pub async fn run(process: Process) {
 
 /// Nothing while the log may have gone on without this process: somebody may have started them.
 fn overdue(process: &Process, told: &Told) -> Vec<(Timestamp, TaskId)> {
-    let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else { return Vec::new() };
+    let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else {
+        return Vec::new();
+    };
     process.log.read(|fold| {
-        let due = |task: &TaskId| told.get(task).is_none_or(|(again, _)| Instant::now() >= *again);
+        let due = |task: &TaskId| {
+            told.get(task)
+                .is_none_or(|(again, _)| Instant::now() >= *again)
+        };
         let overdue = fold.tasks.overdue(now).filter(|(_, task)| due(task));
-        overdue.take(AT_ONCE).map(|(deadline, task)| (deadline, task.clone())).collect()
+        overdue
+            .take(AT_ONCE)
+            .map(|(deadline, task)| (deadline, task.clone()))
+            .collect()
     })
 }
 
 async fn expire(process: &Process, task: &TaskId, deadline: Timestamp) -> Result<(), BrokerError> {
     let expired = TaskFailure::deadline_passed(deadline);
-    let body = ResultMessage::without_attempt(Some(task.clone()), Status::Expired, expired).to_json();
+    let body =
+        ResultMessage::without_attempt(Some(task.clone()), Status::Expired, expired).to_json();
     let properties = result_properties(task.as_str(), None);
-    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
+    let message = Message {
+        exchange: REPLIES,
+        key: RESULTS_KEY,
+        body: &body,
+        properties,
+        mandatory: true,
+    };
     process.publisher.publish(message).await
 }

@@ -28,9 +28,17 @@ pub(crate) async fn depth(process: &Process, queue: &str) -> Depth {
 /// On a channel of its own: asking for a queue that is not there closes it.
 pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, BrokerError> {
     let channel = process.consume.channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
     let look = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let seen = within(process.consume.endpoint().timeout(), format!("look into {queue}"), look).await;
+    let seen = within(
+        process.consume.endpoint().timeout(),
+        format!("look into {queue}"),
+        look,
+    )
+    .await;
     discard(&channel, process.consume.endpoint()).await;
     seen
 }

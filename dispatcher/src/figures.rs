@@ -27,9 +27,17 @@ pub(crate) fn tokens(count: u64) -> String {
 /// Dollars with four places, and two from 100 on: `$0.0082`, `$0.0100`, `$123.46`. Below a hundredth of a cent: all of them.
 pub(crate) fn dollars(amount: MicroUsd) -> String {
     let rounded = |places: u8| {
-        let (unit, one) = (10u64.pow(u32::from(6 - places)), 10u64.pow(u32::from(places)));
+        let (unit, one) = (
+            10u64.pow(u32::from(6 - places)),
+            10u64.pow(u32::from(places)),
+        );
         let units = amount.0.saturating_add(unit / 2) / unit;
-        format!("${}.{:0width$}", units / one, units % one, width = usize::from(places))
+        format!(
+            "${}.{:0width$}",
+            units / one,
+            units % one,
+            width = usize::from(places)
+        )
     };
     match amount.0 {
         0 => "$0".to_owned(),
@@ -65,11 +73,17 @@ pub(crate) fn age(ms: u64) -> String {
 /// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
 pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     let text = at.to_string();
-    let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else { return text };
+    let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else {
+        return text;
+    };
     let time = time.strip_suffix(":00").unwrap_or(time);
     let soon = at >= now && at.0 - now.0 < DAY_MS;
     let today = now.to_string().starts_with(date);
-    if soon || today { format!("{time} UTC") } else { format!("{date} {time} UTC") }
+    if soon || today {
+        format!("{time} UTC")
+    } else {
+        format!("{date} {time} UTC")
+    }
 }
 
 /// A moment with its date, in minutes: `2026-01-31 12:05 UTC`.
@@ -119,9 +133,13 @@ mod tests {
 
     #[test]
     fn tokens_are_rounded() {
-        for (count, text) in
-            [(9_999, "9999"), (10_915, "10.9k"), (999_949, "999.9k"), (999_950, "1.0M"), (12_345_678, "12.3M")]
-        {
+        for (count, text) in [
+            (9_999, "9999"),
+            (10_915, "10.9k"),
+            (999_949, "999.9k"),
+            (999_950, "1.0M"),
+            (12_345_678, "12.3M"),
+        ] {
             assert_eq!(tokens(count), text, "{count} tokens");
         }
     }
@@ -143,7 +161,11 @@ mod tests {
     #[test]
     fn moments_in_a_sentence_become_short() {
         let now = "2026-01-31T12:00:00Z".parse().expect("a time");
-        let text = "paused since 2026-01-31T11:59:07.120Z; since 2026-01-30T10:00:00.000Z, version 1.2";
-        assert_eq!(with_clocks(text, now), "paused since 11:59:07 UTC; since 2026-01-30 10:00 UTC, version 1.2");
+        let text =
+            "paused since 2026-01-31T11:59:07.120Z; since 2026-01-30T10:00:00.000Z, version 1.2";
+        assert_eq!(
+            with_clocks(text, now),
+            "paused since 11:59:07 UTC; since 2026-01-30 10:00 UTC, version 1.2"
+        );
     }
 }

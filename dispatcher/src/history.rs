@@ -77,9 +77,17 @@ impl History {
     /// Starts reading the stream from its beginning; what agents print goes to `outputs`.
     pub fn start(process: &Process, outputs: Outputs) -> Self {
         let (sender, read) = watch::channel(Read::default());
-        let outbox = |pace| Outbox::start(process.publisher.clone(), process.shutdown.clone(), pace);
+        let outbox =
+            |pace| Outbox::start(process.publisher.clone(), process.shutdown.clone(), pace);
         let (tasks, results) = (outbox(PROMPT), outbox(UNHURRIED));
-        let history = Self { process: process.clone(), tasks, results, index: Arc::default(), read, outputs };
+        let history = Self {
+            process: process.clone(),
+            tasks,
+            results,
+            index: Arc::default(),
+            read,
+            outputs,
+        };
         tokio::spawn(follow(history.clone(), sender));
         history
     }
@@ -88,10 +96,22 @@ impl History {
     ///
     /// # Errors
     /// When the broker does not confirm it; it may be there all the same, which does no harm.
-    pub async fn add(&self, kind: Kind, task: Option<&TaskId>, body: &[u8]) -> Result<(), BrokerError> {
+    pub async fn add(
+        &self,
+        kind: Kind,
+        task: Option<&TaskId>,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
         let id = task.map_or("", TaskId::as_str);
-        let properties = json_properties().with_type(kind.as_str().into()).with_message_id(id.into());
-        let letter = Letter { exchange: LOG, key: HISTORY_KEY.to_owned(), body: body.to_vec(), properties };
+        let properties = json_properties()
+            .with_type(kind.as_str().into())
+            .with_message_id(id.into());
+        let letter = Letter {
+            exchange: LOG,
+            key: HISTORY_KEY.to_owned(),
+            body: body.to_vec(),
+            properties,
+        };
         match kind {
             Kind::Task => self.tasks.publish(letter).await,
             Kind::Result => self.results.publish(letter).await,
@@ -103,7 +123,11 @@ impl History {
     /// # Errors
     /// When it has not: what is not found may be there.
     pub fn whole(&self) -> Result<(), NotRead> {
-        if self.read.borrow().whole { Ok(()) } else { Err(NotRead) }
+        if self.read.borrow().whole {
+            Ok(())
+        } else {
+            Err(NotRead)
+        }
     }
 
     /// Looks at what is known of all tasks. Keep it short: the reader waits meanwhile.
@@ -114,7 +138,10 @@ impl History {
     /// True when it is what an agent prints. Nothing of that is kept in the index: it would drive out what people ask for.
     fn hear_output(&self, delivery: &Delivery) -> bool {
         let is_output = headers::text(delivery.properties.kind()) == Some(progress::KIND);
-        if is_output && let (Some(id), Ok(progress)) = (id_of(delivery), serde_json::from_slice(&delivery.data)) {
+        if is_output
+            && let (Some(id), Ok(progress)) =
+                (id_of(delivery), serde_json::from_slice(&delivery.data))
+        {
             self.outputs.hear(&id, progress);
         }
         is_output
@@ -128,7 +155,11 @@ impl History {
     ///
     /// # Errors
     /// When the history has not been read by then: it may hold it.
-    pub async fn wait_for_result(&self, task: &TaskId, limit: Duration) -> Result<Option<Entry>, NotRead> {
+    pub async fn wait_for_result(
+        &self,
+        task: &TaskId,
+        limit: Duration,
+    ) -> Result<Option<Entry>, NotRead> {
         found_within(limit, self.read.clone(), || self.entry(task)).await
     }
 
@@ -147,20 +178,35 @@ impl History {
         body
     }
 
-    async fn fetch(&self, channel: &lapin::Channel, offset: u64) -> Result<Option<Vec<u8>>, BrokerError> {
+    async fn fetch(
+        &self,
+        channel: &lapin::Channel,
+        offset: u64,
+    ) -> Result<Option<Vec<u8>>, BrokerError> {
         let limit = self.process.consume.endpoint().timeout();
-        let mut consumer = consume(channel, limit, AMQPValue::LongLongInt(offset.cast_signed())).await?;
+        let mut consumer =
+            consume(channel, limit, AMQPValue::LongLongInt(offset.cast_signed())).await?;
         loop {
-            let next = within(limit, format!("read {HISTORY_STREAM}"), async { Ok(consumer.next().await) }).await?;
+            let next = within(limit, format!("read {HISTORY_STREAM}"), async {
+                Ok(consumer.next().await)
+            })
+            .await?;
             match next {
                 Some(Ok(delivery)) if offset_of(&delivery) >= Some(offset) => {
                     // Another entry may lie there by now, when the broker lost the end of the stream.
                     let same = offset_of(&delivery) == Some(offset)
-                        && id_of(&delivery).and_then(|id| self.entry(&id)).is_some_and(|entry| entry.lies_at(offset));
+                        && id_of(&delivery)
+                            .and_then(|id| self.entry(&id))
+                            .is_some_and(|entry| entry.lies_at(offset));
                     return Ok(same.then_some(delivery.data));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(BrokerError::Amqp { what: format!("read {HISTORY_STREAM}"), error }),
+                Some(Err(error)) => {
+                    return Err(BrokerError::Amqp {
+                        what: format!("read {HISTORY_STREAM}"),
+                        error,
+                    });
+                }
                 None => return Ok(None),
             }
         }
@@ -203,8 +249,23 @@ mod tests {
         let (read, seen) = watch::channel(Read::default());
         let moment = Duration::from_millis(10);
         let look = || None;
-        assert_eq!(found_within(moment, seen.clone(), look).await.expect_err("not read"), NotRead, "it may be there");
-        read.send_replace(Read { whole: true, news: 1 });
-        assert!(found_within(moment, seen, look).await.expect("it was read").is_none(), "now it is known");
+        assert_eq!(
+            found_within(moment, seen.clone(), look)
+                .await
+                .expect_err("not read"),
+            NotRead,
+            "it may be there"
+        );
+        read.send_replace(Read {
+            whole: true,
+            news: 1,
+        });
+        assert!(
+            found_within(moment, seen, look)
+                .await
+                .expect("it was read")
+                .is_none(),
+            "now it is known"
+        );
     }
 }

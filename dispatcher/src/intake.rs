@@ -29,7 +29,9 @@ pub enum NotTaken {
     #[error("not accepted: {0}; submit it again with the same id")]
     Log(#[from] LogError),
     /// Of a list, after the broker did not answer for another one.
-    #[error("not tried, because the broker did not answer for another one; submit it again with the same id")]
+    #[error(
+        "not tried, because the broker did not answer for another one; submit it again with the same id"
+    )]
     NotTried,
 }
 
@@ -52,7 +54,11 @@ pub struct Intake {
 impl Intake {
     /// `max_queue_per_programmer` is the number of tasks that may wait for each programmer of a route; None: any number.
     pub fn new(process: Process, history: History, max_queue_per_programmer: Option<u32>) -> Self {
-        Self { process, history, rooms: Rooms::new(max_queue_per_programmer) }
+        Self {
+            process,
+            history,
+            rooms: Rooms::new(max_queue_per_programmer),
+        }
     }
 
     /// Places for these prepared tasks, all or none. What is known already needs none.
@@ -69,7 +75,8 @@ impl Intake {
     /// [`NoRoom`].
     pub fn place_again(&self, task: &Task) -> Result<Option<Place>, NoRoom> {
         let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
-        self.places_unless(std::slice::from_ref(task), waits).map(|mut places| places.pop().flatten())
+        self.places_unless(std::slice::from_ref(task), waits)
+            .map(|mut places| places.pop().flatten())
     }
 
     /// `has_place` says whether a known task needs none.
@@ -82,7 +89,10 @@ impl Intake {
             let wanted = |task: &Task| {
                 let route = self.process.routes.route(&task.message.capabilities).ok()?;
                 let needs = !fold.tasks.get(&task.id).is_some_and(&has_place);
-                needs.then(|| Wanted { route: route.name.clone(), programmers: route.eligible.len() })
+                needs.then(|| Wanted {
+                    route: route.name.clone(),
+                    programmers: route.eligible.len(),
+                })
             };
             let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
             self.rooms.take(&wanted, |route| fold.tasks.waiting(route))
@@ -101,7 +111,11 @@ impl Intake {
         };
         let task = Task::new(id, message);
         let hash = task.body_hash();
-        let known = self.process.log.read(|fold| fold.tasks.get(&task.id).map(|state| state.body_hash.clone()));
+        let known = self.process.log.read(|fold| {
+            fold.tasks
+                .get(&task.id)
+                .map(|state| state.body_hash.clone())
+        });
         match known {
             Some(known) if known.as_ref() != Some(&hash) => Err(NotTaken::IdConflict(task.id)),
             Some(_) | None => Ok(task),
@@ -113,15 +127,29 @@ impl Intake {
     ///
     /// # Errors
     /// When the broker or the log did not confirm a step, or somebody else took the id meanwhile.
-    pub async fn take(&self, task: Task, place: Option<Place>, reply: &Reply) -> Result<Taken, NotTaken> {
-        let route = self.process.routes.route(&task.message.capabilities)?.name.clone();
-        let body = task.to_json();
-        let known = self
+    pub async fn take(
+        &self,
+        task: Task,
+        place: Option<Place>,
+        reply: &Reply,
+    ) -> Result<Taken, NotTaken> {
+        let route = self
             .process
-            .log
-            .read(|fold| fold.tasks.get(&task.id).map(|state| state.published || state.outcome.is_some()));
+            .routes
+            .route(&task.message.capabilities)?
+            .name
+            .clone();
+        let body = task.to_json();
+        let known = self.process.log.read(|fold| {
+            fold.tasks
+                .get(&task.id)
+                .map(|state| state.published || state.outcome.is_some())
+        });
         if known == Some(true) {
-            return Ok(Taken { id: task.id, repeated: true });
+            return Ok(Taken {
+                id: task.id,
+                repeated: true,
+            });
         }
         self.history.add(Kind::Task, Some(&task.id), &body).await?;
         point(Point::TaskKept);
@@ -141,17 +169,35 @@ impl Intake {
         // From here on the log counts it.
         drop(place);
         self.publish(&task, &body, reply).await?;
-        Ok(Taken { id: task.id, repeated: known.is_some() })
+        Ok(Taken {
+            id: task.id,
+            repeated: known.is_some(),
+        })
     }
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {
         let key = routing_key(&task.message.capabilities);
-        let properties =
-            reply.on(task_properties(task.id.as_str(), 0, Keeps::of_task(&task.message, Some(wall_clock()))));
-        let message = Message { exchange: TASKS, key: &key, body, properties, mandatory: true };
+        let properties = reply.on(task_properties(
+            task.id.as_str(),
+            0,
+            Keeps::of_task(&task.message, Some(wall_clock())),
+        ));
+        let message = Message {
+            exchange: TASKS,
+            key: &key,
+            body,
+            properties,
+            mandatory: true,
+        };
         self.process.publisher.publish(message).await?;
         point(Point::Queued);
-        self.process.log.append(Decision::Published { task: task.id.clone(), generation: 0 }).await?;
+        self.process
+            .log
+            .append(Decision::Published {
+                task: task.id.clone(),
+                generation: 0,
+            })
+            .await?;
         point(Point::Published);
         tracing::debug!(task_id = %task.id, %key, "a task was taken");
         Ok(())

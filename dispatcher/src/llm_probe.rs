@@ -27,10 +27,19 @@ pub(crate) struct LlmReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
     Ok,
-    KeyMissing { variable: String },
-    AuthRefused { status: u16, variable: Option<String> },
-    ModelUnknown { served: Vec<String> },
-    Unreachable { problem: String },
+    KeyMissing {
+        variable: String,
+    },
+    AuthRefused {
+        status: u16,
+        variable: Option<String>,
+    },
+    ModelUnknown {
+        served: Vec<String>,
+    },
+    Unreachable {
+        problem: String,
+    },
 }
 
 impl Finding {
@@ -56,19 +65,37 @@ impl LlmReport {
         let is_ollama = provider == "ollama";
         match &self.finding {
             Finding::Ok => String::new(),
-            Finding::KeyMissing { variable } => format!("set {variable} in the environment of dispatcher and workers"),
-            Finding::AuthRefused { status, variable: Some(variable) } => {
-                format!("the provider refuses the key in {variable} ({status}): put a valid one there")
+            Finding::KeyMissing { variable } => {
+                format!("set {variable} in the environment of dispatcher and workers")
             }
-            Finding::AuthRefused { status, variable: None } => {
-                format!("the provider wants a key ({status}): name its variable in providers.{provider}.api_key_env")
+            Finding::AuthRefused {
+                status,
+                variable: Some(variable),
+            } => {
+                format!(
+                    "the provider refuses the key in {variable} ({status}): put a valid one there"
+                )
             }
-            Finding::ModelUnknown { .. } if is_ollama => format!("run `ollama pull {}`", self.llm.model()),
+            Finding::AuthRefused {
+                status,
+                variable: None,
+            } => {
+                format!(
+                    "the provider wants a key ({status}): name its variable in providers.{provider}.api_key_env"
+                )
+            }
+            Finding::ModelUnknown { .. } if is_ollama => {
+                format!("run `ollama pull {}`", self.llm.model())
+            }
             Finding::ModelUnknown { served } => models_hint(self.llm.model(), served),
             Finding::Unreachable { problem } if is_ollama => {
-                format!("{problem}; start it there (`ollama serve`), or check providers.ollama.base_url")
+                format!(
+                    "{problem}; start it there (`ollama serve`), or check providers.ollama.base_url"
+                )
             }
-            Finding::Unreachable { problem } => format!("{problem}; check providers.{provider}.base_url"),
+            Finding::Unreachable { problem } => {
+                format!("{problem}; check providers.{provider}.base_url")
+            }
         }
     }
 }
@@ -77,7 +104,12 @@ fn models_hint(model: &str, served: &[String]) -> String {
     if let Some(meant) = did_you_mean(model, served.iter().map(String::as_str)) {
         return format!("did you mean {meant}?");
     }
-    let named = served.iter().take(NAMED_MODELS).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let named = served
+        .iter()
+        .take(NAMED_MODELS)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     match served.len().saturating_sub(NAMED_MODELS) {
         0 if served.is_empty() => "the provider serves no model to this key".to_owned(),
         0 => format!("served are {named}"),
@@ -87,24 +119,48 @@ fn models_hint(model: &str, served: &[String]) -> String {
 
 /// One report for each LLM that a programmer uses, sorted by name. Every provider is asked once, all at the same time.
 pub(crate) async fn probe(pool: &Pool, env: &Env, timeout: Duration) -> Vec<LlmReport> {
-    let llms: BTreeSet<&LlmName> = pool.programmers.iter().flat_map(|programmer| &programmer.llms).collect();
-    let used = pool.providers.iter().filter(|(name, _)| llms.iter().any(|llm| llm.provider() == name.as_str()));
-    let answers = join_all(used.map(|(name, provider)| async move { (name, ask(provider, env, timeout).await) })).await;
+    let llms: BTreeSet<&LlmName> = pool
+        .programmers
+        .iter()
+        .flat_map(|programmer| &programmer.llms)
+        .collect();
+    let used = pool
+        .providers
+        .iter()
+        .filter(|(name, _)| llms.iter().any(|llm| llm.provider() == name.as_str()));
+    let answers = join_all(
+        used.map(|(name, provider)| async move { (name, ask(provider, env, timeout).await) }),
+    )
+    .await;
     llms.into_iter()
         .filter_map(|llm| {
-            let (_, answer) = answers.iter().find(|(name, _)| llm.provider() == name.as_str())?;
-            Some(LlmReport { llm: llm.clone(), finding: judge(llm, answer) })
+            let (_, answer) = answers
+                .iter()
+                .find(|(name, _)| llm.provider() == name.as_str())?;
+            Some(LlmReport {
+                llm: llm.clone(),
+                finding: judge(llm, answer),
+            })
         })
         .collect()
 }
 
 fn judge(llm: &LlmName, answer: &Result<Vec<String>, Finding>) -> Finding {
     // Ollama lists `name:latest` for what may be called `name`.
-    let is_model = |served: &String| served.strip_suffix(":latest").unwrap_or(served) == llm.model();
+    let is_model =
+        |served: &String| served.strip_suffix(":latest").unwrap_or(served) == llm.model();
     match answer {
         Err(finding) => finding.clone(),
-        Ok(served) if served.iter().any(|name| name == llm.model() || is_model(name)) => Finding::Ok,
-        Ok(served) => Finding::ModelUnknown { served: served.clone() },
+        Ok(served)
+            if served
+                .iter()
+                .any(|name| name == llm.model() || is_model(name)) =>
+        {
+            Finding::Ok
+        }
+        Ok(served) => Finding::ModelUnknown {
+            served: served.clone(),
+        },
     }
 }
 
@@ -124,29 +180,52 @@ async fn ask(provider: &Provider, env: &Env, timeout: Duration) -> Result<Vec<St
         None => None,
         Some(variable) => match env.secret(variable) {
             Ok(Some(key)) => Some(key),
-            Ok(None) | Err(_) => return Err(Finding::KeyMissing { variable: variable.clone() }),
+            Ok(None) | Err(_) => {
+                return Err(Finding::KeyMissing {
+                    variable: variable.clone(),
+                });
+            }
         },
     };
-    let unreachable = |error: reqwest::Error| Finding::Unreachable { problem: explain(error, timeout) };
-    let request = client(provider, timeout).map_err(unreachable)?.get(models_url(provider));
-    let response = authorize(request, provider, key.as_deref()).send().await.map_err(unreachable)?;
+    let unreachable = |error: reqwest::Error| Finding::Unreachable {
+        problem: explain(error, timeout),
+    };
+    let request = client(provider, timeout)
+        .map_err(unreachable)?
+        .get(models_url(provider));
+    let response = authorize(request, provider, key.as_deref())
+        .send()
+        .await
+        .map_err(unreachable)?;
     let status = response.status();
     match status.as_u16() {
         200 => {}
         401 | 403 => {
             let variable = provider.api_key_env.clone();
-            return Err(Finding::AuthRefused { status: status.as_u16(), variable });
+            return Err(Finding::AuthRefused {
+                status: status.as_u16(),
+                variable,
+            });
         }
         404 => {
-            let problem = format!("no list of models below {} (404; it usually ends in /v1)", provider.base_url);
+            let problem = format!(
+                "no list of models below {} (404; it usually ends in /v1)",
+                provider.base_url
+            );
             return Err(Finding::Unreachable { problem });
         }
-        _ => return Err(Finding::Unreachable { problem: format!("{} answered {status}", provider.base_url) }),
+        _ => {
+            return Err(Finding::Unreachable {
+                problem: format!("{} answered {status}", provider.base_url),
+            });
+        }
     }
     let body = response.bytes().await.map_err(unreachable)?;
     match serde_json::from_slice::<Models>(&body) {
         Ok(models) => Ok(models.data.into_iter().map(|model| model.id).collect()),
-        Err(_) => Err(Finding::Unreachable { problem: format!("{} answered no list of models", provider.base_url) }),
+        Err(_) => Err(Finding::Unreachable {
+            problem: format!("{} answered no list of models", provider.base_url),
+        }),
     }
 }
 
@@ -154,34 +233,52 @@ async fn ask(provider: &Provider, env: &Env, timeout: Duration) -> Result<Vec<St
 fn client(provider: &Provider, timeout: Duration) -> reqwest::Result<reqwest::Client> {
     // An error means that this process has one installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none());
-    if provider.is_loopback() { builder.no_proxy().build() } else { builder.build() }
+    let builder = reqwest::Client::builder()
+        .timeout(timeout)
+        .redirect(reqwest::redirect::Policy::none());
+    if provider.is_loopback() {
+        builder.no_proxy().build()
+    } else {
+        builder.build()
+    }
 }
 
 fn models_url(provider: &Provider) -> String {
     // Anthropic lists twenty at a time unless asked for more.
-    let query = if is_anthropic(provider) { "?limit=1000" } else { "" };
+    let query = if is_anthropic(provider) {
+        "?limit=1000"
+    } else {
+        ""
+    };
     format!("{}/models{query}", provider.versioned_url())
 }
 
-fn authorize(request: reqwest::RequestBuilder, provider: &Provider, key: Option<&str>) -> reqwest::RequestBuilder {
+fn authorize(
+    request: reqwest::RequestBuilder,
+    provider: &Provider,
+    key: Option<&str>,
+) -> reqwest::RequestBuilder {
     match key {
         None => request,
-        Some(key) if is_anthropic(provider) => {
-            request.header("x-api-key", key).header("anthropic-version", ANTHROPIC_VERSION)
-        }
+        Some(key) if is_anthropic(provider) => request
+            .header("x-api-key", key)
+            .header("anthropic-version", ANTHROPIC_VERSION),
         Some(key) => request.bearer_auth(key),
     }
 }
 
 /// Its chat-completions endpoint takes a bearer token, its list of models only the headers of its own API.
 fn is_anthropic(provider: &Provider) -> bool {
-    provider.protocol == Protocol::Anthropic || provider.base_url.starts_with("https://api.anthropic.com/")
+    provider.protocol == Protocol::Anthropic
+        || provider.base_url.starts_with("https://api.anthropic.com/")
 }
 
 /// The reason at the bottom of the error: what is above it repeats the URL.
 fn explain(error: reqwest::Error, timeout: Duration) -> String {
-    let url = error.url().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+    let url = error
+        .url()
+        .map(|url| url.origin().ascii_serialization())
+        .unwrap_or_default();
     if error.is_timeout() {
         return format!("no answer from {url} within {} s", timeout.as_secs());
     }

@@ -7,8 +7,8 @@ use pool_shared::broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
 use pool_shared::id::ProgrammerId;
 use pool_shared::status::ProgrammerState;
 use pool_shared::telemetry::catalog::{
-    HEARTBEAT_AGE, OLDEST_WAITING, PROGRAMMERS, PROGRAMMERS_ON_BACKUP, QUEUE_MESSAGES, TASKS_OPEN, TASKS_RUNNING,
-    TASKS_WAITING,
+    HEARTBEAT_AGE, OLDEST_WAITING, PROGRAMMERS, PROGRAMMERS_ON_BACKUP, QUEUE_MESSAGES, TASKS_OPEN,
+    TASKS_RUNNING, TASKS_WAITING,
 };
 use pool_shared::time::{Timestamp, wall_clock};
 
@@ -27,8 +27,16 @@ pub(crate) async fn run(app: App) {
         let counted = tokio::time::timeout(LOOK_EVERY, count(&app.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
         let status = status_with(&app, &waiting);
-        let ages = app.beats.ages(app.pool.programmers.iter().map(|programmer| &programmer.id));
-        Numbers { status: &status, others, ages: &ages, now: wall_clock() }.emit();
+        let ages = app
+            .beats
+            .ages(app.pool.programmers.iter().map(|programmer| &programmer.id));
+        Numbers {
+            status: &status,
+            others,
+            ages: &ages,
+            now: wall_clock(),
+        }
+        .emit();
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
@@ -53,11 +61,23 @@ struct Numbers<'a> {
 
 impl Numbers<'_> {
     fn emit(&self) {
-        let Self { status, others, ages, now } = self;
+        let Self {
+            status,
+            others,
+            ages,
+            now,
+        } = self;
         // Before everybody could be heard of, that many are down would be a false alarm.
-        let all_known = status.programmers.iter().all(|programmer| !programmer.unknown);
+        let all_known = status
+            .programmers
+            .iter()
+            .all(|programmer| !programmer.unknown);
         for state in ProgrammerState::ALL {
-            let count = status.programmers.iter().filter(|programmer| programmer.state == state).count();
+            let count = status
+                .programmers
+                .iter()
+                .filter(|programmer| programmer.state == state)
+                .count();
             if all_known {
                 PROGRAMMERS.set_count([state.as_str()], count);
             } else {
@@ -72,9 +92,17 @@ impl Numbers<'_> {
         for route in &status.routes {
             let name = [route.name.as_str()];
             TASKS_WAITING.set_count(name, route.waiting_tasks);
-            QUEUE_MESSAGES.set([route.queue.as_str()], route.waiting.map_or(f64::NAN, f64::from));
+            QUEUE_MESSAGES.set(
+                [route.queue.as_str()],
+                route.waiting.map_or(f64::NAN, f64::from),
+            );
             TASKS_RUNNING.set_count(name, route.running);
-            OLDEST_WAITING.set(name, route.oldest_waiting.map_or(0.0, |since| now.since(since).as_secs_f64()));
+            OLDEST_WAITING.set(
+                name,
+                route
+                    .oldest_waiting
+                    .map_or(0.0, |since| now.since(since).as_secs_f64()),
+            );
         }
         for (queue, depth) in QUEUES.into_iter().zip(others) {
             QUEUE_MESSAGES.set([queue], messages(*depth));

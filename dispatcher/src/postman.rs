@@ -61,25 +61,48 @@ struct Reluctant {
 
 impl Reluctant {
     fn new(now: Instant) -> Self {
-        Self { since: now, last_refused: now, next_try: now + FIRST_PAUSE, pause: 2 * FIRST_PAUSE, taken: 0 }
+        Self {
+            since: now,
+            last_refused: now,
+            next_try: now + FIRST_PAUSE,
+            pause: 2 * FIRST_PAUSE,
+            taken: 0,
+        }
     }
 
     fn refused(&mut self, now: Instant) {
         let pause = LONGEST_PAUSE.min(2 * self.pause);
-        *self = Self { since: self.since, last_refused: now, next_try: now + self.pause, pause, taken: 0 };
+        *self = Self {
+            since: self.since,
+            last_refused: now,
+            next_try: now + self.pause,
+            pause,
+            taken: 0,
+        };
     }
 
     /// True when it is as good as any again.
     fn took(&mut self, now: Instant) -> bool {
         let taken = self.taken + 1;
-        *self = Self { since: now, next_try: now, pause: FIRST_PAUSE, taken, ..*self };
+        *self = Self {
+            since: now,
+            next_try: now,
+            pause: FIRST_PAUSE,
+            taken,
+            ..*self
+        };
         taken >= TRUSTED_AFTER
     }
 
     /// Of a result that is here since `arrived`: it is given up when it, or the queue, has waited for long enough, and not
     /// before the queue has refused one since then.
     /// `longest` is how long a try may take: until then nobody else has one.
-    fn turn(&mut self, (arrived, now): (Instant, Instant), patience: Duration, longest: Duration) -> Turn {
+    fn turn(
+        &mut self,
+        (arrived, now): (Instant, Instant),
+        patience: Duration,
+        longest: Duration,
+    ) -> Turn {
         if now >= self.next_try {
             self.next_try = now + longest;
             return Turn::Try;
@@ -101,7 +124,12 @@ pub(crate) struct Postman {
 impl Postman {
     pub(crate) fn new(process: Process, patience: Duration) -> Self {
         let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone(), PROMPT);
-        Self { process, outbox, patience, reluctant: Mutex::default() }
+        Self {
+            process,
+            outbox,
+            patience,
+            reluctant: Mutex::default(),
+        }
     }
 
     /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and
@@ -113,15 +141,28 @@ impl Postman {
         id: &str,
         body: &[u8],
     ) -> Result<(), NotBrought> {
-        let Some((to, properties)) = addressed(came_with, id) else { return Ok(()) };
+        let Some((to, properties)) = addressed(came_with, id) else {
+            return Ok(());
+        };
         let turn = self.turn(&to, arrived);
         let brought = match turn {
             None => {
-                let letter = Letter { exchange: REPLIES, key: to.clone(), body: body.to_vec(), properties };
+                let letter = Letter {
+                    exchange: REPLIES,
+                    key: to.clone(),
+                    body: body.to_vec(),
+                    properties,
+                };
                 self.outbox.publish(letter).await
             }
             Some(Turn::Try) => {
-                let message = Message { exchange: REPLIES, key: &to, body, properties, mandatory: true };
+                let message = Message {
+                    exchange: REPLIES,
+                    key: &to,
+                    body,
+                    properties,
+                    mandatory: true,
+                };
                 self.process.publisher.publish(message).await
             }
             Some(Turn::Wait) => return Err(NotBrought::Waits(to)),
@@ -139,14 +180,22 @@ impl Postman {
 
     fn turn(&self, to: &str, arrived: Instant) -> Option<Turn> {
         let longest = self.process.publisher.link().endpoint().timeout() * 3;
-        let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
-        reluctant.get_mut(to).map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
+        let mut reluctant = self
+            .reluctant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        reluctant
+            .get_mut(to)
+            .map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
     }
 
     /// `tried`: it was known before that the queue is reluctant; otherwise many may have been on their way at once.
     fn learn(&self, to: &str, tried: bool, brought: &Result<(), BrokerError>) {
         let now = Instant::now();
-        let mut reluctant = self.reluctant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reluctant = self
+            .reluctant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match brought {
             Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
                 if let Some(queue) = reluctant.get_mut(to) {
@@ -156,7 +205,9 @@ impl Postman {
                         queue.last_refused = now;
                     }
                 } else {
-                    reluctant.retain(|_, queue| now.duration_since(queue.last_refused) < FORGOTTEN_AFTER);
+                    reluctant.retain(|_, queue| {
+                        now.duration_since(queue.last_refused) < FORGOTTEN_AFTER
+                    });
                     reluctant.insert(to.to_owned(), Reluctant::new(now));
                     tracing::warn!(reply_to = %to, %error, "a reply queue does not take its results; they are tried one at a time");
                 }
@@ -171,13 +222,25 @@ impl Postman {
         }
     }
 
-    async fn give_up(&self, came_with: &BasicProperties, id: &str, to: &str, body: &[u8]) -> Result<(), BrokerError> {
+    async fn give_up(
+        &self,
+        came_with: &BasicProperties,
+        id: &str,
+        to: &str,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
         let reason = format!(
             "{REASON}: {to} takes its results too slowly or not at all, for {} s by now; mend it or make room in it, then `dispatcher dead retry` sends this one",
             self.patience.as_secs()
         );
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
-        let message = Message { exchange: DEAD_EXCHANGE, key: "", body, properties, mandatory: true };
+        let message = Message {
+            exchange: DEAD_EXCHANGE,
+            key: "",
+            body,
+            properties,
+            mandatory: true,
+        };
         self.process.publisher.publish(message).await?;
         point(Point::GaveUp);
         tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`dispatcher dead list`)");
@@ -187,8 +250,18 @@ impl Postman {
 
 /// Where a result goes, if anywhere, and with which properties.
 fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProperties)> {
-    let Ok(Reply { to: Some(to), correlation_id }) = Reply::of(came_with) else { return None };
-    let properties = Reply { to: None, correlation_id }.on(json_properties().with_message_id(id.into()));
+    let Ok(Reply {
+        to: Some(to),
+        correlation_id,
+    }) = Reply::of(came_with)
+    else {
+        return None;
+    };
+    let properties = Reply {
+        to: None,
+        correlation_id,
+    }
+    .on(json_properties().with_message_id(id.into()));
     Some((to, properties))
 }
 
@@ -196,18 +269,33 @@ fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProp
 ///
 /// # Errors
 /// When the queue still does not take it, or is not there.
-pub(crate) async fn send_again(process: &Process, letter: &Delivery) -> Result<Option<String>, BrokerError> {
-    let ours = Obituary::of(&letter.properties).is_some_and(|obituary| obituary.reason.starts_with(REASON));
+pub(crate) async fn send_again(
+    process: &Process,
+    letter: &Delivery,
+) -> Result<Option<String>, BrokerError> {
+    let ours = Obituary::of(&letter.properties)
+        .is_some_and(|obituary| obituary.reason.starts_with(REASON));
     let id = text(letter.properties.message_id()).unwrap_or_default();
-    let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else { return Ok(None) };
-    let message = Message { exchange: REPLIES, key: &to, body: &letter.data, properties, mandatory: true };
+    let Some((to, properties)) = addressed(&letter.properties, id).filter(|_| ours) else {
+        return Ok(None);
+    };
+    let message = Message {
+        exchange: REPLIES,
+        key: &to,
+        body: &letter.data,
+        properties,
+        mandatory: true,
+    };
     process.publisher.publish(message).await?;
     Ok(Some(to))
 }
 
 /// The broker has answered for this queue alone, or has not.
 fn is_the_queues_fault(error: &BrokerError) -> bool {
-    matches!(error, BrokerError::Nacked { .. } | BrokerError::Timeout { .. })
+    matches!(
+        error,
+        BrokerError::Nacked { .. } | BrokerError::Timeout { .. }
+    )
 }
 
 #[cfg(test)]
@@ -215,44 +303,89 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_result_tries_while_the_others_wait_and_after_a_refusal_beyond_patience_they_are_given_up() {
+    fn one_result_tries_while_the_others_wait_and_after_a_refusal_beyond_patience_they_are_given_up()
+     {
         let began = Instant::now();
-        let mut queue = Reluctant { pause: LONGEST_PAUSE, ..Reluctant::new(began) };
+        let mut queue = Reluctant {
+            pause: LONGEST_PAUSE,
+            ..Reluctant::new(began)
+        };
         let at = |s| began + Duration::from_secs(s);
         let turn = |queue: &mut Reluctant, arrived, now| {
-            queue.turn((at(arrived), at(now)), Duration::from_secs(60), Duration::from_secs(30))
+            queue.turn(
+                (at(arrived), at(now)),
+                Duration::from_secs(60),
+                Duration::from_secs(30),
+            )
         };
-        assert_eq!(turn(&mut queue, 0, 0), Turn::Wait, "it has just refused one");
+        assert_eq!(
+            turn(&mut queue, 0, 0),
+            Turn::Wait,
+            "it has just refused one"
+        );
         assert_eq!(turn(&mut queue, 0, 5), Turn::Try, "the first one");
         assert_eq!(turn(&mut queue, 0, 6), Turn::Wait, "the others");
         queue.refused(at(8));
         assert_eq!(turn(&mut queue, 0, 13), Turn::Try, "after that was refused");
         assert_eq!(turn(&mut queue, 0, 42), Turn::Wait, "its try takes long");
         queue.refused(at(42));
-        assert_eq!(turn(&mut queue, 0, 60), Turn::Try, "it may have been mended");
-        assert_eq!(turn(&mut queue, 0, 61), Turn::GiveUp, "a minute is over, and it has refused since");
-        assert_eq!(turn(&mut queue, 50, 61), Turn::Wait, "one that came after the last refusal waits for the next");
+        assert_eq!(
+            turn(&mut queue, 0, 60),
+            Turn::Try,
+            "it may have been mended"
+        );
+        assert_eq!(
+            turn(&mut queue, 0, 61),
+            Turn::GiveUp,
+            "a minute is over, and it has refused since"
+        );
+        assert_eq!(
+            turn(&mut queue, 50, 61),
+            Turn::Wait,
+            "one that came after the last refusal waits for the next"
+        );
         queue.refused(at(62));
         assert_eq!(turn(&mut queue, 50, 63), Turn::GiveUp, "and that was it");
     }
 
     #[test]
-    fn a_queue_that_is_read_slowly_is_tried_as_fast_as_it_takes_and_nothing_waits_longer_than_patience_for_it() {
+    fn a_queue_that_is_read_slowly_is_tried_as_fast_as_it_takes_and_nothing_waits_longer_than_patience_for_it()
+     {
         let began = Instant::now();
         let mut queue = Reluctant::new(began);
         let at = |ms| began + Duration::from_millis(ms);
         let turn = |queue: &mut Reluctant, arrived, now| {
-            queue.turn((at(arrived), at(now)), Duration::from_secs(3), Duration::from_secs(30))
+            queue.turn(
+                (at(arrived), at(now)),
+                Duration::from_secs(3),
+                Duration::from_secs(30),
+            )
         };
         for round in 1..=10 {
             let now = round * 500;
-            assert_eq!(turn(&mut queue, now, now), Turn::Try, "half a second later it has room again");
+            assert_eq!(
+                turn(&mut queue, now, now),
+                Turn::Try,
+                "half a second later it has room again"
+            );
             assert!(!queue.took(at(now)), "one is not many");
-            assert_eq!(turn(&mut queue, now, now), Turn::Try, "the next one at once");
+            assert_eq!(
+                turn(&mut queue, now, now),
+                Turn::Try,
+                "the next one at once"
+            );
             queue.refused(at(now));
         }
-        assert_eq!(turn(&mut queue, 3000, 5001), Turn::Wait, "it has taken one half a second ago");
-        assert_eq!(turn(&mut queue, 2000, 5001), Turn::GiveUp, "who has waited for three seconds holds others up");
+        assert_eq!(
+            turn(&mut queue, 3000, 5001),
+            Turn::Wait,
+            "it has taken one half a second ago"
+        );
+        assert_eq!(
+            turn(&mut queue, 2000, 5001),
+            Turn::GiveUp,
+            "who has waited for three seconds holds others up"
+        );
         for taken in 1..TRUSTED_AFTER {
             assert!(!queue.took(at(6000)), "{taken} of {TRUSTED_AFTER}");
         }

@@ -3,7 +3,9 @@
 
 use lapin::BasicProperties;
 use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{self, Keeps, REPEAT, Reply, result_properties, task_properties};
+use pool_shared::broker::headers::{
+    self, Keeps, REPEAT, Reply, result_properties, task_properties,
+};
 use pool_shared::broker::log::LogError;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
@@ -39,23 +41,65 @@ pub enum Reissued {
 ///
 /// # Errors
 /// When a step was not confirmed: the log says how far it came, and repairing takes that up.
-pub async fn reissue(process: &Process, task: &Task, generation: u32) -> Result<Reissued, NotReissued> {
-    match process.log.append(Decision::reissued(&task.id, generation)).await? {
+pub async fn reissue(
+    process: &Process,
+    task: &Task,
+    generation: u32,
+) -> Result<Reissued, NotReissued> {
+    match process
+        .log
+        .append(Decision::reissued(&task.id, generation))
+        .await?
+    {
         Verdict::Accepted => {}
         Verdict::Refused(Refusal::Finished) => return Ok(Reissued::Finished),
         Verdict::Refused(_) => return Ok(Reissued::Overtaken),
     }
     point(Point::RepairReissued);
-    let submitted = process.log.read(|fold| fold.tasks.get(&task.id).and_then(|state| state.submitted_at));
-    let properties = task_properties(task.id.as_str(), generation, Keeps::of_task(&task.message, submitted));
-    publish(process, &routing_key(&task.message.capabilities), &task.to_json(), properties).await?;
+    let submitted = process.log.read(|fold| {
+        fold.tasks
+            .get(&task.id)
+            .and_then(|state| state.submitted_at)
+    });
+    let properties = task_properties(
+        task.id.as_str(),
+        generation,
+        Keeps::of_task(&task.message, submitted),
+    );
+    publish(
+        process,
+        &routing_key(&task.message.capabilities),
+        &task.to_json(),
+        properties,
+    )
+    .await?;
     point(Point::RepairPublished);
-    process.log.append(Decision::Published { task: task.id.clone(), generation }).await?;
+    process
+        .log
+        .append(Decision::Published {
+            task: task.id.clone(),
+            generation,
+        })
+        .await?;
     Ok(Reissued::Published(generation))
 }
 
-async fn publish(process: &Process, key: &str, body: &[u8], properties: BasicProperties) -> Result<(), BrokerError> {
-    process.publisher.publish(Message { exchange: TASKS, key, body, properties, mandatory: true }).await
+async fn publish(
+    process: &Process,
+    key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> Result<(), BrokerError> {
+    process
+        .publisher
+        .publish(Message {
+            exchange: TASKS,
+            key,
+            body,
+            properties,
+            mandatory: true,
+        })
+        .await
 }
 
 /// What may be done with a message that is in our hands and carries this generation.
@@ -68,7 +112,9 @@ enum Step {
 }
 
 fn step(state: Option<&TaskState>, carried: u32) -> Step {
-    let Some(state) = state else { return Step::Publish(carried + 1) };
+    let Some(state) = state else {
+        return Step::Publish(carried + 1);
+    };
     if state.outcome.is_some() {
         return Step::Finished;
     }
@@ -84,10 +130,17 @@ fn step(state: Option<&TaskState>, carried: u32) -> Step {
 ///
 /// # Errors
 /// When a step was not confirmed: the message must stay where it is.
-pub async fn send_on(process: &Process, body: &[u8], came_with: &BasicProperties) -> Result<Reissued, NotReissued> {
+pub async fn send_on(
+    process: &Process,
+    body: &[u8],
+    came_with: &BasicProperties,
+) -> Result<Reissued, NotReissued> {
     let message = TaskMessage::parse(body, Timestamp::default()).ok();
     let property = headers::text(came_with.message_id()).and_then(|id| TaskId::new(id).ok());
-    let id = message.as_ref().and_then(|message| message.id.clone()).or(property);
+    let id = message
+        .as_ref()
+        .and_then(|message| message.id.clone())
+        .or(property);
     let carried = headers::token(came_with).generation;
     let generation = match &id {
         None => carried + 1,
@@ -102,22 +155,44 @@ pub async fn send_on(process: &Process, body: &[u8], came_with: &BasicProperties
     };
     point(Point::RetiredReissued);
     // What cannot be read is for a programmer to refuse; any will do.
-    let key = message.map_or_else(|| "any".to_owned(), |message| routing_key(&message.capabilities));
+    let key = message.map_or_else(
+        || "any".to_owned(),
+        |message| routing_key(&message.capabilities),
+    );
     let text = id.as_ref().map_or("", TaskId::as_str);
     let properties = task_properties(text, generation, Keeps::of(came_with));
-    publish(process, &key, body, Reply::as_it_came(came_with).on(properties)).await?;
+    publish(
+        process,
+        &key,
+        body,
+        Reply::as_it_came(came_with).on(properties),
+    )
+    .await?;
     point(Point::RetiredSentOn);
     if let Some(task) = id {
-        process.log.append(Decision::Published { task, generation }).await?;
+        process
+            .log
+            .append(Decision::Published { task, generation })
+            .await?;
     }
     Ok(Reissued::Published(generation))
 }
 
-async fn claim_generation(process: &Process, task: &TaskId, carried: u32) -> Result<Step, LogError> {
+async fn claim_generation(
+    process: &Process,
+    task: &TaskId,
+    carried: u32,
+) -> Result<Step, LogError> {
     loop {
         let next = process.log.read(|fold| step(fold.tasks.get(task), carried));
-        let Step::Publish(generation) = next else { return Ok(next) };
-        match process.log.append(Decision::reissued(task, generation)).await? {
+        let Step::Publish(generation) = next else {
+            return Ok(next);
+        };
+        match process
+            .log
+            .append(Decision::reissued(task, generation))
+            .await?
+        {
             Verdict::Accepted => return Ok(next),
             Verdict::Refused(Refusal::OldGeneration | Refusal::Finished) => {}
             Verdict::Refused(_) => return Err(LogError::Closed),
@@ -126,10 +201,22 @@ async fn claim_generation(process: &Process, task: &TaskId, carried: u32) -> Res
 }
 
 /// It has finished; whoever waits for a reply to this message gets the result that there is.
-async fn ask_again(process: &Process, id: &TaskId, came_with: &BasicProperties) -> Result<(), BrokerError> {
-    let Ok(reply @ Reply { to: Some(_), .. }) = Reply::of(came_with) else { return Ok(()) };
+async fn ask_again(
+    process: &Process,
+    id: &TaskId,
+    came_with: &BasicProperties,
+) -> Result<(), BrokerError> {
+    let Ok(reply @ Reply { to: Some(_), .. }) = Reply::of(came_with) else {
+        return Ok(());
+    };
     let properties = reply.on(result_properties(id.as_str(), None).with_type(REPEAT.into()));
-    let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true };
+    let message = Message {
+        exchange: REPLIES,
+        key: RESULTS_KEY,
+        body: b"",
+        properties,
+        mandatory: true,
+    };
     process.publisher.publish(message).await
 }
 
@@ -145,7 +232,13 @@ mod tests {
 
     fn step_after(events: Vec<Decision>, carried: u32) -> Step {
         let mut fold = Fold::new();
-        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1, events };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: 0,
+            at_ms: 1,
+            events,
+        };
         fold.apply(&batch, |_, _, _| ());
         step(fold.tasks.get(&id()), carried)
     }
@@ -159,9 +252,24 @@ mod tests {
             Step::Publish(3),
             "it was never published: this one is all there is"
         );
-        let published = Decision::Published { task: id(), generation: 2 };
-        assert_eq!(step_after(vec![reissued(), published.clone()], 1), Step::Drop, "another one is in its queue");
-        assert_eq!(step_after(vec![reissued(), published], 2), Step::Publish(3), "this one was in its queue");
-        assert_eq!(step_after(vec![reissued(), Decision::Cancelled { task: id() }], 2), Step::Finished, "cancelled");
+        let published = Decision::Published {
+            task: id(),
+            generation: 2,
+        };
+        assert_eq!(
+            step_after(vec![reissued(), published.clone()], 1),
+            Step::Drop,
+            "another one is in its queue"
+        );
+        assert_eq!(
+            step_after(vec![reissued(), published], 2),
+            Step::Publish(3),
+            "this one was in its queue"
+        );
+        assert_eq!(
+            step_after(vec![reissued(), Decision::Cancelled { task: id() }], 2),
+            Step::Finished,
+            "cancelled"
+        );
     }
 }

@@ -73,8 +73,16 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
 /// Consumes `results` until shutdown. `patience` is for reply queues that do not take theirs.
 pub async fn run(process: Process, history: History, patience: Duration) {
     let postman = Postman::new(process.clone(), patience);
-    let desk = Desk { process, history, postman, untold: Arc::default() };
-    consumer::keep(&desk.process, "results are not taken; trying again", || consume(&desk)).await;
+    let desk = Desk {
+        process,
+        history,
+        postman,
+        untold: Arc::default(),
+    };
+    consumer::keep(&desk.process, "results are not taken; trying again", || {
+        consume(&desk)
+    })
+    .await;
 }
 
 /// What is needed to handle a result.
@@ -90,9 +98,19 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
     let process = &desk.process;
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(limit, "limit results", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    within(
+        limit,
+        "limit results",
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
+    )
+    .await?;
     let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(RESULTS_QUEUE.into(), "results".into(), options, FieldTable::default());
+    let consume = channel.basic_consume(
+        RESULTS_QUEUE.into(),
+        "results".into(),
+        options,
+        FieldTable::default(),
+    );
     let consumer = within(limit, "consume results", consume).await?;
     let (handled, tags) = mpsc::channel(usize::from(PREFETCH));
     let in_hand = async {
@@ -152,7 +170,10 @@ impl NotHandled {
 async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
-    let mut progress = Progress { arrived: Instant::now(), kept: false };
+    let mut progress = Progress {
+        arrived: Instant::now(),
+        kept: false,
+    };
     while let Err(error) = handle(desk, delivery, &mut progress).await {
         if !delivery.acker.usable() || desk.process.shutdown.is_cancelled() {
             return false;
@@ -170,7 +191,11 @@ struct Progress {
     kept: bool,
 }
 
-async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Result<(), NotHandled> {
+async fn handle(
+    desk: &Desk,
+    delivery: &Delivery,
+    progress: &mut Progress,
+) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
         return repeat(desk, delivery, progress.arrived).await;
     }
@@ -186,8 +211,13 @@ async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Re
         Err(error) => {
             tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
             let properties = json_properties();
-            let message =
-                Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+            let message = Message {
+                exchange: DEAD_EXCHANGE,
+                key: "",
+                body: &delivery.data,
+                properties,
+                mandatory: true,
+            };
             process.publisher.publish(message).await?;
         }
     }
@@ -197,10 +227,21 @@ async fn handle(desk: &Desk, delivery: &Delivery, progress: &mut Progress) -> Re
 /// A task was published more than once: whoever did so gets the result that there is, or that there will be.
 async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
-    let Desk { process, history, postman, .. } = desk;
+    let Desk {
+        process,
+        history,
+        postman,
+        ..
+    } = desk;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
-    let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else { return Ok(()) };
-    let known = process.log.read(|fold| fold.tasks.get(&id).map(|state| state.outcome.as_ref().map(|end| end.status)));
+    let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else {
+        return Ok(());
+    };
+    let known = process.log.read(|fold| {
+        fold.tasks
+            .get(&id)
+            .map(|state| state.outcome.as_ref().map(|end| end.status))
+    });
     if known == Some(None) {
         let later = wall_clock().plus(ASKED_AGAIN_AFTER);
         return Ok(ask_for_result(process, &delivery.properties, Some(later)).await?);
@@ -208,7 +249,9 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
         let body = cancelled(process, &id).await?.to_json();
-        return Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?);
+        return Ok(postman
+            .bring((&delivery.properties, arrived), id.as_str(), &body)
+            .await?);
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
@@ -220,7 +263,9 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => Ok(postman.bring((&delivery.properties, arrived), id.as_str(), &body).await?),
+        Some(body) => Ok(postman
+            .bring((&delivery.properties, arrived), id.as_str(), &body)
+            .await?),
         None => Ok(()),
     }
 }
@@ -229,7 +274,10 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
 /// asks for this result afterwards; reading back an event of our own makes sure that the usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
     process.log.append(Decision::Tick).await?;
-    Ok(ResultMessage::cancelled(task.clone(), process.log.read(|fold| fold.tasks.usage(task))))
+    Ok(ResultMessage::cancelled(
+        task.clone(),
+        process.log.read(|fold| fold.tasks.usage(task)),
+    ))
 }
 
 /// What is due for a result.
@@ -249,16 +297,25 @@ enum Due {
 impl Due {
     /// Of a result that is not the outcome of its task.
     fn of_loser(fold: &Fold, task: &TaskId) -> Self {
-        let outcome = fold.tasks.get(task).and_then(|state| state.outcome.as_ref());
+        let outcome = fold
+            .tasks
+            .get(task)
+            .and_then(|state| state.outcome.as_ref());
         let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
-        if cancelled { Self::Cancelled } else { Self::Repeat }
+        if cancelled {
+            Self::Cancelled
+        } else {
+            Self::Repeat
+        }
     }
 }
 
 /// `others`: there are more results whose submitters wait.
 async fn decide(process: &Process, result: &ResultMessage, others: bool) -> Result<Due, LogError> {
     match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => decide_attempt(process, (task, attempt), result, others).await,
+        (Some(task), Some(attempt)) => {
+            decide_attempt(process, (task, attempt), result, others).await
+        }
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
         (None, _) => Ok(Due::Outcome),
@@ -273,8 +330,9 @@ async fn decide_attempt(
 ) -> Result<Due, LogError> {
     let log = &process.log;
     let beyond = async |than, within| {
-        let other =
-            log.wait_for_task(task, |fold| Some(standing(fold, task, attempt)).filter(|standing| *standing != than));
+        let other = log.wait_for_task(task, |fold| {
+            Some(standing(fold, task, attempt)).filter(|standing| *standing != than)
+        });
         tokio::time::timeout(within, other).await.unwrap_or(than)
     };
     // The claim came before the result, but this process may not have read it yet.
@@ -289,7 +347,10 @@ async fn decide_attempt(
     }
     // Written here unless the programmer was faster, so that the outcomes of all workers go together into one message of
     // the log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
-    match log.append(Decision::finished(task, Some(attempt), result)).await? {
+    match log
+        .append(Decision::finished(task, Some(attempt), result))
+        .await?
+    {
         Verdict::Accepted => Ok(Due::Outcome),
         Verdict::Refused(_) => Ok(log.read(|fold| match standing(fold, task, attempt) {
             Standing::Winner => Due::Outcome,
@@ -298,15 +359,24 @@ async fn decide_attempt(
     }
 }
 
-async fn decide_without_attempt(process: &Process, task: &TaskId, result: &ResultMessage) -> Result<Due, LogError> {
+async fn decide_without_attempt(
+    process: &Process,
+    task: &TaskId,
+    result: &ResultMessage,
+) -> Result<Due, LogError> {
     if process.log.read(|fold| misuses_id(fold, task, result)) {
         return Ok(Due::Reply);
     }
-    match process.log.append(Decision::finished(task, None, result)).await? {
+    match process
+        .log
+        .append(Decision::finished(task, None, result))
+        .await?
+    {
         Verdict::Accepted => Ok(Due::Outcome),
         // The same result again, after a crash between the log and the ack.
         Verdict::Refused(Refusal::Finished) => {
-            let the_same = |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
+            let the_same =
+                |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
             let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
             Ok(process.log.read(|fold| match known(fold) {
                 Some(true) => Due::Outcome,
@@ -325,16 +395,26 @@ fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
         Some(ErrorKind::Unroutable) if can_be_done(fold, result) => return true,
         Some(_) | None => {}
     }
-    let known = fold.tasks.get(task).and_then(|state| state.body_hash.as_ref());
-    let body = result.task.as_deref().map(|message| Task::new(task.clone(), message.clone()).body_hash());
+    let known = fold
+        .tasks
+        .get(task)
+        .and_then(|state| state.body_hash.as_ref());
+    let body = result
+        .task
+        .as_deref()
+        .map(|message| Task::new(task.clone(), message.clone()).body_hash());
     known.zip(body).is_some_and(|(known, body)| *known != body)
 }
 
 /// Whether some programmer offers what the task of this result requires.
 fn can_be_done(fold: &Fold, result: &ResultMessage) -> bool {
     let required = result.task.as_ref().map(|message| &message.capabilities);
-    let offers = fold.configuration().map(|configuration| configuration.capabilities.values());
-    required.zip(offers).is_some_and(|(required, mut offers)| offers.any(|offered| required.is_subset(offered)))
+    let offers = fold
+        .configuration()
+        .map(|configuration| configuration.capabilities.values());
+    required
+        .zip(offers)
+        .is_some_and(|(required, mut offers)| offers.any(|offered| required.is_subset(offered)))
 }
 
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
@@ -350,14 +430,19 @@ async fn deliver(
         (Due::Repeat, _) => return repeat(desk, delivery, arrived).await,
         (Due::Cancelled, Some(task)) => {
             let body = cancelled(&desk.process, task).await?.to_json();
-            return Ok(desk.postman.bring((properties, arrived), task.as_str(), &body).await?);
+            return Ok(desk
+                .postman
+                .bring((properties, arrived), task.as_str(), &body)
+                .await?);
         }
         (Due::Reply | Due::Outcome | Due::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),
     };
     let keep = async {
         let kept = match due {
             Due::Outcome if !progress.kept => {
-                desk.history.add(Kind::Result, result.task_id.as_ref(), &delivery.data).await
+                desk.history
+                    .add(Kind::Result, result.task_id.as_ref(), &delivery.data)
+                    .await
             }
             Due::Outcome | Due::Reply | Due::Cancelled | Due::Repeat => Ok(()),
         };
@@ -365,7 +450,10 @@ async fn deliver(
         kept
     };
     let tell = async {
-        let told = desk.postman.bring((properties, arrived), id, &delivery.data).await;
+        let told = desk
+            .postman
+            .bring((properties, arrived), id, &delivery.data)
+            .await;
         drop(untold);
         point(Point::ResultReplied);
         told

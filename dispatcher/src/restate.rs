@@ -32,10 +32,19 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
             () = tokio::time::sleep(wait) => {}
         }
         wait = every;
-        let since = |fold: &Fold| Timestamp(fold.now().0.saturating_sub(Timestamp::default().plus(every).0));
+        let since = |fold: &Fold| {
+            Timestamp(
+                fold.now()
+                    .0
+                    .saturating_sub(Timestamp::default().plus(every).0),
+            )
+        };
         let due = process.log.read(|fold| {
             let configured = configure::in_force(fold, &pool);
-            configured.into_iter().chain(due(fold, since(fold))).collect::<Vec<_>>()
+            configured
+                .into_iter()
+                .chain(due(fold, since(fold)))
+                .collect::<Vec<_>>()
         });
         if let Err(error) = say(&process.log, due).await {
             wait = every.min(AFTER_FAILURE);
@@ -52,7 +61,10 @@ fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
         since_ms: Some(paused.since.0),
     };
     let tasks = fold.tasks.stated_before(then);
-    let state = tasks.map(|(id, state)| Decision::Stated { task: id.clone(), state: Box::new(state.statement()) });
+    let state = tasks.map(|(id, state)| Decision::Stated {
+        task: id.clone(),
+        state: Box::new(state.statement()),
+    });
     fold.pauses.iter().map(pause).chain(state)
 }
 

@@ -36,7 +36,10 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 
 async fn empty_all(process: &Process) {
     let mut backoff = Backoff::default();
-    for queue in process.log.read(|fold| fold.retired_queues(&process.routes)) {
+    for queue in process
+        .log
+        .read(|fold| fold.retired_queues(&process.routes))
+    {
         while let Err(error) = empty(process, &queue).await {
             tracing::warn!(%queue, %error, "a queue that is no longer in use is not empty yet; trying again");
             tokio::select! {
@@ -52,20 +55,38 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
     let limit = process.consume.endpoint().timeout();
     let channel = process.consume.channel().await?;
     // Asking for a queue that is gone would close the channel with an error.
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let exists =
-        within(limit, format!("look for {queue}"), channel.queue_declare(queue.into(), options, FieldTable::default()));
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let exists = within(
+        limit,
+        format!("look for {queue}"),
+        channel.queue_declare(queue.into(), options, FieldTable::default()),
+    );
     if exists.await.is_err() {
         return Ok(());
     }
     let mut moved = 0;
     loop {
         let get = channel.basic_get(queue.into(), BasicGetOptions::default());
-        let Some(message) = within(limit, format!("empty {queue}"), get).await? else { break };
+        let Some(message) = within(limit, format!("empty {queue}"), get).await? else {
+            break;
+        };
         point(Point::RetiredTaken);
-        send_on(process, &message.delivery.data, &message.delivery.properties).await?;
+        send_on(
+            process,
+            &message.delivery.data,
+            &message.delivery.properties,
+        )
+        .await?;
         point(Point::RetiredLogged);
-        within(limit, "ack a moved task", message.delivery.ack(BasicAckOptions::default())).await?;
+        within(
+            limit,
+            "ack a moved task",
+            message.delivery.ack(BasicAckOptions::default()),
+        )
+        .await?;
         moved += 1;
     }
     if moved > 0 {

@@ -16,7 +16,9 @@ use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
 use pool_shared::broker::link::discard;
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_KEY, RETRIES_QUEUE, TASKS};
+use pool_shared::broker::topology::{
+    DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_KEY, RETRIES_QUEUE, TASKS,
+};
 use pool_shared::broker::{BrokerError, tell, within};
 use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
@@ -32,16 +34,30 @@ const PREFETCH: u16 = 1000;
 
 /// Consumes until shutdown.
 pub async fn run(process: Process) {
-    consumer::keep(&process, "tasks that wait for another attempt are not taken; trying again", || consume(&process))
-        .await;
+    consumer::keep(
+        &process,
+        "tasks that wait for another attempt are not taken; trying again",
+        || consume(&process),
+    )
+    .await;
 }
 
 async fn consume(process: &Process) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(limit, "limit retries", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    within(
+        limit,
+        "limit retries",
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
+    )
+    .await?;
     let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(RETRIES_QUEUE.into(), "retries".into(), options, FieldTable::default());
+    let consume = channel.basic_consume(
+        RETRIES_QUEUE.into(),
+        "retries".into(),
+        options,
+        FieldTable::default(),
+    );
     let consumer = within(limit, format!("consume {RETRIES_QUEUE}"), consume).await?;
     let in_hand = consumer.for_each_concurrent(usize::from(PREFETCH), |delivery| async {
         if let Ok(delivery) = delivery {
@@ -70,7 +86,10 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
         if !delivery.acker.usable() || process.shutdown.is_cancelled() {
             return;
         }
-        tell(&error, "a task is not issued for its next attempt yet; trying again");
+        tell(
+            &error,
+            "a task is not issued for its next attempt yet; trying again",
+        );
         backoff.wait().await;
     }
 }
@@ -79,7 +98,13 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
     let limit = process.consume.endpoint().timeout();
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
         ask_for_result(process, &delivery.properties, None).await?;
-        return within(limit, "ack a wish for a result", delivery.ack(BasicAckOptions::default())).await.map(drop);
+        return within(
+            limit,
+            "ack a wish for a result",
+            delivery.ack(BasicAckOptions::default()),
+        )
+        .await
+        .map(drop);
     }
     match TaskMessage::parse(&delivery.data, Timestamp::default()) {
         Ok(message) => issue_task(process, delivery, &message).await?,
@@ -87,14 +112,26 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         Err(error) => {
             tracing::error!(%error, "a message in `pool.retries` is no task; it goes to pool.dead");
             let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
-            let properties = Obituary::new(reason, RETRIES_QUEUE, wall_clock()).properties(&delivery.properties);
-            let message =
-                Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+            let properties =
+                Obituary::new(reason, RETRIES_QUEUE, wall_clock()).properties(&delivery.properties);
+            let message = Message {
+                exchange: DEAD_EXCHANGE,
+                key: "",
+                body: &delivery.data,
+                properties,
+                mandatory: true,
+            };
             process.publisher.publish(message).await?;
         }
     }
     point(Point::RetryLogged);
-    within(limit, "ack a retried task", delivery.ack(BasicAckOptions::default())).await.map(drop)
+    within(
+        limit,
+        "ack a retried task",
+        delivery.ack(BasicAckOptions::default()),
+    )
+    .await
+    .map(drop)
 }
 
 /// Somebody waits for the result of the task of this message: he asks for it in `results` now, or at that time, until when
@@ -107,11 +144,28 @@ pub(crate) async fn ask_for_result(
     let id = headers::text(came_with.message_id()).unwrap_or_default();
     let reply = Reply::of(came_with).unwrap_or_else(|_| Reply::without_address(came_with));
     let properties = reply.on(headers::repeat_properties(id, at));
-    let key = if at.is_some() { RETRIES_KEY } else { RESULTS_KEY };
-    process.publisher.publish(Message { exchange: REPLIES, key, body: b"", properties, mandatory: true }).await
+    let key = if at.is_some() {
+        RETRIES_KEY
+    } else {
+        RESULTS_KEY
+    };
+    process
+        .publisher
+        .publish(Message {
+            exchange: REPLIES,
+            key,
+            body: b"",
+            properties,
+            mandatory: true,
+        })
+        .await
 }
 
-async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessage) -> Result<(), BrokerError> {
+async fn issue_task(
+    process: &Process,
+    delivery: &Delivery,
+    message: &TaskMessage,
+) -> Result<(), BrokerError> {
     let properties = &delivery.properties;
     let generation = headers::token(properties).generation;
     let id = message.id.clone();
@@ -120,13 +174,22 @@ async fn issue_task(process: &Process, delivery: &Delivery, message: &TaskMessag
     let properties = headers::task_properties(name, generation, Keeps::of(properties));
     let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
     // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
-    let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+    let again = Message {
+        exchange: TASKS,
+        key: &key,
+        body: &delivery.data,
+        properties,
+        mandatory: true,
+    };
     point(Point::RetryDue);
     process.publisher.publish(again).await?;
     point(Point::RetryIssued);
     if let Some(task) = id {
         // Whether this arrives decides nothing: the message is in its queue.
-        let _ = process.log.append(Decision::Published { task, generation }).await;
+        let _ = process
+            .log
+            .append(Decision::Published { task, generation })
+            .await;
     }
     Ok(())
 }

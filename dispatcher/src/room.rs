@@ -76,7 +76,10 @@ impl Drop for Place {
 impl Rooms {
     pub fn new(per_programmer: Option<u32>) -> Self {
         let per_programmer = per_programmer.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-        Self { per_programmer, taken: Arc::default() }
+        Self {
+            per_programmer,
+            taken: Arc::default(),
+        }
     }
 
     /// A place for each that wants one, or for none. `waiting` is how many tasks wait for a route by the log.
@@ -88,15 +91,24 @@ impl Rooms {
         tasks: &[Option<Wanted>],
         waiting: impl Fn(&str) -> usize,
     ) -> Result<Vec<Option<Place>>, NoRoom> {
-        let Some(per_programmer) = self.per_programmer else { return Ok(tasks.iter().map(|_| None).collect()) };
+        let Some(per_programmer) = self.per_programmer else {
+            return Ok(tasks.iter().map(|_| None).collect());
+        };
         self.with(|taken| {
-            let count = |route: &str| waiting(route) + taken.get(route).copied().unwrap_or_default();
+            let count =
+                |route: &str| waiting(route) + taken.get(route).copied().unwrap_or_default();
             fit(tasks, per_programmer, count)?;
             let mut place = |wanted: &Wanted| {
                 *taken.entry(wanted.route.clone()).or_default() += 1;
-                Place { route: wanted.route.clone(), rooms: self.clone() }
+                Place {
+                    route: wanted.route.clone(),
+                    rooms: self.clone(),
+                }
             };
-            Ok(tasks.iter().map(|wanted| wanted.as_ref().map(&mut place)).collect())
+            Ok(tasks
+                .iter()
+                .map(|wanted| wanted.as_ref().map(&mut place))
+                .collect())
         })
     }
 
@@ -107,7 +119,11 @@ impl Rooms {
 }
 
 /// Whether all of them fit. Pure.
-fn fit(tasks: &[Option<Wanted>], per_programmer: usize, waiting: impl Fn(&str) -> usize) -> Result<(), NoRoom> {
+fn fit(
+    tasks: &[Option<Wanted>],
+    per_programmer: usize,
+    waiting: impl Fn(&str) -> usize,
+) -> Result<(), NoRoom> {
     let mut routes: BTreeMap<&str, FullRoute> = BTreeMap::new();
     let mut fits = Vec::with_capacity(tasks.len());
     for (index, wanted) in tasks.iter().enumerate() {
@@ -116,16 +132,32 @@ fn fit(tasks: &[Option<Wanted>], per_programmer: usize, waiting: impl Fn(&str) -
             continue;
         };
         let route = routes.entry(&wanted.route).or_insert_with(|| {
-            let (limit, waiting) = (per_programmer.saturating_mul(wanted.programmers), waiting(&wanted.route));
-            FullRoute { route: wanted.route.clone(), waiting, limit, room: limit.saturating_sub(waiting), wanted: 0 }
+            let (limit, waiting) = (
+                per_programmer.saturating_mul(wanted.programmers),
+                waiting(&wanted.route),
+            );
+            FullRoute {
+                route: wanted.route.clone(),
+                waiting,
+                limit,
+                room: limit.saturating_sub(waiting),
+                wanted: 0,
+            }
         });
         route.wanted += 1;
         if route.wanted <= route.room {
             fits.push(index);
         }
     }
-    let full: Vec<FullRoute> = routes.into_values().filter(|route| route.wanted > route.room).collect();
-    if full.is_empty() { Ok(()) } else { Err(NoRoom { full, fits }) }
+    let full: Vec<FullRoute> = routes
+        .into_values()
+        .filter(|route| route.wanted > route.room)
+        .collect();
+    if full.is_empty() {
+        Ok(())
+    } else {
+        Err(NoRoom { full, fits })
+    }
 }
 
 #[cfg(test)]
@@ -137,19 +169,52 @@ mod tests {
     }
 
     fn wanted(route: &str) -> Option<Wanted> {
-        Some(Wanted { route: route.to_owned(), programmers: 2 })
+        Some(Wanted {
+            route: route.to_owned(),
+            programmers: 2,
+        })
     }
 
     #[test]
     fn all_fit_or_it_is_said_which_would() {
         let rooms = limited(5);
         let waiting = |route: &str| if route == "fast" { 8 } else { 0 };
-        let request = [wanted("fast"), None, wanted("fast"), wanted("any"), wanted("fast")];
-        let no_room = rooms.take(&request, waiting).expect_err("three more than eight are more than ten");
-        let fast = FullRoute { route: "fast".to_owned(), waiting: 8, limit: 10, room: 2, wanted: 3 };
-        assert_eq!(no_room, NoRoom { full: vec![fast], fits: vec![0, 1, 2, 3] }, "the last one is too many");
-        assert!(!no_room.full[0].never_fits(), "three fit when some are done");
-        assert_eq!(rooms.take(&request[..3], waiting).map(|places| places.len()), Ok(3), "exactly full");
+        let request = [
+            wanted("fast"),
+            None,
+            wanted("fast"),
+            wanted("any"),
+            wanted("fast"),
+        ];
+        let no_room = rooms
+            .take(&request, waiting)
+            .expect_err("three more than eight are more than ten");
+        let fast = FullRoute {
+            route: "fast".to_owned(),
+            waiting: 8,
+            limit: 10,
+            room: 2,
+            wanted: 3,
+        };
+        assert_eq!(
+            no_room,
+            NoRoom {
+                full: vec![fast],
+                fits: vec![0, 1, 2, 3]
+            },
+            "the last one is too many"
+        );
+        assert!(
+            !no_room.full[0].never_fits(),
+            "three fit when some are done"
+        );
+        assert_eq!(
+            rooms
+                .take(&request[..3], waiting)
+                .map(|places| places.len()),
+            Ok(3),
+            "exactly full"
+        );
     }
 
     #[test]
@@ -158,7 +223,10 @@ mod tests {
         let two = [wanted("fast"), wanted("fast")];
         let held = rooms.take(&two, |_| 0).expect("two fit");
         assert_eq!(
-            rooms.take(&two[..1], |_| 0).err().map(|no_room| no_room.full[0].room),
+            rooms
+                .take(&two[..1], |_| 0)
+                .err()
+                .map(|no_room| no_room.full[0].room),
             Some(0),
             "two are on their way"
         );
@@ -169,13 +237,18 @@ mod tests {
     #[test]
     fn more_than_may_ever_wait_is_told_apart() {
         let three = [wanted("fast"), wanted("fast"), wanted("fast")];
-        let no_room = limited(1).take(&three, |_| 0).expect_err("two programmers, one each");
+        let no_room = limited(1)
+            .take(&three, |_| 0)
+            .expect_err("two programmers, one each");
         assert!(no_room.full[0].never_fits(), "waiting is of no use");
     }
 
     #[test]
     fn without_a_limit_there_is_always_room() {
         let many = vec![wanted("fast"); 1_000];
-        assert!(Rooms::new(None).take(&many, |_| 1_000_000).is_ok(), "however many wait");
+        assert!(
+            Rooms::new(None).take(&many, |_| 1_000_000).is_ok(),
+            "however many wait"
+        );
     }
 }

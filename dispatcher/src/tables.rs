@@ -4,7 +4,9 @@
 //! as a control sequence.
 
 use anstream::ColorChoice;
-use comfy_table::{CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width};
+use comfy_table::{
+    CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
+};
 
 /// The last column gives way on a narrow terminal, down to this; where a word of it is longer, down to that.
 const LAST: u16 = 24;
@@ -15,7 +17,8 @@ const FOLDED: u16 = 12;
 /// Between two columns.
 const GAP: u16 = 2;
 /// One line below the header and nothing else.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// How something is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,10 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn toned(text: &str, tone: Tone) -> Self {
-        Self { text: plain(text), tone }
+        Self {
+            text: plain(text),
+            tone,
+        }
     }
 }
 
@@ -78,7 +84,10 @@ impl Rows {
     pub(crate) fn add_row<C: Into<Cell>>(&mut self, cells: impl IntoIterator<Item = C>) {
         let colors = colors();
         let cells: Vec<Cell> = cells.into_iter().map(Into::into).collect();
-        cells.last().iter().for_each(|cell| self.hold_word(&cell.text));
+        cells
+            .last()
+            .iter()
+            .for_each(|cell| self.hold_word(&cell.text));
         let cell = |Cell { text, tone }| {
             let cell = comfy_table::Cell::new(text);
             match color(tone).filter(|_| colors) {
@@ -108,7 +117,11 @@ impl Rows {
     }
 
     fn hold_word(&mut self, text: &str) {
-        let longest = text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or_default();
+        let longest = text
+            .split_whitespace()
+            .map(|word| word.chars().count())
+            .max()
+            .unwrap_or_default();
         self.word = self.word.max(u16::try_from(longest).unwrap_or(u16::MAX));
     }
 
@@ -126,9 +139,9 @@ impl Rows {
             column.set_constraint(match index {
                 _ if hidden.contains(&index) => ColumnConstraint::Hidden,
                 _ if index == end => ColumnConstraint::LowerBoundary(Width::Fixed(width + 1)),
-                _ if over > 0 && self.folds == Some(index) => {
-                    ColumnConstraint::Absolute(Width::Fixed(width.saturating_sub(over).max(FOLDED) + 1))
-                }
+                _ if over > 0 && self.folds == Some(index) => ColumnConstraint::Absolute(
+                    Width::Fixed(width.saturating_sub(over).max(FOLDED) + 1),
+                ),
                 _ => ColumnConstraint::ContentWidth,
             });
         }
@@ -136,13 +149,24 @@ impl Rows {
 
     /// As many of the spare columns as must go, and by how much it is too wide then.
     fn too_much(&self, widths: &[u16]) -> (&'static [usize], u16) {
-        let is_dynamic = matches!(self.table.content_arrangement(), ContentArrangement::Dynamic);
-        let Some(room) = self.table.width().filter(|_| is_dynamic) else { return (&[], 0) };
-        let over = |hidden: &[usize]| {
-            let seen = widths.iter().enumerate().filter(|(index, _)| !hidden.contains(index));
-            seen.fold(0u16, |sum, (_, width)| sum.saturating_add(width + GAP)).saturating_sub(room + 1)
+        let is_dynamic = matches!(
+            self.table.content_arrangement(),
+            ContentArrangement::Dynamic
+        );
+        let Some(room) = self.table.width().filter(|_| is_dynamic) else {
+            return (&[], 0);
         };
-        let hidden = (0..self.spare.len()).map(|count| &self.spare[..count]).find(|hidden| over(hidden) == 0);
+        let over = |hidden: &[usize]| {
+            let seen = widths
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| !hidden.contains(index));
+            seen.fold(0u16, |sum, (_, width)| sum.saturating_add(width + GAP))
+                .saturating_sub(room + 1)
+        };
+        let hidden = (0..self.spare.len())
+            .map(|count| &self.spare[..count])
+            .find(|hidden| over(hidden) == 0);
         let hidden = hidden.unwrap_or(self.spare);
         (hidden, over(hidden))
     }
@@ -166,7 +190,15 @@ fn color(tone: Tone) -> Option<Color> {
 /// Without anything that a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     let is_harmless = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
-    text.chars().map(|character| if is_harmless(character) { character } else { char::REPLACEMENT_CHARACTER }).collect()
+    text.chars()
+        .map(|character| {
+            if is_harmless(character) {
+                character
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect()
 }
 
 /// An empty table with this header. The last column is the one for free text: on a terminal that is too narrow it breaks
@@ -182,7 +214,12 @@ pub(crate) fn table(header: &[&str]) -> Rows {
     if colors() {
         table.enforce_styling();
     }
-    let mut rows = Rows { table, spare: &[], folds: None, word: 0 };
+    let mut rows = Rows {
+        table,
+        spare: &[],
+        folds: None,
+        word: 0,
+    };
     header.last().iter().for_each(|name| rows.hold_word(name));
     rows
 }
@@ -202,24 +239,47 @@ mod tests {
     #[test]
     fn on_a_narrow_terminal_only_the_last_column_breaks() {
         let mut rows = table(&["id", "cost", "error"]);
-        rows.table.set_content_arrangement(ContentArrangement::Dynamic).set_width(50);
-        rows.add_row(["t-019b2c6de0c97d3a8f0c2b7f5e3a1d44", "$0.0646", "the checks failed, and these are their words"]);
+        rows.table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(50);
+        rows.add_row([
+            "t-019b2c6de0c97d3a8f0c2b7f5e3a1d44",
+            "$0.0646",
+            "the checks failed, and these are their words",
+        ]);
         let text = lines(rows);
-        assert!(text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44  $0.0646  the checks failed"), "a row:\n{text}");
+        assert!(
+            text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44  $0.0646  the checks failed"),
+            "a row:\n{text}"
+        );
         assert!(text.lines().count() > 4, "the words go on below:\n{text}");
         let mut rows = table(&["id", "words"]);
-        rows.table.set_content_arrangement(ContentArrangement::Disabled);
+        rows.table
+            .set_content_arrangement(ContentArrangement::Disabled);
         rows.add_row(["a", &"word ".repeat(60)]);
-        assert_eq!(lines(rows).trim_end().lines().count(), 3, "without a terminal a row is a line");
+        assert_eq!(
+            lines(rows).trim_end().lines().count(),
+            3,
+            "without a terminal a row is a line"
+        );
     }
 
     /// Six columns on a terminal of this width.
     fn at(width: u16, last: &str) -> String {
         let mut rows = table(&["id", "state", "LLM", "from", "bytes", "doing"]);
-        rows.table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        rows.table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
         rows.spare(&[4, 3]);
         rows.folds(2);
-        rows.add_row(["Prog-001", "busy", "anthropic/claude", "pool.tasks (key \"fast\")", "1234", last]);
+        rows.add_row([
+            "Prog-001",
+            "busy",
+            "anthropic/claude",
+            "pool.tasks (key \"fast\")",
+            "1234",
+            last,
+        ]);
         lines(rows)
     }
 
@@ -227,13 +287,30 @@ mod tests {
     fn spare_columns_go_one_after_the_other_where_there_is_no_room() {
         let words = "t-019b2c6de0c97d3a8f0c2b7f5e3a1d44 for 2 min 05 s";
         let header = |width| {
-            at(width, words).lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+            at(width, words)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        assert_eq!(header(140), "id state LLM from bytes doing", "all have room");
-        assert_eq!(header(100), "id state LLM from doing", "the first spare one has gone");
+        assert_eq!(
+            header(140),
+            "id state LLM from bytes doing",
+            "all have room"
+        );
+        assert_eq!(
+            header(100),
+            "id state LLM from doing",
+            "the first spare one has gone"
+        );
         assert_eq!(header(80), "id state LLM doing", "and the second");
         let text = at(80, words);
-        assert!(text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"), "an id is never broken:\n{text}");
+        assert!(
+            text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"),
+            "an id is never broken:\n{text}"
+        );
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{widest:?} columns:\n{text}");
         let text = at(67, words);
@@ -241,13 +318,21 @@ mod tests {
             text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44") && text.contains("anthropic/"),
             "the LLM folds:\n{text}"
         );
-        assert!(text.lines().all(|line| line.chars().count() <= 67), "into what there is:\n{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 67),
+            "into what there is:\n{text}"
+        );
     }
 
     #[test]
     fn the_header_of_an_empty_last_column_is_whole() {
         let text = at(60, "");
-        assert!(text.lines().next().is_some_and(|line| line.ends_with("doing")), "{text}");
+        assert!(
+            text.lines()
+                .next()
+                .is_some_and(|line| line.ends_with("doing")),
+            "{text}"
+        );
     }
 
     #[test]
@@ -255,7 +340,13 @@ mod tests {
         let mut rows = table(&["reason"]);
         rows.add_row(["\u{1b}[2Jgone\u{7}\u{9b}1A"]);
         let text = lines(rows);
-        assert!(text.contains("\u{fffd}[2Jgone"), "what it says is there: {text:?}");
-        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "and nothing of it is obeyed: {text:?}");
+        assert!(
+            text.contains("\u{fffd}[2Jgone"),
+            "what it says is there: {text:?}"
+        );
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n'),
+            "and nothing of it is obeyed: {text:?}"
+        );
     }
 }

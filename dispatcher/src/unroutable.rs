@@ -20,7 +20,9 @@ use pool_shared::event::Decision;
 use pool_shared::fault::{Point, point};
 use pool_shared::fold::{Fold, Verdict};
 use pool_shared::id::{AttemptId, Capability, TaskId};
-use pool_shared::result::{ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
+use pool_shared::result::{
+    ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit,
+};
 use pool_shared::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
 use pool_shared::task::{Task, TaskMessage};
 use pool_shared::time::Timestamp;
@@ -57,7 +59,10 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
         return reject(unroutable.to_string());
     }
     let mut missing = None;
-    for of_the_key in [parse_routing_key(key), meant_by(key)].into_iter().flatten() {
+    for of_the_key in [parse_routing_key(key), meant_by(key)]
+        .into_iter()
+        .flatten()
+    {
         let required = &of_the_key | own;
         match routes.route(&required) {
             Ok(_) => return publish(&required),
@@ -65,7 +70,9 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
         }
     }
     match missing {
-        Some(unroutable) => reject(format!("{unroutable}, which its routing key {key:?} asks for")),
+        Some(unroutable) => reject(format!(
+            "{unroutable}, which its routing key {key:?} asks for"
+        )),
         None if !own.is_empty() => publish(own),
         None => reject(format!(
             "the routing key {key:?} is not a set of capabilities: publish to {TASKS} with the required capabilities, \
@@ -79,27 +86,50 @@ fn meant_by(key: &str) -> Option<CapabilitySet> {
     let key = key.trim().to_lowercase();
     let key = key.strip_prefix(&queue_name("")).unwrap_or(&key);
     let words = key.split(|c: char| c == '.' || c == ',' || c.is_whitespace());
-    words.filter(|word| !word.is_empty() && *word != "any").map(|word| Capability::new(word).ok()).collect()
+    words
+        .filter(|word| !word.is_empty() && *word != "any")
+        .map(|word| Capability::new(word).ok())
+        .collect()
 }
 
 /// Consumes until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>) {
-    consumer::keep(&process, "unroutable tasks are not taken; trying again", || consume(&process, &pool)).await;
+    consumer::keep(
+        &process,
+        "unroutable tasks are not taken; trying again",
+        || consume(&process, &pool),
+    )
+    .await;
 }
 
 async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
-    within(limit, "limit unroutable tasks", channel.basic_qos(10, BasicQosOptions::default())).await?;
+    within(
+        limit,
+        "limit unroutable tasks",
+        channel.basic_qos(10, BasicQosOptions::default()),
+    )
+    .await?;
     let options = BasicConsumeOptions::default();
-    let consume = channel.basic_consume(UNROUTABLE.into(), "unroutable".into(), options, FieldTable::default());
+    let consume = channel.basic_consume(
+        UNROUTABLE.into(),
+        "unroutable".into(),
+        options,
+        FieldTable::default(),
+    );
     let mut consumer = within(limit, format!("consume {UNROUTABLE}"), consume).await?;
     let mut declared = None;
     while let Some(Ok(delivery)) = consumer.next().await {
         point(Point::UnroutableTaken);
         handle(process, pool, &delivery, &mut declared).await?;
         point(Point::UnroutableHandled);
-        within(limit, "ack an unroutable task", delivery.ack(BasicAckOptions::default())).await?;
+        within(
+            limit,
+            "ack an unroutable task",
+            delivery.ack(BasicAckOptions::default()),
+        )
+        .await?;
     }
     discard(&channel, process.consume.endpoint()).await;
     Ok(())
@@ -114,7 +144,9 @@ async fn handle(
 ) -> Result<(), BrokerError> {
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
     // Of the file in force, which may be another than this process' own.
-    let routes = process.log.read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
+    let routes = process
+        .log
+        .read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
     let routes = routes.as_ref().unwrap_or(&process.routes);
     let key = delivery.routing_key.as_str();
     let remedy = match &message {
@@ -133,7 +165,13 @@ async fn handle(
             }
             tracing::info!(%key, "an unroutable task is published again");
             let properties = headers::carried_on(&delivery.properties);
-            let again = Message { exchange: TASKS, key: &key, body: &delivery.data, properties, mandatory: true };
+            let again = Message {
+                exchange: TASKS,
+                key: &key,
+                body: &delivery.data,
+                properties,
+                mandatory: true,
+            };
             process.publisher.publish(again).await
         }
         Remedy::Reject(failure) => reject(process, delivery, message.ok(), failure).await,
@@ -142,20 +180,42 @@ async fn handle(
 
 /// A task that was in somebody's hands can be ended by its owner only, and this one's is gone, or its message would not be
 /// here: takes it over as the next owner would.
-async fn inherit(process: &Process, delivery: &Delivery, task: Task) -> Result<Option<AttemptId>, BrokerError> {
+async fn inherit(
+    process: &Process,
+    delivery: &Delivery,
+    task: Task,
+) -> Result<Option<AttemptId>, BrokerError> {
     let owned = |fold: &Fold| {
-        let state = fold.tasks.get(&task.id).filter(|state| state.outcome.is_none())?;
-        Some((state.owner.as_ref()?.programmer.clone(), state.route.clone()))
+        let state = fold
+            .tasks
+            .get(&task.id)
+            .filter(|state| state.outcome.is_none())?;
+        Some((
+            state.owner.as_ref()?.programmer.clone(),
+            state.route.clone(),
+        ))
     };
-    let Some((programmer, route)) = process.log.read(owned) else { return Ok(None) };
+    let Some((programmer, route)) = process.log.read(owned) else {
+        return Ok(None);
+    };
     let (attempt, token) = (AttemptId::new(), headers::token(&delivery.properties));
     let body_hash = task.body_hash();
-    let started = Decision::Started { task: task.id, attempt, programmer, token, route, body_hash };
+    let started = Decision::Started {
+        task: task.id,
+        attempt,
+        programmer,
+        token,
+        route,
+        body_hash,
+    };
     match process.log.append(started).await {
         Ok(Verdict::Accepted) => Ok(Some(attempt)),
         // The owner has another message of the task, or an outcome.
         Ok(Verdict::Refused(_)) => Ok(None),
-        Err(error) => Err(BrokerError::Pool { what: "take a task over".to_owned(), reason: error.to_string() }),
+        Err(error) => Err(BrokerError::Pool {
+            what: "take a task over".to_owned(),
+            reason: error.to_string(),
+        }),
     }
 }
 
@@ -166,8 +226,12 @@ async fn reject(
     message: Option<TaskMessage>,
     failure: TaskFailure,
 ) -> Result<(), BrokerError> {
-    let from_property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
-    let id = message.as_ref().and_then(|message| message.id.clone()).or_else(from_property);
+    let from_property =
+        || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    let id = message
+        .as_ref()
+        .and_then(|message| message.id.clone())
+        .or_else(from_property);
     tracing::info!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a task is rejected");
     let mut result = ResultMessage::without_attempt(id.clone(), Status::Rejected, failure);
     if let (Some(id), Some(message)) = (&id, &message) {
@@ -177,7 +241,8 @@ async fn reject(
         }
     }
     result.task = message.map(Box::new);
-    let reply = Reply::of(&delivery.properties).unwrap_or_else(|_| Reply::without_address(&delivery.properties));
+    let reply = Reply::of(&delivery.properties)
+        .unwrap_or_else(|_| Reply::without_address(&delivery.properties));
     let properties = reply.on(headers::result_properties(
         id.as_ref().map_or("", TaskId::as_str),
         result.attempt.map(|attempt| attempt.to_string()),
@@ -194,11 +259,22 @@ async fn publish_result(
     let body = result.fit(MAX_RESULT_BYTES);
     let message = |body| {
         let properties = properties.clone();
-        Message { exchange: REPLIES, key: RESULTS_KEY, body, properties, mandatory: true }
+        Message {
+            exchange: REPLIES,
+            key: RESULTS_KEY,
+            body,
+            properties,
+            mandatory: true,
+        }
     };
     let published = process.publisher.publish(message(&body)).await;
-    let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else { return published };
-    process.publisher.publish(message(&result.fit(lower_limit(body.len(), takes)))).await
+    let Some(takes) = published.as_ref().err().and_then(BrokerError::size_limit) else {
+        return published;
+    };
+    process
+        .publisher
+        .publish(message(&result.fit(lower_limit(body.len(), takes))))
+        .await
 }
 
 #[cfg(test)]
@@ -208,31 +284,57 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn routes() -> Routes {
-        let offered = ["fast", "local"].iter().map(|word| Capability::new(*word).expect("a capability")).collect();
-        Routes::new(&BTreeMap::from([(ProgrammerId::new("001").expect("an id"), offered)]))
+        let offered = ["fast", "local"]
+            .iter()
+            .map(|word| Capability::new(*word).expect("a capability"))
+            .collect();
+        Routes::new(&BTreeMap::from([(
+            ProgrammerId::new("001").expect("an id"),
+            offered,
+        )]))
     }
 
     #[test]
     fn an_unsorted_key_is_put_right() {
-        let expected = Remedy::Publish { key: "fast.local".to_owned(), same: false };
-        assert_eq!(remedy(&routes(), "local.fast", &CapabilitySet::new()), expected, "sorted");
+        let expected = Remedy::Publish {
+            key: "fast.local".to_owned(),
+            same: false,
+        };
+        assert_eq!(
+            remedy(&routes(), "local.fast", &CapabilitySet::new()),
+            expected,
+            "sorted"
+        );
     }
 
     #[test]
     fn what_nobody_offers_is_rejected_by_name() {
-        let own = CapabilitySet::from(["fast", "gpu"].map(|word| Capability::new(word).expect("a capability")));
-        let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", &own) else { panic!("nobody offers gpu") };
-        assert_eq!(failure.message, "no programmer offers `gpu`", "it names what is missing");
+        let own = CapabilitySet::from(
+            ["fast", "gpu"].map(|word| Capability::new(word).expect("a capability")),
+        );
+        let Remedy::Reject(failure) = remedy(&routes(), "fast.gpu", &own) else {
+            panic!("nobody offers gpu")
+        };
+        assert_eq!(
+            failure.message, "no programmer offers `gpu`",
+            "it names what is missing"
+        );
     }
 
     #[test]
     fn what_the_task_requires_is_named_and_its_key_only_when_that_is_the_reason() {
         let reason = |capability: &str, key| {
             let own = CapabilitySet::from([Capability::new(capability).expect("a capability")]);
-            let Remedy::Reject(failure) = remedy(&routes(), key, &own) else { panic!("{key} leads nowhere") };
+            let Remedy::Reject(failure) = remedy(&routes(), key, &own) else {
+                panic!("{key} leads nowhere")
+            };
             failure.message
         };
-        assert_eq!(reason("nosuch", "nosuch.route"), "no programmer offers `nosuch`", "`route` is not in the task");
+        assert_eq!(
+            reason("nosuch", "nosuch.route"),
+            "no programmer offers `nosuch`",
+            "`route` is not in the task"
+        );
         assert_eq!(
             reason("fast", "route"),
             "no programmer offers `route`, which its routing key \"route\" asks for",
@@ -245,6 +347,10 @@ mod tests {
         let Remedy::Reject(failure) = remedy(&routes(), "Fast!", &CapabilitySet::new()) else {
             panic!("no capability")
         };
-        assert!(failure.message.contains("sorted and joined"), "{}", failure.message);
+        assert!(
+            failure.message.contains("sorted and joined"),
+            "{}",
+            failure.message
+        );
     }
 }

@@ -23,7 +23,10 @@ use crate::time::Timestamp;
 pub struct EmitterId(uuid::Uuid);
 
 impl EmitterId {
-    #[expect(clippy::new_without_default, reason = "an id that is made by accident is a bug")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "an id that is made by accident is a bug"
+    )]
     pub fn new() -> Self {
         Self(uuid::Uuid::now_v7())
     }
@@ -143,7 +146,11 @@ pub enum Decision {
         amount_usd: MicroUsd,
     },
     /// The true cost of an attempt replaces its reservation.
-    Settled { attempt: AttemptId, cost_usd: MicroUsd, by_llm: BTreeMap<LlmName, MicroUsd> },
+    Settled {
+        attempt: AttemptId,
+        cost_usd: MicroUsd,
+        by_llm: BTreeMap<LlmName, MicroUsd>,
+    },
     /// The limit of the day that it is at this place, instead of the configured one.
     BudgetSet { limit_usd: MicroUsd },
     /// A call has failed for good on one LLM.
@@ -172,7 +179,12 @@ pub enum Decision {
         asks: bool,
     },
     /// A programmer is about to ask an LLM behind an open breaker whether it is back; the first in the log does.
-    Probing { key: LlmKey, scope: Scope, programmer: ProgrammerId, probe: AttemptId },
+    Probing {
+        key: LlmKey,
+        scope: Scope,
+        programmer: ProgrammerId,
+        probe: AttemptId,
+    },
     /// What came of it. Without a fault the breaker closes.
     Probed {
         key: LlmKey,
@@ -289,7 +301,11 @@ pub struct Account {
 
 impl Spent {
     pub fn of(usage: Usage) -> Self {
-        Self { cost_usd: usage.cost_usd, tokens: usage.tokens(), usage }
+        Self {
+            cost_usd: usage.cost_usd,
+            tokens: usage.tokens(),
+            usage,
+        }
     }
 
     #[must_use]
@@ -305,7 +321,11 @@ impl Spent {
 impl Decision {
     /// That the task is about to be published again with this generation.
     pub fn reissued(task: &TaskId, generation: u32) -> Self {
-        Self::Reissued { task: task.clone(), generation, retry: None }
+        Self::Reissued {
+            task: task.clone(),
+            generation,
+            retry: None,
+        }
     }
 
     /// That this result is the outcome of the task.
@@ -435,10 +455,18 @@ mod tests {
         let body = br#"{"v":2,"emitter":"00000000-0000-0000-0000-000000000007","first":3,"at_ms":9,"colour":1,
             "events":[{"kind":"tick"},{"kind":"sung","song":1},{"kind":"published","task":5},{"kind":"published","task":"t","generation":1,"x":2}]}"#;
         let batch = Batch::from_json(body).expect("a readable frame");
-        let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
+        let published = Decision::Published {
+            task: TaskId::new("t").expect("an id"),
+            generation: 1,
+        };
         assert_eq!(
             batch.events,
-            [Decision::Tick, Decision::Unknown, Decision::Unknown, published],
+            [
+                Decision::Tick,
+                Decision::Unknown,
+                Decision::Unknown,
+                published
+            ],
             "known events are read, others keep their place"
         );
     }
@@ -449,12 +477,20 @@ mod tests {
             task: TaskId::new("t".repeat(64)).expect("an id"),
             attempt: AttemptId::new(),
             programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token { generation: 1, count: 2 },
+            token: Token {
+                generation: 1,
+                count: 2,
+            },
             route: "fast.local".to_owned(),
             body_hash: "0".repeat(32),
         };
-        let batch =
-            Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1_767_323_045_678, events: vec![started] };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::new(),
+            first: 0,
+            at_ms: 1_767_323_045_678,
+            events: vec![started],
+        };
         let bytes = batch.to_json();
         assert!(bytes.len() < 512, "{} bytes", bytes.len());
         assert_eq!(Batch::from_json(&bytes).ok(), Some(batch), "reads back");
@@ -462,12 +498,41 @@ mod tests {
 
     #[test]
     fn what_was_used_is_read_back_and_an_older_version_says_less() {
-        let usage = Usage { calls: 2, output_tokens: 7, cost_usd: MicroUsd(5), ..Usage::default() };
+        let usage = Usage {
+            calls: 2,
+            output_tokens: 7,
+            cost_usd: MicroUsd(5),
+            ..Usage::default()
+        };
         let (task, attempt) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
-        let used = Decision::Used { task, attempt, spent: Spent::of(usage), so_far: true };
-        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 9, events: vec![used] };
-        assert_eq!(Batch::from_json(&batch.to_json()).ok(), Some(batch), "reads back");
-        let old: Spent = serde_json::from_str(r#"{"cost_usd": "0.10", "tokens": 7}"#).expect("an older version's");
-        assert_eq!(old, Spent { cost_usd: MicroUsd(100_000), tokens: 7, ..Spent::default() }, "the sums");
+        let used = Decision::Used {
+            task,
+            attempt,
+            spent: Spent::of(usage),
+            so_far: true,
+        };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: 0,
+            at_ms: 9,
+            events: vec![used],
+        };
+        assert_eq!(
+            Batch::from_json(&batch.to_json()).ok(),
+            Some(batch),
+            "reads back"
+        );
+        let old: Spent = serde_json::from_str(r#"{"cost_usd": "0.10", "tokens": 7}"#)
+            .expect("an older version's");
+        assert_eq!(
+            old,
+            Spent {
+                cost_usd: MicroUsd(100_000),
+                tokens: 7,
+                ..Spent::default()
+            },
+            "the sums"
+        );
     }
 }

@@ -201,7 +201,10 @@ mod armed {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a blocked thread is what is asked for")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a blocked thread is what is asked for"
+    )]
     fn perform(act: Act) {
         // A signal to oneself fails for no reason that a process could have.
         let _ = match act {
@@ -215,24 +218,42 @@ mod armed {
     }
 
     pub(super) fn parse(text: &str) -> Result<Vec<Fault>, String> {
-        text.split(',').filter(|part| !part.is_empty()).map(parse_one).collect()
+        text.split(',')
+            .filter(|part| !part.is_empty())
+            .map(parse_one)
+            .collect()
     }
 
     fn parse_one(text: &str) -> Result<Fault, String> {
-        let (name, what) = text.split_once('=').ok_or_else(|| format!("{text:?} is not <point>=<act>"))?;
+        let (name, what) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is not <point>=<act>"))?;
         let mut known = Point::WORKER.iter().chain(Point::DISPATCHER);
-        let point = *known.find(|point| point.name() == name).ok_or_else(|| format!("there is no point {name:?}"))?;
+        let point = *known
+            .find(|point| point.name() == name)
+            .ok_or_else(|| format!("there is no point {name:?}"))?;
         let (act, at) = what.split_once('@').unwrap_or((what, "1"));
-        let at = at.parse().map_err(|_| format!("{at:?} is no number of times"))?;
+        let at = at
+            .parse()
+            .map_err(|_| format!("{at:?} is no number of times"))?;
         let act = match act.split_once(':') {
             None if act == "kill" => Act::Kill,
             None if act == "stop" => Act::Stop,
-            Some(("block", seconds)) => {
-                Act::Block(Duration::from_secs(seconds.parse().map_err(|_| format!("{seconds:?} is no number"))?))
+            Some(("block", seconds)) => Act::Block(Duration::from_secs(
+                seconds
+                    .parse()
+                    .map_err(|_| format!("{seconds:?} is no number"))?,
+            )),
+            Some(_) | None => {
+                return Err(format!("{act:?} is neither kill, stop nor block:<seconds>"));
             }
-            Some(_) | None => return Err(format!("{act:?} is neither kill, stop nor block:<seconds>")),
         };
-        Ok(Fault { point, act, at, reached: AtomicU32::new(0) })
+        Ok(Fault {
+            point,
+            act,
+            at,
+            reached: AtomicU32::new(0),
+        })
     }
 }
 
@@ -246,26 +267,57 @@ mod tests {
     #[test]
     fn the_variable_says_where_how_and_when() {
         let faults = parse("worker.started=kill@3,dispatcher.queued=block:20").expect("two faults");
-        let read: Vec<_> = faults.iter().map(|fault| (fault.point, fault.act, fault.at)).collect();
-        let expected = [(Point::Started, Act::Kill, 3), (Point::Queued, Act::Block(Duration::from_secs(20)), 1)];
+        let read: Vec<_> = faults
+            .iter()
+            .map(|fault| (fault.point, fault.act, fault.at))
+            .collect();
+        let expected = [
+            (Point::Started, Act::Kill, 3),
+            (Point::Queued, Act::Block(Duration::from_secs(20)), 1),
+        ];
         assert_eq!(read, expected, "both");
-        assert!(parse("").expect("nothing").is_empty(), "nothing is armed by default");
+        assert!(
+            parse("").expect("nothing").is_empty(),
+            "nothing is armed by default"
+        );
     }
 
     #[test]
     fn a_fault_that_would_never_happen_is_a_mistake() {
-        for wrong in ["worker.nowhere=kill", "worker.started", "worker.started=explode", "worker.started=kill@never"] {
-            assert!(parse(wrong).is_err(), "{wrong} must not pass for an armed fault");
+        for wrong in [
+            "worker.nowhere=kill",
+            "worker.started",
+            "worker.started=explode",
+            "worker.started=kill@never",
+        ] {
+            assert!(
+                parse(wrong).is_err(),
+                "{wrong} must not pass for an armed fault"
+            );
         }
     }
 
     #[test]
     fn every_point_has_a_name_of_its_own_that_says_whose_it_is() {
-        let lists = [("worker.", Point::WORKER), ("dispatcher.", Point::DISPATCHER)];
+        let lists = [
+            ("worker.", Point::WORKER),
+            ("dispatcher.", Point::DISPATCHER),
+        ];
         let mut names = BTreeSet::new();
-        for (prefix, point) in lists.iter().flat_map(|(prefix, list)| list.iter().map(move |point| (prefix, point))) {
-            assert!(point.name().starts_with(prefix), "{} is listed with {prefix}", point.name());
-            assert!(names.insert(point.name()), "{} is there twice", point.name());
+        for (prefix, point) in lists
+            .iter()
+            .flat_map(|(prefix, list)| list.iter().map(move |point| (prefix, point)))
+        {
+            assert!(
+                point.name().starts_with(prefix),
+                "{} is listed with {prefix}",
+                point.name()
+            );
+            assert!(
+                names.insert(point.name()),
+                "{} is there twice",
+                point.name()
+            );
         }
     }
 }

@@ -38,7 +38,10 @@ impl Gate {
     pub fn could_take(&self) -> bool {
         match self {
             Self::Consuming | Self::Busy { .. } => true,
-            Self::Shut { reason: ShutReason::Budget | ShutReason::Breaker, .. } => true,
+            Self::Shut {
+                reason: ShutReason::Budget | ShutReason::Breaker,
+                ..
+            } => true,
             Self::Shut {
                 reason:
                     ShutReason::Draining
@@ -190,10 +193,13 @@ fn monotonic_ms(since_start: Duration) -> i64 {
 impl ClockCheck {
     /// A heartbeat of another process arrived, `since_start` by our monotonic clock.
     pub fn heard(&mut self, process: EmitterId, at_ms: u64, since_start: Duration) {
-        self.others.retain(|_, samples| since_start.saturating_sub(samples.heard) < FORGET_AFTER);
+        self.others
+            .retain(|_, samples| since_start.saturating_sub(samples.heard) < FORGET_AFTER);
         let samples = self.others.entry(process).or_default();
         samples.heard = since_start;
-        samples.distances_ms.push_back(signed(at_ms) - monotonic_ms(since_start));
+        samples
+            .distances_ms
+            .push_back(signed(at_ms) - monotonic_ms(since_start));
         if samples.distances_ms.len() > SAMPLES {
             samples.distances_ms.pop_front();
         }
@@ -212,7 +218,11 @@ impl ClockCheck {
             .map(|distance| own - distance)
             .collect();
         offsets.sort_unstable();
-        let agreeing: Vec<i64> = offsets.iter().copied().filter(|offset| !is_off(*offset)).collect();
+        let agreeing: Vec<i64> = offsets
+            .iter()
+            .copied()
+            .filter(|offset| !is_off(*offset))
+            .collect();
         let most = 2 * (agreeing.len() + 1) > offsets.len() + 1;
         let deciding = if most { &agreeing } else { &offsets };
         deciding.get(deciding.len() / 2).copied()
@@ -235,11 +245,17 @@ pub struct Clock {
 impl Clock {
     #[expect(clippy::new_without_default, reason = "a clock has a beginning")]
     pub fn new() -> Self {
-        Self { started: Instant::now(), check: Mutex::default(), compared: watch::Sender::new(false) }
+        Self {
+            started: Instant::now(),
+            check: Mutex::default(),
+            compared: watch::Sender::new(false),
+        }
     }
 
     pub fn heard(&self, heartbeat: &Heartbeat) {
-        self.with_check(|check| check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed()));
+        self.with_check(|check| {
+            check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed())
+        });
         self.compared.send_replace(true);
     }
 
@@ -251,7 +267,11 @@ impl Clock {
     /// Ends when this clock was compared with others', if there are any: until then nobody knows whether it is right.
     pub async fn compared(&self) {
         // The sender lives as long as this.
-        let _ = self.compared.subscribe().wait_for(|compared| *compared).await;
+        let _ = self
+            .compared
+            .subscribe()
+            .wait_for(|compared| *compared)
+            .await;
     }
 
     /// The time.
@@ -317,8 +337,16 @@ mod tests {
     fn a_jump_of_our_own_clock_shows_before_the_next_heartbeat() {
         let mut check = ClockCheck::default();
         others(&mut check, 100_000, SECOND);
-        assert_eq!(check.offset_ms(Timestamp(101_000), 2 * SECOND), Some(0), "both clocks went on by a second");
-        assert_eq!(check.offset_ms(Timestamp(3_701_000), 2 * SECOND), Some(3_600_000), "an hour ahead");
+        assert_eq!(
+            check.offset_ms(Timestamp(101_000), 2 * SECOND),
+            Some(0),
+            "both clocks went on by a second"
+        );
+        assert_eq!(
+            check.offset_ms(Timestamp(3_701_000), 2 * SECOND),
+            Some(3_600_000),
+            "an hour ahead"
+        );
     }
 
     #[test]
@@ -326,7 +354,11 @@ mod tests {
         let mut check = ClockCheck::default();
         others(&mut check, 100_000, SECOND);
         others(&mut check, 101_000, 22 * SECOND);
-        assert_eq!(check.offset_ms(Timestamp(121_000), 22 * SECOND), Some(0), "the least delayed sample counts");
+        assert_eq!(
+            check.offset_ms(Timestamp(121_000), 22 * SECOND),
+            Some(0),
+            "the least delayed sample counts"
+        );
     }
 
     #[test]
@@ -334,7 +366,11 @@ mod tests {
         let mut check = ClockCheck::default();
         others(&mut check, 100_000, SECOND);
         check.heard(EmitterId::from_u128(9), 900_000, SECOND);
-        assert_eq!(check.offset_ms(Timestamp(100_000), SECOND), Some(0), "the median decides");
+        assert_eq!(
+            check.offset_ms(Timestamp(100_000), SECOND),
+            Some(0),
+            "the median decides"
+        );
     }
 
     #[test]
@@ -343,19 +379,31 @@ mod tests {
         for wrong in [50_000, 900_000] {
             let mut seen_by_right = ClockCheck::default();
             seen_by_right.heard(EmitterId::from_u128(9), wrong, SECOND);
-            let offset = seen_by_right.offset_ms(Timestamp(right), SECOND).expect("somebody is heard");
+            let offset = seen_by_right
+                .offset_ms(Timestamp(right), SECOND)
+                .expect("somebody is heard");
             assert!(is_off(offset), "{wrong}: one against one");
             seen_by_right.heard(EmitterId::from_u128(1), right, SECOND);
-            assert_eq!(seen_by_right.offset_ms(Timestamp(right), SECOND), Some(0), "{wrong}: two against one");
+            assert_eq!(
+                seen_by_right.offset_ms(Timestamp(right), SECOND),
+                Some(0),
+                "{wrong}: two against one"
+            );
             let mut seen_by_wrong = ClockCheck::default();
             (1..=2).for_each(|n| seen_by_wrong.heard(EmitterId::from_u128(n), right, SECOND));
-            let offset = seen_by_wrong.offset_ms(Timestamp(wrong), SECOND).expect("others are heard");
+            let offset = seen_by_wrong
+                .offset_ms(Timestamp(wrong), SECOND)
+                .expect("others are heard");
             assert!(is_off(offset), "{wrong}: it knows that it is wrong");
         }
     }
 
     #[test]
     fn who_is_alone_has_nobody_to_disagree_with() {
-        assert_eq!(ClockCheck::default().offset_ms(Timestamp(1), SECOND), None, "no other process");
+        assert_eq!(
+            ClockCheck::default().offset_ms(Timestamp(1), SECOND),
+            None,
+            "no other process"
+        );
     }
 }

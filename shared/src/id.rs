@@ -166,7 +166,10 @@ pub struct AttemptId(uuid::Uuid);
 
 impl AttemptId {
     /// A new id; sorts by the time it was made (UUID version 7).
-    #[expect(clippy::new_without_default, reason = "an id that is made by accident is a bug")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "an id that is made by accident is a bug"
+    )]
     pub fn new() -> Self {
         Self(uuid::Uuid::now_v7())
     }
@@ -197,7 +200,9 @@ impl JsonSchema for AttemptId {
 /// What decides between two deliveries of one task: the higher token owns it.
 ///
 /// The generation is set by whoever publishes (0 at first), the count is the broker's own for this message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Token {
     pub generation: u32,
     pub count: u64,
@@ -219,9 +224,19 @@ mod tests {
             assert!(TaskId::new(bad).is_err(), "{bad:?} must not be a task id");
         }
         for bad in ["", "any", "Fast", "a.b", "-a", "_a"] {
-            assert!(Capability::new(bad).is_err(), "{bad:?} must not be a capability");
+            assert!(
+                Capability::new(bad).is_err(),
+                "{bad:?} must not be a capability"
+            );
         }
-        for bad in ["gpt-4o", "/x", "openai/", "openai/-x", "open ai/x", "openai/x y"] {
+        for bad in [
+            "gpt-4o",
+            "/x",
+            "openai/",
+            "openai/-x",
+            "open ai/x",
+            "openai/x y",
+        ] {
             assert!(LlmName::new(bad).is_err(), "{bad:?} must not be an LLM");
         }
     }
@@ -229,11 +244,24 @@ mod tests {
     #[test]
     fn an_llm_splits_at_the_first_slash() {
         let llm = LlmName::new("openrouter/meta/llama-3:8b").expect("a valid name");
-        assert_eq!((llm.provider(), llm.model()), ("openrouter", "meta/llama-3:8b"), "provider and model");
+        assert_eq!(
+            (llm.provider(), llm.model()),
+            ("openrouter", "meta/llama-3:8b"),
+            "provider and model"
+        );
     }
 
     #[test]
     fn a_later_generation_beats_any_count() {
-        assert!(Token { generation: 1, count: 0 } > Token { generation: 0, count: 99 }, "generation decides first");
+        assert!(
+            Token {
+                generation: 1,
+                count: 0
+            } > Token {
+                generation: 0,
+                count: 99
+            },
+            "generation decides first"
+        );
     }
 }

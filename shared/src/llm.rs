@@ -22,19 +22,27 @@ impl LlmKey {
     /// The LLM at `base_url`, as seen from `host`.
     pub fn new(base_url: &str, llm: &LlmName, host: &str) -> Self {
         let host = is_loopback(base_url).then(|| host.to_owned());
-        Self { base_url: base_url.to_owned(), llm: llm.clone(), host }
+        Self {
+            base_url: base_url.to_owned(),
+            llm: llm.clone(),
+            host,
+        }
     }
 }
 
 impl fmt::Display for LlmKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.llm, self.base_url)?;
-        self.host.as_ref().map_or(Ok(()), |host| write!(f, " on {host}"))
+        self.host
+            .as_ref()
+            .map_or(Ok(()), |host| write!(f, " on {host}"))
     }
 }
 
 fn is_loopback(base_url: &str) -> bool {
-    let Ok(url) = url::Url::parse(base_url) else { return false };
+    let Ok(url) = url::Url::parse(base_url) else {
+        return false;
+    };
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -45,7 +53,9 @@ fn is_loopback(base_url: &str) -> bool {
 
 /// Whose use of an LLM a breaker governs: of all, of the programmers on one host, or of a single one (its key, its
 /// egress, its poisonous task).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     Pool,
@@ -76,7 +86,9 @@ pub enum Dialect {
 }
 
 /// A failure that speaks of the LLM and not of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     RateLimited,
@@ -113,7 +125,11 @@ mod tests {
             ("http://localhost.example.org/v1", false),
         ] {
             let llm = LlmName::new("p/m").expect("an LLM");
-            assert_eq!(LlmKey::new(base_url, &llm, "h").host.is_some(), local, "{base_url}");
+            assert_eq!(
+                LlmKey::new(base_url, &llm, "h").host.is_some(),
+                local,
+                "{base_url}"
+            );
         }
     }
 }

@@ -76,7 +76,11 @@ impl FromStr for MicroUsd {
         }
         let whole: u64 = whole.parse().map_err(|_| invalid())?;
         let micro: u64 = format!("{places:0<6}").parse().map_err(|_| invalid())?;
-        whole.checked_mul(MICRO).and_then(|w| w.checked_add(micro)).map(Self).ok_or_else(invalid)
+        whole
+            .checked_mul(MICRO)
+            .and_then(|w| w.checked_add(micro))
+            .map(Self)
+            .ok_or_else(invalid)
     }
 }
 
@@ -139,21 +143,45 @@ mod tests {
 
     #[test]
     fn amounts_read_as_written_and_print_as_read() {
-        for (text, micro, printed) in
-            [("2.50", 2_500_000, "2.50"), ("0", 0, "0.00"), ("0.000001", 1, "0.000001"), ("50", 50_000_000, "50.00")]
-        {
+        for (text, micro, printed) in [
+            ("2.50", 2_500_000, "2.50"),
+            ("0", 0, "0.00"),
+            ("0.000001", 1, "0.000001"),
+            ("50", 50_000_000, "50.00"),
+        ] {
             let amount: MicroUsd = text.parse().expect("a valid amount");
-            assert_eq!((amount.0, amount.to_string().as_str()), (micro, printed), "amount {text}");
+            assert_eq!(
+                (amount.0, amount.to_string().as_str()),
+                (micro, printed),
+                "amount {text}"
+            );
         }
-        for bad in ["", "-1", "1e3", "0.0000001", ".5", "5.", "1,5", "99999999999999999999"] {
+        for bad in [
+            "",
+            "-1",
+            "1e3",
+            "0.0000001",
+            ".5",
+            "5.",
+            "1,5",
+            "99999999999999999999",
+        ] {
             assert!(bad.parse::<MicroUsd>().is_err(), "{bad:?} must be refused");
         }
     }
 
     #[test]
     fn a_fraction_of_a_micro_dollar_is_charged_in_full() {
-        assert_eq!(MicroUsd(150_000).per_mtok(1), MicroUsd(1), "0.15 micro-dollars round up");
-        assert_eq!(MicroUsd(3_000_000).per_mtok(123_456), MicroUsd(370_368), "3 $/Mtok");
+        assert_eq!(
+            MicroUsd(150_000).per_mtok(1),
+            MicroUsd(1),
+            "0.15 micro-dollars round up"
+        );
+        assert_eq!(
+            MicroUsd(3_000_000).per_mtok(123_456),
+            MicroUsd(370_368),
+            "3 $/Mtok"
+        );
     }
 
     proptest! {

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::id::ProgrammerId;
 
 /// What is paused. Pauses of different targets do not touch each other: who is paused twice is resumed twice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Target {
     All,

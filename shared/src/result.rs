@@ -15,7 +15,9 @@ use crate::time::Timestamp;
 /// The largest patch that travels inside a result; above it the result names branch and commit only.
 pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Succeeded,
@@ -38,7 +40,9 @@ impl Status {
 }
 
 /// Why a task did not succeed. Classified once, where it happens; everything else matches on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The message itself is wrong.
@@ -182,12 +186,18 @@ pub struct TaskFailure {
 
 impl TaskFailure {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// A task that was too late. Programmers and dispatchers both say so, in the same words.
     pub fn deadline_passed(deadline: Timestamp) -> Self {
-        Self::new(ErrorKind::DeadlinePassed, format!("its deadline, {deadline}, passed while it waited"))
+        Self::new(
+            ErrorKind::DeadlinePassed,
+            format!("its deadline, {deadline}, passed while it waited"),
+        )
     }
 }
 
@@ -251,7 +261,9 @@ impl Usage {
         self.calls += more.calls;
         self.failed_calls += more.failed_calls;
         self.input_tokens = self.input_tokens.saturating_add(more.input_tokens);
-        self.cached_input_tokens = self.cached_input_tokens.saturating_add(more.cached_input_tokens);
+        self.cached_input_tokens = self
+            .cached_input_tokens
+            .saturating_add(more.cached_input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
         self.cost_usd += more.cost_usd;
         self.estimated |= more.estimated;
@@ -270,7 +282,9 @@ impl LlmUsage {
         self.calls += more.calls;
         self.failed_calls += more.failed_calls;
         self.input_tokens = self.input_tokens.saturating_add(more.input_tokens);
-        self.cached_input_tokens = self.cached_input_tokens.saturating_add(more.cached_input_tokens);
+        self.cached_input_tokens = self
+            .cached_input_tokens
+            .saturating_add(more.cached_input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
         self.cost_usd += more.cost_usd;
     }
@@ -362,8 +376,14 @@ pub struct ResultMessage {
 impl ResultMessage {
     /// The result of a cancelled task. Every process makes the same one from the log; `usage` comes from the fold.
     pub fn cancelled(task: TaskId, usage: Usage) -> Self {
-        let failure = TaskFailure::new(ErrorKind::Cancelled, "it was cancelled before it had another outcome");
-        Self { usage, ..Self::without_attempt(Some(task), Status::Cancelled, failure) }
+        let failure = TaskFailure::new(
+            ErrorKind::Cancelled,
+            "it was cancelled before it had another outcome",
+        );
+        Self {
+            usage,
+            ..Self::without_attempt(Some(task), Status::Cancelled, failure)
+        }
     }
 
     /// An outcome that no attempt has brought about: rejected, expired, cancelled.

@@ -15,7 +15,11 @@ pub fn routing_key(required: &CapabilitySet) -> String {
     if required.is_empty() {
         return "any".to_owned();
     }
-    required.iter().map(Capability::as_str).collect::<Vec<_>>().join(".")
+    required
+        .iter()
+        .map(Capability::as_str)
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 /// The required set that a routing key means, in any order; None when it names no capabilities.
@@ -23,7 +27,9 @@ pub fn parse_routing_key(key: &str) -> Option<CapabilitySet> {
     if key == "any" {
         return Some(CapabilitySet::new());
     }
-    key.split('.').map(|word| Capability::new(word).ok()).collect()
+    key.split('.')
+        .map(|word| Capability::new(word).ok())
+        .collect()
 }
 
 /// One queue and who it is for.
@@ -68,19 +74,30 @@ impl Routes {
     /// The routes of programmers that offer these capabilities (at most 8 each, which the pool file's validation
     /// ensures: the work is 2^n per programmer).
     pub fn new(offers: &BTreeMap<ProgrammerId, CapabilitySet>) -> Self {
-        let mut classes: BTreeMap<BTreeSet<ProgrammerId>, BTreeSet<CapabilitySet>> = BTreeMap::new();
+        let mut classes: BTreeMap<BTreeSet<ProgrammerId>, BTreeSet<CapabilitySet>> =
+            BTreeMap::new();
         let required_sets: BTreeSet<CapabilitySet> = offers.values().flat_map(subsets).collect();
         for required in required_sets {
-            classes.entry(eligible(offers, &required)).or_default().insert(required);
+            classes
+                .entry(eligible(offers, &required))
+                .or_default()
+                .insert(required);
         }
-        let mut routes: Vec<Route> = classes.into_iter().map(|(eligible, sets)| route(eligible, &sets)).collect();
+        let mut routes: Vec<Route> = classes
+            .into_iter()
+            .map(|(eligible, sets)| route(eligible, &sets))
+            .collect();
         routes.sort_by(|a, b| a.name.cmp(&b.name));
         let by_key = routes
             .iter()
             .enumerate()
             .flat_map(|(index, route)| route.keys.iter().map(move |key| (key.clone(), index)))
             .collect();
-        Self { routes, by_key, offered: offers.values().flatten().cloned().collect() }
+        Self {
+            routes,
+            by_key,
+            offered: offers.values().flatten().cloned().collect(),
+        }
     }
 
     pub fn all(&self) -> &[Route] {
@@ -91,7 +108,14 @@ impl Routes {
     pub fn bindings(&self) -> impl Iterator<Item = Binding> {
         let of_one = |route: &Route| {
             let queue = route.queue();
-            route.keys.iter().map(move |key| Binding { queue: queue.clone(), key: key.clone() }).collect::<Vec<_>>()
+            route
+                .keys
+                .iter()
+                .map(move |key| Binding {
+                    queue: queue.clone(),
+                    key: key.clone(),
+                })
+                .collect::<Vec<_>>()
         };
         self.routes.iter().flat_map(of_one)
     }
@@ -112,7 +136,10 @@ impl Routes {
 
     /// The routes that this programmer consumes from, sorted by name.
     pub fn of(&self, programmer: &ProgrammerId) -> Vec<&Route> {
-        self.routes.iter().filter(|route| route.eligible.contains(programmer)).collect()
+        self.routes
+            .iter()
+            .filter(|route| route.eligible.contains(programmer))
+            .collect()
     }
 }
 
@@ -128,23 +155,48 @@ impl std::error::Error for Unroutable {}
 
 impl std::fmt::Display for Unroutable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let list = |set: &CapabilitySet| set.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(", ");
+        let list = |set: &CapabilitySet| {
+            set.iter()
+                .map(|c| format!("`{c}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         if self.missing.is_empty() {
-            write!(f, "no programmer offers all of {} together", list(&self.required))
+            write!(
+                f,
+                "no programmer offers all of {} together",
+                list(&self.required)
+            )
         } else {
             write!(f, "no programmer offers {}", list(&self.missing))
         }
     }
 }
 
-fn eligible(offers: &BTreeMap<ProgrammerId, CapabilitySet>, required: &CapabilitySet) -> BTreeSet<ProgrammerId> {
-    offers.iter().filter(|(_, offered)| required.is_subset(offered)).map(|(id, _)| id.clone()).collect()
+fn eligible(
+    offers: &BTreeMap<ProgrammerId, CapabilitySet>,
+    required: &CapabilitySet,
+) -> BTreeSet<ProgrammerId> {
+    offers
+        .iter()
+        .filter(|(_, offered)| required.is_subset(offered))
+        .map(|(id, _)| id.clone())
+        .collect()
 }
 
 fn route(eligible: BTreeSet<ProgrammerId>, sets: &BTreeSet<CapabilitySet>) -> Route {
     let keys: BTreeSet<String> = sets.iter().map(routing_key).collect();
-    let name = sets.iter().map(|set| (set.len(), routing_key(set))).min().map(|(_, key)| key).unwrap_or_default();
-    Route { name, eligible, keys }
+    let name = sets
+        .iter()
+        .map(|set| (set.len(), routing_key(set)))
+        .min()
+        .map(|(_, key)| key)
+        .unwrap_or_default();
+    Route {
+        name,
+        eligible,
+        keys,
+    }
 }
 
 fn subsets(set: &CapabilitySet) -> Vec<CapabilitySet> {
@@ -152,7 +204,13 @@ fn subsets(set: &CapabilitySet) -> Vec<CapabilitySet> {
     for capability in set {
         let with: Vec<CapabilitySet> = all
             .iter()
-            .map(|subset| subset.iter().cloned().chain(std::iter::once(capability.clone())).collect())
+            .map(|subset| {
+                subset
+                    .iter()
+                    .cloned()
+                    .chain(std::iter::once(capability.clone()))
+                    .collect()
+            })
             .collect();
         all.extend(with);
     }
@@ -165,7 +223,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn set(words: &[&str]) -> CapabilitySet {
-        words.iter().map(|word| Capability::new(*word).expect("a capability")).collect()
+        words
+            .iter()
+            .map(|word| Capability::new(*word).expect("a capability"))
+            .collect()
     }
 
     fn sample() -> Routes {
@@ -177,7 +238,10 @@ mod tests {
             (9..=10, ["deepseek", "local", "free"]),
         ] {
             for id in ids {
-                offers.insert(ProgrammerId::new(format!("{id:03}")).expect("an id"), set(&words));
+                offers.insert(
+                    ProgrammerId::new(format!("{id:03}")).expect("an id"),
+                    set(&words),
+                );
             }
         }
         Routes::new(&offers)
@@ -186,8 +250,24 @@ mod tests {
     #[test]
     fn the_sample_pool_has_seven_queues_and_three_for_each_programmer() {
         let routes = sample();
-        let names: Vec<&str> = routes.all().iter().map(|route| route.name.as_str()).collect();
-        assert_eq!(names, ["any", "deepseek", "fast", "free", "openai", "paid", "reasoning"], "one per class");
+        let names: Vec<&str> = routes
+            .all()
+            .iter()
+            .map(|route| route.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "any",
+                "deepseek",
+                "fast",
+                "free",
+                "openai",
+                "paid",
+                "reasoning"
+            ],
+            "one per class"
+        );
         for id in 1..=10 {
             let id = ProgrammerId::new(format!("{id:03}")).expect("an id");
             assert_eq!(routes.of(&id).len(), 3, "queues of {id}");
@@ -196,15 +276,28 @@ mod tests {
 
     #[test]
     fn who_cannot_be_served_is_told_what_is_missing() {
-        let error = sample().route(&set(&["fast", "quantum"])).expect_err("nobody offers it").to_string();
+        let error = sample()
+            .route(&set(&["fast", "quantum"]))
+            .expect_err("nobody offers it")
+            .to_string();
         assert_eq!(error, "no programmer offers `quantum`", "one is missing");
-        let error = sample().route(&set(&["fast", "premium"])).expect_err("nobody offers both").to_string();
-        assert_eq!(error, "no programmer offers all of `fast`, `premium` together", "each exists, but not together");
+        let error = sample()
+            .route(&set(&["fast", "premium"]))
+            .expect_err("nobody offers both")
+            .to_string();
+        assert_eq!(
+            error, "no programmer offers all of `fast`, `premium` together",
+            "each exists, but not together"
+        );
     }
 
     fn any_set(max: usize) -> impl Strategy<Value = CapabilitySet> {
-        proptest::collection::btree_set("[a-f]", 0..=max)
-            .prop_map(|words| words.iter().map(|word| Capability::new(word.as_str()).expect("a letter")).collect())
+        proptest::collection::btree_set("[a-f]", 0..=max).prop_map(|words| {
+            words
+                .iter()
+                .map(|word| Capability::new(word.as_str()).expect("a letter"))
+                .collect()
+        })
     }
 
     proptest! {

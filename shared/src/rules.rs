@@ -63,10 +63,16 @@ impl Rules {
     pub fn of(pool: &Pool) -> Self {
         let breaker = &pool.failover.breaker;
         let programmers = pool.programmers.iter().map(|programmer| {
-            let rules = ProgrammerRules { llms: programmer.llms.clone(), cap_usd: programmer.limits.max_cost };
+            let rules = ProgrammerRules {
+                llms: programmer.llms.clone(),
+                cap_usd: programmer.limits.max_cost,
+            };
             (programmer.id.clone(), rules)
         });
-        let llms = pool.programmers.iter().flat_map(|programmer| &programmer.llms);
+        let llms = pool
+            .programmers
+            .iter()
+            .flat_map(|programmer| &programmer.llms);
         Self {
             budget: BudgetRules {
                 limit_usd: pool.cost.enabled.then_some(pool.cost.max_daily_spend),
@@ -101,7 +107,10 @@ pub fn zone(name: &str) -> Option<TimeZone> {
     if name.is_empty() || name == "UTC" {
         return Some(TimeZone::UTC);
     }
-    TimeZoneDatabase::bundled().get(name).ok().or_else(|| TimeZone::posix(name).ok())
+    TimeZoneDatabase::bundled()
+        .get(name)
+        .ok()
+        .or_else(|| TimeZone::posix(name).ok())
 }
 
 #[cfg(test)]
@@ -110,7 +119,14 @@ mod tests {
 
     #[test]
     fn zones_are_iana_names_or_posix_strings() {
-        for name in ["UTC", "", "Europe/Berlin", "America/New_York", "CET-1CEST,M3.5.0,M10.5.0/3", "XXX-3:07:20"] {
+        for name in [
+            "UTC",
+            "",
+            "Europe/Berlin",
+            "America/New_York",
+            "CET-1CEST,M3.5.0,M10.5.0/3",
+            "XXX-3:07:20",
+        ] {
             assert!(zone(name).is_some(), "{name} is a time zone");
         }
         for name in ["Mars/Olympus", "8 o clock", "+2"] {

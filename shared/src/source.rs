@@ -35,7 +35,10 @@ fn is_repository(text: &str) -> bool {
     if !plain || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return false;
     }
-    match text.strip_prefix("https://").or_else(|| text.strip_prefix("ssh://")) {
+    match text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("ssh://"))
+    {
         Some(rest) => is_safe_authority(rest.split('/').next().unwrap_or_default()),
         // `ext::sh -c …`, `file://…`, `user@host:path`: whatever git could take for a transport is no path.
         None => !text.contains(':') && !text.split('/').any(|part| part == ".."),
@@ -45,8 +48,12 @@ fn is_repository(text: &str) -> bool {
 /// `host`, `host:port`, `user@host`: no password, and nothing that a program could take for an option.
 fn is_safe_authority(authority: &str) -> bool {
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let has_password = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
-    host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && !authority.starts_with('-') && !has_password
+    let has_password = authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| user.contains(':'));
+    host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+        && !authority.starts_with('-')
+        && !has_password
 }
 
 fn is_ref(text: &str) -> bool {
@@ -54,15 +61,23 @@ fn is_ref(text: &str) -> bool {
     let shaped = (1..=200).contains(&text.len())
         && text.bytes().all(allowed)
         && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    let refused_by_git =
-        text.contains("..") || text.contains("//") || text.contains("/.") || text.ends_with(['/', '.']);
+    let refused_by_git = text.contains("..")
+        || text.contains("//")
+        || text.contains("/.")
+        || text.ends_with(['/', '.']);
     shaped && !refused_by_git && !text.ends_with(".lock")
 }
 
 fn is_relative(text: &str) -> bool {
-    let plain = (1..=1024).contains(&text.len()) && !text.starts_with(['-', '/']) && !text.contains(['\0', '\n', '\\']);
-    let inside = text.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    let in_git = text.split('/').any(|part| part.eq_ignore_ascii_case(".git"));
+    let plain = (1..=1024).contains(&text.len())
+        && !text.starts_with(['-', '/'])
+        && !text.contains(['\0', '\n', '\\']);
+    let inside = text
+        .split('/')
+        .all(|part| !part.is_empty() && part != "." && part != "..");
+    let in_git = text
+        .split('/')
+        .any(|part| part.eq_ignore_ascii_case(".git"));
     plain && inside && !in_git
 }
 
@@ -72,9 +87,17 @@ mod tests {
 
     #[test]
     fn ordinary_repositories_and_refs_are_accepted() {
-        for repository in ["app", "team/app.git", "/srv/git/app", "https://example.org/a/b.git", "ssh://git@host:22/a"]
-        {
-            assert!(Repository::new(repository).is_ok(), "{repository} is ordinary");
+        for repository in [
+            "app",
+            "team/app.git",
+            "/srv/git/app",
+            "https://example.org/a/b.git",
+            "ssh://git@host:22/a",
+        ] {
+            assert!(
+                Repository::new(repository).is_ok(),
+                "{repository} is ordinary"
+            );
         }
         for base in ["main", "release/1.2", "v1.0+x", "0a1b2c3"] {
             assert!(GitRef::new(base).is_ok(), "{base} is ordinary");

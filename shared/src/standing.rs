@@ -71,21 +71,41 @@ pub struct Obstacle {
 impl Standing<'_> {
     /// Who this programmer is to the breakers. Where it was never up, its host is nobody's.
     pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
-        let host = self.fold.breakers.host_of(programmer).unwrap_or_default().to_owned();
-        Caller { programmer: programmer.clone(), host }
+        let host = self
+            .fold
+            .breakers
+            .host_of(programmer)
+            .unwrap_or_default()
+            .to_owned();
+        Caller {
+            programmer: programmer.clone(),
+            host,
+        }
     }
 
     /// The LLMs that this programmer may use, primary first, with what its breakers belong to.
     pub fn llms(&self, programmer: &Programmer, host: &str) -> Vec<(LlmName, LlmKey)> {
-        let usable = if self.pool.failover.enabled { programmer.llms.len() } else { 1 };
-        programmer.llms.iter().take(usable).map(|llm| (llm.clone(), self.pool.llm_key(llm, host))).collect()
+        let usable = if self.pool.failover.enabled {
+            programmer.llms.len()
+        } else {
+            1
+        };
+        programmer
+            .llms
+            .iter()
+            .take(usable)
+            .map(|llm| (llm.clone(), self.pool.llm_key(llm, host)))
+            .collect()
     }
 
     /// The breakers that can hold back a call of this pool. What is no more in the pool file (an LLM, its address, a
     /// programmer) and a host without a programmer have no calls, and nobody probes there: such a breaker stays open for ever.
     pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
         let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
-            self.pool.programmers.iter().any(|programmer| self.may_meet(programmer, key, scope))
+            self.pool
+                .programmers
+                .iter()
+                .any(|programmer| self.may_meet(programmer, key, scope))
         };
         self.fold.breakers.all().filter(governs)
     }
@@ -120,11 +140,19 @@ impl Standing<'_> {
                 Some(why) => shut.push((llm, why)),
             }
         }
-        if paid { Means::Paid } else { Means::Nothing(shut) }
+        if paid {
+            Means::Paid
+        } else {
+            Means::Nothing(shut)
+        }
     }
 
     /// Why this programmer may not take a task now; None: it may. `alive` says who else is there to take one.
-    pub fn obstacle(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Option<Obstacle> {
+    pub fn obstacle(
+        &self,
+        programmer: &Programmer,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> Option<Obstacle> {
         if let Some((target, paused)) = self.fold.pauses.of_programmer(&programmer.id) {
             return Some(pause_obstacle(target, paused));
         }
@@ -146,7 +174,12 @@ impl Standing<'_> {
         alive: impl Fn(&ProgrammerId) -> bool,
     ) -> BTreeSet<usize> {
         let closed = |route: &Route| self.closed(programmer, route, &alive).is_some();
-        routes.iter().enumerate().filter(|(_, route)| closed(route)).map(|(index, _)| index).collect()
+        routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| closed(route))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Why this route is closed for a programmer whose gate is open: it is paused; or the programmer works with paid LLMs
@@ -165,26 +198,40 @@ impl Standing<'_> {
         if patience.is_zero() || self.means(programmer) != Means::Paid {
             return None;
         }
-        let spills = self.fold.tasks.oldest_waiting(&route.name).map(|since| since.plus(patience));
+        let spills = self
+            .fold
+            .tasks
+            .oldest_waiting(&route.name)
+            .map(|since| since.plus(patience));
         let serves_free = |id: &ProgrammerId| {
-            let other = self.pool.programmer(id).filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
+            let other = self
+                .pool
+                .programmer(id)
+                .filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
             other.is_some_and(|other| self.is_free_or_was_within(other, patience))
         };
         let spilled = spills.is_some_and(|at| self.now >= at);
-        (!spilled && route.eligible.iter().any(serves_free)).then_some(Closed::LeftToFree { until: spills })
+        (!spilled && route.eligible.iter().any(serves_free))
+            .then_some(Closed::LeftToFree { until: spills })
     }
 
     /// Whether the programmer's primary LLM is available, or went out not long ago.
     fn is_free_or_was_within(&self, programmer: &Programmer, patience: Duration) -> bool {
         let caller = self.caller(&programmer.id);
-        let shut = self.shut(&self.pool.llm_key(programmer.primary(), &caller.host), &caller);
-        shut.and_then(|shut| shut.outage).is_none_or(|outage| self.now.since(outage.since) < patience)
+        let shut = self.shut(
+            &self.pool.llm_key(programmer.primary(), &caller.host),
+            &caller,
+        );
+        shut.and_then(|shut| shut.outage)
+            .is_none_or(|outage| self.now.since(outage.since) < patience)
     }
 
     /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
     /// wait for room only so many wake as fit.
     pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
-        let Some(room) = self.fold.budget.room() else { return Room::Enough };
+        let Some(room) = self.fold.budget.room() else {
+            return Room::Enough;
+        };
         let (begun, busy) = self.begun();
         let mut left = room.saturating_sub(begun);
         if programmer.limits.max_cost > left {
@@ -201,7 +248,11 @@ impl Standing<'_> {
             let other = waiting[(turn + place) % waiting.len()];
             let fits = other.limits.max_cost <= left;
             if other.id == programmer.id {
-                return if fits { Room::Enough } else { Room::ForOthersFirst };
+                return if fits {
+                    Room::Enough
+                } else {
+                    Room::ForOthersFirst
+                };
             }
             if fits {
                 left = left.saturating_sub(other.limits.max_cost);
@@ -214,7 +265,12 @@ impl Standing<'_> {
     fn begun(&self) -> (MicroUsd, BTreeSet<&ProgrammerId>) {
         let mut busy = BTreeSet::new();
         let mut sum = MicroUsd::ZERO;
-        for (_, owner) in self.fold.tasks.running().filter(|(_, owner)| !self.fold.is_gone(owner)) {
+        for (_, owner) in self
+            .fold
+            .tasks
+            .running()
+            .filter(|(_, owner)| !self.fold.is_gone(owner))
+        {
             busy.insert(&owner.programmer);
             let reserved = self.fold.budget.has_reserved(owner.attempt);
             if let Some(programmer) = self.pool.programmer(&owner.programmer)
@@ -230,22 +286,32 @@ impl Standing<'_> {
     /// What keeps a programmer beside its breakers: all its LLMs cost money, and there is too little for its cap. `obstacle`
     /// names the breakers alone while all of them are open.
     pub fn over_budget(&self, programmer: &Programmer) -> Option<Obstacle> {
-        let pays = self.llms(programmer, "").iter().all(|(llm, _)| !self.pool.is_free(llm));
-        (pays && self.room_for(programmer, |_| true) == Room::TooLittle).then(|| self.budget_obstacle(programmer))
+        let pays = self
+            .llms(programmer, "")
+            .iter()
+            .all(|(llm, _)| !self.pool.is_free(llm));
+        (pays && self.room_for(programmer, |_| true) == Room::TooLittle)
+            .then(|| self.budget_obstacle(programmer))
     }
 
     fn budget_obstacle(&self, programmer: &Programmer) -> Obstacle {
         let budget = &self.fold.budget;
         let limit = budget.limit().unwrap_or_default();
         let until = budget.day().map(|day| day.ends);
-        let when = until.map_or(String::new(), |until| format!(" or until the day ends at {until}"));
+        let when = until.map_or(String::new(), |until| {
+            format!(" or until the day ends at {until}")
+        });
         let detail = format!(
             "a task of its may cost ${}, and of today's ${limit} are ${} spent and ${} reserved; until enough is free again{when}",
             programmer.limits.max_cost,
             budget.spent(),
             budget.reserved(),
         );
-        Obstacle { reason: ShutReason::Budget, detail, until }
+        Obstacle {
+            reason: ShutReason::Budget,
+            detail,
+            until,
+        }
     }
 }
 
@@ -257,11 +323,17 @@ pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
         Strategy::LeastLoaded => 0,
         // In one queue everybody offers what is required: who offers least has the fewest to spare.
         Strategy::CapabilityMatch => {
-            u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len())).unwrap_or(0)
+            u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len()))
+                .unwrap_or(0)
         }
     };
-    let prefer_free = pool.load_balancing.prefer_free_models || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
-    if prefer_free && pool.is_free(programmer.primary()) { FREE + surplus } else { surplus }
+    let prefer_free = pool.load_balancing.prefer_free_models
+        || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
+    if prefer_free && pool.is_free(programmer.primary()) {
+        FREE + surplus
+    } else {
+        surplus
+    }
 }
 
 fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
@@ -269,7 +341,11 @@ fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
         Pause::Pause => ShutReason::Paused,
         Pause::Drain => ShutReason::Draining,
     };
-    Obstacle { reason, detail: explain_pause(target, paused), until: None }
+    Obstacle {
+        reason,
+        detail: explain_pause(target, paused),
+        until: None,
+    }
 }
 
 /// One sentence about a pause: since when, and how it ends.
@@ -283,20 +359,31 @@ pub fn explain_pause(target: &Target, paused: Paused) -> String {
         Target::Programmer { id } => format!("--programmer {id}"),
         Target::Route { name } => format!("--route {name}"),
     };
-    format!("{target} is {word} since {} until `dispatcher resume {flag}`", paused.since)
+    format!(
+        "{target} is {word} since {} until `dispatcher resume {flag}`",
+        paused.since
+    )
 }
 
 fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {
     let until = shut.iter().map(|(_, shut)| shut.until).min();
     let each: Vec<String> = shut.iter().map(|(llm, shut)| explain(llm, shut)).collect();
-    Obstacle { reason: ShutReason::Breaker, detail: each.join("; "), until }
+    Obstacle {
+        reason: ShutReason::Breaker,
+        detail: each.join("; "),
+        until,
+    }
 }
 
 /// One sentence about a breaker.
 pub fn explain(llm: &LlmName, shut: &Shut) -> String {
     match &shut.outage {
         Some(outage) => {
-            let failures = if outage.failures == 1 { "failure" } else { "failures" };
+            let failures = if outage.failures == 1 {
+                "failure"
+            } else {
+                "failures"
+            };
             let (count, fault, since) = (outage.failures, outage.fault.as_str(), outage.since);
             let scope = &shut.scope;
             format!(
@@ -304,7 +391,10 @@ pub fn explain(llm: &LlmName, shut: &Shut) -> String {
                 shut.until
             )
         }
-        None => format!("{llm}: it is back; this programmer returns to it at {}", shut.until),
+        None => format!(
+            "{llm}: it is back; this programmer returns to it at {}",
+            shut.until
+        ),
     }
 }
 

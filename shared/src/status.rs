@@ -118,12 +118,22 @@ pub fn programmer_status(
     programmer: &Programmer,
     seen: Result<Seen, Unseen>,
 ) -> ProgrammerStatus {
-    let gate = gate_status(standing, programmer, seen.as_ref().map(|seen| &seen.gate).map_err(|unseen| *unseen));
+    let gate = gate_status(
+        standing,
+        programmer,
+        seen.as_ref()
+            .map(|seen| &seen.gate)
+            .map_err(|unseen| *unseen),
+    );
     let unknown = seen.as_ref().is_err_and(|unseen| !unseen.is_down());
     let seen = seen.ok();
-    let current = standing.current_llm(programmer).unwrap_or_else(|| programmer.primary().clone());
+    let current = standing
+        .current_llm(programmer)
+        .unwrap_or_else(|| programmer.primary().clone());
     let circuit = circuit(standing, programmer);
-    let key = standing.pool.llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
+    let key = standing
+        .pool
+        .llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
     ProgrammerStatus {
         id: programmer.id.clone(),
         agent: programmer.id.display_name(),
@@ -142,7 +152,11 @@ pub fn programmer_status(
         circuit_open: circuit.is_some(),
         circuit,
         failures: standing.fold.breakers.failures(&key, &programmer.id),
-        capabilities: programmer.capabilities.iter().map(ToString::to_string).collect(),
+        capabilities: programmer
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     }
 }
 
@@ -154,8 +168,18 @@ struct GateStatus {
     since: Option<Timestamp>,
 }
 
-fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Result<&Gate, Unseen>) -> GateStatus {
-    let without_task = |state, reason| GateStatus { state, reason, shut: None, task: None, since: None };
+fn gate_status(
+    standing: &Standing<'_>,
+    programmer: &Programmer,
+    gate: Result<&Gate, Unseen>,
+) -> GateStatus {
+    let without_task = |state, reason| GateStatus {
+        state,
+        reason,
+        shut: None,
+        task: None,
+        since: None,
+    };
     match gate {
         Err(unseen) => without_task(ProgrammerState::Down, unseen.to_string()),
         Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
@@ -168,10 +192,15 @@ fn gate_status(standing: &Standing<'_>, programmer: &Programmer, gate: Result<&G
         },
         Ok(Gate::Shut { reason, detail }) => {
             // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
-            let known = standing.obstacle(programmer, |_| true).filter(|obstacle| obstacle.reason == *reason);
+            let known = standing
+                .obstacle(programmer, |_| true)
+                .filter(|obstacle| obstacle.reason == *reason);
             let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
             let words = format!("{}: {detail}", reason.as_str());
-            GateStatus { shut: Some(*reason), ..without_task(ProgrammerState::Shut, words) }
+            GateStatus {
+                shut: Some(*reason),
+                ..without_task(ProgrammerState::Shut, words)
+            }
         }
     }
 }
@@ -184,5 +213,11 @@ fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitSt
     let detail = explain(primary, &shut);
     let outage = shut.outage?;
     let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
-    Some(CircuitStatus { since, until: shut.until, reason, failures, detail })
+    Some(CircuitStatus {
+        since,
+        until: shut.until,
+        reason,
+        failures,
+        detail,
+    })
 }

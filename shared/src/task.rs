@@ -54,9 +54,17 @@ pub struct TaskMessage {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub capabilities: BTreeSet<Capability>,
     /// Commands that must exit 0 in the worktree for the task to count as succeeded.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "objects")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects"
+    )]
     pub acceptance: Vec<AcceptanceCheck>,
-    #[serde(default, skip_serializing_if = "Limits::is_empty", deserialize_with = "object")]
+    #[serde(
+        default,
+        skip_serializing_if = "Limits::is_empty",
+        deserialize_with = "object"
+    )]
     pub limits: Limits,
     #[serde(default)]
     pub priority: Priority,
@@ -140,7 +148,10 @@ pub enum TaskError {
 
 impl TaskError {
     fn field(path: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Self::Field { path: path.into(), problem: problem.to_string() }
+        Self::Field {
+            path: path.into(),
+            problem: problem.to_string(),
+        }
     }
 }
 
@@ -154,11 +165,14 @@ impl TaskMessage {
             return Err(TaskError::TooLarge(body.len()));
         }
         let mut reader = serde_json::Deserializer::from_slice(body);
-        let Object(message) = serde_path_to_error::deserialize::<_, Object<Self>>(&mut reader).map_err(|error| {
-            let (path, problem) = told(&error.path().to_string(), error.inner(), body);
-            TaskError::field(path, problem)
+        let Object(message) = serde_path_to_error::deserialize::<_, Object<Self>>(&mut reader)
+            .map_err(|error| {
+                let (path, problem) = told(&error.path().to_string(), error.inner(), body);
+                TaskError::field(path, problem)
+            })?;
+        reader.end().map_err(|_| {
+            TaskError::field("message", "holds more than one JSON object; send one")
         })?;
-        reader.end().map_err(|_| TaskError::field("message", "holds more than one JSON object; send one"))?;
         message.checked(now)
     }
 
@@ -186,10 +200,16 @@ impl TaskMessage {
             ));
         }
         if self.instruction.trim().is_empty() {
-            return Err(TaskError::field("instruction", "must say what is to be done"));
+            return Err(TaskError::field(
+                "instruction",
+                "must say what is to be done",
+            ));
         }
         if self.instruction.contains('\0') {
-            return Err(TaskError::field("instruction", "must not contain a NUL character"));
+            return Err(TaskError::field(
+                "instruction",
+                "must not contain a NUL character",
+            ));
         }
         Ok(())
     }
@@ -197,7 +217,10 @@ impl TaskMessage {
     fn check_sizes(&self) -> Result<(), TaskError> {
         let too_many = |path: &str, count: usize, most: usize| {
             if count > most {
-                return Err(TaskError::field(path, format!("{count} are given; at most {most} are accepted")));
+                return Err(TaskError::field(
+                    path,
+                    format!("{count} are given; at most {most} are accepted"),
+                ));
             }
             Ok(())
         };
@@ -211,13 +234,22 @@ impl TaskMessage {
         for (index, check) in self.acceptance.iter().enumerate() {
             let path = |key: &str| format!("acceptance[{index}].{key}");
             if check.name.trim().is_empty() || check.name.len() > MAX_LABEL_CHARS {
-                return Err(TaskError::field(path("name"), "must be 1 to 128 characters"));
+                return Err(TaskError::field(
+                    path("name"),
+                    "must be 1 to 128 characters",
+                ));
             }
             if check.run.first().is_none_or(String::is_empty) {
-                return Err(TaskError::field(path("run"), "must be a list that begins with a program"));
+                return Err(TaskError::field(
+                    path("run"),
+                    "must be a list that begins with a program",
+                ));
             }
             if check.run.iter().any(|word| word.contains('\0')) {
-                return Err(TaskError::field(path("run"), "must not contain a NUL character"));
+                return Err(TaskError::field(
+                    path("run"),
+                    "must not contain a NUL character",
+                ));
             }
             check_seconds(&path("timeout_s"), check.timeout_s)?;
         }
@@ -227,9 +259,10 @@ impl TaskMessage {
     fn check_limits(&self, now: Timestamp) -> Result<(), TaskError> {
         check_seconds("limits.timeout_s", self.limits.timeout_s)?;
         match self.limits.deadline {
-            Some(deadline) if deadline <= now => {
-                Err(TaskError::field("limits.deadline", format!("{deadline} has already passed; it is {now}")))
-            }
+            Some(deadline) if deadline <= now => Err(TaskError::field(
+                "limits.deadline",
+                format!("{deadline} has already passed; it is {now}"),
+            )),
             Some(_) | None => Ok(()),
         }
     }
@@ -249,9 +282,10 @@ impl TaskMessage {
 
 fn check_seconds(path: &str, seconds: Option<u64>) -> Result<(), TaskError> {
     match seconds {
-        Some(s) if s == 0 || s > MAX_TIMEOUT_S => {
-            Err(TaskError::field(path, format!("{s} is not between 1 and {MAX_TIMEOUT_S} seconds")))
-        }
+        Some(s) if s == 0 || s > MAX_TIMEOUT_S => Err(TaskError::field(
+            path,
+            format!("{s} is not between 1 and {MAX_TIMEOUT_S} seconds"),
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -279,7 +313,11 @@ impl Task {
     /// Tells the same id with the same body from the same id with another one: hex, 32 characters of SHA-256.
     pub fn body_hash(&self) -> String {
         let digest = Sha256::digest(self.to_json());
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -295,14 +333,23 @@ mod tests {
 
     #[test]
     fn the_smallest_task_is_an_instruction_and_a_repository() {
-        let task = parse(r#"{"instruction": "add a test", "repository": "app"}"#).expect("a valid task");
-        assert_eq!((task.version, task.priority), (1, Priority::Normal), "defaults");
+        let task =
+            parse(r#"{"instruction": "add a test", "repository": "app"}"#).expect("a valid task");
+        assert_eq!(
+            (task.version, task.priority),
+            (1, Priority::Normal),
+            "defaults"
+        );
     }
 
     #[test]
     fn a_wrong_value_is_told_without_a_place_in_the_json() {
-        let wrong = parse(r#"{"instruction": "x", "repository": "../up"}"#).expect_err("out of the roots");
-        assert!(!wrong.contains("column"), "nobody has written that JSON: {wrong}");
+        let wrong =
+            parse(r#"{"instruction": "x", "repository": "../up"}"#).expect_err("out of the roots");
+        assert!(
+            !wrong.contains("column"),
+            "nobody has written that JSON: {wrong}"
+        );
         let cut = parse(r#"{"instruction": "x", "#).expect_err("cut off");
         assert!(cut.contains("line 1 column"), "where it breaks off: {cut}");
     }
@@ -311,19 +358,55 @@ mod tests {
     fn every_mistake_names_its_field() {
         for (json, field) in [
             (r#"{"repository": "app"}"#, "instruction"),
-            (r#"{"instruction": "x", "repository": "app", "colour": 1}"#, "colour"),
+            (
+                r#"{"instruction": "x", "repository": "app", "colour": 1}"#,
+                "colour",
+            ),
             (r#"{"instruction": 5, "repository": "app"}"#, "instruction"),
-            (r#"{"instruction": "x", "repository": "ext::sh -c id"}"#, "repository"),
-            (r#"{"instruction": "x", "repository": "file:///etc"}"#, "repository"),
-            (r#"{"instruction": "x", "repository": "../up"}"#, "repository"),
-            (r#"{"instruction": "x", "repository": "https://u:p@h/x"}"#, "repository"),
-            (r#"{"instruction": "x", "repository": "ssh://-oProxyCommand=x/y"}"#, "repository"),
-            (r#"{"instruction": "x", "repository": "app", "base": "-x"}"#, "base"),
-            (r#"{"instruction": "x", "repository": "app", "files": ["../x"]}"#, "files[0]"),
-            (r#"{"instruction": "x", "repository": "app", "files": ["a", "-x"]}"#, "files[1]"),
-            (r#"{"instruction": "x", "repository": "app", "files": [".git/config"]}"#, "files[0]"),
-            (r#"{"instruction": "x", "repository": "app", "limits": {"timeout_s": -1}}"#, "limits.timeout_s"),
-            (r#"{"instruction": "x", "repository": "app", "limits": {"max_cost_usd": "-1"}}"#, "limits.max_cost_usd"),
+            (
+                r#"{"instruction": "x", "repository": "ext::sh -c id"}"#,
+                "repository",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "file:///etc"}"#,
+                "repository",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "../up"}"#,
+                "repository",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "https://u:p@h/x"}"#,
+                "repository",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "ssh://-oProxyCommand=x/y"}"#,
+                "repository",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "base": "-x"}"#,
+                "base",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "files": ["../x"]}"#,
+                "files[0]",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "files": ["a", "-x"]}"#,
+                "files[1]",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "files": [".git/config"]}"#,
+                "files[0]",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "limits": {"timeout_s": -1}}"#,
+                "limits.timeout_s",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "limits": {"max_cost_usd": "-1"}}"#,
+                "limits.max_cost_usd",
+            ),
             (
                 r#"{"instruction": "x", "repository": "app", "limits": {"deadline": "2020-01-01T00:00:00Z"}}"#,
                 "deadline",
@@ -332,28 +415,52 @@ mod tests {
                 r#"{"instruction": "x", "repository": "app", "acceptance": [{"name": "a", "run": []}]}"#,
                 "acceptance[0].run",
             ),
-            (r#"{"instruction": "x", "repository": "app", "version": 2}"#, "version"),
+            (
+                r#"{"instruction": "x", "repository": "app", "version": 2}"#,
+                "version",
+            ),
             (
                 r#"{"instruction": "x", "repository": "app", "capabilities": ["a","b","c","d","e","f","g","h","i"]}"#,
                 "capabilities",
             ),
             (r#"["x", "app"]"#, "an object"),
-            (r#"{"instruction": "x", "repository": "app", "limits": [null, null]}"#, "limits"),
-            (r#"{"instruction": "x", "repository": "app", "acceptance": [["a", ["true"]]]}"#, "acceptance[0]"),
+            (
+                r#"{"instruction": "x", "repository": "app", "limits": [null, null]}"#,
+                "limits",
+            ),
+            (
+                r#"{"instruction": "x", "repository": "app", "acceptance": [["a", ["true"]]]}"#,
+                "acceptance[0]",
+            ),
             ("{", "message"),
         ] {
             let error = parse(json).expect_err("a mistake must be refused");
-            assert!(error.contains(field), "the error for {json} must name {field}, but is: {error}");
+            assert!(
+                error.contains(field),
+                "the error for {json} must name {field}, but is: {error}"
+            );
         }
     }
 
     #[test]
     fn the_hash_tells_bodies_apart_and_ignores_the_order_of_capabilities() {
         let task = |caps: &str| {
-            let json = format!(r#"{{"instruction": "x", "repository": "app", "capabilities": {caps}}}"#);
-            Task::new(TaskId::new("t1").expect("an id"), parse(&json).expect("a task"))
+            let json =
+                format!(r#"{{"instruction": "x", "repository": "app", "capabilities": {caps}}}"#);
+            Task::new(
+                TaskId::new("t1").expect("an id"),
+                parse(&json).expect("a task"),
+            )
         };
-        assert_eq!(task(r#"["a","b"]"#).body_hash(), task(r#"["b","a"]"#).body_hash(), "a set has no order");
-        assert_ne!(task(r#"["a"]"#).body_hash(), task(r#"["b"]"#).body_hash(), "another body");
+        assert_eq!(
+            task(r#"["a","b"]"#).body_hash(),
+            task(r#"["b","a"]"#).body_hash(),
+            "a set has no order"
+        );
+        assert_ne!(
+            task(r#"["a"]"#).body_hash(),
+            task(r#"["b"]"#).body_hash(),
+            "another body"
+        );
     }
 }

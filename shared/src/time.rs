@@ -26,21 +26,32 @@ impl Timestamp {
 
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
 /// The machine's clock: the one place that reads it, so that everything else can be told the time.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the wall clock is read"
+)]
 pub fn wall_clock() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+        match i64::try_from(self.0)
+            .ok()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        {
             Some(time) => write!(f, "{time:.3}"),
             None => write!(f, "{} ms after 1970", self.0),
         }
@@ -51,7 +62,9 @@ impl FromStr for Timestamp {
     type Err = InvalidTime;
     fn from_str(text: &str) -> Result<Self, InvalidTime> {
         let time: jiff::Timestamp = text.parse().map_err(|_| InvalidTime(text.to_owned()))?;
-        u64::try_from(time.as_millisecond()).map(Self).map_err(|_| InvalidTime(text.to_owned()))
+        u64::try_from(time.as_millisecond())
+            .map(Self)
+            .map_err(|_| InvalidTime(text.to_owned()))
     }
 }
 
@@ -87,8 +100,15 @@ mod tests {
     #[test]
     fn times_read_and_print_as_rfc_3339() {
         let time: Timestamp = "2026-01-02T03:04:05.678Z".parse().expect("a valid time");
-        assert_eq!(time, Timestamp(1_767_323_045_678), "milliseconds since 1970");
+        assert_eq!(
+            time,
+            Timestamp(1_767_323_045_678),
+            "milliseconds since 1970"
+        );
         assert_eq!(time.to_string(), "2026-01-02T03:04:05.678Z", "printed");
-        assert!("tomorrow".parse::<Timestamp>().is_err(), "no natural language");
+        assert!(
+            "tomorrow".parse::<Timestamp>().is_err(),
+            "no natural language"
+        );
     }
 }

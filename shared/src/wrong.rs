@@ -16,8 +16,13 @@ pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (Strin
     let whole = || "message".to_owned();
     let (line, column) = (error.line(), error.column());
     match error.classify() {
-        Category::Eof if body.trim_ascii().is_empty() => (whole(), "is empty; send a JSON object".to_owned()),
-        Category::Eof => (whole(), format!("is not complete: its JSON ends too early, at line {line} column {column}")),
+        Category::Eof if body.trim_ascii().is_empty() => {
+            (whole(), "is empty; send a JSON object".to_owned())
+        }
+        Category::Eof => (
+            whole(),
+            format!("is not complete: its JSON ends too early, at line {line} column {column}"),
+        ),
         Category::Syntax | Category::Io => {
             let begins = quoted_beginning(body);
             (
@@ -29,7 +34,9 @@ pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (Strin
         }
         Category::Data => {
             let words = error.to_string();
-            let words = words.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&words);
+            let words = words
+                .strip_suffix(&format!(" at line {line} column {column}"))
+                .unwrap_or(&words);
             let (field, problem) = about_data(words);
             (joined(path, field), problem)
         }
@@ -39,7 +46,11 @@ pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (Strin
 /// The same in one sentence, of a request.
 pub fn in_words(error: &serde_json::Error, body: &[u8]) -> String {
     let (field, problem) = told("", error, body);
-    if field == "message" { format!("the request {problem}") } else { format!("{field}: {problem}") }
+    if field == "message" {
+        format!("the request {problem}")
+    } else {
+        format!("{field}: {problem}")
+    }
 }
 
 fn quoted_beginning(body: &[u8]) -> String {
@@ -68,7 +79,10 @@ fn about_data(words: &str) -> (Option<&str>, String) {
         Some((parts.next()?, parts.collect::<Vec<&str>>()))
     };
     if let Some((field, known)) = quoted("unknown field ") {
-        return (Some(field), format!("unknown field; known are {}", known.join(", ")));
+        return (
+            Some(field),
+            format!("unknown field; known are {}", known.join(", ")),
+        );
     }
     if let Some((field, _)) = quoted("missing field ") {
         return (Some(field), "is missing".to_owned());
@@ -77,17 +91,31 @@ fn about_data(words: &str) -> (Option<&str>, String) {
         return (Some(field), "is given twice".to_owned());
     }
     if let Some((word, known)) = quoted("unknown variant ") {
-        return (None, format!("\"{word}\" is not one of {}", known.join(", ")));
+        return (
+            None,
+            format!("\"{word}\" is not one of {}", known.join(", ")),
+        );
     }
-    let wrong_type = ["invalid type: ", "invalid value: "].iter().find_map(|prefix| words.strip_prefix(prefix));
+    let wrong_type = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|prefix| words.strip_prefix(prefix));
     match wrong_type.and_then(|rest| rest.rsplit_once(", expected ")) {
-        Some((found, expected)) => (None, format!("must be {}, not {}", wanted(expected), given(found))),
+        Some((found, expected)) => (
+            None,
+            format!("must be {}, not {}", wanted(expected), given(found)),
+        ),
         None => (None, words.to_owned()),
     }
 }
 
 fn given(found: &str) -> String {
-    let value = ["integer ", "floating point ", "boolean ", "string ", "character "];
+    let value = [
+        "integer ",
+        "floating point ",
+        "boolean ",
+        "string ",
+        "character ",
+    ];
     match found {
         "map" => "an object".to_owned(),
         "sequence" => "a list".to_owned(),
@@ -162,7 +190,15 @@ mod tests {
         ] {
             assert_eq!(id(body).as_deref(), Some("t"), "{body}");
         }
-        for body in ["", "hello", "[1]", r#"{"id": 5}"#, r#"{"id": "-x"}"#, r#"{"id": "cut"#, r#"{"a": {"id": "t"}}"#] {
+        for body in [
+            "",
+            "hello",
+            "[1]",
+            r#"{"id": 5}"#,
+            r#"{"id": "-x"}"#,
+            r#"{"id": "cut"#,
+            r#"{"a": {"id": "t"}}"#,
+        ] {
             assert_eq!(id(body), None, "{body}");
         }
     }
@@ -170,17 +206,57 @@ mod tests {
     #[test]
     fn words_of_the_reader_become_plain_ones() {
         for (words, field, plain) in [
-            ("unknown field `a`, expected one of `b`, `c`", Some("a"), "unknown field; known are b, c"),
-            ("missing field `repository`", Some("repository"), "is missing"),
+            (
+                "unknown field `a`, expected one of `b`, `c`",
+                Some("a"),
+                "unknown field; known are b, c",
+            ),
+            (
+                "missing field `repository`",
+                Some("repository"),
+                "is missing",
+            ),
             ("duplicate field `id`", Some("id"), "is given twice"),
-            ("unknown variant `x`, expected `normal` or `high`", None, "\"x\" is not one of normal, high"),
-            ("invalid type: integer `5`, expected a string", None, "must be a string, not 5"),
-            ("invalid type: null, expected a string", None, "must be a string, not null"),
-            ("invalid type: string \"a\", expected a sequence", None, "must be a list, not \"a\""),
-            ("invalid type: floating point `1.5`, expected u64", None, "must be a whole number, 0 or more, not 1.5"),
-            ("invalid value: integer `-1`, expected u64", None, "must be a whole number, 0 or more, not -1"),
-            ("invalid type: sequence, expected an object", None, "must be an object, not a list"),
-            ("task id \"-x\" is not valid: no", None, "task id \"-x\" is not valid: no"),
+            (
+                "unknown variant `x`, expected `normal` or `high`",
+                None,
+                "\"x\" is not one of normal, high",
+            ),
+            (
+                "invalid type: integer `5`, expected a string",
+                None,
+                "must be a string, not 5",
+            ),
+            (
+                "invalid type: null, expected a string",
+                None,
+                "must be a string, not null",
+            ),
+            (
+                "invalid type: string \"a\", expected a sequence",
+                None,
+                "must be a list, not \"a\"",
+            ),
+            (
+                "invalid type: floating point `1.5`, expected u64",
+                None,
+                "must be a whole number, 0 or more, not 1.5",
+            ),
+            (
+                "invalid value: integer `-1`, expected u64",
+                None,
+                "must be a whole number, 0 or more, not -1",
+            ),
+            (
+                "invalid type: sequence, expected an object",
+                None,
+                "must be an object, not a list",
+            ),
+            (
+                "task id \"-x\" is not valid: no",
+                None,
+                "task id \"-x\" is not valid: no",
+            ),
         ] {
             assert_eq!(about_data(words), (field, plain.to_owned()), "{words}");
         }

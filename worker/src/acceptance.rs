@@ -34,7 +34,9 @@ impl Checked {
 
     /// The first check that did not.
     pub fn failed(&self) -> Option<&CheckReport> {
-        self.reports.iter().find(|report| report.exit_status != Some(0))
+        self.reports
+            .iter()
+            .find(|report| report.exit_status != Some(0))
     }
 }
 
@@ -62,7 +64,10 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
         let home = place.scratch.to_owned();
         let empty = move || remove_tree(&home).and_then(|()| make_directory(&home));
         off_the_runtime(empty).await.map_err(|error| {
-            TaskFailure::new(ErrorKind::Workspace, format!("cannot make a home for the checks: {error}"))
+            TaskFailure::new(
+                ErrorKind::Workspace,
+                format!("cannot make a home for the checks: {error}"),
+            )
         })?;
         let timeout = check.timeout_s.map_or(config.timeout, Duration::from_secs);
         let command = place.command(check, timeout);
@@ -98,7 +103,10 @@ impl Place<'_> {
             ("LANG", "C.UTF-8".into()),
             ("PYTHONDONTWRITEBYTECODE", "1".into()),
         ];
-        let mut env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let mut env = env
+            .into_iter()
+            .map(|(name, value)| (name.into(), value))
+            .collect();
         bound_git(&mut env, self.worktree);
         Command {
             argv: check.run.iter().map(OsString::from).collect(),
@@ -110,7 +118,11 @@ impl Place<'_> {
     }
 }
 
-fn report(check: &AcceptanceCheck, timeout: Duration, finished: Result<&Finished, &LaunchError>) -> CheckReport {
+fn report(
+    check: &AcceptanceCheck,
+    timeout: Duration,
+    finished: Result<&Finished, &LaunchError>,
+) -> CheckReport {
     let (exit_status, duration, output, ended) = match finished {
         Ok(finished) => {
             let (status, ended) = match finished.exit {
@@ -120,12 +132,23 @@ fn report(check: &AcceptanceCheck, timeout: Duration, finished: Result<&Finished
                     (None, Some(finished.exit.to_string()))
                 }
             };
-            (status, finished.duration, finished.output.tail(OUTPUT_TAIL_BYTES), ended)
+            (
+                status,
+                finished.duration,
+                finished.output.tail(OUTPUT_TAIL_BYTES),
+                ended,
+            )
         }
         Err(error) => (None, Duration::ZERO, String::new(), Some(error.to_string())),
     };
-    let ended = ended.map(|ended| format!("[{}: {ended}]", check.name)).unwrap_or_default();
-    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() { "" } else { "\n" };
+    let ended = ended
+        .map(|ended| format!("[{}: {ended}]", check.name))
+        .unwrap_or_default();
+    let gap = if output.is_empty() || output.ends_with('\n') || ended.is_empty() {
+        ""
+    } else {
+        "\n"
+    };
     CheckReport {
         name: check.name.clone(),
         exit_status,

@@ -43,7 +43,12 @@ impl Answers {
     /// A call has just been answered.
     pub fn note(&self, key: LlmKey, programmer: &ProgrammerId) {
         self.with(|llms| {
-            let ended = llms.entry(key).or_default().ended.entry(programmer.clone()).or_default();
+            let ended = llms
+                .entry(key)
+                .or_default()
+                .ended
+                .entry(programmer.clone())
+                .or_default();
             if ended.len() == MAX_UNTOLD {
                 ended.pop_front();
             }
@@ -60,7 +65,10 @@ impl Answers {
     pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Decision> {
         self.with(|llms| {
             let untold = llms.entry(key.clone()).or_default();
-            if untold.asked.is_some_and(|asked| now.since(asked) < TELL_EVERY) {
+            if untold
+                .asked
+                .is_some_and(|asked| now.since(asked) < TELL_EVERY)
+            {
                 return None;
             }
             untold.asked = Some(now);
@@ -69,12 +77,23 @@ impl Answers {
     }
 
     /// The reports that are due. `in_doubt` says since when an LLM is in doubt.
-    fn due(&self, host: &str, now: Timestamp, in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>) -> Vec<Decision> {
+    fn due(
+        &self,
+        host: &str,
+        now: Timestamp,
+        in_doubt: impl Fn(&LlmKey) -> Option<Timestamp>,
+    ) -> Vec<Decision> {
         let tell = |(key, untold): (&LlmKey, &mut Untold)| {
             let since = in_doubt(key)?;
-            let waits = untold.told.is_some_and(|told| told >= since && now.since(told) < TELL_EVERY);
+            let waits = untold
+                .told
+                .is_some_and(|told| told >= since && now.since(told) < TELL_EVERY);
             let decision = (!waits).then(|| untold.take(key, host, false)).flatten();
-            untold.told = if decision.is_some() { Some(now) } else { untold.told };
+            untold.told = if decision.is_some() {
+                Some(now)
+            } else {
+                untold.told
+            };
             decision
         };
         self.with(|llms| llms.iter_mut().filter_map(tell).collect())
@@ -108,7 +127,12 @@ impl Untold {
             .map(|(programmer, ended)| (programmer, ended.into_iter().map(age).collect()))
             .collect();
         let tells = asks || !ended.is_empty();
-        tells.then(|| Decision::LlmAnswered { key: key.clone(), host: host.to_owned(), ended, asks })
+        tells.then(|| Decision::LlmAnswered {
+            key: key.clone(),
+            host: host.to_owned(),
+            ended,
+            asks,
+        })
     }
 }
 
@@ -122,7 +146,9 @@ mod tests {
     }
 
     fn count(told: &Decision) -> usize {
-        let Decision::LlmAnswered { ended, .. } = told else { panic!("{told:?}") };
+        let Decision::LlmAnswered { ended, .. } = told else {
+            panic!("{told:?}")
+        };
         ended.values().map(Vec::len).sum()
     }
 
@@ -138,16 +164,42 @@ mod tests {
         assert_eq!(due(10_000, None), [] as [usize; 0], "all is well");
         assert_eq!(due(10_000, Some(9000)), [MAX_UNTOLD], "the newest");
         note(3);
-        assert_eq!(due(10_500, Some(9000)), [] as [usize; 0], "not again so soon");
+        assert_eq!(
+            due(10_500, Some(9000)),
+            [] as [usize; 0],
+            "not again so soon"
+        );
         assert_eq!(due(10_600, Some(10_550)), [3], "another failure");
         note(2);
         assert_eq!(due(15_600, Some(10_550)), [2], "after a while");
-        assert_eq!(due(30_000, Some(29_000)), [] as [usize; 0], "there is nothing to tell");
+        assert_eq!(
+            due(30_000, Some(29_000)),
+            [] as [usize; 0],
+            "there is nothing to tell"
+        );
         note(1);
-        assert_eq!(answers.untold(&key(), "h").as_ref().map(count), Some(1), "in front of a failure");
+        assert_eq!(
+            answers.untold(&key(), "h").as_ref().map(count),
+            Some(1),
+            "in front of a failure"
+        );
         assert_eq!(answers.untold(&key(), "h"), None, "once");
-        assert_eq!(answers.ask(&key(), "h", Timestamp(30_000)).as_ref().map(count), Some(0), "a question");
-        assert_eq!(answers.ask(&key(), "h", Timestamp(34_999)), None, "is not asked again so soon");
-        assert!(answers.ask(&key(), "h", Timestamp(35_000)).is_some(), "but later");
+        assert_eq!(
+            answers
+                .ask(&key(), "h", Timestamp(30_000))
+                .as_ref()
+                .map(count),
+            Some(0),
+            "a question"
+        );
+        assert_eq!(
+            answers.ask(&key(), "h", Timestamp(34_999)),
+            None,
+            "is not asked again so soon"
+        );
+        assert!(
+            answers.ask(&key(), "h", Timestamp(35_000)).is_some(),
+            "but later"
+        );
     }
 }

@@ -52,10 +52,14 @@ impl Hosted {
     /// What the first says that could not take a task.
     fn trouble(&self) -> Option<String> {
         let Some(programmers) = self.0.get() else {
-            return Some("its programmers are not set up yet; with --any it may wait for free ids".to_owned());
+            return Some(
+                "its programmers are not set up yet; with --any it may wait for free ids"
+                    .to_owned(),
+            );
         };
-        let unfit =
-            |(id, gate): &(ProgrammerId, watch::Receiver<Gate>)| Some(format!("{id}: {}", unfit(&gate.borrow())?));
+        let unfit = |(id, gate): &(ProgrammerId, watch::Receiver<Gate>)| {
+            Some(format!("{id}: {}", unfit(&gate.borrow())?))
+        };
         programmers.iter().find_map(unfit)
     }
 }
@@ -70,13 +74,21 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
 
 /// Serves until shutdown.
 pub async fn serve(listener: TcpListener, health: Health, shutdown: CancellationToken) {
-    let app = Router::new().route("/health", get(alive)).route("/ready", get(ready)).route("/metrics", get(metrics));
+    let app = Router::new()
+        .route("/health", get(alive))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics));
     let app = app.with_state(health);
     serve_app(listener, app, shutdown).await;
 }
 
 /// Serves what is known of a worker's process, whichever programmers it has.
-pub async fn serve_process(listener: TcpListener, process: Process, hosted: Hosted, metrics: PrometheusHandle) {
+pub async fn serve_process(
+    listener: TcpListener,
+    process: Process,
+    hosted: Hosted,
+    metrics: PrometheusHandle,
+) {
     let shutdown = process.shutdown.clone();
     let app = Router::new()
         .route("/health", get(process_alive))
@@ -88,7 +100,10 @@ pub async fn serve_process(listener: TcpListener, process: Process, hosted: Host
 
 async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationToken) {
     let app = app.fallback(not_found);
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await {
+    if let Err(error) = axum::serve(listener, app)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+    {
         tracing::error!(%error, "health is not served any more");
     }
 }
@@ -97,8 +112,14 @@ async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationTok
 async fn not_found() -> Response {
     let status = StatusCode::NOT_FOUND;
     let detail = "there is nothing at this path; here are /health, /ready and /metrics";
-    let problem = serde_json::json!({"title": "Not Found", "status": status.as_u16(), "detail": detail});
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
+    let problem =
+        serde_json::json!({"title": "Not Found", "status": status.as_u16(), "detail": detail});
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/problem+json")],
+        problem.to_string(),
+    )
+        .into_response()
 }
 
 async fn metrics(State(health): State<Health>) -> String {
@@ -113,7 +134,11 @@ async fn alive(State(health): State<Health>) -> Response {
 /// 503 with the reason while something is wrong that is not the task's, the budget's or an operator's matter.
 async fn ready(State(health): State<Health>) -> Response {
     let trouble = trouble(&health);
-    let status = if trouble.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if trouble.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     answer(&health, status, trouble)
 }
 
@@ -123,7 +148,9 @@ fn trouble(health: &Health) -> Option<String> {
 
 /// What is wrong for all programmers of the process.
 fn trouble_of(process: &Process) -> Option<String> {
-    let stale = || (!process.log.is_fresh()).then(|| "the event log cannot be read up to its end".to_owned());
+    let stale = || {
+        (!process.log.is_fresh()).then(|| "the event log cannot be read up to its end".to_owned())
+    };
     process.broker().trouble().or_else(stale)
 }
 
@@ -131,20 +158,39 @@ fn trouble_of(process: &Process) -> Option<String> {
 fn unfit(gate: &Gate) -> Option<String> {
     match gate {
         Gate::Consuming | Gate::Busy { .. } => None,
-        Gate::Shut { reason, detail } => reason.is_trouble().then(|| format!("{}: {detail}", reason.as_str())),
+        Gate::Shut { reason, detail } => reason
+            .is_trouble()
+            .then(|| format!("{}: {detail}", reason.as_str())),
     }
 }
 
 fn answer(health: &Health, status: StatusCode, trouble: Option<String>) -> Response {
     let gate = health.status.borrow().clone();
     let process = &health.process;
-    let seen = Seen { gate, port: health.port, worker: process.name.clone() };
+    let seen = Seen {
+        gate,
+        port: health.port,
+        worker: process.name.clone(),
+    };
     let programmer = process.log.read(|fold| {
-        let standing = Standing { pool: &health.pool, fold, now: fold.now().max(wall_clock()) };
+        let standing = Standing {
+            pool: &health.pool,
+            fold,
+            now: fold.now().max(wall_clock()),
+        };
         programmer_status(&standing, &health.programmer, Ok(seen))
     });
     let broker = process.broker();
-    (status, Json(Answer { programmer, version: env!("CARGO_PKG_VERSION"), broker, trouble })).into_response()
+    (
+        status,
+        Json(Answer {
+            programmer,
+            version: env!("CARGO_PKG_VERSION"),
+            broker,
+            trouble,
+        }),
+    )
+        .into_response()
 }
 
 /// 200 while the process follows the event log.
@@ -164,9 +210,18 @@ async fn process_ready(State((process, hosted)): State<(Process, Hosted)>) -> Re
 }
 
 fn process_answer(process: &Process, detail: Option<String>) -> Response {
-    let status = if detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if detail.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let broker = process.consume.endpoint().address();
-    let answer = ProcessAnswer { worker: process.name.clone(), version: env!("CARGO_PKG_VERSION"), broker, detail };
+    let answer = ProcessAnswer {
+        worker: process.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        broker,
+        detail,
+    };
     (status, Json(answer)).into_response()
 }
 
@@ -198,9 +253,22 @@ mod tests {
 
     #[test]
     fn a_programmer_is_ready_unless_something_is_wrong_with_its_process() {
-        let shut = |reason| unfit(&Gate::Shut { reason, detail: "why".to_owned() });
-        assert_eq!(shut(ShutReason::Held), Some("held: why".to_owned()), "another process has it");
-        assert_eq!(shut(ShutReason::Config), Some("config: why".to_owned()), "it has the wrong pool file");
+        let shut = |reason| {
+            unfit(&Gate::Shut {
+                reason,
+                detail: "why".to_owned(),
+            })
+        };
+        assert_eq!(
+            shut(ShutReason::Held),
+            Some("held: why".to_owned()),
+            "another process has it"
+        );
+        assert_eq!(
+            shut(ShutReason::Config),
+            Some("config: why".to_owned()),
+            "it has the wrong pool file"
+        );
         assert_eq!(shut(ShutReason::Budget), None, "tomorrow it works again");
         assert_eq!(shut(ShutReason::Paused), None, "an operator wants it so");
         assert_eq!(unfit(&Gate::Consuming), None, "it waits for a task");
@@ -209,12 +277,30 @@ mod tests {
     #[test]
     fn a_process_is_ready_when_all_its_programmers_are() {
         let hosted = Hosted::default();
-        assert!(hosted.trouble().is_some_and(|text| text.contains("not set up yet")), "it has none yet");
-        let (first, second) = (watch::channel(Gate::Consuming).0, watch::channel(Gate::Consuming).0);
+        assert!(
+            hosted
+                .trouble()
+                .is_some_and(|text| text.contains("not set up yet")),
+            "it has none yet"
+        );
+        let (first, second) = (
+            watch::channel(Gate::Consuming).0,
+            watch::channel(Gate::Consuming).0,
+        );
         let id = |id| ProgrammerId::new(id).expect("an id");
-        hosted.are(vec![(id("001"), first.subscribe()), (id("002"), second.subscribe())]);
+        hosted.are(vec![
+            (id("001"), first.subscribe()),
+            (id("002"), second.subscribe()),
+        ]);
         assert_eq!(hosted.trouble(), None, "both wait for tasks");
-        second.send_replace(Gate::Shut { reason: ShutReason::Held, detail: "by another".to_owned() });
-        assert_eq!(hosted.trouble(), Some("002: held: by another".to_owned()), "one of them does not hold its id");
+        second.send_replace(Gate::Shut {
+            reason: ShutReason::Held,
+            detail: "by another".to_owned(),
+        });
+        assert_eq!(
+            hosted.trouble(),
+            Some("002: held: by another".to_owned()),
+            "one of them does not hold its id"
+        );
     }
 }

@@ -59,7 +59,11 @@ pub struct Shown {
 /// # Errors
 /// When something is wrong that waiting does not cure.
 pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
-    let Shown { name, metrics, listener } = shown;
+    let Shown {
+        name,
+        metrics,
+        listener,
+    } = shown;
     let pool = Arc::new(pool);
     let shutdown = CancellationToken::new();
     let others = Others::new();
@@ -74,7 +78,12 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     };
     let hosted = Hosted::default();
     if let Some(listener) = listener {
-        tokio::spawn(health::serve_process(listener, process.clone(), hosted.clone(), metrics.clone()));
+        tokio::spawn(health::serve_process(
+            listener,
+            process.clone(),
+            hosted.clone(),
+            metrics.clone(),
+        ));
     }
     let programmers = tokio::select! {
         chosen = choose(&process, &pool, choice) => chosen?,
@@ -102,22 +111,43 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
 }
 
 /// Picks the programmers; for `Any` waits until enough ids are free.
-async fn choose(process: &Process, pool: &Pool, choice: Choice) -> anyhow::Result<Vec<config::Programmer>> {
+async fn choose(
+    process: &Process,
+    pool: &Pool,
+    choice: Choice,
+) -> anyhow::Result<Vec<config::Programmer>> {
     match choice {
         Choice::All => Ok(pool.programmers.clone()),
-        Choice::These(ids) => {
-            ids.iter().map(|id| pool.programmer(id).cloned().with_context(|| unknown(pool, id))).collect()
-        }
+        Choice::These(ids) => ids
+            .iter()
+            .map(|id| {
+                pool.programmer(id)
+                    .cloned()
+                    .with_context(|| unknown(pool, id))
+            })
+            .collect(),
         Choice::Any(count) if count > pool.programmers.len() => {
-            bail!("--any {count}: {} has {} programmers", pool.file.display(), pool.programmers.len())
+            bail!(
+                "--any {count}: {} has {} programmers",
+                pool.file.display(),
+                pool.programmers.len()
+            )
         }
         Choice::Any(count) => Ok(free_ones(process, pool, count).await),
     }
 }
 
 fn unknown(pool: &Pool, id: &ProgrammerId) -> String {
-    let known: Vec<&str> = pool.programmers.iter().map(|programmer| programmer.id.as_str()).collect();
-    format!("programmer {id} is not in {}; it has {}", pool.file.display(), known.join(", "))
+    let known: Vec<&str> = pool
+        .programmers
+        .iter()
+        .map(|programmer| programmer.id.as_str())
+        .collect();
+    format!(
+        "programmer {id} is not in {}; it has {}",
+        pool.file.display(),
+        known.join(", ")
+    )
 }
 
 /// Takes the locks of ids until it has enough; they stay taken with the connection.
@@ -133,14 +163,20 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::
                 continue;
             }
             // A refusal closes the channel, so each id is tried on one of its own.
-            let Ok(channel) = process.consume.channel().await else { break };
+            let Ok(channel) = process.consume.channel().await else {
+                break;
+            };
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
                 Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
             }
         }
-        tracing::info!(taken = taken.len(), wanted = count, "waiting for programmer ids to become free");
+        tracing::info!(
+            taken = taken.len(),
+            wanted = count,
+            "waiting for programmer ids to become free"
+        );
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
@@ -180,16 +216,31 @@ impl Host {
             let (id, llm) = (programmer.id.clone(), programmer.primary().clone());
             tokio::spawn(nudge_on_change(shown.clone(), Arc::clone(&nudge)));
             tokio::spawn(watch_gate(programmer.id.clone(), shown.clone()));
-            seen.push(Seen { id, port, llm, status: shown });
+            seen.push(Seen {
+                id,
+                port,
+                llm,
+                status: shown,
+            });
             running.spawn(self.programmer(programmer, status).await?.run());
         }
-        let ids: Vec<String> = seen.iter().map(|programmer| programmer.id.to_string()).collect();
+        let ids: Vec<String> = seen
+            .iter()
+            .map(|programmer| programmer.id.to_string())
+            .collect();
         tracing::info!(programmers = ids.join(","), broker = %self.process.consume.endpoint().address(), "the worker is up");
-        self.hosted.are(seen.iter().map(|programmer| (programmer.id.clone(), programmer.status.clone())).collect());
+        self.hosted.are(
+            seen.iter()
+                .map(|programmer| (programmer.id.clone(), programmer.status.clone()))
+                .collect(),
+        );
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
         tokio::spawn(Arc::clone(&self.answers).tell(self.process.clone()));
-        tokio::spawn(telemetry::pool::watch(self.process.clone(), Arc::clone(&self.pool)));
+        tokio::spawn(telemetry::pool::watch(
+            self.process.clone(),
+            Arc::clone(&self.pool),
+        ));
         let heartbeats = self.send_heartbeats(seen, nudge);
         let stop = drain_deadline(self.ending.clone(), self.pool.dispatcher.drain_timeout);
         tokio::spawn(stop);
@@ -212,16 +263,43 @@ impl Host {
             )
         })?;
         let port = listener.local_addr()?.port();
-        let (process, pool, metrics) = (self.process.clone(), Arc::clone(&self.pool), self.metrics.clone());
-        let health = Health { programmer: programmer.clone(), port, process, pool, status, metrics };
-        tokio::spawn(health::serve(listener, health, self.process.shutdown.clone()));
+        let (process, pool, metrics) = (
+            self.process.clone(),
+            Arc::clone(&self.pool),
+            self.metrics.clone(),
+        );
+        let health = Health {
+            programmer: programmer.clone(),
+            port,
+            process,
+            pool,
+            status,
+            metrics,
+        };
+        tokio::spawn(health::serve(
+            listener,
+            health,
+            self.process.shutdown.clone(),
+        ));
         Ok(port)
     }
 
-    async fn programmer(&self, config: config::Programmer, status: watch::Sender<Gate>) -> anyhow::Result<Programmer> {
-        let gate = self.gates.get(&config.id).cloned().context("a programmer without a gate")?;
+    async fn programmer(
+        &self,
+        config: config::Programmer,
+        status: watch::Sender<Gate>,
+    ) -> anyhow::Result<Programmer> {
+        let gate = self
+            .gates
+            .get(&config.id)
+            .cloned()
+            .context("a programmer without a gate")?;
         Ok(Programmer {
-            attempts: self.workshop.attempts(config.clone()).await?.told_to(self.progress.of(&config.id)),
+            attempts: self
+                .workshop
+                .attempts(config.clone())
+                .await?
+                .told_to(self.progress.of(&config.id)),
             priority: consumer_priority(&self.pool, &config),
             config,
             process: self.process.clone(),
@@ -240,12 +318,22 @@ impl Host {
         for programmer in seen {
             let status = programmer.status.clone();
             let (log, host) = (self.process.log.clone(), self.process.host.clone());
-            let up = Decision::Up { programmer: programmer.id.clone(), host, again: true };
+            let up = Decision::Up {
+                programmer: programmer.id.clone(),
+                host,
+                again: true,
+            };
             let every = self.pool.events.restate_every();
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(every).await;
-                    let elsewhere = matches!(&*status.borrow(), Gate::Shut { reason: ShutReason::Held, .. });
+                    let elsewhere = matches!(
+                        &*status.borrow(),
+                        Gate::Shut {
+                            reason: ShutReason::Held,
+                            ..
+                        }
+                    );
                     if !elsewhere {
                         // One that does not arrive is made up for by the next.
                         let _ = log.append(up.clone()).await;
@@ -257,7 +345,8 @@ impl Host {
 
     /// Finds out for the LLMs of these programmers when they are back.
     fn prober(&self, seen: &[Seen]) -> Prober {
-        let mine = |programmer: &&config::Programmer| seen.iter().any(|held| held.id == programmer.id);
+        let mine =
+            |programmer: &&config::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
             process: self.process.clone(),
             upstreams: self.workshop.upstreams(),
@@ -313,7 +402,10 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
 /// After the drain has begun, running tasks have so long.
 async fn drain_deadline(ending: Ending, limit: Duration) {
     ending.drain.cancelled().await;
-    tracing::info!(limit_s = limit.as_secs(), "draining: no more tasks are taken");
+    tracing::info!(
+        limit_s = limit.as_secs(),
+        "draining: no more tasks are taken"
+    );
     tokio::time::sleep(limit).await;
     ending.kill.cancel();
 }

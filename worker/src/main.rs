@@ -54,7 +54,9 @@ enum Command {
         address: SocketAddr,
     },
     /// Print what makes a shell complete the words of this program
-    #[command(after_help = "Example:\n  worker completions bash >~/.local/share/bash-completion/completions/worker")]
+    #[command(
+        after_help = "Example:\n  worker completions bash >~/.local/share/bash-completion/completions/worker"
+    )]
     Completions { shell: Shell },
     /// What an agent is started through; not for people
     #[command(name = worker::sandbox::HELPER_COMMAND, hide = true)]
@@ -80,7 +82,12 @@ struct RunArgs {
 #[group(required = true, multiple = false)]
 struct Which {
     /// Host these programmers
-    #[arg(long, env = "PROGRAMMER_ID", value_delimiter = ',', value_name = "ID,…")]
+    #[arg(
+        long,
+        env = "PROGRAMMER_ID",
+        value_delimiter = ',',
+        value_name = "ID,…"
+    )]
     programmers: Option<Vec<ProgrammerId>>,
     /// Host every programmer of the pool file
     #[arg(long)]
@@ -103,7 +110,10 @@ impl Which {
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // The helper must stay free of threads, so it comes before the runtime.
-    if args.next().is_some_and(|word| word == worker::sandbox::HELPER_COMMAND) {
+    if args
+        .next()
+        .is_some_and(|word| word == worker::sandbox::HELPER_COMMAND)
+    {
         worker::sandbox::exec::main(args);
     }
     let Arguments { color, command } = Arguments::parse();
@@ -131,7 +141,9 @@ fn main() -> ExitCode {
         }
     };
     let choice = args.which.choice();
-    let worked = worker::signals::unblock_all().map_err(Into::into).and_then(|()| runtime(&pool, &choice));
+    let worked = worker::signals::unblock_all()
+        .map_err(Into::into)
+        .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
         let worked = runtime.block_on(run(pool, choice, (args.name, args.listen)));
         // File work that hangs in the kernel does not keep the process.
@@ -157,25 +169,48 @@ fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runti
     };
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(programmers.clamp(1, processors)).enable_all();
+    builder
+        .worker_threads(programmers.clamp(1, processors))
+        .enable_all();
     builder.build().context("failed to start the runtime")
 }
 
-async fn run(pool: Pool, choice: Choice, shown: (Option<String>, Option<SocketAddr>)) -> anyhow::Result<()> {
+async fn run(
+    pool: Pool,
+    choice: Choice,
+    shown: (Option<String>, Option<SocketAddr>),
+) -> anyhow::Result<()> {
     let (name, listen) = shown;
-    let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") { LogFormat::Json } else { LogFormat::Text };
+    let format = if std::env::var("POOL_LOG").is_ok_and(|f| f == "json") {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    };
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
-    let metrics = init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
+    let metrics =
+        init_metrics("worker", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
     let ending = Ending::default();
     worker::signals::keep_ignored_signals_here();
     end_on_signals(ending.clone())?;
     let listener = match listen {
         None => None,
-        Some(listen) => {
-            Some(TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen} (--listen)"))?)
-        }
+        Some(listen) => Some(
+            TcpListener::bind(listen)
+                .await
+                .with_context(|| format!("failed to listen on {listen} (--listen)"))?,
+        ),
     };
-    host::run(pool, choice, Shown { name, metrics, listener }, ending).await
+    host::run(
+        pool,
+        choice,
+        Shown {
+            name,
+            metrics,
+            listener,
+        },
+        ending,
+    )
+    .await
 }
 
 /// Writes to stdout; a reader that has gone away is its own decision.
@@ -199,13 +234,20 @@ fn ask_health(address: SocketAddr) -> ExitCode {
     match answer() {
         Ok(answer) => {
             print(format!("{}\n", answer.lines().last().unwrap_or_default()).as_bytes());
-            if answer.split(' ').nth(1) == Some("200") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if answer.split(' ').nth(1) == Some("200") {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             let next = format!("start one with `worker run --listen {address}`, or set --address");
             // Whoever has closed standard error does not want to know.
-            let _ = writeln!(anstream::stderr(), "{red}error:{red:#} no worker answers on {address} ({error}); {next}");
+            let _ = writeln!(
+                anstream::stderr(),
+                "{red}error:{red:#} no worker answers on {address} ({error}); {next}"
+            );
             ExitCode::FAILURE
         }
     }
@@ -234,13 +276,30 @@ mod tests {
     fn every_command_has_an_example_that_is_right() {
         let mut root = Arguments::command();
         root.build();
-        let commands = root.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
+        let commands = root
+            .get_subcommands()
+            .filter(|one| !one.is_hide_set() && one.get_name() != "help");
         for command in commands.chain([&root]) {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let examples: Vec<&str> = help.lines().map(str::trim).filter(|line| line.starts_with("worker ")).collect();
-            assert!(!examples.is_empty(), "{} has an example", command.get_name());
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let examples: Vec<&str> = help
+                .lines()
+                .map(str::trim)
+                .filter(|line| line.starts_with("worker "))
+                .collect();
+            assert!(
+                !examples.is_empty(),
+                "{} has an example",
+                command.get_name()
+            );
             for line in examples {
-                let call = line.split(" >").next().unwrap_or_default().split_whitespace();
+                let call = line
+                    .split(" >")
+                    .next()
+                    .unwrap_or_default()
+                    .split_whitespace();
                 assert!(Arguments::try_parse_from(call).is_ok(), "{line}");
             }
         }

@@ -58,11 +58,18 @@ impl Prober {
             }
             for due in prober.due() {
                 let breaker = (due.key.clone(), due.scope.clone());
-                if under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker.clone()) {
+                if under_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(breaker.clone())
+                {
                     let (prober, under_way) = (Arc::clone(&prober), Arc::clone(&under_way));
                     running.spawn(async move {
                         prober.probe(due).await;
-                        under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&breaker);
+                        under_way
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .remove(&breaker);
                     });
                 }
             }
@@ -72,13 +79,24 @@ impl Prober {
     fn due(&self) -> Vec<Due> {
         self.process.log.read(|fold| {
             // Whose pool file is not the one in force may have another address or key.
-            if fold.configuration().is_none_or(|configuration| configuration.hash != self.config_hash) {
+            if fold
+                .configuration()
+                .is_none_or(|configuration| configuration.hash != self.config_hash)
+            {
                 return Vec::new();
             }
             let due = fold.breakers.due(fold.now().max(wall_clock()));
             due.filter_map(|(key, scope, dialect)| {
-                let programmer = self.programmers.iter().find(|programmer| self.may(programmer, (key, scope)))?;
-                Some(Due { key: key.clone(), scope: scope.clone(), programmer: programmer.id.clone(), dialect })
+                let programmer = self
+                    .programmers
+                    .iter()
+                    .find(|programmer| self.may(programmer, (key, scope)))?;
+                Some(Due {
+                    key: key.clone(),
+                    scope: scope.clone(),
+                    programmer: programmer.id.clone(),
+                    dialect,
+                })
             })
             .collect()
         })
@@ -99,25 +117,56 @@ impl Prober {
         // Before the lease is taken: until then another process may probe.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
         let (probe, began) = (AttemptId::new(), Instant::now());
-        let Due { key, scope, programmer, dialect } = &due;
+        let Due {
+            key,
+            scope,
+            programmer,
+            dialect,
+        } = &due;
         let (key, scope, llm) = (key.clone(), scope.clone(), &due.key.llm);
-        let probing =
-            Decision::Probing { key: key.clone(), scope: scope.clone(), programmer: programmer.clone(), probe };
+        let probing = Decision::Probing {
+            key: key.clone(),
+            scope: scope.clone(),
+            programmer: programmer.clone(),
+            probe,
+        };
         match self.process.log.append(probing).await {
             Ok(Verdict::Accepted) => {}
             // Somebody else was first.
             Ok(Verdict::Refused(_)) | Err(_) => return,
         }
-        let Some(Probed { fault, retry_after, cost }) = self.ask(&due, probe, began).await else { return };
+        let Some(Probed {
+            fault,
+            retry_after,
+            cost,
+        }) = self.ask(&due, probe, began).await
+        else {
+            return;
+        };
         tracing::info!(%llm, %scope, %programmer, ?dialect, fault = fault.map(|fault| fault.as_str()), "probed");
         let retry_after_ms = retry_after.and_then(|wait| u64::try_from(wait.as_millis()).ok());
-        let told = Decision::Probed { key, scope, probe, fault, retry_after_ms };
+        let told = Decision::Probed {
+            key,
+            scope,
+            probe,
+            fault,
+            retry_after_ms,
+        };
         if let Err(error) = self.process.log.append(told).await {
             tracing::warn!(%llm, %error, "what the probe found did not reach the log; another one will be made");
         }
-        if cost > MicroUsd::ZERO || self.upstreams.probe_cost(llm, *dialect) > Some(MicroUsd::ZERO) {
+        if cost > MicroUsd::ZERO || self.upstreams.probe_cost(llm, *dialect) > Some(MicroUsd::ZERO)
+        {
             let by_llm = BTreeMap::from([(llm.clone(), cost)]);
-            let _ = self.process.log.append(Decision::Settled { attempt: probe, cost_usd: cost, by_llm }).await;
+            let _ = self
+                .process
+                .log
+                .append(Decision::Settled {
+                    attempt: probe,
+                    cost_usd: cost,
+                    by_llm,
+                })
+                .await;
         }
     }
 
@@ -127,8 +176,16 @@ impl Prober {
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;
         if worst > MicroUsd::ZERO {
             let programmer = due.programmer.clone();
-            let reserved = Decision::Reserved { attempt: probe, task: None, programmer, amount_usd: worst };
-            if !matches!(self.process.log.append(reserved).await, Ok(Verdict::Accepted)) {
+            let reserved = Decision::Reserved {
+                attempt: probe,
+                task: None,
+                programmer,
+                amount_usd: worst,
+            };
+            if !matches!(
+                self.process.log.append(reserved).await,
+                Ok(Verdict::Accepted)
+            ) {
                 tracing::info!(%llm, "no money is left for a probe");
                 return None;
             }
@@ -137,6 +194,10 @@ impl Prober {
             tracing::info!(%llm, "the log was too slow: the lease of this probe would end before its call");
             return None;
         }
-        Some(self.upstreams.probe(llm, due.dialect, self.pool.failover.call_timeout).await)
+        Some(
+            self.upstreams
+                .probe(llm, due.dialect, self.pool.failover.call_timeout)
+                .await,
+        )
     }
 }

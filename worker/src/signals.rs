@@ -22,7 +22,9 @@ pub fn unblock_all() -> io::Result<()> {
 pub fn keep_ignored_signals_here() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let ignored = ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
     for number in (1..=64).filter(|number| ignored & (1 << (number - 1)) != 0) {
         // The standard library ignores SIGPIPE, and resets it in what it starts.
         if number != nix::libc::SIGPIPE {

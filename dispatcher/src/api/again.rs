@@ -60,12 +60,18 @@ fn refused(detail: String) -> Problem {
 fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
     let id = known(app, id)?.id;
     let state = app.process.log.read(|fold| fold.tasks.get(&id).cloned());
-    state.map(|state| (id, state)).ok_or_else(|| Problem::unavailable("the log is being read again"))
+    state
+        .map(|state| (id, state))
+        .ok_or_else(|| Problem::unavailable("the log is being read again"))
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
-    app.history.whole().map_err(|error| Problem::unavailable(error.to_string()))?;
-    let task = task_of(&app.history, id).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+    app.history
+        .whole()
+        .map_err(|error| Problem::unavailable(error.to_string()))?;
+    let task = task_of(&app.history, id)
+        .await
+        .map_err(|error| Problem::unavailable(error.to_string()))?;
     task.ok_or_else(|| {
         refused(format!(
             "the history does not have the message of task {id} (it came straight to the broker, or is too old); \
@@ -74,7 +80,11 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
     })
 }
 
-pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
+pub async fn retry(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Retried>, Problem> {
     let force = force(&body)?;
     uncut(async move {
         let (id, state) = state(&app, &id)?;
@@ -82,14 +92,24 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
         can_append(&app)?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
-        let again = app.intake.prepare(again(task, new_id(), wall_clock())).map_err(|error| not_taken(&error))?;
+        let again = app
+            .intake
+            .prepare(again(task, new_id(), wall_clock()))
+            .map_err(|error| not_taken(&error))?;
         let place = app.intake.place_again(&again)?;
-        let taken = app.intake.take(again, place, &Reply::default()).await.map_err(|error| not_taken(&error))?;
+        let taken = app
+            .intake
+            .take(again, place, &Reply::default())
+            .await
+            .map_err(|error| not_taken(&error))?;
         let mut retried = Retried::anew(id, outcome, &taken.id);
         match &before[..] {
             [] => {}
             [one] => retried.detail += &format!(", and was before as {one}"),
-            [one, ..] => retried.detail += &format!(", and was {} times before, as {one} at last", before.len()),
+            [one, ..] => {
+                retried.detail +=
+                    &format!(", and was {} times before, as {one} at last", before.len())
+            }
         }
         Ok(Json(retried))
     })
@@ -99,8 +119,12 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
 /// What this task has become already, the newest first. Who repeats a retry may not know that it was done.
 fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
     app.history.look(|entries| {
-        let again = entries.iter().filter(|(_, entry)| entry.retry_of.as_ref() == Some(id));
-        let mut again: Vec<_> = again.map(|(new, entry)| (entry.task_at, new.clone())).collect();
+        let again = entries
+            .iter()
+            .filter(|(_, entry)| entry.retry_of.as_ref() == Some(id));
+        let mut again: Vec<_> = again
+            .map(|(new, entry)| (entry.task_at, new.clone()))
+            .collect();
         again.sort_unstable_by(|one, other| other.cmp(one));
         again.into_iter().map(|(_, new)| new).collect()
     })
@@ -120,12 +144,16 @@ fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Stat
 
 fn not_taken(error: &NotTaken) -> Problem {
     match error {
-        NotTaken::Unroutable(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        NotTaken::Unroutable(_) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+        }
         NotTaken::IdConflict(_) => refused(error.to_string()),
         // Its id is another one each time.
-        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => Problem::unavailable(format!(
-            "it is not known whether the new task was taken: {error}; look with `dispatcher show`"
-        )),
+        NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => {
+            Problem::unavailable(format!(
+                "it is not known whether the new task was taken: {error}; look with `dispatcher show`"
+            ))
+        }
     }
 }
 
@@ -176,9 +204,10 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             owner.programmer.display_name(),
             owner.since
         ))),
-        Some(owner) => {
-            Ok(format!("{} loses it as soon as somebody else has taken it", owner.programmer.display_name()))
-        }
+        Some(owner) => Ok(format!(
+            "{} loses it as soon as somebody else has taken it",
+            owner.programmer.display_name()
+        )),
         None => Ok("another copy of its message, if there is one, is dropped".to_owned()),
     }
 }
@@ -192,26 +221,42 @@ mod tests {
     #[test]
     fn what_cannot_be_queued_again_is_sent_to_the_retry_that_takes_it() {
         let id = TaskId::new("t").expect("an id");
-        for (status, retry) in
-            [(Status::Succeeded, "`dispatcher retry --force t`"), (Status::Failed, "`dispatcher retry t`")]
-        {
+        for (status, retry) in [
+            (Status::Succeeded, "`dispatcher retry --force t`"),
+            (Status::Failed, "`dispatcher retry t`"),
+        ] {
             let mut fold = pool_shared::fold::Fold::new();
             let (llm, cost_usd, error) = (None, pool_shared::money::MicroUsd::ZERO, None);
-            let finished = Decision::Finished { task: id.clone(), attempt: None, status, llm, cost_usd, error };
+            let finished = Decision::Finished {
+                task: id.clone(),
+                attempt: None,
+                status,
+                llm,
+                cost_usd,
+                error,
+            };
             let submitted = Decision::Submitted {
                 task: id.clone(),
                 body_hash: String::new(),
                 route: "fast".to_owned(),
                 deadline_ms: None,
             };
-            let batch =
-                Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 1, events: vec![submitted, finished] };
+            let batch = Batch {
+                v: 1,
+                emitter: EmitterId::new(),
+                first: 0,
+                at_ms: 1,
+                events: vec![submitted, finished],
+            };
             fold.apply(&batch, |_, _, _| ());
             let state = fold.tasks.get(&id).expect("it is known");
             let refused = may_requeue(&id, state, true).expect_err("it is over");
             assert!(refused.detail.contains(retry), "{}", refused.detail);
             let forced = retry.contains("--force");
-            assert!(may_retry(&id, state.outcome.as_ref(), forced).is_ok(), "what is named is taken: {retry}");
+            assert!(
+                may_retry(&id, state.outcome.as_ref(), forced).is_ok(),
+                "what is named is taken: {retry}"
+            );
         }
     }
 
@@ -221,7 +266,11 @@ mod tests {
         assert_eq!(read(""), Ok(false), "nothing");
         assert_eq!(read("{}"), Ok(false), "an empty object");
         assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");
-        assert_eq!(read(r#"{"forse": true}"#), Err(422), "a mistake in writing is no `false`");
+        assert_eq!(
+            read(r#"{"forse": true}"#),
+            Err(422),
+            "a mistake in writing is no `false`"
+        );
         assert_eq!(read("[true]"), Err(422), "no object");
     }
 }

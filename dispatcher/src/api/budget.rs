@@ -37,13 +37,22 @@ pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
 }
 
 pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, Problem> {
-    let new: NewLimit = read(&body, r#"for example {"limit_usd": "60.00", "for": "today"}"#)?;
+    let new: NewLimit = read(
+        &body,
+        r#"for example {"limit_usd": "60.00", "for": "today"}"#,
+    )?;
     if app.process.log.read(|fold| fold.budget.limit()).is_none() {
         let detail = "spending is not limited: cost_optimization.enabled is false in the pool file";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
-    decide(&app, Decision::BudgetSet { limit_usd: new.limit_usd }).await?;
+    decide(
+        &app,
+        Decision::BudgetSet {
+            limit_usd: new.limit_usd,
+        },
+    )
+    .await?;
     tracing::warn!(limit_usd = %new.limit_usd, "the budget of today was set");
     Ok(show(State(app)).await)
 }

@@ -60,7 +60,9 @@ pub struct PauseList {
 
 /// `GET /programmer_pool/pauses`.
 pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
-    Json(PauseList { pauses: app.process.log.read(paused) })
+    Json(PauseList {
+        pauses: app.process.log.read(paused),
+    })
 }
 
 /// What is paused at this place of the log.
@@ -77,41 +79,79 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
     let NewPause { target, pause } = read(&body, EXAMPLE)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
-        let detail =
-            "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
+        let detail = "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    decide(&app, Decision::Paused { target: target.clone(), pause, since_ms: None }).await?;
+    decide(
+        &app,
+        Decision::Paused {
+            target: target.clone(),
+            pause,
+            since_ms: None,
+        },
+    )
+    .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
 }
 
 pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<PauseList>, Problem> {
     let EndOfPause { target } = read(&body, EXAMPLE)?;
-    if !app.process.log.read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target)) {
-        let detail = format!("{target} is not paused; `dispatcher pauses` (GET /programmer_pool/pauses) shows what is");
+    if !app
+        .process
+        .log
+        .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
+    {
+        let detail = format!(
+            "{target} is not paused; `dispatcher pauses` (GET /programmer_pool/pauses) shows what is"
+        );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    decide(&app, Decision::Resumed { target: target.clone() }).await?;
+    decide(
+        &app,
+        Decision::Resumed {
+            target: target.clone(),
+        },
+    )
+    .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
 }
 
 /// `DELETE /tasks/{id}`: cancels it. A waiting task never starts, a running one is stopped.
-pub async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, Problem> {
+pub async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
-    match decide(&app, Decision::Cancelled { task: view.id.clone() }).await? {
+    match decide(
+        &app,
+        Decision::Cancelled {
+            task: view.id.clone(),
+        },
+    )
+    .await?
+    {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
         Verdict::Refused(_) => {
-            return Err(Problem::new(StatusCode::CONFLICT, format!("task {id} cannot be cancelled")));
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                format!("task {id} cannot be cancelled"),
+            ));
         }
     }
     known(&app, &id).map(Json)
 }
 
 fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
-    let status = app.process.log.read(|fold| fold.tasks.get(id)?.outcome.as_ref().map(|outcome| outcome.status));
+    let status = app.process.log.read(|fold| {
+        fold.tasks
+            .get(id)?
+            .outcome
+            .as_ref()
+            .map(|outcome| outcome.status)
+    });
     match status {
         None | Some(Status::Cancelled) => Ok(()),
         Some(status) => {
@@ -123,15 +163,34 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
 
 fn exists(app: &App, target: &Target) -> Result<(), Problem> {
     let missing = |what: &str, names: Vec<&str>| {
-        let detail = format!("the pool has no {target}; the {what} are {}", names.join(", "));
+        let detail = format!(
+            "the pool has no {target}; the {what} are {}",
+            names.join(", ")
+        );
         Err(Problem::new(StatusCode::NOT_FOUND, detail))
     };
     match target {
-        Target::Programmer { id } if app.pool.programmer(id).is_none() => {
-            missing("programmers", app.pool.programmers.iter().map(|p| p.id.as_str()).collect())
-        }
-        Target::Route { name } if app.process.routes.all().iter().all(|route| route.name != *name) => {
-            missing("routes", app.process.routes.all().iter().map(|route| route.name.as_str()).collect())
+        Target::Programmer { id } if app.pool.programmer(id).is_none() => missing(
+            "programmers",
+            app.pool.programmers.iter().map(|p| p.id.as_str()).collect(),
+        ),
+        Target::Route { name }
+            if app
+                .process
+                .routes
+                .all()
+                .iter()
+                .all(|route| route.name != *name) =>
+        {
+            missing(
+                "routes",
+                app.process
+                    .routes
+                    .all()
+                    .iter()
+                    .map(|route| route.name.as_str())
+                    .collect(),
+            )
         }
         Target::All | Target::Programmer { .. } | Target::Route { .. } => Ok(()),
     }

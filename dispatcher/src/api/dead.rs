@@ -84,8 +84,9 @@ fn problem(error: &DeadError) -> Problem {
 }
 
 fn nothing(id: &str) -> Problem {
-    let detail =
-        format!("there is no message {id} among the first {MOST} of pool.dead; `dispatcher dead list` shows them");
+    let detail = format!(
+        "there is no message {id} among the first {MOST} of pool.dead; `dispatcher dead list` shows them"
+    );
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
 
@@ -97,7 +98,10 @@ pub async fn list(State(app): State<App>) -> Result<Json<DeadList>, Problem> {
     .await
 }
 
-pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<DeadMessage>, Problem> {
+pub async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<DeadMessage>, Problem> {
     uncut(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
@@ -117,12 +121,19 @@ fn message(delivery: &Delivery) -> DeadMessage {
         ("content_type", properties.content_type()),
         ("type", properties.kind()),
     ];
-    let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), headers::text(value)?.to_owned())));
+    let known = known
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), headers::text(value)?.to_owned())));
     let table = properties.headers().as_ref();
     let others = table
         .into_iter()
         .flat_map(|table| table.inner().keys())
-        .filter_map(|name| Some((format!("headers.{name}"), text_header(properties, name.as_str())?)));
+        .filter_map(|name| {
+            Some((
+                format!("headers.{name}"),
+                text_header(properties, name.as_str())?,
+            ))
+        });
     let body = String::from_utf8_lossy(&delivery.data);
     DeadMessage {
         letter: Letter::of(delivery),
@@ -133,7 +144,11 @@ fn message(delivery: &Delivery) -> DeadMessage {
     }
 }
 
-pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): Body) -> Result<Json<Retried>, Problem> {
+pub async fn retry(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Json<Retried>, Problem> {
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
@@ -143,7 +158,10 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
         let retried = match retry_letter(&app.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
-                look.take_out(&delivery).await.map(|()| retried).map_err(|error| problem(&error))
+                look.take_out(&delivery)
+                    .await
+                    .map(|()| retried)
+                    .map_err(|error| problem(&error))
             }
             Err(error) => Err(not_retried(error)),
         };
@@ -155,7 +173,10 @@ pub async fn retry(State(app): State<App>, Path(id): Path<String>, Body(body): B
 
 /// One after the other, in one look, until a queue is full. Nobody else can look meanwhile, so a long list takes several
 /// requests.
-pub async fn retry_all(State(app): State<App>, Body(body): Body) -> Result<Json<AllRetried>, Problem> {
+pub async fn retry_all(
+    State(app): State<App>,
+    Body(body): Body,
+) -> Result<Json<AllRetried>, Problem> {
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
@@ -169,7 +190,10 @@ pub async fn retry_all(State(app): State<App>, Body(body): Body) -> Result<Json<
 }
 
 async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
-    let mut done = AllRetried { total: look.all, ..AllRetried::default() };
+    let mut done = AllRetried {
+        total: look.all,
+        ..AllRetried::default()
+    };
     while done.retried.len() < RETRIED_AT_ONCE
         && let Some(delivery) = look.next().await.map_err(|error| problem(&error))?
     {
@@ -177,16 +201,28 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
         match retry_letter(&app.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
-                look.take_out(&delivery).await.map_err(|error| problem(&error))?;
+                look.take_out(&delivery)
+                    .await
+                    .map_err(|error| problem(&error))?;
                 done.total -= 1;
                 done.retried.push(retried);
             }
             // A letter that is wrong, or whose reply queue refuses, does not hold up the others.
             Err(error @ (NotRetried::NoTask(_) | NotRetried::NotSent(_))) => {
-                done.kept.push(Kept { id, task_id, detail: error.to_string() });
+                done.kept.push(Kept {
+                    id,
+                    task_id,
+                    detail: error.to_string(),
+                });
             }
-            Err(error @ NotRetried::NotTaken(NotTaken::Unroutable(_) | NotTaken::IdConflict(_))) => {
-                done.kept.push(Kept { id, task_id, detail: error.to_string() });
+            Err(
+                error @ NotRetried::NotTaken(NotTaken::Unroutable(_) | NotTaken::IdConflict(_)),
+            ) => {
+                done.kept.push(Kept {
+                    id,
+                    task_id,
+                    detail: error.to_string(),
+                });
             }
             Err(error) => {
                 let refused = not_retried(error);
@@ -215,7 +251,10 @@ fn not_retried(error: NotRetried) -> Problem {
     }
 }
 
-pub async fn drop_one(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Dropped>, Problem> {
+pub async fn drop_one(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Dropped>, Problem> {
     uncut(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
@@ -223,7 +262,10 @@ pub async fn drop_one(State(app): State<App>, Path(id): Path<String>) -> Result<
         look.end().await;
         dropped.map_err(|error| problem(&error))?;
         tracing::warn!(%id, "a dead letter was thrown away");
-        Ok(Json(Dropped { dropped: 1, left: None }))
+        Ok(Json(Dropped {
+            dropped: 1,
+            left: None,
+        }))
     })
     .await
 }
@@ -232,7 +274,10 @@ pub async fn drop_all(State(app): State<App>) -> Result<Json<Dropped>, Problem> 
     uncut(async move {
         let (dropped, left) = app.dead.drop_all().await.map_err(|error| problem(&error))?;
         tracing::warn!(dropped, left, "dead letters were thrown away");
-        Ok(Json(Dropped { dropped, left: Some(left) }))
+        Ok(Json(Dropped {
+            dropped,
+            left: Some(left),
+        }))
     })
     .await
 }

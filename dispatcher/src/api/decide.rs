@@ -16,7 +16,11 @@ const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 pub(super) fn can_append(app: &App) -> Result<(), Problem> {
     let trouble = app.process.broker().trouble();
     let trouble = trouble.or_else(|| app.process.clock.now().err().map(|off| off.to_string()));
-    trouble.map_or(Ok(()), |trouble| Err(Problem::unavailable(format!("nothing was changed: {trouble}; repeat it"))))
+    trouble.map_or(Ok(()), |trouble| {
+        Err(Problem::unavailable(format!(
+            "nothing was changed: {trouble}; repeat it"
+        )))
+    })
 }
 
 /// What the decision meant at its place.

@@ -78,10 +78,16 @@ pub struct Printed {
 }
 
 fn named(name: &str, data: &impl Serialize) -> Event {
-    Event::default().event(name).data(serde_json::to_string(data).unwrap_or_default())
+    Event::default()
+        .event(name)
+        .data(serde_json::to_string(data).unwrap_or_default())
 }
 
-fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Event> + Send + 'static) -> Events {
+fn respond(
+    app: &App,
+    place: OwnedSemaphorePermit,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Events {
     let ended = app.ending.clone();
     let events = events.map(move |event| {
         // The place is free again when the stream is gone.
@@ -93,10 +99,14 @@ fn respond(app: &App, place: OwnedSemaphorePermit, events: impl Stream<Item = Ev
 }
 
 fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
-    Arc::<Semaphore>::clone(&app.streams).try_acquire_owned().map_err(|_| {
-        let detail = format!("{STREAMS} event streams are open, and more are not served; close some pages");
-        Problem::unavailable(detail)
-    })
+    Arc::<Semaphore>::clone(&app.streams)
+        .try_acquire_owned()
+        .map_err(|_| {
+            let detail = format!(
+                "{STREAMS} event streams are open, and more are not served; close some pages"
+            );
+            Problem::unavailable(detail)
+        })
 }
 
 /// `GET /events`: first `hello`, then `state` whenever the pool is another and `tasks` with those that have changed; a few
@@ -108,7 +118,11 @@ pub async fn pool(
 ) -> Result<Events, Problem> {
     let place = place(&app)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let Joined { state, missed, then } = app.hub.join(&app, last);
+    let Joined {
+        state,
+        missed,
+        then,
+    } = app.hub.join(&app, last);
     let hello = Hello {
         time: wall_clock(),
         may_act: may_act.0,
@@ -117,8 +131,14 @@ pub async fn pool(
     };
     let hello = named("hello", &hello);
     let hub = app.hub.clone();
-    let first: Vec<Event> =
-        std::iter::once(hello).chain(state.iter().chain(&missed).map(|message| event(&hub, message))).collect();
+    let first: Vec<Event> = std::iter::once(hello)
+        .chain(
+            state
+                .iter()
+                .chain(&missed)
+                .map(|message| event(&hub, message)),
+        )
+        .collect();
     let rest = stream::unfold((hub, then), |(hub, mut then)| async move {
         let next = next(&hub, &mut then).await?;
         Some((next, (hub, then)))
@@ -139,7 +159,10 @@ async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Even
 }
 
 fn event(hub: &Hub, message: &Message) -> Event {
-    Event::default().id(hub.id(message)).event(message.name).data(&*message.data)
+    Event::default()
+        .id(hub.id(message))
+        .event(message.name)
+        .data(&*message.data)
 }
 
 /// What the page of a task has been told.
@@ -157,7 +180,13 @@ struct Told {
 pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, Problem> {
     let place = place(&app)?;
     let view = known(&app, &id)?;
-    let told = Told { app: app.clone(), view, version: None, output: None, every: interval(LOOK_EVERY) };
+    let told = Told {
+        app: app.clone(),
+        view,
+        version: None,
+        output: None,
+        every: interval(LOOK_EVERY),
+    };
     let events = stream::unfold(told, |mut told| async move {
         let event = told.next().await;
         Some((event, told))
@@ -186,20 +215,41 @@ impl Told {
         let mut problem = None;
         if entries.is_empty() {
             let to = self.view.finished_at.unwrap_or_else(wall_clock);
-            match older::entries(&self.app.process, &self.view.id, Span { from: self.view.submitted_at, to }).await {
+            match older::entries(
+                &self.app.process,
+                &self.view.id,
+                Span {
+                    from: self.view.submitted_at,
+                    to,
+                },
+            )
+            .await
+            {
                 Ok(found) => entries = found,
                 Err(error) => problem = Some(error.to_string()),
             }
         }
-        named("timeline", &Timeline { lines: timeline::lines(&entries), problem })
+        named(
+            "timeline",
+            &Timeline {
+                lines: timeline::lines(&entries),
+                problem,
+            },
+        )
     }
 
     fn output(&mut self, version: u64) -> Event {
         let now = self.app.outputs.of(&self.view.id);
         let before = self.output.take().and_then(|(_, output)| output);
-        let added = before.as_ref().zip(now.as_ref()).and_then(|(before, now)| now.since(before));
+        let added = before
+            .as_ref()
+            .zip(now.as_ref())
+            .and_then(|(before, now)| now.since(before));
         let data = match (added, &now) {
-            (Some(sections), _) => Printed { sections, ..Printed::default() },
+            (Some(sections), _) => Printed {
+                sections,
+                ..Printed::default()
+            },
             (None, Some(now)) => Printed {
                 reset: true,
                 attempt: Some(now.attempt),
@@ -207,7 +257,10 @@ impl Told {
                 left_out: Some(now.left_out),
                 sections: now.sections.clone(),
             },
-            (None, None) => Printed { reset: true, ..Printed::default() },
+            (None, None) => Printed {
+                reset: true,
+                ..Printed::default()
+            },
         };
         self.output = Some((version, now));
         named("output", &data)

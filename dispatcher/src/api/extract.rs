@@ -36,7 +36,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let told = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         if told.is_some_and(|length: usize| length > MAX_REQUEST_BYTES) {
             let asks_first = request.headers().contains_key(header::EXPECT);
             if !asks_first {
@@ -51,7 +54,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 /// Reads what nobody wants: a client that is cut off while it sends does not see the answer. Who asks before he sends
 /// (`Expect: 100-continue`) need not send at all.
 async fn swallow(body: axum::body::Body) {
-    let reading = body.into_data_stream().take_while(|piece| ready(piece.is_ok())).for_each(|_| ready(()));
+    let reading = body
+        .into_data_stream()
+        .take_while(|piece| ready(piece.is_ok()))
+        .for_each(|_| ready(()));
     let _ = tokio::time::timeout(SWALLOWED_WITHIN, reading).await;
 }
 
@@ -62,7 +68,10 @@ async fn swallow(body: axum::body::Body) {
 pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
     let read = serde_json::from_slice::<Object<T>>(body).map(|Object(read)| read);
     read.map_err(|error| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{}; send {example}", in_words(&error, body)))
+        Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("{}; send {example}", in_words(&error, body)),
+        )
     })
 }
 
@@ -75,7 +84,9 @@ fn too_large() -> Problem {
 
 impl From<BytesRejection> for Problem {
     fn from(rejection: BytesRejection) -> Self {
-        if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) = rejection {
+        if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) =
+            rejection
+        {
             return too_large();
         }
         Self::new(rejection.status(), rejection.body_text())
@@ -90,8 +101,12 @@ impl From<PathRejection> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        let why = std::error::Error::source(&rejection).map_or_else(|| rejection.body_text(), ToString::to_string);
-        Self::new(rejection.status(), format!("what stands behind the ? cannot be read: {why}"))
+        let why = std::error::Error::source(&rejection)
+            .map_or_else(|| rejection.body_text(), ToString::to_string);
+        Self::new(
+            rejection.status(),
+            format!("what stands behind the ? cannot be read: {why}"),
+        )
     }
 }
 
@@ -100,7 +115,9 @@ mod tests {
     use super::*;
 
     async fn refused(request: axum::http::request::Builder, body: &'static str) -> Option<Problem> {
-        let request = request.body(axum::body::Body::from(body)).expect("a request");
+        let request = request
+            .body(axum::body::Body::from(body))
+            .expect("a request");
         Body::from_request(request, &()).await.err()
     }
 
@@ -111,18 +128,35 @@ mod tests {
             #[serde(rename = "limit")]
             _limit: u32,
         }
-        let (mut parts, ()) = Request::get("/tasks?limit=many").body(()).expect("a request").into_parts();
-        let problem = Query::<Wanted>::from_request_parts(&mut parts, &()).await.err().expect("it is refused");
+        let (mut parts, ()) = Request::get("/tasks?limit=many")
+            .body(())
+            .expect("a request")
+            .into_parts();
+        let problem = Query::<Wanted>::from_request_parts(&mut parts, &())
+            .await
+            .err()
+            .expect("it is refused");
         assert_eq!(problem.status, 400, "{problem:?}");
-        assert_eq!(problem.detail, "what stands behind the ? cannot be read: limit: invalid digit found in string");
+        assert_eq!(
+            problem.detail,
+            "what stands behind the ? cannot be read: limit: invalid digit found in string"
+        );
     }
 
     #[tokio::test]
     async fn a_body_that_is_said_to_be_too_large_is_refused_before_it_is_read() {
         let length = |bytes: usize| Request::post("/").header(header::CONTENT_LENGTH, bytes);
-        let problem = refused(length(MAX_REQUEST_BYTES + 1), "").await.expect("it is refused");
+        let problem = refused(length(MAX_REQUEST_BYTES + 1), "")
+            .await
+            .expect("it is refused");
         assert_eq!(problem.status, 413, "{problem:?}");
-        assert!(problem.detail.contains("67108864 bytes"), "it says the limit: {problem:?}");
-        assert!(refused(length(2), "{}").await.is_none(), "a small one is taken");
+        assert!(
+            problem.detail.contains("67108864 bytes"),
+            "it says the limit: {problem:?}"
+        );
+        assert!(
+            refused(length(2), "{}").await.is_none(),
+            "a small one is taken"
+        );
     }
 }

@@ -97,7 +97,9 @@ impl FromStr for Label {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if !text.contains(['=', ':']) {
-            return Err(format!("the label {text:?} is not key=value; `{text}=` is every task that has the key"));
+            return Err(format!(
+                "the label {text:?} is not key=value; `{text}=` is every task that has the key"
+            ));
         }
         Ok(Self(text.to_owned()))
     }
@@ -126,7 +128,10 @@ impl std::fmt::Display for Label {
 impl Label {
     pub(crate) fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.iter().any(|(key, value)| {
-            let rest = self.0.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix(['=', ':']));
+            let rest = self
+                .0
+                .strip_prefix(key.as_str())
+                .and_then(|rest| rest.strip_prefix(['=', ':']));
             rest.is_some_and(|rest| rest.is_empty() || rest == value)
         })
     }
@@ -140,14 +145,21 @@ impl Filter {
     /// be asked for.
     pub(super) fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
-            self.status.is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
+            self.status
+                .is_none_or(|wanted| wanted == Stage::of(state, runs(fold, state, heard)))
+                && self.programmer.as_ref().is_none_or(|wanted| {
+                    Some(wanted) == programmer(state, runs(fold, state, heard))
+                })
                 && self
-                    .programmer
+                    .llm
                     .as_ref()
-                    .is_none_or(|wanted| Some(wanted) == programmer(state, runs(fold, state, heard)))
-                && self.llm.as_ref().is_none_or(|wanted| Some(wanted) == llm(pool, state))
+                    .is_none_or(|wanted| Some(wanted) == llm(pool, state))
         };
-        let matching = fold.tasks.iter().filter(|(_, state)| matches(state)).map(|(id, state)| (time(state), id));
+        let matching = fold
+            .tasks
+            .iter()
+            .filter(|(_, state)| matches(state))
+            .map(|(id, state)| (time(state), id));
         if self.asks_for_words() {
             let all: Vec<Found> = matching.map(|(at, id)| (at, id.clone())).collect();
             return (all.len(), all);
@@ -162,7 +174,13 @@ impl Filter {
                 *oldest = task;
             }
         }
-        (total, newest.into_iter().map(|Reverse((at, id))| (at, id.clone())).collect())
+        (
+            total,
+            newest
+                .into_iter()
+                .map(|Reverse((at, id))| (at, id.clone()))
+                .collect(),
+        )
     }
 
     fn limit(&self) -> usize {
@@ -180,14 +198,23 @@ impl Filter {
     /// What only the words tell that the history has of it.
     pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
         let label = |label: &Label| entry.is_some_and(|entry| label.is_among(&entry.labels));
-        self.label.as_ref().is_none_or(label) && self.text.as_ref().is_none_or(|text| contains(id, entry, text))
+        self.label.as_ref().is_none_or(label)
+            && self
+                .text
+                .as_ref()
+                .is_none_or(|text| contains(id, entry, text))
     }
 }
 
 /// The newest first, without `offset` at the beginning, at most `limit`.
 pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
     found.sort_unstable_by(|a, b| b.cmp(a));
-    found.into_iter().skip(filter.offset()).map(|(_, id)| id).take(filter.limit()).collect()
+    found
+        .into_iter()
+        .skip(filter.offset())
+        .map(|(_, id)| id)
+        .take(filter.limit())
+        .collect()
 }
 
 /// Of `text` in lower case.
@@ -204,24 +231,35 @@ fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
 fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
     match (&state.outcome, &state.owner) {
         (Some(outcome), _) => outcome.llm.as_ref(),
-        (None, Some(owner)) => pool.programmer(&owner.programmer).map(|programmer| programmer.primary()),
+        (None, Some(owner)) => pool
+            .programmer(&owner.programmer)
+            .map(|programmer| programmer.primary()),
         (None, None) => None,
     }
 }
 
 /// What lists are sorted by: when it was submitted, if that is known, else when it finished.
 fn time(state: &TaskState) -> Option<Timestamp> {
-    state.submitted_at.or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
+    state
+        .submitted_at
+        .or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
 }
 
 /// Whether somebody works on it: a task whose programmer is lost waits for another one.
 pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
-    state.owner.as_ref().is_some_and(|owner| !heard.has_lost(fold, owner))
+    state
+        .owner
+        .as_ref()
+        .is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
 /// Who works on it, or did.
 pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
-    let owner = state.owner.as_ref().filter(|_| runs).map(|owner| &owner.programmer);
+    let owner = state
+        .owner
+        .as_ref()
+        .filter(|_| runs)
+        .map(|owner| &owner.programmer);
     owner.or_else(|| state.outcome.as_ref()?.programmer.as_ref())
 }
 

@@ -22,7 +22,12 @@ fn fold() -> Fold {
     let (mut fold, emitter, mut first) = (Fold::new(), EmitterId::new(), 0);
     for n in 0..COUNT {
         let (body_hash, route) = (String::new(), "fast".to_owned());
-        let mut events = vec![Decision::Submitted { task: id(n), body_hash, route, deadline_ms: None }];
+        let mut events = vec![Decision::Submitted {
+            task: id(n),
+            body_hash,
+            route,
+            deadline_ms: None,
+        }];
         if n % 3 == 0 {
             let (llm, cost_usd, error) = (None, MicroUsd::ZERO, None);
             events.push(Decision::Finished {
@@ -35,15 +40,29 @@ fn fold() -> Fold {
             });
         }
         let count = events.len() as u64;
-        fold.apply(&Batch { v: 1, emitter, first, at_ms: 1_000 + n, events }, |_, _, _| ());
+        fold.apply(
+            &Batch {
+                v: 1,
+                emitter,
+                first,
+                at_ms: 1_000 + n,
+                events,
+            },
+            |_, _, _| (),
+        );
         first += count;
     }
     fold
 }
 
 fn listed(filter: &Filter) -> (usize, Vec<TaskId>) {
-    let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
-    let (total, found) = filter.of_log(&pool, &fold(), &Snapshot::empty(Unseen::NotYet(Duration::ZERO)));
+    let pool = load(Path::new("../config/trial.yaml"), &Env::of_process())
+        .expect("the pool file of the trial");
+    let (total, found) = filter.of_log(
+        &pool,
+        &fold(),
+        &Snapshot::empty(Unseen::NotYet(Duration::ZERO)),
+    );
     (total, newest(found, filter))
 }
 
@@ -59,7 +78,10 @@ fn a_label_without_a_value_is_refused_by_name() {
 
 #[test]
 fn a_label_is_found_by_its_text_whatever_signs_its_key_has() {
-    let labels = BTreeMap::from([("a:b".to_owned(), "c".to_owned()), ("x=y".to_owned(), "1:2".to_owned())]);
+    let labels = BTreeMap::from([
+        ("a:b".to_owned(), "c".to_owned()),
+        ("x=y".to_owned(), "1:2".to_owned()),
+    ]);
     for (text, fits) in [
         ("a:b=c", true),
         ("a:b:c", true),
@@ -77,45 +99,139 @@ fn a_label_is_found_by_its_text_whatever_signs_its_key_has() {
 #[test]
 fn a_task_whose_programmer_is_not_heard_of_any_more_is_queued_again() {
     let (mut fold, programmer) = (fold(), ProgrammerId::new("006").expect("an id"));
-    let (attempt, token) = (AttemptId::from_u128(1), Token { generation: 0, count: 0 });
+    let (attempt, token) = (
+        AttemptId::from_u128(1),
+        Token {
+            generation: 0,
+            count: 0,
+        },
+    );
     let (route, body_hash) = ("fast".to_owned(), String::new());
-    let started = Decision::Started { task: id(1), attempt, programmer, token, route, body_hash };
-    fold.apply(&Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 9_000, events: vec![started] }, |_, _, _| ());
-    let pool = load(Path::new("../config/trial.yaml"), &Env::of_process()).expect("the pool file of the trial");
-    let unheard = [Unseen::NotYet(Duration::ZERO), Unseen::Silent { since: Timestamp(1) }];
+    let started = Decision::Started {
+        task: id(1),
+        attempt,
+        programmer,
+        token,
+        route,
+        body_hash,
+    };
+    fold.apply(
+        &Batch {
+            v: 1,
+            emitter: EmitterId::new(),
+            first: 0,
+            at_ms: 9_000,
+            events: vec![started],
+        },
+        |_, _, _| (),
+    );
+    let pool = load(Path::new("../config/trial.yaml"), &Env::of_process())
+        .expect("the pool file of the trial");
+    let unheard = [
+        Unseen::NotYet(Duration::ZERO),
+        Unseen::Silent {
+            since: Timestamp(1),
+        },
+    ];
     let count = |status, complete| {
         let heard = Snapshot::empty(unheard[usize::from(complete)]);
-        Filter { status: Some(status), ..Filter::default() }.of_log(&pool, &fold, &heard).0
+        Filter {
+            status: Some(status),
+            ..Filter::default()
+        }
+        .of_log(&pool, &fold, &heard)
+        .0
     };
-    assert_eq!((count(Stage::Running, false), count(Stage::Queued, false)), (1, 199), "it may be there");
-    assert_eq!((count(Stage::Running, true), count(Stage::Queued, true)), (0, 200), "it is down");
+    assert_eq!(
+        (count(Stage::Running, false), count(Stage::Queued, false)),
+        (1, 199),
+        "it may be there"
+    );
+    assert_eq!(
+        (count(Stage::Running, true), count(Stage::Queued, true)),
+        (0, 200),
+        "it is down"
+    );
 }
 
 #[test]
 fn a_list_is_the_newest_that_match_and_counts_all_of_them() {
-    let filter = Filter { limit: Some(3), ..Filter::default() };
-    assert_eq!(listed(&filter), (300, vec![id(299), id(298), id(297)]), "the newest");
-    let filter = Filter { offset: Some(298), ..filter };
+    let filter = Filter {
+        limit: Some(3),
+        ..Filter::default()
+    };
+    assert_eq!(
+        listed(&filter),
+        (300, vec![id(299), id(298), id(297)]),
+        "the newest"
+    );
+    let filter = Filter {
+        offset: Some(298),
+        ..filter
+    };
     assert_eq!(listed(&filter), (300, vec![id(1), id(0)]), "the end of it");
-    let filter = Filter { status: Some(Stage::Failed), limit: Some(2), offset: Some(1), ..Filter::default() };
-    assert_eq!(listed(&filter), (100, vec![id(294), id(291)]), "of those that match");
-    let filter = Filter { text: Some("t-29".to_owned()), limit: Some(1), ..Filter::default() };
-    assert_eq!(listed(&filter).0, 300, "words are asked for afterwards: none is left out before");
+    let filter = Filter {
+        status: Some(Stage::Failed),
+        limit: Some(2),
+        offset: Some(1),
+        ..Filter::default()
+    };
+    assert_eq!(
+        listed(&filter),
+        (100, vec![id(294), id(291)]),
+        "of those that match"
+    );
+    let filter = Filter {
+        text: Some("t-29".to_owned()),
+        limit: Some(1),
+        ..Filter::default()
+    };
+    assert_eq!(
+        listed(&filter).0,
+        300,
+        "words are asked for afterwards: none is left out before"
+    );
 }
 
 #[test]
 fn words_are_found_in_ids_summaries_and_labels() {
     let labels = [("run_id".to_owned(), "Seven".to_owned())].into();
-    let entry = Entry { summary: "Rename Parse".to_owned(), labels, ..Entry::default() };
+    let entry = Entry {
+        summary: "Rename Parse".to_owned(),
+        labels,
+        ..Entry::default()
+    };
     let found = |filter: &Filter| filter.of_words(&id(1), Some(&entry));
     for text in ["t-001", "rename", "run_id=seven"] {
-        assert!(found(&Filter { text: Some(text.to_owned()), ..Filter::default() }), "{text}");
+        assert!(
+            found(&Filter {
+                text: Some(text.to_owned()),
+                ..Filter::default()
+            }),
+            "{text}"
+        );
     }
-    for (label, fits) in [("run_id=Seven", true), ("run_id=", true), ("run_id=Eight", false), ("other=Seven", false)] {
-        assert_eq!(found(&Filter { label: Some(label_of(label)), ..Filter::default() }), fits, "{label}");
+    for (label, fits) in [
+        ("run_id=Seven", true),
+        ("run_id=", true),
+        ("run_id=Eight", false),
+        ("other=Seven", false),
+    ] {
+        assert_eq!(
+            found(&Filter {
+                label: Some(label_of(label)),
+                ..Filter::default()
+            }),
+            fits,
+            "{label}"
+        );
     }
     assert!(
-        !Filter { label: Some(label_of("run_id=")), ..Filter::default() }.of_words(&id(1), None),
+        !Filter {
+            label: Some(label_of("run_id=")),
+            ..Filter::default()
+        }
+        .of_words(&id(1), None),
         "nothing is known"
     );
 }

@@ -31,7 +31,11 @@ pub async fn health(State(app): State<App>) -> Response {
 /// 503 with the reason while it cannot do its work.
 pub async fn ready(State(app): State<App>) -> Response {
     let health = look(&app);
-    let status = if health.detail.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if health.detail.is_none() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, Json(health)).into_response()
 }
 
@@ -53,15 +57,22 @@ pub(crate) fn trouble(app: &App) -> Option<String> {
         return Some(trouble);
     }
     if !app.process.log.is_fresh() {
-        return Some("the event log cannot be read up to its end; is the broker reachable?".to_owned());
+        return Some(
+            "the event log cannot be read up to its end; is the broker reachable?".to_owned(),
+        );
     }
     if let Err(off) = app.process.clock.now() {
         return Some(off.to_string());
     }
-    let in_force = app.process.log.read(|fold| fold.configuration().map(|configuration| configuration.hash.clone()));
+    let in_force = app.process.log.read(|fold| {
+        fold.configuration()
+            .map(|configuration| configuration.hash.clone())
+    });
     let file = app.pool.file.display();
     match in_force {
-        None => Some(format!("no configuration is in force; this dispatcher is about to put {file} into force")),
+        None => Some(format!(
+            "no configuration is in force; this dispatcher is about to put {file} into force"
+        )),
         Some(hash) if *hash != *app.config_hash => Some(format!(
             "{file} is not the configuration in force: a dispatcher with another file was started after this one. Start \
                  the one with the right file again; the last start counts"

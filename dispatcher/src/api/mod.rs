@@ -64,7 +64,10 @@ pub struct App {
 impl App {
     /// Who was heard of lately.
     pub fn heard(&self) -> Snapshot {
-        self.beats.snapshot(self.pool.load_balancing.health_check_interval, &self.process.broker())
+        self.beats.snapshot(
+            self.pool.load_balancing.health_check_interval,
+            &self.process.broker(),
+        )
     }
 }
 
@@ -75,7 +78,10 @@ pub fn router(app: App) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.access, token::check))
-        .layer(middleware::from_fn_with_state(app.pool.dispatcher.listen.ip(), guard::guard))
+        .layer(middleware::from_fn_with_state(
+            app.pool.dispatcher.listen.ip(),
+            guard::guard,
+        ))
         .layer(DefaultBodyLimit::max(extract::MAX_REQUEST_BYTES))
         .with_state(app)
 }

@@ -49,7 +49,11 @@ fn settings() -> SchemaSettings {
 
 impl<S: Clone + Send + Sync + 'static> Api<S> {
     pub(super) fn new() -> Self {
-        Self { router: Router::new(), generator: settings().into_generator(), paths: Map::new() }
+        Self {
+            router: Router::new(),
+            generator: settings().into_generator(),
+            paths: Map::new(),
+        }
     }
 
     pub(super) fn get<H: Handler<T, S>, T: 'static>(
@@ -95,7 +99,10 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         if method == MethodFilter::POST {
             route = route.route_layer(middleware::from_fn(guard::json_only));
         }
-        Self { router: self.router.route(path, route), ..self }
+        Self {
+            router: self.router.route(path, route),
+            ..self
+        }
     }
 
     pub(super) fn router(self) -> Router<S> {
@@ -107,7 +114,12 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         let problem = self.generator.subschema_for::<Problem>();
         let problems: Map<String, Value> = [400, 401, 403, 404, 409, 413, 415, 422, 429, 503]
             .into_iter()
-            .map(|status| (status.to_string(), problem_response(status, problem.as_value())))
+            .map(|status| {
+                (
+                    status.to_string(),
+                    problem_response(status, problem.as_value()),
+                )
+            })
             .collect();
         json!({
             "openapi": "3.1.0",
@@ -130,11 +142,16 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 }
 
 fn problem_response(status: u16, schema: &Value) -> Value {
-    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
-    let mut response = json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}});
+    let reason = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default();
+    let mut response =
+        json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}});
     if let 429 | 503 = status {
         let description = "Seconds until it is worth trying again; the same as `retry_after_s`";
-        response["headers"] = json!({"Retry-After": {"description": description, "schema": {"type": "integer"}}});
+        response["headers"] =
+            json!({"Retry-After": {"description": description, "schema": {"type": "integer"}}});
     }
     response
 }
@@ -142,13 +159,20 @@ fn problem_response(status: u16, schema: &Value) -> Value {
 impl<'a> Operation<'a> {
     fn new(generator: &'a mut SchemaGenerator) -> Self {
         let (description, responses) = (Map::new(), Map::new());
-        Self { generator, description, parameters: Vec::new(), responses }.problems(&[401, 403])
+        Self {
+            generator,
+            description,
+            parameters: Vec::new(),
+            responses,
+        }
+        .problems(&[401, 403])
     }
 
     /// Its name for programs that are made from the document, and for people what it does.
     pub(super) fn is(mut self, id: &str, summary: &str) -> Self {
         self.description.insert("operationId".to_owned(), id.into());
-        self.description.insert("summary".to_owned(), summary.into());
+        self.description
+            .insert("summary".to_owned(), summary.into());
         self
     }
 
@@ -161,20 +185,25 @@ impl<'a> Operation<'a> {
     /// What stands for `{id}` in the path.
     pub(super) fn id<T: JsonSchema>(mut self) -> Self {
         let schema = self.generator.subschema_for::<T>();
-        self.parameters.push(json!({"name": "id", "in": "path", "required": true, "schema": schema}));
+        self.parameters
+            .push(json!({"name": "id", "in": "path", "required": true, "schema": schema}));
         self.problems(&[400, 404])
     }
 
     /// The fields of this type are parameters of the query.
     pub(super) fn query<T: JsonSchema>(mut self) -> Self {
-        let mut schema = settings().with(|s| s.inline_subschemas = true).into_generator().into_root_schema_for::<T>();
+        let mut schema = settings()
+            .with(|s| s.inline_subschemas = true)
+            .into_generator()
+            .into_root_schema_for::<T>();
         let properties = schema.remove("properties").unwrap_or_default();
         for (name, mut schema) in properties.as_object().cloned().unwrap_or_default() {
             // A parameter that is not there is left out; a query knows no null.
             if let Some(types) = schema.get_mut("type").filter(|types| types.is_array()) {
                 *types = types[0].take();
             }
-            self.parameters.push(json!({"name": name, "in": "query", "schema": schema}));
+            self.parameters
+                .push(json!({"name": name, "in": "query", "schema": schema}));
         }
         self.problems(&[400])
     }
@@ -204,10 +233,16 @@ impl<'a> Operation<'a> {
             let schema = schema(self.generator);
             let reference = schema.as_value()["$ref"].as_str().unwrap_or_default();
             let of = reference.rsplit('/').next().unwrap_or_default();
-            words.push_str(&format!(" Event `{name}`, its data JSON of the schema `{of}`: {when}."));
-            each.insert((*name).to_owned(), json!({"description": when, "data": schema}));
+            words.push_str(&format!(
+                " Event `{name}`, its data JSON of the schema `{of}`: {when}."
+            ));
+            each.insert(
+                (*name).to_owned(),
+                json!({"description": when, "data": schema}),
+            );
         }
-        let content = json!({"text/event-stream": {"schema": {"type": "string"}, "x-events": each}});
+        let content =
+            json!({"text/event-stream": {"schema": {"type": "string"}, "x-events": each}});
         self.answers_with(200, &words, content)
     }
 
@@ -221,7 +256,10 @@ impl<'a> Operation<'a> {
     /// What the id in the answer (`at`, a JSON pointer) is good for.
     pub(super) fn leads_to(mut self, status: u16, at: &str, operations: &[&str]) -> Self {
         let link = |id: &&str| {
-            ((*id).to_owned(), json!({"operationId": id, "parameters": {"id": format!("$response.body#{at}")}}))
+            (
+                (*id).to_owned(),
+                json!({"operationId": id, "parameters": {"id": format!("$response.body#{at}")}}),
+            )
         };
         let links: Map<String, Value> = operations.iter().map(link).collect();
         if let Some(answer) = self.responses.get_mut(&status.to_string()) {
@@ -231,9 +269,13 @@ impl<'a> Operation<'a> {
     }
 
     fn answers_with(mut self, status: u16, what: &str, content: Value) -> Self {
-        let response = self.responses.entry(status.to_string()).or_insert_with(|| json!({"content": {}}));
+        let response = self
+            .responses
+            .entry(status.to_string())
+            .or_insert_with(|| json!({"content": {}}));
         response["description"] = what.into();
-        if let (Some(all), Value::Object(content)) = (response["content"].as_object_mut(), content) {
+        if let (Some(all), Value::Object(content)) = (response["content"].as_object_mut(), content)
+        {
             all.extend(content);
         }
         self
@@ -250,9 +292,11 @@ impl<'a> Operation<'a> {
 
     fn whole(mut self) -> Value {
         if !self.parameters.is_empty() {
-            self.description.insert("parameters".to_owned(), self.parameters.into());
+            self.description
+                .insert("parameters".to_owned(), self.parameters.into());
         }
-        self.description.insert("responses".to_owned(), self.responses.into());
+        self.description
+            .insert("responses".to_owned(), self.responses.into());
         self.description.into()
     }
 }

@@ -62,7 +62,10 @@ impl Problem {
 
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
-        Self { retry_after_s: Some(seconds), ..self }
+        Self {
+            retry_after_s: Some(seconds),
+            ..self
+        }
     }
 
     #[must_use]
@@ -75,24 +78,50 @@ impl Problem {
 impl From<NoRoom> for Problem {
     fn from(no_room: NoRoom) -> Self {
         let never = no_room.full.iter().any(FullRoute::never_fits);
-        let what = if never { "too many tasks at once" } else { "the queue is full" };
-        let detail = format!("{what}: {}. Nothing was taken; {}", waiting(&no_room), advice(&no_room));
+        let what = if never {
+            "too many tasks at once"
+        } else {
+            "the queue is full"
+        };
+        let detail = format!(
+            "{what}: {}. Nothing was taken; {}",
+            waiting(&no_room),
+            advice(&no_room)
+        );
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(FULL_FOR_S);
-        Self { no_room: Some(Box::new(no_room)), ..problem }
+        Self {
+            no_room: Some(Box::new(no_room)),
+            ..problem
+        }
     }
 }
 
 fn waiting(no_room: &NoRoom) -> String {
-    let words = |FullRoute { route, waiting, limit, room, wanted }: &FullRoute| {
-        format!("{waiting} wait for `{route}` and at most {limit} may, so {room} of the {wanted} in this request fit")
+    let words = |FullRoute {
+                     route,
+                     waiting,
+                     limit,
+                     room,
+                     wanted,
+                 }: &FullRoute| {
+        format!(
+            "{waiting} wait for `{route}` and at most {limit} may, so {room} of the {wanted} in this request fit"
+        )
     };
-    no_room.full.iter().map(words).collect::<Vec<_>>().join("; ")
+    no_room
+        .full
+        .iter()
+        .map(words)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// A list that is longer than a queue may be never fits as a whole.
 fn advice(no_room: &NoRoom) -> String {
     let too_long = no_room.full.iter().filter(|route| route.never_fits());
-    let most: Vec<String> = too_long.map(|route| format!("{} for `{}`", route.limit, route.route)).collect();
+    let most: Vec<String> = too_long
+        .map(|route| format!("{} for `{}`", route.limit, route.route))
+        .collect();
     if most.is_empty() {
         return format!("send it again in {FULL_FOR_S} s");
     }
@@ -107,9 +136,16 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let mut response = (
+            status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            body,
+        )
+            .into_response();
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -120,5 +156,8 @@ pub async fn not_found() -> Problem {
 }
 
 pub async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take this method",
+    )
 }

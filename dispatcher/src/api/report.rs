@@ -50,27 +50,55 @@ enum Form {
 /// 400 when what is asked is not understood; 503 while the history has not been read.
 pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let since: Since = asked.since.map_or(Ok(Since::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
-    let by: By = asked.by.map_or(Ok(By::default()), |text| text.parse()).map_err(|e| bad(e.to_string()))?;
-    app.history.whole().map_err(|error| Problem::unavailable(error.to_string()))?;
-    let made = tokio::task::spawn_blocking(move || render(&make(&app, since, &by), asked.format)).await;
+    let since: Since = asked
+        .since
+        .map_or(Ok(Since::default()), |text| text.parse())
+        .map_err(|e| bad(e.to_string()))?;
+    let by: By = asked
+        .by
+        .map_or(Ok(By::default()), |text| text.parse())
+        .map_err(|e| bad(e.to_string()))?;
+    app.history
+        .whole()
+        .map_err(|error| Problem::unavailable(error.to_string()))?;
+    let made =
+        tokio::task::spawn_blocking(move || render(&make(&app, since, &by), asked.format)).await;
     let failed = |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
-    made.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(format!("failed to draw: {error:#}")))
+    made.map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(format!("failed to draw: {error:#}")))
 }
 
 fn make(app: &App, since: Since, by: &By) -> Report {
-    let until = app.process.log.read(pool_shared::fold::Fold::now).max(wall_clock());
+    let until = app
+        .process
+        .log
+        .read(pool_shared::fold::Fold::now)
+        .max(wall_clock());
     let since = since.at(until);
     // Meanwhile nothing is folded: only what is counted is copied.
     let ended: Vec<(TaskId, TaskState)> = app.process.log.read(|fold| {
-        let counted = |state: &TaskState| state.outcome.as_ref().is_some_and(|outcome| outcome.at >= since);
+        let counted = |state: &TaskState| {
+            state
+                .outcome
+                .as_ref()
+                .is_some_and(|outcome| outcome.at >= since)
+        };
         let ended = fold.tasks.iter().filter(|(_, state)| counted(state));
-        ended.map(|(id, state)| (id.clone(), state.clone())).collect()
+        ended
+            .map(|(id, state)| (id.clone(), state.clone()))
+            .collect()
     });
     let details = |(id, state): (TaskId, TaskState)| {
         let entry = app.history.entry(&id).unwrap_or_default();
-        let (attempts, route, labels, record) = (state.attempts, state.route, entry.labels, entry.record);
-        state.outcome.map(|outcome| Ended { outcome, attempts, route, labels, record })
+        let (attempts, route, labels, record) =
+            (state.attempts, state.route, entry.labels, entry.record);
+        state.outcome.map(|outcome| Ended {
+            outcome,
+            attempts,
+            route,
+            labels,
+            record,
+        })
     };
     let ended: Vec<Ended> = ended.into_iter().filter_map(details).collect();
     tally::report(&ended, by, (since, until))
@@ -79,10 +107,18 @@ fn make(app: &App, since: Since, by: &By) -> Report {
 fn render(report: &Report, form: Form) -> anyhow::Result<Response> {
     Ok(match form {
         Form::Json => Json(report).into_response(),
-        Form::Csv => ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], csv::text(report)?).into_response(),
+        Form::Csv => (
+            [(header::CONTENT_TYPE, "text/csv; charset=utf-8")],
+            csv::text(report)?,
+        )
+            .into_response(),
         Form::Html => {
             let kind = (header::CONTENT_TYPE, "text/html; charset=utf-8");
-            ([kind, (header::CONTENT_SECURITY_POLICY, POLICY)], html::page(report)?).into_response()
+            (
+                [kind, (header::CONTENT_SECURITY_POLICY, POLICY)],
+                html::page(report)?,
+            )
+                .into_response()
         }
     })
 }

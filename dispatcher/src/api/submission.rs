@@ -32,13 +32,22 @@ pub(super) fn read_submission(body: &[u8]) -> Result<Submission<'_>, String> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if first == Some(&b'[') {
         let tasks = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
-        return Ok(Submission { tasks, single: false });
+        return Ok(Submission {
+            tasks,
+            single: false,
+        });
     }
     if let Ok(Wrapped { tasks }) = serde_json::from_slice(body) {
-        return Ok(Submission { tasks, single: false });
+        return Ok(Submission {
+            tasks,
+            single: false,
+        });
     }
     let task = serde_json::from_slice(body).map_err(|error| in_words(&error, body))?;
-    Ok(Submission { tasks: vec![task], single: true })
+    Ok(Submission {
+        tasks: vec![task],
+        single: true,
+    })
 }
 
 pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> TaskProblem {
@@ -47,7 +56,12 @@ pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> 
         NotTaken::IdConflict(_) => "id_conflict",
         NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => "unavailable",
     };
-    TaskProblem { index, id, kind: kind.to_owned(), message: error.to_string() }
+    TaskProblem {
+        index,
+        id,
+        kind: kind.to_owned(),
+        message: error.to_string(),
+    }
 }
 
 /// All tasks are fine, or none is taken.
@@ -56,10 +70,17 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     let mut errors = Vec::new();
     for (index, raw) in submission.tasks.iter().enumerate() {
         let body = raw.get().as_bytes();
-        match TaskMessage::parse(body, wall_clock()).or_else(|error| taken_before(app, body).ok_or(error)) {
+        match TaskMessage::parse(body, wall_clock())
+            .or_else(|error| taken_before(app, body).ok_or(error))
+        {
             Err(error) => {
                 let message = error.to_string();
-                errors.push(TaskProblem { index, id: None, kind: "invalid_task".to_owned(), message });
+                errors.push(TaskProblem {
+                    index,
+                    id: None,
+                    kind: "invalid_task".to_owned(),
+                    message,
+                });
             }
             Ok(message) => match app.intake.prepare(message) {
                 Ok(task) => tasks.push((index, task)),
@@ -73,7 +94,11 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     }
     errors.sort_by_key(|error| error.index);
     let conflict = errors.iter().all(|error| error.kind == "id_conflict");
-    let status = if conflict { StatusCode::CONFLICT } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let status = if conflict {
+        StatusCode::CONFLICT
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
+    };
     let all = counted(submission.tasks.len(), "task", "tasks");
     let detail = match (&errors[..], submission.single) {
         ([only], true) => only.message.clone(),
@@ -87,7 +112,10 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
 fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
     let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
     let task = Task::new(message.id.clone()?, message.clone());
-    let known = app.process.log.read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
+    let known = app
+        .process
+        .log
+        .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
     (known == task.body_hash()).then_some(message)
 }
 
@@ -97,8 +125,15 @@ fn repeated_ids(tasks: &[(usize, Task)]) -> Vec<TaskProblem> {
     let mut problems = Vec::new();
     for (index, task) in tasks {
         let hash = task.body_hash();
-        if seen.insert(&task.id, hash.clone()).is_some_and(|other| other != hash) {
-            problems.push(problem_of(*index, None, &NotTaken::IdConflict(task.id.clone())));
+        if seen
+            .insert(&task.id, hash.clone())
+            .is_some_and(|other| other != hash)
+        {
+            problems.push(problem_of(
+                *index,
+                None,
+                &NotTaken::IdConflict(task.id.clone()),
+            ));
         }
     }
     problems
@@ -110,10 +145,15 @@ mod tests {
 
     #[test]
     fn a_submission_is_one_task_a_list_or_a_wrapped_list() {
-        let count = |body: &str| read_submission(body.as_bytes()).map(|s| (s.tasks.len(), s.single));
+        let count =
+            |body: &str| read_submission(body.as_bytes()).map(|s| (s.tasks.len(), s.single));
         assert_eq!(count(r#" {"instruction": "x"}"#), Ok((1, true)), "one");
         assert_eq!(count(r#"[{"a": 1}, {"b": 2}]"#), Ok((2, false)), "a list");
-        assert_eq!(count(r#"{"tasks": [{}, {}, {}]}"#), Ok((3, false)), "wrapped");
+        assert_eq!(
+            count(r#"{"tasks": [{}, {}, {}]}"#),
+            Ok((3, false)),
+            "wrapped"
+        );
         assert!(count("{").is_err(), "no JSON");
     }
 }

@@ -27,10 +27,14 @@ const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
 pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
-    let submission = read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+    let submission =
+        read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     // Nothing gets into the log before it is right again.
-    app.process.clock.now().map_err(|off| Problem::unavailable(off.to_string()))?;
+    app.process
+        .clock
+        .now()
+        .map_err(|off| Problem::unavailable(off.to_string()))?;
     let places = app.intake.places(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
@@ -46,9 +50,19 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         return Err(not_taken(ids, &errors));
     }
     let shown = taken.iter().zip(warnings);
-    let views: Vec<TaskView> =
-        shown.filter_map(|(taken, warnings)| Some(TaskView { warnings, ..view(&app, &taken.id)? })).collect();
-    let status = if taken.iter().all(|taken| taken.repeated) { StatusCode::OK } else { StatusCode::CREATED };
+    let views: Vec<TaskView> = shown
+        .filter_map(|(taken, warnings)| {
+            Some(TaskView {
+                warnings,
+                ..view(&app, &taken.id)?
+            })
+        })
+        .collect();
+    let status = if taken.iter().all(|taken| taken.repeated) {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     if submission.single {
         Ok((status, Json(views.into_iter().next())).into_response())
     } else {
@@ -70,7 +84,10 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
 /// Spawned: a client that goes away does not cut it off between `submitted` and `published`. And gathered: one that is
 /// not taken does not cut off those that have begun. Others are not begun any more when the broker does not answer: each
 /// would wait for it as long as the first.
-async fn take_all(intake: Intake, tasks: Vec<(Task, Option<Place>)>) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
+async fn take_all(
+    intake: Intake,
+    tasks: Vec<(Task, Option<Place>)>,
+) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
     let silent = Arc::new(AtomicBool::new(false));
     let taking = stream::iter(tasks)
         .map(move |(task, place)| {
@@ -98,9 +115,20 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
         true => StatusCode::CONFLICT,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let named: Vec<&str> = errors.iter().take(MOST_IDS_IN_WORDS).map(|(_, id, _)| id.as_str()).collect();
-    let more = if errors.len() > named.len() { ", …" } else { "" };
-    let first = errors.first().map(|(_, _, error)| error.to_string()).unwrap_or_default();
+    let named: Vec<&str> = errors
+        .iter()
+        .take(MOST_IDS_IN_WORDS)
+        .map(|(_, id, _)| id.as_str())
+        .collect();
+    let more = if errors.len() > named.len() {
+        ", …"
+    } else {
+        ""
+    };
+    let first = errors
+        .first()
+        .map(|(_, _, error)| error.to_string())
+        .unwrap_or_default();
     let detail = match ids.len() {
         1 => format!("task {}: {first}", named.concat()),
         all => format!(
@@ -110,11 +138,16 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
             named.join(", "),
         ),
     };
-    let problems: Vec<TaskProblem> =
-        errors.iter().map(|(index, id, error)| problem_of(*index, Some(id.clone()), error)).collect();
+    let problems: Vec<TaskProblem> = errors
+        .iter()
+        .map(|(index, id, error)| problem_of(*index, Some(id.clone()), error))
+        .collect();
     let problem = match status {
         StatusCode::CONFLICT => Problem::new(status, detail),
         _ => Problem::unavailable(detail),
     };
-    Problem { ids, ..problem.with_errors(problems) }
+    Problem {
+        ids,
+        ..problem.with_errors(problems)
+    }
 }

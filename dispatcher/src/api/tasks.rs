@@ -87,7 +87,9 @@ impl TaskView {
             finished_at: outcome.map(|o| o.at),
             cost_usd: outcome.map(|o| o.cost),
             llm: outcome.and_then(|o| o.llm.clone()),
-            error: outcome.and_then(|o| o.error).map(|kind| kind.as_str().to_owned()),
+            error: outcome
+                .and_then(|o| o.error)
+                .map(|kind| kind.as_str().to_owned()),
             result: None,
             task: None,
             warnings: Vec::new(),
@@ -102,7 +104,11 @@ pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
 /// The same, of one of many.
 fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
     let entry = app.history.entry(id).unwrap_or_default();
-    let view = |fold: &Fold| fold.tasks.get(id).map(|state| TaskView::new(id, state, runs(fold, state, heard), entry));
+    let view = |fold: &Fold| {
+        fold.tasks
+            .get(id)
+            .map(|state| TaskView::new(id, state, runs(fold, state, heard), entry))
+    };
     app.process.log.read(view)
 }
 
@@ -115,17 +121,25 @@ pub struct TaskList {
 }
 
 /// `GET /tasks`.
-pub async fn list(State(app): State<App>, Query(mut filter): Query<Filter>) -> Result<Json<TaskList>, Problem> {
+pub async fn list(
+    State(app): State<App>,
+    Query(mut filter): Query<Filter>,
+) -> Result<Json<TaskList>, Problem> {
     filter.text = filter.text.map(|text| text.to_lowercase());
     let found = tokio::task::spawn_blocking(move || find(&app, &filter)).await;
-    found.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    found
+        .map(Json)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 /// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
 /// are looked through in portions, and what is shown is sorted afterwards.
 fn find(app: &App, filter: &Filter) -> TaskList {
     let heard = app.heard();
-    let (mut total, mut found) = app.process.log.read(|fold| filter.of_log(&app.pool, fold, &heard));
+    let (mut total, mut found) = app
+        .process
+        .log
+        .read(|fold| filter.of_log(&app.pool, fold, &heard));
     if filter.asks_for_words() {
         let matching = |some: &[Found]| {
             app.history.look(|entries| {
@@ -136,11 +150,18 @@ fn find(app: &App, filter: &Filter) -> TaskList {
         found = found.chunks(AT_ONCE).flat_map(matching).collect();
         total = found.len();
     }
-    TaskList { total, tasks: newest(found, filter).iter().filter_map(|id| view_as_heard(app, id, &heard)).collect() }
+    TaskList {
+        total,
+        tasks: newest(found, filter)
+            .iter()
+            .filter_map(|id| view_as_heard(app, id, &heard))
+            .collect(),
+    }
 }
 
 pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
-    let id = TaskId::new(id).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let id = TaskId::new(id)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
             "the log knows no task {id}; `dispatcher watch` and the dashboard show those that it knows. One that was published \
@@ -160,8 +181,12 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
     }
     let entry = app.history.wait_for_result(&view.id, RESULT_WITHIN).await;
     let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
-    let Some(offset) = entry.and_then(|entry| entry.result_at) else { return Ok(None) };
-    Ok(body(app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()))
+    let Some(offset) = entry.and_then(|entry| entry.result_at) else {
+        return Ok(None);
+    };
+    Ok(body(app, offset)
+        .await?
+        .and_then(|body| serde_json::from_slice(&body).ok()))
 }
 
 async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
@@ -170,16 +195,28 @@ async fn body(app: &App, offset: u64) -> Result<Option<Vec<u8>>, Problem> {
 }
 
 /// `GET /tasks/{id}`.
-pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<TaskView>, Problem> {
+pub async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<TaskView>, Problem> {
     let mut view = known(&app, &id)?;
     let result = result_of(&app, &view).await?;
-    let carried = result.as_ref().and_then(|result| result.task.clone()).map(|task| *task);
+    let carried = result
+        .as_ref()
+        .and_then(|result| result.task.clone())
+        .map(|task| *task);
     let offset = app.history.entry(&view.id).and_then(|entry| entry.task_at);
     view.task = match offset {
-        Some(offset) => body(&app, offset).await?.and_then(|body| serde_json::from_slice(&body).ok()),
+        Some(offset) => body(&app, offset)
+            .await?
+            .and_then(|body| serde_json::from_slice(&body).ok()),
         None => carried,
     };
-    view.result = result.map(|result| ResultMessage { patch: None, task: None, ..result });
+    view.result = result.map(|result| ResultMessage {
+        patch: None,
+        task: None,
+        ..result
+    });
     Ok(Json(view))
 }
 
@@ -188,8 +225,17 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
     let view = known(&app, &id)?;
     let missing = |detail: String| Problem::new(StatusCode::NOT_FOUND, detail);
     let result = result_of(&app, &view).await?;
-    let result = result.ok_or_else(|| missing(format!("task {id} is {} and has no result yet", view.status)))?;
-    let place = result.commit_at.as_ref().map(|place| format!(" in {place}")).unwrap_or_default();
+    let result = result.ok_or_else(|| {
+        missing(format!(
+            "task {id} is {} and has no result yet",
+            view.status
+        ))
+    })?;
+    let place = result
+        .commit_at
+        .as_ref()
+        .map(|place| format!(" in {place}"))
+        .unwrap_or_default();
     let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
         (Some(branch), _) => {
             missing(format!("the patch of task {id} is too large for a result; it is on the branch {branch}{place}"))
@@ -197,5 +243,9 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
         (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
         (None, None) => missing(format!("task {id} has no patch")),
     })?;
-    Ok(([(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")], patch).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")],
+        patch,
+    )
+        .into_response())
 }

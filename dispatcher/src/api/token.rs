@@ -45,7 +45,9 @@ pub enum InvalidAccess {
          least {SHORTEST} characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
     )]
     Open(SocketAddr),
-    #[error("{VARIABLE} has fewer than {SHORTEST} characters: make one with `openssl rand -hex 16`")]
+    #[error(
+        "{VARIABLE} has fewer than {SHORTEST} characters: make one with `openssl rand -hex 16`"
+    )]
     Short,
     #[error("{VARIABLE}_FILE {0}")]
     Unreadable(String),
@@ -64,7 +66,11 @@ impl Token {
 
     fn is(self, sent: &str) -> bool {
         let other: [u8; 32] = Sha256::digest(sent).into();
-        self.0.iter().zip(other).fold(0, |different, (mine, theirs)| different | (mine ^ theirs)) == 0
+        self.0
+            .iter()
+            .zip(other)
+            .fold(0, |different, (mine, theirs)| different | (mine ^ theirs))
+            == 0
     }
 }
 
@@ -105,13 +111,18 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 fn sent(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let (scheme, token) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn refuse(what: &str) -> Problem {
-    let detail =
-        format!("{what}: send `Authorization: Bearer …` ({VARIABLE}; the command line sends it when it is set)");
+    let detail = format!(
+        "{what}: send `Authorization: Bearer …` ({VARIABLE}; the command line sends it when it is set)"
+    );
     Problem::new(StatusCode::UNAUTHORIZED, detail)
 }
 
@@ -124,7 +135,9 @@ pub async fn check(State(access): State<Access>, mut request: Request, next: Nex
         }
         Err(problem) => {
             let mut response = problem.into_response();
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             response
         }
     }
@@ -144,7 +157,10 @@ mod tests {
     fn answer(access: Access, method: &Method, path: &str, token: Option<&str>) -> u16 {
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
-            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().expect("a header"));
+            headers.insert(
+                header::AUTHORIZATION,
+                format!("Bearer {token}").parse().expect("a header"),
+            );
         }
         match access.check(method, path, &headers) {
             Ok(MayAct(true)) => 200,
@@ -157,11 +173,24 @@ mod tests {
     #[test]
     fn an_address_that_others_reach_is_refused_without_a_token() {
         let open = access("0.0.0.0:6141", None).err();
-        assert_eq!(open, Some(InvalidAccess::Open("0.0.0.0:6141".parse().expect("an address"))), "open to all");
+        assert_eq!(
+            open,
+            Some(InvalidAccess::Open(
+                "0.0.0.0:6141".parse().expect("an address")
+            )),
+            "open to all"
+        );
         assert!(access("[::]:6141", None).is_err(), "the same in IPv6");
-        assert_eq!(access("127.0.0.1:6141", Some("short")).err(), Some(InvalidAccess::Short), "a token to guess");
+        assert_eq!(
+            access("127.0.0.1:6141", Some("short")).err(),
+            Some(InvalidAccess::Short),
+            "a token to guess"
+        );
         assert!(access("127.0.0.1:6141", None).is_ok(), "loopback");
-        assert!(access("[::1]:6141", Some("")).is_ok(), "a variable that is set to nothing is not set");
+        assert!(
+            access("[::1]:6141", Some("")).is_ok(),
+            "a variable that is set to nothing is not set"
+        );
     }
 
     #[test]
@@ -173,7 +202,13 @@ mod tests {
             (local, Method::GET, "/tasks", Some(SECRET), 200),
             (local, Method::POST, "/tasks", None, 401),
             (local, Method::DELETE, "/tasks/t", None, 401),
-            (local, Method::DELETE, "/tasks/t", Some("0123456789abcdeF"), 401),
+            (
+                local,
+                Method::DELETE,
+                "/tasks/t",
+                Some("0123456789abcdeF"),
+                401,
+            ),
             (local, Method::DELETE, "/tasks/t", Some(SECRET), 200),
             (wide, Method::GET, "/tasks", None, 401),
             (wide, Method::GET, "/events", None, 401),
@@ -195,6 +230,10 @@ mod tests {
             );
         }
         let everybody = access("127.0.0.1:6141", None).expect("valid");
-        assert_eq!(answer(everybody, &Method::POST, "/tasks", None), 200, "loopback without a token");
+        assert_eq!(
+            answer(everybody, &Method::POST, "/tasks", None),
+            200,
+            "loopback without a token"
+        );
     }
 }

@@ -6,7 +6,10 @@ use super::problem::Problem;
 pub(super) async fn uncut<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    let broke_off =
-        |error| Err(Problem::unavailable(format!("the work broke off ({error}); look what is there and try again")));
+    let broke_off = |error| {
+        Err(Problem::unavailable(format!(
+            "the work broke off ({error}); look what is there and try again"
+        )))
+    };
     tokio::spawn(work).await.unwrap_or_else(broke_off)
 }

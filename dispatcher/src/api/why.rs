@@ -19,7 +19,12 @@ use crate::why::{Look, Why, why};
 /// 404 when the log knows no such task.
 pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
     let view = known(&app, &id)?;
-    let gone = || Problem::new(StatusCode::NOT_FOUND, format!("the log knows no task {id} any more"));
+    let gone = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("the log knows no task {id} any more"),
+        )
+    };
     explain(&app, &view.id).map(Json).ok_or_else(gone)
 }
 
@@ -28,7 +33,19 @@ pub(super) fn explain(app: &App, id: &TaskId) -> Option<Why> {
     let heard = app.heard();
     let fresh = app.process.log.is_fresh();
     app.process.log.read(|fold| {
-        let standing = Standing { pool: &app.pool, fold, now: fold.now().max(wall_clock()) };
-        why(&Look { standing: &standing, routes: &app.process.routes, heard: &heard, fresh }, id)
+        let standing = Standing {
+            pool: &app.pool,
+            fold,
+            now: fold.now().max(wall_clock()),
+        };
+        why(
+            &Look {
+                standing: &standing,
+                routes: &app.process.routes,
+                heard: &heard,
+                fresh,
+            },
+            id,
+        )
     })
 }

@@ -71,7 +71,10 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     let (mut retried, mut refused, mut rest) = (Vec::new(), 0, &ids[..]);
     let room = Room::default();
     while let [id, others @ ..] = rest {
-        match room.ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force)).await {
+        match room
+            .ask::<Retried>(&client, &format!("/tasks/{id}/retry"), body(args.force))
+            .await
+        {
             Ok(Ok(one)) => retried.push(one),
             Ok(Err(Interrupted)) => break,
             Err(error) => {
@@ -87,7 +90,11 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted; {}", go_on(&args, rest));
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    Ok(if refused == 0 { printed } else { ExitCode::FAILURE })
+    Ok(if refused == 0 {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// How the rest is submitted again later. `--failed` finds by itself what was not yet.
@@ -98,12 +105,21 @@ fn go_on(args: &RetryArgs, rest: &[TaskId]) -> String {
         (_, true) => format!("dispatcher retry --force {}", ids.join(" ")),
         (false, false) => format!("dispatcher retry {}", ids.join(" ")),
     };
-    format!("this submits the other {} again:\n  {command}", counted(rest.len(), "task", "tasks"))
+    format!(
+        "this submits the other {} again:\n  {command}",
+        counted(rest.len(), "task", "tasks")
+    )
 }
 
 fn text(retried: &[Retried]) -> String {
-    let each: String = retried.iter().map(|one| format!("{}\n", one.detail)).collect();
-    format!("{each}{} submitted again\n", counted(retried.len(), "task", "tasks"))
+    let each: String = retried
+        .iter()
+        .map(|one| format!("{}\n", one.detail))
+        .collect();
+    format!(
+        "{each}{} submitted again\n",
+        counted(retried.len(), "task", "tasks")
+    )
 }
 
 /// What has failed, the newest first; what was submitted again already only if it is `force`d, so that the same command
@@ -111,7 +127,10 @@ fn text(retried: &[Retried]) -> String {
 async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Result<Vec<TaskId>> {
     let failed = page(client, label, Some(Status::Failed), 0).await?;
     if failed.total > failed.tasks.len() {
-        bail!("{} tasks have failed, and at most {MOST} are retried at once; choose some with --label", failed.total);
+        bail!(
+            "{} tasks have failed, and at most {MOST} are retried at once; choose some with --label",
+            failed.total
+        );
     }
     let mut ids: Vec<TaskId> = failed.tasks.into_iter().map(|task| task.id).collect();
     if !force && !ids.is_empty() {
@@ -140,7 +159,12 @@ async fn submitted_again(client: &Client, label: Option<&str>) -> anyhow::Result
     }
 }
 
-async fn page(client: &Client, label: Option<&str>, status: Option<Status>, offset: usize) -> anyhow::Result<TaskList> {
+async fn page(
+    client: &Client,
+    label: Option<&str>,
+    status: Option<Status>,
+    offset: usize,
+) -> anyhow::Result<TaskList> {
     let (limit, offset) = (MOST.to_string(), offset.to_string());
     let mut query = vec![("limit", limit.as_str()), ("offset", &offset)];
     query.extend(status.map(|status| ("status", status.as_str())));

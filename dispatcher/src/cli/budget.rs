@@ -45,8 +45,15 @@ enum Change {
 pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
     let (status, shown): (BudgetStatus, Shown) = match args.change {
         None => (args.show.client()?.get("/budget").await?, args.show),
-        Some(Change::Set { limit, today: _, show }) => {
-            let body = serde_json::to_vec(&NewLimit { limit_usd: limit, span: Span::Today })?;
+        Some(Change::Set {
+            limit,
+            today: _,
+            show,
+        }) => {
+            let body = serde_json::to_vec(&NewLimit {
+                limit_usd: limit,
+                span: Span::Today,
+            })?;
             (show.client()?.post("/budget", body).await?, show)
         }
     };
@@ -55,22 +62,39 @@ pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
 
 fn text(budget: &BudgetStatus) -> String {
     let mut day = table(&["day", "limit", "spent", "reserved", "left", "ends"]);
-    let or_any = |amount: Option<MicroUsd>, any: &str| amount.map_or(any.to_owned(), |amount| format!("${amount}"));
+    let or_any = |amount: Option<MicroUsd>, any: &str| {
+        amount.map_or(any.to_owned(), |amount| format!("${amount}"))
+    };
     let limit = or_any(budget.max_daily_spend_usd, "none");
     day.add_row([
         budget.day.clone().unwrap_or_default(),
-        if budget.set_for_today { format!("{limit} (set for today)") } else { limit },
+        if budget.set_for_today {
+            format!("{limit} (set for today)")
+        } else {
+            limit
+        },
         format!("${}", budget.spent_usd),
         format!("${}", budget.reserved_usd),
         or_any(budget.left_usd, "any"),
         budget.day_ends.map_or(String::new(), |ends| {
             let zone = Some(&budget.time_zone).filter(|zone| *zone != "UTC");
-            format!("{}{}", clock(ends, wall_clock()), zone.map_or(String::new(), |zone| format!(" ({zone})")))
+            format!(
+                "{}{}",
+                clock(ends, wall_clock()),
+                zone.map_or(String::new(), |zone| format!(" ({zone})"))
+            )
         }),
     ]);
-    let mut notes: Vec<String> = budget.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let mut notes: Vec<String> = budget
+        .warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}\n"))
+        .collect();
     if budget.alert {
-        notes.push(format!("warning: the threshold of ${} is reached\n", budget.alert_threshold_usd));
+        notes.push(format!(
+            "warning: the threshold of ${} is reached\n",
+            budget.alert_threshold_usd
+        ));
     }
     if budget.lost_usd > MicroUsd::ZERO {
         let lost = budget.lost_usd;
@@ -79,7 +103,12 @@ fn text(budget: &BudgetStatus) -> String {
         ));
     }
     let notes = notes.concat();
-    format!("{}{}{}{notes}", lines(day), amounts("LLM", &budget.by_llm), amounts("programmer", &budget.by_programmer))
+    format!(
+        "{}{}{}{notes}",
+        lines(day),
+        amounts("LLM", &budget.by_llm),
+        amounts("programmer", &budget.by_programmer)
+    )
 }
 
 /// What each has spent today, most first.
@@ -90,5 +119,9 @@ fn amounts<K: Display + Ord>(what: &str, by: &BTreeMap<K, MicroUsd>) -> String {
     for (name, amount) in &rows {
         table.add_row([name.to_string(), format!("${amount}")]);
     }
-    if rows.is_empty() { String::new() } else { lines(table) }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        lines(table)
+    }
 }

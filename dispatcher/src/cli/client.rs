@@ -29,8 +29,14 @@ impl Client {
         // Fails only when another part of this process has chosen a provider: that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client().build().context("failed to set up HTTP")?;
-        let token = Env::of_process().secret(VARIABLE).map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
-        Ok(Self { http, url: url.url.as_str().trim_end_matches('/').to_owned(), token })
+        let token = Env::of_process()
+            .secret(VARIABLE)
+            .map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
+        Ok(Self {
+            http,
+            url: url.url.as_str().trim_end_matches('/').to_owned(),
+            token,
+        })
     }
 
     pub fn url(&self) -> &str {
@@ -58,7 +64,10 @@ impl Client {
     pub async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
         let answer = self.request(Method::GET, "/ready", None).await?;
         let status = answer.status();
-        let body = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
+        let body = answer
+            .bytes()
+            .await
+            .with_context(|| format!("the answer of {} broke off", self.url))?;
         Ok((status, self.read("/ready", &body)?))
     }
 
@@ -73,9 +82,14 @@ impl Client {
     ///
     /// # Errors
     /// Likewise.
-    pub async fn get_with<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
+    pub async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<T> {
         let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query)?;
-        self.get(&format!("{path}?{}", url.query().unwrap_or_default())).await
+        self.get(&format!("{path}?{}", url.query().unwrap_or_default()))
+            .await
     }
 
     /// # Errors
@@ -90,7 +104,10 @@ impl Client {
     /// # Errors
     /// Likewise.
     pub(super) async fn events(&self, path: &str, last: Option<&str>) -> anyhow::Result<Response> {
-        let http = client().read_timeout(SILENT).build().context("failed to set up HTTP")?;
+        let http = client()
+            .read_timeout(SILENT)
+            .build()
+            .context("failed to set up HTTP")?;
         let mut request = http.get(format!("{}{path}", self.url));
         if let Some(last) = last {
             request = request.header("last-event-id", last);
@@ -105,7 +122,11 @@ impl Client {
     ///
     /// # Errors
     /// When no dispatcher answers, or what answers is none.
-    pub async fn try_post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Result<T, Problem>> {
+    pub async fn try_post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Result<T, Problem>> {
         match self.ask(Method::POST, path, Some(body)).await? {
             Ok(answer) => self.read(path, &answer).map(Ok),
             Err(problem) => Ok(Err(problem)),
@@ -121,27 +142,50 @@ impl Client {
         })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Vec<u8>> {
         match self.ask(method, path, body).await? {
             Ok(answer) => Ok(answer),
             Err(problem) => Err(in_words(&problem)),
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Result<Vec<u8>, Problem>> {
-        match self.answered(path, self.request(method, path, body).await?).await? {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Result<Vec<u8>, Problem>> {
+        match self
+            .answered(path, self.request(method, path, body).await?)
+            .await?
+        {
             Ok(answer) => {
-                let bytes = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
+                let bytes = answer
+                    .bytes()
+                    .await
+                    .with_context(|| format!("the answer of {} broke off", self.url))?;
                 Ok(Ok(bytes.to_vec()))
             }
             Err(problem) => Ok(Err(problem)),
         }
     }
 
-    async fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Response> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Response> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
         }
         self.perform(request).await
     }
@@ -163,21 +207,33 @@ impl Client {
     }
 
     /// The answer if it is a good one, or the problem that it tells.
-    async fn answered(&self, path: &str, answer: Response) -> anyhow::Result<Result<Response, Problem>> {
+    async fn answered(
+        &self,
+        path: &str,
+        answer: Response,
+    ) -> anyhow::Result<Result<Response, Problem>> {
         let status = answer.status();
         if status.is_success() {
             return Ok(Ok(answer));
         }
-        let bytes = answer.bytes().await.with_context(|| format!("the answer of {} broke off", self.url))?;
+        let bytes = answer
+            .bytes()
+            .await
+            .with_context(|| format!("the answer of {} broke off", self.url))?;
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => Ok(Err(problem)),
-            Err(_) => bail!("{}{path} answered {status}: that is no dispatcher; set --url or POOL_URL", self.url),
+            Err(_) => bail!(
+                "{}{path} answered {status}: that is no dispatcher; set --url or POOL_URL",
+                self.url
+            ),
         }
     }
 }
 
 fn client() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_WITHIN)
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(CONNECT_WITHIN)
 }
 
 /// What is above it repeats the URL.
@@ -191,15 +247,27 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// A problem as an error for people, with the next step where the dispatcher cannot know it.
 pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
-    let errors = problem.errors.iter().map(|error| format!("\n  task {}: {}", error.index, error.message));
-    anyhow!("{}{}{}", problem.detail, errors.collect::<String>(), next_step(problem))
+    let errors = problem
+        .errors
+        .iter()
+        .map(|error| format!("\n  task {}: {}", error.index, error.message));
+    anyhow!(
+        "{}{}{}",
+        problem.detail,
+        errors.collect::<String>(),
+        next_step(problem)
+    )
 }
 
 fn next_step(problem: &Problem) -> String {
     match (problem.status, problem.retry_after_s) {
-        (401, _) => format!("\nset {VARIABLE} (or {VARIABLE}_FILE, a file) to what it is where the dispatcher runs"),
+        (401, _) => format!(
+            "\nset {VARIABLE} (or {VARIABLE}_FILE, a file) to what it is where the dispatcher runs"
+        ),
         (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
-        (503, None) => "\ntry again in a while; `dispatcher health` says how the dispatcher is".to_owned(),
+        (503, None) => {
+            "\ntry again in a while; `dispatcher health` says how the dispatcher is".to_owned()
+        }
         (_, None) => String::new(),
     }
 }

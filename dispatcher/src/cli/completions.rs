@@ -18,6 +18,11 @@ pub(super) struct CompletionsArgs {
 
 pub(super) fn run(args: &CompletionsArgs) -> ExitCode {
     let mut script = Vec::new();
-    generate(args.shell, &mut Arguments::command(), "dispatcher", &mut script);
+    generate(
+        args.shell,
+        &mut Arguments::command(),
+        "dispatcher",
+        &mut script,
+    );
     print(&String::from_utf8_lossy(&script))
 }

@@ -19,8 +19,10 @@ use crate::tables::{lines, table};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
-    dispatcher cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+#[command(
+    after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
+    dispatcher cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
+)]
 pub(super) struct CancelArgs {
     /// Ids of tasks: a waiting one never starts, a running one is stopped
     #[arg(required = true)]
@@ -63,7 +65,9 @@ pub(super) struct PauseArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  dispatcher drain --programmer 003\n  dispatcher drain --programmer 003 --no-wait")]
+#[command(
+    after_help = "Examples:\n  dispatcher drain --programmer 003\n  dispatcher drain --programmer 003 --no-wait"
+)]
 pub(super) struct DrainArgs {
     /// The programmer; what it works on may go on for `dispatcher.drain_timeout_s`, then it is given back
     #[arg(long, value_name = "ID")]
@@ -87,29 +91,60 @@ pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let text = |all: &Vec<TaskView>| all.iter().map(|view| format!("{}: {}\n", view.id, view.status)).collect();
+    let text = |all: &Vec<TaskView>| {
+        all.iter()
+            .map(|view| format!("{}: {}\n", view.id, view.status))
+            .collect()
+    };
     let code = args.shown.print(&cancelled, text)?;
     Ok(if failed { ExitCode::FAILURE } else { code })
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&NewPause { target: args.which.target(), pause: Pause::Pause })?;
-    show(&args.shown.client()?.post("/programmer_pool/pause", body).await?, args.shown.format)
+    let body = serde_json::to_vec(&NewPause {
+        target: args.which.target(),
+        pause: Pause::Pause,
+    })?;
+    show(
+        &args
+            .shown
+            .client()?
+            .post("/programmer_pool/pause", body)
+            .await?,
+        args.shown.format,
+    )
 }
 
 pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    let body = serde_json::to_vec(&EndOfPause { target: args.which.target() })?;
-    show(&args.shown.client()?.post("/programmer_pool/resume", body).await?, args.shown.format)
+    let body = serde_json::to_vec(&EndOfPause {
+        target: args.which.target(),
+    })?;
+    show(
+        &args
+            .shown
+            .client()?
+            .post("/programmer_pool/resume", body)
+            .await?,
+        args.shown.format,
+    )
 }
 
 pub(super) async fn pauses(shown: &Shown) -> anyhow::Result<ExitCode> {
-    show(&shown.client()?.get("/programmer_pool/pauses").await?, shown.format)
+    show(
+        &shown.client()?.get("/programmer_pool/pauses").await?,
+        shown.format,
+    )
 }
 
 pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     let client = args.shown.client()?;
-    let target = Target::Programmer { id: args.programmer.clone() };
-    let body = serde_json::to_vec(&NewPause { target, pause: Pause::Drain })?;
+    let target = Target::Programmer {
+        id: args.programmer.clone(),
+    };
+    let body = serde_json::to_vec(&NewPause {
+        target,
+        pause: Pause::Drain,
+    })?;
     let pauses = client.post("/programmer_pool/pause", body).await?;
     if !args.no_wait {
         until_idle(&client, &args.programmer).await?;
@@ -123,10 +158,20 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
     let mut said = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let query = [("status", "running"), ("programmer", id.as_str()), ("limit", "1")];
+        let query = [
+            ("status", "running"),
+            ("programmer", id.as_str()),
+            ("limit", "1"),
+        ];
         let works = client.get_with::<TaskList>("/tasks", &query).await?.total > 0;
         let status: PoolStatus = client.get("/programmer_pool/status").await?;
-        let Some(programmer) = status.programmers.iter().find(|programmer| programmer.id == *id) else { return Ok(()) };
+        let Some(programmer) = status
+            .programmers
+            .iter()
+            .find(|programmer| programmer.id == *id)
+        else {
+            return Ok(());
+        };
         match programmer.state {
             ProgrammerState::Down => return Ok(()),
             ProgrammerState::Shut if !works => return Ok(()),
@@ -154,7 +199,11 @@ fn text(list: &PauseList) -> String {
             Pause::Pause => "go on",
             Pause::Drain => "are given back after drain_timeout_s",
         };
-        table.add_row([pause.target.to_string(), clock(pause.since, now), running.to_owned()]);
+        table.add_row([
+            pause.target.to_string(),
+            clock(pause.since, now),
+            running.to_owned(),
+        ]);
     }
     lines(table)
 }

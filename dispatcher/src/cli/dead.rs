@@ -77,22 +77,43 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
             let message: DeadMessage = shown.client()?.get(&format!("/dead/{id}")).await?;
             shown.print(&message, described)
         }
-        What::Retry { ids: _, all: true, shown } => {
+        What::Retry {
+            ids: _,
+            all: true,
+            shown,
+        } => {
             let done = retry_all(&shown.client()?).await?;
             let printed = shown.print(&done, all_retried)?;
-            Ok(if done.total == 0 { printed } else { ExitCode::FAILURE })
+            Ok(if done.total == 0 {
+                printed
+            } else {
+                ExitCode::FAILURE
+            })
         }
-        What::Retry { ids, all: false, shown } => {
+        What::Retry {
+            ids,
+            all: false,
+            shown,
+        } => {
             let client = shown.client()?;
             let mut retried: Vec<Retried> = Vec::new();
             for id in ids {
-                retried.push(client.post(&format!("/dead/{id}/retry"), Vec::new()).await?);
+                retried.push(
+                    client
+                        .post(&format!("/dead/{id}/retry"), Vec::new())
+                        .await?,
+                );
             }
-            shown.print(&retried, |all| all.iter().map(|one| format!("{}\n", one.detail)).collect())
+            shown.print(&retried, |all| {
+                all.iter().map(|one| format!("{}\n", one.detail)).collect()
+            })
         }
         What::Drop { ids, all, shown } => {
-            let dropped =
-                if all { drop_all(&shown.client()?).await? } else { drop_these(&shown.client()?, &ids).await? };
+            let dropped = if all {
+                drop_all(&shown.client()?).await?
+            } else {
+                drop_these(&shown.client()?, &ids).await?
+            };
             shown.print(&dropped, thrown_away)
         }
     }
@@ -102,8 +123,14 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
 async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
     let (mut retried, room) = (Vec::new(), Room::default());
     loop {
-        let Ok(mut some) = room.ask::<AllRetried>(client, "/dead/retry", Vec::new()).await? else {
-            bail!("interrupted, with {} taken up; the same command goes on", retried.len());
+        let Ok(mut some) = room
+            .ask::<AllRetried>(client, "/dead/retry", Vec::new())
+            .await?
+        else {
+            bail!(
+                "interrupted, with {} taken up; the same command goes on",
+                retried.len()
+            );
         };
         let goes_on = !some.retried.is_empty() && some.total > some.kept.len();
         retried.append(&mut some.retried);
@@ -114,14 +141,21 @@ async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
 }
 
 fn all_retried(done: &AllRetried) -> String {
-    let each = done.retried.iter().map(|one| format!("{}\n", one.detail)).collect::<String>();
+    let each = done
+        .retried
+        .iter()
+        .map(|one| format!("{}\n", one.detail))
+        .collect::<String>();
     let taken = counted(done.retried.len(), "message was", "messages were");
     let mut text = format!("{each}{taken} taken up again\n");
     if done.total > 0 {
         let left = counted(done.total, "message is", "messages are");
         text += &format!("{left} still in pool.dead; `dispatcher dead drop ID` throws one away:\n");
         for kept in &done.kept {
-            let task = kept.task_id.as_ref().map_or(String::new(), |task| format!(" (task {task})"));
+            let task = kept
+                .task_id
+                .as_ref()
+                .map_or(String::new(), |task| format!(" (task {task})"));
             text += &format!("  {}{task}: {}\n", kept.id, kept.detail);
         }
     }
@@ -135,7 +169,10 @@ async fn drop_all(client: &Client) -> anyhow::Result<Dropped> {
         let some: Dropped = client.delete("/dead").await?;
         dropped += some.dropped;
         if some.dropped == 0 || some.left.unwrap_or_default() == 0 {
-            return Ok(Dropped { dropped, left: some.left });
+            return Ok(Dropped {
+                dropped,
+                left: some.left,
+            });
         }
     }
 }
@@ -146,11 +183,17 @@ async fn drop_these(client: &Client, ids: &[String]) -> anyhow::Result<Dropped> 
         let one: Dropped = client.delete(&format!("/dead/{id}")).await?;
         dropped += one.dropped;
     }
-    Ok(Dropped { dropped, left: None })
+    Ok(Dropped {
+        dropped,
+        left: None,
+    })
 }
 
 fn thrown_away(dropped: &Dropped) -> String {
-    format!("{} thrown away\n", counted(dropped.dropped, "message was", "messages were"))
+    format!(
+        "{} thrown away\n",
+        counted(dropped.dropped, "message was", "messages were")
+    )
 }
 
 fn listed(list: &DeadList) -> String {
@@ -161,19 +204,47 @@ fn listed(list: &DeadList) -> String {
     rows.align_right(&[4]);
     rows.spare(&[4, 2, 1, 3]);
     let now = wall_clock();
-    for Letter { id, reason, task_id, from, at, bytes } in &list.letters {
-        let (task, at) = (task_id.clone().unwrap_or_default(), at.map_or(String::new(), |at| clock(at, now)));
-        rows.add_row([id.clone(), task, from.clone(), at, bytes.to_string(), with_clocks(reason, now)]);
+    for Letter {
+        id,
+        reason,
+        task_id,
+        from,
+        at,
+        bytes,
+    } in &list.letters
+    {
+        let (task, at) = (
+            task_id.clone().unwrap_or_default(),
+            at.map_or(String::new(), |at| clock(at, now)),
+        );
+        rows.add_row([
+            id.clone(),
+            task,
+            from.clone(),
+            at,
+            bytes.to_string(),
+            with_clocks(reason, now),
+        ]);
     }
     let shown = list.letters.len();
     let count = counted(list.total, "message", "messages");
-    let count = if shown < list.total { format!("{shown} of {count}") } else { count };
-    format!("{}{count}. `dispatcher dead show|retry|drop ID`\n", lines(rows))
+    let count = if shown < list.total {
+        format!("{shown} of {count}")
+    } else {
+        count
+    };
+    format!(
+        "{}{count}. `dispatcher dead show|retry|drop ID`\n",
+        lines(rows)
+    )
 }
 
 fn described(message: &DeadMessage) -> String {
     let letter = &message.letter;
-    let mut text = format!("{}\nreason: {}\nfrom: {}\n", letter.id, letter.reason, letter.from);
+    let mut text = format!(
+        "{}\nreason: {}\nfrom: {}\n",
+        letter.id, letter.reason, letter.from
+    );
     if let Some(at) = letter.at {
         text += &format!("when: {at}\n");
     }
@@ -181,6 +252,10 @@ fn described(message: &DeadMessage) -> String {
     for (name, value) in &message.properties {
         text += &format!("{name}: {value}\n");
     }
-    let not_text = if message.is_utf8 { "" } else { ", not all of it text" };
+    let not_text = if message.is_utf8 {
+        ""
+    } else {
+        ", not all of it text"
+    };
     plain(&(text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)))
 }

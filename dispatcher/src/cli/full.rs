@@ -54,7 +54,10 @@ impl Interrupt {
     }
 
     /// The answer to what has begun.
-    pub(super) async fn answer<T>(&self, request: impl Future<Output = T>) -> Result<T, Interrupted> {
+    pub(super) async fn answer<T>(
+        &self,
+        request: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
         let too_late = async {
             self.0.cancelled().await;
             tokio::time::sleep(ANSWERED_WITHIN).await;
@@ -74,20 +77,31 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) fn new() -> Self {
-        let target =
-            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
-        Self { bar, said: Cell::new(None) }
+        Self {
+            bar,
+            said: Cell::new(None),
+        }
     }
 
     pub(super) fn say(&self, words: String) {
         if !self.bar.is_hidden() {
             self.bar.set_message(words);
             self.bar.tick();
-        } else if self.said.get().is_none_or(|said| said.elapsed() >= SAY_EVERY) && self.bar.message() != words {
+        } else if self
+            .said
+            .get()
+            .is_none_or(|said| said.elapsed() >= SAY_EVERY)
+            && self.bar.message() != words
+        {
             eprintln!("{words}");
             self.said.set(Some(Instant::now()));
             self.bar.set_message(words);
@@ -107,17 +121,34 @@ impl Drop for Shown {
 }
 
 pub(super) fn full(no_room: &NoRoom) -> String {
-    let routes = no_room.full.iter().map(|route| format!("{} waiting for `{}`", route.waiting, route.route));
-    format!("the queue is full: {}", routes.collect::<Vec<_>>().join(", "))
+    let routes = no_room
+        .full
+        .iter()
+        .map(|route| format!("{} waiting for `{}`", route.waiting, route.route));
+    format!(
+        "the queue is full: {}",
+        routes.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Why none of the full queues moves on: no programmer takes tasks from them. None when one does, or nobody can tell.
 pub(super) async fn stuck(client: &Client, no_room: &NoRoom) -> Option<String> {
     let status: PoolStatus = client.get("/programmer_pool/status").await.ok()?;
-    let names: BTreeSet<&str> = no_room.full.iter().map(|full| full.route.as_str()).collect();
-    let routes = status.routes.iter().filter(|route| names.contains(route.name.as_str()));
+    let names: BTreeSet<&str> = no_room
+        .full
+        .iter()
+        .map(|full| full.route.as_str())
+        .collect();
+    let routes = status
+        .routes
+        .iter()
+        .filter(|route| names.contains(route.name.as_str()));
     let able: BTreeSet<&ProgrammerId> = routes.flat_map(|route| &route.programmers).collect();
-    let able: Vec<&ProgrammerStatus> = status.programmers.iter().filter(|one| able.contains(&one.id)).collect();
+    let able: Vec<&ProgrammerStatus> = status
+        .programmers
+        .iter()
+        .filter(|one| able.contains(&one.id))
+        .collect();
     nobody_takes(&able)
 }
 
@@ -129,12 +160,18 @@ fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
     if able.is_empty() || able.iter().any(|one| works(&one)) {
         return None;
     }
-    let named = able.iter().take(MOST_NAMES).map(|one| format!("{} is {}", one.agent, status::word(one.state)));
+    let named = able
+        .iter()
+        .take(MOST_NAMES)
+        .map(|one| format!("{} is {}", one.agent, status::word(one.state)));
     let more = match able.len().saturating_sub(MOST_NAMES) {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
-    Some(format!("no programmer takes tasks from it: {}{more}", named.collect::<Vec<_>>().join(", ")))
+    Some(format!(
+        "no programmer takes tasks from it: {}{more}",
+        named.collect::<Vec<_>>().join(", ")
+    ))
 }
 
 /// Requests that wait until there is room.
@@ -145,7 +182,10 @@ pub(super) struct Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { shown: Shown::new(), interrupt: Interrupt::listen() }
+        Self {
+            shown: Shown::new(),
+            interrupt: Interrupt::listen(),
+        }
     }
 }
 
@@ -169,10 +209,19 @@ impl Room {
                     Err(problem) => problem,
                 },
             };
-            let Some(no_room) = &problem.no_room else { return Err(in_words(&problem)) };
-            let why = stuck(client, no_room).await.map_or(String::new(), |why| format!("; {why}"));
-            self.shown.say(format!("{}; waiting for room{why}", full(no_room)));
-            if let Err(interrupted) = self.interrupt.sleep(problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S)).await {
+            let Some(no_room) = &problem.no_room else {
+                return Err(in_words(&problem));
+            };
+            let why = stuck(client, no_room)
+                .await
+                .map_or(String::new(), |why| format!("; {why}"));
+            self.shown
+                .say(format!("{}; waiting for room{why}", full(no_room)));
+            if let Err(interrupted) = self
+                .interrupt
+                .sleep(problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S))
+                .await
+            {
                 return Ok(Err(interrupted));
             }
         }
@@ -181,8 +230,13 @@ impl Room {
 
 /// The command that this process was started with, as a shell reads it, and more words behind it.
 pub(super) fn same_command(more: &[&str]) -> String {
-    let words = std::env::args().skip(1).chain(more.iter().map(|word| (*word).to_owned()));
-    std::iter::once("dispatcher".to_owned()).chain(words.map(|word| quoted(&word))).collect::<Vec<_>>().join(" ")
+    let words = std::env::args()
+        .skip(1)
+        .chain(more.iter().map(|word| (*word).to_owned()));
+    std::iter::once("dispatcher".to_owned())
+        .chain(words.map(|word| quoted(&word)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn quoted(word: &str) -> String {
@@ -199,9 +253,28 @@ mod tests {
 
     #[test]
     fn a_shell_reads_every_word_as_it_was() {
-        for word in ["tasks.yaml", "", "my tasks.json", "run_id=it's", "$HOME", "a\"b", "-", "é", "a\\b", "*"] {
-            assert_eq!(shlex::split(&quoted(word)), Some(vec![word.to_owned()]), "{word:?}");
+        for word in [
+            "tasks.yaml",
+            "",
+            "my tasks.json",
+            "run_id=it's",
+            "$HOME",
+            "a\"b",
+            "-",
+            "é",
+            "a\\b",
+            "*",
+        ] {
+            assert_eq!(
+                shlex::split(&quoted(word)),
+                Some(vec![word.to_owned()]),
+                "{word:?}"
+            );
         }
-        assert_eq!(quoted("--label"), "--label", "what needs no quotes has none");
+        assert_eq!(
+            quoted("--label"),
+            "--label",
+            "what needs no quotes has none"
+        );
     }
 }

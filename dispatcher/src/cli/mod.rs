@@ -56,7 +56,9 @@ pub struct Arguments {
 
 /// The usage that an error shows names what the environment gives as if it had to be written.
 fn without_environment(command: clap::Command) -> clap::Command {
-    command.mut_args(|argument| argument.env(Resettable::Reset)).mut_subcommands(without_environment)
+    command
+        .mut_args(|argument| argument.env(Resettable::Reset))
+        .mut_subcommands(without_environment)
 }
 
 impl Arguments {
@@ -64,7 +66,10 @@ impl Arguments {
     pub fn of_process() -> Self {
         Self::try_parse().unwrap_or_else(|error| {
             let again = without_environment(Self::command()).try_get_matches().err();
-            again.filter(|again| error.use_stderr() && again.kind() == error.kind()).unwrap_or(error).exit()
+            again
+                .filter(|again| error.use_stderr() && again.kind() == error.kind())
+                .unwrap_or(error)
+                .exit()
         })
     }
 

@@ -41,12 +41,15 @@ enum Form {
 
 /// It is passed on as it was written: the dispatcher's clock decides.
 fn is_since(text: &str) -> Result<String, String> {
-    text.parse::<Since>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+    text.parse::<Since>()
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
     let query = [("since", args.since), ("by", args.by.to_string())];
-    let url = Url::parse_with_params("http://pool/report", &query).context("failed to put the question together")?;
+    let url = Url::parse_with_params("http://pool/report", &query)
+        .context("failed to put the question together")?;
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
     let report: Report = Client::new(&args.url)?.get(&path).await?;
     Ok(print(&match args.format {
@@ -61,13 +64,25 @@ fn text(report: &Report) -> String {
     let groups = || report.groups.iter().chain([&report.total]);
     let by = report.by_words();
     // Two words of a head may stand above each other.
-    let mut numbers =
-        table(&[by, "tasks", "success", "at\nfirst", "failovers", "tokens\nin", "tokens\nout", "cost", "per\nsuccess"]);
+    let mut numbers = table(&[
+        by,
+        "tasks",
+        "success",
+        "at\nfirst",
+        "failovers",
+        "tokens\nin",
+        "tokens\nout",
+        "cost",
+        "per\nsuccess",
+    ]);
     groups().for_each(|group| numbers.add_row(row(group)));
     let mut spans = table(&[by, "run p50", "p90", "p99", "queued p50", "p90", "p99"]);
     for group in groups() {
         let name = [group.name.clone()].into_iter();
-        spans.add_row(name.chain(times(group.duration_ms)).chain(times(group.queued_ms)));
+        spans.add_row(
+            name.chain(times(group.duration_ms))
+                .chain(times(group.queued_ms)),
+        );
     }
     let mut failures = table(&["error", "tasks"]);
     for (kind, count) in &report.total.failures {
@@ -79,8 +94,17 @@ fn text(report: &Report) -> String {
     spans.spare(&[5, 2]);
     spans.align_right(&[1, 2, 3, 4, 5, 6]);
     failures.align_right(&[1]);
-    let failures = if report.total.failures.is_empty() { String::new() } else { lines(failures) };
-    format!("{}{}{failures}{}", lines(numbers), lines(spans), footer(report))
+    let failures = if report.total.failures.is_empty() {
+        String::new()
+    } else {
+        lines(failures)
+    };
+    format!(
+        "{}{}{failures}{}",
+        lines(numbers),
+        lines(spans),
+        footer(report)
+    )
 }
 
 fn footer(report: &Report) -> String {
@@ -88,7 +112,11 @@ fn footer(report: &Report) -> String {
         0 => String::new(),
         some => format!("; of {some} only the outcome is known any more"),
     };
-    let tasks = counted(usize::try_from(report.total.tasks).unwrap_or(usize::MAX), "task", "tasks");
+    let tasks = counted(
+        usize::try_from(report.total.tasks).unwrap_or(usize::MAX),
+        "task",
+        "tasks",
+    );
     let left_out = report.not_in_rates().map_or(String::new(), |some| {
         format!("\nsuccess is that of tasks that succeeded or failed; not among them: {some}")
     });
@@ -96,7 +124,8 @@ fn footer(report: &Report) -> String {
 }
 
 fn row(group: &Group) -> [String; 9] {
-    let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{:.0} %", rate * 100.0));
+    let rate =
+        |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{:.0} %", rate * 100.0));
     [
         group.name.clone(),
         group.tasks.to_string(),
@@ -111,7 +140,9 @@ fn row(group: &Group) -> [String; 9] {
 }
 
 fn times(of: Option<Percentiles>) -> [String; 3] {
-    of.map_or(["-", "-", "-"].map(str::to_owned), |p| [p.p50, p.p90, p.p99].map(duration))
+    of.map_or(["-", "-", "-"].map(str::to_owned), |p| {
+        [p.p50, p.p90, p.p99].map(duration)
+    })
 }
 
 #[cfg(test)]
@@ -120,7 +151,11 @@ mod tests {
 
     #[test]
     fn a_group_is_one_line_that_fits_most_terminals() {
-        let of = Some(Percentiles { p50: 34_000, p90: 160_000, p99: 7_500_000 });
+        let of = Some(Percentiles {
+            p50: 34_000,
+            p90: 160_000,
+            p99: 7_500_000,
+        });
         let group = Group {
             name: "anthropic/claude-sonnet-4-20250514".to_owned(),
             tasks: 1234,
@@ -131,22 +166,51 @@ mod tests {
             cost_usd: pool_shared::money::MicroUsd(12_345_678),
             ..Group::default()
         };
-        let (since, until) = (pool_shared::time::Timestamp(0), pool_shared::time::Timestamp(1));
-        let total = Group { name: "all".to_owned(), ..group.clone() };
-        let report = Report { since, until, by: "llm".to_owned(), total, groups: vec![group], without_details: 3 };
+        let (since, until) = (
+            pool_shared::time::Timestamp(0),
+            pool_shared::time::Timestamp(1),
+        );
+        let total = Group {
+            name: "all".to_owned(),
+            ..group.clone()
+        };
+        let report = Report {
+            since,
+            until,
+            by: "llm".to_owned(),
+            total,
+            groups: vec![group],
+            without_details: 3,
+        };
         let text = text(&report);
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(104), "{widest:?} columns:\n{text}");
-        let row = text.lines().find(|line| line.starts_with("anthropic/claude-sonnet-4-20250514 ")).unwrap_or_default();
+        let row = text
+            .lines()
+            .find(|line| line.starts_with("anthropic/claude-sonnet-4-20250514 "))
+            .unwrap_or_default();
         assert!(
             row.contains("91 %") && row.contains("$12.3457") && row.contains("12.3M"),
             "a row is one line:\n{text}"
         );
         let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"), "with times:\n{text}");
-        assert!(text.ends_with("; of 3 only the outcome is known any more\n"), "and what is missing:\n{text}");
-        let total = Group { cancelled: 2, expired: 1, ..report.total.clone() };
+        assert!(
+            squeezed.contains("34.0 s 2 min 40 s 2 h 05 min"),
+            "with times:\n{text}"
+        );
+        assert!(
+            text.ends_with("; of 3 only the outcome is known any more\n"),
+            "and what is missing:\n{text}"
+        );
+        let total = Group {
+            cancelled: 2,
+            expired: 1,
+            ..report.total.clone()
+        };
         let text = super::text(&Report { total, ..report });
-        assert!(text.ends_with("not among them: 2 cancelled, 1 expired\n"), "whom the rate leaves out:\n{text}");
+        assert!(
+            text.ends_with("not among them: 2 cancelled, 1 expired\n"),
+            "whom the rate leaves out:\n{text}"
+        );
     }
 }

@@ -58,10 +58,16 @@ pub(super) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         pool.dispatcher.listen = listen;
     }
-    let access = Access::new(pool.dispatcher.listen, &Env::of_process()).context("failed to serve the HTTP API")?;
-    let listener = TcpListener::bind(pool.dispatcher.listen).await.with_context(|| {
-        format!("failed to listen on {}; is another dispatcher running there?", pool.dispatcher.listen)
-    })?;
+    let access = Access::new(pool.dispatcher.listen, &Env::of_process())
+        .context("failed to serve the HTTP API")?;
+    let listener = TcpListener::bind(pool.dispatcher.listen)
+        .await
+        .with_context(|| {
+            format!(
+                "failed to listen on {}; is another dispatcher running there?",
+                pool.dispatcher.listen
+            )
+        })?;
     let told = CancellationToken::new();
     end_on_signals(told.clone())?;
     serve(pool, (args.name, args.url_file), (listener, access), told).await?;
@@ -76,7 +82,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
     let shutdown = CancellationToken::new();
-    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION")).context("failed to set up metrics")?;
+    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
+        .context("failed to set up metrics")?;
     let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
         let (beats, watchman) = (beats.clone(), watchman.clone());
@@ -87,7 +94,8 @@ async fn serve(
     };
     let journal = Journal::default();
     let starting = async {
-        let process = Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
+        let process =
+            Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
         process.log.observe(Arc::new(journal.clone()));
         process.log.ready().await?;
         configure::put_in_force(&process, &pool).await;
@@ -99,12 +107,20 @@ async fn serve(
     };
     let outputs = Outputs::default();
     let history = History::start(&process, outputs.clone());
-    tokio::spawn(replies::run(process.clone(), history.clone(), pool.dispatcher.reply_patience));
+    tokio::spawn(replies::run(
+        process.clone(),
+        history.clone(),
+        pool.dispatcher.reply_patience,
+    ));
     tokio::spawn(retries::run(process.clone()));
     tokio::spawn(deadlines::run(process.clone()));
     let dead = DeadLetters::new(process.clone());
     tokio::spawn(rescue::run(process.clone(), dead.clone()));
-    let intake = Intake::new(process.clone(), history.clone(), pool.load_balancing.max_queue_per_programmer);
+    let intake = Intake::new(
+        process.clone(),
+        history.clone(),
+        pool.load_balancing.max_queue_per_programmer,
+    );
     let url = format!("http://{}", listener.local_addr()?);
     let pool = Arc::new(pool);
     tokio::spawn(telemetry::pool::watch(process.clone(), Arc::clone(&pool)));
@@ -112,7 +128,12 @@ async fn serve(
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
     tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(repair::run(process.clone(), Arc::clone(&pool), history.clone(), watchman));
+    tokio::spawn(repair::run(
+        process.clone(),
+        Arc::clone(&pool),
+        history.clone(),
+        watchman,
+    ));
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
@@ -132,11 +153,13 @@ async fn serve(
     tokio::spawn(numbers::run(app.clone()));
     tokio::spawn(app.hub.clone().run(app.clone()));
     if let Some(file) = url_file {
-        std::fs::write(&file, &url).with_context(|| format!("failed to write {}", file.display()))?;
+        std::fs::write(&file, &url)
+            .with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
     let ended = told.clone();
-    let serving = axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
+    let serving =
+        axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
     tokio::select! {
         served = async { serving.await } => served?,
         // Somebody who stopped in the middle of his request.
@@ -155,7 +178,13 @@ pub(super) async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     };
     logs();
     let shutdown = CancellationToken::new();
-    let process = Process::start(&pool, called("dispatcher topology", None), |_| (), shutdown.clone()).await?;
+    let process = Process::start(
+        &pool,
+        called("dispatcher topology", None),
+        |_| (),
+        shutdown.clone(),
+    )
+    .await?;
     process.log.ready().await?;
     configure::put_in_force(&process, &pool).await;
     let routes = process.routes.all().len();

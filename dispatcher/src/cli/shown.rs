@@ -26,7 +26,9 @@ pub struct PoolUrl {
 }
 
 fn http_url(text: &str) -> Result<Url, String> {
-    let url = text.parse::<Url>().map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+    let url = text
+        .parse::<Url>()
+        .map_err(|error| format!("{error}; write http://HOST:PORT"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
         _ => Err("an address of a dispatcher begins with http:// or https://".to_owned()),
@@ -47,14 +49,22 @@ impl Shown {
         Client::new(&self.url)
     }
 
-    pub(super) fn print<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
+    pub(super) fn print<T: Serialize>(
+        &self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<ExitCode> {
         self.format.print(answer, text)
     }
 }
 
 impl Format {
     /// The answer as it is, or these words.
-    pub(super) fn print<T: Serialize>(self, answer: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<ExitCode> {
+    pub(super) fn print<T: Serialize>(
+        self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<ExitCode> {
         Ok(print(&match self {
             Self::Json => format!("{:#}\n", serde_json::to_value(answer)?),
             Self::Table => text(answer),

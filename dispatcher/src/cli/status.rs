@@ -48,7 +48,11 @@ async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStat
         match answer {
             Ok(status) if status.programmers.iter().all(is_ready) => return Ok(status),
             Ok(status) if Instant::now() >= until => {
-                bail!("not every programmer is ready after {} s:\n{}", limit.as_secs(), not_ready(&status))
+                bail!(
+                    "not every programmer is ready after {} s:\n{}",
+                    limit.as_secs(),
+                    not_ready(&status)
+                )
             }
             Err(error) if Instant::now() >= until => return Err(error),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -57,8 +61,13 @@ async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStat
 }
 
 fn not_ready(status: &PoolStatus) -> String {
-    let bad = status.programmers.iter().filter(|programmer| !is_ready(programmer));
-    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason)).collect::<Vec<_>>().join("\n")
+    let bad = status
+        .programmers
+        .iter()
+        .filter(|programmer| !is_ready(programmer));
+    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// As `/ready` of the programmer itself says.
@@ -94,10 +103,18 @@ fn text(status: &PoolStatus) -> String {
     programmers.spare(&[3]);
     programmers.folds(2);
     for p in &status.programmers {
-        let llm = if p.using_backup { format!("{} (backup)", p.current_llm) } else { p.current_llm.clone() };
+        let llm = if p.using_backup {
+            format!("{} (backup)", p.current_llm)
+        } else {
+            p.current_llm.clone()
+        };
         programmers.add_row([
             p.agent.clone().into(),
-            if p.unknown { "?".into() } else { Cell::toned(word(p.state), tone(p.state)) },
+            if p.unknown {
+                "?".into()
+            } else {
+                Cell::toned(word(p.state), tone(p.state))
+            },
             llm.into(),
             p.capabilities.join(" ").into(),
             doing(p, now).into(),
@@ -105,14 +122,33 @@ fn text(status: &PoolStatus) -> String {
     }
     let mut routes = table(&["queue", "waiting", "running", "served by"]);
     for route in &status.routes {
-        let served: Vec<&str> = route.programmers.iter().map(pool_shared::id::ProgrammerId::as_str).collect();
-        let is_paused =
-            status.pauses.iter().any(|p| matches!(&p.target, Target::Route { name } if *name == route.name));
-        let queue = if is_paused { format!("{} (paused)", route.queue) } else { route.queue.clone() };
-        routes.add_row([queue, route.waiting_in_words(), route.running.to_string(), served.join(" ")]);
+        let served: Vec<&str> = route
+            .programmers
+            .iter()
+            .map(pool_shared::id::ProgrammerId::as_str)
+            .collect();
+        let is_paused = status
+            .pauses
+            .iter()
+            .any(|p| matches!(&p.target, Target::Route { name } if *name == route.name));
+        let queue = if is_paused {
+            format!("{} (paused)", route.queue)
+        } else {
+            route.queue.clone()
+        };
+        routes.add_row([
+            queue,
+            route.waiting_in_words(),
+            route.running.to_string(),
+            served.join(" "),
+        ]);
     }
     let depth = match status.uncounted_queues {
-        0 => counted(usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX), "message", "messages"),
+        0 => counted(
+            usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX),
+            "message",
+            "messages",
+        ),
         _ => "? messages".to_owned(),
     };
     format!(
@@ -130,10 +166,18 @@ fn text(status: &PoolStatus) -> String {
 
 /// In short: why its LLMs are out, the table of the breakers says.
 fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
-    match (&programmer.task, programmer.since, &programmer.circuit, programmer.shut) {
+    match (
+        &programmer.task,
+        programmer.since,
+        &programmer.circuit,
+        programmer.shut,
+    ) {
         (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
         (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
-            format!("breaker: no LLM is available, next probe at {}", clock(circuit.until, now))
+            format!(
+                "breaker: no LLM is available, next probe at {}",
+                clock(circuit.until, now)
+            )
         }
         (_, _, _, _) => with_clocks(&programmer.reason, now),
     }
@@ -146,20 +190,32 @@ fn millis(now: Timestamp, since: Timestamp) -> u64 {
 /// Why this may be out of date, and what is paused.
 fn first_of_all(status: &PoolStatus) -> String {
     let now = wall_clock();
-    let trouble = status.detail.iter().map(|detail| format!("the dispatcher says: {detail}\n"));
+    let trouble = status
+        .detail
+        .iter()
+        .map(|detail| format!("the dispatcher says: {detail}\n"));
     let pauses = status.pauses.iter().map(|paused| {
         let how = match paused.pause {
             Pause::Pause => "paused",
             Pause::Drain => "drained",
         };
-        format!("{} is {how} since {}\n", paused.target, clock(paused.since, now))
+        format!(
+            "{} is {how} since {}\n",
+            paused.target,
+            clock(paused.since, now)
+        )
     });
     trouble.chain(pauses).collect()
 }
 
 pub(super) fn budget(budget: &BudgetStatus) -> String {
-    let limit = budget.max_daily_spend_usd.map_or(String::new(), |limit| format!(" of ${limit}"));
-    format!("${}{limit} spent today, ${} reserved", budget.spent_usd, budget.reserved_usd)
+    let limit = budget
+        .max_daily_spend_usd
+        .map_or(String::new(), |limit| format!(" of ${limit}"));
+    format!(
+        "${}{limit} spent today, ${} reserved",
+        budget.spent_usd, budget.reserved_usd
+    )
 }
 
 pub(super) fn breaker_word(state: BreakerState) -> &'static str {
@@ -172,7 +228,11 @@ pub(super) fn breaker_word(state: BreakerState) -> &'static str {
 
 /// Those that are not closed.
 fn breakers(status: &PoolStatus) -> String {
-    let shut: Vec<_> = status.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed).collect();
+    let shut: Vec<_> = status
+        .breakers
+        .iter()
+        .filter(|breaker| breaker.state != BreakerState::Closed)
+        .collect();
     if shut.is_empty() {
         return String::new();
     }
@@ -185,11 +245,17 @@ fn breakers(status: &PoolStatus) -> String {
         let reason = breaker.reason.map_or(String::new(), |fault| {
             format!(
                 "{}, last {}",
-                counted(usize::try_from(breaker.failures).unwrap_or(usize::MAX), "failure", "failures"),
+                counted(
+                    usize::try_from(breaker.failures).unwrap_or(usize::MAX),
+                    "failure",
+                    "failures"
+                ),
                 fault.as_str()
             )
         });
-        let until = breaker.until.map_or(String::new(), |until| clock(until, now));
+        let until = breaker
+            .until
+            .map_or(String::new(), |until| clock(until, now));
         let scope = breaker.scope.to_string();
         rows.add_row([
             breaker.llm.to_string().into(),
@@ -229,18 +295,33 @@ mod tests {
                 "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
                 "oldest_waiting": null, "programmers": []
             });
-            serde_json::from_value::<crate::pool_view::RouteStatus>(route).expect("a route").waiting_in_words()
+            serde_json::from_value::<crate::pool_view::RouteStatus>(route)
+                .expect("a route")
+                .waiting_in_words()
         };
         assert_eq!(waits(2, Some(2)), "2", "a message for each");
-        assert_eq!(waits(1, Some(3)), "1 (3 messages)", "two of them are of tasks that were cancelled");
-        assert_eq!(waits(0, Some(1)), "0 (1 message)", "one that the log does not know");
+        assert_eq!(
+            waits(1, Some(3)),
+            "1 (3 messages)",
+            "two of them are of tasks that were cancelled"
+        );
+        assert_eq!(
+            waits(0, Some(1)),
+            "0 (1 message)",
+            "one that the log does not know"
+        );
         assert_eq!(waits(2, None), "2", "the broker did not say");
     }
 
     #[test]
     fn a_row_says_in_short_what_is_done_since_when_and_why_nothing_is() {
-        let busy = json!({"reason": "working on t1", "task": "t1", "since": "2026-01-31T12:00:00Z"});
-        assert_eq!(said(&busy), "t1 for 2 min 05 s", "what it does, and for how long");
+        let busy =
+            json!({"reason": "working on t1", "task": "t1", "since": "2026-01-31T12:00:00Z"});
+        assert_eq!(
+            said(&busy),
+            "t1 for 2 min 05 s",
+            "what it does, and for how long"
+        );
         let circuit = json!({
             "since": "2026-01-31T12:00:00Z", "until": "2026-01-31T12:05:30Z", "reason": "rate_limited", "failures": 3, "detail": "long"
         });
@@ -251,6 +332,10 @@ mod tests {
             "the rest is in another table"
         );
         let paused = json!({"reason": "paused: since 2026-01-31T12:00:07.123Z", "shut": "paused"});
-        assert_eq!(said(&paused), "paused: since 12:00:07 UTC", "times are short");
+        assert_eq!(
+            said(&paused),
+            "paused: since 12:00:07 UTC",
+            "times are short"
+        );
     }
 }

@@ -41,7 +41,11 @@ pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
     let mut query = vec![("limit", limit.as_str())];
     query.extend(args.status.as_deref().map(|status| ("status", status)));
     query.extend(args.label.as_deref().map(|label| ("label", label)));
-    query.extend(args.programmer.as_ref().map(|id| ("programmer", id.as_str())));
+    query.extend(
+        args.programmer
+            .as_ref()
+            .map(|id| ("programmer", id.as_str())),
+    );
     query.extend(args.text.as_deref().map(|text| ("text", text)));
     let list: TaskList = args.shown.client()?.get_with("/tasks", &query).await?;
     args.shown.print(&list, |list| text(list, wall_clock()))
@@ -59,18 +63,34 @@ fn text(list: &TaskList, now: Timestamp) -> String {
     }
     let shown = list.tasks.len();
     let count = counted(list.total, "task", "tasks");
-    let count = if shown < list.total { format!("{shown} of {count}, the newest (--limit)") } else { count };
-    format!("{}{count}. `dispatcher show ID` has all of one\n", lines(rows))
+    let count = if shown < list.total {
+        format!("{shown} of {count}, the newest (--limit)")
+    } else {
+        count
+    };
+    format!(
+        "{}{count}. `dispatcher show ID` has all of one\n",
+        lines(rows)
+    )
 }
 
 fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
     let since = task.submitted_at.or(task.started_at).or(task.finished_at);
-    let old = since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
+    let old =
+        since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
     [
         task.id.to_string().into(),
         Cell::toned(&task.status, Tone::of_task(&task.status)),
-        task.programmer.as_ref().map(ToString::to_string).unwrap_or_default().into(),
-        task.llm.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+        task.programmer
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .into(),
+        task.llm
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .into(),
         old.unwrap_or_default().into(),
         task.summary.lines().next().unwrap_or_default().into(),
     ]
@@ -88,10 +108,23 @@ mod tests {
             "attempts": 1, "programmer": "003", "attempt": null, "started_at": null, "finished_at": "2026-01-31T12:01:00Z",
             "cost_usd": "0.01", "llm": "free/small", "error": null
         });
-        let list = serde_json::from_value(json!({"total": 7, "tasks": [task]})).expect("an answer of GET /tasks");
+        let list = serde_json::from_value(json!({"total": 7, "tasks": [task]}))
+            .expect("an answer of GET /tasks");
         let text = text(&list, "2026-01-31T12:02:05Z".parse().expect("a time"));
-        let row = text.lines().nth(2).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(row, "t-1 succeeded 003 free/small 2 min 05 s Add a test", "all of it:\n{text}");
-        assert!(text.contains("1 of 7 tasks, the newest (--limit)"), "there are more:\n{text}");
+        let row = text
+            .lines()
+            .nth(2)
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert_eq!(
+            row, "t-1 succeeded 003 free/small 2 min 05 s Add a test",
+            "all of it:\n{text}"
+        );
+        assert!(
+            text.contains("1 of 7 tasks, the newest (--limit)"),
+            "there are more:\n{text}"
+        );
     }
 }

@@ -9,7 +9,10 @@ const WITHOUT_FORMAT: [&str; 4] = ["serve", "topology", "schema", "completions"]
 
 /// Every command that does something, with its words.
 fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {
-    let below: Vec<&Command> = command.get_subcommands().filter(|one| one.get_name() != "help").collect();
+    let below: Vec<&Command> = command
+        .get_subcommands()
+        .filter(|one| one.get_name() != "help")
+        .collect();
     for one in &below {
         leaves(one, &format!("{words} {}", one.get_name()), found);
     }
@@ -20,8 +23,15 @@ fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {
 }
 
 fn examples(command: &Command) -> Vec<String> {
-    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    help.lines().map(str::trim).filter(|line| line.starts_with("dispatcher ")).map(ToOwned::to_owned).collect()
+    let help = command
+        .get_after_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    help.lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("dispatcher "))
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 fn all() -> Vec<(String, Command)> {
@@ -42,7 +52,10 @@ fn every_command_has_an_example_that_is_right() {
     let root = ("dispatcher".to_owned(), Arguments::command());
     for (words, command) in all().into_iter().chain([root]) {
         let examples = examples(&command);
-        assert!(examples.iter().any(|line| line.starts_with(&words)), "`{words} --help` shows how: {examples:?}");
+        assert!(
+            examples.iter().any(|line| line.starts_with(&words)),
+            "`{words} --help` shows how: {examples:?}"
+        );
         for line in examples {
             let call = line.split(" >").next().unwrap_or_default();
             let call = shlex::split(call).unwrap_or_default();
@@ -56,10 +69,19 @@ fn every_command_has_an_example_that_is_right() {
 #[test]
 fn every_answer_can_be_had_as_json() {
     for (words, command) in all() {
-        let documents = WITHOUT_FORMAT.iter().any(|name| command.get_name() == *name);
-        let format = command.get_arguments().find(|argument| argument.get_id() == "format");
+        let documents = WITHOUT_FORMAT
+            .iter()
+            .any(|name| command.get_name() == *name);
+        let format = command
+            .get_arguments()
+            .find(|argument| argument.get_id() == "format");
         assert_ne!(documents, format.is_some(), "--format of `{words}`");
-        let names = format.map(|format| format.get_possible_values()).unwrap_or_default();
-        assert!(documents || names.iter().any(|value| value.matches("json", false)), "`{words} --format json`");
+        let names = format
+            .map(|format| format.get_possible_values())
+            .unwrap_or_default();
+        assert!(
+            documents || names.iter().any(|value| value.matches("json", false)),
+            "`{words} --format json`"
+        );
     }
 }

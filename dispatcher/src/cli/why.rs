@@ -19,7 +19,11 @@ pub(super) struct WhyArgs {
 }
 
 pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
-    let why: Why = args.shown.client()?.get(&format!("/tasks/{}/why", args.id)).await?;
+    let why: Why = args
+        .shown
+        .client()?
+        .get(&format!("/tasks/{}/why", args.id))
+        .await?;
     args.shown.print(&why, text)
 }
 
@@ -29,9 +33,21 @@ fn text(why: &Why) -> String {
         return sentence;
     }
     let mut rows = table(&["programmer", "state", "until", "why"]);
-    for ProgrammerWhy { id, state, detail, until, .. } in &why.programmers {
+    for ProgrammerWhy {
+        id,
+        state,
+        detail,
+        until,
+        ..
+    } in &why.programmers
+    {
         let until = until.map_or(String::new(), |until| clock(until, why.at));
-        rows.add_row([id.to_string(), word(*state).to_owned(), until, detail.clone()]);
+        rows.add_row([
+            id.to_string(),
+            word(*state).to_owned(),
+            until,
+            detail.clone(),
+        ]);
     }
     format!("{sentence}\n{}", lines(rows))
 }

@@ -93,9 +93,20 @@ pub struct Joined {
 impl Hub {
     pub fn new(process: String) -> Self {
         let (sender, _) = broadcast::channel(KEPT);
-        let sent = Sent { last: VecDeque::new(), number: 0, state: "{}".into(), looked_at: None };
+        let sent = Sent {
+            last: VecDeque::new(),
+            number: 0,
+            state: "{}".into(),
+            looked_at: None,
+        };
         let (sent, counted) = (Mutex::new(sent), Mutex::default());
-        Self(Arc::new(Inner { sender, sent, counted, counting: AtomicBool::new(false), process }))
+        Self(Arc::new(Inner {
+            sender,
+            sent,
+            counted,
+            counting: AtomicBool::new(false),
+            process,
+        }))
     }
 
     /// The id of a message in the stream.
@@ -105,18 +116,36 @@ impl Hub {
 
     /// From here on a page hears everything; `last` is the id of the last message that it had.
     pub fn join(&self, app: &App, last: Option<&str>) -> Joined {
-        let number = last.and_then(|id| id.split_once('.')).filter(|(process, _)| *process == self.0.process);
+        let number = last
+            .and_then(|id| id.split_once('.'))
+            .filter(|(process, _)| *process == self.0.process);
         let number: Option<u64> = number.and_then(|(_, number)| number.parse().ok());
         self.refresh(app);
         let sent = self.sent();
         let then = self.0.sender.subscribe();
-        let oldest = sent.last.front().map_or(sent.number + 1, |message| message.number);
+        let oldest = sent
+            .last
+            .front()
+            .map_or(sent.number + 1, |message| message.number);
         match number.filter(|number| *number + 1 >= oldest && *number <= sent.number) {
             Some(number) => {
-                let missed = sent.last.iter().filter(|message| message.number > number).cloned().collect();
-                Joined { state: None, missed, then }
+                let missed = sent
+                    .last
+                    .iter()
+                    .filter(|message| message.number > number)
+                    .cloned()
+                    .collect();
+                Joined {
+                    state: None,
+                    missed,
+                    then,
+                }
             }
-            None => Joined { state: Some(whole(&sent)), missed: Vec::new(), then },
+            None => Joined {
+                state: Some(whole(&sent)),
+                missed: Vec::new(),
+                then,
+            },
         }
     }
 
@@ -155,7 +184,9 @@ impl Hub {
             return;
         }
         let counted = self.counted().clone();
-        let state: Arc<str> = serde_json::to_string(&look(app, &counted)).unwrap_or_default().into();
+        let state: Arc<str> = serde_json::to_string(&look(app, &counted))
+            .unwrap_or_default()
+            .into();
         let mut sent = self.sent();
         sent.looked_at = Some(Instant::now());
         if sent.state != state {
@@ -168,7 +199,11 @@ impl Hub {
     fn say(&self, name: &'static str, data: Arc<str>) {
         let mut sent = self.sent();
         sent.number += 1;
-        let message = Message { number: sent.number, name, data };
+        let message = Message {
+            number: sent.number,
+            name,
+            data,
+        };
         sent.last.push_back(message.clone());
         if sent.last.len() > KEPT {
             sent.last.pop_front();
@@ -179,23 +214,36 @@ impl Hub {
 
     /// Beside the producer, which never waits for the broker.
     fn count_queues(&self, app: &App) {
-        if self.counted().at.is_some_and(|at| at.elapsed() < COUNT_EVERY)
+        if self
+            .counted()
+            .at
+            .is_some_and(|at| at.elapsed() < COUNT_EVERY)
             || self.0.counting.swap(true, Ordering::AcqRel)
         {
             return;
         }
         let (hub, process) = (self.clone(), app.process.clone());
         tokio::spawn(async move {
-            let (depths, dead) = (pool_view::queue_depths(&process).await, crate::dead::count(&process).await);
+            let (depths, dead) = (
+                pool_view::queue_depths(&process).await,
+                crate::dead::count(&process).await,
+            );
             let mut counted = hub.counted();
-            *counted = Counted { depths, dead: dead.or(counted.dead), at: Some(Instant::now()) };
+            *counted = Counted {
+                depths,
+                dead: dead.or(counted.dead),
+                at: Some(Instant::now()),
+            };
             drop(counted);
             hub.0.counting.store(false, Ordering::Release);
         });
     }
 
     fn counted(&self) -> std::sync::MutexGuard<'_, Counted> {
-        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
@@ -206,32 +254,58 @@ impl Hub {
 
 /// With the number of the last message, so that what follows follows it.
 fn whole(sent: &Sent) -> Message {
-    Message { number: sent.number, name: "state", data: Arc::clone(&sent.state) }
+    Message {
+        number: sent.number,
+        name: "state",
+        data: Arc::clone(&sent.state),
+    }
 }
 
 fn look(app: &App, counted: &Counted) -> Live {
     let heard = app.heard();
     let tasks: Vec<TaskId> = app.process.log.read(|fold| {
-        let running = fold.tasks.running().filter(|(_, owner)| !heard.has_lost(fold, owner));
+        let running = fold
+            .tasks
+            .running()
+            .filter(|(_, owner)| !heard.has_lost(fold, owner));
         running.map(|(task, _)| task.clone()).collect()
     });
     let running = tasks.len() as u64;
     let status = pool_view::status_with(app, &counted.depths);
     let named = |(status, count): (Status, u64)| (status.as_str().to_owned(), count);
     let mut counts: BTreeMap<String, u64> = app.journal.ended().into_iter().map(named).collect();
-    counts.insert("queued".to_owned(), (status.open_tasks as u64).saturating_sub(running));
+    counts.insert(
+        "queued".to_owned(),
+        (status.open_tasks as u64).saturating_sub(running),
+    );
     counts.insert("running".to_owned(), running);
     let words = |task: TaskId| (app.history.entry(&task).unwrap_or_default().summary, task);
-    let running = tasks.into_iter().map(words).map(|(summary, task)| (task, summary)).collect();
-    Live { status, counts, running, dead: counted.dead }
+    let running = tasks
+        .into_iter()
+        .map(words)
+        .map(|(summary, task)| (task, summary))
+        .collect();
+    Live {
+        status,
+        counts,
+        running,
+        dead: counted.dead,
+    }
 }
 
 fn changed_tasks(app: &App, version: u64) -> String {
     let changed = match app.journal.changed_since(version) {
-        Changes::These(tasks) if tasks.len() <= MOST_TASKS => {
-            Changed { many: false, tasks: tasks.iter().filter_map(|task| tasks::view(app, task)).collect() }
-        }
-        Changes::These(_) | Changes::Many => Changed { many: true, tasks: Vec::new() },
+        Changes::These(tasks) if tasks.len() <= MOST_TASKS => Changed {
+            many: false,
+            tasks: tasks
+                .iter()
+                .filter_map(|task| tasks::view(app, task))
+                .collect(),
+        },
+        Changes::These(_) | Changes::Many => Changed {
+            many: true,
+            tasks: Vec::new(),
+        },
     };
     serde_json::to_string(&changed).unwrap_or_default()
 }

@@ -77,20 +77,35 @@ impl Journal {
 
     /// What is kept of this task, oldest first.
     pub fn entries(&self, task: &TaskId) -> Vec<Entry> {
-        self.look(|memory| memory.tracks.get(task).map(|track| track.entries.clone()).unwrap_or_default())
+        self.look(|memory| {
+            memory
+                .tracks
+                .get(task)
+                .map(|track| track.entries.clone())
+                .unwrap_or_default()
+        })
     }
 
     /// Each task once.
     pub fn changed_since(&self, version: u64) -> Changes {
         self.look(|memory| {
-            let remembered = memory.changes.front().map_or(memory.version, |(oldest, _)| oldest - 1);
+            let remembered = memory
+                .changes
+                .front()
+                .map_or(memory.version, |(oldest, _)| oldest - 1);
             if version < remembered || version > memory.version {
                 return Changes::Many;
             }
             let mut tasks: Vec<TaskId> = Vec::new();
-            let newer = memory.changes.iter().rev().take_while(|(at, _)| *at > version);
+            let newer = memory
+                .changes
+                .iter()
+                .rev()
+                .take_while(|(at, _)| *at > version);
             let mut seen = HashSet::new();
-            newer.filter(|(_, task)| seen.insert(task)).for_each(|(_, task)| tasks.push(task.clone()));
+            newer
+                .filter(|(_, task)| seen.insert(task))
+                .for_each(|(_, task)| tasks.push(task.clone()));
             Changes::These(tasks)
         })
     }
@@ -111,12 +126,19 @@ impl Observer for Journal {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
         // Versions go on, so that whoever asks for changes hears that there are many.
         let version = memory.version + 1;
-        *memory = Memory { version, ..Memory::default() };
+        *memory = Memory {
+            version,
+            ..Memory::default()
+        };
     }
 
     fn hears(&self, at: Timestamp, decision: &Decision, verdict: Verdict) {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        memory.hear(&Entry { at, decision: decision.clone(), verdict });
+        memory.hear(&Entry {
+            at,
+            decision: decision.clone(),
+            verdict,
+        });
     }
 }
 
@@ -127,7 +149,9 @@ impl Memory {
             return;
         }
         let task_of = |attempt: &AttemptId| self.attempts.get(attempt).cloned();
-        let Some(task) = entry.decision.part_of(task_of) else { return };
+        let Some(task) = entry.decision.part_of(task_of) else {
+            return;
+        };
         if entry.verdict == Verdict::Accepted {
             self.count(&entry.decision, &task);
         }
@@ -137,7 +161,10 @@ impl Memory {
             std::collections::hash_map::Entry::Vacant(new) => {
                 self.order.push_back(task.clone());
                 let partial = self.forgotten.contains(&hash(&task));
-                new.insert(Track { partial, ..Track::default() })
+                new.insert(Track {
+                    partial,
+                    ..Track::default()
+                })
             }
         };
         track.version = self.version;
@@ -195,7 +222,10 @@ mod tests {
     }
 
     fn published(n: usize) -> Decision {
-        Decision::Published { task: task(n), generation: 0 }
+        Decision::Published {
+            task: task(n),
+            generation: 0,
+        }
     }
 
     fn hear(journal: &Journal, decision: &Decision) {
@@ -209,17 +239,40 @@ mod tests {
             hear(&journal, &published(n));
         }
         hear(&journal, &Decision::Tick);
-        assert_eq!(journal.changed_since(0), Changes::These(vec![task(1), task(2)]), "the newest first, each once");
-        assert_eq!(journal.changed_since(2), Changes::These(vec![task(1)]), "since then");
-        assert_eq!(journal.changed_since(3), Changes::These(vec![]), "a tick is about no task");
+        assert_eq!(
+            journal.changed_since(0),
+            Changes::These(vec![task(1), task(2)]),
+            "the newest first, each once"
+        );
+        assert_eq!(
+            journal.changed_since(2),
+            Changes::These(vec![task(1)]),
+            "since then"
+        );
+        assert_eq!(
+            journal.changed_since(3),
+            Changes::These(vec![]),
+            "a tick is about no task"
+        );
         for n in 0..CHANGES {
             hear(&journal, &published(n));
         }
-        assert_eq!(journal.changed_since(2), Changes::Many, "more than are remembered");
+        assert_eq!(
+            journal.changed_since(2),
+            Changes::Many,
+            "more than are remembered"
+        );
         let before = journal.version();
         journal.starts_over();
-        assert_eq!(journal.changed_since(before), Changes::Many, "everything may be another");
-        assert!(journal.entries(&task(1)).is_empty(), "everything comes again");
+        assert_eq!(
+            journal.changed_since(before),
+            Changes::Many,
+            "everything may be another"
+        );
+        assert!(
+            journal.entries(&task(1)).is_empty(),
+            "everything comes again"
+        );
     }
 
     #[test]
@@ -231,12 +284,30 @@ mod tests {
         for n in 2..EVENTS {
             hear(&journal, &published(n));
         }
-        assert_eq!(journal.entries(&task(1)).len(), 0, "the oldest task is gone as a whole");
-        assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "the newest is there");
-        assert!(journal.look(|memory| memory.events) <= EVENTS, "no more than that");
+        assert_eq!(
+            journal.entries(&task(1)).len(),
+            0,
+            "the oldest task is gone as a whole"
+        );
+        assert_eq!(
+            journal.entries(&task(EVENTS - 1)).len(),
+            1,
+            "the newest is there"
+        );
+        assert!(
+            journal.look(|memory| memory.events) <= EVENTS,
+            "no more than that"
+        );
         hear(&journal, &published(1));
-        assert_eq!(journal.entries(&task(1)).len(), 0, "what comes late is not taken for all of it");
-        assert!(journal.version_of(&task(1)) > 0, "but whoever looks at it hears that there is something new");
+        assert_eq!(
+            journal.entries(&task(1)).len(),
+            0,
+            "what comes late is not taken for all of it"
+        );
+        assert!(
+            journal.version_of(&task(1)) > 0,
+            "but whoever looks at it hears that there is something new"
+        );
         assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "others go on");
     }
 
@@ -248,15 +319,29 @@ mod tests {
             task: task(1),
             attempt,
             programmer: pool_shared::id::ProgrammerId::new("001").expect("an id"),
-            token: pool_shared::id::Token { generation: 0, count: 0 },
+            token: pool_shared::id::Token {
+                generation: 0,
+                count: 0,
+            },
             route: "any".to_owned(),
             body_hash: String::new(),
         };
         hear(&journal, &started);
         let cost_usd = pool_shared::money::MicroUsd::ZERO;
-        hear(&journal, &Decision::Settled { attempt, cost_usd, by_llm: std::collections::BTreeMap::new() });
+        hear(
+            &journal,
+            &Decision::Settled {
+                attempt,
+                cost_usd,
+                by_llm: std::collections::BTreeMap::new(),
+            },
+        );
         hear(&journal, &Decision::Cancelled { task: task(1) });
         assert_eq!(journal.entries(&task(1)).len(), 3, "all three");
-        assert_eq!(journal.ended(), HashMap::from([(Status::Cancelled, 1)]), "one has ended");
+        assert_eq!(
+            journal.ended(),
+            HashMap::from([(Status::Cancelled, 1)]),
+            "one has ended"
+        );
     }
 }

@@ -36,7 +36,11 @@ pub struct Span {
 ///
 /// # Errors
 /// When the broker does not give the stream in time.
-pub async fn entries(process: &Process, task: &TaskId, span: Span) -> Result<Vec<Entry>, BrokerError> {
+pub async fn entries(
+    process: &Process,
+    task: &TaskId,
+    span: Span,
+) -> Result<Vec<Entry>, BrokerError> {
     let reading = async {
         let _one = ONE.acquire().await;
         let channel = process.consume.channel().await?;
@@ -44,7 +48,10 @@ pub async fn entries(process: &Process, task: &TaskId, span: Span) -> Result<Vec
         discard(&channel, process.consume.endpoint()).await;
         entries
     };
-    within(LIMIT, format!("read the stream {EVENTS_STREAM}"), async { Ok(reading.await) }).await?
+    within(LIMIT, format!("read the stream {EVENTS_STREAM}"), async {
+        Ok(reading.await)
+    })
+    .await?
 }
 
 async fn read(
@@ -54,21 +61,47 @@ async fn read(
     span: Span,
 ) -> Result<Vec<Entry>, BrokerError> {
     let limit = process.consume.endpoint().timeout();
-    within(limit, "limit a reader of the events", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    within(
+        limit,
+        "limit a reader of the events",
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
+    )
+    .await?;
     let mut arguments = FieldTable::default();
     // A time means the chunk that holds it: what comes before is skipped. Verdicts about a task need no earlier events.
-    let from = span.from.map_or(AMQPValue::LongString("first".into()), |from| AMQPValue::Timestamp(from.0 / 1000));
+    let from = span
+        .from
+        .map_or(AMQPValue::LongString("first".into()), |from| {
+            AMQPValue::Timestamp(from.0 / 1000)
+        });
     arguments.insert("x-stream-offset".into(), from);
-    let consume = channel.basic_consume(EVENTS_STREAM.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    let consume = channel.basic_consume(
+        EVENTS_STREAM.into(),
+        "".into(),
+        BasicConsumeOptions::default(),
+        arguments,
+    );
     let mut consumer = within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await?;
-    let mut search = Search { task, fold: Fold::new(), attempts: Vec::new(), found: Vec::new() };
+    let mut search = Search {
+        task,
+        fold: Fold::new(),
+        attempts: Vec::new(),
+        found: Vec::new(),
+    };
     while let Ok(Some(Ok(delivery))) = tokio::time::timeout(END, consumer.next()).await {
-        let Ok(batch) = Batch::from_json(&delivery.data) else { continue };
+        let Ok(batch) = Batch::from_json(&delivery.data) else {
+            continue;
+        };
         if batch.at() > span.to {
             break;
         }
         search.read(&batch);
-        within(limit, "acknowledge events", delivery.ack(BasicAckOptions::default())).await?;
+        within(
+            limit,
+            "acknowledge events",
+            delivery.ack(BasicAckOptions::default()),
+        )
+        .await?;
     }
     Ok(search.found)
 }
@@ -82,16 +115,30 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn read(&mut self, batch: &Batch) {
-        let Self { task, fold, attempts, found } = self;
+        let Self {
+            task,
+            fold,
+            attempts,
+            found,
+        } = self;
         fold.apply(batch, |_, decision, verdict| {
-            if let Decision::Started { task: started, attempt, .. } = decision
+            if let Decision::Started {
+                task: started,
+                attempt,
+                ..
+            } = decision
                 && started == *task
             {
                 attempts.push(*attempt);
             }
-            let task_of = |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
+            let task_of =
+                |attempt: &AttemptId| attempts.contains(attempt).then(|| TaskId::clone(task));
             if decision.part_of(task_of).as_ref() == Some(*task) {
-                found.push(Entry { at: batch.at(), decision: decision.clone(), verdict });
+                found.push(Entry {
+                    at: batch.at(),
+                    decision: decision.clone(),
+                    verdict,
+                });
             }
         });
     }

@@ -14,7 +14,8 @@ const TASKS: usize = 256;
 /// Of each so much, the newest.
 const BYTES: usize = 64 * 1024;
 const SECTIONS: usize = 200;
-const LAST_WORD: &str = "\n[… it prints more than is shown while it works: the end is shown when it has ended …]\n";
+const LAST_WORD: &str =
+    "\n[… it prints more than is shown while it works: the end is shown when it has ended …]\n";
 
 /// The output of a task's latest attempt that has printed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +45,27 @@ impl Output {
         }
         let (last, known) = (earlier.sections.last()?, earlier.sections.len());
         let more = self.sections.get(known - 1)?.text.get(last.text.len()..)?;
-        let more = Section { check: last.check.clone(), text: more.to_owned() };
+        let more = Section {
+            check: last.check.clone(),
+            text: more.to_owned(),
+        };
         let new = self.sections.get(known..)?.iter().cloned();
-        Some(Some(more).into_iter().filter(|more| !more.text.is_empty()).chain(new).collect())
+        Some(
+            Some(more)
+                .into_iter()
+                .filter(|more| !more.text.is_empty())
+                .chain(new)
+                .collect(),
+        )
     }
 
     fn add(&mut self, check: Option<String>, text: &str) {
         match self.sections.last_mut() {
             Some(last) if last.check == check => last.text.push_str(text),
-            Some(_) | None => self.sections.push(Section { check, text: text.to_owned() }),
+            Some(_) | None => self.sections.push(Section {
+                check,
+                text: text.to_owned(),
+            }),
         }
         self.shorten();
     }
@@ -68,7 +81,9 @@ impl Output {
         }
         let surplus = bytes(&self.sections).saturating_sub(BYTES);
         if let Some(Section { text, .. }) = self.sections.first_mut().filter(|_| surplus > 0) {
-            let cut = (surplus..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+            let cut = (surplus..text.len())
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(text.len());
             text.drain(..cut);
             self.left_out += cut as u64;
         }
@@ -112,19 +127,43 @@ impl Kept {
     fn hear(&mut self, task: &TaskId, progress: Progress) {
         self.version += 1;
         let version = self.version;
-        let Progress { attempt, programmer, check, skipped, mut text, silent } = progress;
+        let Progress {
+            attempt,
+            programmer,
+            check,
+            skipped,
+            mut text,
+            silent,
+        } = progress;
         if silent {
             text.push_str(LAST_WORD);
         }
-        if let Some((at, output)) = self.outputs.get_mut(task).filter(|(_, output)| output.attempt == attempt) {
+        if let Some((at, output)) = self
+            .outputs
+            .get_mut(task)
+            .filter(|(_, output)| output.attempt == attempt)
+        {
             *at = version;
-            let gap = if skipped > 0 { format!("\n[… {skipped} bytes left out …]\n") } else { String::new() };
+            let gap = if skipped > 0 {
+                format!("\n[… {skipped} bytes left out …]\n")
+            } else {
+                String::new()
+            };
             output.add(check, &format!("{gap}{text}"));
             return;
         }
-        let mut output = Output { attempt, programmer, left_out: skipped, sections: Vec::new() };
+        let mut output = Output {
+            attempt,
+            programmer,
+            left_out: skipped,
+            sections: Vec::new(),
+        };
         output.add(check, &text);
-        if self.outputs.insert(task.clone(), (version, output)).is_none() {
+        if self
+            .outputs
+            .insert(task.clone(), (version, output))
+            .is_none()
+        {
             self.order.push_back(task.clone());
         }
         if self.order.len() > TASKS
@@ -142,78 +181,166 @@ mod tests {
     fn progress(attempt: AttemptId, check: Option<&str>, text: &str) -> Progress {
         let programmer = ProgrammerId::new("001").expect("an id");
         let (check, text) = (check.map(ToOwned::to_owned), text.to_owned());
-        Progress { attempt, programmer, check, skipped: 0, text, silent: false }
+        Progress {
+            attempt,
+            programmer,
+            check,
+            skipped: 0,
+            text,
+            silent: false,
+        }
     }
 
     fn section(check: Option<&str>, text: &str) -> Section {
-        Section { check: check.map(ToOwned::to_owned), text: text.to_owned() }
+        Section {
+            check: check.map(ToOwned::to_owned),
+            text: text.to_owned(),
+        }
     }
 
     #[test]
     fn the_newest_output_of_the_newest_attempt_is_kept_within_bounds() {
-        let (outputs, task, first) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        let (outputs, task, first) = (
+            Outputs::default(),
+            TaskId::new("t").expect("an id"),
+            AttemptId::new(),
+        );
         outputs.hear(&task, progress(first, None, "one\n"));
         let version = outputs.version_of(&task);
         outputs.hear(&task, progress(first, None, &"ä".repeat(BYTES / 2)));
         assert!(outputs.version_of(&task) > version, "there is more");
         let output = outputs.of(&task).expect("an output");
         let kept = output.sections[0].text.len();
-        assert_eq!((kept, output.left_out), (BYTES, 4), "the oldest bytes are gone, and counted");
+        assert_eq!(
+            (kept, output.left_out),
+            (BYTES, 4),
+            "the oldest bytes are gone, and counted"
+        );
         let second = AttemptId::new();
         outputs.hear(&task, progress(second, None, "two\n"));
         let output = outputs.of(&task).expect("an output");
-        assert_eq!((output.attempt, output.sections), (second, vec![section(None, "two\n")]), "another attempt");
+        assert_eq!(
+            (output.attempt, output.sections),
+            (second, vec![section(None, "two\n")]),
+            "another attempt"
+        );
         for n in 0..TASKS {
-            outputs.hear(&TaskId::new(format!("t{n}")).expect("an id"), progress(first, None, "x"));
+            outputs.hear(
+                &TaskId::new(format!("t{n}")).expect("an id"),
+                progress(first, None, "x"),
+            );
         }
         assert_eq!(outputs.of(&task), None, "of so many tasks only");
     }
 
     #[test]
     fn checks_have_sections_of_their_own_and_who_knows_some_gets_the_rest() {
-        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        let (outputs, task, attempt) = (
+            Outputs::default(),
+            TaskId::new("t").expect("an id"),
+            AttemptId::new(),
+        );
         let mut seen: Vec<Section> = Vec::new();
         let mut known: Option<Output> = None;
-        let steps =
-            [(None, "a"), (None, "b"), (Some("tests"), ""), (Some("tests"), "ok"), (Some("lint"), "no"), (None, "c")];
+        let steps = [
+            (None, "a"),
+            (None, "b"),
+            (Some("tests"), ""),
+            (Some("tests"), "ok"),
+            (Some("lint"), "no"),
+            (None, "c"),
+        ];
         for (check, text) in steps {
             outputs.hear(&task, progress(attempt, check, text));
             let now = outputs.of(&task).expect("an output");
-            let news = known.as_ref().map_or(Some(now.sections.clone()), |known| now.since(known)).expect("it goes on");
+            let news = known
+                .as_ref()
+                .map_or(Some(now.sections.clone()), |known| now.since(known))
+                .expect("it goes on");
             for section in news {
                 match seen.last_mut() {
                     Some(last) if last.check == section.check => last.text.push_str(&section.text),
                     _ => seen.push(section),
                 }
             }
-            assert_eq!(seen, now.sections, "what was told is what there is, after {text:?}");
+            assert_eq!(
+                seen, now.sections,
+                "what was told is what there is, after {text:?}"
+            );
             known = Some(now);
         }
-        let all = [section(None, "ab"), section(Some("tests"), "ok"), section(Some("lint"), "no"), section(None, "c")];
+        let all = [
+            section(None, "ab"),
+            section(Some("tests"), "ok"),
+            section(Some("lint"), "no"),
+            section(None, "c"),
+        ];
         assert_eq!(seen, all, "one after another");
         outputs.hear(&task, progress(attempt, None, &"x".repeat(BYTES - 1)));
         let now = outputs.of(&task).expect("an output");
-        assert_eq!((now.sections.len(), now.left_out), (1, 6), "the oldest sections go first");
-        assert_eq!(now.since(&known.expect("an output")), None, "whoever knows another beginning gets all of it");
+        assert_eq!(
+            (now.sections.len(), now.left_out),
+            (1, 6),
+            "the oldest sections go first"
+        );
+        assert_eq!(
+            now.since(&known.expect("an output")),
+            None,
+            "whoever knows another beginning gets all of it"
+        );
     }
 
     #[test]
     fn gaps_and_the_last_word_stand_where_they_belong() {
-        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
-        outputs.hear(&task, Progress { skipped: 7, ..progress(attempt, None, "one\n") });
-        outputs.hear(&task, Progress { silent: true, ..progress(attempt, None, "two\n") });
-        outputs.hear(&task, Progress { skipped: 9, ..progress(attempt, None, "the end\n") });
+        let (outputs, task, attempt) = (
+            Outputs::default(),
+            TaskId::new("t").expect("an id"),
+            AttemptId::new(),
+        );
+        outputs.hear(
+            &task,
+            Progress {
+                skipped: 7,
+                ..progress(attempt, None, "one\n")
+            },
+        );
+        outputs.hear(
+            &task,
+            Progress {
+                silent: true,
+                ..progress(attempt, None, "two\n")
+            },
+        );
+        outputs.hear(
+            &task,
+            Progress {
+                skipped: 9,
+                ..progress(attempt, None, "the end\n")
+            },
+        );
         let output = outputs.of(&task).expect("an output");
         let text = format!("one\ntwo\n{LAST_WORD}\n[… 9 bytes left out …]\nthe end\n");
-        assert_eq!((output.left_out, output.sections), (7, vec![section(None, &text)]), "one after another");
+        assert_eq!(
+            (output.left_out, output.sections),
+            (7, vec![section(None, &text)]),
+            "one after another"
+        );
     }
 
     #[test]
     fn sections_without_a_text_do_not_pile_up() {
-        let (outputs, task, attempt) = (Outputs::default(), TaskId::new("t").expect("an id"), AttemptId::new());
+        let (outputs, task, attempt) = (
+            Outputs::default(),
+            TaskId::new("t").expect("an id"),
+            AttemptId::new(),
+        );
         for n in 0..3 * SECTIONS {
             outputs.hear(&task, progress(attempt, Some(&n.to_string()), ""));
         }
-        assert_eq!(outputs.of(&task).map(|output| output.sections.len()), Some(SECTIONS), "the newest");
+        assert_eq!(
+            outputs.of(&task).map(|output| output.sections.len()),
+            Some(SECTIONS),
+            "the newest"
+        );
     }
 }

@@ -9,7 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 const HTML: &str = include_str!("page/page.html");
-const STYLE: &str = concat!(include_str!("page/base.css"), include_str!("page/parts.css"));
+const STYLE: &str = concat!(
+    include_str!("page/base.css"),
+    include_str!("page/parts.css")
+);
 /// One script; the files share one scope, in this order.
 const SCRIPT: &str = concat!(
     "\"use strict\";\n",
@@ -26,8 +29,10 @@ const SCRIPT: &str = concat!(
     include_str!("page/main.js"),
 );
 
-static PAGE: LazyLock<String> =
-    LazyLock::new(|| HTML.replacen("{{style}}", STYLE, 1).replacen("{{script}}", SCRIPT, 1));
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    HTML.replacen("{{style}}", STYLE, 1)
+        .replacen("{{script}}", SCRIPT, 1)
+});
 
 /// Nothing from anywhere but this page's own script and style, and requests to this dispatcher. Trusted types make the
 /// browser refuse every way in which a text could become markup.
@@ -62,8 +67,14 @@ mod tests {
 
     #[test]
     fn the_command_that_an_empty_page_offers_is_one() {
-        let code = SCRIPT.split("h(\"code\", {}, \"dispatcher submit").nth(1).expect("a command");
-        let line = format!("dispatcher submit{}", code.split('"').next().expect("its end"));
+        let code = SCRIPT
+            .split("h(\"code\", {}, \"dispatcher submit")
+            .nth(1)
+            .expect("a command");
+        let line = format!(
+            "dispatcher submit{}",
+            code.split('"').next().expect("its end")
+        );
         let words = shlex::split(&line).expect("as a shell reads it");
         if let Err(error) = crate::cli::Arguments::try_parse_from(words) {
             panic!("the page says {line}\n{error}");
@@ -76,8 +87,14 @@ mod tests {
             let (_, rest) = PAGE.split_once(start).expect("the beginning");
             rest.split_once(end).expect("the end").0
         };
-        assert!(POLICY.contains(&hash(between("<style>", "</style>"))), "the style as the browser reads it");
-        assert!(POLICY.contains(&hash(between("<script>", "</script>"))), "the script as the browser reads it");
+        assert!(
+            POLICY.contains(&hash(between("<style>", "</style>"))),
+            "the style as the browser reads it"
+        );
+        assert!(
+            POLICY.contains(&hash(between("<script>", "</script>"))),
+            "the script as the browser reads it"
+        );
         assert!(!SCRIPT.contains("innerHTML"), "no text becomes markup");
         assert!(!PAGE.contains("{{"), "nothing is left to fill in");
     }

@@ -56,12 +56,31 @@ fn number_of(entry: &Entry, before: u32) -> u32 {
 fn line(entry: &Entry, number: u32) -> Line {
     // One that was refused is none.
     let number = (entry.verdict == Verdict::Accepted).then_some(number);
-    let Words { text, tone, programmer, attempt } = words(&entry.decision, number);
+    let Words {
+        text,
+        tone,
+        programmer,
+        attempt,
+    } = words(&entry.decision, number);
     match entry.verdict {
-        Verdict::Accepted => Line { at: entry.at, text, tone, accepted: true, programmer, attempt },
+        Verdict::Accepted => Line {
+            at: entry.at,
+            text,
+            tone,
+            accepted: true,
+            programmer,
+            attempt,
+        },
         Verdict::Refused(refusal) => {
             let text = format!("{text} – refused: {}", why(refusal));
-            Line { at: entry.at, text, tone: Tone::Warning, accepted: false, programmer, attempt }
+            Line {
+                at: entry.at,
+                text,
+                tone: Tone::Warning,
+                accepted: false,
+                programmer,
+                attempt,
+            }
         }
     }
 }
@@ -90,43 +109,83 @@ struct Words {
 
 impl Words {
     fn new(tone: Tone, text: impl Into<String>) -> Self {
-        Self { text: text.into(), tone, programmer: None, attempt: None }
+        Self {
+            text: text.into(),
+            tone,
+            programmer: None,
+            attempt: None,
+        }
     }
 
     fn of(self, programmer: Option<&ProgrammerId>, attempt: Option<AttemptId>) -> Self {
-        Self { programmer: programmer.cloned(), attempt, ..self }
+        Self {
+            programmer: programmer.cloned(),
+            attempt,
+            ..self
+        }
     }
 }
 
 fn words(decision: &Decision, number: Option<u32>) -> Words {
     match decision {
-        Decision::Submitted { route, .. } => Words::new(Tone::Neutral, format!("submitted for the route {route}")),
-        Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "its message is in the queue"),
-        Decision::Published { generation, .. } => {
-            Words::new(Tone::Neutral, format!("its message is in the queue again (generation {generation})"))
+        Decision::Submitted { route, .. } => {
+            Words::new(Tone::Neutral, format!("submitted for the route {route}"))
         }
-        Decision::Reissued { retry: Some(retry), .. } => {
+        Decision::Published { generation: 0, .. } => {
+            Words::new(Tone::Neutral, "its message is in the queue")
+        }
+        Decision::Published { generation, .. } => Words::new(
+            Tone::Neutral,
+            format!("its message is in the queue again (generation {generation})"),
+        ),
+        Decision::Reissued {
+            retry: Some(retry), ..
+        } => {
             let at = Timestamp(retry.at_ms);
-            let text = format!("the attempt failed: {}; the next one is not made before {at}", retry.error.as_str());
+            let text = format!(
+                "the attempt failed: {}; the next one is not made before {at}",
+                retry.error.as_str()
+            );
             Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
         }
-        Decision::Reissued { generation, .. } => {
-            Words::new(Tone::Neutral, format!("about to be published again (generation {generation})"))
-        }
-        Decision::Started { programmer, attempt, token, .. } => {
-            let again = if token.count > 0 { " after another delivery" } else { "" };
-            let which = number.map_or("an attempt".to_owned(), |number| format!("attempt {number}"));
+        Decision::Reissued { generation, .. } => Words::new(
+            Tone::Neutral,
+            format!("about to be published again (generation {generation})"),
+        ),
+        Decision::Started {
+            programmer,
+            attempt,
+            token,
+            ..
+        } => {
+            let again = if token.count > 0 {
+                " after another delivery"
+            } else {
+                ""
+            };
+            let which = number.map_or("an attempt".to_owned(), |number| {
+                format!("attempt {number}")
+            });
             let text = format!("{} began {which}{again}", programmer.display_name());
             Words::new(Tone::Active, text).of(Some(programmer), Some(*attempt))
         }
-        Decision::Released { no_llm: true, attempt, .. } => {
+        Decision::Released {
+            no_llm: true,
+            attempt,
+            ..
+        } => {
             Words::new(Tone::Warning, "given back: no LLM was left for it").of(None, Some(*attempt))
         }
         Decision::Released { attempt, .. } => {
             let text = "given back: its worker was told to end, or lost its connection; the attempt does not count";
             Words::new(Tone::Warning, text).of(None, Some(*attempt))
         }
-        Decision::Used { attempt, spent, so_far, .. } => {
+        Decision::Used {
+            attempt,
+            spent,
+            so_far,
+            ..
+        } => {
             let usage = &spent.usage;
             let most = if *so_far { "at most " } else { "" };
             let text = format!(
@@ -136,19 +195,35 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             Words::new(Tone::Neutral, text).of(None, Some(*attempt))
         }
         Decision::Finished { .. } | Decision::Cancelled { .. } => outcome(decision),
-        Decision::Reserved { programmer, attempt, amount_usd, .. } => {
+        Decision::Reserved {
+            programmer,
+            attempt,
+            amount_usd,
+            ..
+        } => {
             let text = format!("${amount_usd} of today's budget set aside for paid calls");
             Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
         }
-        Decision::Settled { attempt, cost_usd, .. } => {
-            Words::new(Tone::Neutral, format!("paid calls cost ${cost_usd}; the rest is free again"))
-                .of(None, Some(*attempt))
-        }
-        Decision::LlmFailed { key, programmer, fault, .. } => {
+        Decision::Settled {
+            attempt, cost_usd, ..
+        } => Words::new(
+            Tone::Neutral,
+            format!("paid calls cost ${cost_usd}; the rest is free again"),
+        )
+        .of(None, Some(*attempt)),
+        Decision::LlmFailed {
+            key,
+            programmer,
+            fault,
+            ..
+        } => {
             let text = format!("a call of {} failed for good: {}", key.llm, fault.as_str());
             Words::new(Tone::Warning, text).of(Some(programmer), None)
         }
-        Decision::Stated { .. } => Words::new(Tone::Neutral, "said again, so that the log does not forget it"),
+        Decision::Stated { .. } => Words::new(
+            Tone::Neutral,
+            "said again, so that the log does not forget it",
+        ),
         Decision::Tick
         | Decision::Configured { .. }
         | Decision::Paused { .. }
@@ -163,10 +238,22 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
 }
 
 fn outcome(decision: &Decision) -> Words {
-    let Decision::Finished { attempt, status, llm, cost_usd, error, .. } = decision else {
+    let Decision::Finished {
+        attempt,
+        status,
+        llm,
+        cost_usd,
+        error,
+        ..
+    } = decision
+    else {
         return Words::new(Tone::Bad, "cancelled by an operator");
     };
-    let tone = if *status == pool_shared::result::Status::Succeeded { Tone::Good } else { Tone::Bad };
+    let tone = if *status == pool_shared::result::Status::Succeeded {
+        Tone::Good
+    } else {
+        Tone::Bad
+    };
     let mut text = status.as_str().to_owned();
     // Of one that was cancelled the error says nothing more.
     if let Some(error) = error.filter(|error| error.as_str() != status.as_str()) {
@@ -189,7 +276,14 @@ mod tests {
     use pool_shared::result::{ErrorKind, Status};
 
     fn said(decision: Decision, verdict: Verdict) -> (String, Tone, bool) {
-        let line = line(&Entry { at: Timestamp(1), decision, verdict }, 0);
+        let line = line(
+            &Entry {
+                at: Timestamp(1),
+                decision,
+                verdict,
+            },
+            0,
+        );
         (line.text, line.tone, line.accepted)
     }
 
@@ -200,11 +294,18 @@ mod tests {
             task: task.clone(),
             attempt: AttemptId::from_u128(n.into()),
             programmer: ProgrammerId::new("006").expect("an id"),
-            token: pool_shared::id::Token { generation: 0, count: n },
+            token: pool_shared::id::Token {
+                generation: 0,
+                count: n,
+            },
             route: "fast".to_owned(),
             body_hash: String::new(),
         };
-        let released = Decision::Released { task: task.clone(), attempt: AttemptId::from_u128(1), no_llm: false };
+        let released = Decision::Released {
+            task: task.clone(),
+            attempt: AttemptId::from_u128(1),
+            no_llm: false,
+        };
         let events = [
             (started(0), Verdict::Accepted),
             (started(0), Verdict::Refused(Refusal::Superseded)),
@@ -212,13 +313,29 @@ mod tests {
             (released, Verdict::Accepted),
             (started(2), Verdict::Accepted),
         ];
-        let entries: Vec<Entry> =
-            events.into_iter().map(|(decision, verdict)| Entry { at: Timestamp(1), decision, verdict }).collect();
+        let entries: Vec<Entry> = events
+            .into_iter()
+            .map(|(decision, verdict)| Entry {
+                at: Timestamp(1),
+                decision,
+                verdict,
+            })
+            .collect();
         let said: Vec<String> = lines(&entries).into_iter().map(|line| line.text).collect();
         assert_eq!(said[0], "Prog-006 began attempt 1", "the first");
-        assert!(said[1].starts_with("Prog-006 began an attempt – refused"), "it is none: {}", said[1]);
-        assert_eq!(said[2], "Prog-006 began attempt 2 after another delivery", "the next");
-        assert_eq!(said[4], "Prog-006 began attempt 2 after another delivery", "the one before does not count");
+        assert!(
+            said[1].starts_with("Prog-006 began an attempt – refused"),
+            "it is none: {}",
+            said[1]
+        );
+        assert_eq!(
+            said[2], "Prog-006 began attempt 2 after another delivery",
+            "the next"
+        );
+        assert_eq!(
+            said[4], "Prog-006 began attempt 2 after another delivery",
+            "the one before does not count"
+        );
     }
 
     #[test]
@@ -233,7 +350,11 @@ mod tests {
             error: Some(ErrorKind::NoChange),
         };
         let text = "failed: no_change, with a/b, for $1.50".to_owned();
-        assert_eq!(said(finished, Verdict::Accepted), (text, Tone::Bad, true), "all that is known");
+        assert_eq!(
+            said(finished, Verdict::Accepted),
+            (text, Tone::Bad, true),
+            "all that is known"
+        );
         let stopped = Decision::Finished {
             task: task.clone(),
             attempt: None,
@@ -242,8 +363,15 @@ mod tests {
             cost_usd: MicroUsd::ZERO,
             error: Some(ErrorKind::Cancelled),
         };
-        assert_eq!(said(stopped, Verdict::Accepted).0, "cancelled", "nothing is said twice");
-        let late = said(Decision::Cancelled { task }, Verdict::Refused(Refusal::Finished));
+        assert_eq!(
+            said(stopped, Verdict::Accepted).0,
+            "cancelled",
+            "nothing is said twice"
+        );
+        let late = said(
+            Decision::Cancelled { task },
+            Verdict::Refused(Refusal::Finished),
+        );
         let text = "cancelled by an operator – refused: the task has an outcome already".to_owned();
         assert_eq!(late, (text, Tone::Warning, false), "too late");
     }

@@ -30,23 +30,52 @@ pub struct Letter {
 
 impl Letter {
     pub(crate) fn of(delivery: &Delivery) -> Self {
-        Self::read(&delivery.data, &delivery.properties, delivery.routing_key.as_str())
+        Self::read(
+            &delivery.data,
+            &delivery.properties,
+            delivery.routing_key.as_str(),
+        )
     }
 
     fn read(body: &[u8], properties: &BasicProperties, key: &str) -> Self {
         let task_id = task_id(body, properties);
         let bytes = body.len();
-        if let Some(Obituary { id, reason, at, from }) = Obituary::of(properties) {
-            return Self { id, reason, task_id, from, at: Some(at), bytes };
+        if let Some(Obituary {
+            id,
+            reason,
+            at,
+            from,
+        }) = Obituary::of(properties)
+        {
+            return Self {
+                id,
+                reason,
+                task_id,
+                from,
+                at: Some(at),
+                bytes,
+            };
         }
         let id = by_content(body, properties, key);
         match Death::of(properties) {
-            Some(Death { reason, queue, at }) => {
-                Self { id, reason: format!("{reason}: {}", words(&reason)), task_id, from: queue, at, bytes }
-            }
+            Some(Death { reason, queue, at }) => Self {
+                id,
+                reason: format!("{reason}: {}", words(&reason)),
+                task_id,
+                from: queue,
+                at,
+                bytes,
+            },
             None => {
                 let reason = "unknown: it does not say why it is here".to_owned();
-                Self { id, reason, task_id, from: String::new(), at: None, bytes }
+                Self {
+                    id,
+                    reason,
+                    task_id,
+                    from: String::new(),
+                    at: None,
+                    bytes,
+                }
             }
         }
     }
@@ -71,7 +100,13 @@ fn task_id(body: &[u8], properties: &BasicProperties) -> Option<String> {
 /// The same message has the same id at every look, in every dispatcher of this version.
 fn by_content(body: &[u8], properties: &BasicProperties, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
-    (body, headers::text(properties.message_id()), headers::token(properties).generation, key).hash(&mut hasher);
+    (
+        body,
+        headers::text(properties.message_id()),
+        headers::token(properties).generation,
+        key,
+    )
+        .hash(&mut hasher);
     format!("b{:016x}", hasher.finish())
 }
 
@@ -87,7 +122,11 @@ impl Death {
     pub(crate) fn of(properties: &BasicProperties) -> Option<Self> {
         let reason = text_header(properties, "x-first-death-reason")?;
         let queue = text_header(properties, "x-first-death-queue")?;
-        Some(Self { reason, queue, at: time_of_death(properties) })
+        Some(Self {
+            reason,
+            queue,
+            at: time_of_death(properties),
+        })
     }
 
     /// Whether the message is all right, and was only returned too often.
@@ -97,9 +136,16 @@ impl Death {
 }
 
 fn time_of_death(properties: &BasicProperties) -> Option<Timestamp> {
-    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else { return None };
-    let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else { return None };
-    let AMQPValue::Timestamp(seconds) = last.inner().get("time")? else { return None };
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")?
+    else {
+        return None;
+    };
+    let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else {
+        return None;
+    };
+    let AMQPValue::Timestamp(seconds) = last.inner().get("time")? else {
+        return None;
+    };
     Some(Timestamp(seconds.saturating_mul(1000)))
 }
 
@@ -114,22 +160,57 @@ mod tests {
     fn ours_say_why_and_when() {
         let obituary = Obituary::new("poison: it was never started", "tasks.fast", Timestamp(7));
         let letter = Letter::read(TASK, &obituary.properties(&BasicProperties::default()), "");
-        assert_eq!((letter.id, letter.reason), (obituary.id, obituary.reason), "as they were written");
+        assert_eq!(
+            (letter.id, letter.reason),
+            (obituary.id, obituary.reason),
+            "as they were written"
+        );
         assert_eq!(letter.task_id.as_deref(), Some("t"), "the id in the body");
-        assert_eq!((letter.at, letter.from.as_str()), (Some(Timestamp(7)), "tasks.fast"), "when and where");
+        assert_eq!(
+            (letter.at, letter.from.as_str()),
+            (Some(Timestamp(7)), "tasks.fast"),
+            "when and where"
+        );
     }
 
     #[test]
     fn the_brokers_say_what_it_wrote_on_them() {
         let mut headers = FieldTable::default();
-        headers.insert("x-first-death-reason".into(), AMQPValue::LongString("delivery_limit".into()));
-        headers.insert("x-first-death-queue".into(), AMQPValue::LongString("tasks.fast".into()));
-        let properties = BasicProperties::default().with_headers(headers).with_message_id("m".into());
+        headers.insert(
+            "x-first-death-reason".into(),
+            AMQPValue::LongString("delivery_limit".into()),
+        );
+        headers.insert(
+            "x-first-death-queue".into(),
+            AMQPValue::LongString("tasks.fast".into()),
+        );
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("m".into());
         let letter = Letter::read(b"no task", &properties, "fast");
-        assert!(letter.reason.starts_with("delivery_limit: it was returned"), "{}", letter.reason);
-        assert_eq!((letter.from.as_str(), letter.task_id.as_deref()), ("tasks.fast", Some("m")), "where it was");
-        assert_eq!(letter.id, Letter::read(b"no task", &properties, "fast").id, "the same at every look");
-        assert_ne!(letter.id, Letter::read(b"another", &properties, "fast").id, "another message");
-        assert!(Death::of(&properties).is_some_and(|death| death.is_of_returns()), "it is issued again");
+        assert!(
+            letter.reason.starts_with("delivery_limit: it was returned"),
+            "{}",
+            letter.reason
+        );
+        assert_eq!(
+            (letter.from.as_str(), letter.task_id.as_deref()),
+            ("tasks.fast", Some("m")),
+            "where it was"
+        );
+        assert_eq!(
+            letter.id,
+            Letter::read(b"no task", &properties, "fast").id,
+            "the same at every look"
+        );
+        assert_ne!(
+            letter.id,
+            Letter::read(b"another", &properties, "fast").id,
+            "another message"
+        );
+        assert!(
+            Death::of(&properties).is_some_and(|death| death.is_of_returns()),
+            "it is issued again"
+        );
     }
 }

@@ -51,7 +51,10 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub fn new(process: Process) -> Self {
-        Self { process, turn: Arc::default() }
+        Self {
+            process,
+            turn: Arc::default(),
+        }
     }
 
     /// Takes the first `most` messages in hand, when it is our turn.
@@ -64,7 +67,14 @@ impl DeadLetters {
         match begin(&link, most).await {
             Ok((channel, consumer, all)) => {
                 let left = all.min(usize::from(most));
-                Ok(Look { link, _channel: channel, consumer, all, left, _turn: turn })
+                Ok(Look {
+                    link,
+                    _channel: channel,
+                    consumer,
+                    all,
+                    left,
+                    _turn: turn,
+                })
             }
             Err(error) => {
                 link.close().await;
@@ -113,7 +123,10 @@ impl DeadLetters {
 /// How many there are; None when nobody can tell: the broker does not answer, or somebody has them in hand for a look.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
     let queue = depths::look(process, DEAD_QUEUE).await;
-    queue.ok().filter(|queue| queue.consumer_count() == 0).map(|queue| queue.message_count())
+    queue
+        .ok()
+        .filter(|queue| queue.consumer_count() == 0)
+        .map(|queue| queue.message_count())
 }
 
 /// Messages in hand. When it ends, what was not taken out is in the queue again, in its old place.
@@ -132,14 +145,32 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), Dea
     let limit = link.endpoint().timeout();
     lock(link, limit).await?;
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
     let look = channel.queue_declare(DEAD_QUEUE.into(), options, FieldTable::default());
-    let left = within(limit, format!("look into {DEAD_QUEUE}"), look).await?.message_count();
-    within(limit, "limit dead letters", channel.basic_qos(most, BasicQosOptions::default())).await?;
-    let consume =
-        channel.basic_consume(DEAD_QUEUE.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let left = within(limit, format!("look into {DEAD_QUEUE}"), look)
+        .await?
+        .message_count();
+    within(
+        limit,
+        "limit dead letters",
+        channel.basic_qos(most, BasicQosOptions::default()),
+    )
+    .await?;
+    let consume = channel.basic_consume(
+        DEAD_QUEUE.into(),
+        "".into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
     let consumer = within(limit, format!("look into {DEAD_QUEUE}"), consume).await?;
-    Ok((channel, consumer, usize::try_from(left).unwrap_or(usize::MAX)))
+    Ok((
+        channel,
+        consumer,
+        usize::try_from(left).unwrap_or(usize::MAX),
+    ))
 }
 
 /// Waits for the end of another dispatcher's look. The lock goes with the connection.
@@ -148,11 +179,17 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     loop {
         // A refusal closes the channel.
         let channel = link.channel().await?;
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
         let lock = channel.queue_declare(LOCK.into(), options, FieldTable::default());
         match within(limit, format!("lock {DEAD_QUEUE}"), lock).await {
             Ok(_) => return Ok(()),
-            Err(BrokerError::Amqp { .. }) if Instant::now() < until => tokio::time::sleep(ASK_AGAIN).await,
+            Err(BrokerError::Amqp { .. }) if Instant::now() < until => {
+                tokio::time::sleep(ASK_AGAIN).await
+            }
             Err(BrokerError::Amqp { .. }) => return Err(DeadError::Busy),
             Err(error) => return Err(error.into()),
         }
@@ -166,18 +203,29 @@ impl Look {
             return Ok(None);
         }
         // Fewer may come, when somebody else has taken some.
-        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else { return Ok(None) };
+        let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else {
+            return Ok(None);
+        };
         self.left -= 1;
         match next {
             Some(Ok(delivery)) => Ok(Some(delivery)),
-            Some(Err(error)) => Err(BrokerError::Amqp { what: format!("look into {DEAD_QUEUE}"), error }.into()),
+            Some(Err(error)) => Err(BrokerError::Amqp {
+                what: format!("look into {DEAD_QUEUE}"),
+                error,
+            }
+            .into()),
             None => Ok(None),
         }
     }
 
     pub(crate) async fn take_out(&self, delivery: &Delivery) -> Result<(), DeadError> {
         let limit = self.link.endpoint().timeout();
-        within(limit, "ack a dead letter", delivery.ack(BasicAckOptions::default())).await?;
+        within(
+            limit,
+            "ack a dead letter",
+            delivery.ack(BasicAckOptions::default()),
+        )
+        .await?;
         Ok(())
     }
 

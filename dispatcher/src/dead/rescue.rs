@@ -7,7 +7,9 @@ use lapin::message::Delivery;
 use pool_shared::broker::headers::{self, Keeps, Reply, json_properties};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
+use pool_shared::broker::topology::{
+    DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE,
+};
 use pool_shared::fault::{Point, point};
 use tokio::time::Instant;
 
@@ -50,7 +52,9 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
             not_before = Instant::now() + began.elapsed() * SHARE;
             match rescued {
                 Ok(rescued) => known = (count.saturating_sub(rescued), Instant::now()),
-                Err(error) => tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again")
+                }
             }
         }
         tokio::select! {
@@ -64,7 +68,9 @@ async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued
     let mut look = dead.look(MOST).await?;
     let mut rescued = 0;
     while let Some(delivery) = look.next().await? {
-        let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else { continue };
+        let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {
+            continue;
+        };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
             let letter = Letter::of(&delivery);
@@ -78,7 +84,11 @@ async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued
 }
 
 /// To where it was; false when it has to stay.
-async fn issue_again(process: &Process, delivery: &Delivery, queue: &str) -> Result<bool, NotReissued> {
+async fn issue_again(
+    process: &Process,
+    delivery: &Delivery,
+    queue: &str,
+) -> Result<bool, NotReissued> {
     let properties = &delivery.properties;
     if queue == RESULTS_QUEUE {
         // As it came: its headers are ours, those that the broker added are not passed on.
@@ -88,18 +98,34 @@ async fn issue_again(process: &Process, delivery: &Delivery, queue: &str) -> Res
         if let Some(kind) = headers::text(properties.kind()) {
             again = again.with_type(kind.into());
         }
-        let message =
-            Message { exchange: REPLIES, key: RESULTS_KEY, body: &delivery.data, properties: again, mandatory: true };
+        let message = Message {
+            exchange: REPLIES,
+            key: RESULTS_KEY,
+            body: &delivery.data,
+            properties: again,
+            mandatory: true,
+        };
         process.publisher.publish(message).await?;
         return Ok(true);
     }
     if queue == UNROUTABLE {
         let key = delivery.routing_key.as_str();
-        let again = Reply::as_it_came(properties).on(match headers::text(properties.message_id()) {
-            Some(id) => headers::task_properties(id, headers::token(properties).generation, Keeps::of(properties)),
-            None => json_properties(),
-        });
-        let message = Message { exchange: TASKS, key, body: &delivery.data, properties: again, mandatory: true };
+        let again =
+            Reply::as_it_came(properties).on(match headers::text(properties.message_id()) {
+                Some(id) => headers::task_properties(
+                    id,
+                    headers::token(properties).generation,
+                    Keeps::of(properties),
+                ),
+                None => json_properties(),
+            });
+        let message = Message {
+            exchange: TASKS,
+            key,
+            body: &delivery.data,
+            properties: again,
+            mandatory: true,
+        };
         process.publisher.publish(message).await?;
         return Ok(true);
     }

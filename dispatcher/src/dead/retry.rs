@@ -34,8 +34,15 @@ pub struct Retried {
 impl Retried {
     /// A task with an outcome, as a new one.
     pub(crate) fn anew(old: TaskId, status: Status, new: &TaskId) -> Self {
-        let detail = format!("task {old} ({}) is submitted again as {new}", status.as_str());
-        Self { task_id: new.to_string(), retry_of: Some(old), detail }
+        let detail = format!(
+            "task {old} ({}) is submitted again as {new}",
+            status.as_str()
+        );
+        Self {
+            task_id: new.to_string(),
+            retry_of: Some(old),
+            detail,
+        }
     }
 }
 
@@ -43,7 +50,9 @@ impl Retried {
 pub(crate) enum NotRetried {
     #[error("{0}; put it right and submit it as a new task")]
     NoTask(String),
-    #[error("the result was not taken: {0}; it is still in pool.dead, try again when its reply queue is mended")]
+    #[error(
+        "the result was not taken: {0}; it is still in pool.dead, try again when its reply queue is mended"
+    )]
     NotSent(#[from] BrokerError),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
@@ -55,16 +64,20 @@ pub(crate) enum NotRetried {
 
 /// What can be done with a dead letter, by its content.
 fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
-    let reply = Reply::of(&delivery.properties)
-        .map_err(|to| NotRetried::NoTask(format!("reply_to: {to:?} does not begin with `results.`")))?;
+    let reply = Reply::of(&delivery.properties).map_err(|to| {
+        NotRetried::NoTask(format!("reply_to: {to:?} does not begin with `results.`"))
+    })?;
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
     let message = message.map_err(|error| {
-        let which = id_in(&delivery.data).map_or(String::new(), |id| format!(", though it has the id {id}"));
+        let which = id_in(&delivery.data)
+            .map_or(String::new(), |id| format!(", though it has the id {id}"));
         NotRetried::NoTask(format!("the message is not a task{which}: {error}"))
     })?;
-    let property = || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
+    let property =
+        || headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let id = message.id.clone().or_else(property);
-    let id = id.ok_or_else(|| NotRetried::NoTask("the message is not a task: it has no id".to_owned()))?;
+    let id =
+        id.ok_or_else(|| NotRetried::NoTask("the message is not a task: it has no id".to_owned()))?;
     Ok((Task::new(id, message), reply))
 }
 
@@ -76,13 +89,24 @@ pub(crate) async fn retry(
     delivery: &Delivery,
 ) -> Result<Retried, NotRetried> {
     if let Some(to) = send_again(process, delivery).await? {
-        let task_id = headers::text(delivery.properties.message_id()).unwrap_or_default().to_owned();
+        let task_id = headers::text(delivery.properties.message_id())
+            .unwrap_or_default()
+            .to_owned();
         let detail = format!("the result of task {task_id} is in {to}");
-        return Ok(Retried { task_id, retry_of: None, detail });
+        return Ok(Retried {
+            task_id,
+            retry_of: None,
+            detail,
+        });
     }
     let (task, reply) = task_in(delivery)?;
     let known = process.log.read(|fold| {
-        fold.tasks.get(&task.id).map(|state| (state.body_hash.clone(), state.outcome.as_ref().map(|end| end.status)))
+        fold.tasks.get(&task.id).map(|state| {
+            (
+                state.body_hash.clone(),
+                state.outcome.as_ref().map(|end| end.status),
+            )
+        })
     });
     let (hash, outcome) = known.unwrap_or_default();
     if hash.is_some_and(|hash| hash != task.body_hash()) {
@@ -92,15 +116,23 @@ pub(crate) async fn retry(
         let _place = intake.place_again(&task).map_err(NotRetried::Full)?;
         let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
             Reissued::Published(generation) => {
-                format!("task {} is in its queue again (generation {generation})", task.id)
+                format!(
+                    "task {} is in its queue again (generation {generation})",
+                    task.id
+                )
             }
             Reissued::Overtaken => format!("task {} is in its queue already", task.id),
             Reissued::Finished => format!("task {} has an outcome", task.id),
         };
-        return Ok(Retried { task_id: task.id.to_string(), retry_of: None, detail });
+        return Ok(Retried {
+            task_id: task.id.to_string(),
+            retry_of: None,
+            detail,
+        });
     };
     // Named after the letter, so that doing it twice, after a crash before the ack, makes one task.
-    let new_id = TaskId::new(format!("t-{letter_id}")).map_err(|error| NotRetried::NoTask(error.to_string()))?;
+    let new_id = TaskId::new(format!("t-{letter_id}"))
+        .map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();
     let task = intake.prepare(again(task, new_id, wall_clock()))?;
     let place = intake.place_again(&task).map_err(NotRetried::Full)?;

@@ -68,7 +68,11 @@ impl Entry {
     }
 
     fn describe(&mut self, task: &TaskMessage) {
-        self.summary = task.instruction.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.summary = task
+            .instruction
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         if let Some((cut, _)) = self.summary.char_indices().nth(SUMMARY_CHARS) {
             self.summary.truncate(cut);
         }
@@ -92,7 +96,9 @@ impl Index {
     }
 
     pub(super) fn learn(&mut self, delivery: &Delivery) {
-        let (Some(offset), Some(id)) = (offset_of(delivery), id_of(delivery)) else { return };
+        let (Some(offset), Some(id)) = (offset_of(delivery), id_of(delivery)) else {
+            return;
+        };
         let kind = headers::text(delivery.properties.kind());
         self.newest.keep(offset, &delivery.data);
         if kind == Some(Kind::Task.as_str()) {
@@ -107,7 +113,8 @@ impl Index {
             entry.result_at = Some(offset);
             entry.record = Record::read(&delivery.data).map(Arc::new);
             if entry.summary.is_empty() {
-                let result: Option<pool_shared::result::ResultMessage> = serde_json::from_slice(&delivery.data).ok();
+                let result: Option<pool_shared::result::ResultMessage> =
+                    serde_json::from_slice(&delivery.data).ok();
                 if let Some(task) = result.and_then(|result| result.task) {
                     entry.describe(&task);
                 }
@@ -123,7 +130,11 @@ impl Index {
                 && let Some(entry) = self.entries.get_mut(&oldest)
             {
                 // Its bodies can still be found; only the words are forgotten.
-                *entry = Entry { task_at: entry.task_at, result_at: entry.result_at, ..Entry::default() };
+                *entry = Entry {
+                    task_at: entry.task_at,
+                    result_at: entry.result_at,
+                    ..Entry::default()
+                };
             }
         }
         self.entries.entry(id.clone()).or_default()
@@ -132,7 +143,9 @@ impl Index {
 
 pub(super) fn offset_of(delivery: &Delivery) -> Option<u64> {
     let headers = delivery.properties.headers().as_ref()?;
-    let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else { return None };
+    let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else {
+        return None;
+    };
     u64::try_from(*offset).ok()
 }
 

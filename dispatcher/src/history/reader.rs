@@ -33,8 +33,12 @@ pub(super) async fn consume(
     within(limit, "limit the history's reader", qos).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), offset);
-    let consume =
-        channel.basic_consume(HISTORY_STREAM.into(), "history".into(), BasicConsumeOptions::default(), arguments);
+    let consume = channel.basic_consume(
+        HISTORY_STREAM.into(),
+        "history".into(),
+        BasicConsumeOptions::default(),
+        arguments,
+    );
     within(limit, format!("read the stream {HISTORY_STREAM}"), consume).await
 }
 
@@ -71,7 +75,11 @@ async fn read_all(history: &History, read: &watch::Sender<Read>) -> BrokerError 
     error
 }
 
-async fn read_on(history: &History, consumer: lapin::Consumer, read: &watch::Sender<Read>) -> BrokerError {
+async fn read_on(
+    history: &History,
+    consumer: lapin::Consumer,
+    read: &watch::Sender<Read>,
+) -> BrokerError {
     let stale = history.process.log.stale();
     let mut reading = Reading::new();
     let _marking = write_mark(history, &reading.mark);
@@ -84,11 +92,18 @@ async fn read_on(history: &History, consumer: lapin::Consumer, read: &watch::Sen
                 return error;
             }
             if pulse.is_missed(stale, || write_mark(history, &reading.mark)) {
-                return BrokerError::Timeout { what: format!("read the stream {HISTORY_STREAM}"), after: stale };
+                return BrokerError::Timeout {
+                    what: format!("read the stream {HISTORY_STREAM}"),
+                    after: stale,
+                };
             }
             continue;
         };
-        let Some(chunk) = next else { return BrokerError::Nacked { what: format!("consume {HISTORY_STREAM}") } };
+        let Some(chunk) = next else {
+            return BrokerError::Nacked {
+                what: format!("consume {HISTORY_STREAM}"),
+            };
+        };
         pulse = Pulse::Felt(Instant::now());
         let (mut last, count) = (None, chunk.len());
         for delivery in chunk {
@@ -99,11 +114,21 @@ async fn read_on(history: &History, consumer: lapin::Consumer, read: &watch::Sen
                     }
                     last = Some(delivery);
                 }
-                Err(error) => return BrokerError::Amqp { what: format!("read the stream {HISTORY_STREAM}"), error },
+                Err(error) => {
+                    return BrokerError::Amqp {
+                        what: format!("read the stream {HISTORY_STREAM}"),
+                        error,
+                    };
+                }
             }
         }
         let whole = reading.fresh.is_none();
-        read.send_modify(|read| *read = Read { whole: read.whole || whole, news: read.news + 1 });
+        read.send_modify(|read| {
+            *read = Read {
+                whole: read.whole || whole,
+                news: read.news + 1,
+            }
+        });
         if let Some(last) = last
             && let Err(error) = acks.read(last, count).await
         {
@@ -122,7 +147,10 @@ struct Reading {
 
 impl Reading {
     fn new() -> Self {
-        Self { fresh: Some(Index::default()), mark: Uuid::now_v7().to_string() }
+        Self {
+            fresh: Some(Index::default()),
+            mark: Uuid::now_v7().to_string(),
+        }
     }
 
     fn learn(&mut self, seen: &RwLock<Index>, delivery: &Delivery) {
@@ -150,7 +178,11 @@ enum Pulse {
 
 impl Pulse {
     /// Looks after a silence; true when a mark was written and did not come by within `stale`.
-    fn is_missed(&mut self, stale: Duration, ask: impl FnOnce() -> AbortOnDropHandle<Instant>) -> bool {
+    fn is_missed(
+        &mut self,
+        stale: Duration,
+        ask: impl FnOnce() -> AbortOnDropHandle<Instant>,
+    ) -> bool {
         match self {
             Self::Felt(heard) if heard.elapsed() > stale => *self = Self::Asking(ask()),
             Self::Felt(_) => {}
@@ -172,11 +204,22 @@ fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
         let mut backoff = Backoff::default();
         loop {
             publisher.usable().await;
-            let properties = json_properties().with_type("mark".into()).with_correlation_id(mark.as_str().into());
-            let message = Message { exchange: LOG, key: HISTORY_KEY, body: b"{}", properties, mandatory: true };
+            let properties = json_properties()
+                .with_type("mark".into())
+                .with_correlation_id(mark.as_str().into());
+            let message = Message {
+                exchange: LOG,
+                key: HISTORY_KEY,
+                body: b"{}",
+                properties,
+                mandatory: true,
+            };
             match publisher.publish(message).await {
                 Ok(()) => return Instant::now(),
-                Err(error) => tell(&error, "a mark in the history is not confirmed; writing it again"),
+                Err(error) => tell(
+                    &error,
+                    "a mark in the history is not confirmed; writing it again",
+                ),
             }
             backoff.wait().await;
         }
@@ -194,20 +237,34 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
         let properties = properties.with_message_id(id.into()).with_headers(headers);
-        Delivery { properties, ..Delivery::mock(1, LOG.into(), HISTORY_KEY.into(), false, b"{}".to_vec()) }
+        Delivery {
+            properties,
+            ..Delivery::mock(1, LOG.into(), HISTORY_KEY.into(), false, b"{}".to_vec())
+        }
     }
 
     fn result(offset: i64, id: &str) -> Delivery {
-        delivery(offset, id, json_properties().with_type(Kind::Result.as_str().into()))
+        delivery(
+            offset,
+            id,
+            json_properties().with_type(Kind::Result.as_str().into()),
+        )
     }
 
     fn mark(reading: &Reading) -> Delivery {
-        delivery(9, "", json_properties().with_correlation_id(reading.mark.as_str().into()))
+        delivery(
+            9,
+            "",
+            json_properties().with_correlation_id(reading.mark.as_str().into()),
+        )
     }
 
     fn result_at(seen: &RwLock<Index>, id: &str) -> Option<u64> {
         let id = TaskId::new(id).expect("an id");
-        seen.read().expect("an index").get(&id).and_then(|entry| entry.result_at)
+        seen.read()
+            .expect("an index")
+            .get(&id)
+            .and_then(|entry| entry.result_at)
     }
 
     #[test]
@@ -219,18 +276,34 @@ mod tests {
         let end = mark(&first);
         first.learn(&seen, &end);
         first.learn(&seen, &result(2, "lost"));
-        assert_eq!((result_at(&seen, "kept"), result_at(&seen, "lost")), (Some(1), Some(2)), "all of it");
+        assert_eq!(
+            (result_at(&seen, "kept"), result_at(&seen, "lost")),
+            (Some(1), Some(2)),
+            "all of it"
+        );
 
         // The broker has lost the end of the stream, and the offset has come to mean something else.
         let mut second = Reading::new();
         second.learn(&seen, &mark(&first));
         second.learn(&seen, &result(1, "kept"));
         second.learn(&seen, &result(2, "other"));
-        assert_eq!(result_at(&seen, "lost"), Some(2), "until then the last one stays");
+        assert_eq!(
+            result_at(&seen, "lost"),
+            Some(2),
+            "until then the last one stays"
+        );
         let end = mark(&second);
         second.learn(&seen, &end);
-        let found = (result_at(&seen, "kept"), result_at(&seen, "lost"), result_at(&seen, "other"));
-        assert_eq!(found, (Some(1), None, Some(2)), "what was lost is forgotten");
+        let found = (
+            result_at(&seen, "kept"),
+            result_at(&seen, "lost"),
+            result_at(&seen, "other"),
+        );
+        assert_eq!(
+            found,
+            (Some(1), None, Some(2)),
+            "what was lost is forgotten"
+        );
     }
 
     #[tokio::test]
@@ -240,8 +313,14 @@ mod tests {
         let (stale, far) = (Duration::from_secs(20), Duration::from_secs(600));
         let mut pulse = Pulse::Felt(long_ago);
         assert!(!pulse.is_missed(far, never), "silence alone says nothing");
-        assert!(!pulse.is_missed(stale, never) && matches!(pulse, Pulse::Asking(_)), "it asks");
-        assert!(!pulse.is_missed(stale, never), "the broker may not take messages");
+        assert!(
+            !pulse.is_missed(stale, never) && matches!(pulse, Pulse::Asking(_)),
+            "it asks"
+        );
+        assert!(
+            !pulse.is_missed(stale, never),
+            "the broker may not take messages"
+        );
         pulse = Pulse::Asked(Instant::now());
         assert!(!pulse.is_missed(stale, never), "the mark may be on its way");
         pulse = Pulse::Asked(long_ago);

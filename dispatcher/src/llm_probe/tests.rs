@@ -22,8 +22,14 @@ async fn serve(router: Router) -> String {
 /// A provider that serves [`MODELS`] to the key `good` only.
 async fn provider() -> String {
     let models = |headers: HeaderMap| async move {
-        let key = headers.get("authorization").and_then(|value| value.to_str().ok());
-        if key == Some("Bearer good") { (StatusCode::OK, MODELS) } else { (StatusCode::UNAUTHORIZED, "{}") }
+        let key = headers
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
+        if key == Some("Bearer good") {
+            (StatusCode::OK, MODELS)
+        } else {
+            (StatusCode::UNAUTHORIZED, "{}")
+        }
     };
     serve(Router::new().route("/v1/models", get(models))).await
 }
@@ -35,7 +41,8 @@ async fn find(llm: &str, base_url: &str, more: &str, env: &Env) -> (Finding, Str
         "programmers: [{{id: x, primary_llm: \"{llm}\"}}]\n\
          providers: {{{provider}: {{base_url: \"{base_url}\", free: true{more}}}}}\n"
     );
-    let pool = parse(&text, Path::new("/pool.yaml")).unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
+    let pool = parse(&text, Path::new("/pool.yaml"))
+        .unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
     let reports = probe(&pool, env, Duration::from_millis(500)).await;
     assert_eq!(reports.len(), 1, "one LLM, one report");
     (reports[0].finding.clone(), reports[0].next_step())
@@ -54,13 +61,25 @@ async fn a_model_that_the_provider_lists_is_ok_with_the_right_key_only() {
     assert_eq!(finding, Finding::Ok, "key and model are right");
     let (finding, next) = find("openai/gpt-4o", &url, WITH_KEY, &key("bad")).await;
     assert_eq!(finding.word(), "auth refused", "another key");
-    assert!(next.contains("MY_KEY") && !next.contains("bad"), "it names the variable, not the key: {next}");
+    assert!(
+        next.contains("MY_KEY") && !next.contains("bad"),
+        "it names the variable, not the key: {next}"
+    );
     let (finding, next) = find("openai/gpt-4o", &url, WITH_KEY, &Env::empty()).await;
-    assert_eq!(finding, Finding::KeyMissing { variable: "MY_KEY".to_owned() }, "no key at all");
+    assert_eq!(
+        finding,
+        Finding::KeyMissing {
+            variable: "MY_KEY".to_owned()
+        },
+        "no key at all"
+    );
     assert!(next.contains("set MY_KEY"), "what to do: {next}");
     let (finding, next) = find("openai/gpt-4o", &url, "", &key("good")).await;
     assert_eq!(finding.word(), "auth refused", "no key is configured");
-    assert!(next.contains("providers.openai.api_key_env"), "where to name one: {next}");
+    assert!(
+        next.contains("providers.openai.api_key_env"),
+        "where to name one: {next}"
+    );
 }
 
 #[tokio::test]
@@ -75,7 +94,11 @@ async fn a_model_that_is_not_listed_comes_with_a_way_out() {
     let (_, next) = find("ollama/deepseek:7b", &url, WITH_KEY, &env).await;
     assert_eq!(next, "run `ollama pull deepseek:7b`", "Ollama can fetch it");
     let (finding, _) = find("ollama/qwen", &url, WITH_KEY, &env).await;
-    assert_eq!(finding, Finding::Ok, "Ollama's name without a tag means :latest");
+    assert_eq!(
+        finding,
+        Finding::Ok,
+        "Ollama's name without a tag means :latest"
+    );
 }
 
 #[tokio::test]
@@ -88,7 +111,10 @@ async fn a_provider_that_does_not_answer_as_one_is_unreachable_for_a_reason() {
     };
     let other = Router::new()
         .route("/v1/models", get(|| async { "<html>" }))
-        .route("/busy/models", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+        .route(
+            "/busy/models",
+            get(|| async { StatusCode::SERVICE_UNAVAILABLE }),
+        );
     let html = serve(other).await;
     for (url, reason) in [
         (silent, "no answer from"),
@@ -99,7 +125,10 @@ async fn a_provider_that_does_not_answer_as_one_is_unreachable_for_a_reason() {
     ] {
         let (finding, next) = find("openai/gpt-4o", &url, "", &Env::empty()).await;
         assert_eq!(finding.word(), "unreachable", "{url}");
-        assert!(next.contains(reason) && next.contains("providers.openai.base_url"), "{url}: {next}");
+        assert!(
+            next.contains(reason) && next.contains("providers.openai.base_url"),
+            "{url}: {next}"
+        );
     }
 }
 
@@ -110,16 +139,24 @@ async fn the_key_follows_no_redirect() {
     let redirect = move |_: Request| async move { axum::response::Redirect::temporary(&target) };
     let url = serve(Router::new().route("/v1/models", get(redirect))).await;
     let (finding, next) = find("openai/gpt-4o", &url, WITH_KEY, &key("good")).await;
-    assert_eq!(finding.word(), "unreachable", "the other place is not asked");
+    assert_eq!(
+        finding.word(),
+        "unreachable",
+        "the other place is not asked"
+    );
     assert!(next.contains("307"), "it says what came back: {next}");
 }
 
 #[tokio::test]
 async fn anthropic_is_asked_with_its_own_headers() {
     let models = |headers: HeaderMap| async move {
-        let own =
-            headers.get("x-api-key").is_some_and(|key| key == "good") && headers.contains_key("anthropic-version");
-        if own { (StatusCode::OK, r#"{"data": [{"id": "claude"}]}"#) } else { (StatusCode::UNAUTHORIZED, "{}") }
+        let own = headers.get("x-api-key").is_some_and(|key| key == "good")
+            && headers.contains_key("anthropic-version");
+        if own {
+            (StatusCode::OK, r#"{"data": [{"id": "claude"}]}"#)
+        } else {
+            (StatusCode::UNAUTHORIZED, "{}")
+        }
     };
     let with_v1 = serve(Router::new().route("/v1/models", get(models))).await;
     let without = with_v1.trim_end_matches("/v1");
@@ -129,8 +166,13 @@ async fn anthropic_is_asked_with_its_own_headers() {
             "programmers: [{{id: x, primary_llm: anthropic/claude}}]\n\
              providers: {{anthropic: {{base_url: \"{url}\", free: true{more}}}\n"
         );
-        let pool = parse(&text, Path::new("/pool.yaml")).unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
+        let pool = parse(&text, Path::new("/pool.yaml"))
+            .unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
         let reports = probe(&pool, &key("good"), Duration::from_millis(500)).await;
-        assert_eq!(reports[0].finding, Finding::Ok, "{url}: x-api-key and anthropic-version are sent");
+        assert_eq!(
+            reports[0].finding,
+            Finding::Ok,
+            "{url}: x-api-key and anthropic-version are sent"
+        );
     }
 }

@@ -39,7 +39,11 @@ pub struct Beats {
 
 impl Default for Beats {
     fn default() -> Self {
-        Self { heard: Arc::default(), since: Instant::now(), begun: wall_clock() }
+        Self {
+            heard: Arc::default(),
+            since: Instant::now(),
+            begun: wall_clock(),
+        }
     }
 }
 
@@ -56,7 +60,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// When nobody was heard of.
     pub fn empty(unheard: Unseen) -> Self {
-        Self { seen: HashMap::new(), missed: HashMap::new(), unheard }
+        Self {
+            seen: HashMap::new(),
+            missed: HashMap::new(),
+            unheard,
+        }
     }
 
     /// What it said last, or why nothing is known of it.
@@ -64,7 +72,9 @@ impl Snapshot {
     /// # Errors
     /// [`Unseen`].
     pub fn of(&self, id: &ProgrammerId) -> Result<&Seen, Unseen> {
-        self.seen.get(id).ok_or_else(|| self.missed.get(id).copied().unwrap_or(self.unheard))
+        self.seen
+            .get(id)
+            .ok_or_else(|| self.missed.get(id).copied().unwrap_or(self.unheard))
     }
 
     /// Whether nobody works for this owner any more, as far as is known: its programmer is down, or another process has it.
@@ -88,7 +98,14 @@ impl Beats {
                 continue;
             }
             let (at, time, left) = (Instant::now(), wall_clock(), heartbeat.ends);
-            let heard = Heard { at, time, by: heartbeat.process, name: heartbeat.name.clone(), left, beat };
+            let heard = Heard {
+                at,
+                time,
+                by: heartbeat.process,
+                name: heartbeat.name.clone(),
+                left,
+                beat,
+            };
             beats.insert(heard.beat.id.clone(), heard);
         }
     }
@@ -105,28 +122,50 @@ impl Beats {
             match heard.seen(fresh + deaf_for) {
                 Some(Ok(one)) => drop(snapshot.seen.insert(id.clone(), one)),
                 Some(Err(left)) => drop(snapshot.missed.insert(id.clone(), left)),
-                None => drop(snapshot.missed.insert(id.clone(), self.unseen(Some(heard), fresh, broker))),
+                None => drop(
+                    snapshot
+                        .missed
+                        .insert(id.clone(), self.unseen(Some(heard), fresh, broker)),
+                ),
             }
         }
         snapshot
     }
 
     /// How long ago each of these programmers was heard of; of one that never was, since when it is listened for.
-    pub fn ages<'a>(&self, ids: impl Iterator<Item = &'a ProgrammerId>) -> Vec<(&'a ProgrammerId, Duration)> {
+    pub fn ages<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a ProgrammerId>,
+    ) -> Vec<(&'a ProgrammerId, Duration)> {
         let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
-        ids.map(|id| (id, beats.get(id).map_or(self.since, |heard| heard.at).elapsed())).collect()
+        ids.map(|id| {
+            (
+                id,
+                beats.get(id).map_or(self.since, |heard| heard.at).elapsed(),
+            )
+        })
+        .collect()
     }
 
-    pub(super) fn of(&self, id: &ProgrammerId, fresh: Duration, broker: &BrokerStatus) -> Result<Seen, Unseen> {
+    pub(super) fn of(
+        &self,
+        id: &ProgrammerId,
+        fresh: Duration,
+        broker: &BrokerStatus,
+    ) -> Result<Seen, Unseen> {
         let beats = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         let heard = beats.get(id);
-        heard.and_then(|heard| heard.seen(fresh)).unwrap_or_else(|| Err(self.unseen(heard, fresh, broker)))
+        heard
+            .and_then(|heard| heard.seen(fresh))
+            .unwrap_or_else(|| Err(self.unseen(heard, fresh, broker)))
     }
 
     fn unseen(&self, heard: Option<&Heard>, fresh: Duration, broker: &BrokerStatus) -> Unseen {
         match self.listened(broker) {
             Ok(listened) if listened < fresh => Unseen::NotYet(listened),
-            Ok(_) => Unseen::Silent { since: heard.map_or(self.begun.max(broker.since), |heard| heard.time) },
+            Ok(_) => Unseen::Silent {
+                since: heard.map_or(self.begun.max(broker.since), |heard| heard.time),
+            },
             Err(deaf) => deaf,
         }
     }
@@ -147,13 +186,23 @@ impl Heard {
         if self.left {
             return Some(Err(Unseen::Left { at: self.time }));
         }
-        let seen = || Seen { gate: self.beat.gate.clone(), port: self.beat.port, worker: self.name.clone() };
+        let seen = || Seen {
+            gate: self.beat.gate.clone(),
+            port: self.beat.port,
+            worker: self.name.clone(),
+        };
         (self.at.elapsed() < fresh).then(|| Ok(seen()))
     }
 }
 
 fn is_held(gate: &Gate) -> bool {
-    matches!(gate, Gate::Shut { reason: ShutReason::Held, .. })
+    matches!(
+        gate,
+        Gate::Shut {
+            reason: ShutReason::Held,
+            ..
+        }
+    )
 }
 
 #[cfg(test)]
@@ -170,13 +219,25 @@ mod tests {
     }
 
     fn says(beats: &Beats, process: u128, gate: Gate, ends: bool) {
-        let beat = ProgrammerBeat { id: id(), port: 1, gate, current_llm: LlmName::new("a/b").expect("an LLM") };
+        let beat = ProgrammerBeat {
+            id: id(),
+            port: 1,
+            gate,
+            current_llm: LlmName::new("a/b").expect("an LLM"),
+        };
         let greeting = Heartbeat::greeting(EmitterId::from_u128(process), "worker h/1", false);
-        beats.hear(Heartbeat { programmers: vec![beat], ends, ..greeting });
+        beats.hear(Heartbeat {
+            programmers: vec![beat],
+            ends,
+            ..greeting
+        });
     }
 
     fn held() -> Gate {
-        Gate::Shut { reason: ShutReason::Held, detail: String::new() }
+        Gate::Shut {
+            reason: ShutReason::Held,
+            detail: String::new(),
+        }
     }
 
     fn broker(condition: Condition) -> BrokerStatus {
@@ -189,15 +250,29 @@ mod tests {
 
     #[test]
     fn who_says_goodbye_is_down_at_once_until_another_process_has_it() {
-        let (beats, connected) = (Beats::default(), broker(Condition::Connected { since: ago(60) }));
+        let (beats, connected) = (
+            Beats::default(),
+            broker(Condition::Connected { since: ago(60) }),
+        );
         let state = || beats.of(&id(), FRESH, &connected).map(|seen| seen.gate);
         says(&beats, 1, Gate::Consuming, false);
         says(&beats, 2, held(), true);
-        assert_eq!(state(), Ok(Gate::Consuming), "who only waited for it takes nothing with him");
+        assert_eq!(
+            state(),
+            Ok(Gate::Consuming),
+            "who only waited for it takes nothing with him"
+        );
         says(&beats, 1, Gate::Consuming, true);
-        assert!(matches!(state(), Err(Unseen::Left { .. })), "it was the last of its holder: {:?}", state());
+        assert!(
+            matches!(state(), Err(Unseen::Left { .. })),
+            "it was the last of its holder: {:?}",
+            state()
+        );
         let snapshot = beats.snapshot(FRESH, &connected);
-        assert!(snapshot.of(&id()).is_err_and(Unseen::is_down), "likewise: {snapshot:?}");
+        assert!(
+            snapshot.of(&id()).is_err_and(Unseen::is_down),
+            "likewise: {snapshot:?}"
+        );
         says(&beats, 2, held(), false);
         assert_eq!(state(), Ok(held()), "another process waits for it");
     }
@@ -205,15 +280,28 @@ mod tests {
     #[test]
     fn while_the_broker_is_away_it_is_as_it_was_when_it_was_lost() {
         let beats = Beats::default();
-        let busy = Gate::Busy { task: TaskId::new("t").expect("an id"), since: Timestamp(1) };
+        let busy = Gate::Busy {
+            task: TaskId::new("t").expect("an id"),
+            since: Timestamp(1),
+        };
         says(&beats, 1, busy.clone(), false);
-        let away = broker(Condition::Reconnecting { since: ago(600), error: None });
+        let away = broker(Condition::Reconnecting {
+            since: ago(600),
+            error: None,
+        });
         // It was heard just now, and an outage of ten minutes does not age it.
         let none = Duration::ZERO;
-        let seen = beats.snapshot(none, &away).of(&id()).map(|seen| seen.gate.clone());
+        let seen = beats
+            .snapshot(none, &away)
+            .of(&id())
+            .map(|seen| seen.gate.clone());
         assert_eq!(seen, Ok(busy), "what it said last");
         let known = beats.of(&id(), none, &away).map(|seen| seen.gate);
-        assert_eq!(known, Err(Unseen::Deaf("is not reachable")), "how it is now nobody knows");
+        assert_eq!(
+            known,
+            Err(Unseen::Deaf("is not reachable")),
+            "how it is now nobody knows"
+        );
         let other = ProgrammerId::new("009").expect("an id");
         assert_eq!(
             beats.snapshot(none, &away).of(&other).err(),

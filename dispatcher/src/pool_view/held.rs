@@ -21,9 +21,14 @@ impl Held {
     pub(super) fn of(fold: &Fold, heard: &Snapshot) -> Self {
         let mut held = Self::default();
         for (task, owner) in fold.tasks.running() {
-            let Some(state) = fold.tasks.get(task) else { continue };
+            let Some(state) = fold.tasks.get(task) else {
+                continue;
+            };
             if heard.has_lost(fold, owner) {
-                held.lost.entry(state.route.clone()).or_default().push(state.submitted_at.unwrap_or(owner.since));
+                held.lost
+                    .entry(state.route.clone())
+                    .or_default()
+                    .push(state.submitted_at.unwrap_or(owner.since));
             } else {
                 *held.running.entry(state.route.clone()).or_default() += 1;
             }
@@ -33,7 +38,11 @@ impl Held {
 
     pub(super) fn route(&self, fold: &Fold, route: &Route, waiting: Option<u32>) -> RouteStatus {
         let lost = self.lost.get(&route.name).map_or(&[][..], Vec::as_slice);
-        let oldest = lost.iter().copied().chain(fold.tasks.oldest_waiting(&route.name)).min();
+        let oldest = lost
+            .iter()
+            .copied()
+            .chain(fold.tasks.oldest_waiting(&route.name))
+            .min();
         RouteStatus {
             queue: route.queue(),
             name: route.name.clone(),
@@ -60,7 +69,10 @@ mod tests {
 
     #[test]
     fn a_task_whose_programmer_is_not_heard_of_any_more_waits_with_its_age() {
-        let (task, programmer) = (TaskId::new("t").expect("an id"), ProgrammerId::new("006").expect("an id"));
+        let (task, programmer) = (
+            TaskId::new("t").expect("an id"),
+            ProgrammerId::new("006").expect("an id"),
+        );
         let (route, body_hash) = ("any".to_owned(), String::new());
         let submitted = Decision::Submitted {
             task: task.clone(),
@@ -68,16 +80,35 @@ mod tests {
             route: route.clone(),
             deadline_ms: None,
         };
-        let token = Token { generation: 0, count: 0 };
+        let token = Token {
+            generation: 0,
+            count: 0,
+        };
         let attempt = AttemptId::from_u128(1);
-        let started =
-            Decision::Started { task, attempt, programmer: programmer.clone(), token, route: route.clone(), body_hash };
+        let started = Decision::Started {
+            task,
+            attempt,
+            programmer: programmer.clone(),
+            token,
+            route: route.clone(),
+            body_hash,
+        };
         let mut fold = Fold::new();
-        let batch = Batch { v: 1, emitter: EmitterId::new(), first: 0, at_ms: 5, events: vec![submitted, started] };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::new(),
+            first: 0,
+            at_ms: 5,
+            events: vec![submitted, started],
+        };
         fold.apply(&batch, |_, _, _| ());
         let fast = [Capability::new("fast").expect("a capability")].into();
         let routes = Routes::new(&BTreeMap::from([(programmer, fast)]));
-        let route = routes.all().iter().find(|one| one.name == route).expect("a route");
+        let route = routes
+            .all()
+            .iter()
+            .find(|one| one.name == route)
+            .expect("a route");
         let seen = |unheard| {
             let heard = Snapshot::empty(unheard);
             let status = Held::of(&fold, &heard).route(&fold, route, Some(1));
@@ -88,6 +119,12 @@ mod tests {
             (1, 0, None),
             "it may be there: it was not listened for long enough"
         );
-        assert_eq!(seen(Unseen::Silent { since: Timestamp(1) }), (0, 1, Some(Timestamp(5))), "it is down");
+        assert_eq!(
+            seen(Unseen::Silent {
+                since: Timestamp(1)
+            }),
+            (0, 1, Some(Timestamp(5))),
+            "it is down"
+        );
     }
 }

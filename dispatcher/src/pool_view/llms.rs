@@ -42,16 +42,29 @@ pub struct BreakerStatus {
 }
 
 pub(super) fn breakers(standing: &Standing<'_>) -> Vec<BreakerStatus> {
-    standing.breakers().map(|(key, scope, breaker)| breaker_status((key, scope), breaker)).collect()
+    standing
+        .breakers()
+        .map(|(key, scope, breaker)| breaker_status((key, scope), breaker))
+        .collect()
 }
 
 fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> BreakerStatus {
     let (state, since, until, outage, probed_by) = match &breaker.state {
         State::Closed { since, by } => (BreakerState::Closed, *since, None, None, Some(by)),
-        State::Open { outage, until } => (BreakerState::Open, outage.since, Some(*until), Some(outage), None),
-        State::HalfOpen { outage, lease } => {
-            (BreakerState::HalfOpen, outage.since, Some(lease.until), Some(outage), Some(&lease.programmer))
-        }
+        State::Open { outage, until } => (
+            BreakerState::Open,
+            outage.since,
+            Some(*until),
+            Some(outage),
+            None,
+        ),
+        State::HalfOpen { outage, lease } => (
+            BreakerState::HalfOpen,
+            outage.since,
+            Some(lease.until),
+            Some(outage),
+            Some(&lease.programmer),
+        ),
     };
     BreakerStatus {
         llm: key.llm.clone(),
@@ -102,7 +115,9 @@ pub struct BudgetStatus {
 pub fn budget(pool: &Pool, fold: &Fold) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
-    let warning = budget.limit().and_then(|limit| passed(limit, spent, reserved));
+    let warning = budget
+        .limit()
+        .and_then(|limit| passed(limit, spent, reserved));
     let warning = warning.or_else(|| budget.room().and_then(|left| too_little(pool, left)));
     BudgetStatus {
         max_daily_spend_usd: budget.limit(),
@@ -136,13 +151,23 @@ fn passed(limit: MicroUsd, spent: MicroUsd, reserved: MicroUsd) -> Option<String
 fn too_little(pool: &Pool, left: MicroUsd) -> Option<String> {
     let pays = |programmer: &&Programmer| programmer.llms.iter().any(|llm| !pool.is_free(llm));
     let mut shut: BTreeMap<MicroUsd, Vec<String>> = BTreeMap::new();
-    for programmer in pool.programmers.iter().filter(pays).filter(|one| one.limits.max_cost > left) {
-        shut.entry(programmer.limits.max_cost).or_default().push(programmer.id.display_name());
+    for programmer in pool
+        .programmers
+        .iter()
+        .filter(pays)
+        .filter(|one| one.limits.max_cost > left)
+    {
+        shut.entry(programmer.limits.max_cost)
+            .or_default()
+            .push(programmer.id.display_name());
     }
     if shut.is_empty() {
         return None;
     }
-    let each = shut.iter().rev().map(|(cap, names)| format!("{} (${cap} a task)", names.join(", ")));
+    let each = shut
+        .iter()
+        .rev()
+        .map(|(cap, names)| format!("{} (${cap} a task)", names.join(", ")));
     Some(format!(
         "${left} of today's limit is left, which is less than a task of these programmers may cost, so they take no paid \
          task: {}. Raise the limit, or lower their max_cost_per_job_usd in the pool file",
@@ -158,8 +183,15 @@ mod tests {
     fn a_limit_below_what_is_gone_is_warned_of() {
         let dollars = |text: &str| text.parse::<MicroUsd>().expect("an amount");
         let (spent, reserved) = (dollars("3.00"), dollars("1.00"));
-        assert_eq!(passed(dollars("4.00"), spent, reserved), None, "it is reached, not passed");
+        assert_eq!(
+            passed(dollars("4.00"), spent, reserved),
+            None,
+            "it is reached, not passed"
+        );
         let warning = passed(dollars("3.50"), spent, reserved).expect("it is below");
-        assert!(warning.contains("$3.50 is below what is spent ($3.00) and reserved ($1.00)"), "{warning}");
+        assert!(
+            warning.contains("$3.50 is below what is spent ($3.00) and reserved ($1.00)"),
+            "{warning}"
+        );
     }
 }

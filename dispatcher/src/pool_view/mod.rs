@@ -49,7 +49,10 @@ impl RouteStatus {
         let tasks = self.waiting_tasks;
         match self.waiting.map(|messages| messages as usize) {
             Some(messages) if messages != tasks => {
-                format!("{tasks} ({})", crate::figures::counted(messages, "message", "messages"))
+                format!(
+                    "{tasks} ({})",
+                    crate::figures::counted(messages, "message", "messages")
+                )
             }
             Some(_) | None => tasks.to_string(),
         }
@@ -92,23 +95,41 @@ pub async fn status(app: &App) -> PoolStatus {
 
 /// The same, with queues that were counted before; one that is missing was not.
 pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
-    let App { process, pool, beats, .. } = app;
+    let App {
+        process,
+        pool,
+        beats,
+        ..
+    } = app;
     let (fresh, broker) = (pool.load_balancing.health_check_interval, process.broker());
     let (programmers, breakers): (Vec<ProgrammerStatus>, _) = process.log.read(|fold| {
-        let standing = Standing { pool, fold, now: fold.now().max(wall_clock()) };
+        let standing = Standing {
+            pool,
+            fold,
+            now: fold.now().max(wall_clock()),
+        };
         let seen = |programmer: &Programmer| beats.of(&programmer.id, fresh, &broker);
         let each = pool.programmers.iter();
-        let programmers = each.map(|programmer| programmer_status(&standing, programmer, seen(programmer))).collect();
+        let programmers = each
+            .map(|programmer| programmer_status(&standing, programmer, seen(programmer)))
+            .collect();
         (programmers, llms::breakers(&standing))
     });
     let heard = app.heard();
     let held = process.log.read(|fold| Held::of(fold, &heard));
     // What was counted before the broker went away is not so any more.
-    let waiting = if broker.trouble().is_some() { &[] } else { waiting };
+    let waiting = if broker.trouble().is_some() {
+        &[]
+    } else {
+        waiting
+    };
     let waiting = waiting.iter().copied().chain(std::iter::repeat(None));
     let routes = process.routes.all().iter().zip(waiting);
-    let routes: Vec<RouteStatus> =
-        process.log.read(|fold| routes.map(|(route, waiting)| held.route(fold, route, waiting)).collect());
+    let routes: Vec<RouteStatus> = process.log.read(|fold| {
+        routes
+            .map(|(route, waiting)| held.route(fold, route, waiting))
+            .collect()
+    });
     let available = programmers.iter().filter(|p| is_available(p.state)).count();
     PoolStatus {
         detail: health::trouble(app),
@@ -117,8 +138,15 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
         available,
         unavailable: programmers.len() - available,
         using_backup: programmers.iter().filter(|p| p.using_backup).count(),
-        total_queue_depth: routes.iter().filter_map(|route| route.waiting).map(u64::from).sum(),
-        uncounted_queues: routes.iter().filter(|route| route.waiting.is_none()).count(),
+        total_queue_depth: routes
+            .iter()
+            .filter_map(|route| route.waiting)
+            .map(u64::from)
+            .sum(),
+        uncounted_queues: routes
+            .iter()
+            .filter(|route| route.waiting.is_none())
+            .count(),
         open_tasks: process.log.read(|fold| fold.tasks.open()),
         budget: process.log.read(|fold| llms::budget(pool, fold)),
         breakers,
@@ -150,8 +178,15 @@ pub async fn queue_depths(process: &Process) -> Depths {
                 Err(_) => break,
             },
         };
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declare = channel.queue_declare(route.queue().as_str().into(), options, FieldTable::default());
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declare = channel.queue_declare(
+            route.queue().as_str().into(),
+            options,
+            FieldTable::default(),
+        );
         match within(endpoint.timeout(), "count a queue", declare).await {
             Ok(queue) => {
                 depths.push(Some(queue.message_count()));

@@ -65,7 +65,10 @@ impl Sightings {
                     | ShutReason::Budget => true,
                 },
             };
-            let new = Sighting { heard: now, empty_handed: [None; 2] };
+            let new = Sighting {
+                heard: now,
+                empty_handed: [None; 2],
+            };
             let seen = self.0.entry(beat.id.clone()).or_insert(new);
             seen.heard = now;
             if empty_handed {
@@ -76,8 +79,11 @@ impl Sightings {
 
     /// Whether this programmer surely holds nothing that was delivered before `since`.
     fn holds_nothing_of(&self, id: &ProgrammerId, since: Timestamp, now: Timestamp) -> bool {
-        let Some(seen) = self.0.get(id) else { return now.since(since) >= GONE_AFTER };
-        seen.empty_handed[0].is_some_and(|at| at > since) || now.since(seen.heard.max(since)) >= GONE_AFTER
+        let Some(seen) = self.0.get(id) else {
+            return now.since(since) >= GONE_AFTER;
+        };
+        seen.empty_handed[0].is_some_and(|at| at > since)
+            || now.since(seen.heard.max(since)) >= GONE_AFTER
     }
 }
 
@@ -95,7 +101,12 @@ pub(crate) struct Look<'a> {
 }
 
 /// What is to be published again.
-pub(crate) fn due(fold: &Fold, sightings: &Sightings, look: &Look<'_>, now: Timestamp) -> Vec<Repair> {
+pub(crate) fn due(
+    fold: &Fold,
+    sightings: &Sightings,
+    look: &Look<'_>,
+    now: Timestamp,
+) -> Vec<Repair> {
     let unpublished = fold.tasks.unpublished().filter(|id| {
         let state = fold.tasks.get(id);
         state.is_some_and(|state| now.since(planned(state)) >= look.after)
@@ -107,38 +118,64 @@ pub(crate) fn due(fold: &Fold, sightings: &Sightings, look: &Look<'_>, now: Time
     };
     let unpublished = unpublished.map(|id| repair(id, Cause::Unpublished));
     let lost = lost(fold, sightings, look, now);
-    unpublished.chain(lost.into_iter().map(|id| repair(id, Cause::Lost))).take(AT_ONCE).collect()
+    unpublished
+        .chain(lost.into_iter().map(|id| repair(id, Cause::Lost)))
+        .take(AT_ONCE)
+        .collect()
 }
 
 /// When the message should have been in its queue.
 fn planned(state: &TaskState) -> Timestamp {
-    state.retry.as_ref().map_or(state.issued_at, |retry| state.issued_at.max(Timestamp(retry.at_ms)))
+    state.retry.as_ref().map_or(state.issued_at, |retry| {
+        state.issued_at.max(Timestamp(retry.at_ms))
+    })
 }
 
-fn lost<'a>(fold: &'a Fold, sightings: &Sightings, look: &Look<'_>, now: Timestamp) -> Vec<&'a TaskId> {
+fn lost<'a>(
+    fold: &'a Fold,
+    sightings: &Sightings,
+    look: &Look<'_>,
+    now: Timestamp,
+) -> Vec<&'a TaskId> {
     let gone = |state: &TaskState, since: Timestamp| {
-        let Some((empty_since, programmers)) = look.place_of(&state.route) else { return false };
+        let Some((empty_since, programmers)) = look.place_of(&state.route) else {
+            return false;
+        };
         let since = since.max(empty_since);
-        now.since(since) >= look.after && programmers.iter().all(|id| sightings.holds_nothing_of(id, since, now))
+        now.since(since) >= look.after
+            && programmers
+                .iter()
+                .all(|id| sightings.holds_nothing_of(id, since, now))
     };
-    let mut names: Vec<String> = look.routes.all().iter().map(|route| route.name.clone()).collect();
+    let mut names: Vec<String> = look
+        .routes
+        .all()
+        .iter()
+        .map(|route| route.name.clone())
+        .collect();
     let retired = fold.retired_queues(look.routes);
-    names.extend(retired.iter().filter_map(|queue| queue.strip_prefix("tasks.")).map(str::to_owned));
+    names.extend(
+        retired
+            .iter()
+            .filter_map(|queue| queue.strip_prefix("tasks."))
+            .map(str::to_owned),
+    );
     let mut lost = Vec::new();
     // Where the queue holds something, its tasks are most likely there.
     for name in names.iter().filter(|name| look.place_of(name).is_some()) {
-        lost.extend(
+        lost.extend(fold.tasks.waiting_in(name).filter(|id| {
             fold.tasks
-                .waiting_in(name)
-                .filter(|id| fold.tasks.get(id).is_some_and(|state| state.published && gone(state, state.issued_at))),
-        );
+                .get(id)
+                .is_some_and(|state| state.published && gone(state, state.issued_at))
+        }));
     }
     // The result of a task that looks as if it was running may wait for a dispatcher.
     if let Some(results_empty) = look.results_empty_since {
         lost.extend(fold.tasks.running().filter_map(|(id, owner)| {
             let state = fold.tasks.get(id)?;
             let since = owner.since.max(state.issued_at).max(results_empty);
-            (gone(state, since) && sightings.holds_nothing_of(&owner.programmer, since, now)).then_some(id)
+            (gone(state, since) && sightings.holds_nothing_of(&owner.programmer, since, now))
+                .then_some(id)
         }));
     }
     lost
@@ -152,8 +189,20 @@ impl Look<'_> {
         if let Some(in_use) = self.routes.all().iter().find(|known| known.name == route) {
             return Some((empty_since(route)?, in_use.eligible.iter().collect()));
         }
-        let all: Option<Vec<Timestamp>> = self.routes.all().iter().map(|route| empty_since(&route.name)).collect();
+        let all: Option<Vec<Timestamp>> = self
+            .routes
+            .all()
+            .iter()
+            .map(|route| empty_since(&route.name))
+            .collect();
         let since = all?.into_iter().chain([empty_since(route)?]).max()?;
-        Some((since, self.routes.all().iter().flat_map(|route| &route.eligible).collect()))
+        Some((
+            since,
+            self.routes
+                .all()
+                .iter()
+                .flat_map(|route| &route.eligible)
+                .collect(),
+        ))
     }
 }

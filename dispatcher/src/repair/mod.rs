@@ -49,7 +49,14 @@ impl Watchman {
 /// Looks and repairs until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>, history: History, watchman: Watchman) {
     let every = LOOK_EVERY.min(pool.dispatcher.repair_after);
-    let mut looker = Looker { process, pool, history, watchman, empty: BTreeMap::new(), without_body: HashSet::new() };
+    let mut looker = Looker {
+        process,
+        pool,
+        history,
+        watchman,
+        empty: BTreeMap::new(),
+        without_body: HashSet::new(),
+    };
     loop {
         tokio::select! {
             () = looker.process.shutdown.cancelled() => return,
@@ -81,22 +88,32 @@ impl Looker {
         };
         self.look_into_queues(now).await;
         let by_route = |(queue, since): (&String, &Timestamp)| {
-            queue.strip_prefix("tasks.").map(|route| (route.to_owned(), *since))
+            queue
+                .strip_prefix("tasks.")
+                .map(|route| (route.to_owned(), *since))
         };
-        let empty_since: BTreeMap<String, Timestamp> = self.empty.iter().filter_map(by_route).collect();
+        let empty_since: BTreeMap<String, Timestamp> =
+            self.empty.iter().filter_map(by_route).collect();
         let look = Look {
             routes: &self.process.routes,
             empty_since: &empty_since,
             results_empty_since: self.empty.get(RESULTS_QUEUE).copied(),
             after: self.pool.dispatcher.repair_after,
         };
-        let due = self.watchman.with(|sightings| self.process.log.read(|fold| due(fold, sightings, &look, now)));
+        let due = self.watchman.with(|sightings| {
+            self.process
+                .log
+                .read(|fold| due(fold, sightings, &look, now))
+        });
         self.repair(due).await;
     }
 
     async fn look_into_queues(&mut self, now: Timestamp) {
         let in_use: Vec<String> = self.process.routes.all().iter().map(Route::queue).collect();
-        let retired = self.process.log.read(|fold| fold.retired_queues(&self.process.routes));
+        let retired = self
+            .process
+            .log
+            .read(|fold| fold.retired_queues(&self.process.routes));
         let mut missing = Vec::new();
         for queue in in_use.into_iter().chain([RESULTS_QUEUE.to_owned()]) {
             match self.note(&queue, now).await {
@@ -108,7 +125,10 @@ impl Looker {
             self.note(&queue, now).await;
         }
         if !missing.is_empty() {
-            tracing::warn!(queues = missing.join(", "), "queues are gone; declaring and binding them again");
+            tracing::warn!(
+                queues = missing.join(", "),
+                "queues are gone; declaring and binding them again"
+            );
             configure::declare_again(&self.process, &self.pool).await;
         }
     }
@@ -127,10 +147,14 @@ impl Looker {
     }
 
     async fn repair(&mut self, due: Vec<Repair>) {
-        self.without_body.retain(|id| due.iter().any(|repair| repair.task == *id));
+        self.without_body
+            .retain(|id| due.iter().any(|repair| repair.task == *id));
         let (process, history) = (&self.process, &self.history);
-        let done: Vec<Option<TaskId>> =
-            stream::iter(due).map(|repair| perform(process, history, repair)).buffer_unordered(AT_ONCE).collect().await;
+        let done: Vec<Option<TaskId>> = stream::iter(due)
+            .map(|repair| perform(process, history, repair))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         for id in done.into_iter().flatten() {
             if !self.without_body.contains(&id) {
                 tracing::warn!(task_id = %id, "the message of this task is lost, and the history does not have it: it came \
@@ -143,10 +167,20 @@ impl Looker {
 
 /// Gives the task when there is no body to publish.
 async fn perform(process: &Process, history: &History, repair: Repair) -> Option<TaskId> {
-    let Repair { task: id, generation, cause } = repair;
+    let Repair {
+        task: id,
+        generation,
+        cause,
+    } = repair;
     let repaired = async {
-        let Some(task) = task_of(history, &id).await? else { return Ok(None) };
-        let known = process.log.read(|fold| fold.tasks.get(&id).and_then(|state| state.body_hash.clone()));
+        let Some(task) = task_of(history, &id).await? else {
+            return Ok(None);
+        };
+        let known = process.log.read(|fold| {
+            fold.tasks
+                .get(&id)
+                .and_then(|state| state.body_hash.clone())
+        });
         if known.is_some_and(|known| known != task.body_hash()) {
             return Ok(None);
         }

@@ -62,27 +62,53 @@ impl Scene {
 
     fn submitted(&mut self, second: u64) {
         let (body_hash, route) = ("hash".to_owned(), "any".to_owned());
-        self.at(second, Decision::Submitted { task: task(), body_hash, route, deadline_ms: None });
+        self.at(
+            second,
+            Decision::Submitted {
+                task: task(),
+                body_hash,
+                route,
+                deadline_ms: None,
+            },
+        );
     }
 
     fn published(&mut self, second: u64) {
         self.submitted(second);
-        self.at(second, Decision::Published { task: task(), generation: 0 });
+        self.at(
+            second,
+            Decision::Published {
+                task: task(),
+                generation: 0,
+            },
+        );
     }
 
     fn started(&mut self, second: u64) -> AttemptId {
-        let (attempt, body_hash, route) = (AttemptId::from_u128(7), "hash".to_owned(), "any".to_owned());
+        let (attempt, body_hash, route) =
+            (AttemptId::from_u128(7), "hash".to_owned(), "any".to_owned());
         let token = Token::default();
         self.at(
             second,
-            Decision::Started { task: task(), attempt, programmer: programmer("001"), token, route, body_hash },
+            Decision::Started {
+                task: task(),
+                attempt,
+                programmer: programmer("001"),
+                token,
+                route,
+                body_hash,
+            },
         );
         attempt
     }
 
     fn heard(&mut self, second: u64, id: &str, gate: Gate) {
-        let beat =
-            ProgrammerBeat { id: programmer(id), port: 0, gate, current_llm: LlmName::new("local/x").expect("an LLM") };
+        let beat = ProgrammerBeat {
+            id: programmer(id),
+            port: 0,
+            gate,
+            current_llm: LlmName::new("local/x").expect("an LLM"),
+        };
         let heartbeat = Heartbeat {
             process: EmitterId::from_u128(2),
             name: "worker".to_owned(),
@@ -104,7 +130,8 @@ impl Scene {
     }
 
     fn empty(&mut self, second: u64) {
-        self.empty.insert("any".to_owned(), Timestamp(second * SECOND));
+        self.empty
+            .insert("any".to_owned(), Timestamp(second * SECOND));
     }
 
     fn due(&self, second: u64) -> Vec<Repair> {
@@ -114,12 +141,21 @@ impl Scene {
             results_empty_since: self.results_empty,
             after: AFTER,
         };
-        due(&self.fold, &self.sightings, &look, Timestamp(second * SECOND))
+        due(
+            &self.fold,
+            &self.sightings,
+            &look,
+            Timestamp(second * SECOND),
+        )
     }
 }
 
 fn repair(generation: u32, cause: Cause) -> Vec<Repair> {
-    vec![Repair { task: task(), generation, cause }]
+    vec![Repair {
+        task: task(),
+        generation,
+        cause,
+    }]
 }
 
 #[test]
@@ -128,7 +164,13 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
     scene.submitted(100);
     assert_eq!(scene.due(159), [], "its dispatcher may be at it");
     assert_eq!(scene.due(160), repair(1, Cause::Unpublished), "it is not");
-    scene.at(161, Decision::Published { task: task(), generation: 0 });
+    scene.at(
+        161,
+        Decision::Published {
+            task: task(),
+            generation: 0,
+        },
+    );
     assert_eq!(scene.due(500), [], "it was published after all");
 }
 
@@ -137,14 +179,34 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     let mut scene = Scene::new();
     scene.published(100);
     scene.at(200, Decision::reissued(&task(), 1));
-    assert_eq!(scene.due(260), repair(2, Cause::Unpublished), "whoever reissued it has died");
+    assert_eq!(
+        scene.due(260),
+        repair(2, Cause::Unpublished),
+        "whoever reissued it has died"
+    );
     let mut scene = Scene::new();
     scene.published(100);
     let attempt = scene.started(100);
-    let retry = Retry { attempt, error: ErrorKind::AgentCrashed, at_ms: 250 * SECOND, spent: Default::default() };
-    scene.at(200, Decision::Reissued { task: task(), generation: 1, retry: Some(retry) });
+    let retry = Retry {
+        attempt,
+        error: ErrorKind::AgentCrashed,
+        at_ms: 250 * SECOND,
+        spent: Default::default(),
+    };
+    scene.at(
+        200,
+        Decision::Reissued {
+            task: task(),
+            generation: 1,
+            retry: Some(retry),
+        },
+    );
     assert_eq!(scene.due(309), [], "the next attempt is planned for later");
-    assert_eq!(scene.due(310), repair(2, Cause::Unpublished), "nobody has published it");
+    assert_eq!(
+        scene.due(310),
+        repair(2, Cause::Unpublished),
+        "nobody has published it"
+    );
 }
 
 #[test]
@@ -157,9 +219,17 @@ fn a_message_is_lost_when_its_queue_is_empty_and_nobody_has_anything_in_hand() {
     assert_eq!(scene.due(164), [], "not for long enough");
     assert_eq!(scene.due(170), repair(1, Cause::Lost), "it is nowhere");
     scene.empty(125);
-    assert_eq!(scene.due(190), repair(1, Cause::Lost), "heard twice since the queue is empty");
+    assert_eq!(
+        scene.due(190),
+        repair(1, Cause::Lost),
+        "heard twice since the queue is empty"
+    );
     scene.empty(140);
-    assert_eq!(scene.due(205), [], "heard once since: it may have been delivered just then");
+    assert_eq!(
+        scene.due(205),
+        [],
+        "heard once since: it may have been delivered just then"
+    );
 }
 
 #[test]
@@ -167,24 +237,44 @@ fn who_was_not_heard_of_with_empty_hands_may_have_it() {
     let mut scene = Scene::new();
     scene.published(100);
     scene.empty(100);
-    let busy = Gate::Busy { task: TaskId::new("other").expect("an id"), since: Timestamp(0) };
+    let busy = Gate::Busy {
+        task: TaskId::new("other").expect("an id"),
+        since: Timestamp(0),
+    };
     for second in [110, 120, 165] {
         scene.heard(second, "001", Gate::Consuming);
         scene.heard(second, "002", busy.clone());
     }
     assert_eq!(scene.due(170), [], "002 may have it behind its present one");
-    let held = Gate::Shut { reason: ShutReason::Held, detail: String::new() };
-    let draining = Gate::Shut { reason: ShutReason::Draining, detail: String::new() };
+    let held = Gate::Shut {
+        reason: ShutReason::Held,
+        detail: String::new(),
+    };
+    let draining = Gate::Shut {
+        reason: ShutReason::Draining,
+        detail: String::new(),
+    };
     for second in [170, 180] {
         scene.heard(second, "002", held.clone());
         scene.heard(second, "002", draining.clone());
     }
-    assert_eq!(scene.due(190), [], "neither who waits for an id nor who is at its last task tells");
-    let paused = Gate::Shut { reason: ShutReason::Paused, detail: String::new() };
+    assert_eq!(
+        scene.due(190),
+        [],
+        "neither who waits for an id nor who is at its last task tells"
+    );
+    let paused = Gate::Shut {
+        reason: ShutReason::Paused,
+        detail: String::new(),
+    };
     for second in [190, 200] {
         scene.heard(second, "002", paused.clone());
     }
-    assert_eq!(scene.due(200), repair(1, Cause::Lost), "who may take nothing has nothing");
+    assert_eq!(
+        scene.due(200),
+        repair(1, Cause::Lost),
+        "who may take nothing has nothing"
+    );
 }
 
 #[test]
@@ -194,7 +284,11 @@ fn who_is_gone_has_nothing() {
     scene.empty(100);
     scene.idle([90]);
     assert_eq!(scene.due(159), [], "heard of a moment ago");
-    assert_eq!(scene.due(160), repair(1, Cause::Lost), "not heard of for a minute");
+    assert_eq!(
+        scene.due(160),
+        repair(1, Cause::Lost),
+        "not heard of for a minute"
+    );
     let mut scene = Scene::new();
     scene.published(100);
     scene.empty(100);
@@ -208,7 +302,14 @@ fn a_task_that_somebody_works_on_is_left_alone_until_nobody_does() {
     scene.started(110);
     scene.empty(100);
     for second in (120..300).step_by(10) {
-        scene.heard(second, "001", Gate::Busy { task: task(), since: Timestamp(0) });
+        scene.heard(
+            second,
+            "001",
+            Gate::Busy {
+                task: task(),
+                since: Timestamp(0),
+            },
+        );
         scene.heard(second, "002", Gate::Consuming);
     }
     scene.results_empty = Some(Timestamp(0));
@@ -219,21 +320,56 @@ fn a_task_that_somebody_works_on_is_left_alone_until_nobody_does() {
     scene.results_empty = Some(Timestamp(305 * SECOND));
     assert_eq!(scene.due(364), [], "not for long enough");
     scene.idle([365]);
-    assert_eq!(scene.due(365), repair(1, Cause::Lost), "its owner has forgotten it");
+    assert_eq!(
+        scene.due(365),
+        repair(1, Cause::Lost),
+        "its owner has forgotten it"
+    );
 }
 
 #[test]
 fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     let mut scene = Scene::new();
     let old = BTreeSet::from([Capability::new("old").expect("a capability")]);
-    let capabilities = BTreeMap::from([(programmer("009"), old), (programmer("010"), BTreeSet::new())]);
-    scene.at(90, Decision::Configured { hash: "h".to_owned(), capabilities, rules: Rules::default(), again: false });
+    let capabilities = BTreeMap::from([
+        (programmer("009"), old),
+        (programmer("010"), BTreeSet::new()),
+    ]);
+    scene.at(
+        90,
+        Decision::Configured {
+            hash: "h".to_owned(),
+            capabilities,
+            rules: Rules::default(),
+            again: false,
+        },
+    );
     let (body_hash, route) = ("hash".to_owned(), "old".to_owned());
-    scene.at(100, Decision::Submitted { task: task(), body_hash, route, deadline_ms: None });
-    scene.at(100, Decision::Published { task: task(), generation: 0 });
+    scene.at(
+        100,
+        Decision::Submitted {
+            task: task(),
+            body_hash,
+            route,
+            deadline_ms: None,
+        },
+    );
+    scene.at(
+        100,
+        Decision::Published {
+            task: task(),
+            generation: 0,
+        },
+    );
     scene.idle([110, 120, 165]);
-    scene.empty.insert("old".to_owned(), Timestamp(100 * SECOND));
-    assert_eq!(scene.due(170), [], "it may have been sent on into a queue that is not empty");
+    scene
+        .empty
+        .insert("old".to_owned(), Timestamp(100 * SECOND));
+    assert_eq!(
+        scene.due(170),
+        [],
+        "it may have been sent on into a queue that is not empty"
+    );
     scene.empty(100);
     assert_eq!(scene.due(170), repair(1, Cause::Lost), "it is nowhere");
 }

@@ -49,11 +49,18 @@ fn row(group: &Group) -> [String; COLUMNS.len()] {
     }
     let rate = |rate: Option<f64>| rate.map_or(String::new(), |rate| format!("{rate:.4}"));
     let at = |of: Option<Percentiles>, which: fn(Percentiles) -> u64| or_empty(of.map(which));
-    let failures: Vec<String> =
-        group.failures.iter().map(|(kind, count)| format!("{}={count}", kind.as_str())).collect();
+    let failures: Vec<String> = group
+        .failures
+        .iter()
+        .map(|(kind, count)| format!("{}={count}", kind.as_str()))
+        .collect();
     // A spreadsheet takes what begins like this for a formula.
     let formula = group.name.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let name = if formula { format!("'{}", group.name) } else { group.name.clone() };
+    let name = if formula {
+        format!("'{}", group.name)
+    } else {
+        group.name.clone()
+    };
     [
         name,
         group.tasks.to_string(),

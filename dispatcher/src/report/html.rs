@@ -18,17 +18,29 @@ const ENOUGH: u64 = 10;
 /// # Errors
 /// When a plot cannot be drawn.
 pub fn page(report: &Report) -> anyhow::Result<String> {
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
+    let mut page =
+        String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     page.push_str("<meta name=\"color-scheme\" content=\"light dark\">\n");
-    let _ = writeln!(page, "<title>Programmer Pool: report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>");
+    let _ = writeln!(
+        page,
+        "<title>Programmer Pool: report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>"
+    );
     let by = escape(report.by_words());
-    let _ = writeln!(page, "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended {}</p>", report.when());
+    let _ = writeln!(
+        page,
+        "<h1>Tasks by {by}</h1>\n<p class=\"span\">Ended {}</p>",
+        report.when()
+    );
     page.push_str(&tiles(report));
     let figures = figures(report).map_err(|error| anyhow!("{error}"))?;
     let _ = writeln!(page, "<div class=\"figures\">\n{figures}</div>");
     page.push_str(&table(report));
-    let _ = writeln!(page, "<p class=\"note\">{}</p>\n</main>\n</body>\n</html>", note(report));
+    let _ = writeln!(
+        page,
+        "<p class=\"note\">{}</p>\n</main>\n</body>\n</html>",
+        note(report)
+    );
     Ok(page)
 }
 
@@ -44,24 +56,41 @@ fn tiles(report: &Report) -> String {
         ("for each success", per_success),
         ("failovers", total.failovers.to_string()),
     ];
-    let tile = |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n");
-    format!("<dl class=\"tiles\">\n{}</dl>\n", each.iter().map(tile).collect::<String>())
+    let tile =
+        |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>\n");
+    format!(
+        "<dl class=\"tiles\">\n{}</dl>\n",
+        each.iter().map(tile).collect::<String>()
+    )
 }
 
 fn figures(report: &Report) -> Result<String, Failed> {
-    let decided: Vec<&Group> = report.groups.iter().filter(|group| group.decided() > 0).collect();
+    let decided: Vec<&Group> = report
+        .groups
+        .iter()
+        .filter(|group| group.decided() > 0)
+        .collect();
     if decided.is_empty() {
-        return Ok("<p>No task has succeeded or failed in this time, so there is nothing to draw.</p>\n".to_owned());
+        return Ok(
+            "<p>No task has succeeded or failed in this time, so there is nothing to draw.</p>\n"
+                .to_owned(),
+        );
     }
     let worth = "Up is better, left is cheaper. The larger a point, the more tasks; the line through it is where the rate \
                  lies with a confidence of 95 %. Who has not succeeded once is in the table only.";
     let caption = format!("{}{}", names(&decided), verdict(&decided, worth));
-    let mut text = figure("Is it worth its money?", &caption, |p| plots::worth(&decided, p))?;
+    let mut text = figure("Is it worth its money?", &caption, |p| {
+        plots::worth(&decided, p)
+    })?;
     let times = "Light to strong: half of the tasks, 90 % and 99 % took no longer.";
-    text.push_str(&figure("How long does it take?", times, |p| plots::durations(&decided, p))?);
+    text.push_str(&figure("How long does it take?", times, |p| {
+        plots::durations(&decided, p)
+    })?);
     if !report.total.failures.is_empty() {
         let classes = "Tasks that did not succeed, by the class of their error.";
-        text.push_str(&figure("What went wrong?", classes, |p| plots::failures(report, p))?);
+        text.push_str(&figure("What went wrong?", classes, |p| {
+            plots::failures(report, p)
+        })?);
     }
     Ok(text)
 }
@@ -69,22 +98,36 @@ fn figures(report: &Report) -> Result<String, Failed> {
 /// Whose point has which number.
 fn names(groups: &[&Group]) -> String {
     let name = |(group, ..): &(&Group, f64, f64)| format!("<li>{}</li>", escape(&group.name));
-    format!("<ol>{}</ol>\n", plots::points(groups).iter().map(name).collect::<String>())
+    format!(
+        "<ol>{}</ol>\n",
+        plots::points(groups).iter().map(name).collect::<String>()
+    )
 }
 
 /// Those that nobody beats in both, success and money.
 fn verdict(groups: &[&Group], caption: &str) -> String {
     let best = worth_it(groups);
-    let few = groups.iter().filter(|group| group.decided() < ENOUGH).count();
-    let names: Vec<String> = best.iter().map(|group| format!("<strong>{}</strong>", escape(&group.name))).collect();
+    let few = groups
+        .iter()
+        .filter(|group| group.decided() < ENOUGH)
+        .count();
+    let names: Vec<String> = best
+        .iter()
+        .map(|group| format!("<strong>{}</strong>", escape(&group.name)))
+        .collect();
     let few = match few {
         0 => String::new(),
-        some => format!(" {some} of {} have fewer than {ENOUGH} tasks: too few to tell.", groups.len()),
+        some => format!(
+            " {some} of {} have fewer than {ENOUGH} tasks: too few to tell.",
+            groups.len()
+        ),
     };
     match names.as_slice() {
         [] => caption.to_owned(),
         [one] => {
-            format!("{one} is beaten by no other: none succeeds more often or costs less for a success.{few} {caption}")
+            format!(
+                "{one} is beaten by no other: none succeeds more often or costs less for a success.{few} {caption}"
+            )
         }
         several => format!(
             "No other succeeds more often for less money than any of these: {}.{few} {caption}",
@@ -97,15 +140,23 @@ fn verdict(groups: &[&Group], caption: &str) -> String {
 pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
     let value = |group: &Group| Some((group.success_rate?, group.cost_per_succeeded_usd?));
     let beats = |other: &Group, group: &Group| {
-        let (Some((rate, cost)), Some((than_rate, than_cost))) = (value(other), value(group)) else { return false };
+        let (Some((rate, cost)), Some((than_rate, than_cost))) = (value(other), value(group))
+        else {
+            return false;
+        };
         rate >= than_rate && cost <= than_cost && (rate > than_rate || cost < than_cost)
     };
-    let unbeaten = |group: &&&Group| value(group).is_some() && !groups.iter().any(|other| beats(other, group));
+    let unbeaten =
+        |group: &&&Group| value(group).is_some() && !groups.iter().any(|other| beats(other, group));
     groups.iter().filter(unbeaten).copied().collect()
 }
 
 /// Four times: the page shows the one that fits.
-fn figure(title: &str, caption: &str, draw: impl Fn(Paper) -> Result<String, Failed>) -> Result<String, Failed> {
+fn figure(
+    title: &str,
+    caption: &str,
+    draw: impl Fn(Paper) -> Result<String, Failed>,
+) -> Result<String, Failed> {
     let mut pictures = String::new();
     for (class, palette, narrow) in [
         ("light broad", LIGHT, false),
@@ -114,9 +165,14 @@ fn figure(title: &str, caption: &str, draw: impl Fn(Paper) -> Result<String, Fai
         ("dark narrow", DARK, true),
     ] {
         let picture = draw(Paper { palette, narrow })?;
-        let _ = writeln!(pictures, "<div class=\"{class}\" role=\"img\" aria-label=\"{title}\">{picture}</div>");
+        let _ = writeln!(
+            pictures,
+            "<div class=\"{class}\" role=\"img\" aria-label=\"{title}\">{picture}</div>"
+        );
     }
-    Ok(format!("<figure>\n<h2>{title}</h2>\n{pictures}<figcaption>{caption}</figcaption>\n</figure>\n"))
+    Ok(format!(
+        "<figure>\n<h2>{title}</h2>\n{pictures}<figcaption>{caption}</figcaption>\n</figure>\n"
+    ))
 }
 
 fn table(report: &Report) -> String {
@@ -140,7 +196,10 @@ fn table(report: &Report) -> String {
         "tokens in",
         "tokens out",
     ];
-    let heads: String = heads.iter().map(|head| format!("<th scope=\"col\">{}</th>", escape(head))).collect();
+    let heads: String = heads
+        .iter()
+        .map(|head| format!("<th scope=\"col\">{}</th>", escape(head)))
+        .collect();
     let rows: String = report.groups.iter().map(|group| row(group, "")).collect();
     let total = row(&report.total, " class=\"total\"");
     format!(
@@ -149,8 +208,9 @@ fn table(report: &Report) -> String {
 }
 
 fn row(group: &Group, class: &str) -> String {
-    let time =
-        |of: Option<Percentiles>, which: fn(Percentiles) -> u64| of.map_or("–".to_owned(), |p| duration(which(p)));
+    let time = |of: Option<Percentiles>, which: fn(Percentiles) -> u64| {
+        of.map_or("–".to_owned(), |p| duration(which(p)))
+    };
     let cells = [
         group.tasks.to_string(),
         rate(group.success_rate),
@@ -170,16 +230,26 @@ fn row(group: &Group, class: &str) -> String {
         tokens(group.input_tokens),
         tokens(group.output_tokens),
     ];
-    let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
-    format!("<tr{class}><th scope=\"row\">{}</th>{cells}</tr>\n", escape(&group.name))
+    let cells: String = cells
+        .iter()
+        .map(|cell| format!("<td>{cell}</td>"))
+        .collect();
+    format!(
+        "<tr{class}><th scope=\"row\">{}</th>{cells}</tr>\n",
+        escape(&group.name)
+    )
 }
 
 fn note(report: &Report) -> String {
     let unknown = match report.without_details {
         0 => String::new(),
-        some => format!(" Of {some} tasks only the outcome is known any more: they are not in times and tokens."),
+        some => format!(
+            " Of {some} tasks only the outcome is known any more: they are not in times and tokens."
+        ),
     };
-    let left_out = report.not_in_rates().map_or(String::new(), |some| format!(" ({some})"));
+    let left_out = report
+        .not_in_rates()
+        .map_or(String::new(), |some| format!(" ({some})"));
     format!(
         "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks{left_out}. \
          The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"

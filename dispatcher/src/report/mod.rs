@@ -94,10 +94,22 @@ impl Report {
 
     /// Which of the tasks are not in the rates: `2 cancelled, 1 expired`; None when all are.
     pub(crate) fn not_in_rates(&self) -> Option<String> {
-        let Group { rejected, cancelled, expired, .. } = self.total;
-        let each = [(rejected, "rejected"), (cancelled, "cancelled"), (expired, "expired")];
-        let some: Vec<String> =
-            each.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+        let Group {
+            rejected,
+            cancelled,
+            expired,
+            ..
+        } = self.total;
+        let each = [
+            (rejected, "rejected"),
+            (cancelled, "cancelled"),
+            (expired, "expired"),
+        ];
+        let some: Vec<String> = each
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
         (!some.is_empty()).then(|| some.join(", "))
     }
 

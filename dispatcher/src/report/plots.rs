@@ -26,13 +26,21 @@ pub(super) struct Palette {
 pub(super) const LIGHT: Palette = Palette {
     text: RGBColor(32, 38, 46),
     line: RGBColor(205, 210, 217),
-    marks: [RGBColor(120, 170, 225), RGBColor(40, 110, 190), RGBColor(15, 60, 120)],
+    marks: [
+        RGBColor(120, 170, 225),
+        RGBColor(40, 110, 190),
+        RGBColor(15, 60, 120),
+    ],
     bad: RGBColor(190, 70, 50),
 };
 pub(super) const DARK: Palette = Palette {
     text: RGBColor(225, 229, 235),
     line: RGBColor(62, 70, 82),
-    marks: [RGBColor(70, 110, 165), RGBColor(110, 165, 235), RGBColor(190, 220, 255)],
+    marks: [
+        RGBColor(70, 110, 165),
+        RGBColor(110, 165, 235),
+        RGBColor(190, 220, 255),
+    ],
     bad: RGBColor(240, 130, 105),
 };
 
@@ -75,7 +83,10 @@ pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-fn svg((width, height): (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>) -> Result<String, Failed> {
+fn svg(
+    (width, height): (u32, u32),
+    draw: impl FnOnce(&Area<'_>) -> Result<(), Failed>,
+) -> Result<String, Failed> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, (width, height)).into_drawing_area();
@@ -105,17 +116,31 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
             .y_label_area_size(58)
             .build_cartesian_2d(-right * 0.03..right, -4f64..104f64)?;
         let mut mesh = chart.configure_mesh();
-        mesh.axis_style(paper.palette.line).bold_line_style(paper.palette.line).light_line_style(TRANSPARENT);
-        mesh.label_style(paper.words(13)).axis_desc_style(paper.words(14)).y_labels(6).x_labels(paper.marks());
+        mesh.axis_style(paper.palette.line)
+            .bold_line_style(paper.palette.line)
+            .light_line_style(TRANSPARENT);
+        mesh.label_style(paper.words(13))
+            .axis_desc_style(paper.words(14))
+            .y_labels(6)
+            .x_labels(paper.marks());
         let cost = |cost: &f64| money(*cost, right);
-        mesh.x_label_formatter(&cost).y_label_formatter(&|rate| format!("{rate:.0} %"));
-        mesh.x_desc("cost for each succeeded task").y_desc("succeeded").draw()?;
+        mesh.x_label_formatter(&cost)
+            .y_label_formatter(&|rate| format!("{rate:.0} %"));
+        mesh.x_desc("cost for each succeeded task")
+            .y_desc("succeeded")
+            .draw()?;
         for (group, cost, rate) in &points {
             let (low, high) = wilson(group.succeeded, group.decided());
-            let whisker =
-                PathElement::new([(*cost, low * 100.0), (*cost, high * 100.0)], paper.palette.marks[0].stroke_width(2));
+            let whisker = PathElement::new(
+                [(*cost, low * 100.0), (*cost, high * 100.0)],
+                paper.palette.marks[0].stroke_width(2),
+            );
             chart.draw_series([whisker])?;
-            let mark = Circle::new((*cost, *rate), radius(group.tasks), paper.palette.marks[1].mix(0.85).filled());
+            let mark = Circle::new(
+                (*cost, *rate),
+                radius(group.tasks),
+                paper.palette.marks[1].mix(0.85).filled(),
+            );
             chart.draw_series([mark])?;
         }
         number_points(&chart, &points, paper)
@@ -139,12 +164,19 @@ impl Label {
 
     fn width(&self) -> i32 {
         const CHARACTER: i32 = 8;
-        i32::try_from(self.numbers.len()).unwrap_or(i32::MAX / CHARACTER).saturating_mul(CHARACTER).max(20)
+        i32::try_from(self.numbers.len())
+            .unwrap_or(i32::MAX / CHARACTER)
+            .saturating_mul(CHARACTER)
+            .max(20)
     }
 }
 
 /// Numbers beside the points, moved down where they would cover each other. Names would lie across the lines of others.
-fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Paper) -> Result<(), Failed> {
+fn number_points(
+    chart: &Plane<'_, '_>,
+    points: &[(&Group, f64, f64)],
+    paper: Paper,
+) -> Result<(), Failed> {
     const LINE: i32 = 17;
     /// Dots so near to each other look like one.
     const SAME: i32 = 3;
@@ -155,9 +187,17 @@ fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Pa
         let (x, y) = chart.backend_coord(&(*cost, *rate));
         let (x, y, beside) = (x - left, y - top, x - left + radius(group.tasks) + 5);
         // One dot for two of them would say that there is one.
-        match places.iter_mut().find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME) {
+        match places
+            .iter_mut()
+            .find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME)
+        {
             Some(label) => label.add(number, beside),
-            None => places.push(Label { x, y, beside, numbers: format!("{number}") }),
+            None => places.push(Label {
+                x,
+                y,
+                beside,
+                numbers: format!("{number}"),
+            }),
         }
     }
     places.sort_unstable_by_key(|label| (label.y, label.beside));
@@ -166,8 +206,12 @@ fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Pa
         let (x, wide) = (label.beside, label.width());
         // Those above come first, so each is moved below all that it would cover.
         let covered = |y: i32| {
-            let beside = move |&&(other, _, width): &&(i32, i32, i32)| x - other < width && other - x < wide;
-            taken.iter().filter(beside).filter(move |(_, at, _)| (y - at).abs() < LINE)
+            let beside =
+                move |&&(other, _, width): &&(i32, i32, i32)| x - other < width && other - x < wide;
+            taken
+                .iter()
+                .filter(beside)
+                .filter(move |(_, at, _)| (y - at).abs() < LINE)
         };
         let mut y = label.y;
         while let Some(below) = covered(y).map(|(_, at, _)| at + LINE).max() {
@@ -184,16 +228,30 @@ fn number_points(chart: &Plane<'_, '_>, points: &[(&Group, f64, f64)], paper: Pa
 pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     let rows: Vec<(&str, [f64; 3])> = groups
         .iter()
-        .filter_map(|group| Some((group.name.as_str(), group.duration_ms.map(|p| [p.p50, p.p90, p.p99].map(seconds))?)))
+        .filter_map(|group| {
+            Some((
+                group.name.as_str(),
+                group
+                    .duration_ms
+                    .map(|p| [p.p50, p.p90, p.p99].map(seconds))?,
+            ))
+        })
         .take(MOST_ROWS)
         .collect();
-    let longest = rows.iter().map(|(_, [.., p99])| *p99).fold(0.0, f64::max).max(0.001);
+    let longest = rows
+        .iter()
+        .map(|(_, [.., p99])| *p99)
+        .fold(0.0, f64::max)
+        .max(0.001);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
     let axis = ("seconds of the run: p50, p90, p99", longest * 1.1);
     lanes(&names, axis, paper, |chart| {
         for (row, (_, times)) in rows.iter().enumerate() {
             let y = paper.middle(row);
-            let span = PathElement::new([(times[0], y), (times[2], y)], paper.palette.line.stroke_width(6));
+            let span = PathElement::new(
+                [(times[0], y), (times[2], y)],
+                paper.palette.line.stroke_width(6),
+            );
             chart.draw_series([span])?;
             for (time, colour) in times.iter().zip(paper.palette.marks) {
                 chart.draw_series([Circle::new((*time, y), 7, colour.filled())])?;
@@ -205,16 +263,26 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Faile
 
 /// Tasks that did not succeed, by class.
 pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> {
-    let mut rows: Vec<(&str, u64)> =
-        report.total.failures.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+    let mut rows: Vec<(&str, u64)> = report
+        .total
+        .failures
+        .iter()
+        .map(|(kind, count)| (kind.as_str(), *count))
+        .collect();
     rows.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     rows.truncate(MOST_ROWS);
-    let most = rows.iter().map(|(_, count)| number(*count)).fold(1.0, f64::max);
+    let most = rows
+        .iter()
+        .map(|(_, count)| number(*count))
+        .fold(1.0, f64::max);
     let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
     lanes(&names, ("tasks", most * 1.1), paper, |chart| {
         for (row, (_, count)) in rows.iter().enumerate() {
             let (top, bottom) = (paper.middle(row) - 0.25, paper.middle(row) + 0.25);
-            let bar = Rectangle::new([(0.0, top), (number(*count), bottom)], paper.palette.bad.mix(0.85).filled());
+            let bar = Rectangle::new(
+                [(0.0, top), (number(*count), bottom)],
+                paper.palette.bad.mix(0.85).filled(),
+            );
             chart.draw_series([bar])?;
         }
         Ok(())
@@ -244,7 +312,10 @@ fn lanes(
             .bold_line_style(paper.palette.line)
             .light_line_style(TRANSPARENT)
             .disable_y_mesh();
-        mesh.label_style(paper.words(13)).axis_desc_style(paper.words(14)).x_labels(paper.marks()).x_desc(axis);
+        mesh.label_style(paper.words(13))
+            .axis_desc_style(paper.words(14))
+            .x_labels(paper.marks())
+            .x_desc(axis);
         mesh.x_label_formatter(&|value| plain(*value)).draw()?;
         draw(&mut chart)?;
         for (row, name) in names.iter().enumerate() {
@@ -253,7 +324,11 @@ fn lanes(
                 true => (HPos::Left, (LEFT, y - ABOVE)),
                 false => (HPos::Right, (x - 10, y)),
             };
-            area.draw(&Text::new(short(name), at, paper.words(14).pos(Pos::new(side, VPos::Center))))?;
+            area.draw(&Text::new(
+                short(name),
+                at,
+                paper.words(14).pos(Pos::new(side, VPos::Center)),
+            ))?;
         }
         Ok(())
     })
@@ -268,7 +343,10 @@ fn short(name: &str) -> String {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a plot needs no more than 52 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a plot needs no more than 52 bits"
+)]
 fn number(value: u64) -> f64 {
     value as f64
 }
@@ -279,7 +357,9 @@ fn seconds(ms: u64) -> f64 {
 
 /// For the place in a plot only: money is counted in whole micro-dollars.
 fn dollars(group: &Group) -> Option<f64> {
-    group.cost_per_succeeded_usd.map(|cost| number(cost.0) / 1_000_000.0)
+    group
+        .cost_per_succeeded_usd
+        .map(|cost| number(cost.0) / 1_000_000.0)
 }
 
 /// On a scale that ends there: all its numbers have as many places.
@@ -291,7 +371,11 @@ fn money(dollars: f64, end: f64) -> String {
         0.01..0.1 => 4,
         _ => 6,
     };
-    if dollars.abs() < 1e-9 { "$0".to_owned() } else { format!("${dollars:.places$}") }
+    if dollars.abs() < 1e-9 {
+        "$0".to_owned()
+    } else {
+        format!("${dollars:.places$}")
+    }
 }
 
 /// Few digits, and no zeros at the end.
@@ -313,7 +397,10 @@ fn plain(value: f64) -> String {
 /// An area for each task, up to a size.
 fn radius(tasks: u64) -> i32 {
     const SIZES: [(u64, i32); 4] = [(10, 5), (50, 7), (200, 10), (1000, 13)];
-    SIZES.iter().find(|(up_to, _)| tasks <= *up_to).map_or(16, |(_, radius)| *radius)
+    SIZES
+        .iter()
+        .find(|(up_to, _)| tasks <= *up_to)
+        .map_or(16, |(_, radius)| *radius)
 }
 
 /// Wilson's interval of a rate, with a confidence of 95 %.
@@ -324,5 +411,8 @@ pub(super) fn wilson(part: u64, whole: u64) -> (f64, f64) {
     let middle = rate + Z * Z / (2.0 * n);
     let spread = Z * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    (((middle - spread) / scale).max(0.0), ((middle + spread) / scale).min(1.0))
+    (
+        ((middle - spread) / scale).max(0.0),
+        ((middle + spread) / scale).min(1.0),
+    )
 }

@@ -39,14 +39,19 @@ impl FromStr for Since {
         let of_unit = |(unit, seconds): (char, u64)| Some((text.strip_suffix(unit)?, seconds));
         let (number, seconds) = units.into_iter().find_map(of_unit).ok_or_else(invalid)?;
         let number: u64 = number.parse().map_err(|_| invalid())?;
-        Ok(Self::Ago(Duration::from_secs(number.checked_mul(seconds).ok_or_else(invalid)?)))
+        Ok(Self::Ago(Duration::from_secs(
+            number.checked_mul(seconds).ok_or_else(invalid)?,
+        )))
     }
 }
 
 impl Since {
     pub fn at(self, now: Timestamp) -> Timestamp {
         match self {
-            Self::Ago(span) => Timestamp(now.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))),
+            Self::Ago(span) => Timestamp(
+                now.0
+                    .saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            ),
             Self::At(at) => at,
             Self::All => Timestamp(0),
         }

@@ -30,7 +30,10 @@ pub struct Ended {
 pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
-    for task in ended.iter().filter(|task| task.outcome.at >= since && task.outcome.at <= until) {
+    for task in ended
+        .iter()
+        .filter(|task| task.outcome.at >= since && task.outcome.at <= until)
+    {
         without_details += u64::from(task.record.is_none() && task.outcome.attempt.is_some());
         total.count(task);
         total.spend(&all_usage(task));
@@ -39,18 +42,37 @@ pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) 
             groups.entry(name).or_default().spend(&usage);
         }
     }
-    let mut groups: Vec<Group> = groups.into_iter().map(|(name, sums)| sums.group(name)).collect();
+    let mut groups: Vec<Group> = groups
+        .into_iter()
+        .map(|(name, sums)| sums.group(name))
+        .collect();
     groups.sort_by(|a, b| (b.tasks, &a.name).cmp(&(a.tasks, &b.name)));
-    Report { since, until, by: by.to_string(), total: total.group("all".to_owned()), groups, without_details }
+    Report {
+        since,
+        until,
+        by: by.to_string(),
+        total: total.group("all".to_owned()),
+        groups,
+        without_details,
+    }
 }
 
 impl Ended {
     fn name(&self, by: &By) -> String {
         let record = self.record.as_deref();
         let known = match by {
-            By::Llm => self.outcome.llm.as_ref().or(record.and_then(|r| r.llm.as_ref())).map(ToString::to_string),
+            By::Llm => self
+                .outcome
+                .llm
+                .as_ref()
+                .or(record.and_then(|r| r.llm.as_ref()))
+                .map(ToString::to_string),
             By::Programmer => {
-                let programmer = self.outcome.programmer.as_ref().or(record.and_then(|r| r.programmer.as_ref()));
+                let programmer = self
+                    .outcome
+                    .programmer
+                    .as_ref()
+                    .or(record.and_then(|r| r.programmer.as_ref()));
                 programmer.map(ToString::to_string)
             }
             By::Route => Some(self.route.clone()).filter(|route| !route.is_empty()),
@@ -61,12 +83,19 @@ impl Ended {
 
     /// What was spent, and for which group.
     fn usage(&self, by: &By) -> Vec<(String, Spent)> {
-        let each = self.record.as_deref().map(|record| record.usage.by_llm.as_slice()).unwrap_or_default();
+        let each = self
+            .record
+            .as_deref()
+            .map(|record| record.usage.by_llm.as_slice())
+            .unwrap_or_default();
         match by {
-            By::Llm if !each.is_empty() => {
-                each.iter().map(|usage| (usage.llm.to_string(), Spent::from(usage))).collect()
+            By::Llm if !each.is_empty() => each
+                .iter()
+                .map(|usage| (usage.llm.to_string(), Spent::from(usage)))
+                .collect(),
+            By::Llm | By::Programmer | By::Route | By::Label(_) => {
+                vec![(self.name(by), all_usage(self))]
             }
-            By::Llm | By::Programmer | By::Route | By::Label(_) => vec![(self.name(by), all_usage(self))],
         }
     }
 }
@@ -97,7 +126,12 @@ impl From<&LlmUsage> for Spent {
 
 /// Of a task without details the cost is known.
 fn all_usage(task: &Ended) -> Spent {
-    let Some(record) = &task.record else { return Spent { cost: task.outcome.cost, ..Spent::default() } };
+    let Some(record) = &task.record else {
+        return Spent {
+            cost: task.outcome.cost,
+            ..Spent::default()
+        };
+    };
     let usage = &record.usage;
     Spent {
         calls: usage.calls,
@@ -172,7 +206,10 @@ impl Sums {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers of tasks are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "numbers of tasks are far below 2^52"
+)]
 fn rate(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
@@ -180,6 +217,14 @@ fn rate(part: u64, whole: u64) -> Option<f64> {
 /// The smallest value that so many percent of all are not above.
 fn percentiles(mut values: Vec<u64>) -> Option<Percentiles> {
     values.sort_unstable();
-    let at = |percent: usize| values.get((values.len() * percent).div_ceil(100).checked_sub(1)?).copied();
-    Some(Percentiles { p50: at(50)?, p90: at(90)?, p99: at(99)? })
+    let at = |percent: usize| {
+        values
+            .get((values.len() * percent).div_ceil(100).checked_sub(1)?)
+            .copied()
+    };
+    Some(Percentiles {
+        p50: at(50)?,
+        p90: at(90)?,
+        p99: at(99)?,
+    })
 }

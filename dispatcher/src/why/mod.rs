@@ -34,7 +34,9 @@ pub struct Look<'a> {
 }
 
 /// The kind of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// It does not wait: it has its outcome.
@@ -114,7 +116,14 @@ struct Answer {
 
 impl Answer {
     fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
-        Self { reason, sentence, since, until: None, position: None, programmers: Vec::new() }
+        Self {
+            reason,
+            sentence,
+            since,
+            until: None,
+            position: None,
+            programmers: Vec::new(),
+        }
     }
 
     fn until(self, until: Option<Timestamp>) -> Self {
@@ -152,7 +161,11 @@ pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
 impl Look<'_> {
     fn answer(&self, id: &TaskId, state: &TaskState) -> Answer {
         if let Some(outcome) = &state.outcome {
-            return Answer::new(Reason::Finished, words::finished(outcome, self.standing.now), Some(outcome.at));
+            return Answer::new(
+                Reason::Finished,
+                words::finished(outcome, self.standing.now),
+                Some(outcome.at),
+            );
         }
         if let Some(owner) = &state.owner {
             return match self.heard.has_lost(self.standing.fold, owner) {
@@ -168,9 +181,12 @@ impl Look<'_> {
         }
         // Of a task that came straight over AMQP the log knows no publish.
         if !state.published && state.submitted_at.is_some() {
-            let due = state.issued_at.plus(self.standing.pool.dispatcher.repair_after);
+            let due = state
+                .issued_at
+                .plus(self.standing.pool.dispatcher.repair_after);
             let sentence = words::not_published(state, due, self.standing.now);
-            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at)).until(Some(due));
+            return Answer::new(Reason::NotPublished, sentence, Some(state.issued_at))
+                .until(Some(due));
         }
         self.waiting(id, state)
     }
@@ -178,9 +194,18 @@ impl Look<'_> {
     fn running(&self, state: &TaskState, owner: &Owner) -> Answer {
         let max = self.standing.pool.dispatcher.max_attempts;
         let mut sentence = words::running(owner, (state.attempts, max), self.standing.now);
-        let ordered = self.standing.fold.pauses.of_programmer(&owner.programmer).map(|(_, paused)| paused);
+        let ordered = self
+            .standing
+            .fold
+            .pauses
+            .of_programmer(&owner.programmer)
+            .map(|(_, paused)| paused);
         let drained = ordered.filter(|paused| paused.pause == Pause::Drain);
-        let until = drained.map(|paused| paused.since.plus(self.standing.pool.dispatcher.drain_timeout));
+        let until = drained.map(|paused| {
+            paused
+                .since
+                .plus(self.standing.pool.dispatcher.drain_timeout)
+        });
         if let Some(until) = until {
             sentence.push_str(&words::drained(until, self.standing.now));
         }
@@ -190,42 +215,69 @@ impl Look<'_> {
     /// Its message is in the queue again, or is about to be.
     fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
         let mut answer = self.waiting(id, state);
-        answer.sentence.push_str(&words::lost(owner, self.heard.of(&owner.programmer).err()));
+        answer
+            .sentence
+            .push_str(&words::lost(owner, self.heard.of(&owner.programmer).err()));
         answer
     }
 
     fn waiting(&self, id: &TaskId, state: &TaskState) -> Answer {
-        let since = state.submitted_at.or(Some(state.issued_at).filter(|at| at.0 > 0));
-        let Some(route) = self.routes.all().iter().find(|route| route.name == state.route) else {
+        let since = state
+            .submitted_at
+            .or(Some(state.issued_at).filter(|at| at.0 > 0));
+        let Some(route) = self
+            .routes
+            .all()
+            .iter()
+            .find(|route| route.name == state.route)
+        else {
             let (reason, sentence) = words::no_such_route(self.routes, &state.route);
             return Answer::new(reason, sentence, since);
         };
         let position = self.position(id, state);
         let mut answer = self.at_route(route, position);
-        let overdue = state.issued_at.plus(self.standing.pool.dispatcher.repair_after) < self.standing.now;
+        let overdue = state
+            .issued_at
+            .plus(self.standing.pool.dispatcher.repair_after)
+            < self.standing.now;
         if answer.reason == Reason::Next && overdue {
             answer.sentence.push_str(words::IF_LOST);
         }
-        answer.sentence.push_str(&words::also(state, self.standing.pool, self.standing.now));
-        Answer { since, position, ..answer }
+        answer
+            .sentence
+            .push_str(&words::also(state, self.standing.pool, self.standing.now));
+        Answer {
+            since,
+            position,
+            ..answer
+        }
     }
 
     /// What keeps the tasks of this route, and the one at this position among them.
     fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();
-        let with = |reason, sentence| Answer { programmers: views, ..Answer::new(reason, sentence, None) };
+        let with = |reason, sentence| Answer {
+            programmers: views,
+            ..Answer::new(reason, sentence, None)
+        };
         if let Some((reason, sentence)) = self.paused(route, &able, position) {
             return with(reason, sentence);
         }
-        let idle: Vec<&ProgrammerId> =
-            able.iter().filter(|one| one.view.state == Availability::Idle).map(|one| &one.view.id).collect();
+        let idle: Vec<&ProgrammerId> = able
+            .iter()
+            .filter(|one| one.view.state == Availability::Idle)
+            .map(|one| &one.view.id)
+            .collect();
         let before = position.map_or(0, |position| position.place - 1);
         if !idle.is_empty() && before < idle.len() {
             return with(Reason::Next, words::next(route, &idle));
         }
         if !idle.is_empty() {
-            return with(Reason::BehindOthers, words::behind(route, (idle.len(), able.len()), before));
+            return with(
+                Reason::BehindOthers,
+                words::behind(route, (idle.len(), able.len()), before),
+            );
         }
         let any = |state| able.iter().any(|one| one.view.state == state);
         let reason = match (any(Availability::LeftToFree), any(Availability::Busy)) {
@@ -238,21 +290,41 @@ impl Look<'_> {
     }
 
     /// When whoever ends the pauses of the programmers does not start the task with it.
-    fn paused(&self, route: &Route, able: &[Able], position: Option<Position>) -> Option<(Reason, String)> {
+    fn paused(
+        &self,
+        route: &Route,
+        able: &[Able],
+        position: Option<Position>,
+    ) -> Option<(Reason, String)> {
         let pauses = || self.standing.fold.pauses.iter();
         let of_all = pauses().filter(|(target, _)| matches!(target, Target::All));
-        let of_route = pauses().filter(|(target, _)| matches!(target, Target::Route { name } if *name == route.name));
-        let held: Vec<(Target, Paused)> =
-            of_all.chain(of_route).map(|(target, paused)| (target.clone(), *paused)).collect();
+        let of_route = pauses()
+            .filter(|(target, _)| matches!(target, Target::Route { name } if *name == route.name));
+        let held: Vec<(Target, Paused)> = of_all
+            .chain(of_route)
+            .map(|(target, paused)| (target.clone(), *paused))
+            .collect();
         let reason = match held.first()? {
             (Target::All, _) => Reason::PoolPaused,
             (Target::Route { .. } | Target::Programmer { .. }, _) => Reason::RoutePaused,
         };
-        let by_itself =
-            |one: &&Able| pauses().any(|(target, _)| matches!(target, Target::Programmer { id } if *id == one.view.id));
+        let by_itself = |one: &&Able| {
+            pauses().any(
+                |(target, _)| matches!(target, Target::Programmer { id } if *id == one.view.id),
+            )
+        };
         // One that is not paused takes it when these pauses end.
-        let each_by_itself = Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
-        Some((reason, words::paused(&held, each_by_itself.unwrap_or_default(), position, self.standing.now)))
+        let each_by_itself =
+            Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
+        Some((
+            reason,
+            words::paused(
+                &held,
+                each_by_itself.unwrap_or_default(),
+                position,
+                self.standing.now,
+            ),
+        ))
     }
 
     /// In the order in which messages came into the queue, as far as the log tells. A message that is given back keeps its
@@ -262,11 +334,16 @@ impl Look<'_> {
         let own = (state.issued_at, id);
         let (mut before, mut of, mut listed) = (0, 0, false);
         for other in tasks.waiting_in(&state.route) {
-            let Some(published) = tasks.get(other).filter(|state| state.published) else { continue };
+            let Some(published) = tasks.get(other).filter(|state| state.published) else {
+                continue;
+            };
             of += 1;
             before += usize::from((published.issued_at, other) < own);
             listed |= other == id;
         }
-        listed.then_some(Position { place: before + 1, of })
+        listed.then_some(Position {
+            place: before + 1,
+            of,
+        })
     }
 }

@@ -21,7 +21,9 @@ use super::{Look, words};
 use crate::figures::{clock, with_clocks};
 
 /// Whether an able programmer takes tasks of the route now, or what keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Availability {
     Idle,
@@ -90,11 +92,20 @@ impl Look<'_> {
             .filter(|(_, owner)| !self.standing.fold.is_gone(owner))
             .map(|(task, owner)| (&owner.programmer, (task, owner)))
             .collect();
-        let able = route.eligible.iter().filter_map(|id| self.standing.pool.programmer(id));
-        able.map(|programmer| self.able(programmer, route, busy.get(&programmer.id).copied())).collect()
+        let able = route
+            .eligible
+            .iter()
+            .filter_map(|id| self.standing.pool.programmer(id));
+        able.map(|programmer| self.able(programmer, route, busy.get(&programmer.id).copied()))
+            .collect()
     }
 
-    fn able(&self, programmer: &Programmer, route: &Route, busy: Option<(&TaskId, &Owner)>) -> Able {
+    fn able(
+        &self,
+        programmer: &Programmer,
+        route: &Route,
+        busy: Option<(&TaskId, &Owner)>,
+    ) -> Able {
         let found = self.unheard(programmer);
         let found = found.or_else(|| self.shut_by_itself(programmer));
         let found = found.or_else(|| self.ordered(programmer, busy));
@@ -104,8 +115,23 @@ impl Look<'_> {
         let found = found.unwrap_or_else(|| Found::new(Availability::Idle, "idle", String::new()));
         let task = busy.map(|(task, _)| task.clone());
         let since = busy.map(|(_, owner)| owner.since);
-        let Found { state, words, detail, until } = found;
-        Able { view: ProgrammerWhy { id: programmer.id.clone(), state, detail, task, since, until }, words }
+        let Found {
+            state,
+            words,
+            detail,
+            until,
+        } = found;
+        Able {
+            view: ProgrammerWhy {
+                id: programmer.id.clone(),
+                state,
+                detail,
+                task,
+                since,
+                until,
+            },
+            words,
+        }
     }
 
     fn unheard(&self, programmer: &Programmer) -> Option<Found> {
@@ -115,12 +141,18 @@ impl Look<'_> {
             Unseen::NotYet(_) => (Availability::Unheard, "not heard of yet"),
             Unseen::Deaf(_) => (Availability::Unheard, "unknown"),
         };
-        Some(Found::new(state, words, with_clocks(&unseen.to_string(), self.standing.now)))
+        Some(Found::new(
+            state,
+            words,
+            with_clocks(&unseen.to_string(), self.standing.now),
+        ))
     }
 
     /// What only its process can know.
     fn shut_by_itself(&self, programmer: &Programmer) -> Option<Found> {
-        let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else { return None };
+        let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else {
+            return None;
+        };
         let words = match reason {
             ShutReason::Config => "with another pool file",
             ShutReason::Clock => "with a wrong clock",
@@ -128,19 +160,42 @@ impl Look<'_> {
             ShutReason::Held => "held by another process",
             ShutReason::Broker => "without the broker",
             // Its process is ending: an operator's order is in the log.
-            ShutReason::Draining if self.standing.fold.pauses.of_programmer(&programmer.id).is_none() => "draining",
+            ShutReason::Draining
+                if self
+                    .standing
+                    .fold
+                    .pauses
+                    .of_programmer(&programmer.id)
+                    .is_none() =>
+            {
+                "draining"
+            }
             // What it said may be a moment old: the log knows it.
-            ShutReason::Draining | ShutReason::Paused | ShutReason::Breaker | ShutReason::Budget => return None,
+            ShutReason::Draining
+            | ShutReason::Paused
+            | ShutReason::Breaker
+            | ShutReason::Budget => return None,
         };
-        Some(Found::new(Availability::from(*reason), words, detail.clone()))
+        Some(Found::new(
+            Availability::from(*reason),
+            words,
+            detail.clone(),
+        ))
     }
 
     /// What an operator has ordered holds whether it is busy or not.
     fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
-        let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
+        let Obstacle {
+            reason,
+            detail,
+            until,
+        } = self.obstacle(programmer)?;
         match reason {
             ShutReason::Paused | ShutReason::Draining => {
-                let ordered = Found { until, ..Found::new(Availability::from(reason), reason.as_str(), detail) };
+                let ordered = Found {
+                    until,
+                    ..Found::new(Availability::from(reason), reason.as_str(), detail)
+                };
                 Some(match busy {
                     Some((task, owner)) => ordered.and(&self.busy(task, owner)),
                     None => ordered,
@@ -158,55 +213,118 @@ impl Look<'_> {
 
     fn busy(&self, task: &TaskId, owner: &Owner) -> Found {
         let since = clock(owner.since, self.standing.now);
-        Found::new(Availability::Busy, "busy", format!("works on {task} since {since}"))
+        Found::new(
+            Availability::Busy,
+            "busy",
+            format!("works on {task} since {since}"),
+        )
     }
 
     /// Breakers and money.
     fn without_means(&self, programmer: &Programmer) -> Option<Found> {
-        let Obstacle { reason, detail, until } = self.obstacle(programmer)?;
+        let Obstacle {
+            reason,
+            detail,
+            until,
+        } = self.obstacle(programmer)?;
         let (state, now) = (Availability::from(reason), self.standing.now);
-        let its_turn_comes = || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
+        let its_turn_comes =
+            || self.standing.room_for(programmer, |id| self.could_take(id)) == Room::ForOthersFirst;
         Some(match self.standing.means(programmer) {
             Means::Nothing(shut) => {
-                let shut = Found { state, words: words::breakers(&shut, now), detail, until };
+                let shut = Found {
+                    state,
+                    words: words::breakers(&shut, now),
+                    detail,
+                    until,
+                };
                 match self.standing.over_budget(programmer) {
                     Some(also) => shut.and(&self.over_budget(also)),
                     None => shut,
                 }
             }
-            Means::Free | Means::Paid if its_turn_comes() => Found::new(state, words::ITS_TURN, detail),
-            Means::Free | Means::Paid => self.over_budget(Obstacle { reason, detail, until }),
+            Means::Free | Means::Paid if its_turn_comes() => {
+                Found::new(state, words::ITS_TURN, detail)
+            }
+            Means::Free | Means::Paid => self.over_budget(Obstacle {
+                reason,
+                detail,
+                until,
+            }),
         })
     }
 
-    fn over_budget(&self, Obstacle { reason, detail, until }: Obstacle) -> Found {
-        let (words, detail) = (words::over_budget(until, self.standing.now), with_clocks(&detail, self.standing.now));
-        Found { state: Availability::from(reason), words, detail, until }
+    fn over_budget(
+        &self,
+        Obstacle {
+            reason,
+            detail,
+            until,
+        }: Obstacle,
+    ) -> Found {
+        let (words, detail) = (
+            words::over_budget(until, self.standing.now),
+            with_clocks(&detail, self.standing.now),
+        );
+        Found {
+            state: Availability::from(reason),
+            words,
+            detail,
+            until,
+        }
     }
 
     fn closed(&self, programmer: &Programmer, route: &Route) -> Option<Found> {
-        match self.standing.closed(programmer, route, |id| self.could_take(id))? {
+        match self
+            .standing
+            .closed(programmer, route, |id| self.could_take(id))?
+        {
             Closed::LeftToFree { until } => {
                 let words = words::left_to_free(until, self.standing.now);
-                let after = self.standing.pool.load_balancing.spill_to_paid_after.as_secs();
-                let detail = format!("leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)");
-                Some(Found { state: Availability::LeftToFree, words, detail, until })
+                let after = self
+                    .standing
+                    .pool
+                    .load_balancing
+                    .spill_to_paid_after
+                    .as_secs();
+                let detail = format!(
+                    "leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)"
+                );
+                Some(Found {
+                    state: Availability::LeftToFree,
+                    words,
+                    detail,
+                    until,
+                })
             }
             Closed::Paused(paused) => {
-                let detail = words::pause(&Target::Route { name: route.name.clone() }, paused, self.standing.now);
+                let detail = words::pause(
+                    &Target::Route {
+                        name: route.name.clone(),
+                    },
+                    paused,
+                    self.standing.now,
+                );
                 Some(Found::new(Availability::Idle, "idle", detail))
             }
         }
     }
 
     fn obstacle(&self, programmer: &Programmer) -> Option<Obstacle> {
-        let obstacle = self.standing.obstacle(programmer, |id| self.could_take(id))?;
-        Some(Obstacle { detail: with_clocks(&obstacle.detail, self.standing.now), ..obstacle })
+        let obstacle = self
+            .standing
+            .obstacle(programmer, |id| self.could_take(id))?;
+        Some(Obstacle {
+            detail: with_clocks(&obstacle.detail, self.standing.now),
+            ..obstacle
+        })
     }
 
     /// As the workers see it.
     fn could_take(&self, id: &ProgrammerId) -> bool {
-        self.heard.of(id).map_or_else(|unseen| !unseen.is_down(), |seen| seen.gate.could_take())
+        self.heard
+            .of(id)
+            .map_or_else(|unseen| !unseen.is_down(), |seen| seen.gate.could_take())
     }
 }
 
@@ -219,13 +337,23 @@ struct Found {
 
 impl Found {
     fn new(state: Availability, words: &str, detail: String) -> Self {
-        Self { state, words: words.to_owned(), detail, until: None }
+        Self {
+            state,
+            words: words.to_owned(),
+            detail,
+            until: None,
+        }
     }
 
     /// Two things keep it: it is free when the later one is over.
     fn and(self, other: &Self) -> Self {
         let words = format!("{} and {}", self.words, other.words);
         let detail = format!("{}; {}", self.detail, other.detail);
-        Self { words, detail, until: self.until.max(other.until), ..self }
+        Self {
+            words,
+            detail,
+            until: self.until.max(other.until),
+            ..self
+        }
     }
 }

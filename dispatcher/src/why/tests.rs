@@ -50,24 +50,50 @@ struct World {
 impl World {
     fn new() -> Self {
         let pool = parse(POOL, Path::new("pool.yaml")).expect("a good pool file");
-        let offers: BTreeMap<_, _> =
-            pool.programmers.iter().map(|one| (one.id.clone(), one.capabilities.clone())).collect();
+        let offers: BTreeMap<_, _> = pool
+            .programmers
+            .iter()
+            .map(|one| (one.id.clone(), one.capabilities.clone()))
+            .collect();
         let at = "2026-01-31T12:00:00Z".parse().expect("a time");
         let (fold, routes) = (Fold::new(), Routes::new(&offers));
         let heard = Snapshot::empty(Unseen::Silent { since: at });
-        let mut world = Self { pool, routes, fold, heard, fresh: true, seq: 0, at };
+        let mut world = Self {
+            pool,
+            routes,
+            fold,
+            heard,
+            fresh: true,
+            seq: 0,
+            at,
+        };
         for programmer in world.pool.programmers.clone() {
             world.says(programmer.id.as_str(), Gate::Consuming);
-            world.append(Decision::Up { programmer: programmer.id, host: "h".to_owned(), again: false });
+            world.append(Decision::Up {
+                programmer: programmer.id,
+                host: "h".to_owned(),
+                again: false,
+            });
         }
         let rules = Rules::of(&world.pool);
-        world.append(Decision::Configured { hash: "h".to_owned(), capabilities: offers, rules, again: false });
+        world.append(Decision::Configured {
+            hash: "h".to_owned(),
+            capabilities: offers,
+            rules,
+            again: false,
+        });
         world
     }
 
     fn append(&mut self, decision: Decision) {
         let (emitter, events) = (EmitterId::from_u128(1), vec![decision]);
-        let batch = Batch { v: 1, emitter, first: self.seq, at_ms: self.at.0, events };
+        let batch = Batch {
+            v: 1,
+            emitter,
+            first: self.seq,
+            at_ms: self.at.0,
+            events,
+        };
         self.seq += 1;
         self.fold.apply(&batch, |_, _, _| ());
     }
@@ -77,23 +103,41 @@ impl World {
     }
 
     fn says(&mut self, programmer: &str, gate: Gate) {
-        let seen = Seen { gate, port: 0, worker: "worker h/1".to_owned() };
+        let seen = Seen {
+            gate,
+            port: 0,
+            worker: "worker h/1".to_owned(),
+        };
         self.heard.seen.insert(id(programmer), seen);
     }
 
     fn is_shut(&mut self, programmer: &str, reason: ShutReason) {
-        self.says(programmer, Gate::Shut { reason, detail: "as it says itself".to_owned() });
+        self.says(
+            programmer,
+            Gate::Shut {
+                reason,
+                detail: "as it says itself".to_owned(),
+            },
+        );
     }
 
     fn submit(&mut self, name: &str, route: &str) {
         let (task, route, body_hash) = (task(name), route.to_owned(), "h".to_owned());
-        self.append(Decision::Submitted { task, body_hash, route, deadline_ms: None });
+        self.append(Decision::Submitted {
+            task,
+            body_hash,
+            route,
+            deadline_ms: None,
+        });
     }
 
     /// `t` is what is asked about.
     fn wait(&mut self, name: &str, route: &str) {
         self.submit(name, route);
-        self.append(Decision::Published { task: task(name), generation: 0 });
+        self.append(Decision::Published {
+            task: task(name),
+            generation: 0,
+        });
     }
 
     fn start(&mut self, name: &str, programmer: &str, attempt: u128) {
@@ -101,26 +145,50 @@ impl World {
             task: task(name),
             attempt: AttemptId::from_u128(attempt),
             programmer: id(programmer),
-            token: Token { generation: 0, count: u64::try_from(attempt).expect("a small number") },
+            token: Token {
+                generation: 0,
+                count: u64::try_from(attempt).expect("a small number"),
+            },
             route: "premium".to_owned(),
             body_hash: "h".to_owned(),
         });
     }
 
     fn reserve(&mut self, name: &str, programmer: &str, attempt: u128, dollars: &str) {
-        let (task, programmer, attempt) = (Some(task(name)), id(programmer), AttemptId::from_u128(attempt));
+        let (task, programmer, attempt) = (
+            Some(task(name)),
+            id(programmer),
+            AttemptId::from_u128(attempt),
+        );
         let amount_usd = dollars.parse().expect("an amount");
-        self.append(Decision::Reserved { attempt, task, programmer, amount_usd });
+        self.append(Decision::Reserved {
+            attempt,
+            task,
+            programmer,
+            amount_usd,
+        });
     }
 
     /// Three calls of three tasks.
     fn outage(&mut self, llm: &str, programmer: &str) {
-        let (llm, programmer, host) = (LlmName::new(llm).expect("an LLM"), id(programmer), "h".to_owned());
+        let (llm, programmer, host) = (
+            LlmName::new(llm).expect("an LLM"),
+            id(programmer),
+            "h".to_owned(),
+        );
         let key = self.pool.llm_key(&llm, &host);
         for n in 0..3 {
-            let caller = Caller { programmer: programmer.clone(), host: host.clone() };
+            let caller = Caller {
+                programmer: programmer.clone(),
+                host: host.clone(),
+            };
             let epoch = self.fold.breakers.epoch(&key, &caller);
-            let (key, programmer, host, task) = (key.clone(), programmer.clone(), host.clone(), task(&format!("o{n}")));
+            let (key, programmer, host, task) = (
+                key.clone(),
+                programmer.clone(),
+                host.clone(),
+                task(&format!("o{n}")),
+            );
             let fault = Fault::Timeout;
             self.append(Decision::LlmFailed {
                 key,
@@ -136,19 +204,35 @@ impl World {
     }
 
     fn pause(&mut self, target: Target, pause: Pause) {
-        self.append(Decision::Paused { target, pause, since_ms: None });
+        self.append(Decision::Paused {
+            target,
+            pause,
+            since_ms: None,
+        });
     }
 
     fn why(&self, name: &str) -> Why {
-        let standing = Standing { pool: &self.pool, fold: &self.fold, now: self.at };
-        let look = Look { standing: &standing, routes: &self.routes, heard: &self.heard, fresh: self.fresh };
+        let standing = Standing {
+            pool: &self.pool,
+            fold: &self.fold,
+            now: self.at,
+        };
+        let look = Look {
+            standing: &standing,
+            routes: &self.routes,
+            heard: &self.heard,
+            fresh: self.fresh,
+        };
         why(&look, &task(name)).unwrap_or_else(|| panic!("the log knows {name}"))
     }
 
     /// What keeps this programmer from `t`.
     fn state(&self, programmer: &str) -> ProgrammerWhy {
         let why = self.why("t");
-        let found = why.programmers.into_iter().find(|one| one.id.as_str() == programmer);
+        let found = why
+            .programmers
+            .into_iter()
+            .find(|one| one.id.as_str() == programmer);
         found.unwrap_or_else(|| panic!("{programmer} is able"))
     }
 }
@@ -186,25 +270,52 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         world.wait("t", "premium");
         world.is_shut("006", reason);
         let said = world.state("006");
-        assert_eq!((said.state, said.detail.as_str()), (state, "as it says itself"), "only it can know this");
+        assert_eq!(
+            (said.state, said.detail.as_str()),
+            (state, "as it says itself"),
+            "only it can know this"
+        );
         seen.insert(said.state);
     }
     let mut world = World::new();
     as_in_the_promise(&mut world);
     let busy = world.state("006");
-    assert_eq!((busy.task, busy.since), (Some(task("a")), Some(world.at)), "with what, and since when");
-    assert_eq!(world.state("008").until, Some(Timestamp(world.at.0 + 300_000)), "when it is probed");
+    assert_eq!(
+        (busy.task, busy.since),
+        (Some(task("a")), Some(world.at)),
+        "with what, and since when"
+    );
+    assert_eq!(
+        world.state("008").until,
+        Some(Timestamp(world.at.0 + 300_000)),
+        "when it is probed"
+    );
     assert_eq!(
         world.state("009").until.map(|at| at.to_string()).as_deref(),
         Some("2026-02-01T00:00:00.000Z"),
         "the day"
     );
-    assert!(world.state("009").detail.contains("may cost $5.00"), "which cap does not fit: {:?}", world.state("009"));
+    assert!(
+        world.state("009").detail.contains("may cost $5.00"),
+        "which cap does not fit: {:?}",
+        world.state("009")
+    );
     seen.extend(["006", "008", "009"].map(|programmer| world.state(programmer).state));
-    for (pause, state) in [(Pause::Pause, Availability::Paused), (Pause::Drain, Availability::Draining)] {
+    for (pause, state) in [
+        (Pause::Pause, Availability::Paused),
+        (Pause::Drain, Availability::Draining),
+    ] {
         world.pause(Target::Programmer { id: id("006") }, pause);
-        assert_eq!(world.state("006").state, state, "it is busy, and takes nothing after that");
-        assert_eq!(world.state("006").task, Some(task("a")), "what it works on is told all the same");
+        assert_eq!(
+            world.state("006").state,
+            state,
+            "it is busy, and takes nothing after that"
+        );
+        assert_eq!(
+            world.state("006").task,
+            Some(task("a")),
+            "what it works on is told all the same"
+        );
         seen.insert(state);
     }
     world.heard.seen.remove(&id("007"));
@@ -215,9 +326,27 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     world.wait("t", "fast");
     seen.extend(["001", "003"].map(|programmer| world.state(programmer).state));
     let all: BTreeSet<_> = [
-        [Availability::Idle, Availability::Busy, Availability::LeftToFree, Availability::Breaker, Availability::Budget],
-        [Availability::Paused, Availability::Draining, Availability::Config, Availability::Clock, Availability::Log],
-        [Availability::Held, Availability::Broker, Availability::Down, Availability::Unheard, Availability::Idle],
+        [
+            Availability::Idle,
+            Availability::Busy,
+            Availability::LeftToFree,
+            Availability::Breaker,
+            Availability::Budget,
+        ],
+        [
+            Availability::Paused,
+            Availability::Draining,
+            Availability::Config,
+            Availability::Clock,
+            Availability::Log,
+        ],
+        [
+            Availability::Held,
+            Availability::Broker,
+            Availability::Down,
+            Availability::Unheard,
+            Availability::Idle,
+        ],
     ]
     .concat()
     .into_iter()
@@ -232,18 +361,35 @@ fn a_programmer_that_two_things_keep_says_both() {
     // 009 is over budget already.
     world.outage("openai/gpt-4o", "009");
     let said = world.state("009");
-    assert_eq!(said.state, Availability::Breaker, "what its calls meet first");
-    assert_eq!(said.until.map(|at| at.to_string()).as_deref(), Some("2026-02-01T00:00:00.000Z"), "the later of both");
-    assert!(said.detail.contains("breaker open") && said.detail.contains("may cost $5.00"), "{}", said.detail);
+    assert_eq!(
+        said.state,
+        Availability::Breaker,
+        "what its calls meet first"
+    );
+    assert_eq!(
+        said.until.map(|at| at.to_string()).as_deref(),
+        Some("2026-02-01T00:00:00.000Z"),
+        "the later of both"
+    );
+    assert!(
+        said.detail.contains("breaker open") && said.detail.contains("may cost $5.00"),
+        "{}",
+        said.detail
+    );
     let sentence = world.why("t").sentence;
     assert!(
-        sentence.contains("3 failures of openai/gpt-4o (last: timeout) and over budget until 00:00 UTC"),
+        sentence.contains(
+            "3 failures of openai/gpt-4o (last: timeout) and over budget until 00:00 UTC"
+        ),
         "{sentence}"
     );
 
     world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
     let said = world.state("006").detail;
-    assert!(said.contains("is paused since") && said.ends_with("; works on a since 12:00 UTC"), "{said}");
+    assert!(
+        said.contains("is paused since") && said.ends_with("; works on a since 12:00 UTC"),
+        "{said}"
+    );
     let sentence = world.why("t").sentence;
     assert!(sentence.contains("1 paused and busy"), "{sentence}");
 }
@@ -253,27 +399,58 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
     let mut world = World::new();
     world.wait("t", "fast");
     assert_eq!(world.state("001").detail, "", "nothing keeps it");
-    world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+    world.pause(
+        Target::Route {
+            name: "fast".to_owned(),
+        },
+        Pause::Pause,
+    );
     let said = world.state("001");
     assert_eq!(said.state, Availability::Idle, "it is not paused itself");
-    assert_eq!(said.detail, "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`");
+    assert_eq!(
+        said.detail,
+        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`"
+    );
 }
 
 #[test]
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
     // Room for everybody at once.
-    world.append(Decision::BudgetSet { limit_usd: "100".parse().expect("an amount") });
+    world.append(Decision::BudgetSet {
+        limit_usd: "100".parse().expect("an amount"),
+    });
     world.wait("t", "premium");
-    for (programmer, reason) in [("006", ShutReason::Breaker), ("007", ShutReason::Budget), ("008", ShutReason::Paused)]
-    {
+    for (programmer, reason) in [
+        ("006", ShutReason::Breaker),
+        ("007", ShutReason::Budget),
+        ("008", ShutReason::Paused),
+    ] {
         world.is_shut(programmer, reason);
-        assert_eq!(world.state(programmer).state, Availability::Idle, "the log knows that this is over");
+        assert_eq!(
+            world.state(programmer).state,
+            Availability::Idle,
+            "the log knows that this is over"
+        );
     }
-    world.says("009", Gate::Busy { task: task("done"), since: world.at });
-    assert_eq!(world.state("009").state, Availability::Idle, "the log knows that its task has ended");
+    world.says(
+        "009",
+        Gate::Busy {
+            task: task("done"),
+            since: world.at,
+        },
+    );
+    assert_eq!(
+        world.state("009").state,
+        Availability::Idle,
+        "the log knows that its task has ended"
+    );
     world.start("a", "006", 1);
-    assert_eq!(world.state("006").state, Availability::Busy, "the log knows that it has one");
+    assert_eq!(
+        world.state("006").state,
+        Availability::Busy,
+        "the log knows that it has one"
+    );
 }
 
 #[test]
@@ -281,16 +458,38 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     let mut world = World::new();
     world.wait("t", "premium");
     world.heard.seen.remove(&id("006"));
-    assert_eq!(world.state("006").detail, "not heard of since 12:00 UTC; is a worker running with it?");
-    world.heard.missed.insert(id("006"), Unseen::Left { at: world.at });
+    assert_eq!(
+        world.state("006").detail,
+        "not heard of since 12:00 UTC; is a worker running with it?"
+    );
+    world
+        .heard
+        .missed
+        .insert(id("006"), Unseen::Left { at: world.at });
     let said = world.state("006");
-    assert_eq!(said.state, Availability::Down, "it is not idle until it is missed");
-    assert_eq!(said.detail, "its worker ended at 12:00 UTC; is another one running with it?");
+    assert_eq!(
+        said.state,
+        Availability::Down,
+        "it is not idle until it is missed"
+    );
+    assert_eq!(
+        said.detail,
+        "its worker ended at 12:00 UTC; is another one running with it?"
+    );
     world.start("a", "006", 1);
     let sentence = world.why("a").sentence;
-    assert!(sentence.ends_with("; it was with Prog-006, whose worker has ended"), "it waits again: {sentence}");
-    world.heard.missed.insert(id("006"), Unseen::Deaf("is not reachable"));
-    assert_eq!(world.state("006").detail, "unknown: the broker is not reachable");
+    assert!(
+        sentence.ends_with("; it was with Prog-006, whose worker has ended"),
+        "it waits again: {sentence}"
+    );
+    world
+        .heard
+        .missed
+        .insert(id("006"), Unseen::Deaf("is not reachable"));
+    assert_eq!(
+        world.state("006").detail,
+        "unknown: the broker is not reachable"
+    );
 }
 
 #[test]
@@ -298,16 +497,25 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     let mut world = World::new();
     world.start("t", "006", 1);
     world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
-    assert!(!world.why("t").sentence.contains("drained"), "who is merely paused ends it");
+    assert!(
+        !world.why("t").sentence.contains("drained"),
+        "who is merely paused ends it"
+    );
     world.pause(Target::Programmer { id: id("006") }, Pause::Drain);
     let until = world.at.plus(world.pool.dispatcher.drain_timeout);
     let why = world.why("t");
-    let said =
-        format!("; its programmer is drained: it ends or is given back by {}", crate::figures::clock(until, world.at));
+    let said = format!(
+        "; its programmer is drained: it ends or is given back by {}",
+        crate::figures::clock(until, world.at)
+    );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");
     world.at = until;
-    assert!(world.why("t").sentence.ends_with("and gives it back now"), "{}", world.why("t").sentence);
+    assert!(
+        world.why("t").sentence.ends_with("and gives it back now"),
+        "{}",
+        world.why("t").sentence
+    );
 }
 
 #[test]
@@ -315,13 +523,30 @@ fn an_owner_whose_programmer_is_held_by_another_process_does_not_make_it_busy() 
     let mut world = World::new();
     world.start("a", "006", 1);
     world.later(1);
-    let up = vec![Decision::Up { programmer: id("006"), host: "h".to_owned(), again: false }];
-    let batch = Batch { v: 1, emitter: EmitterId::from_u128(2), first: 0, at_ms: world.at.0, events: up };
+    let up = vec![Decision::Up {
+        programmer: id("006"),
+        host: "h".to_owned(),
+        again: false,
+    }];
+    let batch = Batch {
+        v: 1,
+        emitter: EmitterId::from_u128(2),
+        first: 0,
+        at_ms: world.at.0,
+        events: up,
+    };
     world.fold.apply(&batch, |_, _, _| ());
     world.wait("t", "premium");
-    assert_eq!(world.state("006").state, Availability::Idle, "its process has been replaced");
+    assert_eq!(
+        world.state("006").state,
+        Availability::Idle,
+        "its process has been replaced"
+    );
     let sentence = world.why("a").sentence;
-    assert!(sentence.ends_with("; it was with Prog-006, whose process is gone"), "it waits again: {sentence}");
+    assert!(
+        sentence.ends_with("; it was with Prog-006, whose process is gone"),
+        "it waits again: {sentence}"
+    );
 }
 
 #[test]
@@ -335,13 +560,29 @@ fn places_in_the_queue_go_by_when_messages_came_into_it() {
         if name == "t" {
             world.submit(name, "premium");
         }
-        world.append(Decision::Published { task: task(name), generation: 0 });
+        world.append(Decision::Published {
+            task: task(name),
+            generation: 0,
+        });
     }
-    let place = |world: &World, name| world.why(name).position.map(|position| (position.place, position.of));
+    let place = |world: &World, name| {
+        world
+            .why(name)
+            .position
+            .map(|position| (position.place, position.of))
+    };
     assert_eq!(place(&world, "b"), Some((1, 3)), "it was published first");
     assert_eq!(place(&world, "t"), Some((2, 3)), "then this one");
-    assert_eq!(place(&world, "a"), Some((3, 3)), "it was submitted first and published last");
+    assert_eq!(
+        place(&world, "a"),
+        Some((3, 3)),
+        "it was submitted first and published last"
+    );
     assert_eq!(place(&world, "c"), None, "it is in no queue");
     world.start("b", "006", 1);
-    assert_eq!(place(&world, "t"), Some((1, 2)), "who is taken is out of it");
+    assert_eq!(
+        place(&world, "t"),
+        Some((1, 2)),
+        "who is taken is out of it"
+    );
 }

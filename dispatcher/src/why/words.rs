@@ -19,11 +19,24 @@ use super::{Position, Reason};
 use crate::figures::{clock, counted, with_clocks};
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
-    let error = outcome.error.map(|kind| kind.as_str()).filter(|kind| *kind != outcome.status.as_str());
+    let error = outcome
+        .error
+        .map(|kind| kind.as_str())
+        .filter(|kind| *kind != outcome.status.as_str());
     let error = error.map_or(String::new(), |kind| format!(" ({kind})"));
-    let by = outcome.programmer.as_ref().map_or(String::new(), |id| format!(" by programmer {id}"));
-    let with = outcome.llm.as_ref().map_or(String::new(), |llm| format!(" with {llm}"));
-    format!("it does not wait: it has {}{error}{by}{with} at {}", ended(outcome), clock(outcome.at, now))
+    let by = outcome
+        .programmer
+        .as_ref()
+        .map_or(String::new(), |id| format!(" by programmer {id}"));
+    let with = outcome
+        .llm
+        .as_ref()
+        .map_or(String::new(), |llm| format!(" with {llm}"));
+    format!(
+        "it does not wait: it has {}{error}{by}{with} at {}",
+        ended(outcome),
+        clock(outcome.at, now)
+    )
 }
 
 fn ended(outcome: &Outcome) -> String {
@@ -36,13 +49,18 @@ fn ended(outcome: &Outcome) -> String {
 
 pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp) -> String {
     let (who, since) = (&owner.programmer, clock(owner.since, now));
-    format!("it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}")
+    format!(
+        "it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}"
+    )
 }
 
 /// Of a running task whose programmer is drained.
 pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
     match until > now {
-        true => format!("; its programmer is drained: it ends or is given back by {}", clock(until, now)),
+        true => format!(
+            "; its programmer is drained: it ends or is given back by {}",
+            clock(until, now)
+        ),
         false => "; its programmer is drained, and gives it back now".to_owned(),
     }
 }
@@ -59,7 +77,9 @@ pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
 
 pub(super) fn stale(known: Timestamp, sentence: &str, now: Timestamp) -> String {
     let known = clock(known, now);
-    format!("this dispatcher cannot read the event log, is the broker there? As it was at {known}: {sentence}")
+    format!(
+        "this dispatcher cannot read the event log, is the broker there? As it was at {known}: {sentence}"
+    )
 }
 
 pub(super) fn retry(retry: &Retry, (attempt, max): (u32, u32), now: Timestamp) -> String {
@@ -90,7 +110,8 @@ pub(super) fn not_published(state: &TaskState, due: Timestamp, now: Timestamp) -
 }
 
 /// Nothing shows whether the message is in its queue; a dispatcher looks after it.
-pub(super) const IF_LOST: &str = "; if its message is lost, a dispatcher notices and publishes it again";
+pub(super) const IF_LOST: &str =
+    "; if its message is lost, a dispatcher notices and publishes it again";
 
 /// The pool file has changed since the task was submitted.
 pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
@@ -117,11 +138,16 @@ pub(super) fn paused(
     position: Option<Position>,
     now: Timestamp,
 ) -> String {
-    let mut each: Vec<String> = pauses.iter().map(|(target, paused)| pause(target, *paused, now)).collect();
+    let mut each: Vec<String> = pauses
+        .iter()
+        .map(|(target, paused)| pause(target, *paused, now))
+        .collect();
     match each_by_itself {
         0 => {}
         1 => each.push("its only programmer is paused by itself (`dispatcher pauses`)".to_owned()),
-        several => each.push(format!("each of its {several} programmers is paused by itself (`dispatcher pauses`)")),
+        several => each.push(format!(
+            "each of its {several} programmers is paused by itself (`dispatcher pauses`)"
+        )),
     }
     format!("{}{}", each.join(", and "), place(position))
 }
@@ -134,13 +160,19 @@ pub(super) fn pause(target: &Target, paused: Paused, now: Timestamp) -> String {
 pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {
     match idle {
         [one] => format!("programmer {one} is idle, and takes it next"),
-        several => format!("{} are idle, and one takes it next", offering(several.len(), route, "that can take it")),
+        several => format!(
+            "{} are idle, and one takes it next",
+            offering(several.len(), route, "that can take it")
+        ),
     }
 }
 
 pub(super) fn behind(route: &Route, (idle, able): (usize, usize), before: usize) -> String {
     let tasks = counted(before, "task is", "tasks are");
-    format!("{idle} of {} are idle, and {tasks} before it", offering(able, route, "that can take it"))
+    format!(
+        "{idle} of {} are idle, and {tasks} before it",
+        offering(able, route, "that can take it")
+    )
 }
 
 /// `4 programmers that offer `premium``.
@@ -154,7 +186,13 @@ fn offering(count: usize, route: &Route, any: &str) -> String {
 
 fn capabilities(route: &Route) -> Option<String> {
     let required = parse_routing_key(&route.name).filter(|required| !required.is_empty())?;
-    Some(required.iter().map(|capability| format!("`{capability}`")).collect::<Vec<_>>().join(", "))
+    Some(
+        required
+            .iter()
+            .map(|capability| format!("`{capability}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    )
 }
 
 /// `4 programmers offer `premium`: 2 busy, 1 behind an open breaker until 12:05 UTC after …, 1 over budget until 00:00 UTC`.
@@ -167,28 +205,44 @@ pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -
     };
     let mut groups: BTreeMap<(_, &str), usize> = BTreeMap::new();
     for one in able {
-        *groups.entry((one.view.state, one.words.as_str())).or_default() += 1;
+        *groups
+            .entry((one.view.state, one.words.as_str()))
+            .or_default() += 1;
     }
-    let each: Vec<String> = groups.iter().map(|((_, words), count)| format!("{count} {words}")).collect();
+    let each: Vec<String> = groups
+        .iter()
+        .map(|((_, words), count)| format!("{count} {words}"))
+        .collect();
     format!("{who}: {}{}", each.join(", "), place(position))
 }
 
 fn place(position: Option<Position>) -> String {
-    position.map_or(String::new(), |Position { place, of }| format!("; it is number {place} of {of} in the queue"))
+    position.map_or(String::new(), |Position { place, of }| {
+        format!("; it is number {place} of {of} in the queue")
+    })
 }
 
 /// What is worth knowing in whatever way it waits.
 pub(super) fn also(state: &TaskState, pool: &Pool, now: Timestamp) -> String {
     let mut also = String::new();
     if state.releases > 0 {
-        let (times, without) = (counted(state.releases as usize, "time", "times"), state.hand_backs);
+        let (times, without) = (
+            counted(state.releases as usize, "time", "times"),
+            state.hand_backs,
+        );
         also.push_str(&format!("; it was given back {times}"));
         if without > 0 {
-            also.push_str(&format!(" ({without} of at most {} without an LLM left)", pool.dispatcher.max_hand_backs));
+            also.push_str(&format!(
+                " ({without} of at most {} without an LLM left)",
+                pool.dispatcher.max_hand_backs
+            ));
         }
     }
     if let Some(deadline) = state.deadline {
-        also.push_str(&format!("; it expires at {} unless it is started", clock(deadline, now)));
+        also.push_str(&format!(
+            "; it expires at {} unless it is started",
+            clock(deadline, now)
+        ));
     }
     also
 }
@@ -200,14 +254,24 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
         .filter_map(|(llm, shut)| {
             let outage = shut.outage.as_ref()?;
             let failures = counted(outage.failures as usize, "failure", "failures");
-            Some(format!("{failures} of {llm} (last: {})", outage.fault.as_str()))
+            Some(format!(
+                "{failures} of {llm} (last: {})",
+                outage.fault.as_str()
+            ))
         })
         .collect();
-    let until = shut.iter().map(|(_, shut)| shut.until).min().map_or(String::new(), |until| clock(until, now));
+    let until = shut
+        .iter()
+        .map(|(_, shut)| shut.until)
+        .min()
+        .map_or(String::new(), |until| clock(until, now));
     match out.as_slice() {
         [] => format!("waiting until {until} for a turn, as the LLM is back"),
         [one] => format!("behind an open breaker until {until} after {one}"),
-        several => format!("behind open breakers until {until} after {}", several.join(" and ")),
+        several => format!(
+            "behind open breakers until {until} after {}",
+            several.join(" and ")
+        ),
     }
 }
 
@@ -215,10 +279,14 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
 pub(super) const ITS_TURN: &str = "waiting for a turn at what is left of the budget";
 
 pub(super) fn over_budget(until: Option<Timestamp>, now: Timestamp) -> String {
-    until.map_or("over budget".to_owned(), |until| format!("over budget until {}", clock(until, now)))
+    until.map_or("over budget".to_owned(), |until| {
+        format!("over budget until {}", clock(until, now))
+    })
 }
 
 pub(super) fn left_to_free(until: Option<Timestamp>, now: Timestamp) -> String {
-    let until = until.map_or(String::new(), |until| format!(" until {}", clock(until, now)));
+    let until = until.map_or(String::new(), |until| {
+        format!(" until {}", clock(until, now))
+    });
     format!("leaving it to free ones{until}")
 }

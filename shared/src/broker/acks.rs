@@ -26,7 +26,12 @@ pub struct Acks {
 impl Acks {
     /// `limit` is for each single ack.
     pub fn new(limit: Duration) -> Self {
-        Self { last: None, count: 0, since: Instant::now(), limit }
+        Self {
+            last: None,
+            count: 0,
+            since: Instant::now(),
+            limit,
+        }
     }
 
     /// These were read, in this order.
@@ -36,7 +41,11 @@ impl Acks {
     pub async fn read(&mut self, last: Delivery, count: usize) -> Result<(), BrokerError> {
         self.last = Some(last);
         self.count += count;
-        if self.count >= TOGETHER || self.since.elapsed() >= AT_LATEST { self.send().await } else { Ok(()) }
+        if self.count >= TOGETHER || self.since.elapsed() >= AT_LATEST {
+            self.send().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Acks what is left; call it when nothing has come for [`AT_LATEST`].
@@ -47,9 +56,13 @@ impl Acks {
         self.count = 0;
         self.since = Instant::now();
         match self.last.take() {
-            Some(last) => {
-                within(self.limit, "ack a stream", last.ack(BasicAckOptions { multiple: true })).await.map(drop)
-            }
+            Some(last) => within(
+                self.limit,
+                "ack a stream",
+                last.ack(BasicAckOptions { multiple: true }),
+            )
+            .await
+            .map(drop),
             None => Ok(()),
         }
     }

@@ -44,11 +44,25 @@ mod tests {
     #[test]
     fn delays_double_up_to_a_cap_and_start_again_after_a_success() {
         let mut backoff = Backoff::default();
-        let delays: Vec<u128> = (0..8).map(|_| backoff.next_delay(1.0).as_millis()).collect();
-        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000], "without jitter");
+        let delays: Vec<u128> = (0..8)
+            .map(|_| backoff.next_delay(1.0).as_millis())
+            .collect();
+        assert_eq!(
+            delays,
+            [100, 200, 400, 800, 1600, 3200, 5000, 5000],
+            "without jitter"
+        );
         backoff.worked_for(Duration::from_secs(1));
-        assert_eq!(backoff.next_delay(1.0).as_millis(), 5000, "what breaks at once is no success");
+        assert_eq!(
+            backoff.next_delay(1.0).as_millis(),
+            5000,
+            "what breaks at once is no success"
+        );
         backoff.worked_for(Duration::from_secs(6));
-        assert_eq!(backoff.next_delay(0.0).as_millis(), 50, "the jitter takes up to half");
+        assert_eq!(
+            backoff.next_delay(0.0).as_millis(),
+            50,
+            "the jitter takes up to half"
+        );
     }
 }

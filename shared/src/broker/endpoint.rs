@@ -25,7 +25,10 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn new(config: crate::config::Broker, process: impl Into<String>) -> Self {
-        Self { config, process: process.into() }
+        Self {
+            config,
+            process: process.into(),
+        }
     }
 
     /// For every single await on the broker.
@@ -40,8 +43,14 @@ impl Endpoint {
     /// Host, port and virtual host, without the password.
     pub fn address(&self) -> String {
         let url = self.config.url.expose();
-        let address = url.rsplit_once('@').or_else(|| url.split_once("://")).map_or(url, |(_, address)| address);
-        address.split_once('?').map_or(address, |(address, _)| address).to_owned()
+        let address = url
+            .rsplit_once('@')
+            .or_else(|| url.split_once("://"))
+            .map_or(url, |(_, address)| address);
+        address
+            .split_once('?')
+            .map_or(address, |(address, _)| address)
+            .to_owned()
     }
 
     /// A new connection; `purpose` is added to its name in the management UI.
@@ -53,14 +62,20 @@ impl Endpoint {
         let limit = self.timeout();
         let connected = match tokio::time::timeout(limit, self.try_connect(purpose, was_up)).await {
             Ok(connected) => connected,
-            Err(_) => Err(Cause::Away(format!("no answer within {} s", limit.as_secs()))),
+            Err(_) => Err(Cause::Away(format!(
+                "no answer within {} s",
+                limit.as_secs()
+            ))),
         };
         connected.map_err(|cause| BrokerError::Connect(self.not_connected(cause)))
     }
 
     /// The error for this cause.
     pub(super) fn not_connected(&self, cause: Cause) -> NotConnected {
-        NotConnected { address: self.address(), cause }
+        NotConnected {
+            address: self.address(),
+            cause,
+        }
     }
 
     async fn try_connect(&self, purpose: &str, was_up: bool) -> Result<Connection, Cause> {
@@ -71,7 +86,8 @@ impl Endpoint {
         };
         let name = format!("{} ({purpose})", self.process);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| Cause::Away(error.to_string()))?;
+        let runtime =
+            lapin::runtime::default_runtime().map_err(|error| Cause::Away(error.to_string()))?;
         let attempt = Attempt(Socket::default());
         let opened = attempt.0.clone();
         let connect = Connection::connector(
@@ -102,7 +118,10 @@ impl Endpoint {
     /// A broker hangs up on whoever speaks plainly to a port for TLS, without a word: it is asked what it speaks.
     async fn explain(&self, error: &lapin::Error, uri: &AMQPUri) -> Cause {
         let cause = cause_of(error, uri);
-        let hang_ups = [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted];
+        let hang_ups = [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::ConnectionAborted,
+        ];
         let hung_up = cause == Cause::NoAmqp
             || matches!(error.kind(), ErrorKind::IOError(error) if hang_ups.contains(&error.kind()));
         let speaks_tls = hung_up && uri.scheme == AMQPScheme::AMQP && tls::is_spoken_by(uri).await;
@@ -117,14 +136,20 @@ impl Endpoint {
         uri.query.heartbeat.get_or_insert(heartbeat);
         if self.config.client_certificate.is_some() && !url.contains('@') {
             // Nobody is named: the certificate says who this is.
-            uri.query.auth_mechanism.get_or_insert(SASLMechanism::External);
+            uri.query
+                .auth_mechanism
+                .get_or_insert(SASLMechanism::External);
         }
         Ok(uri)
     }
 }
 
 pub(super) async fn addresses(uri: &AMQPUri) -> io::Result<Vec<std::net::SocketAddr>> {
-    Ok(tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?.collect())
+    Ok(
+        tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port))
+            .await?
+            .collect(),
+    )
 }
 
 /// The socket of a connection that is not open yet: shut when nobody waits for that any more.
@@ -182,13 +207,23 @@ mod tests {
     #[test]
     fn an_address_has_no_password() {
         let with = endpoint("amqps://user:se@cret@broker.lan:5671/%2f?heartbeat=5");
-        assert_eq!(with.address(), "broker.lan:5671/%2f", "host, port and virtual host");
-        assert_eq!(endpoint("amqp://broker.lan").address(), "broker.lan", "no user");
+        assert_eq!(
+            with.address(),
+            "broker.lan:5671/%2f",
+            "host, port and virtual host"
+        );
+        assert_eq!(
+            endpoint("amqp://broker.lan").address(),
+            "broker.lan",
+            "no user"
+        );
     }
 
     #[tokio::test]
     async fn whoever_gives_up_on_a_silent_peer_leaves_no_connection_behind() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let silent = tokio::spawn(async move {
             let (mut peer, _) = listener.accept().await.expect("somebody connects");
@@ -196,10 +231,17 @@ mod tests {
             // Ends when the other side has closed.
             peer.read_to_end(&mut heard).await.map(|_| heard)
         });
-        let error =
-            endpoint(&format!("amqp://127.0.0.1:{port}/%2f")).connect("test", false).await.expect_err("nobody answers");
-        assert!(error.to_string().contains("no answer within 1 s"), "{error}");
-        let heard = tokio::time::timeout(Duration::from_secs(5), silent).await.expect("the socket is closed");
+        let error = endpoint(&format!("amqp://127.0.0.1:{port}/%2f"))
+            .connect("test", false)
+            .await
+            .expect_err("nobody answers");
+        assert!(
+            error.to_string().contains("no answer within 1 s"),
+            "{error}"
+        );
+        let heard = tokio::time::timeout(Duration::from_secs(5), silent)
+            .await
+            .expect("the socket is closed");
         let heard = heard.expect("no panic").expect("an orderly end");
         assert_eq!(heard, b"AMQP\0\0\x09\x01", "it had said hello");
     }

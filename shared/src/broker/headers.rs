@@ -52,20 +52,36 @@ fn integer(value: &AMQPValue) -> Option<u64> {
 }
 
 fn header(properties: &BasicProperties, name: &str) -> Option<u64> {
-    properties.headers().as_ref().and_then(|headers| headers.inner().get(name)).and_then(integer)
+    properties
+        .headers()
+        .as_ref()
+        .and_then(|headers| headers.inner().get(name))
+        .and_then(integer)
 }
 
 /// The fencing token of a delivery.
 pub fn token(properties: &BasicProperties) -> Token {
     let generation = header(properties, GENERATION).unwrap_or(0);
-    let count = header(properties, ACQUIRED_COUNT).or_else(|| header(properties, DELIVERY_COUNT)).unwrap_or(0);
-    Token { generation: u32::try_from(generation).unwrap_or(u32::MAX), count }
+    let count = header(properties, ACQUIRED_COUNT)
+        .or_else(|| header(properties, DELIVERY_COUNT))
+        .unwrap_or(0);
+    Token {
+        generation: u32::try_from(generation).unwrap_or(u32::MAX),
+        count,
+    }
 }
 
 /// When the task was submitted, if the submitter said so (our header, or AMQP's `timestamp` in seconds).
 pub fn submitted_at(properties: &BasicProperties) -> Option<Timestamp> {
-    let seconds = || properties.timestamp().filter(|s| *s > 0).map(|s| s.saturating_mul(1000));
-    header(properties, SUBMITTED_MS).or_else(seconds).map(Timestamp)
+    let seconds = || {
+        properties
+            .timestamp()
+            .filter(|s| *s > 0)
+            .map(|s| s.saturating_mul(1000))
+    };
+    header(properties, SUBMITTED_MS)
+        .or_else(seconds)
+        .map(Timestamp)
 }
 
 /// What a task message keeps whenever it is published again.
@@ -79,23 +95,37 @@ pub struct Keeps {
 impl Keeps {
     /// Of a message that came from the broker.
     pub fn of(properties: &BasicProperties) -> Self {
-        Self { submitted_at: submitted_at(properties), priority: *properties.priority() }
+        Self {
+            submitted_at: submitted_at(properties),
+            priority: *properties.priority(),
+        }
     }
 
     /// Of a task for which there is no message.
     pub fn of_task(task: &TaskMessage, submitted_at: Option<Timestamp>) -> Self {
-        Self { submitted_at, priority: task.priority.for_broker() }
+        Self {
+            submitted_at,
+            priority: task.priority.for_broker(),
+        }
     }
 }
 
 /// Properties of a task message of this generation: persistent JSON.
 pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicProperties {
     let mut headers = FieldTable::default();
-    headers.insert(GENERATION.into(), AMQPValue::LongLongInt(i64::from(generation)));
-    if let Some(ms) = keeps.submitted_at.and_then(|time| i64::try_from(time.0).ok()) {
+    headers.insert(
+        GENERATION.into(),
+        AMQPValue::LongLongInt(i64::from(generation)),
+    );
+    if let Some(ms) = keeps
+        .submitted_at
+        .and_then(|time| i64::try_from(time.0).ok())
+    {
         headers.insert(SUBMITTED_MS.into(), AMQPValue::LongLongInt(ms));
     }
-    let properties = json_properties().with_message_id(task_id.into()).with_headers(headers);
+    let properties = json_properties()
+        .with_message_id(task_id.into())
+        .with_headers(headers);
     match keeps.priority {
         Some(priority) => properties.with_priority(priority),
         None => properties,
@@ -106,11 +136,20 @@ pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicPro
 /// (broker fact 16).
 pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
     let id = text(came_with.message_id()).unwrap_or_default();
-    Reply::as_it_came(came_with).on(task_properties(id, token(came_with).generation, Keeps::of(came_with)))
+    Reply::as_it_came(came_with).on(task_properties(
+        id,
+        token(came_with).generation,
+        Keeps::of(came_with),
+    ))
 }
 
 /// Properties of a task message that waits for its next attempt until then.
-pub fn retry_properties(task_id: &str, generation: u32, keeps: Keeps, at: Timestamp) -> BasicProperties {
+pub fn retry_properties(
+    task_id: &str,
+    generation: u32,
+    keeps: Keeps,
+    at: Timestamp,
+) -> BasicProperties {
     due_at(task_properties(task_id, generation, keeps), at)
 }
 
@@ -131,7 +170,10 @@ pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicPropertie
 /// The same, for `pool.retries` until then.
 fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
-    headers.insert(RETRY_AT_MS.into(), AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)));
+    headers.insert(
+        RETRY_AT_MS.into(),
+        AMQPValue::LongLongInt(i64::try_from(at.0).unwrap_or(i64::MAX)),
+    );
     properties.with_headers(headers)
 }
 
@@ -142,7 +184,9 @@ pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicPropert
     if let Some(attempt) = attempt {
         headers.insert(ATTEMPT.into(), AMQPValue::LongString(attempt.into()));
     }
-    json_properties().with_message_id(task_id.into()).with_headers(headers)
+    json_properties()
+        .with_message_id(task_id.into())
+        .with_headers(headers)
 }
 
 /// Why and when a message was put into `pool.dead`, and which one it is there.
@@ -163,7 +207,12 @@ impl Obituary {
             reason.truncate(cut);
             reason.push('…');
         }
-        Self { id: uuid::Uuid::now_v7().simple().to_string(), reason, at, from: from.into() }
+        Self {
+            id: uuid::Uuid::now_v7().simple().to_string(),
+            reason,
+            at,
+            from: from.into(),
+        }
     }
 
     /// What a message in `pool.dead` says of itself; None when we have not put it there.
@@ -180,10 +229,17 @@ impl Obituary {
     pub fn properties(&self, came_with: &BasicProperties) -> BasicProperties {
         let properties = carried_on(came_with);
         let mut headers = properties.headers().clone().unwrap_or_default();
-        for (name, value) in [(REASON, &self.reason), (DEAD_ID, &self.id), (FROM, &self.from)] {
+        for (name, value) in [
+            (REASON, &self.reason),
+            (DEAD_ID, &self.id),
+            (FROM, &self.from),
+        ] {
             headers.insert(name.into(), AMQPValue::LongString(value.as_str().into()));
         }
-        headers.insert(DEAD_MS.into(), AMQPValue::LongLongInt(i64::try_from(self.at.0).unwrap_or(i64::MAX)));
+        headers.insert(
+            DEAD_MS.into(),
+            AMQPValue::LongLongInt(i64::try_from(self.at.0).unwrap_or(i64::MAX)),
+        );
         properties.with_headers(headers)
     }
 }
@@ -194,7 +250,11 @@ pub fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
     if let AMQPValue::LongString(text) = value {
         return Some(String::from_utf8_lossy(text.as_bytes()).into_owned());
     }
-    if let AMQPValue::ShortString(text) = value { Some(text.as_str().to_owned()) } else { None }
+    if let AMQPValue::ShortString(text) = value {
+        Some(text.as_str().to_owned())
+    } else {
+        None
+    }
 }
 
 /// The attempt that a result in `results` is of.
@@ -204,7 +264,9 @@ pub fn attempt(properties: &BasicProperties) -> Option<String> {
 
 /// Persistent, `application/json`.
 pub fn json_properties() -> BasicProperties {
-    BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2)
+    BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(2)
 }
 
 /// Where a result goes and how the submitter recognises it.
@@ -223,19 +285,28 @@ impl Reply {
         if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
             return Err(foreign.clone());
         }
-        Ok(Self { to, ..Self::without_address(properties) })
+        Ok(Self {
+            to,
+            ..Self::without_address(properties)
+        })
     }
 
     /// The address as it stands there, for a message that is passed on: whoever does the task refuses one that cannot be
     /// used.
     pub fn as_it_came(properties: &BasicProperties) -> Self {
         let to = text(properties.reply_to()).map(str::to_owned);
-        Self { to, ..Self::without_address(properties) }
+        Self {
+            to,
+            ..Self::without_address(properties)
+        }
     }
 
     /// What is left of a reply whose address cannot be used.
     pub fn without_address(properties: &BasicProperties) -> Self {
-        Self { to: None, correlation_id: text(properties.correlation_id()).map(str::to_owned) }
+        Self {
+            to: None,
+            correlation_id: text(properties.correlation_id()).map(str::to_owned),
+        }
     }
 
     /// Puts it on a message.
@@ -252,7 +323,10 @@ impl Reply {
 
 /// A property as text.
 pub fn text(property: &Option<ShortString>) -> Option<&str> {
-    property.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty())
+    property
+        .as_ref()
+        .map(ShortString::as_str)
+        .filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -270,24 +344,67 @@ mod tests {
     #[test]
     fn a_token_is_the_generation_and_the_brokers_best_count() {
         let token_of = |headers: &[(&str, AMQPValue)]| token(&with(headers));
-        assert_eq!(token_of(&[]), Token::default(), "first delivery of a first generation");
-        let old = [("x-delivery-count", AMQPValue::LongLongInt(2)), ("pool-generation", AMQPValue::LongInt(1))];
-        assert_eq!(token_of(&old), Token { generation: 1, count: 2 }, "up to 4.2");
-        let new = [("x-delivery-count", AMQPValue::LongLongInt(0)), ("x-acquired-count", AMQPValue::LongLongInt(5))];
-        assert_eq!(token_of(&new).count, 5, "from 4.3 on, returns by nack count here only");
+        assert_eq!(
+            token_of(&[]),
+            Token::default(),
+            "first delivery of a first generation"
+        );
+        let old = [
+            ("x-delivery-count", AMQPValue::LongLongInt(2)),
+            ("pool-generation", AMQPValue::LongInt(1)),
+        ];
+        assert_eq!(
+            token_of(&old),
+            Token {
+                generation: 1,
+                count: 2
+            },
+            "up to 4.2"
+        );
+        let new = [
+            ("x-delivery-count", AMQPValue::LongLongInt(0)),
+            ("x-acquired-count", AMQPValue::LongLongInt(5)),
+        ];
+        assert_eq!(
+            token_of(&new).count,
+            5,
+            "from 4.3 on, returns by nack count here only"
+        );
     }
 
     #[test]
     fn what_a_dead_message_says_of_itself_reads_back_with_what_matters_of_its_properties() {
-        let came_with = task_properties("t", 3, Keeps { submitted_at: Some(Timestamp(5)), priority: Some(9) })
-            .with_reply_to("results.me".into());
-        let obituary = Obituary::new("poison: ".to_owned() + &"x".repeat(5_000), "tasks.fast", Timestamp(9));
+        let came_with = task_properties(
+            "t",
+            3,
+            Keeps {
+                submitted_at: Some(Timestamp(5)),
+                priority: Some(9),
+            },
+        )
+        .with_reply_to("results.me".into());
+        let obituary = Obituary::new(
+            "poison: ".to_owned() + &"x".repeat(5_000),
+            "tasks.fast",
+            Timestamp(9),
+        );
         let properties = obituary.properties(&came_with);
-        assert_eq!(Obituary::of(&properties), Some(obituary.clone()), "id, reason, time and queue");
-        assert!(obituary.reason.len() < 2_000, "headers are small: {} bytes", obituary.reason.len());
+        assert_eq!(
+            Obituary::of(&properties),
+            Some(obituary.clone()),
+            "id, reason, time and queue"
+        );
+        assert!(
+            obituary.reason.len() < 2_000,
+            "headers are small: {} bytes",
+            obituary.reason.len()
+        );
         assert_eq!(token(&properties).generation, 3, "the generation stays");
         assert_eq!(
-            Reply::of(&properties).ok().and_then(|reply| reply.to).as_deref(),
+            Reply::of(&properties)
+                .ok()
+                .and_then(|reply| reply.to)
+                .as_deref(),
             Some("results.me"),
             "the address stays"
         );
@@ -296,8 +413,19 @@ mod tests {
 
     #[test]
     fn the_time_of_submission_is_ours_or_amqps() {
-        let ours = task_properties("t", 0, Keeps { submitted_at: Some(Timestamp(1234)), priority: None });
+        let ours = task_properties(
+            "t",
+            0,
+            Keeps {
+                submitted_at: Some(Timestamp(1234)),
+                priority: None,
+            },
+        );
         assert_eq!(submitted_at(&ours), Some(Timestamp(1234)), "milliseconds");
-        assert_eq!(submitted_at(&BasicProperties::default().with_timestamp(2)), Some(Timestamp(2000)), "seconds");
+        assert_eq!(
+            submitted_at(&BasicProperties::default().with_timestamp(2)),
+            Some(Timestamp(2000)),
+            "seconds"
+        );
     }
 }

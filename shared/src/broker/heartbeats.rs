@@ -39,13 +39,25 @@ pub async fn send(
             () = async { nudge.notified().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
         }
     }
-    send_one(&publisher, &Heartbeat { ends: true, ..beat() }).await;
+    send_one(
+        &publisher,
+        &Heartbeat {
+            ends: true,
+            ..beat()
+        },
+    )
+    .await;
 }
 
 async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
     let body = serde_json::to_vec(heartbeat).unwrap_or_default();
-    let message =
-        Message { exchange: HEARTBEATS, key: "", body: &body, properties: json_properties(), mandatory: false };
+    let message = Message {
+        exchange: HEARTBEATS,
+        key: "",
+        body: &body,
+        properties: json_properties(),
+        mandatory: false,
+    };
     if let Err(error) = publisher.publish(message).await {
         tracing::debug!(%error, "a heartbeat was not sent");
     }
@@ -60,7 +72,10 @@ pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
         send_one(&process.publisher, &greeting(true)).await;
         process.clock.compared().await;
     };
-    if tokio::time::timeout(ANSWERED_WITHIN, answered).await.is_err() {
+    if tokio::time::timeout(ANSWERED_WITHIN, answered)
+        .await
+        .is_err()
+    {
         process.clock.is_alone();
     }
     loop {
@@ -72,7 +87,12 @@ pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
 }
 
 /// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`; tells `hears` when it has begun.
-pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), hears: Arc<Notify>, shutdown: CancellationToken) {
+pub async fn listen(
+    link: Link,
+    mut hear: impl FnMut(Heartbeat),
+    hears: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
@@ -90,7 +110,11 @@ pub async fn listen(link: Link, mut hear: impl FnMut(Heartbeat), hears: Arc<Noti
     }
 }
 
-async fn hear_all(link: &Link, hear: &mut impl FnMut(Heartbeat), hears: &Notify) -> Result<(), BrokerError> {
+async fn hear_all(
+    link: &Link,
+    hear: &mut impl FnMut(Heartbeat),
+    hears: &Notify,
+) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let mut consumer = consume(&channel, link.endpoint().timeout()).await?;
     hears.notify_one();
@@ -103,13 +127,23 @@ async fn hear_all(link: &Link, hear: &mut impl FnMut(Heartbeat), hears: &Notify)
     Ok(())
 }
 
-async fn consume(channel: &lapin::Channel, limit: Duration) -> Result<lapin::Consumer, BrokerError> {
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+async fn consume(
+    channel: &lapin::Channel,
+    limit: Duration,
+) -> Result<lapin::Consumer, BrokerError> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
     let mut arguments = FieldTable::default();
     // What could not be heard in time says nothing any more.
     arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(10_000));
     let declare = channel.queue_declare("".into(), options, arguments);
-    let queue = within(limit, "declare a queue for heartbeats", declare).await?.name().clone();
+    let queue = within(limit, "declare a queue for heartbeats", declare)
+        .await?
+        .name()
+        .clone();
     let bind = channel.queue_bind(
         queue.clone(),
         HEARTBEATS.into(),
@@ -118,7 +152,10 @@ async fn consume(channel: &lapin::Channel, limit: Duration) -> Result<lapin::Con
         FieldTable::default(),
     );
     within(limit, "bind a queue for heartbeats", bind).await?;
-    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
     let consume = channel.basic_consume(queue, "heartbeats".into(), options, FieldTable::default());
     within(limit, "consume heartbeats", consume).await
 }

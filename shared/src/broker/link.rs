@@ -47,7 +47,9 @@ impl State {
     fn connection(&self) -> Option<&Arc<Connection>> {
         match self {
             Self::Away { .. } => None,
-            Self::Connected { connection, .. } | Self::Blocked { connection, .. } => Some(connection),
+            Self::Connected { connection, .. } | Self::Blocked { connection, .. } => {
+                Some(connection)
+            }
         }
     }
 
@@ -94,8 +96,17 @@ impl Link {
     }
 
     fn begin(endpoint: Endpoint, purpose: &'static str, lasting: bool) -> Self {
-        let (state, _) = watch::channel(State::Away { since: wall_clock(), error: None });
-        let link = Arc::new(Shared { endpoint, purpose, lasting, state, made: AtomicU64::new(0) });
+        let (state, _) = watch::channel(State::Away {
+            since: wall_clock(),
+            error: None,
+        });
+        let link = Arc::new(Shared {
+            endpoint,
+            purpose,
+            lasting,
+            state,
+            made: AtomicU64::new(0),
+        });
         let closing = CancellationToken::new();
         let keeping = Arc::clone(&link).keep();
         let ended = closing.clone();
@@ -105,7 +116,11 @@ impl Link {
                 () = keeping => {}
             }
         });
-        Self(Arc::new(Held { link, closing, _keeper: AbortOnDropHandle::new(keeper) }))
+        Self(Arc::new(Held {
+            link,
+            closing,
+            _keeper: AbortOnDropHandle::new(keeper),
+        }))
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -144,11 +159,15 @@ impl Link {
     pub async fn first_connection(&self) -> Result<(), BrokerError> {
         let mut state = self.state();
         let known = state.wait_for(|state| match state {
-            State::Away { error, .. } => error.as_ref().is_some_and(|error| error.cause.is_refusal()),
+            State::Away { error, .. } => {
+                error.as_ref().is_some_and(|error| error.cause.is_refusal())
+            }
             State::Connected { .. } | State::Blocked { .. } => true,
         });
         match known.await.as_deref() {
-            Ok(State::Away { error: Some(error), .. }) => Err(BrokerError::Connect(error.clone())),
+            Ok(State::Away {
+                error: Some(error), ..
+            }) => Err(BrokerError::Connect(error.clone())),
             Ok(_) => Ok(()),
             Err(_) => Err(self.away(None)),
         }
@@ -187,11 +206,17 @@ impl Link {
         }
     }
 
-    async fn channel_on(&self, connection: Option<Arc<Connection>>) -> Result<Channel, BrokerError> {
+    async fn channel_on(
+        &self,
+        connection: Option<Arc<Connection>>,
+    ) -> Result<Channel, BrokerError> {
         let Some(connection) = connection else {
             return Err(self.away(self.error()));
         };
-        let what = format!("open a channel to RabbitMQ at {}", self.endpoint().address());
+        let what = format!(
+            "open a channel to RabbitMQ at {}",
+            self.endpoint().address()
+        );
         within(self.endpoint().timeout(), what, connection.create_channel()).await
     }
 
@@ -203,7 +228,10 @@ impl Link {
     }
 
     fn away(&self, error: Option<NotConnected>) -> BrokerError {
-        let unknown = || self.endpoint().not_connected(Cause::Away("there is no connection yet".to_owned()));
+        let unknown = || {
+            self.endpoint()
+                .not_connected(Cause::Away("there is no connection yet".to_owned()))
+        };
         BrokerError::Connect(error.unwrap_or_else(unknown))
     }
 
@@ -238,11 +266,21 @@ impl Link {
     /// Ends the connection in order, so that the broker returns what is unacknowledged at once.
     pub async fn close(&self) {
         self.0.closing.cancel();
-        let error = self.endpoint().not_connected(Cause::Away("this process is ending".to_owned()));
-        let was = self.0.link.state.send_replace(State::Away { since: wall_clock(), error: Some(error) });
+        let error = self
+            .endpoint()
+            .not_connected(Cause::Away("this process is ending".to_owned()));
+        let was = self.0.link.state.send_replace(State::Away {
+            since: wall_clock(),
+            error: Some(error),
+        });
         if let Some(connection) = was.connection() {
             // A broker that does not answer finds out by itself.
-            let _ = within(self.endpoint().timeout(), "close", connection.close(200, "bye".into())).await;
+            let _ = within(
+                self.endpoint().timeout(),
+                "close",
+                connection.close(200, "bye".into()),
+            )
+            .await;
         }
     }
 }
@@ -251,7 +289,12 @@ impl Shared {
     /// Connects again and again.
     async fn keep(self: Arc<Self>) {
         let mut backoff = Backoff::default();
-        let mut outage = Outage { link: &self, since: Instant::now(), told: None, was_up: false };
+        let mut outage = Outage {
+            link: &self,
+            since: Instant::now(),
+            told: None,
+            was_up: false,
+        };
         loop {
             let error = match self.endpoint.connect(self.purpose, outage.was_up).await {
                 Ok(connection) => {
@@ -276,7 +319,10 @@ impl Shared {
         let status = connection.status().clone();
         let mut events = connection.events_listener();
         self.made.fetch_add(1, Ordering::AcqRel);
-        self.state.send_replace(State::Connected { since: wall_clock(), connection: Arc::clone(&connection) });
+        self.state.send_replace(State::Connected {
+            since: wall_clock(),
+            connection: Arc::clone(&connection),
+        });
         let mut last = "the broker has closed the connection".to_owned();
         // What came before somebody listened shows in the status only.
         let mut reason = status.blocked().then(|| "connection.blocked".to_owned());
@@ -305,14 +351,25 @@ impl Shared {
         let connection = || Arc::clone(connection);
         self.state.send_if_modified(|state| {
             let next = match (&*state, reason) {
-                (State::Connected { .. }, Some(reason)) => {
-                    State::Blocked { since: wall_clock(), reason: reason.to_owned(), connection: connection() }
+                (State::Connected { .. }, Some(reason)) => State::Blocked {
+                    since: wall_clock(),
+                    reason: reason.to_owned(),
+                    connection: connection(),
+                },
+                (State::Blocked { .. }, None) => State::Connected {
+                    since: wall_clock(),
+                    connection: connection(),
+                },
+                (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }, _) => {
+                    return false;
                 }
-                (State::Blocked { .. }, None) => State::Connected { since: wall_clock(), connection: connection() },
-                (State::Away { .. } | State::Connected { .. } | State::Blocked { .. }, _) => return false,
             };
             if self.lasting {
-                Blocked { purpose: self.purpose, reason }.emit();
+                Blocked {
+                    purpose: self.purpose,
+                    reason,
+                }
+                .emit();
             }
             *state = next;
             true
@@ -332,26 +389,46 @@ struct Outage<'a> {
 
 impl Outage<'_> {
     fn goes_on(&mut self, error: NotConnected) {
-        let Shared { purpose, lasting, state, .. } = self.link;
+        let Shared {
+            purpose,
+            lasting,
+            state,
+            ..
+        } = self.link;
         // Another cause is news; the same in other words is not.
-        let news = self.told.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(&error.cause));
+        let news = self.told.as_ref().map(std::mem::discriminant)
+            != Some(std::mem::discriminant(&error.cause));
         // Whether a refusal at the start is the end is for whoever waits for the connection to say.
         let quiet = !self.was_up && error.cause.is_refusal();
         if *lasting {
-            Down { purpose, error: &error, lost: self.was_up && self.told.is_none(), news: news && !quiet }.emit();
+            Down {
+                purpose,
+                error: &error,
+                lost: self.was_up && self.told.is_none(),
+                news: news && !quiet,
+            }
+            .emit();
         }
         self.told = Some(error.cause.clone());
         let since = match &*state.borrow() {
             State::Away { since, .. } => *since,
             State::Connected { .. } | State::Blocked { .. } => wall_clock(),
         };
-        state.send_replace(State::Away { since, error: Some(error) });
+        state.send_replace(State::Away {
+            since,
+            error: Some(error),
+        });
     }
 
     fn over(&mut self) {
         let away = self.told.take().map(|_| self.since.elapsed());
         if self.link.lasting {
-            Up { purpose: self.link.purpose, away, again: self.was_up }.emit();
+            Up {
+                purpose: self.link.purpose,
+                away,
+                again: self.was_up,
+            }
+            .emit();
         }
         self.was_up = true;
     }
@@ -368,6 +445,11 @@ pub async fn gone(channel: &Channel) {
 pub async fn discard(channel: &Channel, endpoint: &Endpoint) {
     if channel.status().connected() {
         // When even that fails the connection is gone, and with it the channel.
-        let _ = within(endpoint.timeout(), "close a channel", channel.close(200, "starting over".into())).await;
+        let _ = within(
+            endpoint.timeout(),
+            "close a channel",
+            channel.close(200, "starting over".into()),
+        )
+        .await;
     }
 }

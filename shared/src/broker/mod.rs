@@ -54,14 +54,20 @@ pub enum BrokerError {
 impl BrokerError {
     /// Whether the broker closed the channel for this reason.
     pub fn is(&self, reason: AMQPSoftError) -> bool {
-        let Self::Amqp { error, .. } = self else { return false };
-        let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+        let Self::Amqp { error, .. } = self else {
+            return false;
+        };
+        let ErrorKind::ProtocolError(error) = error.kind() else {
+            return false;
+        };
         error.kind() == &AMQPErrorKind::Soft(reason)
     }
 
     /// The most bytes that the broker takes, when it refused a message for its size.
     pub fn size_limit(&self) -> Option<usize> {
-        let Self::Amqp { error, .. } = self else { return None };
+        let Self::Amqp { error, .. } = self else {
+            return None;
+        };
         message_too_large(error)
     }
 
@@ -72,7 +78,10 @@ impl BrokerError {
             Self::Amqp { error, .. } => {
                 error.is_io_error()
                     || error.is_amqp_hard_error()
-                    || matches!(error.kind(), ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_))
+                    || matches!(
+                        error.kind(),
+                        ErrorKind::MissingHeartbeatError | ErrorKind::InvalidConnectionState(_)
+                    )
             }
             Self::Timeout { .. }
             | Self::Nacked { .. }
@@ -86,7 +95,9 @@ impl BrokerError {
 /// What the broker said when it closed a channel because a delivery on it was not acknowledged in time (broker fact 5).
 /// The code alone does not tell, and the words are those of RabbitMQ 3.10 to 4.3.
 fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
-    let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
+    let ErrorKind::ProtocolError(closed) = error.kind() else {
+        return None;
+    };
     let said = closed.get_message().to_string();
     let is_it = closed.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
         && said.contains("delivery acknowledgement")
@@ -97,12 +108,18 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
 /// The most bytes that the broker takes, if it closed a channel because of the size of a message: `message size 17 is larger
 /// than configured max size 16`, or, above every configuration, `… than max size 16` (broker fact 20).
 fn message_too_large(error: &lapin::Error) -> Option<usize> {
-    let ErrorKind::ProtocolError(closed) = error.kind() else { return None };
+    let ErrorKind::ProtocolError(closed) = error.kind() else {
+        return None;
+    };
     let said = closed.get_message().to_string();
     let is_it = closed.kind() == &AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
         && said.contains("message size")
         && said.contains("is larger than");
-    said.rsplit(|c: char| !c.is_ascii_digit()).find(|number| !number.is_empty())?.parse().ok().filter(|_| is_it)
+    said.rsplit(|c: char| !c.is_ascii_digit())
+        .find(|number| !number.is_empty())?
+        .parse()
+        .ok()
+        .filter(|_| is_it)
 }
 
 /// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is
@@ -126,8 +143,14 @@ pub async fn within<T>(
 ) -> Result<T, BrokerError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(BrokerError::Amqp { what: what.into(), error }),
-        Err(_) => Err(BrokerError::Timeout { what: what.into(), after: limit }),
+        Ok(Err(error)) => Err(BrokerError::Amqp {
+            what: what.into(),
+            error,
+        }),
+        Err(_) => Err(BrokerError::Timeout {
+            what: what.into(),
+            after: limit,
+        }),
     }
 }
 
@@ -140,7 +163,10 @@ mod tests {
     fn a_refusal_for_the_size_of_a_message_names_the_limit() {
         let closed = |reason: AMQPSoftError, said: &str| {
             let error = ErrorKind::ProtocolError(AMQPError::new(reason.into(), said.into())).into();
-            BrokerError::Amqp { what: "publish".to_owned(), error }
+            BrokerError::Amqp {
+                what: "publish".to_owned(),
+                error,
+            }
         };
         let precondition = AMQPSoftError::PRECONDITIONFAILED;
         for (reason, said, limit) in [
@@ -155,11 +181,24 @@ mod tests {
                 536_870_912,
             ),
         ] {
-            assert_eq!(closed(reason.clone(), said).size_limit(), Some(limit), "{said}");
+            assert_eq!(
+                closed(reason.clone(), said).size_limit(),
+                Some(limit),
+                "{said}"
+            );
         }
-        let other =
-            closed(precondition, "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'a': 16 is larger");
+        let other = closed(
+            precondition,
+            "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'a': 16 is larger",
+        );
         assert_eq!(other.size_limit(), None, "another precondition");
-        assert_eq!(BrokerError::Nacked { what: String::new() }.size_limit(), None, "not even a reason");
+        assert_eq!(
+            BrokerError::Nacked {
+                what: String::new()
+            }
+            .size_limit(),
+            None,
+            "not even a reason"
+        );
     }
 }

@@ -37,8 +37,19 @@ pub struct Letter {
 
 impl Letter {
     fn message(&self) -> Message<'_> {
-        let Self { exchange, key, body, properties } = self;
-        Message { exchange, key, body, properties: properties.clone(), mandatory: true }
+        let Self {
+            exchange,
+            key,
+            body,
+            properties,
+        } = self;
+        Message {
+            exchange,
+            key,
+            body,
+            properties: properties.clone(),
+            mandatory: true,
+        }
     }
 
     fn is(&self, returned: &BasicReturnMessage) -> bool {
@@ -75,7 +86,10 @@ impl Outbox {
     /// # Errors
     /// As of [`Publisher::publish`].
     pub async fn publish(&self, letter: Letter) -> Result<(), BrokerError> {
-        let closed = |what: String| BrokerError::Pool { what, reason: "this process is ending".to_owned() };
+        let closed = |what: String| BrokerError::Pool {
+            what,
+            reason: "this process is ending".to_owned(),
+        };
         let what = format!("publish to {} with key {:?}", letter.exchange, letter.key);
         let (confirmed, answer) = oneshot::channel();
         if self.0.send(Waiting { letter, confirmed }).await.is_err() {
@@ -103,14 +117,23 @@ fn fit(sizes: impl Iterator<Item = usize>) -> usize {
         *bytes += size;
         Some(*bytes)
     });
-    up_to.take_while(|bytes| *bytes <= TOGETHER_BYTES).count().max(1)
+    up_to
+        .take_while(|bytes| *bytes <= TOGETHER_BYTES)
+        .count()
+        .max(1)
 }
 
 async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
     let together = match batch.as_slice() {
-        [_] => Ok(Together { taken: vec![false], returned: Vec::new() }),
+        [_] => Ok(Together {
+            taken: vec![false],
+            returned: Vec::new(),
+        }),
         _ => {
-            let messages: Vec<Message<'_>> = batch.iter().map(|waiting| waiting.letter.message()).collect();
+            let messages: Vec<Message<'_>> = batch
+                .iter()
+                .map(|waiting| waiting.letter.message())
+                .collect();
             publisher.publish_together(&messages).await
         }
     };
@@ -122,11 +145,15 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
                     let _ = confirmed.send(Ok(()));
                 } else {
                     let publisher = publisher.clone();
-                    tokio::spawn(async move { confirmed.send(publisher.publish(letter.message()).await) });
+                    tokio::spawn(async move {
+                        confirmed.send(publisher.publish(letter.message()).await)
+                    });
                 }
             }
         }
-        Err(error) => batch.into_iter().for_each(|waiting| drop(waiting.confirmed.send(Err(error.clone())))),
+        Err(error) => batch
+            .into_iter()
+            .for_each(|waiting| drop(waiting.confirmed.send(Err(error.clone())))),
     }
 }
 
@@ -143,15 +170,28 @@ mod tests {
 
     fn letter(key: &str, id: &str) -> Letter {
         let properties = BasicProperties::default().with_message_id(id.into());
-        Letter { exchange: "pool.log", key: key.to_owned(), body: Vec::new(), properties }
+        Letter {
+            exchange: "pool.log",
+            key: key.to_owned(),
+            body: Vec::new(),
+            properties,
+        }
     }
 
     #[test]
     fn a_batch_has_an_end_in_bytes_and_always_takes_one() {
         const MIB: usize = 1024 * 1024;
         assert_eq!(fit([MIB, MIB, 2 * MIB, 1].into_iter()), 3, "up to 4 MiB");
-        assert_eq!(fit([100 * MIB, 1].into_iter()), 1, "a larger one goes alone");
-        assert_eq!(fit(std::iter::repeat_n(1000, 128)), 128, "small ones all together");
+        assert_eq!(
+            fit([100 * MIB, 1].into_iter()),
+            1,
+            "a larger one goes alone"
+        );
+        assert_eq!(
+            fit(std::iter::repeat_n(1000, 128)),
+            128,
+            "small ones all together"
+        );
     }
 
     #[test]
@@ -165,9 +205,21 @@ mod tests {
             reply_text: "NO_ROUTE".into(),
         };
         let gone = [returned("results.me", "b")];
-        assert!(is_done(&letter("results.me", "a"), true, &gone), "confirmed, and another one was returned");
-        assert!(!is_done(&letter("results.me", "b"), true, &gone), "returned");
-        assert!(is_done(&letter("results.you", "b"), true, &gone), "the same id for another queue");
-        assert!(!is_done(&letter("results.me", "a"), false, &gone), "not confirmed");
+        assert!(
+            is_done(&letter("results.me", "a"), true, &gone),
+            "confirmed, and another one was returned"
+        );
+        assert!(
+            !is_done(&letter("results.me", "b"), true, &gone),
+            "returned"
+        );
+        assert!(
+            is_done(&letter("results.you", "b"), true, &gone),
+            "the same id for another queue"
+        );
+        assert!(
+            !is_done(&letter("results.me", "a"), false, &gone),
+            "not confirmed"
+        );
     }
 }

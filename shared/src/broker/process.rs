@@ -64,7 +64,12 @@ impl Process {
         declare(&consume, &routes, pool).await?;
         let clock = Arc::new(Clock::new());
         let id = EmitterId::new();
-        let log = Log::start(consume.clone(), publisher.clone(), &pool.events, (Arc::clone(&clock), shutdown.clone()));
+        let log = Log::start(
+            consume.clone(),
+            publisher.clone(),
+            &pool.events,
+            (Arc::clone(&clock), shutdown.clone()),
+        );
         let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
         let heard = move |heartbeat: Heartbeat| {
@@ -76,8 +81,23 @@ impl Process {
             }
             hear(heartbeat);
         };
-        tokio::spawn(heartbeats::listen(consume.clone(), heard, Arc::clone(&hears), shutdown.clone()));
-        let process = Self { id, name, host, consume, publisher, log, clock, routes, shutdown };
+        tokio::spawn(heartbeats::listen(
+            consume.clone(),
+            heard,
+            Arc::clone(&hears),
+            shutdown.clone(),
+        ));
+        let process = Self {
+            id,
+            name,
+            host,
+            consume,
+            publisher,
+            log,
+            clock,
+            routes,
+            shutdown,
+        };
         tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
         tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
         Ok(process)
@@ -110,7 +130,10 @@ async fn keep_declared(process: Process, events: Events) {
             tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
         }
         match try_declare(&process.consume, &process.routes, &events).await {
-            Err(error) if !told => tell(&error, "the topology is not declared again yet; trying again"),
+            Err(error) if !told => tell(
+                &error,
+                "the topology is not declared again yet; trying again",
+            ),
             Ok(()) | Err(_) => {}
         }
         told = true;
@@ -119,8 +142,13 @@ async fn keep_declared(process: Process, events: Events) {
 
 /// Whether the broker is there, and the event log is not.
 async fn is_gone(link: &Link) -> bool {
-    let Ok(channel) = link.channel().await else { return false };
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let Ok(channel) = link.channel().await else {
+        return false;
+    };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
     let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
     let seen = within(link.endpoint().timeout(), "look for the event log", look).await;
     discard(&channel, link.endpoint()).await;
@@ -144,13 +172,17 @@ async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), Broker
 
 async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
-    let declared = Topology::new(&channel, link.endpoint()).declare(routes, events).await;
+    let declared = Topology::new(&channel, link.endpoint())
+        .declare(routes, events)
+        .await;
     discard(&channel, link.endpoint()).await;
     match declared {
         // The user of a worker need not be able to delete the pool (config/definitions.json).
         Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
             let channel = link.channel().await?;
-            let found = Topology::new(&channel, link.endpoint()).look_for(routes).await;
+            let found = Topology::new(&channel, link.endpoint())
+                .look_for(routes)
+                .await;
             discard(&channel, link.endpoint()).await;
             found
         }
@@ -160,13 +192,18 @@ async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<()
 
 /// Whether the broker is there and says no, so that trying again is of no use.
 fn is_refusal(error: &BrokerError) -> bool {
-    let BrokerError::Amqp { error, .. } = error else { return false };
+    let BrokerError::Amqp { error, .. } = error else {
+        return false;
+    };
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
         return match error.kind() {
             // A node that has only just come up does not have all its queues yet; a lock is let go of.
             AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => false,
             AMQPErrorKind::Soft(_) => true,
-            AMQPErrorKind::Hard(hard) => matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED),
+            AMQPErrorKind::Hard(hard) => matches!(
+                hard,
+                AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED
+            ),
         };
     }
     false
@@ -175,12 +212,17 @@ fn is_refusal(error: &BrokerError) -> bool {
 /// What a process is called in logs, in the status and in the names of its connections: as it was told, or by what it
 /// does, its machine (in a container: its short id) and its pid.
 pub fn called(role: &str, told: Option<String>) -> String {
-    told.filter(|told| !told.is_empty()).unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
+    told.filter(|told| !told.is_empty())
+        .unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
 }
 
 /// As the kernel has it.
 pub fn host_name() -> String {
     let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = from_kernel.trim();
-    if name.is_empty() { "host".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "host".to_owned()
+    } else {
+        name.to_owned()
+    }
 }

@@ -25,12 +25,21 @@ impl Manager for ConfirmedChannels {
     async fn create(&self) -> Result<Channel, BrokerError> {
         let channel = self.0.channel_now().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
-        within(self.0.endpoint().timeout(), "ask for publisher confirms", select).await?;
+        within(
+            self.0.endpoint().timeout(),
+            "ask for publisher confirms",
+            select,
+        )
+        .await?;
         Ok(channel)
     }
 
     async fn recycle(&self, channel: &mut Channel, _: &Metrics) -> RecycleResult<BrokerError> {
-        if channel.status().connected() { Ok(()) } else { Err(RecycleError::message("the channel is closed")) }
+        if channel.status().connected() {
+            Ok(())
+        } else {
+            Err(RecycleError::message("the channel is closed"))
+        }
     }
 }
 
@@ -43,7 +52,10 @@ struct InUse<M: Manager<Type: Clone>> {
 
 impl<M: Manager<Type: Clone>> InUse<M> {
     fn new(of_pool: Object<M>) -> Self {
-        Self { channel: M::Type::clone(&of_pool), of_pool: Some(of_pool) }
+        Self {
+            channel: M::Type::clone(&of_pool),
+            of_pool: Some(of_pool),
+        }
     }
 
     fn give_back(mut self) {
@@ -88,7 +100,10 @@ impl Publisher {
             // Few channels in use, not all in turn.
             .queue_mode(QueueMode::Lifo)
             .build()
-            .map_err(|error| BrokerError::Pool { what: "set up publishing".to_owned(), reason: error.to_string() })?;
+            .map_err(|error| BrokerError::Pool {
+                what: "set up publishing".to_owned(),
+                reason: error.to_string(),
+            })?;
         Ok(Self { channels, link })
     }
 
@@ -111,11 +126,18 @@ impl Publisher {
     ///
     /// # Errors
     /// When nothing was sent.
-    pub async fn publish_together(&self, messages: &[Message<'_>]) -> Result<Together, BrokerError> {
+    pub async fn publish_together(
+        &self,
+        messages: &[Message<'_>],
+    ) -> Result<Together, BrokerError> {
         let what = || format!("publish {} messages", messages.len());
         let channel = self.unless_blocked(what, self.channel(what)).await?;
         let mut sending = Sending::default();
-        let sent = within(self.link.endpoint().timeout(), what(), sending.run(&channel.channel, messages));
+        let sent = within(
+            self.link.endpoint().timeout(),
+            what(),
+            sending.run(&channel.channel, messages),
+        );
         let sent = self.unless_blocked(what, sent).await;
         let together = sending.end(messages.len());
         match sent {
@@ -150,17 +172,31 @@ impl Publisher {
         }
     }
 
-    async fn channel(&self, what: impl Fn() -> String) -> Result<InUse<ConfirmedChannels>, BrokerError> {
+    async fn channel(
+        &self,
+        what: impl Fn() -> String,
+    ) -> Result<InUse<ConfirmedChannels>, BrokerError> {
         // A channel may need a connection first; two time-outs cover both.
         match tokio::time::timeout(self.link.endpoint().timeout() * 2, self.channels.get()).await {
             Ok(Ok(channel)) => Ok(InUse::new(channel)),
             Ok(Err(deadpool::managed::PoolError::Backend(error))) => Err(error),
-            Ok(Err(error)) => Err(BrokerError::Pool { what: what(), reason: error.to_string() }),
-            Err(_) => Err(BrokerError::Pool { what: what(), reason: "all are waiting for the broker".to_owned() }),
+            Ok(Err(error)) => Err(BrokerError::Pool {
+                what: what(),
+                reason: error.to_string(),
+            }),
+            Err(_) => Err(BrokerError::Pool {
+                what: what(),
+                reason: "all are waiting for the broker".to_owned(),
+            }),
         }
     }
 
-    async fn confirmed(&self, channel: &Channel, message: &Message<'_>, what: String) -> Result<(), BrokerError> {
+    async fn confirmed(
+        &self,
+        channel: &Channel,
+        message: &Message<'_>,
+        what: String,
+    ) -> Result<(), BrokerError> {
         let publish = async { basic_publish(channel, message).await?.await };
         let confirmation = within(self.link.endpoint().timeout(), what.as_str(), publish).await?;
         match confirmation {
@@ -171,10 +207,24 @@ impl Publisher {
     }
 }
 
-async fn basic_publish(channel: &Channel, message: &Message<'_>) -> lapin::Result<PublisherConfirm> {
-    let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+async fn basic_publish(
+    channel: &Channel,
+    message: &Message<'_>,
+) -> lapin::Result<PublisherConfirm> {
+    let options = BasicPublishOptions {
+        mandatory: message.mandatory,
+        ..BasicPublishOptions::default()
+    };
     let properties = message.properties.clone();
-    channel.basic_publish(message.exchange.into(), message.key.into(), options, message.body, properties).await
+    channel
+        .basic_publish(
+            message.exchange.into(),
+            message.key.into(),
+            options,
+            message.body,
+            properties,
+        )
+        .await
 }
 
 /// What became of messages that were published together.
@@ -199,7 +249,8 @@ struct Sending {
 impl Sending {
     async fn run(&mut self, channel: &Channel, messages: &[Message<'_>]) -> lapin::Result<()> {
         for message in messages {
-            self.expected.push_back(basic_publish(channel, message).await?);
+            self.expected
+                .push_back(basic_publish(channel, message).await?);
         }
         while let Some(confirm) = self.expected.front_mut() {
             self.answers.push(confirm.await?);
@@ -210,10 +261,15 @@ impl Sending {
 
     /// What is known by now.
     fn end(self, messages: usize) -> Together {
-        let late = self.expected.into_iter().map(|confirm| confirm.now_or_never().and_then(Result::ok));
+        let late = self
+            .expected
+            .into_iter()
+            .map(|confirm| confirm.now_or_never().and_then(Result::ok));
         let mut together = Together::default();
         for answer in self.answers.into_iter().map(Some).chain(late) {
-            together.taken.push(matches!(answer, Some(Confirmation::Ack(_))));
+            together
+                .taken
+                .push(matches!(answer, Some(Confirmation::Ack(_))));
             if let Some(Confirmation::Ack(Some(returned))) = answer {
                 together.returned.push(returned);
             }
@@ -252,7 +308,10 @@ mod tests {
             let _channel = InUse::new(pool.get().await.expect("a channel"));
             std::future::pending::<()>().await;
         };
-        assert!(publish.now_or_never().is_none(), "it is on its way, and nobody waits for it any more");
+        assert!(
+            publish.now_or_never().is_none(),
+            "it is on its way, and nobody waits for it any more"
+        );
         assert_eq!(pool.status().size, 0, "it is gone");
     }
 }

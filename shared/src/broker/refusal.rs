@@ -30,7 +30,11 @@ pub enum Cause {
     /// The certificate of this process was taken for nobody's.
     External { said: String },
     /// The virtual host is not there, or not for this user.
-    Vhost { user: String, vhost: String, said: String },
+    Vhost {
+        user: String,
+        vhost: String,
+        said: String,
+    },
     /// The broker's certificate is not trusted.
     Untrusted(String),
     /// The broker's certificate is for others.
@@ -123,41 +127,72 @@ pub(super) fn cause_of(error: &lapin::Error, uri: &AMQPUri) -> Cause {
             ACCESS_REFUSED if uri.query.auth_mechanism == Some(SASLMechanism::External) => {
                 Cause::External { said: said() }
             }
-            ACCESS_REFUSED => Cause::Login { user: user(), said: said() },
+            ACCESS_REFUSED => Cause::Login {
+                user: user(),
+                said: said(),
+            },
             // Too many connections, which pass.
             NOT_ALLOWED if refused.get_message().as_str().contains("limit") => Cause::Away(said()),
-            NOT_FOUND | NOT_ALLOWED => Cause::Vhost { user: user(), vhost: uri.vhost.clone(), said: said() },
+            NOT_FOUND | NOT_ALLOWED => Cause::Vhost {
+                user: user(),
+                vhost: uri.vhost.clone(),
+                said: said(),
+            },
             _ => Cause::Away(said()),
         };
     }
     if let ErrorKind::IOError(error) = error.kind() {
         return of_io(error, uri);
     }
-    let gibberish = matches!(error.kind(), ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_));
-    if gibberish { Cause::NoAmqp } else { Cause::Away(said()) }
+    let gibberish = matches!(
+        error.kind(),
+        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::ParsingError(_)
+    );
+    if gibberish {
+        Cause::NoAmqp
+    } else {
+        Cause::Away(said())
+    }
 }
 
 fn of_io(error: &io::Error, uri: &AMQPUri) -> Cause {
     // RabbitMQ hangs up on a mechanism that it does not have.
-    if error.kind() == io::ErrorKind::ConnectionAborted && uri.query.auth_mechanism == Some(SASLMechanism::External) {
-        return Cause::External { said: error.to_string() };
+    if error.kind() == io::ErrorKind::ConnectionAborted
+        && uri.query.auth_mechanism == Some(SASLMechanism::External)
+    {
+        return Cause::External {
+            said: error.to_string(),
+        };
     }
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+    let Some(tls) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    else {
         return Cause::Away(error.to_string());
     };
     let said = tls.to_string();
     if let rustls::Error::InvalidCertificate(problem) = tls {
-        let name =
-            matches!(problem, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. });
+        let name = matches!(
+            problem,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+        );
         let host = uri.authority.host.clone();
-        return if name { Cause::WrongName { host, said } } else { Cause::Untrusted(said) };
+        return if name {
+            Cause::WrongName { host, said }
+        } else {
+            Cause::Untrusted(said)
+        };
     }
     if let rustls::Error::AlertReceived(alert) = tls
         && CERTIFICATE_ALERTS.contains(alert)
     {
         return Cause::ClientCertificate(said);
     }
-    if let rustls::Error::InvalidMessage(_) = tls { Cause::NoTls } else { Cause::Away(said) }
+    if let rustls::Error::InvalidMessage(_) = tls {
+        Cause::NoTls
+    } else {
+        Cause::Away(said)
+    }
 }
 
 /// What the broker said, without lapin's words around it.
@@ -190,15 +225,33 @@ mod tests {
 
     #[test]
     fn what_waiting_does_not_cure_is_a_refusal_and_says_what_to_do() {
-        let login = refused(AMQPSoftError::ACCESSREFUSED, "ACCESS_REFUSED - Login was refused");
-        let vhost = refused(AMQPHardError::NOTALLOWED, "NOT_ALLOWED - vhost shop not found");
-        let untrusted = io(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        let name = io(rustls::Error::InvalidCertificate(CertificateError::NotValidForName));
-        let nobody = io(rustls::Error::AlertReceived(AlertDescription::CertificateRequired));
-        let no_tls = io(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType));
+        let login = refused(
+            AMQPSoftError::ACCESSREFUSED,
+            "ACCESS_REFUSED - Login was refused",
+        );
+        let vhost = refused(
+            AMQPHardError::NOTALLOWED,
+            "NOT_ALLOWED - vhost shop not found",
+        );
+        let untrusted = io(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer,
+        ));
+        let name = io(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName,
+        ));
+        let nobody = io(rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired,
+        ));
+        let no_tls = io(rustls::Error::InvalidMessage(
+            rustls::InvalidMessage::InvalidContentType,
+        ));
         let hung_up = ErrorKind::IOError(io::Error::from(io::ErrorKind::ConnectionAborted).into());
         for (kind, url, text) in [
-            (login.clone(), PLAIN, "refuses the user \"me\" or the password"),
+            (
+                login.clone(),
+                PLAIN,
+                "refuses the user \"me\" or the password",
+            ),
             (login, EXTERNAL, "rabbitmq_auth_mechanism_ssl"),
             (hung_up, EXTERNAL, "rabbitmq_auth_mechanism_ssl"),
             (vhost, PLAIN, "the virtual host \"shop\" is not there"),
@@ -210,14 +263,20 @@ mod tests {
             let cause = cause(kind, url);
             assert!(cause.is_refusal(), "{cause}");
             assert!(cause.to_string().contains(text), "{cause}");
-            assert!(!cause.to_string().contains("secret"), "no password: {cause}");
+            assert!(
+                !cause.to_string().contains("secret"),
+                "no password: {cause}"
+            );
         }
     }
 
     #[test]
     fn what_may_pass_is_waited_for() {
         let reset = ErrorKind::IOError(io::Error::from(io::ErrorKind::ConnectionReset).into());
-        let shutdown = refused(AMQPHardError::CONNECTIONFORCED, "CONNECTION_FORCED - broker forced connection closure");
+        let shutdown = refused(
+            AMQPHardError::CONNECTIONFORCED,
+            "CONNECTION_FORCED - broker forced connection closure",
+        );
         let full = refused(
             AMQPHardError::NOTALLOWED,
             "NOT_ALLOWED - access to vhost refused: connection limit (2) is reached",

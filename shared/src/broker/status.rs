@@ -9,19 +9,31 @@ use crate::time::Timestamp;
 /// One connection, or the worse of two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    Reconnecting { since: Timestamp, error: Option<String> },
-    Blocked { since: Timestamp, reason: String },
-    Connected { since: Timestamp },
+    Reconnecting {
+        since: Timestamp,
+        error: Option<String>,
+    },
+    Blocked {
+        since: Timestamp,
+        reason: String,
+    },
+    Connected {
+        since: Timestamp,
+    },
 }
 
 impl From<&State> for Condition {
     fn from(state: &State) -> Self {
         match state {
-            State::Away { since, error } => {
-                Self::Reconnecting { since: *since, error: error.as_ref().map(ToString::to_string) }
-            }
+            State::Away { since, error } => Self::Reconnecting {
+                since: *since,
+                error: error.as_ref().map(ToString::to_string),
+            },
             State::Connected { since, .. } => Self::Connected { since: *since },
-            State::Blocked { since, reason, .. } => Self::Blocked { since: *since, reason: reason.clone() },
+            State::Blocked { since, reason, .. } => Self::Blocked {
+                since: *since,
+                reason: reason.clone(),
+            },
         }
     }
 }
@@ -32,16 +44,21 @@ impl Condition {
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
         match (&self, &other) {
-            (Self::Reconnecting { since, .. }, Self::Reconnecting { since: other_since, .. })
-                if other_since < since =>
-            {
-                other
-            }
+            (
+                Self::Reconnecting { since, .. },
+                Self::Reconnecting {
+                    since: other_since, ..
+                },
+            ) if other_since < since => other,
             (Self::Reconnecting { .. }, _) => self,
             (_, Self::Reconnecting { .. }) => other,
             (Self::Blocked { .. }, _) => self,
             (_, Self::Blocked { .. }) => other,
-            (Self::Connected { since }, Self::Connected { since: other_since }) if other_since > since => other,
+            (Self::Connected { since }, Self::Connected { since: other_since })
+                if other_since > since =>
+            {
+                other
+            }
             (Self::Connected { .. }, Self::Connected { .. }) => self,
         }
     }
@@ -69,16 +86,24 @@ impl BrokerStatus {
             Condition::Blocked { since, reason } => (
                 "blocked",
                 since,
-                Some(format!("the broker takes no messages: {reason}; see `rabbitmq-diagnostics alarms`")),
+                Some(format!(
+                    "the broker takes no messages: {reason}; see `rabbitmq-diagnostics alarms`"
+                )),
             ),
         };
-        Self { state, address, since, error }
+        Self {
+            state,
+            address,
+            since,
+            error,
+        }
     }
 
     /// Why nothing can be done, if so.
     pub fn trouble(&self) -> Option<String> {
         let error = self.error.as_deref().unwrap_or("it has not answered yet");
-        (self.state != "connected").then(|| format!("the broker: {} since {}: {error}", self.state, self.since))
+        (self.state != "connected")
+            .then(|| format!("the broker: {} since {}: {error}", self.state, self.since))
     }
 }
 
@@ -88,9 +113,17 @@ mod tests {
 
     #[test]
     fn of_two_connections_the_worse_one_is_shown() {
-        let connected = |ms| Condition::Connected { since: Timestamp(ms) };
-        let blocked = Condition::Blocked { since: Timestamp(5), reason: "low on memory".to_owned() };
-        let away = |ms| Condition::Reconnecting { since: Timestamp(ms), error: None };
+        let connected = |ms| Condition::Connected {
+            since: Timestamp(ms),
+        };
+        let blocked = Condition::Blocked {
+            since: Timestamp(5),
+            reason: "low on memory".to_owned(),
+        };
+        let away = |ms| Condition::Reconnecting {
+            since: Timestamp(ms),
+            error: None,
+        };
         for (a, b, shown) in [
             (connected(1), connected(2), connected(2)),
             (connected(1), blocked.clone(), blocked.clone()),
@@ -106,9 +139,22 @@ mod tests {
     #[test]
     fn trouble_says_since_when_and_why() {
         let status = |condition| BrokerStatus::new("broker:5672/%2f".to_owned(), condition);
-        assert_eq!(status(Condition::Connected { since: Timestamp(0) }).trouble(), None, "none");
-        let blocked = status(Condition::Blocked { since: Timestamp(0), reason: "low on disk".to_owned() });
+        assert_eq!(
+            status(Condition::Connected {
+                since: Timestamp(0)
+            })
+            .trouble(),
+            None,
+            "none"
+        );
+        let blocked = status(Condition::Blocked {
+            since: Timestamp(0),
+            reason: "low on disk".to_owned(),
+        });
         let trouble = blocked.trouble().expect("it is blocked");
-        assert!(trouble.contains("blocked since 1970-01-01") && trouble.contains("low on disk"), "{trouble}");
+        assert!(
+            trouble.contains("blocked since 1970-01-01") && trouble.contains("low on disk"),
+            "{trouble}"
+        );
     }
 }

@@ -80,7 +80,10 @@ fn dead_lettered() -> FieldTable {
 /// Nothing dead-letters from here, so it must lose nothing by being looked at: every look returns what it saw, and from
 /// RabbitMQ 4.0 on a queue without a limit of its own drops what was returned 20 times.
 fn kept() -> FieldTable {
-    table([("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongLongInt(MOST_LOOKS))])
+    table([
+        ("x-queue-type", text("quorum")),
+        ("x-delivery-limit", AMQPValue::LongLongInt(MOST_LOOKS)),
+    ])
 }
 
 /// 406: the queue is there, and not as this version declares it.
@@ -88,7 +91,9 @@ fn hint(name: &str, refused: BrokerError) -> BrokerError {
     if !refused.is(AMQPSoftError::PRECONDITIONFAILED) {
         return refused;
     }
-    let BrokerError::Amqp { error, .. } = refused else { return refused };
+    let BrokerError::Amqp { error, .. } = refused else {
+        return refused;
+    };
     let what = format!(
         "declare the queue {name}: it exists with other arguments. Save what is in it, delete it (`rabbitmqctl delete_queue \
          {name}`), and start again"
@@ -106,19 +111,33 @@ impl<'a> Topology<'a> {
     /// # Errors
     /// When the broker refuses, for example because a queue exists with other arguments.
     pub async fn declare(&self, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
-        self.exchange(UNROUTABLE, ExchangeKind::Fanout, FieldTable::default()).await?;
-        self.exchange(DEAD_EXCHANGE, ExchangeKind::Fanout, FieldTable::default()).await?;
-        self.exchange(REPLIES, ExchangeKind::Direct, FieldTable::default()).await?;
-        self.exchange(LOG, ExchangeKind::Direct, FieldTable::default()).await?;
-        self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default()).await?;
-        self.exchange(TASKS, ExchangeKind::Direct, table([("alternate-exchange", text(UNROUTABLE))])).await?;
+        self.exchange(UNROUTABLE, ExchangeKind::Fanout, FieldTable::default())
+            .await?;
+        self.exchange(DEAD_EXCHANGE, ExchangeKind::Fanout, FieldTable::default())
+            .await?;
+        self.exchange(REPLIES, ExchangeKind::Direct, FieldTable::default())
+            .await?;
+        self.exchange(LOG, ExchangeKind::Direct, FieldTable::default())
+            .await?;
+        self.exchange(HEARTBEATS, ExchangeKind::Fanout, FieldTable::default())
+            .await?;
+        self.exchange(
+            TASKS,
+            ExchangeKind::Direct,
+            table([("alternate-exchange", text(UNROUTABLE))]),
+        )
+        .await?;
         for (queue, exchange, key) in [
             (DEAD_QUEUE, DEAD_EXCHANGE, ""),
             (UNROUTABLE, UNROUTABLE, ""),
             (RESULTS_QUEUE, REPLIES, RESULTS_KEY),
             (RETRIES_QUEUE, REPLIES, RETRIES_KEY),
         ] {
-            let arguments = if queue == DEAD_QUEUE { kept() } else { dead_lettered() };
+            let arguments = if queue == DEAD_QUEUE {
+                kept()
+            } else {
+                dead_lettered()
+            };
             self.queue(queue, arguments).await?;
             self.bind(queue, exchange, key).await?;
         }
@@ -138,13 +157,20 @@ impl<'a> Topology<'a> {
     /// # Errors
     /// [`BrokerError::NotDeclared`] names the first that is not; the channel is closed then.
     pub async fn look_for(&self, routes: &Routes) -> Result<(), BrokerError> {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
         for queue in routes.all().iter().map(Route::queue) {
             let what = format!("look for the queue {queue}");
-            let look = self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            let look =
+                self.channel
+                    .queue_declare(queue.as_str().into(), options, FieldTable::default());
             match within(self.endpoint.timeout(), what.as_str(), look).await {
                 Ok(_) => {}
-                Err(error) if error.is(AMQPSoftError::NOTFOUND) => return Err(BrokerError::NotDeclared { what }),
+                Err(error) if error.is(AMQPSoftError::NOTFOUND) => {
+                    return Err(BrokerError::NotDeclared { what });
+                }
                 // 4.2.6 and 4.3.0 let nobody look who may not declare. Consuming tells.
                 Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => return Ok(()),
                 Err(error) => return Err(error),
@@ -158,7 +184,11 @@ impl<'a> Topology<'a> {
     ///
     /// # Errors
     /// When the broker refuses; repeat it as a whole.
-    pub async fn bind_routes(&self, routes: &Routes, before: &BTreeSet<Binding>) -> Result<(), BrokerError> {
+    pub async fn bind_routes(
+        &self,
+        routes: &Routes,
+        before: &BTreeSet<Binding>,
+    ) -> Result<(), BrokerError> {
         let wanted: BTreeSet<Binding> = routes.bindings().collect();
         for Binding { queue, key } in before.difference(&wanted) {
             let unbind = self.channel.queue_unbind(
@@ -167,7 +197,12 @@ impl<'a> Topology<'a> {
                 key.as_str().into(),
                 FieldTable::default(),
             );
-            within(self.endpoint.timeout(), format!("unbind {queue} from {TASKS}"), unbind).await?;
+            within(
+                self.endpoint.timeout(),
+                format!("unbind {queue} from {TASKS}"),
+                unbind,
+            )
+            .await?;
         }
         point(Point::RoutesUnbound);
         for Binding { queue, key } in &wanted {
@@ -176,16 +211,39 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    async fn exchange(&self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), BrokerError> {
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declare = self.channel.exchange_declare(name.into(), kind, options, arguments);
-        within(self.endpoint.timeout(), format!("declare the exchange {name}"), declare).await
+    async fn exchange(
+        &self,
+        name: &str,
+        kind: ExchangeKind,
+        arguments: FieldTable,
+    ) -> Result<(), BrokerError> {
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declare = self
+            .channel
+            .exchange_declare(name.into(), kind, options, arguments);
+        within(
+            self.endpoint.timeout(),
+            format!("declare the exchange {name}"),
+            declare,
+        )
+        .await
     }
 
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
         let declare = self.channel.queue_declare(name.into(), options, arguments);
-        let declared = within(self.endpoint.timeout(), format!("declare the queue {name}"), declare).await;
+        let declared = within(
+            self.endpoint.timeout(),
+            format!("declare the queue {name}"),
+            declare,
+        )
+        .await;
         declared.map(drop).map_err(|error| hint(name, error))
     }
 
@@ -194,7 +252,10 @@ impl<'a> Topology<'a> {
         let arguments = table([
             ("x-queue-type", text("stream")),
             ("x-max-age", text(&events.max_age)),
-            ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(segment)),
+            (
+                "x-stream-max-segment-size-bytes",
+                AMQPValue::LongLongInt(segment),
+            ),
         ]);
         self.queue(name, arguments).await
     }
@@ -207,6 +268,11 @@ impl<'a> Topology<'a> {
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        within(self.endpoint.timeout(), format!("bind {queue} to {exchange}"), bind).await
+        within(
+            self.endpoint.timeout(),
+            format!("bind {queue} to {exchange}"),
+            bind,
+        )
+        .await
     }
 }

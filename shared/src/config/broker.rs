@@ -60,9 +60,21 @@ impl RawBroker {
         if let Err(problem) = check_url(&self.url) {
             checks.mistake(&at.key("url"), problem);
         }
-        checks.within(&at.key("heartbeat_s"), self.heartbeat_s, 1..=MOST_HEARTBEAT_S, "seconds");
-        checks.within(&at.key("publish_channels"), self.publish_channels, 1..=MOST_CHANNELS, "channels");
-        let mut file = |key: &str, path: Option<&String>| path.map(|path| check_file(&at.key(key), base, path, checks));
+        checks.within(
+            &at.key("heartbeat_s"),
+            self.heartbeat_s,
+            1..=MOST_HEARTBEAT_S,
+            "seconds",
+        );
+        checks.within(
+            &at.key("publish_channels"),
+            self.publish_channels,
+            1..=MOST_CHANNELS,
+            "channels",
+        );
+        let mut file = |key: &str, path: Option<&String>| {
+            path.map(|path| check_file(&at.key(key), base, path, checks))
+        };
         let ca_file = file("ca_file", self.ca_file.as_ref());
         let cert_file = file("client_cert_file", self.client_cert_file.as_ref());
         let key_file = file("client_key_file", self.client_key_file.as_ref());
@@ -71,14 +83,19 @@ impl RawBroker {
                 Some(_) => ("client_cert_file", "client_key_file"),
                 None => ("client_key_file", "client_cert_file"),
             };
-            checks
-                .mistake(&at.key(has), format!("needs `{lacks}` beside it: a certificate and its key belong together"));
+            checks.mistake(
+                &at.key(has),
+                format!("needs `{lacks}` beside it: a certificate and its key belong together"),
+            );
         }
         let pair = cert_file.zip(key_file);
         Broker {
             url: Secret::new(self.url),
             ca_file,
-            client_certificate: pair.map(|(cert_file, key_file)| ClientCertificate { cert_file, key_file }),
+            client_certificate: pair.map(|(cert_file, key_file)| ClientCertificate {
+                cert_file,
+                key_file,
+            }),
             heartbeat: std::time::Duration::from_secs(self.heartbeat_s),
             timeout: checks.seconds(&at.key("timeout_s"), self.timeout_s),
             publish_channels: usize::try_from(self.publish_channels).unwrap_or(usize::MAX),
@@ -88,18 +105,31 @@ impl RawBroker {
 
 fn check_file(at: &At, base: &Path, path: &str, checks: &mut Checks) -> PathBuf {
     if path.is_empty() {
-        checks.mistake(at, "is empty: write the path of a file in PEM format, or remove the key");
+        checks.mistake(
+            at,
+            "is empty: write the path of a file in PEM format, or remove the key",
+        );
     }
     resolve(base, path)
 }
 
 /// Certificates are for TLS: with a plain URL nobody would look at them, and nothing would be encrypted.
 pub(super) fn check_tls(broker: &Broker, checks: &mut Checks) {
-    let plain = broker.url.expose().parse::<AMQPUri>().is_ok_and(|uri| uri.scheme == AMQPScheme::AMQP);
+    let plain = broker
+        .url
+        .expose()
+        .parse::<AMQPUri>()
+        .is_ok_and(|uri| uri.scheme == AMQPScheme::AMQP);
     let at = At::top("broker");
-    let given = [("ca_file", broker.ca_file.is_some()), ("client_cert_file", broker.client_certificate.is_some())];
+    let given = [
+        ("ca_file", broker.ca_file.is_some()),
+        ("client_cert_file", broker.client_certificate.is_some()),
+    ];
     for (key, _) in given.into_iter().filter(|(_, given)| plain && *given) {
-        checks.mistake(&at.key(key), "is for amqps:// only: write the URL so (also in AMQP_URL), or remove the key");
+        checks.mistake(
+            &at.key(key),
+            "is for amqps:// only: write the URL so (also in AMQP_URL), or remove the key",
+        );
     }
 }
 
@@ -107,6 +137,8 @@ pub(super) fn check_tls(broker: &Broker, checks: &mut Checks) {
 pub(super) fn check_url(url: &str) -> Result<(), &'static str> {
     match url.parse::<AMQPUri>() {
         Ok(_) => Ok(()),
-        Err(_) => Err("is no URL of a broker: write amqp://user:password@host:5672/%2f, or amqps://…"),
+        Err(_) => {
+            Err("is no URL of a broker: write amqp://user:password@host:5672/%2f, or amqps://…")
+        }
     }
 }

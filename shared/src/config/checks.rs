@@ -21,13 +21,22 @@ pub(super) struct Checks {
 
 impl Checks {
     pub(super) fn new(file: &Path, tree: Tree) -> Self {
-        Self { file: file.to_owned(), tree, broken: Vec::new(), mistakes: Vec::new() }
+        Self {
+            file: file.to_owned(),
+            tree,
+            broken: Vec::new(),
+            mistakes: Vec::new(),
+        }
     }
 
     /// Reports a mistake, unless this place has one already.
     pub(super) fn mistake(&mut self, at: &At, problem: impl Display) {
         if !self.is_broken(at) {
-            self.push(Some(self.tree.line_of(at)), self.tree.as_written(at).to_string(), problem);
+            self.push(
+                Some(self.tree.line_of(at)),
+                self.tree.as_written(at).to_string(),
+                problem,
+            );
         }
     }
 
@@ -41,7 +50,12 @@ impl Checks {
     }
 
     fn push(&mut self, line: Option<usize>, key: String, problem: impl Display) {
-        self.mistakes.push(Mistake { file: self.file.clone(), line, key, problem: problem.to_string() });
+        self.mistakes.push(Mistake {
+            file: self.file.clone(),
+            line,
+            key,
+            problem: problem.to_string(),
+        });
     }
 
     /// Reports a place that cannot be read and takes it out, so that reading can go on with the rest.
@@ -90,14 +104,24 @@ impl Checks {
         }
         let (least, most) = range.into_inner();
         if most == u64::MAX {
-            self.mistake(at, format!("{value} is too small: write at least {least} {unit}"));
+            self.mistake(
+                at,
+                format!("{value} is too small: write at least {least} {unit}"),
+            );
         } else {
-            self.mistake(at, format!("{value} is out of range: write {least} to {most} {unit}"));
+            self.mistake(
+                at,
+                format!("{value} is out of range: write {least} to {most} {unit}"),
+            );
         }
     }
 
     /// The mistakes found, if any.
     pub(super) fn into_mistakes(self) -> Option<Mistakes> {
-        if self.mistakes.is_empty() { None } else { Some(Mistakes::new(self.mistakes)) }
+        if self.mistakes.is_empty() {
+            None
+        } else {
+            Some(Mistakes::new(self.mistakes))
+        }
     }
 }

@@ -41,11 +41,15 @@ impl RawCost {
         let at = At::top("cost_optimization");
         let (alert, most) = (self.alert_threshold_usd, self.max_daily_spend_usd);
         if alert > most && !checks.is_broken(&at.key("max_daily_spend_usd")) {
-            let problem = format!("{alert} is above max_daily_spend_usd ({most}): write at most {most}");
+            let problem =
+                format!("{alert} is above max_daily_spend_usd ({most}): write at most {most}");
             checks.mistake(&at.key("alert_threshold_usd"), problem);
         }
         if crate::rules::zone(&self.time_zone).is_none() {
-            let problem = format!("{:?} is no time zone: write for example UTC or Europe/Berlin", self.time_zone);
+            let problem = format!(
+                "{:?} is no time zone: write for example UTC or Europe/Berlin",
+                self.time_zone
+            );
             checks.mistake(&at.key("time_zone"), problem);
         }
         CostOptimization {

@@ -36,7 +36,8 @@ pub(super) struct RawDispatcher {
     drain_timeout_s: u64,
 }
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6141);
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 6141);
 
 impl Default for RawDispatcher {
     fn default() -> Self {
@@ -55,11 +56,29 @@ impl Default for RawDispatcher {
 impl RawDispatcher {
     pub(super) fn check(self, checks: &mut Checks) -> DispatcherConfig {
         let at = At::top("dispatcher");
-        checks.within(&at.key("max_attempts"), u64::from(self.max_attempts), 1..=100, "attempts");
-        checks.within(&at.key("max_hand_backs"), u64::from(self.max_hand_backs), 0..=1000, "hand-backs");
-        checks.within(&at.key("retry_delay_s"), self.retry_delay_s, 0..=300, "seconds");
+        checks.within(
+            &at.key("max_attempts"),
+            u64::from(self.max_attempts),
+            1..=100,
+            "attempts",
+        );
+        checks.within(
+            &at.key("max_hand_backs"),
+            u64::from(self.max_hand_backs),
+            0..=1000,
+            "hand-backs",
+        );
+        checks.within(
+            &at.key("retry_delay_s"),
+            self.retry_delay_s,
+            0..=300,
+            "seconds",
+        );
         let listen = self.listen.parse().unwrap_or_else(|_| {
-            let problem = format!("{:?} is no address and port: write for example {LISTEN}", self.listen);
+            let problem = format!(
+                "{:?} is no address and port: write for example {LISTEN}",
+                self.listen
+            );
             checks.mistake(&at.key("listen"), problem);
             LISTEN
         });

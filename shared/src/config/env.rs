@@ -9,7 +9,11 @@ pub struct Env(BTreeMap<String, String>);
 impl Env {
     /// The variables of this process that are valid UTF-8.
     pub fn of_process() -> Self {
-        Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
     }
 
     /// No variables at all.
@@ -19,7 +23,10 @@ impl Env {
 
     /// The value of a variable; None also when it is set to nothing.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// A key or a password: the variable, or else what is in the file that `<name>_FILE` names, as containers get their
@@ -31,15 +38,22 @@ impl Env {
         if let Some(value) = self.get(name) {
             return Ok(Some(value.to_owned()));
         }
-        let Some(file) = self.get(&format!("{name}_FILE")) else { return Ok(None) };
-        let text =
-            std::fs::read_to_string(file).map_err(|error| format!("names {file}, which cannot be read: {error}"))?;
+        let Some(file) = self.get(&format!("{name}_FILE")) else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| format!("names {file}, which cannot be read: {error}"))?;
         Ok(Some(text.trim().to_owned()).filter(|value| !value.is_empty()))
     }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        Self(
+            variables
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+        )
     }
 }

@@ -32,7 +32,12 @@ pub(super) struct RawEvents {
 
 impl Default for RawEvents {
     fn default() -> Self {
-        Self { max_age: "7D".to_owned(), segment_mib: 16, tick_s: 5, stale_s: 20 }
+        Self {
+            max_age: "7D".to_owned(),
+            segment_mib: 16,
+            tick_s: 5,
+            stale_s: 20,
+        }
     }
 }
 
@@ -41,14 +46,19 @@ impl RawEvents {
         let at = At::top("events");
         let age = age(&self.max_age);
         if age.is_none() {
-            let problem = format!("{:?} is no time that RabbitMQ knows: write for example 7D, 12h or 1Y", self.max_age);
+            let problem = format!(
+                "{:?} is no time that RabbitMQ knows: write for example 7D, 12h or 1Y",
+                self.max_age
+            );
             checks.mistake(&at.key("max_age"), problem);
         }
         checks.within(&at.key("segment_mib"), self.segment_mib, 1..=1024, "MiB");
         let least = self.tick_s.saturating_mul(2);
         if self.stale_s < least && !checks.is_broken(&at.key("tick_s")) {
-            let problem =
-                format!("{} is too short for ticks every {} s: write at least {least}", self.stale_s, self.tick_s);
+            let problem = format!(
+                "{} is too short for ticks every {} s: write at least {least}",
+                self.stale_s, self.tick_s
+            );
             checks.mistake(&at.key("stale_s"), problem);
         }
         Events {

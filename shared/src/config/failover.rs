@@ -94,8 +94,18 @@ impl Default for RawBreaker {
 impl RawFailover {
     pub(super) fn check(self, checks: &mut Checks) -> Failover {
         let at = At::top("failover");
-        checks.within(&at.key("max_retries"), u64::from(self.max_retries), 0..=20, "retries");
-        checks.within(&at.key("retry_delay_s"), self.retry_delay_s, 0..=MAX_SECONDS, "seconds");
+        checks.within(
+            &at.key("max_retries"),
+            u64::from(self.max_retries),
+            0..=20,
+            "retries",
+        );
+        checks.within(
+            &at.key("retry_delay_s"),
+            self.retry_delay_s,
+            0..=MAX_SECONDS,
+            "seconds",
+        );
         Failover {
             enabled: self.enabled,
             max_retries: self.max_retries,
@@ -103,7 +113,9 @@ impl RawFailover {
             always_failover: self.always_failover,
             failure_conditions: self.failure_conditions,
             call_timeout: checks.seconds(&at.key("call_timeout_s"), self.call_timeout_s),
-            breaker: self.circuit_breaker.check(&at.key("circuit_breaker"), checks),
+            breaker: self
+                .circuit_breaker
+                .check(&at.key("circuit_breaker"), checks),
         }
     }
 }
@@ -111,30 +123,50 @@ impl RawFailover {
 impl RawBreaker {
     fn check(self, at: &At, checks: &mut Checks) -> BreakerConfig {
         let threshold = u64::from(self.failure_threshold);
-        checks.within(&at.key("failure_threshold"), threshold, 1..=u64::MAX, "failure");
+        checks.within(
+            &at.key("failure_threshold"),
+            threshold,
+            1..=u64::MAX,
+            "failure",
+        );
         BreakerConfig {
             enabled: self.enabled,
             failure_threshold: self.failure_threshold,
             failed_of_1000: thousandths(checks, &at.key("failure_ratio"), self.failure_ratio),
             window: time(checks, at, ("window", self.window_minutes, self.window_s)),
-            cooldown: time(checks, at, ("cooldown", self.cooldown_minutes, self.cooldown_s)),
+            cooldown: time(
+                checks,
+                at,
+                ("cooldown", self.cooldown_minutes, self.cooldown_s),
+            ),
             scope: self.scope,
         }
     }
 }
 
 /// A share as it is compared with: what decides is never a float.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 0 to 1000")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is 0 to 1000"
+)]
 fn thousandths(checks: &mut Checks, at: &At, share: f64) -> u16 {
     if !(0.0..=1.0).contains(&share) {
-        checks.mistake(at, format!("{share} is out of range: write 0 to 1, for example 0.5"));
+        checks.mistake(
+            at,
+            format!("{share} is out of range: write 0 to 1, for example 0.5"),
+        );
         return 0;
     }
     (share * 1000.0).round() as u16
 }
 
 /// A time that is written in minutes, or instead of them in seconds.
-fn time(checks: &mut Checks, at: &At, (name, minutes, seconds): (&str, u64, Option<u64>)) -> Duration {
+fn time(
+    checks: &mut Checks,
+    at: &At,
+    (name, minutes, seconds): (&str, u64, Option<u64>),
+) -> Duration {
     match seconds {
         Some(seconds) => checks.seconds(&at.key(format!("{name}_s")), seconds),
         None => checks.minutes(&at.key(format!("{name}_minutes")), minutes),

@@ -5,13 +5,19 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{BreakerConfig, CostOptimization, Failover, JobLimits, LoadBalancing, Pool, Price, Programmer};
+use super::{
+    BreakerConfig, CostOptimization, Failover, JobLimits, LoadBalancing, Pool, Price, Programmer,
+};
 
 /// 16 bytes of SHA-256 as hex. The same in every process that reads the same decisions, wherever the file lies and
 /// whatever ports, paths and broker it names.
 pub fn config_hash(pool: &Pool) -> String {
     let digest = Sha256::digest(decisions(pool).to_string());
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The values that decide. Every field is named in a pattern, so that a new one has to take a side here.
@@ -33,9 +39,21 @@ fn decisions(pool: &Pool) -> Value {
         events: _,
         dispatcher,
     } = pool;
-    let CostOptimization { enabled, prefer_free_over_paid, max_daily_spend, alert_threshold, time_zone } = cost;
-    let free: BTreeMap<&str, bool> = providers.iter().map(|(name, provider)| (name.as_str(), provider.free)).collect();
-    let prices: BTreeMap<&str, Value> = prices.iter().map(|(llm, cost)| (llm.as_str(), price(cost))).collect();
+    let CostOptimization {
+        enabled,
+        prefer_free_over_paid,
+        max_daily_spend,
+        alert_threshold,
+        time_zone,
+    } = cost;
+    let free: BTreeMap<&str, bool> = providers
+        .iter()
+        .map(|(name, provider)| (name.as_str(), provider.free))
+        .collect();
+    let prices: BTreeMap<&str, Value> = prices
+        .iter()
+        .map(|(llm, cost)| (llm.as_str(), price(cost)))
+        .collect();
     json!({
         "programmers": programmers.iter().map(programmer).collect::<Vec<_>>(),
         "load_balancing": balancing(load_balancing),
@@ -49,9 +67,22 @@ fn decisions(pool: &Pool) -> Value {
 }
 
 fn programmer(programmer: &Programmer) -> Value {
-    let Programmer { id, port: _, llms, capabilities, limits } = programmer;
-    let JobLimits { timeout, agent_timeout, max_tokens, max_cost, context_limit, auto_commit, max_fix_iterations } =
-        limits;
+    let Programmer {
+        id,
+        port: _,
+        llms,
+        capabilities,
+        limits,
+    } = programmer;
+    let JobLimits {
+        timeout,
+        agent_timeout,
+        max_tokens,
+        max_cost,
+        context_limit,
+        auto_commit,
+        max_fix_iterations,
+    } = limits;
     json!({
         "id": id,
         "llms": llms,
@@ -92,7 +123,15 @@ fn on_failure(failover: &Failover) -> Value {
         always_failover,
         failure_conditions,
         call_timeout,
-        breaker: BreakerConfig { enabled: breaker, failure_threshold, failed_of_1000, window, cooldown, scope },
+        breaker:
+            BreakerConfig {
+                enabled: breaker,
+                failure_threshold,
+                failed_of_1000,
+                window,
+                cooldown,
+                scope,
+            },
     } = failover;
     json!({
         "enabled": [enabled, always_failover, breaker],
@@ -104,6 +143,10 @@ fn on_failure(failover: &Failover) -> Value {
 }
 
 fn price(price: &Price) -> Value {
-    let Price { input, cached_input, output } = price;
+    let Price {
+        input,
+        cached_input,
+        output,
+    } = price;
     json!([input.0, cached_input.0, output.0])
 }

@@ -20,14 +20,22 @@ pub(super) struct RawLlm {
     max_output_tokens: Option<u64>,
 }
 
-pub(super) fn check(raw: BTreeMap<LlmName, RawLlm>, checks: &mut Checks) -> BTreeMap<LlmName, LlmSettings> {
+pub(super) fn check(
+    raw: BTreeMap<LlmName, RawLlm>,
+    checks: &mut Checks,
+) -> BTreeMap<LlmName, LlmSettings> {
     raw.into_iter()
         .map(|(llm, RawLlm { max_output_tokens })| {
             if let Some(most) = max_output_tokens {
                 let at = At::top("llms").key(llm.as_str()).key("max_output_tokens");
                 checks.within(&at, most, 1..=u64::MAX, "tokens");
             }
-            (llm, LlmSettings { max_output: max_output_tokens })
+            (
+                llm,
+                LlmSettings {
+                    max_output: max_output_tokens,
+                },
+            )
         })
         .collect()
 }

@@ -18,7 +18,8 @@ use super::{Pool, Secret, broker, llms, prices, programmers, providers, relation
 /// All mistakes of the file, and of the variable.
 pub fn load(file: &Path, env: &Env) -> Result<Pool, Mistakes> {
     let text = std::fs::read_to_string(file).map_err(|error| {
-        let problem = format!("cannot be read ({error}): name the pool file with --pool FILE or POOL_FILE");
+        let problem =
+            format!("cannot be read ({error}): name the pool file with --pool FILE or POOL_FILE");
         alone(file, None, problem)
     })?;
     parse_with(&text, file, env)
@@ -33,8 +34,13 @@ pub fn parse(text: &str, file: &Path) -> Result<Pool, Mistakes> {
 }
 
 fn parse_with(text: &str, file: &Path, env: &Env) -> Result<Pool, Mistakes> {
-    let tree = Tree::parse(text)
-        .map_err(|error| alone(file, Some(error.marker().line()), format!("is no valid YAML: {}", error.info())))?;
+    let tree = Tree::parse(text).map_err(|error| {
+        alone(
+            file,
+            Some(error.marker().line()),
+            format!("is no valid YAML: {}", error.info()),
+        )
+    })?;
     let mut checks = Checks::new(file, tree.clone());
     for (at, line) in tree.duplicates() {
         checks.at_line(line, &at, "stands twice here: keep one of the two");
@@ -54,21 +60,37 @@ fn parse_with(text: &str, file: &Path, env: &Env) -> Result<Pool, Mistakes> {
 }
 
 fn alone(file: &Path, line: Option<usize>, problem: String) -> Mistakes {
-    Mistakes::new(vec![Mistake { file: file.to_owned(), line, key: String::new(), problem }])
+    Mistakes::new(vec![Mistake {
+        file: file.to_owned(),
+        line,
+        key: String::new(),
+        problem,
+    }])
 }
 
 fn yaml(text: &str) -> Result<Value, (Option<usize>, String)> {
     let wrong = |error: serde_yaml::Error| {
-        (error.location().map(|location| location.line()), format!("is no valid YAML: {error}"))
+        (
+            error.location().map(|location| location.line()),
+            format!("is no valid YAML: {error}"),
+        )
     };
     let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
     value.apply_merge().map_err(wrong)?;
     match value {
         Value::Mapping(_) => Ok(value),
-        Value::Null => Err((None, "is empty: a pool file needs at least `programmers`".to_owned())),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Sequence(_) | Value::Tagged(_) => {
-            Err((Some(1), "is no pool file: write `key: value` lines, beginning with `programmers:`".to_owned()))
-        }
+        Value::Null => Err((
+            None,
+            "is empty: a pool file needs at least `programmers`".to_owned(),
+        )),
+        Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Sequence(_)
+        | Value::Tagged(_) => Err((
+            Some(1),
+            "is no pool file: write `key: value` lines, beginning with `programmers:`".to_owned(),
+        )),
     }
 }
 
@@ -90,13 +112,17 @@ fn read(mut value: Value, checks: &mut Checks) -> Option<RawPool> {
 }
 
 fn remove(value: &mut Value, at: &At) -> bool {
-    let Some((last, parents)) = at.steps().split_last() else { return false };
+    let Some((last, parents)) = at.steps().split_last() else {
+        return false;
+    };
     let parent = parents.iter().try_fold(value, |value, step| match step {
         Step::Key(key) => value.get_mut(key.as_str()),
         Step::Index(index) => value.get_mut(*index),
     });
     match (parent, last) {
-        (Some(Value::Mapping(mapping)), Step::Key(key)) => mapping.shift_remove(key.as_str()).is_some(),
+        (Some(Value::Mapping(mapping)), Step::Key(key)) => {
+            mapping.shift_remove(key.as_str()).is_some()
+        }
         (Some(Value::Sequence(sequence)), Step::Index(index)) if *index < sequence.len() => {
             sequence.remove(*index);
             true
@@ -110,7 +136,12 @@ fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut C
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = file.parent().map(Path::to_owned).unwrap_or_default();
     pool_size(raw.pool_size, entries, checks);
-    let listed = programmers::check(raw.programmers, &raw.defaults, raw.capability_routing, checks);
+    let listed = programmers::check(
+        raw.programmers,
+        &raw.defaults,
+        raw.capability_routing,
+        checks,
+    );
     let mut pool = Pool {
         programmers: Vec::new(),
         load_balancing: raw.load_balancing.check(checks),
@@ -151,10 +182,15 @@ fn broker_from(env: &Env, pool: &mut Pool, checks: &mut Checks) {
 
 fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {
     if entries == 0 {
-        checks.mistake(&At::top("programmers"), "lists nobody: a pool needs at least one programmer");
+        checks.mistake(
+            &At::top("programmers"),
+            "lists nobody: a pool needs at least one programmer",
+        );
     }
     if let Some(size) = pool_size.filter(|size| *size != entries && entries > 0) {
-        let problem = format!("{size} does not match the list of programmers: write {entries}, or mend the list");
+        let problem = format!(
+            "{size} does not match the list of programmers: write {entries}, or mend the list"
+        );
         checks.mistake(&At::top("pool_size"), problem);
     }
 }
@@ -168,7 +204,9 @@ pub(super) fn resolve(base: &Path, path: &str) -> PathBuf {
                 resolved.pop();
             }
             std::path::Component::CurDir => {}
-            std::path::Component::Prefix(_) | std::path::Component::RootDir | std::path::Component::Normal(_) => {
+            std::path::Component::Prefix(_)
+            | std::path::Component::RootDir
+            | std::path::Component::Normal(_) => {
                 resolved.push(part);
             }
         }

@@ -54,9 +54,19 @@ impl RawLoadBalancing {
     pub(super) fn check(self, checks: &mut Checks) -> LoadBalancing {
         let at = At::top("load_balancing");
         if let Some(most) = self.max_queue_per_programmer {
-            checks.within(&at.key("max_queue_per_programmer"), u64::from(most), 1..=u64::MAX, "task");
+            checks.within(
+                &at.key("max_queue_per_programmer"),
+                u64::from(most),
+                1..=u64::MAX,
+                "task",
+            );
         }
-        checks.within(&at.key("spill_to_paid_after"), self.spill_to_paid_after.0, 0..=MAX_SECONDS, "seconds");
+        checks.within(
+            &at.key("spill_to_paid_after"),
+            self.spill_to_paid_after.0,
+            0..=MAX_SECONDS,
+            "seconds",
+        );
         LoadBalancing {
             strategy: match self.strategy {
                 RawStrategy::LeastLoaded | RawStrategy::RoundRobin => Strategy::LeastLoaded,
@@ -64,7 +74,10 @@ impl RawLoadBalancing {
             },
             prefer_free_models: self.prefer_free_models,
             max_queue_per_programmer: self.max_queue_per_programmer,
-            health_check_interval: checks.seconds(&at.key("health_check_interval_s"), self.health_check_interval_s),
+            health_check_interval: checks.seconds(
+                &at.key("health_check_interval_s"),
+                self.health_check_interval_s,
+            ),
             spill_to_paid_after: Duration::from_secs(self.spill_to_paid_after.0),
         }
     }
@@ -91,7 +104,9 @@ impl<'de> Deserialize<'de> for Span {
                 Ok(Span(seconds))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                seconds(text).map(Span).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                seconds(text)
+                    .map(Span)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(Visitor)

@@ -127,7 +127,9 @@ pub struct LoadBalancing {
     pub spill_to_paid_after: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum FailureCondition {
@@ -256,10 +258,16 @@ pub struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentKind {
     /// `program`: the aider executable; `edit_format`: `diff`, `whole`, …
-    Aider { program: PathBuf, edit_format: String },
+    Aider {
+        program: PathBuf,
+        edit_format: String,
+    },
     /// Program and arguments, and more variables for its environment; `{prompt} {prompt_file} {files} {worktree}
     /// {base_url} {token} {model}` are filled in.
-    Command { argv: Vec<String>, env: Vec<(String, String)> },
+    Command {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+    },
     /// Does nothing at all, for measuring.
     Noop,
 }
@@ -369,21 +377,31 @@ impl Events {
 impl Pool {
     /// Whether calls of this LLM cost nothing.
     pub fn is_free(&self, llm: &LlmName) -> bool {
-        self.providers.get(llm.provider()).is_some_and(|provider| provider.free)
+        self.providers
+            .get(llm.provider())
+            .is_some_and(|provider| provider.free)
     }
 
     /// What the breaker of this LLM belongs to, as seen from `host`.
     pub fn llm_key(&self, llm: &LlmName, host: &str) -> LlmKey {
-        let base_url = self.providers.get(llm.provider()).map_or("", |provider| provider.base_url.as_str());
+        let base_url = self
+            .providers
+            .get(llm.provider())
+            .map_or("", |provider| provider.base_url.as_str());
         LlmKey::new(base_url, llm, host)
     }
 
     pub fn programmer(&self, id: &ProgrammerId) -> Option<&Programmer> {
-        self.programmers.iter().find(|programmer| programmer.id == *id)
+        self.programmers
+            .iter()
+            .find(|programmer| programmer.id == *id)
     }
 
     /// Who offers what: the input of routing.
     pub fn capabilities(&self) -> BTreeMap<ProgrammerId, BTreeSet<Capability>> {
-        self.programmers.iter().map(|p| (p.id.clone(), p.capabilities.clone())).collect()
+        self.programmers
+            .iter()
+            .map(|p| (p.id.clone(), p.capabilities.clone()))
+            .collect()
     }
 }

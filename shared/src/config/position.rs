@@ -98,8 +98,22 @@ impl Tree {
             match event {
                 Event::SequenceStart(..) => open.push(Open::list(line)),
                 Event::MappingStart(..) => open.push(Open::map(line)),
-                Event::Scalar(text, ..) => add(&mut open, Tree { line, children: Vec::new() }, Some(&text)),
-                Event::Alias(_) => add(&mut open, Tree { line, children: Vec::new() }, None),
+                Event::Scalar(text, ..) => add(
+                    &mut open,
+                    Tree {
+                        line,
+                        children: Vec::new(),
+                    },
+                    Some(&text),
+                ),
+                Event::Alias(_) => add(
+                    &mut open,
+                    Tree {
+                        line,
+                        children: Vec::new(),
+                    },
+                    None,
+                ),
                 Event::SequenceEnd | Event::MappingEnd => {
                     if let Some(done) = open.pop() {
                         add(&mut open, done.tree, None);
@@ -112,8 +126,16 @@ impl Tree {
                 | Event::DocumentEnd => {}
             }
         }
-        let documents = open.into_iter().next().map(|root| root.tree.children).unwrap_or_default();
-        Ok(documents.into_iter().next().map(|first| first.tree).unwrap_or_default())
+        let documents = open
+            .into_iter()
+            .next()
+            .map(|root| root.tree.children)
+            .unwrap_or_default();
+        Ok(documents
+            .into_iter()
+            .next()
+            .map(|first| first.tree)
+            .unwrap_or_default())
     }
 
     /// The line of the deepest part of this place that the file has.
@@ -127,7 +149,13 @@ impl Tree {
 
     /// How many entries this place has.
     pub(super) fn len_of(&self, at: &At) -> usize {
-        if self.has(at) { self.walk(at).last().map_or(0, |child| child.tree.children.len()) } else { 0 }
+        if self.has(at) {
+            self.walk(at)
+                .last()
+                .map_or(0, |child| child.tree.children.len())
+        } else {
+            0
+        }
     }
 
     /// The way down to this place, as far as the file has it.
@@ -153,10 +181,14 @@ impl Tree {
 
     /// Forgets a place; later elements of its list move up, but keep the index that they are shown with.
     pub(super) fn remove(&mut self, at: &At) {
-        let Some((last, parents)) = at.steps().split_last() else { return };
+        let Some((last, parents)) = at.steps().split_last() else {
+            return;
+        };
         let mut tree = self;
         for step in parents {
-            let Some(position) = tree.position(step) else { return };
+            let Some(position) = tree.position(step) else {
+                return;
+            };
             tree = &mut tree.children[position].tree;
         }
         if let Some(position) = tree.position(last) {
@@ -174,7 +206,10 @@ impl Tree {
     fn find_duplicates(&self, at: &At, found: &mut Vec<(At, usize)>) {
         for (index, child) in self.children.iter().enumerate() {
             let place = at.then(child.step.clone());
-            if self.children[..index].iter().any(|earlier| earlier.step == child.step) {
+            if self.children[..index]
+                .iter()
+                .any(|earlier| earlier.step == child.step)
+            {
                 found.push((place.clone(), child.line));
             }
             child.tree.find_duplicates(&place, found);
@@ -198,21 +233,40 @@ struct Open {
 
 impl Open {
     fn list(line: usize) -> Self {
-        Self { tree: Tree { line, children: Vec::new() }, key: None }
+        Self {
+            tree: Tree {
+                line,
+                children: Vec::new(),
+            },
+            key: None,
+        }
     }
 
     fn map(line: usize) -> Self {
-        Self { key: Some(None), ..Self::list(line) }
+        Self {
+            key: Some(None),
+            ..Self::list(line)
+        }
     }
 }
 
 /// Puts a finished value where it belongs; `text` is its text when it can be a key.
 fn add(open: &mut [Open], tree: Tree, text: Option<&str>) {
-    let Some(parent) = open.last_mut() else { return };
+    let Some(parent) = open.last_mut() else {
+        return;
+    };
     let child = match &mut parent.key {
-        None => Child { step: Step::Index(parent.tree.children.len()), line: tree.line, tree },
+        None => Child {
+            step: Step::Index(parent.tree.children.len()),
+            line: tree.line,
+            tree,
+        },
         Some(waiting) => match waiting.take() {
-            Some((key, line)) => Child { step: Step::Key(key), line, tree },
+            Some((key, line)) => Child {
+                step: Step::Key(key),
+                line,
+                tree,
+            },
             None => {
                 *waiting = Some((text.unwrap_or("?").to_owned(), tree.line));
                 return;
@@ -254,14 +308,22 @@ mod tests {
     fn elements_keep_their_written_index_after_an_earlier_one_is_removed() {
         let mut tree = Tree::parse(TEXT).expect("a document");
         tree.remove(&item(0));
-        assert_eq!(tree.as_written(&item(1)).to_string(), "list[2]", "the third element");
+        assert_eq!(
+            tree.as_written(&item(1)).to_string(),
+            "list[2]",
+            "the third element"
+        );
         assert_eq!(tree.line_of(&item(1)), 6, "its line");
     }
 
     #[test]
     fn a_key_that_stands_twice_is_found_with_the_line_of_the_second() {
         let tree = Tree::parse("a: 1\nb:\n  c: 1\n  c: 2\n").expect("a document");
-        let found: Vec<String> = tree.duplicates().iter().map(|(at, line)| format!("{at}:{line}")).collect();
+        let found: Vec<String> = tree
+            .duplicates()
+            .iter()
+            .map(|(at, line)| format!("{at}:{line}"))
+            .collect();
         assert_eq!(found, ["b.c:4"], "one duplicate");
     }
 }

@@ -83,7 +83,8 @@ impl<'de> Deserialize<'de> for OneOrMore {
                 LlmName::new(text).map(OneOrMore::One).map_err(E::custom)
             }
             fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<OneOrMore, A::Error> {
-                Deserialize::deserialize(de::value::SeqAccessDeserializer::new(list)).map(OneOrMore::More)
+                Deserialize::deserialize(de::value::SeqAccessDeserializer::new(list))
+                    .map(OneOrMore::More)
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -98,7 +99,10 @@ impl JsonSchema for OneOrMore {
         "OneOrMore".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (one, more) = (LlmName::json_schema(generator), Vec::<LlmName>::json_schema(generator));
+        let (one, more) = (
+            LlmName::json_schema(generator),
+            Vec::<LlmName>::json_schema(generator),
+        );
         json_schema!({"anyOf": [one, more]})
     }
 }
@@ -139,29 +143,55 @@ pub(super) fn check(
 impl RawProgrammer {
     fn check(self, at: At, defaults: &RawDefaults, checks: &mut Checks) -> Option<Listed> {
         if self.id.is_none() {
-            checks.mistake(&at.key("id"), "is missing: give every programmer an id in quotes, for example \"001\"");
+            checks.mistake(
+                &at.key("id"),
+                "is missing: give every programmer an id in quotes, for example \"001\"",
+            );
         }
         if self.primary_llm.is_none() {
-            checks.mistake(&at.key("primary_llm"), "is missing: write provider/model, for example openai/gpt-4o-mini");
+            checks.mistake(
+                &at.key("primary_llm"),
+                "is missing: write provider/model, for example openai/gpt-4o-mini",
+            );
         }
         let limits = self.limits(defaults);
         check_own_limits(&at, &self, checks);
-        let (llms, llms_at) = check_llms(&at, self.primary_llm, self.backup_llm, checks).into_iter().unzip();
+        let (llms, llms_at) = check_llms(&at, self.primary_llm, self.backup_llm, checks)
+            .into_iter()
+            .unzip();
         let id = self.id?;
         let port = check_port(&at.key("port"), &id, self.port, checks);
-        let programmer = Programmer { id, port, llms, capabilities: self.capabilities, limits };
-        Some(Listed { programmer, at, llms_at })
+        let programmer = Programmer {
+            id,
+            port,
+            llms,
+            capabilities: self.capabilities,
+            limits,
+        };
+        Some(Listed {
+            programmer,
+            at,
+            llms_at,
+        })
     }
 
     fn limits(&self, defaults: &RawDefaults) -> JobLimits {
         RawDefaults {
             timeout_s: self.timeout_s.unwrap_or(defaults.timeout_s),
-            max_tokens_per_job: self.max_tokens_per_job.unwrap_or(defaults.max_tokens_per_job),
-            max_cost_per_job_usd: self.max_cost_per_job_usd.unwrap_or(defaults.max_cost_per_job_usd),
-            max_duration_per_job_s: self.max_duration_per_job_s.unwrap_or(defaults.max_duration_per_job_s),
+            max_tokens_per_job: self
+                .max_tokens_per_job
+                .unwrap_or(defaults.max_tokens_per_job),
+            max_cost_per_job_usd: self
+                .max_cost_per_job_usd
+                .unwrap_or(defaults.max_cost_per_job_usd),
+            max_duration_per_job_s: self
+                .max_duration_per_job_s
+                .unwrap_or(defaults.max_duration_per_job_s),
             context_limit: self.context_limit.unwrap_or(defaults.context_limit),
             auto_commit: self.auto_commit.unwrap_or(defaults.auto_commit),
-            max_fix_iterations: self.max_fix_iterations.unwrap_or(defaults.max_fix_iterations),
+            max_fix_iterations: self
+                .max_fix_iterations
+                .unwrap_or(defaults.max_fix_iterations),
         }
         .limits()
     }
@@ -169,17 +199,40 @@ impl RawProgrammer {
 
 fn check_limits(at: &At, limits: &JobLimits, checks: &mut Checks) {
     checks.seconds(&at.key("timeout_s"), limits.timeout.as_secs());
-    checks.seconds(&at.key("max_duration_per_job_s"), limits.agent_timeout.as_secs());
-    checks.within(&at.key("max_tokens_per_job"), limits.max_tokens, 1..=u64::MAX, "token");
-    checks.within(&at.key("context_limit"), limits.context_limit, 1..=u64::MAX, "token");
+    checks.seconds(
+        &at.key("max_duration_per_job_s"),
+        limits.agent_timeout.as_secs(),
+    );
+    checks.within(
+        &at.key("max_tokens_per_job"),
+        limits.max_tokens,
+        1..=u64::MAX,
+        "token",
+    );
+    checks.within(
+        &at.key("context_limit"),
+        limits.context_limit,
+        1..=u64::MAX,
+        "token",
+    );
 }
 
 /// Only what the programmer sets itself: a mistake in `defaults` is reported there, once.
 fn check_own_limits(at: &At, raw: &RawProgrammer, checks: &mut Checks) {
     for (key, value, most, unit) in [
         ("timeout_s", raw.timeout_s, MAX_SECONDS, "seconds"),
-        ("max_duration_per_job_s", raw.max_duration_per_job_s, MAX_SECONDS, "seconds"),
-        ("max_tokens_per_job", raw.max_tokens_per_job, u64::MAX, "token"),
+        (
+            "max_duration_per_job_s",
+            raw.max_duration_per_job_s,
+            MAX_SECONDS,
+            "seconds",
+        ),
+        (
+            "max_tokens_per_job",
+            raw.max_tokens_per_job,
+            u64::MAX,
+            "token",
+        ),
         ("context_limit", raw.context_limit, u64::MAX, "token"),
     ] {
         if let Some(value) = value {
@@ -191,22 +244,37 @@ fn check_own_limits(at: &At, raw: &RawProgrammer, checks: &mut Checks) {
 /// 6150 + number for `001` to `049`.
 fn numbered_port(id: &ProgrammerId) -> Option<u16> {
     let digits = id.as_str().bytes().all(|byte| byte.is_ascii_digit());
-    let number = id.as_str().parse().ok().filter(|number| digits && NUMBERED.contains(number))?;
+    let number = id
+        .as_str()
+        .parse()
+        .ok()
+        .filter(|number| digits && NUMBERED.contains(number))?;
     Some(PORT_BASE + number)
 }
 
 fn check_port(at: &At, id: &ProgrammerId, port: Option<u16>, checks: &mut Checks) -> u16 {
     let own = numbered_port(id);
-    let Some(port) = port else { return own.unwrap_or(0) };
-    let reserved = port.checked_sub(PORT_BASE).filter(|number| NUMBERED.contains(number));
+    let Some(port) = port else {
+        return own.unwrap_or(0);
+    };
+    let reserved = port
+        .checked_sub(PORT_BASE)
+        .filter(|number| NUMBERED.contains(number));
     match reserved {
         Some(number) if own != Some(port) => {
             let right = own.map_or_else(|| "0 (any free one)".to_owned(), |own| own.to_string());
-            let problem = format!("{port} is reserved for programmer {number:03}: write {right}, or another port");
+            let problem = format!(
+                "{port} is reserved for programmer {number:03}: write {right}, or another port"
+            );
             checks.mistake(at, problem);
         }
         None if (1..1024).contains(&port) => {
-            checks.mistake(at, format!("{port} needs root: write a port from 1024 to 65535, or 0 for any free one"));
+            checks.mistake(
+                at,
+                format!(
+                    "{port} needs root: write a port from 1024 to 65535, or 0 for any free one"
+                ),
+            );
         }
         Some(_) | None => {}
     }
@@ -214,22 +282,35 @@ fn check_port(at: &At, id: &ProgrammerId, port: Option<u16>, checks: &mut Checks
 }
 
 /// The primary LLM and the backups, each with its place.
-fn check_llms(at: &At, primary: Option<LlmName>, backup: Option<OneOrMore>, checks: &mut Checks) -> Vec<(LlmName, At)> {
+fn check_llms(
+    at: &At,
+    primary: Option<LlmName>,
+    backup: Option<OneOrMore>,
+    checks: &mut Checks,
+) -> Vec<(LlmName, At)> {
     let backup_at = at.key("backup_llm");
     let backups = match backup {
         None => Vec::new(),
         Some(OneOrMore::One(llm)) => vec![(llm, backup_at)],
-        Some(OneOrMore::More(llms)) => {
-            llms.into_iter().enumerate().map(|(index, llm)| (llm, backup_at.index(index))).collect()
-        }
+        Some(OneOrMore::More(llms)) => llms
+            .into_iter()
+            .enumerate()
+            .map(|(index, llm)| (llm, backup_at.index(index)))
+            .collect(),
     };
     let primary = primary.map(|llm| (llm, at.key("primary_llm")));
     let is_primary = |llm: &LlmName| primary.as_ref().is_some_and(|(primary, _)| primary == llm);
     for (index, (llm, at)) in backups.iter().enumerate() {
         if is_primary(llm) {
-            checks.mistake(at, format!("{llm} is the primary LLM already: write another LLM, or remove it"));
+            checks.mistake(
+                at,
+                format!("{llm} is the primary LLM already: write another LLM, or remove it"),
+            );
         } else if backups[..index].iter().any(|(earlier, _)| earlier == llm) {
-            checks.mistake(at, format!("{llm} stands here twice: write another LLM, or remove it"));
+            checks.mistake(
+                at,
+                format!("{llm} stands here twice: write another LLM, or remove it"),
+            );
         }
     }
     primary.into_iter().chain(backups).collect()
@@ -241,11 +322,17 @@ fn check_unique(listed: &Listed, earlier: &[Listed], checks: &mut Checks) {
         let line = checks.line_of(&other.at);
         let other = &other.programmer;
         if other.id == own.id {
-            let problem = format!("\"{}\" is taken by the programmer in line {line}: ids are unique", other.id);
+            let problem = format!(
+                "\"{}\" is taken by the programmer in line {line}: ids are unique",
+                other.id
+            );
             return checks.mistake(&at.key("id"), problem);
         }
         if other.port == own.port && own.port != 0 {
-            let problem = format!("{} is the port of {} in line {line}: ports are unique", other.port, other.id);
+            let problem = format!(
+                "{} is the port of {} in line {line}: ports are unique",
+                other.port, other.id
+            );
             return checks.mistake(&at.key("port"), problem);
         }
     }
@@ -261,13 +348,22 @@ fn add_capabilities(
     let section = At::top("capability_routing");
     for (capability, ids) in added {
         for (index, id) in ids.into_iter().enumerate() {
-            if let Some(listed) = programmers.iter_mut().find(|listed| listed.programmer.id == id) {
+            if let Some(listed) = programmers
+                .iter_mut()
+                .find(|listed| listed.programmer.id == id)
+            {
                 listed.programmer.capabilities.insert(capability.clone());
             } else if all_known {
-                let known: Vec<&str> = programmers.iter().map(|listed| listed.programmer.id.as_str()).collect();
+                let known: Vec<&str> = programmers
+                    .iter()
+                    .map(|listed| listed.programmer.id.as_str())
+                    .collect();
                 let hint = wording::suggestion(id.as_str(), &known);
                 let at = section.key(capability.as_str()).index(index);
-                checks.mistake(&at, format!("programmer \"{id}\" is not in the list: {hint}"));
+                checks.mistake(
+                    &at,
+                    format!("programmer \"{id}\" is not in the list: {hint}"),
+                );
             }
         }
     }
@@ -277,8 +373,9 @@ fn check_capability_count(listed: &Listed, checks: &mut Checks) {
     let count = listed.programmer.capabilities.len();
     if count > MAX_CAPABILITIES {
         let id = &listed.programmer.id;
-        let problem =
-            format!("{id} offers {count}, capability_routing included: at most {MAX_CAPABILITIES} are possible");
+        let problem = format!(
+            "{id} offers {count}, capability_routing included: at most {MAX_CAPABILITIES} are possible"
+        );
         checks.mistake(&listed.at.key("capabilities"), problem);
     }
 }

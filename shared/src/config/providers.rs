@@ -50,21 +50,37 @@ fn built_in() -> BTreeMap<String, Provider> {
     };
     [
         ("ollama", provider("http://127.0.0.1:11434/v1", None)),
-        ("openai", provider("https://api.openai.com/v1", Some("OPENAI_API_KEY"))),
-        ("anthropic", provider("https://api.anthropic.com/v1", Some("ANTHROPIC_API_KEY"))),
-        ("deepseek", provider("https://api.deepseek.com/v1", Some("DEEPSEEK_API_KEY"))),
+        (
+            "openai",
+            provider("https://api.openai.com/v1", Some("OPENAI_API_KEY")),
+        ),
+        (
+            "anthropic",
+            provider("https://api.anthropic.com/v1", Some("ANTHROPIC_API_KEY")),
+        ),
+        (
+            "deepseek",
+            provider("https://api.deepseek.com/v1", Some("DEEPSEEK_API_KEY")),
+        ),
     ]
     .map(|(name, provider)| (name.to_owned(), provider))
     .into()
 }
 
 /// The built-in providers and those of the file, where the environment says they are.
-pub(super) fn check(raw: BTreeMap<String, RawProvider>, env: &Env, checks: &mut Checks) -> BTreeMap<String, Provider> {
+pub(super) fn check(
+    raw: BTreeMap<String, RawProvider>,
+    env: &Env,
+    checks: &mut Checks,
+) -> BTreeMap<String, Provider> {
     let mut providers = built_in();
     for (name, entry) in raw {
         let at = At::top("providers").key(&name);
         if LlmName::new(format!("{name}/x")).is_err() {
-            checks.mistake(&at, "is no name of a provider: write 1 to 32 characters of a-z 0-9 _ -");
+            checks.mistake(
+                &at,
+                "is no name of a provider: write 1 to 32 characters of a-z 0-9 _ -",
+            );
         }
         let known = providers.remove(&name);
         if let Some(provider) = entry.check(&at, known, checks) {
@@ -84,7 +100,10 @@ pub(super) fn check(raw: BTreeMap<String, RawProvider>, env: &Env, checks: &mut 
 
 /// What moves a provider for one process: in a container 127.0.0.1 is another machine than the pool file means.
 fn url_variable(provider: &str) -> String {
-    format!("POOL_{}_URL", provider.to_ascii_uppercase().replace('-', "_"))
+    format!(
+        "POOL_{}_URL",
+        provider.to_ascii_uppercase().replace('-', "_")
+    )
 }
 
 impl RawProvider {
@@ -92,8 +111,7 @@ impl RawProvider {
         if let Some(variable) = &self.api_key_env
             && !is_variable(variable)
         {
-            let problem =
-                "is no name of an environment variable: write for example OPENAI_API_KEY, never the key itself";
+            let problem = "is no name of an environment variable: write for example OPENAI_API_KEY, never the key itself";
             checks.mistake(&at.key("api_key_env"), problem);
         }
         if self.max_concurrent == Some(0) {
@@ -102,19 +120,31 @@ impl RawProvider {
                 "0 lets no call pass: write at least 1, or leave it out for no limit",
             );
         }
-        let known_key = known.as_ref().filter(|_| self.base_url.is_none()).and_then(|p| p.api_key_env.clone());
+        let known_key = known
+            .as_ref()
+            .filter(|_| self.base_url.is_none())
+            .and_then(|p| p.api_key_env.clone());
         let base_url = match self.base_url {
             Some(url) => check_url(&at.key("base_url"), &url, checks),
             None => known.as_ref().map(|provider| provider.base_url.clone()),
         };
         if base_url.is_none() {
-            checks.mistake(&at.key("base_url"), "is missing: write for example http://127.0.0.1:11434/v1");
+            checks.mistake(
+                &at.key("base_url"),
+                "is missing: write for example http://127.0.0.1:11434/v1",
+            );
         }
         Some(Provider {
             base_url: base_url.unwrap_or_default(),
             api_key_env: self.api_key_env.or(known_key),
-            protocol: self.protocol.or(known.as_ref().map(|p| p.protocol)).unwrap_or(Protocol::OpenAi),
-            free: self.free.or(known.as_ref().map(|p| p.free)).unwrap_or(false),
+            protocol: self
+                .protocol
+                .or(known.as_ref().map(|p| p.protocol))
+                .unwrap_or(Protocol::OpenAi),
+            free: self
+                .free
+                .or(known.as_ref().map(|p| p.free))
+                .unwrap_or(false),
             max_concurrent: self.max_concurrent.or(known.and_then(|p| p.max_concurrent)),
             output_limit_field: self.output_limit_field,
         })
@@ -122,7 +152,8 @@ impl RawProvider {
 }
 
 pub(super) fn is_variable(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
 }
@@ -161,18 +192,22 @@ impl Provider {
     /// own clients are told it without.
     pub fn versioned_url(&self) -> Cow<'_, str> {
         match self.protocol {
-            Protocol::Anthropic if !self.base_url.ends_with("/v1") => Cow::Owned(format!("{}/v1", self.base_url)),
+            Protocol::Anthropic if !self.base_url.ends_with("/v1") => {
+                Cow::Owned(format!("{}/v1", self.base_url))
+            }
             Protocol::Anthropic | Protocol::OpenAi => Cow::Borrowed(&self.base_url),
         }
     }
 
     /// Whether calls to it stay on this machine.
     pub fn is_loopback(&self) -> bool {
-        Url::parse(&self.base_url).ok().is_some_and(|url| match url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        })
+        Url::parse(&self.base_url)
+            .ok()
+            .is_some_and(|url| match url.host() {
+                Some(Host::Domain(name)) => name == "localhost",
+                Some(Host::Ipv4(address)) => address.is_loopback(),
+                Some(Host::Ipv6(address)) => address.is_loopback(),
+                None => false,
+            })
     }
 }

@@ -33,9 +33,14 @@ fn check_provider(pool: &Pool, llm: &LlmName, at: &At, checks: &mut Checks) {
     let Some(provider) = pool.providers.get(name) else {
         let known: Vec<&str> = pool.providers.keys().map(String::as_str).collect();
         let hint = wording::suggestion(name, &known);
-        return checks.mistake(at, format!("{llm}: providers has no entry `{name}`: {hint} (or add it there)"));
+        return checks.mistake(
+            at,
+            format!("{llm}: providers has no entry `{name}`: {hint} (or add it there)"),
+        );
     };
-    if provider.protocol == Protocol::Anthropic && matches!(pool.agent.kind, AgentKind::Aider { .. }) {
+    if provider.protocol == Protocol::Anthropic
+        && matches!(pool.agent.kind, AgentKind::Aider { .. })
+    {
         let problem = format!(
             "{llm} cannot be reached by aider, which speaks chat completions only: set providers.{name}.protocol to \
              openai and base_url to an OpenAI-compatible endpoint"
@@ -45,7 +50,10 @@ fn check_provider(pool: &Pool, llm: &LlmName, at: &At, checks: &mut Checks) {
 }
 
 fn needs_price(pool: &Pool, llm: &LlmName) -> bool {
-    let paid = pool.providers.get(llm.provider()).is_some_and(|provider| !provider.free);
+    let paid = pool
+        .providers
+        .get(llm.provider())
+        .is_some_and(|provider| !provider.free);
     paid && !pool.prices.contains_key(llm)
 }
 
@@ -53,7 +61,9 @@ fn check_price(llm: &LlmName, at: &At, checks: &mut Checks) {
     let provider = At::top("providers").key(llm.provider());
     let price = At::top("prices").key(llm.as_str());
     if !checks.is_broken(&provider) && !checks.is_broken(&price) {
-        let problem = format!("{llm} costs money and has no price: add it to prices, or set {provider}.free to true");
+        let problem = format!(
+            "{llm} costs money and has no price: add it to prices, or set {provider}.free to true"
+        );
         checks.mistake(at, problem);
     }
 }
@@ -72,7 +82,9 @@ fn check_caps(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
         let place = if checks.has(&own) { own } else { default };
         let cap = programmer.limits.max_cost;
         if cap > most && told.insert(place.to_string()) {
-            let problem = format!("{cap} is above the budget of a day ({most}), so that no paid call could start");
+            let problem = format!(
+                "{cap} is above the budget of a day ({most}), so that no paid call could start"
+            );
             checks.mistake(&place, format!("{problem}: write at most {most}"));
         }
     }
@@ -94,16 +106,25 @@ fn check_log_keeps_a_day(pool: &Pool, spends: bool, checks: &mut Checks) {
 fn check_dispatcher_port(pool: &Pool, listed: &Listed, checks: &mut Checks) {
     let port = listed.programmer.port;
     if port != 0 && port == pool.dispatcher.listen.port() {
-        checks.mistake(&listed.at.key("port"), format!("{port} is the port of dispatcher.listen: write another one"));
+        checks.mistake(
+            &listed.at.key("port"),
+            format!("{port} is the port of dispatcher.listen: write another one"),
+        );
     }
 }
 
 fn check_env_allow(pool: &Pool, checks: &mut Checks) {
     let at = At::top("agent").key("env_allow");
     for (index, name) in pool.agent.env_allow.iter().enumerate() {
-        let is_key = pool.providers.values().any(|provider| provider.api_key_env.as_ref() == Some(name));
+        let is_key = pool
+            .providers
+            .values()
+            .any(|provider| provider.api_key_env.as_ref() == Some(name));
         if is_key || name == "AMQP_URL" {
-            checks.mistake(&at.index(index), format!("{name} is a secret, which no agent may see: remove it"));
+            checks.mistake(
+                &at.index(index),
+                format!("{name} is a secret, which no agent may see: remove it"),
+            );
         }
     }
 }

@@ -54,15 +54,31 @@ impl RawSandbox {
                  container",
             ),
         }
-        checks.within(&at.key("max_memory_mib"), self.max_memory_mib, 0..=MOST_MIB, "MiB");
-        checks.within(&at.key("max_file_mib"), self.max_file_mib, 1..=MOST_MIB, "MiB");
-        checks.within(&at.key("max_output_kib"), self.max_output_kib, 1..=MOST_OUTPUT_KIB, "KiB");
+        checks.within(
+            &at.key("max_memory_mib"),
+            self.max_memory_mib,
+            0..=MOST_MIB,
+            "MiB",
+        );
+        checks.within(
+            &at.key("max_file_mib"),
+            self.max_file_mib,
+            1..=MOST_MIB,
+            "MiB",
+        );
+        checks.within(
+            &at.key("max_output_kib"),
+            self.max_output_kib,
+            1..=MOST_OUTPUT_KIB,
+            "KiB",
+        );
         Sandbox {
             level: self.level,
             max_memory_bytes: self.max_memory_mib.saturating_mul(MIB),
             max_file_bytes: self.max_file_mib.saturating_mul(MIB),
             max_processes: self.max_processes,
-            max_output_bytes: usize::try_from(self.max_output_kib.saturating_mul(KIB)).unwrap_or(usize::MAX),
+            max_output_bytes: usize::try_from(self.max_output_kib.saturating_mul(KIB))
+                .unwrap_or(usize::MAX),
         }
     }
 }
@@ -84,6 +100,8 @@ impl Default for RawAcceptance {
 
 impl RawAcceptance {
     pub(super) fn check(self, checks: &mut Checks) -> Acceptance {
-        Acceptance { timeout: checks.seconds(&At::top("acceptance").key("timeout_s"), self.timeout_s) }
+        Acceptance {
+            timeout: checks.seconds(&At::top("acceptance").key("timeout_s"), self.timeout_s),
+        }
     }
 }

@@ -34,7 +34,10 @@ mod tests {
     #[test]
     fn the_checked_in_schemas_are_those_of_the_types() {
         for name in ["pool", "task", "result"] {
-            let file = format!("{}/../config/schema/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
+            let file = format!(
+                "{}/../config/schema/{name}.schema.json",
+                env!("CARGO_MANIFEST_DIR")
+            );
             let checked_in = std::fs::read_to_string(&file).unwrap_or_default();
             let current = schema_text(&schema_named(name).expect("a known name"));
             assert!(

@@ -1,10 +1,18 @@
 //! Turns what the deserialiser says into what somebody who edits a YAML file understands.
 
 /// The candidate that was probably meant, if one is close enough to be a slip of the keyboard.
-pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn did_you_mean<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let slips = |candidate: &str| strsim::damerau_levenshtein(&word.to_lowercase(), candidate);
     let most = (word.chars().count() / 3).max(1);
-    candidates.into_iter().map(|c| (slips(c), c)).filter(|(slips, _)| *slips <= most).min().map(|(_, c)| c)
+    candidates
+        .into_iter()
+        .map(|c| (slips(c), c))
+        .filter(|(slips, _)| *slips <= most)
+        .min()
+        .map(|(_, c)| c)
 }
 
 /// `did you mean …?`, else `known are …`.
@@ -18,10 +26,16 @@ pub(super) fn suggestion(word: &str, candidates: &[&str]) -> String {
 
 /// The deserialiser's message in plain words; as it is when its form is not known here.
 pub(super) fn plain(message: &str) -> String {
-    unknown(message, "unknown field ", |_, hint| format!("unknown key: {hint}"))
-        .or_else(|| unknown(message, "unknown variant ", |word, hint| format!("\"{word}\" is not valid: {hint}")))
-        .or_else(|| wrong_type(message))
-        .unwrap_or_else(|| message.replacen("is not valid: ", "is not valid: write ", 1))
+    unknown(message, "unknown field ", |_, hint| {
+        format!("unknown key: {hint}")
+    })
+    .or_else(|| {
+        unknown(message, "unknown variant ", |word, hint| {
+            format!("\"{word}\" is not valid: {hint}")
+        })
+    })
+    .or_else(|| wrong_type(message))
+    .unwrap_or_else(|| message.replacen("is not valid: ", "is not valid: write ", 1))
 }
 
 /// Reads "unknown field `a`, expected one of `b`, `c`".
@@ -34,14 +48,18 @@ fn unknown(message: &str, prefix: &str, say: fn(&str, &str) -> String) -> Option
 
 /// Reads "invalid type: integer `12`, expected a string", also "invalid value: …".
 fn wrong_type(message: &str) -> Option<String> {
-    let rest = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "))?;
+    let rest = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))?;
     let (found, expected) = rest.rsplit_once(", expected ")?;
     if found == "unit value" {
         return Some("has no value: give it one, or remove the key".to_owned());
     }
     let found = plain_value(found);
     Some(match expected {
-        "a string" if !found.starts_with("a ") => format!("{found} is read as no text: write it in quotes"),
+        "a string" if !found.starts_with("a ") => {
+            format!("{found} is read as no text: write it in quotes")
+        }
         other => format!("{found} is not valid: write {}", plain_type(other)),
     })
 }
@@ -81,21 +99,42 @@ mod tests {
     #[test]
     fn messages_become_plain_words() {
         for (message, words) in [
-            ("unknown field `prot`, expected one of `id`, `port`", "unknown key: did you mean `port`?"),
-            ("unknown field `x`, expected `id` or `port`", "unknown key: known are id, port"),
+            (
+                "unknown field `prot`, expected one of `id`, `port`",
+                "unknown key: did you mean `port`?",
+            ),
+            (
+                "unknown field `x`, expected `id` or `port`",
+                "unknown key: known are id, port",
+            ),
             (
                 "unknown variant `fils`, expected one of `strict`, `files`",
                 "\"fils\" is not valid: did you mean `files`?",
             ),
-            ("invalid type: integer `12`, expected a string", "12 is read as no text: write it in quotes"),
-            ("invalid type: string \"x\", expected u32", "\"x\" is not valid: write a whole number, 0 or more"),
-            ("invalid value: integer `-1`, expected u64", "-1 is not valid: write a whole number, 0 or more"),
-            ("invalid type: unit value, expected u64", "has no value: give it one, or remove the key"),
+            (
+                "invalid type: integer `12`, expected a string",
+                "12 is read as no text: write it in quotes",
+            ),
+            (
+                "invalid type: string \"x\", expected u32",
+                "\"x\" is not valid: write a whole number, 0 or more",
+            ),
+            (
+                "invalid value: integer `-1`, expected u64",
+                "-1 is not valid: write a whole number, 0 or more",
+            ),
+            (
+                "invalid type: unit value, expected u64",
+                "has no value: give it one, or remove the key",
+            ),
             (
                 "invalid type: sequence, expected struct RawX",
                 "a list is not valid: write a mapping, one `key: value` a line",
             ),
-            ("capability \"A\" is not valid: a-z", "capability \"A\" is not valid: write a-z"),
+            (
+                "capability \"A\" is not valid: a-z",
+                "capability \"A\" is not valid: write a-z",
+            ),
             ("something else", "something else"),
         ] {
             assert_eq!(plain(message), words, "{message}");

@@ -43,15 +43,23 @@ impl Default for RawWorkspace {
 impl RawWorkspace {
     pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Workspace {
         let at = At::top("workspace");
-        for (key, text) in [("author_name", &self.author_name), ("author_email", &self.author_email)] {
+        for (key, text) in [
+            ("author_name", &self.author_name),
+            ("author_email", &self.author_email),
+        ] {
             if text.trim().is_empty() || text.contains(['<', '>', '\n', '\0']) {
-                checks.mistake(&at.key(key), "must be a text without < > and line breaks, because git takes it so");
+                checks.mistake(
+                    &at.key(key),
+                    "must be a text without < > and line breaks, because git takes it so",
+                );
             }
         }
         let roots = self.roots.iter().enumerate();
         Workspace {
             dir: check_path(&at.key("dir"), base, &self.dir, checks),
-            roots: roots.map(|(index, root)| check_path(&at.key("roots").index(index), base, root, checks)).collect(),
+            roots: roots
+                .map(|(index, root)| check_path(&at.key("roots").index(index), base, root, checks))
+                .collect(),
             fetch_timeout: checks.seconds(&at.key("fetch_timeout_s"), self.fetch_timeout_s),
             author_name: self.author_name,
             author_email: self.author_email,
@@ -64,11 +72,17 @@ fn check_path(at: &At, base: &Path, text: &str, checks: &mut Checks) -> PathBuf 
         checks.mistake(at, "is empty: write a directory");
     }
     if text.starts_with('~') {
-        checks.mistake(at, format!("{text:?} begins with ~, which only a shell understands: write the whole path"));
+        checks.mistake(
+            at,
+            format!("{text:?} begins with ~, which only a shell understands: write the whole path"),
+        );
     }
     let path = resolve(base, text);
     if path == Path::new("/") {
-        checks.mistake(at, "is the root of the file system: write a directory below it");
+        checks.mistake(
+            at,
+            "is the root of the file system: write a directory below it",
+        );
     }
     path
 }

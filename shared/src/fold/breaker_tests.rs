@@ -45,18 +45,48 @@ impl Log {
     }
 
     fn with(programmers: u32, per_host: u32, for_itself: bool) -> Self {
-        let mut log = Self { fold: Fold::new(), seq: 0, at: 1_000_000, per_host };
-        let one = ProgrammerRules { llms: vec![llm()], cap_usd: MicroUsd(1) };
+        let mut log = Self {
+            fold: Fold::new(),
+            seq: 0,
+            at: 1_000_000,
+            per_host,
+        };
+        let one = ProgrammerRules {
+            llms: vec![llm()],
+            cap_usd: MicroUsd(1),
+        };
         let (threshold, failed_of_1000, window_ms) = (3, 500, 600_000);
         let (cooldown_ms, lease_ms) = (COOLDOWN, LEASE);
-        let breaker = BreakerRules { threshold, failed_of_1000, window_ms, cooldown_ms, lease_ms, for_itself };
-        let programmers = (1..=programmers).map(|n| (id(n), one.clone())).collect::<BTreeMap<_, _>>();
+        let breaker = BreakerRules {
+            threshold,
+            failed_of_1000,
+            window_ms,
+            cooldown_ms,
+            lease_ms,
+            for_itself,
+        };
+        let programmers = (1..=programmers)
+            .map(|n| (id(n), one.clone()))
+            .collect::<BTreeMap<_, _>>();
         for programmer in programmers.keys() {
             let number: u32 = programmer.as_str().parse().expect("a number");
-            log.append(Decision::Up { programmer: programmer.clone(), host: log.host(number), again: false });
+            log.append(Decision::Up {
+                programmer: programmer.clone(),
+                host: log.host(number),
+                again: false,
+            });
         }
-        let rules = Rules { breaker: Some(breaker), programmers, ..Rules::default() };
-        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
+        let rules = Rules {
+            breaker: Some(breaker),
+            programmers,
+            ..Rules::default()
+        };
+        log.append(Decision::Configured {
+            hash: "h".to_owned(),
+            capabilities: BTreeMap::new(),
+            rules,
+            again: false,
+        });
         log
     }
 
@@ -65,12 +95,20 @@ impl Log {
     }
 
     fn caller(&self, n: u32) -> Caller {
-        Caller { programmer: id(n), host: self.host(n) }
+        Caller {
+            programmer: id(n),
+            host: self.host(n),
+        }
     }
 
     fn append(&mut self, decision: Decision) -> Verdict {
-        let batch =
-            Batch { v: 1, emitter: EmitterId::from_u128(1), first: self.seq, at_ms: self.at, events: vec![decision] };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: self.seq,
+            at_ms: self.at,
+            events: vec![decision],
+        };
         self.seq += 1;
         let mut seen = Verdict::Accepted;
         self.fold.apply(&batch, |_, _, verdict| seen = verdict);
@@ -108,7 +146,11 @@ impl Log {
 
     /// What shuts the LLM for this programmer.
     fn shut(&self, programmer: u32) -> Option<Scope> {
-        self.fold.breakers.check(&key(), &self.caller(programmer), self.fold.now()).err().map(|shut| shut.scope)
+        self.fold
+            .breakers
+            .check(&key(), &self.caller(programmer), self.fold.now())
+            .err()
+            .map(|shut| shut.scope)
     }
 
     fn wait(&mut self, ms: u64) {
@@ -118,19 +160,34 @@ impl Log {
 
     fn probe(&mut self, programmer: u32, probe: u128) -> Verdict {
         let (key, programmer, probe) = (key(), id(programmer), AttemptId::from_u128(probe));
-        self.append(Decision::Probing { key, scope: Scope::Pool, programmer, probe })
+        self.append(Decision::Probing {
+            key,
+            scope: Scope::Pool,
+            programmer,
+            probe,
+        })
     }
 
     fn probed(&mut self, probe: u128, fault: Option<Fault>) -> Verdict {
         let (key, probe) = (key(), AttemptId::from_u128(probe));
-        self.append(Decision::Probed { key, scope: Scope::Pool, probe, fault, retry_after_ms: None })
+        self.append(Decision::Probed {
+            key,
+            scope: Scope::Pool,
+            probe,
+            fault,
+            retry_after_ms: None,
+        })
     }
 
     fn open_for_all(&mut self) {
         for n in 1..=3 {
             self.fail(n, &format!("t{n}"), Fault::Unavailable);
         }
-        assert_eq!(self.shut(4), Some(Scope::Pool), "three programmers have failed");
+        assert_eq!(
+            self.shut(4),
+            Some(Scope::Pool),
+            "three programmers have failed"
+        );
     }
 }
 
@@ -145,7 +202,11 @@ fn failures_at_several_programmers_open_it_for_all() {
     log.fail(2, "b", Fault::Unavailable);
     assert_eq!(log.shut(3), None, "two failures are not enough");
     log.fail(2, "c", Fault::Unavailable);
-    assert_eq!((log.shut(1), log.shut(10)), (Some(Scope::Pool), Some(Scope::Pool)), "the third is, for everybody");
+    assert_eq!(
+        (log.shut(1), log.shut(10)),
+        (Some(Scope::Pool), Some(Scope::Pool)),
+        "the third is, for everybody"
+    );
 }
 
 #[test]
@@ -154,9 +215,17 @@ fn failures_of_a_single_programmer_shut_only_its_own_use() {
     for task in ["a", "b", "c", "d"] {
         log.fail(1, task, Fault::Unavailable);
     }
-    assert_eq!((log.shut(1), log.shut(2)), (Some(Scope::Programmer(id(1))), None), "its key, or its egress");
+    assert_eq!(
+        (log.shut(1), log.shut(2)),
+        (Some(Scope::Programmer(id(1))), None),
+        "its key, or its egress"
+    );
     log.fail(2, "e", Fault::Unavailable);
-    assert_eq!(log.shut(2), None, "it has one voice, however often it failed");
+    assert_eq!(
+        log.shut(2),
+        None,
+        "it has one voice, however often it failed"
+    );
 }
 
 #[test]
@@ -166,7 +235,10 @@ fn one_poisonous_task_shuts_nothing_for_others() {
         log.fail(n, "poison", Fault::Unavailable);
         log.fail(n, "poison", Fault::Unavailable);
     }
-    assert!((1..=10).all(|n| log.shut(n).is_none()), "a task proves nothing by failing again and again");
+    assert!(
+        (1..=10).all(|n| log.shut(n).is_none()),
+        "a task proves nothing by failing again and again"
+    );
 }
 
 #[test]
@@ -175,11 +247,23 @@ fn one_host_without_egress_shuts_only_itself() {
     for n in 1..=7 {
         log.fail(n, &format!("t{n}"), Fault::Unavailable);
     }
-    assert_eq!(log.shut(7), Some(Scope::Host("host-0".to_owned())), "the whole host");
+    assert_eq!(
+        log.shut(7),
+        Some(Scope::Host("host-0".to_owned())),
+        "the whole host"
+    );
     log.fail(8, "u", Fault::Unavailable);
-    assert_eq!(log.shut(8), None, "a host that fails at everything has one voice");
+    assert_eq!(
+        log.shut(8),
+        None,
+        "a host that fails at everything has one voice"
+    );
     log.fail(9, "v", Fault::Unavailable);
-    assert_eq!(log.shut(10), Some(Scope::Pool), "but with others it is not the host");
+    assert_eq!(
+        log.shut(10),
+        Some(Scope::Pool),
+        "but with others it is not the host"
+    );
 }
 
 #[test]
@@ -191,7 +275,11 @@ fn with_scope_programmer_each_finds_out_for_itself() {
     assert_eq!(log.shut(1), None, "one failure each");
     log.fail(1, "u", Fault::Unavailable);
     log.fail(1, "v", Fault::Unavailable);
-    assert_eq!((log.shut(1), log.shut(2)), (Some(Scope::Programmer(id(1))), None), "three of its own");
+    assert_eq!(
+        (log.shut(1), log.shut(2)),
+        (Some(Scope::Programmer(id(1))), None),
+        "three of its own"
+    );
 }
 
 #[test]
@@ -201,18 +289,30 @@ fn few_programmers_are_enough_when_they_are_all() {
     log.fail(1, "b", Fault::Unavailable);
     assert_eq!(log.shut(2), None, "one of two");
     log.fail(2, "c", Fault::Unavailable);
-    assert_eq!((log.shut(1), log.shut(2)), (Some(Scope::Pool), Some(Scope::Pool)), "both");
+    assert_eq!(
+        (log.shut(1), log.shut(2)),
+        (Some(Scope::Pool), Some(Scope::Pool)),
+        "both"
+    );
 }
 
 #[test]
 fn a_refused_key_opens_at_once() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::Auth);
-    assert_eq!((log.shut(1), log.shut(2)), (Some(Scope::Programmer(id(1))), None), "its own key");
+    assert_eq!(
+        (log.shut(1), log.shut(2)),
+        (Some(Scope::Programmer(id(1))), None),
+        "its own key"
+    );
     log.fail(2, "b", Fault::Auth);
     assert_eq!(log.shut(3), Some(Scope::Pool), "everybody's");
     log.wait(COOLDOWN);
-    assert_eq!(log.probe(1, 1), NOT_DUE, "a wrong key is not mended by waiting");
+    assert_eq!(
+        log.probe(1, 1),
+        NOT_DUE,
+        "a wrong key is not mended by waiting"
+    );
 }
 
 #[test]
@@ -231,7 +331,11 @@ fn failures_of_calls_that_began_before_the_outage_count_nothing_after_it() {
     let epoch = log.fold.breakers.epoch(&key(), &log.caller(5));
     log.open_for_all();
     let late = log.failure(5, "late", Fault::Timeout, epoch);
-    assert_eq!(log.append(late.clone()), OLD, "it began before the breaker opened");
+    assert_eq!(
+        log.append(late.clone()),
+        OLD,
+        "it began before the breaker opened"
+    );
     log.wait(COOLDOWN);
     assert_eq!((log.probe(1, 1), log.probed(1, None)), (YES, YES), "back");
     for _ in 0..3 {
@@ -247,12 +351,20 @@ fn one_probes_when_the_cooldown_is_over_and_another_when_its_lease_is() {
     log.open_for_all();
     assert_eq!(log.probe(1, 1), NOT_DUE, "the cooldown has just begun");
     log.wait(COOLDOWN);
-    assert_eq!((log.probe(1, 1), log.probe(2, 2)), (YES, NOT_DUE), "the first in the log");
+    assert_eq!(
+        (log.probe(1, 1), log.probe(2, 2)),
+        (YES, NOT_DUE),
+        "the first in the log"
+    );
     log.wait(LEASE);
     assert_eq!(log.probe(2, 2), YES, "the first one never said anything");
     assert_eq!(log.probed(1, None), NOT_DUE, "its lease is over");
     assert_eq!(log.probed(2, Some(Fault::Timeout)), YES, "not back");
-    assert_eq!((log.shut(1), log.probe(3, 3)), (Some(Scope::Pool), NOT_DUE), "another cooldown");
+    assert_eq!(
+        (log.shut(1), log.probe(3, 3)),
+        (Some(Scope::Pool), NOT_DUE),
+        "another cooldown"
+    );
 }
 
 #[test]
@@ -268,7 +380,11 @@ fn programmers_come_back_in_steps() {
         back.push((1..=49).filter(|n| log.shut(*n).is_none()).count());
         log.wait(2000);
     }
-    assert_eq!(back, [1, 3, 7, 15, 31, 49, 49, 49], "who has probed first, then twice as many in each step");
+    assert_eq!(
+        back,
+        [1, 3, 7, 15, 31, 49, 49, 49],
+        "who has probed first, then twice as many in each step"
+    );
 }
 
 #[test]
@@ -281,7 +397,11 @@ fn the_wider_breaker_speaks_for_the_narrower_ones() {
     log.fail(3, "e", Fault::Unavailable);
     assert_eq!(log.shut(1), Some(Scope::Pool), "for all");
     log.wait(COOLDOWN);
-    assert_eq!(log.fold.breakers.due(log.fold.now()).count(), 1, "one probe, not one for each");
+    assert_eq!(
+        log.fold.breakers.due(log.fold.now()).count(),
+        1,
+        "one probe, not one for each"
+    );
 }
 
 #[test]
@@ -289,13 +409,30 @@ fn retry_after_is_the_cooldown() {
     let mut log = Log::new(10, 10);
     log.fail(1, "a", Fault::RateLimited);
     log.fail(2, "b", Fault::RateLimited);
-    let Decision::LlmFailed { key, programmer, host, task, fault, epoch, call, .. } =
-        log.failure(3, "c", Fault::RateLimited, 0)
+    let Decision::LlmFailed {
+        key,
+        programmer,
+        host,
+        task,
+        fault,
+        epoch,
+        call,
+        ..
+    } = log.failure(3, "c", Fault::RateLimited, 0)
     else {
         panic!("a failure")
     };
     let retry_after_ms = Some(7000);
-    log.append(Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms, call });
+    log.append(Decision::LlmFailed {
+        key,
+        programmer,
+        host,
+        task,
+        fault,
+        epoch,
+        retry_after_ms,
+        call,
+    });
     log.wait(6999);
     assert_eq!(log.probe(1, 1), NOT_DUE, "not yet");
     log.wait(1);

@@ -31,8 +31,19 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    pub fn new(task: Option<TaskId>, programmer: ProgrammerId, amount: MicroUsd, since: Timestamp) -> Self {
-        Self { task, programmer, amount, since, carried: false }
+    pub fn new(
+        task: Option<TaskId>,
+        programmer: ProgrammerId,
+        amount: MicroUsd,
+        since: Timestamp,
+    ) -> Self {
+        Self {
+            task,
+            programmer,
+            amount,
+            since,
+            carried: false,
+        }
     }
 }
 
@@ -66,7 +77,9 @@ pub struct Budget {
 impl Budget {
     /// The limit of this day; None: there is none.
     pub fn limit(&self) -> Option<MicroUsd> {
-        self.rules.limit_usd.map(|limit| self.limit_today.unwrap_or(limit))
+        self.rules
+            .limit_usd
+            .map(|limit| self.limit_today.unwrap_or(limit))
     }
 
     pub fn alert(&self) -> MicroUsd {
@@ -119,7 +132,8 @@ impl Budget {
 
     /// What could still be reserved today; None: any amount.
     pub fn room(&self) -> Option<MicroUsd> {
-        self.limit().map(|limit| limit.saturating_sub(self.spent + self.reserved))
+        self.limit()
+            .map(|limit| limit.saturating_sub(self.spent + self.reserved))
     }
 
     pub(super) fn configure(&mut self, rules: &BudgetRules, now: Timestamp) {
@@ -129,7 +143,10 @@ impl Budget {
             // Where the day ends is another moment now; the day itself goes back only while nothing was spent in it.
             let (date, ends) = day_of(now, &self.zone());
             let untouched = self.spent == MicroUsd::ZERO && self.open.is_empty();
-            self.day = Some(Day { date: if untouched { date } else { date.max(day.date) }, ends });
+            self.day = Some(Day {
+                date: if untouched { date } else { date.max(day.date) },
+                ends,
+            });
         }
     }
 
@@ -162,11 +179,15 @@ impl Budget {
         let yesterday = date.yesterday().unwrap_or(date);
         let oldest = date.checked_sub(ACCOUNTED_DAYS.days()).unwrap_or(Date::MIN);
         self.settled.retain(|_, settled| *settled >= oldest);
-        let (dead, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.carried || open.task.is_none());
+        let (dead, open): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|(_, open)| open.carried || open.task.is_none());
         // They were counted in full on the day before, whatever they say now.
-        let counted = dead.into_keys().chain(std::mem::take(&mut self.lost).into_keys());
-        self.settled.extend(counted.map(|attempt| (attempt, yesterday)));
+        let counted = dead
+            .into_keys()
+            .chain(std::mem::take(&mut self.lost).into_keys());
+        self.settled
+            .extend(counted.map(|attempt| (attempt, yesterday)));
         self.open = open;
         self.open.values_mut().for_each(|open| open.carried = true);
         self.reserved = self.open.values().map(|open| open.amount).sum();
@@ -178,7 +199,12 @@ impl Budget {
     }
 
     /// `may` says whether the attempt owns its task: only an owner may spend.
-    pub(super) fn reserve(&mut self, attempt: AttemptId, reservation: Reservation, may: bool) -> Verdict {
+    pub(super) fn reserve(
+        &mut self,
+        attempt: AttemptId,
+        reservation: Reservation,
+        may: bool,
+    ) -> Verdict {
         if !may || self.open.contains_key(&attempt) || self.lost.contains_key(&attempt) {
             return Verdict::Refused(Refusal::Superseded);
         }
@@ -220,13 +246,18 @@ impl Budget {
         for (llm, cost) in by_llm {
             *self.by_llm.entry(llm.clone()).or_default() += *cost;
         }
-        self.settled.insert(attempt, self.day.as_ref().map_or(Date::MIN, |day| day.date));
+        self.settled
+            .insert(attempt, self.day.as_ref().map_or(Date::MIN, |day| day.date));
         Verdict::Accepted
     }
 
     /// Nobody of this programmer's lives who could settle.
     pub(super) fn lose_all_of(&mut self, programmer: &ProgrammerId) {
-        let of_its = self.open.iter().filter(|(_, open)| open.programmer == *programmer).map(|(attempt, _)| *attempt);
+        let of_its = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.programmer == *programmer)
+            .map(|(attempt, _)| *attempt);
         for attempt in of_its.collect::<Vec<_>>() {
             self.lose(attempt);
         }
@@ -234,10 +265,15 @@ impl Budget {
 
     /// The attempt has lost its task. If it has not settled, nobody knows what it has spent: all that it might have.
     pub(super) fn lose(&mut self, attempt: AttemptId) {
-        let Some(open) = self.open.remove(&attempt) else { return };
+        let Some(open) = self.open.remove(&attempt) else {
+            return;
+        };
         self.reserved = self.reserved.saturating_sub(open.amount);
         self.spent += open.amount;
-        *self.by_programmer.entry(open.programmer.clone()).or_default() += open.amount;
+        *self
+            .by_programmer
+            .entry(open.programmer.clone())
+            .or_default() += open.amount;
         self.lost.insert(attempt, open);
     }
 }
@@ -250,11 +286,15 @@ fn take(from: Option<&mut MicroUsd>, amount: MicroUsd) {
 
 /// The date at this moment, and the moment at which the next one begins.
 fn day_of(now: Timestamp, zone: &TimeZone) -> (Date, Timestamp) {
-    let moment =
-        i64::try_from(now.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    let moment = i64::try_from(now.0)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .unwrap_or_default();
     let date = zone.to_datetime(moment).date();
     let next = date.tomorrow().and_then(|next| next.to_zoned(zone.clone()));
-    let ends = next.ok().and_then(|next| u64::try_from(next.timestamp().as_millisecond()).ok());
+    let ends = next
+        .ok()
+        .and_then(|next| u64::try_from(next.timestamp().as_millisecond()).ok());
     // At the end of all dates there is no next one.
     (date, Timestamp(ends.unwrap_or(u64::MAX)))
 }

@@ -20,13 +20,28 @@ struct Log {
 
 impl Log {
     fn with_limit(dollars: &str) -> Self {
-        Self::with_rules(BudgetRules { limit_usd: Some(usd(dollars)), ..BudgetRules::default() })
+        Self::with_rules(BudgetRules {
+            limit_usd: Some(usd(dollars)),
+            ..BudgetRules::default()
+        })
     }
 
     fn with_rules(budget: BudgetRules) -> Self {
-        let mut log = Self { fold: Fold::new(), seq: 0, at: NOON };
-        let rules = Rules { budget, ..Rules::default() };
-        log.append(Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false });
+        let mut log = Self {
+            fold: Fold::new(),
+            seq: 0,
+            at: NOON,
+        };
+        let rules = Rules {
+            budget,
+            ..Rules::default()
+        };
+        log.append(Decision::Configured {
+            hash: "h".to_owned(),
+            capabilities: BTreeMap::new(),
+            rules,
+            again: false,
+        });
         log
     }
 
@@ -61,7 +76,10 @@ impl Log {
     }
 
     fn money(&self) -> (String, String) {
-        (self.fold.budget.spent().to_string(), self.fold.budget.reserved().to_string())
+        (
+            self.fold.budget.spent().to_string(),
+            self.fold.budget.reserved().to_string(),
+        )
     }
 }
 
@@ -86,7 +104,10 @@ fn started(name: &str, attempt: u128, count: u64) -> Decision {
         task: task(name),
         attempt: AttemptId::from_u128(attempt),
         programmer: programmer(),
-        token: Token { generation: 0, count },
+        token: Token {
+            generation: 0,
+            count,
+        },
         route: "any".to_owned(),
         body_hash: "h".to_owned(),
     }
@@ -105,16 +126,29 @@ fn finished(name: &str, attempt: u128, cost_usd: MicroUsd) -> Decision {
 
 fn reserved(name: Option<&str>, attempt: u128, amount_usd: MicroUsd) -> Decision {
     let (task, attempt) = (name.map(task), AttemptId::from_u128(attempt));
-    Decision::Reserved { attempt, task, programmer: programmer(), amount_usd }
+    Decision::Reserved {
+        attempt,
+        task,
+        programmer: programmer(),
+        amount_usd,
+    }
 }
 
 fn settled(attempt: u128, cost_usd: MicroUsd) -> Decision {
     let by_llm = BTreeMap::from([(llm(), cost_usd)]);
-    Decision::Settled { attempt: AttemptId::from_u128(attempt), cost_usd, by_llm }
+    Decision::Settled {
+        attempt: AttemptId::from_u128(attempt),
+        cost_usd,
+        by_llm,
+    }
 }
 
 fn released(name: &str, attempt: u128) -> Decision {
-    Decision::Released { task: task(name), attempt: AttemptId::from_u128(attempt), no_llm: false }
+    Decision::Released {
+        task: task(name),
+        attempt: AttemptId::from_u128(attempt),
+        no_llm: false,
+    }
 }
 
 const YES: Verdict = Verdict::Accepted;
@@ -132,19 +166,31 @@ fn a_reservation_is_admitted_while_it_fits_and_the_true_cost_takes_its_place() {
     assert_eq!(log.reserve("b", 2, "0.40"), YES, "to the last cent");
     assert_eq!(log.reserve("c", 3, "0.000001"), OVER, "nothing is left");
     assert_eq!(log.settle(1, "0.10"), YES, "settled");
-    assert_eq!(log.money(), ("0.10".to_owned(), "0.40".to_owned()), "what was not spent is free again");
+    assert_eq!(
+        log.money(),
+        ("0.10".to_owned(), "0.40".to_owned()),
+        "what was not spent is free again"
+    );
     assert_eq!(log.reserve("c", 3, "0.50"), YES, "it fits now");
 }
 
 #[test]
 fn only_the_owner_of_a_task_may_reserve_and_only_once() {
     let mut log = Log::with_limit("1.00");
-    assert_eq!(log.reserve("a", 1, "0.10"), NOT_OWNER, "nobody has started it");
+    assert_eq!(
+        log.reserve("a", 1, "0.10"),
+        NOT_OWNER,
+        "nobody has started it"
+    );
     log.start("a", 1, 0);
     assert_eq!(log.reserve("a", 2, "0.10"), NOT_OWNER, "another attempt");
     assert_eq!(log.reserve("a", 1, "0.10"), YES, "the owner");
     assert_eq!(log.reserve("a", 1, "0.10"), NOT_OWNER, "it has one");
-    assert_eq!(log.append(reserved(None, 9, usd("0.10"))), YES, "a probe has no task");
+    assert_eq!(
+        log.append(reserved(None, 9, usd("0.10"))),
+        YES,
+        "a probe has no task"
+    );
 }
 
 #[test]
@@ -154,28 +200,57 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
         log.start("a", 1, 0);
         log.reserve("a", 1, "0.60");
         log.append(lose);
-        assert_eq!(log.money(), ("0.60".to_owned(), "0.00".to_owned()), "nobody knows what was spent");
+        assert_eq!(
+            log.money(),
+            ("0.60".to_owned(), "0.00".to_owned()),
+            "nobody knows what was spent"
+        );
         assert_eq!(log.settle(1, "0.20"), YES, "he was alive");
-        assert_eq!(log.money(), ("0.20".to_owned(), "0.00".to_owned()), "the true cost");
-        assert_eq!(log.settle(1, "0.20"), Verdict::Refused(Refusal::NotReserved), "once");
+        assert_eq!(
+            log.money(),
+            ("0.20".to_owned(), "0.00".to_owned()),
+            "the true cost"
+        );
+        assert_eq!(
+            log.settle(1, "0.20"),
+            Verdict::Refused(Refusal::NotReserved),
+            "once"
+        );
     }
 }
 
 #[test]
 fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_programmer() {
     let mut log = Log::with_limit("1.00");
-    let up = || Decision::Up { programmer: programmer(), host: "h".to_owned(), again: false };
+    let up = || Decision::Up {
+        programmer: programmer(),
+        host: "h".to_owned(),
+        again: false,
+    };
     log.append(up());
     log.start("a", 1, 0);
     log.reserve("a", 1, "0.60");
     log.append(up());
     assert_eq!(log.money().1, "0.60", "the same process says it again");
     log.append_as(2, up());
-    assert_eq!(log.money(), ("0.60".to_owned(), "0.00".to_owned()), "another process: the first one is gone");
-    let owner = log.fold.tasks.running().next().map(|(_, owner)| owner.clone()).expect("it has the task still");
+    assert_eq!(
+        log.money(),
+        ("0.60".to_owned(), "0.00".to_owned()),
+        "another process: the first one is gone"
+    );
+    let owner = log
+        .fold
+        .tasks
+        .running()
+        .next()
+        .map(|(_, owner)| owner.clone())
+        .expect("it has the task still");
     log.at += 1;
     log.append_as(3, up());
-    assert!(log.fold.is_gone(&owner), "and nobody waits for what it might reserve");
+    assert!(
+        log.fold.is_gone(&owner),
+        "and nobody waits for what it might reserve"
+    );
 }
 
 #[test]
@@ -186,20 +261,40 @@ fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
     log.append(reserved(None, 9, usd("0.10")));
     log.at += 12 * HOUR;
     log.append(Decision::Tick);
-    assert_eq!(log.money().1, "0.60", "the task's counts on both days, the probe's is over");
+    assert_eq!(
+        log.money().1,
+        "0.60",
+        "the task's counts on both days, the probe's is over"
+    );
     log.at += 24 * HOUR;
     log.append(Decision::Tick);
     assert_eq!(log.money().1, "0.00", "whoever has it now is dead");
-    assert_eq!(log.settle(1, "0.60"), Verdict::Refused(Refusal::NotReserved), "it was counted in full, twice");
+    assert_eq!(
+        log.settle(1, "0.60"),
+        Verdict::Refused(Refusal::NotReserved),
+        "it was counted in full, twice"
+    );
 }
 
 #[test]
 fn what_was_paid_without_a_reservation_in_the_log_is_spent() {
     let mut log = Log::with_limit("1.00");
-    assert_eq!(log.settle(1, "0.30"), YES, "its reservation was lost with the tail of the stream");
+    assert_eq!(
+        log.settle(1, "0.30"),
+        YES,
+        "its reservation was lost with the tail of the stream"
+    );
     assert_eq!(log.money().0, "0.30", "it was paid all the same");
-    assert_eq!(log.settle(1, "0.30"), Verdict::Refused(Refusal::NotReserved), "once");
-    assert_eq!(log.settle(2, "0.00"), Verdict::Refused(Refusal::NotReserved), "nothing is nothing");
+    assert_eq!(
+        log.settle(1, "0.30"),
+        Verdict::Refused(Refusal::NotReserved),
+        "once"
+    );
+    assert_eq!(
+        log.settle(2, "0.00"),
+        Verdict::Refused(Refusal::NotReserved),
+        "nothing is nothing"
+    );
 }
 
 #[test]
@@ -208,7 +303,11 @@ fn an_outcome_settles_with_its_cost() {
     log.start("a", 1, 0);
     log.reserve("a", 1, "0.60");
     log.append(finished("a", 1, usd("0.05")));
-    assert_eq!(log.money(), ("0.05".to_owned(), "0.00".to_owned()), "the result says what it cost");
+    assert_eq!(
+        log.money(),
+        ("0.05".to_owned(), "0.00".to_owned()),
+        "the result says what it cost"
+    );
 }
 
 #[test]
@@ -221,16 +320,32 @@ fn a_reservation_that_is_open_across_midnight_counts_on_both_days() {
     log.settle(2, "0.40");
     log.at = NOON + 12 * HOUR;
     log.start("c", 3, 0);
-    assert_eq!(log.money(), ("0.00".to_owned(), "0.60".to_owned()), "a new day, with what is still reserved");
-    assert_eq!(log.reserve("c", 3, "0.41"), OVER, "it counts on the new day too");
+    assert_eq!(
+        log.money(),
+        ("0.00".to_owned(), "0.60".to_owned()),
+        "a new day, with what is still reserved"
+    );
+    assert_eq!(
+        log.reserve("c", 3, "0.41"),
+        OVER,
+        "it counts on the new day too"
+    );
     log.settle(1, "0.50");
-    assert_eq!(log.money(), ("0.50".to_owned(), "0.00".to_owned()), "and is spent there");
+    assert_eq!(
+        log.money(),
+        ("0.50".to_owned(), "0.00".to_owned()),
+        "and is spent there"
+    );
 }
 
 #[test]
 fn a_day_never_goes_back_and_begins_where_the_time_zone_says() {
     // 15:00 in this zone when it is 12:00 in UTC.
-    let rules = BudgetRules { limit_usd: Some(usd("1.00")), time_zone: "XXX-3".to_owned(), ..BudgetRules::default() };
+    let rules = BudgetRules {
+        limit_usd: Some(usd("1.00")),
+        time_zone: "XXX-3".to_owned(),
+        ..BudgetRules::default()
+    };
     let mut log = Log::with_rules(rules);
     log.start("a", 1, 0);
     log.reserve("a", 1, "1.00");
@@ -239,7 +354,11 @@ fn a_day_never_goes_back_and_begins_where_the_time_zone_says() {
     log.at = NOON + 9 * HOUR - 1;
     assert_eq!(log.reserve("b", 2, "0.10"), OVER, "just before midnight");
     log.at = NOON - 24 * HOUR;
-    assert_eq!(log.reserve("b", 2, "0.10"), OVER, "a clock that goes back opens nothing");
+    assert_eq!(
+        log.reserve("b", 2, "0.10"),
+        OVER,
+        "a clock that goes back opens nothing"
+    );
     log.at = NOON + 9 * HOUR;
     assert_eq!(log.reserve("b", 2, "0.10"), YES, "midnight");
 }
@@ -248,13 +367,23 @@ fn a_day_never_goes_back_and_begins_where_the_time_zone_says() {
 fn a_limit_set_for_today_holds_until_midnight() {
     let mut log = Log::with_limit("1.00");
     log.start("a", 1, 0);
-    assert_eq!(log.reserve("a", 1, "2.00"), OVER, "above the configured limit");
-    log.append(Decision::BudgetSet { limit_usd: usd("2.00") });
+    assert_eq!(
+        log.reserve("a", 1, "2.00"),
+        OVER,
+        "above the configured limit"
+    );
+    log.append(Decision::BudgetSet {
+        limit_usd: usd("2.00"),
+    });
     assert_eq!(log.reserve("a", 1, "2.00"), YES, "raised");
     log.settle(1, "2.00");
     log.at = NOON + 12 * HOUR;
     log.append(Decision::Tick);
-    assert_eq!(log.fold.budget.limit(), Some(usd("1.00")), "the next day has the configured one");
+    assert_eq!(
+        log.fold.budget.limit(),
+        Some(usd("1.00")),
+        "the next day has the configured one"
+    );
 }
 
 #[test]
@@ -266,7 +395,11 @@ fn without_a_limit_everything_is_admitted_and_counted() {
     assert_eq!(log.money().0, "7.00", "counted all the same");
     let mut closed = Log::with_limit("0.00");
     closed.start("a", 1, 0);
-    assert_eq!(closed.reserve("a", 1, "0.01"), OVER, "a limit of nothing lets nothing through");
+    assert_eq!(
+        closed.reserve("a", 1, "0.01"),
+        OVER,
+        "a limit of nothing lets nothing through"
+    );
 }
 
 const CAP: u64 = 40;

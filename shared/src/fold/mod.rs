@@ -114,7 +114,10 @@ impl Fold {
     pub fn retired_queues(&self, routes: &Routes) -> Vec<String> {
         let in_use: BTreeSet<String> = routes.all().iter().map(Route::queue).collect();
         let used: BTreeSet<&String> = self.bindings.iter().map(|binding| &binding.queue).collect();
-        used.into_iter().filter(|queue| !in_use.contains(*queue)).cloned().collect()
+        used.into_iter()
+            .filter(|queue| !in_use.contains(*queue))
+            .cloned()
+            .collect()
     }
 
     /// Bindings that may be there still, because a configuration in the log has used them.
@@ -133,7 +136,14 @@ impl Fold {
             }
             *next = seq + 1;
             let verdict = self.decide(decision, batch.emitter);
-            on_event(EventId { emitter: batch.emitter, seq }, decision, verdict);
+            on_event(
+                EventId {
+                    emitter: batch.emitter,
+                    seq,
+                },
+                decision,
+                verdict,
+            );
         }
     }
 
@@ -141,32 +151,58 @@ impl Fold {
         let now = self.now;
         match decision {
             Decision::Tick | Decision::Unknown => Verdict::Accepted,
-            Decision::Up { programmer, host, again } => {
+            Decision::Up {
+                programmer,
+                host,
+                again,
+            } => {
                 self.up(programmer, host, (emitter, *again));
                 Verdict::Accepted
             }
-            Decision::Configured { hash, again: true, .. }
-                if self.configuration.as_ref().is_some_and(|in_force| in_force.hash != *hash) =>
+            Decision::Configured {
+                hash, again: true, ..
+            } if self
+                .configuration
+                .as_ref()
+                .is_some_and(|in_force| in_force.hash != *hash) =>
             {
                 Verdict::Refused(Refusal::Superseded)
             }
-            Decision::Configured { hash, capabilities, rules, again: _ } => {
+            Decision::Configured {
+                hash,
+                capabilities,
+                rules,
+                again: _,
+            } => {
                 self.bindings.extend(Routes::new(capabilities).bindings());
                 self.budget.configure(&rules.budget, now);
                 self.breakers.configure(rules);
-                let (hash, capabilities, rules) = (hash.clone(), capabilities.clone(), rules.clone());
-                self.configuration = Some(Configuration { hash, capabilities, rules });
+                let (hash, capabilities, rules) =
+                    (hash.clone(), capabilities.clone(), rules.clone());
+                self.configuration = Some(Configuration {
+                    hash,
+                    capabilities,
+                    rules,
+                });
                 Verdict::Accepted
             }
             Decision::Submitted { .. }
             | Decision::Published { .. }
             | Decision::Stated { .. }
             | Decision::Used { .. } => self.tasks.decide(decision, now),
-            Decision::Paused { target, pause, since_ms: None } => {
+            Decision::Paused {
+                target,
+                pause,
+                since_ms: None,
+            } => {
                 self.pauses.pause(target, *pause, now);
                 Verdict::Accepted
             }
-            Decision::Paused { target, pause, since_ms: Some(since) } => {
+            Decision::Paused {
+                target,
+                pause,
+                since_ms: Some(since),
+            } => {
                 self.pauses.pause_again(target, *pause, Timestamp(*since));
                 Verdict::Accepted
             }
@@ -180,7 +216,9 @@ impl Fold {
             | Decision::Finished { task, .. }
             | Decision::Cancelled { task } => {
                 let owner = self.tasks.owner(task);
-                let of_others = owner.map(|owner| self.tasks.cost_of_others(task, owner)).unwrap_or_default();
+                let of_others = owner
+                    .map(|owner| self.tasks.cost_of_others(task, owner))
+                    .unwrap_or_default();
                 let verdict = self.tasks.decide(decision, now);
                 if verdict == Verdict::Accepted
                     && let Some(owner) = owner
@@ -190,23 +228,77 @@ impl Fold {
                 }
                 verdict
             }
-            Decision::Reserved { attempt, task, programmer, amount_usd } => {
-                let may = task.as_ref().is_none_or(|task| self.tasks.is_owner(task, *attempt));
+            Decision::Reserved {
+                attempt,
+                task,
+                programmer,
+                amount_usd,
+            } => {
+                let may = task
+                    .as_ref()
+                    .is_none_or(|task| self.tasks.is_owner(task, *attempt));
                 let (task, programmer) = (task.clone(), programmer.clone());
-                self.budget.reserve(*attempt, Reservation::new(task, programmer, *amount_usd, now), may)
+                self.budget.reserve(
+                    *attempt,
+                    Reservation::new(task, programmer, *amount_usd, now),
+                    may,
+                )
             }
-            Decision::Settled { attempt, cost_usd, by_llm } => self.budget.settle(*attempt, *cost_usd, by_llm),
+            Decision::Settled {
+                attempt,
+                cost_usd,
+                by_llm,
+            } => self.budget.settle(*attempt, *cost_usd, by_llm),
             Decision::BudgetSet { limit_usd } => self.budget.set_for_today(*limit_usd),
-            Decision::LlmFailed { key, programmer, host, task, fault, epoch, retry_after_ms, call } => {
-                let caller = Caller { programmer: programmer.clone(), host: host.clone() };
+            Decision::LlmFailed {
+                key,
+                programmer,
+                host,
+                task,
+                fault,
+                epoch,
+                retry_after_ms,
+                call,
+            } => {
+                let caller = Caller {
+                    programmer: programmer.clone(),
+                    host: host.clone(),
+                };
                 let (fault, epoch, retry_after_ms, call) = (*fault, *epoch, *retry_after_ms, *call);
-                self.breakers.failed(&Failed { key, caller, task, fault, epoch, retry_after_ms, call }, now)
+                self.breakers.failed(
+                    &Failed {
+                        key,
+                        caller,
+                        task,
+                        fault,
+                        epoch,
+                        retry_after_ms,
+                        call,
+                    },
+                    now,
+                )
             }
-            Decision::LlmAnswered { key, host, ended, asks } => self.breakers.answered(key, (host, ended), *asks, now),
-            Decision::Probing { key, scope, programmer, probe } => self.probing((key, scope), (programmer, *probe)),
-            Decision::Probed { key, scope, probe, fault, retry_after_ms } => {
-                self.breakers.probed((key, scope), *probe, (*fault, *retry_after_ms), now)
-            }
+            Decision::LlmAnswered {
+                key,
+                host,
+                ended,
+                asks,
+            } => self.breakers.answered(key, (host, ended), *asks, now),
+            Decision::Probing {
+                key,
+                scope,
+                programmer,
+                probe,
+            } => self.probing((key, scope), (programmer, *probe)),
+            Decision::Probed {
+                key,
+                scope,
+                probe,
+                fault,
+                retry_after_ms,
+            } => self
+                .breakers
+                .probed((key, scope), *probe, (*fault, *retry_after_ms), now),
         }
     }
 
@@ -219,10 +311,22 @@ impl Fold {
         match self.holders.get(programmer) {
             Some(before) if before.process == emitter => {}
             None if again => {
-                self.holders.insert(programmer.clone(), Holder { process: emitter, since: Timestamp::default() });
+                self.holders.insert(
+                    programmer.clone(),
+                    Holder {
+                        process: emitter,
+                        since: Timestamp::default(),
+                    },
+                );
             }
             Some(_) | None => {
-                self.holders.insert(programmer.clone(), Holder { process: emitter, since: self.now });
+                self.holders.insert(
+                    programmer.clone(),
+                    Holder {
+                        process: emitter,
+                        since: self.now,
+                    },
+                );
                 self.budget.lose_all_of(programmer);
             }
         }
@@ -230,13 +334,20 @@ impl Fold {
 
     /// Whether this owner's process has lost its programmer to another one since it began.
     pub fn is_gone(&self, owner: &Owner) -> bool {
-        self.holders.get(&owner.programmer).is_some_and(|holder| holder.since > owner.since)
+        self.holders
+            .get(&owner.programmer)
+            .is_some_and(|holder| holder.since > owner.since)
     }
 
     /// An attempt that lost its task without settling counts with its whole reservation. An outcome names the cost of all
     /// attempts; the cost of the others is accounted for already.
     fn end_reservation(&mut self, owner: AttemptId, decision: &Decision, of_others: MicroUsd) {
-        if let Decision::Finished { attempt: Some(attempt), llm, cost_usd, .. } = decision
+        if let Decision::Finished {
+            attempt: Some(attempt),
+            llm,
+            cost_usd,
+            ..
+        } = decision
             && *attempt == owner
         {
             let cost_usd = cost_usd.saturating_sub(of_others);
@@ -247,9 +358,15 @@ impl Fold {
         self.budget.lose(owner);
     }
 
-    fn probing(&mut self, (key, scope): (&LlmKey, &Scope), (programmer, probe): (&ProgrammerId, AttemptId)) -> Verdict {
+    fn probing(
+        &mut self,
+        (key, scope): (&LlmKey, &Scope),
+        (programmer, probe): (&ProgrammerId, AttemptId),
+    ) -> Verdict {
         let before = self.breakers.probe_of(key, scope);
-        let verdict = self.breakers.probing((key, scope), (programmer, probe), self.now);
+        let verdict = self
+            .breakers
+            .probing((key, scope), (programmer, probe), self.now);
         if let (Verdict::Accepted, Some(before)) = (verdict, before) {
             // It never said what it found; what it has reserved is as good as spent.
             self.budget.lose(before);

@@ -37,13 +37,23 @@ impl OpenTasks {
         } else {
             self.running.remove(id);
         }
-        let Some(since) = state.submitted_at else { return };
+        let Some(since) = state.submitted_at else {
+            return;
+        };
         let waits = open && state.owner.is_none();
         if !waits && !self.waiting.contains_key(&state.route) {
             return;
         }
-        set(self.waiting.entry(state.route.clone()).or_default(), (since, id.clone()), waits);
-        set(&mut self.unpublished, (since, id.clone()), waits && !state.published);
+        set(
+            self.waiting.entry(state.route.clone()).or_default(),
+            (since, id.clone()),
+            waits,
+        );
+        set(
+            &mut self.unpublished,
+            (since, id.clone()),
+            waits && !state.published,
+        );
         if let Some(deadline) = state.deadline {
             set(&mut self.deadlines, (deadline, id.clone()), waits);
         }
@@ -58,7 +68,9 @@ impl OpenTasks {
     }
 
     pub(super) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = &Place> {
-        self.deadlines.iter().take_while(move |(deadline, _)| *deadline <= now)
+        self.deadlines
+            .iter()
+            .take_while(move |(deadline, _)| *deadline <= now)
     }
 
     pub(super) fn unpublished(&self) -> impl Iterator<Item = &TaskId> {

@@ -24,16 +24,25 @@ pub struct Pauses {
 impl Pauses {
     /// Whoever is paused already stays so since then; what becomes of running tasks is as the newest says.
     pub(super) fn pause(&mut self, target: &Target, pause: Pause, now: Timestamp) {
-        let since = self.paused.get(target).filter(|paused| paused.pause == pause).map_or(now, |paused| paused.since);
+        let since = self
+            .paused
+            .get(target)
+            .filter(|paused| paused.pause == pause)
+            .map_or(now, |paused| paused.since);
         self.paused.insert(target.clone(), Paused { pause, since });
     }
 
     /// A pause that began then is said again. It does not come back when it has ended meanwhile, and tells nothing to who
     /// knows of it.
     pub(super) fn pause_again(&mut self, target: &Target, pause: Pause, since: Timestamp) {
-        let ended = self.resumed.get(target).is_some_and(|resumed| *resumed >= since);
+        let ended = self
+            .resumed
+            .get(target)
+            .is_some_and(|resumed| *resumed >= since);
         if !ended {
-            self.paused.entry(target.clone()).or_insert(Paused { pause, since });
+            self.paused
+                .entry(target.clone())
+                .or_insert(Paused { pause, since });
         }
     }
 
@@ -49,15 +58,18 @@ impl Pauses {
             Target::Programmer { id: paused } => paused == id,
             Target::Route { .. } => false,
         });
-        held.map(|(target, paused)| (target, *paused)).max_by_key(|(_, paused)| paused.pause == Pause::Drain)
+        held.map(|(target, paused)| (target, *paused))
+            .max_by_key(|(_, paused)| paused.pause == Pause::Drain)
     }
 
     /// What keeps the tasks of this route from being taken.
     pub fn of_route(&self, route: &str) -> Option<Paused> {
-        self.paused.iter().find_map(|(target, paused)| match target {
-            Target::Route { name } if name == route => Some(*paused),
-            Target::All | Target::Programmer { .. } | Target::Route { .. } => None,
-        })
+        self.paused
+            .iter()
+            .find_map(|(target, paused)| match target {
+                Target::Route { name } if name == route => Some(*paused),
+                Target::All | Target::Programmer { .. } | Target::Route { .. } => None,
+            })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Target, &Paused)> {
@@ -70,7 +82,9 @@ mod tests {
     use super::*;
 
     fn programmer(id: &str) -> Target {
-        Target::Programmer { id: ProgrammerId::new(id).expect("an id") }
+        Target::Programmer {
+            id: ProgrammerId::new(id).expect("an id"),
+        }
     }
 
     #[test]
@@ -79,11 +93,25 @@ mod tests {
         let mut pauses = Pauses::default();
         pauses.pause(&Target::All, Pause::Pause, Timestamp(1));
         pauses.pause(&programmer("001"), Pause::Drain, Timestamp(2));
-        let drained = Paused { pause: Pause::Drain, since: Timestamp(2) };
-        assert_eq!(pauses.of_programmer(&id), Some((&programmer("001"), drained)), "the drain says more");
+        let drained = Paused {
+            pause: Pause::Drain,
+            since: Timestamp(2),
+        };
+        assert_eq!(
+            pauses.of_programmer(&id),
+            Some((&programmer("001"), drained)),
+            "the drain says more"
+        );
         pauses.resume(&programmer("001"), Timestamp(3));
-        let paused = Paused { pause: Pause::Pause, since: Timestamp(1) };
-        assert_eq!(pauses.of_programmer(&id), Some((&Target::All, paused)), "the pool is still paused");
+        let paused = Paused {
+            pause: Pause::Pause,
+            since: Timestamp(1),
+        };
+        assert_eq!(
+            pauses.of_programmer(&id),
+            Some((&Target::All, paused)),
+            "the pool is still paused"
+        );
         pauses.resume(&Target::All, Timestamp(4));
         assert_eq!(pauses.of_programmer(&id), None, "nothing is left");
     }
@@ -93,7 +121,10 @@ mod tests {
         let mut pauses = Pauses::default();
         pauses.pause(&Target::All, Pause::Drain, Timestamp(1));
         pauses.pause(&Target::All, Pause::Drain, Timestamp(9));
-        let since = pauses.iter().map(|(_, paused)| paused.since).collect::<Vec<_>>();
+        let since = pauses
+            .iter()
+            .map(|(_, paused)| paused.since)
+            .collect::<Vec<_>>();
         assert_eq!(since, [Timestamp(1)], "its deadline must not move away");
     }
 
@@ -101,10 +132,18 @@ mod tests {
     fn a_pause_that_is_said_again_does_not_outlive_its_end() {
         let mut pauses = Pauses::default();
         pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
-        assert_eq!(pauses.iter().count(), 1, "whoever has not heard of it learns it");
+        assert_eq!(
+            pauses.iter().count(),
+            1,
+            "whoever has not heard of it learns it"
+        );
         pauses.resume(&Target::All, Timestamp(5));
         pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
-        assert_eq!(pauses.iter().count(), 0, "it was written before the end and came behind it");
+        assert_eq!(
+            pauses.iter().count(),
+            0,
+            "it was written before the end and came behind it"
+        );
         pauses.pause(&Target::All, Pause::Pause, Timestamp(9));
         assert_eq!(pauses.iter().count(), 1, "a new one is another matter");
     }
@@ -112,7 +151,13 @@ mod tests {
     #[test]
     fn a_paused_route_holds_its_own_tasks_only() {
         let mut pauses = Pauses::default();
-        pauses.pause(&Target::Route { name: "fast".to_owned() }, Pause::Pause, Timestamp(1));
+        pauses.pause(
+            &Target::Route {
+                name: "fast".to_owned(),
+            },
+            Pause::Pause,
+            Timestamp(1),
+        );
         assert!(pauses.of_route("fast").is_some(), "it is paused");
         assert_eq!(pauses.of_route("premium"), None, "another one is not");
         assert_eq!(

@@ -29,7 +29,10 @@ impl TaskState {
             attempts: self.attempts,
             releases: self.releases,
             hand_backs: self.hand_backs,
-            spent: Spent { usage: Usage::default(), ..self.spent.clone() },
+            spent: Spent {
+                usage: Usage::default(),
+                ..self.spent.clone()
+            },
             used: self.used.clone(),
             past: self.past.clone(),
             lost: self.lost.clone(),
@@ -62,7 +65,13 @@ impl TaskState {
         }
         if self.used.is_empty() && said.spent != Spent::default() {
             // An older version knows only the sum.
-            self.uses(AttemptId::from_u128(0), Account { spent: said.spent.clone(), so_far: false });
+            self.uses(
+                AttemptId::from_u128(0),
+                Account {
+                    spent: said.spent.clone(),
+                    so_far: false,
+                },
+            );
         }
         self.published |= said.published && said.generation == self.generation;
         if said.fence > self.fence {
@@ -75,7 +84,8 @@ impl TaskState {
             });
         }
         // It may have been released, or its attempt made again, between the writing of the statement and its place.
-        self.owner.take_if(|owner| self.past.contains(&owner.attempt));
+        self.owner
+            .take_if(|owner| self.past.contains(&owner.attempt));
         // An attempt that was released since the statement was written is in both of its counts once.
         let starts = (self.attempts + self.releases).max(said.attempts + said.releases);
         self.releases = self.releases.max(said.releases);

@@ -82,7 +82,10 @@ impl TaskState {
     /// Sets the usage of one attempt.
     pub(super) fn uses(&mut self, attempt: AttemptId, account: Account) {
         self.used.insert(attempt, account);
-        self.spent = self.used.values().fold(Spent::default(), |sum, account| sum.and(&account.spent));
+        self.spent = self
+            .used
+            .values()
+            .fold(Spent::default(), |sum, account| sum.and(&account.spent));
     }
 
     /// The usage of all attempts whose end is in the log. For an attempt that died the log holds only an upper bound.
@@ -118,7 +121,9 @@ impl Tasks {
 
     /// Tasks that have an owner now.
     pub fn running(&self) -> impl Iterator<Item = (&TaskId, &Owner)> {
-        self.index.running().filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
+        self.index
+            .running()
+            .filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
     }
 
     /// When the oldest task of this route that nobody has started was submitted; of tasks that the log knows.
@@ -133,17 +138,25 @@ impl Tasks {
 
     /// The tasks of this route that wait, the oldest first.
     pub fn waiting_in(&self, route: &str) -> impl Iterator<Item = &TaskId> {
-        self.index.waiting(route).into_iter().flatten().map(|(_, id)| id)
+        self.index
+            .waiting(route)
+            .into_iter()
+            .flatten()
+            .map(|(_, id)| id)
     }
 
     /// Submitted tasks that nobody has started and whose deadline has passed.
     pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &TaskId)> {
-        self.index.overdue(now).map(|(deadline, id)| (*deadline, id))
+        self.index
+            .overdue(now)
+            .map(|(deadline, id)| (*deadline, id))
     }
 
     /// Tasks without an outcome of which the log has heard nothing whole since then.
     pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
-        self.tasks.iter().filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
+        self.tasks
+            .iter()
+            .filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
     }
 
     /// Submitted tasks that nobody owns and whose message is not known to be in its queue, the oldest first.
@@ -153,7 +166,10 @@ impl Tasks {
 
     /// The usage of all attempts at the task, as far as the log knows it.
     pub fn usage(&self, task: &TaskId) -> Usage {
-        self.tasks.get(task).map(|state| state.spent.usage.clone()).unwrap_or_default()
+        self.tasks
+            .get(task)
+            .map(|state| state.spent.usage.clone())
+            .unwrap_or_default()
     }
 
     /// The cost of all other attempts at the task.
@@ -165,19 +181,26 @@ impl Tasks {
 
     /// The attempt that owns the task.
     pub(super) fn owner(&self, task: &TaskId) -> Option<AttemptId> {
-        self.tasks.get(task)?.owner.as_ref().map(|owner| owner.attempt)
+        self.tasks
+            .get(task)?
+            .owner
+            .as_ref()
+            .map(|owner| owner.attempt)
     }
 
     /// Whether this attempt is the owner of the task and may bring about its outcome.
     pub fn is_owner(&self, task: &TaskId, attempt: AttemptId) -> bool {
-        self.tasks
-            .get(task)
-            .is_some_and(|state| state.outcome.is_none() && state.owner.as_ref().is_some_and(|o| o.attempt == attempt))
+        self.tasks.get(task).is_some_and(|state| {
+            state.outcome.is_none() && state.owner.as_ref().is_some_and(|o| o.attempt == attempt)
+        })
     }
 
     /// The attempt whose result is the outcome; `Some(None)` when it was decided without one.
     pub fn winner(&self, task: &TaskId) -> Option<Option<AttemptId>> {
-        self.tasks.get(task).and_then(|state| state.outcome.as_ref()).map(|outcome| outcome.attempt)
+        self.tasks
+            .get(task)
+            .and_then(|state| state.outcome.as_ref())
+            .map(|outcome| outcome.attempt)
     }
 
     /// Decides, and keeps the two indexes of open tasks right.
@@ -193,20 +216,60 @@ impl Tasks {
 
     fn decide_one(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
         match decision {
-            Decision::Submitted { task, body_hash, route, deadline_ms } => {
-                self.submitted(task, (body_hash, route), deadline_ms.map(Timestamp), now)
-            }
+            Decision::Submitted {
+                task,
+                body_hash,
+                route,
+                deadline_ms,
+            } => self.submitted(task, (body_hash, route), deadline_ms.map(Timestamp), now),
             Decision::Published { task, generation } => self.published(task, *generation, now),
-            Decision::Reissued { task, generation, retry } => self.reissued(task, *generation, retry.as_ref(), now),
-            Decision::Started { task, attempt, programmer, token, route, body_hash } => {
-                let owner = Owner { attempt: *attempt, programmer: programmer.clone(), token: *token, since: now };
+            Decision::Reissued {
+                task,
+                generation,
+                retry,
+            } => self.reissued(task, *generation, retry.as_ref(), now),
+            Decision::Started {
+                task,
+                attempt,
+                programmer,
+                token,
+                route,
+                body_hash,
+            } => {
+                let owner = Owner {
+                    attempt: *attempt,
+                    programmer: programmer.clone(),
+                    token: *token,
+                    since: now,
+                };
                 self.started(task, owner, (route, body_hash))
             }
-            Decision::Released { task, attempt, no_llm } => self.released(task, *attempt, *no_llm),
-            Decision::Used { task, attempt, spent, so_far } => {
-                self.used(task, *attempt, Account { spent: spent.clone(), so_far: *so_far })
-            }
-            Decision::Finished { task, attempt, status, llm, cost_usd, error } => {
+            Decision::Released {
+                task,
+                attempt,
+                no_llm,
+            } => self.released(task, *attempt, *no_llm),
+            Decision::Used {
+                task,
+                attempt,
+                spent,
+                so_far,
+            } => self.used(
+                task,
+                *attempt,
+                Account {
+                    spent: spent.clone(),
+                    so_far: *so_far,
+                },
+            ),
+            Decision::Finished {
+                task,
+                attempt,
+                status,
+                llm,
+                cost_usd,
+                error,
+            } => {
                 let outcome = Outcome {
                     attempt: *attempt,
                     status: *status,
@@ -240,7 +303,10 @@ impl Tasks {
     fn entry(&mut self, task: &TaskId, now: Timestamp) -> &mut TaskState {
         self.tasks.entry(task.clone()).or_insert_with(|| {
             self.open += 1;
-            TaskState { stated_at: now, ..TaskState::default() }
+            TaskState {
+                stated_at: now,
+                ..TaskState::default()
+            }
         })
     }
 
@@ -265,7 +331,9 @@ impl Tasks {
     }
 
     fn published(&mut self, task: &TaskId, generation: u32, now: Timestamp) -> Verdict {
-        let Some(state) = self.tasks.get_mut(task) else { return Verdict::Refused(Refusal::UnknownTask) };
+        let Some(state) = self.tasks.get_mut(task) else {
+            return Verdict::Refused(Refusal::UnknownTask);
+        };
         if generation < state.generation {
             return Verdict::Refused(Refusal::OldGeneration);
         }
@@ -276,7 +344,13 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    fn reissued(&mut self, task: &TaskId, generation: u32, retry: Option<&Retry>, now: Timestamp) -> Verdict {
+    fn reissued(
+        &mut self,
+        task: &TaskId,
+        generation: u32,
+        retry: Option<&Retry>,
+        now: Timestamp,
+    ) -> Verdict {
         if retry.is_some() && !self.tasks.contains_key(task) {
             return Verdict::Refused(Refusal::UnknownTask);
         }
@@ -293,7 +367,13 @@ impl Tasks {
                 return Verdict::Refused(Refusal::Superseded);
             };
             state.past.insert(owner.attempt);
-            state.uses(owner.attempt, Account { spent: retry.spent.clone(), so_far: false });
+            state.uses(
+                owner.attempt,
+                Account {
+                    spent: retry.spent.clone(),
+                    so_far: false,
+                },
+            );
         }
         state.generation = generation;
         state.published = false;
@@ -302,7 +382,12 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    fn started(&mut self, task: &TaskId, owner: Owner, (route, body_hash): (&str, &str)) -> Verdict {
+    fn started(
+        &mut self,
+        task: &TaskId,
+        owner: Owner,
+        (route, body_hash): (&str, &str),
+    ) -> Verdict {
         let state = self.entry(task, owner.since);
         if state.outcome.is_some() {
             return Verdict::Refused(Refusal::Finished);
@@ -330,7 +415,11 @@ impl Tasks {
     }
 
     fn released(&mut self, task: &TaskId, attempt: AttemptId, no_llm: bool) -> Verdict {
-        let Some(state) = self.tasks.get_mut(task).filter(|state| state.outcome.is_none()) else {
+        let Some(state) = self
+            .tasks
+            .get_mut(task)
+            .filter(|state| state.outcome.is_none())
+        else {
             return Verdict::Refused(Refusal::Superseded);
         };
         if let Some(owner) = state.owner.take_if(|owner| owner.attempt == attempt) {
@@ -346,8 +435,14 @@ impl Tasks {
 
     /// A cancelled task takes it too: its attempt stops after the cancellation and reports then.
     fn used(&mut self, task: &TaskId, attempt: AttemptId, account: Account) -> Verdict {
-        let Some(state) = self.tasks.get_mut(task) else { return Verdict::Refused(Refusal::UnknownTask) };
-        if state.outcome.as_ref().is_some_and(|outcome| outcome.status != Status::Cancelled) {
+        let Some(state) = self.tasks.get_mut(task) else {
+            return Verdict::Refused(Refusal::UnknownTask);
+        };
+        if state
+            .outcome
+            .as_ref()
+            .is_some_and(|outcome| outcome.status != Status::Cancelled)
+        {
             return Verdict::Refused(Refusal::Finished);
         }
         state.uses(attempt, account);
@@ -365,7 +460,9 @@ impl Tasks {
         let owner = state.owner.as_ref();
         if let Some(attempt) = outcome.attempt {
             match owner {
-                Some(owner) if owner.attempt == attempt => outcome.programmer = Some(owner.programmer.clone()),
+                Some(owner) if owner.attempt == attempt => {
+                    outcome.programmer = Some(owner.programmer.clone())
+                }
                 // Only an owner brings a result. Of one that the log has never heard of the `started` was lost, with the
                 // tail of the stream on a host that crashed.
                 None if !state.past.contains(&attempt) => {}
@@ -380,7 +477,11 @@ impl Tasks {
     }
 
     fn stated(&mut self, task: &TaskId, said: &OpenTask, now: Timestamp) -> Verdict {
-        if self.tasks.get(task).is_some_and(|state| state.outcome.is_some()) {
+        if self
+            .tasks
+            .get(task)
+            .is_some_and(|state| state.outcome.is_some())
+        {
             return Verdict::Refused(Refusal::Finished);
         }
         self.entry(task, now).learn(said, now);
@@ -397,7 +498,16 @@ impl Tasks {
         let error = Some(ErrorKind::Cancelled);
         let (attempt, programmer, llm) = (None, None, None);
         let status = Status::Cancelled;
-        let outcome = Outcome { attempt, status, cost, at: now, started_at: None, programmer, llm, error };
+        let outcome = Outcome {
+            attempt,
+            status,
+            cost,
+            at: now,
+            started_at: None,
+            programmer,
+            llm,
+            error,
+        };
         self.end(task, outcome);
         Verdict::Accepted
     }
@@ -410,7 +520,10 @@ impl Tasks {
             // The result says it.
             state.used.clear();
         }
-        state.outcome = Some(Outcome { started_at, ..outcome });
+        state.outcome = Some(Outcome {
+            started_at,
+            ..outcome
+        });
         self.open -= 1;
         self.detailed.push_back(task.clone());
         self.forget_details();
@@ -419,11 +532,21 @@ impl Tasks {
     /// Bounded memory: of an old outcome only what decides is kept.
     fn forget_details(&mut self) {
         while self.detailed.len() > DETAILED_OUTCOMES {
-            let Some(oldest) = self.detailed.pop_front() else { return };
+            let Some(oldest) = self.detailed.pop_front() else {
+                return;
+            };
             if let Some(state) = self.tasks.get_mut(&oldest) {
                 let body_hash = state.body_hash.take();
-                let outcome = state.outcome.take().map(|outcome| Outcome { programmer: None, llm: None, ..outcome });
-                *state = TaskState { body_hash, outcome, ..TaskState::default() };
+                let outcome = state.outcome.take().map(|outcome| Outcome {
+                    programmer: None,
+                    llm: None,
+                    ..outcome
+                });
+                *state = TaskState {
+                    body_hash,
+                    outcome,
+                    ..TaskState::default()
+                };
             }
         }
     }

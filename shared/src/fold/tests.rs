@@ -37,11 +37,22 @@ fn finished(name: &str, n: Option<u128>, status: Status) -> Decision {
 }
 
 fn submitted(name: &str, hash: &str) -> Decision {
-    Decision::Submitted { task: task(name), body_hash: hash.to_owned(), route: "any".to_owned(), deadline_ms: None }
+    Decision::Submitted {
+        task: task(name),
+        body_hash: hash.to_owned(),
+        route: "any".to_owned(),
+        deadline_ms: None,
+    }
 }
 
 fn batch(first: u64, events: Vec<Decision>) -> Batch {
-    Batch { v: 1, emitter: EmitterId::from_u128(1), first, at_ms: 1000 + first, events }
+    Batch {
+        v: 1,
+        emitter: EmitterId::from_u128(1),
+        first,
+        at_ms: 1000 + first,
+        events,
+    }
 }
 
 /// The verdicts of one run of events.
@@ -65,7 +76,11 @@ fn the_first_finished_of_the_owner_is_the_outcome() {
         finished("t", Some(1), Status::Succeeded),
         finished("t", Some(1), Status::Failed),
     ];
-    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES, FINISHED], "only the owner, only once");
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, SUPERSEDED, YES, FINISHED],
+        "only the owner, only once"
+    );
 }
 
 #[test]
@@ -76,7 +91,11 @@ fn a_redelivery_takes_ownership_and_the_old_owner_is_ignored_from_then_on() {
         finished("t", Some(1), Status::Failed),
         finished("t", Some(2), Status::Succeeded),
     ];
-    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES], "the higher token owns the task");
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, SUPERSEDED, YES],
+        "the higher token owns the task"
+    );
 }
 
 fn retry(n: u128, generation: u32) -> Decision {
@@ -84,14 +103,26 @@ fn retry(n: u128, generation: u32) -> Decision {
         attempt: attempt(n),
         error: ErrorKind::AgentCrashed,
         at_ms: 9000,
-        spent: Spent { tokens: 7, ..Spent::default() },
+        spent: Spent {
+            tokens: 7,
+            ..Spent::default()
+        },
     };
-    Decision::Reissued { task: task("t"), generation, retry: Some(retry) }
+    Decision::Reissued {
+        task: task("t"),
+        generation,
+        retry: Some(retry),
+    }
 }
 
 #[test]
 fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
-    let events = vec![started("t", 1, 0, 0), retry(2, 1), retry(1, 1), finished("t", Some(1), Status::Failed)];
+    let events = vec![
+        started("t", 1, 0, 0),
+        retry(2, 1),
+        retry(1, 1),
+        finished("t", Some(1), Status::Failed),
+    ];
     assert_eq!(
         verdicts(events.clone()),
         [YES, SUPERSEDED, YES, SUPERSEDED],
@@ -100,29 +131,64 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     let mut fold = Fold::new();
     fold.apply(&batch(0, events), |_, _, _| ());
     let state = fold.tasks.get(&task("t")).expect("the task");
-    assert_eq!((state.attempts, &state.owner), (1, &None), "it was made, and is over");
-    assert_eq!(state.spent.tokens, 7, "what it has used is not there for the next one");
-    assert!(!state.published && state.retry.is_some(), "its message is not in its queue yet: {state:?}");
+    assert_eq!(
+        (state.attempts, &state.owner),
+        (1, &None),
+        "it was made, and is over"
+    );
+    assert_eq!(
+        state.spent.tokens, 7,
+        "what it has used is not there for the next one"
+    );
+    assert!(
+        !state.published && state.retry.is_some(),
+        "its message is not in its queue yet: {state:?}"
+    );
 }
 
 fn usage(calls: u64, cost: u64) -> Usage {
     let (llm, cost_usd) = (LlmName::new("p/m").expect("an LLM"), MicroUsd(cost));
-    let of = LlmUsage { calls, cost_usd, output_tokens: 10, ..LlmUsage::none(llm) };
-    Usage { calls, cost_usd, output_tokens: 10, by_llm: vec![of], ..Usage::default() }
+    let of = LlmUsage {
+        calls,
+        cost_usd,
+        output_tokens: 10,
+        ..LlmUsage::none(llm)
+    };
+    Usage {
+        calls,
+        cost_usd,
+        output_tokens: 10,
+        by_llm: vec![of],
+        ..Usage::default()
+    }
 }
 
 fn used(n: u128, calls: u64, cost: u64) -> Decision {
-    Decision::Used { task: task("t"), attempt: attempt(n), spent: Spent::of(usage(calls, cost)), so_far: false }
+    Decision::Used {
+        task: task("t"),
+        attempt: attempt(n),
+        spent: Spent::of(usage(calls, cost)),
+        so_far: false,
+    }
 }
 
 fn so_far(n: u128, calls: u64, cost: u64) -> Decision {
     let spent = Spent::of(usage(calls, cost));
-    Decision::Used { task: task("t"), attempt: attempt(n), spent, so_far: true }
+    Decision::Used {
+        task: task("t"),
+        attempt: attempt(n),
+        spent,
+        so_far: true,
+    }
 }
 
 #[test]
 fn what_each_attempt_said_last_is_what_the_task_has_used() {
-    let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
+    let released = |n| Decision::Released {
+        task: task("t"),
+        attempt: attempt(n),
+        no_llm: true,
+    };
     let events = vec![
         started("t", 1, 0, 0),
         used(1, 1, 300),
@@ -136,43 +202,116 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
     ];
     let fold = folded_from(0, &events);
     let spent = &fold.tasks.get(&task("t")).expect("the task").spent;
-    assert_eq!((spent.cost_usd, spent.tokens), (MicroUsd(260), 20), "of the first and the second");
-    let sure = fold.tasks.get(&task("t")).map(TaskState::spent_for_sure).expect("the task");
-    assert_eq!(sure.cost_usd, MicroUsd(210), "the second one has never said its last word");
-    assert_eq!(spent.usage, usage(1, 210).and(&usage(2, 50)), "with all its parts");
-    assert_eq!(spent.usage.by_llm, [LlmUsage { output_tokens: 20, ..usage(3, 260).by_llm[0].clone() }], "of one LLM");
+    assert_eq!(
+        (spent.cost_usd, spent.tokens),
+        (MicroUsd(260), 20),
+        "of the first and the second"
+    );
+    let sure = fold
+        .tasks
+        .get(&task("t"))
+        .map(TaskState::spent_for_sure)
+        .expect("the task");
+    assert_eq!(
+        sure.cost_usd,
+        MicroUsd(210),
+        "the second one has never said its last word"
+    );
+    assert_eq!(
+        spent.usage,
+        usage(1, 210).and(&usage(2, 50)),
+        "with all its parts"
+    );
+    assert_eq!(
+        spent.usage.by_llm,
+        [LlmUsage {
+            output_tokens: 20,
+            ..usage(3, 260).by_llm[0].clone()
+        }],
+        "of one LLM"
+    );
 
-    let events = vec![started("t", 1, 0, 0), finished("t", Some(1), Status::Failed), used(1, 1, 9)];
-    assert_eq!(verdicts(events), [YES, YES, FINISHED], "the result has said it");
-    assert_eq!(verdicts(vec![used(1, 1, 9)]), [Verdict::Refused(Refusal::UnknownTask)], "nobody knows the task");
+    let events = vec![
+        started("t", 1, 0, 0),
+        finished("t", Some(1), Status::Failed),
+        used(1, 1, 9),
+    ];
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, FINISHED],
+        "the result has said it"
+    );
+    assert_eq!(
+        verdicts(vec![used(1, 1, 9)]),
+        [Verdict::Refused(Refusal::UnknownTask)],
+        "nobody knows the task"
+    );
 }
 
 #[test]
 fn the_attempt_of_a_cancelled_task_tells_what_it_has_used_when_it_has_stopped() {
     let cancelled = Decision::Cancelled { task: task("t") };
-    let events = vec![started("t", 1, 0, 0), used(1, 2, 300), cancelled, used(1, 2, 100)];
+    let events = vec![
+        started("t", 1, 0, 0),
+        used(1, 2, 300),
+        cancelled,
+        used(1, 2, 100),
+    ];
     let fold = folded_from(0, &events);
     assert_eq!(fold.tasks.usage(&task("t")), usage(2, 100), "its last word");
-    let outcome = fold.tasks.get(&task("t")).and_then(|state| state.outcome.clone()).expect("an outcome");
-    assert_eq!((outcome.status, outcome.cost), (Status::Cancelled, MicroUsd(100)), "and what the task has cost");
+    let outcome = fold
+        .tasks
+        .get(&task("t"))
+        .and_then(|state| state.outcome.clone())
+        .expect("an outcome");
+    assert_eq!(
+        (outcome.status, outcome.cost),
+        (Status::Cancelled, MicroUsd(100)),
+        "and what the task has cost"
+    );
 }
 
 #[test]
 fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
     let mut old = what_decides(&folded_from(0, &[submitted("t", "h")])).expect("an open task");
-    old.spent = Spent { cost_usd: MicroUsd(70), tokens: 9, ..Spent::default() };
-    let stated = Decision::Stated { task: task("t"), state: Box::new(old) };
-    let spent = |events: &[Decision]| folded_from(0, events).tasks.get(&task("t")).map(|state| state.spent.cost_usd);
-    let events = vec![stated.clone(), stated.clone(), started("t", 1, 0, 0), used(1, 1, 5), stated];
+    old.spent = Spent {
+        cost_usd: MicroUsd(70),
+        tokens: 9,
+        ..Spent::default()
+    };
+    let stated = Decision::Stated {
+        task: task("t"),
+        state: Box::new(old),
+    };
+    let spent = |events: &[Decision]| {
+        folded_from(0, events)
+            .tasks
+            .get(&task("t"))
+            .map(|state| state.spent.cost_usd)
+    };
+    let events = vec![
+        stated.clone(),
+        stated.clone(),
+        started("t", 1, 0, 0),
+        used(1, 1, 5),
+        stated,
+    ];
     assert_eq!(spent(&events[..2]), Some(MicroUsd(70)), "said twice");
     assert_eq!(spent(&events), Some(MicroUsd(75)), "and more came to it");
 }
 
 #[test]
 fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
-    let settled =
-        |n, cost| Decision::Settled { attempt: attempt(n), cost_usd: MicroUsd(cost), by_llm: BTreeMap::new() };
-    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: true };
+    let settled = |n, cost| Decision::Settled {
+        attempt: attempt(n),
+        cost_usd: MicroUsd(cost),
+        by_llm: BTreeMap::new(),
+    };
+    let released = Decision::Released {
+        task: task("t"),
+        attempt: attempt(1),
+        no_llm: true,
+    };
     let outcome = Decision::Finished {
         task: task("t"),
         attempt: Some(attempt(2)),
@@ -190,19 +329,32 @@ fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
         started("t", 2, 0, 1),
         outcome,
     ];
-    assert_eq!(folded_from(0, &events).budget.spent(), MicroUsd(330), "300 were settled, 30 are new");
+    assert_eq!(
+        folded_from(0, &events).budget.spent(),
+        MicroUsd(330),
+        "300 were settled, 30 are new"
+    );
 }
 
 #[test]
 fn the_first_of_cancelled_and_finished_is_the_outcome() {
     let cancelled = || Decision::Cancelled { task: task("t") };
-    let events = vec![cancelled(), started("t", 1, 0, 0), cancelled(), finished("t", Some(1), Status::Succeeded)];
+    let events = vec![
+        cancelled(),
+        started("t", 1, 0, 0),
+        cancelled(),
+        finished("t", Some(1), Status::Succeeded),
+    ];
     assert_eq!(
         verdicts(events),
         [Verdict::Refused(Refusal::UnknownTask), YES, YES, FINISHED],
         "a running task is cancelled, one that nobody knows is not"
     );
-    let events = vec![started("t", 1, 0, 0), finished("t", Some(1), Status::Succeeded), cancelled()];
+    let events = vec![
+        started("t", 1, 0, 0),
+        finished("t", Some(1), Status::Succeeded),
+        cancelled(),
+    ];
     assert_eq!(verdicts(events), [YES, YES, FINISHED], "too late");
 }
 
@@ -210,7 +362,10 @@ fn the_first_of_cancelled_and_finished_is_the_outcome() {
 fn folded_from(first: usize, events: &[Decision]) -> Fold {
     let mut fold = Fold::new();
     let seq = u64::try_from(first).expect("a small number");
-    let batch = Batch { at_ms: 1000, ..batch(seq, events[first..].to_vec()) };
+    let batch = Batch {
+        at_ms: 1000,
+        ..batch(seq, events[first..].to_vec())
+    };
     fold.apply(&batch, |_, _, _| ());
     fold
 }
@@ -224,15 +379,39 @@ fn what_decides(fold: &Fold) -> Option<crate::event::OpenTask> {
 fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
     let stated = |before: &[Decision]| {
         let state = what_decides(&folded_from(0, before)).expect("an open task");
-        Decision::Stated { task: task("t"), state: Box::new(state) }
+        Decision::Stated {
+            task: task("t"),
+            state: Box::new(state),
+        }
     };
-    let published = Decision::Published { task: task("t"), generation: 0 };
-    let released = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: true };
+    let published = Decision::Published {
+        task: task("t"),
+        generation: 0,
+    };
+    let released = |n| Decision::Released {
+        task: task("t"),
+        attempt: attempt(n),
+        no_llm: true,
+    };
     let stories = [
         vec![submitted("t", "h"), published.clone()],
-        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0)],
-        vec![submitted("t", "h"), published.clone(), started("t", 1, 0, 0), released(1), started("t", 2, 0, 1)],
-        vec![submitted("t", "h"), started("t", 1, 0, 0), Decision::reissued(&task("t"), 1)],
+        vec![
+            submitted("t", "h"),
+            published.clone(),
+            started("t", 1, 0, 0),
+        ],
+        vec![
+            submitted("t", "h"),
+            published.clone(),
+            started("t", 1, 0, 0),
+            released(1),
+            started("t", 2, 0, 1),
+        ],
+        vec![
+            submitted("t", "h"),
+            started("t", 1, 0, 0),
+            Decision::reissued(&task("t"), 1),
+        ],
         vec![
             submitted("t", "h"),
             started("t", 1, 0, 0),
@@ -241,13 +420,23 @@ fn who_reads_an_open_task_from_its_statement_on_knows_what_the_others_know() {
             started("t", 2, 0, 1),
             used(2, 1, 9),
         ],
-        vec![submitted("t", "h"), started("t", 1, 0, 0), started("t", 2, 0, 1), started("t", 3, 0, 2), released(1)],
+        vec![
+            submitted("t", "h"),
+            started("t", 1, 0, 0),
+            started("t", 2, 0, 1),
+            started("t", 3, 0, 2),
+            released(1),
+        ],
     ];
     for mut events in stories {
         events.push(stated(&events));
         let whole = what_decides(&folded_from(0, &events));
         for first in 1..events.len() {
-            assert_eq!(what_decides(&folded_from(first, &events)), whole, "from event {first} of {events:?}");
+            assert_eq!(
+                what_decides(&folded_from(first, &events)),
+                whole,
+                "from event {first} of {events:?}"
+            );
         }
     }
 }
@@ -257,19 +446,44 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     let mut events = vec![submitted("t", "h"), started("t", 1, 0, 0)];
     let old = what_decides(&folded_from(0, &events[..1])).expect("an open task");
     let before = what_decides(&folded_from(0, &events));
-    events.push(Decision::Stated { task: task("t"), state: Box::new(old) });
-    assert_eq!(what_decides(&folded_from(0, &events)), before, "it was written before the start and came behind it");
+    events.push(Decision::Stated {
+        task: task("t"),
+        state: Box::new(old),
+    });
+    assert_eq!(
+        what_decides(&folded_from(0, &events)),
+        before,
+        "it was written before the start and came behind it"
+    );
     let running = before.clone().expect("an open task");
-    let release = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
+    let release = Decision::Released {
+        task: task("t"),
+        attempt: attempt(1),
+        no_llm: false,
+    };
     let mut late = [&events[..2], &[release]].concat();
     let released = what_decides(&folded_from(0, &late));
-    late.push(Decision::Stated { task: task("t"), state: Box::new(running) });
-    assert_eq!(what_decides(&folded_from(0, &late)), released, "a released attempt is not counted again");
+    late.push(Decision::Stated {
+        task: task("t"),
+        state: Box::new(running),
+    });
+    assert_eq!(
+        what_decides(&folded_from(0, &late)),
+        released,
+        "a released attempt is not counted again"
+    );
 
     events.push(finished("t", Some(1), Status::Succeeded));
     let state = Box::new(before.expect("an open task"));
-    events.push(Decision::Stated { task: task("t"), state });
-    assert_eq!(verdicts(events).last(), Some(&FINISHED), "nothing opens a finished task again");
+    events.push(Decision::Stated {
+        task: task("t"),
+        state,
+    });
+    assert_eq!(
+        verdicts(events).last(),
+        Some(&FINISHED),
+        "nothing opens a finished task again"
+    );
 }
 
 #[test]
@@ -282,77 +496,175 @@ fn a_waiting_task_is_overdue_from_its_deadline_until_it_is_started() {
     };
     let mut fold = Fold::new();
     fold.apply(&batch(0, vec![submitted]), |_, _, _| ());
-    assert_eq!(fold.tasks.overdue(Timestamp(4999)).count(), 0, "there is time left");
-    assert_eq!(fold.tasks.overdue(Timestamp(5000)).count(), 1, "it has passed");
+    assert_eq!(
+        fold.tasks.overdue(Timestamp(4999)).count(),
+        0,
+        "there is time left"
+    );
+    assert_eq!(
+        fold.tasks.overdue(Timestamp(5000)).count(),
+        1,
+        "it has passed"
+    );
     fold.apply(&batch(1, vec![started("t", 1, 0, 0)]), |_, _, _| ());
-    assert_eq!(fold.tasks.overdue(Timestamp(5000)).count(), 0, "it was started");
+    assert_eq!(
+        fold.tasks.overdue(Timestamp(5000)).count(),
+        0,
+        "it was started"
+    );
 }
 
 #[test]
 fn what_is_not_in_its_queue_is_known_until_it_is() {
-    let published = |generation| Decision::Published { task: task("t"), generation };
+    let published = |generation| Decision::Published {
+        task: task("t"),
+        generation,
+    };
     let unpublished = |events| {
         let mut fold = Fold::new();
         fold.apply(&batch(0, events), |_, _, _| ());
         fold.tasks.unpublished().count()
     };
     assert_eq!(unpublished(vec![submitted("t", "h")]), 1, "submitted");
-    assert_eq!(unpublished(vec![submitted("t", "h"), published(0)]), 0, "published");
+    assert_eq!(
+        unpublished(vec![submitted("t", "h"), published(0)]),
+        0,
+        "published"
+    );
     let reissued = Decision::reissued(&task("t"), 1);
-    assert_eq!(unpublished(vec![submitted("t", "h"), published(0), reissued.clone()]), 1, "about to be again");
-    assert_eq!(unpublished(vec![submitted("t", "h"), reissued, started("t", 1, 1, 0)]), 0, "it was delivered");
+    assert_eq!(
+        unpublished(vec![submitted("t", "h"), published(0), reissued.clone()]),
+        1,
+        "about to be again"
+    );
+    assert_eq!(
+        unpublished(vec![submitted("t", "h"), reissued, started("t", 1, 1, 0)]),
+        0,
+        "it was delivered"
+    );
 }
 
 #[test]
 fn a_delayed_started_of_an_earlier_delivery_does_not_take_ownership_back() {
-    let events = vec![started("t", 2, 0, 1), started("t", 1, 0, 0), started("t", 3, 0, 1)];
-    assert_eq!(verdicts(events), [YES, SUPERSEDED, SUPERSEDED], "lower and equal tokens lose");
+    let events = vec![
+        started("t", 2, 0, 1),
+        started("t", 1, 0, 0),
+        started("t", 3, 0, 1),
+    ];
+    assert_eq!(
+        verdicts(events),
+        [YES, SUPERSEDED, SUPERSEDED],
+        "lower and equal tokens lose"
+    );
 }
 
 #[test]
 fn a_reissued_task_belongs_to_its_new_generation_only() {
     let reissued = |generation| Decision::reissued(&task("t"), generation);
-    let events = vec![started("t", 1, 0, 5), reissued(1), reissued(1), started("t", 2, 0, 6), started("t", 3, 1, 0)];
-    assert_eq!(verdicts(events), [YES, YES, OLD, OLD, YES], "the first reissue wins, old deliveries are dropped");
+    let events = vec![
+        started("t", 1, 0, 5),
+        reissued(1),
+        reissued(1),
+        started("t", 2, 0, 6),
+        started("t", 3, 1, 0),
+    ];
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, OLD, OLD, YES],
+        "the first reissue wins, old deliveries are dropped"
+    );
 }
 
 #[test]
 fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() {
-    let lives = |n| Decision::Released { task: task("t"), attempt: attempt(n), no_llm: false };
-    let attempts = |events: &[Decision]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
+    let lives = |n| Decision::Released {
+        task: task("t"),
+        attempt: attempt(n),
+        no_llm: false,
+    };
+    let attempts =
+        |events: &[Decision]| what_decides(&folded_from(0, events)).map(|state| state.attempts);
     let mut events = vec![started("t", 1, 0, 0), started("t", 2, 0, 1), lives(1)];
-    assert_eq!(attempts(&events[..2]), Some(2), "it may have died with its worker");
-    assert_eq!(attempts(&events), Some(1), "its worker says that it has not");
-    let again = [lives(1), finished("t", Some(1), Status::Failed), finished("t", Some(2), Status::Succeeded)];
+    assert_eq!(
+        attempts(&events[..2]),
+        Some(2),
+        "it may have died with its worker"
+    );
+    assert_eq!(
+        attempts(&events),
+        Some(1),
+        "its worker says that it has not"
+    );
+    let again = [
+        lives(1),
+        finished("t", Some(1), Status::Failed),
+        finished("t", Some(2), Status::Succeeded),
+    ];
     let seen = verdicts([&events[..], &again].concat());
-    assert_eq!(seen, [YES, YES, YES, SUPERSEDED, SUPERSEDED, YES], "once, and it owns nothing by that");
+    assert_eq!(
+        seen,
+        [YES, YES, YES, SUPERSEDED, SUPERSEDED, YES],
+        "once, and it owns nothing by that"
+    );
 
     for n in 2..=30 {
-        events.extend([started("t", n + 1, 0, u64::try_from(n).expect("a small number")), lives(n)]);
+        events.extend([
+            started("t", n + 1, 0, u64::try_from(n).expect("a small number")),
+            lives(n),
+        ]);
     }
     let most = MOST_RELEASES;
-    assert_eq!(attempts(&events), Some(31 - most), "{most} of 31 do not count: the task may be what cuts them off");
+    assert_eq!(
+        attempts(&events),
+        Some(31 - most),
+        "{most} of 31 do not count: the task may be what cuts them off"
+    );
 }
 
 #[test]
 fn a_released_attempt_does_not_count_and_cannot_finish() {
-    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
+    let released = Decision::Released {
+        task: task("t"),
+        attempt: attempt(1),
+        no_llm: false,
+    };
     let mut fold = Fold::new();
-    let events = vec![started("t", 1, 0, 0), released, finished("t", Some(1), Status::Failed), started("t", 2, 0, 1)];
+    let events = vec![
+        started("t", 1, 0, 0),
+        released,
+        finished("t", Some(1), Status::Failed),
+        started("t", 2, 0, 1),
+    ];
     let mut seen = Vec::new();
     fold.apply(&batch(0, events), |_, _, verdict| seen.push(verdict));
     assert_eq!(seen, [YES, YES, SUPERSEDED, YES], "released means given up");
     let state = fold.tasks.get(&task("t")).expect("the task is known");
-    assert_eq!((state.attempts, state.releases), (1, 1), "only the second attempt counts");
+    assert_eq!(
+        (state.attempts, state.releases),
+        (1, 1),
+        "only the second attempt counts"
+    );
 }
 
 #[test]
 fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
     let finish = |n| finished("t", Some(n), Status::Succeeded);
-    assert_eq!(verdicts(vec![submitted("t", "h"), finish(1)]), [YES, YES], "the log has lost its tail");
-    let released = Decision::Released { task: task("t"), attempt: attempt(1), no_llm: false };
+    assert_eq!(
+        verdicts(vec![submitted("t", "h"), finish(1)]),
+        [YES, YES],
+        "the log has lost its tail"
+    );
+    let released = Decision::Released {
+        task: task("t"),
+        attempt: attempt(1),
+        no_llm: false,
+    };
     let events = vec![started("t", 1, 0, 0), released, finish(1), finish(2)];
-    assert_eq!(verdicts(events), [YES, YES, SUPERSEDED, YES], "who gave it back did not bring it");
+    assert_eq!(
+        verdicts(events),
+        [YES, YES, SUPERSEDED, YES],
+        "who gave it back did not bring it"
+    );
     let events = vec![started("t", 1, 0, 0), finish(2), finish(1)];
     assert_eq!(verdicts(events), [YES, SUPERSEDED, YES], "its owner does");
 }
@@ -360,8 +672,16 @@ fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
 #[test]
 fn the_same_id_is_taken_once_and_another_body_is_a_conflict() {
     let taken = |same_body| Verdict::Refused(Refusal::Taken { same_body });
-    let events = vec![submitted("t", "h"), submitted("t", "h"), submitted("t", "other")];
-    assert_eq!(verdicts(events), [YES, taken(true), taken(false)], "first come, first served");
+    let events = vec![
+        submitted("t", "h"),
+        submitted("t", "h"),
+        submitted("t", "other"),
+    ];
+    assert_eq!(
+        verdicts(events),
+        [YES, taken(true), taken(false)],
+        "first come, first served"
+    );
 }
 
 #[test]
@@ -372,8 +692,12 @@ fn a_configuration_that_is_only_said_again_takes_no_others_place() {
         rules: Rules::default(),
         again,
     };
-    let events =
-        vec![configured("old", true), configured("new", false), configured("old", true), configured("new", true)];
+    let events = vec![
+        configured("old", true),
+        configured("new", false),
+        configured("old", true),
+        configured("new", true),
+    ];
     assert_eq!(
         verdicts(events),
         [YES, YES, SUPERSEDED, YES],
@@ -393,20 +717,47 @@ fn queues_of_earlier_configurations_are_remembered_until_they_are_in_use_again()
         again: false,
     };
     let mut fold = Fold::new();
-    fold.apply(&batch(0, vec![configured("fast"), configured("slow")]), |_, _, _| ());
+    fold.apply(
+        &batch(0, vec![configured("fast"), configured("slow")]),
+        |_, _, _| (),
+    );
     let now = Routes::new(&fold.configuration().expect("one is in force").capabilities);
     // With a single programmer all its sets have the same eligible programmers, so there is one queue.
-    assert_eq!(fold.retired_queues(&now), Vec::<String>::new(), "both configurations use tasks.any only");
+    assert_eq!(
+        fold.retired_queues(&now),
+        Vec::<String>::new(),
+        "both configurations use tasks.any only"
+    );
     let none = Routes::default();
-    assert_eq!(fold.retired_queues(&none), ["tasks.any"], "nobody uses it any more");
+    assert_eq!(
+        fold.retired_queues(&none),
+        ["tasks.any"],
+        "nobody uses it any more"
+    );
 }
 
 #[test]
 fn the_time_of_the_pool_never_goes_back() {
     let mut fold = Fold::new();
-    fold.apply(&Batch { at_ms: 5000, ..batch(0, vec![Decision::Tick]) }, |_, _, _| ());
-    fold.apply(&Batch { at_ms: 4000, ..batch(1, vec![Decision::Tick]) }, |_, _, _| ());
-    assert_eq!(fold.now(), Timestamp(5000), "the running maximum of the events' times");
+    fold.apply(
+        &Batch {
+            at_ms: 5000,
+            ..batch(0, vec![Decision::Tick])
+        },
+        |_, _, _| (),
+    );
+    fold.apply(
+        &Batch {
+            at_ms: 4000,
+            ..batch(1, vec![Decision::Tick])
+        },
+        |_, _, _| (),
+    );
+    assert_eq!(
+        fold.now(),
+        Timestamp(5000),
+        "the running maximum of the events' times"
+    );
 }
 
 /// Events of a few tasks, attempts and tokens, so that they collide often.
@@ -414,14 +765,22 @@ fn any_decision() -> impl Strategy<Value = Decision> {
     let name = prop_oneof![Just("a"), Just("b")];
     prop_oneof![
         (name.clone(), 1u128..4, 0u32..3, 0u64..3).prop_map(|(t, n, g, c)| started(t, n, g, c)),
-        (name.clone(), proptest::option::of(1u128..4)).prop_map(|(t, n)| finished(t, n, Status::Succeeded)),
-        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::reissued(&task(t), generation)),
+        (name.clone(), proptest::option::of(1u128..4)).prop_map(|(t, n)| finished(
+            t,
+            n,
+            Status::Succeeded
+        )),
+        (name.clone(), 0u32..3)
+            .prop_map(|(t, generation)| Decision::reissued(&task(t), generation)),
         (name.clone(), 1u128..4).prop_map(|(t, n)| Decision::Released {
             task: task(t),
             attempt: attempt(n),
             no_llm: false
         }),
-        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Published { task: task(t), generation }),
+        (name.clone(), 0u32..3).prop_map(|(t, generation)| Decision::Published {
+            task: task(t),
+            generation
+        }),
         name.prop_map(|t| submitted(t, "h")),
     ]
 }
@@ -459,15 +818,38 @@ proptest! {
 #[test]
 fn whoever_is_first_heard_of_when_it_says_so_again_has_been_there_before() {
     let programmer = || ProgrammerId::new("001").expect("an id");
-    let up = |again| Decision::Up { programmer: programmer(), host: "h".to_owned(), again };
+    let up = |again| Decision::Up {
+        programmer: programmer(),
+        host: "h".to_owned(),
+        again,
+    };
     let is_gone = |events: Vec<(u64, Decision)>| {
         let mut fold = Fold::new();
         for (seq, (at_ms, event)) in (0..).zip(events) {
-            fold.apply(&Batch { at_ms, ..batch(seq, vec![event]) }, |_, _, _| ());
+            fold.apply(
+                &Batch {
+                    at_ms,
+                    ..batch(seq, vec![event])
+                },
+                |_, _, _| (),
+            );
         }
-        let owner = fold.tasks.get(&task("t")).and_then(|state| state.owner.clone()).expect("an owner");
-        fold.is_gone(&Owner { programmer: programmer(), ..owner })
+        let owner = fold
+            .tasks
+            .get(&task("t"))
+            .and_then(|state| state.owner.clone())
+            .expect("an owner");
+        fold.is_gone(&Owner {
+            programmer: programmer(),
+            ..owner
+        })
     };
-    assert!(!is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(true))]), "the log has forgotten when it came");
-    assert!(is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(false))]), "it has only just come");
+    assert!(
+        !is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(true))]),
+        "the log has forgotten when it came"
+    );
+    assert!(
+        is_gone(vec![(1, started("t", 1, 0, 0)), (5, up(false))]),
+        "it has only just come"
+    );
 }

@@ -26,9 +26,21 @@ struct Caps {
     text_bytes: usize,
 }
 
-const USUAL: Caps = Caps { files: 10_000, files_bytes: 1024 * 1024, text_bytes: 32 * 1024 };
-const SMALL: Caps = Caps { files: 1_000, files_bytes: 64 * 1024, text_bytes: 1024 };
-const LEAST: Caps = Caps { files: 0, files_bytes: 0, text_bytes: 256 };
+const USUAL: Caps = Caps {
+    files: 10_000,
+    files_bytes: 1024 * 1024,
+    text_bytes: 32 * 1024,
+};
+const SMALL: Caps = Caps {
+    files: 1_000,
+    files_bytes: 64 * 1024,
+    text_bytes: 1024,
+};
+const LEAST: Caps = Caps {
+    files: 0,
+    files_bytes: 0,
+    text_bytes: 256,
+};
 
 impl ResultMessage {
     /// Cuts it until its JSON has at most `limit` bytes, or only the essentials are left: status, error, commit, usage.
@@ -38,9 +50,21 @@ impl ResultMessage {
     pub fn fit(&mut self, limit: usize) -> Vec<u8> {
         self.cut(USUAL);
         let steps: [fn(&mut Self); 5] = if self.commit.is_some() {
-            [|r| r.cut(SMALL), Self::leave_out_patch, Self::leave_out_task, |r| r.cut(LEAST), Self::leave_out_checks]
+            [
+                |r| r.cut(SMALL),
+                Self::leave_out_patch,
+                Self::leave_out_task,
+                |r| r.cut(LEAST),
+                Self::leave_out_checks,
+            ]
         } else {
-            [|r| r.cut(SMALL), Self::leave_out_task, |r| r.cut(LEAST), Self::leave_out_checks, Self::leave_out_patch]
+            [
+                |r| r.cut(SMALL),
+                Self::leave_out_task,
+                |r| r.cut(LEAST),
+                Self::leave_out_checks,
+                Self::leave_out_patch,
+            ]
         };
         for step in steps {
             let json = self.to_json();
@@ -58,11 +82,17 @@ impl ResultMessage {
             *sum += json_bytes(name) + 1;
             Some(*sum)
         });
-        let kept = sizes.take(caps.files).take_while(|sum| *sum <= caps.files_bytes).count();
+        let kept = sizes
+            .take(caps.files)
+            .take_while(|sum| *sum <= caps.files_bytes)
+            .count();
         self.files_changed_total = self.files_changed_total.max(all as u64);
         self.files_changed.truncate(kept);
         self.files_changed_truncated |= kept < all;
-        let texts = self.acceptance.iter_mut().map(|check| &mut check.output_tail);
+        let texts = self
+            .acceptance
+            .iter_mut()
+            .map(|check| &mut check.output_tail);
         let texts = texts.chain([&mut self.log_tail]);
         for text in texts {
             self.texts_truncated |= keep_end(text, caps.text_bytes);
@@ -110,7 +140,10 @@ fn fitting(characters: impl Iterator<Item = char>, limit: usize) -> usize {
     let mut left = limit.saturating_sub(GAP.len() + 2);
     let mut bytes = 0;
     for character in characters {
-        let Some(rest) = left.checked_sub(json_bytes(character.encode_utf8(&mut buffer)) - 2) else { break };
+        let Some(rest) = left.checked_sub(json_bytes(character.encode_utf8(&mut buffer)) - 2)
+        else {
+            break;
+        };
         left = rest;
         bytes += character.len_utf8();
     }

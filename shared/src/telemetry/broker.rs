@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::catalog::{BROKER_BLOCKED, BROKER_CONNECTED, BROKER_CONSUMER_TIMEOUTS, BROKER_RECONNECTS};
+use super::catalog::{
+    BROKER_BLOCKED, BROKER_CONNECTED, BROKER_CONSUMER_TIMEOUTS, BROKER_RECONNECTS,
+};
 use crate::broker::refusal::NotConnected;
 
 /// A connection is there.
@@ -17,7 +19,11 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn emit(&self) {
-        let Self { purpose, away, again } = self;
+        let Self {
+            purpose,
+            away,
+            again,
+        } = self;
         BROKER_CONNECTED.set_flag([purpose], true);
         BROKER_BLOCKED.set_flag([purpose], false);
         BROKER_RECONNECTS.add([purpose], u64::from(*again));
@@ -42,13 +48,22 @@ pub(crate) struct Down<'a> {
 
 impl Down<'_> {
     pub(crate) fn emit(&self) {
-        let Self { purpose, error, lost, news } = self;
+        let Self {
+            purpose,
+            error,
+            lost,
+            news,
+        } = self;
         BROKER_CONNECTED.set_flag([purpose], false);
         BROKER_BLOCKED.set_flag([purpose], false);
         BROKER_RECONNECTS.add([purpose], 0);
         match (news, lost) {
-            (true, true) => tracing::warn!(purpose, %error, "the broker is lost; trying until it is back"),
-            (true, false) => tracing::warn!(purpose, %error, "the broker cannot be used; trying until it can"),
+            (true, true) => {
+                tracing::warn!(purpose, %error, "the broker is lost; trying until it is back")
+            }
+            (true, false) => {
+                tracing::warn!(purpose, %error, "the broker cannot be used; trying until it can")
+            }
             (false, _) => tracing::debug!(purpose, %error, "the broker is still away"),
         }
     }

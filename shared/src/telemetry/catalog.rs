@@ -7,8 +7,9 @@ use std::time::Duration;
 use metrics::{Label, Unit};
 
 /// Upper bounds of all histograms, in seconds: from an append to the log to a task that takes an hour.
-pub(super) const BUCKETS: [f64; 15] =
-    [0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+pub(super) const BUCKETS: [f64; 15] = [
+    0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -88,7 +89,10 @@ impl<const N: usize> Gauge<N> {
         self.set(values, f64::from(u8::from(is)));
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "metrics are floats, and nobody counts that far")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "metrics are floats, and nobody counts that far"
+    )]
     pub fn set_count(self, values: [&str; N], count: usize) {
         self.set(values, count as f64);
     }
@@ -101,7 +105,11 @@ impl<const N: usize> Histogram<N> {
 }
 
 fn labels<const N: usize>(names: [&'static str; N], values: [&str; N]) -> Vec<Label> {
-    names.into_iter().zip(values).map(|(name, value)| Label::new(name, value.to_owned())).collect()
+    names
+        .into_iter()
+        .zip(values)
+        .map(|(name, value)| Label::new(name, value.to_owned()))
+        .collect()
 }
 
 impl Row {
@@ -227,11 +235,29 @@ mod tests {
         assert_eq!(names.len(), ALL.len(), "each once");
         for row in ALL {
             assert!(row.name.starts_with("pool_"), "{}: of the pool", row.name);
-            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}: counters are totals", row.name);
+            assert_eq!(
+                row.name.ends_with("_total"),
+                row.kind == Kind::Counter,
+                "{}: counters are totals",
+                row.name
+            );
             let timed = row.name.ends_with("_seconds");
-            assert_eq!(timed, row.unit == Unit::Seconds, "{}: times are in seconds, and say so", row.name);
-            assert!(row.kind != Kind::Histogram || timed, "{}: the bounds of histograms are seconds", row.name);
-            assert!(row.kind == Kind::Gauge || row.across == Across::Sum, "{}: each counts its own", row.name);
+            assert_eq!(
+                timed,
+                row.unit == Unit::Seconds,
+                "{}: times are in seconds, and say so",
+                row.name
+            );
+            assert!(
+                row.kind != Kind::Histogram || timed,
+                "{}: the bounds of histograms are seconds",
+                row.name
+            );
+            assert!(
+                row.kind == Kind::Gauge || row.across == Across::Sum,
+                "{}: each counts its own",
+                row.name
+            );
         }
     }
 
@@ -239,7 +265,9 @@ mod tests {
     fn series(row: &Row) -> Vec<String> {
         match row.kind {
             Kind::Counter | Kind::Gauge => vec![row.name.to_owned()],
-            Kind::Histogram => ["_bucket", "_sum", "_count"].map(|part| format!("{}{part}", row.name)).into(),
+            Kind::Histogram => ["_bucket", "_sum", "_count"]
+                .map(|part| format!("{}{part}", row.name))
+                .into(),
         }
     }
 
@@ -251,7 +279,10 @@ mod tests {
             let text = std::fs::read_to_string(format!("{config}/{file}")).expect(file);
             let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             let named: BTreeSet<&str> = words.filter(|word| word.starts_with("pool_")).collect();
-            assert!(named.len() > 5, "{file} is about metrics of the pool: {named:?}");
+            assert!(
+                named.len() > 5,
+                "{file} is about metrics of the pool: {named:?}"
+            );
             for name in named {
                 assert!(known.contains(name), "{file}: no process has {name}");
             }

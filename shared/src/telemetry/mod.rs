@@ -26,7 +26,9 @@ pub enum LogFormat {
 /// Starts logging to standard error. `filter` is `RUST_LOG`'s syntax; None means `info`.
 pub fn init_logs(filter: Option<&str>, format: LogFormat) {
     let filter = EnvFilter::new(filter.unwrap_or("info,lapin=off"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).with_target(false).init(),
         LogFormat::Json => builder.json().init(),
@@ -38,7 +40,9 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
 /// # Errors
 /// When a recorder is installed already.
 pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().set_buckets(&catalog::BUCKETS)?.install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&catalog::BUCKETS)?
+        .install_recorder()?;
     catalog::ALL.iter().for_each(catalog::Row::describe);
     catalog::PROCESS_INFO.set_flag([program, version], true);
     let kept = handle.clone();

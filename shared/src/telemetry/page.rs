@@ -18,11 +18,20 @@ whichever of its ports is asked: scrape one. A time series appears when there is
 
 /// The whole page.
 pub fn page() -> String {
-    ALL.iter().fold(HEAD.to_owned(), |page, row| page + &line(row))
+    ALL.iter()
+        .fold(HEAD.to_owned(), |page, row| page + &line(row))
 }
 
 fn line(row: &Row) -> String {
-    let Row { name, kind, labels, unit: _, at, across, help } = row;
+    let Row {
+        name,
+        kind,
+        labels,
+        unit: _,
+        at,
+        across,
+        help,
+    } = row;
     let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
     let kind = match kind {
         Kind::Counter => "counter",
@@ -40,7 +49,10 @@ fn line(row: &Row) -> String {
         Across::Min => "min",
         Across::Each => "each",
     };
-    format!("| `{name}` | {kind} | {} | {of} | {across} | {help} |\n", labels.join(", "))
+    format!(
+        "| `{name}` | {kind} | {} | {of} | {across} | {help} |\n",
+        labels.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -49,6 +61,10 @@ mod tests {
     fn the_page_of_the_documentation_is_made_from_the_catalog() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
         let there = std::fs::read_to_string(file).expect("docs/metrics.md");
-        assert_eq!(there, super::page(), "docs/metrics.md is another one: run scripts/docs");
+        assert_eq!(
+            there,
+            super::page(),
+            "docs/metrics.md is another one: run scripts/docs"
+        );
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{
-    BREAKER_STATE, BUDGET_LIMIT, BUDGET_RESERVED, BUDGET_SPENT, BUDGET_THRESHOLD, CLOCK_OFFSET, LOG_FRESH, LOG_SILENCE,
+    BREAKER_STATE, BUDGET_LIMIT, BUDGET_RESERVED, BUDGET_SPENT, BUDGET_THRESHOLD, CLOCK_OFFSET,
+    LOG_FRESH, LOG_SILENCE,
 };
 use crate::broker::process::Process;
 use crate::config::Pool;
@@ -51,9 +52,20 @@ pub async fn watch(process: Process, pool: Arc<Pool>) {
     let log = &process.log;
     loop {
         let fresh = log.is_fresh();
-        Known { fresh, silence: log.silence(), clock_offset_ms: process.clock.offset_ms() }.emit();
+        Known {
+            fresh,
+            silence: log.silence(),
+            clock_offset_ms: process.clock.offset_ms(),
+        }
+        .emit();
         if fresh {
-            log.read(|fold| watch.look(&Standing { pool: &pool, fold, now: fold.now().max(wall_clock()) }));
+            log.read(|fold| {
+                watch.look(&Standing {
+                    pool: &pool,
+                    fold,
+                    now: fold.now().max(wall_clock()),
+                })
+            });
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -66,7 +78,10 @@ impl PoolWatch {
     }
 
     fn breakers(&mut self, standing: &Standing<'_>) {
-        let governs: BTreeSet<(&LlmKey, &Scope)> = standing.breakers().map(|(key, scope, _)| (key, scope)).collect();
+        let governs: BTreeSet<(&LlmKey, &Scope)> = standing
+            .breakers()
+            .map(|(key, scope, _)| (key, scope))
+            .collect();
         // Whose last programmer has gone to another host. First, as another breaker may be told under the same labels.
         self.breakers.retain(|(key, scope), _| {
             let stays = governs.contains(&(key, scope));
@@ -82,7 +97,14 @@ impl PoolWatch {
                 State::Open { .. } => BreakerIs::Open,
             };
             let was = self.breakers.insert((key.clone(), scope.clone()), is);
-            BreakerChanged { key, scope, state: &breaker.state, changed: was != Some(is), is }.emit();
+            BreakerChanged {
+                key,
+                scope,
+                state: &breaker.state,
+                changed: was != Some(is),
+                is,
+            }
+            .emit();
         }
     }
 
@@ -103,13 +125,21 @@ impl PoolWatch {
         };
         if is > self.budget {
             let text = match is {
-                BudgetIs::Spent => "the budget of the day is used up: only free LLMs are called until it ends",
-                BudgetIs::Alert | BudgetIs::Calm => "the pool has spent more today than alert_threshold_usd",
+                BudgetIs::Spent => {
+                    "the budget of the day is used up: only free LLMs are called until it ends"
+                }
+                BudgetIs::Alert | BudgetIs::Calm => {
+                    "the pool has spent more today than alert_threshold_usd"
+                }
             };
             tracing::warn!(spent_usd = %budget.spent(), reserved_usd = %budget.reserved(), limit_usd = %limit, "{text}");
         }
         // Within a day it only rises; a warning is given once.
-        self.budget = if is == BudgetIs::Calm { is } else { is.max(self.budget) };
+        self.budget = if is == BudgetIs::Calm {
+            is
+        } else {
+            is.max(self.budget)
+        };
     }
 }
 
@@ -159,7 +189,9 @@ impl BreakerChanged<'_> {
         }
         let (llm, scope, at) = (&self.key.llm, self.scope, &self.key.base_url);
         match self.state {
-            State::Closed { by, .. } => tracing::info!(%llm, %scope, at, %by, "breaker closed: calls pass again"),
+            State::Closed { by, .. } => {
+                tracing::info!(%llm, %scope, at, %by, "breaker closed: calls pass again")
+            }
             State::HalfOpen { lease, .. } => {
                 tracing::info!(%llm, %scope, at, by = %lease.programmer, "breaker half-open: one programmer probes");
             }
@@ -185,10 +217,20 @@ workspace: {dir: /tmp, roots: [/tmp]}
 
     #[test]
     fn the_budget_is_told_in_dollars() {
-        let budget = BudgetRules { limit_usd: Some(MicroUsd(50_000_000)), ..BudgetRules::default() };
-        let rules = Rules { budget, ..Rules::default() };
-        let configured =
-            Decision::Configured { hash: "h".to_owned(), capabilities: BTreeMap::new(), rules, again: false };
+        let budget = BudgetRules {
+            limit_usd: Some(MicroUsd(50_000_000)),
+            ..BudgetRules::default()
+        };
+        let rules = Rules {
+            budget,
+            ..Rules::default()
+        };
+        let configured = Decision::Configured {
+            hash: "h".to_owned(),
+            capabilities: BTreeMap::new(),
+            rules,
+            again: false,
+        };
         let reserved = Decision::Reserved {
             attempt: AttemptId::from_u128(1),
             task: None,
@@ -196,11 +238,21 @@ workspace: {dir: /tmp, roots: [/tmp]}
             amount_usd: MicroUsd(2_500_000),
         };
         let mut fold = Fold::new();
-        let batch =
-            Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1, events: vec![configured, reserved] };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: 0,
+            at_ms: 1,
+            events: vec![configured, reserved],
+        };
         fold.apply(&batch, |_, _, _| ());
-        let pool = crate::config::parse(POOL, std::path::Path::new("pool.yaml")).expect("a good pool file");
-        let standing = Standing { pool: &pool, fold: &fold, now: fold.now() };
+        let pool = crate::config::parse(POOL, std::path::Path::new("pool.yaml"))
+            .expect("a good pool file");
+        let standing = Standing {
+            pool: &pool,
+            fold: &fold,
+            now: fold.now(),
+        };
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || PoolWatch::default().look(&standing));
         let text = recorder.handle().render();

@@ -3,7 +3,9 @@
 //!
 //! What a process has written and not read back when it dies is not counted.
 
-use super::catalog::{ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED};
+use super::catalog::{
+    ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
+};
 use crate::event::Decision;
 use crate::fold::{Fold, Outcome, TaskState};
 use crate::id::{LlmName, TaskId};
@@ -21,10 +23,16 @@ pub(crate) enum Written {
 impl Written {
     pub(crate) fn of(decision: &Decision) -> Option<Self> {
         match decision {
-            Decision::Submitted { route, .. } => Some(Self::Submitted { route: route.clone() }),
-            Decision::Reissued { retry: Some(retry), .. } => Some(Self::Retried { error: retry.error }),
+            Decision::Submitted { route, .. } => Some(Self::Submitted {
+                route: route.clone(),
+            }),
+            Decision::Reissued {
+                retry: Some(retry), ..
+            } => Some(Self::Retried { error: retry.error }),
             Decision::Released { no_llm, .. } => Some(Self::Released { no_llm: *no_llm }),
-            Decision::Finished { task, .. } | Decision::Cancelled { task } => Some(Self::Ended { task: task.clone() }),
+            Decision::Finished { task, .. } | Decision::Cancelled { task } => {
+                Some(Self::Ended { task: task.clone() })
+            }
             Decision::Tick
             | Decision::Configured { .. }
             | Decision::Published { .. }
@@ -63,14 +71,25 @@ impl Written {
 }
 
 fn ended(task: &TaskId, state: &TaskState) {
-    let Some(Outcome { status, llm, at, started_at, .. }) = &state.outcome else { return };
+    let Some(Outcome {
+        status,
+        llm,
+        at,
+        started_at,
+        ..
+    }) = &state.outcome
+    else {
+        return;
+    };
     let outcome = status.as_str();
     TASKS_FINISHED.add([outcome, llm.as_ref().map_or("", LlmName::as_str)], 1);
     let Some(started_at) = started_at else { return };
     let run = at.since(*started_at);
     TASK_RUN.record([outcome], run);
     // Of a task that came straight to the broker the log does not know since when it has waited.
-    let queue = state.submitted_at.map(|submitted_at| started_at.since(submitted_at));
+    let queue = state
+        .submitted_at
+        .map(|submitted_at| started_at.since(submitted_at));
     if let Some(queue) = queue {
         TASK_QUEUE.record([&state.route], queue);
     }
@@ -100,7 +119,10 @@ mod tests {
             task: task.clone(),
             attempt,
             programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token { generation: 0, count: 0 },
+            token: Token {
+                generation: 0,
+                count: 0,
+            },
             route,
             body_hash,
         };
@@ -112,15 +134,28 @@ mod tests {
             cost_usd: MicroUsd::ZERO,
             error: None,
         };
-        let written: Vec<Written> = [&submitted, &started, &finished].into_iter().filter_map(Written::of).collect();
+        let written: Vec<Written> = [&submitted, &started, &finished]
+            .into_iter()
+            .filter_map(Written::of)
+            .collect();
         assert_eq!(written.len(), 2, "its start is not counted");
         let mut fold = Fold::new();
-        for (seq, (at_ms, event)) in (0..).zip([(1_000, submitted), (3_000, started), (10_000, finished)]) {
-            let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: seq, at_ms, events: vec![event] };
+        for (seq, (at_ms, event)) in
+            (0..).zip([(1_000, submitted), (3_000, started), (10_000, finished)])
+        {
+            let batch = Batch {
+                v: 1,
+                emitter: EmitterId::from_u128(1),
+                first: seq,
+                at_ms,
+                events: vec![event],
+            };
             fold.apply(&batch, |_, _, _| ());
         }
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || written.iter().for_each(|written| written.emit(&fold)));
+        metrics::with_local_recorder(&recorder, || {
+            written.iter().for_each(|written| written.emit(&fold))
+        });
         let text = recorder.handle().render();
         for line in [
             r#"pool_tasks_submitted_total{route="fast"} 1"#,

@@ -24,8 +24,13 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 ///
 /// # Errors
 /// When the step fails or takes longer than [`PATIENCE`].
-pub async fn patiently<T>(what: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::time::timeout(PATIENCE, step).await.with_context(|| format!("{what}: not done after {PATIENCE:?}"))?
+pub async fn patiently<T>(
+    what: &str,
+    step: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::time::timeout(PATIENCE, step)
+        .await
+        .with_context(|| format!("{what}: not done after {PATIENCE:?}"))?
 }
 
 /// A connection of its own: publishing and consuming never share one.
@@ -33,7 +38,9 @@ pub async fn patiently<T>(what: &str, step: impl Future<Output = anyhow::Result<
 /// # Errors
 /// When the broker cannot be reached.
 pub async fn connect(url: &str) -> anyhow::Result<Connection> {
-    Connection::connect(url, ConnectionProperties::default()).await.context("failed to connect to the broker")
+    Connection::connect(url, ConnectionProperties::default())
+        .await
+        .context("failed to connect to the broker")
 }
 
 /// A channel that confirms what is published.
@@ -42,7 +49,9 @@ pub async fn connect(url: &str) -> anyhow::Result<Connection> {
 /// When the broker does not open it.
 pub async fn confirmed_channel(connection: &Connection) -> anyhow::Result<Channel> {
     let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
     Ok(channel)
 }
 
@@ -51,10 +60,20 @@ pub async fn confirmed_channel(connection: &Connection) -> anyhow::Result<Channe
 /// # Errors
 /// When the broker refuses.
 pub async fn fresh_queue(channel: &Channel, name: &str) -> anyhow::Result<()> {
-    channel.queue_delete(name.into(), lapin::options::QueueDeleteOptions::default()).await?;
+    channel
+        .queue_delete(name.into(), lapin::options::QueueDeleteOptions::default())
+        .await?;
     let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name.into(), options, arguments).await?;
+    arguments.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(name.into(), options, arguments)
+        .await?;
     Ok(())
 }

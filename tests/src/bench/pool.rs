@@ -20,7 +20,11 @@ use tokio::time::Instant;
 use super::submitter::{Address, task};
 use super::{connect, fresh_queue, patiently};
 
-pub const ADDRESS: Address = Address { exchange: TASKS, key: "any", reply_to: "results.bench" };
+pub const ADDRESS: Address = Address {
+    exchange: TASKS,
+    key: "any",
+    reply_to: "results.bench",
+};
 /// The queue that every programmer listens on.
 const EVERYBODYS_QUEUE: &str = "tasks.any";
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -43,23 +47,48 @@ impl Setup {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn new(programs: PathBuf, amqp_url: String, dir: PathBuf, one_queue: bool) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    pub fn new(
+        programs: PathBuf,
+        amqp_url: String,
+        dir: PathBuf,
+        one_queue: bool,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("failed to make {}", dir.display()))?;
         let pool_file = dir.join("pool.yaml");
-        std::fs::write(&pool_file, pool_yaml(one_queue)).context("failed to write the pool file")?;
+        std::fs::write(&pool_file, pool_yaml(one_queue))
+            .context("failed to write the pool file")?;
         let pool = pool_shared::config::load(&pool_file, &pool_shared::config::Env::of_process())
-            .map_err(|mistakes| anyhow::anyhow!("the pool file of the benchmark is wrong: {mistakes}"))?;
-        Ok(Self { programs, amqp_url, dir, pool_file, pool })
+            .map_err(|mistakes| {
+            anyhow::anyhow!("the pool file of the benchmark is wrong: {mistakes}")
+        })?;
+        Ok(Self {
+            programs,
+            amqp_url,
+            dir,
+            pool_file,
+            pool,
+        })
     }
 
     fn spawn(&self, program: &str, log: &str, arguments: &[&str]) -> anyhow::Result<Child> {
         let path = self.programs.join(program);
-        let log = std::fs::File::create(self.dir.join(log)).context("failed to create a log file")?;
+        let log =
+            std::fs::File::create(self.dir.join(log)).context("failed to create a log file")?;
         let mut command = Command::new(&path);
         command.args(arguments).arg("--pool").arg(&self.pool_file);
-        command.env("AMQP_URL", &self.amqp_url).env_remove("RUST_LOG").env_remove("PROGRAMMER_ID");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
-        command.spawn().with_context(|| format!("failed to start {}", path.display()))
+        command
+            .env("AMQP_URL", &self.amqp_url)
+            .env_remove("RUST_LOG")
+            .env_remove("PROGRAMMER_ID");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true);
+        command
+            .spawn()
+            .with_context(|| format!("failed to start {}", path.display()))
     }
 }
 
@@ -83,7 +112,9 @@ fn pool_yaml(one_queue: bool) -> String {
     yaml.push_str("providers:\n  bench: {base_url: \"http://127.0.0.1:9/v1\", free: true}\n");
     // All tasks of a round wait at once.
     yaml.push_str("load_balancing: {max_queue_per_programmer: 100000}\n");
-    yaml.push_str("agent: {kind: noop}\nworkspace: {dir: work, roots: [.]}\nsandbox: {level: \"off\"}\n");
+    yaml.push_str(
+        "agent: {kind: noop}\nworkspace: {dir: work, roots: [.]}\nsandbox: {level: \"off\"}\n",
+    );
     yaml
 }
 
@@ -109,18 +140,41 @@ impl RunningPool {
         wipe(&channel, &setup.pool).await?;
         // Fails only when a provider has been chosen already: that one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().context("failed to set up HTTP")?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .context("failed to set up HTTP")?;
         let (dispatcher, api, dispatcher_start) =
             patiently("start the dispatcher", start_dispatcher(setup, &http)).await?;
         let began = Instant::now();
         let workers = start_workers(setup, processes)?;
-        patiently("start the workers", all_listening(&connection, setup.pool.programmers.len())).await?;
+        patiently(
+            "start the workers",
+            all_listening(&connection, setup.pool.programmers.len()),
+        )
+        .await?;
         let workers_start = began.elapsed();
         fresh_queue(&channel, ADDRESS.reply_to).await?;
         let options = QueueBindOptions::default();
         let reply = ADDRESS.reply_to;
-        channel.queue_bind(reply.into(), REPLIES.into(), reply.into(), options, FieldTable::default()).await?;
-        Ok(Self { dispatcher, workers, dispatcher_start, workers_start, api, http, finished: 0 })
+        channel
+            .queue_bind(
+                reply.into(),
+                REPLIES.into(),
+                reply.into(),
+                options,
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(Self {
+            dispatcher,
+            workers,
+            dispatcher_start,
+            workers_start,
+            api,
+            http,
+            finished: 0,
+        })
     }
 
     pub fn dispatcher_pids(&self) -> Vec<u32> {
@@ -141,13 +195,25 @@ impl RunningPool {
     /// # Errors
     /// When the dispatcher refuses, or a task does not succeed.
     pub async fn submit_over_http(&mut self, count: usize) -> anyhow::Result<(Duration, Duration)> {
-        let tasks: Vec<String> = (0..count).map(|number| task(&format!("http-{number}"))).collect();
+        let tasks: Vec<String> = (0..count)
+            .map(|number| task(&format!("http-{number}")))
+            .collect();
         let body = format!("[{}]", tasks.join(","));
         let began = Instant::now();
-        let request = self.http.post(format!("{}/tasks", self.api)).header("content-type", "application/json");
-        let answer = request.body(body).send().await.context("failed to submit")?;
+        let request = self
+            .http
+            .post(format!("{}/tasks", self.api))
+            .header("content-type", "application/json");
+        let answer = request
+            .body(body)
+            .send()
+            .await
+            .context("failed to submit")?;
         if !answer.status().is_success() {
-            bail!("the dispatcher refused: {}", answer.text().await.unwrap_or_default());
+            bail!(
+                "the dispatcher refused: {}",
+                answer.text().await.unwrap_or_default()
+            );
         }
         answer.bytes().await?;
         let accepted = began.elapsed();
@@ -163,7 +229,11 @@ impl RunningPool {
         struct List {
             total: usize,
         }
-        let answer = self.http.get(format!("{}/tasks?status=succeeded&limit=1", self.api)).send().await?;
+        let answer = self
+            .http
+            .get(format!("{}/tasks?status=succeeded&limit=1", self.api))
+            .send()
+            .await?;
         let list: List = answer.json().await.context("GET /tasks")?;
         Ok(list.total)
     }
@@ -184,25 +254,48 @@ impl RunningPool {
 async fn wipe(channel: &Channel, pool: &Pool) -> anyhow::Result<()> {
     let routes = Routes::new(&pool.capabilities());
     let queues = routes.all().iter().map(pool_shared::routing::Route::queue);
-    let fixed = [EVENTS_STREAM, HISTORY_STREAM, RESULTS_QUEUE, UNROUTABLE, DEAD_QUEUE].map(str::to_owned);
+    let fixed = [
+        EVENTS_STREAM,
+        HISTORY_STREAM,
+        RESULTS_QUEUE,
+        UNROUTABLE,
+        DEAD_QUEUE,
+    ]
+    .map(str::to_owned);
     for queue in queues.chain(fixed) {
-        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
+        channel
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+            .await?;
     }
     Ok(())
 }
 
-async fn start_dispatcher(setup: &Setup, http: &reqwest::Client) -> anyhow::Result<(Child, String, Duration)> {
+async fn start_dispatcher(
+    setup: &Setup,
+    http: &reqwest::Client,
+) -> anyhow::Result<(Child, String, Duration)> {
     let url_file = setup.dir.join("url");
     let _ = std::fs::remove_file(&url_file);
     let began = Instant::now();
     let url_argument = url_file.display().to_string();
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--url-file", url_argument.as_str()];
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--url-file",
+        url_argument.as_str(),
+    ];
     let mut child = setup.spawn("dispatcher", "dispatcher.log", &arguments)?;
     loop {
         if let Some(status) = child.try_wait()? {
-            bail!("the dispatcher ended with {status}; see {}", setup.dir.display());
+            bail!(
+                "the dispatcher ended with {status}; see {}",
+                setup.dir.display()
+            );
         }
-        if let Some(api) = std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+        if let Some(api) = std::fs::read_to_string(&url_file)
+            .ok()
+            .filter(|url| !url.is_empty())
             && let Ok(answer) = http.get(format!("{api}/ready")).send().await
             && answer.status().is_success()
         {
@@ -213,11 +306,20 @@ async fn start_dispatcher(setup: &Setup, http: &reqwest::Client) -> anyhow::Resu
 }
 
 fn start_workers(setup: &Setup, processes: usize) -> anyhow::Result<Vec<Child>> {
-    let ids: Vec<&str> = setup.pool.programmers.iter().map(|programmer| programmer.id.as_str()).collect();
+    let ids: Vec<&str> = setup
+        .pool
+        .programmers
+        .iter()
+        .map(|programmer| programmer.id.as_str())
+        .collect();
     ids.chunks(ids.len().div_ceil(processes))
         .enumerate()
         .map(|(number, ids)| {
-            setup.spawn("worker", &format!("worker-{number}.log"), &["run", "--programmers", &ids.join(",")])
+            setup.spawn(
+                "worker",
+                &format!("worker-{number}.log"),
+                &["run", "--programmers", &ids.join(",")],
+            )
         })
         .collect()
 }
@@ -226,8 +328,14 @@ fn start_workers(setup: &Setup, processes: usize) -> anyhow::Result<Vec<Child>> 
 async fn all_listening(connection: &Connection, programmers: usize) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     loop {
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare(EVERYBODYS_QUEUE.into(), options, FieldTable::default()).await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = channel
+            .queue_declare(EVERYBODYS_QUEUE.into(), options, FieldTable::default())
+            .await?;
         if usize::try_from(queue.consumer_count())? >= programmers {
             return Ok(());
         }

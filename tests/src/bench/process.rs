@@ -12,8 +12,18 @@ const TICK_MS: f64 = 10.0;
 pub fn cpu_ms(pid: u32) -> anyhow::Result<f64> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses, which may contain anything.
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .collect();
+    let ticks = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|field| field.parse::<f64>().ok())
+            .unwrap_or_default()
+    };
     Ok((ticks(11) + ticks(12)) * TICK_MS)
 }
 
@@ -35,8 +45,15 @@ pub fn total_pss_mb(pids: &[u32]) -> anyhow::Result<f64> {
 
 fn pss_mb(pid: u32) -> anyhow::Result<f64> {
     let rollup = read(&format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
-    let kib: f64 = line.trim_end_matches("kB").trim().parse().context("smaps_rollup without Pss")?;
+    let line = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .unwrap_or_default();
+    let kib: f64 = line
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .context("smaps_rollup without Pss")?;
     Ok(kib * 1024.0 / 1e6)
 }
 
@@ -46,7 +63,10 @@ fn pss_mb(pid: u32) -> anyhow::Result<f64> {
 /// When `/proc` is not there.
 pub fn load_average() -> anyhow::Result<f64> {
     let text = read("/proc/loadavg")?;
-    text.split(' ').next().and_then(|first| first.parse().ok()).context("/proc/loadavg is not understood")
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .context("/proc/loadavg is not understood")
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

@@ -10,7 +10,11 @@ use tokio::task::JoinSet;
 use super::submitter::{Address, persistent, publish};
 use super::{confirmed_channel, connect, fresh_queue};
 
-pub const ADDRESS: Address = Address { exchange: "", key: "bench.tasks", reply_to: "bench.results" };
+pub const ADDRESS: Address = Address {
+    exchange: "",
+    key: "bench.tasks",
+    reply_to: "bench.results",
+};
 
 /// The slots; they end with it.
 pub struct Raw {
@@ -34,18 +38,40 @@ impl Raw {
             let channel = consuming.create_channel().await?;
             channel.basic_qos(1, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
-            let consumer = channel.basic_consume(ADDRESS.key.into(), "".into(), options, FieldTable::default()).await?;
+            let consumer = channel
+                .basic_consume(
+                    ADDRESS.key.into(),
+                    "".into(),
+                    options,
+                    FieldTable::default(),
+                )
+                .await?;
             running.spawn(slot(consumer, confirmed_channel(&publishing).await?));
         }
-        Ok(Self { _slots: running, _connections: [consuming, publishing] })
+        Ok(Self {
+            _slots: running,
+            _connections: [consuming, publishing],
+        })
     }
 }
 
 async fn slot(mut tasks: Consumer, results: Channel) -> anyhow::Result<()> {
     while let Some(delivery) = tasks.next().await {
         let delivery = delivery?;
-        let id = delivery.properties.message_id().as_ref().context("a message without an id")?.as_str().to_owned();
-        publish(&results, ("", ADDRESS.reply_to), &delivery.data, persistent(&id)).await?;
+        let id = delivery
+            .properties
+            .message_id()
+            .as_ref()
+            .context("a message without an id")?
+            .as_str()
+            .to_owned();
+        publish(
+            &results,
+            ("", ADDRESS.reply_to),
+            &delivery.data,
+            persistent(&id),
+        )
+        .await?;
         delivery.ack(BasicAckOptions::default()).await?;
     }
     Ok(())

@@ -26,11 +26,16 @@ impl Measured {
     }
 
     fn cell(&self, line: &'static str, column: &'static str, digits: usize) -> String {
-        self.median(line, column).map_or("–".to_owned(), |value| format!("{value:.digits$}"))
+        self.median(line, column)
+            .map_or("–".to_owned(), |value| format!("{value:.digits$}"))
     }
 
     fn range(&self, line: &'static str, column: &'static str) -> String {
-        let values = self.values.get(&(line, column)).map(Vec::as_slice).unwrap_or_default();
+        let values = self
+            .values
+            .get(&(line, column))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(0.0, f64::max);
         format!("{} ({least:.0}–{most:.0})", self.cell(line, column, 0))
@@ -93,7 +98,9 @@ pub fn percentile_ms(times: &[Duration], percent: usize) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+    sorted
+        .get(index)
+        .map_or(0.0, |time| time.as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]
@@ -107,9 +114,16 @@ mod tests {
             measured.add("raw", RATE, raw);
             measured.add("pool", RATE, pool);
         }
-        assert_eq!(measured.median("raw", RATE), Some(2000.0), "the middle one, whatever the outlier");
+        assert_eq!(
+            measured.median("raw", RATE),
+            Some(2000.0),
+            "the middle one, whatever the outlier"
+        );
         let table = measured.markdown(&["raw", "pool"], "raw");
-        assert!(table.contains("| pool | 1400 (1000–1500) | 0.70 |"), "median, range and ratio: {table}");
+        assert!(
+            table.contains("| pool | 1400 (1000–1500) | 0.70 |"),
+            "median, range and ratio: {table}"
+        );
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub struct Submitter {
 /// A task message of [`BODY_BYTES`] that any programmer can take.
 pub fn task(id: &str) -> String {
     let filled = |instruction: &str| {
-        format!(r#"{{"id":"{id}","instruction":"{instruction}","repository":"bench","capabilities":[]}}"#)
+        format!(
+            r#"{{"id":"{id}","instruction":"{instruction}","repository":"bench","capabilities":[]}}"#
+        )
     };
     filled(&"x".repeat(BODY_BYTES - filled("").len()))
 }
@@ -54,9 +56,20 @@ impl Submitter {
         let channel = consuming.create_channel().await?;
         channel.basic_qos(1000, BasicQosOptions::default()).await?;
         let results = channel
-            .basic_consume(address.reply_to.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                address.reply_to.into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await?;
-        Ok(Self { address, publish, results, submitted: 0, _connections: [publishing, consuming] })
+        Ok(Self {
+            address,
+            publish,
+            results,
+            submitted: 0,
+            _connections: [publishing, consuming],
+        })
     }
 
     /// Submits so many tasks as fast as the broker confirms them; the time from the first to the last result.
@@ -66,11 +79,21 @@ impl Submitter {
     pub async fn burst(&mut self, count: usize) -> anyhow::Result<Duration> {
         let ids = self.new_ids(count);
         let began = Instant::now();
-        let Self { address, publish, results, .. } = self;
+        let Self {
+            address,
+            publish,
+            results,
+            ..
+        } = self;
         let publishing = stream::iter(ids.iter().map(anyhow::Ok))
-            .try_for_each_concurrent(IN_FLIGHT, |id| send(publish, *address, id, task(id).into_bytes()));
+            .try_for_each_concurrent(IN_FLIGHT, |id| {
+                send(publish, *address, id, task(id).into_bytes())
+            });
         let collecting = collect(results, ids.iter().cloned().collect());
-        patiently("a burst of tasks", async { tokio::try_join!(publishing, collecting) }).await?;
+        patiently("a burst of tasks", async {
+            tokio::try_join!(publishing, collecting)
+        })
+        .await?;
         Ok(began.elapsed())
     }
 
@@ -85,7 +108,10 @@ impl Submitter {
             let body = task(&id).into_bytes();
             let sending = send(&self.publish, self.address, &id, body);
             let collecting = collect(&mut self.results, HashSet::from([id.clone()]));
-            patiently("a single task", async { tokio::try_join!(sending, collecting) }).await?;
+            patiently("a single task", async {
+                tokio::try_join!(sending, collecting)
+            })
+            .await?;
             times.push(began.elapsed());
         }
         Ok(times)
@@ -94,7 +120,9 @@ impl Submitter {
     fn new_ids(&mut self, count: usize) -> Vec<String> {
         let first = self.submitted;
         self.submitted += count;
-        (first..self.submitted).map(|number| format!("bench-{number}")).collect()
+        (first..self.submitted)
+            .map(|number| format!("bench-{number}"))
+            .collect()
     }
 }
 
@@ -122,9 +150,15 @@ pub async fn publish(
     properties: BasicProperties,
 ) -> anyhow::Result<()> {
     let options = BasicPublishOptions::default();
-    match channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?.await? {
+    match channel
+        .basic_publish(exchange.into(), key.into(), options, body, properties)
+        .await?
+        .await?
+    {
         Confirmation::Ack(None) => Ok(()),
-        refused @ (Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
+        refused @ (Confirmation::Ack(Some(_))
+        | Confirmation::Nack(_)
+        | Confirmation::NotRequested) => {
             bail!("the broker did not take a message: {refused:?}")
         }
     }
@@ -134,8 +168,16 @@ pub async fn publish(
 /// outcome than success is.
 async fn collect(results: &mut Consumer, mut missing: HashSet<String>) -> anyhow::Result<()> {
     while !missing.is_empty() {
-        let delivery = results.next().await.context("the broker ended the consumer")??;
-        let id = delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
+        let delivery = results
+            .next()
+            .await
+            .context("the broker ended the consumer")??;
+        let id = delivery
+            .properties
+            .message_id()
+            .as_ref()
+            .map(|id| id.as_str().to_owned())
+            .unwrap_or_default();
         if missing.remove(&id) {
             check(&id, &delivery.data)?;
         }
@@ -145,11 +187,14 @@ async fn collect(results: &mut Consumer, mut missing: HashSet<String>) -> anyhow
 }
 
 fn check(id: &str, body: &[u8]) -> anyhow::Result<()> {
-    let result: HashMap<&str, &serde_json::value::RawValue> =
-        serde_json::from_slice(body).with_context(|| format!("the result of {id} is no JSON object"))?;
+    let result: HashMap<&str, &serde_json::value::RawValue> = serde_json::from_slice(body)
+        .with_context(|| format!("the result of {id} is no JSON object"))?;
     match result.get("status").map(|status| status.get()) {
         // The bare loop sends the task back as its own result.
         None | Some("\"succeeded\"") => Ok(()),
-        Some(other) => bail!("task {id} ended as {other}: {}", String::from_utf8_lossy(body)),
+        Some(other) => bail!(
+            "task {id} ended as {other}: {}",
+            String::from_utf8_lossy(body)
+        ),
     }
 }

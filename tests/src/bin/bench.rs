@@ -57,8 +57,17 @@ struct Bench {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let setup = Setup::new(own_directory()?, args.amqp_url.clone(), args.dir.clone(), args.one_queue)?;
-    let mut bench = Bench { args, setup, measured: Measured::default() };
+    let setup = Setup::new(
+        own_directory()?,
+        args.amqp_url.clone(),
+        args.dir.clone(),
+        args.one_queue,
+    )?;
+    let mut bench = Bench {
+        args,
+        setup,
+        measured: Measured::default(),
+    };
     for round in 1..=bench.args.rounds {
         bench.round(round).await?;
     }
@@ -76,8 +85,14 @@ impl Bench {
             self.measured.add("", report::LOAD, load_average()?);
             match case.as_str() {
                 "raw" => self.raw().await.context("the bare loop")?,
-                "one" => self.pool(ONE, ONE_HTTP, 1).await.context("one worker process")?,
-                "ten" => self.pool(TEN, TEN_HTTP, 10).await.context("ten worker processes")?,
+                "one" => self
+                    .pool(ONE, ONE_HTTP, 1)
+                    .await
+                    .context("one worker process")?,
+                "ten" => self
+                    .pool(TEN, TEN_HTTP, 10)
+                    .await
+                    .context("ten worker processes")?,
                 other => anyhow::bail!("--only: {other:?} is none of raw, one, ten"),
             }
         }
@@ -90,23 +105,46 @@ impl Bench {
         self.drive(RAW, &mut submitter, (&[], &[])).await
     }
 
-    async fn pool(&mut self, line: &'static str, http: &'static str, processes: usize) -> anyhow::Result<()> {
+    async fn pool(
+        &mut self,
+        line: &'static str,
+        http: &'static str,
+        processes: usize,
+    ) -> anyhow::Result<()> {
         let mut pool = RunningPool::start(&self.setup, processes).await?;
         let (dispatcher, workers) = (pool.dispatcher_pids(), pool.worker_pids());
-        self.measured.add(line, report::START_DISPATCHER, pool.dispatcher_start.as_secs_f64());
-        self.measured.add(line, report::START_WORKERS, pool.workers_start.as_secs_f64());
-        self.measured.add(line, report::PSS_DISPATCHER, total_pss_mb(&dispatcher)?);
-        self.measured.add(line, report::PSS_WORKERS, total_pss_mb(&workers)?);
+        self.measured.add(
+            line,
+            report::START_DISPATCHER,
+            pool.dispatcher_start.as_secs_f64(),
+        );
+        self.measured.add(
+            line,
+            report::START_WORKERS,
+            pool.workers_start.as_secs_f64(),
+        );
+        self.measured
+            .add(line, report::PSS_DISPATCHER, total_pss_mb(&dispatcher)?);
+        self.measured
+            .add(line, report::PSS_WORKERS, total_pss_mb(&workers)?);
         let mut submitter = Submitter::open(&self.args.amqp_url, pool::ADDRESS).await?;
-        self.drive(line, &mut submitter, (&dispatcher, &workers)).await?;
+        self.drive(line, &mut submitter, (&dispatcher, &workers))
+            .await?;
         drop(submitter);
         pool.finished_elsewhere(self.args.single + self.args.tasks);
         let (accepted, finished) = pool.submit_over_http(self.args.tasks).await?;
         let tasks = f64::from(u32::try_from(self.args.tasks)?);
-        self.measured.add(http, report::RATE, tasks / finished.as_secs_f64());
-        self.measured.add(http, ACCEPTED, tasks / accepted.as_secs_f64());
-        self.measured.add(line, report::PSS_DISPATCHER_AFTER, total_pss_mb(&dispatcher)?);
-        self.measured.add(line, report::PSS_WORKERS_AFTER, total_pss_mb(&workers)?);
+        self.measured
+            .add(http, report::RATE, tasks / finished.as_secs_f64());
+        self.measured
+            .add(http, ACCEPTED, tasks / accepted.as_secs_f64());
+        self.measured.add(
+            line,
+            report::PSS_DISPATCHER_AFTER,
+            total_pss_mb(&dispatcher)?,
+        );
+        self.measured
+            .add(line, report::PSS_WORKERS_AFTER, total_pss_mb(&workers)?);
         pool.stop().await
     }
 
@@ -118,8 +156,10 @@ impl Bench {
         (dispatcher, workers): (&[u32], &[u32]),
     ) -> anyhow::Result<()> {
         let times = submitter.one_by_one(self.args.single).await?;
-        self.measured.add(line, report::P50, percentile_ms(&times, 50));
-        self.measured.add(line, report::P99, percentile_ms(&times, 99));
+        self.measured
+            .add(line, report::P50, percentile_ms(&times, 50));
+        self.measured
+            .add(line, report::P99, percentile_ms(&times, 99));
         let broker: Vec<u32> = self.args.broker_pid.into_iter().collect();
         let parts: [(&str, &[u32]); 4] = [
             (report::CPU_BROKER, &broker),
@@ -127,16 +167,21 @@ impl Bench {
             (report::CPU_WORKERS, workers),
             (report::CPU_SUBMITTER, &[std::process::id()]),
         ];
-        let before = parts.iter().map(|(_, pids)| total_cpu_ms(pids)).collect::<anyhow::Result<Vec<f64>>>()?;
+        let before = parts
+            .iter()
+            .map(|(_, pids)| total_cpu_ms(pids))
+            .collect::<anyhow::Result<Vec<f64>>>()?;
         let took = submitter.burst(self.args.tasks).await?;
         let tasks = f64::from(u32::try_from(self.args.tasks)?);
         for ((column, pids), before) in parts.iter().zip(before) {
             if !pids.is_empty() {
-                self.measured.add(line, column, (total_cpu_ms(pids)? - before) / tasks);
+                self.measured
+                    .add(line, column, (total_cpu_ms(pids)? - before) / tasks);
             }
         }
         eprintln!("  {line}: {:.0} tasks/s", tasks / took.as_secs_f64());
-        self.measured.add(line, report::RATE, tasks / took.as_secs_f64());
+        self.measured
+            .add(line, report::RATE, tasks / took.as_secs_f64());
         Ok(())
     }
 
@@ -145,12 +190,24 @@ impl Bench {
         let mut text = self.measured.markdown(&lines, RAW);
         for line in [ONE_HTTP, TEN_HTTP] {
             if let Some(rate) = self.measured.median(line, ACCEPTED) {
-                text.push_str(&format!("\n{line}: accepted {rate:.0} tasks/s (in the history, the log and the queue)"));
+                text.push_str(&format!(
+                    "\n{line}: accepted {rate:.0} tasks/s (in the history, the log and the queue)"
+                ));
             }
         }
         let load = self.measured.median("", report::LOAD).unwrap_or_default();
-        let Args { rounds, tasks, single, one_queue, .. } = &self.args;
-        let queues = if *one_queue { "one queue" } else { "three queues" };
+        let Args {
+            rounds,
+            tasks,
+            single,
+            one_queue,
+            ..
+        } = &self.args;
+        let queues = if *one_queue {
+            "one queue"
+        } else {
+            "three queues"
+        };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         text.push_str(&format!(
             "\n\nMedians of {rounds} interleaved rounds, {tasks} tasks of 500 bytes each (latency: {single} tasks, one at a time), \

@@ -104,12 +104,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 break;
             }
         }
-        let said =
-            chat(args, &format!("{prompt}\ncall {call} of {}", args.calls)).with_context(|| format!("call {call}"))?;
+        let said = chat(args, &format!("{prompt}\ncall {call} of {}", args.calls))
+            .with_context(|| format!("call {call}"))?;
         tell(&format!("call {call}: {said}"));
         writeln!(lines, "call {call}: {said}").context("failed to note a call")?;
     }
-    std::fs::write(&args.file, lines).with_context(|| format!("failed to write {}", args.file.display()))
+    std::fs::write(&args.file, lines)
+        .with_context(|| format!("failed to write {}", args.file.display()))
 }
 
 /// One call; gives the text of the answer.
@@ -123,34 +124,54 @@ fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
         bail!("the gateway says {status}: {answer}");
     }
     let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
-    let text = args.dialect.text(&answer).context("the answer has no text")?;
+    let text = args
+        .dialect
+        .text(&answer)
+        .context("the answer has no text")?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Gives the status and the body.
 fn post(args: &Args, body: &str) -> anyhow::Result<(String, String)> {
-    let Args { base_url, token, dialect, .. } = args;
+    let Args {
+        base_url,
+        token,
+        dialect,
+        ..
+    } = args;
     let (host, path) = base_url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
         .with_context(|| format!("{base_url} is no URL of a gateway"))?;
-    let mut stream = TcpStream::connect(host).with_context(|| format!("failed to connect to {host}"))?;
-    stream.set_read_timeout(Some(SILENCE)).context("failed to set a limit of time")?;
+    let mut stream =
+        TcpStream::connect(host).with_context(|| format!("failed to connect to {host}"))?;
+    stream
+        .set_read_timeout(Some(SILENCE))
+        .context("failed to set a limit of time")?;
     let head = format!(
         "POST /{path}/{} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         dialect.path(),
         body.len()
     );
-    stream.write_all((head + body).as_bytes()).context("failed to send the request")?;
+    stream
+        .write_all((head + body).as_bytes())
+        .context("failed to send the request")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("failed to read the answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the gateway closed the connection without an answer")?;
+    stream
+        .read_to_string(&mut answer)
+        .context("failed to read the answer")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the gateway closed the connection without an answer")?;
     let status = head.split(' ').nth(1).unwrap_or_default();
     Ok((status.to_owned(), body.to_owned()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "this program is one thread and has no runtime")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this program is one thread and has no runtime"
+)]
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }

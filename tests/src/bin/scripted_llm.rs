@@ -40,7 +40,8 @@ async fn main() -> anyhow::Result<()> {
     let script = match &args.answers {
         None => Script::default(),
         Some(file) => {
-            let yaml = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+            let yaml = std::fs::read_to_string(file)
+                .with_context(|| format!("failed to read {}", file.display()))?;
             Script::from_yaml(&yaml).with_context(|| format!("failed to use {}", file.display()))?
         }
     };
@@ -51,7 +52,8 @@ async fn main() -> anyhow::Result<()> {
         write_whole(file, &format!("{}\n", llm.port()))
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
-    writeln!(std::io::stdout(), "listening on {}", llm.url()).context("failed to write to stdout")?;
+    writeln!(std::io::stdout(), "listening on {}", llm.url())
+        .context("failed to write to stdout")?;
     llm.wait().await;
     Ok(())
 }

@@ -48,8 +48,14 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let seed = args.seed.unwrap_or_else(|| pool_shared::time::wall_clock().0);
-    eprintln!("soak: {} min, seed {seed}, in {}", args.minutes, args.dir.display());
+    let seed = args
+        .seed
+        .unwrap_or_else(|| pool_shared::time::wall_clock().0);
+    eprintln!(
+        "soak: {} min, seed {seed}, in {}",
+        args.minutes,
+        args.dir.display()
+    );
     if args.dir.exists() {
         std::fs::remove_dir_all(&args.dir).context("failed to empty the directory")?;
     }
@@ -72,9 +78,17 @@ struct Run {
 
 async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyhow::Result<Run> {
     let printed = node.start().await?;
-    let amqp_url = printed.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).context("no AMQP_URL")?.to_owned();
-    let camp =
-        Camp { programs: own_directory()?, dir: dir.to_owned(), amqp_url: amqp_url.clone(), ports: free_ports()? };
+    let amqp_url = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("AMQP_URL="))
+        .context("no AMQP_URL")?
+        .to_owned();
+    let camp = Camp {
+        programs: own_directory()?,
+        dir: dir.to_owned(),
+        amqp_url: amqp_url.clone(),
+        ports: free_ports()?,
+    };
     camp.pitch().await?;
     let urls = camp.urls();
     let crew = Arc::new(Crew::start(camp, node.clone())?);
@@ -92,10 +106,17 @@ async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyh
             *handed_in.entry(submitted.job.kind).or_default() += 1;
         }
     }
-    eprintln!("soak: {} tasks confirmed; waiting for the rest", audit.confirmed());
+    eprintln!(
+        "soak: {} tasks confirmed; waiting for the rest",
+        audit.confirmed()
+    );
     audit.settled(REST_WITHIN).await?;
     crew.stop().await?;
-    Ok(Run { report: audit.report().await?, blows, handed_in })
+    Ok(Run {
+        report: audit.report().await?,
+        blows,
+        handed_in,
+    })
 }
 
 /// Waits until the topology is there.
@@ -119,7 +140,12 @@ async fn hands(amqp_url: &str, urls: &[String]) -> anyhow::Result<Vec<(String, H
             _ => ("amqp".to_owned(), Door::Amqp, 250),
         };
         let submitter = Submitter::join(amqp_url, "audit").await?;
-        let hand = Hand { door, client: http()?, urls: urls.to_owned(), submitter };
+        let hand = Hand {
+            door,
+            client: http()?,
+            urls: urls.to_owned(),
+            submitter,
+        };
         hands.push((name, hand, Duration::from_millis(every_ms)));
     }
     Ok(hands)
@@ -130,7 +156,16 @@ type Load = Vec<tokio::task::JoinHandle<anyhow::Result<Vec<Submitted>>>>;
 /// About 900 tasks a minute in all.
 fn start_load(hands: Vec<(String, Hand, Duration)>) -> (watch::Sender<bool>, Load) {
     let enough = watch::Sender::new(false);
-    let start = |(name, hand, every)| tokio::spawn(submit(Pace { name, every, enough: enough.subscribe() }, hand));
+    let start = |(name, hand, every)| {
+        tokio::spawn(submit(
+            Pace {
+                name,
+                every,
+                enough: enough.subscribe(),
+            },
+            hand,
+        ))
+    };
     let load = hands.into_iter().map(start).collect();
     (enough, load)
 }
@@ -149,7 +184,12 @@ async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows
         falling.spawn(async move {
             let began = Instant::now();
             let hit = crew.hit(step.victim, step.blow).await;
-            eprintln!("soak: {:?} {:?}, {} ms", step.blow, step.victim, began.elapsed().as_millis());
+            eprintln!(
+                "soak: {:?} {:?}, {} ms",
+                step.blow,
+                step.victim,
+                began.elapsed().as_millis()
+            );
             hit
         });
         let kind = match step.victim {
@@ -168,7 +208,14 @@ async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows
     Ok(blows)
 }
 
-fn verdict(args: &Args, Run { report, blows, handed_in }: &Run) -> anyhow::Result<ExitCode> {
+fn verdict(
+    args: &Args,
+    Run {
+        report,
+        blows,
+        handed_in,
+    }: &Run,
+) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     writeln!(out, "{report}")?;
     let mut of_kind: BTreeMap<&str, usize> = BTreeMap::new();
@@ -180,10 +227,14 @@ fn verdict(args: &Args, Run { report, blows, handed_in }: &Run) -> anyhow::Resul
         writeln!(out, "handed in: {count} {kind:?}")?;
     }
     let minutes = usize::try_from(args.minutes)?;
-    let beaten = ["worker", "dispatcher", "broker"]
+    let beaten = ["worker", "dispatcher", "broker"].iter().all(|kind| {
+        of_kind
+            .get(kind)
+            .is_some_and(|count| *count >= LEAST_KILLS * minutes)
+    });
+    let all_kinds = Kind::ALL
         .iter()
-        .all(|kind| of_kind.get(kind).is_some_and(|count| *count >= LEAST_KILLS * minutes));
-    let all_kinds = Kind::ALL.iter().all(|kind| handed_in.get(kind).is_some_and(|count| *count >= minutes));
+        .all(|kind| handed_in.get(kind).is_some_and(|count| *count >= minutes));
     if !beaten || !all_kinds || report.tasks < LEAST_TASKS * minutes {
         writeln!(
             out,
@@ -192,5 +243,9 @@ fn verdict(args: &Args, Run { report, blows, handed_in }: &Run) -> anyhow::Resul
         )?;
         return Ok(ExitCode::FAILURE);
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

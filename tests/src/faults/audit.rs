@@ -79,7 +79,12 @@ impl Audit {
     ///
     /// # Errors
     /// When it is not confirmed within `limit`.
-    pub async fn over_amqp(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
+    pub async fn over_amqp(
+        &mut self,
+        key: &str,
+        task: &Value,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
         self.expect(task);
         self.confirmed.remove(&id_of(task));
         self.submitter.submit(key, task, limit).await?;
@@ -155,14 +160,21 @@ impl Audit {
         }
         let dead = ready(&connection, DEAD_QUEUE).await?.unwrap_or(0);
         if usize::try_from(dead)? < self.no_tasks.len() {
-            return Ok(Some(format!("{dead} messages in {DEAD_QUEUE} and not {}", self.no_tasks.len())));
+            return Ok(Some(format!(
+                "{dead} messages in {DEAD_QUEUE} and not {}",
+                self.no_tasks.len()
+            )));
         }
         Ok(None)
     }
 
-    async fn evidence(&mut self, connection: &Connection) -> anyhow::Result<(Evidence, BTreeSet<String>)> {
+    async fn evidence(
+        &mut self,
+        connection: &Connection,
+    ) -> anyhow::Result<(Evidence, BTreeSet<String>)> {
         let replies = drain(connection, self.submitter.queue()).await?;
-        self.replies.extend(replies.into_iter().map(|left| answer(left.body)));
+        self.replies
+            .extend(replies.into_iter().map(|left| answer(left.body)));
         let record = read_log(connection).await?;
         let evidence = Evidence {
             submitted: self.submitted.clone(),
@@ -181,7 +193,10 @@ impl Audit {
     }
 
     fn all_may_end(&self) -> BTreeMap<String, Vec<Status>> {
-        let by_success = self.confirmed.iter().map(|id| (id.clone(), vec![Status::Succeeded]));
+        let by_success = self
+            .confirmed
+            .iter()
+            .map(|id| (id.clone(), vec![Status::Succeeded]));
         by_success.chain(self.may_end.clone()).collect()
     }
 
@@ -192,7 +207,9 @@ impl Audit {
     pub async fn report(mut self) -> anyhow::Result<Report> {
         let deadline = Instant::now() + READ_WITHIN;
         let (connection, (mut evidence, queues)) = loop {
-            let connection = connect(&self.url).await.context("the broker of the audit")?;
+            let connection = connect(&self.url)
+                .await
+                .context("the broker of the audit")?;
             match self.evidence(&connection).await {
                 Ok(evidence) => break (connection, evidence),
                 // A node of a cluster that has just come back: the next connection may lead to another one.

@@ -109,23 +109,40 @@ pub fn judge(evidence: &Evidence) -> Report {
     let ended = ends(evidence);
     // Of a task that was cancelled the log holds all that there is.
     let is_kept = |id: &str| in_history.contains(id) || ended.get(id) == Some(&Status::Cancelled);
-    let is_lost =
-        |id: &&String| !is_kept(id.as_str()) || (evidence.wants_reply.contains(*id) && !replied.contains(id.as_str()));
-    let untold = evidence.no_tasks.iter().filter(|id| !replied.contains(id.as_str()));
+    let is_lost = |id: &&String| {
+        !is_kept(id.as_str())
+            || (evidence.wants_reply.contains(*id) && !replied.contains(id.as_str()))
+    };
+    let untold = evidence
+        .no_tasks
+        .iter()
+        .filter(|id| !replied.contains(id.as_str()));
     let all_answers = || evidence.history.iter().chain(&evidence.replies);
     Report {
-        lost: evidence.confirmed.iter().filter(is_lost).chain(untold).cloned().collect(),
+        lost: evidence
+            .confirmed
+            .iter()
+            .filter(is_lost)
+            .chain(untold)
+            .cloned()
+            .collect(),
         different: different(evidence),
         invented: all_answers()
             .filter(|answer| !evidence.submitted.contains(&answer.task))
             .map(|answer| answer.task.clone())
             .collect(),
-        unfinished: evidence.confirmed.iter().filter(|id| !ended.contains_key(id.as_str())).cloned().collect(),
+        unfinished: evidence
+            .confirmed
+            .iter()
+            .filter(|id| !ended.contains_key(id.as_str()))
+            .cloned()
+            .collect(),
         stray: stray(evidence),
         wrong_status: wrong_status(evidence, &ended),
         unkept: unkept(evidence),
         tasks: evidence.confirmed.len(),
-        repeated_starts: evidence.starts.len() - evidence.starts.iter().collect::<BTreeSet<_>>().len(),
+        repeated_starts: evidence.starts.len()
+            - evidence.starts.iter().collect::<BTreeSet<_>>().len(),
         repeated_replies: evidence.replies.len() - replied.len(),
         made_again: evidence.made_again,
     }
@@ -153,8 +170,16 @@ fn wrong_status(evidence: &Evidence, ended: &BTreeMap<&str, Status>) -> BTreeSet
             wrong.insert(format!("{task} is {}", status.as_str()));
         }
     };
-    ended.iter().for_each(|(task, status)| may_be(task, *status));
-    let answers = || evidence.history.iter().chain(&evidence.replies).filter(|answer| !answer.task.is_empty());
+    ended
+        .iter()
+        .for_each(|(task, status)| may_be(task, *status));
+    let answers = || {
+        evidence
+            .history
+            .iter()
+            .chain(&evidence.replies)
+            .filter(|answer| !answer.task.is_empty())
+    };
     for answer in answers() {
         if let Some(status) = answer.status {
             may_be(&answer.task, status);
@@ -165,7 +190,10 @@ fn wrong_status(evidence: &Evidence, ended: &BTreeMap<&str, Status>) -> BTreeSet
         match ended.get(answer.task.as_str()) {
             Some(logged) if answer.status != Some(*logged) => {
                 let (task, said) = (&answer.task, name(answer.status));
-                wrong.insert(format!("{task} is {} in the log and {said} in a result", logged.as_str()));
+                wrong.insert(format!(
+                    "{task} is {} in the log and {said} in a result",
+                    logged.as_str()
+                ));
             }
             Some(_) | None => {}
         }
@@ -174,21 +202,39 @@ fn wrong_status(evidence: &Evidence, ended: &BTreeMap<&str, Status>) -> BTreeSet
 }
 
 fn unkept(evidence: &Evidence) -> BTreeSet<String> {
-    let dead = evidence.left.iter().filter(|left| left.queue == "pool.dead");
+    let dead = evidence
+        .left
+        .iter()
+        .filter(|left| left.queue == "pool.dead");
     let kept: BTreeSet<&str> = dead.filter_map(|left| left.task.as_deref()).collect();
-    evidence.no_tasks.iter().filter(|id| !kept.contains(id.as_str())).cloned().collect()
+    evidence
+        .no_tasks
+        .iter()
+        .filter(|id| !kept.contains(id.as_str()))
+        .cloned()
+        .collect()
 }
 
 fn different(evidence: &Evidence) -> BTreeSet<String> {
     let mut first: BTreeMap<&str, &[u8]> = BTreeMap::new();
-    let winners: BTreeMap<&str, &Option<String>> =
-        evidence.outcomes.iter().map(|outcome| (outcome.task.as_str(), &outcome.attempt)).collect();
+    let winners: BTreeMap<&str, &Option<String>> = evidence
+        .outcomes
+        .iter()
+        .map(|outcome| (outcome.task.as_str(), &outcome.attempt))
+        .collect();
     let mut different = BTreeSet::new();
     // Answers to what has no id at all are answers to different things.
     let with_id = |answer: &&Answer| !answer.task.is_empty();
-    for answer in evidence.history.iter().chain(&evidence.replies).filter(with_id) {
+    for answer in evidence
+        .history
+        .iter()
+        .chain(&evidence.replies)
+        .filter(with_id)
+    {
         let same = *first.entry(&answer.task).or_insert(&answer.body) == answer.body.as_slice();
-        let winners_own = winners.get(answer.task.as_str()).is_none_or(|winner| **winner == answer.attempt);
+        let winners_own = winners
+            .get(answer.task.as_str())
+            .is_none_or(|winner| **winner == answer.attempt);
         if !same || !winners_own {
             different.insert(answer.task.clone());
         }
@@ -205,13 +251,30 @@ fn stray(evidence: &Evidence) -> BTreeSet<String> {
         let of_task = |answer: &&&Answer| left.task.as_deref() == Some(answer.task.as_str());
         match left.queue.as_str() {
             "pool.dead" => answers.iter().any(|answer| of_task(&answer)),
-            "pool.retries" => evidence.replies.iter().any(|reply| left.task.as_ref() == Some(&reply.task)),
-            "results" => answers.iter().filter(of_task).any(|answer| answer.body == left.body),
+            "pool.retries" => evidence
+                .replies
+                .iter()
+                .any(|reply| left.task.as_ref() == Some(&reply.task)),
+            "results" => answers
+                .iter()
+                .filter(of_task)
+                .any(|answer| answer.body == left.body),
             _ => false,
         }
     };
-    let name = |left: &Left| format!("{} in {}", left.task.as_deref().unwrap_or("something without an id"), left.queue);
-    evidence.left.iter().filter(|left| !known(left)).map(name).collect()
+    let name = |left: &Left| {
+        format!(
+            "{} in {}",
+            left.task.as_deref().unwrap_or("something without an id"),
+            left.queue
+        )
+    };
+    evidence
+        .left
+        .iter()
+        .filter(|left| !known(left))
+        .map(name)
+        .collect()
 }
 
 impl fmt::Display for Report {
@@ -220,7 +283,11 @@ impl fmt::Display for Report {
         for (name, set) in self.sets() {
             writeln!(f, "{name}: {}{}", set.len(), some_of(set))?;
         }
-        writeln!(f, "repeated: {} starts, {} replies", self.repeated_starts, self.repeated_replies)?;
+        writeln!(
+            f,
+            "repeated: {} starts, {} replies",
+            self.repeated_starts, self.repeated_replies
+        )?;
         write!(f, "attempts made again: {}", self.made_again)
     }
 }
@@ -229,7 +296,11 @@ fn some_of(set: &BTreeSet<String>) -> String {
     const SHOWN: usize = 10;
     let shown: Vec<&str> = set.iter().take(SHOWN).map(String::as_str).collect();
     let more = if set.len() > SHOWN { ", …" } else { "" };
-    if shown.is_empty() { String::new() } else { format!(" ({}{more})", shown.join(", ")) }
+    if shown.is_empty() {
+        String::new()
+    } else {
+        format!(" ({}{more})", shown.join(", "))
+    }
 }
 
 #[cfg(test)]

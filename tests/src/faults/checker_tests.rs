@@ -6,11 +6,20 @@ fn ids(ids: &[&str]) -> BTreeSet<String> {
 
 fn answer(task: &str, attempt: &str, body: &str) -> Answer {
     let (attempt, status) = (Some(attempt.to_owned()), Some(Status::Succeeded));
-    Answer { task: task.to_owned(), attempt, status, body: body.as_bytes().to_vec() }
+    Answer {
+        task: task.to_owned(),
+        attempt,
+        status,
+        body: body.as_bytes().to_vec(),
+    }
 }
 
 fn outcome(task: &str, attempt: &str) -> Outcome {
-    Outcome { task: task.to_owned(), attempt: Some(attempt.to_owned()), status: Status::Succeeded }
+    Outcome {
+        task: task.to_owned(),
+        attempt: Some(attempt.to_owned()),
+        status: Status::Succeeded,
+    }
 }
 
 /// Two tasks, both done; the second has a reply queue.
@@ -31,8 +40,16 @@ fn good() -> Evidence {
 fn cancelled() -> Evidence {
     let mut evidence = good();
     evidence.history.pop();
-    evidence.replies[0] = Answer { attempt: None, status: Some(Status::Cancelled), ..answer("b", "", "c") };
-    evidence.outcomes[1] = Outcome { task: "b".to_owned(), attempt: None, status: Status::Cancelled };
+    evidence.replies[0] = Answer {
+        attempt: None,
+        status: Some(Status::Cancelled),
+        ..answer("b", "", "c")
+    };
+    evidence.outcomes[1] = Outcome {
+        task: "b".to_owned(),
+        attempt: None,
+        status: Status::Cancelled,
+    };
     evidence
 }
 
@@ -41,8 +58,16 @@ fn with_no_task() -> Evidence {
     let mut evidence = good();
     evidence.submitted.insert("n".to_owned());
     evidence.no_tasks.insert("n".to_owned());
-    evidence.replies.push(Answer { attempt: None, status: Some(Status::Rejected), ..answer("n", "", "n") });
-    evidence.left.push(Left { queue: "pool.dead".to_owned(), task: Some("n".to_owned()), body: b"{".to_vec() });
+    evidence.replies.push(Answer {
+        attempt: None,
+        status: Some(Status::Rejected),
+        ..answer("n", "", "n")
+    });
+    evidence.left.push(Left {
+        queue: "pool.dead".to_owned(),
+        task: Some("n".to_owned()),
+        body: b"{".to_vec(),
+    });
     evidence
 }
 
@@ -50,17 +75,33 @@ fn with_no_task() -> Evidence {
 fn a_run_in_which_nothing_happened_is_clean() {
     let report = judge(&good());
     assert!(report.is_clean(), "{report}");
-    assert_eq!((report.tasks, report.repeated_starts, report.repeated_replies), (2, 0, 0), "{report}");
+    assert_eq!(
+        (
+            report.tasks,
+            report.repeated_starts,
+            report.repeated_replies
+        ),
+        (2, 0, 0),
+        "{report}"
+    );
 }
 
 #[test]
 fn a_confirmed_task_without_a_result_is_lost() {
     let mut evidence = good();
     evidence.history.remove(0);
-    assert_eq!(judge(&evidence).lost, ids(&["a"]), "it is not in the history");
+    assert_eq!(
+        judge(&evidence).lost,
+        ids(&["a"]),
+        "it is not in the history"
+    );
     let mut evidence = good();
     evidence.replies.clear();
-    assert_eq!(judge(&evidence).lost, ids(&["b"]), "it is in the history, but its submitter waits");
+    assert_eq!(
+        judge(&evidence).lost,
+        ids(&["b"]),
+        "it is in the history, but its submitter waits"
+    );
 }
 
 #[test]
@@ -76,10 +117,18 @@ fn a_task_that_nobody_was_told_yes_for_may_be_missing_or_done() {
 fn two_results_that_differ_are_seen_wherever_they_are() {
     let mut evidence = good();
     evidence.replies.push(answer("b", "2", "other"));
-    assert_eq!(judge(&evidence).different, ids(&["b"]), "at the reply queue");
+    assert_eq!(
+        judge(&evidence).different,
+        ids(&["b"]),
+        "at the reply queue"
+    );
     let mut evidence = good();
     evidence.history[0] = answer("a", "9", "x");
-    assert_eq!(judge(&evidence).different, ids(&["a"]), "of an attempt that the log does not name");
+    assert_eq!(
+        judge(&evidence).different,
+        ids(&["a"]),
+        "of an attempt that the log does not name"
+    );
 }
 
 #[test]
@@ -89,36 +138,84 @@ fn the_same_result_twice_is_a_repetition() {
     evidence.starts.push("a".to_owned());
     let report = judge(&evidence);
     assert!(report.is_clean(), "{report}");
-    assert_eq!((report.repeated_starts, report.repeated_replies), (1, 1), "{report}");
+    assert_eq!(
+        (report.repeated_starts, report.repeated_replies),
+        (1, 1),
+        "{report}"
+    );
 }
 
 #[test]
 fn a_result_for_nothing_is_invented() {
     let mut evidence = good();
     evidence.history.push(answer("ghost", "4", "boo"));
-    assert_eq!(judge(&evidence).invented, ids(&["ghost"]), "nobody submitted it");
+    assert_eq!(
+        judge(&evidence).invented,
+        ids(&["ghost"]),
+        "nobody submitted it"
+    );
 }
 
 #[test]
 fn a_confirmed_task_without_an_outcome_is_unfinished() {
     let mut evidence = good();
     evidence.outcomes.remove(1);
-    assert_eq!(judge(&evidence).unfinished, ids(&["b"]), "the log does not know how it ended");
+    assert_eq!(
+        judge(&evidence).unfinished,
+        ids(&["b"]),
+        "the log does not know how it ended"
+    );
 }
 
 #[test]
 fn every_message_that_is_left_must_be_accounted_for() {
     let left = |queue: &str, task: &str, body: &str| {
-        let left = Left { queue: queue.to_owned(), task: Some(task.to_owned()), body: body.as_bytes().to_vec() };
-        judge(&Evidence { left: vec![left], ..good() }).stray
+        let left = Left {
+            queue: queue.to_owned(),
+            task: Some(task.to_owned()),
+            body: body.as_bytes().to_vec(),
+        };
+        judge(&Evidence {
+            left: vec![left],
+            ..good()
+        })
+        .stray
     };
-    assert_eq!(left("tasks.any", "a", "{}"), ids(&["a in tasks.any"]), "a task that waits");
-    assert_eq!(left("results", "a", "x"), ids(&[]), "the result that was delivered");
-    assert_eq!(left("results", "a", "other"), ids(&["a in results"]), "another result");
-    assert_eq!(left("pool.dead", "a", "{}"), ids(&[]), "its submitter was told");
-    assert_eq!(left("pool.retries", "b", "{}"), ids(&[]), "its submitter has the result that it waits for");
-    assert_eq!(left("pool.retries", "a", "{}"), ids(&["a in pool.retries"]), "nobody was told");
-    assert_eq!(left("pool.dead", "c", "{}"), ids(&["c in pool.dead"]), "nobody was told");
+    assert_eq!(
+        left("tasks.any", "a", "{}"),
+        ids(&["a in tasks.any"]),
+        "a task that waits"
+    );
+    assert_eq!(
+        left("results", "a", "x"),
+        ids(&[]),
+        "the result that was delivered"
+    );
+    assert_eq!(
+        left("results", "a", "other"),
+        ids(&["a in results"]),
+        "another result"
+    );
+    assert_eq!(
+        left("pool.dead", "a", "{}"),
+        ids(&[]),
+        "its submitter was told"
+    );
+    assert_eq!(
+        left("pool.retries", "b", "{}"),
+        ids(&[]),
+        "its submitter has the result that it waits for"
+    );
+    assert_eq!(
+        left("pool.retries", "a", "{}"),
+        ids(&["a in pool.retries"]),
+        "nobody was told"
+    );
+    assert_eq!(
+        left("pool.dead", "c", "{}"),
+        ids(&["c in pool.dead"]),
+        "nobody was told"
+    );
 }
 
 #[test]
@@ -128,15 +225,26 @@ fn a_result_must_say_what_the_log_says() {
     let report = judge(&evidence);
     let said = "a is failed in the log and succeeded in a result";
     assert_eq!(report.wrong_status, ids(&[said]), "in the history");
-    assert!(!report.is_clean(), "a submitter was told another end: {report}");
+    assert!(
+        !report.is_clean(),
+        "a submitter was told another end: {report}"
+    );
     let mut evidence = good();
     evidence.replies[0].status = Some(Status::Cancelled);
     let said = "b is succeeded in the log and cancelled in a result";
-    assert_eq!(judge(&evidence).wrong_status, ids(&[said]), "at the reply queue");
+    assert_eq!(
+        judge(&evidence).wrong_status,
+        ids(&[said]),
+        "at the reply queue"
+    );
     let mut evidence = good();
     evidence.history[0].status = None;
     let said = "a is succeeded in the log and unreadable in a result";
-    assert_eq!(judge(&evidence).wrong_status, ids(&[said]), "it says nothing");
+    assert_eq!(
+        judge(&evidence).wrong_status,
+        ids(&[said]),
+        "it says nothing"
+    );
 }
 
 #[test]
@@ -146,20 +254,37 @@ fn a_task_must_end_as_it_may() {
         evidence.may_end.insert("a".to_owned(), statuses.to_vec());
         judge(&evidence).wrong_status
     };
-    assert_eq!(judged(&[Status::Rejected]), ids(&["a is succeeded"]), "nobody can do it");
-    assert_eq!(judged(&[Status::Cancelled, Status::Succeeded]), ids(&[]), "either may be");
+    assert_eq!(
+        judged(&[Status::Rejected]),
+        ids(&["a is succeeded"]),
+        "nobody can do it"
+    );
+    assert_eq!(
+        judged(&[Status::Cancelled, Status::Succeeded]),
+        ids(&[]),
+        "either may be"
+    );
 }
 
 #[test]
 fn a_task_that_was_cancelled_has_its_end_in_the_log_and_at_its_submitter() {
     let report = judge(&cancelled());
-    assert!(report.is_clean(), "the history holds nothing of it: {report}");
+    assert!(
+        report.is_clean(),
+        "the history holds nothing of it: {report}"
+    );
     let mut untold = cancelled();
     untold.replies.clear();
     assert_eq!(judge(&untold).lost, ids(&["b"]), "its submitter waits");
     let mut expected = cancelled();
-    expected.may_end.insert("b".to_owned(), vec![Status::Succeeded]);
-    assert_eq!(judge(&expected).wrong_status, ids(&["b is cancelled"]), "nobody has cancelled it");
+    expected
+        .may_end
+        .insert("b".to_owned(), vec![Status::Succeeded]);
+    assert_eq!(
+        judge(&expected).wrong_status,
+        ids(&["b is cancelled"]),
+        "nobody has cancelled it"
+    );
 }
 
 #[test]
@@ -177,5 +302,9 @@ fn what_is_no_task_is_answered_and_kept() {
     let mut done = with_no_task();
     done.may_end.insert("n".to_owned(), vec![Status::Rejected]);
     done.replies[1].status = Some(Status::Succeeded);
-    assert_eq!(judge(&done).wrong_status, ids(&["n is succeeded"]), "nobody could do it");
+    assert_eq!(
+        judge(&done).wrong_status,
+        ids(&["n is succeeded"]),
+        "nobody could do it"
+    );
 }

@@ -25,7 +25,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub fn http() -> anyhow::Result<Client> {
     // Fails only when a provider has been chosen already: that one serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().no_proxy().timeout(ANSWER_WITHIN).build().context("failed to set up HTTP")
+    Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_WITHIN)
+        .build()
+        .context("failed to set up HTTP")
 }
 
 /// Asks until an answer is final, and gives it; each try goes to the next of these addresses.
@@ -73,9 +77,13 @@ pub async fn offer_over_http(
     limit: Duration,
 ) -> anyhow::Result<(StatusCode, String)> {
     let post = |url: &str| {
-        client.post(format!("{url}/tasks")).header("content-type", "application/json").body(body.to_owned())
+        client
+            .post(format!("{url}/tasks"))
+            .header("content-type", "application/json")
+            .body(body.to_owned())
     };
-    let passes = |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    let passes =
+        |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     ask(urls, post, |status| !passes(status), limit).await
 }
 
@@ -90,8 +98,13 @@ pub async fn submit_over_http(
     limit: Duration,
 ) -> anyhow::Result<()> {
     let offered = offer_over_http(client, urls, &task.to_string(), limit).await;
-    let (status, said) = offered.with_context(|| format!("task {} is not confirmed", task["id"]))?;
-    ensure!(status.is_success(), "task {} is refused: {status} {said}", task["id"]);
+    let (status, said) =
+        offered.with_context(|| format!("task {} is not confirmed", task["id"]))?;
+    ensure!(
+        status.is_success(),
+        "task {} is refused: {status} {said}",
+        task["id"]
+    );
     Ok(())
 }
 
@@ -109,15 +122,35 @@ impl Submitter {
     /// # Errors
     /// When the broker refuses.
     pub async fn join(url: &str, name: &str) -> anyhow::Result<Self> {
-        let mut submitter = Self { url: url.to_owned(), queue: format!("results.{name}"), open: None };
+        let mut submitter = Self {
+            url: url.to_owned(),
+            queue: format!("results.{name}"),
+            open: None,
+        };
         let queue = submitter.queue.clone();
         let channel = submitter.channel().await?;
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.as_str().into(), options, arguments).await?;
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("quorum".into()),
+        );
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(queue.as_str().into(), options, arguments)
+            .await?;
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind(queue.as_str().into(), REPLIES.into(), queue.as_str().into(), options, none).await?;
+        channel
+            .queue_bind(
+                queue.as_str().into(),
+                REPLIES.into(),
+                queue.as_str().into(),
+                options,
+                none,
+            )
+            .await?;
         Ok(submitter)
     }
 
@@ -137,14 +170,18 @@ impl Submitter {
             let channel = confirmed_channel(&connection).await?;
             anyhow::Ok((connection, channel))
         };
-        let (connection, channel) = timeout(ANSWER_WITHIN, fresh).await.context("the broker does not answer")??;
+        let (connection, channel) = timeout(ANSWER_WITHIN, fresh)
+            .await
+            .context("the broker does not answer")??;
         self.open = Some((connection, channel.clone()));
         Ok(channel)
     }
 
     /// Properties of a message with this submitter's reply address.
     pub fn properties(&self) -> BasicProperties {
-        let properties = BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2);
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2);
         properties.with_reply_to(self.queue.as_str().into())
     }
 
@@ -153,7 +190,9 @@ impl Submitter {
     /// # Errors
     /// When it is not confirmed within `limit`.
     pub async fn submit(&mut self, key: &str, task: &Value, limit: Duration) -> anyhow::Result<()> {
-        let published = self.publish(key, &task.to_string(), self.properties(), limit).await;
+        let published = self
+            .publish(key, &task.to_string(), self.properties(), limit)
+            .await;
         published.with_context(|| format!("task {}", task["id"]))
     }
 
@@ -170,7 +209,9 @@ impl Submitter {
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            let Err(error) = self.try_publish(key, body, properties.clone()).await else { return Ok(()) };
+            let Err(error) = self.try_publish(key, body, properties.clone()).await else {
+                return Ok(());
+            };
             // Whatever is wrong with the channel: another one.
             self.open = None;
             if Instant::now() > deadline {
@@ -180,15 +221,37 @@ impl Submitter {
         }
     }
 
-    async fn try_publish(&mut self, key: &str, body: &str, properties: BasicProperties) -> anyhow::Result<()> {
+    async fn try_publish(
+        &mut self,
+        key: &str,
+        body: &str,
+        properties: BasicProperties,
+    ) -> anyhow::Result<()> {
         let channel = self.channel().await?;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let publish = async {
-            channel.basic_publish(TASKS.into(), key.into(), options, body.as_bytes(), properties).await?.await
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
         };
-        match timeout(ANSWER_WITHIN, publish).await.context("no confirm")?? {
+        let publish = async {
+            channel
+                .basic_publish(
+                    TASKS.into(),
+                    key.into(),
+                    options,
+                    body.as_bytes(),
+                    properties,
+                )
+                .await?
+                .await
+        };
+        match timeout(ANSWER_WITHIN, publish)
+            .await
+            .context("no confirm")??
+        {
             Confirmation::Ack(None) => Ok(()),
-            refused @ (Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
+            refused @ (Confirmation::Ack(Some(_))
+            | Confirmation::Nack(_)
+            | Confirmation::NotRequested) => {
                 bail!("the broker did not take it: {refused:?}")
             }
         }
@@ -205,11 +268,24 @@ pub async fn drain(connection: &Connection, queue: &str) -> anyhow::Result<Vec<L
         return Ok(left);
     }
     let channel = connection.create_channel().await?;
-    while let Some(message) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
+    while let Some(message) = channel
+        .basic_get(queue.into(), BasicGetOptions { no_ack: true })
+        .await?
+    {
         let delivery = message.delivery;
-        let in_property = delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned());
-        let task = in_property.filter(|id| !id.is_empty()).or_else(|| id_in(&delivery.data));
-        left.push(Left { queue: queue.to_owned(), task, body: delivery.data });
+        let in_property = delivery
+            .properties
+            .message_id()
+            .as_ref()
+            .map(|id| id.as_str().to_owned());
+        let task = in_property
+            .filter(|id| !id.is_empty())
+            .or_else(|| id_in(&delivery.data));
+        left.push(Left {
+            queue: queue.to_owned(),
+            task,
+            body: delivery.data,
+        });
     }
     channel.close(200, "done".into()).await?;
     Ok(left)
@@ -217,7 +293,9 @@ pub async fn drain(connection: &Connection, queue: &str) -> anyhow::Result<Vec<L
 
 fn id_in(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    ["id", "task_id"].iter().find_map(|key| body[*key].as_str().map(str::to_owned))
+    ["id", "task_id"]
+        .iter()
+        .find_map(|key| body[*key].as_str().map(str::to_owned))
 }
 
 /// How many messages are ready in a queue, if there is one.
@@ -227,8 +305,13 @@ fn id_in(body: &[u8]) -> Option<String> {
 pub async fn ready(connection: &Connection, queue: &str) -> anyhow::Result<Option<u32>> {
     // A queue that does not exist costs the channel.
     let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await;
     match declared {
         Ok(queue) => {
             channel.close(200, "done".into()).await?;

@@ -10,7 +10,8 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, 
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
 use pool_shared::broker::topology::{
-    DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE, RETRIES_QUEUE, UNROUTABLE,
+    DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE,
+    RETRIES_QUEUE, UNROUTABLE,
 };
 use pool_shared::event::{Batch, Decision, EmitterId};
 use pool_shared::fold::{Fold, Verdict};
@@ -40,9 +41,17 @@ impl Record {
         if let Decision::Started { task, .. } = decision {
             self.starts.push(task.to_string());
         } else if let (Some(task), Some(status)) = (decision.task(), decision.ends_as()) {
-            let attempt = if let Decision::Finished { attempt, .. } = decision { *attempt } else { None };
+            let attempt = if let Decision::Finished { attempt, .. } = decision {
+                *attempt
+            } else {
+                None
+            };
             let attempt = attempt.map(|attempt| attempt.to_string());
-            self.outcomes.push(Outcome { task: task.to_string(), attempt, status });
+            self.outcomes.push(Outcome {
+                task: task.to_string(),
+                attempt,
+                status,
+            });
         } else if let Decision::Reissued { retry: Some(_), .. } = decision {
             self.made_again += 1;
         }
@@ -57,11 +66,15 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
     let mark = EmitterId::new();
     let batch = json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": [{"kind": "unknown"}]});
     let properties = BasicProperties::default();
-    let is_mark = |delivery: &Delivery| Batch::from_json(&delivery.data).is_ok_and(|batch| batch.emitter == mark);
+    let is_mark = |delivery: &Delivery| {
+        Batch::from_json(&delivery.data).is_ok_and(|batch| batch.emitter == mark)
+    };
     let mark = (EVENTS_KEY, batch.to_string(), properties);
     let (mut fold, mut record) = (Fold::new(), Record::default());
     for delivery in read(connection, EVENTS_STREAM, mark, is_mark).await? {
-        let Ok(batch) = Batch::from_json(&delivery.data) else { continue };
+        let Ok(batch) = Batch::from_json(&delivery.data) else {
+            continue;
+        };
         fold.apply(&batch, |_, decision, verdict| {
             if verdict == Verdict::Accepted {
                 record.take(decision);
@@ -69,9 +82,14 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
         });
     }
     let nobody = Routes::new(&BTreeMap::new());
-    record.queues =
-        fold.retired_queues(&nobody).into_iter().chain(nobody.all().iter().map(|route| route.queue())).collect();
-    record.queues.extend([RESULTS_QUEUE, RETRIES_QUEUE, UNROUTABLE, DEAD_QUEUE].map(str::to_owned));
+    record.queues = fold
+        .retired_queues(&nobody)
+        .into_iter()
+        .chain(nobody.all().iter().map(|route| route.queue()))
+        .collect();
+    record
+        .queues
+        .extend([RESULTS_QUEUE, RETRIES_QUEUE, UNROUTABLE, DEAD_QUEUE].map(str::to_owned));
     Ok(record)
 }
 
@@ -82,21 +100,42 @@ pub async fn read_log(connection: &Connection) -> anyhow::Result<Record> {
 pub async fn read_history(connection: &Connection) -> anyhow::Result<Vec<Answer>> {
     let kind = format!("mark-{:?}", EmitterId::new());
     let properties = BasicProperties::default().with_type(kind.as_str().into());
-    let is =
-        |delivery: &Delivery, kind: &str| delivery.properties.kind().as_ref().is_some_and(|its| its.as_str() == kind);
+    let is = |delivery: &Delivery, kind: &str| {
+        delivery
+            .properties
+            .kind()
+            .as_ref()
+            .is_some_and(|its| its.as_str() == kind)
+    };
     let mark = (HISTORY_KEY, String::new(), properties);
-    let entries = read(connection, HISTORY_STREAM, mark, |delivery| is(delivery, &kind)).await?;
-    let results = entries.into_iter().filter(|delivery| is(delivery, "result"));
+    let entries = read(connection, HISTORY_STREAM, mark, |delivery| {
+        is(delivery, &kind)
+    })
+    .await?;
+    let results = entries
+        .into_iter()
+        .filter(|delivery| is(delivery, "result"));
     Ok(results.map(|delivery| answer(delivery.data)).collect())
 }
 
 /// A result message as an answer.
 pub fn answer(body: Vec<u8>) -> Answer {
     let result: Option<ResultMessage> = serde_json::from_slice(&body).ok();
-    let task = result.as_ref().and_then(|result| result.task_id.as_ref()).map(ToString::to_string).unwrap_or_default();
+    let task = result
+        .as_ref()
+        .and_then(|result| result.task_id.as_ref())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let status = result.as_ref().map(|result| result.status);
-    let attempt = result.and_then(|result| result.attempt).map(|attempt| attempt.to_string());
-    Answer { task, attempt, status, body }
+    let attempt = result
+        .and_then(|result| result.attempt)
+        .map(|attempt| attempt.to_string());
+    Answer {
+        task,
+        attempt,
+        status,
+        body,
+    }
 }
 
 /// A stream from its first message up to a mark that is appended now.
@@ -109,11 +148,22 @@ async fn read(
     let reading = async {
         let channel = confirmed_channel(connection).await?;
         let publish = BasicPublishOptions::default();
-        channel.basic_publish(LOG.into(), key.into(), publish, body.as_bytes(), properties).await?.await?;
+        channel
+            .basic_publish(LOG.into(), key.into(), publish, body.as_bytes(), properties)
+            .await?
+            .await?;
         channel.basic_qos(500, BasicQosOptions::default()).await?;
         let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
-        let consume = channel.basic_consume(stream.into(), "".into(), BasicConsumeOptions::default(), arguments);
+        arguments.insert(
+            "x-stream-offset".into(),
+            AMQPValue::LongString("first".into()),
+        );
+        let consume = channel.basic_consume(
+            stream.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            arguments,
+        );
         let mut consumer = consume.await?;
         let mut read = Vec::new();
         loop {
@@ -126,5 +176,7 @@ async fn read(
             read.push(delivery);
         }
     };
-    tokio::time::timeout(STREAM_WITHIN, reading).await.with_context(|| format!("{stream} is not read to its end"))?
+    tokio::time::timeout(STREAM_WITHIN, reading)
+        .await
+        .with_context(|| format!("{stream} is not read to its end"))?
 }

@@ -22,7 +22,12 @@ pub struct Node {
 impl Node {
     /// `script` is `scripts/broker`; `config` holds lines for `rabbitmq.conf`.
     pub fn new(script: PathBuf, data: PathBuf, config: Option<PathBuf>) -> Self {
-        Self { script, data, config, more: Vec::new() }
+        Self {
+            script,
+            data,
+            config,
+            more: Vec::new(),
+        }
     }
 
     /// With more arguments of `scripts/broker start`.
@@ -85,7 +90,11 @@ impl Node {
     /// # Errors
     /// When `rabbitmqctl` fails.
     pub async fn memory_alarm(&self, on: bool) -> anyhow::Result<()> {
-        self.control(&["set_vm_memory_high_watermark", if on { "0.0000001" } else { "0.8" }]).await?;
+        self.control(&[
+            "set_vm_memory_high_watermark",
+            if on { "0.0000001" } else { "0.8" },
+        ])
+        .await?;
         self.alarm_is("memory", on).await
     }
 
@@ -94,21 +103,26 @@ impl Node {
     /// # Errors
     /// When `rabbitmqctl` fails.
     pub async fn disk_alarm(&self, on: bool) -> anyhow::Result<()> {
-        self.control(&["set_disk_free_limit", if on { "100000GB" } else { "50MB" }]).await?;
+        self.control(&["set_disk_free_limit", if on { "100000GB" } else { "50MB" }])
+            .await?;
         self.alarm_is("disk", on).await
     }
 
     /// The node looks at its memory and its disk every few seconds only.
     async fn alarm_is(&self, which: &str, on: bool) -> anyhow::Result<()> {
-        let question =
-            format!("lists:any(fun({{{{_, W, _}}, _}}) -> W == {which}; (_) -> false end, rabbit_alarm:get_alarms()).");
+        let question = format!(
+            "lists:any(fun({{{{_, W, _}}, _}}) -> W == {which}; (_) -> false end, rabbit_alarm:get_alarms())."
+        );
         for _ in 0..60 {
             if self.control(&["eval", &question]).await?.trim() == on.to_string() {
                 return Ok(());
             }
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
-        bail!("the {which} alarm of {} does not become {on}", self.data.display())
+        bail!(
+            "the {which} alarm of {} does not become {on}",
+            self.data.display()
+        )
     }
 
     /// Sets a value of the running node; channels that are open keep theirs.
@@ -116,7 +130,12 @@ impl Node {
     /// # Errors
     /// When `rabbitmqctl` fails.
     pub async fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
-        self.control(&["eval", &format!("application:set_env(rabbit, {name}, {value}).")]).await.map(drop)
+        self.control(&[
+            "eval",
+            &format!("application:set_env(rabbit, {name}, {value})."),
+        ])
+        .await
+        .map(drop)
     }
 
     /// `rabbitmqctl`; gives what it printed.
@@ -137,11 +156,15 @@ impl Node {
     /// When `rabbitmqctl` fails.
     pub async fn stall_readers(&self, vhost: &str, queue: &str) -> anyhow::Result<usize> {
         let queue = format!("{{resource, <<\"{vhost}\">>, queue, <<\"{queue}\">>}}");
-        let channels =
-            format!("[C || {{{{Q, C, _}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), Q =:= {queue}]");
+        let channels = format!(
+            "[C || {{{{Q, C, _}}, _, _, _, _, _, _}} <- ets:tab2list(consumer_created), Q =:= {queue}]"
+        );
         let expression = format!("length([sys:suspend(C) || C <- {channels}]).");
         let stalled = self.control(&["eval", &expression]).await?;
-        stalled.trim().parse().with_context(|| format!("no number: {stalled}"))
+        stalled
+            .trim()
+            .parse()
+            .with_context(|| format!("no number: {stalled}"))
     }
 
     /// Parts it from these nodes of its cluster, both ways, as a network that is cut does: their links are taken down and,
@@ -150,7 +173,8 @@ impl Node {
     /// # Errors
     /// When `rabbitmqctl` fails.
     pub async fn cut_off(&self, from: &[&str]) -> anyhow::Result<()> {
-        let part = "[begin erlang:set_cookie(N, cut_off), erlang:disconnect_node(N) end || N <- NODES].";
+        let part =
+            "[begin erlang:set_cookie(N, cut_off), erlang:disconnect_node(N) end || N <- NODES].";
         self.for_nodes(from, part).await
     }
 
@@ -159,35 +183,61 @@ impl Node {
     /// # Errors
     /// When `rabbitmqctl` fails.
     pub async fn join_again(&self, with: &[&str]) -> anyhow::Result<()> {
-        self.for_nodes(with, "[erlang:set_cookie(N, erlang:get_cookie()) || N <- NODES].").await
+        self.for_nodes(
+            with,
+            "[erlang:set_cookie(N, erlang:get_cookie()) || N <- NODES].",
+        )
+        .await
     }
 
     async fn for_nodes(&self, names: &[&str], expression: &str) -> anyhow::Result<()> {
-        let nodes: Vec<String> = names.iter().map(|name| format!("'{name}@localhost'")).collect();
+        let nodes: Vec<String> = names
+            .iter()
+            .map(|name| format!("'{name}@localhost'"))
+            .collect();
         let nodes = format!("[{}]", nodes.join(", "));
-        self.control(&["eval", &expression.replace("NODES", &nodes)]).await.map(drop)
+        self.control(&["eval", &expression.replace("NODES", &nodes)])
+            .await
+            .map(drop)
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        kill(Pid::from_raw(self.pid()?), signal).with_context(|| format!("{signal} to {}", self.data.display()))
+        kill(Pid::from_raw(self.pid()?), signal)
+            .with_context(|| format!("{signal} to {}", self.data.display()))
     }
 
     /// # Errors
     /// When it does not run.
     pub fn pid(&self) -> anyhow::Result<i32> {
         let file = self.data.join("broker.pid");
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("no node runs in {}", self.data.display()))?;
-        let pid = text.split_whitespace().next().context("an empty pid file")?;
-        pid.parse().with_context(|| format!("{} holds no pid", file.display()))
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("no node runs in {}", self.data.display()))?;
+        let pid = text
+            .split_whitespace()
+            .next()
+            .context("an empty pid file")?;
+        pid.parse()
+            .with_context(|| format!("{} holds no pid", file.display()))
     }
 
     async fn run(&self, what: &str, more: &[OsString]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.script);
-        command.arg(what).arg("--data").arg(&self.data).args(more).stdin(Stdio::null());
-        let done = command.output().await.with_context(|| format!("failed to run {}", self.script.display()))?;
+        command
+            .arg(what)
+            .arg("--data")
+            .arg(&self.data)
+            .args(more)
+            .stdin(Stdio::null());
+        let done = command
+            .output()
+            .await
+            .with_context(|| format!("failed to run {}", self.script.display()))?;
         let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "{} {what} failed: {said}", self.script.display());
+        ensure!(
+            done.status.success(),
+            "{} {what} failed: {said}",
+            self.script.display()
+        );
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 }

@@ -75,7 +75,9 @@ impl Proxy {
     /// # Errors
     /// When no port is free.
     pub async fn balance(upstreams: Vec<SocketAddr>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("failed to listen")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .context("failed to listen")?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             upstreams,
@@ -85,7 +87,11 @@ impl Proxy {
             connections: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Ok(Self { address, state, accepting })
+        Ok(Self {
+            address,
+            state,
+            accepting,
+        })
     }
 
     /// In front of the broker of this URL.
@@ -94,7 +100,12 @@ impl Proxy {
     /// When the URL has no address, or no port is free.
     pub async fn in_front_of(amqp_url: &str) -> anyhow::Result<Self> {
         let (_, _, address) = parts(amqp_url)?;
-        Self::start(address.parse().with_context(|| format!("{address} is no address"))?).await
+        Self::start(
+            address
+                .parse()
+                .with_context(|| format!("{address} is no address"))?,
+        )
+        .await
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -218,12 +229,18 @@ async fn pump(
     let reading = async move {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+            let Ok(count @ 1..) = from.read(&mut buffer).await else {
+                return;
+            };
             let latency = match *state.weather.borrow() {
                 Weather::Slow { latency, .. } => latency,
                 Weather::Fair | Weather::BlackHole | Weather::Refusing => Duration::ZERO,
             };
-            if line.send((Instant::now() + latency, buffer[..count].to_vec())).await.is_err() {
+            if line
+                .send((Instant::now() + latency, buffer[..count].to_vec()))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -232,11 +249,16 @@ async fn pump(
         let mut weather = state.weather.subscribe();
         while let Some((due, bytes)) = arriving.recv().await {
             sleep_until(due).await;
-            if weather.wait_for(|weather| *weather != Weather::BlackHole).await.is_err() {
+            if weather
+                .wait_for(|weather| *weather != Weather::BlackHole)
+                .await
+                .is_err()
+            {
                 return End::Rst;
             }
             let allowed = fuse.map_or(bytes.len(), |fuse| burn(fuse, bytes.len()));
-            if deliver(&mut to, &bytes[..allowed], &weather).await.is_err() || allowed < bytes.len() {
+            if deliver(&mut to, &bytes[..allowed], &weather).await.is_err() || allowed < bytes.len()
+            {
                 return End::Rst;
             }
         }
@@ -260,8 +282,13 @@ async fn deliver(
         let now = *weather.borrow();
         let (count, pause) = match now {
             Weather::Slow { bytes_per_s, .. } => {
-                let tenth = usize::try_from(bytes_per_s / 10).unwrap_or(usize::MAX).clamp(1, rest.len());
-                (tenth, Duration::from_secs_f64(tenth as f64 / f64::from(bytes_per_s)))
+                let tenth = usize::try_from(bytes_per_s / 10)
+                    .unwrap_or(usize::MAX)
+                    .clamp(1, rest.len());
+                (
+                    tenth,
+                    Duration::from_secs_f64(tenth as f64 / f64::from(bytes_per_s)),
+                )
             }
             Weather::Fair | Weather::BlackHole | Weather::Refusing => (rest.len(), Duration::ZERO),
         };

@@ -140,7 +140,11 @@ impl Answer {
     /// This answer, with what it leaves open taken from the layer below.
     pub(super) fn over(self, below: Self) -> Self {
         let has_text = self.say.is_some() || !self.edits.is_empty();
-        let (say, edits) = if has_text { (self.say, self.edits) } else { (below.say, below.edits) };
+        let (say, edits) = if has_text {
+            (self.say, self.edits)
+        } else {
+            (below.say, below.edits)
+        };
         Self {
             say,
             edits,
@@ -216,55 +220,106 @@ impl RawAnswer {
 
     /// A key that only a rule can have.
     fn key_of_a_rule(&self) -> Option<&'static str> {
-        let given = [("model", self.model.is_some()), ("prompt", self.prompt.is_some()), ("hold", self.hold.is_some())];
-        given.into_iter().find(|(_, given)| *given).map(|(key, _)| key)
+        let given = [
+            ("model", self.model.is_some()),
+            ("prompt", self.prompt.is_some()),
+            ("hold", self.hold.is_some()),
+        ];
+        given
+            .into_iter()
+            .find(|(_, given)| *given)
+            .map(|(key, _)| key)
     }
 
     fn prompt_answer(mut self, index: usize) -> Result<PromptAnswer, ScriptError> {
         let place = || format!("answers[{index}]");
         if let Some(key) = self.key_of_a_rule() {
-            return Err(ScriptError::Surplus { place: place(), key });
+            return Err(ScriptError::Surplus {
+                place: place(),
+                key,
+            });
         }
-        let when = self.when.take().ok_or_else(|| ScriptError::Missing { place: place(), key: "when" })?;
-        Ok(PromptAnswer { when, answer: self.answer() })
+        let when = self.when.take().ok_or_else(|| ScriptError::Missing {
+            place: place(),
+            key: "when",
+        })?;
+        Ok(PromptAnswer {
+            when,
+            answer: self.answer(),
+        })
     }
 
     fn rule(mut self, index: usize) -> Result<Rule, ScriptError> {
         let place = || format!("rules[{index}]");
         if self.when.is_some() {
-            return Err(ScriptError::Surplus { place: place(), key: "when" });
+            return Err(ScriptError::Surplus {
+                place: place(),
+                key: "when",
+            });
         }
-        let model = self.model.take().ok_or_else(|| ScriptError::Missing { place: place(), key: "model" })?;
-        Ok(Rule { model, prompt: self.prompt.take(), hold: self.hold.unwrap_or(false), answer: self.answer() })
+        let model = self.model.take().ok_or_else(|| ScriptError::Missing {
+            place: place(),
+            key: "model",
+        })?;
+        Ok(Rule {
+            model,
+            prompt: self.prompt.take(),
+            hold: self.hold.unwrap_or(false),
+            answer: self.answer(),
+        })
     }
 }
 
 pub(super) fn parse_file(yaml: &str) -> Result<AnswersFile, ScriptError> {
     let raw: RawFile = serde_yaml::from_str(yaml).map_err(ScriptError::File)?;
-    let answers = raw.answers.into_iter().enumerate().map(|(index, raw)| raw.prompt_answer(index));
-    Ok(AnswersFile { models: raw.models, answers: answers.collect::<Result<_, _>>()? })
+    let answers = raw
+        .answers
+        .into_iter()
+        .enumerate()
+        .map(|(index, raw)| raw.prompt_answer(index));
+    Ok(AnswersFile {
+        models: raw.models,
+        answers: answers.collect::<Result<_, _>>()?,
+    })
 }
 
 /// The answers of one `SCRIPT:` line, at least one; text after the JSON value is ignored.
 pub(super) fn parse_line(json: &str) -> Result<Vec<Answer>, ScriptError> {
     let mut values = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
-    let value = values.next().unwrap_or(Ok(serde_json::Value::Null)).map_err(ScriptError::Line)?;
+    let value = values
+        .next()
+        .unwrap_or(Ok(serde_json::Value::Null))
+        .map_err(ScriptError::Line)?;
     let raw = match serde_json::from_value(value).map_err(ScriptError::Line)? {
         RawLine::Many(many) => many,
         RawLine::One(one) => vec![*one],
     };
     let place = || "the SCRIPT line".to_owned();
     if raw.is_empty() {
-        return Err(ScriptError::Missing { place: place(), key: "an answer" });
+        return Err(ScriptError::Missing {
+            place: place(),
+            key: "an answer",
+        });
     }
-    let surplus = raw.iter().find_map(|raw| raw.when.as_ref().map(|_| "when").or_else(|| raw.key_of_a_rule()));
+    let surplus = raw.iter().find_map(|raw| {
+        raw.when
+            .as_ref()
+            .map(|_| "when")
+            .or_else(|| raw.key_of_a_rule())
+    });
     if let Some(key) = surplus {
-        return Err(ScriptError::Surplus { place: place(), key });
+        return Err(ScriptError::Surplus {
+            place: place(),
+            key,
+        });
     }
     Ok(raw.into_iter().map(RawAnswer::answer).collect())
 }
 
 pub(super) fn parse_rules(json: &[u8]) -> Result<Vec<Rule>, ScriptError> {
     let raw: Vec<RawAnswer> = serde_json::from_slice(json).map_err(ScriptError::Rules)?;
-    raw.into_iter().enumerate().map(|(index, raw)| raw.rule(index)).collect()
+    raw.into_iter()
+        .enumerate()
+        .map(|(index, raw)| raw.rule(index))
+        .collect()
 }

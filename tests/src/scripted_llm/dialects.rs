@@ -25,11 +25,15 @@ pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route(
             "/v1/responses",
-            post(|shared, switch, headers, body| serve(Dialect::Responses, shared, switch, headers, body)),
+            post(|shared, switch, headers, body| {
+                serve(Dialect::Responses, shared, switch, headers, body)
+            }),
         )
         .route(
             "/v1/messages",
-            post(|shared, switch, headers, body| serve(Dialect::Messages, shared, switch, headers, body)),
+            post(|shared, switch, headers, body| {
+                serve(Dialect::Messages, shared, switch, headers, body)
+            }),
         )
 }
 
@@ -44,7 +48,11 @@ async fn serve(
         Ok(body) => body,
         Err(error) => {
             let message = format!("the request is no JSON: {error}");
-            let fail = Fail { status: 400, message: Some(message), ..Fail::default() };
+            let fail = Fail {
+                status: 400,
+                message: Some(message),
+                ..Fail::default()
+            };
             return failed(&fail, dialect.error_body(&fail));
         }
     };
@@ -55,9 +63,16 @@ async fn serve(
     let (serves, answer) = {
         let mut inner = shared.lock();
         let request = &conversation.request;
-        (inner.script.serves(&request.model), inner.script.answer(&token_hash, request))
+        (
+            inner.script.serves(&request.model),
+            inner.script.answer(&token_hash, request),
+        )
     };
-    let mistake = |status, message| Fail { status, message: Some(message), ..Fail::default() };
+    let mistake = |status, message| Fail {
+        status,
+        message: Some(message),
+        ..Fail::default()
+    };
     match answer {
         _ if !serves => {
             let message = format!("the model `{}` does not exist", conversation.request.model);
@@ -71,7 +86,9 @@ async fn serve(
 /// A request for the log, without its long parts.
 fn short(mut body: Value) -> Value {
     if let Some(fields) = body.as_object_mut() {
-        fields.retain(|name, _| !["input", "instructions", "system", "tools"].contains(&name.as_str()));
+        fields.retain(|name, _| {
+            !["input", "instructions", "system", "tools"].contains(&name.as_str())
+        });
     }
     body
 }
@@ -111,11 +128,15 @@ impl Dialect {
         }
         let whole = |hollow| self.text(conversation, &Turn::new(conversation, answer), hollow);
         let (outcome, content_type, text) = match answer.behave {
-            None | Some(Behave::Empty | Behave::Length) => ("ok", self.content_type(conversation), whole(false)),
-            Some(Behave::NoChoices) => ("no choices", self.content_type(conversation), whole(true)),
-            Some(Behave::BrokenJson) => {
-                ("broken json", self.content_type(conversation), broken(conversation, &whole(false)))
+            None | Some(Behave::Empty | Behave::Length) => {
+                ("ok", self.content_type(conversation), whole(false))
             }
+            Some(Behave::NoChoices) => ("no choices", self.content_type(conversation), whole(true)),
+            Some(Behave::BrokenJson) => (
+                "broken json",
+                self.content_type(conversation),
+                broken(conversation, &whole(false)),
+            ),
             Some(Behave::CutStream) => {
                 entry.end(Some(200), "cut");
                 return break_off(self.content_type(conversation), &whole(false));
@@ -148,7 +169,11 @@ impl Dialect {
     }
 
     fn content_type(self, conversation: &Conversation) -> &'static str {
-        if conversation.request.stream { "text/event-stream" } else { "application/json" }
+        if conversation.request.stream {
+            "text/event-stream"
+        } else {
+            "application/json"
+        }
     }
 
     /// The whole answer, in the form that the agent asked for; `hollow`: without what it is about.
@@ -156,7 +181,11 @@ impl Dialect {
         let (body, events) = match self {
             Self::Responses => {
                 let body = responses::body(conversation, turn);
-                let body = if hollow { responses::hollow(body) } else { body };
+                let body = if hollow {
+                    responses::hollow(body)
+                } else {
+                    body
+                };
                 let events = responses::events(conversation, turn, &body);
                 (body, events)
             }
@@ -164,14 +193,21 @@ impl Dialect {
                 let body = messages::body(conversation, turn);
                 let body = if hollow { messages::hollow(body) } else { body };
                 // Without its first event a stream of messages is none.
-                let events = messages::events(conversation, turn, &body).into_iter().skip(usize::from(hollow));
+                let events = messages::events(conversation, turn, &body)
+                    .into_iter()
+                    .skip(usize::from(hollow));
                 (body, events.collect())
             }
         };
         if !conversation.request.stream {
             return body.to_string();
         }
-        let event = |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default());
+        let event = |event: &Value| {
+            format!(
+                "event: {}\ndata: {event}\n\n",
+                event["type"].as_str().unwrap_or_default()
+            )
+        };
         events.iter().map(event).collect()
     }
 }

@@ -44,7 +44,8 @@ pub struct LoggedRequest {
 impl LoggedRequest {
     /// When it ended; None while it is open.
     pub fn ended(&self) -> Option<Timestamp> {
-        self.took_ms.map(|ms| self.at.plus(Duration::from_millis(ms)))
+        self.took_ms
+            .map(|ms| self.at.plus(Duration::from_millis(ms)))
     }
 
     /// A whole answer was given.
@@ -92,7 +93,12 @@ impl Shared {
 
     /// What was received after the request with this number.
     pub(super) fn requests(&self, after: u64) -> Vec<LoggedRequest> {
-        self.lock().log.iter().filter(|request| request.number > after).cloned().collect()
+        self.lock()
+            .log
+            .iter()
+            .filter(|request| request.number > after)
+            .cloned()
+            .collect()
     }
 
     pub(super) fn begin(&self, token_hash: &str, request: &ChatRequest, body: &Value) -> OpenEntry {
@@ -117,7 +123,12 @@ impl Shared {
             status: None,
             outcome: "open".to_owned(),
         });
-        OpenEntry { shared: self.clone(), number, began: Instant::now(), ended: false }
+        OpenEntry {
+            shared: self.clone(),
+            number,
+            began: Instant::now(),
+            ended: false,
+        }
     }
 }
 
@@ -127,7 +138,11 @@ fn fields(body: &Value) -> Value {
         fields.remove("messages");
     }
     let bytes = fields.to_string().len();
-    if bytes > MAX_FIELDS_BYTES { json!({"left_out_bytes": bytes}) } else { fields }
+    if bytes > MAX_FIELDS_BYTES {
+        json!({"left_out_bytes": bytes})
+    } else {
+        fields
+    }
 }
 
 /// A log entry that is written whatever happens: a client that goes away drops the handler.
@@ -144,8 +159,13 @@ impl OpenEntry {
         let took_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.shared.lock();
         // Numbers are consecutive: the place of an entry follows from the first one's.
-        let Some(first) = inner.log.front().map(|entry| entry.number) else { return };
-        let place = self.number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+        let Some(first) = inner.log.front().map(|entry| entry.number) else {
+            return;
+        };
+        let place = self
+            .number
+            .checked_sub(first)
+            .and_then(|place| usize::try_from(place).ok());
         if let Some(entry) = place.and_then(|place| inner.log.get_mut(place)) {
             entry.took_ms = Some(took_ms);
             entry.status = status;
@@ -179,17 +199,36 @@ mod tests {
         let shared = Shared::default();
         let first = begin(&shared, &json!({"model": "m"}));
         let long = "x".repeat(10_000);
-        let body = json!({"model": "m", "tools": [long], "messages": [{"role": "user", "content": long}]});
+        let body =
+            json!({"model": "m", "tools": [long], "messages": [{"role": "user", "content": long}]});
         for _ in 0..MAX_LOGGED {
             begin(&shared, &body).end(Some(200), "ok");
         }
         first.end(Some(200), "ok");
         let kept = shared.requests(0);
         assert_eq!(kept.len(), MAX_LOGGED, "no more than that");
-        assert_eq!(kept[0].number, 2, "the oldest is forgotten, also while it is open");
-        assert!(kept[0].is_ok() && kept[0].took_ms.is_some(), "the others are complete: {:?}", kept[0].outcome);
-        assert_eq!(kept[0].prompt.len(), PROMPT_CHARS, "the beginning of the prompt");
-        assert!(kept[0].fields.to_string().len() < 100, "what is large is not kept");
-        assert_eq!(shared.requests(10_000).len(), 1, "after a number: only what came later");
+        assert_eq!(
+            kept[0].number, 2,
+            "the oldest is forgotten, also while it is open"
+        );
+        assert!(
+            kept[0].is_ok() && kept[0].took_ms.is_some(),
+            "the others are complete: {:?}",
+            kept[0].outcome
+        );
+        assert_eq!(
+            kept[0].prompt.len(),
+            PROMPT_CHARS,
+            "the beginning of the prompt"
+        );
+        assert!(
+            kept[0].fields.to_string().len() < 100,
+            "what is large is not kept"
+        );
+        assert_eq!(
+            shared.requests(10_000).len(),
+            1,
+            "after a number: only what came later"
+        );
     }
 }

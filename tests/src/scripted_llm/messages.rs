@@ -8,12 +8,19 @@ use super::script::{ChatRequest, text};
 use super::turn::{Conversation, Turn};
 
 pub(super) fn read(body: &Value) -> Conversation {
-    let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let messages = body["messages"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let holds = |message: &Value, kind: &str| {
-        message["content"].as_array().is_some_and(|parts| parts.iter().any(|part| part["type"] == kind))
+        message["content"]
+            .as_array()
+            .is_some_and(|parts| parts.iter().any(|part| part["type"] == kind))
     };
     // What claude itself adds to the results of its tools is no prompt.
-    let of_user = messages.iter().filter(|message| message["role"] == "user" && !holds(message, "tool_result"));
+    let of_user = messages
+        .iter()
+        .filter(|message| message["role"] == "user" && !holds(message, "tool_result"));
     let tools = body["tools"].as_array().into_iter().flatten();
     Conversation {
         request: ChatRequest {
@@ -23,8 +30,14 @@ pub(super) fn read(body: &Value) -> Conversation {
             user_messages: of_user.map(|message| text(&message["content"])).collect(),
             prompt_chars: body["messages"].to_string().chars().count(),
         },
-        tools: tools.filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect(),
-        rounds: messages.iter().filter(|message| holds(message, "tool_use")).count(),
+        tools: tools
+            .filter_map(|tool| tool["name"].as_str())
+            .map(str::to_owned)
+            .collect(),
+        rounds: messages
+            .iter()
+            .filter(|message| holds(message, "tool_use"))
+            .count(),
     }
 }
 
@@ -71,20 +84,24 @@ pub(super) fn hollow(mut body: Value) -> Value {
 pub(super) fn events(conversation: &Conversation, turn: &Turn, body: &Value) -> Vec<Value> {
     let mut message = body.clone();
     (message["content"], message["stop_reason"]) = (json!([]), Value::Null);
-    let mut delta =
-        json!({"type": "message_delta", "delta": {"stop_reason": stop_reason(turn), "stop_sequence": null}});
+    let mut delta = json!({"type": "message_delta", "delta": {"stop_reason": stop_reason(turn), "stop_sequence": null}});
     // Not having any is worth a field to claude.
     delta["usage"] = json!({});
     if let Some(usage) = turn.usage {
         message["usage"]["output_tokens"] = 1.into();
         delta["usage"]["output_tokens"] = usage.output_tokens.into();
     }
-    let mut events = vec![json!({"type": "message_start", "message": message}), json!({"type": "ping"})];
+    let mut events = vec![
+        json!({"type": "message_start", "message": message}),
+        json!({"type": "ping"}),
+    ];
     for (index, block) in content(conversation, turn).into_iter().enumerate() {
         let (empty, deltas) = pieces(&block, turn);
         events.push(json!({"type": "content_block_start", "index": index, "content_block": empty}));
         events.extend(
-            deltas.into_iter().map(|delta| json!({"type": "content_block_delta", "index": index, "delta": delta})),
+            deltas.into_iter().map(
+                |delta| json!({"type": "content_block_delta", "index": index, "delta": delta}),
+            ),
         );
         events.push(json!({"type": "content_block_stop", "index": index}));
     }
@@ -97,12 +114,22 @@ fn pieces(block: &Value, turn: &Turn) -> (Value, Vec<Value>) {
     let mut empty = block.clone();
     if block["type"] == "tool_use" {
         let input = std::mem::replace(&mut empty["input"], json!({}));
-        return (empty, vec![json!({"type": "input_json_delta", "partial_json": input.to_string()})]);
+        return (
+            empty,
+            vec![json!({"type": "input_json_delta", "partial_json": input.to_string()})],
+        );
     }
     empty["text"] = "".into();
     let chars: Vec<char> = turn.text.chars().collect();
-    let deltas = chars.chunks(PIECE_CHARS).map(|piece| piece.iter().collect::<String>());
-    (empty, deltas.map(|text| json!({"type": "text_delta", "text": text})).collect())
+    let deltas = chars
+        .chunks(PIECE_CHARS)
+        .map(|piece| piece.iter().collect::<String>());
+    (
+        empty,
+        deltas
+            .map(|text| json!({"type": "text_delta", "text": text}))
+            .collect(),
+    )
 }
 
 /// The body of an error answer.
@@ -119,11 +146,18 @@ pub(super) fn error_body(fail: &Fail) -> Value {
         0..400 | 500.. => "api_error",
     };
     let kind = fail.code.as_deref().unwrap_or(kind);
-    let message = fail.message.clone().unwrap_or_else(|| format!("scripted failure with status {}", fail.status));
+    let message = fail
+        .message
+        .clone()
+        .unwrap_or_else(|| format!("scripted failure with status {}", fail.status));
     json!({"type": "error", "error": {"type": kind, "message": message}})
 }
 
 pub(super) fn context_too_long() -> Fail {
     let message = "prompt is too long: 9999 tokens > 8192 maximum".to_owned();
-    Fail { status: 400, message: Some(message), ..Fail::default() }
+    Fail {
+        status: 400,
+        message: Some(message),
+        ..Fail::default()
+    }
 }

@@ -46,14 +46,23 @@ impl Completion {
                 output_tokens: tokens(text.chars().count()),
             }),
         };
-        let finish_reason = answer.finish.clone().unwrap_or_else(|| finish_reason.to_owned());
-        Self { model: request.model.clone(), text, finish_reason, usage }
+        let finish_reason = answer
+            .finish
+            .clone()
+            .unwrap_or_else(|| finish_reason.to_owned());
+        Self {
+            model: request.model.clone(),
+            text,
+            finish_reason,
+            usage,
+        }
     }
 
     /// The body of an answer that is no stream.
     pub(super) fn body(&self) -> Value {
         let message = json!({"role": "assistant", "content": self.text});
-        let choices = json!([{"index": 0, "message": message, "finish_reason": self.finish_reason}]);
+        let choices =
+            json!([{"index": 0, "message": message, "finish_reason": self.finish_reason}]);
         self.envelope("chat.completion", choices, self.usage)
     }
 
@@ -65,24 +74,32 @@ impl Completion {
     pub(super) fn events(&self, include_usage: bool) -> Vec<String> {
         let chunk = |delta: Value, finish: Option<&str>| {
             let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish}]);
-            format!("data: {}\n\n", self.envelope("chat.completion.chunk", choices, None))
+            format!(
+                "data: {}\n\n",
+                self.envelope("chat.completion.chunk", choices, None)
+            )
         };
         let mut events = vec![chunk(json!({"role": "assistant", "content": ""}), None)];
         let chars: Vec<char> = self.text.chars().collect();
         for piece in chars.chunks(PIECE_CHARS) {
-            events.push(chunk(json!({"content": piece.iter().collect::<String>()}), None));
+            events.push(chunk(
+                json!({"content": piece.iter().collect::<String>()}),
+                None,
+            ));
         }
         events.push(chunk(json!({}), Some(&self.finish_reason)));
         if include_usage && self.usage.is_some() {
-            events.push(format!("data: {}\n\n", self.envelope("chat.completion.chunk", json!([]), self.usage)));
+            events.push(format!(
+                "data: {}\n\n",
+                self.envelope("chat.completion.chunk", json!([]), self.usage)
+            ));
         }
         events.push("data: [DONE]\n\n".to_owned());
         events
     }
 
     fn envelope(&self, object: &str, choices: Value, usage: Option<TokenUsage>) -> Value {
-        let mut body =
-            json!({"id": ID, "object": object, "created": CREATED_S, "model": self.model, "choices": choices});
+        let mut body = json!({"id": ID, "object": object, "created": CREATED_S, "model": self.model, "choices": choices});
         if let Some(usage) = usage {
             body["usage"] = json!({
                 "prompt_tokens": usage.input_tokens,
@@ -104,13 +121,20 @@ pub(super) fn text(answer: &Answer) -> String {
     let mut parts: Vec<String> = answer.say.iter().cloned().collect();
     for edit in &answer.edits {
         let (search, replace) = (with_newline(&edit.search), with_newline(&edit.replace));
-        parts.push(format!("{}\n```\n<<<<<<< SEARCH\n{search}=======\n{replace}>>>>>>> REPLACE\n```", edit.file));
+        parts.push(format!(
+            "{}\n```\n<<<<<<< SEARCH\n{search}=======\n{replace}>>>>>>> REPLACE\n```",
+            edit.file
+        ));
     }
     parts.join("\n\n")
 }
 
 fn with_newline(text: &str) -> String {
-    if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") }
+    if text.is_empty() || text.ends_with('\n') {
+        text.to_owned()
+    } else {
+        format!("{text}\n")
+    }
 }
 
 /// The body of an error answer.
@@ -123,7 +147,10 @@ pub(super) fn error_body(fail: &Fail) -> Value {
         0..400 | 500.. => ("server_error", None),
     };
     let code = fail.code.as_deref().or(code);
-    let message = fail.message.clone().unwrap_or_else(|| format!("scripted failure with status {}", fail.status));
+    let message = fail
+        .message
+        .clone()
+        .unwrap_or_else(|| format!("scripted failure with status {}", fail.status));
     json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
 }
 
@@ -133,7 +160,8 @@ pub(super) fn context_too_long() -> Fail {
         retry_after_s: None,
         code: Some("context_length_exceeded".to_owned()),
         message: Some(
-            "this model's maximum context length is 8192 tokens; reduce the length of the messages".to_owned(),
+            "this model's maximum context length is 8192 tokens; reduce the length of the messages"
+                .to_owned(),
         ),
     }
 }
@@ -149,8 +177,15 @@ mod tests {
             search: search.into(),
             replace: replace.into(),
         };
-        let edits = vec![edit("a.py", "x = 1", "x = 2\n"), edit("new/b.py", "", "y = 1")];
-        Answer { say: Some("Done.".into()), edits, ..Answer::default() }
+        let edits = vec![
+            edit("a.py", "x = 1", "x = 2\n"),
+            edit("new/b.py", "", "y = 1"),
+        ];
+        Answer {
+            say: Some("Done.".into()),
+            edits,
+            ..Answer::default()
+        }
     }
 
     #[test]
@@ -163,22 +198,50 @@ mod tests {
 
     #[test]
     fn the_pieces_of_a_stream_are_the_whole_text() {
-        let request = ChatRequest { model: "m".into(), prompt_chars: 9, ..ChatRequest::default() };
+        let request = ChatRequest {
+            model: "m".into(),
+            prompt_chars: 9,
+            ..ChatRequest::default()
+        };
         let completion = Completion::new(&request, &answer());
         let events = completion.events(true);
-        let datas: Vec<Value> =
-            events.iter().filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok()).collect();
-        let joined: String = datas.iter().filter_map(|data| data["choices"][0]["delta"]["content"].as_str()).collect();
-        assert_eq!(joined, text(&answer()), "nothing is lost between the pieces");
-        assert_eq!(datas[datas.len() - 1]["usage"]["prompt_tokens"], 3, "the usage comes last: 9 characters");
-        assert_eq!(events.last().map(String::as_str), Some("data: [DONE]\n\n"), "the end mark");
+        let datas: Vec<Value> = events
+            .iter()
+            .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+            .collect();
+        let joined: String = datas
+            .iter()
+            .filter_map(|data| data["choices"][0]["delta"]["content"].as_str())
+            .collect();
+        assert_eq!(
+            joined,
+            text(&answer()),
+            "nothing is lost between the pieces"
+        );
+        assert_eq!(
+            datas[datas.len() - 1]["usage"]["prompt_tokens"],
+            3,
+            "the usage comes last: 9 characters"
+        );
+        assert_eq!(
+            events.last().map(String::as_str),
+            Some("data: [DONE]\n\n"),
+            "the end mark"
+        );
     }
 
     #[test]
     fn an_answer_cut_at_the_output_limit_is_half_and_says_so() {
-        let answer = Answer { say: Some("abcdef".into()), behave: Some(Behave::Length), ..Answer::default() };
+        let answer = Answer {
+            say: Some("abcdef".into()),
+            behave: Some(Behave::Length),
+            ..Answer::default()
+        };
         let body = Completion::new(&ChatRequest::default(), &answer).body();
-        assert_eq!(body["choices"][0]["message"]["content"], "abc", "half of the text");
+        assert_eq!(
+            body["choices"][0]["message"]["content"], "abc",
+            "half of the text"
+        );
         assert_eq!(body["choices"][0]["finish_reason"], "length", "the reason");
     }
 }

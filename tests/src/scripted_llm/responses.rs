@@ -14,9 +14,16 @@ pub(super) fn read(body: &Value) -> Conversation {
         Value::Array(items) => items.clone(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
     };
-    let of_user = items.iter().filter(|item| item["role"] == "user").map(|item| text(&item["content"]));
+    let of_user = items
+        .iter()
+        .filter(|item| item["role"] == "user")
+        .map(|item| text(&item["content"]));
     let tools = body["tools"].as_array().into_iter().flatten();
-    let is_call = |item: &&Value| item["type"].as_str().is_some_and(|kind| kind.ends_with("_call"));
+    let is_call = |item: &&Value| {
+        item["type"]
+            .as_str()
+            .is_some_and(|kind| kind.ends_with("_call"))
+    };
     Conversation {
         request: ChatRequest {
             model: body["model"].as_str().unwrap_or_default().to_owned(),
@@ -25,9 +32,15 @@ pub(super) fn read(body: &Value) -> Conversation {
             user_messages: of_user.collect(),
             prompt_chars: body["input"].to_string().chars().count(),
         },
-        tools: tools.filter_map(|tool| tool["name"].as_str()).map(str::to_owned).collect(),
+        tools: tools
+            .filter_map(|tool| tool["name"].as_str())
+            .map(str::to_owned)
+            .collect(),
         // All calls of an answer stand together.
-        rounds: items.chunk_by(|a, b| is_call(&a) == is_call(&b)).filter(|run| is_call(&&run[0])).count(),
+        rounds: items
+            .chunk_by(|a, b| is_call(&a) == is_call(&b))
+            .filter(|run| is_call(&&run[0]))
+            .count(),
     }
 }
 
@@ -50,8 +63,11 @@ fn output(conversation: &Conversation, turn: &Turn) -> Vec<Value> {
 }
 
 pub(super) fn body(conversation: &Conversation, turn: &Turn) -> Value {
-    let (status, details) =
-        if turn.cut { ("incomplete", json!({"reason": "max_output_tokens"})) } else { ("completed", Value::Null) };
+    let (status, details) = if turn.cut {
+        ("incomplete", json!({"reason": "max_output_tokens"}))
+    } else {
+        ("completed", Value::Null)
+    };
     let usage = turn.usage.map(|usage| {
         json!({
             "input_tokens": usage.input_tokens,
@@ -76,23 +92,32 @@ pub(super) fn hollow(mut body: Value) -> Value {
 
 pub(super) fn events(conversation: &Conversation, turn: &Turn, body: &Value) -> Vec<Value> {
     let mut begun = body.clone();
-    (begun["status"], begun["output"], begun["usage"]) = ("in_progress".into(), json!([]), Value::Null);
+    (begun["status"], begun["output"], begun["usage"]) =
+        ("in_progress".into(), json!([]), Value::Null);
     let mut events = vec![json!({"type": "response.created", "response": begun})];
     for (index, item) in output(conversation, turn).into_iter().enumerate() {
         let mut added = item.clone();
         if turn.calls.is_empty() {
             added["content"] = json!([]);
         }
-        events.push(json!({"type": "response.output_item.added", "output_index": index, "item": added}));
+        events.push(
+            json!({"type": "response.output_item.added", "output_index": index, "item": added}),
+        );
         let chars: Vec<char> = turn.text.chars().collect();
         events.extend(chars.chunks(PIECE_CHARS).map(|piece| {
             let delta = piece.iter().collect::<String>();
             json!({"type": "response.output_text.delta", "output_index": index, "content_index": 0,
                    "item_id": item["id"], "delta": delta})
         }));
-        events.push(json!({"type": "response.output_item.done", "output_index": index, "item": item}));
+        events.push(
+            json!({"type": "response.output_item.done", "output_index": index, "item": item}),
+        );
     }
-    let last = if turn.cut { "response.incomplete" } else { "response.completed" };
+    let last = if turn.cut {
+        "response.incomplete"
+    } else {
+        "response.completed"
+    };
     events.push(json!({"type": last, "response": body}));
     events
 }

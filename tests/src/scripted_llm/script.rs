@@ -25,14 +25,24 @@ pub(super) struct ChatRequest {
 
 impl ChatRequest {
     pub(super) fn read(body: &Value) -> Self {
-        let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let messages = body["messages"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let of_user = |message: &&Value| message["role"] == "user";
         Self {
             model: body["model"].as_str().unwrap_or_default().to_owned(),
             stream: body["stream"] == true,
             include_usage: body["stream_options"]["include_usage"] == true,
-            user_messages: messages.iter().filter(of_user).map(|message| text(&message["content"])).collect(),
-            prompt_chars: messages.iter().map(|message| text(&message["content"]).chars().count()).sum(),
+            user_messages: messages
+                .iter()
+                .filter(of_user)
+                .map(|message| text(&message["content"]))
+                .collect(),
+            prompt_chars: messages
+                .iter()
+                .map(|message| text(&message["content"]).chars().count())
+                .sum(),
         }
     }
 }
@@ -41,7 +51,11 @@ impl ChatRequest {
 pub(super) fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect::<Vec<_>>()
+            .join("\n"),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => String::new(),
     }
 }
@@ -58,7 +72,10 @@ impl Script {
     /// # Errors
     /// [`ScriptError`] when the text is no valid answers file.
     pub fn from_yaml(yaml: &str) -> Result<Self, ScriptError> {
-        Ok(Self { file: parse_file(yaml)?, ..Self::default() })
+        Ok(Self {
+            file: parse_file(yaml)?,
+            ..Self::default()
+        })
     }
 
     pub fn set_rules(&mut self, rules: Vec<Rule>) {
@@ -75,8 +92,14 @@ impl Script {
 
     fn rule_for(&self, request: &ChatRequest) -> Option<&Rule> {
         self.rules.iter().find(|rule| {
-            let for_prompt = |part: &String| request.user_messages.iter().any(|message| message.contains(part));
-            (rule.model == "*" || request.model.contains(&rule.model)) && rule.prompt.as_ref().is_none_or(for_prompt)
+            let for_prompt = |part: &String| {
+                request
+                    .user_messages
+                    .iter()
+                    .any(|message| message.contains(part))
+            };
+            (rule.model == "*" || request.model.contains(&rule.model))
+                && rule.prompt.as_ref().is_none_or(for_prompt)
         })
     }
 
@@ -87,21 +110,39 @@ impl Script {
 
     /// The answer for a request: rules, then the newest `SCRIPT:` line, then the file, laid over each other until one
     /// is complete. `key` tells one client's successive answers from another's.
-    pub(super) fn answer(&mut self, key: &str, request: &ChatRequest) -> Result<Answer, ScriptError> {
-        let mut answer = self.rule_for(request).map(|rule| rule.answer.clone()).unwrap_or_default();
+    pub(super) fn answer(
+        &mut self,
+        key: &str,
+        request: &ChatRequest,
+    ) -> Result<Answer, ScriptError> {
+        let mut answer = self
+            .rule_for(request)
+            .map(|rule| rule.answer.clone())
+            .unwrap_or_default();
         if !answer.is_complete()
-            && let Some(line) = request.user_messages.iter().rev().find_map(|message| script_line(message))
+            && let Some(line) = request
+                .user_messages
+                .iter()
+                .rev()
+                .find_map(|message| script_line(message))
         {
             answer = answer.over(self.next_of_line(key, line)?);
         }
         if !answer.is_complete()
             && let Some(last) = request.user_messages.last()
-            && let Some(found) = self.file.answers.iter().find(|answer| last.contains(&answer.when))
+            && let Some(found) = self
+                .file
+                .answers
+                .iter()
+                .find(|answer| last.contains(&answer.when))
         {
             answer = answer.over(found.answer.clone());
         }
         if !answer.is_complete() {
-            answer = answer.over(Answer { say: Some(NO_ANSWER.to_owned()), ..Answer::default() });
+            answer = answer.over(Answer {
+                say: Some(NO_ANSWER.to_owned()),
+                ..Answer::default()
+            });
         }
         Ok(answer)
     }
@@ -112,7 +153,10 @@ impl Script {
         if self.taken.len() >= MAX_TAKEN {
             self.taken.clear();
         }
-        let taken = self.taken.entry((key.to_owned(), line.to_owned())).or_default();
+        let taken = self
+            .taken
+            .entry((key.to_owned(), line.to_owned()))
+            .or_default();
         let index = (*taken).min(answers.len() - 1);
         *taken += 1;
         Ok(answers.swap_remove(index))
@@ -120,7 +164,10 @@ impl Script {
 }
 
 fn script_line(message: &str) -> Option<&str> {
-    message.lines().find_map(|line| line.split_once(MARK)).map(|(_, json)| json.trim())
+    message
+        .lines()
+        .find_map(|line| line.split_once(MARK))
+        .map(|(_, json)| json.trim())
 }
 
 #[cfg(test)]
@@ -141,7 +188,11 @@ answers:
 
     fn ask(script: &mut Script, key: &str, prompts: &[&str]) -> Answer {
         let user_messages = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
-        let request = ChatRequest { model: "sample-7b".into(), user_messages, ..ChatRequest::default() };
+        let request = ChatRequest {
+            model: "sample-7b".into(),
+            user_messages,
+            ..ChatRequest::default()
+        };
         script.answer(key, &request).expect("a valid script")
     }
 
@@ -152,43 +203,105 @@ answers:
     #[test]
     fn the_first_answer_whose_text_is_in_the_last_user_message_wins() {
         let answer = ask(&mut script(), "k", &["slow", "please fix add, slow"]);
-        assert_eq!(answer.say.as_deref(), Some("Fixed."), "the first match, in the last message");
-        let edit = Edit { file: "calc.py".into(), search: "a - b".into(), replace: "a + b".into() };
+        assert_eq!(
+            answer.say.as_deref(),
+            Some("Fixed."),
+            "the first match, in the last message"
+        );
+        let edit = Edit {
+            file: "calc.py".into(),
+            search: "a - b".into(),
+            replace: "a + b".into(),
+        };
         assert_eq!(answer.edits, [edit], "its edit");
-        let usage = TokenUsage { input_tokens: 100, cached_input_tokens: 40, output_tokens: 7 };
+        let usage = TokenUsage {
+            input_tokens: 100,
+            cached_input_tokens: 40,
+            output_tokens: 7,
+        };
         assert_eq!(answer.usage, Some(UsageReport::Tokens(usage)), "its usage");
         let answer = ask(&mut script(), "k", &["fix add", "slow"]);
-        assert_eq!(answer.delay, Some(Duration::from_millis(250)), "earlier messages do not count");
-        assert_eq!(answer.usage, Some(UsageReport::Unreported), "`usage: none` reports none");
+        assert_eq!(
+            answer.delay,
+            Some(Duration::from_millis(250)),
+            "earlier messages do not count"
+        );
+        assert_eq!(
+            answer.usage,
+            Some(UsageReport::Unreported),
+            "`usage: none` reports none"
+        );
     }
 
     #[test]
     fn a_script_line_in_any_user_message_wins_over_the_file() {
-        let prompt = "Task:\nfix add\nSCRIPT: {\"fail\": {\"status\": 429, \"retry_after_s\": 3}}\nThanks.";
-        let fail = Fail { status: 429, retry_after_s: Some(3), ..Fail::default() };
-        assert_eq!(ask(&mut script(), "k", &[prompt]).fail, Some(fail.clone()), "in the last message");
-        assert_eq!(ask(&mut script(), "k", &[prompt, "reflect"]).fail, Some(fail), "in an earlier one");
+        let prompt =
+            "Task:\nfix add\nSCRIPT: {\"fail\": {\"status\": 429, \"retry_after_s\": 3}}\nThanks.";
+        let fail = Fail {
+            status: 429,
+            retry_after_s: Some(3),
+            ..Fail::default()
+        };
+        assert_eq!(
+            ask(&mut script(), "k", &[prompt]).fail,
+            Some(fail.clone()),
+            "in the last message"
+        );
+        assert_eq!(
+            ask(&mut script(), "k", &[prompt, "reflect"]).fail,
+            Some(fail),
+            "in an earlier one"
+        );
     }
 
     #[test]
     fn successive_answers_are_counted_for_each_key_and_the_last_one_stays() {
         let mut script = script();
         let prompt = r#"SCRIPT: [{"fail": {"status": 500}}, {"say": "better"}]"#;
-        let mut statuses = |key| ask(&mut script, key, &[prompt]).fail.map(|fail| fail.status);
-        assert_eq!([statuses("a"), statuses("a"), statuses("a")], [Some(500), None, None], "one key's answers");
+        let mut statuses = |key| {
+            ask(&mut script, key, &[prompt])
+                .fail
+                .map(|fail| fail.status)
+        };
+        assert_eq!(
+            [statuses("a"), statuses("a"), statuses("a")],
+            [Some(500), None, None],
+            "one key's answers"
+        );
         assert_eq!(statuses("b"), Some(500), "another key begins at the first");
     }
 
     #[test]
     fn a_rule_comes_first_and_one_that_is_only_slow_keeps_the_answer() {
         let mut script = script();
-        script.set_rules(parse_rules(br#"[{"model": "7b", "fail": {"status": 503}}]"#).expect("valid rules"));
-        assert_eq!(ask(&mut script, "k", &["fix add"]).fail.map(|fail| fail.status), Some(503), "an outage");
-        script.set_rules(parse_rules(br#"[{"model": "*", "delay_ms": 9, "behave": "length"}]"#).expect("valid rules"));
+        script.set_rules(
+            parse_rules(br#"[{"model": "7b", "fail": {"status": 503}}]"#).expect("valid rules"),
+        );
+        assert_eq!(
+            ask(&mut script, "k", &["fix add"])
+                .fail
+                .map(|fail| fail.status),
+            Some(503),
+            "an outage"
+        );
+        script.set_rules(
+            parse_rules(br#"[{"model": "*", "delay_ms": 9, "behave": "length"}]"#)
+                .expect("valid rules"),
+        );
         let answer = ask(&mut script, "k", &["fix add"]);
-        assert_eq!((answer.say.as_deref(), answer.behave), (Some("Fixed."), Some(Behave::Length)), "cut, not replaced");
-        script.set_rules(parse_rules(br#"[{"model": "other", "fail": {"status": 503}}]"#).expect("valid rules"));
-        assert_eq!(ask(&mut script, "k", &["fix add"]).fail, None, "a rule for another model does nothing");
+        assert_eq!(
+            (answer.say.as_deref(), answer.behave),
+            (Some("Fixed."), Some(Behave::Length)),
+            "cut, not replaced"
+        );
+        script.set_rules(
+            parse_rules(br#"[{"model": "other", "fail": {"status": 503}}]"#).expect("valid rules"),
+        );
+        assert_eq!(
+            ask(&mut script, "k", &["fix add"]).fail,
+            None,
+            "a rule for another model does nothing"
+        );
     }
 
     #[test]
@@ -196,16 +309,27 @@ answers:
         let mut script = script();
         let rules = br#"[{"model": "*", "prompt": "poison", "fail": {"status": 500}}, {"model": "7b", "hold": true}]"#;
         script.set_rules(parse_rules(rules).expect("valid rules"));
-        let status = |script: &mut Script, prompts| ask(script, "k", prompts).fail.map(|fail| fail.status);
-        assert_eq!(status(&mut script, &["poison", "again"]), Some(500), "in any message of the user");
+        let status =
+            |script: &mut Script, prompts| ask(script, "k", prompts).fail.map(|fail| fail.status);
+        assert_eq!(
+            status(&mut script, &["poison", "again"]),
+            Some(500),
+            "in any message of the user"
+        );
         assert_eq!(status(&mut script, &["fix add"]), None, "another prompt");
         let request = |prompt: &str| ChatRequest {
             model: "sample-7b".into(),
             user_messages: vec![prompt.to_owned()],
             ..ChatRequest::default()
         };
-        assert!(!script.holds(&request("poison")), "the first rule that fits decides, also about waiting");
-        assert!(script.holds(&request("fix add")), "the second one holds the others");
+        assert!(
+            !script.holds(&request("poison")),
+            "the first rule that fits decides, also about waiting"
+        );
+        assert!(
+            script.holds(&request("fix add")),
+            "the second one holds the others"
+        );
     }
 
     #[test]
@@ -217,20 +341,37 @@ answers:
             ("answers: [{when: x, model: m}]", "cannot have `model`"),
         ] {
             let message = Script::from_yaml(yaml).expect_err("a mistake").to_string();
-            assert!(message.contains(part), "{yaml:?} gave {message:?}, without {part:?}");
+            assert!(
+                message.contains(part),
+                "{yaml:?} gave {message:?}, without {part:?}"
+            );
         }
-        for line in
-            ["SCRIPT: {", "SCRIPT:", "SCRIPT: []", "SCRIPT: {\"behave\": \"dance\"}", "SCRIPT: {\"when\": \"x\"}"]
-        {
-            let request = ChatRequest { user_messages: vec![line.into()], ..ChatRequest::default() };
-            assert!(script().answer("k", &request).is_err(), "{line:?} must be refused");
+        for line in [
+            "SCRIPT: {",
+            "SCRIPT:",
+            "SCRIPT: []",
+            "SCRIPT: {\"behave\": \"dance\"}",
+            "SCRIPT: {\"when\": \"x\"}",
+        ] {
+            let request = ChatRequest {
+                user_messages: vec![line.into()],
+                ..ChatRequest::default()
+            };
+            assert!(
+                script().answer("k", &request).is_err(),
+                "{line:?} must be refused"
+            );
         }
     }
 
     #[test]
     fn without_a_fitting_answer_it_says_so_and_edits_nothing() {
         let answer = ask(&mut Script::default(), "k", &["do something"]);
-        assert_eq!(answer.say.as_deref(), Some(NO_ANSWER), "the text of no answer");
+        assert_eq!(
+            answer.say.as_deref(),
+            Some(NO_ANSWER),
+            "the text of no answer"
+        );
         assert!(answer.edits.is_empty(), "no edit");
     }
 

@@ -56,7 +56,11 @@ impl ScriptedLlm {
             // Serving a listener on which accepting is retried has no end and no error.
             let _ = axum::serve(BreakableListener(listener), service).await;
         });
-        Ok(Self { address, shared, server })
+        Ok(Self {
+            address,
+            shared,
+            server,
+        })
     }
 
     pub fn url(&self) -> String {
@@ -109,7 +113,10 @@ async fn models(State(shared): State<Shared>) -> Json<Value> {
     if names.is_empty() {
         names.push("scripted".to_owned());
     }
-    let data: Vec<Value> = names.iter().map(|id| json!({"id": id, "object": "model", "owned_by": "script"})).collect();
+    let data: Vec<Value> = names
+        .iter()
+        .map(|id| json!({"id": id, "object": "model", "owned_by": "script"}))
+        .collect();
     Json(json!({"object": "list", "data": data}))
 }
 
@@ -130,7 +137,10 @@ struct After {
     after: u64,
 }
 
-async fn requests(State(shared): State<Shared>, Query(After { after }): Query<After>) -> Json<Vec<LoggedRequest>> {
+async fn requests(
+    State(shared): State<Shared>,
+    Query(After { after }): Query<After>,
+) -> Json<Vec<LoggedRequest>> {
     Json(shared.requests(after))
 }
 
@@ -146,7 +156,14 @@ async fn chat(
         Err(error) => {
             let entry = shared.begin(&token_hash, &ChatRequest::default(), &Value::Null);
             let message = Some(format!("the request is no JSON: {error}"));
-            return failure(entry, &Fail { status: 400, message, ..Fail::default() });
+            return failure(
+                entry,
+                &Fail {
+                    status: 400,
+                    message,
+                    ..Fail::default()
+                },
+            );
         }
     };
     let request = ChatRequest::read(&body);
@@ -154,19 +171,41 @@ async fn chat(
     shared.held(&request).await;
     let (serves, answer) = {
         let mut inner = shared.lock();
-        (inner.script.serves(&request.model), inner.script.answer(&token_hash, &request))
+        (
+            inner.script.serves(&request.model),
+            inner.script.answer(&token_hash, &request),
+        )
     };
     if !serves {
         let message = format!("the model `{}` does not exist", request.model);
-        return failure(entry, &Fail { status: 404, message: Some(message), ..Fail::default() });
+        return failure(
+            entry,
+            &Fail {
+                status: 404,
+                message: Some(message),
+                ..Fail::default()
+            },
+        );
     }
     match answer {
         Ok(answer) => play(&request, &answer, entry, &switch).await,
-        Err(error) => failure(entry, &Fail { status: 400, message: Some(error.to_string()), ..Fail::default() }),
+        Err(error) => failure(
+            entry,
+            &Fail {
+                status: 400,
+                message: Some(error.to_string()),
+                ..Fail::default()
+            },
+        ),
     }
 }
 
-async fn play(request: &ChatRequest, answer: &Answer, entry: OpenEntry, switch: &KillSwitch) -> Response {
+async fn play(
+    request: &ChatRequest,
+    answer: &Answer,
+    entry: OpenEntry,
+    switch: &KillSwitch,
+) -> Response {
     if let Some(delay) = answer.delay {
         tokio::time::sleep(delay).await;
     }
@@ -222,7 +261,10 @@ fn whole(request: &ChatRequest, completion: &Completion) -> Response {
 
 fn cut(request: &ChatRequest, completion: &Completion) -> Response {
     let (content_type, text) = if request.stream {
-        ("text/event-stream", completion.events(request.include_usage).concat())
+        (
+            "text/event-stream",
+            completion.events(request.include_usage).concat(),
+        )
     } else {
         ("application/json", completion.body().to_string())
     };
@@ -250,20 +292,32 @@ pub(super) fn failed(fail: &Fail, body: Value) -> Response {
     let status = StatusCode::from_u16(fail.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(body)).into_response();
     if let Some(seconds) = fail.retry_after_s {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
 fn bad_request(message: String) -> Response {
-    let fail = Fail { status: 400, message: Some(message), ..Fail::default() };
+    let fail = Fail {
+        status: 400,
+        message: Some(message),
+        ..Fail::default()
+    };
     (StatusCode::BAD_REQUEST, Json(error_body(&fail))).into_response()
 }
 
 pub(super) fn token_hash(headers: &HeaderMap) -> String {
-    let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
+    let key = headers
+        .get(header::AUTHORIZATION)
+        .or_else(|| headers.get("x-api-key"));
     let digest = Sha256::digest(key.map(HeaderValue::as_bytes).unwrap_or_default());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

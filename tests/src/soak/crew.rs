@@ -20,8 +20,12 @@ use crate::faults::client::ready;
 use crate::faults::node::Node;
 
 /// The programmers of each worker, and whether their agent works in a worktree (or does nothing, which is fast).
-pub const WORKERS: [(&str, bool); 4] =
-    [("001,002,003", false), ("004,005,006", false), ("007,008", true), ("009,010", true)];
+pub const WORKERS: [(&str, bool); 4] = [
+    ("001,002,003", false),
+    ("004,005,006", false),
+    ("007,008", true),
+    ("009,010", true),
+];
 /// The programmers up to this number; the others offer one thing more.
 const DO_NOTHING: u32 = 6;
 pub const DISPATCHERS: usize = 2;
@@ -63,14 +67,29 @@ impl Camp {
         let repository = self.dir.join("repositories/app");
         std::fs::create_dir_all(&repository).context("failed to make the repository")?;
         for name in ["logs", MARKS] {
-            std::fs::create_dir_all(self.dir.join(name)).with_context(|| format!("failed to make {name}"))?;
+            std::fs::create_dir_all(self.dir.join(name))
+                .with_context(|| format!("failed to make {name}"))?;
         }
-        std::fs::write(repository.join("readme.txt"), "one\ntwo\n").context("failed to write into the repository")?;
+        std::fs::write(repository.join("readme.txt"), "one\ntwo\n")
+            .context("failed to write into the repository")?;
         let identity = ["-c", "user.name=soak", "-c", "user.email=soak@example.org"];
-        for arguments in [&["init", "--quiet"][..], &["add", "."], &["commit", "--quiet", "--message", "first"]] {
+        for arguments in [
+            &["init", "--quiet"][..],
+            &["add", "."],
+            &["commit", "--quiet", "--message", "first"],
+        ] {
             let mut git = Command::new("git");
-            let done = git.arg("-C").arg(&repository).args(identity).args(arguments).status().await;
-            anyhow::ensure!(done.context("failed to run git")?.success(), "git {arguments:?} failed");
+            let done = git
+                .arg("-C")
+                .arg(&repository)
+                .args(identity)
+                .args(arguments)
+                .status()
+                .await;
+            anyhow::ensure!(
+                done.context("failed to run git")?.success(),
+                "git {arguments:?} failed"
+            );
         }
         for (works, name) in [(false, "noop.yaml"), (true, "working.yaml")] {
             std::fs::write(self.dir.join(name), self.pool_file(works)?.to_string())
@@ -81,12 +100,22 @@ impl Camp {
 
     /// Times are short, as everything is soon missed here.
     fn pool_file(&self, works: bool) -> anyhow::Result<Value> {
-        let offered = |number| if number > DO_NOTHING { json!([EDITS, "fast"]) } else { json!(["fast"]) };
+        let offered = |number| {
+            if number > DO_NOTHING {
+                json!([EDITS, "fast"])
+            } else {
+                json!(["fast"])
+            }
+        };
         let programmer = |number| json!({"id": format!("{number:03}"), "port": 0, "primary_llm": "soak/none", "capabilities": offered(number)});
         let marks = self.dir.join(MARKS);
-        let marks = marks.to_str().context("a directory whose name is not UTF-8")?;
+        let marks = marks
+            .to_str()
+            .context("a directory whose name is not UTF-8")?;
         let agent = match works {
-            true => json!({"kind": "command", "command": ["/bin/sh", "-c", AGENT, "agent", "{prompt_file}", marks]}),
+            true => {
+                json!({"kind": "command", "command": ["/bin/sh", "-c", AGENT, "agent", "{prompt_file}", marks]})
+            }
             false => json!({"kind": "noop"}),
         };
         Ok(json!({
@@ -104,28 +133,66 @@ impl Camp {
     }
 
     pub fn urls(&self) -> Vec<String> {
-        self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect()
+        self.ports
+            .iter()
+            .map(|port| format!("http://127.0.0.1:{port}"))
+            .collect()
     }
 
-    fn spawn(&self, name: &str, program: &str, arguments: &[&str], works: bool) -> anyhow::Result<Child> {
+    fn spawn(
+        &self,
+        name: &str,
+        program: &str,
+        arguments: &[&str],
+        works: bool,
+    ) -> anyhow::Result<Child> {
         let path = self.programs.join(program);
         let log = self.dir.join("logs").join(name);
-        let log = std::fs::File::options().create(true).append(true).open(&log).context("failed to open a log file")?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .context("failed to open a log file")?;
         let mut command = Command::new(&path);
-        command.args(arguments).arg("--pool").arg(self.dir.join(if works { "working.yaml" } else { "noop.yaml" }));
-        command.env("AMQP_URL", &self.amqp_url).env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        command.spawn().with_context(|| format!("failed to start {}", path.display()))
+        command
+            .args(arguments)
+            .arg("--pool")
+            .arg(
+                self.dir
+                    .join(if works { "working.yaml" } else { "noop.yaml" }),
+            );
+        command
+            .env("AMQP_URL", &self.amqp_url)
+            .env_remove("PROGRAMMER_ID")
+            .env_remove("POOL_FILE");
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        command
+            .spawn()
+            .with_context(|| format!("failed to start {}", path.display()))
     }
 
     fn spawn_dispatcher(&self, number: usize) -> anyhow::Result<Child> {
         let listen = format!("127.0.0.1:{}", self.ports[number]);
-        self.spawn(&format!("dispatcher-{number}.log"), "dispatcher", &["serve", "--listen", &listen], false)
+        self.spawn(
+            &format!("dispatcher-{number}.log"),
+            "dispatcher",
+            &["serve", "--listen", &listen],
+            false,
+        )
     }
 
     fn spawn_worker(&self, number: usize) -> anyhow::Result<Child> {
         let (ids, works) = WORKERS[number];
-        self.spawn(&format!("worker-{number}.log"), "worker", &["run", "--programmers", ids], works)
+        self.spawn(
+            &format!("worker-{number}.log"),
+            "worker",
+            &["run", "--programmers", ids],
+            works,
+        )
     }
 }
 
@@ -143,11 +210,18 @@ impl Crew {
     /// # Errors
     /// When a process does not start.
     pub fn start(camp: Camp, node: Node) -> anyhow::Result<Self> {
-        let dispatchers: Vec<Child> =
-            (0..DISPATCHERS).map(|number| camp.spawn_dispatcher(number)).collect::<Result<_, _>>()?;
-        let workers: Vec<Child> =
-            (0..WORKERS.len()).map(|number| camp.spawn_worker(number)).collect::<Result<_, _>>()?;
-        Ok(Self { camp, node: node.into(), dispatchers: dispatchers.into(), workers: workers.into() })
+        let dispatchers: Vec<Child> = (0..DISPATCHERS)
+            .map(|number| camp.spawn_dispatcher(number))
+            .collect::<Result<_, _>>()?;
+        let workers: Vec<Child> = (0..WORKERS.len())
+            .map(|number| camp.spawn_worker(number))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            camp,
+            node: node.into(),
+            dispatchers: dispatchers.into(),
+            workers: workers.into(),
+        })
     }
 
     /// Hits one, and starts it again.
@@ -159,13 +233,17 @@ impl Crew {
             Victim::Worker(number) => {
                 let mut workers = self.workers.lock().await;
                 self.nobody_gave_up(&mut workers)?;
-                end(&mut workers[number], blow).await.with_context(|| format!("worker {number}"))?;
+                end(&mut workers[number], blow)
+                    .await
+                    .with_context(|| format!("worker {number}"))?;
                 workers[number] = self.camp.spawn_worker(number)?;
             }
             Victim::Dispatcher(number) => {
                 let mut dispatchers = self.dispatchers.lock().await;
                 self.nobody_gave_up(&mut dispatchers)?;
-                end(&mut dispatchers[number], blow).await.with_context(|| format!("dispatcher {number}"))?;
+                end(&mut dispatchers[number], blow)
+                    .await
+                    .with_context(|| format!("dispatcher {number}"))?;
                 dispatchers[number] = self.camp.spawn_dispatcher(number)?;
             }
             Victim::Broker => {
@@ -192,11 +270,16 @@ impl Crew {
                 }
                 sleep(LOOK_EVERY).await;
             }
-            eprintln!("soak: the broker does not bring its streams up within {STREAMS_WITHIN:?}; it is restarted");
+            eprintln!(
+                "soak: the broker does not bring its streams up within {STREAMS_WITHIN:?}; it is restarted"
+            );
             node.stop().await?;
             node.start().await?;
         }
-        bail!("the broker does not bring its streams up; see its log in {}", self.camp.dir.display())
+        bail!(
+            "the broker does not bring its streams up; see its log in {}",
+            self.camp.dir.display()
+        )
     }
 
     async fn has_streams(&self) -> anyhow::Result<bool> {
@@ -213,7 +296,10 @@ impl Crew {
     fn nobody_gave_up(&self, children: &mut [Child]) -> anyhow::Result<()> {
         for (number, child) in children.iter_mut().enumerate() {
             if let Some(status) = child.try_wait()? {
-                bail!("number {number} has ended by itself with {status}; see {}", self.camp.dir.display());
+                bail!(
+                    "number {number} has ended by itself with {status}; see {}",
+                    self.camp.dir.display()
+                );
             }
         }
         Ok(())
@@ -236,7 +322,10 @@ impl Crew {
 }
 
 async fn end(child: &mut Child, blow: Blow) -> anyhow::Result<ExitStatus> {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it has ended by itself")?;
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .context("it has ended by itself")?;
     let signal = match blow {
         Blow::Kill => Signal::SIGKILL,
         Blow::Stop => Signal::SIGTERM,

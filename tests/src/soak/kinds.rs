@@ -32,8 +32,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Ordinary, Self::Impossible, Self::Malformed, Self::Crashing, Self::Cancelled, Self::Late, Self::Twice];
+    pub const ALL: [Self; 7] = [
+        Self::Ordinary,
+        Self::Impossible,
+        Self::Malformed,
+        Self::Crashing,
+        Self::Cancelled,
+        Self::Late,
+        Self::Twice,
+    ];
 
     /// Of a submitter's task with this number: of twenty two of each kind, but for one that crashes, and the rest ordinary.
     pub fn of(number: usize) -> Self {
@@ -90,7 +97,9 @@ impl Job {
         let instruction = match kind {
             Kind::Crashing => format!("soak {CRASHES} {id}"),
             Kind::Cancelled => format!("soak {SLOW} {id}"),
-            Kind::Ordinary | Kind::Impossible | Kind::Malformed | Kind::Late | Kind::Twice => format!("soak {id}"),
+            Kind::Ordinary | Kind::Impossible | Kind::Malformed | Kind::Late | Kind::Twice => {
+                format!("soak {id}")
+            }
         };
         let mut body = json!({"id": id, "instruction": instruction, "repository": "app"});
         body["capabilities"] = capability.into_iter().collect();
@@ -101,7 +110,13 @@ impl Job {
         if kind == Kind::Malformed {
             body["instruction"] = json!(number);
         }
-        Self { kind, id, key: capability.unwrap_or("any"), body, cancelled_after: spread }
+        Self {
+            kind,
+            id,
+            key: capability.unwrap_or("any"),
+            body,
+            cancelled_after: spread,
+        }
     }
 }
 
@@ -113,9 +128,14 @@ mod tests {
     #[test]
     fn every_kind_has_its_turn() {
         for kind in Kind::ALL {
-            assert!((0..20).any(|number| Kind::of(number) == kind), "{kind:?} never comes");
+            assert!(
+                (0..20).any(|number| Kind::of(number) == kind),
+                "{kind:?} never comes"
+            );
         }
-        let ordinary = (0..20).filter(|number| Kind::of(*number) == Kind::Ordinary).count();
+        let ordinary = (0..20)
+            .filter(|number| Kind::of(*number) == Kind::Ordinary)
+            .count();
         assert!(ordinary >= 8, "most are ordinary: {ordinary}");
     }
 
@@ -124,10 +144,25 @@ mod tests {
         for number in 0..40 {
             let job = Job::of("x", number, Timestamp(1_767_323_045_678));
             let read = TaskMessage::parse(job.body.to_string().as_bytes(), Timestamp::default());
-            assert_eq!(read.is_err(), job.kind == Kind::Malformed, "{:?}: {read:?}", job.kind);
+            assert_eq!(
+                read.is_err(),
+                job.kind == Kind::Malformed,
+                "{:?}: {read:?}",
+                job.kind
+            );
             if let Ok(task) = read {
-                assert_eq!(pool_shared::routing::routing_key(&task.capabilities), job.key, "{:?}", job.kind);
-                assert_eq!(task.limits.deadline.is_some(), job.kind == Kind::Late, "{:?}", job.kind);
+                assert_eq!(
+                    pool_shared::routing::routing_key(&task.capabilities),
+                    job.key,
+                    "{:?}",
+                    job.kind
+                );
+                assert_eq!(
+                    task.limits.deadline.is_some(),
+                    job.kind == Kind::Late,
+                    "{:?}",
+                    job.kind
+                );
             }
         }
     }

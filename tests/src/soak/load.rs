@@ -88,7 +88,10 @@ pub async fn submit(pace: Pace, mut hand: Hand) -> anyhow::Result<Vec<Submitted>
     let (began, mut submitted, mut cancelling) = (Instant::now(), Vec::new(), JoinSet::new());
     while !*pace.enough.borrow() {
         let job = Job::of(&pace.name, submitted.len(), wall_clock());
-        let told = hand.hand_in(&job, submitted.len()).await.with_context(|| format!("{:?} {}", job.kind, job.id))?;
+        let told = hand
+            .hand_in(&job, submitted.len())
+            .await
+            .with_context(|| format!("{:?} {}", job.kind, job.id))?;
         if job.kind == Kind::Cancelled {
             cancelling.spawn(cancel(hand.client.clone(), hand.urls.clone(), job.clone()));
         }
@@ -110,7 +113,8 @@ impl Hand {
         let over_http = offer_over_http(&client, url, &body, CONFIRMED_WITHIN);
         match (job.kind, self.door) {
             (Kind::Twice, _) => {
-                let (over_http, over_amqp) = tokio::join!(over_http, publish(&mut self.submitter, job, &body));
+                let (over_http, over_amqp) =
+                    tokio::join!(over_http, publish(&mut self.submitter, job, &body));
                 over_amqp?;
                 told_by(job, &over_http?)?;
                 Ok(Told::Taken { reply: true })
@@ -126,8 +130,12 @@ impl Hand {
 
 /// With its id in the properties too: whatever is wrong with the body, the answer names it.
 async fn publish(submitter: &mut Submitter, job: &Job, body: &str) -> anyhow::Result<()> {
-    let properties = submitter.properties().with_message_id(job.id.as_str().into());
-    submitter.publish(job.key, body, properties, CONFIRMED_WITHIN).await
+    let properties = submitter
+        .properties()
+        .with_message_id(job.id.as_str().into());
+    submitter
+        .publish(job.key, body, properties, CONFIRMED_WITHIN)
+        .await
 }
 
 fn told_by(job: &Job, (status, said): &(StatusCode, String)) -> anyhow::Result<Told> {
@@ -135,7 +143,9 @@ fn told_by(job: &Job, (status, said): &(StatusCode, String)) -> anyhow::Result<T
     match job.kind {
         Kind::Impossible | Kind::Malformed if is_refused => Ok(Told::Refused),
         Kind::Late if is_refused => Ok(Told::Unsure),
-        Kind::Ordinary | Kind::Crashing | Kind::Cancelled | Kind::Late | Kind::Twice if status.is_success() => {
+        Kind::Ordinary | Kind::Crashing | Kind::Cancelled | Kind::Late | Kind::Twice
+            if status.is_success() =>
+        {
             Ok(Told::Taken { reply: false })
         }
         Kind::Ordinary
@@ -156,11 +166,16 @@ async fn cancel(client: Client, urls: Vec<String>, job: Job) -> anyhow::Result<(
     let is_final = |status: StatusCode| status.is_success() || status == StatusCode::CONFLICT;
     let url = |attempt: usize| urls.get(attempt % urls.len().max(1)).cloned();
     let cancelled = ask(url, delete, is_final, CONFIRMED_WITHIN).await;
-    cancelled.map(drop).with_context(|| format!("{} is not cancelled", job.id))
+    cancelled
+        .map(drop)
+        .with_context(|| format!("{} is not cancelled", job.id))
 }
 
 async fn next_turn(pace: &Pace, began: Instant, done: usize) {
-    let due = began + pace.every.mul_f64(f64::from(u32::try_from(done).unwrap_or(u32::MAX)));
+    let due = began
+        + pace
+            .every
+            .mul_f64(f64::from(u32::try_from(done).unwrap_or(u32::MAX)));
     if due < Instant::now() {
         sleep(CATCHING_UP).await;
     } else {

@@ -85,7 +85,12 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(seed: u64, workers: usize, dispatchers: usize) -> Self {
-        Self { dice: Dice::new(seed), hand: Vec::new(), workers, dispatchers }
+        Self {
+            dice: Dice::new(seed),
+            hand: Vec::new(),
+            workers,
+            dispatchers,
+        }
     }
 
     fn draw(&mut self) -> (Kind, Blow) {
@@ -108,7 +113,11 @@ impl Iterator for Plan {
             Kind::Broker => Victim::Broker,
         };
         let pause = Duration::from_millis(3000 + u64::try_from(self.dice.roll(7000)).unwrap_or(0));
-        Some(Step { pause, victim, blow })
+        Some(Step {
+            pause,
+            victim,
+            blow,
+        })
     }
 }
 
@@ -122,7 +131,8 @@ mod tests {
             let mut plan = Plan::new(seed, 4, 2);
             for _ in 0..5 {
                 let hand: Vec<Step> = plan.by_ref().take(HAND.len()).collect();
-                let of = |is: fn(&Victim) -> bool| hand.iter().filter(|step| is(&step.victim)).count();
+                let of =
+                    |is: fn(&Victim) -> bool| hand.iter().filter(|step| is(&step.victim)).count();
                 let counted = (
                     of(|victim| matches!(victim, Victim::Worker(0..4))),
                     of(|victim| matches!(victim, Victim::Dispatcher(0..2))),

@@ -15,7 +15,11 @@ use crate::support::{PoolFile, SOON, eventually};
 fn dispatcher(checkout: &Checkout, arguments: &[&str]) -> String {
     let done = checkout.run(&program("dispatcher"), arguments);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{arguments:?}: {said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     said
 }
 
@@ -31,28 +35,58 @@ fn status_of(checkout: &Checkout, task: &str) -> Value {
 }
 
 async fn gone(pid: Pid) {
-    eventually(&format!("{pid} is gone"), SOON, async || (!is_alive(pid.as_raw().unsigned_abs())).then_some(())).await;
+    eventually(&format!("{pid} is gone"), SOON, async || {
+        (!is_alive(pid.as_raw().unsigned_abs())).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a_task() {
     let checkout = Checkout::make().await;
-    Repository::create(&checkout.path().join("repositories/app"), &[("readme.txt", "one\n")]);
+    Repository::create(
+        &checkout.path().join("repositories/app"),
+        &[("readme.txt", "one\n")],
+    );
     let agent = ["/bin/sh", "-c", "echo two >>readme.txt"];
-    PoolFile::sample().only(&["001", "006"]).command(&agent).write(&checkout.path().join("config/own.yaml"));
+    PoolFile::sample()
+        .only(&["001", "006"])
+        .command(&agent)
+        .write(&checkout.path().join("config/own.yaml"));
     let (status, said) = checkout.pool(&["env"]);
-    assert_eq!((status, said.contains("scripts/pool start")), (Some(1), true), "nothing runs yet: {said}");
+    assert_eq!(
+        (status, said.contains("scripts/pool start")),
+        (Some(1), true),
+        "nothing runs yet: {said}"
+    );
 
     let own = checkout.path().join("config/own.yaml");
-    let (status, said) = checkout.pool(&["start", "--pool", own.to_str().expect("a path in UTF-8")]);
-    assert_eq!((status, said.contains("the pool is ready after")), (Some(0), true), "{said}");
+    let (status, said) =
+        checkout.pool(&["start", "--pool", own.to_str().expect("a path in UTF-8")]);
+    assert_eq!(
+        (status, said.contains("the pool is ready after")),
+        (Some(0), true),
+        "{said}"
+    );
     let (status, said) = checkout.pool(&["start"]);
-    assert_eq!((status, said.contains("running already")), (Some(0), true), "a second start: {said}");
+    assert_eq!(
+        (status, said.contains("running already")),
+        (Some(0), true),
+        "a second start: {said}"
+    );
 
     let wrong = checkout.path().join("config/wrong.yaml");
     std::fs::write(&wrong, "programmers: []\n").expect("a file");
-    let (status, said) = checkout.pool(&["restart", "--pool", wrong.to_str().expect("a path in UTF-8")]);
-    assert_eq!((status, said.contains("programmers")), (Some(1), true), "the mistake is shown: {said}");
+    let (status, said) = checkout.pool(&[
+        "restart",
+        "--pool",
+        wrong.to_str().expect("a path in UTF-8"),
+    ]);
+    assert_eq!(
+        (status, said.contains("programmers")),
+        (Some(1), true),
+        "the mistake is shown: {said}"
+    );
     let (status, said) = checkout.pool(&["status"]);
     assert_eq!(status, Some(0), "and nothing was stopped for it: {said}");
 
@@ -62,11 +96,22 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         kill_process(&checkout, killed).await;
         let (status, said) = checkout.pool(&["status"]);
         assert_eq!(status, Some(3), "without the {killed}: {said}");
-        assert!(said.lines().any(|line| line.starts_with(killed) && line.contains("stopped")), "{said}");
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(killed) && line.contains("stopped")),
+            "{said}"
+        );
         let (status, said) = checkout.pool(&["start"]);
         assert_eq!(status, Some(0), "{said}");
-        assert!(said.contains(&format!("starting what is missing: {killed}")), "{said}");
-        assert_eq!((checkout.pid(left), checkout.value("POOL_URL")), (stays, url), "the {left} stays");
+        assert!(
+            said.contains(&format!("starting what is missing: {killed}")),
+            "{said}"
+        );
+        assert_eq!(
+            (checkout.pid(left), checkout.value("POOL_URL")),
+            (stays, url),
+            "the {left} stays"
+        );
         let (status, said) = checkout.pool(&["status"]);
         assert_eq!(status, Some(0), "all of it runs: {said}");
     }
@@ -74,17 +119,34 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     dispatcher(&checkout, &["pause", "--all"]);
     let file = checkout.path().join("task.json");
     std::fs::write(&file, task("waits").to_string()).expect("a file");
-    dispatcher(&checkout, &["submit", file.to_str().expect("a path in UTF-8")]);
-    let (before, url) = (["dispatcher", "worker"].map(|name| checkout.pid(name)), checkout.value("POOL_URL"));
+    dispatcher(
+        &checkout,
+        &["submit", file.to_str().expect("a path in UTF-8")],
+    );
+    let (before, url) = (
+        ["dispatcher", "worker"].map(|name| checkout.pid(name)),
+        checkout.value("POOL_URL"),
+    );
     let (status, said) = checkout.pool(&["restart"]);
-    assert_eq!((status, said.contains("it is paused, from before")), (Some(0), true), "{said}");
+    assert_eq!(
+        (status, said.contains("it is paused, from before")),
+        (Some(0), true),
+        "{said}"
+    );
     for pid in before {
         gone(pid).await;
     }
     assert_eq!(checkout.value("POOL_URL"), url, "it is found where it was");
-    assert_eq!(status_of(&checkout, "waits"), "queued", "the task is there as it was");
+    assert_eq!(
+        status_of(&checkout, "waits"),
+        "queued",
+        "the task is there as it was"
+    );
     dispatcher(&checkout, &["resume", "--all"]);
-    eventually("it is done", SOON, async || (status_of(&checkout, "waits") == "succeeded").then_some(())).await;
+    eventually("it is done", SOON, async || {
+        (status_of(&checkout, "waits") == "succeeded").then_some(())
+    })
+    .await;
 
     let all = ["dispatcher", "worker"].map(|name| checkout.pid(name));
     let (status, said) = checkout.pool(&["stop"]);
@@ -93,9 +155,21 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         gone(pid).await;
     }
     let (status, said) = checkout.pool(&["status"]);
-    assert_eq!((status, said.contains("running")), (Some(3), false), "nothing of it runs: {said}");
+    assert_eq!(
+        (status, said.contains("running")),
+        (Some(3), false),
+        "nothing of it runs: {said}"
+    );
 
     let (status, said) = checkout.pool(&["start"]);
-    assert_eq!((status, said.contains("config/own.yaml")), (Some(0), true), "with the file of the last start: {said}");
-    assert_eq!(status_of(&checkout, "waits"), "succeeded", "and at its broker");
+    assert_eq!(
+        (status, said.contains("config/own.yaml")),
+        (Some(0), true),
+        "with the file of the last start: {said}"
+    );
+    assert_eq!(
+        status_of(&checkout, "waits"),
+        "succeeded",
+        "and at its broker"
+    );
 }

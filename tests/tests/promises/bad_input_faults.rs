@@ -28,7 +28,9 @@ const GOOD: usize = 40;
 /// its answer and lies in `pool.dead`, and the good tasks are done.
 async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce()) {
     let (mistakes, api) = (mistakes(), pool.api());
-    let mut careless = Careless::join(&pool.amqp_url(), "careless").await.expect("a submitter");
+    let mut careless = Careless::join(&pool.amqp_url(), "careless")
+        .await
+        .expect("a submitter");
     sleep(SETTLED_AFTER).await;
     let fails = AtomicBool::new(true);
     let breaks = async {
@@ -39,7 +41,10 @@ async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce())
         while fails.load(Ordering::Relaxed) {
             for (what, body, _) in &mistakes {
                 let properties = careless.properties().with_correlation_id((*what).into());
-                careless.publish("any", body, properties, REPAIRED_WITHIN).await.expect("it is published at last");
+                careless
+                    .publish("any", body, properties, REPAIRED_WITHIN)
+                    .await
+                    .expect("it is published at last");
             }
             sleep(ROUND).await;
         }
@@ -48,13 +53,24 @@ async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce())
         while fails.load(Ordering::Relaxed) {
             for (what, body, words) in &mistakes {
                 let (status, said) = post(&api, body.clone()).await;
-                assert!([400, 413, 422].contains(&status), "{what}, whatever the broker does: {status} {said}");
-                assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+                assert!(
+                    [400, 413, 422].contains(&status),
+                    "{what}, whatever the broker does: {status} {said}"
+                );
+                assert!(
+                    words.iter().all(|word| said.contains(word)),
+                    "{what}: {said}"
+                );
             }
             sleep(ROUND).await;
         }
     };
-    tokio::join!(breaks, directly, over_http, Field::submit(&mut books, "good", GOOD));
+    tokio::join!(
+        breaks,
+        directly,
+        over_http,
+        Field::submit(&mut books, "good", GOOD)
+    );
     books.settled(REPAIRED_WITHIN).await;
     all_are_answered_and_kept(pool, careless.queue()).await;
     // The answer to a message that is not a task names its id if that can be read.
@@ -74,17 +90,31 @@ async fn all_are_answered_and_kept(pool: &Pool, queue: &str) {
         let answers: Vec<ResultMessage> = answers.map(result_in).collect();
         assert!(!answers.is_empty(), "nobody answered {what}");
         for result in &answers {
-            assert_eq!(kind(result), Some(ErrorKind::InvalidTask), "{what}: {result:?}");
-            assert!(words.iter().all(|word| message(result).contains(word)), "{what}: {result:?}");
+            assert_eq!(
+                kind(result),
+                Some(ErrorKind::InvalidTask),
+                "{what}: {result:?}"
+            );
+            assert!(
+                words.iter().all(|word| message(result).contains(word)),
+                "{what}: {result:?}"
+            );
         }
-        assert!(dead.contains(&body.as_bytes().to_vec()), "the message with {what} is in pool.dead as it was");
+        assert!(
+            dead.contains(&body.as_bytes().to_vec()),
+            "the message with {what} is in pool.dead as it was"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_good_tasks_are_done() {
-    let Field { books, mut pool, broker, .. } =
-        Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+    let Field {
+        books,
+        mut pool,
+        broker,
+        ..
+    } = Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
     survives(&mut pool, books, async || {
         for _ in 0..2 {
             broker.crash().await;
@@ -95,8 +125,12 @@ async fn bad_input_while_the_broker_is_killed_twice_is_answered_and_kept_and_goo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_during_a_memory_alarm_is_answered_and_kept_and_good_tasks_are_done() {
-    let Field { books, mut pool, broker, .. } =
-        Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+    let Field {
+        books,
+        mut pool,
+        broker,
+        ..
+    } = Field::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
     survives(&mut pool, books, async || {
         broker.node.memory_alarm(true).await.expect("an alarm");
         sleep(OUTAGE).await;
@@ -106,8 +140,13 @@ async fn bad_input_during_a_memory_alarm_is_answered_and_kept_and_good_tasks_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_while_the_pool_is_in_a_black_hole_is_answered_and_kept_and_good_tasks_are_done() {
-    let Line { books, mut pool, proxy } = Line::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
+async fn bad_input_while_the_pool_is_in_a_black_hole_is_answered_and_kept_and_good_tasks_are_done()
+{
+    let Line {
+        books,
+        mut pool,
+        proxy,
+    } = Line::with(&nervous(&["001", "006"]).command(&AGENT), &["001,006"]).await;
     survives(&mut pool, books, async || {
         proxy.set(Weather::BlackHole);
         sleep(OUTAGE).await;

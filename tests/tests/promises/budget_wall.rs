@@ -24,7 +24,8 @@ const LIMIT: MicroUsd = MicroUsd(50_000_000);
 fn paid(programmers: usize, llm: &Llm) -> PoolFile {
     let file = PoolFile::grown(programmers, "paid/primary", None).calling(&[]);
     let file = file.paid_llm("paid/primary", &llm.base_url(), ("1", "10"));
-    file.set("defaults.max_cost_per_job_usd", json!(CAP)).set("cost_optimization.max_daily_spend_usd", json!("50.00"))
+    file.set("defaults.max_cost_per_job_usd", json!(CAP))
+        .set("cost_optimization.max_daily_spend_usd", json!("50.00"))
 }
 
 async fn paid_llm() -> Llm {
@@ -35,19 +36,28 @@ async fn paid_llm() -> Llm {
 async fn spend(log: &mut EventLog, amount_usd: &str) {
     let attempt = AttemptId::new();
     let reserved = json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": amount_usd});
-    let settled = json!({"kind": "settled", "attempt": attempt, "cost_usd": amount_usd, "by_llm": {}});
+    let settled =
+        json!({"kind": "settled", "attempt": attempt, "cost_usd": amount_usd, "by_llm": {}});
     let entries = log.append(&[reserved, settled]).await;
-    assert!(entries.iter().rev().take(2).all(|entry| entry.accepted), "what was spent before is in the log");
+    assert!(
+        entries.iter().rev().take(2).all(|entry| entry.accepted),
+        "what was spent before is in the log"
+    );
 }
 
 /// Waits until no programmer takes tasks, all of them because of the budget.
 async fn all_wait_for_budget(pool: &Pool) -> PoolStatus {
-    pool.status_where("every programmer is shut because of the budget", |status| status.all_are_shut_for("budget"))
-        .await
+    pool.status_where("every programmer is shut because of the budget", |status| {
+        status.all_are_shut_for("budget")
+    })
+    .await
 }
 
 fn reservations(entries: &[Entry]) -> usize {
-    entries.iter().filter(|entry| entry.is("reserved") && entry.json["task"].is_string()).count()
+    entries
+        .iter()
+        .filter(|entry| entry.is("reserved") && entry.json["task"].is_string())
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,43 +74,90 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     pool.all_are_held().await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.90").await;
-    pool.status_where("049 knows that its cap does not fit", |status| status.is_shut_for("049", "budget")).await;
+    pool.status_where("049 knows that its cap does not fit", |status| {
+        status.is_shut_for("049", "budget")
+    })
+    .await;
     // Nobody gets an answer until everybody has tried.
     llm.hold("*").await;
     pool.api().submit(&json!(tasks("t", TASKS))).await;
-    log.until("five have reserved", SOON, |entries| (reservations(entries) >= 5).then_some(())).await;
-    pool.status_where("all others wait for the budget", |status| status.available() == Some(5)).await;
+    log.until("five have reserved", SOON, |entries| {
+        (reservations(entries) >= 5).then_some(())
+    })
+    .await;
+    pool.status_where("all others wait for the budget", |status| {
+        status.available() == Some(5)
+    })
+    .await;
     llm.recover().await;
     let status = all_wait_for_budget(&pool).await;
     let left = midnight.since(wall_clock());
     eprintln!("{left:?} are left of the day");
-    assert!(!left.is_zero(), "all of this has to be over before the day is: the machine is too slow");
+    assert!(
+        !left.is_zero(),
+        "all of this has to be over before the day is: the machine is too slow"
+    );
     let spent = status.spent();
-    assert!(spent >= MicroUsd(49_980_000) && spent <= LIMIT, "as much as fits, and no more: {spent}");
+    assert!(
+        spent >= MicroUsd(49_980_000) && spent <= LIMIT,
+        "as much as fits, and no more: {spent}"
+    );
     assert_eq!(status.0["open_tasks"], TASKS - 5, "the rest waits");
 
     log.finished(TASKS, SOON * 6).await;
     let entries = log.read().await;
     judge_days(&Ledger::history(entries), midnight);
-    let early = |entry: &&Entry| entry.is("started") && entry.text("programmer") == "049" && entry.at < midnight;
+    let early = |entry: &&Entry| {
+        entry.is("started") && entry.text("programmer") == "049" && entry.at < midnight
+    };
     let early: Vec<_> = entries.iter().filter(early).collect();
-    assert!(early.is_empty(), "whose cap does not fit takes nothing, and returns nothing: {early:?}");
+    assert!(
+        early.is_empty(),
+        "whose cap does not fit takes nothing, and returns nothing: {early:?}"
+    );
     pool.all_succeeded(&mut log, "t", TASKS).await;
-    let calls = llm.requests().await.iter().filter(|request| request.is_ok()).count();
+    let calls = llm
+        .requests()
+        .await
+        .iter()
+        .filter(|request| request.is_ok())
+        .count();
     assert_eq!(calls, TASKS, "one paid call for each task, none twice");
 }
 
 /// Before midnight never more than five at once and never above the limit; after it not above the next one's.
 fn judge_days(history: &[Ledger], midnight: Timestamp) {
-    let (first, second): (Vec<&Ledger>, Vec<&Ledger>) = history.iter().partition(|ledger| ledger.at < midnight);
+    let (first, second): (Vec<&Ledger>, Vec<&Ledger>) =
+        history.iter().partition(|ledger| ledger.at < midnight);
     let most = first.iter().map(|ledger| ledger.open.len()).max();
-    assert_eq!(most, Some(5), "five reservations fit, and five were open at some time");
-    let highest = first.iter().map(|ledger| ledger.total()).max().unwrap_or_default();
-    assert!(highest <= LIMIT, "spent and reserved never pass the limit: {highest}");
+    assert_eq!(
+        most,
+        Some(5),
+        "five reservations fit, and five were open at some time"
+    );
+    let highest = first
+        .iter()
+        .map(|ledger| ledger.total())
+        .max()
+        .unwrap_or_default();
+    assert!(
+        highest <= LIMIT,
+        "spent and reserved never pass the limit: {highest}"
+    );
     let yesterday = first.last().map(|ledger| ledger.spent).unwrap_or_default();
-    assert!(yesterday >= MicroUsd(49_980_000), "the wall is reached: {yesterday}");
-    let highest = second.iter().map(|ledger| ledger.total()).max().unwrap_or_default();
-    assert!(highest.saturating_sub(yesterday) <= LIMIT, "the next day has a limit of its own: {highest}");
+    assert!(
+        yesterday >= MicroUsd(49_980_000),
+        "the wall is reached: {yesterday}"
+    );
+    let highest = second
+        .iter()
+        .map(|ledger| ledger.total())
+        .max()
+        .unwrap_or_default();
+    assert!(
+        highest.saturating_sub(yesterday) <= LIMIT,
+        "the next day has a limit of its own: {highest}"
+    );
     assert!(!second.is_empty(), "on the next day it goes on");
 }
 
@@ -108,46 +165,88 @@ fn judge_days(history: &[Ledger], midnight: Timestamp) {
 async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_goes() {
     const PROGRAMMERS: usize = 14;
     let llm = Llm::start_with_usage(USAGE.0, USAGE.1).await;
-    let file = PoolFile::grown(PROGRAMMERS, "local/free", Some("paid/backup")).calling(&[]).llm(&llm.base_url());
+    let file = PoolFile::grown(PROGRAMMERS, "local/free", Some("paid/backup"))
+        .calling(&[])
+        .llm(&llm.base_url());
     // A call costs $0.28916: three of them fit into the last dollar.
     let file = file.paid_llm("paid/backup", &llm.base_url(), ("1", "149"));
     let file = file.set("defaults.max_cost_per_job_usd", json!("0.30"));
     let breaker = json!({"failure_threshold": 3, "window_s": 60, "cooldown_s": 3});
-    let pool = Pool::start_processes_alone(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
+    let pool =
+        Pool::start_processes_alone(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.00").await;
     llm.hold("free").await;
     pool.api().submit(&json!(tasks("t", 2 * PROGRAMMERS))).await;
-    llm.until("every programmer is in a call of its free LLM", SOON, |requests| {
-        (requests.iter().filter(|request| request.model == "free").count() >= PROGRAMMERS).then_some(())
-    })
+    llm.until(
+        "every programmer is in a call of its free LLM",
+        SOON,
+        |requests| {
+            (requests
+                .iter()
+                .filter(|request| request.model == "free")
+                .count()
+                >= PROGRAMMERS)
+                .then_some(())
+        },
+    )
     .await;
     llm.fail_with("free", 500).await;
-    let status = pool.status_where("nobody takes tasks any more", |status| status.available() == Some(0)).await;
+    let status = pool
+        .status_where("nobody takes tasks any more", |status| {
+            status.available() == Some(0)
+        })
+        .await;
     assert!(status.spent() <= LIMIT, "{status:?}");
     llm.recover().await;
     log.finished(2 * PROGRAMMERS, SOON * 4).await;
 
     let entries = log.read().await;
-    let highest = Ledger::history(entries).iter().map(Ledger::total).max().unwrap_or_default();
+    let highest = Ledger::history(entries)
+        .iter()
+        .map(Ledger::total)
+        .max()
+        .unwrap_or_default();
     assert!(highest <= LIMIT, "never above the limit: {highest}");
-    let refused: Vec<&Entry> = entries.iter().filter(|e| !e.accepted && e.json["kind"] == "reserved").collect();
-    assert!(!refused.is_empty(), "more wanted the paid LLM than there was money for");
+    let refused: Vec<&Entry> = entries
+        .iter()
+        .filter(|e| !e.accepted && e.json["kind"] == "reserved")
+        .collect();
+    assert!(
+        !refused.is_empty(),
+        "more wanted the paid LLM than there was money for"
+    );
     for entry in refused {
         let (task, attempt) = (entry.text("task"), entry.text("attempt"));
-        let went_back = |e: &&Entry| e.is("released") && e.text("attempt") == attempt && e.json["no_llm"] == true;
-        assert_eq!(entries.iter().filter(went_back).count(), 1, "{task} went back when it was refused");
+        let went_back = |e: &&Entry| {
+            e.is("released") && e.text("attempt") == attempt && e.json["no_llm"] == true
+        };
+        assert_eq!(
+            entries.iter().filter(went_back).count(),
+            1,
+            "{task} went back when it was refused"
+        );
     }
-    let paid_calls = llm.requests().await.iter().filter(|r| r.model == "backup" && r.is_ok()).count();
-    assert_eq!(paid_calls, 3, "three calls of $0.28916 fit into a dollar: the provider has answered no more");
+    let paid_calls = llm
+        .requests()
+        .await
+        .iter()
+        .filter(|r| r.model == "backup" && r.is_ok())
+        .count();
+    assert_eq!(
+        paid_calls, 3,
+        "three calls of $0.28916 fit into a dollar: the provider has answered no more"
+    );
     pool.all_succeeded(&mut log, "t", 2 * PROGRAMMERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_worker_had_reserved_counts_as_spent_and_its_task_is_done_by_another() {
     let llm = paid_llm().await;
-    let file =
-        paid(2, &llm).set("cost_optimization", json!({"max_daily_spend_usd": "0.05", "alert_threshold_usd": "0.05"}));
+    let file = paid(2, &llm).set(
+        "cost_optimization",
+        json!({"max_daily_spend_usd": "0.05", "alert_threshold_usd": "0.05"}),
+    );
     let mut pool = Pool::start_processes(&file, 2, 1).await;
     let mut log = pool.event_log().await;
     llm.hold("*").await;
@@ -159,28 +258,51 @@ async fn what_a_killed_worker_had_reserved_counts_as_spent_and_its_task_is_done_
         })
         .await;
     pool.kill_worker_of(&ProgrammerId::new(who.as_str()).expect("an id"));
-    log.until("another one has reserved", SOON, |entries| (reservations(entries) == 2).then_some(())).await;
+    log.until("another one has reserved", SOON, |entries| {
+        (reservations(entries) == 2).then_some(())
+    })
+    .await;
     llm.recover().await;
     let result = pool.api().result("t-1", SOON).await;
     assert_eq!(result.status, Status::Succeeded, "{result:?}");
-    assert_ne!(result.programmer.as_ref().map(ProgrammerId::as_str), Some(who.as_str()), "by another programmer");
+    assert_ne!(
+        result.programmer.as_ref().map(ProgrammerId::as_str),
+        Some(who.as_str()),
+        "by another programmer"
+    );
 
     let ledger = Ledger::after(log.read().await);
-    assert_eq!(ledger.spent, CALL, "the cost of the one call that was answered");
-    assert_eq!(ledger.reserved(), MicroUsd(20_000), "and what nobody will settle");
+    assert_eq!(
+        ledger.spent, CALL,
+        "the cost of the one call that was answered"
+    );
+    assert_eq!(
+        ledger.reserved(),
+        MicroUsd(20_000),
+        "and what nobody will settle"
+    );
     let status = pool.status().await;
-    assert_eq!(status.spent(), ledger.total(), "both count as spent: {status:?}");
+    assert_eq!(
+        status.spent(),
+        ledger.total(),
+        "both count as spent: {status:?}"
+    );
     assert_eq!(log.outcomes("t-1"), [Status::Succeeded], "one outcome");
     // One cent is left, which is less than a cap.
     pool.api().submit(&json!(tasks("next", 1))).await;
     let left = if who == "001" { "002" } else { "001" };
-    pool.status_where("whoever is left waits for the budget", |status| status.is_shut_for(left, "budget")).await;
+    pool.status_where("whoever is left waits for the budget", |status| {
+        status.is_shut_for(left, "budget")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_free_llms_needs_no_money() {
     let llm = Llm::start().await;
-    let file = PoolFile::grown(2, "local/free", None).llm(&llm.base_url()).calling(&["--calls", "2"]);
+    let file = PoolFile::grown(2, "local/free", None)
+        .llm(&llm.base_url())
+        .calling(&["--calls", "2"]);
     let nothing = json!({"max_daily_spend_usd": 0, "alert_threshold_usd": 0});
     let pool = Pool::start_processes(&file.set("cost_optimization", nothing), 1, 2).await;
     let mut log = pool.event_log().await;
@@ -199,12 +321,21 @@ async fn more_money_for_today_lets_waiting_tasks_go_on() {
     spend(&mut log, "49.99").await;
     pool.api().submit(&json!(tasks("t", 3))).await;
     all_wait_for_budget(&pool).await;
-    assert_eq!(llm.requests().await.len(), 0, "no call was made that could have passed the limit");
-    pool.command_line(&["budget", "set", "--limit", "60", "--today"]).await;
+    assert_eq!(
+        llm.requests().await.len(),
+        0,
+        "no call was made that could have passed the limit"
+    );
+    pool.command_line(&["budget", "set", "--limit", "60", "--today"])
+        .await;
     log.finished(3, SOON).await;
     pool.all_succeeded(&mut log, "t", 3).await;
     let status = pool.status().await;
-    assert_eq!(status.limit(), MicroUsd(60_000_000), "today's limit: {status:?}");
+    assert_eq!(
+        status.limit(),
+        MicroUsd(60_000_000),
+        "today's limit: {status:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,24 +357,53 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
     for offset in ["+1d", "-1d"] {
         clock.set(offset);
         let what = format!("the worker whose clock is {offset} off is shut");
-        pool.status_where(&what, |status| status.is_shut_for("002", "clock")).await;
+        pool.status_where(&what, |status| status.is_shut_for("002", "clock"))
+            .await;
         let seen = log.read().await.len();
-        log.follow("the pool has lived on for two pulses", SOON * 2, |entries| {
-            (entries[seen..].iter().filter(|entry| entry.is("tick")).count() >= 2).then_some(())
-        })
+        log.follow(
+            "the pool has lived on for two pulses",
+            SOON * 2,
+            |entries| {
+                (entries[seen..]
+                    .iter()
+                    .filter(|entry| entry.is("tick"))
+                    .count()
+                    >= 2)
+                    .then_some(())
+            },
+        )
         .await;
         let status = pool.status().await;
         for id in ["001", "003"] {
-            assert!(status.is_shut_for(id, "budget"), "{offset}: the day is not over for the others: {status:?}");
+            assert!(
+                status.is_shut_for(id, "budget"),
+                "{offset}: the day is not over for the others: {status:?}"
+            );
         }
-        assert_eq!(reservations(&log.entries), 0, "{offset}: the wall stays shut");
-        let ahead = log.entries.iter().filter(|entry| entry.at > wall_clock().plus(Duration::from_secs(60))).count();
-        assert_eq!(ahead, 0, "{offset}: nothing is in the log with the time of a wrong clock");
+        assert_eq!(
+            reservations(&log.entries),
+            0,
+            "{offset}: the wall stays shut"
+        );
+        let ahead = log
+            .entries
+            .iter()
+            .filter(|entry| entry.at > wall_clock().plus(Duration::from_secs(60)))
+            .count();
+        assert_eq!(
+            ahead, 0,
+            "{offset}: nothing is in the log with the time of a wrong clock"
+        );
         clock.set("+0");
         all_wait_for_budget(&pool).await;
     }
-    assert_eq!(llm.requests().await.len(), 0, "no money was spent meanwhile");
-    pool.command_line(&["budget", "set", "--limit", "60", "--today"]).await;
+    assert_eq!(
+        llm.requests().await.len(),
+        0,
+        "no money was spent meanwhile"
+    );
+    pool.command_line(&["budget", "set", "--limit", "60", "--today"])
+        .await;
     log.finished(2, SOON).await;
     pool.all_succeeded(&mut log, "t", 2).await;
 }

@@ -18,8 +18,7 @@ const REST_WITHIN: Duration = Duration::from_secs(180);
 /// Until the others have chosen another leader and gone on with it for a while.
 const DOWN: Duration = Duration::from_secs(8);
 /// Crashes once with each task: the prompt begins with its id.
-const CRASHES_ONCE: &str =
-    r#"mkdir "$1/$(head -n 1 "$2" | cut -d : -f 1)" 2>/dev/null && kill -9 $$; echo four >>readme.txt"#;
+const CRASHES_ONCE: &str = r#"mkdir "$1/$(head -n 1 "$2" | cut -d : -f 1)" 2>/dev/null && kill -9 $$; echo four >>readme.txt"#;
 
 /// A dispatcher and two workers in the cluster; their queues have settled.
 async fn settled(cluster: &Cluster, file: &PoolFile) -> (Pool, Books) {
@@ -46,7 +45,10 @@ async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
     let vhost = pool.vhost();
 
     let leader = &cluster.members[cluster.leader_of(&vhost, "tasks.any").await];
-    tokio::join!(crash(leader, CUT_OFF), Field::submit(&mut books, "leaderless", 60));
+    tokio::join!(
+        crash(leader, CUT_OFF),
+        Field::submit(&mut books, "leaderless", 60)
+    );
     cluster.is_whole().await;
 
     let minority = cluster.leader_of(&vhost, "tasks.any").await;
@@ -66,8 +68,17 @@ async fn a_cluster_that_loses_a_leader_and_then_a_minority_loses_no_task() {
 async fn a_cluster_that_loses_the_leaders_of_results_retries_and_logs_in_turn_loses_no_task() {
     let cluster = Cluster::form().await;
     let marks = tempfile::TempDir::with_prefix("pool-marks-").expect("a directory for marks");
-    let agent = ["/bin/sh", "-c", CRASHES_ONCE, "agent", marks.path().to_str().expect("UTF-8"), "{prompt_file}"];
-    let file = nervous(&["001", "002"]).command(&agent).set("dispatcher.retry_delay_s", 1.into());
+    let agent = [
+        "/bin/sh",
+        "-c",
+        CRASHES_ONCE,
+        "agent",
+        marks.path().to_str().expect("UTF-8"),
+        "{prompt_file}",
+    ];
+    let file = nervous(&["001", "002"])
+        .command(&agent)
+        .set("dispatcher.retry_delay_s", 1.into());
     // A task that loses its worker's channel with every leader is no poison here.
     let file = file.set("dispatcher.max_attempts", 100.into());
     let (mut pool, mut books) = settled(&cluster, &file).await;

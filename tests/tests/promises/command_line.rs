@@ -18,7 +18,10 @@ struct Watch(Running);
 impl Watch {
     fn start(pool: &Pool, name: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program("dispatcher"));
-        command.arg("watch").args(arguments).env("POOL_URL", pool.url().trim_end());
+        command
+            .arg("watch")
+            .args(arguments)
+            .env("POOL_URL", pool.url().trim_end());
         Self(Running::start(name, &pool.path().join("logs"), &command))
     }
 
@@ -27,8 +30,14 @@ impl Watch {
         let mut command = Command::new("script");
         let words = format!("{} watch {arguments}", program("dispatcher").display());
         command.args(["--quiet", "--return", "--command", &words, "/dev/null"]);
-        command.env("POOL_URL", pool.url().trim_end()).env("TERM", "xterm-256color");
-        Self(Running::start("watch-terminal", &pool.path().join("logs"), &command))
+        command
+            .env("POOL_URL", pool.url().trim_end())
+            .env("TERM", "xterm-256color");
+        Self(Running::start(
+            "watch-terminal",
+            &pool.path().join("logs"),
+            &command,
+        ))
     }
 
     fn printed(&self) -> String {
@@ -38,17 +47,26 @@ impl Watch {
     /// Its lines of JSON.
     fn events(&self) -> Vec<Value> {
         let printed = self.printed();
-        let whole = printed.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        whole.map(|line| serde_json::from_str(line).expect("an object a line")).collect()
+        let whole = printed
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        whole
+            .map(|line| serde_json::from_str(line).expect("an object a line"))
+            .collect()
     }
 
     async fn tells(&self, what: &str, fits: impl Fn(&Value) -> bool) {
-        eventually(what, SOON, async || self.events().iter().any(&fits).then_some(())).await;
+        eventually(what, SOON, async || {
+            self.events().iter().any(&fits).then_some(())
+        })
+        .await;
     }
 }
 
 fn of_task<'a>(id: &'a str, status: &'a str) -> impl Fn(&Value) -> bool + 'a {
-    move |event| event["event"] == "task" && event["task"]["id"] == id && event["task"]["status"] == status
+    move |event| {
+        event["event"] == "task" && event["task"]["id"] == id && event["task"]["status"] == status
+    }
 }
 
 fn of_dispatcher(state: &str) -> impl Fn(&Value) -> bool + '_ {
@@ -58,37 +76,65 @@ fn of_dispatcher(state: &str) -> impl Fn(&Value) -> bool + '_ {
 #[tokio::test(flavor = "multi_thread")]
 async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was_gone() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
-    let address = pool.url().trim_end().trim_start_matches("http://").to_owned();
+    let address = pool
+        .url()
+        .trim_end()
+        .trim_start_matches("http://")
+        .to_owned();
     let watch = Watch::start(&pool, "watch-json", &["--format", "json"]);
     let words = Watch::start(&pool, "watch-words", &[]);
-    watch.tells("the programmer is there", |event| event["programmer"]["agent"] == "Prog-001").await;
+    watch
+        .tells("the programmer is there", |event| {
+            event["programmer"]["agent"] == "Prog-001"
+        })
+        .await;
     pool.api().submit(&task("first")).await;
-    watch.tells("a task has succeeded", of_task("first", "succeeded")).await;
+    watch
+        .tells("a task has succeeded", of_task("first", "succeeded"))
+        .await;
 
     pool.kill_dispatcher();
-    watch.tells("its dispatcher is gone", of_dispatcher("lost")).await;
+    watch
+        .tells("its dispatcher is gone", of_dispatcher("lost"))
+        .await;
     pool.start_dispatcher().await;
     pool.api().submit(&task("missed")).await;
     pool.api().result("missed", SOON).await;
     pool.start_dispatcher_at(&address, &[]).await;
-    watch.tells("what it has missed", of_task("missed", "succeeded")).await;
+    watch
+        .tells("what it has missed", of_task("missed", "succeeded"))
+        .await;
     let events = watch.events();
     let count = |fits: &dyn Fn(&Value) -> bool| events.iter().filter(|event| fits(event)).count();
     assert_eq!(count(&of_dispatcher("lost")), 1, "a break is told once");
     assert_eq!(count(&of_dispatcher("connected")), 2, "and its end");
-    assert_eq!(count(&of_task("first", "succeeded")), 1, "what was told is not told again");
-    let told = events.iter().rfind(|event| of_task("missed", "succeeded")(event)).expect("an event");
+    assert_eq!(
+        count(&of_task("first", "succeeded")),
+        1,
+        "what was told is not told again"
+    );
+    let told = events
+        .iter()
+        .rfind(|event| of_task("missed", "succeeded")(event))
+        .expect("an event");
     // Its words come from the history, which a dispatcher that has just begun may still be reading.
     let without_words = |mut task: Value| {
         task.as_object_mut().expect("a task").remove("summary");
         task
     };
     let listed = pool.api().get("/tasks").await["tasks"][0].clone();
-    assert_eq!(without_words(told["task"].clone()), without_words(listed), "a task is what the API says");
+    assert_eq!(
+        without_words(told["task"].clone()),
+        without_words(listed),
+        "a task is what the API says"
+    );
     let said = eventually("the same in words", SOON, async || {
         Some(words.printed()).filter(|said| said.contains("missed succeeded by Prog-001"))
     });
-    assert!(!said.await.contains('\u{1b}'), "without a terminal there are no colors");
+    assert!(
+        !said.await.contains('\u{1b}'),
+        "without a terminal there are no colors"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,34 +143,69 @@ async fn watch_ends_with_its_tasks_and_says_by_its_status_how() {
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
     let mut these = tasks("run", 2);
-    these.iter_mut().for_each(|task| task["labels"] = json!({"run_id": "7"}));
+    these
+        .iter_mut()
+        .for_each(|task| task["labels"] = json!({"run_id": "7"}));
     // The first is in hand when the second comes: of two at once either may be first.
     bench.pool.api().submit(&these[0]).await;
     bench.agents_started(1).await;
     bench.pool.api().submit(&these[1]).await;
-    let mut run = Watch::start(&bench.pool, "watch-run", &["--label", "run_id=7", "--format", "json"]);
+    let mut run = Watch::start(
+        &bench.pool,
+        "watch-run",
+        &["--label", "run_id=7", "--format", "json"],
+    );
     run.tells("one waits", of_task("run-2", "queued")).await;
     let mut cancelled = Watch::start(&bench.pool, "watch-task", &["--task", "run-2"]);
     let mut terminal = Watch::in_a_terminal(&bench.pool, "--task run-1");
     bench.pool.api().delete("/tasks/run-2").await;
-    assert_eq!(cancelled.0.ended().await.code(), Some(1), "it has not succeeded: {:?}", cancelled.printed());
+    assert_eq!(
+        cancelled.0.ended().await.code(),
+        Some(1),
+        "it has not succeeded: {:?}",
+        cancelled.printed()
+    );
     bench.go();
-    assert_eq!(terminal.0.ended().await.code(), Some(0), "this one has: {:?}", terminal.printed());
-    assert_eq!(run.0.ended().await.code(), Some(1), "of two one has not: {:?}", run.printed());
-    run.tells("the other one has", of_task("run-1", "succeeded")).await;
+    assert_eq!(
+        terminal.0.ended().await.code(),
+        Some(0),
+        "this one has: {:?}",
+        terminal.printed()
+    );
+    assert_eq!(
+        run.0.ended().await.code(),
+        Some(1),
+        "of two one has not: {:?}",
+        run.printed()
+    );
+    run.tells("the other one has", of_task("run-1", "succeeded"))
+        .await;
 
     let drawn = terminal.printed();
     let (begin, end) = ("\u{1b}[?1049h", "\u{1b}[?1049l");
-    assert!(drawn.contains(begin) && drawn.contains("Prog-001"), "on a terminal it is a view: {drawn:?}");
+    assert!(
+        drawn.contains(begin) && drawn.contains("Prog-001"),
+        "on a terminal it is a view: {drawn:?}"
+    );
     let left = drawn.rsplit(end).next().unwrap_or_default();
-    assert!(drawn.contains(end) && left.contains("run-1 succeeded"), "and leaves the outcome behind: {left:?}");
+    assert!(
+        drawn.contains(end) && left.contains("run-1 succeeded"),
+        "and leaves the outcome behind: {left:?}"
+    );
 }
 
 async fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(program("dispatcher"));
-    command.args(arguments).env_remove("POOL_URL").env_remove("POOL_API_TOKEN").envs(env.iter().copied());
+    command
+        .args(arguments)
+        .env_remove("POOL_URL")
+        .env_remove("POOL_API_TOKEN")
+        .envs(env.iter().copied());
     command.stdin(Stdio::null());
-    tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("the command runs")
+    tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("a thread")
+        .expect("the command runs")
 }
 
 fn said(output: &Output) -> String {
@@ -132,12 +213,19 @@ fn said(output: &Output) -> String {
 }
 
 /// Words, the dispatcher's URL, the environment; the exit status, and parts of what is said.
-type Case<'a> = (&'a [&'a str], &'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+type Case<'a> = (
+    &'a [&'a str],
+    &'a str,
+    &'a [(&'a str, &'a str)],
+    i32,
+    &'a [&'a str],
+);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_says_what_to_do() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
-    pool.start_dispatcher_at("127.0.0.1:0", &[("POOL_API_TOKEN", SECRET)]).await;
+    pool.start_dispatcher_at("127.0.0.1:0", &[("POOL_API_TOKEN", SECRET)])
+        .await;
     let url = pool.url().trim_end().to_owned();
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let nobody = format!("http://{}", other.local_addr().expect("an address"));
@@ -145,27 +233,78 @@ async fn every_error_says_what_to_do() {
     let with: &[(&str, &str)] = &[("POOL_API_TOKEN", SECRET)];
     let wrong: &[(&str, &str)] = &[("POOL_API_TOKEN", "another-token-altogether")];
     let cases: [Case<'_>; 8] = [
-        (&["status"], &nobody, &[], 1, &["no dispatcher answers at", "dispatcher serve", "POOL_URL"]),
+        (
+            &["status"],
+            &nobody,
+            &[],
+            1,
+            &["no dispatcher answers at", "dispatcher serve", "POOL_URL"],
+        ),
         (&["status"], "ftp://x", &[], 2, &["--url", "http://"]),
-        (&["status"], &format!("{url}/elsewhere"), &[], 1, &["nothing at this path"]),
-        (&["pause", "--all"], &url, &[], 1, &["needs the token", "set POOL_API_TOKEN"]),
-        (&["pause", "--all"], &url, wrong, 1, &["not the token", "set POOL_API_TOKEN"]),
-        (&["show", "unknown"], &url, with, 1, &["no task unknown", "dispatcher watch"]),
-        (&["watch", "--task", "unknown"], &url, with, 1, &["no task unknown"]),
-        (&["pause", "--programmer", "009"], &url, with, 1, &["no programmer 009", "001"]),
+        (
+            &["status"],
+            &format!("{url}/elsewhere"),
+            &[],
+            1,
+            &["nothing at this path"],
+        ),
+        (
+            &["pause", "--all"],
+            &url,
+            &[],
+            1,
+            &["needs the token", "set POOL_API_TOKEN"],
+        ),
+        (
+            &["pause", "--all"],
+            &url,
+            wrong,
+            1,
+            &["not the token", "set POOL_API_TOKEN"],
+        ),
+        (
+            &["show", "unknown"],
+            &url,
+            with,
+            1,
+            &["no task unknown", "dispatcher watch"],
+        ),
+        (
+            &["watch", "--task", "unknown"],
+            &url,
+            with,
+            1,
+            &["no task unknown"],
+        ),
+        (
+            &["pause", "--programmer", "009"],
+            &url,
+            with,
+            1,
+            &["no programmer 009", "001"],
+        ),
     ];
     for (arguments, url, env, status, parts) in cases {
         let output = run(&[arguments, &["--url", url]].concat(), env).await;
         let error = said(&output);
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
-        assert!(output.stdout.is_empty() || arguments[0] == "watch", "nothing but an answer goes to standard output");
+        assert!(
+            output.stdout.is_empty() || arguments[0] == "watch",
+            "nothing but an answer goes to standard output"
+        );
         for part in parts {
             assert!(error.contains(part), "{arguments:?} says {part:?}: {error}");
         }
-        assert!(!error.contains('\u{1b}'), "without a terminal there are no colors: {error:?}");
+        assert!(
+            !error.contains('\u{1b}'),
+            "without a terminal there are no colors: {error:?}"
+        );
     }
     let colored = said(&run(&["status", "--url", &nobody, "--color", "always"], &[]).await);
-    assert!(colored.starts_with('\u{1b}'), "when it is told to, there are: {colored:?}");
+    assert!(
+        colored.starts_with('\u{1b}'),
+        "when it is told to, there are: {colored:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,13 +313,27 @@ async fn bash_completes_commands_options_and_values() {
         let script = r#"source <("$0" completions bash) && COMP_WORDS=(dispatcher "$@") && COMP_CWORD=$#
             _dispatcher dispatcher "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" && echo "${COMPREPLY[*]}""#;
         let mut command = Command::new("bash");
-        command.args(["-c", script]).arg(program("dispatcher")).args(words);
-        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("bash runs");
+        command
+            .args(["-c", script])
+            .arg(program("dispatcher"))
+            .args(words);
+        let done = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("a thread")
+            .expect("bash runs");
         assert!(done.status.success(), "{}", said(&done));
         String::from_utf8_lossy(&done.stdout).trim().to_owned()
     };
     assert_eq!(complete(&["wa"]).await, "watch", "a command");
-    assert_eq!(complete(&["dead", "re"]).await, "retry", "a command below another");
+    assert_eq!(
+        complete(&["dead", "re"]).await,
+        "retry",
+        "a command below another"
+    );
     assert_eq!(complete(&["watch", "--la"]).await, "--label", "an option");
-    assert_eq!(complete(&["watch", "--format", ""]).await, "table json", "a value");
+    assert_eq!(
+        complete(&["watch", "--format", ""]).await,
+        "table json",
+        "a value"
+    );
 }

@@ -18,7 +18,10 @@ async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
     let mut field = Field::quick().await;
     Field::submit(&mut field.books, &format!("{name}-before"), 10).await;
     let meanwhile = format!("{name}-meanwhile");
-    tokio::join!(breaks(&field.broker), Field::submit(&mut field.books, &meanwhile, 60));
+    tokio::join!(
+        breaks(&field.broker),
+        Field::submit(&mut field.books, &meanwhile, 60)
+    );
     Field::submit(&mut field.books, &format!("{name}-after"), 10).await;
     let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
     assert_eq!(report.tasks, 80, "all were confirmed: {report}");
@@ -63,7 +66,12 @@ async fn alarms_before_during_and_after_a_publish_only_delay() {
     Field::submit(&mut field.books, "after", 2).await;
     field.started("after-1").await;
     field.started("after-2").await;
-    field.broker.node.memory_alarm(true).await.expect("an alarm");
+    field
+        .broker
+        .node
+        .memory_alarm(true)
+        .await
+        .expect("an alarm");
     field.go();
     // Before: submissions begin under the alarm. During: it comes and goes under them.
     let node = &field.broker.node;
@@ -83,8 +91,18 @@ async fn alarms_before_during_and_after_a_publish_only_delay() {
 async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     let mut field = Field::patient().await;
     // Channels that are opened from now on: those of the workers are opened again.
-    field.broker.node.set("consumer_timeout", "2000").await.expect("a short time-out");
-    field.broker.node.set("channel_tick_interval", "1000").await.expect("that is looked at often");
+    field
+        .broker
+        .node
+        .set("consumer_timeout", "2000")
+        .await
+        .expect("a short time-out");
+    field
+        .broker
+        .node
+        .set("channel_tick_interval", "1000")
+        .await
+        .expect("that is looked at often");
     field.pool.stop().await;
     field.pool.start_dispatcher().await;
     let workers = ["001", "002"].map(|id| field.pool.start_worker(&["--programmers", id]));
@@ -92,10 +110,23 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     field.books.may_end("long-1", &[Status::Failed]);
     Field::submit(&mut field.books, "long", 1).await;
     let result = field.pool.api().result("long-1", REPAIRED_WITHIN).await;
-    assert_eq!(result.status, Status::Failed, "its message is taken away again and again: {result:?}");
-    assert_eq!(result.error.as_ref().map(|error| error.kind), Some(ErrorKind::Poison), "{result:?}");
-    let said = workers.map(|worker| field.pool.worker(worker).log()).concat();
-    assert!(said.contains("Set `consumer_timeout = 86400000`"), "it is said what to set: {said}");
+    assert_eq!(
+        result.status,
+        Status::Failed,
+        "its message is taken away again and again: {result:?}"
+    );
+    assert_eq!(
+        result.error.as_ref().map(|error| error.kind),
+        Some(ErrorKind::Poison),
+        "{result:?}"
+    );
+    let said = workers
+        .map(|worker| field.pool.worker(worker).log())
+        .concat();
+    assert!(
+        said.contains("Set `consumer_timeout = 86400000`"),
+        "it is said what to set: {said}"
+    );
 
     field.go();
     Field::submit(&mut field.books, "short", 4).await;
@@ -108,18 +139,32 @@ async fn readers_of_the_log_that_are_stalled_by_themselves_shut_the_gates_and_ar
     Field::submit(&mut field.books, "running", 2).await;
     field.started("running-1").await;
     field.started("running-2").await;
-    let stalled = field.broker.node.stall_readers(&field.pool.vhost(), "pool.events").await.expect("they are stalled");
+    let stalled = field
+        .broker
+        .node
+        .stall_readers(&field.pool.vhost(), "pool.events")
+        .await
+        .expect("they are stalled");
     assert_eq!(stalled, 3, "a dispatcher and two workers read the log");
     // Two results are due that nobody's log confirms, and tasks wait for gates that are shut.
     field.go();
     Field::submit(&mut field.books, "waiting", 6).await;
     for worker in field.workers.clone() {
-        field.pool.worker_prints(worker, "the reader of the event log starts over").await;
-        field.pool.worker_prints(worker, "the gate is shut programmer=").await;
+        field
+            .pool
+            .worker_prints(worker, "the reader of the event log starts over")
+            .await;
+        field
+            .pool
+            .worker_prints(worker, "the gate is shut programmer=")
+            .await;
     }
     field.pool.all_consume().await;
     let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "work that runs goes on: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "work that runs goes on: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,13 +173,21 @@ async fn programmers_whose_queue_is_deleted_consume_again() {
     Field::submit(&mut field.books, "before", 4).await;
     field.books.settled(REPAIRED_WITHIN).await;
     let (_connection, channel) = channel(&field.pool.amqp_url()).await;
-    channel.queue_delete("tasks.any".into(), QueueDeleteOptions::default()).await.expect("the queue is deleted");
+    channel
+        .queue_delete("tasks.any".into(), QueueDeleteOptions::default())
+        .await
+        .expect("the queue is deleted");
     field.pool.all_consume().await;
     let submitter = field.pool.submitter("me").await;
-    eventually("all four consume from the queue again", SOON * 2, async || {
-        (submitter.depth_if_any("tasks.any").await.is_some() && submitter.consumers("tasks.any").await == 4)
-            .then_some(())
-    })
+    eventually(
+        "all four consume from the queue again",
+        SOON * 2,
+        async || {
+            (submitter.depth_if_any("tasks.any").await.is_some()
+                && submitter.consumers("tasks.any").await == 4)
+                .then_some(())
+        },
+    )
     .await;
     // It has to be bound again too.
     Field::submit(&mut field.books, "after", 4).await;
@@ -149,7 +202,9 @@ async fn a_reply_queue_that_is_missing_holds_nobody_up() {
     for number in 1..=20 {
         let properties = nobody.properties().with_reply_to("results.nobody".into());
         let id = format!("unheard-{number}");
-        nobody.publish("any", task(&id).to_string(), properties).await;
+        nobody
+            .publish("any", task(&id).to_string(), properties)
+            .await;
         books.took(&id);
     }
     Field::submit(&mut books, "heard", 4).await;
@@ -160,7 +215,8 @@ async fn a_reply_queue_that_is_missing_holds_nobody_up() {
 async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_when_there_is_room() {
     /// More than a dispatcher has in hand at once.
     const RESULTS: usize = 220;
-    let mut pool = Pool::start(&nervous(&["001"]).set("dispatcher.reply_patience_s", 2.into())).await;
+    let mut pool =
+        Pool::start(&nervous(&["001"]).set("dispatcher.reply_patience_s", 2.into())).await;
     let mut books = Books::open(&pool).await;
     let submitter = pool.submitter("somebody").await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
@@ -168,26 +224,48 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     for number in 1..=RESULTS {
         let id = format!("refused-{number}");
         let properties = submitter.properties().with_reply_to("results.small".into());
-        submitter.publish("any", task(&id).to_string(), properties).await;
+        submitter
+            .publish("any", task(&id).to_string(), properties)
+            .await;
         books.took(&id);
     }
     Field::submit(&mut books, "heard", 4).await;
     books.settled(REPAIRED_WITHIN).await;
 
-    let dead = eventually("what was refused is in pool.dead", REPAIRED_WITHIN, async || {
-        let dead = pool.api().get("/dead").await;
-        (dead["total"] == RESULTS - 1).then_some(dead)
-    })
+    let dead = eventually(
+        "what was refused is in pool.dead",
+        REPAIRED_WITHIN,
+        async || {
+            let dead = pool.api().get("/dead").await;
+            (dead["total"] == RESULTS - 1).then_some(dead)
+        },
+    )
     .await;
     let letter = &dead["letters"][0];
-    assert!(letter["reason"].as_str().is_some_and(|reason| reason.starts_with("reply_refused")), "{letter}");
-    assert_eq!(submitter.drain("results.small").await.len(), 1, "one had room");
+    assert!(
+        letter["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("reply_refused")),
+        "{letter}"
+    );
+    assert_eq!(
+        submitter.drain("results.small").await.len(),
+        1,
+        "one had room"
+    );
     let retry = format!("/dead/{}/retry", letter["id"].as_str().expect("an id"));
-    let (status, said) = pool.api().send(Method::POST, &retry, &serde_json::json!({})).await;
+    let (status, said) = pool
+        .api()
+        .send(Method::POST, &retry, &serde_json::json!({}))
+        .await;
     assert!(status.is_success(), "it is sent: {said}");
     let sent = submitter.drain("results.small").await;
-    let result: Value = serde_json::from_slice(sent.first().expect("it is there")).expect("a result");
-    assert_eq!(result["task_id"], letter["task_id"], "the one of the letter");
+    let result: Value =
+        serde_json::from_slice(sent.first().expect("it is there")).expect("a result");
+    assert_eq!(
+        result["task_id"], letter["task_id"],
+        "the one of the letter"
+    );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
@@ -195,12 +273,24 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
 async fn a_queue_with_other_arguments_is_named_and_nobody_starts() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    let classic = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare("results".into(), classic, FieldTable::default()).await.expect("a classic queue");
+    let classic = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare("results".into(), classic, FieldTable::default())
+        .await
+        .expect("a classic queue");
     let worker = pool.start_worker(&["--all"]);
     pool.worker_prints(worker, "results").await;
     let status = pool.worker(worker).ended().await;
-    assert!(!status.success(), "it must not work with a queue that may lose results: {status}");
+    assert!(
+        !status.success(),
+        "it must not work with a queue that may lose results: {status}"
+    );
     let said = pool.worker(worker).log();
-    assert!(said.contains("406") || said.contains("PRECONDITION"), "it says what the broker says: {said}");
+    assert!(
+        said.contains("406") || said.contains("PRECONDITION"),
+        "it says what the broker says: {said}"
+    );
 }

@@ -33,14 +33,18 @@ async fn says_that_its_clock_is_off(api: &Api) {
     eventually("it says that its clock is off", SOON, async || {
         let (status, said) = api.try_get("/ready").await;
         let detail = said["detail"].as_str().unwrap_or_default();
-        (status == StatusCode::SERVICE_UNAVAILABLE && detail.contains("this machine's clock is")).then_some(())
+        (status == StatusCode::SERVICE_UNAVAILABLE && detail.contains("this machine's clock is"))
+            .then_some(())
     })
     .await;
 }
 
 async fn nobody_wrote_from_the_future(log: &mut EventLog) {
     let ahead = Timestamp(wall_clock().0 + 60_000);
-    assert!(log.read().await.iter().all(|entry| entry.at < ahead), "nothing in the log is an hour ahead");
+    assert!(
+        log.read().await.iter().all(|entry| entry.at < ahead),
+        "nothing in the log is an hour ahead"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,8 +57,17 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
     for offset in ["+1h", "-1h"] {
         clock.set(offset);
         says_that_its_clock_is_off(&wrong).await;
-        let (status, said) = wrong.try_submit(&task(&format!("refused{}", &offset[..1].replace('+', "-ahead")))).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it takes nothing: {said}");
+        let (status, said) = wrong
+            .try_submit(&task(&format!(
+                "refused{}",
+                &offset[..1].replace('+', "-ahead")
+            )))
+            .await;
+        assert_eq!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it takes nothing: {said}"
+        );
         let name = if offset == "+1h" { "ahead" } else { "behind" };
         Field::submit(&mut books, name, 20).await;
         for number in 0..IMPOSSIBLE {
@@ -68,26 +81,34 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
         nobody_wrote_from_the_future(&mut log).await;
     }
     clock.set("+0");
-    eventually("it works again", SOON, async || wrong.try_get("/ready").await.0.is_success().then_some(())).await;
+    eventually("it works again", SOON, async || {
+        wrong.try_get("/ready").await.0.is_success().then_some(())
+    })
+    .await;
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_started_with_a_wrong_clock_writes_nothing_until_it_is_right() {
     // Heartbeats come every ten seconds: who starts does not hear one by chance before he writes.
-    let file = nervous(&["001", "002", "003"]).set("load_balancing.health_check_interval_s", 30.into());
+    let file =
+        nervous(&["001", "002", "003"]).set("load_balancing.health_check_interval_s", 30.into());
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     for ids in ["001", "002"] {
         pool.start_worker(&["--programmers", ids]);
     }
-    pool.status_where("two are there", |status| status.available() == Some(2)).await;
+    pool.status_where("two are there", |status| status.available() == Some(2))
+        .await;
     let mut books = Books::open(&pool).await;
     let mut log = pool.event_log().await;
     let clock = FakeClock::right(pool.path());
     clock.set("+1h");
     pool.start_worker_with(&["--programmers", "003"], &clock.environment());
-    pool.status_where("it takes no task", |status| status.is_shut_for("003", "clock")).await;
+    pool.status_where("it takes no task", |status| {
+        status.is_shut_for("003", "clock")
+    })
+    .await;
     pool.start_dispatcher_with(&clock.environment()).await;
     says_that_its_clock_is_off(&pool.api()).await;
     nobody_wrote_from_the_future(&mut log).await;

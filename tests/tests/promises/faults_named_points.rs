@@ -37,9 +37,19 @@ const WALK: [Point; 13] = [
 const HAND_BACK: [Point; 1] = [Point::Released];
 const SENT_ON: [Point; 3] = [Point::Reissued, Point::SentOn, Point::SentOnLogged];
 const MADE_AGAIN: [Point; 2] = [Point::RetryReissued, Point::RetryKept];
-const OTHER_ENDS: [Point; 4] = [Point::RepeatAsked, Point::EndTold, Point::DeadTold, Point::DeadLettered];
+const OTHER_ENDS: [Point; 4] = [
+    Point::RepeatAsked,
+    Point::EndTold,
+    Point::DeadTold,
+    Point::DeadLettered,
+];
 
-const INTAKE: [Point; 4] = [Point::TaskKept, Point::Submitted, Point::Queued, Point::Published];
+const INTAKE: [Point; 4] = [
+    Point::TaskKept,
+    Point::Submitted,
+    Point::Queued,
+    Point::Published,
+];
 const RESULTS: [Point; 6] = [
     Point::ResultTaken,
     Point::OutcomeWritten,
@@ -51,7 +61,12 @@ const RESULTS: [Point; 6] = [
 const REPEAT: [Point; 1] = [Point::RepeatTaken];
 const RETRIES: [Point; 3] = [Point::RetryDue, Point::RetryIssued, Point::RetryLogged];
 const UNROUTABLE: [Point; 2] = [Point::UnroutableTaken, Point::UnroutableHandled];
-const RETIRED: [Point; 4] = [Point::RetiredTaken, Point::RetiredReissued, Point::RetiredSentOn, Point::RetiredLogged];
+const RETIRED: [Point; 4] = [
+    Point::RetiredTaken,
+    Point::RetiredReissued,
+    Point::RetiredSentOn,
+    Point::RetiredLogged,
+];
 
 const REPAIR: [Point; 2] = [Point::RepairReissued, Point::RepairPublished];
 const OTHER_RESULTS: [Point; 2] = [Point::Expired, Point::GaveUp];
@@ -65,14 +80,47 @@ const CRASHES: &str = r#"[ -e "$1/go" ] || kill -9 $$; echo four >>readme.txt"#;
 
 #[test]
 fn no_point_is_forgotten() {
-    let names = |groups: &[&[Point]]| groups.concat().iter().map(|point| point.name()).collect::<BTreeSet<_>>();
-    let all = |points: &[Point]| points.iter().map(|point| point.name()).collect::<BTreeSet<_>>();
+    let names = |groups: &[&[Point]]| {
+        groups
+            .concat()
+            .iter()
+            .map(|point| point.name())
+            .collect::<BTreeSet<_>>()
+    };
+    let all = |points: &[Point]| {
+        points
+            .iter()
+            .map(|point| point.name())
+            .collect::<BTreeSet<_>>()
+    };
     let tested = names(&[&WALK, &HAND_BACK, &SENT_ON, &MADE_AGAIN, &OTHER_ENDS]);
-    assert_eq!(tested, all(Point::WORKER), "each of a worker's is in a test below");
-    let walks = [&INTAKE[..], &RESULTS, &REPEAT, &RETRIES, &UNROUTABLE, &RETIRED, &REPAIR, &OTHER_RESULTS];
-    let upkeep = [&upkeep::RESCUE[..], &upkeep::DEAD_RETRY, &upkeep::RESTATE, &upkeep::BINDING];
+    assert_eq!(
+        tested,
+        all(Point::WORKER),
+        "each of a worker's is in a test below"
+    );
+    let walks = [
+        &INTAKE[..],
+        &RESULTS,
+        &REPEAT,
+        &RETRIES,
+        &UNROUTABLE,
+        &RETIRED,
+        &REPAIR,
+        &OTHER_RESULTS,
+    ];
+    let upkeep = [
+        &upkeep::RESCUE[..],
+        &upkeep::DEAD_RETRY,
+        &upkeep::RESTATE,
+        &upkeep::BINDING,
+    ];
     let tested = names(&[walks.as_slice(), &upkeep].concat());
-    assert_eq!(tested, all(Point::DISPATCHER), "each of a dispatcher's is in a test below");
+    assert_eq!(
+        tested,
+        all(Point::DISPATCHER),
+        "each of a dispatcher's is in a test below"
+    );
 }
 
 fn killed_at(point: Point) -> String {
@@ -84,14 +132,33 @@ async fn falls(process: &mut Running, point: Point) {
     let status = process.ended().await;
     let reached = process.log().contains(point.name());
     // Binaries without fault points come from building a package alone.
-    assert!(reached, "{} ended with {status} before {}", process.name, point.name());
-    assert_eq!(status.signal(), Some(9), "{} was killed at {}: {status}", process.name, point.name());
+    assert!(
+        reached,
+        "{} ended with {status} before {}",
+        process.name,
+        point.name()
+    );
+    assert_eq!(
+        status.signal(),
+        Some(9),
+        "{} was killed at {}: {status}",
+        process.name,
+        point.name()
+    );
 }
 
 /// Its worker dies at this point as soon as it gets there; then the next is started, and the last one lives.
-async fn workers_fall(pool: &mut Pool, points: &[Point], ids: &str, mut before: impl AsyncFnMut(&mut Pool, Point)) {
+async fn workers_fall(
+    pool: &mut Pool,
+    points: &[Point],
+    ids: &str,
+    mut before: impl AsyncFnMut(&mut Pool, Point),
+) {
     for point in points {
-        let worker = pool.start_worker_with(&["--programmers", ids], &[("POOL_FAULT", &killed_at(*point))]);
+        let worker = pool.start_worker_with(
+            &["--programmers", ids],
+            &[("POOL_FAULT", &killed_at(*point))],
+        );
         before(pool, *point).await;
         falls(&mut pool.take_worker(worker), *point).await;
     }
@@ -99,12 +166,16 @@ async fn workers_fall(pool: &mut Pool, points: &[Point], ids: &str, mut before: 
 }
 
 async fn dispatcher_armed(pool: &mut Pool, point: Point) {
-    pool.start_dispatcher_with(&[("POOL_FAULT", &killed_at(point))]).await;
+    pool.start_dispatcher_with(&[("POOL_FAULT", &killed_at(point))])
+        .await;
 }
 
 /// The same for one that may die before it serves, at this time that it gets there.
 async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
-    pool.launch_dispatcher("127.0.0.1:0", &[("POOL_FAULT", &format!("{}@{time}", killed_at(point)))]);
+    pool.launch_dispatcher(
+        "127.0.0.1:0",
+        &[("POOL_FAULT", &format!("{}@{time}", killed_at(point)))],
+    );
     falls(&mut pool.take_dispatcher(), point).await;
 }
 
@@ -144,14 +215,19 @@ async fn a_worker_may_be_killed_at_every_step_of_the_walk() {
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(report.tasks, 2 * WALK.len(), "{report}");
-    assert!(report.repeated_starts >= 3, "tasks that were claimed have been claimed again: {report}");
+    assert!(
+        report.repeated_starts >= 3,
+        "tasks that were claimed have been claimed again: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_be_killed_while_it_hands_a_task_back() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
-    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .command(&["/bin/sh", "-c", PATIENT, "agent", &directory]);
     pool.rewrite(&file);
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
@@ -179,9 +255,14 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
     workers_fall(&mut pool, &SENT_ON, "001", async |_, point| {
         // In a queue of programmers that do not offer what it requires, as after a change of the pool file.
         let id = format!("for-others-{point:?}");
-        let astray = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["premium"]});
-        let properties = submitter.properties().with_reply_to(reply_to.as_str().into());
-        submitter.publish_to_queue("tasks.fast", astray.to_string(), properties).await;
+        let astray =
+            json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["premium"]});
+        let properties = submitter
+            .properties()
+            .with_reply_to(reply_to.as_str().into());
+        submitter
+            .publish_to_queue("tasks.fast", astray.to_string(), properties)
+            .await;
         books.expect(&astray);
     })
     .await;
@@ -193,7 +274,9 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
 async fn pool_that_crashes() -> Pool {
     let pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
-    let file = PoolFile::sample().only(&["001"]).set("dispatcher.max_attempts", 100.into());
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("dispatcher.max_attempts", 100.into());
     let file = file.set("dispatcher.retry_delay_s", 0.into());
     pool.rewrite(&file.command(&["/bin/sh", "-c", CRASHES, "agent", &directory]));
     pool
@@ -242,12 +325,18 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
             Point::EndTold => {
                 let conflict = json!({"id": "done", "instruction": "another", "repository": "app"});
                 let properties = lapin::BasicProperties::default().with_delivery_mode(2);
-                submitter.publish("any", conflict.to_string(), properties).await;
+                submitter
+                    .publish("any", conflict.to_string(), properties)
+                    .await;
             }
             _ => {
                 let id = format!("bad-{point:?}");
-                let properties = properties.with_reply_to(reply_to.as_str().into()).with_message_id(id.as_str().into());
-                submitter.publish("any", r#"{"instruction": 7}"#, properties).await;
+                let properties = properties
+                    .with_reply_to(reply_to.as_str().into())
+                    .with_message_id(id.as_str().into());
+                submitter
+                    .publish("any", r#"{"instruction": 7}"#, properties)
+                    .await;
                 books.tried(&id);
             }
         }
@@ -255,7 +344,10 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
     .await;
     books.over_amqp("any", &task("afterwards")).await;
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert!(report.repeated_replies >= 3, "twice to who asked again, once to who was told twice: {report}");
+    assert!(
+        report.repeated_replies >= 3,
+        "twice to who asked again, once to who was told twice: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,10 +357,16 @@ async fn a_dispatcher_may_be_killed_at_every_step_of_an_intake() {
     let mut books = Books::open(&pool).await;
     // One submission that meets them all: its submitter repeats it until it is confirmed.
     let taken = task("taken-at-last");
-    tokio::join!(books.over_http(&taken), dispatchers_fall(&mut pool, &INTAKE));
+    tokio::join!(
+        books.over_http(&taken),
+        dispatchers_fall(&mut pool, &INTAKE)
+    );
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "two copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "two copies, one execution: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,11 +376,16 @@ async fn a_dispatcher_may_be_killed_at_every_step_of_a_result() {
     pool.start_worker(&["--all"]);
     let mut books = Books::open(&pool).await;
     for number in 1..=3 {
-        books.over_amqp("any", &task(&format!("result-{number}"))).await;
+        books
+            .over_amqp("any", &task(&format!("result-{number}")))
+            .await;
     }
     dispatchers_fall(&mut pool, &RESULTS).await;
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert!(report.repeated_replies > 0, "who was killed behind a reply has sent it again: {report}");
+    assert!(
+        report.repeated_replies > 0,
+        "who was killed behind a reply has sent it again: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,15 +402,22 @@ async fn a_dispatcher_may_be_killed_while_it_repeats_a_result_or_puts_a_key_righ
     publish_unsorted(&pool, &mut books, "unsorted").await;
     dispatchers_fall(&mut pool, &UNROUTABLE).await;
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "two copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "two copies, one execution: {report}"
+    );
 }
 
 /// The key is sorted by nobody but the dispatcher. What it confirms is that the broker has it.
 async fn publish_unsorted(pool: &Pool, books: &mut Books, id: &str) {
     let submitter = pool.submitter("unsorted").await;
     let task = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["fast", "local"]});
-    let properties = submitter.properties().with_reply_to(books.reply_to().into());
-    submitter.publish("local.fast", task.to_string(), properties).await;
+    let properties = submitter
+        .properties()
+        .with_reply_to(books.reply_to().into());
+    submitter
+        .publish("local.fast", task.to_string(), properties)
+        .await;
     books.expect(&task);
 }
 
@@ -318,7 +428,9 @@ async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() 
     let mut books = Books::open(&pool).await;
     books.over_http(&task("stuck")).await;
     for (place, point) in REPAIR.iter().enumerate() {
-        let cut_off = pool.try_command_line(&["requeue", "--force", "stuck"]).await;
+        let cut_off = pool
+            .try_command_line(&["requeue", "--force", "stuck"])
+            .await;
         assert!(!cut_off.status.success(), "nobody is there to answer");
         falls(&mut pool.take_dispatcher(), *point).await;
         match REPAIR.get(place + 1) {
@@ -328,12 +440,17 @@ async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() 
     }
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "several copies, one execution: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a_reply_queue_up() {
-    let file = PoolFile::sample().only(&["001"]).set("dispatcher.reply_patience_s", 1.into());
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("dispatcher.reply_patience_s", 1.into());
     let mut pool = Pool::set_up_shared(&file).await;
     dispatcher_armed(&mut pool, Point::Expired).await;
     let mut books = Books::open(&pool).await;
@@ -350,7 +467,9 @@ async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a
     let submitter = pool.submitter("somebody").await;
     for id in ["fits", "refused"] {
         let properties = submitter.properties().with_reply_to("results.small".into());
-        submitter.publish("any", task(id).to_string(), properties).await;
+        submitter
+            .publish("any", task(id).to_string(), properties)
+            .await;
         books.took(id);
     }
     pool.start_worker(&["--all"]);
@@ -362,11 +481,10 @@ async fn a_dispatcher_may_be_killed_while_it_ends_a_task_that_is_late_or_gives_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
     let offers = |first: Value, second: Value| {
-        PoolFile::sample().only(&["001", "009"]).set_of("001", "capabilities", first).set_of(
-            "009",
-            "capabilities",
-            second,
-        )
+        PoolFile::sample()
+            .only(&["001", "009"])
+            .set_of("001", "capabilities", first)
+            .set_of("009", "capabilities", second)
     };
     let mut pool = Pool::set_up_shared(&offers(json!(["fast"]), json!(["deepseek"]))).await;
     pool.start_dispatcher().await;
@@ -378,13 +496,27 @@ async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
     }
     pool.kill_dispatcher();
     // Now both offer the same: there is one queue for everything.
-    pool.rewrite(&offers(json!(["deepseek", "fast"]), json!(["deepseek", "fast"])));
+    pool.rewrite(&offers(
+        json!(["deepseek", "fast"]),
+        json!(["deepseek", "fast"]),
+    ));
     dispatcher_armed(&mut pool, RETIRED[0]).await;
     dispatchers_fall(&mut pool, &RETIRED).await;
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "several copies, one execution: {report}"
+    );
     let mut log = EventLog::open(&pool.amqp_url()).await;
-    let reissued = log.read().await.iter().filter(|entry| entry.is("reissued")).count();
-    assert!(reissued >= 4, "sent on again by whoever came next: {reissued}");
+    let reissued = log
+        .read()
+        .await
+        .iter()
+        .filter(|entry| entry.is("reissued"))
+        .count();
+    assert!(
+        reissued >= 4,
+        "sent on again by whoever came next: {reissued}"
+    );
 }

@@ -20,7 +20,10 @@ const LARGE: usize = 900_000;
 async fn survives(name: &str, weather: impl AsyncFnOnce(&Proxy)) {
     let mut line = Line::quick().await;
     let meanwhile = format!("{name}-meanwhile");
-    tokio::join!(weather(&line.proxy), Field::submit(&mut line.books, &meanwhile, 60));
+    tokio::join!(
+        weather(&line.proxy),
+        Field::submit(&mut line.books, &meanwhile, 60)
+    );
     Field::submit(&mut line.books, &format!("{name}-after"), 10).await;
     line.close().await;
 }
@@ -30,7 +33,11 @@ async fn connections_that_are_cut_or_reset_are_made_again() {
     survives("cut", async |proxy| {
         for round in 0..6 {
             sleep(Duration::from_millis(700)).await;
-            if round % 2 == 0 { proxy.cut() } else { proxy.reset() }
+            if round % 2 == 0 {
+                proxy.cut()
+            } else {
+                proxy.reset()
+            }
         }
     })
     .await;
@@ -51,7 +58,10 @@ async fn a_black_hole_is_left_when_nobody_answers() {
 async fn five_seconds_of_latency_at_a_thousand_bytes_a_second_lose_nothing() {
     survives("slow", async |proxy| {
         sleep(Duration::from_millis(300)).await;
-        proxy.set(Weather::Slow { latency: Duration::from_secs(5), bytes_per_s: 1000 });
+        proxy.set(Weather::Slow {
+            latency: Duration::from_secs(5),
+            bytes_per_s: 1000,
+        });
         sleep(3 * OUTAGE).await;
         proxy.set(Weather::Fair);
     })
@@ -63,19 +73,29 @@ async fn a_reset_in_the_middle_of_a_large_publish_is_a_repetition() {
     let mut line = Line::with(&nervous(&["001"]), &["001"]).await;
     // What is sent to the broker: over HTTP the task into the history, then into its queue; over AMQP the result, then
     // the result into the history and to the reply queue. The reset comes in the middle of the first or the second.
-    for (number, (over_http, after)) in
-        [(true, LARGE / 3), (true, LARGE * 4 / 3), (false, LARGE / 3), (false, LARGE * 4 / 3)].into_iter().enumerate()
+    for (number, (over_http, after)) in [
+        (true, LARGE / 3),
+        (true, LARGE * 4 / 3),
+        (false, LARGE / 3),
+        (false, LARGE * 4 / 3),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let mut large = task(&format!("large-{number}"));
         large["instruction"] = Value::String("x".repeat(LARGE));
-        line.proxy.reset_after(u64::try_from(after).expect("a number of bytes"));
+        line.proxy
+            .reset_after(u64::try_from(after).expect("a number of bytes"));
         if over_http {
             line.books.over_http(&large).await;
         } else {
             line.books.over_amqp("any", &large).await;
         }
         line.books.settled(REPAIRED_WITHIN).await;
-        assert!(line.proxy.has_blown(), "a connection was reset behind {after} bytes");
+        assert!(
+            line.proxy.has_blown(),
+            "a connection was reset behind {after} bytes"
+        );
     }
     line.close().await;
 }
@@ -94,20 +114,38 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
     let mut books = Books::open(&pool).await;
     books.over_amqp("any", &task("swallowed")).await;
     let mut log = pool.event_log().await;
-    assert_eq!(log.started("swallowed").await.as_str(), "001", "nobody else is there");
+    assert_eq!(
+        log.started("swallowed").await.as_str(),
+        "001",
+        "nobody else is there"
+    );
     pool.start_worker(&["--programmers", "002"]);
     proxy.set(Weather::BlackHole);
     log.until("the other one has the task", REPAIRED_WITHIN, |entries| {
-        (entries.iter().filter(|entry| entry.is_start_of("swallowed")).count() == 2).then_some(())
+        (entries
+            .iter()
+            .filter(|entry| entry.is_start_of("swallowed"))
+            .count()
+            == 2)
+            .then_some(())
     })
     .await;
     proxy.set(Weather::Fair);
-    pool.worker_prints(lost, "the task belongs to another attempt").await;
+    pool.worker_prints(lost, "the task belongs to another attempt")
+        .await;
     std::fs::write(pool.path().join("go"), "").expect("the sign");
     let result = pool.api().result("swallowed", REPAIRED_WITHIN).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "of who owns it: {result:?}");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("002"),
+        "of who owns it: {result:?}"
+    );
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
-    assert_eq!((report.repeated_starts, report.repeated_replies), (1, 0), "two starts, one result: {report}");
+    assert_eq!(
+        (report.repeated_starts, report.repeated_replies),
+        (1, 0),
+        "two starts, one result: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,16 +168,30 @@ async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
     log.started("cut-off").await;
     for cut in 1..=CUTS {
         proxy.reset();
-        log.until("the other one has the task, and who lost it says that he lives", REPAIRED_WITHIN, |entries| {
-            let started = entries.iter().filter(|entry| entry.is_start_of("cut-off")).count();
-            let excused = entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
-            (started == cut + 1 && excused == cut).then_some(())
-        })
+        log.until(
+            "the other one has the task, and who lost it says that he lives",
+            REPAIRED_WITHIN,
+            |entries| {
+                let started = entries
+                    .iter()
+                    .filter(|entry| entry.is_start_of("cut-off"))
+                    .count();
+                let excused = entries
+                    .iter()
+                    .filter(|entry| entry.is("released") && entry.accepted)
+                    .count();
+                (started == cut + 1 && excused == cut).then_some(())
+            },
+        )
         .await;
     }
     std::fs::write(pool.path().join("go"), "").expect("the sign");
     let result = pool.api().result("cut-off", REPAIRED_WITHIN).await;
-    assert_eq!(result.status, Status::Succeeded, "nothing is wrong with it: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "nothing is wrong with it: {result:?}"
+    );
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
     assert_eq!(report.repeated_starts, CUTS, "{report}");
 }
@@ -165,13 +217,23 @@ async fn forty_nine_workers_that_lose_the_broker_at_once_come_back_without_a_rus
     sleep(REFUSED_FOR).await;
     let tried = proxy.connections() - before;
     // Each process has two connections, and tries each about once a second.
-    assert!(tried < 50 * 2 * 2 * REFUSED_FOR.as_secs(), "no busy loop: {tried} connections in {REFUSED_FOR:?}");
+    assert!(
+        tried < 50 * 2 * 2 * REFUSED_FOR.as_secs(),
+        "no busy loop: {tried} connections in {REFUSED_FOR:?}"
+    );
     proxy.set(Weather::Fair);
     Field::submit(&mut books, "after", 100).await;
-    pool.status_where("all take tasks again", |status| status.available() == Some(49)).await;
+    pool.status_where("all take tasks again", |status| {
+        status.available() == Some(49)
+    })
+    .await;
     books.settled(REPAIRED_WITHIN).await;
     for id in ["before-1", "after-100"] {
-        assert_eq!(pool.api().result(id, REPAIRED_WITHIN).await.status, Status::Succeeded, "{id}");
+        assert_eq!(
+            pool.api().result(id, REPAIRED_WITHIN).await.status,
+            Status::Succeeded,
+            "{id}"
+        );
     }
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }

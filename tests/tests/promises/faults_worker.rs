@@ -27,17 +27,41 @@ struct Spy {
 impl Spy {
     async fn on(pool: &Pool) -> Self {
         let (connection, channel) = channel(&pool.amqp_url()).await;
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare("spy".into(), options, FieldTable::default()).await.expect("a queue");
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare("spy".into(), options, FieldTable::default())
+            .await
+            .expect("a queue");
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind("spy".into(), "pool.results".into(), "results".into(), options, none).await.expect("bound");
-        Self { channel, _connection: connection }
+        channel
+            .queue_bind(
+                "spy".into(),
+                "pool.results".into(),
+                "results".into(),
+                options,
+                none,
+            )
+            .await
+            .expect("bound");
+        Self {
+            channel,
+            _connection: connection,
+        }
     }
 
     /// How many results were published since.
     async fn seen(&self) -> u32 {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = self.channel.queue_declare("spy".into(), options, FieldTable::default()).await;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = self
+            .channel
+            .queue_declare("spy".into(), options, FieldTable::default())
+            .await;
         queue.expect("the spy's queue").message_count()
     }
 }
@@ -56,7 +80,11 @@ async fn a_worker_that_was_frozen_for_three_heartbeats_brings_no_result() {
     let mut books = Books::open(&bench.pool).await;
     books.over_amqp("any", &task("zombie")).await;
     let mut log = bench.pool.event_log().await;
-    assert_eq!(log.started("zombie").await.as_str(), "001", "nobody else is there");
+    assert_eq!(
+        log.started("zombie").await.as_str(),
+        "001",
+        "nobody else is there"
+    );
     bench.agents_started(1).await;
     let spy = Spy::on(&bench.pool).await;
     // For longer than three heartbeats: until the broker has given its task to somebody else.
@@ -65,15 +93,27 @@ async fn a_worker_that_was_frozen_for_three_heartbeats_brings_no_result() {
     second_start(&mut log, "zombie").await;
     bench.go();
     let result = bench.pool.api().result("zombie", REPAIRED_WITHIN).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "of who owns it: {result:?}");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("002"),
+        "of who owns it: {result:?}"
+    );
 
     bench.pool.worker(frozen).thaw();
     bench.pool.all_consume().await;
     books.over_amqp("any", &task("afterwards")).await;
     books.settled(REPAIRED_WITHIN).await;
-    assert_eq!(spy.seen().await, 2, "one result for each task was published, none by who had lost his");
+    assert_eq!(
+        spy.seen().await,
+        2,
+        "one result for each task was published, none by who had lost his"
+    );
     let report = books.close(&mut bench.pool, REPAIRED_WITHIN).await;
-    assert_eq!((report.repeated_starts, report.repeated_replies), (1, 0), "{report}");
+    assert_eq!(
+        (report.repeated_starts, report.repeated_replies),
+        (1, 0),
+        "{report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +121,10 @@ async fn threads_that_are_blocked_for_twenty_seconds_lose_the_task_and_not_its_r
     let mut bench = Bench::with_file(nervous(&["001", "002"])).await;
     bench.go();
     // A worker with one programmer has one thread.
-    bench.pool.start_worker_with(&["--programmers", "001"], &[("POOL_FAULT", "worker.started=block:20")]);
+    bench.pool.start_worker_with(
+        &["--programmers", "001"],
+        &[("POOL_FAULT", "worker.started=block:20")],
+    );
     let mut books = Books::open(&bench.pool).await;
     books.over_amqp("any", &task("blocked")).await;
     let mut log = bench.pool.event_log().await;
@@ -89,7 +132,11 @@ async fn threads_that_are_blocked_for_twenty_seconds_lose_the_task_and_not_its_r
     bench.pool.start_worker(&["--programmers", "002"]);
     second_start(&mut log, "blocked").await;
     let result = bench.pool.api().result("blocked", REPAIRED_WITHIN).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "nobody waits for it: {result:?}");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("002"),
+        "nobody waits for it: {result:?}"
+    );
     bench.pool.all_consume().await;
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
 }
@@ -103,7 +150,11 @@ async fn a_result_whose_owner_died_counts_if_nobody_has_the_task_since() {
     let dies = [("POOL_FAULT", "worker.result_published=kill")];
     pool.start_worker_with(&["--all"], &dies);
     books.over_amqp("any", &task("first-counts")).await;
-    assert_eq!(pool.worker(0).ended().await.signal(), Some(9), "it died behind its result");
+    assert_eq!(
+        pool.worker(0).ended().await.signal(),
+        Some(9),
+        "it died behind its result"
+    );
     pool.take_worker(0);
     pool.start_dispatcher().await;
     pool.api().result("first-counts", SOON).await;
@@ -117,7 +168,11 @@ async fn a_result_whose_owner_died_counts_if_nobody_has_the_task_since() {
     pool.stop().await;
     pool.start_worker_with(&["--all"], &dies);
     books.over_amqp("any", &task("second-counts")).await;
-    assert_eq!(pool.worker(0).ended().await.signal(), Some(9), "it died behind its result");
+    assert_eq!(
+        pool.worker(0).ended().await.signal(),
+        Some(9),
+        "it died behind its result"
+    );
     pool.take_worker(0);
     pool.start_worker(&["--all"]);
     second_start(&mut log, "second-counts").await;
@@ -134,13 +189,28 @@ async fn a_task_that_is_cancelled_between_its_ack_and_its_outcome_is_answered_as
     pool.kill_dispatcher();
     pool.start_worker_with(&["--all"], &[("POOL_FAULT", "worker.acked=kill")]);
     submitter.submit("any", &task("too-late")).await;
-    assert_eq!(pool.worker(0).ended().await.signal(), Some(9), "it died behind its ack");
+    assert_eq!(
+        pool.worker(0).ended().await.signal(),
+        Some(9),
+        "it died behind its ack"
+    );
     pool.take_worker(0);
     let mut log = pool.event_log().await;
-    let cancelled = log.append(&[json!({"kind": "cancelled", "task": "too-late"})]).await;
-    assert!(cancelled.iter().any(|entry| entry.is("cancelled") && entry.accepted), "before it has finished");
+    let cancelled = log
+        .append(&[json!({"kind": "cancelled", "task": "too-late"})])
+        .await;
+    assert!(
+        cancelled
+            .iter()
+            .any(|entry| entry.is("cancelled") && entry.accepted),
+        "before it has finished"
+    );
     pool.start_dispatcher().await;
-    assert_eq!(submitter.reply(SOON).await.status, Status::Cancelled, "nobody else could have told");
+    assert_eq!(
+        submitter.reply(SOON).await.status,
+        Status::Cancelled,
+        "nobody else could have told"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,13 +219,23 @@ async fn a_result_counts_although_the_log_has_lost_who_started_it() {
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
     pool.kill_dispatcher();
-    pool.start_worker_with(&["--all"], &[("POOL_FAULT", "worker.result_published=kill")]);
+    pool.start_worker_with(
+        &["--all"],
+        &[("POOL_FAULT", "worker.result_published=kill")],
+    );
     books.over_amqp("any", &task("forgotten")).await;
-    assert_eq!(pool.worker(0).ended().await.signal(), Some(9), "it died behind its result");
+    assert_eq!(
+        pool.worker(0).ended().await.signal(),
+        Some(9),
+        "it died behind its result"
+    );
     pool.take_worker(0);
     // The tail of the stream is lost with a host; here all of it.
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    channel.queue_delete("pool.events".into(), QueueDeleteOptions::default()).await.expect("the log is deleted");
+    channel
+        .queue_delete("pool.events".into(), QueueDeleteOptions::default())
+        .await
+        .expect("the log is deleted");
     pool.start_dispatcher().await;
     pool.api().result("forgotten", SOON).await;
     pool.start_worker(&["--all"]);
@@ -173,7 +253,13 @@ async fn a_late_start_of_an_earlier_delivery_takes_nothing_back() {
     books.over_amqp("any", &task("late")).await;
     let mut log = bench.pool.event_log().await;
     log.started("late").await;
-    let first = log.entries.iter().find(|entry| entry.is_start_of("late")).expect("the start").json.clone();
+    let first = log
+        .entries
+        .iter()
+        .find(|entry| entry.is_start_of("late"))
+        .expect("the start")
+        .json
+        .clone();
     bench.pool.start_worker(&["--programmers", "002"]);
     bench.pool.kill_worker(0);
     second_start(&mut log, "late").await;
@@ -182,11 +268,18 @@ async fn a_late_start_of_an_earlier_delivery_takes_nothing_back() {
     let mut delayed = first.clone();
     delayed["attempt"] = serde_json::to_value(AttemptId::new()).expect("an id");
     let entries = log.append(&[delayed]).await;
-    let last = entries.iter().rfind(|entry| entry.json["kind"] == "started").expect("the late one");
+    let last = entries
+        .iter()
+        .rfind(|entry| entry.json["kind"] == "started")
+        .expect("the late one");
     assert!(!last.accepted, "its token is lower than the owner's");
     bench.go();
     let result = bench.pool.api().result("late", SOON).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "the owner brings it: {result:?}");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("002"),
+        "the owner brings it: {result:?}"
+    );
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
 }
 
@@ -202,14 +295,21 @@ async fn a_second_copy_of_a_task_whose_owner_is_dead_is_executed() {
     let (_connection, channel) = channel(&bench.pool.amqp_url()).await;
     bench.pool.kill_dispatcher();
     bench.pool.kill_worker(0);
-    channel.queue_delete("tasks.any".into(), QueueDeleteOptions::default()).await.expect("the queue is deleted");
+    channel
+        .queue_delete("tasks.any".into(), QueueDeleteOptions::default())
+        .await
+        .expect("the queue is deleted");
     bench.pool.start_dispatcher().await;
     bench.go();
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
     books.over_amqp("any", &task("copied")).await;
     let result = bench.pool.api().result("copied", REPAIRED_WITHIN).await;
-    assert_eq!(result.status, Status::Succeeded, "the copy was done: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the copy was done: {result:?}"
+    );
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
 }
 
@@ -242,39 +342,71 @@ echo four >>readme.txt
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_kills_its_worker_again_and_again_is_parked() {
-    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", DEADLY, "agent", "{prompt_file}"]);
+    let file = PoolFile::sample().only(&["001"]).command(&[
+        "/bin/sh",
+        "-c",
+        DEADLY,
+        "agent",
+        "{prompt_file}",
+    ]);
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
     books.may_end("deadly", &[Status::Failed]);
-    books.over_http(&json!({"id": "deadly", "instruction": "poison", "repository": "app"})).await;
+    books
+        .over_http(&json!({"id": "deadly", "instruction": "poison", "repository": "app"}))
+        .await;
     for time in 1..=3 {
         pool.start_worker(&["--all"]);
         let status = pool.worker(0).ended().await;
-        assert_eq!(status.signal(), Some(9), "its agent has killed the worker, time {time}: {status}");
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "its agent has killed the worker, time {time}: {status}"
+        );
         pool.take_worker(0);
     }
     pool.start_worker(&["--all"]);
     let result = pool.api().result("deadly", SOON).await;
     let kind = result.error.as_ref().map(|error| error.kind);
-    assert_eq!((result.status, kind), (Status::Failed, Some(ErrorKind::Poison)), "{result:?}");
+    assert_eq!(
+        (result.status, kind),
+        (Status::Failed, Some(ErrorKind::Poison)),
+        "{result:?}"
+    );
     books.over_http(&task("harmless")).await;
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_the_kernel_kills_costs_its_task_and_not_the_worker() {
-    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", DEADLY, "agent", "{prompt_file}"]);
+    let file = PoolFile::sample().only(&["001"]).command(&[
+        "/bin/sh",
+        "-c",
+        DEADLY,
+        "agent",
+        "{prompt_file}",
+    ]);
     let mut pool = Pool::start(&file).await;
     let mut books = Books::open(&pool).await;
     books.may_end("oom", &[Status::Failed]);
-    books.over_http(&json!({"id": "oom", "instruction": "greedy", "repository": "app"})).await;
+    books
+        .over_http(&json!({"id": "oom", "instruction": "greedy", "repository": "app"}))
+        .await;
     let result = pool.api().result("oom", REPAIRED_WITHIN).await;
     let kind = result.error.as_ref().map(|error| error.kind);
-    assert_eq!((result.status, kind), (Status::Failed, Some(ErrorKind::AgentCrashed)), "{result:?}");
+    assert_eq!(
+        (result.status, kind),
+        (Status::Failed, Some(ErrorKind::AgentCrashed)),
+        "{result:?}"
+    );
     let mut log = pool.event_log().await;
     log.read().await;
-    assert!(log.starts("oom").len() <= 3, "no endless repeat: {:?}", log.starts("oom"));
+    assert!(
+        log.starts("oom").len() <= 3,
+        "no endless repeat: {:?}",
+        log.starts("oom")
+    );
     assert_eq!(pool.worker(0).has_ended(), None, "the worker lives");
     books.over_http(&task("next")).await;
     books.close(&mut pool, REPAIRED_WITHIN).await;
@@ -289,7 +421,11 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let work = pool.path().join("work");
     std::fs::create_dir_all(&work).expect("a directory for worktrees");
-    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", "echo four >>readme.txt"]));
+    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&[
+        "/bin/sh",
+        "-c",
+        "echo four >>readme.txt",
+    ]));
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
     // The mount belongs to the worker's own namespace and goes with it. What fills it can be taken away from outside.
@@ -297,15 +433,27 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
         "mount -t tmpfs -o size=2m tmpfs {work} && {{ head -c 2M /dev/zero >{work}/filler || true; }} && exec \"$@\"",
         work = work.display()
     );
-    let worker = pool.start_worker_by(&["unshare", "--mount", "sh", "-c", &full, "sh"], &["--all"], &[]);
+    let worker = pool.start_worker_by(
+        &["unshare", "--mount", "sh", "-c", &full, "sh"],
+        &["--all"],
+        &[],
+    );
     let mut log = pool.event_log().await;
     books.may_end("no-room", &[Status::Failed]);
     books.over_http(&task("no-room")).await;
     let result = pool.api().result("no-room", REPAIRED_WITHIN).await;
     let kind = result.error.as_ref().map(|error| error.kind);
-    assert_eq!((result.status, kind), (Status::Failed, Some(ErrorKind::Workspace)), "{result:?}");
+    assert_eq!(
+        (result.status, kind),
+        (Status::Failed, Some(ErrorKind::Workspace)),
+        "{result:?}"
+    );
     log.read().await;
-    assert!(log.starts("no-room").len() <= 3, "no endless repeat: {:?}", log.starts("no-room"));
+    assert!(
+        log.starts("no-room").len() <= 3,
+        "no endless repeat: {:?}",
+        log.starts("no-room")
+    );
 
     let pid = pool.worker(worker).pid();
     assert_eq!(pool.worker(worker).has_ended(), None, "the worker lives");
@@ -313,7 +461,11 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     std::fs::remove_file(&filler).expect("there is room again");
     books.over_http(&task("room")).await;
     let result = pool.api().result("room", REPAIRED_WITHIN).await;
-    assert_eq!(result.status, Status::Succeeded, "and the same worker works: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "and the same worker works: {result:?}"
+    );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
@@ -321,23 +473,46 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
 async fn a_host_whose_clock_jumps_by_an_hour_brings_its_result_and_takes_no_other() {
     let mut bench = Bench::with_file(nervous(&["001", "002"])).await;
     let clock = FakeClock::right(bench.pool.path());
-    bench.pool.start_worker_with(&["--programmers", "001"], &clock.environment());
+    bench
+        .pool
+        .start_worker_with(&["--programmers", "001"], &clock.environment());
     let mut books = Books::open(&bench.pool).await;
     books.over_amqp("any", &task("in-hand")).await;
     let mut log = bench.pool.event_log().await;
-    assert_eq!(log.started("in-hand").await.as_str(), "001", "nobody else is there");
+    assert_eq!(
+        log.started("in-hand").await.as_str(),
+        "001",
+        "nobody else is there"
+    );
     bench.pool.start_worker(&["--programmers", "002"]);
-    bench.pool.status_where("the other one is there", |status| status.programmer("002")["state"] == "idle").await;
+    bench
+        .pool
+        .status_where("the other one is there", |status| {
+            status.programmer("002")["state"] == "idle"
+        })
+        .await;
     clock.set("+1h");
     bench.go();
     books.over_amqp("any", &task("meanwhile")).await;
     for id in ["in-hand", "meanwhile"] {
-        assert_eq!(bench.pool.api().result(id, REPAIRED_WITHIN).await.status, Status::Succeeded, "{id}");
+        assert_eq!(
+            bench.pool.api().result(id, REPAIRED_WITHIN).await.status,
+            Status::Succeeded,
+            "{id}"
+        );
     }
-    bench.pool.status_where("who is off takes no task", |status| status.is_shut_for("001", "clock")).await;
+    bench
+        .pool
+        .status_where("who is off takes no task", |status| {
+            status.is_shut_for("001", "clock")
+        })
+        .await;
     log.read().await;
     let ahead = pool_shared::time::Timestamp(pool_shared::time::wall_clock().0 + 60_000);
-    assert!(log.entries.iter().all(|entry| entry.at < ahead), "nothing in the log is an hour ahead");
+    assert!(
+        log.entries.iter().all(|entry| entry.at < ahead),
+        "nothing in the log is an hour ahead"
+    );
     clock.set("+0");
     bench.pool.all_consume().await;
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
@@ -345,7 +520,10 @@ async fn a_host_whose_clock_jumps_by_an_hour_brings_its_result_and_takes_no_othe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_dispatchers_with_different_pool_files_lose_nothing() {
-    let before = PoolFile::sample().only(&["001", "002"]).set_of("002", "capabilities", json!(["slow"]));
+    let before =
+        PoolFile::sample()
+            .only(&["001", "002"])
+            .set_of("002", "capabilities", json!(["slow"]));
     let mut pool = Pool::set_up_shared(&before).await;
     pool.start_dispatcher().await;
     let first = pool.api();
@@ -376,5 +554,8 @@ fn the_binaries_of_these_tests_have_fault_points() {
     let bytes = std::fs::read(program("worker")).expect("the worker");
     let name = pool_shared::fault::Point::Started.name().as_bytes();
     let has = bytes.windows(name.len()).any(|window| window == name);
-    assert!(has, "run `cargo build --workspace --bins` first: the worker was built without `faults`");
+    assert!(
+        has,
+        "run `cargo build --workspace --bins` first: the worker was built without `faults`"
+    );
 }

@@ -20,7 +20,9 @@ use crate::support::{Pool, PoolFile, SOON, eventually};
 
 /// Two programmers, and at most one task may wait for each.
 fn narrow() -> PoolFile {
-    PoolFile::sample().only(&["001", "002"]).set("load_balancing.max_queue_per_programmer", json!(1))
+    PoolFile::sample()
+        .only(&["001", "002"])
+        .set("load_balancing.max_queue_per_programmer", json!(1))
 }
 
 fn without_ids(mut tasks: Vec<Value>) -> Vec<Value> {
@@ -33,11 +35,16 @@ fn without_ids(mut tasks: Vec<Value>) -> Vec<Value> {
 fn file_of(pool: &Pool, name: &str, tasks: &[Value]) -> String {
     let file = pool.path().join(name);
     std::fs::write(&file, json!(tasks).to_string()).expect("a file of tasks");
-    file.into_os_string().into_string().expect("a path in UTF-8")
+    file.into_os_string()
+        .into_string()
+        .expect("a path in UTF-8")
 }
 
 fn said(done: &Output) -> (String, String) {
-    (String::from_utf8_lossy(&done.stdout).into_owned(), String::from_utf8_lossy(&done.stderr).into_owned())
+    (
+        String::from_utf8_lossy(&done.stdout).into_owned(),
+        String::from_utf8_lossy(&done.stderr).into_owned(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,33 +54,67 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     let mut batch = tasks("list", 200);
-    batch[..13].iter_mut().for_each(|task| task["capabilities"] = json!(["deepseek"]));
+    batch[..13]
+        .iter_mut()
+        .for_each(|task| task["capabilities"] = json!(["deepseek"]));
     // A debug build on a machine that does other things too.
     let soon = Duration::from_secs(2);
     let began = Instant::now();
     let (status, answer) = pool.api().try_submit(&json!(batch)).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
-    assert!(began.elapsed() < soon, "a list over HTTP: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < soon,
+        "a list over HTTP: {:?}",
+        began.elapsed()
+    );
     let file = file_of(&pool, "tasks.json", &without_ids(batch));
     let began = Instant::now();
     let done = pool.try_command_line(&["submit", &file]).await;
     let (listed, shown) = said(&done);
-    assert!(done.status.success() && listed.contains("200 tasks taken"), "{listed}{shown}");
-    assert!(began.elapsed() < soon, "the command line does not wait for anybody: {:?}", began.elapsed());
-    assert_eq!(pool.api().get("/tasks?status=queued&limit=1").await["total"], 400, "all of them wait");
+    assert!(
+        done.status.success() && listed.contains("200 tasks taken"),
+        "{listed}{shown}"
+    );
+    assert!(
+        began.elapsed() < soon,
+        "the command line does not wait for anybody: {:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        pool.api().get("/tasks?status=queued&limit=1").await["total"],
+        400,
+        "all of them wait"
+    );
 }
 
 /// A request that meets a full queue.
 async fn meets_full_queue(pool: &Pool, what: &str, path: &str, body: &Value) {
-    let answer = http().post(format!("{}{path}", pool.url())).json(body).send().await.expect("an answer");
-    let (status, after) = (answer.status(), answer.headers().get("retry-after").cloned());
+    let answer = http()
+        .post(format!("{}{path}", pool.url()))
+        .json(body)
+        .send()
+        .await
+        .expect("an answer");
+    let (status, after) = (
+        answer.status(),
+        answer.headers().get("retry-after").cloned(),
+    );
     let problem: Value = answer.json().await.expect("a problem");
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{what}: {problem}");
     let after = after.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    assert!(after.is_some_and(|seconds| seconds >= 1), "{what}: when to come again: {after:?}");
+    assert!(
+        after.is_some_and(|seconds| seconds >= 1),
+        "{what}: when to come again: {after:?}"
+    );
     let detail = problem["detail"].as_str().unwrap_or_default();
-    assert!(detail.contains("`any`") && detail.contains("at most 2"), "{what}: which queue, and its limit: {detail}");
-    assert_eq!(problem["no_room"]["full"][0]["limit"], 2, "{what}: the same for programs: {problem}");
+    assert!(
+        detail.contains("`any`") && detail.contains("at most 2"),
+        "{what}: which queue, and its limit: {detail}"
+    );
+    assert_eq!(
+        problem["no_room"]["full"][0]["limit"], 2,
+        "{what}: the same for programs: {problem}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,23 +136,57 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
     let pool = &bench.pool;
     meets_full_queue(pool, "one task", "/tasks", &task("one")).await;
     meets_full_queue(pool, "a list", "/tasks", &json!(tasks("list", 2))).await;
-    meets_full_queue(pool, "a list that never fits", "/tasks", &json!({"tasks": tasks("list", 3)})).await;
+    meets_full_queue(
+        pool,
+        "a list that never fits",
+        "/tasks",
+        &json!({"tasks": tasks("list", 3)}),
+    )
+    .await;
     meets_full_queue(pool, "a retry", "/tasks/cancelled-1/retry", &none).await;
-    meets_full_queue(pool, "one that runs, once more", "/tasks/runs-1/requeue", &json!({"force": true})).await;
+    meets_full_queue(
+        pool,
+        "one that runs, once more",
+        "/tasks/runs-1/requeue",
+        &json!({"force": true}),
+    )
+    .await;
     let api = pool.api();
-    let (status, answer) = api.send(Method::POST, "/tasks/waits-1/requeue", &none).await;
-    assert_eq!(status, StatusCode::OK, "one that waits has its place already: {answer}");
+    let (status, answer) = api
+        .send(Method::POST, "/tasks/waits-1/requeue", &none)
+        .await;
+    assert_eq!(
+        status,
+        StatusCode::OK,
+        "one that waits has its place already: {answer}"
+    );
 
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     for id in ["unheard", "cancelled-2"] {
-        let (options, properties) = (lapin::options::BasicPublishOptions::default(), lapin::BasicProperties::default());
-        let instruction = if id == "unheard" { "new".to_owned() } else { format!("{id}: change something") };
+        let (options, properties) = (
+            lapin::options::BasicPublishOptions::default(),
+            lapin::BasicProperties::default(),
+        );
+        let instruction = if id == "unheard" {
+            "new".to_owned()
+        } else {
+            format!("{id}: change something")
+        };
         let body = json!({"id": id, "instruction": instruction, "repository": "app"}).to_string();
-        let publish = channel.basic_publish("pool.dlx".into(), "".into(), options, body.as_bytes(), properties);
+        let publish = channel.basic_publish(
+            "pool.dlx".into(),
+            "".into(),
+            options,
+            body.as_bytes(),
+            properties,
+        );
         publish.await.expect("a publish").await.expect("a confirm");
     }
     let letters = eventually("two dead letters", SOON, async || {
-        let list = api.get("/dead").await["letters"].as_array().cloned().unwrap_or_default();
+        let list = api.get("/dead").await["letters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         (list.len() == 2).then_some(list)
     });
     for letter in letters.await {
@@ -123,9 +198,15 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
 
     bench.go();
     for id in ["runs-1", "waits-2"] {
-        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+        assert_eq!(
+            api.result(id, SOON).await.status,
+            Status::Succeeded,
+            "{id} is done"
+        );
     }
-    let (status, answer) = api.send(Method::POST, "/tasks/cancelled-1/retry", &none).await;
+    let (status, answer) = api
+        .send(Method::POST, "/tasks/cancelled-1/retry", &none)
+        .await;
     assert_eq!(status, StatusCode::OK, "there is room again: {answer}");
     let said = pool.command_line(&["dead", "retry", "--all"]).await;
     assert!(said.contains("2 messages were taken up again"), "{said}");
@@ -137,18 +218,33 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
     pool.start_dispatcher().await;
     let (status, problem) = pool.api().try_submit(&json!(tasks("list", 5))).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{problem}");
-    assert_eq!(problem["no_room"]["fits"], json!([0, 1]), "which of them would be taken now: {problem}");
+    assert_eq!(
+        problem["no_room"]["fits"],
+        json!([0, 1]),
+        "which of them would be taken now: {problem}"
+    );
     let detail = problem["detail"].as_str().unwrap_or_default();
-    assert!(detail.contains("at most 2 for `any`") && detail.contains("max_queue_per_programmer"), "{detail}");
+    assert!(
+        detail.contains("at most 2 for `any`") && detail.contains("max_queue_per_programmer"),
+        "{detail}"
+    );
     assert!(detail.contains("Nothing was taken"), "{detail}");
     assert_eq!(pool.api().get("/tasks").await["total"], 0, "nothing was");
 }
 
 /// The command that the words name, split as a shell does it; `dispatcher` is that of this build.
 fn command_in(words: &str) -> Vec<String> {
-    let line = words.lines().find_map(|line| line.trim().strip_prefix("dispatcher submit ").map(|_| line.trim()));
+    let line = words.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix("dispatcher submit ")
+            .map(|_| line.trim())
+    });
     let line = line.unwrap_or_else(|| panic!("a line with the command: {words}"));
-    shlex::split(line).expect("words").into_iter().skip(1).collect()
+    shlex::split(line)
+        .expect("words")
+        .into_iter()
+        .skip(1)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,11 +252,29 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
     let mut pool = Pool::set_up_shared(&narrow()).await;
     pool.start_dispatcher().await;
     let file = file_of(&pool, "my tasks.json", &without_ids(tasks("batch", 6)));
-    let done = pool.try_command_line(&["submit", &file, "--give-up-after", "1", "--label", "run_id=it's"]).await;
+    let done = pool
+        .try_command_line(&[
+            "submit",
+            &file,
+            "--give-up-after",
+            "1",
+            "--label",
+            "run_id=it's",
+        ])
+        .await;
     let (ids, shown) = said(&done);
     assert_eq!(done.status.code(), Some(1), "{ids}{shown}");
-    assert_eq!(ids.lines().filter(|line| line.starts_with("t-")).count(), 2, "what is taken is printed: {ids}");
-    for words in ["2 of 6 tasks were taken", "Prog-001", "down", "still to hand in"] {
+    assert_eq!(
+        ids.lines().filter(|line| line.starts_with("t-")).count(),
+        2,
+        "what is taken is printed: {ids}"
+    );
+    for words in [
+        "2 of 6 tasks were taken",
+        "Prog-001",
+        "down",
+        "still to hand in",
+    ] {
         assert!(shown.contains(words), "it says {words:?}: {shown}");
     }
     pool.start_worker(&["--all"]);
@@ -168,10 +282,21 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
     let again: Vec<&str> = again.iter().map(String::as_str).chain(["--wait"]).collect();
     let done = pool.try_command_line(&again).await;
     let (results, shown) = said(&done);
-    assert!(done.status.success() && results.contains("6 of 6 tasks succeeded"), "{again:?}: {results}{shown}");
-    assert_eq!(pool.api().get("/tasks?label=run_id=it%27s").await["total"], 6, "each once");
+    assert!(
+        done.status.success() && results.contains("6 of 6 tasks succeeded"),
+        "{again:?}: {results}{shown}"
+    );
+    assert_eq!(
+        pool.api().get("/tasks?label=run_id=it%27s").await["total"],
+        6,
+        "each once"
+    );
     let done = pool.try_command_line(&again).await;
-    assert!(done.status.success(), "a third time changes nothing: {:?}", said(&done));
+    assert!(
+        done.status.success(),
+        "a third time changes nothing: {:?}",
+        said(&done)
+    );
     assert_eq!(pool.api().get("/tasks").await["total"], 6, "each once");
 }
 
@@ -182,21 +307,37 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
     let file = file_of(&pool, "tasks.json", &tasks("mine", 6));
     let shown = pool.path().join("shown");
     let mut command = Command::new(program("dispatcher"));
-    command.args(["submit", &file, "--wait"]).env("POOL_URL", pool.url().trim_end());
-    command.stdout(Stdio::piped()).stderr(std::fs::File::create(&shown).expect("a file"));
+    command
+        .args(["submit", &file, "--wait"])
+        .env("POOL_URL", pool.url().trim_end());
+    command
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&shown).expect("a file"));
     let submitting = command.spawn().expect("the command line runs");
     let words = async || std::fs::read_to_string(&shown).unwrap_or_default();
-    eventually("it says what it waits for", SOON, async || words().await.contains("4 still to hand in").then_some(()))
-        .await;
+    eventually("it says what it waits for", SOON, async || {
+        words().await.contains("4 still to hand in").then_some(())
+    })
+    .await;
     let pid = Pid::from_raw(submitting.id().cast_signed());
     nix::sys::signal::kill(pid, Signal::SIGINT).expect("a signal to a child of ours");
-    let done = tokio::task::spawn_blocking(move || submitting.wait_with_output()).await.expect("a thread");
+    let done = tokio::task::spawn_blocking(move || submitting.wait_with_output())
+        .await
+        .expect("a thread");
     let (done, shown) = (done.expect("it ends"), words().await);
-    assert_eq!(done.status.code(), Some(130), "as a shell counts it: {shown}");
+    assert_eq!(
+        done.status.code(),
+        Some(130),
+        "as a shell counts it: {shown}"
+    );
     assert!(shown.contains("2 of 6 tasks were taken"), "{shown}");
     pool.start_worker(&["--all"]);
     let again = command_in(&shown);
-    assert_eq!(again, ["submit", &file, "--wait"], "its tasks have ids of their own, so the same command goes on");
+    assert_eq!(
+        again,
+        ["submit", &file, "--wait"],
+        "its tasks have ids of their own, so the same command goes on"
+    );
     let again: Vec<&str> = again.iter().map(String::as_str).collect();
     let done = pool.try_command_line(&again).await;
     assert!(done.status.success(), "{:?}", said(&done));
@@ -210,14 +351,29 @@ async fn a_retry_of_more_than_the_queue_holds_waits_for_room() {
     for pair in batch.chunks(2) {
         bench.pool.api().submit(&json!(pair)).await;
         for task in pair {
-            bench.pool.command_line(&["cancel", task["id"].as_str().expect("an id")]).await;
+            bench
+                .pool
+                .command_line(&["cancel", task["id"].as_str().expect("an id")])
+                .await;
         }
     }
     bench.go();
     bench.pool.start_worker(&["--all"]);
-    let ids: Vec<&str> = batch.iter().filter_map(|task| task["id"].as_str()).collect();
-    let done = bench.pool.try_command_line(&[&["retry"], &ids[..]].concat()).await;
+    let ids: Vec<&str> = batch
+        .iter()
+        .filter_map(|task| task["id"].as_str())
+        .collect();
+    let done = bench
+        .pool
+        .try_command_line(&[&["retry"], &ids[..]].concat())
+        .await;
     let (listed, shown) = said(&done);
-    assert!(done.status.success() && listed.contains("8 tasks submitted again"), "{listed}{shown}");
-    assert!(shown.contains("the queue is full"), "it says what it waits for: {shown}");
+    assert!(
+        done.status.success() && listed.contains("8 tasks submitted again"),
+        "{listed}{shown}"
+    );
+    assert!(
+        shown.contains("the queue is full"),
+        "it says what it waits for: {shown}"
+    );
 }

@@ -24,17 +24,26 @@ const NEWS: Duration = Duration::from_millis(500);
 
 /// So many programmers with one free primary LLM and one free backup, and a breaker with short times.
 fn pool_file(programmers: usize, llm: &Llm) -> PoolFile {
-    let file = PoolFile::grown(programmers, "local/primary", Some("local/backup")).llm(&llm.base_url());
-    let breaker = json!({"failure_threshold": THRESHOLD, "window_s": 60, "cooldown_s": COOLDOWN.as_secs()});
+    let file =
+        PoolFile::grown(programmers, "local/primary", Some("local/backup")).llm(&llm.base_url());
+    let breaker =
+        json!({"failure_threshold": THRESHOLD, "window_s": 60, "cooldown_s": COOLDOWN.as_secs()});
     file.set("failover.circuit_breaker", breaker)
 }
 
 /// The moment at which enough had failed: the last failure that counted before the breaker of this model opened.
 fn opened(entries: &[Entry], model: &str, after: Timestamp) -> Option<Timestamp> {
     let mut counted = BTreeSet::new();
-    for entry in entries.iter().filter(|entry| entry.is("llm_failed") && entry.model() == model && entry.at >= after) {
-        counted.insert((entry.text("programmer").to_owned(), entry.text("task").to_owned()));
-        let programmers: BTreeSet<&String> = counted.iter().map(|(programmer, _)| programmer).collect();
+    for entry in entries
+        .iter()
+        .filter(|entry| entry.is("llm_failed") && entry.model() == model && entry.at >= after)
+    {
+        counted.insert((
+            entry.text("programmer").to_owned(),
+            entry.text("task").to_owned(),
+        ));
+        let programmers: BTreeSet<&String> =
+            counted.iter().map(|(programmer, _)| programmer).collect();
         let tasks: BTreeSet<&String> = counted.iter().map(|(_, task)| task).collect();
         if counted.len() >= THRESHOLD && programmers.len() >= 2 && tasks.len() >= 2 {
             return Some(entry.at);
@@ -46,19 +55,33 @@ fn opened(entries: &[Entry], model: &str, after: Timestamp) -> Option<Timestamp>
 /// Probes of this model: when, and by whom.
 fn probes<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Timestamp, &'a str)> {
     let of_model = move |entry: &&Entry| entry.is("probing") && entry.model() == model;
-    entries.iter().filter(of_model).map(|entry| (entry.at, entry.text("programmer")))
+    entries
+        .iter()
+        .filter(of_model)
+        .map(|entry| (entry.at, entry.text("programmer")))
 }
 
 /// Who had the task at this moment.
 fn owner_at(entries: &[Entry], task: &str, at: Timestamp) -> Option<String> {
-    let mut starts = entries.iter().filter(|entry| entry.is_start_of(task) && entry.at <= at);
-    starts.next_back().map(|entry| entry.text("programmer").to_owned())
+    let mut starts = entries
+        .iter()
+        .filter(|entry| entry.is_start_of(task) && entry.at <= at);
+    starts
+        .next_back()
+        .map(|entry| entry.text("programmer").to_owned())
 }
 
 /// When each programmer had its first whole answer of its primary LLM after this moment.
-fn returns(entries: &[Entry], requests: &[LoggedRequest], after: Timestamp) -> BTreeMap<String, Timestamp> {
+fn returns(
+    entries: &[Entry],
+    requests: &[LoggedRequest],
+    after: Timestamp,
+) -> BTreeMap<String, Timestamp> {
     let mut returns = BTreeMap::new();
-    for request in requests.iter().filter(|r| r.model == "primary" && r.at >= after && r.is_ok()) {
+    for request in requests
+        .iter()
+        .filter(|r| r.model == "primary" && r.at >= after && r.is_ok())
+    {
         if let Some(who) = task_of(request).and_then(|task| owner_at(entries, task, request.at)) {
             returns.entry(who).or_insert(request.at);
         }
@@ -72,20 +95,34 @@ async fn an_outage_of_the_primary_costs_49_programmers_a_few_calls_and_no_task()
     let llm = Llm::start().await;
     let signs = tempfile::tempdir().expect("a directory for signs");
     let enough = signs.path().join("enough");
-    let calls = ["--calls", "60", "--pause-ms", "1000", "--stop-file", enough.to_str().expect("a path in UTF-8")];
+    let calls = [
+        "--calls",
+        "60",
+        "--pause-ms",
+        "1000",
+        "--stop-file",
+        enough.to_str().expect("a path in UTF-8"),
+    ];
     let file = pool_file(PROGRAMMERS, &llm).calling(&calls);
-    let file = file.set("defaults", json!({"timeout_s": 400, "max_duration_per_job_s": 300}));
+    let file = file.set(
+        "defaults",
+        json!({"timeout_s": 400, "max_duration_per_job_s": 300}),
+    );
     let pool = Pool::start_processes_alone(&file, 7, 7).await;
     let tasks = tasks("t", 2 * PROGRAMMERS);
     let mut log = pool.event_log().await;
     pool.api().submit(&json!(tasks)).await;
     let all_on_primary = async |log: &mut EventLog, after: Timestamp, limit: Duration| {
         let log = &mut *log;
-        eventually("every programmer is served by its primary", limit, async || {
-            let requests = llm.requests().await;
-            let returns = returns(log.read().await, &requests, after);
-            (returns.len() == PROGRAMMERS).then_some(returns)
-        })
+        eventually(
+            "every programmer is served by its primary",
+            limit,
+            async || {
+                let requests = llm.requests().await;
+                let returns = returns(log.read().await, &requests, after);
+                (returns.len() == PROGRAMMERS).then_some(returns)
+            },
+        )
         .await
     };
     all_on_primary(&mut log, Timestamp(0), SOON * 2).await;
@@ -109,66 +146,153 @@ async fn an_outage_of_the_primary_costs_49_programmers_a_few_calls_and_no_task()
 }
 
 /// A few calls failed before everybody knew; after that only probes were made, one a cooldown.
-fn judge_failures(entries: &[Entry], requests: &[LoggedRequest], (down, up): (Timestamp, Timestamp)) {
+fn judge_failures(
+    entries: &[Entry],
+    requests: &[LoggedRequest],
+    (down, up): (Timestamp, Timestamp),
+) {
     let opened = opened(entries, "primary", down).expect("enough failures to open the breaker");
     let known = opened.plus(NEWS);
     let of_primary = |request: &&LoggedRequest| request.model == "primary" && request.at >= down;
     let in_call = |request: &&LoggedRequest| overlaps(request, Timestamp(opened.0 - 500), known);
-    let in_mid_call: BTreeSet<_> = requests.iter().filter(of_primary).filter(in_call).filter_map(task_of).collect();
-    let failed: Vec<_> = requests.iter().filter(of_primary).filter(|request| request.status == Some(500)).collect();
-    let (probes_sent, calls): (Vec<&LoggedRequest>, Vec<&LoggedRequest>) =
-        failed.into_iter().partition(|request| task_of(request).is_none());
-    eprintln!("{} calls failed; {} were in mid-call; {} probes", calls.len(), in_mid_call.len(), probes_sent.len());
+    let in_mid_call: BTreeSet<_> = requests
+        .iter()
+        .filter(of_primary)
+        .filter(in_call)
+        .filter_map(task_of)
+        .collect();
+    let failed: Vec<_> = requests
+        .iter()
+        .filter(of_primary)
+        .filter(|request| request.status == Some(500))
+        .collect();
+    let (probes_sent, calls): (Vec<&LoggedRequest>, Vec<&LoggedRequest>) = failed
+        .into_iter()
+        .partition(|request| task_of(request).is_none());
+    eprintln!(
+        "{} calls failed; {} were in mid-call; {} probes",
+        calls.len(),
+        in_mid_call.len(),
+        probes_sent.len()
+    );
     assert!(
         calls.len() <= THRESHOLD + in_mid_call.len(),
         "{} calls failed with {} in mid-call when the breaker opened",
         calls.len(),
         in_mid_call.len()
     );
-    let late: Vec<_> = calls.into_iter().filter(|request| request.at > known).collect();
-    assert!(late.is_empty(), "nobody calls an LLM of which it is known that it is down: {late:?}");
+    let late: Vec<_> = calls
+        .into_iter()
+        .filter(|request| request.at > known)
+        .collect();
+    assert!(
+        late.is_empty(),
+        "nobody calls an LLM of which it is known that it is down: {late:?}"
+    );
 
-    let during: Vec<Timestamp> = probes(entries, "primary").map(|(at, _)| at).filter(|at| *at < up).collect();
-    assert!(probes_sent.len() <= during.len(), "no probe that the log does not know: {} {during:?}", probes_sent.len());
+    let during: Vec<Timestamp> = probes(entries, "primary")
+        .map(|(at, _)| at)
+        .filter(|at| *at < up)
+        .collect();
+    assert!(
+        probes_sent.len() <= during.len(),
+        "no probe that the log does not know: {} {during:?}",
+        probes_sent.len()
+    );
     for (before, after) in during.iter().zip(&during[1..]) {
-        assert!(after.since(*before) >= COOLDOWN, "one probe a cooldown: {during:?}");
+        assert!(
+            after.since(*before) >= COOLDOWN,
+            "one probe a cooldown: {during:?}"
+        );
     }
 }
 
 fn judge_returns(returns: &BTreeMap<String, Timestamp>, up: Timestamp) {
     let mut times: Vec<Duration> = returns.values().map(|at| at.since(up)).collect();
     times.sort_unstable();
-    eprintln!("back on the primary: first {:?}, last {:?}", times.first(), times.last());
+    eprintln!(
+        "back on the primary: first {:?}, last {:?}",
+        times.first(),
+        times.last()
+    );
     let last = times.last().copied().unwrap_or_default();
-    assert!(last <= Duration::from_secs(30), "everybody is back within 30 s: the last after {last:?}");
-    let most_at_once =
-        times.iter().map(|from| times.iter().filter(|t| **t >= *from && **t - *from < Duration::from_secs(1)).count());
+    assert!(
+        last <= Duration::from_secs(30),
+        "everybody is back within 30 s: the last after {last:?}"
+    );
+    let most_at_once = times.iter().map(|from| {
+        times
+            .iter()
+            .filter(|t| **t >= *from && **t - *from < Duration::from_secs(1))
+            .count()
+    });
     let most_at_once = most_at_once.max().unwrap_or_default();
-    assert!(most_at_once * 2 <= times.len() + 1, "they come back in steps: {most_at_once} in one second, {times:?}");
+    assert!(
+        most_at_once * 2 <= times.len() + 1,
+        "they come back in steps: {most_at_once} in one second, {times:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poisonous_task_shuts_nothing_for_others() {
     let llm = Llm::start().await;
-    llm.fail(&[json!({"model": "*", "prompt": "poison-1", "fail": {"status": 500}})]).await;
-    let file = pool_file(8, &llm).calling(&["--calls", "2"]).set("dispatcher.max_hand_backs", json!(4));
+    llm.fail(&[json!({"model": "*", "prompt": "poison-1", "fail": {"status": 500}})])
+        .await;
+    let file = pool_file(8, &llm)
+        .calling(&["--calls", "2"])
+        .set("dispatcher.max_hand_backs", json!(4));
     let pool = Pool::start_processes(&file, 2, 4).await;
     let mut log = pool.event_log().await;
     let (poison, others) = (tasks("poison", 1), tasks("good", 40));
-    pool.api().submit(&json!([poison, others.clone()].concat())).await;
+    pool.api()
+        .submit(&json!([poison, others.clone()].concat()))
+        .await;
     log.finished(others.len() + 1, SOON * 4).await;
 
     let result = pool.api().result("poison-1", SOON).await;
     let kind = result.error.as_ref().map(|error| error.kind);
-    assert_eq!((result.status, kind), (Status::Failed, Some(ErrorKind::LlmUnavailable)), "not without end: {result:?}");
-    let given_back = log.read().await.iter().filter(|e| e.is("released") && e.text("task") == "poison-1").count();
-    assert_eq!(given_back, 4, "it was tried by others as often as the pool file says");
+    assert_eq!(
+        (result.status, kind),
+        (Status::Failed, Some(ErrorKind::LlmUnavailable)),
+        "not without end: {result:?}"
+    );
+    let given_back = log
+        .read()
+        .await
+        .iter()
+        .filter(|e| e.is("released") && e.text("task") == "poison-1")
+        .count();
+    assert_eq!(
+        given_back, 4,
+        "it was tried by others as often as the pool file says"
+    );
     let requests = llm.requests().await;
-    let failed: BTreeSet<_> = requests.iter().filter(|request| !request.is_ok()).map(task_of).collect();
-    assert_eq!(failed, BTreeSet::from([Some("poison-1")]), "no call of another task has failed");
-    let on_backup = requests.iter().filter(|r| r.model == "backup" && task_of(r) != Some("poison-1")).count();
-    assert_eq!(on_backup, 0, "everybody else was served by the primary all the time");
-    assert_eq!(log.entries.iter().filter(|entry| entry.is("probing")).count(), 0, "no breaker wanted a probe");
+    let failed: BTreeSet<_> = requests
+        .iter()
+        .filter(|request| !request.is_ok())
+        .map(task_of)
+        .collect();
+    assert_eq!(
+        failed,
+        BTreeSet::from([Some("poison-1")]),
+        "no call of another task has failed"
+    );
+    let on_backup = requests
+        .iter()
+        .filter(|r| r.model == "backup" && task_of(r) != Some("poison-1"))
+        .count();
+    assert_eq!(
+        on_backup, 0,
+        "everybody else was served by the primary all the time"
+    );
+    assert_eq!(
+        log.entries
+            .iter()
+            .filter(|entry| entry.is("probing"))
+            .count(),
+        0,
+        "no breaker wanted a probe"
+    );
     let status = pool.status().await;
     for id in numbered(8) {
         assert!(!status.circuit_is_open(&id), "{id}: {status:?}");
@@ -178,7 +302,9 @@ async fn a_poisonous_task_shuts_nothing_for_others() {
 
 /// Twenty seconds, or what `POOL_TEST_OUTAGE_S` says.
 fn outage() -> Duration {
-    let seconds = std::env::var("POOL_TEST_OUTAGE_S").ok().and_then(|seconds| seconds.parse().ok());
+    let seconds = std::env::var("POOL_TEST_OUTAGE_S")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
@@ -197,11 +323,15 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
         })
         .await;
     // Just started, they may be shut for another reason a moment before.
-    let shut = |status: &PoolStatus| status.available() == Some(0) && status.all_are_shut_for("breaker");
+    let shut =
+        |status: &PoolStatus| status.available() == Some(0) && status.all_are_shut_for("breaker");
     let status = pool.status_where("every programmer is shut", shut).await;
     judge_shut(&status, 14);
     log.follow("the outage has lasted", SOON + outage(), |entries| {
-        entries.last().filter(|entry| entry.at >= down.plus(outage())).map(|_| ())
+        entries
+            .last()
+            .filter(|entry| entry.at >= down.plus(outage()))
+            .map(|_| ())
     })
     .await;
     llm.recover().await;
@@ -211,16 +341,40 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
     let entries = log.read().await;
     let ends = entries.iter().filter(|entry| entry.is("finished"));
     let first = ends.map(|entry| entry.at).min().expect("an outcome");
-    assert!(first >= up, "nothing was finished, not even as failed, while nothing could be done");
+    assert!(
+        first >= up,
+        "nothing was finished, not even as failed, while nothing could be done"
+    );
     let limit = COOLDOWN + Duration::from_secs(5);
-    assert!(first.since(up) <= limit, "work goes on soon after: {:?}", first.since(up));
-    let started = |entry: &&Entry| entry.is("started") && entry.at > both_open.plus(Duration::from_secs(1));
-    let too_late: Vec<_> = entries.iter().filter(started).filter(|entry| entry.at < up).collect();
-    assert!(too_late.is_empty(), "gates were shut within a second: {too_late:?}");
+    assert!(
+        first.since(up) <= limit,
+        "work goes on soon after: {:?}",
+        first.since(up)
+    );
+    let started =
+        |entry: &&Entry| entry.is("started") && entry.at > both_open.plus(Duration::from_secs(1));
+    let too_late: Vec<_> = entries
+        .iter()
+        .filter(started)
+        .filter(|entry| entry.at < up)
+        .collect();
+    assert!(
+        too_late.is_empty(),
+        "gates were shut within a second: {too_late:?}"
+    );
     for id in (1..=TASKS).map(|n| format!("t-{n}")) {
-        let starts = entries.iter().filter(|entry| entry.is_start_of(&id)).count();
-        let back = entries.iter().filter(|e| e.is("released") && e.text("task") == id && e.json["no_llm"] == true);
-        assert_eq!(starts - back.count(), 1, "{id}: what was handed back is no attempt");
+        let starts = entries
+            .iter()
+            .filter(|entry| entry.is_start_of(&id))
+            .count();
+        let back = entries
+            .iter()
+            .filter(|e| e.is("released") && e.text("task") == id && e.json["no_llm"] == true);
+        assert_eq!(
+            starts - back.count(),
+            1,
+            "{id}: what was handed back is no attempt"
+        );
     }
     pool.all_succeeded(&mut log, "t", TASKS).await;
 }
@@ -228,12 +382,25 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
 /// The status says that nothing can be called, why, and until when.
 fn judge_shut(status: &PoolStatus, count: usize) {
     for id in numbered(count) {
-        assert!(status.is_shut_for(&id, "breaker"), "{id} is shut and says why: {}", status.programmer(&id));
-        assert!(status.circuit_is_open(&id), "{id}: its circuit is open: {}", status.programmer(&id));
+        assert!(
+            status.is_shut_for(&id, "breaker"),
+            "{id} is shut and says why: {}",
+            status.programmer(&id)
+        );
+        assert!(
+            status.circuit_is_open(&id),
+            "{id}: its circuit is open: {}",
+            status.programmer(&id)
+        );
     }
     for llm in ["local/primary", "local/backup"] {
-        let open = status.open_breaker(llm).unwrap_or_else(|| panic!("{llm} is open: {status:?}"));
-        assert!(open.reason.contains("unavailable"), "{llm} says why: {open:?}");
+        let open = status
+            .open_breaker(llm)
+            .unwrap_or_else(|| panic!("{llm} is open: {status:?}"));
+        assert!(
+            open.reason.contains("unavailable"),
+            "{llm} says why: {open:?}"
+        );
         assert!(open.until > Timestamp(0), "{llm} says until when: {open:?}");
     }
 }
@@ -241,8 +408,11 @@ fn judge_shut(status: &PoolStatus, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     let llm = Llm::start().await;
-    llm.fail(&[json!({"model": "primary", "prompt": "bad-", "fail": {"status": 500}})]).await;
-    let file = pool_file(3, &llm).set("failover.circuit_breaker.scope", json!("programmer")).calling(&[]);
+    llm.fail(&[json!({"model": "primary", "prompt": "bad-", "fail": {"status": 500}})])
+        .await;
+    let file = pool_file(3, &llm)
+        .set("failover.circuit_breaker.scope", json!("programmer"))
+        .calling(&[]);
     // A cooldown that nobody waits for.
     let mut file = file.set("failover.circuit_breaker.cooldown_s", json!(600));
     for id in numbered(3) {
@@ -251,15 +421,22 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     let pool = Pool::start_processes(&file, 3, 1).await;
     let tasks_for = |id: &str, name: &str| {
         let mut tasks = tasks(&format!("{name}-{id}"), THRESHOLD);
-        tasks.iter_mut().for_each(|task| task["capabilities"] = json!([format!("only-{id}")]));
+        tasks
+            .iter_mut()
+            .for_each(|task| task["capabilities"] = json!([format!("only-{id}")]));
         tasks
     };
     let mut log = pool.event_log().await;
     // Together they would be enough to open the breaker for everybody.
-    pool.api().submit(&json!([tasks_for("001", "bad"), tasks_for("002", "bad")].concat())).await;
+    pool.api()
+        .submit(&json!(
+            [tasks_for("001", "bad"), tasks_for("002", "bad")].concat()
+        ))
+        .await;
     log.finished(2 * THRESHOLD, SOON).await;
     let both = |status: &PoolStatus| status.circuit_is_open("001") && status.circuit_is_open("002");
-    pool.status_where("001 and 002 do not use their primary any more", both).await;
+    pool.status_where("001 and 002 do not use their primary any more", both)
+        .await;
     let calls = llm.requests().await.len();
     for id in numbered(3) {
         pool.api().submit(&json!(tasks_for(&id, "good"))).await;
@@ -269,30 +446,50 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     let requests = llm.requests().await.split_off(calls);
     for (id, model) in [("001", "backup"), ("002", "backup"), ("003", "primary")] {
         let name = format!("good-{id}");
-        let of_tasks = |request: &&LoggedRequest| task_of(request).is_some_and(|task| task.starts_with(&name));
-        let models: Vec<_> = requests.iter().filter(of_tasks).map(|request| request.model.as_str()).collect();
+        let of_tasks =
+            |request: &&LoggedRequest| task_of(request).is_some_and(|task| task.starts_with(&name));
+        let models: Vec<_> = requests
+            .iter()
+            .filter(of_tasks)
+            .map(|request| request.model.as_str())
+            .collect();
         assert_eq!(models, [model; THRESHOLD], "{id} goes there at once");
     }
     let status = pool.status().await;
-    assert_eq!(status.programmer("001")["using_backup"], true, "001 is on its backup: {status:?}");
-    assert!(!status.circuit_is_open("003"), "003 has nothing to do with it: {status:?}");
+    assert_eq!(
+        status.programmer("001")["using_backup"],
+        true,
+        "001 is on its backup: {status:?}"
+    );
+    assert!(
+        !status.circuit_is_open("003"),
+        "003 has nothing to do with it: {status:?}"
+    );
     assert_eq!(status.available(), Some(3), "all go on working: {status:?}");
 }
 
 /// Lets the primary fail until its breaker is open; the tasks succeed by the backup.
 async fn open_primary(pool: &Pool, llm: &Llm, log: &mut EventLog) -> OpenBreaker {
     llm.fail_with("primary", 500).await;
-    pool.api().submit(&json!(tasks("opening", 2 * THRESHOLD))).await;
+    pool.api()
+        .submit(&json!(tasks("opening", 2 * THRESHOLD)))
+        .await;
     log.finished(2 * THRESHOLD, SOON * 2).await;
     let is_open = |status: &PoolStatus| status.open_breaker("local/primary").is_some();
-    let status = pool.status_where("the primary's breaker is open", is_open).await;
-    status.open_breaker("local/primary").expect("an open breaker")
+    let status = pool
+        .status_where("the primary's breaker is open", is_open)
+        .await;
+    status
+        .open_breaker("local/primary")
+        .expect("an open breaker")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_is_open_also_for_processes_that_were_started_after_it_opened() {
     let llm = Llm::start().await;
-    let file = pool_file(4, &llm).calling(&[]).set("failover.circuit_breaker.cooldown_s", json!(300));
+    let file = pool_file(4, &llm)
+        .calling(&[])
+        .set("failover.circuit_breaker.cooldown_s", json!(300));
     let mut pool = Pool::start_processes(&file, 2, 2).await;
     let mut log = pool.event_log().await;
     let before = open_primary(&pool, &llm, &mut log).await;
@@ -303,11 +500,24 @@ async fn a_breaker_is_open_also_for_processes_that_were_started_after_it_opened(
     pool.all_consume().await;
 
     let after = pool.status().await.open_breaker("local/primary");
-    assert_eq!(after, Some(before), "open until the same moment, for the same reason");
+    assert_eq!(
+        after,
+        Some(before),
+        "open until the same moment, for the same reason"
+    );
     pool.api().submit(&json!(tasks("after", 6))).await;
     log.finished(2 * THRESHOLD + 6, SOON).await;
-    let models: Vec<_> = llm.requests().await.split_off(calls).into_iter().map(|request| request.model).collect();
-    assert_eq!(models, ["backup"; 6], "no call to find out again what was known");
+    let models: Vec<_> = llm
+        .requests()
+        .await
+        .split_off(calls)
+        .into_iter()
+        .map(|request| request.model)
+        .collect();
+    assert_eq!(
+        models, ["backup"; 6],
+        "no call to find out again what was known"
+    );
     pool.all_succeeded(&mut log, "after", 6).await;
 }
 
@@ -316,7 +526,9 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
     // The lease of a probe: a call's time limit, and ten seconds.
     const CALL: Duration = Duration::from_secs(5);
     let llm = Llm::start().await;
-    let file = pool_file(4, &llm).calling(&[]).set("failover.call_timeout_s", json!(CALL.as_secs()));
+    let file = pool_file(4, &llm)
+        .calling(&[])
+        .set("failover.call_timeout_s", json!(CALL.as_secs()));
     let mut pool = Pool::start_processes(&file, 2, 2).await;
     let mut log = pool.event_log().await;
     open_primary(&pool, &llm, &mut log).await;
@@ -325,21 +537,34 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
     let held = wall_clock();
     let (lost_at, loser) = log
         .until("somebody probes, and its call hangs", SOON, |entries| {
-            probes(entries, "primary").find(|(at, _)| *at >= held).map(|(at, who)| (at, who.to_owned()))
+            probes(entries, "primary")
+                .find(|(at, _)| *at >= held)
+                .map(|(at, who)| (at, who.to_owned()))
         })
         .await;
     let gone = pool.kill_worker_of(&ProgrammerId::new(loser.as_str()).expect("an id"));
     llm.recover().await;
     let (at, who) = log
         .until("another one probes", SOON * 2, |entries| {
-            probes(entries, "primary").find(|(at, _)| *at > lost_at).map(|(at, who)| (at, who.to_owned()))
+            probes(entries, "primary")
+                .find(|(at, _)| *at > lost_at)
+                .map(|(at, who)| (at, who.to_owned()))
         })
         .await;
-    assert!(!gone.contains(&who), "by a programmer that lives: {who}, gone are {gone:?}");
+    assert!(
+        !gone.contains(&who),
+        "by a programmer that lives: {who}, gone are {gone:?}"
+    );
     let waited = at.since(lost_at);
     let lease = CALL + Duration::from_secs(10);
-    assert!(waited >= lease, "not before the lease has ended: {waited:?}");
-    assert!(waited <= lease + Duration::from_secs(10), "and not long after it: {waited:?}");
+    assert!(
+        waited >= lease,
+        "not before the lease has ended: {waited:?}"
+    );
+    assert!(
+        waited <= lease + Duration::from_secs(10),
+        "and not long after it: {waited:?}"
+    );
     let is_closed = |status: &PoolStatus| status.open_breaker("local/primary").is_none();
     pool.status_where("the breaker is closed", is_closed).await;
 }
@@ -350,8 +575,13 @@ async fn one_host_without_egress_shuts_only_itself() {
     let llm = Llm::start().await;
     // An address of this machine that is no loopback address: the LLM is the same one for every host.
     let shared = llm.base_url().replace("127.0.0.1", "0.0.0.0");
-    let file = PoolFile::grown(14, "remote/primary", Some("local/backup")).llm(&llm.base_url()).calling(&[]);
-    let file = file.set("providers.remote", json!({"base_url": shared, "free": true}));
+    let file = PoolFile::grown(14, "remote/primary", Some("local/backup"))
+        .llm(&llm.base_url())
+        .calling(&[]);
+    let file = file.set(
+        "providers.remote",
+        json!({"base_url": shared, "free": true}),
+    );
     let breaker = json!({"failure_threshold": THRESHOLD, "window_s": 60, "cooldown_s": 60});
     let mut pool = Pool::set_up_shared(&file.set("failover.circuit_breaker", breaker)).await;
     pool.start_dispatcher().await;
@@ -365,11 +595,26 @@ async fn one_host_without_egress_shuts_only_itself() {
 
     let status = pool.status().await;
     for (index, id) in ids.iter().enumerate() {
-        assert_eq!(status.circuit_is_open(id), index >= 7, "{id}: {:?}", status.0["breakers"]);
+        assert_eq!(
+            status.circuit_is_open(id),
+            index >= 7,
+            "{id}: {:?}",
+            status.0["breakers"]
+        );
     }
-    let scopes: Vec<String> =
-        status.0["breakers"].as_array().expect("a list").iter().map(|b| b["scope"].to_string()).collect();
-    assert!(scopes.contains(&json!({"host": "cut-off"}).to_string()), "the whole host is shut: {scopes:?}");
-    assert!(!scopes.contains(&json!("pool").to_string()), "the pool is not: {scopes:?}");
+    let scopes: Vec<String> = status.0["breakers"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|b| b["scope"].to_string())
+        .collect();
+    assert!(
+        scopes.contains(&json!({"host": "cut-off"}).to_string()),
+        "the whole host is shut: {scopes:?}"
+    );
+    assert!(
+        !scopes.contains(&json!("pool").to_string()),
+        "the pool is not: {scopes:?}"
+    );
     pool.all_succeeded(&mut log, "t", TASKS).await;
 }

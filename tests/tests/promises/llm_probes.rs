@@ -18,44 +18,66 @@ const NEWS: Duration = Duration::from_secs(2);
 
 /// Programmers whose only LLM is `local/primary`, with a breaker that three failures open.
 fn pool_file(programmers: usize, provider: &Provider, agent: &[&str]) -> PoolFile {
-    let file = PoolFile::grown(programmers, "local/primary", None).llm(&provider.base_url()).calling(agent);
-    let breaker = json!({"failure_threshold": 3, "window_s": 600, "cooldown_s": COOLDOWN.as_secs()});
+    let file = PoolFile::grown(programmers, "local/primary", None)
+        .llm(&provider.base_url())
+        .calling(agent);
+    let breaker =
+        json!({"failure_threshold": 3, "window_s": 600, "cooldown_s": COOLDOWN.as_secs()});
     file.set("failover.circuit_breaker", breaker)
 }
 
 /// The faults that probes of this model found, empty for none, and when.
 fn found<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Timestamp, &'a str)> {
     let probed = move |entry: &&Entry| entry.is("probed") && entry.model() == model;
-    entries.iter().filter(probed).map(|entry| (entry.at, entry.text("fault")))
+    entries
+        .iter()
+        .filter(probed)
+        .map(|entry| (entry.at, entry.text("fault")))
 }
 
 async fn opened(log: &mut EventLog, count: usize) {
     log.until("a probe has found the LLM out", SOON, |entries| {
-        (found(entries, "primary").filter(|(_, fault)| !fault.is_empty()).count() >= count).then_some(())
+        (found(entries, "primary")
+            .filter(|(_, fault)| !fault.is_empty())
+            .count()
+            >= count)
+            .then_some(())
     })
     .await;
 }
 
 async fn closed(log: &mut EventLog, model: &str, limit: Duration) -> Timestamp {
-    let close = |entries: &[Entry]| found(entries, model).find(|(_, fault)| fault.is_empty()).map(|(at, _)| at);
-    log.follow(&format!("the breaker of {model} is closed"), limit, close).await
+    let close = |entries: &[Entry]| {
+        found(entries, model)
+            .find(|(_, fault)| fault.is_empty())
+            .map(|(at, _)| at)
+    };
+    log.follow(&format!("the breaker of {model} is closed"), limit, close)
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_llm_that_serves_one_dialect_only_is_probed_in_that_also_after_a_restart() {
-    for (dialect, path, protocol) in
-        [("responses", "/v1/responses", "openai"), ("messages", "/v1/messages", "anthropic")]
-    {
+    for (dialect, path, protocol) in [
+        ("responses", "/v1/responses", "openai"),
+        ("messages", "/v1/messages", "anthropic"),
+    ] {
         let down = Arc::new(AtomicBool::new(true));
         let provider = Provider::start(&down, move |down, asked| async move {
             match asked.path == path {
-                false => error(404, json!({"error": {"message": "this model is served in another API only"}})),
-                true if down.load(Ordering::Relaxed) => error(503, json!({"error": {"message": "overloaded"}})),
+                false => error(
+                    404,
+                    json!({"error": {"message": "this model is served in another API only"}}),
+                ),
+                true if down.load(Ordering::Relaxed) => {
+                    error(503, json!({"error": {"message": "overloaded"}}))
+                }
                 true => asked.ok(),
             }
         })
         .await;
-        let file = pool_file(2, &provider, &["--dialect", dialect]).set("providers.local.protocol", json!(protocol));
+        let file = pool_file(2, &provider, &["--dialect", dialect])
+            .set("providers.local.protocol", json!(protocol));
         // The lease of a probe that dies with its process is a little longer.
         let file = file.set("failover.call_timeout_s", json!(5));
         let mut pool = Pool::start_processes(&file, 1, 2).await;
@@ -71,11 +93,22 @@ async fn an_llm_that_serves_one_dialect_only_is_probed_in_that_also_after_a_rest
         down.store(false, Ordering::Relaxed);
 
         let back = closed(&mut log, "primary", SOON).await;
-        assert!(back.since(up) <= COOLDOWN + NEWS, "{dialect}: within a cooldown: {:?}", back.since(up));
+        assert!(
+            back.since(up) <= COOLDOWN + NEWS,
+            "{dialect}: within a cooldown: {:?}",
+            back.since(up)
+        );
         log.finished(4, SOON).await;
         pool.all_succeeded(&mut log, "t", 4).await;
-        let elsewhere: Vec<Asked> = provider.asked().into_iter().filter(|asked| asked.path != path).collect();
-        assert!(elsewhere.is_empty(), "{dialect}: nothing else was asked: {elsewhere:?}");
+        let elsewhere: Vec<Asked> = provider
+            .asked()
+            .into_iter()
+            .filter(|asked| asked.path != path)
+            .collect();
+        assert!(
+            elsewhere.is_empty(),
+            "{dialect}: nothing else was asked: {elsewhere:?}"
+        );
     }
 }
 
@@ -110,10 +143,18 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     up.store(true, Ordering::Relaxed);
 
     let other = closed(&mut log, "backup", SOON).await;
-    assert!(other.since(back_up) <= COOLDOWN + NEWS, "one slow probe holds up no other: {:?}", other.since(back_up));
+    assert!(
+        other.since(back_up) <= COOLDOWN + NEWS,
+        "one slow probe holds up no other: {:?}",
+        other.since(back_up)
+    );
     let slow = closed(&mut log, "primary", SOON * 2).await;
     let limit = COOLDOWN + Duration::from_secs(30);
-    assert!(slow.since(back_up) <= limit, "it waits for the model: {:?}", slow.since(back_up));
+    assert!(
+        slow.since(back_up) <= limit,
+        "it waits for the model: {:?}",
+        slow.since(back_up)
+    );
     log.finished(4, SOON).await;
     pool.all_succeeded(&mut log, "t", 4).await;
 
@@ -122,20 +163,32 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     loaded.store(false, Ordering::Relaxed);
     pool.api().submit(&json!(tasks("again", 4))).await;
     log.until("the breaker is open once more", SOON, |entries| {
-        let open = |entry: &&Entry| entry.is("probed") && entry.model() == "primary" && entry.at > slow;
-        entries.iter().any(|entry| open(&entry) && entry.text("fault") == "unavailable").then_some(())
+        let open =
+            |entry: &&Entry| entry.is("probed") && entry.model() == "primary" && entry.at > slow;
+        entries
+            .iter()
+            .any(|entry| open(&entry) && entry.text("fault") == "unavailable")
+            .then_some(())
     })
     .await;
     let before = provider.asked().len();
     up.store(true, Ordering::Relaxed);
     eventually("the primary is asked", SOON, async || {
-        provider.asked().iter().skip(before).any(|asked| asked.model() == "primary" && asked.is_probe()).then_some(())
+        provider
+            .asked()
+            .iter()
+            .skip(before)
+            .any(|asked| asked.model() == "primary" && asked.is_probe())
+            .then_some(())
     })
     .await;
     let told = wall_clock();
     pool.stop().await;
     let took = wall_clock().since(told);
-    assert!(took < LOADS / 2, "the end of a process does not wait for its probe: {took:?}");
+    assert!(
+        took < LOADS / 2,
+        "the end of a process does not wait for its probe: {took:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +214,10 @@ async fn a_probe_believes_a_valid_answer_and_nothing_else() {
         let fault = log
             .until(what, SOON, |entries| {
                 // The one after the next began in this phase for sure.
-                found(entries, "primary").filter(|(at, _)| *at > since).nth(1).map(|(_, fault)| fault.to_owned())
+                found(entries, "primary")
+                    .filter(|(at, _)| *at > since)
+                    .nth(1)
+                    .map(|(_, fault)| fault.to_owned())
             })
             .await;
         assert_eq!(fault, "unavailable", "{what} does not close the breaker");

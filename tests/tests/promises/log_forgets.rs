@@ -15,10 +15,17 @@ async fn what_is_open_is_said_again_before_the_log_forgets_it() {
     let mut log = pool.event_log().await;
     let stated = log
         .until("the waiting task is said again", SOON, |entries| {
-            entries.iter().find(|entry| entry.is("stated") && entry.text("task") == "waits").cloned()
+            entries
+                .iter()
+                .find(|entry| entry.is("stated") && entry.text("task") == "waits")
+                .cloned()
         })
         .await;
-    assert_eq!(stated.json["state"]["published"], true, "with all that decides: {}", stated.json);
+    assert_eq!(
+        stated.json["state"]["published"], true,
+        "with all that decides: {}",
+        stated.json
+    );
     for kind in ["configured", "paused"] {
         let times = log.entries.iter().filter(|entry| entry.is(kind)).count();
         assert!(times >= 2, "{kind} is said again too");

@@ -3,7 +3,10 @@
 //! One binary, so that its tests share one broker; each test has a virtual host, a pool and a directory of its own.
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
-#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks at the events that it is about")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test looks at the events that it is about"
+)]
 
 mod support;
 

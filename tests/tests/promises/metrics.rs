@@ -28,22 +28,44 @@ struct Told {
 }
 
 fn told(text: &str) -> BTreeSet<Told> {
-    let kinds: BTreeMap<&str, &str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
-    let series = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let kinds: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
+    let series = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
     series.map(|line| told_by(line, &kinds)).collect()
 }
 
 fn told_by(line: &str, kinds: &BTreeMap<&str, &str>) -> Told {
     let (series, _) = line.rsplit_once(' ').expect("a value");
     let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    let part_of = |part: &str| name.strip_suffix(part).filter(|name| kinds.get(name) == Some(&"histogram"));
-    let name = ["_bucket", "_sum", "_count"].into_iter().find_map(part_of).unwrap_or(name);
-    let kind = kinds.get(name).unwrap_or_else(|| panic!("{name} has no type"));
+    let part_of = |part: &str| {
+        name.strip_suffix(part)
+            .filter(|name| kinds.get(name) == Some(&"histogram"))
+    };
+    let name = ["_bucket", "_sum", "_count"]
+        .into_iter()
+        .find_map(part_of)
+        .unwrap_or(name);
+    let kind = kinds
+        .get(name)
+        .unwrap_or_else(|| panic!("{name} has no type"));
     // No value has a comma or an equals sign in it.
-    let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
-    let labels = labels.map(|(label, _)| label.to_owned()).filter(|label| label != "le").collect();
-    Told { name: name.to_owned(), kind: (*kind).to_owned(), labels }
+    let labels = labels
+        .trim_end_matches('}')
+        .split(',')
+        .filter_map(|label| label.split_once('='));
+    let labels = labels
+        .map(|(label, _)| label.to_owned())
+        .filter(|label| label != "le")
+        .collect();
+    Told {
+        name: name.to_owned(),
+        kind: (*kind).to_owned(),
+        labels,
+    }
 }
 
 /// What processes of these kinds may tell.
@@ -58,13 +80,21 @@ fn documented(of: &[At]) -> BTreeSet<Told> {
         .to_owned(),
         labels: row.labels.iter().map(|label| (*label).to_owned()).collect(),
     };
-    ALL.iter().filter(|row| of.contains(&row.at)).map(told).collect()
+    ALL.iter()
+        .filter(|row| of.contains(&row.at))
+        .map(told)
+        .collect()
 }
 
 /// What all series of this name and with these labels add up to.
 fn sum(texts: &[String], beginning: &str) -> f64 {
-    let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with(beginning));
-    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    let lines = texts
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter(|line| line.starts_with(beginning));
+    lines
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
 }
 
 async fn texts(processes: &[Api]) -> Vec<String> {
@@ -76,22 +106,37 @@ async fn texts(processes: &[Api]) -> Vec<String> {
 }
 
 async fn all_told(processes: &[Api]) -> BTreeSet<Told> {
-    texts(processes).await.iter().flat_map(|text| told(text)).collect()
+    texts(processes)
+        .await
+        .iter()
+        .flat_map(|text| told(text))
+        .collect()
 }
 
 /// Each kind of process tells of nothing but what is documented for it, and together they tell of all of it.
 async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
     for one in documented(&[At::Dispatcher, At::Worker, At::Both]) {
-        eventually(&format!("somebody tells of {one:?}, which is documented"), SOON, async || {
-            let told = all_told(dispatchers).await.contains(&one) || all_told(workers).await.contains(&one);
-            told.then_some(())
-        })
+        eventually(
+            &format!("somebody tells of {one:?}, which is documented"),
+            SOON,
+            async || {
+                let told = all_told(dispatchers).await.contains(&one)
+                    || all_told(workers).await.contains(&one);
+                told.then_some(())
+            },
+        )
         .await;
     }
     for (processes, of) in [(dispatchers, At::Dispatcher), (workers, At::Worker)] {
         let told = all_told(processes).await;
-        let others: Vec<Told> = told.difference(&documented(&[of, At::Both])).cloned().collect();
-        assert!(others.is_empty(), "{of:?}: not in the catalog for it: {others:?}");
+        let others: Vec<Told> = told
+            .difference(&documented(&[of, At::Both]))
+            .cloned()
+            .collect();
+        assert!(
+            others.is_empty(),
+            "{of:?}: not in the catalog for it: {others:?}"
+        );
     }
 }
 
@@ -100,8 +145,20 @@ fn agent(sign: &Path) -> Vec<String> {
     let calling = program("calling-agent");
     let [sign, calling] = [sign, &calling].map(|path| path.to_str().expect("a path in UTF-8"));
     let script = ["/bin/sh", "-c", AGENT, "agent", sign, "{prompt_file}"];
-    let calls = [calling, "--base-url", "{base_url}", "--token", "{token}", "--model", "{model}"];
-    script.into_iter().chain(calls).map(ToOwned::to_owned).collect()
+    let calls = [
+        calling,
+        "--base-url",
+        "{base_url}",
+        "--token",
+        "{token}",
+        "--model",
+        "{model}",
+    ];
+    script
+        .into_iter()
+        .chain(calls)
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 /// Everything that is counted happens once at least.
@@ -114,7 +171,8 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
     log.finished(1, SOON).await;
     // A provider reports more tokens than a call can have used.
     let usage = json!({"input_tokens": 1_000_000_000_u64, "output_tokens": 1});
-    llm.fail(&[json!({"model": "*", "say": "OK", "usage": usage})]).await;
+    llm.fail(&[json!({"model": "*", "say": "OK", "usage": usage})])
+        .await;
     submit("absurd", 1).await;
     log.finished(2, SOON).await;
     // Calls leave the primary, and then it is not asked any more.
@@ -124,8 +182,13 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
     // Nobody is left, and the task goes back to its queue.
     llm.fail_with("*", 500).await;
     submit("back", 2).await;
-    log.until("a task was given back", SOON, |entries| entries.iter().any(|entry| entry.is("released")).then_some(()))
-        .await;
+    log.until("a task was given back", SOON, |entries| {
+        entries
+            .iter()
+            .any(|entry| entry.is("released"))
+            .then_some(())
+    })
+    .await;
     llm.recover().await;
     log.finished(12, SOON * 2).await;
     12
@@ -136,8 +199,13 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
     let llm = Llm::start().await;
     let breaker = json!({"failure_threshold": 2, "window_s": 60, "cooldown_s": 2});
     let file = PoolFile::grown(2, "local/primary", Some("local/backup")).llm(&llm.base_url());
-    let file = file.set("failover.circuit_breaker", breaker).set("dispatcher.retry_delay_s", json!(1));
-    let file = file.with("cost_optimization", json!({"max_daily_spend_usd": "50", "alert_threshold_usd": "40"}));
+    let file = file
+        .set("failover.circuit_breaker", breaker)
+        .set("dispatcher.retry_delay_s", json!(1));
+    let file = file.with(
+        "cost_optimization",
+        json!({"max_daily_spend_usd": "50", "alert_threshold_usd": "40"}),
+    );
     let mut pool = Pool::set_up_shared(&file).await;
     let agent = agent(&pool.path().join("broken-once"));
     pool.rewrite(&file.command(&agent.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -151,22 +219,39 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
     let count = live_through_it(&pool, &llm, &mut log).await;
 
     let status = pool.status().await;
-    let ports = status.programmers().iter().map(|programmer| programmer["port"].as_u64().expect("a port"));
-    let workers: Vec<Api> = ports.map(|port| Api::at(format!("http://127.0.0.1:{port}"))).collect();
+    let ports = status
+        .programmers()
+        .iter()
+        .map(|programmer| programmer["port"].as_u64().expect("a port"));
+    let workers: Vec<Api> = ports
+        .map(|port| Api::at(format!("http://127.0.0.1:{port}")))
+        .collect();
     tell_what_is_documented(&processes, &workers).await;
 
     processes.extend(workers);
     let count = f64::from(count);
-    eventually("what all processes have counted is what happened", SOON, async || {
-        let texts = texts(&processes).await;
-        let finished = format!("pool_tasks_finished_total{{outcome=\"{}\"", Status::Succeeded.as_str());
-        let sums = [sum(&texts, "pool_tasks_submitted_total{"), sum(&texts, "pool_task_run_seconds_count{")];
-        (sum(&texts, &finished) == count && sums == [count, count]).then_some(())
-    })
+    eventually(
+        "what all processes have counted is what happened",
+        SOON,
+        async || {
+            let texts = texts(&processes).await;
+            let finished = format!(
+                "pool_tasks_finished_total{{outcome=\"{}\"",
+                Status::Succeeded.as_str()
+            );
+            let sums = [
+                sum(&texts, "pool_tasks_submitted_total{"),
+                sum(&texts, "pool_task_run_seconds_count{"),
+            ];
+            (sum(&texts, &finished) == count && sums == [count, count]).then_some(())
+        },
+    )
     .await;
-    eventually("one dispatcher tells of all programmers", SOON, async || {
-        (sum(&texts(&processes[..1]).await, "pool_programmers{") == 2.0).then_some(())
-    })
+    eventually(
+        "one dispatcher tells of all programmers",
+        SOON,
+        async || (sum(&texts(&processes[..1]).await, "pool_programmers{") == 2.0).then_some(()),
+    )
     .await;
 }
 
@@ -184,8 +269,20 @@ async fn what_waits_is_counted_in_tasks_and_its_messages_by_themselves() {
         (sum(&texts, "pool_queue_messages{queue=\"tasks.any\"}") == 2.0).then_some(texts)
     })
     .await;
-    assert_eq!(sum(&texts, "pool_tasks_waiting{route=\"any\"}"), 1.0, "one of them was cancelled: {}", texts[0]);
-    assert!(!texts[0].contains("dead letters"), "what is gone is no connection that is lost: {}", texts[0]);
+    assert_eq!(
+        sum(&texts, "pool_tasks_waiting{route=\"any\"}"),
+        1.0,
+        "one of them was cancelled: {}",
+        texts[0]
+    );
+    assert!(
+        !texts[0].contains("dead letters"),
+        "what is gone is no connection that is lost: {}",
+        texts[0]
+    );
     let said = pool.command_line(&["status"]).await;
-    assert!(said.contains("1 (2 messages)"), "likewise for people: {said}");
+    assert!(
+        said.contains("1 (2 messages)"),
+        "likewise for people: {said}"
+    );
 }

@@ -10,9 +10,17 @@ async fn a_task_that_is_submitted_over_http_comes_back_with_one_outcome() {
     let taken = pool.api().submit(&task("first")).await;
     assert_eq!(taken["id"], "first", "the answer names the task");
     let result = pool.api().result("first", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "the agent that does nothing succeeds: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the agent that does nothing succeeds: {result:?}"
+    );
     let mut log = pool.event_log().await;
     log.read().await;
-    assert_eq!(log.outcomes("first"), [Status::Succeeded], "one outcome in the log");
+    assert_eq!(
+        log.outcomes("first"),
+        [Status::Succeeded],
+        "one outcome in the log"
+    );
     assert_eq!(log.starts("first").len(), 1, "one attempt");
 }

@@ -28,22 +28,42 @@ async fn a_running_task_that_is_cancelled_is_stopped_and_its_worktree_is_gone() 
 
     let asked = Instant::now();
     let said = bench.pool.command_line(&["cancel", "running"]).await;
-    assert_eq!(said, "running: cancelled\n", "the command says what it is now");
-    eventually("the agent is gone", Duration::from_secs(5), async || (!is_alive(agent)).then_some(())).await;
+    assert_eq!(
+        said, "running: cancelled\n",
+        "the command says what it is now"
+    );
+    eventually("the agent is gone", Duration::from_secs(5), async || {
+        (!is_alive(agent)).then_some(())
+    })
+    .await;
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.status, Status::Cancelled, "its submitter hears of it: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Cancelled,
+        "its submitter hears of it: {result:?}"
+    );
     assert!(asked.elapsed() < Duration::from_secs(10), "soon");
     let worktrees = bench.pool.path().join("work/worktrees");
     eventually("its worktree is gone", SOON, async || {
-        std::fs::read_dir(&worktrees).map_or(true, |mut entries| entries.next().is_none()).then_some(())
+        std::fs::read_dir(&worktrees)
+            .map_or(true, |mut entries| entries.next().is_none())
+            .then_some(())
     })
     .await;
-    assert_eq!(bench.pool.api().result("running", SOON).await, result, "the API has the same result");
+    assert_eq!(
+        bench.pool.api().result("running", SOON).await,
+        result,
+        "the API has the same result"
+    );
 
     bench.go();
     bench.pool.api().submit(&task("next")).await;
     let next = bench.pool.api().result("next", SOON).await;
-    assert_eq!(next.status, Status::Succeeded, "the programmer goes on: {next:?}");
+    assert_eq!(
+        next.status,
+        Status::Succeeded,
+        "the programmer goes on: {next:?}"
+    );
     let mut log = bench.pool.event_log().await;
     log.read().await;
     assert_eq!(log.outcomes("running"), [Status::Cancelled], "one outcome");
@@ -56,14 +76,26 @@ async fn a_waiting_task_that_is_cancelled_never_starts() {
     let mut submitter = one_runs_and_one_waits(&mut bench).await;
     bench.pool.api().submit(&task("waiting")).await;
     bench.pool.command_line(&["cancel", "waiting"]).await;
-    assert_eq!(bench.pool.api().result("waiting", SOON).await.status, Status::Cancelled, "at once");
+    assert_eq!(
+        bench.pool.api().result("waiting", SOON).await.status,
+        Status::Cancelled,
+        "at once"
+    );
     bench.go();
-    assert_eq!(submitter.reply(SOON).await.status, Status::Succeeded, "the one before it ends as it would have");
+    assert_eq!(
+        submitter.reply(SOON).await.status,
+        Status::Succeeded,
+        "the one before it ends as it would have"
+    );
     bench.pool.api().submit(&task("behind")).await;
     bench.pool.api().result("behind", SOON).await;
     let mut log = bench.pool.event_log().await;
     log.read().await;
-    assert_eq!(log.starts("waiting"), [], "what is behind it in its queue has been done, it was not");
+    assert_eq!(
+        log.starts("waiting"),
+        [],
+        "what is behind it in its queue has been done, it was not"
+    );
     assert_eq!(bench.agents().len(), 2, "no agent was started for it");
 }
 
@@ -75,8 +107,15 @@ async fn a_finished_task_cannot_be_cancelled_and_says_so() {
     pool.api().result("done", SOON).await;
     let answer = pool.api().delete("/tasks/done").await;
     assert_eq!(answer["status"], 409, "too late: {answer}");
-    assert_eq!(answer["detail"], "task done has finished already: succeeded", "and why");
-    assert_eq!(pool.api().delete("/tasks/nobody").await["status"], 404, "one that nobody knows");
+    assert_eq!(
+        answer["detail"], "task done has finished already: succeeded",
+        "and why"
+    );
+    assert_eq!(
+        pool.api().delete("/tasks/nobody").await["status"],
+        404,
+        "one that nobody knows"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,22 +125,47 @@ async fn a_paused_programmer_ends_its_task_and_takes_no_other_until_it_is_resume
         bench.pool.start_worker(&["--programmers", id]);
     }
     bench.pool.all_consume().await;
-    bench.pool.api().submit(&json!([task("a"), task("b")])).await;
+    bench
+        .pool
+        .api()
+        .submit(&json!([task("a"), task("b")]))
+        .await;
     bench.agents_started(2).await;
-    bench.pool.command_line(&["pause", "--programmer", "001"]).await;
+    bench
+        .pool
+        .command_line(&["pause", "--programmer", "001"])
+        .await;
     bench.go();
     for id in ["a", "b"] {
-        assert_eq!(bench.pool.api().result(id, SOON).await.status, Status::Succeeded, "what runs goes on");
+        assert_eq!(
+            bench.pool.api().result(id, SOON).await.status,
+            Status::Succeeded,
+            "what runs goes on"
+        );
     }
-    bench.pool.status_where("001 says that it is paused", |status| status.is_shut_for("001", "paused")).await;
+    bench
+        .pool
+        .status_where("001 says that it is paused", |status| {
+            status.is_shut_for("001", "paused")
+        })
+        .await;
     let tasks: Vec<_> = (0..6).map(|n| task(&format!("t{n}"))).collect();
     bench.pool.api().submit(&json!(tasks)).await;
     let mut log = bench.pool.event_log().await;
     log.finished(8, SOON).await;
-    let who: std::collections::BTreeSet<String> =
-        (0..6).flat_map(|n| log.starts(&format!("t{n}"))).map(|id| id.to_string()).collect();
-    assert_eq!(who.into_iter().collect::<Vec<_>>(), ["002"], "the other one has done all of them");
-    let said = bench.pool.command_line(&["resume", "--programmer", "001"]).await;
+    let who: std::collections::BTreeSet<String> = (0..6)
+        .flat_map(|n| log.starts(&format!("t{n}")))
+        .map(|id| id.to_string())
+        .collect();
+    assert_eq!(
+        who.into_iter().collect::<Vec<_>>(),
+        ["002"],
+        "the other one has done all of them"
+    );
+    let said = bench
+        .pool
+        .command_line(&["resume", "--programmer", "001"])
+        .await;
     assert_eq!(said, "nothing is paused\n", "nothing is left");
     bench.pool.all_consume().await;
 }
@@ -118,7 +182,11 @@ async fn a_paused_route_waits_while_others_are_served_also_after_a_restart_of_ev
     .await;
     pool.api().submit(&json!({"id": "held", "instruction": "x", "repository": "app", "capabilities": ["fast"]})).await;
     pool.api().submit(&task("other")).await;
-    assert_eq!(pool.api().result("other", SOON).await.status, Status::Succeeded, "other routes are served");
+    assert_eq!(
+        pool.api().result("other", SOON).await.status,
+        Status::Succeeded,
+        "other routes are served"
+    );
 
     pool.kill_all();
     pool.start_dispatcher().await;
@@ -130,12 +198,18 @@ async fn a_paused_route_waits_while_others_are_served_also_after_a_restart_of_ev
     log.read().await;
     assert_eq!(log.starts("held"), [], "the pause is in the log, and holds");
     pool.command_line(&["resume", "--route", "fast"]).await;
-    assert_eq!(pool.api().result("held", SOON).await.status, Status::Succeeded, "resumed");
+    assert_eq!(
+        pool.api().result("held", SOON).await.status,
+        Status::Succeeded,
+        "resumed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_programmer_gives_its_task_back_when_its_time_is_up() {
-    let file = PoolFile::sample().only(&["001", "002"]).set("dispatcher.drain_timeout_s", json!(1));
+    let file = PoolFile::sample()
+        .only(&["001", "002"])
+        .set("dispatcher.drain_timeout_s", json!(1));
     let mut bench = Bench::with_file(file).await;
     for id in ["001", "002"] {
         bench.pool.start_worker(&["--programmers", id]);
@@ -145,21 +219,41 @@ async fn a_drained_programmer_gives_its_task_back_when_its_time_is_up() {
     let mut log = bench.pool.event_log().await;
     let first = log.started("long").await;
     bench.agents_started(1).await;
-    bench.pool.command_line(&["drain", "--programmer", first.as_str()]).await;
-    assert!(bench.pool.status().await.is_shut_for(first.as_str(), "draining"), "the command has waited for that");
+    bench
+        .pool
+        .command_line(&["drain", "--programmer", first.as_str()])
+        .await;
+    assert!(
+        bench
+            .pool
+            .status()
+            .await
+            .is_shut_for(first.as_str(), "draining"),
+        "the command has waited for that"
+    );
     bench.agents_started(2).await;
     bench.go();
-    assert_eq!(bench.pool.api().result("long", SOON).await.status, Status::Succeeded, "the other one has done it");
+    assert_eq!(
+        bench.pool.api().result("long", SOON).await.status,
+        Status::Succeeded,
+        "the other one has done it"
+    );
     log.read().await;
     let starts = log.starts("long");
     assert_eq!(starts.len(), 2, "it was started twice");
     assert_ne!(starts[1], first, "the second time by the other one");
-    assert_eq!(bench.pool.api().get("/tasks/long").await["attempts"], 1, "a drain burns no attempt");
+    assert_eq!(
+        bench.pool.api().get("/tasks/long").await["attempts"],
+        1,
+        "a drain burns no attempt"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_follows_another_one_is_waited_for_too() {
-    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(1));
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("dispatcher.drain_timeout_s", json!(1));
     let mut bench = Bench::with_file(file).await;
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
@@ -168,11 +262,20 @@ async fn a_drain_that_follows_another_one_is_waited_for_too() {
         let id = format!("long-{time}");
         bench.pool.api().submit(&task(&id)).await;
         log.started(&id).await;
-        bench.pool.command_line(&["drain", "--programmer", "001"]).await;
+        bench
+            .pool
+            .command_line(&["drain", "--programmer", "001"])
+            .await;
         let shown = bench.pool.api().get(&format!("/tasks/{id}")).await;
-        assert_eq!(shown["status"], "queued", "time {time}, it has nothing in hand: {shown}");
+        assert_eq!(
+            shown["status"], "queued",
+            "time {time}, it has nothing in hand: {shown}"
+        );
         bench.pool.command_line(&["cancel", &id]).await;
-        bench.pool.command_line(&["resume", "--programmer", "001"]).await;
+        bench
+            .pool
+            .command_line(&["resume", "--programmer", "001"])
+            .await;
     }
 }
 
@@ -186,13 +289,16 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let signs = pool.path().join("signs");
     std::fs::create_dir(&signs).expect("a directory for signs");
-    let file = PoolFile::sample().only(&["001", "002"]).set("dispatcher.retry_delay_s", json!(1)).command(&[
-        "/bin/sh",
-        "-c",
-        agent,
-        "agent",
-        signs.to_str().expect("a path in UTF-8"),
-    ]);
+    let file = PoolFile::sample()
+        .only(&["001", "002"])
+        .set("dispatcher.retry_delay_s", json!(1))
+        .command(&[
+            "/bin/sh",
+            "-c",
+            agent,
+            "agent",
+            signs.to_str().expect("a path in UTF-8"),
+        ]);
     pool.rewrite(&file);
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
@@ -200,14 +306,32 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     let mut submitter = pool.submitter("me").await;
     submitter.submit("any", &task("third-time")).await;
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "the third attempt has done it: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the third attempt has done it: {result:?}"
+    );
     let mut log = pool.event_log().await;
     log.read().await;
-    let starts: Vec<_> = log.entries.iter().filter(|entry| entry.is_start_of("third-time")).map(|e| e.at).collect();
-    let waits: Vec<_> = starts.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    let starts: Vec<_> = log
+        .entries
+        .iter()
+        .filter(|entry| entry.is_start_of("third-time"))
+        .map(|e| e.at)
+        .collect();
+    let waits: Vec<_> = starts
+        .windows(2)
+        .map(|pair| pair[1].since(pair[0]))
+        .collect();
     assert_eq!(waits.len(), 2, "three attempts");
-    assert!(waits[0] >= Duration::from_millis(500), "not at once: {waits:?}");
-    assert!(waits[1] >= Duration::from_secs(1), "and longer the second time: {waits:?}");
+    assert!(
+        waits[0] >= Duration::from_millis(500),
+        "not at once: {waits:?}"
+    );
+    assert!(
+        waits[1] >= Duration::from_secs(1),
+        "and longer the second time: {waits:?}"
+    );
 
     std::fs::write(signs.join("runs"), "").expect("the count of runs");
     let file = file.set("dispatcher.max_attempts", json!(2));
@@ -218,7 +342,11 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     pool.all_consume().await;
     submitter.submit("any", &task("never")).await;
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.error.map(|error| error.kind), Some(ErrorKind::AgentCrashed), "its last attempt says why");
+    assert_eq!(
+        result.error.map(|error| error.kind),
+        Some(ErrorKind::AgentCrashed),
+        "its last attempt says why"
+    );
     log.read().await;
     assert_eq!(log.starts("never").len(), 2, "`max_attempts`");
 }

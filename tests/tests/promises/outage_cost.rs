@@ -29,5 +29,9 @@ async fn nobody_spins_while_the_broker_is_silent_or_away() {
     pool.all_consume().await;
     pool.api().submit(&task("afterwards")).await;
     let result = pool.api().result("afterwards", REPAIRED_WITHIN).await;
-    assert_eq!(result.status, Status::Succeeded, "and all work again: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "and all work again: {result:?}"
+    );
 }

@@ -2,7 +2,8 @@
 
 use lapin::message::BasicGetMessage;
 use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -28,22 +29,52 @@ async fn every_part_does_its_work_with_its_own_user() {
     let mut pool = pool_with_users(&file).await;
     // A worker may not declare: started first, it waits for a dispatcher.
     let first = pool.start_worker(&["--any", "5"]);
-    pool.worker_prints(first, "it is not there, and this user may not declare it; is a dispatcher running?").await;
+    pool.worker_prints(
+        first,
+        "it is not there, and this user may not declare it; is a dispatcher running?",
+    )
+    .await;
     pool.start_dispatcher().await;
     pool.start_worker(&["--any", "5"]);
     pool.all_consume().await;
 
     let mut submitter = Submitter::join(&pool.amqp_url_of("submitter"), "tester").await;
-    submitter.submit("fast", &with_capabilities("direct", &["fast"])).await;
+    submitter
+        .submit("fast", &with_capabilities("direct", &["fast"]))
+        .await;
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "a task published by the submitter: {:?}", result.error);
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "a task published by the submitter: {:?}",
+        result.error
+    );
     // The dispatcher reads `pool.unroutable` and publishes again.
-    submitter.submit("local.fast", &with_capabilities("unsorted", &["fast", "local"])).await;
-    assert_eq!(submitter.reply(SOON).await.status, Status::Succeeded, "a task with an unsorted key");
-    submitter.submit("any", &with_capabilities("nobody", &["quantum"])).await;
-    assert_eq!(submitter.reply(SOON).await.status, Status::Rejected, "a task that nobody can do");
+    submitter
+        .submit(
+            "local.fast",
+            &with_capabilities("unsorted", &["fast", "local"]),
+        )
+        .await;
+    assert_eq!(
+        submitter.reply(SOON).await.status,
+        Status::Succeeded,
+        "a task with an unsorted key"
+    );
+    submitter
+        .submit("any", &with_capabilities("nobody", &["quantum"]))
+        .await;
+    assert_eq!(
+        submitter.reply(SOON).await.status,
+        Status::Rejected,
+        "a task that nobody can do"
+    );
     pool.api().submit(&task("http")).await;
-    assert_eq!(pool.api().result("http", SOON).await.status, Status::Succeeded, "a task over HTTP");
+    assert_eq!(
+        pool.api().result("http", SOON).await.status,
+        Status::Succeeded,
+        "a task over HTTP"
+    );
 }
 
 fn with_capabilities(id: &str, capabilities: &[&str]) -> serde_json::Value {
@@ -68,7 +99,10 @@ async fn nobody_can_do_what_is_not_his_work() {
         ("monitor", "pool.tasks", "any"),
     ] {
         let refused = may_not_publish(&pool, role, exchange, key).await;
-        assert!(refused, "{role} may not publish to {exchange:?} with the key {key}");
+        assert!(
+            refused,
+            "{role} may not publish to {exchange:?} with the key {key}"
+        );
     }
     for (role, queue) in [
         ("submitter", "tasks.fast"),
@@ -82,19 +116,37 @@ async fn nobody_can_do_what_is_not_his_work() {
         ("monitor", "tasks.fast"),
         ("dispatcher", "results.other"),
     ] {
-        assert!(may_not_read(&pool, role, queue).await, "{role} may not read {queue}");
-        assert!(may_not_purge(&pool, role, queue).await, "{role} may not purge {queue}");
-        assert!(may_not_delete(&pool, role, queue).await, "{role} may not delete {queue}");
+        assert!(
+            may_not_read(&pool, role, queue).await,
+            "{role} may not read {queue}"
+        );
+        assert!(
+            may_not_purge(&pool, role, queue).await,
+            "{role} may not purge {queue}"
+        );
+        assert!(
+            may_not_delete(&pool, role, queue).await,
+            "{role} may not delete {queue}"
+        );
     }
     for queue in ["tasks.fast", "pool.events", "pool.retries"] {
-        assert!(may_not_delete(&pool, "worker", queue).await, "a worker may not delete {queue}");
+        assert!(
+            may_not_delete(&pool, "worker", queue).await,
+            "a worker may not delete {queue}"
+        );
     }
     assert!(
         may_not_bind(&pool, "submitter", "pool.tasks").await,
         "a submitter may not bind a queue of his to the tasks"
     );
-    assert!(may_not_bind(&pool, "submitter", "pool.log").await, "nor to the log");
-    assert!(!may_not_bind(&pool, "submitter", "pool.results").await, "but to the results");
+    assert!(
+        may_not_bind(&pool, "submitter", "pool.log").await,
+        "nor to the log"
+    );
+    assert!(
+        !may_not_bind(&pool, "submitter", "pool.results").await,
+        "but to the results"
+    );
 }
 
 /// Whether it was refused for want of a permission.
@@ -103,8 +155,14 @@ async fn nobody_can_do_what_is_not_his_work() {
 /// When it went wrong in another way.
 fn refused<T>(what: &str, done: lapin::Result<T>) -> bool {
     let Err(error) = done else { return false };
-    let ErrorKind::ProtocolError(reason) = error.kind() else { panic!("{what}: {error}") };
-    assert_eq!(reason.kind(), &AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "{what}: {error}");
+    let ErrorKind::ProtocolError(reason) = error.kind() else {
+        panic!("{what}: {error}")
+    };
+    assert_eq!(
+        reason.kind(),
+        &AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED),
+        "{what}: {error}"
+    );
     true
 }
 
@@ -114,36 +172,71 @@ async fn channel_of(pool: &Pool, role: &str) -> (lapin::Connection, Channel) {
 
 async fn may_not_publish(pool: &Pool, role: &str, exchange: &str, key: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let publish = channel.basic_publish(exchange.into(), key.into(), options, b"x", BasicProperties::default());
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let publish = channel.basic_publish(
+        exchange.into(),
+        key.into(),
+        options,
+        b"x",
+        BasicProperties::default(),
+    );
     let confirmed: lapin::Result<Confirmation> = async { publish.await?.await }.await;
     refused("publish", confirmed)
 }
 
 async fn may_not_read(pool: &Pool, role: &str, queue: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
-    let got: lapin::Result<Option<BasicGetMessage>> = channel.basic_get(queue.into(), BasicGetOptions::default()).await;
+    let got: lapin::Result<Option<BasicGetMessage>> = channel
+        .basic_get(queue.into(), BasicGetOptions::default())
+        .await;
     refused("get", got)
 }
 
 async fn may_not_purge(pool: &Pool, role: &str, queue: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
-    refused("purge", channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await)
+    refused(
+        "purge",
+        channel
+            .queue_purge(queue.into(), QueuePurgeOptions::default())
+            .await,
+    )
 }
 
 async fn may_not_delete(pool: &Pool, role: &str, queue: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
-    refused("delete", channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await)
+    refused(
+        "delete",
+        channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await,
+    )
 }
 
 /// Binds a queue of its own to this exchange.
 async fn may_not_bind(pool: &Pool, role: &str, exchange: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
-    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare("results.mine".into(), options, FieldTable::default()).await.expect("a queue of its own");
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare("results.mine".into(), options, FieldTable::default())
+        .await
+        .expect("a queue of its own");
     let (options, key) = (QueueBindOptions::default(), "results.mine".into());
     refused(
         "bind",
-        channel.queue_bind("results.mine".into(), exchange.into(), key, options, FieldTable::default()).await,
+        channel
+            .queue_bind(
+                "results.mine".into(),
+                exchange.into(),
+                key,
+                options,
+                FieldTable::default(),
+            )
+            .await,
     )
 }

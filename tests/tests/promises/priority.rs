@@ -17,13 +17,24 @@ async fn a_task_of_high_priority_is_served_first_by_a_broker_that_can() {
     urgent["priority"] = json!("high");
     let taken = pool.api().submit(&urgent).await;
     let warning = taken["warnings"][0].as_str().expect("a warning");
-    assert!(warning.contains("priority") && warning.contains("4.0"), "it says from which version on: {warning}");
+    assert!(
+        warning.contains("priority") && warning.contains("4.0"),
+        "it says from which version on: {warning}"
+    );
 
     pool.start_worker(&["--all"]);
     let mut log = pool.event_log().await;
     log.finished(7, SOON).await;
-    let started = log.entries.iter().filter(|entry| entry.is("started")).map(|entry| entry.text("task").to_owned());
-    let place = started.collect::<Vec<_>>().iter().position(|id| id == "urgent").expect("it was started");
+    let started = log
+        .entries
+        .iter()
+        .filter(|entry| entry.is("started"))
+        .map(|entry| entry.text("task").to_owned());
+    let place = started
+        .collect::<Vec<_>>()
+        .iter()
+        .position(|id| id == "urgent")
+        .expect("it was started");
     if pool.has_priorities().await {
         assert!(place <= 1, "it overtakes the others: number {place}");
     } else {

@@ -18,14 +18,25 @@ async fn is_refused(api: &Api, method: Method, path: &str, body: &Value) {
     let asked = Instant::now();
     let (status, answer) = api.send(method, path, body).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}: {answer}");
-    assert!(asked.elapsed() < AT_ONCE, "{path} is refused at once: {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < AT_ONCE,
+        "{path} is refused at once: {:?}",
+        asked.elapsed()
+    );
     let detail = answer["detail"].as_str().unwrap_or_default();
-    assert!(detail.starts_with("nothing was changed: the broker: reconnecting since "), "{path}: {answer}");
-    assert!(answer["retry_after_s"].is_u64(), "{path} says when to try again: {answer}");
+    assert!(
+        detail.starts_with("nothing was changed: the broker: reconnecting since "),
+        "{path}: {answer}"
+    );
+    assert!(
+        answer["retry_after_s"].is_u64(),
+        "{path} says when to try again: {answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_never_takes_effect() {
+async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_never_takes_effect()
+{
     let _cores = share_cores().await;
     let mut broker = OwnBroker::start("").await;
     let pair = Pair::at(broker.url(), json!({}));
@@ -35,12 +46,21 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     api.submit(&task("done")).await;
     api.result("done", SOON).await;
     let held = json!({"what": "programmer", "id": "001"});
-    api.send(Method::POST, "/programmer_pool/pause", &json!({"target": held})).await;
+    api.send(
+        Method::POST,
+        "/programmer_pool/pause",
+        &json!({"target": held}),
+    )
+    .await;
     api.submit(&task("waits")).await;
-    eventually("the programmer has said that it is paused", SOON, async || {
-        let shut = api.status().await["programmers"][0]["shut"].clone();
-        (shut == "paused").then_some(())
-    })
+    eventually(
+        "the programmer has said that it is paused",
+        SOON,
+        async || {
+            let shut = api.status().await["programmers"][0]["shut"].clone();
+            (shut == "paused").then_some(())
+        },
+    )
     .await;
     let limit = api.get("/budget").await["max_daily_spend_usd"].clone();
 
@@ -49,8 +69,16 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     let all = json!({"target": {"what": "all"}});
     let asked = [
         (Method::POST, "/programmer_pool/pause", all),
-        (Method::POST, "/programmer_pool/resume", json!({"target": held})),
-        (Method::POST, "/budget", json!({"limit_usd": "0.01", "for": "today"})),
+        (
+            Method::POST,
+            "/programmer_pool/resume",
+            json!({"target": held}),
+        ),
+        (
+            Method::POST,
+            "/budget",
+            json!({"limit_usd": "0.01", "for": "today"}),
+        ),
         (Method::DELETE, "/tasks/waits", Value::Null),
         (Method::POST, "/tasks/waits/requeue", json!({})),
         (Method::POST, "/tasks/done/retry", json!({"force": true})),
@@ -58,22 +86,48 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     for (method, path, body) in asked {
         is_refused(&api, method, path, &body).await;
     }
-    eventually("how the programmer is now is not known any more", SOON, async || {
-        let unknown = api.status().await["programmers"][0]["unknown"].clone();
-        (unknown == true).then_some(())
-    })
+    eventually(
+        "how the programmer is now is not known any more",
+        SOON,
+        async || {
+            let unknown = api.status().await["programmers"][0]["unknown"].clone();
+            (unknown == true).then_some(())
+        },
+    )
     .await;
     let why = api.get("/tasks/waits/why").await;
-    assert_eq!(why["programmers"][0]["state"], "paused", "as it was when the broker was lost: {why:#}");
+    assert_eq!(
+        why["programmers"][0]["state"], "paused",
+        "as it was when the broker was lost: {why:#}"
+    );
 
     broker.start_again().await;
     ready(&api).await;
     // Whatever had waited in this process would be in the log before it.
     api.submit(&task("afterwards")).await;
     let pauses = api.get("/programmer_pool/pauses").await["pauses"].clone();
-    assert_eq!(pauses.as_array().map(Vec::len), Some(1), "as it was: {pauses}");
-    assert_eq!(pauses[0]["target"], held, "neither paused nor resumed: {pauses}");
-    assert_eq!(api.get("/budget").await["max_daily_spend_usd"], limit, "the limit of the pool file");
-    assert_eq!(api.get("/tasks/waits").await["status"], "queued", "not cancelled");
-    assert_eq!(api.get("/tasks").await["total"], 3, "nothing was done once more");
+    assert_eq!(
+        pauses.as_array().map(Vec::len),
+        Some(1),
+        "as it was: {pauses}"
+    );
+    assert_eq!(
+        pauses[0]["target"], held,
+        "neither paused nor resumed: {pauses}"
+    );
+    assert_eq!(
+        api.get("/budget").await["max_daily_spend_usd"],
+        limit,
+        "the limit of the pool file"
+    );
+    assert_eq!(
+        api.get("/tasks/waits").await["status"],
+        "queued",
+        "not cancelled"
+    );
+    assert_eq!(
+        api.get("/tasks").await["total"],
+        3,
+        "nothing was done once more"
+    );
 }

@@ -26,7 +26,9 @@ async fn with(programmers: &[&str]) -> (Pool, PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let signs = pool.path().to_owned();
     let directory = signs.to_str().expect("a path in UTF-8");
-    let file = PoolFile::sample().only(programmers).command(&["/bin/sh", "-c", AGENT, "agent", directory]);
+    let file = PoolFile::sample()
+        .only(programmers)
+        .command(&["/bin/sh", "-c", AGENT, "agent", directory]);
     pool.rewrite(&file.set("dispatcher.repair_after_s", json!(1)));
     pool.start_dispatcher().await;
     (pool, signs.join("go"))
@@ -46,48 +48,76 @@ async fn tasks_whose_queue_is_deleted_under_them_are_done() {
     log.started("running").await;
     pool.api().submit(&json!(tasks("waiting", 3))).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
-    let deleted = channel.queue_delete("tasks.any".into(), QueueDeleteOptions::default()).await;
-    assert_eq!(deleted.expect("the queue is there"), 3, "three messages are lost with it");
+    let deleted = channel
+        .queue_delete("tasks.any".into(), QueueDeleteOptions::default())
+        .await;
+    assert_eq!(
+        deleted.expect("the queue is there"),
+        3,
+        "three messages are lost with it"
+    );
     go(&sign);
     for id in ["running", "waiting-1", "waiting-2", "waiting-3"] {
         let result = pool.api().result(id, SOON * 2).await;
         assert_eq!(result.status, Status::Succeeded, "{id}: {result:?}");
         log.read().await;
-        assert_eq!(log.outcomes(id), [Status::Succeeded], "{id} has one outcome");
+        assert_eq!(
+            log.outcomes(id),
+            [Status::Succeeded],
+            "{id} has one outcome"
+        );
     }
 }
 
 /// Puts a task message into the history, as a dispatcher does first of all.
 async fn into_history(url: &str, task: &Task) {
     let (_connection, channel) = channel(url).await;
-    let properties = BasicProperties::default().with_type("task".into()).with_message_id(task.id.as_str().into());
+    let properties = BasicProperties::default()
+        .with_type("task".into())
+        .with_message_id(task.id.as_str().into());
     let body = task.to_json();
-    let publish =
-        channel.basic_publish("pool.log".into(), "history".into(), BasicPublishOptions::default(), &body, properties);
+    let publish = channel.basic_publish(
+        "pool.log".into(),
+        "history".into(),
+        BasicPublishOptions::default(),
+        &body,
+        properties,
+    );
     publish.await.expect("a publish").await.expect("a confirm");
 }
 
 fn submitted(task: &Task) -> Value {
     let (body_hash, route) = (task.body_hash(), "any".to_owned());
-    let event = Decision::Submitted { task: task.id.clone(), body_hash, route, deadline_ms: None };
+    let event = Decision::Submitted {
+        task: task.id.clone(),
+        body_hash,
+        route,
+        deadline_ms: None,
+    };
     serde_json::to_value(event).expect("JSON")
 }
 
 fn read(id: &str) -> Task {
-    let message = TaskMessage::parse(task(id).to_string().as_bytes(), Timestamp::default()).expect("a task");
+    let message =
+        TaskMessage::parse(task(id).to_string().as_bytes(), Timestamp::default()).expect("a task");
     Task::new(TaskId::new(id).expect("an id"), message)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what_has_no_body_is_reported() {
+async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what_has_no_body_is_reported()
+ {
     let (mut pool, sign) = with(&["001"]).await;
     go(&sign);
     let (cut_off, unknown) = (read("cut-off"), read("without-body"));
     into_history(&pool.amqp_url(), &cut_off).await;
     let mut log = pool.event_log().await;
-    log.append(&[submitted(&cut_off), submitted(&unknown)]).await;
+    log.append(&[submitted(&cut_off), submitted(&unknown)])
+        .await;
     log.follow("it is published again", SOON, |entries| {
-        entries.iter().find(|entry| entry.is("published") && entry.text("task") == "cut-off").map(|_| ())
+        entries
+            .iter()
+            .find(|entry| entry.is("published") && entry.text("task") == "cut-off")
+            .map(|_| ())
     })
     .await;
     pool.start_worker(&["--all"]);
@@ -98,9 +128,21 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
     into_history(&pool.amqp_url(), &moved).await;
     let reissued = serde_json::to_value(Decision::reissued(&moved.id, 1)).expect("JSON");
     log.append(&[submitted(&moved), reissued]).await;
-    assert_eq!(pool.api().result("moved", SOON).await.status, Status::Succeeded, "with the next generation");
-    let reports = || pool.dispatcher_log().lines().filter(|line| line.contains("the history does not have it")).count();
-    eventually("what has no body is reported", SOON, async || (reports() > 0).then_some(())).await;
+    assert_eq!(
+        pool.api().result("moved", SOON).await.status,
+        Status::Succeeded,
+        "with the next generation"
+    );
+    let reports = || {
+        pool.dispatcher_log()
+            .lines()
+            .filter(|line| line.contains("the history does not have it"))
+            .count()
+    };
+    eventually("what has no body is reported", SOON, async || {
+        (reports() > 0).then_some(())
+    })
+    .await;
     assert_eq!(reports(), 1, "once: {}", pool.dispatcher_log());
 }
 
@@ -118,10 +160,21 @@ async fn a_task_in_the_hands_of_a_dead_worker_that_nobody_can_do_any_more_is_rej
     pool.rewrite(&PoolFile::sample().only(&["001"]));
     pool.start_dispatcher().await;
     let reply = submitter.reply(SOON).await;
-    assert_eq!(reply.status, Status::Rejected, "its owner will not come back: {reply:?}");
+    assert_eq!(
+        reply.status,
+        Status::Rejected,
+        "its owner will not come back: {reply:?}"
+    );
     let problem = reply.error.expect("an error").message;
-    assert!(problem.contains("premium"), "it says what is missing: {problem}");
-    assert_eq!(pool.api().get("/tasks/orphan").await["status"], "rejected", "the log has it too");
+    assert!(
+        problem.contains("premium"),
+        "it says what is missing: {problem}"
+    );
+    assert_eq!(
+        pool.api().get("/tasks/orphan").await["status"],
+        "rejected",
+        "the log has it too"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,22 +188,41 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
 
     let refused = pool.try_command_line(&["requeue", "stuck"]).await;
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("Prog-001") && words.contains("--force"), "{words}");
+    assert!(
+        !refused.status.success() && words.contains("Prog-001") && words.contains("--force"),
+        "{words}"
+    );
     let said = pool.command_line(&["requeue", "--force", "stuck"]).await;
     assert!(said.contains("generation 1"), "{said}");
     pool.start_worker(&["--programmers", "002"]);
     log.until("002 has taken it", SOON, |entries| {
-        (entries.iter().filter(|entry| entry.is_start_of("stuck")).count() == 2).then_some(())
+        (entries
+            .iter()
+            .filter(|entry| entry.is_start_of("stuck"))
+            .count()
+            == 2)
+            .then_some(())
     })
     .await;
     go(&sign);
     let result = api.result("stuck", SOON).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("002"), "it was begun anew: {result:?}");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("002"),
+        "it was begun anew: {result:?}"
+    );
     pool.worker_prints(first, "another attempt").await;
-    let refused = pool.try_command_line(&["requeue", "--force", "stuck"]).await;
+    let refused = pool
+        .try_command_line(&["requeue", "--force", "stuck"])
+        .await;
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(words.contains("succeeded already") && words.contains("dispatcher retry --force stuck"), "{words}");
-    let (status, said) = api.send(Method::POST, "/tasks/nobody/requeue", &json!({})).await;
+    assert!(
+        words.contains("succeeded already") && words.contains("dispatcher retry --force stuck"),
+        "{words}"
+    );
+    let (status, said) = api
+        .send(Method::POST, "/tasks/nobody/requeue", &json!({}))
+        .await;
     assert_eq!(status, 404, "{said}");
     log.read().await;
     assert_eq!(log.outcomes("stuck"), [Status::Succeeded], "one outcome");
@@ -158,7 +230,9 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_task_is_done_once() {
-    let file = PoolFile::sample().only(&["001", "002", "003"]).set("dispatcher.repair_after_s", json!(1));
+    let file = PoolFile::sample()
+        .only(&["001", "002", "003"])
+        .set("dispatcher.repair_after_s", json!(1));
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
     let staying = pool.api();
@@ -189,7 +263,9 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
         }
     });
     log.follow("twenty of the one to be killed are done", SOON, |entries| {
-        let ends = entries.iter().filter(|entry| entry.is("finished") && entry.text("task").starts_with("killed-"));
+        let ends = entries
+            .iter()
+            .filter(|entry| entry.is("finished") && entry.text("task").starts_with("killed-"));
         (ends.count() >= 20).then_some(())
     })
     .await;
@@ -207,12 +283,21 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
     }
     log.read().await;
     for id in &confirmed {
-        assert_eq!(log.outcomes(id), [Status::Succeeded], "{id} has one outcome");
+        assert_eq!(
+            log.outcomes(id),
+            [Status::Succeeded],
+            "{id} has one outcome"
+        );
     }
     let states = async |api: &crate::support::Api| -> BTreeMap<String, (String, String)> {
         let list = api.get("/tasks?limit=5000").await;
         let each = list["tasks"].as_array().cloned().unwrap_or_default();
-        let row = |one: &Value| (one["id"].to_string(), (one["status"].to_string(), one["attempt"].to_string()));
+        let row = |one: &Value| {
+            (
+                one["id"].to_string(),
+                (one["status"].to_string(), one["attempt"].to_string()),
+            )
+        };
         each.iter().map(row).collect()
     };
     let all = [&staying, &other, &restarted];
@@ -224,6 +309,9 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
     for id in confirmed.iter().take(20) {
         let path = format!("/tasks/{id}");
         let said = join_all(all.map(|api| api.get(&path))).await;
-        assert!(said.iter().all(|one| *one == said[0]), "the same answer about {id}: {said:?}");
+        assert!(
+            said.iter().all(|one| *one == said[0]),
+            "the same answer about {id}: {said:?}"
+        );
     }
 }

@@ -22,11 +22,23 @@ const READS_EVERY: Duration = Duration::from_millis(200);
 const NOTHING_COMES: Duration = Duration::from_secs(10);
 
 /// Publishes so many tasks with this reply address; gives their ids.
-async fn publish(pool: &Pool, books: &mut Books, reply_to: &str, name: &str, count: usize) -> BTreeSet<String> {
+async fn publish(
+    pool: &Pool,
+    books: &mut Books,
+    reply_to: &str,
+    name: &str,
+    count: usize,
+) -> BTreeSet<String> {
     let submitter = pool.submitter("somebody").await;
     let mut ids = BTreeSet::new();
     for task in tasks(name, count) {
-        submitter.publish("any", task.to_string(), submitter.properties().with_reply_to(reply_to.into())).await;
+        submitter
+            .publish(
+                "any",
+                task.to_string(),
+                submitter.properties().with_reply_to(reply_to.into()),
+            )
+            .await;
         let id = task["id"].as_str().expect("an id").to_owned();
         books.took(&id);
         ids.insert(id);
@@ -36,7 +48,10 @@ async fn publish(pool: &Pool, books: &mut Books, reply_to: &str, name: &str, cou
 
 /// The task of the next result in this queue.
 async fn next(channel: &Channel, queue: &str) -> Option<String> {
-    let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.expect("a queue")?;
+    let got = channel
+        .basic_get(queue.into(), BasicGetOptions { no_ack: true })
+        .await
+        .expect("a queue")?;
     let result: Value = serde_json::from_slice(&got.delivery.data).expect("a result");
     Some(result["task_id"].as_str().expect("an id").to_owned())
 }
@@ -46,7 +61,11 @@ async fn all_come(pool: &Pool, channel: &Channel, queue: &str, mut ids: BTreeSet
     let deadline = Instant::now() + REPAIRED_WITHIN;
     let mut idle_since = Instant::now();
     while !ids.is_empty() && idle_since.elapsed() < NOTHING_COMES {
-        assert!(Instant::now() < deadline, "{} results never came: {ids:?}", ids.len());
+        assert!(
+            Instant::now() < deadline,
+            "{} results never came: {ids:?}",
+            ids.len()
+        );
         if let Some(id) = next(channel, queue).await {
             ids.remove(&id);
             idle_since = Instant::now();
@@ -56,13 +75,25 @@ async fn all_come(pool: &Pool, channel: &Channel, queue: &str, mut ids: BTreeSet
     let dead = pool.api().get("/dead").await;
     let letters = dead["letters"].as_array().cloned().unwrap_or_default();
     for letter in &letters {
-        assert!(letter["reason"].as_str().is_some_and(|reason| reason.starts_with("reply_refused")), "{letter}");
+        assert!(
+            letter["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.starts_with("reply_refused")),
+            "{letter}"
+        );
         let retry = format!("/dead/{}/retry", letter["id"].as_str().expect("an id"));
         let (status, said) = pool.api().send(Method::POST, &retry, &json!({})).await;
-        assert!(status.is_success(), "there is room again, so it is sent: {said}");
+        assert!(
+            status.is_success(),
+            "there is room again, so it is sent: {said}"
+        );
         ids.remove(&next(channel, queue).await.expect("it is there at once"));
     }
-    assert_eq!(ids, BTreeSet::new(), "all have come, by themselves or from pool.dead");
+    assert_eq!(
+        ids,
+        BTreeSet::new(),
+        "all have come, by themselves or from pool.dead"
+    );
     letters.len()
 }
 
@@ -87,28 +118,43 @@ async fn a_reply_queue_that_drains_slowly_gets_every_result_and_holds_nobody_up(
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     small_queue(&channel, "results.slow", 5).await;
     let ids = publish(&pool, &mut books, "results.slow", "slow", 60).await;
-    let (sent, slowest) =
-        tokio::join!(all_come(&pool, &channel, "results.slow", ids), slowest_of_others(&pool, &mut books, 20));
-    assert_eq!(sent, 0, "it always took some within a minute, so none was given up");
-    assert!(slowest < Duration::from_secs(5), "results of others go past those that wait: {slowest:?}");
+    let (sent, slowest) = tokio::join!(
+        all_come(&pool, &channel, "results.slow", ids),
+        slowest_of_others(&pool, &mut books, 20)
+    );
+    assert_eq!(
+        sent, 0,
+        "it always took some within a minute, so none was given up"
+    );
+    assert!(
+        slowest < Duration::from_secs(5),
+        "results of others go past those that wait: {slowest:?}"
+    );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_results_than_a_dispatcher_holds_for_a_queue_that_drains_slowly_delay_others_by_its_patience_at_most() {
+async fn more_results_than_a_dispatcher_holds_for_a_queue_that_drains_slowly_delay_others_by_its_patience_at_most()
+ {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let file = nervous(&["001", "002"]).set("dispatcher.reply_patience_s", PATIENCE.as_secs().into());
+    let file =
+        nervous(&["001", "002"]).set("dispatcher.reply_patience_s", PATIENCE.as_secs().into());
     let mut pool = Pool::start(&file).await;
     let mut books = Books::open(&pool).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     small_queue(&channel, "results.slow", 5).await;
     // More than 200: those behind them in `results` wait.
     let ids = publish(&pool, &mut books, "results.slow", "slow", 260).await;
-    let (sent, slowest) =
-        tokio::join!(all_come(&pool, &channel, "results.slow", ids), slowest_of_others(&pool, &mut books, 5));
+    let (sent, slowest) = tokio::join!(
+        all_come(&pool, &channel, "results.slow", ids),
+        slowest_of_others(&pool, &mut books, 5)
+    );
     assert!(sent > 0, "so many cannot wait for it");
     // A result is tried every five seconds at least, and looks for its turn as often.
-    assert!(slowest < PATIENCE + Duration::from_secs(15), "the patience is the limit: {slowest:?}");
+    assert!(
+        slowest < PATIENCE + Duration::from_secs(15),
+        "the patience is the limit: {slowest:?}"
+    );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
@@ -118,16 +164,29 @@ async fn a_reply_queue_that_refuses_and_is_mended_gets_all_that_waited() {
     let mut books = Books::open(&pool).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let options = QueueDeclareOptions::default();
-    channel.queue_declare("results.broken".into(), options, FieldTable::default()).await.expect("a queue");
+    channel
+        .queue_declare("results.broken".into(), options, FieldTable::default())
+        .await
+        .expect("a queue");
     bind_reply_queue(&channel, "results.broken").await;
-    pool.set_policy("^results.broken$", &json!({"max-length": 1, "overflow": "reject-publish"})).await;
+    pool.set_policy(
+        "^results.broken$",
+        &json!({"max-length": 1, "overflow": "reject-publish"}),
+    )
+    .await;
     let ids = publish(&pool, &mut books, "results.broken", "burst", 100).await;
     eventually("it refuses", SOON, async || {
-        pool.dispatcher_log().contains("a reply queue does not take its results").then_some(())
+        pool.dispatcher_log()
+            .contains("a reply queue does not take its results")
+            .then_some(())
     })
     .await;
     Field::submit(&mut books, "heard", 10).await;
-    pool.set_policy("^results.broken$", &json!({"max-length": 1000, "overflow": "reject-publish"})).await;
+    pool.set_policy(
+        "^results.broken$",
+        &json!({"max-length": 1000, "overflow": "reject-publish"}),
+    )
+    .await;
     let sent = all_come(&pool, &channel, "results.broken", ids).await;
     assert_eq!(sent, 0, "it was mended in time");
     books.close(&mut pool, REPAIRED_WITHIN).await;

@@ -29,9 +29,12 @@ elif what == "small":
 
 /// Programmer 001 makes commits, 009 makes none.
 fn file() -> PoolFile {
-    let file = PoolFile::sample().only(&["001", "009"]).set_of("009", "auto_commit", json!(false));
+    let file = PoolFile::sample()
+        .only(&["001", "009"])
+        .set_of("009", "auto_commit", json!(false));
     let limits = json!({"timeout_s": 200, "max_duration_per_job_s": 150});
-    file.command(&["/usr/bin/python3", "-c", AGENT, "{prompt_file}"]).with("defaults", limits)
+    file.command(&["/usr/bin/python3", "-c", AGENT, "{prompt_file}"])
+        .with("defaults", limits)
 }
 
 fn made(id: &str, what: &str, capability: &str) -> Value {
@@ -56,7 +59,11 @@ async fn started_once(pool: &Pool, ids: &[&str]) {
     let mut log = pool.event_log().await;
     log.read().await;
     for id in ids {
-        assert_eq!((log.starts(id).len(), log.outcomes(id).len()), (1, 1), "{id} is worked on and paid for once");
+        assert_eq!(
+            (log.starts(id).len(), log.outcomes(id).len()),
+            (1, 1),
+            "{id} is worked on and paid for once"
+        );
     }
 }
 
@@ -78,64 +85,152 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
 
     let many = pool.api().result("many", SOON * 6).await;
     assert_eq!(many.status, Status::Succeeded, "{:?}", many.error);
-    assert_eq!((many.files_changed_total, many.files_changed_truncated), (80_000, true), "how many, and not all names");
-    assert!(!many.files_changed.is_empty() && many.files_changed.len() < 80_000, "{}", many.files_changed.len());
+    assert_eq!(
+        (many.files_changed_total, many.files_changed_truncated),
+        (80_000, true),
+        "how many, and not all names"
+    );
+    assert!(
+        !many.files_changed.is_empty() && many.files_changed.len() < 80_000,
+        "{}",
+        many.files_changed.len()
+    );
     assert!(many.patch_truncated, "above 1 MiB");
     let place = pool.repository("app").join(".git");
     let said = pool.api().text("/tasks/many/patch").await;
-    assert!(said.contains("pool/many") && said.contains(place.to_str().expect("a path")), "where it is: {said}");
+    assert!(
+        said.contains("pool/many") && said.contains(place.to_str().expect("a path")),
+        "where it is: {said}"
+    );
     let commit = pool.branch("app", "pool/many").await;
     assert_eq!(many.commit.as_ref(), Some(&commit), "the branch has it");
-    let listed = Repository::at(&pool.repository("app")).git(&["ls-tree", "-r", "--name-only", &commit]);
+    let listed =
+        Repository::at(&pool.repository("app")).git(&["ls-tree", "-r", "--name-only", &commit]);
     assert_eq!(listed.lines().count(), 80_001, "all of it");
 
     let quotes = pool.api().result("quotes", SOON).await;
-    assert_eq!((quotes.status, quotes.commit.is_some()), (Status::Succeeded, true), "{:?}", quotes.error);
-    assert!(quotes.patch_truncated, "a patch that is too large for this broker is left out");
+    assert_eq!(
+        (quotes.status, quotes.commit.is_some()),
+        (Status::Succeeded, true),
+        "{:?}",
+        quotes.error
+    );
+    assert!(
+        quotes.patch_truncated,
+        "a patch that is too large for this broker is left out"
+    );
     let uncommitted = pool.api().result("uncommitted", SOON).await;
-    assert_eq!(kind(&uncommitted), Some(ErrorKind::PatchTooLarge), "nobody could have its change: {uncommitted:?}");
+    assert_eq!(
+        kind(&uncommitted),
+        Some(ErrorKind::PatchTooLarge),
+        "nobody could have its change: {uncommitted:?}"
+    );
 
     // A result holds a task that no dispatcher has seen before.
     let mut submitter = pool.submitter("me").await;
     submitter.submit("fast", &wide("wide", "fast")).await;
     let result = submitter.reply(SOON * 2).await;
-    assert_eq!((result.status, result.texts_truncated), (Status::Succeeded, true), "{:?}", result.error);
-    assert_eq!((result.task, result.files_changed), (None, vec!["small.txt".to_owned()]), "all but the task");
-    submitter.submit("nobody", &wide("unroutable", "nobody")).await;
+    assert_eq!(
+        (result.status, result.texts_truncated),
+        (Status::Succeeded, true),
+        "{:?}",
+        result.error
+    );
+    assert_eq!(
+        (result.task, result.files_changed),
+        (None, vec!["small.txt".to_owned()]),
+        "all but the task"
+    );
+    submitter
+        .submit("nobody", &wide("unroutable", "nobody"))
+        .await;
     let result = submitter.reply(SOON).await;
-    assert_eq!(kind(&result), Some(ErrorKind::Unroutable), "a dispatcher does likewise: {:?}", result.status);
+    assert_eq!(
+        kind(&result),
+        Some(ErrorKind::Unroutable),
+        "a dispatcher does likewise: {:?}",
+        result.status
+    );
 
     for id in ["after", "after-that"] {
         let result = pool.api().result(id, SOON).await;
-        assert_eq!(result.status, Status::Succeeded, "{id}: the programmer goes on");
+        assert_eq!(
+            result.status,
+            Status::Succeeded,
+            "{id}: the programmer goes on"
+        );
     }
-    started_once(&pool, &["many", "quotes", "after", "uncommitted", "after-that"]).await;
+    started_once(
+        &pool,
+        &["many", "quotes", "after", "uncommitted", "after-that"],
+    )
+    .await;
     drop(pool);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_nobody_could_have_is_no_success() {
     let pool = Pool::start(&file()).await;
-    let submitted = [made("large", "large", "deepseek"), made("kept", "large", "fast"), made("s", "small", "deepseek")];
+    let submitted = [
+        made("large", "large", "deepseek"),
+        made("kept", "large", "fast"),
+        made("s", "small", "deepseek"),
+    ];
     pool.api().submit(&json!(submitted)).await;
 
     let large = pool.api().result("large", SOON).await;
-    assert_eq!((large.status, kind(&large)), (Status::Failed, Some(ErrorKind::PatchTooLarge)), "{large:?}");
-    assert!(large.patch_truncated && large.branch.is_none(), "neither patch nor branch: {large:?}");
+    assert_eq!(
+        (large.status, kind(&large)),
+        (Status::Failed, Some(ErrorKind::PatchTooLarge)),
+        "{large:?}"
+    );
+    assert!(
+        large.patch_truncated && large.branch.is_none(),
+        "neither patch nor branch: {large:?}"
+    );
     let message = large.error.expect("an error").message;
-    assert!(message.contains("auto_commit") && message.contains("1048576"), "what to do: {message}");
+    assert!(
+        message.contains("auto_commit") && message.contains("1048576"),
+        "what to do: {message}"
+    );
     let app = Repository::at(&pool.repository("app"));
-    let commit = message.split_whitespace().find(|word| word.len() == 40).expect("the commit that is kept");
+    let commit = message
+        .split_whitespace()
+        .find(|word| word.len() == 40)
+        .expect("the commit that is kept");
     let text = app.git(&["show", &format!("{commit}:large.txt")]);
-    assert_eq!(text.lines().count(), 2000, "what was paid for is there: {message}");
-    assert_eq!(app.git(&["branch", "--list", "pool/large"]), "", "and no branch was set");
+    assert_eq!(
+        text.lines().count(),
+        2000,
+        "what was paid for is there: {message}"
+    );
+    assert_eq!(
+        app.git(&["branch", "--list", "pool/large"]),
+        "",
+        "and no branch was set"
+    );
     started_once(&pool, &["large"]).await;
 
     let kept = pool.api().result("kept", SOON).await;
-    assert_eq!((kept.status, kept.patch_truncated), (Status::Succeeded, true), "{:?}", kept.error);
+    assert_eq!(
+        (kept.status, kept.patch_truncated),
+        (Status::Succeeded, true),
+        "{:?}",
+        kept.error
+    );
     let place = kept.commit_at.expect("where the commit is");
-    assert!(place.ends_with("/repositories/app/.git"), "host and directory: {place}");
+    assert!(
+        place.ends_with("/repositories/app/.git"),
+        "host and directory: {place}"
+    );
     let small = pool.api().result("s", SOON).await;
-    assert_eq!((small.status, small.commit), (Status::Succeeded, None), "a patch that fits is the result");
-    assert!(pool.api().patch("s").await.contains("+small"), "as it was asked for");
+    assert_eq!(
+        (small.status, small.commit),
+        (Status::Succeeded, None),
+        "a patch that fits is the result"
+    );
+    assert!(
+        pool.api().patch("s").await.contains("+small"),
+        "as it was asked for"
+    );
 }

@@ -23,15 +23,29 @@ const REST_WITHIN: Duration = Duration::from_secs(60);
 async fn submit(client: &Client, addresses: &[String; 2], number: usize, task: &Value) {
     for attempt in 0.. {
         let address = &addresses[(number + attempt) % addresses.len()];
-        match client.post(format!("http://{address}/tasks")).json(task).send().await {
+        match client
+            .post(format!("http://{address}/tasks"))
+            .json(task)
+            .send()
+            .await
+        {
             Ok(answer) if answer.status().is_success() => return,
             Ok(answer) => {
                 let status = answer.status();
-                panic!("{}: {address} says {status}: {}", task["id"], answer.text().await.unwrap_or_default());
+                panic!(
+                    "{}: {address} says {status}: {}",
+                    task["id"],
+                    answer.text().await.unwrap_or_default()
+                );
             }
             Err(error) => {
                 let refused_or_closed = error.is_request() && !error.is_timeout();
-                assert!(refused_or_closed, "{}: {address}: {error}: {:?}", task["id"], error.source());
+                assert!(
+                    refused_or_closed,
+                    "{}: {address}: {error}: {:?}",
+                    task["id"],
+                    error.source()
+                );
             }
         }
         tokio::time::sleep(PACE).await;
@@ -70,7 +84,11 @@ async fn replace_all(pool: &mut Pool, addresses: &[String; 2]) {
         let mut dispatcher = pool.take_first_dispatcher();
         dispatcher.terminate();
         let status = dispatcher.ended().await;
-        assert!(status.success(), "{} ends in order: {status}", dispatcher.name);
+        assert!(
+            status.success(),
+            "{} ends in order: {status}",
+            dispatcher.name
+        );
         pool.start_dispatcher_at(address, &[]).await;
     }
 }
@@ -97,24 +115,34 @@ async fn every_process_is_replaced_under_load_and_nobody_notices() {
     };
     tokio::join!(deploy, load(&addresses, &mut books, &over));
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "who is told to end brings what he has begun to its end: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "who is told to end brings what he has begun to its end: {report}"
+    );
     assert!(report.tasks > 30, "there was a load: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_that_is_told_to_end_first_answers_whoever_has_asked() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
-    pool.start_dispatcher_with(&[("POOL_FAULT", "dispatcher.task_kept=block:3")]).await;
+    pool.start_dispatcher_with(&[("POOL_FAULT", "dispatcher.task_kept=block:3")])
+        .await;
     let mut books = Books::open(&pool).await;
     let api = pool.api();
     let asked = tokio::spawn(async move { api.try_submit(&task("asked")).await });
     eventually("the task is being taken", SOON, async || {
-        pool.dispatcher_log().contains("a fault is injected").then_some(())
+        pool.dispatcher_log()
+            .contains("a fault is injected")
+            .then_some(())
     })
     .await;
     assert!(pool.end_dispatcher().await.success(), "it ends in order");
     let (status, answer) = asked.await.expect("an answer");
-    assert_eq!(status, StatusCode::CREATED, "what has begun is brought to its end: {answer}");
+    assert_eq!(
+        status,
+        StatusCode::CREATED,
+        "what has begun is brought to its end: {answer}"
+    );
     books.took("asked");
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);

@@ -48,9 +48,21 @@ async fn a_task_that_names_capabilities_is_routed_by_them_whatever_its_key_is() 
         let id = format!("key-{n}");
         submitter.submit(key, &requiring(&id, &["fast"])).await;
         let reply = submitter.reply(SOON).await;
-        assert_eq!(reply.task_id.as_ref().map(|id| id.as_str()), Some(id.as_str()), "the key {key:?}");
-        assert_eq!(reply.status, Status::Succeeded, "the key {key:?}: {reply:?}");
-        assert_eq!(reply.programmer.as_ref().map(|id| id.as_str()), Some("001"), "who offers `fast`; the key {key:?}");
+        assert_eq!(
+            reply.task_id.as_ref().map(|id| id.as_str()),
+            Some(id.as_str()),
+            "the key {key:?}"
+        );
+        assert_eq!(
+            reply.status,
+            Status::Succeeded,
+            "the key {key:?}: {reply:?}"
+        );
+        assert_eq!(
+            reply.programmer.as_ref().map(|id| id.as_str()),
+            Some("001"),
+            "who offers `fast`; the key {key:?}"
+        );
     }
 }
 
@@ -58,17 +70,36 @@ async fn a_task_that_names_capabilities_is_routed_by_them_whatever_its_key_is() 
 async fn a_key_asks_for_what_a_task_does_not_name_however_it_is_written() {
     let pool = Pool::start(&two_kinds()).await;
     let mut submitter = pool.submitter("me").await;
-    let keys =
-        ["premium", "PREMIUM", " premium ", "premium.premium", "reasoning.premium", "paid, premium", "tasks.paid"];
+    let keys = [
+        "premium",
+        "PREMIUM",
+        " premium ",
+        "premium.premium",
+        "reasoning.premium",
+        "paid, premium",
+        "tasks.paid",
+    ];
     for (n, key) in keys.iter().enumerate() {
         submitter.submit(key, &task(&format!("key-{n}"))).await;
         let reply = submitter.reply(SOON).await;
-        assert_eq!(reply.status, Status::Succeeded, "the key {key:?}: {reply:?}");
-        assert_eq!(reply.programmer.as_ref().map(|id| id.as_str()), Some("006"), "the key {key:?}");
+        assert_eq!(
+            reply.status,
+            Status::Succeeded,
+            "the key {key:?}: {reply:?}"
+        );
+        assert_eq!(
+            reply.programmer.as_ref().map(|id| id.as_str()),
+            Some("006"),
+            "the key {key:?}"
+        );
     }
     submitter.submit("", &task("no-key")).await;
     let reply = submitter.reply(SOON).await;
-    assert_eq!(reply.status, Status::Succeeded, "no key and no capabilities: anybody does it: {reply:?}");
+    assert_eq!(
+        reply.status,
+        Status::Succeeded,
+        "no key and no capabilities: anybody does it: {reply:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,13 +109,21 @@ async fn a_key_that_nobody_serves_uses_the_id_of_its_task_not_up() {
     for (key, words) in [("quantum", "`quantum`"), ("Fast!", "\"Fast!\"")] {
         submitter.submit(key, &task("mistaken")).await;
         let reply = submitter.reply(SOON).await;
-        assert_eq!(reply.error.as_ref().map(|error| error.kind), Some(ErrorKind::Unroutable), "{key}: {reply:?}");
+        assert_eq!(
+            reply.error.as_ref().map(|error| error.kind),
+            Some(ErrorKind::Unroutable),
+            "{key}: {reply:?}"
+        );
         let message = reply.error.map(|error| error.message).unwrap_or_default();
         assert!(message.contains(words), "it names the key: {message}");
     }
     submitter.submit("any", &task("mistaken")).await;
     let reply = submitter.reply(SOON).await;
-    assert_eq!(reply.status, Status::Succeeded, "the same task with the right key: {reply:?}");
+    assert_eq!(
+        reply.status,
+        Status::Succeeded,
+        "the same task with the right key: {reply:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,9 +131,19 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter_whatever_its_key_is() {
     let pool = Pool::start(&two_kinds()).await;
     let mut submitter = pool.submitter("me").await;
     for key in ["", "quantum", "Fast!"] {
-        submitter.publish(key, "hello", submitter.properties().with_message_id("unread".into())).await;
+        submitter
+            .publish(
+                key,
+                "hello",
+                submitter.properties().with_message_id("unread".into()),
+            )
+            .await;
         let reply = submitter.reply(SOON).await;
-        assert_eq!(reply.error.as_ref().map(|error| error.kind), Some(ErrorKind::InvalidTask), "{key:?}: {reply:?}");
+        assert_eq!(
+            reply.error.as_ref().map(|error| error.kind),
+            Some(ErrorKind::InvalidTask),
+            "{key:?}: {reply:?}"
+        );
     }
     submitter.submit("", &task("unread")).await;
     let reply = submitter.reply(SOON).await;

@@ -76,11 +76,19 @@ elif what == "quotes":
 "##;
 
 async fn pool_with(more: Value) -> (Pool, ScriptedLlm) {
-    let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a scripted LLM");
+    let llm = ScriptedLlm::start(Script::default(), 0)
+        .await
+        .expect("a scripted LLM");
     let mut agent = json!({"kind": "command", "command": ["/usr/bin/python3", "-c", AGENT, "{prompt_file}"], "no_output_timeout_s": 2});
-    agent.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    agent
+        .as_object_mut()
+        .expect("an object")
+        .extend(more.as_object().expect("an object").clone());
     let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 60});
-    let file = PoolFile::sample().llm(&llm.base_url()).with("agent", agent).with("defaults", limits);
+    let file = PoolFile::sample()
+        .llm(&llm.base_url())
+        .with("agent", agent)
+        .with("defaults", limits);
     let pool = Pool::start(&file.set("dispatcher.retry_delay_s", json!(0))).await;
     Repository::create(&pool.repository("calc"), &[("calc.py", "x = 1\n")]);
     (pool, llm)
@@ -92,7 +100,9 @@ fn task(what: &str, script: &Value, more: &Value) -> Value {
         "id": what, "instruction": format!("{what}\nSCRIPT: {script}"), "repository": "calc",
         "acceptance": [{"name": "fixed", "run": ["grep", "-q", "fixed", "calc.py"]}],
     });
-    task.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    task.as_object_mut()
+        .expect("an object")
+        .extend(more.as_object().expect("an object").clone());
     task
 }
 
@@ -128,8 +138,20 @@ async fn an_agent_that_has_finished_and_stays_is_ended_and_its_change_is_judged(
         ("stays", "stays", &said, &plain, None),
         ("stays-unchecked", "stays", &said, &unchecked, None),
         ("answered", "answered", &said, &unchecked, None),
-        ("stays-failing", "stays", &said, &fails, Some(ErrorKind::AcceptanceFailed)),
-        ("polls", "polls", &said, &plain, Some(ErrorKind::AgentSilent)),
+        (
+            "stays-failing",
+            "stays",
+            &said,
+            &fails,
+            Some(ErrorKind::AcceptanceFailed),
+        ),
+        (
+            "polls",
+            "polls",
+            &said,
+            &plain,
+            Some(ErrorKind::AgentSilent),
+        ),
     ];
     let tasks = cases.map(|(id, what, script, more, _)| {
         let mut task = task(what, script, more);
@@ -142,13 +164,20 @@ async fn an_agent_that_has_finished_and_stays_is_ended_and_its_change_is_judged(
         assert_eq!(kind(&result), expected, "{id}: {result:?}");
         if expected.is_none() {
             assert_eq!(result.status, Status::Succeeded, "{id}: {result:?}");
-            assert!(pool.api().patch(id).await.contains("+fixed"), "{id}: its change is there");
+            assert!(
+                pool.api().patch(id).await.contains("+fixed"),
+                "{id}: its change is there"
+            );
         }
     }
     let mut log = pool.event_log().await;
     log.read().await;
     for (id, _, _, _, expected) in cases {
-        let starts = if expected == Some(ErrorKind::AgentSilent) { 3 } else { 1 };
+        let starts = if expected == Some(ErrorKind::AgentSilent) {
+            3
+        } else {
+            1
+        };
         assert_eq!(log.starts(id).len(), starts, "attempts at {id}");
     }
 }
@@ -156,14 +185,22 @@ async fn an_agent_that_has_finished_and_stays_is_ended_and_its_change_is_judged(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_ended_after_its_last_event_and_not_after_what_looks_like_it() {
     // Long enough that silence ends none of them.
-    let (pool, _llm) = pool_with(json!({"done_when": "{\"type\": \"result\"}", "no_output_timeout_s": 600})).await;
+    let (pool, _llm) =
+        pool_with(json!({"done_when": "{\"type\": \"result\"}", "no_output_timeout_s": 600})).await;
     let cases = ["says", "quotes"];
     let tasks = cases.map(|what| task(what, &json!({"say": "yes"}), &json!({})));
     pool.api().submit(&json!(tasks)).await;
     for what in cases {
         let result = pool.api().result(what, SOON * 2).await;
-        assert_eq!((result.status, result.runs), (Status::Succeeded, 1), "{what}: {result:?}");
+        assert_eq!(
+            (result.status, result.runs),
+            (Status::Succeeded, 1),
+            "{what}: {result:?}"
+        );
         let run_s = result.timings.run_ms / 1000;
-        assert!((10..40).contains(&run_s), "{what}: ten seconds to exit, or as long as it works: {run_s} s");
+        assert!(
+            (10..40).contains(&run_s),
+            "{what}: ten seconds to exit, or as long as it works: {run_s} s"
+        );
     }
 }

@@ -12,8 +12,8 @@ use crate::support::machine::checkout;
 
 /// Programs that every system has. Nothing here installs, builds or reaches a network.
 const COREUTILS: [&str; 15] = [
-    "env", "bash", "cat", "cut", "date", "dirname", "basename", "head", "mkdir", "mktemp", "readlink", "realpath",
-    "rm", "touch", "uname",
+    "env", "bash", "cat", "cut", "date", "dirname", "basename", "head", "mkdir", "mktemp",
+    "readlink", "realpath", "rm", "touch", "uname",
 ];
 
 /// A copy of the scripts in which nothing has been built or installed.
@@ -32,11 +32,18 @@ impl Bare {
             std::fs::create_dir(root.join(part)).expect("a directory");
         }
         for part in ["scripts", ".ci", "config", "Cargo.toml"] {
-            let copied = Command::new("cp").arg("-r").arg(checkout().join(part)).arg(root.join("checkout")).status();
+            let copied = Command::new("cp")
+                .arg("-r")
+                .arg(checkout().join(part))
+                .arg(root.join("checkout"))
+                .status();
             assert!(copied.expect("cp runs").success(), "{part} is copied");
         }
         for name in COREUTILS {
-            let found = ["/usr/bin", "/bin"].map(|place| Path::new(place).join(name)).into_iter().find(|p| p.exists());
+            let found = ["/usr/bin", "/bin"]
+                .map(|place| Path::new(place).join(name))
+                .into_iter()
+                .find(|p| p.exists());
             let found = found.unwrap_or_else(|| panic!("this system has {name}"));
             std::os::unix::fs::symlink(found, root.join("bin").join(name)).expect("a link");
         }
@@ -44,8 +51,12 @@ impl Bare {
     }
 
     fn scripts(&self) -> Vec<PathBuf> {
-        let places = ["checkout/scripts", "checkout/.ci"].map(|place| self.directory.path().join(place));
-        let files = places.iter().flat_map(|place| std::fs::read_dir(place).expect("scripts")).flatten();
+        let places =
+            ["checkout/scripts", "checkout/.ci"].map(|place| self.directory.path().join(place));
+        let files = places
+            .iter()
+            .flat_map(|place| std::fs::read_dir(place).expect("scripts"))
+            .flatten();
         let is_script = |path: &PathBuf| {
             let metadata = path.metadata().expect("a file");
             metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
@@ -58,9 +69,15 @@ impl Bare {
     fn run(&self, script: &Path, arguments: &[&str]) -> Output {
         let root = self.directory.path();
         let mut command = Command::new(script);
-        command.args(arguments).env_clear().env("PATH", root.join("bin")).env("HOME", root.join("home"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", root.join("bin"))
+            .env("HOME", root.join("home"));
         command.current_dir(root).stdin(Stdio::null());
-        command.output().unwrap_or_else(|error| panic!("{} runs: {error}", script.display()))
+        command
+            .output()
+            .unwrap_or_else(|error| panic!("{} runs: {error}", script.display()))
     }
 
     fn files(&self) -> Files {
@@ -86,15 +103,28 @@ fn help_of_every_script_prints_how_it_is_used_and_does_nothing_else() {
     assert!(scripts.len() > 10, "they are found: {scripts:?}");
     for script in &scripts {
         let name = script.file_name().expect("a name").to_string_lossy();
-        for arguments in
-            [&["--help"][..], &["-h"], &["start", "--help"], &["--check", "-h"], &["--data", "x", "--help"]]
-        {
+        for arguments in [
+            &["--help"][..],
+            &["-h"],
+            &["start", "--help"],
+            &["--check", "-h"],
+            &["--data", "x", "--help"],
+        ] {
             let done = bare.run(script, arguments);
-            let (said, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            let (said, error) = (
+                String::from_utf8_lossy(&done.stdout),
+                String::from_utf8_lossy(&done.stderr),
+            );
             assert!(done.status.success(), "{name} {arguments:?}: {said}{error}");
-            assert!(said.contains(&*name) && said.lines().count() > 2, "{name} {arguments:?} says its use: {said}");
+            assert!(
+                said.contains(&*name) && said.lines().count() > 2,
+                "{name} {arguments:?} says its use: {said}"
+            );
             assert_eq!(error, "", "{name} {arguments:?} has nothing to complain of");
-            assert!(!said.contains("set -euo"), "{name}: the head comment, and no code: {said}");
+            assert!(
+                !said.contains("set -euo"),
+                "{name}: the head comment, and no code: {said}"
+            );
             assert_eq!(bare.files(), before, "{name} {arguments:?} makes nothing");
         }
     }
@@ -105,12 +135,19 @@ fn an_option_that_a_script_does_not_know_is_refused_before_anything_is_done() {
     let bare = Bare::make();
     let before = bare.files();
     for script in bare.scripts() {
-        let name = script.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = script
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         for arguments in [&["--no-such-option"][..], &["--no-such-option", "x"]] {
             let done = bare.run(&script, arguments);
             let error = String::from_utf8_lossy(&done.stderr);
             assert_eq!(done.status.code(), Some(2), "{name} {arguments:?}: {error}");
-            assert!(error.contains("--help") || error.contains(&name), "{name} says where to look: {error}");
+            assert!(
+                error.contains("--help") || error.contains(&name),
+                "{name} says where to look: {error}"
+            );
             assert_eq!(bare.files(), before, "{name} {arguments:?} makes nothing");
         }
     }
@@ -138,9 +175,16 @@ fn an_option_of_a_command_that_is_not_known_is_refused_too() {
         ("compose-passwords", &["tell"]),
         ("test-compose", &["v2"]),
     ] {
-        let done = bare.run(&bare.directory.path().join("checkout/scripts").join(script), arguments);
+        let done = bare.run(
+            &bare.directory.path().join("checkout/scripts").join(script),
+            arguments,
+        );
         let error = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{script} {arguments:?}: {error}");
+        assert_eq!(
+            done.status.code(),
+            Some(2),
+            "{script} {arguments:?}: {error}"
+        );
         assert_eq!(bare.files(), before, "{script} {arguments:?} makes nothing");
     }
 }

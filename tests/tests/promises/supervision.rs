@@ -22,7 +22,10 @@ async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() 
     let vhost = Vhost::create().await;
     let url = vhost.url();
     let (user, address) = url.split_once('@').expect("a user");
-    let wrong_password = format!("{}:guessed@{address}", user.rsplit_once(':').expect("a password").0);
+    let wrong_password = format!(
+        "{}:guessed@{address}",
+        user.rsplit_once(':').expect("a password").0
+    );
     let (without_vhost, _) = url.rsplit_once('/').expect("a virtual host");
     let missing_vhost = format!("{without_vhost}/not-there");
     for (url, text) in [
@@ -33,8 +36,14 @@ async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() 
         for process in [pair.worker(), pair.dispatcher()] {
             let (status, log) = refused(process).await;
             assert_eq!(status.code(), Some(1), "it ends, it does not wait: {log}");
-            assert!(log.contains(text) && log.contains("correct"), "it says what is wrong and what to do: {log}");
-            assert!(log.contains(address.rsplit_once('/').expect("a virtual host").0), "it names the address: {log}");
+            assert!(
+                log.contains(text) && log.contains("correct"),
+                "it says what is wrong and what to do: {log}"
+            );
+            assert!(
+                log.contains(address.rsplit_once('/').expect("a virtual host").0),
+                "it names the address: {log}"
+            );
             assert!(!log.contains("guessed"), "no password: {log}");
         }
     }
@@ -51,19 +60,32 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
     for api in [&api, &programmer] {
         ready(api).await;
         let connected = broker_is(api, "connected").await;
-        assert!(!connected.to_string().contains(broker.password()), "no password: {connected}");
+        assert!(
+            !connected.to_string().contains(broker.password()),
+            "no password: {connected}"
+        );
     }
 
     broker.stop().await;
     for api in [&api, &programmer] {
         let away = broker_is(api, "reconnecting").await;
-        assert!(away["since"].is_string() && away["error"].is_string(), "since when, and why: {away}");
+        assert!(
+            away["since"].is_string() && away["error"].is_string(),
+            "since when, and why: {away}"
+        );
         let (status, health) = api.try_get("/health").await;
         assert_eq!(status, StatusCode::OK, "it is alive: {health}");
         let (status, answer) = api.try_get("/ready").await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "and cannot work: {answer}");
+        assert_eq!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "and cannot work: {answer}"
+        );
         let metrics = api.text("/metrics").await;
-        assert!(metrics.contains("pool_broker_connected{purpose=\"consume\"} 0"), "{metrics}");
+        assert!(
+            metrics.contains("pool_broker_connected{purpose=\"consume\"} 0"),
+            "{metrics}"
+        );
     }
     // Several attempts of both have failed by then.
     eventually("both have tried for a while", SOON, async || {
@@ -72,24 +94,51 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
     })
     .await;
     let (status, answer) = api.try_submit(&task("too-early")).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "nothing is taken that nobody keeps: {answer}");
+    assert_eq!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nothing is taken that nobody keeps: {answer}"
+    );
 
     broker.start_again().await;
     for api in [&api, &programmer] {
         ready(api).await;
         let metrics = api.text("/metrics").await;
-        assert!(metrics.contains("pool_broker_reconnects_total{purpose=\"consume\"} 1"), "{metrics}");
+        assert!(
+            metrics.contains("pool_broker_reconnects_total{purpose=\"consume\"} 1"),
+            "{metrics}"
+        );
     }
     api.submit(&task("afterwards")).await;
     let result = api.result("afterwards", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "both consume again: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "both consume again: {result:?}"
+    );
     for process in [&mut dispatcher, &mut worker] {
         assert!(process.is_running(), "{} lives", process.name);
         let log = process.log();
-        assert_eq!(count(&log, "the broker is lost"), 2, "once for each of its two connections: {log}");
-        assert_eq!(count(&log, "trying until"), 2, "and not again while it is away: {log}");
-        assert_eq!(count(&log, "the broker is back"), 2, "and once that it is back: {log}");
-        assert_eq!(count(&log, "trying again"), 0, "nobody else has a word to add: {log}");
+        assert_eq!(
+            count(&log, "the broker is lost"),
+            2,
+            "once for each of its two connections: {log}"
+        );
+        assert_eq!(
+            count(&log, "trying until"),
+            2,
+            "and not again while it is away: {log}"
+        );
+        assert_eq!(
+            count(&log, "the broker is back"),
+            2,
+            "and once that it is back: {log}"
+        );
+        assert_eq!(
+            count(&log, "trying again"),
+            0,
+            "nobody else has a word to add: {log}"
+        );
     }
 }
 
@@ -98,17 +147,26 @@ async fn a_password_that_is_changed_under_a_running_process_does_not_end_it() {
     let _cores = share_cores().await;
     let broker = OwnBroker::start("").await;
     broker.control(&["add_user", "app", "one"]).await;
-    broker.control(&["set_permissions", "app", ".*", ".*", ".*"]).await;
-    let pair = Pair::at(format!("amqp://app:one@127.0.0.1:{}/%2f", broker.port()), json!({}));
+    broker
+        .control(&["set_permissions", "app", ".*", ".*", ".*"])
+        .await;
+    let pair = Pair::at(
+        format!("amqp://app:one@127.0.0.1:{}/%2f", broker.port()),
+        json!({}),
+    );
     let mut dispatcher = pair.dispatcher();
     let api = pair.api().await;
     ready(&api).await;
 
     broker.control(&["change_password", "app", "two"]).await;
-    broker.control(&["close_all_user_connections", "app", "for a test"]).await;
+    broker
+        .control(&["close_all_user_connections", "app", "for a test"])
+        .await;
     eventually("it says that the password is refused", SOON, async || {
         let error = broker_is(&api, "reconnecting").await["error"].to_string();
-        error.contains("or the password (ACCESS_REFUSED").then_some(())
+        error
+            .contains("or the password (ACCESS_REFUSED")
+            .then_some(())
     })
     .await;
     assert!(dispatcher.is_running(), "it goes on trying");
@@ -128,22 +186,46 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     let api = pair.api().await;
     ready(&api).await;
 
-    broker.control(&["set_disk_free_limit", "1000000000000000"]).await;
+    broker
+        .control(&["set_disk_free_limit", "1000000000000000"])
+        .await;
     let (status, answer) = api.try_submit(&task("first")).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it cannot be taken: {answer}");
-    assert!(answer.to_string().contains("low on disk"), "the answer names the alarm: {answer}");
+    assert_eq!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "it cannot be taken: {answer}"
+    );
+    assert!(
+        answer.to_string().contains("low on disk"),
+        "the answer names the alarm: {answer}"
+    );
     let blocked = broker_is(&api, "blocked").await;
-    assert!(blocked["error"].to_string().contains("low on disk"), "health names it, too: {blocked}");
+    assert!(
+        blocked["error"].to_string().contains("low on disk"),
+        "health names it, too: {blocked}"
+    );
     let (status, answer) = api.try_submit(&task("second")).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "nor the next one: {answer}");
+    assert_eq!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nor the next one: {answer}"
+    );
     let (status, answer) = api.try_get("/ready").await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it is not ready: {answer}");
+    assert_eq!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "it is not ready: {answer}"
+    );
 
     broker.control(&["set_disk_free_limit", "1000000"]).await;
     ready(&api).await;
     for id in ["first", "second"] {
         api.submit(&task(id)).await;
-        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id}: the pool works again");
+        assert_eq!(
+            api.result(id, SOON).await.status,
+            Status::Succeeded,
+            "{id}: the pool works again"
+        );
     }
 }
 
@@ -158,23 +240,49 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
     let port = pool.status().await.programmer("001")["port"].clone();
     let programmer = Api::at(format!("http://127.0.0.1:{port}"));
     api.submit(&task("before")).await;
-    assert_eq!(api.result("before", SOON).await.status, Status::Succeeded, "it is done");
+    assert_eq!(
+        api.result("before", SOON).await.status,
+        Status::Succeeded,
+        "it is done"
+    );
 
     pool.delete_vhost().await;
-    let missing = format!("the virtual host {:?} is not there, or not for the user", pool.vhost());
+    let missing = format!(
+        "the virtual host {:?} is not there, or not for the user",
+        pool.vhost()
+    );
     for api in [&api, &programmer] {
         eventually("it says what is missing", SOON, async || {
             let away = broker_is(api, "reconnecting").await;
-            away["error"].as_str().is_some_and(|error| error.contains(&missing)).then_some(())
+            away["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(&missing))
+                .then_some(())
         })
         .await;
-        assert_eq!(api.try_get("/health").await.0, StatusCode::OK, "it is alive");
-        assert_eq!(api.try_get("/ready").await.0, StatusCode::SERVICE_UNAVAILABLE, "and cannot work");
+        assert_eq!(
+            api.try_get("/health").await.0,
+            StatusCode::OK,
+            "it is alive"
+        );
+        assert_eq!(
+            api.try_get("/ready").await.0,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "and cannot work"
+        );
     }
-    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    idles(
+        [pool.dispatcher_pid(), pool.worker(worker).pid()],
+        Duration::from_secs(5),
+    )
+    .await;
     // Nobody is let in yet.
     pool.make_vhost().await;
-    idles([pool.dispatcher_pid(), pool.worker(worker).pid()], Duration::from_secs(5)).await;
+    idles(
+        [pool.dispatcher_pid(), pool.worker(worker).pid()],
+        Duration::from_secs(5),
+    )
+    .await;
     broker_is(&programmer, "reconnecting").await;
 
     pool.make_users().await;
@@ -183,18 +291,36 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
     }
     pool.all_consume().await;
     // Nothing is left of what was there, also not in anybody's memory: the id is free.
-    assert_eq!(api.try_get("/tasks/before").await.0, StatusCode::NOT_FOUND, "it went with the virtual host");
+    assert_eq!(
+        api.try_get("/tasks/before").await.0,
+        StatusCode::NOT_FOUND,
+        "it went with the virtual host"
+    );
     for id in ["before", "afterwards"] {
         api.submit(&task(id)).await;
-        assert_eq!(api.result(id, SOON).await.status, Status::Succeeded, "{id} is done");
+        assert_eq!(
+            api.result(id, SOON).await.status,
+            Status::Succeeded,
+            "{id} is done"
+        );
     }
     assert_eq!(
-        pool.event_log().await.read().await.iter().filter(|entry| entry.is("started")).count(),
+        pool.event_log()
+            .await
+            .read()
+            .await
+            .iter()
+            .filter(|entry| entry.is("started"))
+            .count(),
         2,
         "by somebody"
     );
     for log in [pool.dispatcher_log(), pool.worker(worker).log()] {
-        assert_eq!(count(&log, "the virtual host"), 2, "said once for each of its two connections: {log}");
+        assert_eq!(
+            count(&log, "the virtual host"),
+            2,
+            "said once for each of its two connections: {log}"
+        );
     }
 }
 
@@ -204,24 +330,53 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
     pool.go_through(&proxy);
     pool.start_dispatcher().await;
-    let reason = |status: &PoolStatus| status.programmers()[0]["reason"].as_str().expect("a text").to_owned();
+    let reason = |status: &PoolStatus| {
+        status.programmers()[0]["reason"]
+            .as_str()
+            .expect("a text")
+            .to_owned()
+    };
     let early = pool.status().await;
-    assert!(reason(&early).starts_with("not heard of yet: this dispatcher has listened for"), "{early:?}");
-    assert_eq!((&early.programmers()[0]["unknown"], &early.0["detail"]), (&json!(true), &Value::Null), "{early:?}");
+    assert!(
+        reason(&early).starts_with("not heard of yet: this dispatcher has listened for"),
+        "{early:?}"
+    );
+    assert_eq!(
+        (&early.programmers()[0]["unknown"], &early.0["detail"]),
+        (&json!(true), &Value::Null),
+        "{early:?}"
+    );
     let down = eventually("the metrics tell of it", SOON, async || {
         let metrics = pool.api().text("/metrics").await;
-        metrics.lines().find(|line| line.starts_with(r#"pool_programmers{state="down""#)).map(ToOwned::to_owned)
+        metrics
+            .lines()
+            .find(|line| line.starts_with(r#"pool_programmers{state="down""#))
+            .map(ToOwned::to_owned)
     })
     .await;
     assert!(down.ends_with("NaN"), "and raise no false alarm: {down}");
     proxy.set(Weather::Refusing);
     proxy.reset();
-    let away = |status: &PoolStatus| status.0["detail"].as_str().is_some_and(|detail| detail.contains("the broker"));
+    let away = |status: &PoolStatus| {
+        status.0["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.contains("the broker"))
+    };
     let away = pool.status_where("the broker is away", away).await;
-    assert_eq!(reason(&away), "unknown: the broker is not reachable", "nobody is called down for it");
+    assert_eq!(
+        reason(&away),
+        "unknown: the broker is not reachable",
+        "nobody is called down for it"
+    );
     let said = pool.command_line(&["status"]).await;
-    assert!(said.starts_with("the dispatcher says: the broker: reconnecting"), "it is said first: {said}");
-    assert!(said.contains("? messages waiting in queues"), "what is not known is not 0: {said}");
+    assert!(
+        said.starts_with("the dispatcher says: the broker: reconnecting"),
+        "it is said first: {said}"
+    );
+    assert!(
+        said.contains("? messages waiting in queues"),
+        "what is not known is not 0: {said}"
+    );
     // Whoever asks now would wait for a connection for ten seconds.
     let asked = Instant::now();
     let away = pool.status().await;
@@ -231,6 +386,14 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
         "{away:?}"
     );
     let (dead, _) = pool.api().try_get("/dead").await;
-    assert_eq!(dead, StatusCode::SERVICE_UNAVAILABLE, "nobody can look at dead letters");
-    assert!(asked.elapsed() < Duration::from_secs(3), "it is known that nobody answers: {:?}", asked.elapsed());
+    assert_eq!(
+        dead,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nobody can look at dead letters"
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(3),
+        "it is known that nobody answers: {:?}",
+        asked.elapsed()
+    );
 }

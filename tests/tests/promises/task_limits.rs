@@ -37,7 +37,11 @@ fn limited() -> Value {
 fn is_sound(usage: &Usage) {
     let by_llm: MicroUsd = usage.by_llm.iter().map(|of| of.cost_usd).sum();
     let calls: u64 = usage.by_llm.iter().map(|of| of.calls).sum();
-    assert_eq!((by_llm, calls), (usage.cost_usd, usage.calls), "the parts are the whole: {usage:?}");
+    assert_eq!(
+        (by_llm, calls),
+        (usage.cost_usd, usage.calls),
+        "the parts are the whole: {usage:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,16 +55,34 @@ async fn the_limit_holds_over_all_hand_backs_and_the_result_says_what_they_cost(
     let result = pool.api().result("t-1", SOON * 2).await;
 
     let failure = result.error.as_ref().expect("it has failed");
-    assert_eq!((result.status, failure.kind), (Status::Failed, ErrorKind::TokenLimit), "{failure:?}");
+    assert_eq!(
+        (result.status, failure.kind),
+        (Status::Failed, ErrorKind::TokenLimit),
+        "{failure:?}"
+    );
     let asked = llm.requests().await.len() as u64;
     let usage = &result.usage;
-    assert!(usage.cost_usd > WORST && usage.cost_usd <= LIMIT, "all of them, and within the limit: {usage:?}");
-    assert_eq!((asked, usage.calls), (2, 3), "two were sent, the third did not fit");
+    assert!(
+        usage.cost_usd > WORST && usage.cost_usd <= LIMIT,
+        "all of them, and within the limit: {usage:?}"
+    );
+    assert_eq!(
+        (asked, usage.calls),
+        (2, 3),
+        "two were sent, the third did not fit"
+    );
     is_sound(usage);
     log.finished(1, SOON).await;
     let ledger = Ledger::after(log.read().await);
-    assert_eq!((ledger.spent, ledger.reserved()), (usage.cost_usd, MicroUsd::ZERO), "as the day's budget has it");
-    pool.status_where("the pool counts nothing twice", |status| status.spent() == usage.cost_usd).await;
+    assert_eq!(
+        (ledger.spent, ledger.reserved()),
+        (usage.cost_usd, MicroUsd::ZERO),
+        "as the day's budget has it"
+    );
+    pool.status_where("the pool counts nothing twice", |status| {
+        status.spent() == usage.cost_usd
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,24 +90,43 @@ async fn what_a_killed_worker_may_have_spent_is_not_there_for_the_next_one() {
     let llm = paid_llm().await;
     let mut pool = Pool::start_processes(&paid(2, &llm, &["--calls", "2"]), 2, 1).await;
     let mut log = pool.event_log().await;
-    llm.fail(&[json!({"model": "*", "prompt": "call 2 of 2", "hold": true})]).await;
+    llm.fail(&[json!({"model": "*", "prompt": "call 2 of 2", "hold": true})])
+        .await;
     pool.api().submit(&limited()).await;
-    llm.until("its second call is open", SOON, |requests| (requests.len() == 2).then_some(())).await;
+    llm.until("its second call is open", SOON, |requests| {
+        (requests.len() == 2).then_some(())
+    })
+    .await;
     let who = log.started("t-1").await;
     pool.kill_worker_of(&who);
-    llm.until("another one is in its second call", SOON, |requests| (requests.len() == 4).then_some(())).await;
+    llm.until("another one is in its second call", SOON, |requests| {
+        (requests.len() == 4).then_some(())
+    })
+    .await;
     llm.recover().await;
     let result = pool.api().result("t-1", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "there is something left of the limit: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "there is something left of the limit: {result:?}"
+    );
     assert_ne!(result.programmer, Some(who), "by another programmer");
 
     let usage = &result.usage;
     // The first attempt: a call that was answered, and one of which nobody knows. The second: two that were answered.
     let least = CALL + CALL + CALL + WORST;
-    assert!(usage.cost_usd >= least && usage.cost_usd <= LIMIT, "an upper bound, within the limit: {usage:?}");
+    assert!(
+        usage.cost_usd >= least && usage.cost_usd <= LIMIT,
+        "an upper bound, within the limit: {usage:?}"
+    );
     assert_eq!((usage.calls, usage.estimated), (4, true), "{usage:?}");
     is_sound(usage);
-    let told: Vec<u64> = llm.requests().await.iter().filter_map(|seen| seen.fields["max_tokens"].as_u64()).collect();
+    let told: Vec<u64> = llm
+        .requests()
+        .await
+        .iter()
+        .filter_map(|seen| seen.fields["max_tokens"].as_u64())
+        .collect();
     assert_eq!(told[0], 16_384, "the first attempt");
     assert!(told[2] < 9_000, "the second one has less: {told:?}");
 }
@@ -96,20 +137,35 @@ async fn a_cancelled_task_says_what_it_has_cost() {
     let pool = Pool::start_processes(&paid(1, &llm, &["--calls", "3"]), 1, 1).await;
     let mut log = pool.event_log().await;
     let mut submitter = pool.submitter("me").await;
-    llm.fail(&[json!({"model": "*", "prompt": "call 3 of 3", "hold": true})]).await;
+    llm.fail(&[json!({"model": "*", "prompt": "call 3 of 3", "hold": true})])
+        .await;
     submitter.submit("work", &tasks("t", 1)[0]).await;
-    llm.until("its third call is open", SOON, |requests| (requests.len() == 3).then_some(())).await;
+    llm.until("its third call is open", SOON, |requests| {
+        (requests.len() == 3).then_some(())
+    })
+    .await;
     pool.api().delete("/tasks/t-1").await;
 
     let told = submitter.reply(SOON).await;
     let usage = &told.usage;
-    assert_eq!((told.status, usage.calls, usage.failed_calls), (Status::Cancelled, 3, 1), "{usage:?}");
-    assert!(usage.cost_usd >= CALL + CALL + WORST, "two that were answered, and one that may have been: {usage:?}");
+    assert_eq!(
+        (told.status, usage.calls, usage.failed_calls),
+        (Status::Cancelled, 3, 1),
+        "{usage:?}"
+    );
+    assert!(
+        usage.cost_usd >= CALL + CALL + WORST,
+        "two that were answered, and one that may have been: {usage:?}"
+    );
     is_sound(usage);
     let shown = pool.api().result("t-1", SOON).await;
     assert_eq!(shown.usage, told.usage, "the API says the same");
     log.read().await;
-    assert_eq!(Ledger::after(&log.entries).spent, usage.cost_usd, "and the day's budget");
+    assert_eq!(
+        Ledger::after(&log.entries).spent,
+        usage.cost_usd,
+        "and the day's budget"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,19 +174,32 @@ async fn a_task_that_is_given_back_by_a_worker_that_ends_says_what_both_attempts
     let file = paid(2, &llm, &["--calls", "2"]).set("dispatcher.drain_timeout_s", json!(1));
     let mut pool = Pool::start_processes(&file, 2, 1).await;
     let mut log = pool.event_log().await;
-    llm.fail(&[json!({"model": "*", "prompt": "call 2 of 2", "hold": true})]).await;
+    llm.fail(&[json!({"model": "*", "prompt": "call 2 of 2", "hold": true})])
+        .await;
     pool.api().submit(&limited()).await;
     let who: ProgrammerId = log.started("t-1").await;
-    llm.until("its second call is open", SOON, |requests| (requests.len() == 2).then_some(())).await;
+    llm.until("its second call is open", SOON, |requests| {
+        (requests.len() == 2).then_some(())
+    })
+    .await;
     let index = usize::from(who.as_str() != "001");
     pool.worker(index).terminate();
-    llm.until("the other one is in its second call", SOON, |requests| (requests.len() == 4).then_some(())).await;
+    llm.until("the other one is in its second call", SOON, |requests| {
+        (requests.len() == 4).then_some(())
+    })
+    .await;
     llm.recover().await;
     let result = pool.api().result("t-1", SOON).await;
     assert_eq!(result.status, Status::Succeeded, "{result:?}");
     let usage = &result.usage;
     assert_eq!((usage.calls, usage.failed_calls), (4, 1), "{usage:?}");
-    assert!(usage.cost_usd >= CALL + CALL + CALL + WORST && usage.cost_usd <= LIMIT, "of both: {usage:?}");
+    assert!(
+        usage.cost_usd >= CALL + CALL + CALL + WORST && usage.cost_usd <= LIMIT,
+        "of both: {usage:?}"
+    );
     is_sound(usage);
-    pool.status_where("the day's budget has the same", |status| status.spent() == usage.cost_usd).await;
+    pool.status_where("the day's budget has the same", |status| {
+        status.spent() == usage.cost_usd
+    })
+    .await;
 }

@@ -11,16 +11,30 @@ const MARK: &str = "<!-- example: pika -->";
 /// The first block of Python after the mark.
 fn example() -> String {
     let readme = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
-    let (_, after) = readme.split_once(MARK).unwrap_or_else(|| panic!("README.md has the mark {MARK}"));
-    let (_, code) = after.split_once("```python\n").expect("a block of Python after the mark");
-    code.split_once("```").expect("the end of the block").0.to_owned()
+    let (_, after) = readme
+        .split_once(MARK)
+        .unwrap_or_else(|| panic!("README.md has the mark {MARK}"));
+    let (_, code) = after
+        .split_once("```python\n")
+        .expect("a block of Python after the mark");
+    code.split_once("```")
+        .expect("the end of the block")
+        .0
+        .to_owned()
 }
 
 /// A Python that has pika.
 pub(super) fn python() -> String {
-    let python = std::env::var("POOL_TEST_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".to_owned());
-    let has_pika = Command::new(&python).args(["-c", "import pika"]).output().is_ok_and(|done| done.status.success());
-    assert!(has_pika, "{python} has no pika: install python3-pika, or set POOL_TEST_PYTHON to a Python that has it");
+    let python =
+        std::env::var("POOL_TEST_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".to_owned());
+    let has_pika = Command::new(&python)
+        .args(["-c", "import pika"])
+        .output()
+        .is_ok_and(|done| done.status.success());
+    assert!(
+        has_pika,
+        "{python} has no pika: install python3-pika, or set POOL_TEST_PYTHON to a Python that has it"
+    );
     python
 }
 
@@ -30,7 +44,9 @@ async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result
     let pool = Pool::start(&PoolFile::sample().command(&agent)).await;
     Repository::sample(&pool.repository("sample"));
     let mut command = Command::new(python());
-    command.args(["-c", &example()]).env("AMQP_URL", pool.amqp_url());
+    command
+        .args(["-c", &example()])
+        .env("AMQP_URL", pool.amqp_url());
     let mut example = Running::start("example", pool.path(), &command);
     let status = example.ended().await;
     let said = example.log();

@@ -45,24 +45,57 @@ async fn two_hundred_tasks_never_meet_at_one_programmer_and_never_wait_beside_an
 
     let succeeded = pool.api().get("/tasks?status=succeeded&limit=1").await;
     assert_eq!(succeeded["total"], TASKS, "every task succeeded");
-    assert_eq!(lines(directory, "runs"), TASKS, "every agent has run to its end");
-    assert_eq!(lines(directory, "two-at-once"), 0, "no programmer ever had two agents");
+    assert_eq!(
+        lines(directory, "runs"),
+        TASKS,
+        "every agent has run to its end"
+    );
+    assert_eq!(
+        lines(directory, "two-at-once"),
+        0,
+        "no programmer ever had two agents"
+    );
     let entries = log.read().await;
-    assert_eq!(overlaps(entries), Vec::<String>::new(), "no programmer had two tasks at once");
+    assert_eq!(
+        overlaps(entries),
+        Vec::<String>::new(),
+        "no programmer had two tasks at once"
+    );
     judge_waits(waits(entries));
 }
 
 fn lines(directory: &str, file: &str) -> usize {
-    std::fs::read_to_string(format!("{directory}/{file}")).unwrap_or_default().lines().count()
+    std::fs::read_to_string(format!("{directory}/{file}"))
+        .unwrap_or_default()
+        .lines()
+        .count()
 }
 
 fn judge_waits(mut waits: Vec<Duration>) {
     waits.sort_unstable();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    eprintln!("{} waits: median {:?}, p95 {:?}, max {:?}", waits.len(), at(50), at(95), at(100));
-    assert!(waits.len() > TASKS / 2, "most tasks were waiting when their programmer became free: {}", waits.len());
-    assert!(at(95) <= Duration::from_millis(250), "p95 of the way from one task to the next is {:?}", at(95));
-    assert!(at(100) <= Duration::from_secs(2), "the longest way from one task to the next is {:?}", at(100));
+    eprintln!(
+        "{} waits: median {:?}, p95 {:?}, max {:?}",
+        waits.len(),
+        at(50),
+        at(95),
+        at(100)
+    );
+    assert!(
+        waits.len() > TASKS / 2,
+        "most tasks were waiting when their programmer became free: {}",
+        waits.len()
+    );
+    assert!(
+        at(95) <= Duration::from_millis(250),
+        "p95 of the way from one task to the next is {:?}",
+        at(95)
+    );
+    assert!(
+        at(100) <= Duration::from_secs(2),
+        "the longest way from one task to the next is {:?}",
+        at(100)
+    );
 }
 
 /// Starts of a programmer that had a task in hand.
@@ -71,12 +104,21 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
     let mut overlaps = Vec::new();
     for entry in entries.iter().filter(|entry| entry.accepted) {
         match &entry.decision {
-            Decision::Started { task, attempt, programmer, .. } => {
-                if let Some((other, _)) = busy.insert(programmer.clone(), (task.clone(), *attempt)) {
+            Decision::Started {
+                task,
+                attempt,
+                programmer,
+                ..
+            } => {
+                if let Some((other, _)) = busy.insert(programmer.clone(), (task.clone(), *attempt))
+                {
                     overlaps.push(format!("{programmer} started {task} while it had {other}"));
                 }
             }
-            Decision::Finished { attempt: Some(attempt), .. } => busy.retain(|_, (_, running)| running != attempt),
+            Decision::Finished {
+                attempt: Some(attempt),
+                ..
+            } => busy.retain(|_, (_, running)| running != attempt),
             _ => {}
         }
     }
@@ -94,23 +136,37 @@ fn waits(entries: &[Entry]) -> Vec<Duration> {
     for Entry { at, decision, .. } in entries.iter().filter(|entry| entry.accepted) {
         match decision {
             Decision::Submitted { task, route, .. } => {
-                waiting.entry(route.clone()).or_default().insert(task.clone());
+                waiting
+                    .entry(route.clone())
+                    .or_default()
+                    .insert(task.clone());
             }
-            Decision::Started { task, attempt, programmer, route, .. } => {
+            Decision::Started {
+                task,
+                attempt,
+                programmer,
+                route,
+                ..
+            } => {
                 if let Some(Some(since)) = free_since.remove(programmer) {
                     waits.push(at.since(since));
                 }
                 waiting.entry(route.clone()).or_default().remove(task);
                 owner.insert(*attempt, programmer.clone());
             }
-            Decision::Finished { attempt: Some(attempt), .. } => {
+            Decision::Finished {
+                attempt: Some(attempt),
+                ..
+            } => {
                 free_since.insert(owner[attempt].clone(), None);
             }
             _ => {}
         }
         for (programmer, since) in &mut free_since {
-            let work =
-                routes.of(programmer).iter().any(|route| waiting.get(&route.name).is_some_and(|t| !t.is_empty()));
+            let work = routes
+                .of(programmer)
+                .iter()
+                .any(|route| waiting.get(&route.name).is_some_and(|t| !t.is_empty()));
             *since = if work { since.or(Some(*at)) } else { None };
         }
     }
@@ -118,10 +174,18 @@ fn waits(entries: &[Entry]) -> Vec<Duration> {
 }
 
 fn sample_routes() -> Routes {
-    let capabilities =
-        |id: &str| offered(id).iter().map(|word| Capability::new(*word).expect("a capability")).collect();
+    let capabilities = |id: &str| {
+        offered(id)
+            .iter()
+            .map(|word| Capability::new(*word).expect("a capability"))
+            .collect()
+    };
     let offers = PROGRAMMERS.map(|id| (ProgrammerId::new(id).expect("an id"), capabilities(id)));
     let routes = Routes::new(&offers.into());
-    assert_eq!(queue_name(&routes.all()[0].name), "tasks.any", "the routes of the sample pool");
+    assert_eq!(
+        queue_name(&routes.all()[0].name),
+        "tasks.any",
+        "the routes of the sample pool"
+    );
     routes
 }

@@ -19,7 +19,9 @@ async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() 
     let (place, port) = (OwnBroker::place(), free_port());
     let authority = Authority::new(place.path().join("node/tls"), "the test's own CA");
     let broker = OwnBroker::start_in(place, &authority.listener(port)).await;
-    let url = |scheme: &str, host: &str, port: &str| format!("{scheme}://pool:{}@{host}:{port}/%2f", broker.password());
+    let url = |scheme: &str, host: &str, port: &str| {
+        format!("{scheme}://pool:{}@{host}:{port}/%2f", broker.password())
+    };
     let (tls_port, file) = (port.to_string(), |name| authority.file(name));
     let right = url("amqps", "localhost", &tls_port);
     let (ca, cert, key) = (file("ca.pem"), file("pool.pem"), file("pool.key"));
@@ -29,22 +31,62 @@ async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() 
     let _processes = (pair.dispatcher(), pair.worker());
     let api = pair.api().await;
     api.submit(&task("encrypted")).await;
-    assert_eq!(api.result("encrypted", SOON).await.status, Status::Succeeded, "a task comes and goes over TLS");
+    assert_eq!(
+        api.result("encrypted", SOON).await.status,
+        Status::Succeeded,
+        "a task comes and goes over TLS"
+    );
 
-    let missing = Path::new(&ca).with_file_name("gone.pem").to_str().expect("a path in UTF-8").to_owned();
+    let missing = Path::new(&ca)
+        .with_file_name("gone.pem")
+        .to_str()
+        .expect("a path in UTF-8")
+        .to_owned();
     let without_ca = json!({"client_cert_file": cert, "client_key_file": key});
     for (what, url, section, text) in [
         ("no CA", right.clone(), without_ca, "broker.ca_file"),
-        ("another name", url("amqps", "127.0.0.1", &tls_port), whole.clone(), "certificate is not for \"127.0.0.1\""),
-        ("no client certificate", right.clone(), json!({"ca_file": ca}), "set broker.client_cert_file"),
-        ("no such file", right.clone(), json!({"ca_file": missing}), "gone.pem cannot be read"),
-        ("plain AMQP to TLS", url("amqp", "localhost", &tls_port), json!({}), "the broker speaks TLS on this port"),
-        ("TLS to plain AMQP", url("amqps", "localhost", broker.port()), whole, "the broker speaks no TLS on this port"),
+        (
+            "another name",
+            url("amqps", "127.0.0.1", &tls_port),
+            whole.clone(),
+            "certificate is not for \"127.0.0.1\"",
+        ),
+        (
+            "no client certificate",
+            right.clone(),
+            json!({"ca_file": ca}),
+            "set broker.client_cert_file",
+        ),
+        (
+            "no such file",
+            right.clone(),
+            json!({"ca_file": missing}),
+            "gone.pem cannot be read",
+        ),
+        (
+            "plain AMQP to TLS",
+            url("amqp", "localhost", &tls_port),
+            json!({}),
+            "the broker speaks TLS on this port",
+        ),
+        (
+            "TLS to plain AMQP",
+            url("amqps", "localhost", broker.port()),
+            whole,
+            "the broker speaks no TLS on this port",
+        ),
     ] {
         let (status, log) = refused(Pair::at(url, section).worker()).await;
-        assert_eq!(status.code(), Some(1), "{what}: it ends at the start: {log}");
+        assert_eq!(
+            status.code(),
+            Some(1),
+            "{what}: it ends at the start: {log}"
+        );
         assert!(log.contains(text), "{what}: {text:?} is not in: {log}");
-        assert!(!log.contains(broker.password()), "{what}: no password: {log}");
+        assert!(
+            !log.contains(broker.password()),
+            "{what}: no password: {log}"
+        );
     }
 }
 
@@ -75,14 +117,27 @@ async fn a_certificate_that_is_exchanged_under_a_running_pool_is_refused_and_wai
     authority.set_host(&foreign.host());
     broker.start_again().await;
     for api in [&api, &programmer] {
-        eventually("it says that the certificate is not trusted", SOON, async || {
-            let error = broker_is(api, "reconnecting").await["error"].to_string();
-            (error.contains("the broker's certificate is not trusted") && error.contains("broker.ca_file"))
+        eventually(
+            "it says that the certificate is not trusted",
+            SOON,
+            async || {
+                let error = broker_is(api, "reconnecting").await["error"].to_string();
+                (error.contains("the broker's certificate is not trusted")
+                    && error.contains("broker.ca_file"))
                 .then_some(())
-        })
+            },
+        )
         .await;
-        assert_eq!(api.try_get("/health").await.0, StatusCode::OK, "it is alive");
-        assert_eq!(api.try_get("/ready").await.0, StatusCode::SERVICE_UNAVAILABLE, "and cannot work");
+        assert_eq!(
+            api.try_get("/health").await.0,
+            StatusCode::OK,
+            "it is alive"
+        );
+        assert_eq!(
+            api.try_get("/ready").await.0,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "and cannot work"
+        );
     }
     idles([dispatcher.pid(), worker.pid()], WAITED).await;
 
@@ -93,10 +148,18 @@ async fn a_certificate_that_is_exchanged_under_a_running_pool_is_refused_and_wai
         ready(api).await;
     }
     api.submit(&task("afterwards")).await;
-    assert_eq!(api.result("afterwards", SOON).await.status, Status::Succeeded, "the pool works again");
+    assert_eq!(
+        api.result("afterwards", SOON).await.status,
+        Status::Succeeded,
+        "the pool works again"
+    );
     for process in [&mut dispatcher, &mut worker] {
         assert!(process.is_running(), "{} lives", process.name);
         let log = process.log();
-        assert_eq!(count(&log, "certificate is not trusted"), 2, "once for each of its two connections: {log}");
+        assert_eq!(
+            count(&log, "certificate is not trusted"),
+            2,
+            "once for each of its two connections: {log}"
+        );
     }
 }

@@ -28,8 +28,13 @@ fn text<'a>(why: &'a Value, field: &str) -> &'a str {
 
 /// The state of each programmer that could take it.
 fn states(why: &Value) -> Vec<(&str, &str)> {
-    let each = why["programmers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    each.iter().map(|one| (text(one, "id"), text(one, "state"))).collect()
+    let each = why["programmers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    each.iter()
+        .map(|one| (text(one, "id"), text(one, "state")))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,25 +44,62 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
     bench.pool.all_consume().await;
     bench.pool.api().submit(&task("long")).await;
     let first = bench.pool.event_log().await.started("long").await;
-    let other = if first.as_str() == "001" { "002" } else { "001" };
-    bench.pool.command_line(&["pause", "--programmer", other]).await;
-    bench.pool.api().submit(&json!([task("a"), task("b")])).await;
+    let other = if first.as_str() == "001" {
+        "002"
+    } else {
+        "001"
+    };
+    bench
+        .pool
+        .command_line(&["pause", "--programmer", other])
+        .await;
+    bench
+        .pool
+        .api()
+        .submit(&json!([task("a"), task("b")]))
+        .await;
 
-    let why = why_where(&bench.pool, "b", "it waits for the busy one", |why| why["reason"] == "busy").await;
-    let place = text(&why, "sentence").split("; ").last().unwrap_or_default().to_owned();
-    assert!(text(&why, "sentence").starts_with("2 programmers can take it: 1 busy, 1 paused;"), "{why:#}");
-    assert!(["it is number 1 of 2 in the queue", "it is number 2 of 2 in the queue"].contains(&&*place), "{why:#}");
+    let why = why_where(&bench.pool, "b", "it waits for the busy one", |why| {
+        why["reason"] == "busy"
+    })
+    .await;
+    let place = text(&why, "sentence")
+        .split("; ")
+        .last()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        text(&why, "sentence").starts_with("2 programmers can take it: 1 busy, 1 paused;"),
+        "{why:#}"
+    );
+    assert!(
+        [
+            "it is number 1 of 2 in the queue",
+            "it is number 2 of 2 in the queue"
+        ]
+        .contains(&&*place),
+        "{why:#}"
+    );
     let mut expected = [(first.as_str(), "busy"), (other, "paused")];
     expected.sort_unstable();
     assert_eq!(states(&why), expected, "what keeps each");
     let programmers = why["programmers"].as_array().expect("programmers");
-    let busy = programmers.iter().find(|one| one["state"] == "busy").expect("the busy one");
+    let busy = programmers
+        .iter()
+        .find(|one| one["state"] == "busy")
+        .expect("the busy one");
     assert_eq!(busy["task"], "long", "with what");
     let view = bench.pool.api().get("/tasks/long").await;
     assert_eq!(busy["since"], view["started_at"], "since when");
-    let paused = programmers.iter().find(|one| one["state"] == "paused").expect("the paused one");
+    let paused = programmers
+        .iter()
+        .find(|one| one["state"] == "paused")
+        .expect("the paused one");
     let order = format!("dispatcher resume --programmer {other}");
-    assert!(text(paused, "detail").contains(&order), "how the pause ends: {paused}");
+    assert!(
+        text(paused, "detail").contains(&order),
+        "how the pause ends: {paused}"
+    );
 
     let said = bench.pool.command_line(&["why", "b"]).await;
     assert!(
@@ -67,20 +109,31 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
     assert!(said.contains("works on long"), "with the details: {said}");
     let running = bench.pool.api().get("/tasks/long/why").await;
     let works = format!("it does not wait: programmer {first} works on it since ");
-    assert!(text(&running, "sentence").starts_with(&works), "who runs it: {running:#}");
+    assert!(
+        text(&running, "sentence").starts_with(&works),
+        "who runs it: {running:#}"
+    );
     bench.go();
     bench.pool.api().result("b", SOON).await;
     let done = bench.pool.api().get("/tasks/b/why").await;
     let works = format!("it does not wait: it has succeeded by programmer {first}");
-    assert!(text(&done, "sentence").starts_with(&works), "how it ended: {done:#}");
-    assert_eq!(bench.pool.api().get("/tasks/nobody/why").await["status"], 404, "one that nobody knows");
+    assert!(
+        text(&done, "sentence").starts_with(&works),
+        "how it ended: {done:#}"
+    );
+    assert_eq!(
+        bench.pool.api().get("/tasks/nobody/why").await["status"],
+        404,
+        "one that nobody knows"
+    );
 }
 
 /// Programmers that share a paid LLM, whose breaker opens after one failure and not for long enough to close by itself.
 fn paid(llm: &Llm) -> PoolFile {
     let file = PoolFile::grown(2, "paid/primary", None).calling(&[]);
     let file = file.paid_llm("paid/primary", &llm.base_url(), ("1", "10"));
-    let breaker = json!({"failure_threshold": 1, "window_s": 600, "cooldown_s": 600, "scope": "programmer"});
+    let breaker =
+        json!({"failure_threshold": 1, "window_s": 600, "cooldown_s": 600, "scope": "programmer"});
     file.set("defaults.max_cost_per_job_usd", json!("0.02"))
         .set("cost_optimization.max_daily_spend_usd", json!("1.00"))
         .set("cost_optimization.alert_threshold_usd", json!("1.00"))
@@ -100,13 +153,28 @@ async fn a_task_behind_breakers_says_which_llm_is_out_and_until_when() {
     .await;
     assert_eq!(why["reason"], "unavailable", "{why:#}");
     let sentence = text(&why, "sentence");
-    assert!(sentence.starts_with("2 programmers can take it: "), "{sentence}");
-    assert!(sentence.contains("after 1 failure of paid/primary (last: unavailable)"), "which LLM, and why: {sentence}");
-    assert!(sentence.contains("it was given back 2 times (2 of at most 10 without an LLM left)"), "{sentence}");
+    assert!(
+        sentence.starts_with("2 programmers can take it: "),
+        "{sentence}"
+    );
+    assert!(
+        sentence.contains("after 1 failure of paid/primary (last: unavailable)"),
+        "which LLM, and why: {sentence}"
+    );
+    assert!(
+        sentence.contains("it was given back 2 times (2 of at most 10 without an LLM left)"),
+        "{sentence}"
+    );
     let status = pool.status().await;
     let breakers = status.0["breakers"].as_array().expect("breakers");
-    let until = |of: &Value| -> Timestamp { serde_json::from_value(of["until"].clone()).expect("until when") };
-    assert_eq!(Some(until(&why)), breakers.iter().map(until).min(), "the first of them is probed then");
+    let until = |of: &Value| -> Timestamp {
+        serde_json::from_value(of["until"].clone()).expect("until when")
+    };
+    assert_eq!(
+        Some(until(&why)),
+        breakers.iter().map(until).min(),
+        "the first of them is probed then"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,19 +183,41 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
     let pool = Pool::start(&paid(&llm)).await;
     let mut log: EventLog = pool.event_log().await;
     let attempt = pool_shared::id::AttemptId::new();
-    let reserved = json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": "0.99"});
+    let reserved =
+        json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": "0.99"});
     log.append(&[reserved]).await;
-    let status = pool.status_where("nobody has money", |status| status.all_are_shut_for("budget")).await;
+    let status = pool
+        .status_where("nobody has money", |status| {
+            status.all_are_shut_for("budget")
+        })
+        .await;
     pool.api().submit(&task("t")).await;
-    let why = why_where(&pool, "t", "it is told", |why| why["reason"] == "unavailable").await;
-    assert_eq!(states(&why), [("001", "budget"), ("002", "budget")], "{why:#}");
-    assert!(text(&why, "sentence").starts_with("2 programmers can take it: 2 over budget until "), "{why:#}");
-    assert_eq!(why["until"], status.0["budget"]["day_ends"], "the next day brings money");
+    let why = why_where(&pool, "t", "it is told", |why| {
+        why["reason"] == "unavailable"
+    })
+    .await;
+    assert_eq!(
+        states(&why),
+        [("001", "budget"), ("002", "budget")],
+        "{why:#}"
+    );
+    assert!(
+        text(&why, "sentence").starts_with("2 programmers can take it: 2 over budget until "),
+        "{why:#}"
+    );
+    assert_eq!(
+        why["until"], status.0["budget"]["day_ends"],
+        "the next day brings money"
+    );
 
     let settled = json!({"kind": "settled", "attempt": attempt, "cost_usd": "0.10", "by_llm": {}});
     log.append(&[settled]).await;
     pool.api().result("t", SOON).await;
-    assert_eq!(pool.api().get("/tasks/t/why").await["reason"], "finished", "money came back, and it was taken");
+    assert_eq!(
+        pool.api().get("/tasks/t/why").await["reason"],
+        "finished",
+        "money came back, and it was taken"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,31 +226,68 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     let worker = bench.begin("orphan").await;
     let sum = |status: &Value, field: &str| -> u64 {
         let routes = status["routes"].as_array().expect("routes");
-        routes.iter().filter_map(|route| route[field].as_u64()).sum()
+        routes
+            .iter()
+            .filter_map(|route| route[field].as_u64())
+            .sum()
     };
     let status = bench.pool.status().await.0;
-    assert_eq!((sum(&status, "running"), sum(&status, "waiting_tasks")), (1, 0), "it runs: {status:#}");
+    assert_eq!(
+        (sum(&status, "running"), sum(&status, "waiting_tasks")),
+        (1, 0),
+        "it runs: {status:#}"
+    );
 
     bench.pool.kill_worker(worker);
     let again = |why: &Value| why["reason"] == "unavailable";
-    let why = why_where(&bench.pool, "orphan", "its programmer is not heard of any more", again).await;
+    let why = why_where(
+        &bench.pool,
+        "orphan",
+        "its programmer is not heard of any more",
+        again,
+    )
+    .await;
     let sentence = text(&why, "sentence");
     assert!(sentence.contains("1 down"), "who could take it: {sentence}");
-    assert!(sentence.ends_with("; it was with Prog-001, which is not heard of any more"), "who had it: {sentence}");
+    assert!(
+        sentence.ends_with("; it was with Prog-001, which is not heard of any more"),
+        "who had it: {sentence}"
+    );
     let status = bench.pool.status().await.0;
-    assert_eq!((sum(&status, "running"), sum(&status, "waiting_tasks")), (0, 1), "it waits: {status:#}");
+    assert_eq!(
+        (sum(&status, "running"), sum(&status, "waiting_tasks")),
+        (0, 1),
+        "it waits: {status:#}"
+    );
     let view = bench.pool.api().get("/tasks/orphan").await;
     assert_eq!(view["status"], "queued", "in lists, too");
     for field in ["programmer", "attempt", "started_at"] {
-        assert!(view[field].is_null(), "nothing of an attempt that is lost: {field}: {view:#}");
+        assert!(
+            view[field].is_null(),
+            "nothing of an attempt that is lost: {field}: {view:#}"
+        );
     }
     let routes = status["routes"].as_array().expect("routes");
-    let oldest = routes.iter().find(|route| route["waiting_tasks"] == 1).map(|route| &route["oldest_waiting"]);
-    assert_eq!(oldest, Some(&view["submitted_at"]), "since it was submitted");
+    let oldest = routes
+        .iter()
+        .find(|route| route["waiting_tasks"] == 1)
+        .map(|route| &route["oldest_waiting"]);
+    assert_eq!(
+        oldest,
+        Some(&view["submitted_at"]),
+        "since it was submitted"
+    );
     bench.go();
     bench.pool.start_worker(&["--all"]);
     let result = bench.pool.api().result("orphan", SOON).await;
-    assert_eq!(result.programmer.as_ref().map(|id| id.as_str()), Some("001"), "the next worker does it");
+    assert_eq!(
+        result.programmer.as_ref().map(|id| id.as_str()),
+        Some("001"),
+        "the next worker does it"
+    );
     let view = bench.pool.api().get("/tasks/orphan").await;
-    assert!(view["started_at"].is_string(), "when the attempt began that has done it: {view:#}");
+    assert!(
+        view["started_at"].is_string(),
+        "when the attempt began that has done it: {view:#}"
+    );
 }

@@ -25,27 +25,52 @@ async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() 
     let first = log.started("killed").await;
     let agent = bench.agents_started(1).await[0];
 
-    bench.pool.kill_worker(if first.as_str() == "001" { workers[0] } else { workers[1] });
+    bench.pool.kill_worker(if first.as_str() == "001" {
+        workers[0]
+    } else {
+        workers[1]
+    });
     log.until("another programmer has started the task", SOON, |entries| {
-        let starts = entries.iter().filter(|entry| entry.accepted && entry.is_start_of("killed"));
+        let starts = entries
+            .iter()
+            .filter(|entry| entry.accepted && entry.is_start_of("killed"));
         (starts.count() == 2).then_some(())
     })
     .await;
-    eventually("the agent of the killed worker is gone", SOON, async || (!is_alive(agent)).then_some(())).await;
+    eventually("the agent of the killed worker is gone", SOON, async || {
+        (!is_alive(agent)).then_some(())
+    })
+    .await;
     bench.go();
 
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "the other one has done it: {result:?}");
-    assert_ne!(result.programmer.as_ref(), Some(&first), "by another programmer");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the other one has done it: {result:?}"
+    );
+    assert_ne!(
+        result.programmer.as_ref(),
+        Some(&first),
+        "by another programmer"
+    );
     // What would come twice comes before the result of a task that is submitted afterwards.
     submitter.submit("any", &task("afterwards")).await;
     let next = submitter.reply(SOON).await;
-    assert_eq!(next.task_id.as_ref().map(|id| id.as_str()), Some("afterwards"), "no second result of the first task");
+    assert_eq!(
+        next.task_id.as_ref().map(|id| id.as_str()),
+        Some("afterwards"),
+        "no second result of the first task"
+    );
     log.read().await;
     assert_eq!(log.outcomes("killed"), [Status::Succeeded], "one outcome");
     assert_eq!(log.starts("killed").len(), 2, "two attempts");
     let branch = bench.pool.branch("app", "pool/killed").await;
-    assert_eq!(Some(branch), result.commit, "the branch is the commit of the attempt that won");
+    assert_eq!(
+        Some(branch),
+        result.commit,
+        "the branch is the commit of the attempt that won"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,15 +87,25 @@ async fn a_result_that_arrives_while_no_dispatcher_runs_is_delivered_by_the_next
     bench.pool.kill_dispatcher();
     bench.go();
     for id in ["direct", "over-http"] {
-        log.until(&format!("{id} is finished"), SOON, |entries| entries.iter().find(|e| e.is_end_of(id)).map(|_| ()))
-            .await;
+        log.until(&format!("{id} is finished"), SOON, |entries| {
+            entries.iter().find(|e| e.is_end_of(id)).map(|_| ())
+        })
+        .await;
     }
     bench.pool.start_dispatcher().await;
 
     let result = submitter.reply(SOON).await;
-    assert_eq!(result.task_id.as_ref().map(|id| id.as_str()), Some("direct"), "the result was kept: {result:?}");
+    assert_eq!(
+        result.task_id.as_ref().map(|id| id.as_str()),
+        Some("direct"),
+        "the result was kept: {result:?}"
+    );
     let result = bench.pool.api().result("over-http", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "the history has the other: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the history has the other: {result:?}"
+    );
     log.read().await;
     for id in ["direct", "over-http"] {
         assert_eq!(log.outcomes(id), [Status::Succeeded], "one outcome of {id}");
@@ -82,14 +117,21 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
     let mut bench = Bench::with(&["001"]).await;
     let worker = bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
-    bench.pool.api().submit(&json!([task("running"), task("waiting")])).await;
+    bench
+        .pool
+        .api()
+        .submit(&json!([task("running"), task("waiting")]))
+        .await;
     let mut log = bench.pool.event_log().await;
     let (running, waiting) = log
         .until("one of the two is started", SOON, |entries| {
             if entries.iter().any(|entry| entry.is_start_of("running")) {
                 return Some(("running", "waiting"));
             }
-            entries.iter().any(|entry| entry.is_start_of("waiting")).then_some(("waiting", "running"))
+            entries
+                .iter()
+                .any(|entry| entry.is_start_of("waiting"))
+                .then_some(("waiting", "running"))
         })
         .await;
 
@@ -99,18 +141,29 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
     let status = bench.pool.worker(worker).ended().await;
     assert!(status.success(), "a drain is an orderly end: {status}");
     log.read().await;
-    assert_eq!(log.outcomes(running), [Status::Succeeded], "the running task was finished");
+    assert_eq!(
+        log.outcomes(running),
+        [Status::Succeeded],
+        "the running task was finished"
+    );
     assert_eq!(log.starts(waiting).len(), 0, "no other was taken");
 
     bench.pool.start_worker(&["--all"]);
     let result = bench.pool.api().result(waiting, SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "it waited for the next worker: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "it waited for the next worker: {result:?}"
+    );
 }
 
 /// A worker that was told to end gives its task back, as soon as `meanwhile` has happened, and another does it.
 async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Pool, usize)) {
-    let file = PoolFile::sample().only(&["001"]).set("dispatcher.drain_timeout_s", json!(drain_timeout_s));
-    let mut bench = Bench::with_file(file.set("load_balancing.health_check_interval_s", json!(1))).await;
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("dispatcher.drain_timeout_s", json!(drain_timeout_s));
+    let mut bench =
+        Bench::with_file(file.set("load_balancing.health_check_interval_s", json!(1))).await;
     bench.pool.api().submit(&task("long")).await;
     let mut log = bench.pool.event_log().await;
     let worker = bench.pool.start_worker(&["--all"]);
@@ -118,16 +171,31 @@ async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Po
     bench.pool.worker(worker).terminate();
     bench.pool.worker_prints(worker, "draining").await;
     meanwhile(&mut bench.pool, worker).await;
-    assert!(bench.pool.worker(worker).ended().await.success(), "an orderly end");
+    assert!(
+        bench.pool.worker(worker).ended().await.success(),
+        "an orderly end"
+    );
     log.read().await;
-    let released = log.entries.iter().filter(|entry| entry.is("released") && entry.accepted).count();
+    let released = log
+        .entries
+        .iter()
+        .filter(|entry| entry.is("released") && entry.accepted)
+        .count();
     assert_eq!(released, 1, "the task was given back");
     assert!(!is_alive(bench.agents()[0]), "nobody works on");
 
     bench.go();
     bench.pool.start_worker(&["--all"]);
-    assert_eq!(bench.pool.api().result("long", SOON).await.status, Status::Succeeded, "another one has done it");
-    assert_eq!(bench.pool.api().get("/tasks/long").await["attempts"], 1, "a drain burns no attempt");
+    assert_eq!(
+        bench.pool.api().result("long", SOON).await.status,
+        Status::Succeeded,
+        "another one has done it"
+    );
+    assert_eq!(
+        bench.pool.api().get("/tasks/long").await["attempts"],
+        1,
+        "a drain burns no attempt"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,20 +217,36 @@ async fn a_second_signal_gives_the_task_back_at_once_and_burns_no_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_once() {
     // Nobody would miss it for longer than this waits.
-    let file = PoolFile::sample().only(&["001"]).set("load_balancing.health_check_interval_s", json!(600));
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .set("load_balancing.health_check_interval_s", json!(600));
     let mut bench = Bench::with_file(file).await;
     let worker = bench.begin("long").await;
     bench.pool.worker(worker).terminate();
     bench.pool.worker_prints(worker, "draining").await;
     bench.pool.worker(worker).terminate();
-    assert!(bench.pool.worker(worker).ended().await.success(), "an orderly end");
+    assert!(
+        bench.pool.worker(worker).ended().await.success(),
+        "an orderly end"
+    );
 
-    let status = bench.pool.status_where("it is down", |status| status.programmer("001")["state"] == "down").await;
+    let status = bench
+        .pool
+        .status_where("it is down", |status| {
+            status.programmer("001")["state"] == "down"
+        })
+        .await;
     let reason = status.programmer("001")["reason"].to_string();
-    assert!(reason.contains("its worker ended at "), "it is not merely missed: {reason}");
+    assert!(
+        reason.contains("its worker ended at "),
+        "it is not merely missed: {reason}"
+    );
     let why = bench.pool.api().get("/tasks/long/why").await;
     let sentence = why["sentence"].as_str().unwrap_or_default();
-    assert!(sentence.starts_with("1 programmer can take it: 1 down; "), "nobody takes it next: {why:#}");
+    assert!(
+        sentence.starts_with("1 programmer can take it: 1 down; "),
+        "nobody takes it next: {why:#}"
+    );
 }
 
 /// Hears the heartbeats that are sent from now on.
@@ -174,27 +258,55 @@ struct Ears {
 impl Ears {
     async fn at(url: &str) -> Self {
         let (connection, channel) = channel(url).await;
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare("ears".into(), options, FieldTable::default()).await.expect("a queue");
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare("ears".into(), options, FieldTable::default())
+            .await
+            .expect("a queue");
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind("ears".into(), "pool.heartbeats".into(), "".into(), options, none).await.expect("bound");
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let heartbeats = channel.basic_consume("ears".into(), "".into(), options, FieldTable::default()).await;
-        Self { heartbeats: heartbeats.expect("a consumer"), _connection: connection }
+        channel
+            .queue_bind(
+                "ears".into(),
+                "pool.heartbeats".into(),
+                "".into(),
+                options,
+                none,
+            )
+            .await
+            .expect("bound");
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let heartbeats = channel
+            .basic_consume("ears".into(), "".into(), options, FieldTable::default())
+            .await;
+        Self {
+            heartbeats: heartbeats.expect("a consumer"),
+            _connection: connection,
+        }
     }
 
     /// Waits for the next heartbeat in which this programmer is.
     async fn hear_of(&mut self, programmer: &str) {
         let heard = async {
             while let Some(delivery) = self.heartbeats.next().await {
-                let heartbeat: Value = serde_json::from_slice(&delivery.expect("a delivery").data).expect("JSON");
-                if heartbeat["programmers"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == programmer))
+                let heartbeat: Value =
+                    serde_json::from_slice(&delivery.expect("a delivery").data).expect("JSON");
+                if heartbeat["programmers"]
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|one| one["id"] == programmer))
                 {
                     return;
                 }
             }
         };
-        tokio::time::timeout(SOON, heard).await.unwrap_or_else(|_| panic!("nothing is heard of {programmer}"));
+        tokio::time::timeout(SOON, heard)
+            .await
+            .unwrap_or_else(|_| panic!("nothing is heard of {programmer}"));
     }
 }
 
@@ -204,15 +316,26 @@ async fn a_programmer_is_held_by_one_process_and_by_the_next_when_that_is_gone()
     let first = bench.pool.start_worker(&["--programmers", "001"]);
     bench.pool.all_consume().await;
     let second = bench.pool.start_worker(&["--programmers", "001"]);
-    bench.pool.worker_prints(second, "another process holds programmer 001").await;
+    bench
+        .pool
+        .worker_prints(second, "another process holds programmer 001")
+        .await;
     let submitter = bench.pool.submitter("me").await;
-    assert_eq!(submitter.consumers("tasks.any").await, 1, "the second one does not consume");
+    assert_eq!(
+        submitter.consumers("tasks.any").await,
+        1,
+        "the second one does not consume"
+    );
 
     bench.go();
     bench.pool.kill_worker(first);
     bench.pool.api().submit(&task("inherited")).await;
     let result = bench.pool.api().result("inherited", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "the second one took its place: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the second one took its place: {result:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,11 +346,18 @@ async fn two_workers_that_take_any_two_programmers_take_four() {
     }
     bench.pool.all_consume().await;
     let status = bench.pool.api().status().await;
-    let mut of_worker: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    let mut of_worker: std::collections::BTreeMap<String, usize> =
+        std::collections::BTreeMap::new();
     for programmer in status["programmers"].as_array().expect("programmers") {
-        *of_worker.entry(programmer["worker"].to_string()).or_default() += 1;
+        *of_worker
+            .entry(programmer["worker"].to_string())
+            .or_default() += 1;
     }
-    assert_eq!(of_worker.values().collect::<Vec<_>>(), [&2, &2], "two each: {of_worker:?}");
+    assert_eq!(
+        of_worker.values().collect::<Vec<_>>(),
+        [&2, &2],
+        "two each: {of_worker:?}"
+    );
     bench.go();
     let tasks: Vec<_> = (0..8).map(|n| task(&format!("t{n}"))).collect();
     let mut log = bench.pool.event_log().await;

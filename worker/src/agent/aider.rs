@@ -80,10 +80,18 @@ struct Papers {
 
 impl Aider {
     pub(super) fn new(program: PathBuf, edit_format: String) -> Self {
-        Self { program, edit_format }
+        Self {
+            program,
+            edit_format,
+        }
     }
 
-    async fn run_once(&self, job: &Job, sandbox: &Sandbox, watch: &Watch) -> Result<AgentRun, TaskFailure> {
+    async fn run_once(
+        &self,
+        job: &Job,
+        sandbox: &Sandbox,
+        watch: &Watch,
+    ) -> Result<AgentRun, TaskFailure> {
         let program = program::find(&self.program, std::env::var_os("PATH"))?;
         refuse_hidden_files(job)?;
         let papers = self.prepare(job).await?;
@@ -96,7 +104,12 @@ impl Aider {
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         let analytics = read_analytics(&papers.analytics).await;
         let evidence = Evidence::Aider(AiderEvidence::read(&analytics, &output));
-        Ok(AgentRun { exit, output, evidence, duration })
+        Ok(AgentRun {
+            exit,
+            output,
+            evidence,
+            duration,
+        })
     }
 
     async fn prepare(&self, job: &Job) -> Result<Papers, TaskFailure> {
@@ -123,7 +136,8 @@ impl Aider {
 
     /// JSON is YAML. The last file that names a model wins, so a repository's file cannot redirect calls.
     fn settings(&self, job: &Job) -> String {
-        let gateway = json!({"max_retries": 0, "api_base": job.base_url, "api_key": job.token.expose()});
+        let gateway =
+            json!({"max_retries": 0, "api_base": job.base_url, "api_key": job.token.expose()});
         json!([
             {"name": "aider/extra_params", "extra_params": gateway},
             {"name": model(job), "edit_format": self.edit_format},
@@ -203,9 +217,15 @@ fn env(job: &Job) -> Vec<(OsString, OsString)> {
 
 fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
     let top = |file: &str| file.split('/').next().unwrap_or_default().to_owned();
-    match job.files.iter().find(|file| is_configuration(top(file.as_str()).as_bytes())) {
+    match job
+        .files
+        .iter()
+        .find(|file| is_configuration(top(file.as_str()).as_bytes()))
+    {
         Some(file) => {
-            let message = format!("{file} configures aider and is kept out of its sight: take it out of `files`");
+            let message = format!(
+                "{file} configures aider and is kept out of its sight: take it out of `files`"
+            );
             Err(TaskFailure::new(ErrorKind::InvalidTask, message))
         }
         None => Ok(()),
@@ -220,7 +240,9 @@ async fn hide(job: &Job) -> Result<Hidden, TaskFailure> {
 
 async fn put_back(hidden: Hidden) -> Result<(), TaskFailure> {
     let back = off_the_runtime(move || hidden.put_back()).await;
-    back.map_err(|error| workspace_failure("cannot put the agent's configuration files back", &error))
+    back.map_err(|error| {
+        workspace_failure("cannot put the agent's configuration files back", &error)
+    })
 }
 
 fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {

@@ -24,9 +24,15 @@ impl CommandAgent {
         Self { template, env }
     }
 
-    async fn run_once(&self, job: &Job, sandbox: &Sandbox, watch: &Watch) -> Result<AgentRun, TaskFailure> {
+    async fn run_once(
+        &self,
+        job: &Job,
+        sandbox: &Sandbox,
+        watch: &Watch,
+    ) -> Result<AgentRun, TaskFailure> {
         let prompt_file = job.scratch.join("prompt.txt");
-        job.furnish(&[(prompt_file.clone(), job.prompt.clone())]).await?;
+        job.furnish(&[(prompt_file.clone(), job.prompt.clone())])
+            .await?;
         let values = Values::new(job, &prompt_file);
         let mut argv = fill_in(&self.template, &values);
         if let Some(word) = argv.iter().find(|word| word.len() > MAX_WORD_BYTES) {
@@ -44,8 +50,17 @@ impl CommandAgent {
             .map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
         let awaited = exit == Exit::Silent && watch.last_words.is_some();
-        let evidence = if awaited { Evidence::NoLastEvent } else { Evidence::None };
-        Ok(AgentRun { exit, output, evidence, duration })
+        let evidence = if awaited {
+            Evidence::NoLastEvent
+        } else {
+            Evidence::None
+        };
+        Ok(AgentRun {
+            exit,
+            output,
+            evidence,
+            duration,
+        })
     }
 }
 
@@ -107,7 +122,10 @@ impl<'a> Values<'a> {
             ("{token}", job.token.expose().into()),
             ("{model}", job.model.as_str().into()),
         ];
-        Self { words, files: job.files.iter().map(|file| file.as_str()).collect() }
+        Self {
+            words,
+            files: job.files.iter().map(|file| file.as_str()).collect(),
+        }
     }
 }
 
@@ -162,29 +180,61 @@ mod tests {
             ("{model}", "p/m".into()),
         ];
         let template: Vec<String> = template.iter().map(ToString::to_string).collect();
-        let argv = fill_in(&template, &Values { words, files: files.to_vec() });
-        argv.into_iter().map(|word| word.into_string().expect("text")).collect()
+        let argv = fill_in(
+            &template,
+            &Values {
+                words,
+                files: files.to_vec(),
+            },
+        );
+        argv.into_iter()
+            .map(|word| word.into_string().expect("text"))
+            .collect()
     }
 
     #[test]
     fn every_placeholder_is_filled_in_inside_of_words_too() {
-        let template =
-            ["x", "--prompt={prompt_file}", "{worktree}/a", "{base_url}", "{token}{model}", "Task: {prompt}"];
-        let expected =
-            ["x", "--prompt=/s/prompt.txt", "/w/a", "http://127.0.0.1:1/v1", "secretp/m", "Task: do {files}"];
+        let template = [
+            "x",
+            "--prompt={prompt_file}",
+            "{worktree}/a",
+            "{base_url}",
+            "{token}{model}",
+            "Task: {prompt}",
+        ];
+        let expected = [
+            "x",
+            "--prompt=/s/prompt.txt",
+            "/w/a",
+            "http://127.0.0.1:1/v1",
+            "secretp/m",
+            "Task: do {files}",
+        ];
         assert_eq!(filled(&template, &[]), expected, "each value in its place");
     }
 
     #[test]
     fn files_become_one_word_each_and_none_when_there_is_none() {
-        assert_eq!(filled(&["x", "{files}", "y"], &["a b", "c"]), ["x", "a b", "c", "y"], "no shell splits them");
+        assert_eq!(
+            filled(&["x", "{files}", "y"], &["a b", "c"]),
+            ["x", "a b", "c", "y"],
+            "no shell splits them"
+        );
         assert_eq!(filled(&["x", "{files}"], &[]), ["x"], "no empty word");
-        assert_eq!(filled(&["--files={files}"], &["a", "b"]), ["--files=a,b"], "inside of a word");
+        assert_eq!(
+            filled(&["--files={files}"], &["a", "b"]),
+            ["--files=a,b"],
+            "inside of a word"
+        );
     }
 
     #[test]
     fn what_was_filled_in_is_not_filled_in_again() {
-        assert_eq!(filled(&["{files}", "f={files}"], &["{token}"]), ["{token}", "f={token}"], "a file name is data");
+        assert_eq!(
+            filled(&["{files}", "f={files}"], &["{token}"]),
+            ["{token}", "f={token}"],
+            "a file name is data"
+        );
         assert_eq!(
             filled(&["{\"a\": {model}}", "{", "{unknown}"], &[]),
             ["{\"a\": p/m}", "{", "{unknown}"],

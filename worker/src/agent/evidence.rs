@@ -63,7 +63,10 @@ impl AiderEvidence {
     /// From the log, one JSON object a line, and the output.
     pub fn read(analytics: &str, output: &Output) -> Self {
         let mut evidence = Self::default();
-        for event in analytics.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+        for event in analytics
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+        {
             evidence.take_event(&event);
         }
         let text = output.text();
@@ -121,19 +124,42 @@ mod tests {
 {"event": "something new", "properties": {"completion_tokens": "a text"}}
 {"event": "message_send_starting", "prop"#;
         let evidence = read(log, "");
-        assert!(evidence.launched && evidence.answered && !evidence.stumbled, "one whole question: {evidence:?}");
-        assert_eq!((evidence.asked, evidence.output_tokens), (1, Some(29)), "a line that broke off does not count");
-        let evidence = read(&format!("{log}erties\": {{}}}}\n{{\"event\": \"message_send_exception\"}}"), "");
-        assert!(!evidence.answered && evidence.stumbled, "the second one had no answer: {evidence:?}");
+        assert!(
+            evidence.launched && evidence.answered && !evidence.stumbled,
+            "one whole question: {evidence:?}"
+        );
+        assert_eq!(
+            (evidence.asked, evidence.output_tokens),
+            (1, Some(29)),
+            "a line that broke off does not count"
+        );
+        let evidence = read(
+            &format!("{log}erties\": {{}}}}\n{{\"event\": \"message_send_exception\"}}"),
+            "",
+        );
+        assert!(
+            !evidence.answered && evidence.stumbled,
+            "the second one had no answer: {evidence:?}"
+        );
     }
 
     #[test]
     fn only_what_came_after_the_last_applied_edit_was_refused() {
         let refused = "The LLM did not conform to the edit format.\n";
-        assert!(!read("", &format!("{refused}Applied edit to a.py\n")).refused, "it was mended");
-        assert!(read("", &format!("Applied edit to a.py\n{refused}")).refused, "it was not");
+        assert!(
+            !read("", &format!("{refused}Applied edit to a.py\n")).refused,
+            "it was mended"
+        );
+        assert!(
+            read("", &format!("Applied edit to a.py\n{refused}")).refused,
+            "it was not"
+        );
         assert_eq!(
-            read("", "litellm.RateLimitError: x\nRetrying\nlitellm.APIConnectionError: y\n").llm_error,
+            read(
+                "",
+                "litellm.RateLimitError: x\nRetrying\nlitellm.APIConnectionError: y\n"
+            )
+            .llm_error,
             Some(ErrorKind::LlmUnavailable),
             "the last error counts"
         );

@@ -30,13 +30,26 @@ pub enum Edit {
 /// # Errors
 /// Why the run is a failure. Whatever it left in the worktree is to be discarded then: a failed LLM call after an edit
 /// means half an edit.
-pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -> Result<Edit, TaskFailure> {
-    let facts = Facts { run, record, changed };
+pub fn judge(
+    kind: &AgentKind,
+    run: &AgentRun,
+    record: &Record,
+    changed: bool,
+) -> Result<Edit, TaskFailure> {
+    let facts = Facts {
+        run,
+        record,
+        changed,
+    };
     match (kind, run.exit) {
-        (_, Exit::Cancelled) => fail(ErrorKind::Cancelled, "the task was cancelled while the agent ran"),
-        (_, Exit::Signal(signal)) => {
-            fail(ErrorKind::AgentCrashed, format!("the agent was ended by signal {signal}; was there enough memory?"))
-        }
+        (_, Exit::Cancelled) => fail(
+            ErrorKind::Cancelled,
+            "the task was cancelled while the agent ran",
+        ),
+        (_, Exit::Signal(signal)) => fail(
+            ErrorKind::AgentCrashed,
+            format!("the agent was ended by signal {signal}; was there enough memory?"),
+        ),
         (_, Exit::TimedOut) => facts.timed_out(),
         (_, Exit::Silent) => facts.silent(kind),
         // How the worker ended an agent that had finished says nothing about its work.
@@ -47,8 +60,7 @@ pub fn judge(kind: &AgentKind, run: &AgentRun, record: &Record, changed: bool) -
 
 /// The failure of an agent that the worker ended in silence.
 pub fn silent() -> TaskFailure {
-    let message =
-        "the agent printed nothing, called no LLM and computed nothing for too long (`agent.no_output_timeout_s`)";
+    let message = "the agent printed nothing, called no LLM and computed nothing for too long (`agent.no_output_timeout_s`)";
     TaskFailure::new(ErrorKind::AgentSilent, message)
 }
 
@@ -74,16 +86,29 @@ struct Facts<'a> {
 impl Facts<'_> {
     fn timed_out(&self) -> Result<Edit, TaskFailure> {
         if self.record.open_calls > 0 {
-            return fail(ErrorKind::LlmTimeout, "the agent's time ran out while an LLM call was open");
+            return fail(
+                ErrorKind::LlmTimeout,
+                "the agent's time ran out while an LLM call was open",
+            );
         }
         self.last_call()?;
-        fail(ErrorKind::AgentTimeout, format!("the agent was ended after {} s", self.run.duration.as_secs()))
+        fail(
+            ErrorKind::AgentTimeout,
+            format!(
+                "the agent was ended after {} s",
+                self.run.duration.as_secs()
+            ),
+        )
     }
 
     /// By itself, or as if it had been.
     fn ended(&self, kind: &AgentKind, status: i32) -> Result<Edit, TaskFailure> {
         match kind {
-            AgentKind::Noop => Ok(if self.changed { Edit::Whole } else { Edit::Nothing }),
+            AgentKind::Noop => Ok(if self.changed {
+                Edit::Whole
+            } else {
+                Edit::Nothing
+            }),
             AgentKind::Command { .. } => self.command(status),
             AgentKind::Aider { .. } => self.aider(status),
         }
@@ -117,15 +142,25 @@ impl Facts<'_> {
         if let Some(left) = &self.record.no_llm_left {
             return Err(none_left(left, self.record.last()));
         }
-        self.record.last().and_then(call_failure).map_or(Ok(()), Err)
+        self.record
+            .last()
+            .and_then(call_failure)
+            .map_or(Ok(()), Err)
     }
 
     fn command(&self, status: i32) -> Result<Edit, TaskFailure> {
         self.last_call()?;
         if status != 0 {
-            return fail(ErrorKind::AgentFailed, format!("the agent exited with status {status}"));
+            return fail(
+                ErrorKind::AgentFailed,
+                format!("the agent exited with status {status}"),
+            );
         }
-        if self.changed { Ok(Edit::Whole) } else { self.nothing_changed() }
+        if self.changed {
+            Ok(Edit::Whole)
+        } else {
+            self.nothing_changed()
+        }
     }
 
     fn aider(&self, status: i32) -> Result<Edit, TaskFailure> {
@@ -144,14 +179,20 @@ impl Facts<'_> {
     /// An answer of which aider cannot have made an edit.
     fn empty_answer(&self) -> Result<(), TaskFailure> {
         match self.record.last() {
-            Some(call) if call.empty => fail(ErrorKind::LlmEmpty, format!("the answer of {} was empty", call.llm)),
+            Some(call) if call.empty => fail(
+                ErrorKind::LlmEmpty,
+                format!("the answer of {} was empty", call.llm),
+            ),
             Some(_) | None => Ok(()),
         }
     }
 
     fn answered(&self, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
         if evidence.stumbled {
-            return fail(ErrorKind::LlmBadAnswer, "aider could not read the answer of the LLM");
+            return fail(
+                ErrorKind::LlmBadAnswer,
+                "aider could not read the answer of the LLM",
+            );
         }
         if !evidence.answered {
             let kind = evidence.llm_error.unwrap_or(ErrorKind::LlmUnavailable);
@@ -159,10 +200,14 @@ impl Facts<'_> {
         }
         let no_tokens = evidence.output_tokens == Some(0);
         if no_tokens && evidence.token_limit {
-            return fail(ErrorKind::LlmContextTooLong, "the prompt did not fit into the context of the LLM");
+            return fail(
+                ErrorKind::LlmContextTooLong,
+                "the prompt did not fit into the context of the LLM",
+            );
         }
         // A provider that reports no usage makes every answer look empty to aider; the gateway knows better.
-        let looks_empty = self.record.calls.is_empty() && evidence.output_tokens.is_some_and(|tokens| tokens <= 1);
+        let looks_empty = self.record.calls.is_empty()
+            && evidence.output_tokens.is_some_and(|tokens| tokens <= 1);
         if evidence.empty || looks_empty {
             return fail(ErrorKind::LlmEmpty, "aider got an empty answer");
         }
@@ -184,9 +229,14 @@ impl Facts<'_> {
     }
 
     fn nothing_changed(&self) -> Result<Edit, TaskFailure> {
-        let reason = self.record.last().and_then(|call| call.finish_reason.as_deref());
+        let reason = self
+            .record
+            .last()
+            .and_then(|call| call.finish_reason.as_deref());
         let message = match reason {
-            Some(reason) => format!("the agent changed nothing (the last answer ended with `{reason}`)"),
+            Some(reason) => {
+                format!("the agent changed nothing (the last answer ended with `{reason}`)")
+            }
             None => "the agent changed nothing".to_owned(),
         };
         fail(ErrorKind::NoChange, message)
@@ -201,7 +251,10 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
         );
     }
     if status != 0 {
-        return fail(ErrorKind::AgentFailed, format!("aider exited with status {status}"));
+        return fail(
+            ErrorKind::AgentFailed,
+            format!("aider exited with status {status}"),
+        );
     }
     if evidence.asked == 0 {
         return fail(ErrorKind::AgentConfig, "aider asked no LLM at all");
@@ -211,9 +264,14 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
 
 /// The class is that of the last LLM that was asked; one that the pool has shut is unavailable.
 fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
-    let asked = left.llms.iter().any(|(_, out)| matches!(out, Out::Failed(_)));
+    let asked = left
+        .llms
+        .iter()
+        .any(|(_, out)| matches!(out, Out::Failed(_)));
     let failure = last.filter(|_| asked).and_then(call_failure);
-    let kind = failure.as_ref().map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
+    let kind = failure
+        .as_ref()
+        .map_or(ErrorKind::LlmUnavailable, |failure| failure.kind);
     let said = failure.map(|failure| failure.message).unwrap_or_default();
     match left.llms.as_slice() {
         [(_, Out::Failed(_))] => TaskFailure::new(kind, said),
@@ -229,29 +287,58 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
         CallClass::Ok => return None,
         CallClass::RateLimited { retry_after } => {
-            let again = retry_after.map(|after| format!(", again in {} s", after.as_secs())).unwrap_or_default();
+            let again = retry_after
+                .map(|after| format!(", again in {} s", after.as_secs()))
+                .unwrap_or_default();
             (ErrorKind::LlmRateLimited, format!("rate limited{again}"))
         }
         CallClass::Timeout => (ErrorKind::LlmTimeout, "timed out".to_owned()),
         CallClass::Unavailable => (ErrorKind::LlmUnavailable, "unavailable".to_owned()),
         CallClass::ModelUnavailable => (ErrorKind::LlmModelUnavailable, "not served".to_owned()),
         CallClass::Auth => (ErrorKind::LlmAuth, "the key was refused".to_owned()),
-        CallClass::ContextTooLong => (ErrorKind::LlmContextTooLong, "the prompt is too long".to_owned()),
-        CallClass::BadRequest => (ErrorKind::LlmBadRequest, "the request was refused".to_owned()),
-        CallClass::BadAnswer => (ErrorKind::LlmBadAnswer, "the answer was none of the protocol".to_owned()),
-        CallClass::Cut(Cut::OutputLimit) => {
-            (ErrorKind::LlmOutputLimit, "its answer was cut at its output limit".to_owned())
-        }
-        CallClass::Cut(Cut::TaskLimit(_)) => {
-            (ErrorKind::TokenLimit, "its answer was cut where the task's limit was reached".to_owned())
-        }
-        CallClass::Cut(Cut::Filtered) => (ErrorKind::LlmBadAnswer, "its answer was filtered".to_owned()),
-        CallClass::Cut(Cut::Unfinished) => (ErrorKind::LlmBadAnswer, "its answer did not come to an end".to_owned()),
+        CallClass::ContextTooLong => (
+            ErrorKind::LlmContextTooLong,
+            "the prompt is too long".to_owned(),
+        ),
+        CallClass::BadRequest => (
+            ErrorKind::LlmBadRequest,
+            "the request was refused".to_owned(),
+        ),
+        CallClass::BadAnswer => (
+            ErrorKind::LlmBadAnswer,
+            "the answer was none of the protocol".to_owned(),
+        ),
+        CallClass::Cut(Cut::OutputLimit) => (
+            ErrorKind::LlmOutputLimit,
+            "its answer was cut at its output limit".to_owned(),
+        ),
+        CallClass::Cut(Cut::TaskLimit(_)) => (
+            ErrorKind::TokenLimit,
+            "its answer was cut where the task's limit was reached".to_owned(),
+        ),
+        CallClass::Cut(Cut::Filtered) => (
+            ErrorKind::LlmBadAnswer,
+            "its answer was filtered".to_owned(),
+        ),
+        CallClass::Cut(Cut::Unfinished) => (
+            ErrorKind::LlmBadAnswer,
+            "its answer did not come to an end".to_owned(),
+        ),
         CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
     };
-    let status = call.status.map(|status| format!(" (HTTP {status})")).unwrap_or_default();
-    let said = if call.message.is_empty() { String::new() } else { format!(": {}", call.message) };
-    Some(TaskFailure::new(kind, format!("the last call of {} failed: {what}{status}{said}", call.llm)))
+    let status = call
+        .status
+        .map(|status| format!(" (HTTP {status})"))
+        .unwrap_or_default();
+    let said = if call.message.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", call.message)
+    };
+    Some(TaskFailure::new(
+        kind,
+        format!("the last call of {} failed: {what}{status}{said}", call.llm),
+    ))
 }
 
 #[cfg(test)]

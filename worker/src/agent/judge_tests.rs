@@ -12,15 +12,26 @@ use crate::llm::record::{Cap, Cut};
 use crate::sandbox::Output;
 
 fn aider() -> AgentKind {
-    AgentKind::Aider { program: "aider".into(), edit_format: "diff".to_owned() }
+    AgentKind::Aider {
+        program: "aider".into(),
+        edit_format: "diff".to_owned(),
+    }
 }
 
 fn command() -> AgentKind {
-    AgentKind::Command { env: Vec::new(), argv: vec!["agent".to_owned()] }
+    AgentKind::Command {
+        env: Vec::new(),
+        argv: vec!["agent".to_owned()],
+    }
 }
 
 fn run(exit: Exit, evidence: Evidence) -> AgentRun {
-    AgentRun { exit, output: Output::new(0), evidence, duration: Duration::from_secs(7) }
+    AgentRun {
+        exit,
+        output: Output::new(0),
+        evidence,
+        duration: Duration::from_secs(7),
+    }
 }
 
 fn call(class: CallClass) -> Call {
@@ -41,7 +52,10 @@ fn call(class: CallClass) -> Call {
 }
 
 fn record(calls: Vec<Call>) -> Record {
-    Record { calls, ..Record::default() }
+    Record {
+        calls,
+        ..Record::default()
+    }
 }
 
 fn ok() -> Record {
@@ -61,13 +75,18 @@ fn good() -> AiderEvidence {
 }
 
 fn kind(result: &Result<Edit, TaskFailure>) -> Result<Edit, ErrorKind> {
-    result.as_ref().map(|edit| *edit).map_err(|failure| failure.kind)
+    result
+        .as_ref()
+        .map(|edit| *edit)
+        .map_err(|failure| failure.kind)
 }
 
 fn failures() -> Vec<(CallClass, ErrorKind)> {
     let every = [
         CallClass::Ok,
-        CallClass::RateLimited { retry_after: Some(Duration::from_secs(3)) },
+        CallClass::RateLimited {
+            retry_after: Some(Duration::from_secs(3)),
+        },
         CallClass::RateLimited { retry_after: None },
         CallClass::Timeout,
         CallClass::Unavailable,
@@ -97,7 +116,10 @@ fn failures() -> Vec<(CallClass, ErrorKind)> {
         CallClass::Cut(Cut::Filtered | Cut::Unfinished) => Some(ErrorKind::LlmBadAnswer),
         CallClass::Cut(Cut::TaskLimit(_)) | CallClass::Refused(_) => Some(ErrorKind::TokenLimit),
     };
-    every.into_iter().filter_map(|class| expected(&class).map(|kind| (class, kind))).collect()
+    every
+        .into_iter()
+        .filter_map(|class| expected(&class).map(|kind| (class, kind)))
+        .collect()
 }
 
 #[test]
@@ -106,14 +128,35 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
         let record = record(vec![call(CallClass::Ok), call(class.clone())]);
         for changed in [false, true] {
             for status in [0, 1, 2, 3] {
-                for (kind_of_agent, evidence) in [(aider(), Evidence::Aider(good())), (command(), Evidence::None)] {
-                    let result = judge(&kind_of_agent, &run(Exit::Status(status), evidence), &record, changed);
-                    assert_eq!(kind(&result), Err(expected), "{class:?}, status {status}, changed {changed}");
+                for (kind_of_agent, evidence) in [
+                    (aider(), Evidence::Aider(good())),
+                    (command(), Evidence::None),
+                ] {
+                    let result = judge(
+                        &kind_of_agent,
+                        &run(Exit::Status(status), evidence),
+                        &record,
+                        changed,
+                    );
+                    assert_eq!(
+                        kind(&result),
+                        Err(expected),
+                        "{class:?}, status {status}, changed {changed}"
+                    );
                 }
             }
             for exit in [Exit::TimedOut, Exit::Silent, Exit::Done] {
-                let result = judge(&aider(), &run(exit, Evidence::Aider(good())), &record, changed);
-                assert_eq!(kind(&result), Err(expected), "{class:?}, {exit:?}: the cause, not what it led to");
+                let result = judge(
+                    &aider(),
+                    &run(exit, Evidence::Aider(good())),
+                    &record,
+                    changed,
+                );
+                assert_eq!(
+                    kind(&result),
+                    Err(expected),
+                    "{class:?}, {exit:?}: the cause, not what it led to"
+                );
             }
         }
     }
@@ -123,14 +166,22 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
 fn a_call_that_failed_and_was_repeated_well_is_no_failure() {
     for (class, _) in failures() {
         let record = record(vec![call(class.clone()), call(CallClass::Ok)]);
-        let result = judge(&aider(), &run(Exit::Status(0), Evidence::Aider(good())), &record, true);
+        let result = judge(
+            &aider(),
+            &run(Exit::Status(0), Evidence::Aider(good())),
+            &record,
+            true,
+        );
         assert_eq!(kind(&result), Ok(Edit::Whole), "{class:?} was overcome");
     }
 }
 
 #[test]
 fn how_the_worker_saw_a_run_end_comes_first() {
-    let open = Record { open_calls: 1, ..Record::default() };
+    let open = Record {
+        open_calls: 1,
+        ..Record::default()
+    };
     for (exit, record, expected) in [
         (Exit::Cancelled, ok(), ErrorKind::Cancelled),
         (Exit::TimedOut, open.clone(), ErrorKind::LlmTimeout),
@@ -140,7 +191,12 @@ fn how_the_worker_saw_a_run_end_comes_first() {
     ] {
         for agent in [aider(), command(), AgentKind::Noop] {
             for changed in [false, true] {
-                let result = judge(&agent, &run(exit, Evidence::Aider(good())), &record, changed);
+                let result = judge(
+                    &agent,
+                    &run(exit, Evidence::Aider(good())),
+                    &record,
+                    changed,
+                );
                 assert_eq!(kind(&result), Err(expected), "{agent:?}, {exit:?}");
             }
         }
@@ -156,20 +212,82 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
     };
     let cut = record(vec![call(CallClass::Cut(Cut::OutputLimit))]);
     let (aiders, none) = (Evidence::Aider(good()), Evidence::None);
-    let unapplied = Evidence::Aider(AiderEvidence { applied: false, ..good() });
-    let half = Evidence::Aider(AiderEvidence { refused: true, ..good() });
+    let unapplied = Evidence::Aider(AiderEvidence {
+        applied: false,
+        ..good()
+    });
+    let half = Evidence::Aider(AiderEvidence {
+        refused: true,
+        ..good()
+    });
     let silent = Err(ErrorKind::AgentSilent);
     for (what, agent, evidence, record, changed, expected) in [
-        ("no LLM at all", command(), none.clone(), record(vec![]), true, Ok(Edit::Whole)),
-        ("a last answer", command(), none.clone(), ended("stop"), true, Ok(Edit::Whole)),
-        ("it was to run a tool", command(), none.clone(), ended("tool_calls"), true, Ok(Edit::Unfinished)),
-        ("the same of Anthropic", command(), none.clone(), ended("tool_use"), true, Ok(Edit::Unfinished)),
-        ("it says when it is done", command(), Evidence::NoLastEvent, ended("stop"), true, Ok(Edit::Unfinished)),
+        (
+            "no LLM at all",
+            command(),
+            none.clone(),
+            record(vec![]),
+            true,
+            Ok(Edit::Whole),
+        ),
+        (
+            "a last answer",
+            command(),
+            none.clone(),
+            ended("stop"),
+            true,
+            Ok(Edit::Whole),
+        ),
+        (
+            "it was to run a tool",
+            command(),
+            none.clone(),
+            ended("tool_calls"),
+            true,
+            Ok(Edit::Unfinished),
+        ),
+        (
+            "the same of Anthropic",
+            command(),
+            none.clone(),
+            ended("tool_use"),
+            true,
+            Ok(Edit::Unfinished),
+        ),
+        (
+            "it says when it is done",
+            command(),
+            Evidence::NoLastEvent,
+            ended("stop"),
+            true,
+            Ok(Edit::Unfinished),
+        ),
         ("no change", command(), none, ended("stop"), false, silent),
-        ("aider's edit", aider(), aiders.clone(), ok(), true, Ok(Edit::Whole)),
+        (
+            "aider's edit",
+            aider(),
+            aiders.clone(),
+            ok(),
+            true,
+            Ok(Edit::Whole),
+        ),
         ("aider's empty file", aider(), unapplied, ok(), true, silent),
-        ("aider's half edit", aider(), half, ok(), true, Ok(Edit::Partial)),
-        ("a cut answer of aider's", aider(), aiders, cut, true, Err(ErrorKind::LlmOutputLimit)),
+        (
+            "aider's half edit",
+            aider(),
+            half,
+            ok(),
+            true,
+            Ok(Edit::Partial),
+        ),
+        (
+            "a cut answer of aider's",
+            aider(),
+            aiders,
+            cut,
+            true,
+            Err(ErrorKind::LlmOutputLimit),
+        ),
     ] {
         let result = judge(&agent, &run(Exit::Silent, evidence), &record, changed);
         assert_eq!(kind(&result), expected, "{what}");
@@ -182,9 +300,18 @@ fn an_agent_that_said_that_it_is_done_is_judged_as_if_it_had_ended_by_itself() {
         (ok(), true, Ok(Edit::Whole)),
         (record(vec![]), true, Ok(Edit::Whole)),
         (ok(), false, Err(ErrorKind::NoChange)),
-        (record(vec![call(CallClass::Timeout)]), true, Err(ErrorKind::LlmTimeout)),
+        (
+            record(vec![call(CallClass::Timeout)]),
+            true,
+            Err(ErrorKind::LlmTimeout),
+        ),
     ] {
-        let result = judge(&command(), &run(Exit::Done, Evidence::None), &record, changed);
+        let result = judge(
+            &command(),
+            &run(Exit::Done, Evidence::None),
+            &record,
+            changed,
+        );
         assert_eq!(kind(&result), expected, "{record:?}, changed {changed}");
     }
 }
@@ -200,7 +327,14 @@ struct Row {
 }
 
 fn row(name: &'static str, expected: Result<Edit, ErrorKind>) -> Row {
-    Row { name, status: 0, evidence: good(), record: ok(), changed: true, expected }
+    Row {
+        name,
+        status: 0,
+        evidence: good(),
+        record: ok(),
+        changed: true,
+        expected,
+    }
 }
 
 fn rows_of_starting() -> Vec<Row> {
@@ -212,11 +346,24 @@ fn rows_of_starting() -> Vec<Row> {
             record: record(vec![]),
             ..row("bad option", Err(ErrorKind::AgentConfig))
         },
-        Row { status: 1, ..row("status 1", Err(ErrorKind::AgentConfig)) },
-        Row { status: 3, ..row("another status", Err(ErrorKind::AgentFailed)) },
-        Row { evidence: nothing(), record: record(vec![]), ..row("never launched", Err(ErrorKind::AgentConfig)) },
         Row {
-            evidence: AiderEvidence { launched: true, ..nothing() },
+            status: 1,
+            ..row("status 1", Err(ErrorKind::AgentConfig))
+        },
+        Row {
+            status: 3,
+            ..row("another status", Err(ErrorKind::AgentFailed))
+        },
+        Row {
+            evidence: nothing(),
+            record: record(vec![]),
+            ..row("never launched", Err(ErrorKind::AgentConfig))
+        },
+        Row {
+            evidence: AiderEvidence {
+                launched: true,
+                ..nothing()
+            },
             record: record(vec![]),
             ..row("asked nobody", Err(ErrorKind::AgentConfig))
         },
@@ -224,59 +371,120 @@ fn rows_of_starting() -> Vec<Row> {
 }
 
 fn rows_of_answers() -> Vec<Row> {
-    let unanswered = || AiderEvidence { answered: false, applied: false, ..good() };
+    let unanswered = || AiderEvidence {
+        answered: false,
+        applied: false,
+        ..good()
+    };
     let with = |change: fn(&mut Call)| {
         let mut call = call(CallClass::Ok);
         change(&mut call);
         record(vec![call])
     };
     vec![
-        Row { evidence: AiderEvidence { stumbled: true, ..good() }, ..row("stumbled", Err(ErrorKind::LlmBadAnswer)) },
-        Row { evidence: unanswered(), ..row("an edit, then no answer", Err(ErrorKind::LlmUnavailable)) },
         Row {
-            evidence: AiderEvidence { llm_error: Some(ErrorKind::LlmAuth), ..unanswered() },
+            evidence: AiderEvidence {
+                stumbled: true,
+                ..good()
+            },
+            ..row("stumbled", Err(ErrorKind::LlmBadAnswer))
+        },
+        Row {
+            evidence: unanswered(),
+            ..row("an edit, then no answer", Err(ErrorKind::LlmUnavailable))
+        },
+        Row {
+            evidence: AiderEvidence {
+                llm_error: Some(ErrorKind::LlmAuth),
+                ..unanswered()
+            },
             record: record(vec![]),
-            ..row("no answer, the gateway was not reached", Err(ErrorKind::LlmAuth))
+            ..row(
+                "no answer, the gateway was not reached",
+                Err(ErrorKind::LlmAuth),
+            )
         },
         Row {
             record: with(|call| call.class = CallClass::Cut(Cut::OutputLimit)),
             ..row("cut answer", Err(ErrorKind::LlmOutputLimit))
         },
-        Row { record: with(|call| call.empty = true), ..row("empty answer", Err(ErrorKind::LlmEmpty)) },
         Row {
-            evidence: AiderEvidence { output_tokens: Some(0), token_limit: true, ..good() },
+            record: with(|call| call.empty = true),
+            ..row("empty answer", Err(ErrorKind::LlmEmpty))
+        },
+        Row {
+            evidence: AiderEvidence {
+                output_tokens: Some(0),
+                token_limit: true,
+                ..good()
+            },
             ..row("context exceeded", Err(ErrorKind::LlmContextTooLong))
         },
-        Row { evidence: AiderEvidence { empty: true, ..good() }, ..row("said empty", Err(ErrorKind::LlmEmpty)) },
         Row {
-            evidence: AiderEvidence { output_tokens: Some(1), ..good() },
+            evidence: AiderEvidence {
+                empty: true,
+                ..good()
+            },
+            ..row("said empty", Err(ErrorKind::LlmEmpty))
+        },
+        Row {
+            evidence: AiderEvidence {
+                output_tokens: Some(1),
+                ..good()
+            },
             record: record(vec![]),
             ..row("one token, no record", Err(ErrorKind::LlmEmpty))
         },
         Row {
-            evidence: AiderEvidence { output_tokens: Some(0), ..good() },
-            ..row("no usage reported, the gateway saw an answer", Ok(Edit::Whole))
+            evidence: AiderEvidence {
+                output_tokens: Some(0),
+                ..good()
+            },
+            ..row(
+                "no usage reported, the gateway saw an answer",
+                Ok(Edit::Whole),
+            )
         },
     ]
 }
 
 fn rows_of_edits() -> Vec<Row> {
-    let refused = || AiderEvidence { refused: true, ..good() };
+    let refused = || AiderEvidence {
+        refused: true,
+        ..good()
+    };
     vec![
-        Row { evidence: refused(), changed: false, ..row("no edit fits", Err(ErrorKind::EditNotApplied)) },
-        Row { changed: false, ..row("no change", Err(ErrorKind::NoChange)) },
         Row {
-            evidence: AiderEvidence { applied: false, ..good() },
+            evidence: refused(),
+            changed: false,
+            ..row("no edit fits", Err(ErrorKind::EditNotApplied))
+        },
+        Row {
+            changed: false,
+            ..row("no change", Err(ErrorKind::NoChange))
+        },
+        Row {
+            evidence: AiderEvidence {
+                applied: false,
+                ..good()
+            },
             ..row("an empty file was made, no edit", Err(ErrorKind::NoChange))
         },
-        Row { evidence: refused(), ..row("one edit fits, another does not", Ok(Edit::Partial)) },
+        Row {
+            evidence: refused(),
+            ..row("one edit fits, another does not", Ok(Edit::Partial))
+        },
         row("edited", Ok(Edit::Whole)),
     ]
 }
 
 #[test]
 fn the_table_for_aider() {
-    for row in rows_of_starting().into_iter().chain(rows_of_answers()).chain(rows_of_edits()) {
+    for row in rows_of_starting()
+        .into_iter()
+        .chain(rows_of_answers())
+        .chain(rows_of_edits())
+    {
         let run = run(Exit::Status(row.status), Evidence::Aider(row.evidence));
         let result = judge(&aider(), &run, &row.record, row.changed);
         assert_eq!(kind(&result), row.expected, "{}", row.name);
@@ -292,38 +500,64 @@ fn the_table_for_other_agents() {
         (command(), 1, ok(), true, Err(ErrorKind::AgentFailed)),
         (AgentKind::Noop, 0, record(vec![]), false, Ok(Edit::Nothing)),
     ] {
-        let result = judge(&agent, &run(Exit::Status(status), Evidence::None), &record, changed);
-        assert_eq!(kind(&result), expected, "{agent:?}, status {status}, changed {changed}");
+        let result = judge(
+            &agent,
+            &run(Exit::Status(status), Evidence::None),
+            &record,
+            changed,
+        );
+        assert_eq!(
+            kind(&result),
+            expected,
+            "{agent:?}, status {status}, changed {changed}"
+        );
     }
 }
 
 #[test]
 fn a_message_names_the_llm_and_what_it_said() {
-    let mut failed = call(CallClass::RateLimited { retry_after: Some(Duration::from_secs(3)) });
+    let mut failed = call(CallClass::RateLimited {
+        retry_after: Some(Duration::from_secs(3)),
+    });
     (failed.status, failed.message) = (Some(429), "slow down".to_owned());
-    let result = judge(&command(), &run(Exit::Status(0), Evidence::None), &record(vec![failed]), true);
+    let result = judge(
+        &command(),
+        &run(Exit::Status(0), Evidence::None),
+        &record(vec![failed]),
+        true,
+    );
     let expected = "the last call of p/m failed: rate limited, again in 3 s (HTTP 429): slow down";
-    assert_eq!(result.expect_err("a failure").message, expected, "for people");
+    assert_eq!(
+        result.expect_err("a failure").message,
+        expected,
+        "for people"
+    );
 }
 
 fn any_evidence() -> impl Strategy<Value = AiderEvidence> {
     let words = any::<[bool; 6]>();
-    (words, any::<bool>(), 0..3_u32, proptest::option::of(0..3_u64)).prop_map(|(flags, empty, asked, output_tokens)| {
-        let [launched, answered, stumbled, applied, refused, token_limit] = flags;
-        let llm_error = token_limit.then_some(ErrorKind::LlmOutputLimit);
-        AiderEvidence {
-            launched,
-            asked,
-            answered,
-            stumbled,
-            output_tokens,
-            applied,
-            refused,
-            token_limit,
-            empty,
-            llm_error,
-        }
-    })
+    (
+        words,
+        any::<bool>(),
+        0..3_u32,
+        proptest::option::of(0..3_u64),
+    )
+        .prop_map(|(flags, empty, asked, output_tokens)| {
+            let [launched, answered, stumbled, applied, refused, token_limit] = flags;
+            let llm_error = token_limit.then_some(ErrorKind::LlmOutputLimit);
+            AiderEvidence {
+                launched,
+                asked,
+                answered,
+                stumbled,
+                output_tokens,
+                applied,
+                refused,
+                token_limit,
+                empty,
+                llm_error,
+            }
+        })
 }
 
 proptest! {
@@ -344,18 +578,29 @@ proptest! {
 #[test]
 fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all() {
     let name = |llm: &str| LlmName::new(llm).expect("an LLM");
-    let shut = |reason| Out::Unavailable(Unavailable { reason, detail: "until 12:05".to_owned() });
+    let shut = |reason| {
+        Out::Unavailable(Unavailable {
+            reason,
+            detail: "until 12:05".to_owned(),
+        })
+    };
     let failed = |class| Out::Failed(class);
     let exit = |exit| run(exit, Evidence::None);
     for (llms, calls, expected, part) in [
         (
-            vec![(name("p/a"), failed(CallClass::Auth)), (name("p/m"), failed(CallClass::Timeout))],
+            vec![
+                (name("p/a"), failed(CallClass::Auth)),
+                (name("p/m"), failed(CallClass::Timeout)),
+            ],
             vec![call(CallClass::Auth), call(CallClass::Timeout)],
             ErrorKind::LlmTimeout,
             "no LLM is left (p/a: auth; p/m: timeout); the last call of p/m failed: timed out",
         ),
         (
-            vec![(name("p/m"), failed(CallClass::Timeout)), (name("p/b"), shut(Why::Budget))],
+            vec![
+                (name("p/m"), failed(CallClass::Timeout)),
+                (name("p/b"), shut(Why::Budget)),
+            ],
             vec![call(CallClass::Timeout)],
             ErrorKind::LlmTimeout,
             "p/b: budget (until 12:05)",
@@ -373,11 +618,20 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
             "the last call of p/m failed: timed out",
         ),
     ] {
-        let record = Record { calls, open_calls: 0, no_llm_left: Some(NoLlmLeft { llms }) };
+        let record = Record {
+            calls,
+            open_calls: 0,
+            no_llm_left: Some(NoLlmLeft { llms }),
+        };
         for kind in [command(), aider()] {
-            let failure = judge(&kind, &exit(Exit::Status(0)), &record, true).expect_err("no success");
+            let failure =
+                judge(&kind, &exit(Exit::Status(0)), &record, true).expect_err("no success");
             assert_eq!(failure.kind, expected, "{record:?}");
-            assert!(failure.message.contains(part), "{part:?} is in {:?}", failure.message);
+            assert!(
+                failure.message.contains(part),
+                "{part:?} is in {:?}",
+                failure.message
+            );
         }
         for (how, left) in [
             (Exit::Status(0), true),
@@ -390,9 +644,16 @@ fn a_run_for_which_no_llm_was_left_has_the_class_of_the_last_one_and_names_all()
         ] {
             let run = exit(how);
             assert_eq!(no_llm_left(&run, &record).is_some(), left, "{how:?}");
-            let is_llms = judge(&command(), &run, &record, true).expect_err("no success").kind == expected;
+            let is_llms = judge(&command(), &run, &record, true)
+                .expect_err("no success")
+                .kind
+                == expected;
             assert_eq!(is_llms, left, "{how:?}: and the judgement says the same");
         }
     }
-    assert_eq!(no_llm_left(&exit(Exit::Status(0)), &ok()), None, "with an answer one was left");
+    assert_eq!(
+        no_llm_left(&exit(Exit::Status(0)), &ok()),
+        None,
+        "with an answer one was left"
+    );
 }

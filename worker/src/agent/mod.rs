@@ -90,15 +90,23 @@ pub trait Agent: Send + Sync {
 /// The agent that the pool file asks for.
 pub fn from_config(config: &config::Agent) -> Box<dyn Agent> {
     match &config.kind {
-        AgentKind::Aider { program, edit_format } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
-        AgentKind::Command { argv, env } => Box::new(command::CommandAgent::new(argv.clone(), env.clone())),
+        AgentKind::Aider {
+            program,
+            edit_format,
+        } => Box::new(aider::Aider::new(program.clone(), edit_format.clone())),
+        AgentKind::Command { argv, env } => {
+            Box::new(command::CommandAgent::new(argv.clone(), env.clone()))
+        }
         AgentKind::Noop => Box::new(noop::Noop),
     }
 }
 
 /// Those of the worker's variables that the pool file lets an agent see.
 pub fn allowed_env(names: &[String]) -> Vec<(OsString, OsString)> {
-    names.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
+    names
+        .iter()
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+        .collect()
 }
 
 impl Job {
@@ -128,22 +136,38 @@ impl Job {
 
     fn command(&self, argv: Vec<OsString>, mut env: Vec<(OsString, OsString)>) -> Command {
         bound_git(&mut env, &self.worktree);
-        Command { argv, cwd: self.worktree.clone(), env, timeout: self.timeout, silence: Some(self.no_output_timeout) }
+        Command {
+            argv,
+            cwd: self.worktree.clone(),
+            env,
+            timeout: self.timeout,
+            silence: Some(self.no_output_timeout),
+        }
     }
 
     /// Makes the directories and files of a run in `scratch`, whatever an earlier run has put in their places.
     async fn furnish(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
         let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
         let make = move || {
-            directories.iter().try_for_each(|directory| make_directory(directory))?;
-            files.iter().try_for_each(|(path, text)| write_new(path, text.as_bytes()))
+            directories
+                .iter()
+                .try_for_each(|directory| make_directory(directory))?;
+            files
+                .iter()
+                .try_for_each(|(path, text)| write_new(path, text.as_bytes()))
         };
-        off_the_runtime(make)
-            .await
-            .map_err(|error| TaskFailure::new(ErrorKind::Workspace, format!("cannot write the agent's files: {error}")))
+        off_the_runtime(make).await.map_err(|error| {
+            TaskFailure::new(
+                ErrorKind::Workspace,
+                format!("cannot write the agent's files: {error}"),
+            )
+        })
     }
 }
 
 fn launch_failure(error: &LaunchError) -> TaskFailure {
-    TaskFailure::new(ErrorKind::AgentConfig, format!("the agent did not start: {error}"))
+    TaskFailure::new(
+        ErrorKind::AgentConfig,
+        format!("the agent did not start: {error}"),
+    )
 }

@@ -15,21 +15,33 @@ use pool_shared::result::{ErrorKind, TaskFailure};
 /// [`ErrorKind::AgentConfig`] when there is none.
 pub(super) fn find(program: &Path, path: Option<OsString>) -> Result<PathBuf, TaskFailure> {
     let missing = |where_: String| {
-        let message =
-            format!("the agent's program {} {where_}; see section `agent` of the pool file", program.display());
+        let message = format!(
+            "the agent's program {} {where_}; see section `agent` of the pool file",
+            program.display()
+        );
         TaskFailure::new(ErrorKind::AgentConfig, message)
     };
     if program.as_os_str().as_encoded_bytes().contains(&b'/') {
         let absolute = std::path::absolute(program).map_err(|error| missing(error.to_string()))?;
-        return if is_program(&absolute) { Ok(absolute) } else { Err(missing("is no executable file".to_owned())) };
+        return if is_program(&absolute) {
+            Ok(absolute)
+        } else {
+            Err(missing("is no executable file".to_owned()))
+        };
     }
     let path = path.unwrap_or_default();
-    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(program));
-    found.into_iter().find(|file| is_program(file)).ok_or_else(|| missing("is not found in PATH".to_owned()))
+    let found = std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program));
+    found
+        .into_iter()
+        .find(|file| is_program(file))
+        .ok_or_else(|| missing("is not found in PATH".to_owned()))
 }
 
 fn is_program(file: &Path) -> bool {
-    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// The worker's own `PATH`, without directories that depend on where one stands.
@@ -45,11 +57,21 @@ mod tests {
 
     #[test]
     fn a_bare_name_is_looked_up_in_absolute_directories_only() {
-        let found = find(Path::new("sh"), Some("relative:/usr/bin:/bin".into())).expect("every machine has sh");
+        let found = find(Path::new("sh"), Some("relative:/usr/bin:/bin".into()))
+            .expect("every machine has sh");
         assert!(found.is_absolute(), "{} is absolute", found.display());
-        let error = find(Path::new("sh"), Some("usr/bin:.".into())).expect_err("a relative directory does not count");
-        assert!(error.message.contains("PATH"), "it says where it was looked for: {}", error.message);
+        let error = find(Path::new("sh"), Some("usr/bin:.".into()))
+            .expect_err("a relative directory does not count");
+        assert!(
+            error.message.contains("PATH"),
+            "it says where it was looked for: {}",
+            error.message
+        );
         find(Path::new("/etc/passwd"), None).expect_err("no executable");
-        assert_eq!(absolute_path_entries(OsStr::new("a:/b::./c:/d")), "/b:/d", "only absolute ones stay");
+        assert_eq!(
+            absolute_path_entries(OsStr::new("a:/b::./c:/d")),
+            "/b:/d",
+            "only absolute ones stay"
+        );
     }
 }

@@ -15,7 +15,10 @@ pub(super) enum NoAnswer {
     Json(String),
     /// Some providers report errors with status 200.
     #[error("{message}")]
-    ErrorInside { status: Option<u16>, message: String },
+    ErrorInside {
+        status: Option<u16>,
+        message: String,
+    },
     #[error("the answer has no choices")]
     NoChoices,
     #[error("a choice of the answer has no message")]
@@ -31,7 +34,9 @@ pub(super) enum NoAnswer {
 }
 
 fn said(error: &Value) -> String {
-    error["error"]["message"].as_str().map_or_else(|| error.to_string(), str::to_owned)
+    error["error"]["message"]
+        .as_str()
+        .map_or_else(|| error.to_string(), str::to_owned)
 }
 
 /// What an answer says about itself.
@@ -58,7 +63,11 @@ impl Answer {
     /// # Errors
     /// [`NoAnswer`], and what the provider says it used all the same.
     pub(super) fn read(form: Form, body: &Bytes) -> Result<Self, (NoAnswer, Option<Tokens>)> {
-        Ok(Self { form, reading: form.read(body)?, body: body.clone() })
+        Ok(Self {
+            form,
+            reading: form.read(body)?,
+            body: body.clone(),
+        })
     }
 
     pub(super) fn usage(&self) -> Option<Tokens> {

@@ -44,7 +44,8 @@ impl Body {
     /// The body, and the same as a tree for checks.
     pub(super) fn read(bytes: &[u8]) -> Result<(Self, Map<String, Value>), BadRequest> {
         let unreadable = |error: serde_json::Error| BadRequest::Json(error.to_string());
-        let text = std::str::from_utf8(bytes).map_err(|error| BadRequest::Json(error.to_string()))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| BadRequest::Json(error.to_string()))?;
         let Tree(Value::Object(fields)) = serde_json::from_str(text).map_err(unreadable)? else {
             return Err(BadRequest::Json("it is another JSON value".to_owned()));
         };
@@ -55,16 +56,34 @@ impl Body {
         };
         let member = |(key, value): &(&RawValue, &RawValue)| {
             let name = serde_json::from_str(key.get()).map_err(unreadable)?;
-            Ok(Member { name, key: place(key), value: place(value) })
+            Ok(Member {
+                name,
+                key: place(key),
+                value: place(value),
+            })
         };
-        let members = spans.iter().map(member).collect::<Result<_, BadRequest>>()?;
-        Ok((Self { text: text.into(), members }, fields))
+        let members = spans
+            .iter()
+            .map(member)
+            .collect::<Result<_, BadRequest>>()?;
+        Ok((
+            Self {
+                text: text.into(),
+                members,
+            },
+            fields,
+        ))
     }
 
     /// A member's name that some parsers take for one of `known`, although it is not spelled so.
     pub(super) fn look_alike(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
         // Go's parser ignores letter case, and two letters beyond ASCII are the other case of `s` and `k` there.
-        let folded = |name: &str| name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+        let folded = |name: &str| {
+            name.chars()
+                .flat_map(char::to_uppercase)
+                .flat_map(char::to_lowercase)
+                .collect()
+        };
         let names = self.members.iter().map(|member| member.name.as_str());
         names.into_iter().find(|name| {
             let plain: String = folded(name);
@@ -85,7 +104,10 @@ impl Body {
     /// The text with its changes; everything else stays as it is, byte for byte.
     pub(super) fn with(&self, changes: &Changes) -> String {
         let mut out = String::with_capacity(self.text.len() + 64);
-        let begin = self.members.first().map_or_else(|| self.text.find('{').map_or(0, |at| at + 1), |m| m.key.start);
+        let begin = self.members.first().map_or_else(
+            || self.text.find('{').map_or(0, |at| at + 1),
+            |m| m.key.start,
+        );
         out.push_str(&self.text[..begin]);
         let (mut any, mut end) = (false, begin);
         for member in &self.members {
@@ -203,7 +225,9 @@ impl<'de> Visitor<'de> for Strict {
         let mut fields = Map::new();
         while let Some((name, Tree(value))) = map.next_entry::<String, Tree>()? {
             if fields.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("an object has `{name}` twice")));
+                return Err(de::Error::custom(format_args!(
+                    "an object has `{name}` twice"
+                )));
             }
             fields.insert(name, value);
         }

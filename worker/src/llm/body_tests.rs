@@ -12,14 +12,23 @@ fn set(value: &str) -> Change {
 
 #[test]
 fn what_does_not_change_stays_byte_for_byte() {
-    let text =
-        "\n { \"z\" : 1.50,\t\"b\":[ 1 ,2], \"big\":123456789012345678901234567890,\"\\u0061\":\"\\u00e9\\/\"} \r\n";
+    let text = "\n { \"z\" : 1.50,\t\"b\":[ 1 ,2], \"big\":123456789012345678901234567890,\"\\u0061\":\"\\u00e9\\/\"} \r\n";
     assert_eq!(body(text).with(&Changes::new()), text, "nothing changes");
     let same = Changes::from([("b", set("[ 1 ,2]"))]);
-    assert_eq!(body(text).with(&same), text, "a member that has its value already");
+    assert_eq!(
+        body(text).with(&same),
+        text,
+        "a member that has its value already"
+    );
     let changed = Changes::from([("b", set("3")), ("new", set("true"))]);
-    let expected = text.replace("[ 1 ,2]", "3").replace("\"} \r", "\",\"new\":true} \r");
-    assert_eq!(body(text).with(&changed), expected, "one member, and one more at the end");
+    let expected = text
+        .replace("[ 1 ,2]", "3")
+        .replace("\"} \r", "\",\"new\":true} \r");
+    assert_eq!(
+        body(text).with(&changed),
+        expected,
+        "one member, and one more at the end"
+    );
 }
 
 #[test]
@@ -36,16 +45,33 @@ fn members_are_taken_out_with_one_comma_wherever_they_stand() {
         let changes = out.iter().map(|name| (*name, Change::Remove)).collect();
         assert_eq!(body(text).with(&changes), expected, "without {out:?}");
     }
-    let all = Changes::from([("a", Change::Remove), ("b", Change::Remove), ("c", Change::Remove), ("d", set("4"))]);
-    assert_eq!(body(text).with(&all), r#"{"d":4}"#, "another one instead of all");
-    assert_eq!(body("{ }").with(&Changes::from([("d", set("4"))])), r#"{"d":4 }"#, "in an empty object");
+    let all = Changes::from([
+        ("a", Change::Remove),
+        ("b", Change::Remove),
+        ("c", Change::Remove),
+        ("d", set("4")),
+    ]);
+    assert_eq!(
+        body(text).with(&all),
+        r#"{"d":4}"#,
+        "another one instead of all"
+    );
+    assert_eq!(
+        body("{ }").with(&Changes::from([("d", set("4"))])),
+        r#"{"d":4 }"#,
+        "in an empty object"
+    );
 }
 
 #[test]
 fn a_name_that_is_written_with_escapes_is_found() {
     let body = body(r#"{"mod\u0065l":"dear"}"#);
     assert_eq!(body.literal("model"), Some(r#""dear""#), "it is the model");
-    assert_eq!(body.with(&Changes::from([("model", set("1"))])), r#"{"mod\u0065l":1}"#, "and is changed in its place");
+    assert_eq!(
+        body.with(&Changes::from([("model", set("1"))])),
+        r#"{"mod\u0065l":1}"#,
+        "and is changed in its place"
+    );
 }
 
 #[test]
@@ -53,7 +79,10 @@ fn what_two_parsers_may_read_differently_is_refused() {
     for (text, part) in [
         (r#"{"n":1,"n":2}"#, "`n` twice"),
         (r#"{"n":1,"\u006e":2}"#, "`n` twice"),
-        (r#"{"a":[{"type":"text","x":0,"type":"image"}]}"#, "`type` twice"),
+        (
+            r#"{"a":[{"type":"text","x":0,"type":"image"}]}"#,
+            "`type` twice",
+        ),
         ("\u{feff}{}", "not a JSON object"),
         ("{} {}", "not a JSON object"),
         ("{\"a\":1,}", "not a JSON object"),
@@ -62,10 +91,16 @@ fn what_two_parsers_may_read_differently_is_refused() {
         ("\"x\"", "not a JSON object"),
     ] {
         let message = Body::read(text.as_bytes()).expect_err(text).to_string();
-        assert!(message.contains(part), "{text} gave {message:?}, without {part:?}");
+        assert!(
+            message.contains(part),
+            "{text} gave {message:?}, without {part:?}"
+        );
     }
     assert!(Body::read(b"{\"a\":\"\xff\"}").is_err(), "no UTF-8");
-    assert!(Body::read(&[b"{\"a\":".as_slice(), &vec![b'['; 100_000]].concat()).is_err(), "endless nesting");
+    assert!(
+        Body::read(&[b"{\"a\":".as_slice(), &vec![b'['; 100_000]].concat()).is_err(),
+        "endless nesting"
+    );
 }
 
 #[test]

@@ -18,13 +18,25 @@ pub(super) enum Bound {
 
 impl Bound {
     pub(super) fn of(demand: Demand, tariff: Tariff, room: Room, worst: Tokens) -> Self {
-        let in_room = |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
-        let any_cost = Room { cost: MicroUsd(u64::MAX), ..room };
+        let in_room =
+            |room: Room| admit(demand, tariff, room).map_or(0, |admission| admission.worst.output);
+        let any_cost = Room {
+            cost: MicroUsd(u64::MAX),
+            ..room
+        };
         if worst.output < in_room(any_cost) {
             Self::Task(Cap::Cost)
-        } else if worst.output < in_room(Room { tokens: u64::MAX, ..any_cost }) {
+        } else if worst.output
+            < in_room(Room {
+                tokens: u64::MAX,
+                ..any_cost
+            })
+        {
             Self::Task(Cap::Tokens)
-        } else if demand.max_output.is_some_and(|own| demand.most_output.is_none_or(|most| own <= most)) {
+        } else if demand
+            .max_output
+            .is_some_and(|own| demand.most_output.is_none_or(|most| own <= most))
+        {
             Self::Agent
         } else {
             Self::Llm
@@ -35,9 +47,8 @@ impl Bound {
     pub(super) fn of_cut(self, cut: Cut) -> Cut {
         match (cut, self) {
             (Cut::OutputLimit, Self::Task(cap)) => Cut::TaskLimit(cap),
-            (Cut::OutputLimit, Self::Agent | Self::Llm) | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => {
-                cut
-            }
+            (Cut::OutputLimit, Self::Agent | Self::Llm)
+            | (Cut::TaskLimit(_) | Cut::Filtered | Cut::Unfinished, _) => cut,
         }
     }
 }

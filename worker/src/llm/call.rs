@@ -43,14 +43,24 @@ pub(super) async fn answer(
     };
     // Declared before whatever it asks, so that it ends after that.
     let call = session.begin();
-    if !session.plan.llms.iter().any(|llm| upstreams.speaks(llm, dialect)) {
+    if !session
+        .plan
+        .llms
+        .iter()
+        .any(|llm| upstreams.speaks(llm, dialect))
+    {
         return give_up(call, first, nobody_speaks(dialect, first));
     }
     let request = match read(envelope, body) {
         Ok(request) => request,
         Err(failure) => return give_up(call, first, failure),
     };
-    let walk = Walk { session, upstreams, request: &request, call: &call };
+    let walk = Walk {
+        session,
+        upstreams,
+        request: &request,
+        call: &call,
+    };
     let answered = tokio::select! {
         biased;
         () = session.ended.cancelled() => {
@@ -83,9 +93,13 @@ fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
         Dialect::Chat | Dialect::Responses => {
             "set its base_url to an OpenAI-compatible endpoint and protocol to openai"
         }
-        Dialect::Messages => "set protocol to anthropic, and base_url where the provider serves Messages",
+        Dialect::Messages => {
+            "set protocol to anthropic, and base_url where the provider serves Messages"
+        }
     };
-    let message = format!("the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}");
+    let message = format!(
+        "the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}"
+    );
     Failure::unsent(CallClass::BadRequest, message)
 }
 
@@ -93,9 +107,10 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
     match body {
         Ok(body) => AgentRequest::read(envelope, body)
             .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
-        Err(limit) => {
-            Err(Failure::unsent(CallClass::ContextTooLong, format!("the request is longer than {limit} bytes")))
-        }
+        Err(limit) => Err(Failure::unsent(
+            CallClass::ContextTooLong,
+            format!("the request is longer than {limit} bytes"),
+        )),
     }
 }
 
@@ -150,7 +165,10 @@ impl Walk<'_> {
         let dialect = self.request.envelope.dialect;
         let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
         // What is served in another protocol than the agent's is no LLM for it.
-        for llm in candidates.iter().filter(|llm| self.upstreams.speaks(llm, dialect)) {
+        for llm in candidates
+            .iter()
+            .filter(|llm| self.upstreams.speaks(llm, dialect))
+        {
             if let Some((from, out)) = outs.last() {
                 MovedOn { from, to: llm, out }.emit();
             }
@@ -180,12 +198,18 @@ impl Walk<'_> {
                     self.session.plan.permits.succeeded(llm);
                     return Asked::Answer(answer);
                 }
-                (Tried::Unavailable(unavailable), None) => return Asked::GoOn(Out::Unavailable(unavailable)),
+                (Tried::Unavailable(unavailable), None) => {
+                    return Asked::GoOn(Out::Unavailable(unavailable));
+                }
                 // It was shut while this call waited to try it again.
-                (Tried::Unavailable(_), Some(failing)) => return Asked::GoOn(self.failed(llm, failing)),
+                (Tried::Unavailable(_), Some(failing)) => {
+                    return Asked::GoOn(self.failed(llm, failing));
+                }
                 (Tried::Failed(failing), before) => {
                     // Each kind of lesson is learned once in a call, and asking again at once is not a retry.
-                    let new = failing.lesson.filter(|lesson| !lessons.contains(&discriminant(lesson)));
+                    let new = failing
+                        .lesson
+                        .filter(|lesson| !lessons.contains(&discriminant(lesson)));
                     if let Some(lesson) = new
                         && let Some(taught) = known.taught(lesson, self.request.demand)
                     {
@@ -213,10 +237,26 @@ impl Walk<'_> {
     }
 
     /// This LLM is done with, and the pool hears of it.
-    fn failed(&self, llm: &LlmName, Failing { class, status, epoch, sent, .. }: Failing) -> Out {
+    fn failed(
+        &self,
+        llm: &LlmName,
+        Failing {
+            class,
+            status,
+            epoch,
+            sent,
+            ..
+        }: Failing,
+    ) -> Out {
         if class.is_outage() {
             let dialect = self.request.envelope.dialect.into();
-            let failed = Failed { class: class.clone(), epoch, dialect, status, took: sent.elapsed() };
+            let failed = Failed {
+                class: class.clone(),
+                epoch,
+                dialect,
+                status,
+                took: sent.elapsed(),
+            };
             self.session.plan.permits.failed(llm, &failed);
         }
         Out::Failed(class)
@@ -233,7 +273,12 @@ impl Walk<'_> {
         let (mut sent, mut lesson) = (Instant::now(), None);
         let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
             Err(failure) => Outcome::Failure(failure),
-            Ok(Prepared { upstream, tariff, body, limit }) => {
+            Ok(Prepared {
+                upstream,
+                tariff,
+                body,
+                limit,
+            }) => {
                 if tariff.is_paid()
                     && let Err(unavailable) = permits.reserve().await
                 {
@@ -255,7 +300,9 @@ impl Walk<'_> {
                 let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
                 let said = said(&exchange);
                 let outcome = classify(exchange, wall_clock(), upstream.secret());
-                lesson = limit.filter(|_| is_refusal(&outcome)).and_then(|limit| lesson::read(&said, limit));
+                lesson = limit
+                    .filter(|_| is_refusal(&outcome))
+                    .and_then(|limit| lesson::read(&said, limit));
                 blamed(outcome, || permits.refuses_the_task(llm))
             }
         };
@@ -265,13 +312,23 @@ impl Walk<'_> {
         };
         match call.end(outcome) {
             Settled::Answer(answer) => Tried::Answer(answer),
-            Settled::Failed(class) => Tried::Failed(Failing { class, status, epoch, sent, lesson }),
+            Settled::Failed(class) => Tried::Failed(Failing {
+                class,
+                status,
+                epoch,
+                sent,
+                lesson,
+            }),
         }
     }
 }
 
 /// The exchange; `in_trouble` hears when its time is nearly over.
-async fn watched(exchange: impl Future<Output = Exchange>, timeout: Duration, in_trouble: impl FnOnce()) -> Exchange {
+async fn watched(
+    exchange: impl Future<Output = Exchange>,
+    timeout: Duration,
+    in_trouble: impl FnOnce(),
+) -> Exchange {
     let mut exchange = pin!(exchange);
     match tokio::time::timeout(timeout - NEARLY_OVER.min(timeout / 4), &mut exchange).await {
         Ok(exchange) => exchange,
@@ -286,17 +343,30 @@ async fn watched(exchange: impl Future<Output = Exchange>, timeout: Duration, in
 fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
     match outcome {
         Outcome::Failure(failure)
-            if failure.class == CallClass::Auth && failure.status == Some(403) && refuses_the_task() =>
+            if failure.class == CallClass::Auth
+                && failure.status == Some(403)
+                && refuses_the_task() =>
         {
-            let message = format!("{}; a probe with the same key was answered", failure.message);
-            Outcome::Failure(Failure { class: CallClass::BadRequest, message, ..failure })
+            let message = format!(
+                "{}; a probe with the same key was answered",
+                failure.message
+            );
+            Outcome::Failure(Failure {
+                class: CallClass::BadRequest,
+                message,
+                ..failure
+            })
         }
         Outcome::Answer(_) | Outcome::Cut(..) | Outcome::Failure(_) => outcome,
     }
 }
 
 fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
-    Skipped { llm, unavailable: &unavailable }.emit();
+    Skipped {
+        llm,
+        unavailable: &unavailable,
+    }
+    .emit();
     Tried::Unavailable(unavailable)
 }
 
@@ -313,7 +383,9 @@ fn said(exchange: &Exchange) -> Bytes {
 
 /// Whether the provider may have refused the request for its output limit. Some wrap the refusals of others into a 500.
 fn is_refusal(outcome: &Outcome) -> bool {
-    let Outcome::Failure(Failure { class, status, .. }) = outcome else { return false };
+    let Outcome::Failure(Failure { class, status, .. }) = outcome else {
+        return false;
+    };
     match class {
         CallClass::BadRequest | CallClass::ContextTooLong => true,
         CallClass::Unavailable => status.is_some_and(|status| status >= 500),
@@ -346,13 +418,19 @@ fn prepare<'a>(
 ) -> Result<Prepared<'a>, Failure> {
     let provider = llm.provider();
     let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
-    let upstream =
-        upstreams.provider(llm).ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
+    let upstream = upstreams
+        .provider(llm)
+        .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
     if !upstreams.speaks(llm, request.envelope.dialect) {
         return Err(nobody_speaks(request.envelope.dialect, llm));
     }
-    let tariff = upstreams.tariff(llm).ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
-    let demand = Demand { most_output: known.most_output(request.demand), ..request.demand };
+    let tariff = upstreams
+        .tariff(llm)
+        .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
+    let demand = Demand {
+        most_output: known.most_output(request.demand),
+        ..request.demand
+    };
     let admission = call.reserve(demand, tariff).map_err(|refusal| {
         let class = match refusal {
             Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
@@ -362,6 +440,14 @@ fn prepare<'a>(
         Failure::unsent(class, refusal.to_string())
     })?;
     let (told, field) = (admission.output_limit, upstream.limit_field(known));
-    let (body, limit) = (request.for_provider(llm.model(), told, field), request.limit(told, field));
-    Ok(Prepared { upstream, tariff, body, limit })
+    let (body, limit) = (
+        request.for_provider(llm.model(), told, field),
+        request.limit(told, field),
+    );
+    Ok(Prepared {
+        upstream,
+        tariff,
+        body,
+        limit,
+    })
 }

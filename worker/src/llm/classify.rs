@@ -82,7 +82,12 @@ pub(super) enum Billing {
 impl Failure {
     /// A failure before anything was sent.
     pub(super) fn unsent(class: CallClass, message: impl Into<String>) -> Self {
-        Self { class, status: None, message: message.into(), billing: Billing::Nothing }
+        Self {
+            class,
+            status: None,
+            message: message.into(),
+            billing: Billing::Nothing,
+        }
     }
 }
 
@@ -115,7 +120,9 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
             CallClass::Auth,
             format!("the key is missing: set the environment variable {variable} for the worker"),
         )),
-        Exchange::NotConnected { reason } => Outcome::Failure(Failure::unsent(CallClass::Unavailable, reason)),
+        Exchange::NotConnected { reason } => {
+            Outcome::Failure(Failure::unsent(CallClass::Unavailable, reason))
+        }
         Exchange::TimedOut { after } => Outcome::Failure(Failure {
             class: CallClass::Timeout,
             status: None,
@@ -128,16 +135,33 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
             message: format!("the connection broke before an answer: {reason}"),
             billing: Billing::WorstCase,
         }),
-        Exchange::Answered { form, status: status @ 200..300, body, end, retry_after } => {
+        Exchange::Answered {
+            form,
+            status: status @ 200..300,
+            body,
+            end,
+            retry_after,
+        } => {
             let wait = retry_after.wait(now);
-            match whole(&end).and_then(|()| Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))) {
+            match whole(&end).and_then(|()| {
+                Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))
+            }) {
                 Ok(answer) => ended(answer, status),
-                Err((class, message, billing)) => {
-                    Outcome::Failure(Failure { class, status: Some(status), message, billing })
-                }
+                Err((class, message, billing)) => Outcome::Failure(Failure {
+                    class,
+                    status: Some(status),
+                    message,
+                    billing,
+                }),
             }
         }
-        Exchange::Answered { form: _, status, retry_after, body, end: _ } => Outcome::Failure(Failure {
+        Exchange::Answered {
+            form: _,
+            status,
+            retry_after,
+            body,
+            end: _,
+        } => Outcome::Failure(Failure {
             class: class_of_error(status, &body, retry_after.wait(now)),
             status: Some(status),
             message: format!("status {status}: {}", said(&body)),
@@ -146,9 +170,10 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
     };
     match outcome {
         Outcome::Answer(_) | Outcome::Cut(..) => outcome,
-        Outcome::Failure(failure) => {
-            Outcome::Failure(Failure { message: presentable(&failure.message, secret), ..failure })
-        }
+        Outcome::Failure(failure) => Outcome::Failure(Failure {
+            message: presentable(&failure.message, secret),
+            ..failure
+        }),
     }
 }
 
@@ -181,8 +206,16 @@ fn ended(answer: Answer, status: u16) -> Outcome {
     };
     let nothing = answer.is_empty().then(Tokens::default);
     let billing = Billing::of(answer.usage().or(nothing));
-    let message = format!("the answer ended with `{}`", answer.finish_reason().unwrap_or_default());
-    Outcome::Failure(Failure { class, status: Some(status), message, billing })
+    let message = format!(
+        "the answer ended with `{}`",
+        answer.finish_reason().unwrap_or_default()
+    );
+    Outcome::Failure(Failure {
+        class,
+        status: Some(status),
+        message,
+        billing,
+    })
 }
 
 impl Billing {
@@ -196,11 +229,18 @@ impl Billing {
 }
 
 /// A success without an answer: it may have been billed.
-fn no_answer((error, usage): (NoAnswer, Option<Tokens>), body: &[u8], retry_after: Option<Duration>) -> NoSuccess {
+fn no_answer(
+    (error, usage): (NoAnswer, Option<Tokens>),
+    body: &[u8],
+    retry_after: Option<Duration>,
+) -> NoSuccess {
     let class = match &error {
         // Somebody else answers in the provider's place.
         _ if is_page(body) => CallClass::Unavailable,
-        NoAnswer::ErrorInside { status: Some(status), .. } => class_of_error(*status, body, retry_after),
+        NoAnswer::ErrorInside {
+            status: Some(status),
+            ..
+        } => class_of_error(*status, body, retry_after),
         NoAnswer::Failed(error) => {
             // A provider that gives up in the middle does not serve now, whatever its reason.
             let status = status_of(&error["error"]).unwrap_or(500);
@@ -256,7 +296,10 @@ fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
 
 impl RetryAfter {
     fn wait(&self, now: Timestamp) -> Option<Duration> {
-        let milliseconds = self.milliseconds.as_ref().and_then(|text| text.trim().parse().ok());
+        let milliseconds = self
+            .milliseconds
+            .as_ref()
+            .and_then(|text| text.trim().parse().ok());
         milliseconds.map(Duration::from_millis).or_else(|| {
             let text = self.seconds_or_date.as_ref()?.trim();
             let whole_seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
@@ -264,7 +307,9 @@ impl RetryAfter {
                 let fraction = u64::from(whole_seconds.len() < text.len());
                 return Some(Duration::from_secs(seconds.saturating_add(fraction)));
             }
-            let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+            let date = jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(text)
+                .ok()?;
             let at = u64::try_from(date.as_millisecond()).ok()?;
             Some(Timestamp(at).since(now))
         })
@@ -274,11 +319,18 @@ impl RetryAfter {
 /// What an error body says, in the shapes that providers use.
 fn said(body: &[u8]) -> String {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
-    let texts = [&parsed["error"]["message"], &parsed["error"], &parsed["message"], &parsed["detail"]];
+    let texts = [
+        &parsed["error"]["message"],
+        &parsed["error"],
+        &parsed["message"],
+        &parsed["detail"],
+    ];
     match texts.into_iter().find_map(Value::as_str) {
         Some(text) => text.to_owned(),
         None if body.is_empty() => "no message".to_owned(),
-        None => String::from_utf8_lossy(&body[..body.len().min(4 * MAX_MESSAGE_CHARS)]).into_owned(),
+        None => {
+            String::from_utf8_lossy(&body[..body.len().min(4 * MAX_MESSAGE_CHARS)]).into_owned()
+        }
     }
 }
 
@@ -288,7 +340,9 @@ fn presentable(message: &str, secret: Option<&str>) -> String {
         Some(secret) if !secret.is_empty() => message.replace(secret, "***"),
         Some(_) | None => message.to_owned(),
     };
-    let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let words = message
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty());
     let line = words.map(without_key).collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", &line[..end]),

@@ -18,13 +18,24 @@ pub(super) fn error_in(part: &Value) -> Option<Value> {
 
 /// The status that the error would have had if it had come before the answer began; None when it does not tell.
 pub(super) fn status_of(error: &Value) -> Option<u16> {
-    let said = [&error["code"], &error["type"], &error["status"], &error["metadata"]["error_type"]];
-    said.into_iter().find_map(numeric).or_else(|| said.into_iter().filter_map(Value::as_str).find_map(status_of_word))
+    let said = [
+        &error["code"],
+        &error["type"],
+        &error["status"],
+        &error["metadata"]["error_type"],
+    ];
+    said.into_iter().find_map(numeric).or_else(|| {
+        said.into_iter()
+            .filter_map(Value::as_str)
+            .find_map(status_of_word)
+    })
 }
 
 fn numeric(code: &Value) -> Option<u16> {
     let number = code.as_u64().or_else(|| code.as_str()?.parse().ok())?;
-    u16::try_from(number).ok().filter(|status| (400..600).contains(status))
+    u16::try_from(number)
+        .ok()
+        .filter(|status| (400..600).contains(status))
 }
 
 /// Words of OpenAI, Anthropic, Google and OpenRouter.
@@ -38,7 +49,11 @@ fn status_of_word(word: &str) -> Option<u16> {
         | "content_policy_violation"
         | "content_filter"
         | "cyber_policy" => Some(400),
-        "authentication_error" | "authentication" | "invalid_api_key" | "unauthenticated" | "unauthorized" => Some(401),
+        "authentication_error"
+        | "authentication"
+        | "invalid_api_key"
+        | "unauthenticated"
+        | "unauthorized" => Some(401),
         "billing_error" | "payment_required" | "insufficient_credits" => Some(402),
         "permission_error" | "permission_denied" | "forbidden" => Some(403),
         "not_found_error" | "not_found" | "model_not_found" => Some(404),
@@ -72,9 +87,18 @@ mod tests {
         for (error, status) in [
             (json!({"code": 429, "type": "server_error"}), Some(429)),
             (json!({"code": "503"}), Some(503)),
-            (json!({"code": "whatever", "type": "rate_limit_error"}), Some(429)),
-            (json!({"code": 8, "status": "RESOURCE_EXHAUSTED"}), Some(429)),
-            (json!({"code": null, "metadata": {"error_type": "provider_overloaded"}}), Some(503)),
+            (
+                json!({"code": "whatever", "type": "rate_limit_error"}),
+                Some(429),
+            ),
+            (
+                json!({"code": 8, "status": "RESOURCE_EXHAUSTED"}),
+                Some(429),
+            ),
+            (
+                json!({"code": null, "metadata": {"error_type": "provider_overloaded"}}),
+                Some(503),
+            ),
             (json!({"code": 200, "message": "x"}), None),
             (json!("a text"), None),
             (Value::Null, None),
@@ -85,7 +109,14 @@ mod tests {
 
     #[test]
     fn an_error_that_says_nothing_is_none() {
-        for none in [Value::Null, json!(false), json!(""), json!({}), json!([]), json!(0)] {
+        for none in [
+            Value::Null,
+            json!(false),
+            json!(""),
+            json!({}),
+            json!([]),
+            json!(0),
+        ] {
             assert_eq!(error_in(&json!({"error": none})), None, "{none}");
         }
         for some in [json!("x"), json!({"code": 1}), json!(true), json!(500)] {

@@ -26,7 +26,11 @@ pub(super) enum Next {
 
 /// The LLMs that a call may go to, in order.
 pub fn candidates<'a>(llms: &'a [LlmName], settings: &Failover) -> &'a [LlmName] {
-    if settings.enabled { llms } else { &llms[..llms.len().min(1)] }
+    if settings.enabled {
+        llms
+    } else {
+        &llms[..llms.len().min(1)]
+    }
 }
 
 /// `tries`: how often this LLM was asked in this call, the try that failed with `class` included.
@@ -43,9 +47,9 @@ fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
     match class {
         CallClass::Unavailable | CallClass::BadAnswer => Some(settings.retry_delay),
         CallClass::RateLimited { retry_after: None } => Some(settings.retry_delay),
-        CallClass::RateLimited { retry_after: Some(wanted) } => {
-            (*wanted <= settings.retry_delay.clamp(SHORT_WAIT, LONGEST_WAIT)).then_some(*wanted)
-        }
+        CallClass::RateLimited {
+            retry_after: Some(wanted),
+        } => (*wanted <= settings.retry_delay.clamp(SHORT_WAIT, LONGEST_WAIT)).then_some(*wanted),
         // A hang has cost a whole call time-out already; the others would only say the same again.
         CallClass::Ok
         | CallClass::Timeout
@@ -60,7 +64,8 @@ fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
 
 /// Whether another LLM may answer a call that failed so.
 fn moves_on(class: &CallClass, settings: &Failover) -> bool {
-    let listed = |condition| settings.always_failover || settings.failure_conditions.contains(&condition);
+    let listed =
+        |condition| settings.always_failover || settings.failure_conditions.contains(&condition);
     match class {
         CallClass::Timeout => listed(FailureCondition::Timeout),
         CallClass::Unavailable | CallClass::Auth => listed(FailureCondition::ApiError),
@@ -70,10 +75,14 @@ fn moves_on(class: &CallClass, settings: &Failover) -> bool {
         CallClass::BadAnswer
         | CallClass::ContextTooLong
         | CallClass::BadRequest
-        | CallClass::Cut(Cut::OutputLimit | Cut::TaskLimit(Cap::Cost) | Cut::Filtered | Cut::Unfinished)
+        | CallClass::Cut(
+            Cut::OutputLimit | Cut::TaskLimit(Cap::Cost) | Cut::Filtered | Cut::Unfinished,
+        )
         | CallClass::Refused(Cap::Cost) => settings.always_failover,
         // Tokens are counted for all LLMs together.
-        CallClass::Ok | CallClass::Cut(Cut::TaskLimit(Cap::Tokens)) | CallClass::Refused(Cap::Tokens) => false,
+        CallClass::Ok
+        | CallClass::Cut(Cut::TaskLimit(Cap::Tokens))
+        | CallClass::Refused(Cap::Tokens) => false,
     }
 }
 

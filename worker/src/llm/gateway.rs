@@ -50,7 +50,10 @@ impl Sessions {
     }
 
     fn find(&self, token: &TokenDigest) -> Option<Arc<SessionState>> {
-        self.lock().iter().find(|session| session.token == *token).cloned()
+        self.lock()
+            .iter()
+            .find(|session| session.token == *token)
+            .cloned()
     }
 }
 
@@ -64,22 +67,37 @@ impl Gateway {
         let port = listener.local_addr()?.port();
         // Answers are small and awaited: none may wait for a full packet. A socket that refuses is only slower.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let sessions = Arc::new(Sessions { upstreams, open: Mutex::default() });
+        let sessions = Arc::new(Sessions {
+            upstreams,
+            open: Mutex::default(),
+        });
         let stop = CancellationToken::new();
-        let serving =
-            axum::serve(listener, router(Arc::clone(&sessions))).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = axum::serve(listener, router(Arc::clone(&sessions)))
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
         // Accepting is retried for ever, so serving ends only when it is told to.
         tokio::spawn(async move { serving.await });
-        Ok(Self { port, sessions, _server: stop.drop_guard() })
+        Ok(Self {
+            port,
+            sessions,
+            _server: stop.drop_guard(),
+        })
     }
 
     /// Lets one task in.
     pub fn open(&self, plan: CallPlan) -> Session {
         // 256 bits of the operating system's randomness, by way of a cryptographic generator.
-        let token: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let token: String = rand::random::<[u8; 32]>()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let state = Arc::new(SessionState::new(digest(token.as_bytes()), plan));
         self.sessions.lock().push(Arc::clone(&state));
-        Session { port: self.port, token, state, sessions: Arc::clone(&self.sessions) }
+        Session {
+            port: self.port,
+            token,
+            state,
+            sessions: Arc::clone(&self.sessions),
+        }
     }
 }
 
@@ -128,7 +146,9 @@ impl Session {
     }
 
     fn end(&self) {
-        self.sessions.lock().retain(|session| !Arc::ptr_eq(session, &self.state));
+        self.sessions
+            .lock()
+            .retain(|session| !Arc::ptr_eq(session, &self.state));
         self.state.ended.cancel();
     }
 }
@@ -154,11 +174,24 @@ fn router(sessions: Arc<Sessions>) -> Router {
 }
 
 /// Nobody passes without a loopback `Host` (a web page that was talked into calling us has another) and a token.
-async fn admit(State(sessions): State<Arc<Sessions>>, mut request: Request, next: Next) -> Response {
-    if !request.headers().get(header::HOST).is_some_and(is_loopback_host) {
-        return reply::error(StatusCode::FORBIDDEN, "wrong_host", "the Host header must be a loopback address");
+async fn admit(
+    State(sessions): State<Arc<Sessions>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !request
+        .headers()
+        .get(header::HOST)
+        .is_some_and(is_loopback_host)
+    {
+        return reply::error(
+            StatusCode::FORBIDDEN,
+            "wrong_host",
+            "the Host header must be a loopback address",
+        );
     }
-    let session = presented_token(request.headers()).and_then(|token| sessions.find(&digest(token)));
+    let session =
+        presented_token(request.headers()).and_then(|token| sessions.find(&digest(token)));
     let Some(session) = session else {
         return unknown_token();
     };
@@ -172,12 +205,17 @@ fn unknown_token() -> Response {
 }
 
 fn is_loopback_host(host: &HeaderValue) -> bool {
-    let Ok(host) = host.to_str() else { return false };
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').map_or(rest, |(address, _)| address),
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// The token as OpenAI's clients send it, or as Anthropic's do.
@@ -216,21 +254,39 @@ impl FromRequest<Arc<Sessions>> for Caller {
     async fn from_request(request: Request, sessions: &Arc<Sessions>) -> Result<Self, Response> {
         let session = request.extensions().get::<Arc<SessionState>>().cloned();
         let session = session.ok_or_else(unknown_token)?;
-        Ok(Self { sessions: Arc::clone(sessions), session, request })
+        Ok(Self {
+            sessions: Arc::clone(sessions),
+            session,
+            request,
+        })
     }
 }
 
 impl Caller {
     async fn answer(self, dialect: Dialect) -> Response {
-        let Self { sessions, session, request } = self;
+        let Self {
+            sessions,
+            session,
+            request,
+        } = self;
         let envelope = Envelope::read(dialect, request.headers(), request.uri().query());
         let body = Bytes::from_request(request, &()).await;
         let body = match &body {
             Ok(body) => Ok(body.as_ref()),
-            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(MAX_REQUEST_BYTES),
-            Err(_) => return reply::error(StatusCode::BAD_REQUEST, "bad_request", "the request did not arrive whole"),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(MAX_REQUEST_BYTES)
+            }
+            Err(_) => {
+                return reply::error(
+                    StatusCode::BAD_REQUEST,
+                    "bad_request",
+                    "the request did not arrive whole",
+                );
+            }
         };
-        call::answer(&session, &sessions.upstreams, envelope, body).instrument(session.span.clone()).await
+        call::answer(&session, &sessions.upstreams, envelope, body)
+            .instrument(session.span.clone())
+            .await
     }
 }
 
@@ -257,11 +313,32 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_a_loopback_host() {
-        for host in ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:80", "[::1]", "127.9.9.9"] {
-            assert!(is_loopback_host(&HeaderValue::from_static(host)), "{host} is this machine");
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8080",
+            "localhost:1",
+            "LOCALHOST",
+            "[::1]:80",
+            "[::1]",
+            "127.9.9.9",
+        ] {
+            assert!(
+                is_loopback_host(&HeaderValue::from_static(host)),
+                "{host} is this machine"
+            );
         }
-        for host in ["", "example.org", "127.0.0.1.example.org", "localhost.example.org:80", "10.0.0.1", "[fe80::1]"] {
-            assert!(!is_loopback_host(&HeaderValue::from_static(host)), "{host} is somewhere else");
+        for host in [
+            "",
+            "example.org",
+            "127.0.0.1.example.org",
+            "localhost.example.org:80",
+            "10.0.0.1",
+            "[fe80::1]",
+        ] {
+            assert!(
+                !is_loopback_host(&HeaderValue::from_static(host)),
+                "{host} is somewhere else"
+            );
         }
     }
 }

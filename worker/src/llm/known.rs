@@ -26,12 +26,22 @@ impl Known {
     /// With what a refusal of this demand has taught; None when that is nothing new, so that asking again is of no use.
     pub(super) fn taught(self, lesson: Lesson, demand: Demand) -> Option<Self> {
         let known = match lesson {
-            Lesson::MaxOutput(most) => Self { max_output: Some(most), ..self },
-            Lesson::Field(field) => Self { field: Some(field), ..self },
+            Lesson::MaxOutput(most) => Self {
+                max_output: Some(most),
+                ..self
+            },
+            Lesson::Field(field) => Self {
+                field: Some(field),
+                ..self
+            },
             Lesson::Context { length, prompt } => {
                 let room = length.saturating_sub(prompt.unwrap_or(demand.input));
                 let room = (room >= MIN_OUTPUT_TOKENS).then_some(room)?;
-                Self { context: Some(length), room: Some(room), ..self }
+                Self {
+                    context: Some(length),
+                    room: Some(room),
+                    ..self
+                }
             }
         };
         (known != self).then_some(known)
@@ -40,9 +50,14 @@ impl Known {
     /// The most output tokens that the LLM takes as a limit of this call.
     pub(super) fn most_output(self, demand: Demand) -> Option<u64> {
         // From the likely size of the prompt: an estimate from above would cut answers that fit.
-        let beside = self.context.map(|length| length.saturating_sub(demand.likely_input));
+        let beside = self
+            .context
+            .map(|length| length.saturating_sub(demand.likely_input));
         let beside = beside.filter(|room| *room >= MIN_OUTPUT_TOKENS);
-        [self.max_output, beside, self.room].into_iter().flatten().min()
+        [self.max_output, beside, self.room]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -53,17 +68,37 @@ pub(super) struct KnownLlms {
 
 impl KnownLlms {
     pub(super) fn from_file(llms: &BTreeMap<LlmName, LlmSettings>) -> Self {
-        let known = |settings: &LlmSettings| Known { max_output: settings.max_output, ..Known::default() };
-        Self { by_llm: Mutex::new(llms.iter().map(|(llm, settings)| (llm.clone(), known(settings))).collect()) }
+        let known = |settings: &LlmSettings| Known {
+            max_output: settings.max_output,
+            ..Known::default()
+        };
+        Self {
+            by_llm: Mutex::new(
+                llms.iter()
+                    .map(|(llm, settings)| (llm.clone(), known(settings)))
+                    .collect(),
+            ),
+        }
     }
 
     pub(super) fn of(&self, llm: &LlmName) -> Known {
-        self.by_llm.lock().unwrap_or_else(PoisonError::into_inner).get(llm).copied().unwrap_or_default()
+        self.by_llm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(llm)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Keeps limits that a call was answered with. The room beside its prompt holds for that call only.
     pub(super) fn keep(&self, llm: &LlmName, known: Known) {
-        let known = Known { room: None, ..known };
-        self.by_llm.lock().unwrap_or_else(PoisonError::into_inner).insert(llm.clone(), known);
+        let known = Known {
+            room: None,
+            ..known
+        };
+        self.by_llm
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(llm.clone(), known);
     }
 }

@@ -37,7 +37,12 @@ const TOPICS: [&str; 8] = [
     "in the output",
 ];
 /// Cues before the length of the context.
-const CONTEXT: [&str; 4] = ["context length", "context window", "context size", "max_model_len"];
+const CONTEXT: [&str; 4] = [
+    "context length",
+    "context window",
+    "context size",
+    "max_model_len",
+];
 /// Cues before the most that the model takes. An entry ends where the number begins.
 const AT_MOST: [&str; 15] = [
     "at most",
@@ -77,7 +82,10 @@ const LEAST: u64 = 256;
 
 pub(super) fn read(body: &[u8], refused: Refused) -> Option<Lesson> {
     let text = String::from_utf8_lossy(body).to_lowercase();
-    let of_the_limit = LIMIT_NAMES.iter().chain(&TOPICS).any(|topic| text.contains(topic));
+    let of_the_limit = LIMIT_NAMES
+        .iter()
+        .chain(&TOPICS)
+        .any(|topic| text.contains(topic));
     // A limit of tokens in a minute is another one.
     if !of_the_limit || text.contains("per min") {
         return None;
@@ -103,16 +111,27 @@ fn numbers(text: &str) -> Vec<Number> {
     let mut found = Vec::new();
     let mut rest = 0;
     while let Some(start) = text[rest..].find(in_word).map(|at| rest + at) {
-        let end = text[start..].find(|c| !in_word(c)).map_or(text.len(), |at| start + at);
+        let end = text[start..]
+            .find(|c| !in_word(c))
+            .map_or(text.len(), |at| start + at);
         rest = end;
         if text[start..end].contains(|c: char| c.is_alphabetic() || c == '_') {
             continue;
         }
         let mut at = start;
-        while let Some(begin) = text[at..end].find(|c: char| c.is_ascii_digit()).map(|n| at + n) {
-            at = text[begin..end].find(|c: char| !c.is_ascii_digit()).map_or(end, |n| begin + n);
+        while let Some(begin) = text[at..end]
+            .find(|c: char| c.is_ascii_digit())
+            .map(|n| at + n)
+        {
+            at = text[begin..end]
+                .find(|c: char| !c.is_ascii_digit())
+                .map_or(end, |n| begin + n);
             if let Ok(value) = text[begin..at].parse() {
-                found.push(Number { start: begin, end: at, value });
+                found.push(Number {
+                    start: begin,
+                    end: at,
+                    value,
+                });
             }
         }
     }
@@ -124,7 +143,11 @@ fn join_thousands(text: &str, numbers: &[Number]) -> Vec<Number> {
     let mut joined: Vec<Number> = Vec::new();
     for number in numbers {
         match joined.last_mut() {
-            Some(last) if &text[last.end..number.start] == "," && number.end - number.start == 3 && last.value > 1 => {
+            Some(last)
+                if &text[last.end..number.start] == ","
+                    && number.end - number.start == 3
+                    && last.value > 1 =>
+            {
                 last.value = last.value.saturating_mul(1000).saturating_add(number.value);
                 last.end = number.end;
             }
@@ -145,12 +168,23 @@ fn ends_with_any(text: &str, cues: &[&str]) -> bool {
 
 /// Prompt and limit together are too long, and the prompt alone is not.
 fn context(text: &str, numbers: &[Number], limit: u64) -> Option<Lesson> {
-    let cue = CONTEXT.iter().find_map(|cue| Some(text.find(cue)? + cue.len()))?;
-    let length = numbers.iter().find(|number| number.start >= cue && text[cue..number.start].len() < 16)?.value;
-    let is_sum = |prompt: u64| numbers.iter().any(|number| Some(number.value) == prompt.checked_add(limit));
+    let cue = CONTEXT
+        .iter()
+        .find_map(|cue| Some(text.find(cue)? + cue.len()))?;
+    let length = numbers
+        .iter()
+        .find(|number| number.start >= cue && text[cue..number.start].len() < 16)?
+        .value;
+    let is_sum = |prompt: u64| {
+        numbers
+            .iter()
+            .any(|number| Some(number.value) == prompt.checked_add(limit))
+    };
     let is_prompt = |number: &&Number| {
         let exact = !before(text, number.start).ends_with("at least");
-        number.value < length && exact && (is_sum(number.value) || text[number.end..].starts_with(" input tokens"))
+        number.value < length
+            && exact
+            && (is_sum(number.value) || text[number.end..].starts_with(" input tokens"))
     };
     let prompt = numbers.iter().find(is_prompt).map(|number| number.value);
     (limit < length || prompt.is_some()).then_some(Lesson::Context { length, prompt })
@@ -161,7 +195,9 @@ fn said_most(text: &str, numbers: &[Number], limit: u64) -> Option<u64> {
     let mut previous: Option<Number> = None;
     let said = numbers.iter().filter_map(|number| {
         let range = previous.is_some_and(|first| {
-            first.value <= 1 && RANGE.contains(&text[first.end..number.start].trim_matches([' ', '\'', '"', '`']))
+            first.value <= 1
+                && RANGE
+                    .contains(&text[first.end..number.start].trim_matches([' ', '\'', '"', '`']))
         });
         previous = Some(*number);
         let (lead, tail) = (before(text, number.start), &text[number.end..]);
@@ -179,7 +215,9 @@ fn said_most(text: &str, numbers: &[Number], limit: u64) -> Option<u64> {
 /// In words that are not known here: the largest number below the refused one that is not a status.
 fn largest(numbers: &[Number], limit: u64) -> Option<u64> {
     let values = numbers.iter().map(|number| number.value);
-    values.filter(|value| (LEAST..limit).contains(value) && !(400..600).contains(value)).max()
+    values
+        .filter(|value| (LEAST..limit).contains(value) && !(400..600).contains(value))
+        .max()
 }
 
 fn other_field(text: &str, refused: OutputLimitField) -> Option<OutputLimitField> {
@@ -187,7 +225,8 @@ fn other_field(text: &str, refused: OutputLimitField) -> Option<OutputLimitField
         OutputLimitField::MaxTokens => OutputLimitField::MaxCompletionTokens,
         OutputLimitField::MaxCompletionTokens => OutputLimitField::MaxTokens,
     };
-    (text.contains(refused.as_str()) && UNKNOWN.iter().any(|word| text.contains(word))).then_some(other)
+    (text.contains(refused.as_str()) && UNKNOWN.iter().any(|word| text.contains(word)))
+        .then_some(other)
 }
 
 #[cfg(test)]

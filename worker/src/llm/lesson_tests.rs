@@ -4,7 +4,13 @@ const MAX_TOKENS: Option<OutputLimitField> = Some(OutputLimitField::MaxTokens);
 const MAX_COMPLETION_TOKENS: Option<OutputLimitField> = Some(OutputLimitField::MaxCompletionTokens);
 
 fn of(text: &str, limit: u64) -> Option<Lesson> {
-    read(text.as_bytes(), Refused { limit, field: MAX_TOKENS })
+    read(
+        text.as_bytes(),
+        Refused {
+            limit,
+            field: MAX_TOKENS,
+        },
+    )
 }
 
 #[test]
@@ -22,7 +28,11 @@ fn the_most_that_a_model_takes_is_read_from_many_wordings() {
             4096,
         ),
         // DeepSeek.
-        ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 16_384, 8192),
+        (
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]",
+            16_384,
+            8192,
+        ),
         // Anthropic.
         (
             "max_tokens: 16384 > 8192, which is the maximum allowed number of output tokens for claude-3-5-sonnet-20241022",
@@ -30,21 +40,33 @@ fn the_most_that_a_model_takes_is_read_from_many_wordings() {
             8192,
         ),
         // Alibaba.
-        ("<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 8192]", 16_384, 8192),
+        (
+            "<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 8192]",
+            16_384,
+            8192,
+        ),
         // Bedrock.
         (
             "The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value that is lower than 4096.",
             16_384,
             4096,
         ),
-        ("The maximum tokens you requested exceed the model limit of 8191.", 16_384, 8191),
+        (
+            "The maximum tokens you requested exceed the model limit of 8191.",
+            16_384,
+            8191,
+        ),
         // Groq.
         (
             "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the `context_window` for this model",
             16_384,
             8192,
         ),
-        ("max_tokens for `llama-3.1-8b-instant` must be less than or equal to 8000", 16_384, 8000),
+        (
+            "max_tokens for `llama-3.1-8b-instant` must be less than or equal to 8000",
+            16_384,
+            8000,
+        ),
         // Google.
         (
             "Unable to submit request because it has a maxOutputTokens value of 16384 but the supported range is from 1 (inclusive) to 8193 (exclusive). Update the value and try again.",
@@ -58,18 +80,34 @@ fn the_most_that_a_model_takes_is_read_from_many_wordings() {
             12_288,
         ),
         // Huawei and others.
-        ("max_tokens (current value: 16384) must be between 0 and 4000 ", 16_384, 4000),
+        (
+            "max_tokens (current value: 16384) must be between 0 and 4000 ",
+            16_384,
+            4000,
+        ),
         ("max_tokens must be at most 8192", 16_384, 8192),
         ("max_tokens must be less than 8193", 16_384, 8192),
         ("max_tokens should be in [1, 8193)", 16_384, 8192),
-        ("too many tokens: max tokens must be less than or equal to 4096, received 16384", 16_384, 4096),
+        (
+            "too many tokens: max tokens must be less than or equal to 4096, received 16384",
+            16_384,
+            4096,
+        ),
         (
             r#"{"detail":[{"loc":["body","max_tokens"],"msg":"Input should be less than or equal to 8192","type":"less_than_equal","ctx":{"le":8192},"input":16384}]}"#,
             16_384,
             8192,
         ),
-        (r#"{"error":{"code":"1210","message":"max_tokens 参数非法:不能大于 4095"}}"#, 16_384, 4095),
-        ("max_output_tokens: 64,000 exceeds the maximum of 16,384", 64_000, 16_384),
+        (
+            r#"{"error":{"code":"1210","message":"max_tokens 参数非法:不能大于 4095"}}"#,
+            16_384,
+            4095,
+        ),
+        (
+            "max_output_tokens: 64,000 exceeds the maximum of 16,384",
+            64_000,
+            16_384,
+        ),
         (
             r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"{\"message\":\"max_tokens too large, this model gives 8192 output tokens\"}"}}}"#,
             16_384,
@@ -108,7 +146,11 @@ fn the_length_of_the_context_is_read_with_the_prompt_where_it_is_said() {
             None,
         ),
     ] {
-        assert_eq!(of(text, limit), Some(Lesson::Context { length, prompt }), "{text}");
+        assert_eq!(
+            of(text, limit),
+            Some(Lesson::Context { length, prompt }),
+            "{text}"
+        );
     }
 }
 
@@ -130,7 +172,11 @@ fn the_name_of_the_field_is_read_in_both_directions() {
             MAX_COMPLETION_TOKENS,
             OutputLimitField::MaxTokens,
         ),
-        ("property 'max_completion_tokens' is unsupported", MAX_COMPLETION_TOKENS, OutputLimitField::MaxTokens),
+        (
+            "property 'max_completion_tokens' is unsupported",
+            MAX_COMPLETION_TOKENS,
+            OutputLimitField::MaxTokens,
+        ),
         (
             "got an unexpected keyword argument 'max_completion_tokens'",
             MAX_COMPLETION_TOKENS,
@@ -142,8 +188,15 @@ fn the_name_of_the_field_is_read_in_both_directions() {
             OutputLimitField::MaxCompletionTokens,
         ),
     ] {
-        let refused = Refused { limit: 16_384, field: refused };
-        assert_eq!(read(text.as_bytes(), refused), Some(Lesson::Field(other)), "{text}");
+        let refused = Refused {
+            limit: 16_384,
+            field: refused,
+        };
+        assert_eq!(
+            read(text.as_bytes(), refused),
+            Some(Lesson::Field(other)),
+            "{text}"
+        );
     }
 }
 
@@ -162,6 +215,13 @@ fn other_refusals_teach_nothing() {
     ] {
         assert_eq!(of(text, 16_384), None, "{text}");
     }
-    let only_name = Refused { limit: 16_384, field: None };
-    assert_eq!(read(b"Unsupported parameter: max_output_tokens", only_name), None, "there is no other name");
+    let only_name = Refused {
+        limit: 16_384,
+        field: None,
+    };
+    assert_eq!(
+        read(b"Unsupported parameter: max_output_tokens", only_name),
+        None,
+        "there is no other name"
+    );
 }

@@ -31,8 +31,14 @@ const SENTENCES: [&str; 13] = [
     "violates usage guidelines",
 ];
 /// In a refusal with those words that is about the account.
-const ABOUT_THE_ACCOUNT: [&str; 6] =
-    ["account", "not authorized", "organization", "subscription", "temporarily blocked", "your resource"];
+const ABOUT_THE_ACCOUNT: [&str; 6] = [
+    "account",
+    "not authorized",
+    "organization",
+    "subscription",
+    "temporarily blocked",
+    "your resource",
+];
 
 /// Whether the provider, or what stands before it, refuses this prompt: another one with the same key may pass.
 pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
@@ -41,11 +47,19 @@ pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
     }
     let error = &error["error"];
     let metadata = &error["metadata"];
-    let words = [&error["code"], &error["type"], &error["error_type"], &metadata["error_type"]];
+    let words = [
+        &error["code"],
+        &error["type"],
+        &error["error_type"],
+        &metadata["error_type"],
+    ];
     let text = String::from_utf8_lossy(body).to_lowercase();
     !metadata["reasons"].is_null()
         || !metadata["flagged_input"].is_null()
-        || words.into_iter().filter_map(Value::as_str).any(|word| CODES.contains(&word))
+        || words
+            .into_iter()
+            .filter_map(Value::as_str)
+            .any(|word| CODES.contains(&word))
         || (SENTENCES.iter().any(|sentence| text.contains(sentence))
             && !ABOUT_THE_ACCOUNT.iter().any(|word| text.contains(word)))
 }
@@ -58,7 +72,9 @@ pub(super) fn is_page(body: &[u8]) -> bool {
 /// An error as an API writes it: somebody is there who has read the request.
 pub(super) fn is_api_error(body: &[u8]) -> bool {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
-    ["error", "message", "detail"].into_iter().any(|name| parsed.get(name).is_some_and(|said| !said.is_null()))
+    ["error", "message", "detail"]
+        .into_iter()
+        .any(|name| parsed.get(name).is_some_and(|said| !said.is_null()))
 }
 
 #[cfg(test)]
@@ -75,25 +91,58 @@ mod tests {
                 json!({"code": 403, "message": "Your input was flagged for \"violence\". No credits were charged."}),
                 true,
             ),
-            (json!({"message": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: BIO"}), true),
-            (json!({"message": "Request blocked: prompt injection patterns detected"}), true),
-            (json!({"message": "no", "metadata": {"error_type": "content_policy_violation"}}), true),
+            (
+                json!({"message": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: BIO"}),
+                true,
+            ),
+            (
+                json!({"message": "Request blocked: prompt injection patterns detected"}),
+                true,
+            ),
+            (
+                json!({"message": "no", "metadata": {"error_type": "content_policy_violation"}}),
+                true,
+            ),
             (json!({"type": "moderation_blocked", "message": "no"}), true),
             (json!({"message": "Forbidden"}), false),
-            (json!({"code": "unsupported_country_region_territory", "message": "Country not supported"}), false),
-            (json!({"message": "Your account was flagged: content policy violation"}), false),
-            (json!({"message": "This organization has been disabled."}), false),
-            (json!({"message": "Your resource has been temporarily blocked: content policy violation"}), false),
-            (json!({"message": "User is not authorized to perform bedrock:ApplyGuardrail"}), false),
-            (json!({"type": "permission_error", "message": "Your API key does not have permission"}), false),
+            (
+                json!({"code": "unsupported_country_region_territory", "message": "Country not supported"}),
+                false,
+            ),
+            (
+                json!({"message": "Your account was flagged: content policy violation"}),
+                false,
+            ),
+            (
+                json!({"message": "This organization has been disabled."}),
+                false,
+            ),
+            (
+                json!({"message": "Your resource has been temporarily blocked: content policy violation"}),
+                false,
+            ),
+            (
+                json!({"message": "User is not authorized to perform bedrock:ApplyGuardrail"}),
+                false,
+            ),
+            (
+                json!({"type": "permission_error", "message": "Your API key does not have permission"}),
+                false,
+            ),
         ] {
             let body = json!({"error": error});
             let said = is_about_the_prompt(&body, body.to_string().as_bytes());
             assert_eq!(said, about_the_prompt, "{body}");
         }
-        for page in ["<!DOCTYPE html><html><title>Just a moment...</title>", "\n  <html>403 Forbidden</html>"] {
+        for page in [
+            "<!DOCTYPE html><html><title>Just a moment...</title>",
+            "\n  <html>403 Forbidden</html>",
+        ] {
             assert!(is_about_the_prompt(&Value::Null, page.as_bytes()), "{page}");
         }
-        assert!(!is_about_the_prompt(&Value::Null, b""), "an empty body explains nothing");
+        assert!(
+            !is_about_the_prompt(&Value::Null, b""),
+            "an empty body explains nothing"
+        );
     }
 }

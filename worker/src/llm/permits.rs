@@ -59,9 +59,14 @@ impl Failed {
     /// The details for the log. A missing key is proven to be bad, and so is an account without money (402). After any other
     /// refusal only a probe can tell whether the provider refused the key or the request.
     pub fn call(&self) -> FailedCall {
-        let unproven = self.class == CallClass::Auth && self.status.is_some_and(|status| status != 402);
+        let unproven =
+            self.class == CallClass::Auth && self.status.is_some_and(|status| status != 402);
         let took_ms = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX);
-        FailedCall { dialect: Some(self.dialect), took_ms, unproven }
+        FailedCall {
+            dialect: Some(self.dialect),
+            took_ms,
+            unproven,
+        }
     }
 }
 

@@ -32,11 +32,19 @@ impl Tokens {
     pub(super) fn reported(usage: &Value) -> Option<Self> {
         let input = usage["prompt_tokens"].as_u64()?;
         let output = usage["completion_tokens"].as_u64()?;
-        let beyond_input = usage["total_tokens"].as_u64().map_or(0, |total| total.saturating_sub(input));
-        let cached =
-            usage["prompt_tokens_details"]["cached_tokens"].as_u64().or(usage["prompt_cache_hit_tokens"].as_u64());
+        let beyond_input = usage["total_tokens"]
+            .as_u64()
+            .map_or(0, |total| total.saturating_sub(input));
+        let cached = usage["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .or(usage["prompt_cache_hit_tokens"].as_u64());
         let cached_input = cached.unwrap_or(0).min(input);
-        Some(Self { input, cached_input, output: output.max(beyond_input), surcharge: 0 })
+        Some(Self {
+            input,
+            cached_input,
+            output: output.max(beyond_input),
+            surcharge: 0,
+        })
     }
 }
 
@@ -52,7 +60,9 @@ impl Tariff {
         match self {
             Self::Free => MicroUsd::ZERO,
             Self::Paid(price) => {
-                price.input.per_mtok(tokens.input.saturating_sub(tokens.cached_input))
+                price
+                    .input
+                    .per_mtok(tokens.input.saturating_sub(tokens.cached_input))
                     + price.input.per_mtok(tokens.surcharge)
                     + price.cached_input.per_mtok(tokens.cached_input)
                     + price.output.per_mtok(tokens.output)
@@ -121,8 +131,14 @@ impl Bounds {
 
     /// No byte is two tokens. `output`: the limit that was sent, or all that can be.
     fn of(demand: Demand, output: u64) -> Self {
-        let input = demand.bytes.saturating_add(Self::ADDED_INPUT).max(demand.input);
-        Self { input, output: output.saturating_mul(demand.choices) }
+        let input = demand
+            .bytes
+            .saturating_add(Self::ADDED_INPUT)
+            .max(demand.input);
+        Self {
+            input,
+            output: output.saturating_mul(demand.choices),
+        }
     }
 
     /// Whether a reported usage can be true.
@@ -151,29 +167,55 @@ pub(super) enum Refusal {
         "the call may cost ${needed} and the task has ${left} left; raise max_cost_per_job_usd or make the task smaller"
     )]
     Cost { needed: MicroUsd, left: MicroUsd },
-    #[error("the request is about {estimate} tokens and context_limit is {limit}; hand fewer files to the agent")]
+    #[error(
+        "the request is about {estimate} tokens and context_limit is {limit}; hand fewer files to the agent"
+    )]
     Context { estimate: u64, limit: u64 },
 }
 
 /// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
 pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
-    let Demand { bytes: _, input, likely_input, choices, max_output, most_output, input_surcharge } = demand;
+    let Demand {
+        bytes: _,
+        input,
+        likely_input,
+        choices,
+        max_output,
+        most_output,
+        input_surcharge,
+    } = demand;
     if likely_input > room.context {
-        return Err(Refusal::Context { estimate: likely_input, limit: room.context });
+        return Err(Refusal::Context {
+            estimate: likely_input,
+            limit: room.context,
+        });
     }
     let assumed = (room.context - likely_input).clamp(MIN_OUTPUT_TOKENS, ASSUMED_OUTPUT_TOKENS);
-    let wanted = max_output.unwrap_or(assumed).min(most_output.unwrap_or(u64::MAX));
+    let wanted = max_output
+        .unwrap_or(assumed)
+        .min(most_output.unwrap_or(u64::MAX));
     let least = wanted.min(MIN_OUTPUT_TOKENS);
     let surcharge = input.saturating_mul(input_surcharge).div_ceil(100);
-    let worst = |output: u64| Tokens { input, cached_input: 0, output: output.saturating_mul(choices), surcharge };
+    let worst = |output: u64| Tokens {
+        input,
+        cached_input: 0,
+        output: output.saturating_mul(choices),
+        surcharge,
+    };
 
     let by_tokens = room.tokens.saturating_sub(input) / choices;
     if by_tokens < least {
-        return Err(Refusal::Tokens { needed: worst(least).total(), left: room.tokens });
+        return Err(Refusal::Tokens {
+            needed: worst(least).total(),
+            left: room.tokens,
+        });
     }
     let needed = tariff.cost(worst(least));
     if needed > room.cost {
-        return Err(Refusal::Cost { needed, left: room.cost });
+        return Err(Refusal::Cost {
+            needed,
+            left: room.cost,
+        });
     }
     let by_cost = tariff.output_for(room.cost.saturating_sub(tariff.cost(worst(0)))) / choices;
     let allowed = wanted.min(by_tokens).min(by_cost);
@@ -183,8 +225,14 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
     };
     let output_limit = must_tell.then_some(allowed);
     // Without any limit the model writes as much as its context lets it.
-    let most = output_limit.or(max_output).unwrap_or(room.context.max(allowed));
-    Ok(Admission { worst: worst(allowed), bounds: Bounds::of(demand, most), output_limit })
+    let most = output_limit
+        .or(max_output)
+        .unwrap_or(room.context.max(allowed));
+    Ok(Admission {
+        worst: worst(allowed),
+        bounds: Bounds::of(demand, most),
+        output_limit,
+    })
 }
 
 #[cfg(test)]
@@ -193,21 +241,47 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    const PRICE: Price =
-        Price { input: MicroUsd(2_500_000), cached_input: MicroUsd(1_250_000), output: MicroUsd(10_000_000) };
+    const PRICE: Price = Price {
+        input: MicroUsd(2_500_000),
+        cached_input: MicroUsd(1_250_000),
+        output: MicroUsd(10_000_000),
+    };
     const PAID: Tariff = Tariff::Paid(PRICE);
-    const ROOM: Room = Room { tokens: 80_000, cost: MicroUsd(2_500_000), context: 131_072 };
+    const ROOM: Room = Room {
+        tokens: 80_000,
+        cost: MicroUsd(2_500_000),
+        context: 131_072,
+    };
 
     fn demand(bytes: u64, max_output: Option<u64>) -> Demand {
         let (input, likely_input) = (bytes.div_ceil(3), bytes / 4);
-        Demand { bytes, input, likely_input, choices: 1, max_output, most_output: None, input_surcharge: 0 }
+        Demand {
+            bytes,
+            input,
+            likely_input,
+            choices: 1,
+            max_output,
+            most_output: None,
+            input_surcharge: 0,
+        }
     }
 
     #[test]
     fn usage_is_read_as_providers_write_it() {
-        let tokens = |input, cached_input, output| Some(Tokens { input, cached_input, output, surcharge: 0 });
+        let tokens = |input, cached_input, output| {
+            Some(Tokens {
+                input,
+                cached_input,
+                output,
+                surcharge: 0,
+            })
+        };
         for (usage, expected, case) in [
-            (json!({"prompt_tokens": 10, "completion_tokens": 4}), tokens(10, 0, 4), "the least"),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 4}),
+                tokens(10, 0, 4),
+                "the least",
+            ),
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}),
                 tokens(10, 6, 4),
@@ -218,13 +292,21 @@ mod tests {
                 tokens(10, 7, 4),
                 "cached, as DeepSeek says it",
             ),
-            (json!({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 30}), tokens(10, 0, 20), "reasoning"),
+            (
+                json!({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 30}),
+                tokens(10, 0, 20),
+                "reasoning",
+            ),
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 99}}),
                 tokens(10, 10, 4),
                 "more cached than there is",
             ),
-            (json!({"prompt_tokens": -1, "completion_tokens": 4}), None, "nonsense"),
+            (
+                json!({"prompt_tokens": -1, "completion_tokens": 4}),
+                None,
+                "nonsense",
+            ),
             (json!({"prompt_tokens": 10}), None, "half of it"),
             (Value::Null, None, "nothing"),
         ] {
@@ -234,23 +316,70 @@ mod tests {
 
     #[test]
     fn cached_input_has_its_own_price_and_free_llms_have_none() {
-        let tokens = Tokens { input: 1_000_000, cached_input: 400_000, output: 100_000, surcharge: 0 };
-        assert_eq!(PAID.cost(tokens), MicroUsd(1_500_000 + 500_000 + 1_000_000), "three prices");
-        let written = Tokens { surcharge: 200_000, ..tokens };
-        assert_eq!(PAID.cost(written), MicroUsd(3_000_000 + 500_000), "writing a cache costs input that is not there");
+        let tokens = Tokens {
+            input: 1_000_000,
+            cached_input: 400_000,
+            output: 100_000,
+            surcharge: 0,
+        };
+        assert_eq!(
+            PAID.cost(tokens),
+            MicroUsd(1_500_000 + 500_000 + 1_000_000),
+            "three prices"
+        );
+        let written = Tokens {
+            surcharge: 200_000,
+            ..tokens
+        };
+        assert_eq!(
+            PAID.cost(written),
+            MicroUsd(3_000_000 + 500_000),
+            "writing a cache costs input that is not there"
+        );
         assert_eq!(written.total(), tokens.total(), "and no tokens");
         assert_eq!(Tariff::Free.cost(tokens), MicroUsd::ZERO, "free");
     }
 
     #[test]
     fn calls_are_admitted_lowered_or_refused_by_what_is_left() {
-        let small = |tokens, cost| Room { tokens, cost: MicroUsd(cost), ..ROOM };
-        let fits =
-            |input, output, output_limit| Ok((Tokens { input, cached_input: 0, output, surcharge: 0 }, output_limit));
+        let small = |tokens, cost| Room {
+            tokens,
+            cost: MicroUsd(cost),
+            ..ROOM
+        };
+        let fits = |input, output, output_limit| {
+            Ok((
+                Tokens {
+                    input,
+                    cached_input: 0,
+                    output,
+                    surcharge: 0,
+                },
+                output_limit,
+            ))
+        };
         for (case, demand, tariff, room, expected) in [
-            ("free, no limit asked: untouched", demand(300, None), Tariff::Free, ROOM, fits(100, 16_384, None)),
-            ("paid, no limit asked: told one", demand(300, None), PAID, ROOM, fits(100, 16_384, Some(16_384))),
-            ("a limit that fits stays", demand(300, Some(50_000)), PAID, ROOM, fits(100, 50_000, None)),
+            (
+                "free, no limit asked: untouched",
+                demand(300, None),
+                Tariff::Free,
+                ROOM,
+                fits(100, 16_384, None),
+            ),
+            (
+                "paid, no limit asked: told one",
+                demand(300, None),
+                PAID,
+                ROOM,
+                fits(100, 16_384, Some(16_384)),
+            ),
+            (
+                "a limit that fits stays",
+                demand(300, Some(50_000)),
+                PAID,
+                ROOM,
+                fits(100, 50_000, None),
+            ),
             (
                 "lowered to the tokens left",
                 demand(300, Some(9_000)),
@@ -266,51 +395,119 @@ mod tests {
                 small(80_000, 10_250),
                 fits(100, 1_000, Some(1_000)),
             ),
-            ("free needs no money", demand(300, None), Tariff::Free, small(80_000, 0), fits(100, 16_384, None)),
-            ("a tiny limit is the agent's wish", demand(300, Some(1)), PAID, small(101, 260), fits(100, 1, None)),
+            (
+                "free needs no money",
+                demand(300, None),
+                Tariff::Free,
+                small(80_000, 0),
+                fits(100, 16_384, None),
+            ),
+            (
+                "a tiny limit is the agent's wish",
+                demand(300, Some(1)),
+                PAID,
+                small(101, 260),
+                fits(100, 1, None),
+            ),
             (
                 "no sensible answer in the tokens left",
                 demand(300, None),
                 Tariff::Free,
                 small(355, 0),
-                Err(Refusal::Tokens { needed: 356, left: 355 }),
+                Err(Refusal::Tokens {
+                    needed: 356,
+                    left: 355,
+                }),
             ),
             (
                 "no sensible answer for the money left",
                 demand(300, None),
                 PAID,
                 small(80_000, 2_809),
-                Err(Refusal::Cost { needed: MicroUsd(2_810), left: MicroUsd(2_809) }),
+                Err(Refusal::Cost {
+                    needed: MicroUsd(2_810),
+                    left: MicroUsd(2_809),
+                }),
             ),
             (
                 "longer than the context",
                 demand(600_000, None),
                 Tariff::Free,
-                Room { tokens: u64::MAX, ..ROOM },
-                Err(Refusal::Context { estimate: 150_000, limit: 131_072 }),
+                Room {
+                    tokens: u64::MAX,
+                    ..ROOM
+                },
+                Err(Refusal::Context {
+                    estimate: 150_000,
+                    limit: 131_072,
+                }),
             ),
         ] {
-            let admitted = admit(demand, tariff, room).map(|admission| (admission.worst, admission.output_limit));
+            let admitted = admit(demand, tariff, room)
+                .map(|admission| (admission.worst, admission.output_limit));
             assert_eq!(admitted, expected, "{case}");
         }
     }
 
     #[test]
     fn what_a_call_cannot_have_used_is_not_believed() {
-        let used = |input, output| Tokens { input, cached_input: 0, output, surcharge: 0 };
+        let used = |input, output| Tokens {
+            input,
+            cached_input: 0,
+            output,
+            surcharge: 0,
+        };
         let bounds = |demand| admit(demand, PAID, ROOM).expect("it fits").bounds;
         for (case, demand, tokens, believed) in [
-            ("as much as it may be", demand(300, Some(100)), used(300 + 4_096, 100), true),
-            ("more input than bytes", demand(300, Some(100)), used(300 + 4_097, 100), false),
-            ("more output than the limit", demand(300, Some(100)), used(300, 101), false),
-            ("the limit that was added", demand(300, None), used(300, 16_385), false),
-            ("of each choice", Demand { choices: 3, ..demand(300, Some(100)) }, used(300, 300), true),
-            ("nonsense", demand(60, None), used(1_000_000_000_000_000_000, 5), false),
+            (
+                "as much as it may be",
+                demand(300, Some(100)),
+                used(300 + 4_096, 100),
+                true,
+            ),
+            (
+                "more input than bytes",
+                demand(300, Some(100)),
+                used(300 + 4_097, 100),
+                false,
+            ),
+            (
+                "more output than the limit",
+                demand(300, Some(100)),
+                used(300, 101),
+                false,
+            ),
+            (
+                "the limit that was added",
+                demand(300, None),
+                used(300, 16_385),
+                false,
+            ),
+            (
+                "of each choice",
+                Demand {
+                    choices: 3,
+                    ..demand(300, Some(100))
+                },
+                used(300, 300),
+                true,
+            ),
+            (
+                "nonsense",
+                demand(60, None),
+                used(1_000_000_000_000_000_000, 5),
+                false,
+            ),
         ] {
             assert_eq!(bounds(demand).allow(tokens), believed, "{case}");
         }
-        let untold = admit(demand(300, None), Tariff::Free, ROOM).expect("it fits").bounds;
-        assert!(untold.allow(used(300, 131_072)), "nobody has limited it: all that the context holds");
+        let untold = admit(demand(300, None), Tariff::Free, ROOM)
+            .expect("it fits")
+            .bounds;
+        assert!(
+            untold.allow(used(300, 131_072)),
+            "nobody has limited it: all that the context holds"
+        );
         assert!(!untold.allow(used(300, 131_073)), "and no more");
     }
 

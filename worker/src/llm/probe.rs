@@ -23,7 +23,11 @@ use super::upstream::{Upstream, Upstreams};
 
 /// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on thinking is back, too.
 const OUTPUT_TOKENS: u64 = 16;
-const ROOM: Room = Room { tokens: 1_000_000, cost: MicroUsd(u64::MAX), context: 100_000 };
+const ROOM: Room = Room {
+    tokens: 1_000_000,
+    cost: MicroUsd(u64::MAX),
+    context: 100_000,
+};
 
 /// What came of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,15 +55,35 @@ impl Upstreams {
 
     /// The most that a probe of this LLM can cost; None when it cannot be called at all. `dialect` is the one that failed.
     pub fn probe_cost(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<MicroUsd> {
-        self.question(llm, dialect).map(|question| question.tariff.cost(question.admission.worst))
+        self.question(llm, dialect)
+            .map(|question| question.tariff.cost(question.admission.worst))
     }
 
     /// Asks. An LLM that cannot be called at all is out.
-    pub async fn probe(&self, llm: &LlmName, dialect: Option<llm::Dialect>, timeout: Duration) -> Probed {
-        let Some(Question { upstream, tariff, request, admission }) = self.question(llm, dialect) else {
-            return Probed { fault: Some(Fault::Unavailable), retry_after: None, cost: MicroUsd::ZERO };
+    pub async fn probe(
+        &self,
+        llm: &LlmName,
+        dialect: Option<llm::Dialect>,
+        timeout: Duration,
+    ) -> Probed {
+        let Some(Question {
+            upstream,
+            tariff,
+            request,
+            admission,
+        }) = self.question(llm, dialect)
+        else {
+            return Probed {
+                fault: Some(Fault::Unavailable),
+                retry_after: None,
+                cost: MicroUsd::ZERO,
+            };
         };
-        let body = request.for_provider(llm.model(), Some(OUTPUT_TOKENS), upstream.limit_field(self.known.of(llm)));
+        let body = request.for_provider(
+            llm.model(),
+            Some(OUTPUT_TOKENS),
+            upstream.limit_field(self.known.of(llm)),
+        );
         let exchange = as_it_came(upstream.send(&request, body, timeout).await);
         let refused_by_api = is_refused_by_api(&exchange);
         let outcome = classify(exchange, wall_clock(), upstream.secret());
@@ -69,7 +93,11 @@ impl Upstreams {
             Outcome::Answer(_) | Outcome::Cut(..) => (None, None),
             Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };
-        Probed { fault, retry_after, cost: tariff.cost(tokens) }
+        Probed {
+            fault,
+            retry_after,
+            cost: tariff.cost(tokens),
+        }
     }
 
     fn question(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<Question<'_>> {
@@ -79,27 +107,54 @@ impl Upstreams {
             Protocol::Anthropic => Dialect::Messages,
         };
         // The pool file may have another protocol for it by now.
-        let dialect = dialect.map(Dialect::from).filter(|dialect| self.speaks(llm, *dialect)).unwrap_or(usual);
+        let dialect = dialect
+            .map(Dialect::from)
+            .filter(|dialect| self.speaks(llm, *dialect))
+            .unwrap_or(usual);
         let text = json!([{"role": "user", "content": "Answer with the word OK."}]);
         let body = match dialect {
-            Dialect::Chat => json!({"messages": text, upstream.limit_field(self.known.of(llm)).usual(): OUTPUT_TOKENS}),
-            Dialect::Responses => json!({"input": text, "max_output_tokens": OUTPUT_TOKENS, "store": false}),
+            Dialect::Chat => {
+                json!({"messages": text, upstream.limit_field(self.known.of(llm)).usual(): OUTPUT_TOKENS})
+            }
+            Dialect::Responses => {
+                json!({"input": text, "max_output_tokens": OUTPUT_TOKENS, "store": false})
+            }
             Dialect::Messages => json!({"messages": text, "max_tokens": OUTPUT_TOKENS}),
         };
         let envelope = Envelope::read(dialect, &HeaderMap::new(), None);
         let request = AgentRequest::read(envelope, body.to_string().as_bytes()).ok()?;
         let admission = admit(request.demand, tariff, ROOM).ok()?;
-        Some(Question { upstream, tariff, request, admission })
+        Some(Question {
+            upstream,
+            tariff,
+            request,
+            admission,
+        })
     }
 }
 
 /// Some servers always answer with a stream, because agents ask for one.
 fn as_it_came(exchange: Exchange) -> Exchange {
     match exchange {
-        Exchange::Answered { form, status, retry_after, body, end } => {
+        Exchange::Answered {
+            form,
+            status,
+            retry_after,
+            body,
+            end,
+        } => {
             let starts = |word: &[u8]| body.trim_ascii_start().starts_with(word);
-            let form = Form { stream: form.stream || starts(b"event:") || starts(b"data:"), ..form };
-            Exchange::Answered { form, status, retry_after, body, end }
+            let form = Form {
+                stream: form.stream || starts(b"event:") || starts(b"data:"),
+                ..form
+            };
+            Exchange::Answered {
+                form,
+                status,
+                retry_after,
+                body,
+                end,
+            }
         }
         other @ (Exchange::KeyMissing { .. }
         | Exchange::NotConnected { .. }
@@ -110,7 +165,11 @@ fn as_it_came(exchange: Exchange) -> Exchange {
 
 fn is_refused_by_api(exchange: &Exchange) -> bool {
     match exchange {
-        Exchange::Answered { status: 400..500, body, .. } => is_api_error(body),
+        Exchange::Answered {
+            status: 400..500,
+            body,
+            ..
+        } => is_api_error(body),
         Exchange::Answered { .. }
         | Exchange::KeyMissing { .. }
         | Exchange::NotConnected { .. }
@@ -125,9 +184,10 @@ fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<D
         // An API that explains what is wrong with this question would answer a better one.
         CallClass::BadRequest | CallClass::ContextTooLong if refused_by_api => (None, None),
         CallClass::Ok | CallClass::Cut(_) => (None, None),
-        CallClass::BadRequest | CallClass::ContextTooLong | CallClass::BadAnswer | CallClass::Refused(_) => {
-            (Some(Fault::Unavailable), None)
-        }
+        CallClass::BadRequest
+        | CallClass::ContextTooLong
+        | CallClass::BadAnswer
+        | CallClass::Refused(_) => (Some(Fault::Unavailable), None),
         CallClass::RateLimited { .. }
         | CallClass::Timeout
         | CallClass::Unavailable

@@ -69,9 +69,12 @@ impl CallClass {
             Self::Unavailable => Some((Fault::Unavailable, None)),
             Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
             Self::Auth => Some((Fault::Auth, None)),
-            Self::Ok | Self::ContextTooLong | Self::BadRequest | Self::BadAnswer | Self::Cut(_) | Self::Refused(_) => {
-                None
-            }
+            Self::Ok
+            | Self::ContextTooLong
+            | Self::BadRequest
+            | Self::BadAnswer
+            | Self::Cut(_)
+            | Self::Refused(_) => None,
         }
     }
 }
@@ -112,7 +115,9 @@ pub struct NoLlmLeft {
 impl NoLlmLeft {
     /// None when one of the LLMs was all right, and the request or its answer was what failed.
     pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
-        llms.iter().all(|(_, out)| out.is_outage()).then_some(Self { llms })
+        llms.iter()
+            .all(|(_, out)| out.is_outage())
+            .then_some(Self { llms })
     }
 }
 
@@ -180,14 +185,26 @@ impl Record {
 
     /// The last call of each LLM, if its answer was cut.
     pub fn cut_answers(&self) -> impl Iterator<Item = &Call> {
-        let is_last = |index: usize, call: &Call| self.calls[index + 1..].iter().all(|later| later.llm != call.llm);
-        let last = self.calls.iter().enumerate().filter(move |(index, call)| is_last(*index, call));
-        last.map(|(_, call)| call).filter(|call| matches!(call.class, CallClass::Cut(_)))
+        let is_last = |index: usize, call: &Call| {
+            self.calls[index + 1..]
+                .iter()
+                .all(|later| later.llm != call.llm)
+        };
+        let last = self
+            .calls
+            .iter()
+            .enumerate()
+            .filter(move |(index, call)| is_last(*index, call));
+        last.map(|(_, call)| call)
+            .filter(|call| matches!(call.class, CallClass::Cut(_)))
     }
 
     /// The newest complete answer.
     pub fn last_answer(&self) -> Option<&Call> {
-        self.calls.iter().rev().find(|call| call.class == CallClass::Ok)
+        self.calls
+            .iter()
+            .rev()
+            .find(|call| call.class == CallClass::Ok)
     }
 }
 
@@ -198,7 +215,9 @@ pub fn llm_time(calls: &[Call]) -> Duration {
 
 /// What calls used, of one run or of several; LLMs in the order in which they were first called.
 pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
-    calls.into_iter().fold(Usage::default(), |sum, call| sum.and(&of_one(call)))
+    calls
+        .into_iter()
+        .fold(Usage::default(), |sum, call| sum.and(&of_one(call)))
 }
 
 fn of_one(call: &Call) -> Usage {

@@ -13,7 +13,11 @@ use super::request::{AgentRequest, prompt};
 /// A complete answer, in the form that the agent asked for.
 pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
     let (content_type, body) = answer.for_agent(request);
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+    (
+        [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))],
+        body,
+    )
+        .into_response()
 }
 
 /// A call that no LLM has answered: always 400, because that stops every agent at once, while most other statuses make it
@@ -27,7 +31,10 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
     let message = match outs {
         [(llm, Out::Failed(class))] => format!("the call of {llm} failed: {}", word(class)),
         _ => {
-            let each: Vec<String> = outs.iter().map(|(llm, out)| format!("{llm}: {}", of(out))).collect();
+            let each: Vec<String> = outs
+                .iter()
+                .map(|(llm, out)| format!("{llm}: {}", of(out)))
+                .collect();
             format!("no LLM is left for this call: {}", each.join(", "))
         }
     };
@@ -61,7 +68,9 @@ pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
 
 /// The task's LLMs.
 pub(super) fn models(llms: &[LlmName]) -> Response {
-    let models = llms.iter().map(|llm| json!({"id": llm, "object": "model", "owned_by": llm.provider()}));
+    let models = llms
+        .iter()
+        .map(|llm| json!({"id": llm, "object": "model", "owned_by": llm.provider()}));
     Json(json!({"object": "list", "data": models.collect::<Vec<Value>>()})).into_response()
 }
 
@@ -69,7 +78,9 @@ pub(super) fn models(llms: &[LlmName]) -> Response {
 /// and decides nothing that the gateway would not decide itself.
 pub(super) fn token_count(body: &[u8]) -> Response {
     match Body::read(body) {
-        Ok((body, fields)) => Json(json!({"input_tokens": prompt(body.text(), &fields).0})).into_response(),
+        Ok((body, fields)) => {
+            Json(json!({"input_tokens": prompt(body.text(), &fields).0})).into_response()
+        }
         Err(bad) => error(StatusCode::BAD_REQUEST, "bad_request", &bad.to_string()),
     }
 }

@@ -52,7 +52,11 @@ impl AgentRequest {
         if let Some(name) = body.look_alike(|name| envelope.dialect.acts_on(name)) {
             return Err(BadRequest::Spelling(name.to_owned()));
         }
-        let Asked { choices, max_output, input_surcharge } = envelope.dialect.check(&fields)?;
+        let Asked {
+            choices,
+            max_output,
+            input_surcharge,
+        } = envelope.dialect.check(&fields)?;
         let stream = match fields.get("stream") {
             None | Some(Value::Null | Value::Bool(false)) => false,
             Some(Value::Bool(true)) => true,
@@ -60,22 +64,46 @@ impl AgentRequest {
                 return Err(BadRequest::Flag("stream"));
             }
         };
-        let include_usage = fields.get("stream_options").is_some_and(|options| options["include_usage"] == true);
+        let include_usage = fields
+            .get("stream_options")
+            .is_some_and(|options| options["include_usage"] == true);
         let (input, likely_input) = prompt(body.text(), &fields);
         let bytes = bytes.len() as u64;
-        let demand = Demand { bytes, input, likely_input, choices, max_output, most_output: None, input_surcharge };
-        Ok(Self { envelope, body, demand, stream, include_usage })
+        let demand = Demand {
+            bytes,
+            input,
+            likely_input,
+            choices,
+            max_output,
+            most_output: None,
+            input_surcharge,
+        };
+        Ok(Self {
+            envelope,
+            body,
+            demand,
+            stream,
+            include_usage,
+        })
     }
 
     /// In which form the provider answers.
     pub(super) fn form(&self) -> Form {
         let dialect = self.envelope.dialect;
-        Form { dialect, stream: self.stream && dialect.streams() }
+        Form {
+            dialect,
+            stream: self.stream && dialect.streams(),
+        }
     }
 
     /// The body for a provider: the agent's bytes with the provider's own name of the model, and one output limit: `told`
     /// by the gateway, else the agent's own. A stream is switched off where its events are not passed on.
-    pub(super) fn for_provider(&self, model: &str, told: Option<u64>, chat_field: LimitField) -> Vec<u8> {
+    pub(super) fn for_provider(
+        &self,
+        model: &str,
+        told: Option<u64>,
+        chat_field: LimitField,
+    ) -> Vec<u8> {
         let dialect = self.envelope.dialect;
         let mut changes = dialect.limit(&self.body, told, self.demand.max_output, chat_field);
         changes.insert("model", Change::Set(Value::from(model).to_string()));
@@ -91,7 +119,10 @@ impl AgentRequest {
     /// The limit that goes to the provider with [`Self::for_provider`], for a refusal of it to be understood.
     pub(super) fn limit(&self, told: Option<u64>, chat_field: LimitField) -> Option<Refused> {
         let limit = told.or(self.demand.max_output)?;
-        Some(Refused { limit, field: self.envelope.dialect.limit_field(&self.body, chat_field) })
+        Some(Refused {
+            limit,
+            field: self.envelope.dialect.limit_field(&self.body, chat_field),
+        })
     }
 }
 
@@ -107,7 +138,12 @@ const BYTES_PER_TOKEN: u64 = 4;
 pub(super) fn prompt(text: &str, fields: &Map<String, Value>) -> (u64, u64) {
     let Estimate { tokens, bytes } = estimate::of_json(text);
     let tools = list(fields, "tools");
-    let is_known = |tool: &&Value| !matches!(tool["type"].as_str(), None | Some("function" | "custom" | "namespace"));
+    let is_known = |tool: &&Value| {
+        !matches!(
+            tool["type"].as_str(),
+            None | Some("function" | "custom" | "namespace")
+        )
+    };
     let added = match tools.iter().filter(is_known).count() as u64 {
         _none if tools.is_empty() => 0,
         known => TOOLS_FRAME + known * KNOWN_TOOL,
@@ -115,26 +151,41 @@ pub(super) fn prompt(text: &str, fields: &Map<String, Value>) -> (u64, u64) {
     (tokens + added, tokens.min(bytes / BYTES_PER_TOKEN))
 }
 
-pub(super) fn positive(fields: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, BadRequest> {
+pub(super) fn positive(
+    fields: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<u64>, BadRequest> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => whole(value).filter(|number| *number > 0).map(Some).ok_or(BadRequest::Number(name)),
+        Some(value) => whole(value)
+            .filter(|number| *number > 0)
+            .map(Some)
+            .ok_or(BadRequest::Number(name)),
     }
 }
 
 /// A whole number, also when it is written as a float (`100.0`). Numbers beyond 64 bits are as good as the largest.
 fn whole(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| value.as_f64().filter(|float| *float >= 0.0 && float.fract() == 0.0).map(|float| float as u64))
+    value.as_u64().or_else(|| {
+        value
+            .as_f64()
+            .filter(|float| *float >= 0.0 && float.fract() == 0.0)
+            .map(|float| float as u64)
+    })
 }
 
 /// Whether a field asks for something.
 pub(super) fn given(fields: &Map<String, Value>, name: &str) -> bool {
-    fields.get(name).is_some_and(|value| !value.is_null() && value != false)
+    fields
+        .get(name)
+        .is_some_and(|value| !value.is_null() && value != false)
 }
 
 /// The elements of a list in a field; none when it is no list.
 pub(super) fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a [Value] {
-    fields.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    fields
+        .get(name)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }

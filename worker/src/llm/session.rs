@@ -132,7 +132,11 @@ impl SessionState {
 
     pub(super) async fn all_calls_ended(&self) {
         // The sender lives as long as `self`.
-        let _ = self.open_calls.subscribe().wait_for(|open| *open == 0).await;
+        let _ = self
+            .open_calls
+            .subscribe()
+            .wait_for(|open| *open == 0)
+            .await;
     }
 
     /// A call of the agent has come.
@@ -142,7 +146,9 @@ impl SessionState {
         ledger.no_llm_left = None;
         ledger.begun += 1;
         self.open_calls.send_modify(|open| *open += 1);
-        AgentCall { session: Arc::clone(self) }
+        AgentCall {
+            session: Arc::clone(self),
+        }
     }
 }
 
@@ -157,7 +163,14 @@ impl AgentCall {
     pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
         let session = Arc::clone(&self.session);
         let (began, stage, bound) = (Instant::now(), Stage::Waiting, Bound::Llm);
-        OpenCall { session, llm: llm.clone(), began, reserved: None, bound, stage }
+        OpenCall {
+            session,
+            llm: llm.clone(),
+            began,
+            reserved: None,
+            bound,
+            stage,
+        }
     }
 
     /// It was answered, with an answer or (`no_llm_left`, and other failures) with 400.
@@ -224,9 +237,16 @@ impl OpenCall {
         let admission = admit(demand, tariff, room)?;
         let (number, worst) = (ledger.next, admission.worst);
         ledger.next += 1;
-        ledger.open.insert(number, self.call(&given_up(), worst, true, tariff.cost(worst)));
+        ledger.open.insert(
+            number,
+            self.call(&given_up(), worst, true, tariff.cost(worst)),
+        );
         drop(ledger);
-        self.reserved = Some(Reserved { number, tariff, admission });
+        self.reserved = Some(Reserved {
+            number,
+            tariff,
+            admission,
+        });
         self.bound = Bound::of(demand, tariff, room, admission.worst);
         Ok(admission)
     }
@@ -244,7 +264,9 @@ impl OpenCall {
         let class = self.settle(&outcome);
         match outcome {
             Outcome::Answer(answer) => Settled::Answer(answer),
-            Outcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => Settled::Answer(answer),
+            Outcome::Cut(Cut::OutputLimit, answer) if self.bound == Bound::Agent => {
+                Settled::Answer(answer)
+            }
             Outcome::Cut(..) | Outcome::Failure(_) => Settled::Failed(class),
         }
     }
@@ -254,7 +276,13 @@ impl OpenCall {
         let reserved = self.reserved.take();
         let (tariff, charge) = match &reserved {
             Some(held) => (held.tariff, charged(&self.llm, outcome, held.admission)),
-            None => (Tariff::Free, Charge { tokens: Tokens::default(), estimated: false }),
+            None => (
+                Tariff::Free,
+                Charge {
+                    tokens: Tokens::default(),
+                    estimated: false,
+                },
+            ),
         };
         let Charge { tokens, estimated } = charge;
         let call = self.call(outcome, tokens, estimated, tariff.cost(tokens));
@@ -271,15 +299,34 @@ impl OpenCall {
 
     fn call(&self, outcome: &Outcome, tokens: Tokens, estimated: bool, cost: MicroUsd) -> Call {
         let (class, status, message, finish_reason, empty) = match outcome {
-            Outcome::Answer(answer) => {
-                (CallClass::Ok, Some(200), String::new(), answer.finish_reason(), answer.is_empty())
-            }
+            Outcome::Answer(answer) => (
+                CallClass::Ok,
+                Some(200),
+                String::new(),
+                answer.finish_reason(),
+                answer.is_empty(),
+            ),
             Outcome::Cut(cut, answer) => {
                 let reason = answer.finish_reason();
-                let message = format!("the answer ended with `{}`", reason.as_deref().unwrap_or_default());
-                (CallClass::Cut(self.bound.of_cut(*cut)), Some(200), message, reason, answer.is_empty())
+                let message = format!(
+                    "the answer ended with `{}`",
+                    reason.as_deref().unwrap_or_default()
+                );
+                (
+                    CallClass::Cut(self.bound.of_cut(*cut)),
+                    Some(200),
+                    message,
+                    reason,
+                    answer.is_empty(),
+                )
             }
-            Outcome::Failure(failure) => (failure.class.clone(), failure.status, failure.message.clone(), None, false),
+            Outcome::Failure(failure) => (
+                failure.class.clone(),
+                failure.status,
+                failure.message.clone(),
+                None,
+                false,
+            ),
         };
         Call {
             llm: self.llm.clone(),
@@ -344,12 +391,29 @@ pub(super) fn charged(llm: &LlmName, outcome: &Outcome, admission: Admission) ->
         Outcome::Failure(failure) => failure.billing,
     };
     match billing {
-        Billing::Nothing => Charge { tokens: Tokens::default(), estimated: false },
-        Billing::Reported(tokens) if bounds.allow(tokens) => Charge { tokens, estimated: false },
+        Billing::Nothing => Charge {
+            tokens: Tokens::default(),
+            estimated: false,
+        },
+        Billing::Reported(tokens) if bounds.allow(tokens) => Charge {
+            tokens,
+            estimated: false,
+        },
         Billing::Reported(reported) => {
-            UsageNotBelieved { llm, reported, bounds }.emit();
-            Charge { tokens: worst, estimated: true }
+            UsageNotBelieved {
+                llm,
+                reported,
+                bounds,
+            }
+            .emit();
+            Charge {
+                tokens: worst,
+                estimated: true,
+            }
         }
-        Billing::WorstCase => Charge { tokens: worst, estimated: true },
+        Billing::WorstCase => Charge {
+            tokens: worst,
+            estimated: true,
+        },
     }
 }

@@ -2,7 +2,8 @@
 
 use pool_shared::id::LlmName;
 use pool_shared::telemetry::catalog::{
-    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS, LLM_USAGE_NOT_BELIEVED,
+    LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS,
+    LLM_USAGE_NOT_BELIEVED,
 };
 
 use super::lesson::Lesson;
@@ -21,9 +22,11 @@ impl CallEnded<'_> {
         let (llm, class) = (call.llm.as_str(), call.class.label());
         LLM_CALLS.add([llm, class], 1);
         LLM_CALL.record([llm], call.duration);
-        for (kind, tokens) in
-            [("input", call.input_tokens), ("cached_input", call.cached_input_tokens), ("output", call.output_tokens)]
-        {
+        for (kind, tokens) in [
+            ("input", call.input_tokens),
+            ("cached_input", call.cached_input_tokens),
+            ("output", call.output_tokens),
+        ] {
             LLM_TOKENS.add([llm, kind], tokens);
         }
         LLM_COST.add([llm], call.cost.0);
@@ -100,7 +103,9 @@ impl LimitLearned<'_> {
     pub(super) fn emit(&self) {
         let takes = match self.lesson {
             Lesson::MaxOutput(most) => format!("at most {most} output tokens"),
-            Lesson::Context { length, .. } => format!("prompt and output of {length} tokens together"),
+            Lesson::Context { length, .. } => {
+                format!("prompt and output of {length} tokens together")
+            }
             Lesson::Field(field) => format!("the limit in `{}`", field.as_str()),
         };
         tracing::info!(llm = %self.llm, takes, "the provider refused the output limit; asking again");

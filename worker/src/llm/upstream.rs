@@ -37,7 +37,10 @@ pub enum UpstreamError {
     )]
     Key { provider: String, variable: String },
     #[error("no HTTP client for provider {provider}: {source}; are CA certificates installed?")]
-    Client { provider: String, source: reqwest::Error },
+    Client {
+        provider: String,
+        source: reqwest::Error,
+    },
 }
 
 /// All providers of a pool.
@@ -63,8 +66,13 @@ impl Addresses {
     fn of(provider: &Provider) -> Result<Self, <Url as FromStr>::Err> {
         let at = |path: &str| format!("{}/{path}", provider.versioned_url()).parse::<Url>();
         Ok(match provider.protocol {
-            Protocol::OpenAi => Self::OpenAi { chat: at("chat/completions")?, responses: at("responses")? },
-            Protocol::Anthropic => Self::Anthropic { messages: at("messages")? },
+            Protocol::OpenAi => Self::OpenAi {
+                chat: at("chat/completions")?,
+                responses: at("responses")?,
+            },
+            Protocol::Anthropic => Self::Anthropic {
+                messages: at("messages")?,
+            },
         })
     }
 
@@ -73,9 +81,8 @@ impl Addresses {
             (Self::OpenAi { chat, .. }, Dialect::Chat) => Some(chat),
             (Self::OpenAi { responses, .. }, Dialect::Responses) => Some(responses),
             (Self::Anthropic { messages }, Dialect::Messages) => Some(messages),
-            (Self::OpenAi { .. }, Dialect::Messages) | (Self::Anthropic { .. }, Dialect::Chat | Dialect::Responses) => {
-                None
-            }
+            (Self::OpenAi { .. }, Dialect::Messages)
+            | (Self::Anthropic { .. }, Dialect::Chat | Dialect::Responses) => None,
         }
     }
 
@@ -103,8 +110,16 @@ impl Upstreams {
     ///
     /// # Errors
     /// [`UpstreamError`] when a URL or a key cannot be used at all.
-    pub fn new(pool: &Pool, env: impl Fn(&str) -> Option<String>) -> Result<Arc<Self>, UpstreamError> {
-        Self::with(&pool.providers, pool.prices.clone(), KnownLlms::from_file(&pool.llms), env)
+    pub fn new(
+        pool: &Pool,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        Self::with(
+            &pool.providers,
+            pool.prices.clone(),
+            KnownLlms::from_file(&pool.llms),
+            env,
+        )
     }
 
     #[cfg(test)]
@@ -128,7 +143,11 @@ impl Upstreams {
             .iter()
             .map(|(name, provider)| Ok((name.clone(), Upstream::new(name, provider, &env)?)))
             .collect::<Result<_, UpstreamError>>()?;
-        Ok(Arc::new(Self { providers, prices, known }))
+        Ok(Arc::new(Self {
+            providers,
+            prices,
+            known,
+        }))
     }
 
     pub(super) fn provider(&self, llm: &LlmName) -> Option<&Upstream> {
@@ -137,31 +156,47 @@ impl Upstreams {
 
     /// Whether an agent's request can go to this LLM. A provider that is not in the pool file is another mistake.
     pub(super) fn speaks(&self, llm: &LlmName, dialect: Dialect) -> bool {
-        self.provider(llm).is_none_or(|upstream| upstream.addresses.get(dialect).is_some())
+        self.provider(llm)
+            .is_none_or(|upstream| upstream.addresses.get(dialect).is_some())
     }
 
     /// None: neither free nor priced, so it may not be called.
     pub(super) fn tariff(&self, llm: &LlmName) -> Option<Tariff> {
-        if self.provider(llm)?.free { Some(Tariff::Free) } else { self.prices.get(llm).copied().map(Tariff::Paid) }
+        if self.provider(llm)?.free {
+            Some(Tariff::Free)
+        } else {
+            self.prices.get(llm).copied().map(Tariff::Paid)
+        }
     }
 }
 
 impl Upstream {
-    fn new(name: &str, provider: &Provider, env: &impl Fn(&str) -> Option<String>) -> Result<Self, UpstreamError> {
-        let invalid_url = || UpstreamError::Url { provider: name.to_owned(), url: provider.base_url.clone() };
+    fn new(
+        name: &str,
+        provider: &Provider,
+        env: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, UpstreamError> {
+        let invalid_url = || UpstreamError::Url {
+            provider: name.to_owned(),
+            url: provider.base_url.clone(),
+        };
         let addresses = Addresses::of(provider).map_err(|_| invalid_url())?;
         if !matches!(addresses.any().scheme(), "http" | "https") {
             return Err(invalid_url());
         }
-        let client =
-            client(addresses.any()).map_err(|source| UpstreamError::Client { provider: name.to_owned(), source })?;
+        let client = client(addresses.any()).map_err(|source| UpstreamError::Client {
+            provider: name.to_owned(),
+            source,
+        })?;
         Ok(Self {
             addresses,
             client,
             key: key(name, provider, env)?,
             free: provider.free,
             limit_field: provider.output_limit_field,
-            places: provider.max_concurrent.map(|places| Semaphore::new(places as usize)),
+            places: provider
+                .max_concurrent
+                .map(|places| Semaphore::new(places as usize)),
         })
     }
 
@@ -202,21 +237,38 @@ impl Upstream {
 
     fn authorization(&self, secret: &Secret) -> (HeaderName, HeaderValue) {
         match self.addresses {
-            Addresses::OpenAi { .. } => (AUTHORIZATION, sensitive(&format!("Bearer {}", secret.expose()))),
-            Addresses::Anthropic { .. } => (HeaderName::from_static("x-api-key"), sensitive(secret.expose())),
+            Addresses::OpenAi { .. } => (
+                AUTHORIZATION,
+                sensitive(&format!("Bearer {}", secret.expose())),
+            ),
+            Addresses::Anthropic { .. } => (
+                HeaderName::from_static("x-api-key"),
+                sensitive(secret.expose()),
+            ),
         }
     }
 
     /// One request, from its first byte to the last one of the answer within `timeout`. `body` is the agent's request
     /// written for this provider.
-    pub(super) async fn send(&self, agents: &AgentRequest, body: Vec<u8>, timeout: Duration) -> Exchange {
+    pub(super) async fn send(
+        &self,
+        agents: &AgentRequest,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Exchange {
         let (envelope, form) = (&agents.envelope, agents.form());
         let Some(url) = self.addresses.get(envelope.dialect) else {
-            return Exchange::NotConnected { reason: format!("the provider does not speak {}", envelope.dialect) };
+            return Exchange::NotConnected {
+                reason: format!("the provider does not speak {}", envelope.dialect),
+            };
         };
         let mut url = url.clone();
         url.set_query(envelope.query);
-        let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        let mut request = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
         for (name, value) in &envelope.headers {
             request = request.header(*name, value);
         }
@@ -226,30 +278,53 @@ impl Upstream {
                 let (name, value) = self.authorization(secret);
                 request = request.header(name, value);
             }
-            Key::Missing { variable } => return Exchange::KeyMissing { variable: variable.clone() },
+            Key::Missing { variable } => {
+                return Exchange::KeyMissing {
+                    variable: variable.clone(),
+                };
+            }
         }
         let exchange = async {
             match request.send().await {
                 Ok(response) => receive(response, form).await,
-                Err(error) if error.is_connect() || error.is_builder() => {
-                    Exchange::NotConnected { reason: reason(error) }
-                }
-                Err(error) => Exchange::Silent { reason: reason(error) },
+                Err(error) if error.is_connect() || error.is_builder() => Exchange::NotConnected {
+                    reason: reason(error),
+                },
+                Err(error) => Exchange::Silent {
+                    reason: reason(error),
+                },
             }
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or(Exchange::TimedOut { after: timeout })
+        tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or(Exchange::TimedOut { after: timeout })
     }
 }
 
-fn key(name: &str, provider: &Provider, env: &impl Fn(&str) -> Option<String>) -> Result<Key, UpstreamError> {
-    let Some(variable) = provider.api_key_env.clone() else { return Ok(Key::NotNeeded) };
-    let value = env(&variable).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+fn key(
+    name: &str,
+    provider: &Provider,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<Key, UpstreamError> {
+    let Some(variable) = provider.api_key_env.clone() else {
+        return Ok(Key::NotNeeded);
+    };
+    let value = env(&variable)
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty());
     let Some(value) = value else {
-        KeyMissing { provider: name, variable: &variable }.emit();
+        KeyMissing {
+            provider: name,
+            variable: &variable,
+        }
+        .emit();
         return Ok(Key::Missing { variable });
     };
     if HeaderValue::from_str(&value).is_err() {
-        return Err(UpstreamError::Key { provider: name.to_owned(), variable });
+        return Err(UpstreamError::Key {
+            provider: name.to_owned(),
+            variable,
+        });
     }
     Ok(Key::Known(Secret::new(value)))
 }
@@ -268,14 +343,25 @@ fn client(url: &Url) -> reqwest::Result<Client> {
         .user_agent(concat!("programmer-pool/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT);
-    let builder = if is_loopback(url) { builder.no_proxy() } else { builder };
-    let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+    let builder = if is_loopback(url) {
+        builder.no_proxy()
+    } else {
+        builder
+    };
+    let builder = if url.scheme() == "http" {
+        builder.tls_certs_only([])
+    } else {
+        builder
+    };
     builder.build()
 }
 
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 async fn receive(mut response: Response, form: Form) -> Exchange {
@@ -286,9 +372,17 @@ async fn receive(mut response: Response, form: Form) -> Exchange {
     let end = if status.is_success() {
         reading.await
     } else {
-        tokio::time::timeout(REASON_WITHIN, reading).await.unwrap_or(BodyEnd::Whole)
+        tokio::time::timeout(REASON_WITHIN, reading)
+            .await
+            .unwrap_or(BodyEnd::Whole)
     };
-    Exchange::Answered { form, status: status.as_u16(), retry_after, body: body.freeze(), end }
+    Exchange::Answered {
+        form,
+        status: status.as_u16(),
+        retry_after,
+        body: body.freeze(),
+        end,
+    }
 }
 
 /// Reads up to the end of the answer. The provider may keep the connection open after it, or go on.
@@ -298,7 +392,9 @@ async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMu
         match response.chunk().await {
             Ok(None) => return BodyEnd::Whole,
             Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                return BodyEnd::TooLarge { limit: MAX_ANSWER_BYTES };
+                return BodyEnd::TooLarge {
+                    limit: MAX_ANSWER_BYTES,
+                };
             }
             Ok(Some(chunk)) => match scanner.push(&chunk) {
                 None => body.extend_from_slice(&chunk),
@@ -314,14 +410,26 @@ async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMu
                     return BodyEnd::Whole;
                 }
             },
-            Err(error) => return BodyEnd::Broken { reason: reason(error) },
+            Err(error) => {
+                return BodyEnd::Broken {
+                    reason: reason(error),
+                };
+            }
         }
     }
 }
 
 fn retry_after(headers: &HeaderMap) -> RetryAfter {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    RetryAfter { milliseconds: text("retry-after-ms"), seconds_or_date: text("retry-after") }
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    RetryAfter {
+        milliseconds: text("retry-after-ms"),
+        seconds_or_date: text("retry-after"),
+    }
 }
 
 /// The error with its causes: the first line of reqwest's alone says nothing.

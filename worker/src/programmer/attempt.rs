@@ -113,8 +113,12 @@ impl Workshop {
                 None
             })
         })?;
-        let workspaces = Workspaces::open(&pool.workspace)
-            .with_context(|| format!("failed to use the workspace directory {}", pool.workspace.dir.display()))?;
+        let workspaces = Workspaces::open(&pool.workspace).with_context(|| {
+            format!(
+                "failed to use the workspace directory {}",
+                pool.workspace.dir.display()
+            )
+        })?;
         Ok(Self {
             upstreams,
             workspaces,
@@ -134,9 +138,19 @@ impl Workshop {
     ///
     /// # Errors
     /// When no loopback port is free.
-    pub async fn attempts(self: &Arc<Self>, programmer: config::Programmer) -> anyhow::Result<Attempts> {
-        let gateway = Gateway::start(Arc::clone(&self.upstreams)).await.context("failed to start the LLM gateway")?;
-        Ok(Attempts { workshop: Arc::clone(self), programmer, gateway, teller: None })
+    pub async fn attempts(
+        self: &Arc<Self>,
+        programmer: config::Programmer,
+    ) -> anyhow::Result<Attempts> {
+        let gateway = Gateway::start(Arc::clone(&self.upstreams))
+            .await
+            .context("failed to start the LLM gateway")?;
+        Ok(Attempts {
+            workshop: Arc::clone(self),
+            programmer,
+            gateway,
+            teller: None,
+        })
     }
 }
 
@@ -152,27 +166,40 @@ impl Attempts {
     /// What agents print is told to `teller`.
     #[must_use]
     pub fn told_to(self, teller: Teller) -> Self {
-        Self { teller: Some(teller), ..self }
+        Self {
+            teller: Some(teller),
+            ..self
+        }
     }
 
     /// Works on a task until it has ended somehow. Nothing is left of it but a commit, if there is one.
-    pub async fn run(&self, claimed: &Claimed, permits: Arc<dyn Permits>, stop: &CancellationToken) -> Ended {
+    pub async fn run(
+        &self,
+        claimed: &Claimed,
+        permits: Arc<dyn Permits>,
+        stop: &CancellationToken,
+    ) -> Ended {
         let began = Instant::now();
         let mut findings = Findings::default();
         let finish = match self.workshop.pool.agent.kind {
             // For measuring the pool itself: not even a worktree.
             AgentKind::Noop => Finish::Done,
-            AgentKind::Aider { .. } | AgentKind::Command { .. } => {
-                self.in_a_worktree(claimed, permits, stop, &mut findings).await.unwrap_or_else(Finish::Failed)
-            }
+            AgentKind::Aider { .. } | AgentKind::Command { .. } => self
+                .in_a_worktree(claimed, permits, stop, &mut findings)
+                .await
+                .unwrap_or_else(Finish::Failed),
         };
         if stop.is_cancelled() {
-            return Ended::Stopped { usage: findings.usage() };
+            return Ended::Stopped {
+                usage: findings.usage(),
+            };
         }
         findings.timings.run_ms = millis(began.elapsed());
         match finish {
             Finish::Done => Ended::Outcome(Box::new(self.outcome(claimed, findings, None))),
-            Finish::Failed(failure) => Ended::Outcome(Box::new(self.outcome(claimed, findings, Some(failure)))),
+            Finish::Failed(failure) => {
+                Ended::Outcome(Box::new(self.outcome(claimed, findings, Some(failure))))
+            }
             Finish::HandBack(failure) => Ended::HandBack(Box::new(HandBack {
                 why: failure.message.clone(),
                 kind: failure.kind,
@@ -190,7 +217,10 @@ impl Attempts {
     ) -> Result<Finish, TaskFailure> {
         let task = &claimed.envelope.task;
         let limits = &self.programmer.limits;
-        let left = Left { cost_usd: claimed.max_cost(limits.max_cost), tokens: claimed.max_tokens(limits.max_tokens) };
+        let left = Left {
+            cost_usd: claimed.max_cost(limits.max_cost),
+            tokens: claimed.max_tokens(limits.max_tokens),
+        };
         let limit = self.time_limit(&task.message.limits);
         let until = Instant::now() + limit;
         let worktree = tokio::select! {
@@ -201,7 +231,10 @@ impl Attempts {
         point(Point::WorktreeMade);
         // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
         let cancel = stop.child_token();
-        let telling = self.teller.as_ref().map(|teller| teller.tell(&task.id, claimed.attempt));
+        let telling = self
+            .teller
+            .as_ref()
+            .map(|teller| teller.tell(&task.id, claimed.attempt));
         let finish = {
             let work = Work {
                 attempts: self,
@@ -242,14 +275,26 @@ impl Attempts {
         limits.timeout().map_or(cap, |own| own.min(cap))
     }
 
-    fn outcome(&self, claimed: &Claimed, findings: Findings, error: Option<TaskFailure>) -> Outcome {
+    fn outcome(
+        &self,
+        claimed: &Claimed,
+        findings: Findings,
+        error: Option<TaskFailure>,
+    ) -> Outcome {
         let id = &claimed.envelope.task.id;
         let usage = findings.usage();
-        let (llm, used_backup) = (findings.llm().cloned(), findings.used_backup(self.programmer.primary()));
+        let (llm, used_backup) = (
+            findings.llm().cloned(),
+            findings.used_backup(self.programmer.primary()),
+        );
         let commit = findings.commit.filter(|_| error.is_none());
         let result = ResultMessage {
             task_id: Some(id.clone()),
-            status: if error.is_none() { Status::Succeeded } else { Status::Failed },
+            status: if error.is_none() {
+                Status::Succeeded
+            } else {
+                Status::Failed
+            },
             programmer: Some(self.programmer.id.clone()),
             llm,
             used_backup,
@@ -272,7 +317,14 @@ impl Attempts {
             task: None,
         };
         let attempt = claimed.attempt;
-        Outcome { result, branch: commit.map(|(commit, repository)| Branch { repository, commit, attempt }) }
+        Outcome {
+            result,
+            branch: commit.map(|(commit, repository)| Branch {
+                repository,
+                commit,
+                attempt,
+            }),
+        }
     }
 }
 
@@ -281,5 +333,11 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 fn out_of_time(limit: Duration) -> TaskFailure {
-    TaskFailure::new(ErrorKind::TaskTimeout, format!("the task was ended after {} s (`timeout_s`)", limit.as_secs()))
+    TaskFailure::new(
+        ErrorKind::TaskTimeout,
+        format!(
+            "the task was ended after {} s (`timeout_s`)",
+            limit.as_secs()
+        ),
+    )
 }

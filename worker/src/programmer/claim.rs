@@ -51,7 +51,11 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         Ok(reply) => reply,
         Err(to) => {
             let problem = format!("reply_to: {to:?} must begin with `{REPLY_PREFIX}`");
-            return Err(malformed(readable_id(), Reply::without_address(properties), problem));
+            return Err(malformed(
+                readable_id(),
+                Reply::without_address(properties),
+                problem,
+            ));
         }
     };
     // A deadline that has passed in the queue is an outcome of its own, not a mistake in the message.
@@ -61,7 +65,9 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
     };
     let id = match (message.id.clone(), property_id) {
         (Some(id), _) | (None, Some(Ok(id))) => id,
-        (None, Some(Err(error))) => return Err(malformed(None, reply, format!("message_id: {error}"))),
+        (None, Some(Err(error))) => {
+            return Err(malformed(None, reply, format!("message_id: {error}")));
+        }
         (None, None) => {
             let problem = "id: needed when publishing straight to pool.tasks (or set the property message_id), \
                            because without it every redelivery would look new";
@@ -109,10 +115,17 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
         return older_than_the_log(known);
     }
     if !envelope.task.message.capabilities.is_subset(offered) {
-        return Examination::Divert { generation: generation.max(envelope.token.generation) + 1 };
+        return Examination::Divert {
+            generation: generation.max(envelope.token.generation) + 1,
+        };
     }
-    if known.is_none_or(|state| state.fence.is_none()) && envelope.token.count >= MOST_UNSTARTED_DELIVERIES {
-        let problem = format!("it was delivered {} times and never started", envelope.token.count);
+    if known.is_none_or(|state| state.fence.is_none())
+        && envelope.token.count >= MOST_UNSTARTED_DELIVERIES
+    {
+        let problem = format!(
+            "it was delivered {} times and never started",
+            envelope.token.count
+        );
         return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
     }
     Examination::Claim
@@ -123,7 +136,9 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
 fn older_than_the_log(known: Option<&TaskState>) -> Examination {
     match known.is_some_and(|state| state.published) {
         true => Examination::Drop("the task has been published again since"),
-        false => Examination::Divert { generation: known.map_or(0, |state| state.generation) + 1 },
+        false => Examination::Divert {
+            generation: known.map_or(0, |state| state.generation) + 1,
+        },
     }
 }
 
@@ -131,8 +146,14 @@ fn older_than_the_log(known: Option<&TaskState>) -> Examination {
 fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
     let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
     (*known != envelope.body_hash).then(|| {
-        let problem = format!("the id {} is taken by a task with another body; use a new id", envelope.task.id);
-        Examination::End(Status::Rejected, TaskFailure::new(ErrorKind::IdConflict, problem))
+        let problem = format!(
+            "the id {} is taken by a task with another body; use a new id",
+            envelope.task.id
+        );
+        Examination::End(
+            Status::Rejected,
+            TaskFailure::new(ErrorKind::IdConflict, problem),
+        )
     })
 }
 
@@ -146,9 +167,13 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
         // A message that was moved by hand counts from the beginning again: without an owner that lives nobody else has
         // the task.
         Refusal::Superseded
-            if known.is_some_and(|state| state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))) =>
+            if known.is_some_and(|state| {
+                state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))
+            }) =>
         {
-            Examination::Divert { generation: known.map_or(0, |state| state.generation) + 1 }
+            Examination::Divert {
+                generation: known.map_or(0, |state| state.generation) + 1,
+            }
         }
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => older_than_the_log(known),
@@ -186,7 +211,9 @@ impl Claimed {
     pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
         let left = of_programmer.saturating_sub(self.spent.for_sure.cost_usd);
         let own = self.envelope.task.message.limits.max_cost_usd;
-        own.map_or(left, |own| own.saturating_sub(self.spent.at_most.cost_usd).min(left))
+        own.map_or(left, |own| {
+            own.saturating_sub(self.spent.at_most.cost_usd).min(left)
+        })
     }
 
     /// The tokens that this attempt may use, of as many as the programmer gives a task.
@@ -204,7 +231,13 @@ impl Claimed {
             );
             return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
         }
-        let deadline = self.envelope.task.message.limits.deadline.filter(|deadline| *deadline <= self.since)?;
+        let deadline = self
+            .envelope
+            .task
+            .message
+            .limits
+            .deadline
+            .filter(|deadline| *deadline <= self.since)?;
         Some((Status::Expired, TaskFailure::deadline_passed(deadline)))
     }
 }
@@ -221,12 +254,24 @@ mod tests {
         let body = format!(r#"{{"id": "t", "instruction": "x", "repository": "app"{extra}}}"#);
         let properties = lapin::BasicProperties::default();
         let envelope = read(body.as_bytes(), &properties).expect("a task");
-        Envelope { token: Token { generation: 0, count }, ..envelope }
+        Envelope {
+            token: Token {
+                generation: 0,
+                count,
+            },
+            ..envelope
+        }
     }
 
     fn fold(events: Vec<Decision>) -> Fold {
         let mut fold = Fold::new();
-        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: NOW.0, events };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: 0,
+            at_ms: NOW.0,
+            events,
+        };
         fold.apply(&batch, |_, _, _| ());
         fold
     }
@@ -236,7 +281,10 @@ mod tests {
             task: TaskId::new("t").expect("an id"),
             attempt: AttemptId::from_u128(1),
             programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token { generation: 0, count },
+            token: Token {
+                generation: 0,
+                count,
+            },
             route: "any".to_owned(),
             body_hash: hash.to_owned(),
         }
@@ -280,7 +328,11 @@ mod tests {
     fn a_task_for_others_goes_back_with_the_next_generation() {
         let envelope = envelope(r#", "capabilities": ["premium"]"#, 0);
         let examination = examine(&fold(vec![]), &envelope, &offered());
-        assert_eq!(examination, Examination::Divert { generation: 1 }, "not offered here");
+        assert_eq!(
+            examination,
+            Examination::Divert { generation: 1 },
+            "not offered here"
+        );
     }
 
     #[test]
@@ -288,10 +340,21 @@ mod tests {
         let envelope = envelope("", 0);
         let reissued = || Decision::reissued(&TaskId::new("t").expect("an id"), 1);
         let examine = |events| examine(&fold(events), &envelope, &offered());
-        assert_eq!(examine(vec![reissued()]), Examination::Divert { generation: 2 }, "it was never published again");
-        let published = Decision::Published { task: TaskId::new("t").expect("an id"), generation: 1 };
+        assert_eq!(
+            examine(vec![reissued()]),
+            Examination::Divert { generation: 2 },
+            "it was never published again"
+        );
+        let published = Decision::Published {
+            task: TaskId::new("t").expect("an id"),
+            generation: 1,
+        };
         let examination = examine(vec![reissued(), published]);
-        assert_eq!(examination, Examination::Drop("the task has been published again since"), "it was");
+        assert_eq!(
+            examination,
+            Examination::Drop("the task has been published again since"),
+            "it was"
+        );
     }
 
     #[test]
@@ -305,9 +368,16 @@ mod tests {
             Examination::Divert { generation: 2 },
             "this message is all there is"
         );
-        let published = Decision::Published { task: id(), generation: 1 };
+        let published = Decision::Published {
+            task: id(),
+            generation: 1,
+        };
         let dropped = Examination::Drop("the task has been published again since");
-        assert_eq!(after(vec![reissued, published]), dropped, "the other one is in its queue");
+        assert_eq!(
+            after(vec![reissued, published]),
+            dropped,
+            "the other one is in its queue"
+        );
     }
 
     #[test]
@@ -320,33 +390,62 @@ mod tests {
         };
         let after = |events| after_refusal(&fold(events), &envelope, Refusal::Superseded);
         let owned = vec![started(5, &envelope.body_hash)];
-        assert_eq!(after(owned.clone()), Examination::Drop("another delivery of the task owns it"), "it has an owner");
+        assert_eq!(
+            after(owned.clone()),
+            Examination::Drop("another delivery of the task owns it"),
+            "it has an owner"
+        );
         let free = owned.into_iter().chain([released]).collect();
-        assert_eq!(after(free), Examination::Divert { generation: 1 }, "nobody has it");
+        assert_eq!(
+            after(free),
+            Examination::Divert { generation: 1 },
+            "nobody has it"
+        );
     }
 
     #[test]
     fn what_earlier_attempts_have_spent_is_not_there_for_this_one() {
-        let spent = |cost| Spent { cost_usd: MicroUsd(cost), ..Spent::default() };
+        let spent = |cost| Spent {
+            cost_usd: MicroUsd(cost),
+            ..Spent::default()
+        };
         let claimed = |cost| Claimed {
             envelope: envelope(r#", "limits": {"max_cost_usd": "2.00"}"#, 0),
             attempt: AttemptId::from_u128(1),
             number: 2,
-            spent: Earlier { at_most: spent(cost), for_sure: spent(cost) },
+            spent: Earlier {
+                at_most: spent(cost),
+                for_sure: spent(cost),
+            },
             since: NOW,
         };
         let left = |spent| claimed(spent).max_cost(MicroUsd(2_500_000));
-        assert_eq!(left(1_900_000), MicroUsd(100_000), "of the task's own limit, which is the lower one");
+        assert_eq!(
+            left(1_900_000),
+            MicroUsd(100_000),
+            "of the task's own limit, which is the lower one"
+        );
         assert_eq!(left(2_100_000), MicroUsd::ZERO, "nothing, and not less");
         let after_a_crash = |limits: &str| Claimed {
             envelope: envelope(limits, 0),
-            spent: Earlier { at_most: spent(1_900_000), for_sure: spent(300_000) },
+            spent: Earlier {
+                at_most: spent(1_900_000),
+                for_sure: spent(300_000),
+            },
             ..claimed(1_900_000)
         };
         let left = |limits| after_a_crash(limits).max_cost(MicroUsd(2_500_000));
         let own = r#", "limits": {"max_cost_usd": "2.00"}"#;
-        assert_eq!(left(own), MicroUsd(100_000), "what may have been spent counts for the task's own limit");
-        assert_eq!(left(""), MicroUsd(2_200_000), "and what was spent for the programmer's");
+        assert_eq!(
+            left(own),
+            MicroUsd(100_000),
+            "what may have been spent counts for the task's own limit"
+        );
+        assert_eq!(
+            left(""),
+            MicroUsd(2_200_000),
+            "and what was spent for the programmer's"
+        );
     }
 
     #[test]
@@ -359,30 +458,60 @@ mod tests {
             since: NOW,
         };
         let late = claimed(r#", "limits": {"deadline": "2020-01-01T00:00:00Z"}"#).ends_at_once(3);
-        assert!(matches!(&late, Some((Status::Expired, _))), "the deadline has passed: {late:?}");
+        assert!(
+            matches!(&late, Some((Status::Expired, _))),
+            "the deadline has passed: {late:?}"
+        );
         assert_eq!(claimed("").ends_at_once(3), None, "nothing is in the way");
-        let poison = Claimed { number: 4, ..claimed("") }.ends_at_once(3);
-        assert!(matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison), "too many: {poison:?}");
+        let poison = Claimed {
+            number: 4,
+            ..claimed("")
+        }
+        .ends_at_once(3);
+        assert!(
+            matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison),
+            "too many: {poison:?}"
+        );
     }
 
     #[test]
     fn ten_deliveries_without_a_start_are_enough() {
         let unstarted = examine(&fold(vec![]), &envelope("", 10), &offered());
-        assert!(matches!(unstarted, Examination::Dead(_)), "never started: {unstarted:?}");
+        assert!(
+            matches!(unstarted, Examination::Dead(_)),
+            "never started: {unstarted:?}"
+        );
         let envelope = envelope("", 10);
         let once = fold(vec![started(3, &envelope.body_hash)]);
-        assert_eq!(examine(&once, &envelope, &offered()), Examination::Claim, "returns are no failures");
+        assert_eq!(
+            examine(&once, &envelope, &offered()),
+            Examination::Claim,
+            "returns are no failures"
+        );
     }
 
     #[test]
     fn what_cannot_be_read_names_the_mistake_and_keeps_the_reply_address() {
         let properties = lapin::BasicProperties::default().with_reply_to("results.me".into());
-        let malformed = read(br#"{"instruction": "x", "repository": "app"}"#, &properties).expect_err("no id");
-        assert!(malformed.failure.message.starts_with("id: needed"), "{}", malformed.failure.message);
-        assert_eq!(malformed.reply.to.as_deref(), Some("results.me"), "the submitter can be told");
+        let malformed =
+            read(br#"{"instruction": "x", "repository": "app"}"#, &properties).expect_err("no id");
+        assert!(
+            malformed.failure.message.starts_with("id: needed"),
+            "{}",
+            malformed.failure.message
+        );
+        assert_eq!(
+            malformed.reply.to.as_deref(),
+            Some("results.me"),
+            "the submitter can be told"
+        );
         let properties = lapin::BasicProperties::default().with_reply_to("amq.gen-x".into());
         let malformed = read(b"{}", &properties).expect_err("a reply address of somebody else's");
-        assert!(malformed.failure.message.contains("results."), "{}", malformed.failure.message);
+        assert!(
+            malformed.failure.message.contains("results."),
+            "{}",
+            malformed.failure.message
+        );
         assert_eq!(malformed.reply.to, None, "nothing is sent there");
     }
 }

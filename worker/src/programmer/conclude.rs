@@ -7,7 +7,9 @@ use std::time::Duration;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{Obituary, Reply, repeat_properties, result_properties, task_properties};
+use pool_shared::broker::headers::{
+    Obituary, Reply, repeat_properties, result_properties, task_properties,
+};
 use pool_shared::broker::process::Process;
 use pool_shared::broker::publisher::Message;
 use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
@@ -49,7 +51,10 @@ pub async fn publish_result(
     still_wanted: impl Fn() -> bool,
 ) -> bool {
     let id = result.task_id.as_ref().map_or("", TaskId::as_str);
-    let properties = reply.on(result_properties(id, result.attempt.map(|attempt| attempt.to_string())));
+    let properties = reply.on(result_properties(
+        id,
+        result.attempt.map(|attempt| attempt.to_string()),
+    ));
     // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
     // written to holds no result up for longer than that.
     let still_wanted = &still_wanted;
@@ -57,16 +62,28 @@ pub async fn publish_result(
         if !still_wanted() {
             return false;
         }
-        process.log.is_current() || process.log.append(Decision::Tick).await.is_err() || still_wanted()
+        process.log.is_current()
+            || process.log.append(Decision::Tick).await.is_err()
+            || still_wanted()
     };
     let (mut limit, mut backoff) = (MAX_RESULT_BYTES, Backoff::default());
     while wanted().await {
         let body = result.fit(limit);
         let properties = properties.clone();
-        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: &body, properties, mandatory: true };
-        let Err(error) = process.publisher.publish(message).await else { return true };
+        let message = Message {
+            exchange: REPLIES,
+            key: RESULTS_KEY,
+            body: &body,
+            properties,
+            mandatory: true,
+        };
+        let Err(error) = process.publisher.publish(message).await else {
+            return true;
+        };
         tell(&error, "the result is not confirmed; publishing it again");
-        limit = error.size_limit().map_or(limit, |takes| lower_limit(body.len(), takes));
+        limit = error
+            .size_limit()
+            .map_or(limit, |takes| lower_limit(body.len(), takes));
         backoff.wait().await;
     }
     false
@@ -104,12 +121,22 @@ pub struct Scribes {
 impl Scribes {
     /// How long to wait for a dispatcher.
     fn patience(&self, now: Instant) -> Duration {
-        let alone = self.alone_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if alone.is_some_and(|until| now < until) { Duration::ZERO } else { DECIDED_WITHIN }
+        let alone = self
+            .alone_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if alone.is_some_and(|until| now < until) {
+            Duration::ZERO
+        } else {
+            DECIDED_WITHIN
+        }
     }
 
     fn missed(&self, now: Instant) {
-        *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + ALONE_FOR);
+        *self
+            .alone_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(now + ALONE_FOR);
     }
 }
 
@@ -133,7 +160,10 @@ pub async fn decided(
     if !patience.is_zero() {
         scribes.missed(Instant::now());
     }
-    match log.append(Decision::finished(task, Some(attempt), result)).await {
+    match log
+        .append(Decision::finished(task, Some(attempt), result))
+        .await
+    {
         Ok(Verdict::Accepted) => true,
         // A dispatcher may have been faster.
         Ok(Verdict::Refused(_)) => log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
@@ -146,7 +176,12 @@ pub async fn decided(
 
 /// Lets go of a task that did not end with this attempt, if somebody else has it: of the commit too. What is not known may
 /// still be this attempt's, and then the commit is wanted.
-pub async fn let_go(process: &Process, id: &TaskId, held: (AttemptId, u64), branch: Option<Branch>) {
+pub async fn let_go(
+    process: &Process,
+    id: &TaskId,
+    held: (AttemptId, u64),
+    branch: Option<Branch>,
+) {
     if !process.log.read(|fold| is_lost(fold, id, held.0)) {
         return;
     }
@@ -159,7 +194,9 @@ pub async fn let_go(process: &Process, id: &TaskId, held: (AttemptId, u64), bran
 /// Whether the log says that the task is another attempt's, or that its outcome is.
 fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
     let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
-    fold.tasks.winner(id).is_some_and(|winner| winner != Some(attempt))
+    fold.tasks
+        .winner(id)
+        .is_some_and(|winner| winner != Some(attempt))
         || owner.is_some_and(|owner| owner.attempt != attempt)
 }
 
@@ -170,7 +207,11 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
     if process.consume.number() == connection {
         return;
     }
-    let released = Decision::Released { task: id.clone(), attempt, no_llm: false };
+    let released = Decision::Released {
+        task: id.clone(),
+        attempt,
+        no_llm: false,
+    };
     if let Err(error) = process.log.append(released).await {
         tracing::warn!(task_id = %id, %error, "the attempt counts, although only its connection broke");
     }
@@ -180,7 +221,12 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
-    let written = within(limit, "ack a task", delivery.ack(BasicAckOptions::default())).await;
+    let written = within(
+        limit,
+        "ack a task",
+        delivery.ack(BasicAckOptions::default()),
+    )
+    .await;
     point(Point::Acked);
     match written {
         Ok(true) => End::Settled,
@@ -192,8 +238,16 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
 /// published it waits for a reply too.
 pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
     if envelope.reply.to.is_some() {
-        let properties = envelope.reply.on(repeat_properties(envelope.task.id.as_str(), None));
-        let message = Message { exchange: REPLIES, key: RESULTS_KEY, body: b"", properties, mandatory: true };
+        let properties = envelope
+            .reply
+            .on(repeat_properties(envelope.task.id.as_str(), None));
+        let message = Message {
+            exchange: REPLIES,
+            key: RESULTS_KEY,
+            body: b"",
+            properties,
+            mandatory: true,
+        };
         if let Err(error) = process.publisher.publish(message).await {
             tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");
             return End::Lost;
@@ -212,7 +266,8 @@ pub async fn end_without_attempt(
     wanted: impl Fn() -> bool,
 ) -> End {
     tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "ended without an attempt");
-    let mut result = ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
+    let mut result =
+        ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
     if !publish_result(process, &mut result, &envelope.reply, wanted).await {
         return End::Lost;
@@ -231,8 +286,14 @@ pub async fn dead_letter(
     wanted: impl Fn() -> bool,
 ) -> End {
     tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
-    let from = format!("{} (key {:?})", delivery.exchange, delivery.routing_key.as_str());
-    let task = id.as_ref().map_or(String::new(), |id| format!("task {id}: "));
+    let from = format!(
+        "{} (key {:?})",
+        delivery.exchange,
+        delivery.routing_key.as_str()
+    );
+    let task = id
+        .as_ref()
+        .map_or(String::new(), |id| format!("task {id}: "));
     let reason = format!("{}: {task}{}", failure.kind.as_str(), failure.message);
     let obituary = Obituary::new(reason, from, wall_clock());
     let mut result = ResultMessage::without_attempt(id, Status::Rejected, failure);
@@ -241,7 +302,13 @@ pub async fn dead_letter(
     }
     point(Point::DeadTold);
     let properties = obituary.properties(&delivery.properties);
-    let message = Message { exchange: DEAD_EXCHANGE, key: "", body: &delivery.data, properties, mandatory: true };
+    let message = Message {
+        exchange: DEAD_EXCHANGE,
+        key: "",
+        body: &delivery.data,
+        properties,
+        mandatory: true,
+    };
     let words = "the message is not in pool.dead yet; publishing it again";
     if !publish_while(process, message, words, || ready(wanted())).await {
         return End::Lost;
@@ -251,22 +318,36 @@ pub async fn dead_letter(
 }
 
 /// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
-pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope, mut generation: u32) -> End {
+pub async fn divert(
+    process: &Process,
+    delivery: &Delivery,
+    envelope: &Envelope,
+    mut generation: u32,
+) -> End {
     let task = &envelope.task;
     loop {
-        match process.log.append(Decision::reissued(&task.id, generation)).await {
+        match process
+            .log
+            .append(Decision::reissued(&task.id, generation))
+            .await
+        {
             Ok(Verdict::Accepted) => break,
             Ok(Verdict::Refused(Refusal::OldGeneration)) => {
                 // Somebody else was first; but whether he has published it only the log knows.
-                let unpublished = process
-                    .log
-                    .read(|fold| fold.tasks.get(&task.id).filter(|state| !state.published).map(|s| s.generation));
+                let unpublished = process.log.read(|fold| {
+                    fold.tasks
+                        .get(&task.id)
+                        .filter(|state| !state.published)
+                        .map(|s| s.generation)
+                });
                 match unpublished {
                     Some(reached) => generation = reached + 1,
                     None => return ack(process, delivery).await,
                 }
             }
-            Ok(Verdict::Refused(Refusal::Finished)) => return repeat_result(process, delivery, envelope).await,
+            Ok(Verdict::Refused(Refusal::Finished)) => {
+                return repeat_result(process, delivery, envelope).await;
+            }
             Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
         }
     }
@@ -278,14 +359,37 @@ pub async fn divert(process: &Process, delivery: &Delivery, envelope: &Envelope,
     }
     point(Point::SentOn);
     // Whether this arrives decides nothing: the message is in its queue.
-    let _ = process.log.append(Decision::Published { task: task.id.clone(), generation }).await;
+    let _ = process
+        .log
+        .append(Decision::Published {
+            task: task.id.clone(),
+            generation,
+        })
+        .await;
     point(Point::SentOnLogged);
     ack(process, delivery).await
 }
 
-async fn publish_task(process: &Process, envelope: &Envelope, generation: u32) -> Result<(), BrokerError> {
+async fn publish_task(
+    process: &Process,
+    envelope: &Envelope,
+    generation: u32,
+) -> Result<(), BrokerError> {
     let body = envelope.task.to_json();
-    let properties = envelope.reply.on(task_properties(envelope.task.id.as_str(), generation, envelope.keeps));
+    let properties = envelope.reply.on(task_properties(
+        envelope.task.id.as_str(),
+        generation,
+        envelope.keeps,
+    ));
     let key = routing_key(&envelope.task.message.capabilities);
-    process.publisher.publish(Message { exchange: TASKS, key: &key, body: &body, properties, mandatory: true }).await
+    process
+        .publisher
+        .publish(Message {
+            exchange: TASKS,
+            key: &key,
+            body: &body,
+            properties,
+            mandatory: true,
+        })
+        .await
 }

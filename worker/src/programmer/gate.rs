@@ -53,14 +53,22 @@ pub fn watch_gates(
     others: Others,
     programmers: &[config::Programmer],
 ) -> BTreeMap<ProgrammerId, watch::Receiver<Door>> {
-    let watcher = Watcher { config_hash: config_hash(&pool), process, pool, others };
+    let watcher = Watcher {
+        config_hash: config_hash(&pool),
+        process,
+        pool,
+        others,
+    };
     let now = watcher.look(programmers);
     let (senders, receivers): (Vec<_>, BTreeMap<_, _>) = programmers
         .iter()
         .zip(now)
         .map(|(programmer, door)| {
             let (sender, receiver) = watch::channel(door);
-            ((programmer.clone(), sender), (programmer.id.clone(), receiver))
+            (
+                (programmer.clone(), sender),
+                (programmer.id.clone(), receiver),
+            )
         })
         .unzip();
     tokio::spawn(watcher.run(senders));
@@ -80,7 +88,12 @@ impl Watcher {
         // Before the log has been read there is nothing to look at; then it is looked at once.
         let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
-            for ((door, sender), programmer) in self.look(&programmers).into_iter().zip(&senders).zip(&programmers) {
+            for ((door, sender), programmer) in self
+                .look(&programmers)
+                .into_iter()
+                .zip(&senders)
+                .zip(&programmers)
+            {
                 sender.send_if_modified(|shown| {
                     if shown.state().0 != door.state().0 {
                         report(programmer, door.shut.as_ref());
@@ -99,23 +112,49 @@ impl Watcher {
 
     /// What holds for all, or else what holds for each.
     fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
-        let shut = look(&self.process, &self.config_hash, &self.pool.file.display().to_string());
+        let shut = look(
+            &self.process,
+            &self.config_hash,
+            &self.pool.file.display().to_string(),
+        );
         if shut.is_some() {
             // Whoever is drained meanwhile has the same time as ever.
-            let since = |fold: &Fold| programmers.iter().map(|p| drained_since(fold, &p.id)).collect::<Vec<_>>();
+            let since = |fold: &Fold| {
+                programmers
+                    .iter()
+                    .map(|p| drained_since(fold, &p.id))
+                    .collect::<Vec<_>>()
+            };
             let doors = self.process.log.read(since).into_iter();
-            return doors.map(|since| Door { shut: shut.clone(), drained_since: since, ..Door::default() }).collect();
+            return doors
+                .map(|since| Door {
+                    shut: shut.clone(),
+                    drained_since: since,
+                    ..Door::default()
+                })
+                .collect();
         }
-        let alive = |id: &ProgrammerId| self.others.alive(id, self.pool.load_balancing.health_check_interval);
+        let alive = |id: &ProgrammerId| {
+            self.others
+                .alive(id, self.pool.load_balancing.health_check_interval)
+        };
         self.process.log.read(|fold| {
             // A breaker's cooldown may be over before the next event says what time it is.
             let now = fold.now().max(wall_clock());
-            let standing = Standing { pool: &self.pool, fold, now };
+            let standing = Standing {
+                pool: &self.pool,
+                fold,
+                now,
+            };
             let door = |programmer: &config::Programmer| {
                 let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
                 Door {
                     shut: standing.obstacle(programmer, alive).map(shut),
-                    closed: standing.closed_routes(programmer, &self.process.routes.of(&programmer.id), alive),
+                    closed: standing.closed_routes(
+                        programmer,
+                        &self.process.routes.of(&programmer.id),
+                        alive,
+                    ),
                     drained_since: drained_since(fold, &programmer.id),
                 }
             };
@@ -125,8 +164,13 @@ impl Watcher {
 }
 
 fn drained_since(fold: &Fold, programmer: &ProgrammerId) -> Option<Timestamp> {
-    let paused = fold.pauses.of_programmer(programmer).map(|(_, paused)| paused);
-    paused.filter(|paused| paused.pause == Pause::Drain).map(|paused| paused.since)
+    let paused = fold
+        .pauses
+        .of_programmer(programmer)
+        .map(|(_, paused)| paused);
+    paused
+        .filter(|paused| paused.pause == Pause::Drain)
+        .map(|paused| paused.since)
 }
 
 fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
@@ -135,7 +179,10 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
         return shut(ShutReason::Clock, off.to_string());
     }
     if !process.log.is_fresh() {
-        return shut(ShutReason::Log, "the event log cannot be read up to its end".to_owned());
+        return shut(
+            ShutReason::Log,
+            "the event log cannot be read up to its end".to_owned(),
+        );
     }
     process.log.read(|fold| match fold.configuration() {
         None => shut(ShutReason::Config, "no configuration is in force yet; is a dispatcher running?".to_owned()),
@@ -154,7 +201,10 @@ fn report(programmer: &config::Programmer, shut: Option<&Shut>) {
     let programmer = &programmer.id;
     match shut {
         // Money comes and goes, and near the limit it is everybody's turn for seconds.
-        Some(Shut { reason: ShutReason::Budget, detail }) => {
+        Some(Shut {
+            reason: ShutReason::Budget,
+            detail,
+        }) => {
             tracing::info!(%programmer, reason = "budget", %detail, "the gate is shut");
         }
         Some(Shut { reason, detail }) => {
@@ -174,14 +224,23 @@ pub struct Others {
 impl Others {
     #[expect(clippy::new_without_default, reason = "it has a beginning")]
     pub fn new() -> Self {
-        Self { since: Instant::now(), heard: Arc::default() }
+        Self {
+            since: Instant::now(),
+            heard: Arc::default(),
+        }
     }
 
     pub fn hear(&self, heartbeat: &Heartbeat) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in &heartbeat.programmers {
             // It waits for a programmer that another process has, and says nothing about that one.
-            if matches!(beat.gate, Gate::Shut { reason: ShutReason::Held, .. }) {
+            if matches!(
+                beat.gate,
+                Gate::Shut {
+                    reason: ShutReason::Held,
+                    ..
+                }
+            ) {
                 continue;
             }
             if beat.gate.could_take() {

@@ -98,7 +98,9 @@ impl Programmer {
         let mut session = Session::new(queues.len());
         let mut station = None;
         let mut conditions = self.conditions();
-        let mut action = Action::Open { after_failure: false };
+        let mut action = Action::Open {
+            after_failure: false,
+        };
         loop {
             let input = if let Action::Open { after_failure } = action {
                 self.settling.settled().await;
@@ -126,7 +128,10 @@ impl Programmer {
         if let Some(station) = station {
             station.close().await;
         }
-        self.show(Gate::Shut { reason: ShutReason::Draining, detail: "this process is ending".to_owned() });
+        self.show(Gate::Shut {
+            reason: ShutReason::Draining,
+            detail: "this process is ending".to_owned(),
+        });
     }
 
     /// `conditions` are those under which the action was chosen.
@@ -173,7 +178,12 @@ impl Programmer {
     }
 
     fn queues(&self) -> Vec<String> {
-        self.process.routes.of(&self.config.id).iter().map(|route| queue_name(&route.name)).collect()
+        self.process
+            .routes
+            .of(&self.config.id)
+            .iter()
+            .map(|route| queue_name(&route.name))
+            .collect()
     }
 
     fn conditions(&self) -> Conditions {
@@ -181,9 +191,17 @@ impl Programmer {
         let (shut, closed) = door.state();
         let open_queues = match closed.is_empty() {
             true => OpenQueues::All,
-            false => OpenQueues::Only((0..self.queues().len()).filter(|queue| !closed.contains(queue)).collect()),
+            false => OpenQueues::Only(
+                (0..self.queues().len())
+                    .filter(|queue| !closed.contains(queue))
+                    .collect(),
+            ),
         };
-        Conditions { shut, open_queues, draining: self.ending.drain.is_cancelled() }
+        Conditions {
+            shut,
+            open_queues,
+            draining: self.ending.drain.is_cancelled(),
+        }
     }
 
     fn show(&self, gate: Gate) {
@@ -220,7 +238,8 @@ impl Programmer {
                 match drained {
                     Some(since) => {
                         let gone = wall_clock().since(since);
-                        tokio::time::sleep(self.pool.dispatcher.drain_timeout.saturating_sub(gone)).await;
+                        tokio::time::sleep(self.pool.dispatcher.drain_timeout.saturating_sub(gone))
+                            .await;
                     }
                     None => std::future::pending().await,
                 }
@@ -242,7 +261,11 @@ impl Programmer {
         }
         let consumers = Consumers {
             queues: queues.to_vec(),
-            label: format!("{} {}", self.config.id.display_name(), self.config.primary()),
+            label: format!(
+                "{} {}",
+                self.config.id.display_name(),
+                self.config.primary()
+            ),
             priority: self.priority,
         };
         let opened = Station::open(&self.process.consume, &self.config.id, consumers).await;
@@ -264,7 +287,10 @@ impl Programmer {
                     tracing::warn!(programmer = %self.config.id, %error, "{text}");
                 }
             }
-            self.show(Gate::Shut { reason, detail: error.to_string() });
+            self.show(Gate::Shut {
+                reason,
+                detail: error.to_string(),
+            });
             In::Broken
         })
     }
@@ -272,7 +298,11 @@ impl Programmer {
     /// Says in the log that this process holds the programmer; whether it arrives decides nothing.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
-        let up = Decision::Up { programmer: self.config.id.clone(), host, again: false };
+        let up = Decision::Up {
+            programmer: self.config.id.clone(),
+            host,
+            again: false,
+        };
         tokio::spawn(async move { log.append(up).await });
     }
 
@@ -308,7 +338,10 @@ impl Programmer {
         } else {
             tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
         }
-        self.show(Gate::Shut { reason: ShutReason::Broker, detail: error.to_string() });
+        self.show(Gate::Shut {
+            reason: ShutReason::Broker,
+            detail: error.to_string(),
+        });
         In::Broken
     }
 

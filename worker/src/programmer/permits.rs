@@ -42,9 +42,22 @@ impl TaskPermits {
         (task, attempt): (TaskId, AttemptId),
         cap: MicroUsd,
     ) -> Self {
-        let me = Caller { programmer, host: process.host.clone() };
+        let me = Caller {
+            programmer,
+            host: process.host.clone(),
+        };
         let (asked, admitted) = (AtomicBool::new(false), Mutex::new(false));
-        Self { process, pool, answers, me, task, attempt, cap, asked, admitted }
+        Self {
+            process,
+            pool,
+            answers,
+            me,
+            task,
+            attempt,
+            cap,
+            asked,
+            admitted,
+        }
     }
 
     /// The true cost in place of the reservation. To be called before the task leaves this attempt's hands, whatever the
@@ -54,8 +67,16 @@ impl TaskPermits {
             return;
         }
         let cost_usd = usage.cost_usd;
-        let by_llm = usage.by_llm.iter().map(|used| (used.llm.clone(), used.cost_usd)).collect();
-        let settled = Decision::Settled { attempt: self.attempt, cost_usd, by_llm };
+        let by_llm = usage
+            .by_llm
+            .iter()
+            .map(|used| (used.llm.clone(), used.cost_usd))
+            .collect();
+        let settled = Decision::Settled {
+            attempt: self.attempt,
+            cost_usd,
+            by_llm,
+        };
         if let Err(error) = self.process.log.append(settled).await {
             tracing::warn!(task_id = %self.task, %cost_usd, %error, "an attempt is not settled: its whole cap counts as spent");
         }
@@ -72,7 +93,12 @@ impl TaskPermits {
     }
 
     fn used(&self, usage: Usage, so_far: bool) -> Decision {
-        Decision::Used { task: self.task.clone(), attempt: self.attempt, spent: Spent::of(usage), so_far }
+        Decision::Used {
+            task: self.task.clone(),
+            attempt: self.attempt,
+            spent: Spent::of(usage),
+            so_far,
+        }
     }
 
     async fn ask_for_money(&self) -> Result<(), Unavailable> {
@@ -81,9 +107,14 @@ impl TaskPermits {
             // The cap is set aside: running work goes on, also while the log cannot be read.
             return Ok(());
         }
-        let refused = |detail: String| Unavailable { reason: Why::Budget, detail };
+        let refused = |detail: String| Unavailable {
+            reason: Why::Budget,
+            detail,
+        };
         if !self.process.log.is_fresh() {
-            return Err(refused("the event log cannot be read up to its end: nothing new is spent".to_owned()));
+            return Err(refused(
+                "the event log cannot be read up to its end: nothing new is spent".to_owned(),
+            ));
         }
         self.asked.store(true, Ordering::Relaxed);
         let reserved = Decision::Reserved {
@@ -99,11 +130,18 @@ impl TaskPermits {
             }
             Ok(Verdict::Refused(Refusal::OverBudget)) => Err(refused(self.over_budget())),
             // It was asked before, and nobody waited for the answer.
-            Ok(Verdict::Refused(_)) if self.process.log.read(|fold| fold.budget.has_reserved(self.attempt)) => {
+            Ok(Verdict::Refused(_))
+                if self
+                    .process
+                    .log
+                    .read(|fold| fold.budget.has_reserved(self.attempt)) =>
+            {
                 *admitted = true;
                 Ok(())
             }
-            Ok(Verdict::Refused(refusal)) => Err(refused(format!("the reservation was refused: {refusal:?}"))),
+            Ok(Verdict::Refused(refusal)) => {
+                Err(refused(format!("the reservation was refused: {refusal:?}")))
+            }
             Err(error) => Err(refused(error.to_string())),
         }
     }
@@ -111,9 +149,16 @@ impl TaskPermits {
     fn over_budget(&self) -> String {
         let (limit, spent, reserved) = self.process.log.read(|fold| {
             let budget = &fold.budget;
-            (budget.limit().unwrap_or_default(), budget.spent(), budget.reserved())
+            (
+                budget.limit().unwrap_or_default(),
+                budget.spent(),
+                budget.reserved(),
+            )
         });
-        format!("${} do not fit into today's ${limit}: ${spent} spent, ${reserved} reserved", self.cap)
+        format!(
+            "${} do not fit into today's ${limit}: ${spent} spent, ${reserved} reserved",
+            self.cap
+        )
     }
 }
 
@@ -124,7 +169,10 @@ impl Permits for TaskPermits {
             let now = fold.now().max(wall_clock());
             match fold.breakers.check(&key, &self.me, now) {
                 Ok(()) => Ok(Epoch(fold.breakers.epoch(&key, &self.me))),
-                Err(shut) => Err(Unavailable { reason: Why::Breaker, detail: explain(llm, &shut) }),
+                Err(shut) => Err(Unavailable {
+                    reason: Why::Breaker,
+                    detail: explain(llm, &shut),
+                }),
             }
         })
     }
@@ -146,7 +194,9 @@ impl Permits for TaskPermits {
     }
 
     fn failed(&self, llm: &LlmName, failed: &Failed) {
-        let Some((fault, retry_after)) = failed.class.fault() else { return };
+        let Some((fault, retry_after)) = failed.class.fault() else {
+            return;
+        };
         let key = self.pool.llm_key(llm, &self.me.host);
         let told = self.answers.untold(&key, &self.me.host);
         let failed = Decision::LlmFailed {
@@ -166,7 +216,9 @@ impl Permits for TaskPermits {
 
     fn in_trouble(&self, llm: &LlmName) {
         let key = self.pool.llm_key(llm, &self.me.host);
-        let Some(asking) = self.answers.ask(&key, &self.me.host, wall_clock()) else { return };
+        let Some(asking) = self.answers.ask(&key, &self.me.host, wall_clock()) else {
+            return;
+        };
         let log = self.process.log.clone();
         // Should this not arrive, the failure itself asks.
         tokio::spawn(async move { log.append(asking).await });
@@ -174,10 +226,13 @@ impl Permits for TaskPermits {
 
     fn refuses_the_task(&self, llm: &LlmName) -> bool {
         let key = self.pool.llm_key(llm, &self.me.host);
-        self.process.log.read(|fold| fold.breakers.refuses(&key, &self.me.host, &self.task))
+        self.process
+            .log
+            .read(|fold| fold.breakers.refuses(&key, &self.me.host, &self.task))
     }
 
     fn succeeded(&self, llm: &LlmName) {
-        self.answers.note(self.pool.llm_key(llm, &self.me.host), &self.me.programmer);
+        self.answers
+            .note(self.pool.llm_key(llm, &self.me.host), &self.me.programmer);
     }
 }

@@ -57,14 +57,27 @@ impl Sender {
     }
 
     pub fn of(&self, programmer: &ProgrammerId) -> Teller {
-        Teller { pieces: self.0.clone(), programmer: programmer.clone() }
+        Teller {
+            pieces: self.0.clone(),
+            programmer: programmer.clone(),
+        }
     }
 }
 
 async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
-    let Ok(body) = serde_json::to_vec(piece) else { return };
-    let properties = json_properties().with_type(progress::KIND.into()).with_message_id(task.as_str().into());
-    let message = Message { exchange: LOG, key: HISTORY_KEY, body: &body, properties, mandatory: false };
+    let Ok(body) = serde_json::to_vec(piece) else {
+        return;
+    };
+    let properties = json_properties()
+        .with_type(progress::KIND.into())
+        .with_message_id(task.as_str().into());
+    let message = Message {
+        exchange: LOG,
+        key: HISTORY_KEY,
+        body: &body,
+        properties,
+        mandatory: false,
+    };
     if let Err(error) = publisher.publish(message).await {
         tracing::debug!(task_id = %task, %error, "a piece of the agent's output is lost");
     }
@@ -73,7 +86,10 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
 impl Teller {
     /// Tells of one attempt until the [`Telling`] is dropped.
     pub fn tell(&self, task: &TaskId, attempt: AttemptId) -> Telling {
-        let telling = Telling { buffer: Arc::default(), over: Arc::default() };
+        let telling = Telling {
+            buffer: Arc::default(),
+            over: Arc::default(),
+        };
         let (buffer, over) = (Arc::clone(&telling.buffer), Arc::clone(&telling.over));
         let (teller, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
@@ -101,10 +117,23 @@ impl Teller {
     fn send(&self, buffer: &Mutex<Buffer>, task: &TaskId, attempt: AttemptId, end: bool) -> bool {
         let pieces = lock(buffer).take(end);
         let some = !pieces.is_empty();
-        for Piece { check, skipped, text, silent } in pieces {
+        for Piece {
+            check,
+            skipped,
+            text,
+            silent,
+        } in pieces
+        {
             let lost = skipped + text.len() as u64;
             let programmer = self.programmer.clone();
-            let progress = Progress { attempt, programmer, check, skipped, text, silent };
+            let progress = Progress {
+                attempt,
+                programmer,
+                check,
+                skipped,
+                text,
+                silent,
+            };
             if self.pieces.try_send((task.clone(), progress)).is_err() {
                 lock(buffer).lose(lost);
             }

@@ -42,11 +42,26 @@ pub(super) async fn make_again(
     wanted: impl Fn() -> bool,
 ) -> End {
     let (id, token) = (&claimed.envelope.task.id, claimed.envelope.token);
-    let known = process.log.read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
+    let known = process
+        .log
+        .read(|fold| fold.tasks.get(id).map_or(0, |state| state.generation));
     let generation = known.max(token.generation) + 1;
     let at = wall_clock().plus(delay(first, claimed.number, rand::random()));
-    let retry = Retry { attempt: claimed.attempt, error, at_ms: at.0, spent };
-    match process.log.append(Decision::Reissued { task: id.clone(), generation, retry: Some(retry) }).await {
+    let retry = Retry {
+        attempt: claimed.attempt,
+        error,
+        at_ms: at.0,
+        spent,
+    };
+    match process
+        .log
+        .append(Decision::Reissued {
+            task: id.clone(),
+            generation,
+            retry: Some(retry),
+        })
+        .await
+    {
         Ok(Verdict::Accepted) => {}
         Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
     }
@@ -72,7 +87,13 @@ async fn publish(
     let body = envelope.task.to_json();
     let properties = retry_properties(envelope.task.id.as_str(), generation, envelope.keeps, at);
     let properties = envelope.reply.on(properties);
-    let message = Message { exchange: REPLIES, key: RETRIES_KEY, body: &body, properties, mandatory: true };
+    let message = Message {
+        exchange: REPLIES,
+        key: RETRIES_KEY,
+        body: &body,
+        properties,
+        mandatory: true,
+    };
     let words = "a task for another attempt is not confirmed; publishing it again";
     conclude::publish_while(process, message, words, || ready(wanted())).await
 }
@@ -89,14 +110,27 @@ mod tests {
     #[test]
     fn what_broke_is_made_again_until_the_last_attempt() {
         let crashed = failed(ErrorKind::AgentCrashed);
-        assert_eq!(cause(&crashed, 2, 3), Some(ErrorKind::AgentCrashed), "one is left");
+        assert_eq!(
+            cause(&crashed, 2, 3),
+            Some(ErrorKind::AgentCrashed),
+            "one is left"
+        );
         assert_eq!(cause(&crashed, 3, 3), None, "that was the last one");
     }
 
     #[test]
     fn what_a_repeat_cannot_cure_is_not_repeated() {
-        for kind in [ErrorKind::Repository, ErrorKind::AcceptanceFailed, ErrorKind::LlmAuth, ErrorKind::TokenLimit] {
-            assert_eq!(cause(&failed(kind), 1, 3), None, "{kind:?} stays what it is");
+        for kind in [
+            ErrorKind::Repository,
+            ErrorKind::AcceptanceFailed,
+            ErrorKind::LlmAuth,
+            ErrorKind::TokenLimit,
+        ] {
+            assert_eq!(
+                cause(&failed(kind), 1, 3),
+                None,
+                "{kind:?} stays what it is"
+            );
         }
     }
 
@@ -104,8 +138,16 @@ mod tests {
     fn delays_double_up_to_a_limit_and_are_spread() {
         let first = Duration::from_secs(10);
         assert_eq!(delay(first, 1, 1.0), first, "the first");
-        assert_eq!(delay(first, 3, 1.0), Duration::from_secs(40), "twice as long each time");
-        assert_eq!(delay(first, 3, 0.0), Duration::from_secs(20), "never all at once");
+        assert_eq!(
+            delay(first, 3, 1.0),
+            Duration::from_secs(40),
+            "twice as long each time"
+        );
+        assert_eq!(
+            delay(first, 3, 0.0),
+            Duration::from_secs(20),
+            "never all at once"
+        );
         assert_eq!(delay(first, 99, 1.0), LONGEST, "not without end");
     }
 }

@@ -70,13 +70,17 @@ pub(super) fn next_run(history: &[Run], bounds: Bounds) -> Next {
     let more = history.len() < bounds.runs;
     match &last.end {
         End::Passed => Next::Done,
-        End::CheckFailed { repair, .. } if more => Next::Repair { prompt: repair.clone() },
+        End::CheckFailed { repair, .. } if more => Next::Repair {
+            prompt: repair.clone(),
+        },
         End::CheckFailed { failure, .. } => Next::Fail(failure.clone()),
         End::NoLlmLeft(failure) => Next::HandBack(failure.clone()),
-        End::Failed(failure) if more && is_useless_answer(failure.kind) => match next_llm(history, failure, bounds) {
-            Some(first_llm) => Next::Again { first_llm },
-            None => Next::Fail(verdict(history, failure)),
-        },
+        End::Failed(failure) if more && is_useless_answer(failure.kind) => {
+            match next_llm(history, failure, bounds) {
+                Some(first_llm) => Next::Again { first_llm },
+                None => Next::Fail(verdict(history, failure)),
+            }
+        }
         End::Failed(failure) => Next::Fail(verdict(history, failure)),
     }
 }
@@ -123,31 +127,50 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<us
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
     let had_its_turn = |llm: usize| {
-        history.iter().any(|run| run.first_llm == llm || run.answered_by == Some(llm) || run.cut.contains(&llm))
+        history.iter().any(|run| {
+            run.first_llm == llm || run.answered_by == Some(llm) || run.cut.contains(&llm)
+        })
     };
     let others = (1..bounds.llms).map(|step| (after + step) % bounds.llms);
-    let misfits =
-        history.iter().filter(|run| matches!(&run.end, End::Failed(f) if f.kind == ErrorKind::EditNotApplied));
-    let alone = bounds.llms == 1 && failure.kind == ErrorKind::EditNotApplied && misfits.count() == 1;
-    others.into_iter().find(|llm| !had_its_turn(*llm)).or(alone.then_some(0))
+    let misfits = history
+        .iter()
+        .filter(|run| matches!(&run.end, End::Failed(f) if f.kind == ErrorKind::EditNotApplied));
+    let alone =
+        bounds.llms == 1 && failure.kind == ErrorKind::EditNotApplied && misfits.count() == 1;
+    others
+        .into_iter()
+        .find(|llm| !had_its_turn(*llm))
+        .or(alone.then_some(0))
 }
 
 /// After a repair that came to nothing the failure is the check that had failed. An agent that stays alive when it has
 /// finished is silent then.
 fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
-    let before = history.len().checked_sub(2).and_then(|index| history.get(index));
+    let before = history
+        .len()
+        .checked_sub(2)
+        .and_then(|index| history.get(index));
     let nothing = is_useless_answer(failure.kind) || failure.kind == ErrorKind::AgentSilent;
     match before.map(|run| &run.end) {
         Some(End::CheckFailed { failure: check, .. }) if nothing => {
-            let message = format!("{}, and its repair came to nothing: {}", check.message, failure.message);
+            let message = format!(
+                "{}, and its repair came to nothing: {}",
+                check.message, failure.message
+            );
             TaskFailure::new(check.kind, message)
         }
-        Some(End::CheckFailed { .. } | End::Passed | End::NoLlmLeft(_) | End::Failed(_)) | None => failure.clone(),
+        Some(End::CheckFailed { .. } | End::Passed | End::NoLlmLeft(_) | End::Failed(_)) | None => {
+            failure.clone()
+        }
     }
 }
 
 /// The instruction, and the first check that failed with what it said. `reports` are those of `checks`, in their order.
-pub(super) fn repair_prompt(instruction: &str, checks: &[AcceptanceCheck], reports: &[CheckReport]) -> String {
+pub(super) fn repair_prompt(
+    instruction: &str,
+    checks: &[AcceptanceCheck],
+    reports: &[CheckReport],
+) -> String {
     let failed = |(_, report): &(&AcceptanceCheck, &CheckReport)| report.exit_status != Some(0);
     let mut failing = checks.iter().zip(reports).filter(failed);
     let Some((check, report)) = failing.next() else {
@@ -157,9 +180,14 @@ pub(super) fn repair_prompt(instruction: &str, checks: &[AcceptanceCheck], repor
         Some(status) => format!("It exited with status {status}."),
         None => "It did not come to an end by itself.".to_owned(),
     };
-    let others: Vec<String> = failing.map(|(check, _)| format!("{:?}", check.name)).collect();
-    let others =
-        if others.is_empty() { String::new() } else { format!("\nThese failed as well: {}.", others.join(", ")) };
+    let others: Vec<String> = failing
+        .map(|(check, _)| format!("{:?}", check.name))
+        .collect();
+    let others = if others.is_empty() {
+        String::new()
+    } else {
+        format!("\nThese failed as well: {}.", others.join(", "))
+    };
     format!(
         "{instruction}\n\nThe files already hold a change that was made for this, but the acceptance check {:?} failed.\n\
          Its command: {}\n{exit} The end of its output:\n\n{}\n{others}\n\
@@ -172,8 +200,16 @@ pub(super) fn repair_prompt(instruction: &str, checks: &[AcceptanceCheck], repor
 
 /// For reading, not for a shell.
 fn command_line(argv: &[String]) -> String {
-    let plain = |word: &str| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c));
-    let words = argv.iter().map(|word| if plain(word) { word.clone() } else { format!("{word:?}") });
+    let plain = |word: &str| {
+        !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c))
+    };
+    let words = argv.iter().map(|word| {
+        if plain(word) {
+            word.clone()
+        } else {
+            format!("{word:?}")
+        }
+    });
     words.collect::<Vec<_>>().join(" ")
 }
 

@@ -18,7 +18,12 @@ fn failure(kind: ErrorKind) -> TaskFailure {
 }
 
 fn run(first_llm: usize, answered_by: Option<usize>, end: End) -> Run {
-    Run { first_llm, answered_by, cut: Vec::new(), end }
+    Run {
+        first_llm,
+        answered_by,
+        cut: Vec::new(),
+        end,
+    }
 }
 
 fn failed(llm: usize, kind: ErrorKind) -> Run {
@@ -27,17 +32,36 @@ fn failed(llm: usize, kind: ErrorKind) -> Run {
 
 fn check_failed(llm: usize) -> Run {
     let repair = "repair it".to_owned();
-    run(llm, Some(llm), End::CheckFailed { failure: failure(ErrorKind::AcceptanceFailed), repair })
+    run(
+        llm,
+        Some(llm),
+        End::CheckFailed {
+            failure: failure(ErrorKind::AcceptanceFailed),
+            repair,
+        },
+    )
 }
 
 #[test]
 fn what_passed_is_done_and_an_outage_hands_back() {
-    assert_eq!(next_run(&[run(0, Some(0), End::Passed)], TWO), Next::Done, "at once");
+    assert_eq!(
+        next_run(&[run(0, Some(0), End::Passed)], TWO),
+        Next::Done,
+        "at once"
+    );
     let left = failure(ErrorKind::LlmTimeout);
-    for before in [vec![], vec![failed(0, ErrorKind::NoChange)], vec![check_failed(0)]] {
+    for before in [
+        vec![],
+        vec![failed(0, ErrorKind::NoChange)],
+        vec![check_failed(0)],
+    ] {
         let mut history = before.clone();
         history.push(run(0, None, End::NoLlmLeft(left.clone())));
-        assert_eq!(next_run(&history, TWO), Next::HandBack(left.clone()), "whatever was before: {before:?}");
+        assert_eq!(
+            next_run(&history, TWO),
+            Next::HandBack(left.clone()),
+            "whatever was before: {before:?}"
+        );
     }
 }
 
@@ -45,9 +69,17 @@ fn what_passed_is_done_and_an_outage_hands_back() {
 fn an_answer_of_no_use_goes_to_the_next_llm_and_to_each_once() {
     for kind in USELESS {
         let mut history = vec![failed(0, kind)];
-        assert_eq!(next_run(&history, TWO), Next::Again { first_llm: 1 }, "{kind:?}: the backup begins");
+        assert_eq!(
+            next_run(&history, TWO),
+            Next::Again { first_llm: 1 },
+            "{kind:?}: the backup begins"
+        );
         history.push(failed(1, kind));
-        assert_eq!(next_run(&history, TWO), Next::Fail(failure(kind)), "{kind:?}: both had their turn");
+        assert_eq!(
+            next_run(&history, TWO),
+            Next::Fail(failure(kind)),
+            "{kind:?}: both had their turn"
+        );
     }
     let three = Bounds { llms: 3, runs: 9 };
     let mut history = vec![failed(0, ErrorKind::NoChange)];
@@ -64,47 +96,93 @@ fn who_answered_counts_and_not_only_who_was_asked_first() {
     let moved_on = run(0, Some(1), End::Failed(failure(ErrorKind::NoChange)));
     let expected = Next::Again { first_llm: 2 };
     let moved_on = [moved_on];
-    assert_eq!(next_run(&moved_on, Bounds { llms: 3, runs: 3 }), expected, "the backup said nothing of use already");
+    assert_eq!(
+        next_run(&moved_on, Bounds { llms: 3, runs: 3 }),
+        expected,
+        "the backup said nothing of use already"
+    );
     let fail = Next::Fail(failure(ErrorKind::NoChange));
     let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
-    assert_eq!(next_run(&then, Bounds { llms: 3, runs: 9 }), fail, "and is not to begin a run either");
-    assert_eq!(next_run(&moved_on, TWO), fail, "the primary was down, the backup has spoken: both had their turn");
+    assert_eq!(
+        next_run(&then, Bounds { llms: 3, runs: 9 }),
+        fail,
+        "and is not to begin a run either"
+    );
+    assert_eq!(
+        next_run(&moved_on, TWO),
+        fail,
+        "the primary was down, the backup has spoken: both had their turn"
+    );
 }
 
 #[test]
 fn an_llm_that_gave_half_an_answer_within_a_call_is_not_asked_again() {
-    let half =
-        |first_llm, llms| Run { cut: llms, ..run(first_llm, None, End::Failed(failure(ErrorKind::LlmBadAnswer))) };
+    let half = |first_llm, llms| Run {
+        cut: llms,
+        ..run(
+            first_llm,
+            None,
+            End::Failed(failure(ErrorKind::LlmBadAnswer)),
+        )
+    };
     let fail = Next::Fail(failure(ErrorKind::LlmBadAnswer));
-    assert_eq!(next_run(&[half(0, vec![0, 1])], TWO), fail, "the call went to both, and cost twice already");
+    assert_eq!(
+        next_run(&[half(0, vec![0, 1])], TWO),
+        fail,
+        "the call went to both, and cost twice already"
+    );
     let three = Bounds { llms: 3, runs: 3 };
-    assert_eq!(next_run(&[half(0, vec![0, 1])], three), Next::Again { first_llm: 2 }, "the third was not asked");
+    assert_eq!(
+        next_run(&[half(0, vec![0, 1])], three),
+        Next::Again { first_llm: 2 },
+        "the third was not asked"
+    );
 }
 
 #[test]
 fn a_lone_llm_gets_a_second_chance_only_for_an_edit_that_did_not_fit() {
     for kind in USELESS {
         let tried = kind == ErrorKind::EditNotApplied;
-        let expected = if tried { Next::Again { first_llm: 0 } } else { Next::Fail(failure(kind)) };
+        let expected = if tried {
+            Next::Again { first_llm: 0 }
+        } else {
+            Next::Fail(failure(kind))
+        };
         assert_eq!(next_run(&[failed(0, kind)], ONE), expected, "{kind:?}");
     }
-    let twice = [failed(0, ErrorKind::EditNotApplied), failed(0, ErrorKind::EditNotApplied)];
-    assert_eq!(next_run(&twice, ONE), Next::Fail(failure(ErrorKind::EditNotApplied)), "one more, not two");
+    let twice = [
+        failed(0, ErrorKind::EditNotApplied),
+        failed(0, ErrorKind::EditNotApplied),
+    ];
+    assert_eq!(
+        next_run(&twice, ONE),
+        Next::Fail(failure(ErrorKind::EditNotApplied)),
+        "one more, not two"
+    );
 }
 
 #[test]
 fn a_failed_check_is_repaired_as_long_as_there_are_runs() {
     let mut history = vec![check_failed(0)];
-    let repair = Next::Repair { prompt: "repair it".to_owned() };
+    let repair = Next::Repair {
+        prompt: "repair it".to_owned(),
+    };
     assert_eq!(next_run(&history, ONE), repair, "the first repair");
     history.push(check_failed(0));
     assert_eq!(next_run(&history, ONE), repair, "the second");
     history.push(check_failed(0));
     let end = Next::Fail(failure(ErrorKind::AcceptanceFailed));
     assert_eq!(next_run(&history, ONE), end, "three runs are all there are");
-    assert_eq!(next_run(&[check_failed(0)], Bounds { llms: 2, runs: 1 }), end, "no repair with a single run");
     assert_eq!(
-        next_run(&[failed(0, ErrorKind::NoChange)], Bounds { llms: 2, runs: 1 }),
+        next_run(&[check_failed(0)], Bounds { llms: 2, runs: 1 }),
+        end,
+        "no repair with a single run"
+    );
+    assert_eq!(
+        next_run(
+            &[failed(0, ErrorKind::NoChange)],
+            Bounds { llms: 2, runs: 1 }
+        ),
         Next::Fail(failure(ErrorKind::NoChange)),
         "and no other run either"
     );
@@ -113,16 +191,41 @@ fn a_failed_check_is_repaired_as_long_as_there_are_runs() {
 #[test]
 fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
     let history = [check_failed(0), failed(0, ErrorKind::NoChange)];
-    assert_eq!(next_run(&history, TWO), Next::Again { first_llm: 1 }, "another LLM may do better, from the start");
-    let Next::Fail(verdict) = next_run(&history, ONE) else { panic!("there is no other LLM") };
-    assert_eq!(verdict.kind, ErrorKind::AcceptanceFailed, "what is wrong is the check");
-    assert!(verdict.message.ends_with("came to nothing: it was no_change"), "{}", verdict.message);
-    let Next::Fail(verdict) = next_run(&[check_failed(0), failed(0, ErrorKind::AgentSilent)], TWO) else {
+    assert_eq!(
+        next_run(&history, TWO),
+        Next::Again { first_llm: 1 },
+        "another LLM may do better, from the start"
+    );
+    let Next::Fail(verdict) = next_run(&history, ONE) else {
+        panic!("there is no other LLM")
+    };
+    assert_eq!(
+        verdict.kind,
+        ErrorKind::AcceptanceFailed,
+        "what is wrong is the check"
+    );
+    assert!(
+        verdict
+            .message
+            .ends_with("came to nothing: it was no_change"),
+        "{}",
+        verdict.message
+    );
+    let Next::Fail(verdict) = next_run(&[check_failed(0), failed(0, ErrorKind::AgentSilent)], TWO)
+    else {
         panic!("an agent that is silent once is silent again")
     };
-    assert_eq!(verdict.kind, ErrorKind::AcceptanceFailed, "it had finished, and changed nothing more");
+    assert_eq!(
+        verdict.kind,
+        ErrorKind::AcceptanceFailed,
+        "it had finished, and changed nothing more"
+    );
     let history = [check_failed(0), failed(0, ErrorKind::AgentCrashed)];
-    assert_eq!(next_run(&history, TWO), Next::Fail(failure(ErrorKind::AgentCrashed)), "a crash is reported as one");
+    assert_eq!(
+        next_run(&history, TWO),
+        Next::Fail(failure(ErrorKind::AgentCrashed)),
+        "a crash is reported as one"
+    );
 }
 
 #[test]
@@ -145,33 +248,58 @@ fn every_other_failure_ends_the_attempt() {
         ErrorKind::TokenLimit,
         ErrorKind::Cancelled,
     ] {
-        assert_eq!(next_run(&[failed(0, kind)], TWO), Next::Fail(failure(kind)), "{kind:?}");
+        assert_eq!(
+            next_run(&[failed(0, kind)], TWO),
+            Next::Fail(failure(kind)),
+            "{kind:?}"
+        );
     }
 }
 
 fn check(name: &str, run: &[&str]) -> AcceptanceCheck {
     let run = run.iter().map(ToString::to_string).collect();
-    AcceptanceCheck { name: name.to_owned(), run, timeout_s: None }
+    AcceptanceCheck {
+        name: name.to_owned(),
+        run,
+        timeout_s: None,
+    }
 }
 
 fn report(name: &str, exit_status: Option<i32>, output: &str) -> CheckReport {
-    CheckReport { name: name.to_owned(), exit_status, duration_ms: 1, output_tail: output.to_owned() }
+    CheckReport {
+        name: name.to_owned(),
+        exit_status,
+        duration_ms: 1,
+        output_tail: output.to_owned(),
+    }
 }
 
 #[test]
 fn a_repair_prompt_holds_the_task_and_what_the_failed_check_said() {
-    let checks =
-        [check("builds", &["make"]), check("adds", &["python3", "-c", "assert 1 == 2"]), check("lints", &["x"])];
-    let reports =
-        [report("builds", Some(0), "fine"), report("adds", Some(1), "AssertionError\n"), report("lints", None, "")];
+    let checks = [
+        check("builds", &["make"]),
+        check("adds", &["python3", "-c", "assert 1 == 2"]),
+        check("lints", &["x"]),
+    ];
+    let reports = [
+        report("builds", Some(0), "fine"),
+        report("adds", Some(1), "AssertionError\n"),
+        report("lints", None, ""),
+    ];
     let prompt = repair_prompt("Fix add.", &checks, &reports);
     let expected = "Fix add.\n\nThe files already hold a change that was made for this, but the acceptance check \
                     \"adds\" failed.\nIts command: python3 -c \"assert 1 == 2\"\nIt exited with status 1. The end of its \
                     output:\n\nAssertionError\n\nThese failed as well: \"lints\".\nFix the code so that this check \
                     passes. Change the code, not the check.\n";
-    assert_eq!(prompt, expected, "all that is needed and nothing of the checks that passed");
+    assert_eq!(
+        prompt, expected,
+        "all that is needed and nothing of the checks that passed"
+    );
     let prompt = repair_prompt("x", &checks[2..], &reports[2..]);
-    assert!(prompt.contains("It did not come to an end by itself."), "{prompt}");
+    assert!(
+        prompt.contains("It did not come to an end by itself."),
+        "{prompt}"
+    );
 }
 
 #[test]

@@ -131,18 +131,34 @@ pub struct Session {
 impl Session {
     /// A programmer with so many queues; at least one.
     pub fn new(queues: usize) -> Self {
-        Self { found_empty: vec![None; queues.max(1)], first: 0, asked: 0, turn: Turn::Open }
+        Self {
+            found_empty: vec![None; queues.max(1)],
+            first: 0,
+            asked: 0,
+            turn: Turn::Open,
+        }
     }
 
     #[must_use]
-    pub fn handle<D, C, W>(&mut self, input: Input<D, C, W>, conditions: &Conditions, now: Instant) -> Action<D, C, W> {
+    pub fn handle<D, C, W>(
+        &mut self,
+        input: Input<D, C, W>,
+        conditions: &Conditions,
+        now: Instant,
+    ) -> Action<D, C, W> {
         match input {
             Input::Delivered(task, queue) => {
                 self.delivered(queue, now);
                 Action::Claim(task)
             }
-            Input::Owned(task) => Action::Work { task, turn: self.turn_until(now) },
-            Input::Worked(task) => Action::Conclude { task, stay: self.may_stay(conditions, now).is_some() },
+            Input::Owned(task) => Action::Work {
+                task,
+                turn: self.turn_until(now),
+            },
+            Input::Worked(task) => Action::Conclude {
+                task,
+                stay: self.may_stay(conditions, now).is_some(),
+            },
             Input::Interrupted(task) => Action::HandBack(task),
             Input::Lost => Action::Abandon,
             Input::Broken if conditions.draining => Action::Stop,
@@ -151,7 +167,9 @@ impl Session {
                 self.turn = Turn::Open;
                 // A queue that is not there must not keep this programmer from its others.
                 self.first = (self.asked + 1) % self.found_empty.len();
-                Action::Open { after_failure: true }
+                Action::Open {
+                    after_failure: true,
+                }
             }
             Input::Empty => {
                 self.found_empty[self.asked] = Some(now);
@@ -168,7 +186,12 @@ impl Session {
         self.found_empty[queue] = None;
         match self.turn {
             Turn::Of { queue: same, .. } if same == queue => {}
-            Turn::Of { .. } | Turn::Open => self.turn = Turn::Of { queue, until: now + TURN },
+            Turn::Of { .. } | Turn::Open => {
+                self.turn = Turn::Of {
+                    queue,
+                    until: now + TURN,
+                }
+            }
         }
     }
 
@@ -183,8 +206,8 @@ impl Session {
     fn may_stay(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
         match self.turn {
             Turn::Of { queue, until } => {
-                let alone =
-                    (0..self.found_empty.len()).all(|other| other == queue || !conditions.open_queues.has(other));
+                let alone = (0..self.found_empty.len())
+                    .all(|other| other == queue || !conditions.open_queues.has(other));
                 (conditions.lets_take_from(queue) && (now < until || alone)).then_some(queue)
             }
             Turn::Open => None,
@@ -223,7 +246,9 @@ impl Session {
         (self.first..self.first + queues)
             .map(|queue| queue % queues)
             .filter(|queue| conditions.open_queues.has(*queue))
-            .find(|queue| self.found_empty[*queue].is_none_or(|since| now.duration_since(since) >= EMPTY_FOR))
+            .find(|queue| {
+                self.found_empty[*queue].is_none_or(|since| now.duration_since(since) >= EMPTY_FOR)
+            })
     }
 }
 

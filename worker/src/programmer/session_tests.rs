@@ -4,128 +4,326 @@ use proptest::prelude::*;
 type In = Input<char, char, char>;
 type Do = Action<char, char, char>;
 
-const OPEN: Conditions = Conditions { shut: None, open_queues: OpenQueues::All, draining: false };
-const DRAINING: Conditions = Conditions { draining: true, ..OPEN };
-const SHUT: Conditions = Conditions { shut: Some(ShutReason::Log), ..OPEN };
+const OPEN: Conditions = Conditions {
+    shut: None,
+    open_queues: OpenQueues::All,
+    draining: false,
+};
+const DRAINING: Conditions = Conditions {
+    draining: true,
+    ..OPEN
+};
+const SHUT: Conditions = Conditions {
+    shut: Some(ShutReason::Log),
+    ..OPEN
+};
 
 fn only(queues: &[usize]) -> Conditions {
-    Conditions { open_queues: OpenQueues::Only(queues.iter().copied().collect()), ..OPEN }
+    Conditions {
+        open_queues: OpenQueues::Only(queues.iter().copied().collect()),
+        ..OPEN
+    }
 }
 
 /// A task comes from this queue and is done at once; gives what is done next.
 fn do_one(session: &mut Session, queue: usize, now: Instant) -> Do {
-    assert_eq!(session.handle(In::Delivered('t', queue), &OPEN, now), Do::Claim('t'), "a task");
-    assert!(matches!(session.handle(In::Owned('t'), &OPEN, now), Do::Work { .. }), "it is worked on");
-    assert!(matches!(session.handle(In::Worked('t'), &OPEN, now), Do::Conclude { .. }), "it is done");
+    assert_eq!(
+        session.handle(In::Delivered('t', queue), &OPEN, now),
+        Do::Claim('t'),
+        "a task"
+    );
+    assert!(
+        matches!(session.handle(In::Owned('t'), &OPEN, now), Do::Work { .. }),
+        "it is worked on"
+    );
+    assert!(
+        matches!(
+            session.handle(In::Worked('t'), &OPEN, now),
+            Do::Conclude { .. }
+        ),
+        "it is done"
+    );
     session.handle(In::Settled, &OPEN, now)
 }
 
 #[test]
 fn an_idle_programmer_asks_every_queue_once_and_then_listens() {
     let (mut session, now) = (Session::new(3), Instant::now());
-    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "first queue");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "second queue");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(2), "third queue");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1, 2]), "all are empty");
+    assert_eq!(
+        session.handle(In::Opened, &OPEN, now),
+        Do::Ask(0),
+        "first queue"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Ask(1),
+        "second queue"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Ask(2),
+        "third queue"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Listen(vec![0, 1, 2]),
+        "all are empty"
+    );
 }
 
 #[test]
 fn a_queue_that_gives_is_stayed_at_for_its_turn_and_then_the_next_one_is_asked() {
     let (mut session, now) = (Session::new(3), Instant::now());
-    assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it may have more");
+    assert_eq!(
+        do_one(&mut session, 1, now),
+        Do::Stay(1),
+        "it may have more"
+    );
     let almost = now + TURN - Duration::from_millis(1);
-    assert_eq!(do_one(&mut session, 1, almost), Do::Stay(1), "its turn is not over");
-    assert_eq!(do_one(&mut session, 1, now + TURN), Do::Ask(2), "the next one's turn");
+    assert_eq!(
+        do_one(&mut session, 1, almost),
+        Do::Stay(1),
+        "its turn is not over"
+    );
+    assert_eq!(
+        do_one(&mut session, 1, now + TURN),
+        Do::Ask(2),
+        "the next one's turn"
+    );
 }
 
 #[test]
 fn a_task_that_outlasts_the_turn_of_its_queue_closes_the_consumer_before_its_ack() {
     let (mut session, now) = (Session::new(2), Instant::now());
-    assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+    assert_eq!(
+        session.handle(In::Delivered('t', 0), &OPEN, now),
+        Do::Claim('t'),
+        "a task"
+    );
     let turn = now + TURN;
-    assert_eq!(session.handle(In::Owned('t'), &OPEN, now), Do::Work { task: 't', turn }, "it is worked on");
+    assert_eq!(
+        session.handle(In::Owned('t'), &OPEN, now),
+        Do::Work { task: 't', turn },
+        "it is worked on"
+    );
     let conclude = session.handle(In::Worked('t'), &OPEN, turn);
-    assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "another one would come with the ack");
-    assert_eq!(session.handle(In::Settled, &OPEN, turn), Do::Ask(1), "the other queue's turn");
+    assert_eq!(
+        conclude,
+        Do::Conclude {
+            task: 't',
+            stay: false
+        },
+        "another one would come with the ack"
+    );
+    assert_eq!(
+        session.handle(In::Settled, &OPEN, turn),
+        Do::Ask(1),
+        "the other queue's turn"
+    );
 }
 
 #[test]
 fn a_queue_that_breaks_the_channel_does_not_keep_a_programmer_from_its_others() {
     let (mut session, now) = (Session::new(3), Instant::now());
-    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "first queue");
-    assert_eq!(session.handle(In::Broken, &OPEN, now), Do::Open { after_failure: true }, "it is not there");
-    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(1), "another one");
+    assert_eq!(
+        session.handle(In::Opened, &OPEN, now),
+        Do::Ask(0),
+        "first queue"
+    );
+    assert_eq!(
+        session.handle(In::Broken, &OPEN, now),
+        Do::Open {
+            after_failure: true
+        },
+        "it is not there"
+    );
+    assert_eq!(
+        session.handle(In::Opened, &OPEN, now),
+        Do::Ask(1),
+        "another one"
+    );
 }
 
 #[test]
 fn whose_only_queue_gives_stays_there() {
     let (mut session, now) = (Session::new(1), Instant::now());
     assert_eq!(do_one(&mut session, 0, now), Do::Stay(0), "more");
-    assert_eq!(do_one(&mut session, 0, now + 2 * TURN), Do::Stay(0), "there is no other");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0]), "empty");
+    assert_eq!(
+        do_one(&mut session, 0, now + 2 * TURN),
+        Do::Stay(0),
+        "there is no other"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Listen(vec![0]),
+        "empty"
+    );
 }
 
 #[test]
 fn a_queue_that_gives_nothing_more_loses_its_turn() {
     let (mut session, now) = (Session::new(2), Instant::now());
-    assert_eq!(do_one(&mut session, 0, now), Do::Stay(0), "it may have more");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "it has none");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1]), "the other has none either");
+    assert_eq!(
+        do_one(&mut session, 0, now),
+        Do::Stay(0),
+        "it may have more"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Ask(1),
+        "it has none"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Listen(vec![0, 1]),
+        "the other has none either"
+    );
 }
 
 #[test]
 fn a_queue_that_was_empty_a_moment_ago_is_not_asked_before_one_that_gives_but_soon_again() {
     let (mut session, now) = (Session::new(2), Instant::now());
-    assert_eq!(session.handle(In::Opened, &OPEN, now), Do::Ask(0), "the first");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Ask(1), "the second");
+    assert_eq!(
+        session.handle(In::Opened, &OPEN, now),
+        Do::Ask(0),
+        "the first"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Ask(1),
+        "the second"
+    );
     assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it gives");
-    assert_eq!(session.handle(In::Empty, &OPEN, now), Do::Listen(vec![0, 1]), "the other was empty a moment ago");
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now),
+        Do::Listen(vec![0, 1]),
+        "the other was empty a moment ago"
+    );
     assert_eq!(do_one(&mut session, 1, now), Do::Stay(1), "it gives again");
-    assert_eq!(session.handle(In::Empty, &OPEN, now + EMPTY_FOR), Do::Ask(0), "it is asked in its turn again");
+    assert_eq!(
+        session.handle(In::Empty, &OPEN, now + EMPTY_FOR),
+        Do::Ask(0),
+        "it is asked in its turn again"
+    );
 }
 
 #[test]
 fn a_shut_gate_takes_nothing_and_an_open_one_goes_on() {
     let (mut session, now) = (Session::new(1), Instant::now());
-    assert_eq!(session.handle(In::Opened, &SHUT, now), Do::Wait(ShutReason::Log), "shut");
-    assert_eq!(session.handle(In::Disturbed, &OPEN, now), Do::Ask(0), "open again");
-    assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+    assert_eq!(
+        session.handle(In::Opened, &SHUT, now),
+        Do::Wait(ShutReason::Log),
+        "shut"
+    );
+    assert_eq!(
+        session.handle(In::Disturbed, &OPEN, now),
+        Do::Ask(0),
+        "open again"
+    );
+    assert_eq!(
+        session.handle(In::Delivered('t', 0), &OPEN, now),
+        Do::Claim('t'),
+        "a task"
+    );
     let conclude = session.handle(In::Worked('t'), &SHUT, now);
-    assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "no other comes with its ack");
+    assert_eq!(
+        conclude,
+        Do::Conclude {
+            task: 't',
+            stay: false
+        },
+        "no other comes with its ack"
+    );
 }
 
 #[test]
 fn a_queue_that_is_shut_is_neither_asked_nor_stayed_at_nor_listened_to() {
     let (mut session, now) = (Session::new(3), Instant::now());
-    assert_eq!(session.handle(In::Opened, &only(&[1, 2]), now), Do::Ask(1), "the first that is open");
-    assert_eq!(session.handle(In::Delivered('t', 1), &OPEN, now), Do::Claim('t'), "a task");
+    assert_eq!(
+        session.handle(In::Opened, &only(&[1, 2]), now),
+        Do::Ask(1),
+        "the first that is open"
+    );
+    assert_eq!(
+        session.handle(In::Delivered('t', 1), &OPEN, now),
+        Do::Claim('t'),
+        "a task"
+    );
     let conclude = session.handle(In::Worked('t'), &only(&[0, 2]), now);
-    assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "it was shut meanwhile");
-    assert_eq!(session.handle(In::Settled, &only(&[0, 2]), now), Do::Ask(2), "the next that is open");
-    assert_eq!(session.handle(In::Empty, &only(&[0, 2]), now), Do::Ask(0), "the other");
-    assert_eq!(session.handle(In::Empty, &only(&[0, 2]), now), Do::Listen(vec![0, 2]), "both");
-    assert_eq!(session.handle(In::Disturbed, &only(&[]), now), Do::Listen(vec![]), "none");
+    assert_eq!(
+        conclude,
+        Do::Conclude {
+            task: 't',
+            stay: false
+        },
+        "it was shut meanwhile"
+    );
+    assert_eq!(
+        session.handle(In::Settled, &only(&[0, 2]), now),
+        Do::Ask(2),
+        "the next that is open"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &only(&[0, 2]), now),
+        Do::Ask(0),
+        "the other"
+    );
+    assert_eq!(
+        session.handle(In::Empty, &only(&[0, 2]), now),
+        Do::Listen(vec![0, 2]),
+        "both"
+    );
+    assert_eq!(
+        session.handle(In::Disturbed, &only(&[]), now),
+        Do::Listen(vec![]),
+        "none"
+    );
 }
 
 #[test]
 fn a_drain_ends_after_the_task_and_takes_no_other() {
     let (mut session, now) = (Session::new(2), Instant::now());
-    assert_eq!(session.handle(In::Delivered('t', 0), &OPEN, now), Do::Claim('t'), "a task");
+    assert_eq!(
+        session.handle(In::Delivered('t', 0), &OPEN, now),
+        Do::Claim('t'),
+        "a task"
+    );
     let conclude = session.handle(In::Worked('t'), &DRAINING, now);
-    assert_eq!(conclude, Do::Conclude { task: 't', stay: false }, "the task is concluded");
-    assert_eq!(session.handle(In::Settled, &DRAINING, now), Do::Stop, "then it ends");
+    assert_eq!(
+        conclude,
+        Do::Conclude {
+            task: 't',
+            stay: false
+        },
+        "the task is concluded"
+    );
+    assert_eq!(
+        session.handle(In::Settled, &DRAINING, now),
+        Do::Stop,
+        "then it ends"
+    );
 }
 
 #[test]
 fn who_lost_a_task_neither_acks_nor_delivers() {
     let (mut session, now) = (Session::new(1), Instant::now());
-    assert_eq!(session.handle(In::Lost, &OPEN, now), Do::Abandon, "only the channel is closed");
+    assert_eq!(
+        session.handle(In::Lost, &OPEN, now),
+        Do::Abandon,
+        "only the channel is closed"
+    );
 }
 
 /// What a world may do that answers the session: how it answers, and what the gate says then.
 fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
     let queues = proptest::collection::btree_set(0..3usize, 0..=3);
-    (0u8..4, proptest::bool::weighted(0.1), proptest::bool::weighted(0.1), queues, 0u64..400)
+    (
+        0u8..4,
+        proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.1),
+        queues,
+        0u64..400,
+    )
 }
 
 proptest! {

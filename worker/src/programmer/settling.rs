@@ -47,7 +47,12 @@ impl Settling {
         let (task, attempt) = (concluded.task.clone(), concluded.attempt);
         let outcome = Decision::finished(&task, Some(attempt), &concluded.result);
         let settled = tokio::spawn(settle(process.clone(), Arc::clone(scribes), concluded));
-        *self.last() = Some(Last { task, attempt, outcome, settled });
+        *self.last() = Some(Last {
+            task,
+            attempt,
+            outcome,
+            settled,
+        });
     }
 
     /// Waits until the last task is off the programmer's hands.
@@ -63,8 +68,9 @@ impl Settling {
     /// The outcome of the last task, unless it has one in the log, or another attempt owns it.
     pub fn unread(&self, fold: &Fold) -> Option<Decision> {
         let last = self.last();
-        let open =
-            |last: &&Last| fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt);
+        let open = |last: &&Last| {
+            fold.tasks.winner(&last.task).is_none() && fold.tasks.is_owner(&last.task, last.attempt)
+        };
         last.as_ref().filter(open).map(|last| last.outcome.clone())
     }
 
@@ -75,7 +81,14 @@ impl Settling {
 }
 
 async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
-    let Concluded { programmer, task, attempt, result, branch, connection } = concluded;
+    let Concluded {
+        programmer,
+        task,
+        attempt,
+        result,
+        branch,
+        connection,
+    } = concluded;
     if !conclude::decided(&process, &scribes, &task, (attempt, &result)).await {
         return conclude::let_go(&process, &task, (attempt, connection), branch).await;
     }
@@ -102,19 +115,29 @@ mod tests {
 
     fn fold(events: Vec<Decision>) -> Fold {
         let mut fold = Fold::new();
-        let batch = Batch { v: 1, emitter: EmitterId::from_u128(1), first: 0, at_ms: 1000, events };
+        let batch = Batch {
+            v: 1,
+            emitter: EmitterId::from_u128(1),
+            first: 0,
+            at_ms: 1000,
+            events,
+        };
         fold.apply(&batch, |_, _, _| ());
         fold
     }
 
     #[tokio::test]
-    async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers() {
+    async fn the_outcome_of_the_last_task_is_unread_until_the_log_has_one_or_the_task_is_anothers()
+    {
         let (task, mine) = (TaskId::new("t").expect("an id"), AttemptId::from_u128(1));
         let started = |attempt, count| Decision::Started {
             task: task.clone(),
             attempt,
             programmer: ProgrammerId::new("001").expect("an id"),
-            token: Token { generation: 0, count },
+            token: Token {
+                generation: 0,
+                count,
+            },
             route: "any".to_owned(),
             body_hash: "b".to_owned(),
         };
@@ -122,12 +145,37 @@ mod tests {
         let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
         let outcome = Decision::finished(&task, Some(mine), &result);
         let (settled, last) = (tokio::spawn(async {}), Settling::default());
-        assert_eq!(last.unread(&fold(vec![started(mine, 0)])), None, "there was no task");
-        *last.last() = Some(Last { task: task.clone(), attempt: mine, outcome: outcome.clone(), settled });
-        assert_eq!(last.unread(&fold(vec![started(mine, 0)])), Some(outcome.clone()), "the log has none");
-        assert_eq!(last.unread(&fold(vec![started(mine, 0), outcome])), None, "the log has it");
+        assert_eq!(
+            last.unread(&fold(vec![started(mine, 0)])),
+            None,
+            "there was no task"
+        );
+        *last.last() = Some(Last {
+            task: task.clone(),
+            attempt: mine,
+            outcome: outcome.clone(),
+            settled,
+        });
+        assert_eq!(
+            last.unread(&fold(vec![started(mine, 0)])),
+            Some(outcome.clone()),
+            "the log has none"
+        );
+        assert_eq!(
+            last.unread(&fold(vec![started(mine, 0), outcome])),
+            None,
+            "the log has it"
+        );
         let other = started(AttemptId::from_u128(2), 1);
-        assert_eq!(last.unread(&fold(vec![started(mine, 0), other])), None, "somebody else owns the task");
-        assert_eq!(last.unread(&fold(vec![started(mine, 0), Decision::Cancelled { task }])), None, "it was cancelled");
+        assert_eq!(
+            last.unread(&fold(vec![started(mine, 0), other])),
+            None,
+            "somebody else owns the task"
+        );
+        assert_eq!(
+            last.unread(&fold(vec![started(mine, 0), Decision::Cancelled { task }])),
+            None,
+            "it was cancelled"
+        );
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, future};
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+    QueueDeclareOptions,
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
@@ -90,8 +91,15 @@ struct Open {
 /// # Errors
 /// [`OpenError::Held`] when another process has it.
 pub async fn hold(channel: &Channel, limit: Duration, id: &ProgrammerId) -> Result<(), OpenError> {
-    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let declare = channel.queue_declare(format!("programmer.{id}").into(), options, FieldTable::default());
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declare = channel.queue_declare(
+        format!("programmer.{id}").into(),
+        options,
+        FieldTable::default(),
+    );
     match within(limit, format!("hold programmer {id}"), declare).await {
         Ok(_) => Ok(()),
         Err(error) if error.is(AMQPSoftError::RESOURCELOCKED) => Err(OpenError::Held(id.clone())),
@@ -104,12 +112,27 @@ impl Station {
     ///
     /// # Errors
     /// When another process holds the id, or the broker does not answer.
-    pub async fn open(link: &Link, id: &ProgrammerId, consumers: Consumers) -> Result<Self, OpenError> {
+    pub async fn open(
+        link: &Link,
+        id: &ProgrammerId,
+        consumers: Consumers,
+    ) -> Result<Self, OpenError> {
         let channel = link.channel().await?;
         let limit = link.endpoint().timeout();
         hold(&channel, limit, id).await?;
-        within(limit, "limit a programmer to one task", channel.basic_qos(1, BasicQosOptions::default())).await?;
-        Ok(Self { channel, link: link.clone(), consumers, kept: None, closing: Closing::Nothing })
+        within(
+            limit,
+            "limit a programmer to one task",
+            channel.basic_qos(1, BasicQosOptions::default()),
+        )
+        .await?;
+        Ok(Self {
+            channel,
+            link: link.clone(),
+            consumers,
+            kept: None,
+            closing: Closing::Nothing,
+        })
     }
 
     fn limit(&self) -> Duration {
@@ -126,16 +149,25 @@ impl Station {
             return Ok(Some(late));
         }
         let name = &self.consumers.queues[queue];
-        let get = self.channel.basic_get(name.as_str().into(), BasicGetOptions::default());
+        let get = self
+            .channel
+            .basic_get(name.as_str().into(), BasicGetOptions::default());
         let message = within(self.limit(), format!("ask {name}"), get).await?;
-        Ok(message.map(|message| Incoming { delivery: message.delivery, queue }))
+        Ok(message.map(|message| Incoming {
+            delivery: message.delivery,
+            queue,
+        }))
     }
 
     /// Keeps a consumer on this queue and waits a moment for what it brings.
     ///
     /// # Errors
     /// When the channel or the consumer is gone.
-    pub async fn stay(&mut self, queue: usize, disturbed: impl Future<Output = ()>) -> Result<Heard, BrokerError> {
+    pub async fn stay(
+        &mut self,
+        queue: usize,
+        disturbed: impl Future<Output = ()>,
+    ) -> Result<Heard, BrokerError> {
         self.closed().await?;
         let mut open = match self.kept.take_if(|kept| kept.queue == queue) {
             Some(open) => open,
@@ -167,13 +199,18 @@ impl Station {
         disturbed: impl Future<Output = ()>,
     ) -> Result<Option<Incoming>, BrokerError> {
         self.closed().await?;
-        if self.kept.as_ref().is_some_and(|kept| !queues.contains(&kept.queue))
+        if self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| !queues.contains(&kept.queue))
             && let Some(late) = self.leave().await?
         {
             return Ok(Some(late));
         }
         let mut open: Vec<Open> = self.kept.take().into_iter().collect();
-        let others = queues.iter().filter(|queue| open.iter().all(|kept| kept.queue != **queue));
+        let others = queues
+            .iter()
+            .filter(|queue| open.iter().all(|kept| kept.queue != **queue));
         let others = future::try_join_all(others.map(|queue| self.consume(*queue))).await?;
         open.extend(others);
         let Some((index, next)) = first(&mut open, disturbed).await else {
@@ -193,17 +230,32 @@ impl Station {
         let tag = format!("{} #{queue}", self.consumers.label);
         let options = BasicConsumeOptions::default();
         let mut arguments = FieldTable::default();
-        arguments.insert("x-priority".into(), AMQPValue::LongInt(i32::from(self.consumers.priority)));
-        let consume = self.channel.basic_consume(name.as_str().into(), tag.as_str().into(), options, arguments);
+        arguments.insert(
+            "x-priority".into(),
+            AMQPValue::LongInt(i32::from(self.consumers.priority)),
+        );
+        let consume = self.channel.basic_consume(
+            name.as_str().into(),
+            tag.as_str().into(),
+            options,
+            arguments,
+        );
         let consumer = within(self.limit(), format!("consume {name}"), consume).await?;
         Ok(Open { queue, consumer })
     }
 
-    fn incoming(&self, queue: usize, next: Option<lapin::Result<Delivery>>) -> Result<Incoming, BrokerError> {
+    fn incoming(
+        &self,
+        queue: usize,
+        next: Option<lapin::Result<Delivery>>,
+    ) -> Result<Incoming, BrokerError> {
         let what = || format!("consume {}", self.consumers.queues[queue]);
         match next {
             Some(Ok(delivery)) => Ok(Incoming { delivery, queue }),
-            Some(Err(error)) => Err(BrokerError::Amqp { what: what(), error }),
+            Some(Err(error)) => Err(BrokerError::Amqp {
+                what: what(),
+                error,
+            }),
             // The broker cancelled the consumer, as when its queue is deleted.
             None => Err(BrokerError::Nacked { what: what() }),
         }
@@ -216,7 +268,9 @@ impl Station {
     pub async fn leave(&mut self) -> Result<Option<Incoming>, BrokerError> {
         self.closed().await?;
         let limit = self.limit();
-        let Some(Open { queue, consumer }) = &mut self.kept else { return Ok(None) };
+        let Some(Open { queue, consumer }) = &mut self.kept else {
+            return Ok(None);
+        };
         let queue = *queue;
         // Whose end is not known is kept: what it brings must not be lost.
         let mut late = stop(&self.channel, limit, consumer).await?.into_iter();
@@ -260,13 +314,21 @@ impl Station {
 
     /// Waits until nothing is being closed any more.
     async fn closed(&mut self) -> Result<(), BrokerError> {
-        let failed = |why: &str| BrokerError::Nacked { what: format!("stop consuming: {why}") };
+        let failed = |why: &str| BrokerError::Nacked {
+            what: format!("stop consuming: {why}"),
+        };
         let closed = match &mut self.closing {
             Closing::Nothing => return Ok(()),
             Closing::Failed => return Err(failed("a consumer is not known to be closed")),
-            Closing::Running(closing) => closing.await.unwrap_or_else(|error| Err(failed(&error.to_string()))),
+            Closing::Running(closing) => closing
+                .await
+                .unwrap_or_else(|error| Err(failed(&error.to_string()))),
         };
-        self.closing = if closed.is_ok() { Closing::Nothing } else { Closing::Failed };
+        self.closing = if closed.is_ok() {
+            Closing::Nothing
+        } else {
+            Closing::Failed
+        };
         closed
     }
 
@@ -304,7 +366,11 @@ async fn first(
 }
 
 /// Ends a consumer; gives what was still on its way.
-async fn stop(channel: &Channel, limit: Duration, consumer: &mut Consumer) -> Result<Vec<Delivery>, BrokerError> {
+async fn stop(
+    channel: &Channel,
+    limit: Duration,
+    consumer: &mut Consumer,
+) -> Result<Vec<Delivery>, BrokerError> {
     let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
     within(limit, "stop consuming", cancel).await?;
     // The stream ends once what was on its way has come out.
@@ -320,6 +386,11 @@ async fn stop(channel: &Channel, limit: Duration, consumer: &mut Consumer) -> Re
 
 /// Every return is counted by the broker, so this must be rare.
 async fn give_back(delivery: &Delivery, limit: Duration) -> Result<(), BrokerError> {
-    let options = BasicNackOptions { requeue: true, multiple: false };
-    within(limit, "give a task back", delivery.nack(options)).await.map(drop)
+    let options = BasicNackOptions {
+        requeue: true,
+        multiple: false,
+    };
+    within(limit, "give a task back", delivery.nack(options))
+        .await
+        .map(drop)
 }

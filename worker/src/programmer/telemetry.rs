@@ -12,7 +12,11 @@ use super::runs::End;
 /// Tells of every state that the gate gets into, until the programmer is gone. The log line is in [`gate`](super::gate).
 pub async fn watch_gate(programmer: ProgrammerId, mut gate: watch::Receiver<Gate>) {
     loop {
-        GateIs { programmer: &programmer, gate: &gate.borrow_and_update() }.emit();
+        GateIs {
+            programmer: &programmer,
+            gate: &gate.borrow_and_update(),
+        }
+        .emit();
         if gate.changed().await.is_err() {
             return;
         }
@@ -32,7 +36,10 @@ impl GateIs<'_> {
             Gate::Busy { .. } => "busy",
             Gate::Shut { reason, .. } => reason.as_str(),
         };
-        for state in ["consuming", "busy"].into_iter().chain(ShutReason::ALL.map(ShutReason::as_str)) {
+        for state in ["consuming", "busy"]
+            .into_iter()
+            .chain(ShutReason::ALL.map(ShutReason::as_str))
+        {
             GATE.set_flag([self.programmer.as_str(), state], state == now);
         }
     }
@@ -71,13 +78,24 @@ mod tests {
         let programmer = ProgrammerId::new("001").expect("an id");
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            let shut = Gate::Shut { reason: ShutReason::Breaker, detail: String::new() };
+            let shut = Gate::Shut {
+                reason: ShutReason::Breaker,
+                detail: String::new(),
+            };
             for gate in [Gate::Consuming, shut] {
-                GateIs { programmer: &programmer, gate: &gate }.emit();
+                GateIs {
+                    programmer: &programmer,
+                    gate: &gate,
+                }
+                .emit();
             }
         });
         let text = recorder.handle().render();
         let on: Vec<&str> = text.lines().filter(|line| line.ends_with(" 1")).collect();
-        assert_eq!(on, [r#"pool_programmer_gate{programmer="001",state="breaker"} 1"#], "and the others are 0");
+        assert_eq!(
+            on,
+            [r#"pool_programmer_gate{programmer="001",state="breaker"} 1"#],
+            "and the others are 0"
+        );
     }
 }

@@ -53,22 +53,36 @@ impl Programmer {
             Err(malformed) => {
                 let told = (&malformed.reply, malformed.failure);
                 return ended(
-                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || !self.is_killed()).await,
+                    conclude::dead_letter(&self.process, &delivery, malformed.id, told, || {
+                        !self.is_killed()
+                    })
+                    .await,
                 );
             }
         };
         point(Point::Read);
-        let examination = self.process.log.read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
+        let examination = self
+            .process
+            .log
+            .read(|fold| claim::examine(fold, &envelope, &self.config.capabilities));
         if examination != Examination::Claim {
             return self.refuse(&delivery, &envelope, examination).await;
         }
         let attempt = AttemptId::new();
         point(Point::Claiming);
         let unread = self.process.log.read(|fold| self.settling.unread(fold));
-        match self.process.log.append_behind(unread, self.started(&envelope, attempt)).await {
+        match self
+            .process
+            .log
+            .append_behind(unread, self.started(&envelope, attempt))
+            .await
+        {
             Ok(Verdict::Accepted) => {}
             Ok(Verdict::Refused(refusal)) => {
-                let examination = self.process.log.read(|fold| claim::after_refusal(fold, &envelope, refusal));
+                let examination = self
+                    .process
+                    .log
+                    .read(|fold| claim::after_refusal(fold, &envelope, refusal));
                 return self.refuse(&delivery, &envelope, examination).await;
             }
             Err(error) => {
@@ -78,13 +92,29 @@ impl Programmer {
         }
         point(Point::Started);
         let (number, spent) = self.process.log.read(|fold| {
-            fold.tasks.get(&envelope.task.id).map_or((1, Earlier::default()), |state| {
-                let earlier = Earlier { at_most: state.spent.clone(), for_sure: state.spent_for_sure() };
-                (state.attempts, earlier)
-            })
+            fold.tasks
+                .get(&envelope.task.id)
+                .map_or((1, Earlier::default()), |state| {
+                    let earlier = Earlier {
+                        at_most: state.spent.clone(),
+                        for_sure: state.spent_for_sure(),
+                    };
+                    (state.attempts, earlier)
+                })
         });
-        let claimed = Claimed { envelope, attempt, number, spent, since: wall_clock() };
-        In::Owned(Held { delivery, claimed, connection, no_llm: false })
+        let claimed = Claimed {
+            envelope,
+            attempt,
+            number,
+            spent,
+            since: wall_clock(),
+        };
+        In::Owned(Held {
+            delivery,
+            claimed,
+            connection,
+            no_llm: false,
+        })
     }
 
     /// Nothing is waited for any more: what is not done is left to the next owner.
@@ -93,7 +123,10 @@ impl Programmer {
     }
 
     fn started(&self, envelope: &claim::Envelope, attempt: AttemptId) -> Decision {
-        let route = self.process.routes.route(&envelope.task.message.capabilities);
+        let route = self
+            .process
+            .routes
+            .route(&envelope.task.message.capabilities);
         Decision::Started {
             task: envelope.task.id.clone(),
             attempt,
@@ -104,7 +137,12 @@ impl Programmer {
         }
     }
 
-    async fn refuse(&self, delivery: &Delivery, envelope: &claim::Envelope, examination: Examination) -> In {
+    async fn refuse(
+        &self,
+        delivery: &Delivery,
+        envelope: &claim::Envelope,
+        examination: Examination,
+    ) -> In {
         let process = &self.process;
         let id = &envelope.task.id;
         ended(match examination {
@@ -116,14 +154,25 @@ impl Programmer {
                 tracing::info!(task_id = %id, token = %envelope.token, "the task has finished already");
                 conclude::repeat_result(process, delivery, envelope).await
             }
-            Examination::Divert { generation } => conclude::divert(process, delivery, envelope, generation).await,
+            Examination::Divert { generation } => {
+                conclude::divert(process, delivery, envelope, generation).await
+            }
             Examination::End(status, failure) => {
-                conclude::end_without_attempt(process, delivery, envelope, (status, failure), || !self.is_killed())
-                    .await
+                conclude::end_without_attempt(
+                    process,
+                    delivery,
+                    envelope,
+                    (status, failure),
+                    || !self.is_killed(),
+                )
+                .await
             }
             Examination::Dead(failure) => {
                 let told = (&envelope.reply, failure);
-                conclude::dead_letter(process, delivery, Some(id.clone()), told, || !self.is_killed()).await
+                conclude::dead_letter(process, delivery, Some(id.clone()), told, || {
+                    !self.is_killed()
+                })
+                .await
             }
             Examination::Claim => End::Lost,
         })
@@ -133,16 +182,31 @@ impl Programmer {
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
-        self.show(Gate::Busy { task: id.clone(), since: claimed.since });
+        self.show(Gate::Busy {
+            task: id.clone(),
+            since: claimed.since,
+        });
         tracing::info!(task_id = %id, programmer = %self.config.id, attempt = %claimed.attempt, number = claimed.number, "started");
         if let Some((status, failure)) = claimed.ends_at_once(self.pool.dispatcher.max_attempts) {
             let mut result = ResultMessage::without_attempt(Some(id.clone()), status, failure);
             result.programmer = Some(self.config.id.clone());
-            return In::Worked(Done { held, outcome: Outcome { result, branch: None } });
+            return In::Worked(Done {
+                held,
+                outcome: Outcome {
+                    result,
+                    branch: None,
+                },
+            });
         }
         match self.attempt(claimed).await {
-            Attempted::Outcome(outcome) => In::Worked(Done { held, outcome: *outcome }),
-            Attempted::HandBack => In::Interrupted(Held { no_llm: true, ..held }),
+            Attempted::Outcome(outcome) => In::Worked(Done {
+                held,
+                outcome: *outcome,
+            }),
+            Attempted::HandBack => In::Interrupted(Held {
+                no_llm: true,
+                ..held
+            }),
             Attempted::Superseded => self.superseded(&held).await,
             Attempted::Interrupted => In::Interrupted(held),
         }
@@ -152,8 +216,14 @@ impl Programmer {
     /// To whom another attempt belongs now, the message does too.
     async fn superseded(&self, held: &Held) -> In {
         let envelope = &held.claimed.envelope;
-        match self.process.log.read(|fold| fold.tasks.winner(&envelope.task.id)) {
-            Some(None) => ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await),
+        match self
+            .process
+            .log
+            .read(|fold| fold.tasks.winner(&envelope.task.id))
+        {
+            Some(None) => {
+                ended(conclude::repeat_result(&self.process, &held.delivery, envelope).await)
+            }
             Some(Some(_)) => In::Lost,
             None => {
                 let held = (held.claimed.attempt, held.connection);
@@ -169,7 +239,9 @@ impl Programmer {
         let id = &claimed.envelope.task.id;
         let stop = CancellationToken::new();
         let log = &self.process.log;
-        let superseded = log.wait_for_task(id, |fold| (!fold.tasks.is_owner(id, claimed.attempt)).then_some(()));
+        let superseded = log.wait_for_task(id, |fold| {
+            (!fold.tasks.is_owner(id, claimed.attempt)).then_some(())
+        });
         tokio::pin!(superseded);
         let permits = Arc::new(self.permits(claimed));
         let gateways: Arc<dyn Permits> = Arc::<TaskPermits>::clone(&permits);
@@ -214,12 +286,21 @@ impl Programmer {
         let cap = claimed.max_cost(self.config.limits.max_cost);
         let (process, pool) = (self.process.clone(), Arc::clone(&self.pool));
         let answers = Arc::clone(&self.answers);
-        TaskPermits::new((process, pool, answers), self.config.id.clone(), (task.id.clone(), claimed.attempt), cap)
+        TaskPermits::new(
+            (process, pool, answers),
+            self.config.id.clone(),
+            (task.id.clone(), claimed.attempt),
+            cap,
+        )
     }
 
     /// A task for which no LLM was left goes back to its queue, but not without end: then this is its outcome.
     fn fail_at_last(&self, id: &TaskId, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
-        let HandBack { why, kind, mut outcome } = hand_back;
+        let HandBack {
+            why,
+            kind,
+            mut outcome,
+        } = hand_back;
         tracing::warn!(task_id = %id, programmer = %self.config.id, kind = kind.as_str(), why, before, "no LLM is left for the task");
         if before < self.pool.dispatcher.max_hand_backs {
             return None;
@@ -238,22 +319,44 @@ impl Programmer {
     /// Steps 10 and 11. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
     /// process: so the ack, and with it the next delivery, need not wait for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
-        let Done { held, outcome: Outcome { mut result, branch } } = done;
-        let Held { delivery, claimed, connection, .. } = &held;
+        let Done {
+            held,
+            outcome: Outcome { mut result, branch },
+        } = done;
+        let Held {
+            delivery,
+            claimed,
+            connection,
+            ..
+        } = &held;
         let id = &claimed.envelope.task.id;
-        if let Some(error) = retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts) {
-            return self.make_again(station, (delivery, stay), claimed, (error, Spent::of(result.usage))).await;
+        if let Some(error) =
+            retry::cause(&result, claimed.number, self.pool.dispatcher.max_attempts)
+        {
+            return self
+                .make_again(
+                    station,
+                    (delivery, stay),
+                    claimed,
+                    (error, Spent::of(result.usage)),
+                )
+                .await;
         }
         // The result is about the task, and so is its usage.
         result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
         result.timings.queued_ms = self.queued_ms(claimed);
-        if log.read(|fold| fold.tasks.get(id).is_none_or(|state| state.submitted_at.is_none())) {
+        if log.read(|fold| {
+            fold.tasks
+                .get(id)
+                .is_none_or(|state| state.submitted_at.is_none())
+        }) {
             result.task = Some(Box::new(claimed.envelope.task.message.clone()));
         }
         // A process that has to end leaves an unconfirmed result to the task's next owner.
-        let wanted = || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
+        let wanted =
+            || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
             // The confirm was lost, but a dispatcher has the result.
@@ -268,8 +371,17 @@ impl Programmer {
         conclude::ack(&self.process, delivery).await;
         let programmer = self.config.id.clone();
         let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
-        let concluded = Concluded { programmer, task, attempt, result, branch, connection };
-        self.settling.begin(&self.process, &self.scribes, concluded).await;
+        let concluded = Concluded {
+            programmer,
+            task,
+            attempt,
+            result,
+            branch,
+            connection,
+        };
+        self.settling
+            .begin(&self.process, &self.scribes, concluded)
+            .await;
         In::Settled
     }
 
@@ -289,21 +401,34 @@ impl Programmer {
     ) -> In {
         let id = &claimed.envelope.task.id;
         self.stay_or_leave(station, stay).await;
-        let unfinished = || self.process.log.read(|fold| fold.tasks.winner(id).is_none());
+        let unfinished = || {
+            self.process
+                .log
+                .read(|fold| fold.tasks.winner(id).is_none())
+        };
         let wanted = || !self.is_killed() && unfinished();
         let retry = (error, spent, self.pool.dispatcher.retry_delay);
         ended(retry::make_again(&self.process, delivery, claimed, retry, wanted).await)
     }
 
     fn queued_ms(&self, claimed: &Claimed) -> Option<u64> {
-        let known = self.process.log.read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
+        let known = self
+            .process
+            .log
+            .read(|fold| fold.tasks.get(&claimed.envelope.task.id)?.submitted_at);
         let submitted: Timestamp = known.or(claimed.envelope.keeps.submitted_at)?;
         u64::try_from(claimed.since.since(submitted).as_millis()).ok()
     }
 
     pub(super) async fn hand_back(&self, station: &mut Station, held: Held) -> In {
-        let Claimed { envelope, attempt, .. } = &held.claimed;
-        let released = Decision::Released { task: envelope.task.id.clone(), attempt: *attempt, no_llm: held.no_llm };
+        let Claimed {
+            envelope, attempt, ..
+        } = &held.claimed;
+        let released = Decision::Released {
+            task: envelope.task.id.clone(),
+            attempt: *attempt,
+            no_llm: held.no_llm,
+        };
         match self.process.log.append(released).await {
             Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
                 Ok(()) => {

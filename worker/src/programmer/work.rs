@@ -53,7 +53,10 @@ impl Findings {
 
     /// Who gave the last answer; when there was none, who was asked last.
     pub(super) fn llm(&self) -> Option<&LlmName> {
-        self.answers().next_back().or(self.calls.last()).map(|call| &call.llm)
+        self.answers()
+            .next_back()
+            .or(self.calls.last())
+            .map(|call| &call.llm)
     }
 
     pub(super) fn used_backup(&self, primary: &LlmName) -> bool {
@@ -106,7 +109,11 @@ impl Work<'_> {
     pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
         let instruction = &self.task.message.instruction;
         let mut history = Vec::new();
-        let mut assignment = Assignment { first_llm: 0, prompt: instruction.clone(), kept: Changes::default() };
+        let mut assignment = Assignment {
+            first_llm: 0,
+            prompt: instruction.clone(),
+            kept: Changes::default(),
+        };
         loop {
             history.push(self.one_run(&assignment, findings).await);
             match next_run(&history, self.bounds()) {
@@ -115,15 +122,26 @@ impl Work<'_> {
                     return Ok(Finish::Done);
                 }
                 Next::Repair { prompt } => {
-                    self.log_next("a check has failed; the agent is to repair it", assignment.first_llm);
+                    self.log_next(
+                        "a check has failed; the agent is to repair it",
+                        assignment.first_llm,
+                    );
                     self.step(self.worktree.restore()).await?;
-                    assignment = Assignment { prompt, kept: findings.changes.clone(), ..assignment };
+                    assignment = Assignment {
+                        prompt,
+                        kept: findings.changes.clone(),
+                        ..assignment
+                    };
                 }
                 Next::Again { first_llm } => {
                     self.log_next("the answer was of no use; starting afresh", first_llm);
                     self.step(self.worktree.reset()).await?;
                     (findings.changes, findings.checks) = (Changes::default(), Vec::new());
-                    assignment = Assignment { first_llm, prompt: instruction.clone(), kept: Changes::default() };
+                    assignment = Assignment {
+                        first_llm,
+                        prompt: instruction.clone(),
+                        kept: Changes::default(),
+                    };
                 }
                 Next::HandBack(failure) => return Ok(Finish::HandBack(failure)),
                 Next::Fail(failure) => return Ok(Finish::Failed(failure)),
@@ -138,12 +156,19 @@ impl Work<'_> {
     }
 
     fn bounds(&self) -> Bounds {
-        let runs = usize::try_from(self.attempts.programmer.limits.max_fix_iterations).unwrap_or(usize::MAX);
-        Bounds { llms: self.llms().len(), runs: runs.max(1) }
+        let runs = usize::try_from(self.attempts.programmer.limits.max_fix_iterations)
+            .unwrap_or(usize::MAX);
+        Bounds {
+            llms: self.llms().len(),
+            runs: runs.max(1),
+        }
     }
 
     fn llms(&self) -> &[LlmName] {
-        candidates(&self.attempts.programmer.llms, &self.attempts.workshop.pool.failover)
+        candidates(
+            &self.attempts.programmer.llms,
+            &self.attempts.workshop.pool.failover,
+        )
     }
 
     async fn one_run(&self, assignment: &Assignment, findings: &mut Findings) -> Run {
@@ -158,31 +183,56 @@ impl Work<'_> {
             Err(failure) => Err(failure),
         };
         let end = end.unwrap_or_else(End::Failed);
-        RunEnded { programmer: &self.attempts.programmer.id, end: &end, took: began.elapsed() }.emit();
+        RunEnded {
+            programmer: &self.attempts.programmer.id,
+            end: &end,
+            took: began.elapsed(),
+        }
+        .emit();
         let position = |llm: &LlmName| self.llms().iter().position(|known| known == llm);
         Run {
             first_llm: assignment.first_llm,
             answered_by: record.last_answer().and_then(|call| position(&call.llm)),
-            cut: record.cut_answers().filter_map(|call| position(&call.llm)).collect(),
+            cut: record
+                .cut_answers()
+                .filter_map(|call| position(&call.llm))
+                .collect(),
             end,
         }
     }
 
-    async fn run_agent(&self, assignment: &Assignment, findings: &Findings) -> (Result<AgentRun, TaskFailure>, Record) {
+    async fn run_agent(
+        &self,
+        assignment: &Assignment,
+        findings: &Findings,
+    ) -> (Result<AgentRun, TaskFailure>, Record) {
         let plan = self.call_plan(assignment, findings);
-        let model = plan.llms.first().unwrap_or(self.attempts.programmer.primary()).clone();
+        let model = plan
+            .llms
+            .first()
+            .unwrap_or(self.attempts.programmer.primary())
+            .clone();
         let session = Arc::new(self.attempts.gateway.open(plan));
         let job = self.job(assignment, model, &session);
         let heard = Arc::clone(&session);
         let busy = move || heard.open_calls() > 0 || heard.last_activity().elapsed() < JUST_CALLED;
         let workshop = &self.attempts.workshop;
         let caller = Arc::clone(&session);
-        let last_words = workshop.pool.agent.done_when.clone().map(|event| LastWords {
-            event,
-            calls: Arc::new(move || caller.calls_begun()),
-            grace: EXIT_GRACE,
-        });
-        let mut watch = Watch { busy: Arc::new(busy), last_words, ..Watch::new(self.cancel.clone()) };
+        let last_words = workshop
+            .pool
+            .agent
+            .done_when
+            .clone()
+            .map(|event| LastWords {
+                event,
+                calls: Arc::new(move || caller.calls_begun()),
+                grace: EXIT_GRACE,
+            });
+        let mut watch = Watch {
+            busy: Arc::new(busy),
+            last_words,
+            ..Watch::new(self.cancel.clone())
+        };
         if let Some(telling) = self.telling {
             watch.listen = telling.agent();
         }
@@ -239,11 +289,20 @@ impl Work<'_> {
         findings: &mut Findings,
     ) -> Result<End, TaskFailure> {
         findings.log_tail = run.output.tail(LOG_TAIL_BYTES);
-        let verdict = |changed| judge(&self.attempts.workshop.pool.agent.kind, run, record, changed);
+        let verdict = |changed| {
+            judge(
+                &self.attempts.workshop.pool.agent.kind,
+                run,
+                record,
+                changed,
+            )
+        };
         // A run that failed whatever it changed is judged first: what it left behind is not the cause, and may hold git up.
         match verdict(true) {
             Ok(_) => {}
-            Err(failure) if no_llm_left(run, record).is_some() => return Ok(End::NoLlmLeft(failure)),
+            Err(failure) if no_llm_left(run, record).is_some() => {
+                return Ok(End::NoLlmLeft(failure));
+            }
             Err(failure) => return Err(failure),
         }
         let changes = self.step(self.worktree.collect()).await?;
@@ -256,14 +315,18 @@ impl Work<'_> {
         // An edit that was taken in half is not to be kept, unless the checks say that it will do.
         match edit {
             Edit::Partial if self.task.message.acceptance.is_empty() => {
-                return Err(half_applied("and the task has no acceptance check that could tell whether it will do"));
+                return Err(half_applied(
+                    "and the task has no acceptance check that could tell whether it will do",
+                ));
             }
             Edit::Unfinished if self.task.message.acceptance.is_empty() => return Err(silent()),
             Edit::Whole | Edit::Partial | Edit::Unfinished | Edit::Nothing => {}
         }
         findings.changes = changes;
         match (self.check(findings).await?, edit) {
-            (End::CheckFailed { failure, .. }, Edit::Partial) => Err(half_applied(&failure.message)),
+            (End::CheckFailed { failure, .. }, Edit::Partial) => {
+                Err(half_applied(&failure.message))
+            }
             (end, Edit::Partial | Edit::Unfinished | Edit::Whole | Edit::Nothing) => Ok(end),
         }
     }
@@ -284,7 +347,10 @@ impl Work<'_> {
         let watch = |check: &str| {
             let watch = Watch::new(self.cancel.clone());
             match self.telling {
-                Some(telling) => Watch { listen: telling.check(check), ..watch },
+                Some(telling) => Watch {
+                    listen: telling.check(check),
+                    ..watch
+                },
                 None => watch,
             }
         };
@@ -301,13 +367,19 @@ impl Work<'_> {
             return Ok(End::Passed);
         };
         Ok(End::CheckFailed {
-            failure: TaskFailure::new(ErrorKind::AcceptanceFailed, format!("the acceptance check {name:?} failed")),
+            failure: TaskFailure::new(
+                ErrorKind::AcceptanceFailed,
+                format!("the acceptance check {name:?} failed"),
+            ),
             repair: repair_prompt(&self.task.message.instruction, checks, &findings.checks),
         })
     }
 
     /// The worker's own work on files, which ends with the attempt like everything else.
-    async fn step<T>(&self, work: impl Future<Output = Result<T, TaskFailure>>) -> Result<T, TaskFailure> {
+    async fn step<T>(
+        &self,
+        work: impl Future<Output = Result<T, TaskFailure>>,
+    ) -> Result<T, TaskFailure> {
         tokio::select! {
             biased;
             done = work => done,
@@ -317,13 +389,23 @@ impl Work<'_> {
 
     async fn commit(&self, findings: &mut Findings) -> Result<(), TaskFailure> {
         let programmer = &self.attempts.programmer;
-        let (commits, patched) = (programmer.limits.auto_commit, findings.changes.patch.is_some());
+        let (commits, patched) = (
+            programmer.limits.auto_commit,
+            findings.changes.patch.is_some(),
+        );
         if findings.changes.is_empty() || (patched && !commits) {
             return Ok(());
         }
         let llm = findings.llm().unwrap_or(programmer.primary());
-        let credit = Credit { task: self.task, programmer: &programmer.id, llm };
-        let (commit, repository) = (self.step(self.worktree.commit(&credit)).await, self.worktree.repository());
+        let credit = Credit {
+            task: self.task,
+            programmer: &programmer.id,
+            llm,
+        };
+        let (commit, repository) = (
+            self.step(self.worktree.commit(&credit)).await,
+            self.worktree.repository(),
+        );
         if !commits {
             return Err(patch_too_large(&commit, &repository));
         }
@@ -337,10 +419,17 @@ pub(super) fn cancelled() -> TaskFailure {
 }
 
 /// Without a branch the patch is all that a submitter gets. The commit keeps the paid work for some days.
-fn patch_too_large(commit: &Result<String, TaskFailure>, repository: &RepositoryHandle) -> TaskFailure {
+fn patch_too_large(
+    commit: &Result<String, TaskFailure>,
+    repository: &RepositoryHandle,
+) -> TaskFailure {
     let kept = match commit {
         Ok(commit) => {
-            format!(" The change is kept for {} days as commit {commit} in {}.", KEPT_DAYS, repository.place())
+            format!(
+                " The change is kept for {} days as commit {commit} in {}.",
+                KEPT_DAYS,
+                repository.place()
+            )
         }
         Err(_) => String::new(),
     };
@@ -352,5 +441,8 @@ fn patch_too_large(commit: &Result<String, TaskFailure>, repository: &Repository
 }
 
 fn half_applied(why: &str) -> TaskFailure {
-    TaskFailure::new(ErrorKind::EditNotApplied, format!("part of the edit did not fit the files, {why}"))
+    TaskFailure::new(
+        ErrorKind::EditNotApplied,
+        format!("part of the edit did not fit the files, {why}"),
+    )
 }

@@ -43,7 +43,9 @@ struct Plan {
 
 #[derive(Debug, thiserror::Error)]
 enum ExecError {
-    #[error("usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] -- PROGRAM [ARG…]")]
+    #[error(
+        "usage: worker sandbox-exec [--as BYTES] [--fsize BYTES] [--nproc N] [--grace-ms MS] -- PROGRAM [ARG…]"
+    )]
     Usage,
     #[error("cannot {0}: {1}")]
     System(&'static str, Errno),
@@ -56,13 +58,18 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     close_inherited_files();
     // A kernel that refuses leaves it as important as the rest.
     let _ = rustix::process::nice(LESS_IMPORTANT);
-    let report = Plan::parse(args).and_then(|plan| plan.carry_out()).unwrap_or_else(|error| {
-        // For a person who typed the command; the worker reads the report.
-        let _ = writeln!(io::stderr(), "{error}");
-        Report::Failed(error.to_string())
-    });
-    let sent = line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
-    std::process::exit(i32::from(sent.is_err() || matches!(report, Report::Failed(_))))
+    let report = Plan::parse(args)
+        .and_then(|plan| plan.carry_out())
+        .unwrap_or_else(|error| {
+            // For a person who typed the command; the worker reads the report.
+            let _ = writeln!(io::stderr(), "{error}");
+            Report::Failed(error.to_string())
+        });
+    let sent =
+        line().and_then(|line| UnixStream::from(line).write_all(&serde_json::to_vec(&report)?));
+    std::process::exit(i32::from(
+        sent.is_err() || matches!(report, Report::Failed(_)),
+    ))
 }
 
 /// Whoever started the worker may have left files open for it (a lock, say) that would be handed on to the program.
@@ -89,9 +96,16 @@ impl Plan {
         while let Some(word) = args.next() {
             if word == "--" {
                 plan.argv = args.collect();
-                return if plan.argv.is_empty() { Err(ExecError::Usage) } else { Ok(plan) };
+                return if plan.argv.is_empty() {
+                    Err(ExecError::Usage)
+                } else {
+                    Ok(plan)
+                };
             }
-            let value = args.next().and_then(|value| value.to_str()?.parse().ok()).ok_or(ExecError::Usage)?;
+            let value = args
+                .next()
+                .and_then(|value| value.to_str()?.parse().ok())
+                .ok_or(ExecError::Usage)?;
             match word.to_str() {
                 Some("--as") => plan.memory_bytes = value,
                 Some("--fsize") => plan.file_bytes = value,
@@ -112,23 +126,45 @@ impl Plan {
         self.limit()?;
         family.program = Some(start(&self.argv).map_err(ExecError::Start)?);
         family.wait_for_the_end()?;
-        let stragglers = if family.ended.is_some() { descendants().len() } else { 0 };
+        let stragglers = if family.ended.is_some() {
+            descendants().len()
+        } else {
+            0
+        };
         if family.ended.is_none() {
             family.end_gently(self.grace)?;
         }
         family.kill_all()?;
         let (status, signal) = family.ended.unwrap_or((None, None));
-        Ok(Report::Ended { status, signal, stragglers })
+        Ok(Report::Ended {
+            status,
+            signal,
+            stragglers,
+        })
     }
 
     /// Limits this process; children inherit them.
     fn limit(&self) -> Result<(), ExecError> {
-        let set = |resource, limit, what| setrlimit(resource, limit, limit).map_err(|e| ExecError::System(what, e));
+        let set = |resource, limit, what| {
+            setrlimit(resource, limit, limit).map_err(|e| ExecError::System(what, e))
+        };
         set(Resource::RLIMIT_CORE, 0, "limit core files")?;
         for (resource, limit, what) in [
-            (Resource::RLIMIT_AS, self.memory_bytes, "limit the address space"),
-            (Resource::RLIMIT_FSIZE, self.file_bytes, "limit the size of files"),
-            (Resource::RLIMIT_NPROC, self.processes, "limit the number of processes"),
+            (
+                Resource::RLIMIT_AS,
+                self.memory_bytes,
+                "limit the address space",
+            ),
+            (
+                Resource::RLIMIT_FSIZE,
+                self.file_bytes,
+                "limit the size of files",
+            ),
+            (
+                Resource::RLIMIT_NPROC,
+                self.processes,
+                "limit the number of processes",
+            ),
         ] {
             if limit > 0 {
                 set(resource, limit, what)?;
@@ -142,13 +178,18 @@ impl Plan {
 /// Otherwise the program, and everything that it starts, would inherit the blocked signals of this process and the
 /// ignored signals of the worker.
 fn start(argv: &[OsString]) -> io::Result<Pid> {
-    let argv = argv.iter().map(|word| CString::new(word.clone().into_vec())).collect::<Result<Vec<_>, _>>()?;
+    let argv = argv
+        .iter()
+        .map(|word| CString::new(word.clone().into_vec()))
+        .collect::<Result<Vec<_>, _>>()?;
     let variable = |(mut name, value): (OsString, OsString)| {
         name.push("=");
         name.push(value);
         CString::new(name.into_vec())
     };
-    let environment = std::env::vars_os().map(variable).collect::<Result<Vec<_>, _>>()?;
+    let environment = std::env::vars_os()
+        .map(variable)
+        .collect::<Result<Vec<_>, _>>()?;
     let program = argv.first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut files = PosixSpawnFileActions::init()?;
     let nothing = File::open("/dev/null")?;
@@ -163,7 +204,13 @@ fn start(argv: &[OsString]) -> io::Result<Pid> {
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
     )?;
-    Ok(posix_spawnp(program, &files, &attributes, &argv, &environment)?)
+    Ok(posix_spawnp(
+        program,
+        &files,
+        &attributes,
+        &argv,
+        &environment,
+    )?)
 }
 
 /// The program and everything that came out of it.
@@ -178,11 +225,24 @@ struct Family {
 impl Family {
     fn new() -> Result<Self, ExecError> {
         // Blocked here and read from a descriptor; the program starts with an empty mask.
-        let mask: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-        mask.thread_block().map_err(|e| ExecError::System("block signals", e))?;
+        let mask: SigSet = [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+        ]
+        .into_iter()
+        .collect();
+        mask.thread_block()
+            .map_err(|e| ExecError::System("block signals", e))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|e| ExecError::System("listen to signals", e))?;
-        Ok(Self { signals, line: line().map_err(ExecError::Start)?, program: None, ended: None })
+        Ok(Self {
+            signals,
+            line: line().map_err(ExecError::Start)?,
+            program: None,
+            ended: None,
+        })
     }
 
     /// Until the program ends or somebody wants it to: the worker closed the line, or this process was signalled.
@@ -274,14 +334,29 @@ mod tests {
 
     #[test]
     fn everything_after_the_dashes_is_the_program() {
-        let plan = parse(&["--as", "10", "--grace-ms", "7", "--", "sh", "--as", "x"]).expect("good arguments");
-        assert_eq!((plan.memory_bytes, plan.grace), (10, Duration::from_millis(7)), "limits");
-        assert_eq!(plan.argv, ["sh", "--as", "x"], "the program keeps its own options");
+        let plan = parse(&["--as", "10", "--grace-ms", "7", "--", "sh", "--as", "x"])
+            .expect("good arguments");
+        assert_eq!(
+            (plan.memory_bytes, plan.grace),
+            (10, Duration::from_millis(7)),
+            "limits"
+        );
+        assert_eq!(
+            plan.argv,
+            ["sh", "--as", "x"],
+            "the program keeps its own options"
+        );
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for bad in [&["--as", "10"][..], &["--as", "ten", "--", "sh"], &["--what", "1", "--", "sh"], &["--"], &[]] {
+        for bad in [
+            &["--as", "10"][..],
+            &["--as", "ten", "--", "sh"],
+            &["--what", "1", "--", "sh"],
+            &["--"],
+            &[],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?} must be refused");
         }
     }

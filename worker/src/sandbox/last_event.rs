@@ -39,7 +39,12 @@ enum Escape {
 
 impl Finder {
     pub(super) fn new(event: LastEvent) -> Self {
-        Self { event, line: Vec::new(), cut: false, escape: Escape::None }
+        Self {
+            event,
+            line: Vec::new(),
+            cut: false,
+            escape: Escape::None,
+        }
     }
 
     /// Whether the event ends in these bytes, which follow those before.
@@ -54,7 +59,10 @@ impl Finder {
                 self.cut = false;
                 1
             } else {
-                let plain = rest.iter().position(|byte| *byte == ESC || is_line_end(*byte)).unwrap_or(rest.len());
+                let plain = rest
+                    .iter()
+                    .position(|byte| *byte == ESC || is_line_end(*byte))
+                    .unwrap_or(rest.len());
                 found |= self.take(&rest[..plain]);
                 plain
             };
@@ -69,7 +77,10 @@ impl Finder {
         match &self.event {
             LastEvent::Text(text) => {
                 self.line.extend_from_slice(plain);
-                let found = self.line.windows(text.len().max(1)).any(|window| window == text.as_bytes());
+                let found = self
+                    .line
+                    .windows(text.len().max(1))
+                    .any(|window| window == text.as_bytes());
                 // Its beginning may be here already.
                 let keep = text.len().saturating_sub(1);
                 self.line.drain(..self.line.len().saturating_sub(keep));
@@ -85,7 +96,9 @@ impl Finder {
     }
 
     fn line_is_it(&self) -> bool {
-        let LastEvent::Fields(fields) = &self.event else { return false };
+        let LastEvent::Fields(fields) = &self.event else {
+            return false;
+        };
         let line = self.line.trim_ascii();
         if self.cut || line.first() != Some(&b'{') {
             return false;
@@ -123,12 +136,17 @@ fn is_line_end(byte: u8) -> bool {
 }
 
 /// Whether an object has all these fields with these values; objects in it likewise.
-fn holds(printed: &serde_json::Map<String, Value>, fields: &serde_json::Map<String, Value>) -> bool {
-    fields.iter().all(|(name, wanted)| match (printed.get(name), wanted) {
-        (Some(Value::Object(printed)), Value::Object(wanted)) => holds(printed, wanted),
-        (Some(printed), wanted) => printed == wanted,
-        (None, _) => false,
-    })
+fn holds(
+    printed: &serde_json::Map<String, Value>,
+    fields: &serde_json::Map<String, Value>,
+) -> bool {
+    fields
+        .iter()
+        .all(|(name, wanted)| match (printed.get(name), wanted) {
+            (Some(Value::Object(printed)), Value::Object(wanted)) => holds(printed, wanted),
+            (Some(printed), wanted) => printed == wanted,
+            (None, _) => false,
+        })
 }
 
 #[cfg(test)]

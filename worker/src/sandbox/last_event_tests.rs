@@ -14,10 +14,16 @@ const RESULT: &str = r#"{"type": "result"}"#;
 
 #[test]
 fn a_text_is_found_wherever_it_stands_in_a_line() {
-    assert!(finds("turn.completed", "x\n{\"type\":\"turn.completed\"}\n"), "inside of a line");
+    assert!(
+        finds("turn.completed", "x\n{\"type\":\"turn.completed\"}\n"),
+        "inside of a line"
+    );
     assert!(finds("All done", "All done"), "a line without an end");
     assert!(!finds("All done", "All\ndone"), "not over two lines");
-    assert!(finds("All done", &format!("{}All done", "x".repeat(3_000_000))), "at the end of a very long line");
+    assert!(
+        finds("All done", &format!("{}All done", "x".repeat(3_000_000))),
+        "at the end of a very long line"
+    );
 }
 
 #[test]
@@ -40,18 +46,42 @@ fn fields_are_found_in_a_json_object_of_their_own_line() {
         assert!(!finds(RESULT, printed), "{printed:?}");
     }
     let event = r#"{"type": "item", "item": {"kind": "end"}}"#;
-    assert!(finds(event, "{\"type\":\"item\",\"item\":{\"kind\":\"end\",\"id\":7}}\n"), "objects likewise");
-    assert!(!finds(event, "{\"type\":\"item\",\"item\":{\"kind\":\"begin\"}}\n"), "with their values");
+    assert!(
+        finds(
+            event,
+            "{\"type\":\"item\",\"item\":{\"kind\":\"end\",\"id\":7}}\n"
+        ),
+        "objects likewise"
+    );
+    assert!(
+        !finds(event, "{\"type\":\"item\",\"item\":{\"kind\":\"begin\"}}\n"),
+        "with their values"
+    );
 }
 
 #[test]
 fn a_long_event_is_read_and_a_longer_line_is_none_and_fills_no_memory() {
-    let event = |length| format!("{{\"type\":\"result\",\"result\":\"{}\"}}\n", "x".repeat(length));
+    let event = |length| {
+        format!(
+            "{{\"type\":\"result\",\"result\":\"{}\"}}\n",
+            "x".repeat(length)
+        )
+    };
     assert!(finds(RESULT, &event(1_000_000)), "a long answer");
     let mut finder = finder(RESULT);
-    assert!(!finder.push(event(5_000_000).as_bytes()), "a longer one is not kept");
-    assert!(finder.line.capacity() <= 2 * MAX_LINE_BYTES, "{} bytes", finder.line.capacity());
-    assert!(finder.push(event(10).as_bytes()), "the next line is read again");
+    assert!(
+        !finder.push(event(5_000_000).as_bytes()),
+        "a longer one is not kept"
+    );
+    assert!(
+        finder.line.capacity() <= 2 * MAX_LINE_BYTES,
+        "{} bytes",
+        finder.line.capacity()
+    );
+    assert!(
+        finder.push(event(10).as_bytes()),
+        "the next line is read again"
+    );
 }
 
 #[test]

@@ -30,7 +30,9 @@ impl Look {
 
     /// Of the helper and everything below it.
     pub(super) async fn now(helper: Pid) -> Self {
-        let used = tokio::task::spawn_blocking(move || processor_time(helper)).await.unwrap_or_default();
+        let used = tokio::task::spawn_blocking(move || processor_time(helper))
+            .await
+            .unwrap_or_default();
         Self::at(Instant::now(), used)
     }
 
@@ -54,8 +56,12 @@ mod tests {
     #[test]
     fn a_twentieth_of_a_core_is_work_and_an_idle_event_loop_is_not() {
         let begin = Instant::now();
-        let look =
-            |after_ms, used_ms| Look::at(begin + Duration::from_millis(after_ms), Duration::from_millis(used_ms));
+        let look = |after_ms, used_ms| {
+            Look::at(
+                begin + Duration::from_millis(after_ms),
+                Duration::from_millis(used_ms),
+            )
+        };
         let first = look(0, 7_000);
         for (after_ms, used_ms, works) in [
             (15_000, 7_750, true),
@@ -68,7 +74,12 @@ mod tests {
             (15_000, 6_000, false),
         ] {
             let looked = look(after_ms, used_ms);
-            assert_eq!(looked.shows_work_since(first), works, "{} ms in {after_ms} ms", used_ms as i64 - 7_000);
+            assert_eq!(
+                looked.shows_work_since(first),
+                works,
+                "{} ms in {after_ms} ms",
+                used_ms as i64 - 7_000
+            );
         }
     }
 }

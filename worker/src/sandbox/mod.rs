@@ -58,7 +58,10 @@ impl Sandbox {
 
     /// With another worker executable as the helper, for tests.
     pub fn with_helper(limits: &config::Sandbox, helper: PathBuf) -> Self {
-        Self { helper, limits: limits.clone() }
+        Self {
+            helper,
+            limits: limits.clone(),
+        }
     }
 
     /// Runs a command to its end, whatever that is; nothing that it started is alive afterwards.
@@ -105,7 +108,12 @@ pub struct Watch {
 impl Watch {
     /// Never busy; ended by `cancel`; nobody hears it.
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { busy: Arc::new(|| false), cancel, last_words: None, listen: Arc::new(|_| ()) }
+        Self {
+            busy: Arc::new(|| false),
+            cancel,
+            last_words: None,
+            listen: Arc::new(|_| ()),
+        }
     }
 }
 
@@ -122,7 +130,9 @@ pub struct LastWords {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("cancelled", &self.cancel.is_cancelled()).finish_non_exhaustive()
+        f.debug_struct("Watch")
+            .field("cancelled", &self.cancel.is_cancelled())
+            .finish_non_exhaustive()
     }
 }
 
@@ -170,7 +180,10 @@ pub enum LaunchError {
     #[error("cannot start {program:?}: {problem}")]
     Program { program: String, problem: String },
     #[error("cannot start the sandbox helper {helper:?}: {source}")]
-    Helper { helper: PathBuf, source: std::io::Error },
+    Helper {
+        helper: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the sandbox helper ended without a report ({0})")]
     NoReport(String),
 }

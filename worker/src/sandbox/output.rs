@@ -20,7 +20,13 @@ impl Output {
     pub fn new(limit_bytes: usize) -> Self {
         let head_limit = HEAD_BYTES.min(limit_bytes / 2);
         let tail_limit = limit_bytes - head_limit;
-        Self { head: Vec::new(), tail: VecDeque::new(), head_limit, tail_limit, total_bytes: 0 }
+        Self {
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            head_limit,
+            tail_limit,
+            total_bytes: 0,
+        }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
@@ -48,7 +54,9 @@ impl Output {
         let kept = self.kept_bytes();
         let mut bytes = self.head.clone();
         if self.total_bytes > kept {
-            bytes.extend_from_slice(format!("\n[… {} bytes left out …]\n", self.total_bytes - kept).as_bytes());
+            bytes.extend_from_slice(
+                format!("\n[… {} bytes left out …]\n", self.total_bytes - kept).as_bytes(),
+            );
         }
         bytes.extend_from_slice(first);
         bytes.extend_from_slice(second);
@@ -66,7 +74,12 @@ impl Output {
             start += 1;
         }
         let tail = &text[start..];
-        tail.split_once('\n').map_or(tail, |(_, lines)| if lines.is_empty() { tail } else { lines }).to_owned()
+        tail.split_once('\n')
+            .map_or(
+                tail,
+                |(_, lines)| if lines.is_empty() { tail } else { lines },
+            )
+            .to_owned()
     }
 }
 
@@ -86,7 +99,11 @@ mod tests {
         assert!(text.starts_with("first line\n"), "the beginning is there");
         assert!(text.ends_with("last line\n"), "the end is there");
         assert!(text.contains("bytes left out"), "a gap is named");
-        assert!(text.len() < 65 * 1024, "the kept text has {} bytes", text.len());
+        assert!(
+            text.len() < 65 * 1024,
+            "the kept text has {} bytes",
+            text.len()
+        );
         assert_eq!(output.total_bytes(), 170_021, "everything is counted");
     }
 
@@ -94,7 +111,11 @@ mod tests {
     fn one_huge_piece_is_cut_like_many_small_ones() {
         let mut output = Output::new(10);
         output.push(b"abcdefghijklmnopqrstuvwxyz");
-        assert_eq!(output.text(), "abcde\n[… 16 bytes left out …]\nvwxyz", "five from each end");
+        assert_eq!(
+            output.text(),
+            "abcde\n[… 16 bytes left out …]\nvwxyz",
+            "five from each end"
+        );
     }
 
     #[test]
@@ -102,6 +123,10 @@ mod tests {
         let mut output = Output::new(1000);
         output.push("one\ntwo\nthree\näöü\n".as_bytes());
         assert_eq!(output.tail(11), "äöü\n", "the last whole lines");
-        assert_eq!(output.tail(1000), "one\ntwo\nthree\näöü\n", "all of a short one");
+        assert_eq!(
+            output.tail(1000),
+            "one\ntwo\nthree\näöü\n",
+            "all of a short one"
+        );
     }
 }

@@ -18,31 +18,49 @@ struct Process {
 /// Everything below this process.
 pub(super) fn descendants() -> Vec<Pid> {
     let family = family(&processes(), getpid().as_raw());
-    family.into_iter().skip(1).map(|process| Pid::from_raw(process.pid)).collect()
+    family
+        .into_iter()
+        .skip(1)
+        .map(|process| Pid::from_raw(process.pid))
+        .collect()
 }
 
 /// Everything in the session that `leader` made, also after its end.
 pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
     let of_session = |process: &Process| process.session == leader.as_raw();
-    processes().into_iter().filter(of_session).map(|process| Pid::from_raw(process.pid)).collect()
+    processes()
+        .into_iter()
+        .filter(of_session)
+        .map(|process| Pid::from_raw(process.pid))
+        .collect()
 }
 
 /// The processor time of a process and its descendants. Descendants that have ended count if some process below `root`
 /// waited for them: a subreaper does so for orphans.
 pub(super) fn processor_time(root: Pid) -> Duration {
-    let ticks: u64 = family(&processes(), root.as_raw()).iter().map(|process| process.ticks).sum();
+    let ticks: u64 = family(&processes(), root.as_raw())
+        .iter()
+        .map(|process| process.ticks)
+        .sum();
     Duration::from_millis(ticks.saturating_mul(1000) / ticks_per_second())
 }
 
 fn ticks_per_second() -> u64 {
     let known = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     // Linux has 100 wherever it runs.
-    known.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100)
+    known
+        .and_then(|ticks| u64::try_from(ticks).ok())
+        .filter(|ticks| *ticks > 0)
+        .unwrap_or(100)
 }
 
 /// The process with this pid, if it is there, and everything below it.
 fn family(processes: &[Process], root: i32) -> Vec<Process> {
-    let mut family: Vec<Process> = processes.iter().filter(|process| process.pid == root).copied().collect();
+    let mut family: Vec<Process> = processes
+        .iter()
+        .filter(|process| process.pid == root)
+        .copied()
+        .collect();
     let mut next = 0;
     while let Some(parent) = family.get(next).map(|process| process.pid) {
         family.extend(processes.iter().filter(|process| process.parent == parent));
@@ -63,7 +81,12 @@ fn processes() -> Vec<Process> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| parse(pid, &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
+        .filter_map(|pid| {
+            parse(
+                pid,
+                &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?,
+            )
+        })
         .collect()
 }
 
@@ -74,9 +97,20 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let parent = fields.get(1)?.parse().ok()?;
     let session = fields.get(3)?.parse().ok()?;
     // Numbers of children can be below zero.
-    let times = fields.iter().skip(11).take(4).map(|field| field.parse::<i64>().ok());
-    let ticks = times.map(|time| time.and_then(|time| u64::try_from(time).ok()).unwrap_or(0)).sum();
-    Some(Process { pid, parent, session, ticks })
+    let times = fields
+        .iter()
+        .skip(11)
+        .take(4)
+        .map(|field| field.parse::<i64>().ok());
+    let ticks = times
+        .map(|time| time.and_then(|time| u64::try_from(time).ok()).unwrap_or(0))
+        .sum();
+    Some(Process {
+        pid,
+        parent,
+        session,
+        ticks,
+    })
 }
 
 #[cfg(test)]
@@ -85,21 +119,58 @@ mod tests {
 
     #[test]
     fn a_program_name_cannot_forge_its_parent_or_its_time() {
-        let stat =
-            "7 (a) S 1 2 3 4 5 6 7 8 9 10 11 99 99) R 42 8 9 0 -1 4194304 500 0 1 0 30 4 200 1000 39 19 1 0 5000";
-        let expected = Process { pid: 7, parent: 42, session: 9, ticks: 1234 };
-        assert_eq!(parse(7, stat), Some(expected), "the last parenthesis counts");
-        let short = Process { pid: 7, parent: 42, session: 9, ticks: 0 };
-        assert_eq!(parse(7, "7 (x) Z 42 8 9"), Some(short), "what is not there is nothing");
+        let stat = "7 (a) S 1 2 3 4 5 6 7 8 9 10 11 99 99) R 42 8 9 0 -1 4194304 500 0 1 0 30 4 200 1000 39 19 1 0 5000";
+        let expected = Process {
+            pid: 7,
+            parent: 42,
+            session: 9,
+            ticks: 1234,
+        };
+        assert_eq!(
+            parse(7, stat),
+            Some(expected),
+            "the last parenthesis counts"
+        );
+        let short = Process {
+            pid: 7,
+            parent: 42,
+            session: 9,
+            ticks: 0,
+        };
+        assert_eq!(
+            parse(7, "7 (x) Z 42 8 9"),
+            Some(short),
+            "what is not there is nothing"
+        );
         assert_eq!(parse(7, "nonsense"), None, "anything else is refused");
     }
 
     #[test]
     fn a_family_is_everything_below_its_root() {
-        let process = |pid, parent| Process { pid, parent, session: 0, ticks: 1 };
-        let all = [process(1, 0), process(10, 5), process(5, 1), process(11, 10), process(6, 1)];
-        let pids = |root| family(&all, root).iter().map(|process| process.pid).collect::<Vec<_>>();
-        assert_eq!(pids(5), [5, 10, 11], "children before their parents in the list, too");
+        let process = |pid, parent| Process {
+            pid,
+            parent,
+            session: 0,
+            ticks: 1,
+        };
+        let all = [
+            process(1, 0),
+            process(10, 5),
+            process(5, 1),
+            process(11, 10),
+            process(6, 1),
+        ];
+        let pids = |root| {
+            family(&all, root)
+                .iter()
+                .map(|process| process.pid)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            pids(5),
+            [5, 10, 11],
+            "children before their parents in the list, too"
+        );
         assert_eq!(pids(99), [0; 0], "one that is not there has none");
     }
 

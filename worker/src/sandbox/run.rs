@@ -32,11 +32,22 @@ struct Started {
     output: pipe::Receiver,
 }
 
-pub(super) async fn run(sandbox: &Sandbox, command: Command, watch: &Watch) -> Result<Finished, LaunchError> {
+pub(super) async fn run(
+    sandbox: &Sandbox,
+    command: Command,
+    watch: &Watch,
+) -> Result<Finished, LaunchError> {
     let begin = Instant::now();
-    let started =
-        start(sandbox, &command).map_err(|source| LaunchError::Helper { helper: sandbox.helper.clone(), source })?;
-    let Started { mut helper, lifeline, reports, output: mut pipe } = started;
+    let started = start(sandbox, &command).map_err(|source| LaunchError::Helper {
+        helper: sandbox.helper.clone(),
+        source,
+    })?;
+    let Started {
+        mut helper,
+        lifeline,
+        reports,
+        output: mut pipe,
+    } = started;
     let pid = helper.id();
     let mut output = Output::new(sandbox.limits.max_output_bytes);
     let mut listener = Listener::new(&command, watch, (begin, pid), lifeline);
@@ -49,20 +60,47 @@ pub(super) async fn run(sandbox: &Sandbox, command: Command, watch: &Watch) -> R
     let status = timeout(HELPER_MARGIN, helper.wait()).await;
     let stopped = listener.stopped;
     let (exit, stragglers) = match (stopped, report) {
-        (_, Some(Report::Failed(problem))) => return Err(LaunchError::Program { program: program(&command), problem }),
+        (_, Some(Report::Failed(problem))) => {
+            return Err(LaunchError::Program {
+                program: program(&command),
+                problem,
+            });
+        }
         (Some(stopped), Some(Report::Ended { stragglers, .. })) => (stopped, stragglers),
         (Some(stopped), None) => (stopped, 0),
-        (None, Some(Report::Ended { status: Some(status), stragglers, .. })) => (Exit::Status(status), stragglers),
-        (None, Some(Report::Ended { signal, stragglers, .. })) => {
-            (Exit::Signal(signal.unwrap_or(nix::libc::SIGKILL)), stragglers)
-        }
+        (
+            None,
+            Some(Report::Ended {
+                status: Some(status),
+                stragglers,
+                ..
+            }),
+        ) => (Exit::Status(status), stragglers),
+        (
+            None,
+            Some(Report::Ended {
+                signal, stragglers, ..
+            }),
+        ) => (
+            Exit::Signal(signal.unwrap_or(nix::libc::SIGKILL)),
+            stragglers,
+        ),
         (None, None) => return Err(LaunchError::NoReport(format!("{status:?}"))),
     };
-    Ok(Finished { exit, output, duration: begin.elapsed(), stragglers })
+    Ok(Finished {
+        exit,
+        output,
+        duration: begin.elapsed(),
+        stragglers,
+    })
 }
 
 fn program(command: &Command) -> String {
-    command.argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default()
+    command
+        .argv
+        .first()
+        .map(|program| program.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
@@ -86,7 +124,12 @@ fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
         .stderr(Stdio::from(writer))
         .spawn()?;
     let (reports, lifeline) = UnixStream::from_std(line)?.into_split();
-    Ok(Started { helper, lifeline, reports, output: pipe::Receiver::from_owned_fd(reader.into())? })
+    Ok(Started {
+        helper,
+        lifeline,
+        reports,
+        output: pipe::Receiver::from_owned_fd(reader.into())?,
+    })
 }
 
 /// What is known while the command runs.
@@ -117,10 +160,15 @@ impl<'a> Listener<'a> {
             command,
             watch,
             begin,
-            helper: helper.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            helper: helper
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw),
             heard: begin,
             looked: Look::at(begin, Duration::ZERO),
-            finder: watch.last_words.as_ref().map(|words| Finder::new(words.event.clone())),
+            finder: watch
+                .last_words
+                .as_ref()
+                .map(|words| Finder::new(words.event.clone())),
             finished: None,
             lifeline: Some(lifeline),
             stopped: None,

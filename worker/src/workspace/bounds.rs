@@ -30,7 +30,9 @@ const CEILINGS: &str = "GIT_CEILING_DIRECTORIES";
 /// Keeps git in `worktree`: it looks in no directory above, and no variable names another place.
 pub(crate) fn bound_git(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
     env.retain(|(name, _)| !LEAD_ELSEWHERE.iter().any(|known| name == known));
-    let Some(above) = worktree.parent() else { return };
+    let Some(above) = worktree.parent() else {
+        return;
+    };
     let mut ceilings = above.as_os_str().to_owned();
     // Git compares the path without links; other programs that mind the variable may not resolve it.
     if let Ok(resolved) = above.canonicalize()
@@ -45,5 +47,8 @@ pub(crate) fn bound_git(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
 /// Ends the search for a repository at this directory: git gives up at a `.git` that it cannot read. This also holds for a
 /// program with a cleared environment, and for a path with a colon, which the variable cannot express.
 pub(super) fn end_search_at(dir: &Path) -> io::Result<()> {
-    fs::write(dir.join(".git"), "gitdir: /nonexistent/this-directory-has-no-repository\n")
+    fs::write(
+        dir.join(".git"),
+        "gitdir: /nonexistent/this-directory-has-no-repository\n",
+    )
 }

@@ -33,7 +33,9 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Workspace`](pool_shared::result::ErrorKind::Workspace) when git fails.
     pub async fn check_out_for_checks(&self) -> Result<Checkout, TaskFailure> {
-        self.try_check_out().await.map_err(|error| failure("cannot make the checkout for the checks", error))
+        self.try_check_out()
+            .await
+            .map_err(|error| failure("cannot make the checkout for the checks", error))
     }
 
     /// Restores every file of the commit, and the repository, for the next check. Other files, which the checks so far have
@@ -42,7 +44,9 @@ impl Worktree {
     /// # Errors
     /// As [`Self::check_out_for_checks`].
     pub async fn renew(&self, checkout: &Checkout) -> Result<(), TaskFailure> {
-        self.try_renew(checkout).await.map_err(|error| failure("cannot renew the checkout for the checks", error))
+        self.try_renew(checkout)
+            .await
+            .map_err(|error| failure("cannot renew the checkout for the checks", error))
     }
 
     async fn try_check_out(&self) -> Result<Checkout, GitError> {
@@ -57,12 +61,16 @@ impl Worktree {
         off_the_runtime(move || remove_tree(&dir).and_then(|()| private_directory(&tree))).await?;
         let collected = self.git().line(&["write-tree"]).await?;
         let git = |index: &Path| self.git_in(&checkout.tree).env("GIT_INDEX_FILE", index);
-        git(&checkout.index).run(&["read-tree", "--reset", "-u", &collected]).await?;
+        git(&checkout.index)
+            .run(&["read-tree", "--reset", "-u", &collected])
+            .await?;
         hide_links_that_lead_outside(&checkout.tree, || git(&checkout.index)).await?;
         // Unchanged files keep their times in the index, so that git need not read them again.
         let (index, base_index) = (checkout.index.clone(), checkout.base_index.clone());
         off_the_runtime(move || copy_regular(&index, &base_index)).await?;
-        git(&checkout.base_index).run(&["read-tree", "-m", self.base()]).await?;
+        git(&checkout.base_index)
+            .run(&["read-tree", "-m", self.base()])
+            .await?;
         self.give_repository(&checkout).await?;
         Ok(checkout)
     }
@@ -76,14 +84,21 @@ impl Worktree {
             // Git would wait for these.
             let special = special_files(&tree)?;
             let opened = special.iter().filter(|special| special.is_opened_by_git());
-            opened.into_iter().try_for_each(|special| remove_any(&tree.join(&special.path)))?;
+            opened
+                .into_iter()
+                .try_for_each(|special| remove_any(&tree.join(&special.path)))?;
             Ok(true)
         });
         if !cleared.await? {
             return self.try_check_out().await.map(|_| ());
         }
-        let git = || self.git_in(&checkout.tree).env("GIT_INDEX_FILE", &checkout.index);
-        git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
+        let git = || {
+            self.git_in(&checkout.tree)
+                .env("GIT_INDEX_FILE", &checkout.index)
+        };
+        git()
+            .run(&["checkout-index", "--all", "--force", "--quiet"])
+            .await?;
         // Git before 2.36 brings them back.
         hide_links_that_lead_outside(&checkout.tree, git).await?;
         self.give_repository(checkout).await
@@ -91,7 +106,8 @@ impl Worktree {
 
     async fn give_repository(&self, checkout: &Checkout) -> Result<(), GitError> {
         let (checkout, git_dir, origin) = (checkout.clone(), self.git_dir(), self.origin().clone());
-        let make = move || write_own_repository(&checkout.tree, &git_dir, &checkout.base_index, &origin);
+        let make =
+            move || write_own_repository(&checkout.tree, &git_dir, &checkout.base_index, &origin);
         Ok(off_the_runtime(make).await?)
     }
 }

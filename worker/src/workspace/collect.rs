@@ -38,16 +38,26 @@ impl Worktree {
     pub async fn collect(&self) -> Result<Changes, TaskFailure> {
         self.try_collect().await.map_err(|problem| match problem {
             Problem::Git(error) => failure("cannot collect the changes", error),
-            Problem::Refused(why) => {
-                TaskFailure::new(ErrorKind::ChangeRefused, format!("the change is refused: {why}"))
-            }
+            Problem::Refused(why) => TaskFailure::new(
+                ErrorKind::ChangeRefused,
+                format!("the change is refused: {why}"),
+            ),
         })
     }
 
     async fn try_collect(&self) -> Result<Changes, Problem> {
         self.survey().await?;
         self.stage().await?;
-        let args = ["diff-index", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", self.base(), "--"];
+        let args = [
+            "diff-index",
+            "--cached",
+            "--raw",
+            "-z",
+            "--no-renames",
+            "--no-abbrev",
+            self.base(),
+            "--",
+        ];
         let raw = self.git().run(&args).await?;
         let entries = parse_raw(&raw).ok_or_else(|| io::Error::other("git printed nonsense"))?;
         for entry in &entries {
@@ -57,7 +67,10 @@ impl Worktree {
             return Ok(Changes::default());
         }
         let patch = self.patch().await?;
-        Ok(Changes { files: entries.iter().map(|entry| display(&entry.path)).collect(), patch })
+        Ok(Changes {
+            files: entries.iter().map(|entry| display(&entry.path)).collect(),
+            patch,
+        })
     }
 
     /// Refuses special files before git sees them: git would wait for some and pass over the others. An ignored path may be
@@ -65,8 +78,9 @@ impl Worktree {
     async fn survey(&self) -> Result<(), Problem> {
         let tree = self.path();
         if let Some(what) = replaced_by(&tree)? {
-            let problem =
-                format!("the agent put {what} in the place of its worktree: it must leave its directory there");
+            let problem = format!(
+                "the agent put {what} in the place of its worktree: it must leave its directory there"
+            );
             return Err(Problem::Refused(problem));
         }
         let special = off_the_runtime(move || special_files(&tree)).await?;
@@ -84,26 +98,41 @@ impl Worktree {
         })
     }
 
-    async fn first_not_ignored<'a>(&self, special: &'a [Special]) -> Result<Option<&'a Special>, GitError> {
+    async fn first_not_ignored<'a>(
+        &self,
+        special: &'a [Special],
+    ) -> Result<Option<&'a Special>, GitError> {
         let mut input = Vec::new();
         for special in special {
             input.extend_from_slice(special.path.as_os_str().as_encoded_bytes());
             input.push(0);
         }
-        let ignored = match self.git().input(input).run(&["check-ignore", "-z", "--stdin"]).await {
+        let ignored = match self
+            .git()
+            .input(input)
+            .run(&["check-ignore", "-z", "--stdin"])
+            .await
+        {
             Ok(ignored) => split_paths(&ignored),
             // With status 1 none is ignored. With another one it lies where git looks for nothing: in a submodule.
             Err(GitError::Failed { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
-        let is_ignored = |special: &&Special| ignored.iter().any(|path| path_of(path) == special.path);
+        let is_ignored =
+            |special: &&Special| ignored.iter().any(|path| path_of(path) == special.path);
         Ok(special.iter().find(|special| !is_ignored(special)))
     }
 
     /// Puts everything that differs from the index into it. Only commands that run no git inside of submodules are used,
     /// because an agent can make one with a configuration of its own.
     async fn stage(&self) -> Result<(), Problem> {
-        let args = ["ls-files", "-z", "--modified", "--others", "--exclude-standard"];
+        let args = [
+            "ls-files",
+            "-z",
+            "--modified",
+            "--others",
+            "--exclude-standard",
+        ];
         let paths = split_paths(&self.git().run(&args).await?);
         if let Some(inner) = paths.iter().find(|path| path.ends_with(b"/")) {
             let inner = display(inner);
@@ -122,17 +151,29 @@ impl Worktree {
         let open = move || {
             let found = paths.iter().filter_map(|path| {
                 let path = tree.join(path_of(path));
-                path.symlink_metadata().ok().filter(fs::Metadata::is_file).map(|found| (path, found))
+                path.symlink_metadata()
+                    .ok()
+                    .filter(fs::Metadata::is_file)
+                    .map(|found| (path, found))
             });
-            found.into_iter().try_for_each(|(path, found)| make_readable(&path, &found, 0o400))
+            found
+                .into_iter()
+                .try_for_each(|(path, found)| make_readable(&path, &found, 0o400))
         };
         off_the_runtime(open).await?;
-        let update = self.git().input(input).run(&["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]);
+        let update = self.git().input(input).run(&[
+            "update-index",
+            "-z",
+            "--add",
+            "--remove",
+            "--replace",
+            "--stdin",
+        ]);
         match update.await {
             Ok(_) => Ok(()),
-            Err(GitError::Failed { said, .. }) if is_of_the_change(&said) => {
-                Err(Problem::Refused(format!("git cannot keep a file as it is: {said}")))
-            }
+            Err(GitError::Failed { said, .. }) if is_of_the_change(&said) => Err(Problem::Refused(
+                format!("git cannot keep a file as it is: {said}"),
+            )),
             Err(error) => Err(error.into()),
         }
     }
@@ -142,7 +183,9 @@ impl Worktree {
         match entry.kind {
             Kind::File | Kind::Removed => Ok(()),
             Kind::Submodule => {
-                let problem = format!("{path} is a submodule, and only files can be changed: leave it as it is");
+                let problem = format!(
+                    "{path} is a submodule, and only files can be changed: leave it as it is"
+                );
                 Err(Problem::Refused(problem))
             }
             Kind::SymbolicLink => {
@@ -177,8 +220,19 @@ impl Worktree {
     }
 
     async fn diff(&self) -> Result<Option<Vec<u8>>, GitError> {
-        let args = ["diff-index", "--cached", "--patch", "--binary", "--full-index", "--no-renames", "--no-ext-diff"];
-        let args: Vec<&str> = args.into_iter().chain(["--no-textconv", "--no-color", self.base(), "--"]).collect();
+        let args = [
+            "diff-index",
+            "--cached",
+            "--patch",
+            "--binary",
+            "--full-index",
+            "--no-renames",
+            "--no-ext-diff",
+        ];
+        let args: Vec<&str> = args
+            .into_iter()
+            .chain(["--no-textconv", "--no-color", self.base(), "--"])
+            .collect();
         match self.git().output_limit(MAX_PATCH_BYTES).run(&args).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(GitError::TooMuch { .. }) => Ok(None),
@@ -189,9 +243,18 @@ impl Worktree {
 
 /// Whether git refused a file for what it is (its name, its encoding), and not because the machine was in the way.
 fn is_of_the_change(said: &str) -> bool {
-    const OF_THE_MACHINE: [&str; 4] =
-        ["failed to insert into database", "No space left", "Input/output error", ".lock"];
-    const OF_THE_CHANGE: [&str; 4] = ["Unable to process path", "failed to encode", "BOM is", "Invalid path"];
+    const OF_THE_MACHINE: [&str; 4] = [
+        "failed to insert into database",
+        "No space left",
+        "Input/output error",
+        ".lock",
+    ];
+    const OF_THE_CHANGE: [&str; 4] = [
+        "Unable to process path",
+        "failed to encode",
+        "BOM is",
+        "Invalid path",
+    ];
     let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
     says(&OF_THE_CHANGE) && !says(&OF_THE_MACHINE)
 }

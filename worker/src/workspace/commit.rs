@@ -28,7 +28,11 @@ pub struct Credit<'a> {
 impl Credit<'_> {
     /// Subject: the first line of the instruction. Trailers: task, programmer, LLM.
     pub(super) fn message(&self) -> String {
-        let Self { task, programmer, llm } = self;
+        let Self {
+            task,
+            programmer,
+            llm,
+        } = self;
         let subject = subject(&task.message.instruction);
         format!(
             "{subject}\n\nPool-Task: {}\nPool-Programmer: {}\nPool-LLM: {llm}\n",
@@ -39,9 +43,15 @@ impl Credit<'_> {
 }
 
 fn subject(instruction: &str) -> String {
-    let first = instruction.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("change");
-    let words: Vec<&str> =
-        first.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+    let first = instruction
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("change");
+    let words: Vec<&str> = first
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|w| !w.is_empty())
+        .collect();
     let line = words.join(" ");
     if line.chars().count() <= SUBJECT_CHARS {
         return line;
@@ -73,12 +83,25 @@ impl RepositoryHandle {
     /// [`ErrorKind::Workspace`] when the commit is not there or git refuses the branch.
     pub async fn set_branch(&self, task: &TaskId, commit: &str) -> Result<String, TaskFailure> {
         let branch = format!("pool/{task}");
-        let failure = |problem: String| TaskFailure::new(ErrorKind::Workspace, format!("branch {branch}: {problem}"));
-        if !(40..=64).contains(&commit.len()) || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let failure = |problem: String| {
+            TaskFailure::new(ErrorKind::Workspace, format!("branch {branch}: {problem}"))
+        };
+        if !(40..=64).contains(&commit.len())
+            || !commit.bytes().all(|byte| byte.is_ascii_hexdigit())
+        {
             return Err(failure(format!("{commit:?} is no commit id")));
         }
-        let args = ["update-ref", "--no-deref", &format!("refs/heads/{branch}"), commit];
-        self.git.at(&self.git_dir).run(&args).await.map_err(|error| failure(error.to_string()))?;
+        let args = [
+            "update-ref",
+            "--no-deref",
+            &format!("refs/heads/{branch}"),
+            commit,
+        ];
+        self.git
+            .at(&self.git_dir)
+            .run(&args)
+            .await
+            .map_err(|error| failure(error.to_string()))?;
         Ok(branch)
     }
 
@@ -90,15 +113,27 @@ impl RepositoryHandle {
 
     /// Lets go of the commits of attempts that are long over.
     pub(super) async fn forget_old(&self, now: Timestamp) {
-        let listed = self.git.at(&self.git_dir).line(&["for-each-ref", "--format=%(refname)", ATTEMPT_REFS]).await;
+        let listed = self
+            .git
+            .at(&self.git_dir)
+            .line(&["for-each-ref", "--format=%(refname)", ATTEMPT_REFS])
+            .await;
         let names = listed.unwrap_or_default();
-        for name in names.lines().filter(|name| made_at(name).is_some_and(|made| now.since(made) > ATTEMPT_REF_AGE)) {
+        for name in names
+            .lines()
+            .filter(|name| made_at(name).is_some_and(|made| now.since(made) > ATTEMPT_REF_AGE))
+        {
             self.delete_ref(name).await;
         }
     }
 
     async fn delete_ref(&self, name: &str) {
-        if let Err(error) = self.git.at(&self.git_dir).run(&["update-ref", "--no-deref", "-d", name]).await {
+        if let Err(error) = self
+            .git
+            .at(&self.git_dir)
+            .run(&["update-ref", "--no-deref", "-d", name])
+            .await
+        {
             tracing::warn!(repository = %self.git_dir.display(), name, %error, "cannot remove the ref of an attempt");
         }
     }
@@ -108,7 +143,9 @@ impl RepositoryHandle {
 fn made_at(name: &str) -> Option<Timestamp> {
     let id: uuid::Uuid = name.strip_prefix(ATTEMPT_REFS)?.parse().ok()?;
     let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();
-    Some(Timestamp(seconds * 1000 + u64::from(nanoseconds / 1_000_000)))
+    Some(Timestamp(
+        seconds * 1000 + u64::from(nanoseconds / 1_000_000),
+    ))
 }
 
 #[cfg(test)]
@@ -123,14 +160,23 @@ mod tests {
             "the first line that says something"
         );
         let long = subject(&"word ".repeat(40));
-        assert!(long.chars().count() <= 72 && long.ends_with('…'), "a long one is cut: {long}");
+        assert!(
+            long.chars().count() <= 72 && long.ends_with('…'),
+            "a long one is cut: {long}"
+        );
         assert_eq!(subject("a\u{7}b"), "a b", "no control characters");
     }
 
     #[test]
     fn the_age_of_an_attempt_is_in_its_id() {
-        let name = attempt_ref(AttemptId::from_u128(0x019b_7c0e_5b6e_7000_8000_0000_0000_0000));
-        assert_eq!(made_at(&name), Some(Timestamp(0x019b_7c0e_5b6e)), "UUID version 7, milliseconds");
+        let name = attempt_ref(AttemptId::from_u128(
+            0x019b_7c0e_5b6e_7000_8000_0000_0000_0000,
+        ));
+        assert_eq!(
+            made_at(&name),
+            Some(Timestamp(0x019b_7c0e_5b6e)),
+            "UUID version 7, milliseconds"
+        );
         assert_eq!(made_at("refs/heads/main"), None, "not an attempt");
     }
 }

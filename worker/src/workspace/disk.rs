@@ -40,7 +40,11 @@ fn open_directories(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// As [`remove_tree`].
 pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() { remove_tree(path) } else { fs::remove_file(path) }
+    if path.symlink_metadata()?.is_dir() {
+        remove_tree(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 /// Removes everything in a directory, and keeps the directory.
@@ -49,7 +53,10 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// As [`remove_tree`]; and when it is a link, which leads to somebody else's files.
 pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
     if !dir.symlink_metadata()?.is_dir() {
-        return Err(io::Error::other(format!("{} is not a directory any more", dir.display())));
+        return Err(io::Error::other(format!(
+            "{} is not a directory any more",
+            dir.display()
+        )));
     }
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
@@ -64,7 +71,10 @@ pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
 /// When it cannot be made.
 pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }
 
 /// A directory that only this user can enter, whatever is in its place: anything else there is removed, and what is in a
@@ -74,7 +84,9 @@ pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
 /// When it cannot be made.
 pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
     match dir.symlink_metadata() {
-        Ok(found) if found.is_dir() => return fs::set_permissions(dir, Permissions::from_mode(0o700)),
+        Ok(found) if found.is_dir() => {
+            return fs::set_permissions(dir, Permissions::from_mode(0o700));
+        }
         Ok(_) => fs::remove_file(dir)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -99,9 +111,16 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it is anything else (a link, a pipe, a device), or cannot be read.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+    match OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK)
+        .open(path)
+    {
         Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => Err(io::Error::other(format!("{} is not a regular file", path.display()))),
+        Ok(_) => Err(io::Error::other(format!(
+            "{} is not a regular file",
+            path.display()
+        ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -125,5 +144,7 @@ pub(super) fn copy_regular(from: &Path, to: &Path) -> io::Result<()> {
 pub(crate) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }

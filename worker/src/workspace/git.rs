@@ -55,15 +55,22 @@ const SETTINGS: [&str; 27] = [
 ];
 
 /// Also in force where a remote is asked: https and ssh, nothing else.
-const REMOTE_SETTINGS: [&str; 3] =
-    ["protocol.https.allow=always", "protocol.ssh.allow=always", "http.followRedirects=initial"];
+const REMOTE_SETTINGS: [&str; 3] = [
+    "protocol.https.allow=always",
+    "protocol.ssh.allow=always",
+    "http.followRedirects=initial",
+];
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GitError {
     #[error("cannot run git: {0}")]
     Start(#[from] io::Error),
     #[error("git {what} failed: {said}")]
-    Failed { what: String, said: String, status: ExitStatus },
+    Failed {
+        what: String,
+        said: String,
+        status: ExitStatus,
+    },
     #[error("git {what} took longer than {seconds} s")]
     TimedOut { what: String, seconds: u64 },
     #[error("git {what} printed more than {limit} bytes")]
@@ -93,7 +100,10 @@ impl Git {
             "NO_PROXY",
             "no_proxy",
         ];
-        let remote_env = env.into_iter().filter(|(name, _)| REMOTE.iter().any(|known| name == known)).collect();
+        let remote_env = env
+            .into_iter()
+            .filter(|(name, _)| REMOTE.iter().any(|known| name == known))
+            .collect();
         Self { path, remote_env }
     }
 
@@ -168,40 +178,68 @@ impl Call<'_> {
     /// # Errors
     /// [`GitError`], with what git said, when it does not exit 0 in time.
     pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
-        let what = args.first().map(|word| word.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
+        let what = args
+            .first()
+            .map(|word| word.as_ref().to_string_lossy().into_owned())
+            .unwrap_or_default();
         let mut group = Group::new(self.command(args).spawn()?);
-        if let Some(pid) = group.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+        if let Some(pid) = group
+            .id()
+            .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+        {
             // It may have ended already; and a refusal leaves it as important as the rest.
             let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
         }
         let seconds = self.timeout.as_secs();
-        let Ok(finished) = timeout(self.timeout, communicate(group.git(), &self.input, self.output_limit)).await else {
+        let Ok(finished) = timeout(
+            self.timeout,
+            communicate(group.git(), &self.input, self.output_limit),
+        )
+        .await
+        else {
             group.end().await;
             return Err(GitError::TimedOut { what, seconds });
         };
         let Some((status, output, said)) = finished? else {
             group.end().await;
-            return Err(GitError::TooMuch { what, limit: self.output_limit });
+            return Err(GitError::TooMuch {
+                what,
+                limit: self.output_limit,
+            });
         };
         if status.success() {
             return Ok(output);
         }
-        Err(GitError::Failed { what, said: shorten(&said), status })
+        Err(GitError::Failed {
+            what,
+            said: shorten(&said),
+            status,
+        })
     }
 
     /// Like [`Self::run`], for commands that print one line of text.
     pub(super) async fn line<S: AsRef<OsStr>>(self, args: &[S]) -> Result<String, GitError> {
-        Ok(String::from_utf8_lossy(&self.run(args).await?).trim().to_owned())
+        Ok(String::from_utf8_lossy(&self.run(args).await?)
+            .trim()
+            .to_owned())
     }
 
     fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new("git");
-        let settings = SETTINGS.iter().chain(if self.remote { &REMOTE_SETTINGS[..] } else { &[] });
+        let settings = SETTINGS.iter().chain(if self.remote {
+            &REMOTE_SETTINGS[..]
+        } else {
+            &[]
+        });
         for setting in settings {
             command.args(["-c", setting]);
         }
         command.args(&self.options).args(args);
-        command.env_clear().env("PATH", &self.git.path).env("LC_ALL", "C").env("HOME", "/nonexistent");
+        command
+            .env_clear()
+            .env("PATH", &self.git.path)
+            .env("LC_ALL", "C")
+            .env("HOME", "/nonexistent");
         for (name, value) in [
             ("GIT_CONFIG_NOSYSTEM", "1"),
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
@@ -210,15 +248,28 @@ impl Call<'_> {
             ("GIT_OPTIONAL_LOCKS", "0"),
             ("GIT_NO_REPLACE_OBJECTS", "1"),
             ("GIT_NO_LAZY_FETCH", "1"),
-            ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=20"),
+            (
+                "GIT_SSH_COMMAND",
+                "ssh -o BatchMode=yes -o ConnectTimeout=20",
+            ),
         ] {
             command.env(name, value);
         }
         if self.remote {
-            command.envs(self.git.remote_env.iter().map(|(name, value)| (name, value)));
+            command.envs(
+                self.git
+                    .remote_env
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            );
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         command
     }
 }
@@ -226,7 +277,11 @@ impl Call<'_> {
 type Said = (ExitStatus, Vec<u8>, Vec<u8>);
 
 /// Writes, reads and waits at once, since each can block the others. None: too much output.
-async fn communicate(git: Option<&mut Child>, input: &[u8], limit: usize) -> io::Result<Option<Said>> {
+async fn communicate(
+    git: Option<&mut Child>,
+    input: &[u8],
+    limit: usize,
+) -> io::Result<Option<Said>> {
     let Some(child) = git else { return Ok(None) };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
@@ -268,9 +323,17 @@ async fn read_end(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
 /// The last lines say what was wrong; the first ones often only which hint git has.
 fn shorten(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let last = lines[lines.len().saturating_sub(4)..].join("; ");
-    if last.is_empty() { "it said nothing".to_owned() } else { last.chars().take(600).collect() }
+    if last.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        last.chars().take(600).collect()
+    }
 }
 
 /// A path as git prints it with `-z`.

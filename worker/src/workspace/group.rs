@@ -37,7 +37,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(git) = self.0.take().filter(|git| git.id().is_some()) else { return };
+        let Some(git) = self.0.take().filter(|git| git.id().is_some()) else {
+            return;
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(end(git));
         } else {

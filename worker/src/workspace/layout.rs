@@ -11,7 +11,11 @@ use super::worktree::Origin;
 
 /// The settings of the repository that its objects depend on, as lines of a configuration file.
 pub(super) async fn repository_settings(origin: &Origin) -> Result<String, GitError> {
-    let listed = origin.git.at(&origin.repository).run(&["config", "--local", "--list", "-z"]).await?;
+    let listed = origin
+        .git
+        .at(&origin.repository)
+        .run(&["config", "--local", "--list", "-z"])
+        .await?;
     let listed = String::from_utf8_lossy(&listed).to_lowercase();
     let mut lines = "[core]\n\tbare = false\n\tfilemode = true\n".to_owned();
     let mut version = 0;
@@ -21,28 +25,39 @@ pub(super) async fn repository_settings(origin: &Origin) -> Result<String, GitEr
                 version = 1;
                 lines.push_str("[extensions]\n\tobjectformat = sha256\n");
             }
-            Some(("core.sharedrepository", value)) if value.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            Some(("core.sharedrepository", value))
+                if value.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
+            {
                 lines.push_str(&format!("[core]\n\tsharedRepository = {value}\n"));
             }
             Some(_) | None => {}
         }
     }
-    Ok(format!("{lines}[core]\n\trepositoryformatversion = {version}\n"))
+    Ok(format!(
+        "{lines}[core]\n\trepositoryformatversion = {version}\n"
+    ))
 }
 
 /// Makes the git directory without `git init`, which would take over templates.
 pub(super) fn write_git_dir(git_dir: &Path, origin: &Origin, settings: &str) -> io::Result<()> {
     private_directory(&git_dir.join("refs"))?;
     fs::write(git_dir.join("HEAD"), format!("{}\n", origin.base))?;
-    let identity =
-        format!("[user]\n\tname = {:?}\n\temail = {:?}\n", origin.author.author_name, origin.author.author_email);
+    let identity = format!(
+        "[user]\n\tname = {:?}\n\temail = {:?}\n",
+        origin.author.author_name, origin.author.author_email
+    );
     fs::write(git_dir.join("config"), format!("{settings}{identity}"))?;
     copy_regular(&origin.repository.join("shallow"), &git_dir.join("shallow"))
 }
 
 /// Gives a checkout a throw-away repository at its base commit: `index` is its index, and it can read the objects of
 /// `origin`. A repository that was there is removed.
-pub(super) fn write_own_repository(checkout: &Path, git_dir: &Path, index: &Path, origin: &Origin) -> io::Result<()> {
+pub(super) fn write_own_repository(
+    checkout: &Path,
+    git_dir: &Path,
+    index: &Path,
+    origin: &Origin,
+) -> io::Result<()> {
     let own = checkout.join(".git");
     match remove_any(&own) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -50,7 +65,11 @@ pub(super) fn write_own_repository(checkout: &Path, git_dir: &Path, index: &Path
     }
     private_directory(&own.join("refs/heads"))?;
     private_directory(&own.join("objects/info"))?;
-    let mut alternates = origin.repository.join("objects").into_os_string().into_encoded_bytes();
+    let mut alternates = origin
+        .repository
+        .join("objects")
+        .into_os_string()
+        .into_encoded_bytes();
     alternates.push(b'\n');
     fs::write(own.join("objects/info/alternates"), alternates)?;
     fs::write(own.join("HEAD"), format!("{}\n", origin.base))?;

@@ -24,7 +24,8 @@ impl Life {
     /// # Errors
     /// When the directory cannot be written.
     pub(super) fn begin(dir: &Path, id: &str) -> io::Result<Self> {
-        let (workers, all_attempts, trash) = (dir.join("workers"), dir.join("attempts"), dir.join("trash"));
+        let (workers, all_attempts, trash) =
+            (dir.join("workers"), dir.join("attempts"), dir.join("trash"));
         for part in [&workers, &all_attempts, &trash] {
             private_directory(part)?;
         }
@@ -39,7 +40,11 @@ impl Life {
         private_directory(&attempts)?;
         gate.unlock()?;
         empty_trash(&trash);
-        Ok(Self { attempts, lock_file, _held: held })
+        Ok(Self {
+            attempts,
+            lock_file,
+            _held: held,
+        })
     }
 }
 

@@ -35,13 +35,22 @@ pub(super) struct Mirrors {
 
 impl Mirrors {
     pub(super) fn new(git: Git, dir: PathBuf, fetch_timeout: Duration) -> Self {
-        Self { git, dir, fetch_timeout, fetches: std::sync::Mutex::default() }
+        Self {
+            git,
+            dir,
+            fetch_timeout,
+            fetches: std::sync::Mutex::default(),
+        }
     }
 
     /// Where the mirror of this URL is, or will be.
     pub(super) fn git_dir(&self, url: &Repository) -> PathBuf {
         let digest = Sha256::digest(url.as_str());
-        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name: String = digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         self.dir.join(format!("{name}.git"))
     }
 
@@ -52,8 +61,13 @@ impl Mirrors {
     pub(super) async fn fetch(&self, url: &Repository) -> Result<PathBuf, GitError> {
         let asked = Instant::now();
         let git_dir = self.git_dir(url);
-        let last =
-            Arc::clone(self.fetches.lock().unwrap_or_else(|e| e.into_inner()).entry(git_dir.clone()).or_default());
+        let last = Arc::clone(
+            self.fetches
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .entry(git_dir.clone())
+                .or_default(),
+        );
         let mut last = last.lock().await;
         if last.is_some_and(|began| began > asked) {
             return Ok(git_dir);
@@ -62,13 +76,35 @@ impl Mirrors {
         let _held = self.lock(&git_dir).await?;
         let began = Instant::now();
         self.create(&git_dir).await?;
-        let refspecs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-        let args = ["fetch", "--quiet", "--prune", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"];
-        let args: Vec<&str> = args.into_iter().chain(["--end-of-options", url.as_str()]).chain(refspecs).collect();
-        self.git.at(&git_dir).remote(self.fetch_timeout).run(&args).await?;
+        let refspecs = [
+            "+refs/heads/*:refs/remotes/origin/*",
+            "+refs/tags/*:refs/tags/*",
+        ];
+        let args = [
+            "fetch",
+            "--quiet",
+            "--prune",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+        ];
+        let args: Vec<&str> = args
+            .into_iter()
+            .chain(["--end-of-options", url.as_str()])
+            .chain(refspecs)
+            .collect();
+        self.git
+            .at(&git_dir)
+            .remote(self.fetch_timeout)
+            .run(&args)
+            .await?;
         // Housekeeping that git would do in the background, where nobody could end it.
-        let tidy =
-            self.git.at(&git_dir).set("gc.auto=6700").set("gc.autoDetach=false").run(&["gc", "--auto", "--quiet"]);
+        let tidy = self
+            .git
+            .at(&git_dir)
+            .set("gc.auto=6700")
+            .set("gc.autoDetach=false")
+            .run(&["gc", "--auto", "--quiet"]);
         if let Err(error) = tidy.await {
             tracing::warn!(mirror = %git_dir.display(), %error, "cannot tidy a mirror");
         }
@@ -80,10 +116,27 @@ impl Mirrors {
     ///
     /// # Errors
     /// When the remote cannot be read in time.
-    pub(super) async fn default_branch(&self, git_dir: &Path, url: &Repository) -> Result<Option<String>, GitError> {
-        let args = ["ls-remote", "--symref", "--end-of-options", url.as_str(), "HEAD"];
-        let said = self.git.at(git_dir).remote(self.fetch_timeout).line(&args).await?;
-        let branch = said.lines().find_map(|line| line.strip_prefix("ref: refs/heads/")?.split_once('\t'));
+    pub(super) async fn default_branch(
+        &self,
+        git_dir: &Path,
+        url: &Repository,
+    ) -> Result<Option<String>, GitError> {
+        let args = [
+            "ls-remote",
+            "--symref",
+            "--end-of-options",
+            url.as_str(),
+            "HEAD",
+        ];
+        let said = self
+            .git
+            .at(git_dir)
+            .remote(self.fetch_timeout)
+            .line(&args)
+            .await?;
+        let branch = said
+            .lines()
+            .find_map(|line| line.strip_prefix("ref: refs/heads/")?.split_once('\t'));
         Ok(branch.map(|(branch, _)| format!("refs/remotes/origin/{branch}")))
     }
 
@@ -94,7 +147,10 @@ impl Mirrors {
         }
         let unfinished = git_dir.with_extension("new");
         super::disk::remove_tree(&unfinished)?;
-        self.git.at(&unfinished).run(&["init", "--bare", "--quiet", "--template="]).await?;
+        self.git
+            .at(&unfinished)
+            .run(&["init", "--bare", "--quiet", "--template="])
+            .await?;
         Ok(fs::rename(unfinished, git_dir)?)
     }
 
@@ -105,9 +161,13 @@ impl Mirrors {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_POLL).await,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    sleep(LOCK_POLL).await
+                }
                 Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::other("another worker has been fetching this repository for too long"));
+                    return Err(io::Error::other(
+                        "another worker has been fetching this repository for too long",
+                    ));
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
             }

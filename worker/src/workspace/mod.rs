@@ -37,7 +37,9 @@ pub(crate) use bounds::bound_git;
 pub use changes::Changes;
 pub use checkout::Checkout;
 pub use commit::{Credit, KEPT_DAYS, RepositoryHandle};
-pub(crate) use disk::{make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new};
+pub(crate) use disk::{
+    make_directory, off_the_runtime, open_regular, remove_any, remove_tree, write_new,
+};
 use git::{Git, GitError};
 use leftovers::Life;
 use mirror::Mirrors;
@@ -76,8 +78,18 @@ impl Workspaces {
     ) -> io::Result<Self> {
         let git = Git::new(path, env);
         let life = Life::begin(&config.dir, &AttemptId::new().to_string())?;
-        let mirrors = Mirrors::new(git.clone(), config.dir.join("mirrors"), config.fetch_timeout);
-        Ok(Self { config: config.clone(), git, mirrors, life, tidied: Mutex::default() })
+        let mirrors = Mirrors::new(
+            git.clone(),
+            config.dir.join("mirrors"),
+            config.fetch_timeout,
+        );
+        Ok(Self {
+            config: config.clone(),
+            git,
+            mirrors,
+            life,
+            tidied: Mutex::default(),
+        })
     }
 
     /// Makes the worktree of an attempt, at the task's base commit.
@@ -86,23 +98,38 @@ impl Workspaces {
     /// [`ErrorKind::Repository`] or [`ErrorKind::Workspace`].
     pub async fn prepare(&self, task: &Task, attempt: AttemptId) -> Result<Worktree, TaskFailure> {
         let (name, base) = (&task.message.repository, task.message.base.as_ref());
-        let unreadable =
-            |error: GitError| TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"));
+        let unreadable = |error: GitError| {
+            TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {error}"))
+        };
         let (repository, candidates) = if source::is_url(name) {
             let mirror = self.mirrors.fetch(name).await.map_err(unreadable)?;
             let candidates = match base {
                 Some(base) => remote_candidates(base),
-                None => self.mirrors.default_branch(&mirror, name).await.map_err(unreadable)?.into_iter().collect(),
+                None => self
+                    .mirrors
+                    .default_branch(&mirror, name)
+                    .await
+                    .map_err(unreadable)?
+                    .into_iter()
+                    .collect(),
             };
             (mirror, candidates)
         } else {
             let git_dir = source::local_git_dir(name, &self.config.roots)?;
-            (git_dir, vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)])
+            (
+                git_dir,
+                vec![base.map_or_else(|| "HEAD".to_owned(), ToString::to_string)],
+            )
         };
         let base = self.resolve(&repository, name, base, &candidates).await?;
         self.tidy(&repository).await;
         let dir = self.life.attempts.join(attempt.to_string());
-        let origin = Origin { git: self.git.clone(), repository, base, author: self.config.clone() };
+        let origin = Origin {
+            git: self.git.clone(),
+            repository,
+            base,
+            author: self.config.clone(),
+        };
         Worktree::make(dir, attempt, origin).await
     }
 
@@ -116,7 +143,10 @@ impl Workspaces {
         } else {
             source::local_git_dir(name, &self.config.roots)?
         };
-        Ok(RepositoryHandle { git: self.git.clone(), git_dir })
+        Ok(RepositoryHandle {
+            git: self.git.clone(),
+            git_dir,
+        })
     }
 
     /// The full id of the first candidate that names a commit.
@@ -130,7 +160,13 @@ impl Workspaces {
         let mut problem = None;
         for candidate in candidates {
             let revision = format!("{candidate}^{{commit}}");
-            let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &revision];
+            let args = [
+                "rev-parse",
+                "--verify",
+                "--quiet",
+                "--end-of-options",
+                &revision,
+            ];
             match self.git.at(repository).line(&args).await {
                 Ok(commit) => return Ok(commit),
                 // `--quiet` says nothing about a missing ref, with status 1.
@@ -143,14 +179,24 @@ impl Workspaces {
             |base| format!("base {base} names no commit in it"),
         );
         let problem = problem.unwrap_or(missing);
-        Err(TaskFailure::new(ErrorKind::Repository, format!("repository {name}: {problem}")))
+        Err(TaskFailure::new(
+            ErrorKind::Repository,
+            format!("repository {name}: {problem}"),
+        ))
     }
 
     /// Once per process and repository.
     async fn tidy(&self, repository: &std::path::Path) {
-        let first = self.tidied.lock().unwrap_or_else(PoisonError::into_inner).insert(repository.to_owned());
+        let first = self
+            .tidied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(repository.to_owned());
         if first {
-            let handle = RepositoryHandle { git: self.git.clone(), git_dir: repository.to_owned() };
+            let handle = RepositoryHandle {
+                git: self.git.clone(),
+                git_dir: repository.to_owned(),
+            };
             handle.forget_old(wall_clock()).await;
         }
     }
@@ -158,5 +204,9 @@ impl Workspaces {
 
 /// A branch of the remote before a tag, and both before anything else (a commit id).
 fn remote_candidates(base: &GitRef) -> Vec<String> {
-    vec![format!("refs/remotes/origin/{base}"), format!("refs/tags/{base}"), base.to_string()]
+    vec![
+        format!("refs/remotes/origin/{base}"),
+        format!("refs/tags/{base}"),
+        base.to_string(),
+    ]
 }

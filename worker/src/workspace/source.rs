@@ -20,11 +20,21 @@ pub(super) fn is_url(repository: &Repository) -> bool {
 ///
 /// # Errors
 /// [`ErrorKind::Repository`] when it is not there or leads out of the roots.
-pub(super) fn local_git_dir(repository: &Repository, roots: &[PathBuf]) -> Result<PathBuf, TaskFailure> {
-    let failure =
-        |problem: String| TaskFailure::new(ErrorKind::Repository, format!("repository {repository}: {problem}"));
+pub(super) fn local_git_dir(
+    repository: &Repository,
+    roots: &[PathBuf],
+) -> Result<PathBuf, TaskFailure> {
+    let failure = |problem: String| {
+        TaskFailure::new(
+            ErrorKind::Repository,
+            format!("repository {repository}: {problem}"),
+        )
+    };
     let configured = roots;
-    let roots: Vec<PathBuf> = roots.iter().filter_map(|root| root.canonicalize().ok()).collect();
+    let roots: Vec<PathBuf> = roots
+        .iter()
+        .filter_map(|root| root.canonicalize().ok())
+        .collect();
     let named = Path::new(repository.as_str());
     let candidates: Vec<PathBuf> = roots.iter().map(|root| root.join(named)).collect();
     let Some(found) = candidates.iter().find_map(|path| path.canonicalize().ok()) else {
@@ -35,7 +45,10 @@ pub(super) fn local_git_dir(repository: &Repository, roots: &[PathBuf]) -> Resul
     if inside(&found) && inside(&git_dir) {
         Ok(git_dir)
     } else {
-        Err(failure(format!("is outside of the configured roots ({})", list(&roots))))
+        Err(failure(format!(
+            "is outside of the configured roots ({})",
+            list(&roots)
+        )))
     }
 }
 
@@ -56,7 +69,11 @@ fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
     if inner.is_file() {
         return linked(dir, &inner);
     }
-    let candidate = if inner.is_dir() { inner } else { dir.to_owned() };
+    let candidate = if inner.is_dir() {
+        inner
+    } else {
+        dir.to_owned()
+    };
     if candidate.join("objects").is_dir() && candidate.join("HEAD").exists() {
         return candidate.canonicalize();
     }
@@ -66,8 +83,10 @@ fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
 /// `.git` is a file that names a directory, and that one names the directory with the objects in `commondir`.
 fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
     let text = read_short(file)?.unwrap_or_default();
-    let own =
-        text.trim().strip_prefix("gitdir: ").ok_or_else(|| io::Error::other("has a `.git` file without `gitdir:`"))?;
+    let own = text
+        .trim()
+        .strip_prefix("gitdir: ")
+        .ok_or_else(|| io::Error::other("has a `.git` file without `gitdir:`"))?;
     let own = dir.join(own);
     match read_short(&own.join("commondir"))? {
         Some(common) => own.join(common.trim()).canonicalize(),
@@ -77,7 +96,9 @@ fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
 
 /// The text of a file that holds a path. None: there is no such file.
 fn read_short(file: &Path) -> io::Result<Option<String>> {
-    let Some(file) = open_regular(file)? else { return Ok(None) };
+    let Some(file) = open_regular(file)? else {
+        return Ok(None);
+    };
     let mut text = String::new();
     file.take(MAX_PATH_BYTES).read_to_string(&mut text)?;
     Ok(Some(text))

@@ -62,7 +62,10 @@ pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
             if kind.is_dir() {
                 directories.push(path);
             } else if !kind.is_file() && !kind.is_symlink() {
-                special.push(Special { path, what: name_of(kind) });
+                special.push(Special {
+                    path,
+                    what: name_of(kind),
+                });
             } else if kind.is_file() && is_gits(&entry.file_name()) {
                 make_readable(&entry.path(), &entry.metadata()?, 0o400)?;
             }

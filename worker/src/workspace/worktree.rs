@@ -47,9 +47,20 @@ pub(super) fn failure(what: &str, problem: impl std::fmt::Display) -> TaskFailur
 
 impl Worktree {
     /// Makes the directory `dir`, which is not there yet, and checks the base commit out.
-    pub(super) async fn make(dir: PathBuf, attempt: AttemptId, origin: Origin) -> Result<Self, TaskFailure> {
-        let worktree = Self { dir, attempt, origin };
-        worktree.build().await.map_err(|error| failure("cannot prepare the worktree", error))?;
+    pub(super) async fn make(
+        dir: PathBuf,
+        attempt: AttemptId,
+        origin: Origin,
+    ) -> Result<Self, TaskFailure> {
+        let worktree = Self {
+            dir,
+            attempt,
+            origin,
+        };
+        worktree
+            .build()
+            .await
+            .map_err(|error| failure("cannot prepare the worktree", error))?;
         Ok(worktree)
     }
 
@@ -70,7 +81,10 @@ impl Worktree {
 
     /// Outlives the worktree.
     pub fn repository(&self) -> RepositoryHandle {
-        RepositoryHandle { git: self.origin.git.clone(), git_dir: self.origin.repository.clone() }
+        RepositoryHandle {
+            git: self.origin.git.clone(),
+            git_dir: self.origin.repository.clone(),
+        }
     }
 
     /// Commits what the last [`Self::collect`] took in, on a detached HEAD, and gives the commit id. A ref of the attempt
@@ -79,7 +93,9 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Workspace`] when git fails.
     pub async fn commit(&self, credit: &Credit<'_>) -> Result<String, TaskFailure> {
-        self.try_commit(credit).await.map_err(|error| failure("cannot commit", error))
+        self.try_commit(credit)
+            .await
+            .map_err(|error| failure("cannot commit", error))
     }
 
     /// Makes the worktree anew from what [`Self::collect`] took in, so that another run can go on from there: nothing that
@@ -90,12 +106,16 @@ impl Worktree {
     pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.empty_tree().await?;
-            self.git().run(&["checkout-index", "--all", "--force", "--quiet"]).await?;
+            self.git()
+                .run(&["checkout-index", "--all", "--force", "--quiet"])
+                .await?;
             // Git before 2.36 brings them back.
             hide_links_that_lead_outside(&self.path(), || self.git()).await?;
             self.finish_tree().await
         };
-        again.await.map_err(|error: GitError| failure("cannot restore the worktree", error))
+        again
+            .await
+            .map_err(|error: GitError| failure("cannot restore the worktree", error))
     }
 
     /// Back to the base commit, whatever is in the worktree now: nothing of a half-applied edit stays.
@@ -103,7 +123,9 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::Workspace`] when it cannot be done.
     pub async fn reset(&self) -> Result<(), TaskFailure> {
-        self.check_out().await.map_err(|error| failure("cannot reset the worktree", error))
+        self.check_out()
+            .await
+            .map_err(|error| failure("cannot reset the worktree", error))
     }
 
     /// Removes everything of this attempt but its commit.
@@ -112,7 +134,9 @@ impl Worktree {
     /// [`ErrorKind::Workspace`] when files remain; the next worker that starts after this one has ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
         let dir = std::mem::take(&mut self.dir);
-        off_the_runtime(move || remove_tree(&dir)).await.map_err(|error| failure("cannot remove the worktree", error))
+        off_the_runtime(move || remove_tree(&dir))
+            .await
+            .map_err(|error| failure("cannot remove the worktree", error))
     }
 
     pub(super) fn git_dir(&self) -> PathBuf {
@@ -135,11 +159,19 @@ impl Worktree {
     /// With another checkout than the agent's.
     pub(super) fn git_in(&self, checkout: &Path) -> Call<'_> {
         let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
-        call.env("GIT_OBJECT_DIRECTORY", self.origin.repository.join("objects"))
+        call.env(
+            "GIT_OBJECT_DIRECTORY",
+            self.origin.repository.join("objects"),
+        )
     }
 
     async fn build(&self) -> Result<(), GitError> {
-        for part in [self.dir.clone(), self.path(), self.scratch(), self.git_dir()] {
+        for part in [
+            self.dir.clone(),
+            self.path(),
+            self.scratch(),
+            self.git_dir(),
+        ] {
             private_directory(&part)?;
         }
         end_search_at(&self.dir)?;
@@ -154,7 +186,9 @@ impl Worktree {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             Ok(()) | Err(_) => {}
         }
-        self.git().run(&["read-tree", "--reset", "-u", self.base()]).await?;
+        self.git()
+            .run(&["read-tree", "--reset", "-u", self.base()])
+            .await?;
         hide_links_that_lead_outside(&self.path(), || self.git()).await?;
         self.finish_tree().await
     }
@@ -173,13 +207,29 @@ impl Worktree {
 
     async fn try_commit(&self, credit: &Credit<'_>) -> Result<String, GitError> {
         let tree = self.git().line(&["write-tree"]).await?;
-        let (name, email) = (&self.origin.author.author_name, &self.origin.author.author_email);
+        let (name, email) = (
+            &self.origin.author.author_name,
+            &self.origin.author.author_email,
+        );
         let call = self.git().input(credit.message().into_bytes());
-        let call = call.env("GIT_AUTHOR_NAME", name).env("GIT_AUTHOR_EMAIL", email);
-        let call = call.env("GIT_COMMITTER_NAME", name).env("GIT_COMMITTER_EMAIL", email);
-        let commit = call.line(&["commit-tree", "-p", self.base(), "-F", "-", &tree]).await?;
+        let call = call
+            .env("GIT_AUTHOR_NAME", name)
+            .env("GIT_AUTHOR_EMAIL", email);
+        let call = call
+            .env("GIT_COMMITTER_NAME", name)
+            .env("GIT_COMMITTER_EMAIL", email);
+        let commit = call
+            .line(&["commit-tree", "-p", self.base(), "-F", "-", &tree])
+            .await?;
         let repository = self.origin.git.at(&self.origin.repository);
-        repository.run(&["update-ref", "--no-deref", &attempt_ref(self.attempt), &commit]).await?;
+        repository
+            .run(&[
+                "update-ref",
+                "--no-deref",
+                &attempt_ref(self.attempt),
+                &commit,
+            ])
+            .await?;
         fs::write(self.git_dir().join("HEAD"), format!("{commit}\n"))?;
         Ok(commit)
     }
@@ -193,14 +243,22 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
 ) -> Result<(), GitError> {
     let tree = checkout.canonicalize()?;
     let mut hidden = Vec::new();
-    for entry in git().run(&["ls-files", "-t", "--stage", "-z"]).await?.split(|byte| *byte == 0) {
+    for entry in git()
+        .run(&["ls-files", "-t", "--stage", "-z"])
+        .await?
+        .split(|byte| *byte == 0)
+    {
         let (hidden_before, entry) = (entry.starts_with(b"S "), entry.get(2..).unwrap_or_default());
-        let Some(path) = entry.strip_prefix(b"120000 ").and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
+        let Some(path) = entry
+            .strip_prefix(b"120000 ")
+            .and_then(|rest| rest.splitn(2, |byte| *byte == b'\t').nth(1))
         else {
             continue;
         };
         let link = tree.join(path_of(path));
-        let in_place = link.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|real| real == parent));
+        let in_place = link
+            .parent()
+            .is_some_and(|parent| parent.canonicalize().is_ok_and(|real| real == parent));
         if !in_place {
             continue;
         }
@@ -213,7 +271,9 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        let resolved_outside = link.canonicalize().is_ok_and(|target| !target.starts_with(&tree));
+        let resolved_outside = link
+            .canonicalize()
+            .is_ok_and(|target| !target.starts_with(&tree));
         if target.is_absolute() || resolved_outside || lexically_outside(&path_of(path), &target) {
             fs::remove_file(&link)?;
             hidden.extend_from_slice(path);
@@ -221,7 +281,10 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
         }
     }
     if !hidden.is_empty() {
-        git().input(hidden).run(&["update-index", "-z", "--skip-worktree", "--stdin"]).await?;
+        git()
+            .input(hidden)
+            .run(&["update-index", "-z", "--skip-worktree", "--stdin"])
+            .await?;
     }
     Ok(())
 }

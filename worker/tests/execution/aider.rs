@@ -20,19 +20,28 @@ use crate::repo::{Bench, task};
 /// What the LLM answers: a status and the text of its message.
 type Answer = (u16, &'static str);
 
-const EDIT: &str =
-    "calc.py\n```python\n<<<<<<< SEARCH\n    return a - b\n=======\n    return a + b\n>>>>>>> REPLACE\n```\n";
-const BAD_EDIT: &str =
-    "calc.py\n```python\n<<<<<<< SEARCH\n    return a * c\n=======\n    return 1\n>>>>>>> REPLACE\n```\n";
+const EDIT: &str = "calc.py\n```python\n<<<<<<< SEARCH\n    return a - b\n=======\n    return a + b\n>>>>>>> REPLACE\n```\n";
+const BAD_EDIT: &str = "calc.py\n```python\n<<<<<<< SEARCH\n    return a * c\n=======\n    return 1\n>>>>>>> REPLACE\n```\n";
 const GIT_EDIT: &str = ".git/config\n```\n<<<<<<< SEARCH\n[user]\n=======\n[core]\n\tfsmonitor = touch pwned\n[user]\n>>>>>>> REPLACE\n```\n";
 
-async fn answer(State((status, text)): State<Answer>, headers: HeaderMap, Json(question): Json<Value>) -> Response {
-    let authorized = headers.get("authorization").is_some_and(|value| value == "Bearer tok-42");
-    let known = question["model"] == "ollama/qwen2.5-coder:7b-instruct" && question["stream"] != json!(true);
+async fn answer(
+    State((status, text)): State<Answer>,
+    headers: HeaderMap,
+    Json(question): Json<Value>,
+) -> Response {
+    let authorized = headers
+        .get("authorization")
+        .is_some_and(|value| value == "Bearer tok-42");
+    let known = question["model"] == "ollama/qwen2.5-coder:7b-instruct"
+        && question["stream"] != json!(true);
     if status != 200 || !authorized || !known {
         let status = if authorized && known { status } else { 418 };
         let status = StatusCode::from_u16(status).expect("a status");
-        return (status, Json(json!({"error": {"message": "scripted", "code": "scripted"}}))).into_response();
+        return (
+            status,
+            Json(json!({"error": {"message": "scripted", "code": "scripted"}})),
+        )
+            .into_response();
     }
     Json(json!({
         "id": "1", "object": "chat.completion", "created": 1, "model": question["model"],
@@ -44,14 +53,24 @@ async fn answer(State((status, text)): State<Answer>, headers: HeaderMap, Json(q
 
 /// Runs aider on the hostile repository with an LLM that always answers the same.
 async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit, TaskFailure>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let address = listener.local_addr().expect("an address");
-    let app = Router::new().route("/v1/chat/completions", post(answer)).with_state(given);
+    let app = Router::new()
+        .route("/v1/chat/completions", post(answer))
+        .with_state(given);
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     let program = std::env::var_os("POOL_AIDER").expect("POOL_AIDER names the aider program");
-    let kind = AgentKind::Aider { program: program.into(), edit_format: "diff".to_owned() };
+    let kind = AgentKind::Aider {
+        program: program.into(),
+        edit_format: "diff".to_owned(),
+    };
     let workspaces = bench.workspaces();
-    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let worktree = workspaces
+        .prepare(&task(), AttemptId::new())
+        .await
+        .expect("a worktree");
     let mut job = job(&worktree, &["calc.py"]);
     job.base_url = format!("http://{address}/v1");
     let run = run(&kind, &job).await.expect("it runs");
@@ -64,7 +83,10 @@ async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit,
         run.evidence,
         run.output.text()
     );
-    assert!(!pwned(&worktree.path()), "the repository made something run");
+    assert!(
+        !pwned(&worktree.path()),
+        "the repository made something run"
+    );
     server.abort();
     (run, changes, verdict)
 }
@@ -92,8 +114,17 @@ async fn a_real_aider_that_fails_is_never_a_success() {
         ((200, BAD_EDIT), ErrorKind::EditNotApplied),
     ] {
         let (run, changes, verdict) = aider(&bench, given).await;
-        assert_eq!(verdict.map_err(|failure| failure.kind), Err(expected), "{given:?}");
-        assert!(changes.is_empty(), "{given:?} changed {:?}; {:?}", changes.files, run.exit);
+        assert_eq!(
+            verdict.map_err(|failure| failure.kind),
+            Err(expected),
+            "{given:?}"
+        );
+        assert!(
+            changes.is_empty(),
+            "{given:?} changed {:?}; {:?}",
+            changes.files,
+            run.exit
+        );
     }
 }
 

@@ -55,7 +55,9 @@ impl Rig {
         let bench = Bench::new();
         bench.write(".gitignore", "*.tmp\n");
         bench.commit("ignore");
-        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+        let llm = ScriptedLlm::start(Script::default(), 0)
+            .await
+            .expect("a free port");
         let file = json!({
             "programmers": [{"id": "001", "port": 0, "primary_llm": llms[0], "backup_llm": llms[1..], "capabilities": ["fast"]}],
             "defaults": defaults,
@@ -66,23 +68,34 @@ impl Rig {
             "workspace": {"dir": bench.dir.path().join("work"), "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
-        let pool = config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let pool =
+            config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop = Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
+        let workshop =
+            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
         let attempts = workshop.attempts(programmer).await.expect("a gateway");
-        Self { bench, llm, attempts }
+        Self {
+            bench,
+            llm,
+            attempts,
+        }
     }
 
     /// Works on a task whose LLMs answer one after another what `answers` says.
     async fn run(&self, answers: Value, more: Value, stop: &CancellationToken) -> Ended {
-        let mut task =
-            json!({"id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {answers}"), "repository": "app"});
+        let mut task = json!({"id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {answers}"), "repository": "app"});
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
         }
-        let envelope = read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
-        let claimed =
-            Claimed { envelope, attempt: AttemptId::new(), number: 1, spent: Default::default(), since: Timestamp(0) };
+        let envelope =
+            read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
+        let claimed = Claimed {
+            envelope,
+            attempt: AttemptId::new(),
+            number: 1,
+            spent: Default::default(),
+            since: Timestamp(0),
+        };
         self.attempts.run(&claimed, Arc::new(Unlimited), stop).await
     }
 
@@ -96,7 +109,11 @@ impl Rig {
 
     /// The models that the provider was asked for, in order.
     fn asked(&self) -> Vec<String> {
-        self.llm.requests().into_iter().map(|request| request.model).collect()
+        self.llm
+            .requests()
+            .into_iter()
+            .map(|request| request.model)
+            .collect()
     }
 }
 
@@ -105,7 +122,12 @@ fn write(text: &str) -> Value {
 }
 
 fn outage(model: &str, answer: Answer) -> Rule {
-    Rule { model: model.to_owned(), answer, hold: false, prompt: None }
+    Rule {
+        model: model.to_owned(),
+        answer,
+        hold: false,
+        prompt: None,
+    }
 }
 
 fn kind(result: &ResultMessage) -> Option<ErrorKind> {
@@ -114,36 +136,77 @@ fn kind(result: &ResultMessage) -> Option<ErrorKind> {
 
 /// What the last run of the agent said that it found.
 fn found(result: &ResultMessage) -> Value {
-    serde_json::from_str(result.log_tail.lines().next().expect("a line")).expect("what the agent found")
+    serde_json::from_str(result.log_tail.lines().next().expect("a line"))
+        .expect("what the agent found")
 }
 
 /// Passes when `calc.py` holds `wanted`, and leaves and changes files meanwhile.
 fn check(wanted: &str) -> Value {
-    let script =
-        format!("echo made >made-by-check; echo x >>docs/guide.md; echo 'I want {wanted}'; grep -q {wanted} calc.py");
+    let script = format!(
+        "echo made >made-by-check; echo x >>docs/guide.md; echo 'I want {wanted}'; grep -q {wanted} calc.py"
+    );
     json!({"acceptance": [{"name": "adds", "run": ["sh", "-c", script]}]})
 }
 
 #[tokio::test]
 async fn what_a_check_finds_is_repaired_by_the_same_llm_in_the_same_files() {
     let rig = Rig::start(&["free/small", "free/big"], json!({})).await;
-    let result = rig.outcome(json!([write("two\n"), write("two\nthree\n")]), check("three")).await;
-    assert_eq!((result.status, result.runs), (Status::Succeeded, 2), "{result:?}");
+    let result = rig
+        .outcome(
+            json!([write("two\n"), write("two\nthree\n")]),
+            check("three"),
+        )
+        .await;
+    assert_eq!(
+        (result.status, result.runs),
+        (Status::Succeeded, 2),
+        "{result:?}"
+    );
     let found = found(&result);
-    assert_eq!(found["before"], "two\n", "the second run goes on from the first one's files");
+    assert_eq!(
+        found["before"], "two\n",
+        "the second run goes on from the first one's files"
+    );
     let files = json!([".git", ".gitignore", "calc.py", "docs"]);
-    assert_eq!(found["files"], files, "and from nothing that the check or the first run has left beside them");
+    assert_eq!(
+        found["files"], files,
+        "and from nothing that the check or the first run has left beside them"
+    );
     let prompt = found["prompt"].as_str().expect("a prompt");
-    for part in ["Fix add.\n", "check \"adds\" failed", "grep -q three calc.py", "status 1", "I want three"] {
+    for part in [
+        "Fix add.\n",
+        "check \"adds\" failed",
+        "grep -q three calc.py",
+        "status 1",
+        "I want three",
+    ] {
         assert!(prompt.contains(part), "{part:?} is in {prompt}");
     }
-    assert_eq!(result.files_changed, ["calc.py"], "nothing of the check gets into the patch");
-    assert!(result.patch.as_deref().is_some_and(|patch| patch.contains("+three")), "{:?}", result.patch);
+    assert_eq!(
+        result.files_changed,
+        ["calc.py"],
+        "nothing of the check gets into the patch"
+    );
+    assert!(
+        result
+            .patch
+            .as_deref()
+            .is_some_and(|patch| patch.contains("+three")),
+        "{:?}",
+        result.patch
+    );
     assert_eq!(result.acceptance.len(), 1, "the last word of the check");
     assert_eq!(result.acceptance[0].exit_status, Some(0), "it passed");
-    assert_eq!((rig.asked(), result.used_backup), (vec!["small".to_owned(), "small".to_owned()], false), "one LLM");
+    assert_eq!(
+        (rig.asked(), result.used_backup),
+        (vec!["small".to_owned(), "small".to_owned()], false),
+        "one LLM"
+    );
     assert_eq!(result.usage.calls, 2, "both runs are counted");
-    assert!(rig.bench.git(&["status", "--porcelain"]).is_empty(), "the repository itself is untouched");
+    assert!(
+        rig.bench.git(&["status", "--porcelain"]).is_empty(),
+        "the repository itself is untouched"
+    );
 }
 
 #[tokio::test]
@@ -151,11 +214,30 @@ async fn repairs_have_an_end() {
     let rig = Rig::start(&["free/small"], json!({"max_fix_iterations": 2})).await;
     let answers = json!([write("two\n"), write("four\n"), write("three\n")]);
     let result = rig.outcome(answers, check("three")).await;
-    assert_eq!((result.runs, kind(&result)), (2, Some(ErrorKind::AcceptanceFailed)), "{result:?}");
-    assert!(result.patch.as_deref().is_some_and(|patch| patch.contains("+four")), "what failed is shown");
+    assert_eq!(
+        (result.runs, kind(&result)),
+        (2, Some(ErrorKind::AcceptanceFailed)),
+        "{result:?}"
+    );
+    assert!(
+        result
+            .patch
+            .as_deref()
+            .is_some_and(|patch| patch.contains("+four")),
+        "what failed is shown"
+    );
     let rig = Rig::start(&["free/small"], json!({})).await;
-    let result = rig.outcome(json!([write("two\n"), {"say": "I see nothing wrong."}]), check("three")).await;
-    assert_eq!((result.runs, kind(&result)), (2, Some(ErrorKind::AcceptanceFailed)), "a repair that changed nothing");
+    let result = rig
+        .outcome(
+            json!([write("two\n"), {"say": "I see nothing wrong."}]),
+            check("three"),
+        )
+        .await;
+    assert_eq!(
+        (result.runs, kind(&result)),
+        (2, Some(ErrorKind::AcceptanceFailed)),
+        "a repair that changed nothing"
+    );
     let message = result.error.expect("an error").message;
     assert!(message.contains("repair came to nothing"), "{message}");
 }
@@ -163,35 +245,99 @@ async fn repairs_have_an_end() {
 #[tokio::test]
 async fn nonsense_from_the_primary_is_thrown_away_and_the_backup_begins() {
     let rig = Rig::start(&["free/small", "free/big"], json!({})).await;
-    rig.llm.set_rules(vec![outage("small", Answer { say: Some("I am a teapot.".to_owned()), ..Answer::default() })]);
+    rig.llm.set_rules(vec![outage(
+        "small",
+        Answer {
+            say: Some("I am a teapot.".to_owned()),
+            ..Answer::default()
+        },
+    )]);
     let result = rig.outcome(write("three\n"), json!({})).await;
-    assert_eq!((result.status, result.runs), (Status::Succeeded, 2), "{result:?}");
-    assert_eq!(rig.asked(), ["small", "big"], "the backup begins the second run");
+    assert_eq!(
+        (result.status, result.runs),
+        (Status::Succeeded, 2),
+        "{result:?}"
+    );
+    assert_eq!(
+        rig.asked(),
+        ["small", "big"],
+        "the backup begins the second run"
+    );
     let found = found(&result);
-    assert_eq!((&found["before"], &found["model"]), (&json!(BEFORE), &json!("free/big")), "from the base");
-    assert_eq!(found["files"], json!([".git", ".gitignore", "calc.py", "docs"]), "nothing of the first run is there");
-    assert!(!found["prompt"].as_str().expect("a prompt").contains("check"), "with the task's own prompt");
-    assert_eq!(result.llm.as_ref().map(|llm| llm.as_str()), Some("free/big"), "who did it");
+    assert_eq!(
+        (&found["before"], &found["model"]),
+        (&json!(BEFORE), &json!("free/big")),
+        "from the base"
+    );
+    assert_eq!(
+        found["files"],
+        json!([".git", ".gitignore", "calc.py", "docs"]),
+        "nothing of the first run is there"
+    );
+    assert!(
+        !found["prompt"]
+            .as_str()
+            .expect("a prompt")
+            .contains("check"),
+        "with the task's own prompt"
+    );
+    assert_eq!(
+        result.llm.as_ref().map(|llm| llm.as_str()),
+        Some("free/big"),
+        "who did it"
+    );
     assert!(result.used_backup, "the backup did");
-    let by_llm: Vec<_> = result.usage.by_llm.iter().map(|of| (of.llm.as_str(), of.calls)).collect();
-    assert_eq!(by_llm, [("free/small", 1), ("free/big", 1)], "each with what it did");
+    let by_llm: Vec<_> = result
+        .usage
+        .by_llm
+        .iter()
+        .map(|of| (of.llm.as_str(), of.calls))
+        .collect();
+    assert_eq!(
+        by_llm,
+        [("free/small", 1), ("free/big", 1)],
+        "each with what it did"
+    );
 }
 
 #[tokio::test]
 async fn half_an_edit_of_a_run_that_failed_is_not_in_the_next_one() {
     let rig = Rig::start(&["free/small", "free/big"], json!({})).await;
     let broken = json!({"behave": "broken_json"});
-    let result = rig.outcome(json!([broken, broken, write("three\n")]), json!({})).await;
-    assert_eq!((result.status, result.runs), (Status::Succeeded, 2), "{result:?}");
-    assert_eq!(found(&result)["before"], BEFORE, "what the first run had begun is gone");
-    assert_eq!(rig.asked(), ["small", "big", "big"], "both failed in the first run, the backup begins the second");
+    let result = rig
+        .outcome(json!([broken, broken, write("three\n")]), json!({}))
+        .await;
+    assert_eq!(
+        (result.status, result.runs),
+        (Status::Succeeded, 2),
+        "{result:?}"
+    );
+    assert_eq!(
+        found(&result)["before"],
+        BEFORE,
+        "what the first run had begun is gone"
+    );
+    assert_eq!(
+        rig.asked(),
+        ["small", "big", "big"],
+        "both failed in the first run, the backup begins the second"
+    );
 }
 
 #[tokio::test]
 async fn a_lone_llm_that_changes_nothing_is_not_asked_again() {
     let rig = Rig::start(&["free/small"], json!({})).await;
-    let result = rig.outcome(json!([{"say": "I would rather not."}, write("three\n")]), json!({})).await;
-    assert_eq!((result.runs, kind(&result)), (1, Some(ErrorKind::NoChange)), "a refusal looks the same: {result:?}");
+    let result = rig
+        .outcome(
+            json!([{"say": "I would rather not."}, write("three\n")]),
+            json!({}),
+        )
+        .await;
+    assert_eq!(
+        (result.runs, kind(&result)),
+        (1, Some(ErrorKind::NoChange)),
+        "a refusal looks the same: {result:?}"
+    );
 }
 
 #[tokio::test]
@@ -202,17 +348,40 @@ async fn the_limits_of_a_task_hold_over_all_its_runs() {
         answer
     };
     let rig = Rig::start(&["free/small"], json!({"max_tokens_per_job": 10_000})).await;
-    let result = rig.outcome(json!([spends(4_000, 5_900, "two\n"), write("three\n")]), check("three")).await;
-    assert_eq!((result.runs, kind(&result)), (2, Some(ErrorKind::TokenLimit)), "no tokens for a repair: {result:?}");
+    let result = rig
+        .outcome(
+            json!([spends(4_000, 5_900, "two\n"), write("three\n")]),
+            check("three"),
+        )
+        .await;
+    assert_eq!(
+        (result.runs, kind(&result)),
+        (2, Some(ErrorKind::TokenLimit)),
+        "no tokens for a repair: {result:?}"
+    );
     let used = result.usage.input_tokens + result.usage.output_tokens;
-    assert_eq!((rig.asked().len(), used), (1, 9_900), "the second call was refused");
+    assert_eq!(
+        (rig.asked().len(), used),
+        (1, 9_900),
+        "the second call was refused"
+    );
 
     let rig = Rig::start(&["paid/gpt"], json!({})).await;
     let mut more = check("three");
     more["limits"] = json!({"max_cost_usd": "0.02"});
-    let result = rig.outcome(json!([spends(0, 1_900, "two\n"), write("three\n")]), more).await;
-    assert_eq!((result.runs, kind(&result)), (2, Some(ErrorKind::TokenLimit)), "no money for a repair: {result:?}");
-    assert_eq!((rig.asked().len(), result.usage.cost_usd), (1, MicroUsd(19_000)), "the second call was refused");
+    let result = rig
+        .outcome(json!([spends(0, 1_900, "two\n"), write("three\n")]), more)
+        .await;
+    assert_eq!(
+        (result.runs, kind(&result)),
+        (2, Some(ErrorKind::TokenLimit)),
+        "no money for a repair: {result:?}"
+    );
+    assert_eq!(
+        (rig.asked().len(), result.usage.cost_usd),
+        (1, MicroUsd(19_000)),
+        "the second call was refused"
+    );
 }
 
 #[tokio::test]
@@ -220,18 +389,42 @@ async fn a_task_without_any_llm_left_is_handed_back_with_what_it_spent() {
     let rig = Rig::start(&["free/small", "paid/gpt"], json!({})).await;
     rig.llm.set_rules(vec![outage(
         "small",
-        Answer { fail: Some(Fail { status: 500, ..Fail::default() }), ..Answer::default() },
+        Answer {
+            fail: Some(Fail {
+                status: 500,
+                ..Fail::default()
+            }),
+            ..Answer::default()
+        },
     )]);
     let answers = json!([write("two\n"), {"fail": {"status": 429}}]);
-    let ended = rig.run(answers, check("three"), &CancellationToken::new()).await;
-    let Ended::HandBack(hand_back) = ended else { panic!("there was no LLM left") };
+    let ended = rig
+        .run(answers, check("three"), &CancellationToken::new())
+        .await;
+    let Ended::HandBack(hand_back) = ended else {
+        panic!("there was no LLM left")
+    };
     let HandBack { why, kind, outcome } = *hand_back;
     assert_eq!(kind, ErrorKind::LlmRateLimited, "the class of the last one");
-    assert!(why.contains("free/small: unavailable; paid/gpt: rate_limited"), "each of them: {why}");
-    let Usage { calls, failed_calls, cost_usd, .. } = outcome.result.usage;
+    assert!(
+        why.contains("free/small: unavailable; paid/gpt: rate_limited"),
+        "each of them: {why}"
+    );
+    let Usage {
+        calls,
+        failed_calls,
+        cost_usd,
+        ..
+    } = outcome.result.usage;
     assert_eq!((calls, failed_calls), (4, 3), "in both runs");
-    assert!(cost_usd > MicroUsd::ZERO, "the first run's answer was paid for");
-    assert!(outcome.branch.is_none() && outcome.result.commit.is_none(), "nothing is committed");
+    assert!(
+        cost_usd > MicroUsd::ZERO,
+        "the first run's answer was paid for"
+    );
+    assert!(
+        outcome.branch.is_none() && outcome.result.commit.is_none(),
+        "nothing is committed"
+    );
 }
 
 #[tokio::test]
@@ -240,13 +433,20 @@ async fn an_attempt_that_is_stopped_tells_what_it_spent() {
     let stop = CancellationToken::new();
     let stopping = async {
         assert!(
-            eventually(|| rig.llm.requests().iter().any(|request| request.outcome == "ok")).await,
+            eventually(|| rig
+                .llm
+                .requests()
+                .iter()
+                .any(|request| request.outcome == "ok"))
+            .await,
             "it was answered"
         );
         stop.cancel();
     };
     let (ended, ()) = tokio::join!(rig.run(json!({"say": "SLEEP"}), json!({}), &stop), stopping);
-    let Ended::Stopped { usage } = ended else { panic!("it was stopped") };
+    let Ended::Stopped { usage } = ended else {
+        panic!("it was stopped")
+    };
     assert_eq!(usage.calls, 1, "its call");
     assert!(usage.cost_usd > MicroUsd::ZERO, "and its price");
 }

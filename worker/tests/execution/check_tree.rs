@@ -37,11 +37,15 @@ const LISTING: &str = "find . -path ./.git -prune -o ! -type d -print -o -empty 
 fn listing_of(rig: &Rig, commit: &str) -> String {
     let clone = rig.bench.dir.path().join("clone");
     let path = clone.to_str().expect("a path");
-    rig.bench.git(&["worktree", "add", "--quiet", "--detach", path, commit]);
+    rig.bench
+        .git(&["worktree", "add", "--quiet", "--detach", path, commit]);
     // A link that leads out of the repository is out of sight.
     std::fs::remove_file(clone.join("data")).expect("the link");
     std::fs::remove_file(clone.join(".git")).expect("the file of the worktree");
-    let listed = std::process::Command::new("bash").args(["-c", LISTING]).current_dir(&clone).output();
+    let listed = std::process::Command::new("bash")
+        .args(["-c", LISTING])
+        .current_dir(&clone)
+        .output();
     String::from_utf8(listed.expect("it runs").stdout).expect("text")
 }
 
@@ -49,17 +53,35 @@ fn listing_of(rig: &Rig, commit: &str) -> String {
 async fn a_check_sees_the_tree_of_the_commit_and_nothing_else() {
     let deeds = [
         ("a file in place of a hidden link", "echo x >data"),
-        ("a directory in place of a hidden link, without a file", "mkdir data"),
-        ("a file in the directory of a submodule", "mkdir -p library/inner; echo x >library/inner/extra"),
-        ("ignored files", "mkdir build; echo x >build/out; echo x >a.tmp"),
-        ("a repository in an ignored directory", "git init -q build/inner; echo x >build/inner/a"),
+        (
+            "a directory in place of a hidden link, without a file",
+            "mkdir data",
+        ),
+        (
+            "a file in the directory of a submodule",
+            "mkdir -p library/inner; echo x >library/inner/extra",
+        ),
+        (
+            "ignored files",
+            "mkdir build; echo x >build/out; echo x >a.tmp",
+        ),
+        (
+            "a repository in an ignored directory",
+            "git init -q build/inner; echo x >build/inner/a",
+        ),
         (
             "a socket in an ignored directory",
             "mkdir build; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"build/s\")'",
         ),
-        ("a repository in a directory of the commit", "git init -q docs"),
+        (
+            "a repository in a directory of the commit",
+            "git init -q docs",
+        ),
         ("empty directories", "mkdir -p empty/inner docs/empty"),
-        ("line ends that a checkout does not have", "printf 'a\\r\\nb\\r\\n' >dos.txt"),
+        (
+            "line ends that a checkout does not have",
+            "printf 'a\\r\\nb\\r\\n' >dos.txt",
+        ),
         (
             "a directory in place of a file, and the reverse",
             "rm -r docs; echo x >docs; rm calc.py; mkdir calc.py; echo x >calc.py/__init__.py",
@@ -69,7 +91,11 @@ async fn a_check_sees_the_tree_of_the_commit_and_nothing_else() {
         let (rig, result) = outcome(&format!("echo fixed >calc.py; {deed}"), check(LISTING)).await;
         assert_eq!(word(&result), "succeeded", "{what}: {result:?}");
         let commit = result.commit.as_deref().expect("a commit");
-        assert_eq!(result.acceptance[0].output_tail, listing_of(&rig, commit), "{what}");
+        assert_eq!(
+            result.acceptance[0].output_tail,
+            listing_of(&rig, commit),
+            "{what}"
+        );
     }
 }
 
@@ -80,9 +106,16 @@ async fn what_the_commit_lacks_lets_no_check_pass() {
         ("mkdir -p library; echo x >library/extra", "library/extra"),
         ("echo x >needed.tmp", "needed.tmp"),
     ] {
-        let (_rig, result) =
-            outcome(&format!("echo fixed >calc.py; {deed}"), check(&format!("test -e {wanted}"))).await;
-        assert_eq!(word(&result), "acceptance_failed", "the commit has no {wanted}: {result:?}");
+        let (_rig, result) = outcome(
+            &format!("echo fixed >calc.py; {deed}"),
+            check(&format!("test -e {wanted}")),
+        )
+        .await;
+        assert_eq!(
+            word(&result),
+            "acceptance_failed",
+            "the commit has no {wanted}: {result:?}"
+        );
     }
 }
 
@@ -92,9 +125,21 @@ async fn a_guard_sees_what_the_agent_has_committed() {
     let commits = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a; \
         echo pass >tests/test_calc.py; git add -A; git commit -qm cheat; git update-index --assume-unchanged tests/test_calc.py";
     let (_rig, result) = outcome(&format!("echo fixed >calc.py; {commits}"), guard.clone()).await;
-    assert_eq!(word(&result), "acceptance_failed", "the test was changed: {result:?}");
-    let (_rig, result) = outcome("echo fixed >calc.py; git add -A; git commit -qm honest; rm -rf .git", guard).await;
-    assert_eq!(word(&result), "succeeded", "no test was changed: {result:?}");
+    assert_eq!(
+        word(&result),
+        "acceptance_failed",
+        "the test was changed: {result:?}"
+    );
+    let (_rig, result) = outcome(
+        "echo fixed >calc.py; git add -A; git commit -qm honest; rm -rf .git",
+        guard,
+    )
+    .await;
+    assert_eq!(
+        word(&result),
+        "succeeded",
+        "no test was changed: {result:?}"
+    );
 }
 
 #[tokio::test]
@@ -117,9 +162,15 @@ async fn the_repository_of_checks_holds_the_base_and_nothing_of_the_agents() {
         rig.bench.git(&["rev-parse", "HEAD"])
     );
     let text = &result.acceptance[0].output_tail;
-    assert!(text.starts_with(&expected), "the base and the change in files:\n{text}\nand not\n{expected}");
+    assert!(
+        text.starts_with(&expected),
+        "the base and the change in files:\n{text}\nand not\n{expected}"
+    );
     for word in ["fsmonitor", "pwned", "usercustomize", "post-index-change"] {
-        assert!(!text.contains(word), "nothing of the agent's: {word} in {text}");
+        assert!(
+            !text.contains(word),
+            "nothing of the agent's: {word} in {text}"
+        );
     }
 }
 
@@ -132,7 +183,10 @@ async fn every_check_has_a_home_of_its_own() {
     ]});
     let (_rig, result) = outcome("echo fixed >calc.py; touch \"$HOME/agent\"", checks).await;
     let text = &result.acceptance[1].output_tail;
-    assert!(!text.contains("planted") && !text.contains(".local") && !text.contains("agent"), "it is empty: {text}");
+    assert!(
+        !text.contains("planted") && !text.contains(".local") && !text.contains("agent"),
+        "it is empty: {text}"
+    );
 }
 
 #[tokio::test]
@@ -148,20 +202,30 @@ async fn a_check_cannot_change_what_the_next_one_tests() {
     let (_rig, result) = outcome("echo fixed >calc.py", checks).await;
     assert_eq!(word(&result), "succeeded", "{result:?}");
     let expected = "assert add(1, 2) == 3\n# Guide\nout\n M calc.py\n?? built/\nhidden\n";
-    assert_eq!(result.acceptance[1].output_tail, expected, "the commit, and what was built");
+    assert_eq!(
+        result.acceptance[1].output_tail, expected,
+        "the commit, and what was built"
+    );
 }
 
 #[tokio::test]
 async fn a_check_that_replaces_its_directory_is_not_followed() {
     let other = tempfile::tempdir().expect("a directory");
     std::fs::write(other.path().join("precious"), "x").expect("a file");
-    let moves = format!("cd ..; mv tree moved; ln -s {} tree; exit 0", other.path().display());
+    let moves = format!(
+        "cd ..; mv tree moved; ln -s {} tree; exit 0",
+        other.path().display()
+    );
     let checks = json!({"acceptance": [
         {"name": "first", "run": ["bash", "-c", moves]},
         {"name": "second", "run": ["bash", "-c", "grep -q fixed calc.py && touch made"]},
     ]});
     let (_rig, result) = outcome("echo fixed >calc.py", checks).await;
-    assert_eq!(word(&result), "succeeded", "the second has its checkout: {result:?}");
+    assert_eq!(
+        word(&result),
+        "succeeded",
+        "the second has its checkout: {result:?}"
+    );
     let left: Vec<_> = std::fs::read_dir(other.path()).expect("entries").collect();
     assert_eq!(left.len(), 1, "what the link points to is untouched");
 }
@@ -170,11 +234,26 @@ async fn a_check_that_replaces_its_directory_is_not_followed() {
 async fn a_check_leaves_nothing_to_the_next_repair() {
     let script = "test -e fixed && echo three >>calc.py || { echo two >calc.py; touch fixed; }; ls -A; cat .git/HEAD";
     let rig = Rig::with(bench(), script, json!({"max_fix_iterations": 3})).await;
-    let result =
-        rig.outcome(check("touch made-by-check; echo spoilt >docs/guide.md; rm -rf .git; grep -q three calc.py")).await;
+    let result = rig
+        .outcome(check(
+            "touch made-by-check; echo spoilt >docs/guide.md; rm -rf .git; grep -q three calc.py",
+        ))
+        .await;
     assert_eq!((word(&result), result.runs), ("succeeded", 2), "{result:?}");
-    assert_eq!(result.files_changed, ["calc.py", "fixed"], "nothing of the check is in the change");
-    assert!(!result.log_tail.contains("made-by-check"), "nor in sight of the agent: {}", result.log_tail);
+    assert_eq!(
+        result.files_changed,
+        ["calc.py", "fixed"],
+        "nothing of the check is in the change"
+    );
+    assert!(
+        !result.log_tail.contains("made-by-check"),
+        "nor in sight of the agent: {}",
+        result.log_tail
+    );
     let base = rig.bench.git(&["rev-parse", "HEAD"]);
-    assert!(result.log_tail.contains(&base), "the agent has its repository: {}", result.log_tail);
+    assert!(
+        result.log_tail.contains(&base),
+        "the agent has its repository: {}",
+        result.log_tail
+    );
 }

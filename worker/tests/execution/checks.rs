@@ -13,7 +13,11 @@ use worker::sandbox::Watch;
 use crate::support::{alive, sandbox};
 
 fn check(name: &str, run: &[&str], timeout_s: Option<u64>) -> AcceptanceCheck {
-    AcceptanceCheck { name: name.to_owned(), run: run.iter().map(ToString::to_string).collect(), timeout_s }
+    AcceptanceCheck {
+        name: name.to_owned(),
+        run: run.iter().map(ToString::to_string).collect(),
+        timeout_s,
+    }
 }
 
 async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) -> Checked {
@@ -22,11 +26,24 @@ async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) 
     std::fs::create_dir_all(&scratch).expect("a directory");
     let sandbox = sandbox();
     let path = "relative:/usr/local/bin:/usr/bin:/bin".into();
-    let place = Place { worktree: &worktree, scratch: &scratch, path, sandbox: &sandbox };
-    let config = config::Acceptance { timeout: Duration::from_secs(60) };
-    run_checks(checks, &config, &place, || std::future::ready(Ok(())), |_| Watch::new(cancel.clone()))
-        .await
-        .expect("a home for each")
+    let place = Place {
+        worktree: &worktree,
+        scratch: &scratch,
+        path,
+        sandbox: &sandbox,
+    };
+    let config = config::Acceptance {
+        timeout: Duration::from_secs(60),
+    };
+    run_checks(
+        checks,
+        &config,
+        &place,
+        || std::future::ready(Ok(())),
+        |_| Watch::new(cancel.clone()),
+    )
+    .await
+    .expect("a home for each")
 }
 
 #[tokio::test]
@@ -40,34 +57,82 @@ async fn every_check_runs_and_is_reported_in_order() {
         check("passes", &["sh", "-c", "pwd; env | sort"], None),
     ];
     let checked = run(&checks, dir.path(), CancellationToken::new()).await;
-    let statuses: Vec<_> = checked.reports.iter().map(|report| (report.name.as_str(), report.exit_status)).collect();
-    let expected = [("fails", Some(3)), ("hangs", None), ("missing", None), ("crashes", None), ("passes", Some(0))];
+    let statuses: Vec<_> = checked
+        .reports
+        .iter()
+        .map(|report| (report.name.as_str(), report.exit_status))
+        .collect();
+    let expected = [
+        ("fails", Some(3)),
+        ("hangs", None),
+        ("missing", None),
+        ("crashes", None),
+        ("passes", Some(0)),
+    ];
     assert_eq!(statuses, expected, "each one, although the first failed");
-    let tails: Vec<&str> = checked.reports.iter().map(|report| report.output_tail.as_str()).collect();
-    assert_eq!(tails[..2], ["no\n", "hm\n[hangs: ended after 1 s]"], "what they said and how they ended");
-    assert!(tails[2].contains("no-such-check"), "the missing program is named: {}", tails[2]);
-    assert!(tails[3].contains("signal 9"), "the signal is named: {}", tails[3]);
+    let tails: Vec<&str> = checked
+        .reports
+        .iter()
+        .map(|report| report.output_tail.as_str())
+        .collect();
+    assert_eq!(
+        tails[..2],
+        ["no\n", "hm\n[hangs: ended after 1 s]"],
+        "what they said and how they ended"
+    );
+    assert!(
+        tails[2].contains("no-such-check"),
+        "the missing program is named: {}",
+        tails[2]
+    );
+    assert!(
+        tails[3].contains("signal 9"),
+        "the signal is named: {}",
+        tails[3]
+    );
     let scratch = dir.path().join("scratch").display().to_string();
     for line in [
         format!("HOME={scratch}"),
         "PYTHONDONTWRITEBYTECODE=1".to_owned(),
         "PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
     ] {
-        assert!(tails[4].lines().any(|given| given == line), "{line} is in {}", tails[4]);
+        assert!(
+            tails[4].lines().any(|given| given == line),
+            "{line} is in {}",
+            tails[4]
+        );
     }
     assert!(!checked.passed(), "one failure is enough");
-    assert_eq!(checked.failed().map(|report| report.name.as_str()), Some("fails"), "the first one");
-    assert!(checked.duration >= Duration::from_secs(1), "the time of all of them");
-    assert!(alive("sleep 424242.1").is_empty(), "nothing is left of them");
+    assert_eq!(
+        checked.failed().map(|report| report.name.as_str()),
+        Some("fails"),
+        "the first one"
+    );
+    assert!(
+        checked.duration >= Duration::from_secs(1),
+        "the time of all of them"
+    );
+    assert!(
+        alive("sleep 424242.1").is_empty(),
+        "nothing is left of them"
+    );
 }
 
 #[tokio::test]
 async fn of_much_output_the_end_is_reported() {
     let dir = tempfile::tempdir().expect("a directory");
-    let noisy = check("noisy", &["sh", "-c", "seq 1 100000; echo the reason"], None);
+    let noisy = check(
+        "noisy",
+        &["sh", "-c", "seq 1 100000; echo the reason"],
+        None,
+    );
     let checked = run(&[noisy], dir.path(), CancellationToken::new()).await;
     let tail = &checked.reports[0].output_tail;
-    assert!(tail.len() <= 4096 && tail.ends_with("100000\nthe reason\n"), "{} bytes, ending {tail:?}", tail.len());
+    assert!(
+        tail.len() <= 4096 && tail.ends_with("100000\nthe reason\n"),
+        "{} bytes, ending {tail:?}",
+        tail.len()
+    );
     assert!(checked.passed(), "status 0 is what counts");
 }
 
@@ -76,7 +141,18 @@ async fn cancelling_stops_between_checks_too_and_is_no_pass() {
     let dir = tempfile::tempdir().expect("a directory");
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let checked = run(&[check("a", &["sleep", "60"], None), check("b", &["true"], None)], dir.path(), cancel).await;
-    assert!(checked.cancelled && checked.reports.is_empty(), "nothing is reported of what did not run");
+    let checked = run(
+        &[
+            check("a", &["sleep", "60"], None),
+            check("b", &["true"], None),
+        ],
+        dir.path(),
+        cancel,
+    )
+    .await;
+    assert!(
+        checked.cancelled && checked.reports.is_empty(),
+        "nothing is reported of what did not run"
+    );
     assert!(!checked.passed(), "what did not run did not pass");
 }

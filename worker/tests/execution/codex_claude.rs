@@ -32,8 +32,16 @@ struct Kind {
     variable: &'static str,
 }
 
-const CODEX: Kind = Kind { name: "codex", protocol: "openai", variable: "POOL_CODEX" };
-const CLAUDE: Kind = Kind { name: "claude", protocol: "anthropic", variable: "POOL_CLAUDE" };
+const CODEX: Kind = Kind {
+    name: "codex",
+    protocol: "openai",
+    variable: "POOL_CODEX",
+};
+const CLAUDE: Kind = Kind {
+    name: "claude",
+    protocol: "anthropic",
+    variable: "POOL_CLAUDE",
+};
 
 /// What came of a run.
 struct Outcome {
@@ -47,7 +55,8 @@ struct Outcome {
 impl Kind {
     /// A pool with the section of config/agents, and the LLM as a paid provider.
     fn pool(self, llm: &ScriptedLlm) -> Pool {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../config/agents/{}.yaml", self.name));
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("../config/agents/{}.yaml", self.name));
         let section = std::fs::read_to_string(&file).expect("the agent's section");
         let text = format!(
             "programmers: [{{id: \"001\", primary_llm: scripted/model-x}}]\n\
@@ -57,7 +66,8 @@ impl Kind {
             llm.base_url(),
             self.protocol
         );
-        let mut pool = config::parse(&text, &file).unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
+        let mut pool = config::parse(&text, &file)
+            .unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
         if let AgentKind::Command { argv, .. } = &mut pool.agent.kind {
             argv[0] = std::env::var(self.variable).expect("the variable names the agent's program");
         }
@@ -66,13 +76,21 @@ impl Kind {
 
     /// One run on a repository whose `add` subtracts. The LLM answers as the script says.
     async fn run(self, script: &Value) -> Outcome {
-        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+        let llm = ScriptedLlm::start(Script::default(), 0)
+            .await
+            .expect("a free port");
         let pool = self.pool(&llm);
-        let gateway = Gateway::start(Upstreams::new(&pool, |_| None).expect("providers")).await.expect("a free port");
+        let gateway = Gateway::start(Upstreams::new(&pool, |_| None).expect("providers"))
+            .await
+            .expect("a free port");
         let programmer = &pool.programmers[0];
         let session = Arc::new(gateway.open(CallPlan {
             llms: programmer.llms.clone(),
-            failover: Failover { call_timeout: Duration::from_secs(20), max_retries: 0, ..pool.failover.clone() },
+            failover: Failover {
+                call_timeout: Duration::from_secs(20),
+                max_retries: 0,
+                ..pool.failover.clone()
+            },
             permits: Arc::new(Unlimited),
             max_tokens: programmer.limits.max_tokens,
             used: Usage::default(),
@@ -81,7 +99,10 @@ impl Kind {
         }));
         let bench = Bench::new();
         let workspaces = bench.workspaces();
-        let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+        let worktree = workspaces
+            .prepare(&task(), AttemptId::new())
+            .await
+            .expect("a worktree");
         let job = Job {
             prompt: format!("/add must add.\nSCRIPT: {script}"),
             base_url: session.base_url(),
@@ -92,9 +113,15 @@ impl Kind {
         };
         let began = Instant::now();
         let watch = Watch::new(CancellationToken::new());
-        let run = from_config(&pool.agent).run(&job, &sandbox(), &watch).await.expect("it runs");
+        let run = from_config(&pool.agent)
+            .run(&job, &sandbox(), &watch)
+            .await
+            .expect("it runs");
         let duration = began.elapsed();
-        let record = Arc::into_inner(session).expect("nobody else has it").close().await;
+        let record = Arc::into_inner(session)
+            .expect("nobody else has it")
+            .close()
+            .await;
         let changes = worktree.collect().await.expect("good changes");
         let verdict = judge(&pool.agent.kind, &run, &record, !changes.is_empty());
         let patched = std::fs::read_to_string(worktree.path().join("calc.py")).expect("the file");
@@ -104,40 +131,99 @@ impl Kind {
             run.exit,
             run.output.text()
         );
-        Outcome { verdict, record, changes, patched, duration }
+        Outcome {
+            verdict,
+            record,
+            changes,
+            patched,
+            duration,
+        }
     }
 }
 
 async fn edits_and_is_metered(kind: Kind) {
     let usage = json!({"input_tokens": 1000, "cached_input_tokens": 400, "output_tokens": 50});
-    let edit = json!({"file": "calc.py", "search": "    return a - b", "replace": "    return a + b"});
-    let outcome = kind.run(&json!({"say": "It adds now.", "edits": [edit], "usage": usage})).await;
+    let edit =
+        json!({"file": "calc.py", "search": "    return a - b", "replace": "    return a + b"});
+    let outcome = kind
+        .run(&json!({"say": "It adds now.", "edits": [edit], "usage": usage}))
+        .await;
     assert_eq!(outcome.verdict, Ok(Edit::Whole), "a success by evidence");
-    assert_eq!(outcome.changes.files, ["calc.py"], "one file, and nothing of the agent's own");
-    assert_eq!(outcome.patched, "def add(a, b):\n    return a + b\n", "the edit");
+    assert_eq!(
+        outcome.changes.files,
+        ["calc.py"],
+        "one file, and nothing of the agent's own"
+    );
+    assert_eq!(
+        outcome.patched, "def add(a, b):\n    return a + b\n",
+        "the edit"
+    );
     let calls = outcome.record.calls.len() as u64;
-    assert!(calls >= 2, "one call for the edit, one for the words: {calls}");
+    assert!(
+        calls >= 2,
+        "one call for the edit, one for the words: {calls}"
+    );
     let used = record::usage(&outcome.record.calls);
-    assert_eq!((used.calls, used.failed_calls, used.estimated), (calls, 0, false), "all of them answered");
-    let tokens = (used.input_tokens, used.cached_input_tokens, used.output_tokens);
-    assert_eq!(tokens, (1000 * calls, 400 * calls, 50 * calls), "every call is metered");
+    assert_eq!(
+        (used.calls, used.failed_calls, used.estimated),
+        (calls, 0, false),
+        "all of them answered"
+    );
+    let tokens = (
+        used.input_tokens,
+        used.cached_input_tokens,
+        used.output_tokens,
+    );
+    assert_eq!(
+        tokens,
+        (1000 * calls, 400 * calls, 50 * calls),
+        "every call is metered"
+    );
     // 600 new tokens at $3, 400 cached ones at $0.30, 50 of output at $15 for a million.
-    assert_eq!(used.cost_usd.0, (1800 + 120 + 750) * calls, "and has its price");
+    assert_eq!(
+        used.cost_usd.0,
+        (1800 + 120 + 750) * calls,
+        "and has its price"
+    );
 }
 
 async fn gives_up_at_once(kind: Kind) {
     for (script, class, error) in [
-        (json!({"fail": {"status": 529}}), CallClass::Unavailable, ErrorKind::LlmUnavailable),
-        (json!({"fail": {"status": 500}}), CallClass::Unavailable, ErrorKind::LlmUnavailable),
-        (json!({"fail": {"status": 401}}), CallClass::Auth, ErrorKind::LlmAuth),
-        (json!({"behave": "cut_stream", "say": "Half of this."}), CallClass::Unavailable, ErrorKind::LlmUnavailable),
+        (
+            json!({"fail": {"status": 529}}),
+            CallClass::Unavailable,
+            ErrorKind::LlmUnavailable,
+        ),
+        (
+            json!({"fail": {"status": 500}}),
+            CallClass::Unavailable,
+            ErrorKind::LlmUnavailable,
+        ),
+        (
+            json!({"fail": {"status": 401}}),
+            CallClass::Auth,
+            ErrorKind::LlmAuth,
+        ),
+        (
+            json!({"behave": "cut_stream", "say": "Half of this."}),
+            CallClass::Unavailable,
+            ErrorKind::LlmUnavailable,
+        ),
     ] {
         let outcome = kind.run(&script).await;
         let kind_of_error = outcome.verdict.map_err(|failure| failure.kind);
         assert_eq!(kind_of_error, Err(error), "{script}: no success");
-        assert_eq!(outcome.record.calls.len(), 1, "{script}: it does not repeat the call");
+        assert_eq!(
+            outcome.record.calls.len(),
+            1,
+            "{script}: it does not repeat the call"
+        );
         assert_eq!(outcome.record.calls[0].class, class, "{script}: the record");
-        assert!(outcome.duration < Duration::from_secs(20), "{script}: it stopped after {:?}", outcome.duration);
+        assert!(
+            outcome.duration < Duration::from_secs(20),
+            "{script}: it stopped after {:?}",
+            outcome.duration
+        );
         assert!(outcome.changes.is_empty(), "{script}: nothing was changed");
     }
 }

@@ -48,7 +48,11 @@ async fn an_agent_without_its_repository_does_not_reach_the_one_around_the_pool(
     std::fs::create_dir_all(outer.join("work")).expect("a directory");
     let script = format!("{DEEDS}; env -i PATH=\"$PATH\" git reset --hard; echo fixed >calc.py");
     let before = state(&outer);
-    for work in [outer.join("work"), bench.dir.path().join("link"), outer.join("a:b")] {
+    for work in [
+        outer.join("work"),
+        bench.dir.path().join("link"),
+        outer.join("a:b"),
+    ] {
         let rig = Rig::in_directory(Bench::new(), &script, json!({}), &work).await;
         let result = rig.outcome(json!({})).await;
         assert_eq!(
@@ -56,13 +60,21 @@ async fn an_agent_without_its_repository_does_not_reach_the_one_around_the_pool(
             ("succeeded", &["calc.py".to_owned()][..]),
             "{result:?}"
         );
-        assert_eq!(state(&outer).map(without_work), before.clone().map(without_work), "through {}", work.display());
+        assert_eq!(
+            state(&outer).map(without_work),
+            before.clone().map(without_work),
+            "through {}",
+            work.display()
+        );
     }
 }
 
 /// The workspace directory itself is new in the outer repository.
 fn without_work(text: String) -> String {
-    text.lines().filter(|line| !line.starts_with("??")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|line| !line.starts_with("??"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[tokio::test]
@@ -71,9 +83,17 @@ async fn a_check_without_its_repository_does_not_reach_the_one_around_the_pool()
     let outer = outer_repository(&bench);
     let before = state(&outer);
     let rig = Rig::in_directory(bench, "echo fixed >calc.py", json!({}), &outer.join("work")).await;
-    let result = rig.outcome(check(&format!("{DEEDS}; env -i PATH=\"$PATH\" git reset --hard; exit 0"))).await;
+    let result = rig
+        .outcome(check(&format!(
+            "{DEEDS}; env -i PATH=\"$PATH\" git reset --hard; exit 0"
+        )))
+        .await;
     assert_eq!(word(&result), "succeeded", "{result:?}");
-    assert_eq!(state(&outer).map(without_work), before.map(without_work), "it is as it was");
+    assert_eq!(
+        state(&outer).map(without_work),
+        before.map(without_work),
+        "it is as it was"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +102,10 @@ async fn variables_that_name_a_repository_do_not_reach_an_agent() {
     let outer = outer_repository(&bench);
     let before = state(&outer);
     let workspaces = bench.workspaces();
-    let worktree = workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let worktree = workspaces
+        .prepare(&task(), AttemptId::new())
+        .await
+        .expect("a worktree");
     let mut job = job(&worktree, &[]);
     let git_dir = outer.join(".git");
     for (name, value) in [
@@ -95,11 +118,16 @@ async fn variables_that_name_a_repository_do_not_reach_an_agent() {
     ] {
         job.env.push((name.into(), value.into()));
     }
-    let script =
-        "git reset -q --hard; git commit -qm mine --allow-empty; git rev-parse --show-toplevel; env | grep ^GIT_";
+    let script = "git reset -q --hard; git commit -qm mine --allow-empty; git rev-parse --show-toplevel; env | grep ^GIT_";
     let finished = run(&shell_agent(script, &[]), &job).await.expect("it runs");
     assert_eq!(state(&outer), before, "the other repository is as it was");
     let text = finished.output.text();
-    assert!(text.contains(&format!("{}\n", worktree.path().display())), "it works in its own one: {text}");
-    assert!(!text.contains(&outer.join(".git").display().to_string()), "and hears of no other: {text}");
+    assert!(
+        text.contains(&format!("{}\n", worktree.path().display())),
+        "it works in its own one: {text}"
+    );
+    assert!(
+        !text.contains(&outer.join(".git").display().to_string()),
+        "and hears of no other: {text}"
+    );
 }

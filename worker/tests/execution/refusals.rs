@@ -18,11 +18,13 @@ fn bench() -> Bench {
     bench
 }
 
-const SOCKET: &str = "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"docs/sock\")'";
+const SOCKET: &str =
+    "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"docs/sock\")'";
 
 #[tokio::test]
 async fn a_change_that_cannot_be_kept_is_refused_once_and_names_the_path() {
-    let encoding = "echo '*.u16 text working-tree-encoding=UTF-16' >.gitattributes; printf 'a\\nb' >wrong.u16";
+    let encoding =
+        "echo '*.u16 text working-tree-encoding=UTF-16' >.gitattributes; printf 'a\\nb' >wrong.u16";
     let deeds = [
         ("secret", "ln -s /etc/passwd secret"),
         ("docs/up", "ln -s ../../x docs/up"),
@@ -34,23 +36,50 @@ async fn a_change_that_cannot_be_kept_is_refused_once_and_names_the_path() {
         ("side", "git worktree add -q --detach side"),
         ("library", "rmdir library"),
         ("library", "rmdir library; echo x >library"),
-        ("library", "git clone -q . library && cd library && git commit -q --allow-empty -m x"),
+        (
+            "library",
+            "git clone -q . library && cd library && git commit -q --allow-empty -m x",
+        ),
         ("docs/pipe", "mkfifo docs/pipe"),
         ("docs/sock", SOCKET),
         ("calc.py", "rm calc.py; mkfifo calc.py"),
         ("docs/.gitignore", "mkfifo docs/.gitignore"),
         ("wrong.u16", encoding),
     ];
-    let identity = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a";
+    let identity =
+        "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a";
     for (path, deed) in deeds {
-        let rig = Rig::start(bench(), &format!("{identity}; echo fixed >calc.py; {deed}; exit 0")).await;
+        let rig = Rig::start(
+            bench(),
+            &format!("{identity}; echo fixed >calc.py; {deed}; exit 0"),
+        )
+        .await;
         let began = Instant::now();
         let result = rig.outcome(json!({})).await;
-        assert_eq!((word(&result), result.runs), ("change_refused", 1), "{deed}: {result:?}");
-        assert!(!is_made_again(&result), "{deed}: another attempt would bring the same");
-        assert!(message(&result).contains(path), "{deed}: {path} is named: {}", message(&result));
-        assert!(message(&result).contains(": "), "{deed}: and what to do: {}", message(&result));
-        assert!(began.elapsed() < Duration::from_secs(10), "{deed}: it took {:?}", began.elapsed());
+        assert_eq!(
+            (word(&result), result.runs),
+            ("change_refused", 1),
+            "{deed}: {result:?}"
+        );
+        assert!(
+            !is_made_again(&result),
+            "{deed}: another attempt would bring the same"
+        );
+        assert!(
+            message(&result).contains(path),
+            "{deed}: {path} is named: {}",
+            message(&result)
+        );
+        assert!(
+            message(&result).contains(": "),
+            "{deed}: and what to do: {}",
+            message(&result)
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{deed}: it took {:?}",
+            began.elapsed()
+        );
     }
 }
 
@@ -59,18 +88,28 @@ async fn devices_are_refused_too() {
     let rig = Rig::start(bench(), "mknod docs/null c 1 3 || mkfifo docs/null; exit 0").await;
     let result = rig.outcome(json!({})).await;
     assert_eq!(word(&result), "change_refused", "{result:?}");
-    assert!(message(&result).contains("docs/null"), "it is named: {}", message(&result));
+    assert!(
+        message(&result).contains("docs/null"),
+        "it is named: {}",
+        message(&result)
+    );
 }
 
 #[tokio::test]
 async fn a_tree_in_whose_place_is_a_link_is_not_followed() {
     let other = tempfile::tempdir().expect("a directory");
     std::fs::write(other.path().join("precious"), "x").expect("a file");
-    let script = format!("mv ../tree ../moved; ln -s {} ../tree; exit 0", other.path().display());
+    let script = format!(
+        "mv ../tree ../moved; ln -s {} ../tree; exit 0",
+        other.path().display()
+    );
     let rig = Rig::start(bench(), &script).await;
     let result = rig.outcome(json!({})).await;
     assert_eq!(word(&result), "change_refused", "{result:?}");
-    assert!(other.path().join("precious").exists(), "what it points to is untouched");
+    assert!(
+        other.path().join("precious").exists(),
+        "what it points to is untouched"
+    );
 }
 
 #[tokio::test]
@@ -80,7 +119,11 @@ async fn what_is_ignored_may_be_anything() {
     );
     let rig = Rig::start(bench(), &format!("{litter}; echo fixed >calc.py")).await;
     let result = rig.outcome(json!({})).await;
-    assert_eq!((word(&result), &result.files_changed[..]), ("succeeded", &["calc.py".to_owned()][..]), "{result:?}");
+    assert_eq!(
+        (word(&result), &result.files_changed[..]),
+        ("succeeded", &["calc.py".to_owned()][..]),
+        "{result:?}"
+    );
 }
 
 #[tokio::test]
@@ -94,9 +137,16 @@ async fn what_cannot_be_read_is_made_readable() {
         ]}))
         .await;
     assert_eq!(word(&result), "succeeded", "{result:?}");
-    assert_eq!(result.files_changed, ["docs/guide.md", "locked/inner/file", "secret"], "each is named");
+    assert_eq!(
+        result.files_changed,
+        ["docs/guide.md", "locked/inner/file", "secret"],
+        "each is named"
+    );
     for line in result.acceptance[0].output_tail.lines() {
-        assert!(line.starts_with("-rw") || line.starts_with("drwx"), "the check can read it: {line}");
+        assert!(
+            line.starts_with("-rw") || line.starts_with("drwx"),
+            "the check can read it: {line}"
+        );
     }
 }
 
@@ -107,16 +157,33 @@ async fn the_exit_status_of_an_agent_comes_before_what_it_left() {
     let rig = Rig::start(bench(), &format!("{NESTED}; exit 1")).await;
     let result = rig.outcome(json!({})).await;
     assert_eq!(word(&result), "agent_failed", "{result:?}");
-    assert!(message(&result).contains("status 1"), "{}", message(&result));
+    assert!(
+        message(&result).contains("status 1"),
+        "{}",
+        message(&result)
+    );
 }
 
 #[tokio::test]
 async fn a_time_out_comes_before_what_the_agent_left() {
-    let rig = Rig::with(bench(), &format!("{NESTED}; exec sleep 600"), json!({"max_duration_per_job_s": 2})).await;
+    let rig = Rig::with(
+        bench(),
+        &format!("{NESTED}; exec sleep 600"),
+        json!({"max_duration_per_job_s": 2}),
+    )
+    .await;
     let began = Instant::now();
     let result = rig.outcome(json!({})).await;
-    assert_eq!((word(&result), is_made_again(&result)), ("agent_timeout", false), "{result:?}");
-    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    assert_eq!(
+        (word(&result), is_made_again(&result)),
+        ("agent_timeout", false),
+        "{result:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "it took {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -131,7 +198,16 @@ try:
 except OSError:
     pass
 EOF";
-    let rig = Rig::with(bench(), &format!("{NESTED}; {asks}"), json!({"max_tokens_per_job": 1000})).await;
+    let rig = Rig::with(
+        bench(),
+        &format!("{NESTED}; {asks}"),
+        json!({"max_tokens_per_job": 1000}),
+    )
+    .await;
     let result = rig.outcome(json!({})).await;
-    assert_eq!((word(&result), is_made_again(&result)), ("token_limit", false), "{result:?}");
+    assert_eq!(
+        (word(&result), is_made_again(&result)),
+        ("token_limit", false),
+        "{result:?}"
+    );
 }

@@ -19,7 +19,9 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let bench = Self { dir: tempfile::tempdir().expect("a directory") };
+        let bench = Self {
+            dir: tempfile::tempdir().expect("a directory"),
+        };
         std::fs::create_dir_all(bench.app()).expect("a repository directory");
         bench.git(&["init", "--quiet", "--initial-branch=main"]);
         bench.write("calc.py", "def add(a, b):\n    return a - b\n");
@@ -64,8 +66,17 @@ impl Bench {
 
 pub(crate) fn git(dir: &Path, args: &[&str]) -> String {
     let identity = ["-c", "user.name=Owner", "-c", "user.email=owner@localhost"];
-    let done = Command::new("git").args(identity).args(args).current_dir(dir).output().expect("git runs");
-    assert!(done.status.success(), "git {args:?} failed: {}", String::from_utf8_lossy(&done.stderr));
+    let done = Command::new("git")
+        .args(identity)
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("git runs");
+    assert!(
+        done.status.success(),
+        "git {args:?} failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
 }
 
@@ -76,7 +87,9 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) {
 
 /// A task on `repository`, with more fields as JSON (`, "base": "main"`).
 pub(crate) fn task_on(repository: &str, more: &str) -> Task {
-    let json = format!(r#"{{"instruction": "Fix add\n\nIt subtracts.", "repository": "{repository}"{more}}}"#);
+    let json = format!(
+        r#"{{"instruction": "Fix add\n\nIt subtracts.", "repository": "{repository}"{more}}}"#
+    );
     let message = TaskMessage::parse(json.as_bytes(), Timestamp(0)).expect("a valid task");
     Task::new(TaskId::new("task-1").expect("an id"), message)
 }
@@ -93,6 +106,14 @@ pub(crate) fn llm() -> LlmName {
     LlmName::new("ollama/qwen2.5-coder:7b-instruct").expect("an LLM")
 }
 
-pub(crate) fn credit<'a>(task: &'a Task, programmer: &'a ProgrammerId, llm: &'a LlmName) -> Credit<'a> {
-    Credit { task, programmer, llm }
+pub(crate) fn credit<'a>(
+    task: &'a Task,
+    programmer: &'a ProgrammerId,
+    llm: &'a LlmName,
+) -> Credit<'a> {
+    Credit {
+        task,
+        programmer,
+        llm,
+    }
 }

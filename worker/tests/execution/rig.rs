@@ -44,8 +44,15 @@ impl Rig {
     }
 
     /// With another workspace directory than `work`.
-    pub(crate) async fn in_directory(bench: Bench, script: &str, defaults: Value, work: &Path) -> Self {
-        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+    pub(crate) async fn in_directory(
+        bench: Bench,
+        script: &str,
+        defaults: Value,
+        work: &Path,
+    ) -> Self {
+        let llm = ScriptedLlm::start(Script::default(), 0)
+            .await
+            .expect("a free port");
         let file = json!({
             "programmers": [{"id": "001", "port": 0, "primary_llm": "free/small", "capabilities": ["fast"]}],
             "defaults": defaults,
@@ -55,11 +62,17 @@ impl Rig {
             "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
-        let pool = config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let pool =
+            config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
-        let workshop = Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
+        let workshop =
+            Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));
         let attempts = workshop.attempts(programmer).await.expect("a gateway");
-        Self { bench, _llm: llm, attempts }
+        Self {
+            bench,
+            _llm: llm,
+            attempts,
+        }
     }
 
     /// Works on a task with these additional fields.
@@ -68,10 +81,21 @@ impl Rig {
         for (field, value) in more.as_object().expect("an object") {
             task[field] = value.clone();
         }
-        let envelope = read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
-        let claimed =
-            Claimed { envelope, attempt: AttemptId::new(), number: 1, spent: Default::default(), since: Timestamp(0) };
-        timeout(HANGS, self.attempts.run(&claimed, Arc::new(Unlimited), stop)).await.expect("the attempt ends")
+        let envelope =
+            read(task.to_string().as_bytes(), &BasicProperties::default()).expect("a task");
+        let claimed = Claimed {
+            envelope,
+            attempt: AttemptId::new(),
+            number: 1,
+            spent: Default::default(),
+            since: Timestamp(0),
+        };
+        timeout(
+            HANGS,
+            self.attempts.run(&claimed, Arc::new(Unlimited), stop),
+        )
+        .await
+        .expect("the attempt ends")
     }
 
     pub(crate) async fn outcome(&self, more: Value) -> ResultMessage {
@@ -90,7 +114,10 @@ pub(crate) fn check(script: &str) -> Value {
 
 /// The word of its kind of error, or `succeeded`.
 pub(crate) fn word(result: &ResultMessage) -> &'static str {
-    result.error.as_ref().map_or("succeeded", |error| error.kind.as_str())
+    result
+        .error
+        .as_ref()
+        .map_or("succeeded", |error| error.kind.as_str())
 }
 
 /// The message of its error.
@@ -100,5 +127,9 @@ pub(crate) fn message(result: &ResultMessage) -> &str {
 
 /// Whether another attempt would be made.
 pub(crate) fn is_made_again(result: &ResultMessage) -> bool {
-    result.error.as_ref().map(|error| error.kind).is_some_and(ErrorKind::is_curable)
+    result
+        .error
+        .as_ref()
+        .map(|error| error.kind)
+        .is_some_and(ErrorKind::is_curable)
 }

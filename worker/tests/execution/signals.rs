@@ -36,7 +36,10 @@ fn command(argv: &[&str]) -> Command {
 /// ignores them in the new program.
 fn blocked_or_ignored(status: &str) -> Vec<u64> {
     let mask = |line: &str| {
-        let (_, mask) = line.strip_prefix("SigBlk:").or(line.strip_prefix("SigIgn:"))?.split_at(1);
+        let (_, mask) = line
+            .strip_prefix("SigBlk:")
+            .or(line.strip_prefix("SigIgn:"))?
+            .split_at(1);
         Some(u64::from_str_radix(mask, 16).ok()? & !(0b11 << 31))
     };
     status.lines().filter_map(mask).collect()
@@ -46,7 +49,10 @@ fn blocked_or_ignored(status: &str) -> Vec<u64> {
 async fn a_program_begins_with_a_clean_signal_state() {
     let dir = tempfile::tempdir().expect("a directory");
     let wrapper = dir.path().join("worker");
-    let script = format!("#!/bin/bash\ntrap '' HUP INT QUIT PIPE TERM CHLD USR1\nexec {} \"$@\"\n", helper().display());
+    let script = format!(
+        "#!/bin/bash\ntrap '' HUP INT QUIT PIPE TERM CHLD USR1\nexec {} \"$@\"\n",
+        helper().display()
+    );
     write(&wrapper, script);
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("executable");
     // The worker's own threads may block signals, too.
@@ -54,8 +60,15 @@ async fn a_program_begins_with_a_clean_signal_state() {
     blocked.thread_block().expect("signals are blocked");
     let asks = command(&["/usr/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
     for sandbox in [sandbox(), Sandbox::with_helper(&limits(), wrapper)] {
-        let finished = sandbox.run(asks.clone(), &nobody()).await.expect("it starts");
-        assert_eq!(blocked_or_ignored(&finished.output.text()), [0, 0], "whatever the worker blocks or ignores");
+        let finished = sandbox
+            .run(asks.clone(), &nobody())
+            .await
+            .expect("it starts");
+        assert_eq!(
+            blocked_or_ignored(&finished.output.text()),
+            [0, 0],
+            "whatever the worker blocks or ignores"
+        );
     }
 }
 
@@ -63,7 +76,10 @@ async fn a_program_begins_with_a_clean_signal_state() {
 #[tokio::test]
 async fn git_of_the_worker_begins_with_a_clean_signal_state() {
     let bench = Bench::new();
-    let (log, git) = (bench.dir.path().join("log"), bench.dir.path().join("bin/git"));
+    let (log, git) = (
+        bench.dir.path().join("log"),
+        bench.dir.path().join("bin/git"),
+    );
     write(
         &git,
         format!(
@@ -80,8 +96,15 @@ async fn git_of_the_worker_begins_with_a_clean_signal_state() {
         .env("SIGNALS_TEST_DIR", bench.dir.path())
         .stdout(std::process::Stdio::null())
         .status();
-    assert!(status.await.expect("it starts").success(), "the worker's git works");
-    assert_eq!(blocked_or_ignored(&std::fs::read_to_string(log).expect("git ran")), [0, 0], "and hears of all signals");
+    assert!(
+        status.await.expect("it starts").success(),
+        "the worker's git works"
+    );
+    assert_eq!(
+        blocked_or_ignored(&std::fs::read_to_string(log).expect("git ran")),
+        [0, 0],
+        "and hears of all signals"
+    );
 }
 
 #[tokio::test]
@@ -98,28 +121,52 @@ async fn stands_in_for_a_worker() {
         fetch_timeout: Duration::from_secs(30),
     };
     let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
-    let workspaces = Workspaces::open_with(&config, path.into(), []).expect("the workspace directory is writable");
-    workspaces.prepare(&task(), AttemptId::new()).await.expect("a worktree");
+    let workspaces = Workspaces::open_with(&config, path.into(), [])
+        .expect("the workspace directory is writable");
+    workspaces
+        .prepare(&task(), AttemptId::new())
+        .await
+        .expect("a worktree");
 }
 
 #[tokio::test]
 async fn a_program_that_is_ended_by_sigterm_has_not_succeeded() {
     let script = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)";
-    let finished = sandbox().run(command(&["/usr/bin/python3", "-c", script]), &nobody()).await.expect("it starts");
+    let finished = sandbox()
+        .run(command(&["/usr/bin/python3", "-c", script]), &nobody())
+        .await
+        .expect("it starts");
     assert_eq!(finished.exit, Exit::Signal(15), "it ended by the signal");
     let rig = Rig::start(Bench::new(), "echo fixed >calc.py; kill -TERM $$").await;
     let result = rig.outcome(json!({})).await;
-    assert_eq!(word(&result), "agent_crashed", "an agent that was killed did not succeed: {result:?}");
+    assert_eq!(
+        word(&result),
+        "agent_crashed",
+        "an agent that was killed did not succeed: {result:?}"
+    );
 }
 
 #[tokio::test]
 async fn timeout_works_as_a_check() {
-    let rig = Rig::with(Bench::new(), "echo fixed >calc.py", json!({"max_fix_iterations": 1})).await;
+    let rig = Rig::with(
+        Bench::new(),
+        "echo fixed >calc.py",
+        json!({"max_fix_iterations": 1}),
+    )
+    .await;
     let began = Instant::now();
     let check = json!({"acceptance": [{"name": "slow", "run": ["timeout", "1", "sleep", "25"]}]});
     let result = rig.outcome(check).await;
-    assert_eq!((word(&result), result.acceptance[0].exit_status), ("acceptance_failed", Some(124)), "{result:?}");
-    assert!(began.elapsed() < Duration::from_secs(10), "it did not wait for the sleep: {:?}", began.elapsed());
+    assert_eq!(
+        (word(&result), result.acceptance[0].exit_status),
+        ("acceptance_failed", Some(124)),
+        "{result:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "it did not wait for the sleep: {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -141,7 +188,11 @@ time.sleep(600)'"
     };
     let (outcome, since) = tokio::join!(rig.run(json!({}), &stop), stopping);
     assert!(matches!(outcome, Ended::Stopped { .. }), "it was stopped");
-    assert!(since.elapsed() < Duration::from_secs(1), "it took {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        since.elapsed()
+    );
     assert!(ended.exists(), "the agent has heard of it");
 }
 
@@ -149,7 +200,9 @@ time.sleep(600)'"
 async fn a_program_that_stands_still_is_cancelled_within_a_second() {
     let dir = tempfile::tempdir().expect("a directory");
     let up = dir.path().join("up");
-    let script = format!("import os, signal\nopen({up:?}, 'w').close()\nos.kill(os.getpid(), signal.SIGSTOP)");
+    let script = format!(
+        "import os, signal\nopen({up:?}, 'w').close()\nos.kill(os.getpid(), signal.SIGSTOP)"
+    );
     let watch = nobody();
     let stopping = async {
         assert!(eventually(|| up.exists()).await, "it is up");
@@ -158,6 +211,14 @@ async fn a_program_that_stands_still_is_cancelled_within_a_second() {
     };
     let (sandbox, stopped) = (sandbox(), command(&["/usr/bin/python3", "-c", &script]));
     let (finished, since) = tokio::join!(sandbox.run(stopped, &watch), stopping);
-    assert_eq!(finished.expect("it started").exit, Exit::Cancelled, "it was cancelled");
-    assert!(since.elapsed() < Duration::from_secs(1), "it took {:?}", since.elapsed());
+    assert_eq!(
+        finished.expect("it started").exit,
+        Exit::Cancelled,
+        "it was cancelled"
+    );
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "it took {:?}",
+        since.elapsed()
+    );
 }

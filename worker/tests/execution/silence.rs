@@ -46,8 +46,17 @@ async fn whoever_computes_is_not_silent_whichever_process_it_is() {
         ("children that come and go", loops.to_owned()),
     ] {
         let finished = run(&script, Some(SILENCE), &nobody()).await;
-        assert_eq!(finished.exit, Exit::Status(0), "{what}: {}", finished.output.text());
-        assert!(finished.duration > SILENCE * 2, "{what} took {:?}, which shows nothing", finished.duration);
+        assert_eq!(
+            finished.exit,
+            Exit::Status(0),
+            "{what}: {}",
+            finished.output.text()
+        );
+        assert!(
+            finished.duration > SILENCE * 2,
+            "{what} took {:?}, which shows nothing",
+            finished.duration
+        );
     }
 }
 
@@ -56,8 +65,14 @@ async fn whoever_only_waits_is_silent() {
     for (what, script) in [
         ("a sleep", "sleep 60".to_owned()),
         ("a poll", "while :; do sleep 0.2; done".to_owned()),
-        ("timers", "python3 -c 'import time\nwhile True: time.sleep(0.02)'".to_owned()),
-        ("one that has computed", format!("{}; sleep 60", computing(2))),
+        (
+            "timers",
+            "python3 -c 'import time\nwhile True: time.sleep(0.02)'".to_owned(),
+        ),
+        (
+            "one that has computed",
+            format!("{}; sleep 60", computing(2)),
+        ),
     ] {
         let finished = run(&script, Some(SILENCE), &nobody()).await;
         assert_eq!(finished.exit, Exit::Silent, "{what}");
@@ -70,7 +85,11 @@ async fn a_busy_loop_ends_with_its_time() {
     let mut command = shell(dir.path(), "while :; do :; done");
     (command.silence, command.timeout) = (Some(SILENCE), Duration::from_secs(4));
     let finished = sandbox().run(command, &nobody()).await.expect("it starts");
-    assert_eq!(finished.exit, Exit::TimedOut, "it is alive, and not for ever");
+    assert_eq!(
+        finished.exit,
+        Exit::TimedOut,
+        "it is alive, and not for ever"
+    );
 }
 
 /// Ends what has printed `done`; `calls` are the LLM calls that it has begun.
@@ -81,7 +100,10 @@ fn done(calls: &Arc<AtomicU64>) -> Watch {
         calls: Arc::new(move || calls.load(Ordering::SeqCst)),
         grace: Duration::from_millis(500),
     };
-    Watch { last_words: Some(words), ..nobody() }
+    Watch {
+        last_words: Some(words),
+        ..nobody()
+    }
 }
 
 #[tokio::test]
@@ -90,17 +112,31 @@ async fn a_command_that_has_said_that_it_is_done_is_ended_whatever_it_does_then(
     for (what, script) in [
         ("it stays", "echo done; sleep 60"),
         ("without an end of line", "printf 'all done'; sleep 60"),
-        ("in two pieces", "printf do; sleep 0.3; printf 'ne\\n'; sleep 60"),
+        (
+            "in two pieces",
+            "printf do; sleep 0.3; printf 'ne\\n'; sleep 60",
+        ),
         ("to standard error", "echo done >&2; sleep 60"),
-        ("it goes on printing", "echo done; while :; do echo more; sleep 0.01; done"),
+        (
+            "it goes on printing",
+            "echo done; while :; do echo more; sleep 0.01; done",
+        ),
         ("it goes on computing", "echo done; while :; do :; done"),
     ] {
         let finished = run(script, None, &done(&calls)).await;
         assert_eq!(finished.exit, Exit::Done, "{what}");
-        assert!(finished.duration < Duration::from_secs(10), "{what}: {:?}", finished.duration);
+        assert!(
+            finished.duration < Duration::from_secs(10),
+            "{what}: {:?}",
+            finished.duration
+        );
     }
     let finished = run("echo done; sleep 0.1; exit 3", None, &done(&calls)).await;
-    assert_eq!(finished.exit, Exit::Status(3), "what exits in time has its own status");
+    assert_eq!(
+        finished.exit,
+        Exit::Status(3),
+        "what exits in time has its own status"
+    );
 }
 
 #[tokio::test]
@@ -114,10 +150,26 @@ async fn a_command_that_calls_an_llm_after_its_last_event_goes_on() {
             counting.fetch_add(1, Ordering::SeqCst);
         }
     });
-    let finished = run("echo done; sleep 0.2; echo call; sleep 2; echo bye", None, &watch).await;
-    assert_eq!((finished.exit, finished.output.text().contains("bye")), (Exit::Status(0), true), "it was not its last");
+    let finished = run(
+        "echo done; sleep 0.2; echo call; sleep 2; echo bye",
+        None,
+        &watch,
+    )
+    .await;
+    assert_eq!(
+        (finished.exit, finished.output.text().contains("bye")),
+        (Exit::Status(0), true),
+        "it was not its last"
+    );
 
-    let open = Watch { busy: Arc::new(|| true), ..done(&calls) };
+    let open = Watch {
+        busy: Arc::new(|| true),
+        ..done(&calls)
+    };
     let finished = run("echo done; sleep 2", None, &open).await;
-    assert_eq!(finished.exit, Exit::Status(0), "while a call is open nothing is over");
+    assert_eq!(
+        finished.exit,
+        Exit::Status(0),
+        "while a call is open nothing is over"
+    );
 }

@@ -50,7 +50,9 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ").contains(marker)
+            String::from_utf8_lossy(&line)
+                .replace('\0', " ")
+                .contains(marker)
         })
         .collect()
 }

@@ -24,7 +24,11 @@ const ONE_BY_ONE: usize = 200;
 const ERROR_CHARS: usize = 160;
 
 /// Waits for all results. Exit status 1 if any task did not succeed.
-pub(super) async fn wait(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
+pub(super) async fn wait(
+    client: &Client,
+    taken: &[TaskView],
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let mut open: BTreeSet<TaskId> = taken.iter().map(|task| task.id.clone()).collect();
     let bar = bar(open.len() as u64);
     let mut failed = 0;
@@ -49,11 +53,25 @@ pub(super) async fn wait(client: &Client, taken: &[TaskView], format: Format) ->
 }
 
 /// The open tasks of the batch: from one list, as far as it reaches, and the next few of the others one by one.
-async fn look(client: &Client, open: &BTreeSet<TaskId>, batch: usize) -> anyhow::Result<Vec<TaskView>> {
-    let newest: TaskList = client.get(&format!("/tasks?limit={}", 2 * batch + 100)).await?;
-    let mut seen: Vec<TaskView> = newest.tasks.into_iter().filter(|task| open.contains(&task.id)).collect();
+async fn look(
+    client: &Client,
+    open: &BTreeSet<TaskId>,
+    batch: usize,
+) -> anyhow::Result<Vec<TaskView>> {
+    let newest: TaskList = client
+        .get(&format!("/tasks?limit={}", 2 * batch + 100))
+        .await?;
+    let mut seen: Vec<TaskView> = newest
+        .tasks
+        .into_iter()
+        .filter(|task| open.contains(&task.id))
+        .collect();
     let listed: BTreeSet<&TaskId> = seen.iter().map(|task| &task.id).collect();
-    let unlisted: Vec<&TaskId> = open.iter().filter(|id| !listed.contains(id)).take(ONE_BY_ONE).collect();
+    let unlisted: Vec<&TaskId> = open
+        .iter()
+        .filter(|id| !listed.contains(id))
+        .take(ONE_BY_ONE)
+        .collect();
     let others = results(client, &unlisted).await?;
     seen.extend(others);
     Ok(seen)
@@ -69,10 +87,14 @@ async fn results(client: &Client, ids: &[&TaskId]) -> anyhow::Result<Vec<TaskVie
 }
 
 fn bar(length: u64) -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(length), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} done, {msg} ({elapsed})") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} done, {msg} ({elapsed})")
+    {
         bar.set_style(style);
     }
     bar
@@ -81,31 +103,70 @@ fn bar(length: u64) -> ProgressBar {
 /// Without a terminal, a line for a task that has ended.
 fn note(bar: &ProgressBar, task: &TaskView) {
     if bar.is_hidden() {
-        let who = task.programmer.as_ref().map(|id| format!(" by {}", id.display_name())).unwrap_or_default();
+        let who = task
+            .programmer
+            .as_ref()
+            .map(|id| format!(" by {}", id.display_name()))
+            .unwrap_or_default();
         eprintln!("{} {}{who}", task.id, task.status);
     }
 }
 
 async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
-    let results = results(client, &taken.iter().map(|task| &task.id).collect::<Vec<_>>()).await?;
-    let good = results.iter().all(|task| task.status == Status::Succeeded.as_str());
+    let results = results(
+        client,
+        &taken.iter().map(|task| &task.id).collect::<Vec<_>>(),
+    )
+    .await?;
+    let good = results
+        .iter()
+        .all(|task| task.status == Status::Succeeded.as_str());
     let printed = format.print(&results, |results| results_table(results))?;
     Ok(if good { printed } else { ExitCode::FAILURE })
 }
 
 fn results_table(results: &[TaskView]) -> String {
-    let mut rows = table(&["task", "status", "programmer", "LLM", "checks", "run", "cost", "error"]);
+    let mut rows = table(&[
+        "task",
+        "status",
+        "programmer",
+        "LLM",
+        "checks",
+        "run",
+        "cost",
+        "error",
+    ]);
     for task in results {
         let result = task.result.as_ref();
         let checks = result.map_or(0, |r| r.acceptance.len());
-        let passed = result.map_or(0, |r| r.acceptance.iter().filter(|check| check.exit_status == Some(0)).count());
+        let passed = result.map_or(0, |r| {
+            r.acceptance
+                .iter()
+                .filter(|check| check.exit_status == Some(0))
+                .count()
+        });
         rows.add_row([
             Cell::from(task.id.to_string()),
             Cell::toned(&task.status, Tone::of_task(&task.status)),
-            task.programmer.as_ref().map(ToString::to_string).unwrap_or_default().into(),
-            result.and_then(|r| r.llm.as_ref()).map(ToString::to_string).unwrap_or_default().into(),
-            if checks == 0 { "".into() } else { format!("{passed}/{checks}").into() },
-            result.map(|r| duration(r.timings.run_ms)).unwrap_or_default().into(),
+            task.programmer
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .into(),
+            result
+                .and_then(|r| r.llm.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .into(),
+            if checks == 0 {
+                "".into()
+            } else {
+                format!("{passed}/{checks}").into()
+            },
+            result
+                .map(|r| duration(r.timings.run_ms))
+                .unwrap_or_default()
+                .into(),
             task.cost_usd
                 .filter(|cost| *cost > MicroUsd::ZERO)
                 .map(|cost| format!("${cost}"))
@@ -120,10 +181,16 @@ fn results_table(results: &[TaskView]) -> String {
     }
     rows.align_right(&[4, 5, 6]);
     rows.spare(&[2, 4, 3, 5]);
-    let succeeded = results.iter().filter(|task| task.status == Status::Succeeded.as_str()).count();
+    let succeeded = results
+        .iter()
+        .filter(|task| task.status == Status::Succeeded.as_str())
+        .count();
     let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
     let count = counted(results.len(), "task", "tasks");
-    format!("{}{succeeded} of {count} succeeded, ${cost} in all\n", lines(rows))
+    format!(
+        "{}{succeeded} of {count} succeeded, ${cost} in all\n",
+        lines(rows)
+    )
 }
 
 fn shortened(kind: &str, message: &str) -> String {

@@ -78,12 +78,19 @@ struct Batch<'a> {
 }
 
 /// Hands in the batch. Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
-pub(super) async fn hand_in(client: &Client, tasks: &[Value], manner: &Manner) -> anyhow::Result<HandedIn> {
+pub(super) async fn hand_in(
+    client: &Client,
+    tasks: &[Value],
+    manner: &Manner,
+) -> anyhow::Result<HandedIn> {
     let mut batch = Batch {
         client,
         manner,
         tasks,
-        bodies: tasks.iter().map(serde_json::value::to_raw_value).collect::<Result<_, _>>()?,
+        bodies: tasks
+            .iter()
+            .map(serde_json::value::to_raw_value)
+            .collect::<Result<_, _>>()?,
         taken: tasks.iter().map(|_| None).collect(),
         open: (0..tasks.len()).collect(),
         shown: Shown::new(),
@@ -95,15 +102,26 @@ pub(super) async fn hand_in(client: &Client, tasks: &[Value], manner: &Manner) -
         stuck_since: None,
     };
     let left = batch.run().await?;
-    Ok(HandedIn { taken: batch.taken.into_iter().flatten().collect(), printed: batch.printed, left })
+    Ok(HandedIn {
+        taken: batch.taken.into_iter().flatten().collect(),
+        printed: batch.printed,
+        left,
+    })
 }
 
 impl Batch<'_> {
     async fn run(&mut self) -> anyhow::Result<Option<Left>> {
         let mut offer = self.open.clone();
         while !self.open.is_empty() {
-            offer.truncate(in_one_request(offer.iter().map(|&index| self.bodies[index].get().len())));
-            let body = serde_json::to_vec(&offer.iter().map(|&index| &self.bodies[index]).collect::<Vec<_>>())?;
+            offer.truncate(in_one_request(
+                offer.iter().map(|&index| self.bodies[index].get().len()),
+            ));
+            let body = serde_json::to_vec(
+                &offer
+                    .iter()
+                    .map(|&index| &self.bodies[index])
+                    .collect::<Vec<_>>(),
+            )?;
             let request = self.client.try_post::<Vec<TaskView>>("/tasks", body);
             let answer = match self.interrupt.answer(request).await {
                 Ok(answer) => answer,
@@ -156,8 +174,16 @@ impl Batch<'_> {
             return Err(error);
         }
         self.unanswered += 1;
-        self.shown.say(format!("{error:#}; trying again, {} still to hand in", self.open.len()));
-        Ok(self.interrupt.sleep(DEFAULT_WAIT_S).await.err().map(|Interrupted| Left::Interrupted))
+        self.shown.say(format!(
+            "{error:#}; trying again, {} still to hand in",
+            self.open.len()
+        ));
+        Ok(self
+            .interrupt
+            .sleep(DEFAULT_WAIT_S)
+            .await
+            .err()
+            .map(|Interrupted| Left::Interrupted))
     }
 
     /// Waits until it is worth trying again. A problem that time does not cure is an error.
@@ -171,7 +197,9 @@ impl Batch<'_> {
             Some(no_room) => {
                 self.hint();
                 let why = stuck(self.client, no_room).await;
-                self.stuck_since = why.as_ref().map(|_| self.stuck_since.unwrap_or_else(Instant::now));
+                self.stuck_since = why
+                    .as_ref()
+                    .map(|_| self.stuck_since.unwrap_or_else(Instant::now));
                 let why = why.map_or(String::new(), |why| format!("; {why}"));
                 format!("{}; {open} still to hand in{why}", full(no_room))
             }
@@ -180,13 +208,20 @@ impl Batch<'_> {
         self.shown.say(words.clone());
         let too_long = match self.manner.give_up_after {
             Some(limit) => self.since.elapsed() >= limit,
-            None => self.stuck_since.is_some_and(|since| since.elapsed() >= STUCK_FOR),
+            None => self
+                .stuck_since
+                .is_some_and(|since| since.elapsed() >= STUCK_FOR),
         };
         if too_long {
             return Ok(Some(Left::GivenUp(words)));
         }
         let seconds = problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S);
-        Ok(self.interrupt.sleep(seconds).await.err().map(|Interrupted| Left::Interrupted))
+        Ok(self
+            .interrupt
+            .sleep(seconds)
+            .await
+            .err()
+            .map(|Interrupted| Left::Interrupted))
     }
 
     /// Once.
@@ -194,7 +229,11 @@ impl Batch<'_> {
         if std::mem::replace(&mut self.hinted, true) {
             return;
         }
-        let taken = if self.manner.print_ids { "what is printed is taken" } else { "what is taken goes on" };
+        let taken = if self.manner.print_ids {
+            "what is printed is taken"
+        } else {
+            "what is taken goes on"
+        };
         let go_on = &self.manner.go_on;
         self.shown.beside(|| {
             eprintln!(
@@ -211,20 +250,32 @@ fn in_one_request(sizes: impl Iterator<Item = usize>) -> usize {
         *sum += size + 1;
         Some(*sum)
     };
-    sizes.scan(0, with_comma).take_while(|sum| *sum < MOST_BYTES).count().max(1)
+    sizes
+        .scan(0, with_comma)
+        .take_while(|sum| *sum < MOST_BYTES)
+        .count()
+        .max(1)
 }
 
 /// Those of the offer that would be taken now.
 fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
-    let fits = problem.no_room.as_ref().map_or(&[][..], |no_room| &no_room.fits);
-    fits.iter().filter_map(|&place| offer.get(place).copied()).collect()
+    let fits = problem
+        .no_room
+        .as_ref()
+        .map_or(&[][..], |no_room| &no_room.fits);
+    fits.iter()
+        .filter_map(|&place| offer.get(place).copied())
+        .collect()
 }
 
 /// The first of each kind: those that need the same wait in the same queue.
 fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
     let mut counts: HashMap<String, usize> = HashMap::new();
     let first = |index: &&usize| {
-        let needs = tasks[**index].get("capabilities").map(Value::to_string).unwrap_or_default();
+        let needs = tasks[**index]
+            .get("capabilities")
+            .map(Value::to_string)
+            .unwrap_or_default();
         let count = counts.entry(needs).or_default();
         *count += 1;
         *count <= OFFERED
@@ -238,9 +289,17 @@ pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
     let alone = tasks.len() == 1;
     let mut own = true;
     for (place, task) in tasks.iter_mut().enumerate() {
-        let Some(task) = task.as_object_mut() else { continue };
+        let Some(task) = task.as_object_mut() else {
+            continue;
+        };
         own &= task.contains_key("id");
-        let id = || if alone { json!(batch) } else { json!(format!("{batch}-{}", place + 1)) };
+        let id = || {
+            if alone {
+                json!(batch)
+            } else {
+                json!(format!("{batch}-{}", place + 1))
+            }
+        };
         task.entry("id").or_insert_with(id);
     }
     own
@@ -259,7 +318,13 @@ mod tests {
         let batch = new_id();
         assert!(!give_ids(&mut tasks, &batch), "one has no id of its own");
         assert_eq!(tasks[0]["id"], "mine", "its own");
-        assert!(tasks[1]["id"].as_str().is_some_and(|id| id.starts_with("t-")), "{}", tasks[1]);
+        assert!(
+            tasks[1]["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("t-")),
+            "{}",
+            tasks[1]
+        );
         let mut again = [json!({"id": "mine"}), json!({"instruction": "x"})];
         give_ids(&mut again, &batch);
         assert_eq!(again, tasks, "the same batch has the same ids");
@@ -272,7 +337,11 @@ mod tests {
         tasks.push(json!({"capabilities": ["premium"]}));
         let open: Vec<usize> = (0..tasks.len()).collect();
         let offer = next_offer(&tasks, &open);
-        assert_eq!(offer.len(), OFFERED + 1, "the first fast ones and the premium one");
+        assert_eq!(
+            offer.len(),
+            OFFERED + 1,
+            "the first fast ones and the premium one"
+        );
         assert_eq!(offer.last(), Some(&(OFFERED + 5)), "the premium one");
     }
 
@@ -280,15 +349,33 @@ mod tests {
     fn a_request_holds_what_a_dispatcher_takes_and_at_least_one_task() {
         const MIB: usize = 1024 * 1024;
         assert_eq!(in_one_request([10, 20, 30].into_iter()), 3, "all");
-        assert_eq!(in_one_request(std::iter::repeat_n(MIB, 100)), 31, "32 MiB, with the commas");
-        assert_eq!(in_one_request([100 * MIB, 1].into_iter()), 1, "the dispatcher says that it is too large");
+        assert_eq!(
+            in_one_request(std::iter::repeat_n(MIB, 100)),
+            31,
+            "32 MiB, with the commas"
+        );
+        assert_eq!(
+            in_one_request([100 * MIB, 1].into_iter()),
+            1,
+            "the dispatcher says that it is too large"
+        );
     }
 
     #[test]
     fn places_of_an_answer_are_places_of_the_offer() {
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
         assert!(fitting(&problem, &[4, 7, 9]).is_empty(), "it does not say");
-        let problem = Problem { no_room: Some(Box::new(NoRoom { full: vec![], fits: vec![0, 2] })), ..problem };
-        assert_eq!(fitting(&problem, &[4, 7, 9]), [4, 9], "the first and the third");
+        let problem = Problem {
+            no_room: Some(Box::new(NoRoom {
+                full: vec![],
+                fits: vec![0, 2],
+            })),
+            ..problem
+        };
+        assert_eq!(
+            fitting(&problem, &[4, 7, 9]),
+            [4, 9],
+            "the first and the third"
+        );
     }
 }

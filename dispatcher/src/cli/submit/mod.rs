@@ -92,14 +92,20 @@ struct OneTask {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 /// With room for the number of a task behind it.
 fn batch(text: &str) -> Result<TaskId, String> {
     let name = TaskId::new(text).map_err(|error| error.to_string())?;
-    if text.len() > MOST_OF_BATCH { Err(format!("at most {MOST_OF_BATCH} characters")) } else { Ok(name) }
+    if text.len() > MOST_OF_BATCH {
+        Err(format!("at most {MOST_OF_BATCH} characters"))
+    } else {
+        Ok(name)
+    }
 }
 
 pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
@@ -110,7 +116,11 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let labels: BTreeMap<&str, &str> = args.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let labels: BTreeMap<&str, &str> = args
+        .labels
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
     for task in &mut tasks {
         add_labels(task, &labels);
     }
@@ -129,12 +139,26 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         },
         give_up_after: args.give_up_after.map(Duration::from_secs),
     };
-    let HandedIn { taken, printed, left } = hand_in(&client, &tasks, &manner).await?;
-    for warning in taken.iter().flat_map(|task| &task.warnings).collect::<BTreeSet<_>>() {
+    let HandedIn {
+        taken,
+        printed,
+        left,
+    } = hand_in(&client, &tasks, &manner).await?;
+    for warning in taken
+        .iter()
+        .flat_map(|task| &task.warnings)
+        .collect::<BTreeSet<_>>()
+    {
         eprintln!("warning: {warning}");
     }
     if let Some(left) = left {
-        args.format.print(&taken, |taken| if printed { String::new() } else { taken_table(taken) })?;
+        args.format.print(&taken, |taken| {
+            if printed {
+                String::new()
+            } else {
+                taken_table(taken)
+            }
+        })?;
         return Ok(not_all(&left, (taken.len(), tasks.len()), &manner.go_on));
     }
     if args.wait {
@@ -148,9 +172,16 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         };
     }
     args.format.print(&taken, |taken| {
-        let rows = if printed { String::new() } else { taken_table(taken) };
+        let rows = if printed {
+            String::new()
+        } else {
+            taken_table(taken)
+        };
         let count = counted(taken.len(), "task", "tasks");
-        format!("{rows}{count} taken. Follow with `dispatcher watch` or at {}\n", client.url())
+        format!(
+            "{rows}{count} taken. Follow with `dispatcher watch` or at {}\n",
+            client.url()
+        )
     })
 }
 
@@ -172,7 +203,9 @@ fn not_waited_for(taken: &[TaskView]) -> String {
     let ids: Vec<&str> = taken.iter().map(|task| task.id.as_str()).collect();
     match ids.as_slice() {
         [one] => {
-            format!("the task goes on: `dispatcher watch --task {one}` follows it, `dispatcher cancel {one}` stops it")
+            format!(
+                "the task goes on: `dispatcher watch --task {one}` follows it, `dispatcher cancel {one}` stops it"
+            )
         }
         several => format!(
             "the {} tasks go on: `dispatcher watch` follows them, `dispatcher show {}` shows the first, `dispatcher cancel ID…` stops them",
@@ -185,7 +218,11 @@ fn not_waited_for(taken: &[TaskView]) -> String {
 fn taken_table(taken: &[TaskView]) -> String {
     let mut rows = table(&["task", "status", "queue"]);
     for task in taken {
-        rows.add_row([task.id.to_string(), task.status.clone(), format!("tasks.{}", task.route)]);
+        rows.add_row([
+            task.id.to_string(),
+            task.status.clone(),
+            format!("tasks.{}", task.route),
+        ]);
     }
     lines(rows)
 }
@@ -208,7 +245,8 @@ fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {
 fn from_file(file: &Path) -> anyhow::Result<Vec<Value>> {
     let name = file.display();
     let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {name}"))?;
-    let value: Value = serde_yaml::from_str(&text).with_context(|| format!("{name} is neither YAML nor JSON"))?;
+    let value: Value =
+        serde_yaml::from_str(&text).with_context(|| format!("{name} is neither YAML nor JSON"))?;
     match value {
         Value::Array(tasks) => Ok(tasks),
         Value::Object(mut one) => match one.remove("tasks") {
@@ -234,8 +272,12 @@ fn from_flags(one: &OneTask, instruction: &str, repository: &str) -> Value {
     }
     task.insert("files".to_owned(), json!(one.file));
     task.insert("capabilities".to_owned(), json!(one.capability));
-    let check = |run: &String| json!({"name": run, "run": run.split_whitespace().collect::<Vec<_>>()});
-    task.insert("acceptance".to_owned(), one.check.iter().map(check).collect());
+    let check =
+        |run: &String| json!({"name": run, "run": run.split_whitespace().collect::<Vec<_>>()});
+    task.insert(
+        "acceptance".to_owned(),
+        one.check.iter().map(check).collect(),
+    );
     Value::Object(task)
 }
 
@@ -246,6 +288,10 @@ fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
     if let Value::Object(task) = task
         && let Value::Object(have) = task.entry("labels").or_insert_with(|| json!({}))
     {
-        have.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), json!(value))));
+        have.extend(
+            labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), json!(value))),
+        );
     }
 }

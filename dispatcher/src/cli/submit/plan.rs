@@ -34,10 +34,17 @@ pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Resul
         Err(code) => return Ok(code),
     };
     let routes = Routes::new(&pool.capabilities());
-    let plan: Vec<Planned> =
-        tasks.iter().enumerate().map(|(index, task)| planned(&pool, &routes, index, task)).collect();
+    let plan: Vec<Planned> = tasks
+        .iter()
+        .enumerate()
+        .map(|(index, task)| planned(&pool, &routes, index, task))
+        .collect();
     let printed = format.print(&plan, |plan| text(plan))?;
-    Ok(if plan.iter().all(|row| row.problem.is_none()) { printed } else { ExitCode::FAILURE })
+    Ok(if plan.iter().all(|row| row.problem.is_none()) {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned {
@@ -58,7 +65,12 @@ fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned 
             index,
             queue: Some(route.queue()),
             able: route.eligible.iter().cloned().collect(),
-            worst_cost_usd: route.eligible.iter().map(|id| worst_cost(pool, id, &message)).max().unwrap_or_default(),
+            worst_cost_usd: route
+                .eligible
+                .iter()
+                .map(|id| worst_cost(pool, id, &message))
+                .max()
+                .unwrap_or_default(),
             problem: None,
         },
     }
@@ -66,7 +78,9 @@ fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned 
 
 /// The cap of one attempt: nothing when every LLM of the programmer is free.
 fn worst_cost(pool: &Pool, id: &ProgrammerId, message: &TaskMessage) -> MicroUsd {
-    let Some(programmer) = pool.programmer(id) else { return MicroUsd::ZERO };
+    let Some(programmer) = pool.programmer(id) else {
+        return MicroUsd::ZERO;
+    };
     if programmer.llms.iter().all(|llm| pool.is_free(llm)) {
         return MicroUsd::ZERO;
     }
@@ -89,6 +103,13 @@ fn text(plan: &[Planned]) -> String {
     let wrong = plan.iter().filter(|row| row.problem.is_some()).count();
     let cost: MicroUsd = plan.iter().map(|row| row.worst_cost_usd).sum();
     let count = counted(plan.len(), "task", "tasks");
-    let wrong = if wrong == 0 { String::new() } else { format!(", {wrong} wrong") };
-    format!("{}{count}{wrong}; at most ${cost} for one attempt each\n", lines(rows))
+    let wrong = if wrong == 0 {
+        String::new()
+    } else {
+        format!(", {wrong} wrong")
+    };
+    format!(
+        "{}{count}{wrong}; at most ${cost} for one attempt each\n",
+        lines(rows)
+    )
 }

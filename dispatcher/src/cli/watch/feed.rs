@@ -40,7 +40,12 @@ struct Gone;
 pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
     let (heard, receiver) = channel(16);
     tokio::spawn(async move {
-        let mut feed = Feed { client, which, heard, last: None };
+        let mut feed = Feed {
+            client,
+            which,
+            heard,
+            last: None,
+        };
         // Ends when nobody hears it.
         let Err(Gone) = feed.forever().await;
     });
@@ -88,7 +93,12 @@ impl Feed {
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
-                Err(error) => return Ok(Err(anyhow!("the connection broke off ({})", innermost(&error)))),
+                Err(error) => {
+                    return Ok(Err(anyhow!(
+                        "the connection broke off ({})",
+                        innermost(&error)
+                    )));
+                }
             };
             let heard = match self.understand(&event).await {
                 Ok(heard) => heard,
@@ -111,19 +121,31 @@ impl Feed {
             Some("state") => vec![Heard::State(Box::new(serde_json::from_str(data)?))],
             Some("tasks") => {
                 let changed: Changed = serde_json::from_str(data)?;
-                if changed.many { vec![Heard::Listed(self.list().await?)] } else { vec![Heard::Tasks(changed.tasks)] }
+                if changed.many {
+                    vec![Heard::Listed(self.list().await?)]
+                } else {
+                    vec![Heard::Tasks(changed.tasks)]
+                }
             }
             _ => Vec::new(),
         })
     }
 
     async fn list(&self) -> anyhow::Result<Vec<TaskView>> {
-        let Which { tasks, label, programmer } = &self.which;
+        let Which {
+            tasks,
+            label,
+            programmer,
+        } = &self.which;
         let mut found = Vec::new();
         for id in tasks {
             let view: TaskView = self.client.get(&format!("/tasks/{id}")).await?;
             // As it is in a list.
-            found.push(TaskView { result: None, task: None, ..view });
+            found.push(TaskView {
+                result: None,
+                task: None,
+                ..view
+            });
         }
         if !tasks.is_empty() {
             return Ok(found);
@@ -132,11 +154,19 @@ impl Feed {
             let limit = NEWEST.to_string();
             let mut query = vec![("limit", limit.as_str())];
             query.extend(programmer.as_ref().map(|id| ("programmer", id.as_str())));
-            return Ok(self.client.get_with::<TaskList>("/tasks", &query).await?.tasks);
+            return Ok(self
+                .client
+                .get_with::<TaskList>("/tasks", &query)
+                .await?
+                .tasks);
         };
         loop {
             let (limit, offset) = (PAGE.to_string(), found.len().to_string());
-            let query = [("label", label.as_ref()), ("limit", &limit), ("offset", &offset)];
+            let query = [
+                ("label", label.as_ref()),
+                ("limit", &limit),
+                ("offset", &offset),
+            ];
             let page: TaskList = self.client.get_with("/tasks", &query).await?;
             let is_last = page.tasks.len() < PAGE;
             found.extend(page.tasks);

@@ -21,10 +21,19 @@ const ENDED: usize = 100;
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum News {
-    Dispatcher { state: Connection, detail: Option<String> },
-    Programmer { programmer: Box<ProgrammerStatus> },
-    Breaker { breaker: Box<BreakerStatus> },
-    Task { task: Box<TaskView> },
+    Dispatcher {
+        state: Connection,
+        detail: Option<String>,
+    },
+    Programmer {
+        programmer: Box<ProgrammerStatus>,
+    },
+    Breaker {
+        breaker: Box<BreakerStatus>,
+    },
+    Task {
+        task: Box<TaskView>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,7 +62,14 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(which: Which) -> Self {
         let connection = Err("connecting".to_owned());
-        Self { which, connection, live: None, listed: false, tasks: BTreeMap::new(), ended: VecDeque::new() }
+        Self {
+            which,
+            connection,
+            live: None,
+            listed: false,
+            tasks: BTreeMap::new(),
+            ended: VecDeque::new(),
+        }
     }
 
     /// # Errors
@@ -64,7 +80,11 @@ impl Follow {
             Heard::Lost(why) => self.lost(why),
             Heard::State(live) => self.state(*live)?,
             // They come with the latest change first.
-            Heard::Tasks(tasks) => tasks.into_iter().rev().filter_map(|task| self.task(task, true)).collect(),
+            Heard::Tasks(tasks) => tasks
+                .into_iter()
+                .rev()
+                .filter_map(|task| self.task(task, true))
+                .collect(),
             Heard::Listed(tasks) => self.list(tasks)?,
             Heard::Failed(error) => return Err(error),
         })
@@ -72,12 +92,18 @@ impl Follow {
 
     fn connected(&mut self) -> Vec<News> {
         self.connection = Ok(());
-        vec![News::Dispatcher { state: Connection::Connected, detail: None }]
+        vec![News::Dispatcher {
+            state: Connection::Connected,
+            detail: None,
+        }]
     }
 
     /// Once for each break.
     fn lost(&mut self, why: String) -> Vec<News> {
-        let news = News::Dispatcher { state: Connection::Lost, detail: Some(why.clone()) };
+        let news = News::Dispatcher {
+            state: Connection::Lost,
+            detail: Some(why.clone()),
+        };
         let was_there = std::mem::replace(&mut self.connection, Err(why)).is_ok();
         if was_there { vec![news] } else { Vec::new() }
     }
@@ -88,43 +114,80 @@ impl Follow {
             && !programmers.iter().any(|one| one.id == *wanted)
         {
             let known: Vec<&str> = programmers.iter().map(|one| one.id.as_str()).collect();
-            bail!("the pool has no programmer {wanted}; it has {}", known.join(", "));
+            bail!(
+                "the pool has no programmer {wanted}; it has {}",
+                known.join(", ")
+            );
         }
         let mut news = Vec::new();
         let before = self.live.as_ref();
         let trouble = &live.status.detail;
         if *trouble != before.and_then(|before| before.status.detail.clone()) {
-            let state = if trouble.is_some() { Connection::Degraded } else { Connection::Connected };
-            news.push(News::Dispatcher { state, detail: trouble.clone() });
+            let state = if trouble.is_some() {
+                Connection::Degraded
+            } else {
+                Connection::Connected
+            };
+            news.push(News::Dispatcher {
+                state,
+                detail: trouble.clone(),
+            });
         }
         if !self.which.ends() {
             let known = |programmer: &&ProgrammerStatus| {
-                let earlier = before.and_then(|b| b.status.programmers.iter().find(|one| one.id == programmer.id));
+                let earlier = before.and_then(|b| {
+                    b.status
+                        .programmers
+                        .iter()
+                        .find(|one| one.id == programmer.id)
+                });
                 earlier.is_some_and(|earlier| stage(earlier) == stage(programmer))
             };
             let of_interest = |programmer: &&ProgrammerStatus| {
-                self.which.programmer.as_ref().is_none_or(|wanted| *wanted == programmer.id)
+                self.which
+                    .programmer
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == programmer.id)
             };
-            let changed = live.status.programmers.iter().filter(of_interest).filter(|one| !known(one));
-            news.extend(changed.map(|one| News::Programmer { programmer: Box::new(one.clone()) }));
+            let changed = live
+                .status
+                .programmers
+                .iter()
+                .filter(of_interest)
+                .filter(|one| !known(one));
+            news.extend(changed.map(|one| News::Programmer {
+                programmer: Box::new(one.clone()),
+            }));
         }
         if !self.which.ends() && self.which.programmer.is_none() {
-            let changed = live.status.breakers.iter().filter(|breaker| !is_known(breaker, before));
-            news.extend(changed.map(|breaker| News::Breaker { breaker: Box::new(breaker.clone()) }));
+            let changed = live
+                .status
+                .breakers
+                .iter()
+                .filter(|breaker| !is_known(breaker, before));
+            news.extend(changed.map(|breaker| News::Breaker {
+                breaker: Box::new(breaker.clone()),
+            }));
         }
         self.live = Some(live);
         Ok(news)
     }
 
     fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<News>> {
-        if let (Some(label), true) = (&self.which.label, tasks.is_empty() && self.tasks.is_empty()) {
-            bail!("no task has the label {label}; submit some with `dispatcher submit --label {label}`");
+        if let (Some(label), true) = (&self.which.label, tasks.is_empty() && self.tasks.is_empty())
+        {
+            bail!(
+                "no task has the label {label}; submit some with `dispatcher submit --label {label}`"
+            );
         }
         // Of what ended before somebody looked, only what was asked for is news.
         let all = self.listed || self.which.ends();
         self.listed = true;
         tasks.sort_by_key(|task| task.finished_at.or(task.started_at).or(task.submitted_at));
-        Ok(tasks.into_iter().filter_map(|task| self.task(task, all)).collect())
+        Ok(tasks
+            .into_iter()
+            .filter_map(|task| self.task(task, all))
+            .collect())
     }
 
     fn task(&mut self, task: TaskView, tell_ended: bool) -> Option<News> {
@@ -133,7 +196,12 @@ impl Follow {
         }
         let stage = (task.status.clone(), task.attempt);
         // What was said before the list was made may come after it.
-        if self.tasks.get(&task.id).is_some_and(|known| !is_open(known)) && is_open(&stage) {
+        if self
+            .tasks
+            .get(&task.id)
+            .is_some_and(|known| !is_open(known))
+            && is_open(&stage)
+        {
             return None;
         }
         if self.tasks.insert(task.id.clone(), stage.clone()).as_ref() == Some(&stage) {
@@ -144,19 +212,31 @@ impl Follow {
             self.ended.push_front(task.clone());
             self.ended.truncate(ENDED);
         }
-        (tell_ended || !has_ended).then(|| News::Task { task: Box::new(task) })
+        (tell_ended || !has_ended).then(|| News::Task {
+            task: Box::new(task),
+        })
     }
 
     fn is_followed(&self, task: &TaskView) -> bool {
-        let Which { tasks, label, programmer } = &self.which;
+        let Which {
+            tasks,
+            label,
+            programmer,
+        } = &self.which;
         (tasks.is_empty() || tasks.contains(&task.id))
-            && label.as_ref().is_none_or(|label| label.is_among(&task.labels))
-            && programmer.as_ref().is_none_or(|wanted| task.programmer.as_ref() == Some(wanted))
+            && label
+                .as_ref()
+                .is_none_or(|label| label.is_among(&task.labels))
+            && programmer
+                .as_ref()
+                .is_none_or(|wanted| task.programmer.as_ref() == Some(wanted))
     }
 
     /// How many there are to show.
     pub(super) fn programmers(&self) -> usize {
-        self.live.as_ref().map_or(0, |live| live.status.programmers.len())
+        self.live
+            .as_ref()
+            .map_or(0, |live| live.status.programmers.len())
     }
 
     /// Whether everything has ended that was to be waited for.
@@ -167,13 +247,17 @@ impl Follow {
     /// Of tasks that were to be waited for; one that is still open has not.
     pub(super) fn all_succeeded(&self) -> Option<bool> {
         let succeeded = |(status, _): &Stage| status == Status::Succeeded.as_str();
-        self.which.ends().then(|| self.listed && self.tasks.values().all(succeeded))
+        self.which
+            .ends()
+            .then(|| self.listed && self.tasks.values().all(succeeded))
     }
 
     /// The outcomes of what was waited for, the oldest first.
     pub(super) fn outcomes(&self) -> impl Iterator<Item = News> {
         let ended = self.ended.iter().rev().filter(|_| self.which.ends());
-        ended.map(|task| News::Task { task: Box::new(task.clone()) })
+        ended.map(|task| News::Task {
+            task: Box::new(task.clone()),
+        })
     }
 }
 
@@ -181,15 +265,29 @@ fn is_open((status, _): &Stage) -> bool {
     status == "queued" || status == "running"
 }
 
-fn stage(programmer: &ProgrammerStatus) -> (ProgrammerState, Option<&'static str>, Option<&TaskId>, bool) {
-    let shut = programmer.shut.map(pool_shared::heartbeat::ShutReason::as_str);
-    (programmer.state, shut, programmer.task.as_ref(), programmer.using_backup)
+fn stage(
+    programmer: &ProgrammerStatus,
+) -> (ProgrammerState, Option<&'static str>, Option<&TaskId>, bool) {
+    let shut = programmer
+        .shut
+        .map(pool_shared::heartbeat::ShutReason::as_str);
+    (
+        programmer.state,
+        shut,
+        programmer.task.as_ref(),
+        programmer.using_backup,
+    )
 }
 
 fn is_known(breaker: &BreakerStatus, before: Option<&Live>) -> bool {
     let same = |other: &&BreakerStatus| {
         (&other.llm, &other.base_url, &other.host, &other.scope)
-            == (&breaker.llm, &breaker.base_url, &breaker.host, &breaker.scope)
+            == (
+                &breaker.llm,
+                &breaker.base_url,
+                &breaker.host,
+                &breaker.scope,
+            )
     };
     match before.and_then(|before| before.status.breakers.iter().find(same)) {
         Some(earlier) => earlier.state == breaker.state,

@@ -66,7 +66,9 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     if args.shown.format == Format::Table && std::io::stdout().is_terminal() {
         screen::run(&mut heard, &mut follow, &url).await?;
         // What is left on the terminal when the view is gone.
-        follow.outcomes().for_each(|news| _ = print(&lines::text(wall_clock(), &news)));
+        follow
+            .outcomes()
+            .for_each(|news| _ = print(&lines::text(wall_clock(), &news)));
     } else {
         line_by_line(&mut heard, &mut follow, args.shown.format).await?;
     }
@@ -77,7 +79,11 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Until the tasks that are followed have ended, or nobody reads any more.
-async fn line_by_line(heard: &mut Receiver<Heard>, follow: &mut Follow, format: Format) -> anyhow::Result<()> {
+async fn line_by_line(
+    heard: &mut Receiver<Heard>,
+    follow: &mut Follow,
+    format: Format,
+) -> anyhow::Result<()> {
     while let Some(heard) = heard.recv().await {
         for news in follow.hear(heard)? {
             let line = match format {

@@ -36,17 +36,33 @@ pub(in crate::cli::watch) fn live(programmers: usize) -> Live {
 /// The lines of the view.
 fn seen(programmers: usize, (width, height): (u16, u16), scrolled: usize) -> Vec<String> {
     let mut follow = Follow::new(Which::default());
-    for heard in
-        [Heard::Connected, Heard::State(Box::new(live(programmers))), Heard::Tasks(vec![task("done", "failed", 1)])]
-    {
+    for heard in [
+        Heard::Connected,
+        Heard::State(Box::new(live(programmers))),
+        Heard::Tasks(vec![task("done", "failed", 1)]),
+    ] {
         follow.hear(heard).expect("it goes on");
     }
     let now = "2026-01-31T12:01:05Z".parse().expect("a time");
-    let picture = Picture { url: "http://pool", follow: &follow, now, colors: true, scrolled };
+    let picture = Picture {
+        url: "http://pool",
+        follow: &follow,
+        now,
+        colors: true,
+        scrolled,
+    };
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
-    terminal.draw(|frame| draw(frame, &picture)).expect("a picture");
+    terminal
+        .draw(|frame| draw(frame, &picture))
+        .expect("a picture");
     let buffer = terminal.backend().buffer();
-    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    let line = |y| {
+        (0..width)
+            .map(|x| buffer[(x, y)].symbol())
+            .collect::<String>()
+            .trim_end()
+            .to_owned()
+    };
     (0..height).map(line).collect()
 }
 
@@ -64,7 +80,10 @@ fn it_shows_who_does_what_and_what_waits() {
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
-    let programmer = lines.iter().find(|line| line.starts_with("Prog-001")).expect("the first programmer");
+    let programmer = lines
+        .iter()
+        .find(|line| line.starts_with("Prog-001"))
+        .expect("the first programmer");
     assert!(
         programmer.contains("busy") && programmer.contains("1 min 05 s"),
         "its state, and since when: {programmer}"
@@ -79,7 +98,10 @@ fn it_shows_who_does_what_and_what_waits() {
 #[test]
 fn what_does_not_fit_ends_with_a_sign_of_it() {
     let lines = seen(2, (60, 30), 0);
-    let programmer = lines.iter().find(|line| line.starts_with("Prog-001")).expect("the first programmer");
+    let programmer = lines
+        .iter()
+        .find(|line| line.starts_with("Prog-001"))
+        .expect("the first programmer");
     assert!(programmer.ends_with('…'), "it is cut: {programmer}");
     assert_eq!(programmer.chars().count(), 60, "at the edge: {programmer}");
 }
@@ -88,11 +110,20 @@ fn what_does_not_fit_ends_with_a_sign_of_it() {
 fn on_a_small_terminal_the_tasks_that_have_ended_are_still_there_and_programmers_scroll() {
     let lines = seen(40, (80, 24), 0);
     let text = lines.join("\n");
-    assert!(text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last ended"), "{text}");
+    assert!(
+        text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last ended"),
+        "{text}"
+    );
     assert!(text.contains("↓ 29 more"), "more follow:\n{text}");
-    assert!(!text.contains("tasks wait") && !text.contains("route "), "the routes have no place:\n{text}");
+    assert!(
+        !text.contains("tasks wait") && !text.contains("route "),
+        "the routes have no place:\n{text}"
+    );
     let text = seen(40, (80, 24), 39).join("\n");
-    assert!(text.contains("Prog-040") && !text.contains("Prog-001"), "the end of them:\n{text}");
+    assert!(
+        text.contains("Prog-040") && !text.contains("Prog-001"),
+        "the end of them:\n{text}"
+    );
     assert!(!text.contains(" more"), "nobody follows:\n{text}");
     seen(40, (20, 5), 0);
 }

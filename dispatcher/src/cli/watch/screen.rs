@@ -37,7 +37,11 @@ enum Wish {
 }
 
 /// Until a key ends it, or the tasks that are followed have ended.
-pub(super) async fn run(heard: &mut Receiver<Heard>, follow: &mut Follow, url: &str) -> anyhow::Result<()> {
+pub(super) async fn run(
+    heard: &mut Receiver<Heard>,
+    follow: &mut Follow,
+    url: &str,
+) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
     // What is wrong at the beginning is said on the terminal as it is.
@@ -51,8 +55,17 @@ pub(super) async fn run(heard: &mut Receiver<Heard>, follow: &mut Follow, url: &
     let colors = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
     let mut scrolled = 0;
     while !follow.is_over() {
-        let picture = Picture { url, follow, now: wall_clock(), colors, scrolled };
-        screen.0.draw(|frame| draw(frame, &picture)).context("failed to draw on this terminal")?;
+        let picture = Picture {
+            url,
+            follow,
+            now: wall_clock(),
+            colors,
+            scrolled,
+        };
+        screen
+            .0
+            .draw(|frame| draw(frame, &picture))
+            .context("failed to draw on this terminal")?;
         tokio::select! {
             _ = term.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
@@ -77,9 +90,18 @@ pub(super) async fn run(heard: &mut Receiver<Heard>, follow: &mut Follow, url: &
 }
 
 fn wish(event: &Event) -> Wish {
-    let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else { return Wish::Nothing };
+    let Event::Key(KeyEvent {
+        code,
+        modifiers,
+        kind: KeyEventKind::Press,
+        ..
+    }) = event
+    else {
+        return Wish::Nothing;
+    };
     let is = |keys: &[KeyCode]| keys.contains(code);
-    if is(&[KeyCode::Char('q'), KeyCode::Esc]) || is(&[KeyCode::Char('c')]) && modifiers.contains(KeyModifiers::CONTROL)
+    if is(&[KeyCode::Char('q'), KeyCode::Esc])
+        || is(&[KeyCode::Char('c')]) && modifiers.contains(KeyModifiers::CONTROL)
     {
         Wish::End
     } else if is(&[KeyCode::Up, KeyCode::Char('k')]) {

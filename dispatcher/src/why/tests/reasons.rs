@@ -20,10 +20,20 @@ const CASES: [Case; 27] = [
         |world| {
             world.wait("t", "fast");
             world.start("t", "001", 1);
-            let (attempt, llm) = (Some(AttemptId::from_u128(1)), LlmName::new("ollama/qwen").ok());
+            let (attempt, llm) = (
+                Some(AttemptId::from_u128(1)),
+                LlmName::new("ollama/qwen").ok(),
+            );
             let (status, cost_usd) = (Status::Failed, "0".parse().expect("an amount"));
             let error = Some(ErrorKind::NoChange);
-            world.append(Decision::Finished { task: task("t"), attempt, status, llm, cost_usd, error });
+            world.append(Decision::Finished {
+                task: task("t"),
+                attempt,
+                status,
+                llm,
+                cost_usd,
+                error,
+            });
         },
         "it does not wait: it has failed (no_change) by programmer 001 with ollama/qwen at 12:00 UTC",
     ),
@@ -64,7 +74,11 @@ const CASES: [Case; 27] = [
         },
         "this dispatcher cannot read the event log, is the broker there? As it was at 12:00 UTC: 2 programmers that offer `fast` are idle, and one takes it next",
     ),
-    (Reason::Retry, broke, "its attempt 1 of 3 broke (agent_crashed), and the next one waits until 12:00:10 UTC"),
+    (
+        Reason::Retry,
+        broke,
+        "its attempt 1 of 3 broke (agent_crashed), and the next one waits until 12:00:10 UTC",
+    ),
     (
         Reason::Retry,
         |world| {
@@ -96,7 +110,10 @@ const CASES: [Case; 27] = [
     (
         Reason::RouteRetired,
         |world| {
-            let offers = BTreeMap::from([(id("001"), ["fast", "local"].map(|c| c.parse().expect("a word")).into())]);
+            let offers = BTreeMap::from([(
+                id("001"),
+                ["fast", "local"].map(|c| c.parse().expect("a word")).into(),
+            )]);
             world.routes = Routes::new(&offers);
             world.wait("t", "local");
         },
@@ -107,7 +124,12 @@ const CASES: [Case; 27] = [
         Reason::RoutePaused,
         |world| {
             world.wait("t", "fast");
-            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+            world.pause(
+                Target::Route {
+                    name: "fast".to_owned(),
+                },
+                Pause::Pause,
+            );
         },
         "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`; it is number 1 of 1 in the queue",
     ),
@@ -123,7 +145,12 @@ const CASES: [Case; 27] = [
         Reason::PoolPaused,
         |world| {
             world.wait("t", "fast");
-            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+            world.pause(
+                Target::Route {
+                    name: "fast".to_owned(),
+                },
+                Pause::Pause,
+            );
             world.later(7);
             world.pause(Target::All, Pause::Drain);
             world.pause(Target::Programmer { id: id("001") }, Pause::Pause);
@@ -135,7 +162,12 @@ const CASES: [Case; 27] = [
         Reason::RoutePaused,
         |world| {
             world.wait("t", "fast");
-            world.pause(Target::Route { name: "fast".to_owned() }, Pause::Pause);
+            world.pause(
+                Target::Route {
+                    name: "fast".to_owned(),
+                },
+                Pause::Pause,
+            );
             for programmer in ["001", "002", "003"] {
                 world.pause(Target::Programmer { id: id(programmer) }, Pause::Pause);
             }
@@ -153,7 +185,11 @@ const CASES: [Case; 27] = [
         },
         "programmer 008 is idle, and takes it next",
     ),
-    (Reason::Next, |world| world.wait("t", "any"), "2 programmers that can take it are idle, and one takes it next"),
+    (
+        Reason::Next,
+        |world| world.wait("t", "any"),
+        "2 programmers that can take it are idle, and one takes it next",
+    ),
     (
         Reason::Next,
         |world| {
@@ -168,7 +204,9 @@ const CASES: [Case; 27] = [
     (
         Reason::BehindOthers,
         |world| {
-            ["a", "b", "t"].into_iter().for_each(|name| world.wait(name, "fast"));
+            ["a", "b", "t"]
+                .into_iter()
+                .for_each(|name| world.wait(name, "fast"));
         },
         "2 of 3 programmers that offer `fast` are idle, and 2 tasks are before it",
     ),
@@ -231,7 +269,8 @@ const CASES: [Case; 27] = [
             }
             world.is_shut("009", ShutReason::Budget);
             let offers = [("001", "fast"), ("006", "premium")];
-            let offers = offers.map(|(who, what)| (id(who), BTreeSet::from([what.parse().expect("a word")])));
+            let offers = offers
+                .map(|(who, what)| (id(who), BTreeSet::from([what.parse().expect("a word")])));
             world.routes = Routes::new(&BTreeMap::from(offers));
         },
         "1 programmer offers `premium`: 1 waiting for a turn at what is left of the budget; it is number 1 of 1 in the \
@@ -265,16 +304,41 @@ fn broke(world: &mut World) {
     world.wait("t", "fast");
     world.start("t", "001", 1);
     let (attempt, at_ms) = (AttemptId::from_u128(1), world.at.0 + 10_000);
-    let retry = Some(Retry { attempt, error: ErrorKind::AgentCrashed, at_ms, spent: Default::default() });
-    world.append(Decision::Reissued { task: task("t"), generation: 1, retry });
+    let retry = Some(Retry {
+        attempt,
+        error: ErrorKind::AgentCrashed,
+        at_ms,
+        spent: Default::default(),
+    });
+    world.append(Decision::Reissued {
+        task: task("t"),
+        generation: 1,
+        retry,
+    });
 }
 
 fn handed_back(world: &mut World) {
-    let (route, body_hash, deadline_ms) = ("premium".to_owned(), "h".to_owned(), Some(world.at.0 + 30 * 60_000));
-    world.append(Decision::Submitted { task: task("t"), body_hash, route, deadline_ms });
-    world.append(Decision::Published { task: task("t"), generation: 0 });
+    let (route, body_hash, deadline_ms) = (
+        "premium".to_owned(),
+        "h".to_owned(),
+        Some(world.at.0 + 30 * 60_000),
+    );
+    world.append(Decision::Submitted {
+        task: task("t"),
+        body_hash,
+        route,
+        deadline_ms,
+    });
+    world.append(Decision::Published {
+        task: task("t"),
+        generation: 0,
+    });
     world.start("t", "006", 1);
-    world.append(Decision::Released { task: task("t"), attempt: AttemptId::from_u128(1), no_llm: true });
+    world.append(Decision::Released {
+        task: task("t"),
+        attempt: AttemptId::from_u128(1),
+        no_llm: true,
+    });
 }
 
 #[test]
@@ -284,7 +348,11 @@ fn every_reason_has_its_sentence() {
         let mut world = World::new();
         arrange(&mut world);
         let why = world.why("t");
-        assert_eq!((why.reason, why.sentence.as_str()), (reason, sentence), "case {number}");
+        assert_eq!(
+            (why.reason, why.sentence.as_str()),
+            (reason, sentence),
+            "case {number}"
+        );
         seen.insert(reason);
     }
     let all = BTreeSet::from([

@@ -72,11 +72,23 @@ fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Bat
         waiters.retain(|_, waiter| !waiter.verdict.is_closed());
         for (seq, pending) in (first..).zip(taken) {
             let written = Written::of(&pending.decision);
-            waiters.insert(seq, Waiter { verdict: pending.verdict, written });
+            waiters.insert(
+                seq,
+                Waiter {
+                    verdict: pending.verdict,
+                    written,
+                },
+            );
             events.push(pending.decision);
         }
     });
-    Batch { v: 1, emitter: shared.emitter, first, at_ms: at.0, events }
+    Batch {
+        v: 1,
+        emitter: shared.emitter,
+        first,
+        at_ms: at.0,
+        events,
+    }
 }
 
 /// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
@@ -88,7 +100,13 @@ async fn right_time(clock: &Clock) -> Timestamp {
 /// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began. It says
 /// nothing of the time: a process whose clock is wrong has to read, too.
 pub(super) fn mark(emitter: EmitterId) -> Batch {
-    Batch { v: 1, emitter, first: 0, at_ms: 0, events: vec![Decision::Tick] }
+    Batch {
+        v: 1,
+        emitter,
+        first: 0,
+        at_ms: 0,
+        events: vec![Decision::Tick],
+    }
 }
 
 /// Publishes until it is confirmed.
@@ -99,7 +117,13 @@ pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
         // An outage may last for days: nothing is tried until it is over.
         publisher.usable().await;
         let properties = json_properties();
-        let message = Message { exchange: LOG, key: EVENTS_KEY, body: &body, properties, mandatory: true };
+        let message = Message {
+            exchange: LOG,
+            key: EVENTS_KEY,
+            body: &body,
+            properties,
+            mandatory: true,
+        };
         match publisher.publish(message).await {
             Ok(()) => return,
             Err(error) => {
@@ -119,11 +143,20 @@ mod tests {
     #[test]
     fn nobody_writes_before_his_clock_was_compared_with_others() {
         let clock = Clock::new();
-        assert!(right_time(&clock).now_or_never().is_none(), "nobody has been heard yet");
+        assert!(
+            right_time(&clock).now_or_never().is_none(),
+            "nobody has been heard yet"
+        );
         clock.heard(&Heartbeat::greeting(EmitterId::new(), "another", false));
-        assert!(right_time(&clock).now_or_never().is_some(), "another one has the same time");
+        assert!(
+            right_time(&clock).now_or_never().is_some(),
+            "another one has the same time"
+        );
         let clock = Clock::new();
         clock.is_alone();
-        assert!(right_time(&clock).now_or_never().is_some(), "nobody answers");
+        assert!(
+            right_time(&clock).now_or_never().is_some(),
+            "nobody answers"
+        );
     }
 }

@@ -85,7 +85,9 @@ struct Shared {
 impl Shared {
     /// A log that is read again finds nobody who waits for what was resolved before: it is told once.
     fn resolve(&self, event: EventId, verdict: Verdict) {
-        let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) else { return };
+        let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) else {
+            return;
+        };
         if let (Verdict::Accepted, Some(written)) = (verdict, &waiter.written) {
             written.emit(&self.fold.read().unwrap_or_else(PoisonError::into_inner));
         }
@@ -117,7 +119,10 @@ impl Log {
         events: &Events,
         (clock, shutdown): (Arc<Clock>, CancellationToken),
     ) -> Self {
-        let (view_sender, view) = watch::channel(View { caught_up: false, heard: Instant::now() });
+        let (view_sender, view) = watch::channel(View {
+            caught_up: false,
+            heard: Instant::now(),
+        });
         let shared = Arc::new(Shared {
             emitter: EmitterId::new(),
             waiters: Waiters::default(),
@@ -129,9 +134,26 @@ impl Log {
             clock,
         });
         let (append, pending) = mpsc::channel(1024);
-        tokio::spawn(appender::run(Arc::clone(&shared), publisher.clone(), pending, shutdown.clone()));
-        tokio::spawn(reader::run(Arc::clone(&shared), link, publisher, events.stale, shutdown.clone()));
-        let log = Self { shared, append, view, stale: events.stale, tick: events.tick };
+        tokio::spawn(appender::run(
+            Arc::clone(&shared),
+            publisher.clone(),
+            pending,
+            shutdown.clone(),
+        ));
+        tokio::spawn(reader::run(
+            Arc::clone(&shared),
+            link,
+            publisher,
+            events.stale,
+            shutdown.clone(),
+        ));
+        let log = Self {
+            shared,
+            append,
+            view,
+            stale: events.stale,
+            tick: events.tick,
+        };
         tokio::spawn(pulse(log.clone(), events.tick, shutdown));
         log
     }
@@ -152,10 +174,18 @@ impl Log {
     ///
     /// # Errors
     /// As of [`Log::append`], about the second.
-    pub async fn append_behind(&self, first: Option<Decision>, second: Decision) -> Result<Verdict, LogError> {
+    pub async fn append_behind(
+        &self,
+        first: Option<Decision>,
+        second: Decision,
+    ) -> Result<Verdict, LogError> {
         match first {
             // They are handed over in the order in which they are polled first.
-            Some(first) => future::join(self.append(first), self.append(second)).await.1,
+            Some(first) => {
+                future::join(self.append(first), self.append(second))
+                    .await
+                    .1
+            }
             None => self.append(second).await,
         }
     }
@@ -163,7 +193,13 @@ impl Log {
     /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Fold) -> T) -> T {
         // The fold is replaced only as a whole or by whole events, so a panic elsewhere does not spoil it.
-        look(&self.shared.fold.read().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &self
+                .shared
+                .fold
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Hears of every change of the state or of how well it is known.
@@ -186,7 +222,12 @@ impl Log {
     /// had been on its way to it, and may take that for news. Nobody can tell whose clock is off.
     pub fn is_current(&self) -> bool {
         let heard = self.read(Fold::now);
-        self.is_fresh() && self.shared.clock.now().is_ok_and(|now| now.since(heard) <= self.tick * 2)
+        self.is_fresh()
+            && self
+                .shared
+                .clock
+                .now()
+                .is_ok_and(|now| now.since(heard) <= self.tick * 2)
     }
 
     /// After so long a silence a view is stale.
@@ -196,8 +237,16 @@ impl Log {
 
     /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
     /// about the task.
-    pub async fn wait_for_task<T>(&self, task: &TaskId, mut look: impl FnMut(&Fold) -> Option<T>) -> T {
-        self.shared.news.subscribe(task).until(|| self.read(&mut look)).await
+    pub async fn wait_for_task<T>(
+        &self,
+        task: &TaskId,
+        mut look: impl FnMut(&Fold) -> Option<T>,
+    ) -> T {
+        self.shared
+            .news
+            .subscribe(task)
+            .until(|| self.read(&mut look))
+            .await
     }
 
     /// Waits until somebody has been paused or resumed since the last call. For one caller in each process.
@@ -216,19 +265,32 @@ impl Log {
     /// [`LogError::Closed`] when this process is ending.
     pub async fn ready(&self) -> Result<(), LogError> {
         let mut changes = self.changes();
-        changes.wait_for(|view| view.caught_up).await.map(drop).map_err(|_| LogError::Closed)
+        changes
+            .wait_for(|view| view.caught_up)
+            .await
+            .map(drop)
+            .map_err(|_| LogError::Closed)
     }
 }
 
 /// Hands an event to the appender and waits for its verdict: one deadline for both, because an appender that cannot
 /// publish takes nothing any more.
-async fn append_to(appender: &mpsc::Sender<Pending>, decision: Decision, limit: Duration) -> Result<Verdict, LogError> {
+async fn append_to(
+    appender: &mpsc::Sender<Pending>,
+    decision: Decision,
+    limit: Duration,
+) -> Result<Verdict, LogError> {
     let (verdict, read_back) = oneshot::channel();
     let append = async {
-        appender.send(Pending { decision, verdict }).await.map_err(|_| LogError::Closed)?;
+        appender
+            .send(Pending { decision, verdict })
+            .await
+            .map_err(|_| LogError::Closed)?;
         read_back.await.map_err(|_| LogError::Closed)
     };
-    tokio::time::timeout(limit, append).await.unwrap_or(Err(LogError::Timeout))
+    tokio::time::timeout(limit, append)
+        .await
+        .unwrap_or(Err(LogError::Timeout))
 }
 
 /// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
@@ -266,7 +328,13 @@ mod tests {
         let (appender, _taken) = mpsc::channel(1);
         let append = || append_to(&appender, Decision::Tick, Duration::from_millis(50));
         let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));
-        let both = both.await.expect("both have given up, also the one that was not even taken");
-        assert_eq!(both, (Err(LogError::Timeout), Err(LogError::Timeout)), "neither came back");
+        let both = both
+            .await
+            .expect("both have given up, also the one that was not even taken");
+        assert_eq!(
+            both,
+            (Err(LogError::Timeout), Err(LogError::Timeout)),
+            "neither came back"
+        );
     }
 }

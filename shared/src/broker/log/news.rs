@@ -32,21 +32,31 @@ impl News {
             topic.waiters += 1;
             Arc::clone(&topic.told)
         });
-        Subscription { news: self, task, told }
+        Subscription {
+            news: self,
+            task,
+            told,
+        }
     }
 
     /// There was an event about each of these tasks.
     pub(super) fn tell<'a>(&self, tasks: impl Iterator<Item = &'a TaskId>) {
         self.with(|topics| {
             if !topics.is_empty() {
-                tasks.filter_map(|task| topics.get(task)).for_each(|topic| topic.told.notify_waiters());
+                tasks
+                    .filter_map(|task| topics.get(task))
+                    .for_each(|topic| topic.told.notify_waiters());
             }
         });
     }
 
     /// The whole state is another.
     pub(super) fn tell_all(&self) {
-        self.with(|topics| topics.values().for_each(|topic| topic.told.notify_waiters()));
+        self.with(|topics| {
+            topics
+                .values()
+                .for_each(|topic| topic.told.notify_waiters())
+        });
     }
 }
 
@@ -93,7 +103,11 @@ mod tests {
 
     #[test]
     fn only_who_waits_for_a_task_looks_again_and_nobody_stays_behind() {
-        let (news, mine, other) = (News::default(), TaskId::new("t").expect("an id"), TaskId::new("u").expect("an id"));
+        let (news, mine, other) = (
+            News::default(),
+            TaskId::new("t").expect("an id"),
+            TaskId::new("u").expect("an id"),
+        );
         let (looks, ready) = (Cell::new(0), Cell::new(false));
         {
             let subscription = news.subscribe(&mine);
@@ -103,12 +117,23 @@ mod tests {
             }));
             assert_eq!(waiting.as_mut().now_or_never(), None, "nothing yet");
             news.tell([&other].into_iter());
-            assert_eq!((waiting.as_mut().now_or_never(), looks.get()), (None, 1), "no news of this task");
+            assert_eq!(
+                (waiting.as_mut().now_or_never(), looks.get()),
+                (None, 1),
+                "no news of this task"
+            );
             ready.set(true);
             news.tell([&mine].into_iter());
-            assert_eq!(waiting.as_mut().now_or_never(), Some("here"), "it looked again");
+            assert_eq!(
+                waiting.as_mut().now_or_never(),
+                Some("here"),
+                "it looked again"
+            );
         }
-        assert!(news.with(|topics| topics.is_empty()), "the last who waited has taken the topic with it");
+        assert!(
+            news.with(|topics| topics.is_empty()),
+            "the last who waited has taken the topic with it"
+        );
     }
 
     #[test]

@@ -82,16 +82,33 @@ async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: D
 
 async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consumer, BrokerError> {
     let limit = link.endpoint().timeout();
-    within(limit, "limit the event log's reader", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    within(
+        limit,
+        "limit the event log's reader",
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()),
+    )
+    .await?;
     let mut arguments = FieldTable::default();
-    arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
-    let consume =
-        channel.basic_consume(EVENTS_STREAM.into(), "event-log".into(), BasicConsumeOptions::default(), arguments);
+    arguments.insert(
+        "x-stream-offset".into(),
+        AMQPValue::LongString("first".into()),
+    );
+    let consume = channel.basic_consume(
+        EVENTS_STREAM.into(),
+        "event-log".into(),
+        BasicConsumeOptions::default(),
+        arguments,
+    );
     within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await
 }
 
 /// Folds what arrives. Until the mark has come by, into a fold of its own; then into the one that everybody sees.
-async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Publisher, stale: Duration) -> End {
+async fn follow(
+    shared: &Arc<Shared>,
+    consumer: lapin::Consumer,
+    publisher: &Publisher,
+    stale: Duration,
+) -> End {
     let mark = EmitterId::new();
     let publisher = publisher.clone();
     let marking = async move { appender::publish(&publisher, &appender::mark(mark)).await };
@@ -123,10 +140,16 @@ async fn follow(shared: &Arc<Shared>, consumer: lapin::Consumer, publisher: &Pub
         if marked && let Some(rebuilt) = rebuilding.take() {
             *shared.fold.write().unwrap_or_else(PoisonError::into_inner) = rebuilt.fold;
             shared.news.tell_all();
-            rebuilt.own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
+            rebuilt
+                .own
+                .into_iter()
+                .for_each(|(event, verdict)| shared.resolve(event, verdict));
         }
         let caught_up = rebuilding.is_none();
-        shared.view.send_replace(View { caught_up, heard: Instant::now() });
+        shared.view.send_replace(View {
+            caught_up,
+            heard: Instant::now(),
+        });
         // Ticks come often enough for the last ones to be acked in time.
         if let Some(last) = last
             && let Err(error) = acks.read(last, count).await
@@ -145,7 +168,12 @@ struct Rebuild {
 }
 
 /// Folds one message; true when it was the mark.
-fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery, mark: EmitterId) -> bool {
+fn apply(
+    shared: &Shared,
+    rebuilding: Option<&mut Rebuild>,
+    delivery: &Delivery,
+    mark: EmitterId,
+) -> bool {
     let batch = match Batch::from_json(&delivery.data) {
         Ok(batch) => batch,
         Err(error) => {
@@ -166,10 +194,21 @@ fn apply(shared: &Shared, rebuilding: Option<&mut Rebuild>, delivery: &Delivery,
             rebuild.own.append(&mut own);
         }
         None => {
-            shared.fold.write().unwrap_or_else(PoisonError::into_inner).apply(&batch, keep);
-            own.into_iter().for_each(|(event, verdict)| shared.resolve(event, verdict));
-            shared.news.tell(batch.events.iter().filter_map(Decision::task));
-            if batch.events.iter().any(|event| matches!(event, Decision::Paused { .. } | Decision::Resumed { .. })) {
+            shared
+                .fold
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .apply(&batch, keep);
+            own.into_iter()
+                .for_each(|(event, verdict)| shared.resolve(event, verdict));
+            shared
+                .news
+                .tell(batch.events.iter().filter_map(Decision::task));
+            if batch
+                .events
+                .iter()
+                .any(|event| matches!(event, Decision::Paused { .. } | Decision::Resumed { .. }))
+            {
                 shared.orders.notify_one();
             }
         }

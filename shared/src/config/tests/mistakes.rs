@@ -6,25 +6,49 @@ use super::*;
 
 /// `line: key: problem` of each mistake.
 fn mistakes(text: &str) -> Vec<String> {
-    let Err(mistakes) = read(text) else { panic!("the file must have a mistake:\n{text}") };
+    let Err(mistakes) = read(text) else {
+        panic!("the file must have a mistake:\n{text}")
+    };
     let without_file = |mistake: &Mistake| mistake.to_string().replacen(&format!("{FILE}:"), "", 1);
     mistakes.all().iter().map(without_file).collect()
 }
 
 /// The section below a good pool of one programmer has exactly this one mistake.
 fn assert_mistake(section: &str, expected: &str) {
-    assert_eq!(mistakes(&format!("{ONE}{section}")), [expected], "the only mistake of {section:?}");
+    assert_eq!(
+        mistakes(&format!("{ONE}{section}")),
+        [expected],
+        "the only mistake of {section:?}"
+    );
 }
 
 #[test]
 fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
     for (section, expected) in [
-        ("pool_size: 2", "3: pool_size: 2 does not match the list of programmers: write 1, or mend the list"),
-        ("pool_sise: 1", "3: pool_sise: unknown key: did you mean `pool_size`?"),
-        ("defaults:\n  timeout_s: 0", "4: defaults.timeout_s: 0 is out of range: write 1 to 86400 seconds"),
-        ("defaults: {timeout_s: 15m}", "3: defaults.timeout_s: \"15m\" is not valid: write a whole number, 0 or more"),
-        ("defaults: {max_tokens_per_job: 0}", "3: defaults.max_tokens_per_job: 0 is too small: write at least 1 token"),
-        ("defaults: {auto_commit: 1}", "3: defaults.auto_commit: 1 is not valid: write true or false"),
+        (
+            "pool_size: 2",
+            "3: pool_size: 2 does not match the list of programmers: write 1, or mend the list",
+        ),
+        (
+            "pool_sise: 1",
+            "3: pool_sise: unknown key: did you mean `pool_size`?",
+        ),
+        (
+            "defaults:\n  timeout_s: 0",
+            "4: defaults.timeout_s: 0 is out of range: write 1 to 86400 seconds",
+        ),
+        (
+            "defaults: {timeout_s: 15m}",
+            "3: defaults.timeout_s: \"15m\" is not valid: write a whole number, 0 or more",
+        ),
+        (
+            "defaults: {max_tokens_per_job: 0}",
+            "3: defaults.max_tokens_per_job: 0 is too small: write at least 1 token",
+        ),
+        (
+            "defaults: {auto_commit: 1}",
+            "3: defaults.auto_commit: 1 is not valid: write true or false",
+        ),
         (
             "defaults: {max_cost_per_job_usd: -1}",
             "3: defaults.max_cost_per_job_usd: \"-1\" is not an amount: write dollars with at most 6 places, \
@@ -48,7 +72,10 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "3: sandbox.level: this version has no kernel sandbox yet; write \"off\" and run the worker as a user of \
              its own, or in a container",
         ),
-        ("failover: {call_timeout_s: 0}", "3: failover.call_timeout_s: 0 is out of range: write 1 to 86400 seconds"),
+        (
+            "failover: {call_timeout_s: 0}",
+            "3: failover.call_timeout_s: 0 is out of range: write 1 to 86400 seconds",
+        ),
         (
             "failover: {failure_conditions: [timeout, ratelimit]}",
             "3: failover.failure_conditions[1]: \"ratelimit\" is not valid: did you mean `rate_limit`?",
@@ -81,13 +108,22 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "events: {max_age: 7 days}",
             "3: events.max_age: \"7 days\" is no time that RabbitMQ knows: write for example 7D, 12h or 1Y",
         ),
-        ("events: {tick_s: 15}", "3: events.stale_s: 20 is too short for ticks every 15 s: write at least 30"),
+        (
+            "events: {tick_s: 15}",
+            "3: events.stale_s: 20 is too short for ticks every 15 s: write at least 30",
+        ),
         (
             "acceptance: {timeout_s: 100000}",
             "3: acceptance.timeout_s: 100000 is out of range: write 1 to 86400 seconds",
         ),
-        ("sandbox: {level: fils}", "3: sandbox.level: \"fils\" is not valid: did you mean `files`?"),
-        ("sandbox: {max_output_kib: 0}", "3: sandbox.max_output_kib: 0 is out of range: write 1 to 65536 KiB"),
+        (
+            "sandbox: {level: fils}",
+            "3: sandbox.level: \"fils\" is not valid: did you mean `files`?",
+        ),
+        (
+            "sandbox: {max_output_kib: 0}",
+            "3: sandbox.max_output_kib: 0 is out of range: write 1 to 65536 KiB",
+        ),
         (
             "workspace: {dir: ~/work}",
             "3: workspace.dir: \"~/work\" begins with ~, which only a shell understands: write the whole path",
@@ -96,7 +132,10 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "workspace:\n  roots: [a, /]",
             "4: workspace.roots[1]: is the root of the file system: write a directory below it",
         ),
-        ("dispatcher: {listen: 6141}", "3: dispatcher.listen: 6141 is read as no text: write it in quotes"),
+        (
+            "dispatcher: {listen: 6141}",
+            "3: dispatcher.listen: 6141 is read as no text: write it in quotes",
+        ),
         (
             "dispatcher: {listen: localhost}",
             "3: dispatcher.listen: \"localhost\" is no address and port: write for example 127.0.0.1:6141",
@@ -105,12 +144,18 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "agent: {kind: command}",
             "3: agent.command: is missing: `kind: command` needs a list of a program and its arguments",
         ),
-        ("agent: {done_when: x}", "3: agent.done_when: is used by `kind: command` only: set the kind, or remove it"),
+        (
+            "agent: {done_when: x}",
+            "3: agent.done_when: is used by `kind: command` only: set the kind, or remove it",
+        ),
         (
             "agent: {kind: command, command: [x], done_when: \"{}\"}",
             "3: agent.done_when: would be found in every line: write what the agent prints last",
         ),
-        ("agent: {env: {A: b}}", "3: agent.env: is used by `kind: command` only: set the kind, or remove it"),
+        (
+            "agent: {env: {A: b}}",
+            "3: agent.env: is used by `kind: command` only: set the kind, or remove it",
+        ),
         (
             "agent: {kind: command, command: [x], env: {\"A-B\": c}}",
             "3: agent.env.A-B: is no name of an environment variable: write for example LANG",
@@ -119,12 +164,18 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
             "agent: {kind: command, command: [x], env: {A: \"{tokn}\"}}",
             "3: agent.env.A: {tokn} is not filled in: did you mean {token}?",
         ),
-        ("agent: {command: [x]}", "3: agent.command: is used by `kind: command` only: set the kind, or remove it"),
+        (
+            "agent: {command: [x]}",
+            "3: agent.command: is used by `kind: command` only: set the kind, or remove it",
+        ),
         (
             "agent: {kind: command, command: [x, \"{promptfile}\"]}",
             "3: agent.command[1]: {promptfile} is not filled in: did you mean {prompt_file}?",
         ),
-        ("agent: {edit_format: dif}", "3: agent.edit_format: \"dif\" is not valid: did you mean `diff`?"),
+        (
+            "agent: {edit_format: dif}",
+            "3: agent.edit_format: \"dif\" is not valid: did you mean `diff`?",
+        ),
         (
             "agent: {env_allow: [LANG, OPENAI_API_KEY]}",
             "3: agent.env_allow[1]: OPENAI_API_KEY is a secret, which no agent may see: remove it",
@@ -147,7 +198,10 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
              prices: {ollama/a: {input_usd_per_mtok: 1}}",
             "5: prices.ollama/a.output_usd_per_mtok: is missing: write US dollars per million tokens, for example 2.50",
         ),
-        ("events: {tick_s: }", "3: events.tick_s: has no value: give it one, or remove the key"),
+        (
+            "events: {tick_s: }",
+            "3: events.tick_s: has no value: give it one, or remove the key",
+        ),
     ] {
         assert_mistake(section, expected);
     }
@@ -164,7 +218,10 @@ fn a_mistake_in_a_programmer_names_its_line_its_key_and_what_would_be_right() {
             "{id: \"002\"}",
             "3: programmers[1].primary_llm: is missing: write provider/model, for example openai/gpt-4o-mini",
         ),
-        ("{id: 2, primary_llm: ollama/a}", "3: programmers[1].id: 2 is read as no text: write it in quotes"),
+        (
+            "{id: 2, primary_llm: ollama/a}",
+            "3: programmers[1].id: 2 is read as no text: write it in quotes",
+        ),
         (
             "{id: \"002\", primary_llm: gpt-4o}",
             "3: programmers[1].primary_llm: LLM \"gpt-4o\" is not valid: write `provider/model`, for example \
@@ -233,9 +290,16 @@ fn a_mistake_in_a_programmer_names_its_line_its_key_and_what_would_be_right() {
             "3: programmers[1].capabilities[1]: capability \"Fast\" is not valid: write 1 to 32 characters of \
              a-z 0-9 _ -, beginning with a letter or digit; not the word `any`",
         ),
-        ("just-a-word", "3: programmers[1]: \"just-a-word\" is not valid: write a mapping, one `key: value` a line"),
+        (
+            "just-a-word",
+            "3: programmers[1]: \"just-a-word\" is not valid: write a mapping, one `key: value` a line",
+        ),
     ] {
-        assert_eq!(mistakes(&format!("{ONE}  - {programmer}\n")), [expected], "the only mistake of {programmer}");
+        assert_eq!(
+            mistakes(&format!("{ONE}  - {programmer}\n")),
+            [expected],
+            "the only mistake of {programmer}"
+        );
     }
 }
 
@@ -253,8 +317,16 @@ programmers:
 cost_optimization: {max_daily_spend_usd: 1, alert_threshold_usd: 2}
 broker: {url: "http://guest:secret@x"}
 "#;
-    let found: Vec<String> =
-        mistakes(text).iter().map(|mistake| mistake.splitn(3, ": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+    let found: Vec<String> = mistakes(text)
+        .iter()
+        .map(|mistake| {
+            mistake
+                .splitn(3, ": ")
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
     let expected = [
         "1 pool_size",
         "2 defaults.contxt_limit",
@@ -269,36 +341,77 @@ broker: {url: "http://guest:secret@x"}
         "10 cost_optimization.alert_threshold_usd",
         "11 broker.url",
     ];
-    assert_eq!(found, expected, "every mistake, with the place as written, whatever else is wrong");
+    assert_eq!(
+        found, expected,
+        "every mistake, with the place as written, whatever else is wrong"
+    );
 }
 
 #[test]
 fn a_file_that_is_no_pool_is_explained() {
     for (text, expected) in [
-        ("", " is empty: a pool file needs at least `programmers`".to_owned()),
-        ("- a\n", "1: is no pool file: write `key: value` lines, beginning with `programmers:`".to_owned()),
-        ("{}", "1: programmers: lists nobody: a pool needs at least one programmer".to_owned()),
-        ("programmers: []", "1: programmers: lists nobody: a pool needs at least one programmer".to_owned()),
-        ("pool_size: 1\npool_size: 2\n", "2: pool_size: stands twice here: keep one of the two".to_owned()),
+        (
+            "",
+            " is empty: a pool file needs at least `programmers`".to_owned(),
+        ),
+        (
+            "- a\n",
+            "1: is no pool file: write `key: value` lines, beginning with `programmers:`"
+                .to_owned(),
+        ),
+        (
+            "{}",
+            "1: programmers: lists nobody: a pool needs at least one programmer".to_owned(),
+        ),
+        (
+            "programmers: []",
+            "1: programmers: lists nobody: a pool needs at least one programmer".to_owned(),
+        ),
+        (
+            "pool_size: 1\npool_size: 2\n",
+            "2: pool_size: stands twice here: keep one of the two".to_owned(),
+        ),
     ] {
         assert_eq!(mistakes(text), [expected], "{text:?}");
     }
     let broken = mistakes("a: 1\nb: [1,\nc: 2\n");
-    assert!(broken.len() == 1 && broken[0].contains("is no valid YAML"), "a syntax error comes alone: {broken:?}");
-    assert!(broken[0].starts_with(|c: char| c.is_ascii_digit()), "and has a line: {broken:?}");
+    assert!(
+        broken.len() == 1 && broken[0].contains("is no valid YAML"),
+        "a syntax error comes alone: {broken:?}"
+    );
+    assert!(
+        broken[0].starts_with(|c: char| c.is_ascii_digit()),
+        "and has a line: {broken:?}"
+    );
 }
 
 #[test]
 fn a_password_in_a_wrong_url_is_not_repeated() {
-    let shown = mistakes(&format!("{ONE}broker: {{url: \"http://guest:hunter2@x\"}}\n")).join("\n");
-    assert!(shown.contains("broker.url") && !shown.contains("hunter2"), "the mistake names the key only: {shown}");
-    let shown = mistakes(&format!("{ONE}providers: {{ollama: {{base_url: \"http://me:hunter2@x/v1\"}}}}\n")).join("\n");
-    assert!(shown.contains("base_url") && !shown.contains("hunter2"), "the same for a provider: {shown}");
-    assert!(!format!("{:?}", pool(ONE).broker).contains("guest"), "nor does Debug show it");
+    let shown = mistakes(&format!(
+        "{ONE}broker: {{url: \"http://guest:hunter2@x\"}}\n"
+    ))
+    .join("\n");
+    assert!(
+        shown.contains("broker.url") && !shown.contains("hunter2"),
+        "the mistake names the key only: {shown}"
+    );
+    let shown = mistakes(&format!(
+        "{ONE}providers: {{ollama: {{base_url: \"http://me:hunter2@x/v1\"}}}}\n"
+    ))
+    .join("\n");
+    assert!(
+        shown.contains("base_url") && !shown.contains("hunter2"),
+        "the same for a provider: {shown}"
+    );
+    assert!(
+        !format!("{:?}", pool(ONE).broker).contains("guest"),
+        "nor does Debug show it"
+    );
 }
 
 /// Something like a line of YAML.
-const LINE: &str = "[ -]{0,4}(programmers|id|prices|[a-z]{1,3}|<<)?(: ?)?[\\[{&*!]?[a-z0-9,\\]}]{0,6}";
+const LINE: &str =
+    "[ -]{0,4}(programmers|id|prices|[a-z]{1,3}|<<)?(: ?)?[\\[{&*!]?[a-z0-9,\\]}]{0,6}";
 
 proptest! {
     #[test]

@@ -84,36 +84,69 @@ impl Llm {
 
     pub(super) fn acquit(&mut self, scope: &Scope, prober: &Caller, now: Timestamp) {
         let unproven = |failure: &&Failure| failure.unproven && failure.caller.host == prober.host;
-        let refused = self.failures.iter().filter(unproven).filter(|failure| failure.caller.is_within(scope));
-        let refused = refused.map(|failure| Refused { task: failure.task.clone(), host: prober.host.clone(), at: now });
+        let refused = self
+            .failures
+            .iter()
+            .filter(unproven)
+            .filter(|failure| failure.caller.is_within(scope));
+        let refused = refused.map(|failure| Refused {
+            task: failure.task.clone(),
+            host: prober.host.clone(),
+            at: now,
+        });
         self.refused.extend(refused);
         let surplus = self.refused.len().saturating_sub(MAX_REFUSED);
         self.refused.drain(..surplus);
-        self.failures.retain(|failure| !failure.caller.is_within(scope));
+        self.failures
+            .retain(|failure| !failure.caller.is_within(scope));
     }
 
     pub(super) fn convict(&mut self, scope: &Scope) {
-        let inside = self.failures.iter_mut().filter(|failure| failure.caller.is_within(scope));
+        let inside = self
+            .failures
+            .iter_mut()
+            .filter(|failure| failure.caller.is_within(scope));
         inside.for_each(|failure| failure.unproven = false);
     }
 
-    pub(super) fn open_what_failed(&mut self, last: &Last<'_>, rules: &BreakerRules, spread: &Spread, now: Timestamp) {
+    pub(super) fn open_what_failed(
+        &mut self,
+        last: &Last<'_>,
+        rules: &BreakerRules,
+        spread: &Spread,
+        now: Timestamp,
+    ) {
         let Caller { programmer, host } = last.caller;
-        self.open_if(Scope::Programmer(programmer.clone()), last, (rules, spread), now);
+        self.open_if(
+            Scope::Programmer(programmer.clone()),
+            last,
+            (rules, spread),
+            now,
+        );
         if spread.for_itself || spread.users < 2 {
             return;
         }
         if spread.hosts >= 2 {
             self.open_if(Scope::Host(host.clone()), last, (rules, spread), now);
         }
-        let hosts: BTreeSet<&String> = self.failures.iter().map(|failure| &failure.caller.host).collect();
+        let hosts: BTreeSet<&String> = self
+            .failures
+            .iter()
+            .map(|failure| &failure.caller.host)
+            .collect();
         if hosts.len() >= spread.hosts.min(2) {
             self.open_if(Scope::Pool, last, (rules, spread), now);
         }
     }
 
     /// Opens the breaker of this scope when what failed within it is enough.
-    fn open_if(&mut self, scope: Scope, last: &Last<'_>, (rules, spread): (&BreakerRules, &Spread), now: Timestamp) {
+    fn open_if(
+        &mut self,
+        scope: Scope,
+        last: &Last<'_>,
+        (rules, spread): (&BreakerRules, &Spread),
+        now: Timestamp,
+    ) {
         let threshold = usize::try_from(rules.threshold).unwrap_or(usize::MAX);
         if self.is_open(&scope) {
             return;
@@ -124,9 +157,16 @@ impl Llm {
             // Few programmers have few voices: then all of them are enough.
             Scope::Host(_) | Scope::Pool => (2, threshold.min(spread.users)),
         };
-        let Evidence { failures, weight, sources, tasks, .. } = evidence;
+        let Evidence {
+            failures,
+            weight,
+            sources,
+            tasks,
+            ..
+        } = evidence;
         let enough = failures >= threshold && weight >= wanted_weight && tasks >= wanted_sources;
-        let enough = sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
+        let enough =
+            sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
         let until = match evidence.key(wanted_sources) {
             // A key that is refused is refused again: no more evidence is needed.
             Key::Refused => until(now, rules, true, last.retry_after_ms),
@@ -136,7 +176,12 @@ impl Llm {
             Key::Good => return,
         };
         let failures = u32::try_from(failures).unwrap_or(u32::MAX);
-        let outage = Outage { since: now, fault: last.fault, dialects: self.dialects(&scope), failures };
+        let outage = Outage {
+            since: now,
+            fault: last.fault,
+            dialects: self.dialects(&scope),
+            failures,
+        };
         let state = State::Open { outage, until };
         self.close_narrower(&scope, &last.caller.programmer, now);
         let epoch = self.breakers.get(&scope).map_or(0, |breaker| breaker.epoch) + 1;
@@ -146,7 +191,11 @@ impl Llm {
     /// The dialects in which calls within this scope failed, the most frequent first, of two the one that failed last.
     fn dialects(&self, scope: &Scope) -> Vec<Dialect> {
         let mut counts: BTreeMap<Dialect, (usize, Timestamp)> = BTreeMap::new();
-        for failure in self.failures.iter().filter(|failure| failure.caller.is_within(scope)) {
+        for failure in self
+            .failures
+            .iter()
+            .filter(|failure| failure.caller.is_within(scope))
+        {
             if let Some(dialect) = failure.dialect {
                 let (count, newest) = counts.entry(dialect).or_default();
                 (*count, *newest) = (*count + 1, failure.at);
@@ -161,7 +210,10 @@ impl Llm {
     fn close_narrower(&mut self, wider: &Scope, by: &ProgrammerId, now: Timestamp) {
         let on_host: BTreeSet<&ProgrammerId> = match wider {
             Scope::Host(host) => {
-                let there = self.failures.iter().filter(|failure| failure.caller.host == *host);
+                let there = self
+                    .failures
+                    .iter()
+                    .filter(|failure| failure.caller.host == *host);
                 there.map(|failure| &failure.caller.programmer).collect()
             }
             Scope::Pool | Scope::Programmer(_) => BTreeSet::new(),
@@ -174,16 +226,24 @@ impl Llm {
             };
             let open = !matches!(breaker.state, State::Closed { .. });
             if narrower && open {
-                *breaker = Breaker { epoch: breaker.epoch + 1, state: State::Closed { since: now, by: by.clone() } };
+                *breaker = Breaker {
+                    epoch: breaker.epoch + 1,
+                    state: State::Closed {
+                        since: now,
+                        by: by.clone(),
+                    },
+                };
             }
         }
     }
 
     fn is_open(&self, scope: &Scope) -> bool {
-        self.breakers.get(scope).is_some_and(|breaker| match breaker.state {
-            State::Open { .. } | State::HalfOpen { .. } => true,
-            State::Closed { .. } => false,
-        })
+        self.breakers
+            .get(scope)
+            .is_some_and(|breaker| match breaker.state {
+                State::Open { .. } | State::HalfOpen { .. } => true,
+                State::Closed { .. } => false,
+            })
     }
 
     /// Weighs the failures within a scope. Those behind a narrower breaker that is open have one voice together: a
@@ -194,7 +254,12 @@ impl Llm {
         let mut weighed: BTreeSet<(String, Option<usize>)> = BTreeSet::new();
         let (mut sources, mut tasks) = (BTreeSet::new(), BTreeSet::new());
         let (mut auth, mut auth_tasks, mut proven) = (BTreeSet::new(), BTreeSet::new(), false);
-        for (index, failure) in self.failures.iter().enumerate().filter(|(_, failure)| inside(failure)) {
+        for (index, failure) in self
+            .failures
+            .iter()
+            .enumerate()
+            .filter(|(_, failure)| inside(failure))
+        {
             let Caller { programmer, host } = &failure.caller;
             let by_host = Scope::Host(host.clone());
             let by_programmer = Scope::Programmer(programmer.clone());
@@ -263,8 +328,17 @@ impl Evidence {
 }
 
 /// When an LLM is probed that has failed now; `auth`: its key is bad, which waiting does not mend.
-pub(super) fn until(now: Timestamp, rules: &BreakerRules, auth: bool, retry_after_ms: Option<u64>) -> Timestamp {
-    let cooldown = if auth { rules.cooldown_ms.saturating_mul(AUTH_COOLDOWNS) } else { rules.cooldown_ms };
+pub(super) fn until(
+    now: Timestamp,
+    rules: &BreakerRules,
+    auth: bool,
+    retry_after_ms: Option<u64>,
+) -> Timestamp {
+    let cooldown = if auth {
+        rules.cooldown_ms.saturating_mul(AUTH_COOLDOWNS)
+    } else {
+        rules.cooldown_ms
+    };
     let wait = retry_after_ms.map_or(cooldown, |wait| wait.clamp(1000, MAX_RETRY_AFTER_MS));
     now.plus(Duration::from_millis(wait))
 }

@@ -70,7 +70,11 @@ pub struct Breakers {
 impl Breakers {
     /// All breakers that have ever opened.
     pub fn all(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
-        self.llms.iter().flat_map(|(key, llm)| llm.breakers.iter().map(move |(scope, breaker)| (key, scope, breaker)))
+        self.llms.iter().flat_map(|(key, llm)| {
+            llm.breakers
+                .iter()
+                .map(move |(scope, breaker)| (key, scope, breaker))
+        })
     }
 
     /// Where a programmer was up last.
@@ -80,15 +84,27 @@ impl Breakers {
 
     /// Failures within the window that count against this programmer's use of the LLM.
     pub fn failures(&self, key: &LlmKey, programmer: &ProgrammerId) -> u32 {
-        let Some(llm) = self.llms.get(key) else { return 0 };
-        let own = llm.failures.iter().filter(|failure| failure.caller.programmer == *programmer).count();
+        let Some(llm) = self.llms.get(key) else {
+            return 0;
+        };
+        let own = llm
+            .failures
+            .iter()
+            .filter(|failure| failure.caller.programmer == *programmer)
+            .count();
         u32::try_from(own).unwrap_or(u32::MAX)
     }
 
     /// The epoch that a call carries: it changes with every opening and closing that concerns the caller.
     pub fn epoch(&self, key: &LlmKey, caller: &Caller) -> u64 {
-        let Some(llm) = self.llms.get(key) else { return 0 };
-        scopes(caller).iter().filter_map(|scope| llm.breakers.get(scope)).map(|breaker| breaker.epoch).sum()
+        let Some(llm) = self.llms.get(key) else {
+            return 0;
+        };
+        scopes(caller)
+            .iter()
+            .filter_map(|scope| llm.breakers.get(scope))
+            .map(|breaker| breaker.epoch)
+            .sum()
     }
 
     /// Whether the caller may call this LLM at `now`.
@@ -96,9 +112,13 @@ impl Breakers {
     /// # Errors
     /// [`Shut`]: the widest breaker that forbids it.
     pub fn check(&self, key: &LlmKey, caller: &Caller, now: Timestamp) -> Result<(), Shut> {
-        let Some(llm) = self.llms.get(key).filter(|_| self.rules.is_some()) else { return Ok(()) };
+        let Some(llm) = self.llms.get(key).filter(|_| self.rules.is_some()) else {
+            return Ok(());
+        };
         for scope in scopes(caller) {
-            let Some(breaker) = llm.breakers.get(&scope) else { continue };
+            let Some(breaker) = llm.breakers.get(&scope) else {
+                continue;
+            };
             let shut = match &breaker.state {
                 State::Open { outage, until } => Some((Some(outage), *until)),
                 State::HalfOpen { outage, lease } => Some((Some(outage), lease.until)),
@@ -109,15 +129,28 @@ impl Breakers {
                 }
             };
             if let Some((outage, until)) = shut {
-                return Err(Shut { scope, outage: outage.cloned(), until });
+                return Err(Shut {
+                    scope,
+                    outage: outage.cloned(),
+                    until,
+                });
             }
         }
         Ok(())
     }
 
     /// How long after the closing the caller comes back: who has probed first, then twice as many with each step.
-    fn turn(&self, key: &LlmKey, (scope, by): (&Scope, &ProgrammerId), caller: &Caller) -> Duration {
-        let users: Vec<ProgrammerId> = self.users(key).into_iter().filter(|user| self.is_in(scope, user)).collect();
+    fn turn(
+        &self,
+        key: &LlmKey,
+        (scope, by): (&Scope, &ProgrammerId),
+        caller: &Caller,
+    ) -> Duration {
+        let users: Vec<ProgrammerId> = self
+            .users(key)
+            .into_iter()
+            .filter(|user| self.is_in(scope, user))
+            .collect();
         let place = |id: &ProgrammerId| users.iter().position(|user| user == id).unwrap_or(0);
         let rank = (users.len() + place(&caller.programmer) - place(by)) % users.len().max(1);
         (STEP * (rank + 1).ilog2()).min(RETURNED_AFTER)
@@ -126,9 +159,17 @@ impl Breakers {
     /// The programmers that have this LLM among theirs, where it is.
     fn users(&self, key: &LlmKey) -> BTreeSet<ProgrammerId> {
         let has_it = |(id, llms): &(&ProgrammerId, &Vec<LlmName>)| {
-            llms.contains(&key.llm) && key.host.as_ref().is_none_or(|host| self.hosts.get(*id) == Some(host))
+            llms.contains(&key.llm)
+                && key
+                    .host
+                    .as_ref()
+                    .is_none_or(|host| self.hosts.get(*id) == Some(host))
         };
-        self.llms_of.iter().filter(has_it).map(|(id, _)| id.clone()).collect()
+        self.llms_of
+            .iter()
+            .filter(has_it)
+            .map(|(id, _)| id.clone())
+            .collect()
     }
 
     fn is_in(&self, scope: &Scope, programmer: &ProgrammerId) -> bool {
@@ -141,19 +182,29 @@ impl Breakers {
 
     /// Breakers that want to be probed at `now`, and in which dialect, if that is known.
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &Scope, Option<Dialect>)> {
-        self.all().filter(move |(.., breaker)| breaker.is_due(now)).map(|(key, scope, breaker)| {
-            let outage = match &breaker.state {
-                State::Open { outage, .. } | State::HalfOpen { outage, .. } => Some(outage),
-                State::Closed { .. } => None,
-            };
-            (key, scope, outage.and_then(|outage| outage.dialects.first().copied()))
-        })
+        self.all()
+            .filter(move |(.., breaker)| breaker.is_due(now))
+            .map(|(key, scope, breaker)| {
+                let outage = match &breaker.state {
+                    State::Open { outage, .. } | State::HalfOpen { outage, .. } => Some(outage),
+                    State::Closed { .. } => None,
+                };
+                (
+                    key,
+                    scope,
+                    outage.and_then(|outage| outage.dialects.first().copied()),
+                )
+            })
     }
 
     /// Whether this LLM refuses the task's requests: it refused one at this host, and after that it answered a probe with the
     /// same key.
     pub fn refuses(&self, key: &LlmKey, host: &str, task: &TaskId) -> bool {
-        let refused = |llm: &Llm| llm.refused.iter().any(|refused| refused.host == host && refused.task == *task);
+        let refused = |llm: &Llm| {
+            llm.refused
+                .iter()
+                .any(|refused| refused.host == host && refused.task == *task)
+        };
         self.llms.get(key).is_some_and(refused)
     }
 
@@ -167,7 +218,11 @@ impl Breakers {
 
     pub(super) fn configure(&mut self, rules: &Rules) {
         self.rules = rules.breaker.clone();
-        self.llms_of = rules.programmers.iter().map(|(id, rules)| (id.clone(), rules.llms.clone())).collect();
+        self.llms_of = rules
+            .programmers
+            .iter()
+            .map(|(id, rules)| (id.clone(), rules.llms.clone()))
+            .collect();
         if self.rules.is_none() {
             self.llms.clear();
         }
@@ -178,7 +233,9 @@ impl Breakers {
     }
 
     pub(super) fn failed(&mut self, failed: &Failed<'_>, now: Timestamp) -> Verdict {
-        let Some(rules) = self.rules.clone() else { return Verdict::Accepted };
+        let Some(rules) = self.rules.clone() else {
+            return Verdict::Accepted;
+        };
         if self.epoch(failed.key, &failed.caller) != failed.epoch {
             return Verdict::Refused(Refusal::OldEpoch);
         }
@@ -186,8 +243,9 @@ impl Breakers {
         let llm = self.llms.entry(failed.key.clone()).or_default();
         llm.forget_before(window_start(&rules, now));
         // One poisonous task proves nothing by failing again and again.
-        let counted =
-            |failure: &Failure| failure.task == *failed.task && failure.caller.programmer == failed.caller.programmer;
+        let counted = |failure: &Failure| {
+            failure.task == *failed.task && failure.caller.programmer == failed.caller.programmer
+        };
         if llm.failures.iter().any(counted) {
             return Verdict::Accepted;
         }
@@ -195,15 +253,26 @@ impl Breakers {
             llm.failures.pop_front();
         }
         llm.failures.push_back(Failure::new(failed, now));
-        let last = Last { caller: &failed.caller, fault: failed.fault, retry_after_ms: failed.retry_after_ms };
+        let last = Last {
+            caller: &failed.caller,
+            fault: failed.fault,
+            retry_after_ms: failed.retry_after_ms,
+        };
         llm.open_what_failed(&last, &rules, &spread, now);
         Verdict::Accepted
     }
 
     fn spread(&self, key: &LlmKey, rules: &BreakerRules) -> Spread {
         let users = self.users(key);
-        let hosts: BTreeSet<&String> = users.iter().filter_map(|user| self.hosts.get(user)).collect();
-        Spread { users: users.len(), hosts: hosts.len(), for_itself: rules.for_itself }
+        let hosts: BTreeSet<&String> = users
+            .iter()
+            .filter_map(|user| self.hosts.get(user))
+            .collect();
+        Spread {
+            users: users.len(),
+            hosts: hosts.len(),
+            for_itself: rules.for_itself,
+        }
     }
 
     pub(super) fn probing(
@@ -214,13 +283,23 @@ impl Breakers {
     ) -> Verdict {
         let lease_ms = self.rules.as_ref().map_or(0, |rules| rules.lease_ms);
         let mine = self.is_in(scope, programmer);
-        let Some(breaker) = self.breaker(key, scope).filter(|breaker| mine && breaker.is_due(now)) else {
+        let Some(breaker) = self
+            .breaker(key, scope)
+            .filter(|breaker| mine && breaker.is_due(now))
+        else {
             return Verdict::Refused(Refusal::NotDue);
         };
         if let State::Open { outage, .. } | State::HalfOpen { outage, .. } = &breaker.state {
             let until = now.plus(Duration::from_millis(lease_ms));
-            let lease = Lease { probe, programmer: programmer.clone(), until };
-            breaker.state = State::HalfOpen { outage: outage.clone(), lease };
+            let lease = Lease {
+                probe,
+                programmer: programmer.clone(),
+                until,
+            };
+            breaker.state = State::HalfOpen {
+                outage: outage.clone(),
+                lease,
+            };
         }
         Verdict::Accepted
     }
@@ -232,31 +311,51 @@ impl Breakers {
         (fault, retry_after_ms): (Option<Fault>, Option<u64>),
         now: Timestamp,
     ) -> Verdict {
-        let Some(rules) = self.rules.clone() else { return Verdict::Refused(Refusal::NotDue) };
-        let held =
-            |breaker: &&mut Breaker| matches!(&breaker.state, State::HalfOpen { lease, .. } if lease.probe == probe);
-        let Some(breaker) = self.breaker(key, scope).filter(held) else { return Verdict::Refused(Refusal::NotDue) };
-        let State::HalfOpen { outage, lease } = &breaker.state else { return Verdict::Refused(Refusal::NotDue) };
+        let Some(rules) = self.rules.clone() else {
+            return Verdict::Refused(Refusal::NotDue);
+        };
+        let held = |breaker: &&mut Breaker| matches!(&breaker.state, State::HalfOpen { lease, .. } if lease.probe == probe);
+        let Some(breaker) = self.breaker(key, scope).filter(held) else {
+            return Verdict::Refused(Refusal::NotDue);
+        };
+        let State::HalfOpen { outage, lease } = &breaker.state else {
+            return Verdict::Refused(Refusal::NotDue);
+        };
         let by = lease.programmer.clone();
         breaker.state = match fault {
             Some(fault) => {
                 let failures = outage.failures.saturating_add(1);
-                let mut outage = Outage { fault, failures, ..outage.clone() };
+                let mut outage = Outage {
+                    fault,
+                    failures,
+                    ..outage.clone()
+                };
                 // Perhaps it is served in another one of them only.
                 if !outage.dialects.is_empty() {
                     outage.dialects.rotate_left(1);
                 }
-                State::Open { outage, until: until(now, &rules, fault == Fault::Auth, retry_after_ms) }
+                State::Open {
+                    outage,
+                    until: until(now, &rules, fault == Fault::Auth, retry_after_ms),
+                }
             }
-            None => State::Closed { since: now, by: by.clone() },
+            None => State::Closed {
+                since: now,
+                by: by.clone(),
+            },
         };
         breaker.epoch += u64::from(fault.is_none());
         let host = self.hosts.get(&by).cloned().unwrap_or_default();
-        let prober = Caller { programmer: by, host };
+        let prober = Caller {
+            programmer: by,
+            host,
+        };
         match fault {
             None => self.acquit((key, scope), &prober, now),
             Some(Fault::Auth) => self.convict((key, scope), &prober, now),
-            Some(Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable) => {}
+            Some(
+                Fault::RateLimited | Fault::Timeout | Fault::Unavailable | Fault::ModelUnavailable,
+            ) => {}
         }
         Verdict::Accepted
     }
@@ -271,12 +370,18 @@ impl Breakers {
     /// The key is bad: what it has failed at is evidence against it now, for a single programmer's breaker also in wider
     /// scopes.
     fn convict(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
-        let Some(rules) = self.rules.clone() else { return };
+        let Some(rules) = self.rules.clone() else {
+            return;
+        };
         let spread = self.spread(key, &rules);
         if let Some(llm) = self.llms.get_mut(key) {
             llm.convict(scope);
             if let Scope::Programmer(_) = scope {
-                let last = Last { caller: prober, fault: Fault::Auth, retry_after_ms: None };
+                let last = Last {
+                    caller: prober,
+                    fault: Fault::Auth,
+                    retry_after_ms: None,
+                };
                 llm.open_what_failed(&last, &rules, &spread, now);
             }
         }
@@ -293,5 +398,9 @@ fn window_start(rules: &BreakerRules, now: Timestamp) -> Timestamp {
 
 /// From the widest to the narrowest.
 fn scopes(caller: &Caller) -> [Scope; 3] {
-    [Scope::Pool, Scope::Host(caller.host.clone()), Scope::Programmer(caller.programmer.clone())]
+    [
+        Scope::Pool,
+        Scope::Host(caller.host.clone()),
+        Scope::Programmer(caller.programmer.clone()),
+    ]
 }

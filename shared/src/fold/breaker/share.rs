@@ -28,10 +28,22 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn add(&mut self, host: &str, ended: &BTreeMap<ProgrammerId, Vec<u64>>, asks: bool, now: Timestamp) {
+    pub(super) fn add(
+        &mut self,
+        host: &str,
+        ended: &BTreeMap<ProgrammerId, Vec<u64>>,
+        asks: bool,
+        now: Timestamp,
+    ) {
         for (programmer, ages) in ended {
-            let caller = Caller { programmer: programmer.clone(), host: host.to_owned() };
-            self.ended.extend(ages.iter().map(|age| (Timestamp(now.0.saturating_sub(*age)), caller.clone())));
+            let caller = Caller {
+                programmer: programmer.clone(),
+                host: host.to_owned(),
+            };
+            self.ended.extend(
+                ages.iter()
+                    .map(|age| (Timestamp(now.0.saturating_sub(*age)), caller.clone())),
+            );
         }
         let surplus = self.ended.len().saturating_sub(MAX_ANSWERS);
         self.ended.drain(..surplus);
@@ -50,17 +62,31 @@ impl Answers {
     }
 
     fn since(&self, began: Timestamp, scope: &Scope) -> usize {
-        self.ended.iter().filter(|(at, caller)| *at >= began && caller.is_within(scope)).count()
+        self.ended
+            .iter()
+            .filter(|(at, caller)| *at >= began && caller.is_within(scope))
+            .count()
     }
 }
 
 impl Llm {
     /// Whether at least the share of the rules failed, of the calls within this scope that ended since the last
     /// `threshold` failures began.
-    pub(super) fn most_have_failed(&self, scope: &Scope, rules: &BreakerRules, threshold: usize) -> bool {
-        let inside: Vec<&Failure> = self.failures.iter().filter(|failure| failure.caller.is_within(scope)).collect();
+    pub(super) fn most_have_failed(
+        &self,
+        scope: &Scope,
+        rules: &BreakerRules,
+        threshold: usize,
+    ) -> bool {
+        let inside: Vec<&Failure> = self
+            .failures
+            .iter()
+            .filter(|failure| failure.caller.is_within(scope))
+            .collect();
         let last = &inside[inside.len().saturating_sub(threshold)..];
-        let Some(began) = last.iter().map(|failure| failure.began).min() else { return false };
+        let Some(began) = last.iter().map(|failure| failure.began).min() else {
+            return false;
+        };
         let failed = inside.iter().filter(|failure| failure.at >= began).count();
         let all = failed + self.answers.since(began, scope);
         failed * 1000 >= all * usize::from(rules.failed_of_1000)
@@ -71,9 +97,16 @@ impl Breakers {
     /// The newest sign that something is wrong with this LLM: a failure within the window, or a call in trouble. None: the
     /// share of its failures does not matter now.
     pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
-        let rules = self.rules.as_ref().filter(|rules| rules.failed_of_1000 > 0)?;
+        let rules = self
+            .rules
+            .as_ref()
+            .filter(|rules| rules.failed_of_1000 > 0)?;
         let llm = self.llms.get(key)?;
-        let failed = llm.failures.back().map(|failure| failure.at).filter(|at| *at > window_start(rules, now));
+        let failed = llm
+            .failures
+            .back()
+            .map(|failure| failure.at)
+            .filter(|at| *at > window_start(rules, now));
         failed.max(llm.answers.asked(now))
     }
 

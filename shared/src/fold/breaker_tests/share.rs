@@ -8,12 +8,25 @@ impl Log {
     pub(super) fn answer(&mut self, programmer: u32, ages: &[u64]) {
         let ended = BTreeMap::from([(id(programmer), ages.to_vec())]);
         let host = self.host(programmer);
-        self.append(Decision::LlmAnswered { key: key(), host, ended, asks: false });
+        self.append(Decision::LlmAnswered {
+            key: key(),
+            host,
+            ended,
+            asks: false,
+        });
     }
 
     /// A call that fails now, and took so long.
     fn fail_after(&mut self, took_ms: u64, programmer: u32, task: &str) {
-        self.fail_as(programmer, task, Fault::Timeout, FailedCall { took_ms, ..FailedCall::default() });
+        self.fail_as(
+            programmer,
+            task,
+            Fault::Timeout,
+            FailedCall {
+                took_ms,
+                ..FailedCall::default()
+            },
+        );
     }
 }
 
@@ -21,12 +34,18 @@ impl Log {
 fn three_slow_calls_among_forty_eight_shut_nothing() {
     let mut log = Log::new(6, 6);
     for n in 4..=6 {
-        log.answer(n, &(0..15).map(|call| 500 + call * 1000).collect::<Vec<_>>());
+        log.answer(
+            n,
+            &(0..15).map(|call| 500 + call * 1000).collect::<Vec<_>>(),
+        );
     }
     for n in 1..=3 {
         log.fail_after(20_000, n, &format!("slow{n}"));
     }
-    assert!((1..=6).all(|n| log.shut(n).is_none()), "most calls of the last twenty seconds were answered");
+    assert!(
+        (1..=6).all(|n| log.shut(n).is_none()),
+        "most calls of the last twenty seconds were answered"
+    );
 }
 
 #[test]
@@ -54,7 +73,11 @@ fn the_share_of_a_programmer_is_that_of_its_own_calls() {
     for task in ["a", "b", "c"] {
         log.fail_after(9000, 1, task);
     }
-    assert_eq!((log.shut(1), log.shut(2)), (Some(Scope::Programmer(id(1))), None), "its key, its egress");
+    assert_eq!(
+        (log.shut(1), log.shut(2)),
+        (Some(Scope::Programmer(id(1))), None),
+        "its key, its egress"
+    );
     let mut log = Log::new(2, 2);
     log.answer(1, &[0; 4]);
     for task in ["a", "b", "c"] {
@@ -66,10 +89,20 @@ fn the_share_of_a_programmer_is_that_of_its_own_calls() {
 #[test]
 fn the_share_matters_while_failures_are_remembered_or_somebody_asks() {
     let mut log = Log::new(2, 2);
-    let doubted = |log: &Log| log.fold.breakers.in_doubt(&key(), log.fold.now()).map(|since| log.at - since.0);
+    let doubted = |log: &Log| {
+        log.fold
+            .breakers
+            .in_doubt(&key(), log.fold.now())
+            .map(|since| log.at - since.0)
+    };
     assert_eq!(doubted(&log), None, "all is well");
     let (key, host) = (key(), log.host(1));
-    log.append(Decision::LlmAnswered { key, host, ended: BTreeMap::new(), asks: true });
+    log.append(Decision::LlmAnswered {
+        key,
+        host,
+        ended: BTreeMap::new(),
+        asks: true,
+    });
     log.wait(10_000);
     assert_eq!(doubted(&log), Some(10_000), "a call is in trouble");
     log.wait(20_000);
@@ -85,19 +118,29 @@ fn the_share_matters_while_failures_are_remembered_or_somebody_asks() {
 fn events_of_older_versions_mean_what_they_did() {
     let (mut log, mut alike) = (Log::new(6, 6), Log::new(6, 6));
     for log in [&mut log, &mut alike] {
-        let mut rules = serde_json::to_value(&log.fold.configuration().expect("one").rules).expect("JSON");
-        rules["breaker"].as_object_mut().expect("breakers").remove("failed_of_1000");
-        let configured = json!({"kind": "configured", "hash": "old", "capabilities": {}, "rules": rules});
+        let mut rules =
+            serde_json::to_value(&log.fold.configuration().expect("one").rules).expect("JSON");
+        rules["breaker"]
+            .as_object_mut()
+            .expect("breakers")
+            .remove("failed_of_1000");
+        let configured =
+            json!({"kind": "configured", "hash": "old", "capabilities": {}, "rules": rules});
         log.append(serde_json::from_value(configured).expect("it is read"));
         log.answer(1, &[0; 40]);
     }
     for n in 1..=3 {
-        let mut failure = serde_json::to_value(log.failure(n, &format!("t{n}"), Fault::Timeout, 0)).expect("JSON");
+        let mut failure = serde_json::to_value(log.failure(n, &format!("t{n}"), Fault::Timeout, 0))
+            .expect("JSON");
         failure.as_object_mut().expect("an event").remove("call");
         log.append(serde_json::from_value(failure).expect("it is read"));
         alike.fail_after(9000, n, &format!("t{n}"));
     }
-    assert_eq!((log.shut(6), alike.shut(6)), (Some(Scope::Pool), Some(Scope::Pool)), "whatever the share");
+    assert_eq!(
+        (log.shut(6), alike.shut(6)),
+        (Some(Scope::Pool), Some(Scope::Pool)),
+        "whatever the share"
+    );
 }
 
 proptest! {

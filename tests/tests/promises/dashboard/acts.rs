@@ -13,31 +13,62 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
     let browser = open(&bench.pool).await;
-    browser.until("what programmers offer is known", r#"document.querySelectorAll(".programmer").length === 2"#).await;
+    browser
+        .until(
+            "what programmers offer is known",
+            r#"document.querySelectorAll(".programmer").length === 2"#,
+        )
+        .await;
     browser.click("#new-task").await;
-    browser.write("[name=instruction]", "Say \"hello\" & <b>smile</b>").await;
+    browser
+        .write("[name=instruction]", "Say \"hello\" & <b>smile</b>")
+        .await;
     browser.write("[name=repository]", "nowhere/../app").await;
     browser.click("#submit .primary").await;
     let problem = browser.text("#submit .problem").await;
-    assert!(problem.contains("repository"), "what is wrong is said, and nothing that was written is lost: {problem}");
-    browser.script(r#"document.querySelector("[name=repository]").value = """#).await;
+    assert!(
+        problem.contains("repository"),
+        "what is wrong is said, and nothing that was written is lost: {problem}"
+    );
+    browser
+        .script(r#"document.querySelector("[name=repository]").value = """#)
+        .await;
     browser.write("[name=repository]", "app").await;
     browser.click("[name=capability][value=fast]").await;
-    browser.write("[name=checks]", "greets: grep -q 'hello world' \"a file.txt\"").await;
+    browser
+        .write(
+            "[name=checks]",
+            "greets: grep -q 'hello world' \"a file.txt\"",
+        )
+        .await;
     browser.click("#submit .primary").await;
 
     bench.agents_started(1).await;
     let list = bench.pool.api().get("/tasks").await;
     let id = list["tasks"][0]["id"].as_str().expect("an id").to_owned();
     let taken = bench.pool.api().get(&format!("/tasks/{id}")).await["task"].clone();
-    assert_eq!(taken["instruction"], "Say \"hello\" & <b>smile</b>", "word for word");
+    assert_eq!(
+        taken["instruction"], "Say \"hello\" & <b>smile</b>",
+        "word for word"
+    );
     assert_eq!(taken["capabilities"], json!(["fast"]), "what it requires");
     let check = json!([{"name": "greets", "run": ["grep", "-q", "hello world", "a file.txt"]}]);
-    assert_eq!(taken["acceptance"], check, "words of the command as they were quoted");
+    assert_eq!(
+        taken["acceptance"], check,
+        "words of the command as they were quoted"
+    );
 
-    browser.until("its page is open", &format!("location.hash === \"#/tasks/{id}\"")).await;
+    browser
+        .until(
+            "its page is open",
+            &format!("location.hash === \"#/tasks/{id}\""),
+        )
+        .await;
     browser.click(".task-top .danger").await;
-    assert!(browser.text("dialog").await.contains("is lost"), "it asks before work is thrown away");
+    assert!(
+        browser.text("dialog").await.contains("is lost"),
+        "it asks before work is thrown away"
+    );
     browser.click("dialog .primary").await;
     browser
         .until(
@@ -45,7 +76,11 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
             r#"document.querySelector(".task-top .badge").innerText === "cancelled""#,
         )
         .await;
-    assert_eq!(bench.pool.api().get(&format!("/tasks/{id}")).await["status"], "cancelled", "and it is");
+    assert_eq!(
+        bench.pool.api().get(&format!("/tasks/{id}")).await["status"],
+        "cancelled",
+        "and it is"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +96,10 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
             r#"document.querySelector('[data-id="001"]').innerText.includes("paused")"#,
         )
         .await;
-    assert!(bench.pool.status().await.is_shut_for("001", "paused"), "it is paused");
+    assert!(
+        bench.pool.status().await.is_shut_for("001", "paused"),
+        "it is paused"
+    );
     browser.click("[aria-label='Resume Prog-001']").await;
     bench.pool.all_consume().await;
     browser.click("[aria-label='Pause route fast']").await;
@@ -79,47 +117,84 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
     bench.pool.api().submit(&task("held")).await;
     bench.agents_started(1).await;
     browser.click("[aria-label='Pause the pool']").await;
-    assert!(browser.text("dialog").await.contains("Pause the pool?"), "the whole pool is not paused by accident");
+    assert!(
+        browser.text("dialog").await.contains("Pause the pool?"),
+        "the whole pool is not paused by accident"
+    );
     browser.click("dialog .primary").await;
     browser
-        .until("everybody is told", r##"document.querySelector("#banner").innerText.includes("pool is paused since")"##)
+        .until(
+            "everybody is told",
+            r##"document.querySelector("#banner").innerText.includes("pool is paused since")"##,
+        )
         .await;
     browser
-        .until("who is busy is marked", r#"document.querySelector('[data-state=busy]')?.innerText.includes("paused")"#)
+        .until(
+            "who is busy is marked",
+            r#"document.querySelector('[data-state=busy]')?.innerText.includes("paused")"#,
+        )
         .await;
     let said = bench.pool.command_line(&["status"]).await;
-    assert!(said.starts_with("the pool is paused since"), "the command line says it first: {said}");
+    assert!(
+        said.starts_with("the pool is paused since"),
+        "the command line says it first: {said}"
+    );
     browser.click("#banner button").await;
-    browser.until("it goes on", r##"document.querySelector("#banner").hidden"##).await;
+    browser
+        .until(
+            "it goes on",
+            r##"document.querySelector("#banner").hidden"##,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
     let bench = Bench::with(&["001"]).await;
     let mut these = tasks("these", 30);
-    these.iter_mut().for_each(|task| task["labels"] = json!({"run_id": "old"}));
+    these
+        .iter_mut()
+        .for_each(|task| task["labels"] = json!({"run_id": "old"}));
     these.push(task("other"));
     bench.pool.api().submit(&json!(these)).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks").await;
     browser.write("#label", "run_id=old").await;
-    browser.until("only those are counted", r##"document.querySelector("#total").innerText === "30 tasks""##).await;
+    browser
+        .until(
+            "only those are counted",
+            r##"document.querySelector("#total").innerText === "30 tasks""##,
+        )
+        .await;
     browser.click(".bulk .danger").await;
     let question = browser.text("dialog").await;
-    assert!(question.contains("Cancel 30 tasks?"), "it asks first, and says how many: {question}");
+    assert!(
+        question.contains("Cancel 30 tasks?"),
+        "it asks first, and says how many: {question}"
+    );
     browser.click("dialog .primary").await;
     eventually("thirty are cancelled", SOON, async || {
         (bench.pool.api().get("/tasks?status=cancelled").await["total"] == 30).then_some(())
     })
     .await;
-    assert_eq!(bench.pool.api().get("/tasks/other").await["status"], "queued", "the other one is not");
+    assert_eq!(
+        bench.pool.api().get("/tasks/other").await["status"],
+        "queued",
+        "the other one is not"
+    );
     browser
         .until(
             "the rows say so",
             r#"[...document.querySelectorAll(".task-row .badge")].every((one) => one.innerText === "cancelled")"#,
         )
         .await;
-    assert!(texts(&browser, ".toast").await.iter().any(|said| said.contains("30 of 30")), "and how many is said");
+    assert!(
+        texts(&browser, ".toast")
+            .await
+            .iter()
+            .any(|said| said.contains("30 of 30")),
+        "and how many is said"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,9 +211,15 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
         )
         .await;
     let shown = browser.text(".why").await;
-    let sentence = bench.pool.api().get("/tasks/second/why").await["sentence"].as_str().expect("a sentence").to_owned();
+    let sentence = bench.pool.api().get("/tasks/second/why").await["sentence"]
+        .as_str()
+        .expect("a sentence")
+        .to_owned();
     let (beginning, _) = sentence.split_once(':').unwrap_or((&sentence, ""));
-    assert!(shown.starts_with(beginning), "{shown:?} is what the API says: {sentence:?}");
+    assert!(
+        shown.starts_with(beginning),
+        "{shown:?} is what the API says: {sentence:?}"
+    );
 
     bench.pool.api().delete("/tasks/second").await;
     browser.click(".task-top .primary").await;
@@ -148,14 +229,29 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
             r##"location.hash.startsWith("#/tasks/") && location.hash !== "#/tasks/second""##,
         )
         .await;
-    let id = browser.script("return location.hash.slice(8)").await.as_str().expect("an id").to_owned();
+    let id = browser
+        .script("return location.hash.slice(8)")
+        .await
+        .as_str()
+        .expect("an id")
+        .to_owned();
     let again = bench.pool.api().get(&format!("/tasks/{id}")).await;
-    assert_eq!(again["task"]["retry_of"], "second", "it is the same task again: {again}");
+    assert_eq!(
+        again["task"]["retry_of"], "second",
+        "it is the same task again: {again}"
+    );
     assert_eq!(again["status"], "queued", "and waits");
     bench.go();
-    browser.until("and succeeds", r#"document.querySelector(".task-top .badge").innerText === "succeeded""#).await;
+    browser
+        .until(
+            "and succeeds",
+            r#"document.querySelector(".task-top .badge").innerText === "succeeded""#,
+        )
+        .await;
     assert_eq!(
-        browser.script("return document.querySelector('.task-top .primary').hidden").await,
+        browser
+            .script("return document.querySelector('.task-top .primary').hidden")
+            .await,
         true,
         "then it is not offered"
     );

@@ -36,7 +36,10 @@ impl Events {
         }
         let answer = request.send().await.expect("the dispatcher answers");
         assert!(answer.status().is_success(), "{url}: {}", answer.status());
-        Self { answer: answer.bytes_stream().boxed(), buffer: String::new() }
+        Self {
+            answer: answer.bytes_stream().boxed(),
+            buffer: String::new(),
+        }
     }
 
     async fn next(&mut self) -> Event {
@@ -54,9 +57,13 @@ impl Events {
                 }
                 return read;
             }
-            let more = tokio::time::timeout(SOON, self.answer.next()).await.expect("something is said");
-            self.buffer
-                .push_str(std::str::from_utf8(&more.expect("the stream goes on").expect("bytes")).expect("UTF-8"));
+            let more = tokio::time::timeout(SOON, self.answer.next())
+                .await
+                .expect("something is said");
+            self.buffer.push_str(
+                std::str::from_utf8(&more.expect("the stream goes on").expect("bytes"))
+                    .expect("UTF-8"),
+            );
         }
     }
 
@@ -91,7 +98,10 @@ async fn a_busy_pool_says_a_few_things_a_second_and_who_comes_back_misses_nothin
     }
     let seconds = began.elapsed().as_secs_f64();
     let limit = 8.0 * (seconds + 1.0);
-    assert!(f64::from(count) < limit, "two kinds of messages, four times a second at most: {count} in {seconds:.1} s");
+    assert!(
+        f64::from(count) < limit,
+        "two kinds of messages, four times a second at most: {count} in {seconds:.1} s"
+    );
 
     drop(events);
     pool.api().submit(&json!(tasks("u", 1))).await;
@@ -101,13 +111,24 @@ async fn a_busy_pool_says_a_few_things_a_second_and_who_comes_back_misses_nothin
     assert_eq!(hello.data["resumed"], true, "it goes on where it was");
     let about = |task: &Value| task["id"] == "u-1";
     let tells = |event: &Event| {
-        event.data["many"] == true || event.data["tasks"].as_array().is_some_and(|t| t.iter().any(about))
+        event.data["many"] == true
+            || event.data["tasks"]
+                .as_array()
+                .is_some_and(|t| t.iter().any(about))
     };
     // What it has missed comes; where the stream ends without it, this never ends.
-    let news = tokio::time::timeout(SOON, again.until(|event| event.name == "tasks" && tells(event))).await;
+    let news = tokio::time::timeout(
+        SOON,
+        again.until(|event| event.name == "tasks" && tells(event)),
+    )
+    .await;
     assert!(news.is_ok(), "the task that has changed meanwhile");
     let mut other = Events::open(&url, Some("of-another-process.7")).await;
-    assert_eq!(other.next().await.data["resumed"], false, "numbers of another process mean nothing here");
+    assert_eq!(
+        other.next().await.data["resumed"],
+        false,
+        "numbers of another process mean nothing here"
+    );
     assert_eq!(other.next().await.name, "state", "the whole state instead");
 }
 
@@ -126,8 +147,15 @@ async fn two_hundred_open_pages_hear_of_a_change_and_do_not_keep_a_dispatcher_fr
         (began.elapsed(), page)
     };
     let heard = futures_util::future::join_all(pages.into_iter().map(hear)).await;
-    let slowest = heard.iter().map(|(after, _)| *after).max().unwrap_or_default();
-    assert!(slowest < Duration::from_secs(5), "the last one hears it soon: {slowest:?}");
+    let slowest = heard
+        .iter()
+        .map(|(after, _)| *after)
+        .max()
+        .unwrap_or_default();
+    assert!(
+        slowest < Duration::from_secs(5),
+        "the last one hears it soon: {slowest:?}"
+    );
     let ended = pool.end_dispatcher().await;
     assert!(ended.success(), "open pages do not hold it up: {ended}");
 }
@@ -137,13 +165,27 @@ async fn drive_out(pool: &Pool) {
     let (_connection, channel) = crate::support::amqp::channel(&pool.amqp_url()).await;
     let emitter = EmitterId::new();
     for first in (0..61_000).step_by(500) {
-        let other =
-            |n: u64| Decision::Published { task: TaskId::new(format!("other-{n}")).expect("an id"), generation: 0 };
+        let other = |n: u64| Decision::Published {
+            task: TaskId::new(format!("other-{n}")).expect("an id"),
+            generation: 0,
+        };
         let events = (first..first + 500).map(other).collect();
-        let body = Batch { v: 1, emitter, first, at_ms: wall_clock().0, events }.to_json();
+        let body = Batch {
+            v: 1,
+            emitter,
+            first,
+            at_ms: wall_clock().0,
+            events,
+        }
+        .to_json();
         let options = BasicPublishOptions::default();
-        let publish =
-            channel.basic_publish("pool.log".into(), "events".into(), options, &body, BasicProperties::default());
+        let publish = channel.basic_publish(
+            "pool.log".into(),
+            "events".into(),
+            options,
+            &body,
+            BasicProperties::default(),
+        );
         publish.await.expect("a publish").await.expect("a confirm");
     }
     // Whatever is appended now is read after them.
@@ -152,7 +194,9 @@ async fn drive_out(pool: &Pool) {
 
 fn lines_of(event: &Event) -> Vec<String> {
     let lines = event.data["lines"].as_array().into_iter().flatten();
-    lines.filter_map(|line| line["text"].as_str().map(ToOwned::to_owned)).collect()
+    lines
+        .filter_map(|line| line["text"].as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,8 +206,16 @@ async fn a_timeline_that_the_dispatcher_has_forgotten_is_read_from_the_log() {
     pool.api().result("t-1", SOON).await;
     let url = format!("{}/tasks/t-1/events", pool.url().trim_end());
     let kept = lines_of(&Events::open(&url, None).await.next().await);
-    assert_eq!(kept.first().map(String::as_str), Some("submitted for the route any"), "from its beginning: {kept:?}");
-    assert_eq!(kept.last().map(String::as_str), Some("succeeded"), "to its end: {kept:?}");
+    assert_eq!(
+        kept.first().map(String::as_str),
+        Some("submitted for the route any"),
+        "from its beginning: {kept:?}"
+    );
+    assert_eq!(
+        kept.last().map(String::as_str),
+        Some("succeeded"),
+        "to its end: {kept:?}"
+    );
     drive_out(&pool).await;
     let read = lines_of(&Events::open(&url, None).await.next().await);
     assert_eq!(read, kept, "the same again, from the stream");

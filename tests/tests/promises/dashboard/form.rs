@@ -16,31 +16,74 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     browser.click("#new-task").await;
     browser.write("[name=instruction]", "Count to four").await;
     browser.write("[name=repository]", "app").await;
-    browser.write("[name=checks]", "tests: grep -q 'four readme.txt").await;
-    browser.script(r##"document.querySelector("#submit details").open = true"##).await;
-    for (field, value) in [("timeout", "60s"), ("cost", "cheap"), ("labels", "run_id=7 nolabel"), ("id", "no good")] {
+    browser
+        .write("[name=checks]", "tests: grep -q 'four readme.txt")
+        .await;
+    browser
+        .script(r##"document.querySelector("#submit details").open = true"##)
+        .await;
+    for (field, value) in [
+        ("timeout", "60s"),
+        ("cost", "cheap"),
+        ("labels", "run_id=7 nolabel"),
+        ("id", "no good"),
+    ] {
         browser.write(&format!("[name={field}]"), value).await;
     }
-    browser.script(r##"document.querySelector("#submit details").open = false"##).await;
+    browser
+        .script(r##"document.querySelector("#submit details").open = false"##)
+        .await;
     browser.click("#submit .primary").await;
     browser
-        .until("what is wrong is said", r##"document.querySelectorAll("#submit [aria-invalid]").length === 5"##)
+        .until(
+            "what is wrong is said",
+            r##"document.querySelectorAll("#submit [aria-invalid]").length === 5"##,
+        )
         .await;
     let said = texts(&browser, "#submit .wrong").await.join("\n");
-    for words in
-        ["A quote of “tests” is not closed", "“nolabel” is not key=value", "whole seconds", "dollars", "An id has"]
-    {
-        assert!(said.contains(words), "{words:?} is said at its field: {said}");
+    for words in [
+        "A quote of “tests” is not closed",
+        "“nolabel” is not key=value",
+        "whole seconds",
+        "dollars",
+        "An id has",
+    ] {
+        assert!(
+            said.contains(words),
+            "{words:?} is said at its field: {said}"
+        );
     }
-    assert_eq!(browser.script("return document.activeElement.name").await, "checks", "the first one has the focus");
-    assert_eq!(bench.pool.api().get("/tasks").await["total"], 0, "nothing is sent");
+    assert_eq!(
+        browser.script("return document.activeElement.name").await,
+        "checks",
+        "the first one has the focus"
+    );
+    assert_eq!(
+        bench.pool.api().get("/tasks").await["total"],
+        0,
+        "nothing is sent"
+    );
 
     browser.press(ESCAPE).await;
-    browser.until("the form is gone", r##"!document.querySelector("#submit")"##).await;
+    browser
+        .until(
+            "the form is gone",
+            r##"!document.querySelector("#submit")"##,
+        )
+        .await;
     browser.click("#new-task").await;
-    let value =
-        async |name: &str| browser.script(&format!("return document.querySelector('[name={name}]').value")).await;
-    assert_eq!(value("instruction").await, "Count to four", "what was written is there again");
+    let value = async |name: &str| {
+        browser
+            .script(&format!(
+                "return document.querySelector('[name={name}]').value"
+            ))
+            .await
+    };
+    assert_eq!(
+        value("instruction").await,
+        "Count to four",
+        "what was written is there again"
+    );
     assert_eq!(value("timeout").await, "60s", "all of it");
     for (field, right) in [
         ("checks", "tests: grep -q four readme.txt"),
@@ -49,16 +92,29 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
         ("labels", "run_id=7"),
         ("id", "mine"),
     ] {
-        browser.script(&format!("document.querySelector('[name={field}]').value = ''")).await;
+        browser
+            .script(&format!(
+                "document.querySelector('[name={field}]').value = ''"
+            ))
+            .await;
         browser.write(&format!("[name={field}]"), right).await;
     }
     browser.click("#submit .primary").await;
-    browser.until("its page", r##"location.hash === "#/tasks/mine""##).await;
+    browser
+        .until("its page", r##"location.hash === "#/tasks/mine""##)
+        .await;
     let taken = bench.pool.api().get("/tasks/mine").await["task"].clone();
-    assert_eq!(taken["limits"]["timeout_s"], 60, "the limit that was meant: {taken}");
+    assert_eq!(
+        taken["limits"]["timeout_s"], 60,
+        "the limit that was meant: {taken}"
+    );
     assert_eq!(taken["labels"], json!({"run_id": "7"}), "and the label");
     browser.click("#new-task").await;
-    assert_eq!(value("instruction").await, "", "what was submitted is not offered again");
+    assert_eq!(
+        value("instruction").await,
+        "",
+        "what was submitted is not offered again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,29 +123,63 @@ async fn from_a_task_one_comes_back_to_the_list_as_it_was() {
     bench.pool.api().submit(&json!(tasks("many", 150))).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks?status=queued").await;
-    browser.until("the list", r##"document.querySelector("#total").innerText === "150 tasks""##).await;
+    browser
+        .until(
+            "the list",
+            r##"document.querySelector("#total").innerText === "150 tasks""##,
+        )
+        .await;
     browser.script("window.scrollTo(0, 3000)").await;
-    browser.until("rows far below", r#"document.querySelector(".task-row[aria-posinset='70']")"#).await;
+    browser
+        .until(
+            "rows far below",
+            r#"document.querySelector(".task-row[aria-posinset='70']")"#,
+        )
+        .await;
     browser.press("j").await;
-    let top = browser.script("return document.activeElement.getBoundingClientRect().top").await.as_f64();
-    assert!(top.is_some_and(|top| (60.0..200.0).contains(&top)), "j begins with the first row that is seen: {top:?}");
+    let top = browser
+        .script("return document.activeElement.getBoundingClientRect().top")
+        .await
+        .as_f64();
+    assert!(
+        top.is_some_and(|top| (60.0..200.0).contains(&top)),
+        "j begins with the first row that is seen: {top:?}"
+    );
     for way in [ESCAPE, "the link"] {
         let place = browser.script("return window.scrollY").await;
-        browser.script("document.querySelector('.task-row[aria-posinset=\"70\"]').click()").await;
-        browser.until("a task", r#"document.querySelector(".task-top .badge")?.innerText === "queued""#).await;
+        browser
+            .script("document.querySelector('.task-row[aria-posinset=\"70\"]').click()")
+            .await;
+        browser
+            .until(
+                "a task",
+                r#"document.querySelector(".task-top .badge")?.innerText === "queued""#,
+            )
+            .await;
         match way {
             ESCAPE => browser.press(way).await,
             _ => browser.click(".task-top a").await,
         }
-        browser.until("the same filter", r##"location.hash === "#/tasks?status=queued""##).await;
-        browser.until("the same place", &format!("window.scrollY === {place}")).await;
+        browser
+            .until(
+                "the same filter",
+                r##"location.hash === "#/tasks?status=queued""##,
+            )
+            .await;
+        browser
+            .until("the same place", &format!("window.scrollY === {place}"))
+            .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_submitted_again_is_left_out_of_another_retry_of_many() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", "exit 1"]));
+    pool.rewrite(
+        &PoolFile::sample()
+            .only(&["001"])
+            .command(&["/bin/sh", "-c", "exit 1"]),
+    );
     pool.start_dispatcher().await;
     pool.api().submit(&json!(tasks("t", 3))).await;
     for id in ["t-1", "t-2", "t-3"] {
@@ -100,19 +190,43 @@ async fn what_was_submitted_again_is_left_out_of_another_retry_of_many() {
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks?status=cancelled").await;
     let retry = "[...document.querySelectorAll('.bulk button')].find((one) => one.innerText === 'Retry them')";
-    browser.until("it is offered", &format!("{retry}?.offsetParent && !{retry}.disabled")).await;
+    browser
+        .until(
+            "it is offered",
+            &format!("{retry}?.offsetParent && !{retry}.disabled"),
+        )
+        .await;
     browser.script(&format!("{retry}.click()")).await;
     let question = browser.text("dialog").await;
-    assert!(question.contains("Retry 2 tasks?") && question.contains("1 was submitted again before"), "{question}");
-    let focus = browser.script("return document.activeElement.innerText").await;
+    assert!(
+        question.contains("Retry 2 tasks?") && question.contains("1 was submitted again before"),
+        "{question}"
+    );
+    let focus = browser
+        .script("return document.activeElement.innerText")
+        .await;
     assert_eq!(focus, "No, go back", "what does nothing has the focus");
-    assert_eq!(texts(&browser, "dialog .primary").await, ["Retry 2 tasks"], "the button names the deed");
+    assert_eq!(
+        texts(&browser, "dialog .primary").await,
+        ["Retry 2 tasks"],
+        "the button names the deed"
+    );
     browser.click("dialog .primary").await;
-    browser.until("they are done", r#"document.querySelector(".toast")?.innerText.includes("2 of 2")"#).await;
     browser
-        .script(&format!("document.querySelectorAll('.toast').forEach((one) => one.remove()); {retry}.click()"))
+        .until(
+            "they are done",
+            r#"document.querySelector(".toast")?.innerText.includes("2 of 2")"#,
+        )
+        .await;
+    browser
+        .script(&format!(
+            "document.querySelectorAll('.toast').forEach((one) => one.remove()); {retry}.click()"
+        ))
         .await;
     let said = browser.text(".toast").await;
-    assert!(said.contains("3 were submitted again before"), "the next click does nothing: {said}");
+    assert!(
+        said.contains("3 were submitted again before"),
+        "the next click does nothing: {said}"
+    );
     assert_eq!(pool.api().get("/tasks").await["total"], 6, "each once");
 }

@@ -11,15 +11,26 @@ async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_with
     let worker = bench.begin("left").await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/left").await;
-    let badge = |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");
+    let badge =
+        |word: &str| format!("document.querySelector('.task-top .badge').innerText === '{word}'");
     browser.until("it runs", &badge("running")).await;
     bench.pool.kill_worker(worker);
-    browser.until("it does not run any more", &badge("queued")).await;
     browser
-        .until("with whom it was", r#"document.querySelector(".why").innerText.includes("not heard of any more")"#)
+        .until("it does not run any more", &badge("queued"))
+        .await;
+    browser
+        .until(
+            "with whom it was",
+            r#"document.querySelector(".why").innerText.includes("not heard of any more")"#,
+        )
         .await;
     bench.pool.kill_dispatcher();
-    browser.until("nothing can be done", r#"document.querySelector(".task-top .danger").disabled"#).await;
+    browser
+        .until(
+            "nothing can be done",
+            r#"document.querySelector(".task-top .danger").disabled"#,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,9 +41,16 @@ async fn what_keeps_several_programmers_is_said_once() {
     go(&browser, &bench.pool, "tasks/waits").await;
     let said = "Prog-001, Prog-009 and Prog-010: not heard of";
     browser
-        .until("all of them in one line", &format!("document.querySelector('.why')?.innerText.includes('{said}')"))
+        .until(
+            "all of them in one line",
+            &format!("document.querySelector('.why')?.innerText.includes('{said}')"),
+        )
         .await;
-    assert_eq!(texts(&browser, ".why .detail > div").await.len(), 1, "and in no other");
+    assert_eq!(
+        texts(&browser, ".why .detail > div").await.len(),
+        1,
+        "and in no other"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,13 +61,28 @@ async fn without_the_broker_nothing_is_said_of_programmers_and_llms() {
     pool.start_worker(&["--all"]);
     pool.all_consume().await;
     let browser = open(&pool).await;
-    browser.until("all is well", r#"document.querySelector("main").innerText.includes("All LLMs answer")"#).await;
+    browser
+        .until(
+            "all is well",
+            r#"document.querySelector("main").innerText.includes("All LLMs answer")"#,
+        )
+        .await;
     broker.node.kill().await.expect("the broker is killed");
-    browser.until("nobody is heard", r#"document.querySelector(".kpi .value").innerText.startsWith("?")"#).await;
+    browser
+        .until(
+            "nobody is heard",
+            r#"document.querySelector(".kpi .value").innerText.startsWith("?")"#,
+        )
+        .await;
     let shown = browser.text("main").await;
     for guess in ["All LLMs answer", "all on their primary", "0 busy"] {
         assert!(!shown.contains(guess), "{guess:?} is not known: {shown}");
     }
     broker.node.start().await.expect("the broker is up again");
-    browser.until("all is well again", r#"document.querySelector("main").innerText.includes("All LLMs answer")"#).await;
+    browser
+        .until(
+            "all is well again",
+            r#"document.querySelector("main").innerText.includes("All LLMs answer")"#,
+        )
+        .await;
 }

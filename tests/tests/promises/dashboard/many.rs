@@ -18,26 +18,49 @@ async fn five_thousand_tasks_do_not_make_the_page_slow() {
     let mut pool = Pool::set_up_alone(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;
     for part in 0..10 {
-        pool.api().submit(&json!(tasks(&format!("part{part}"), COUNT / 10))).await;
+        pool.api()
+            .submit(&json!(tasks(&format!("part{part}"), COUNT / 10)))
+            .await;
     }
     let browser = open(&pool).await;
     go(&browser, &pool, "").await;
-    browser.until("the overview", r#"document.querySelectorAll(".kpi .value")[2]?.innerText === "5,000""#).await;
+    browser
+        .until(
+            "the overview",
+            r#"document.querySelectorAll(".kpi .value")[2]?.innerText === "5,000""#,
+        )
+        .await;
 
     let asked = Instant::now();
     browser.script("location.hash = '#/tasks'").await;
-    browser.until("all are counted", r##"document.querySelector("#total")?.innerText === "5,000 tasks""##).await;
+    browser
+        .until(
+            "all are counted",
+            r##"document.querySelector("#total")?.innerText === "5,000 tasks""##,
+        )
+        .await;
     let list = asked.elapsed();
-    let rows =
-        browser.script(r#"return document.querySelectorAll(".task-row").length"#).await.as_u64().expect("a number");
-    assert!((10..80).contains(&rows), "only what is looked at is drawn: {rows}");
+    let rows = browser
+        .script(r#"return document.querySelectorAll(".task-row").length"#)
+        .await
+        .as_u64()
+        .expect("a number");
+    assert!(
+        (10..80).contains(&rows),
+        "only what is looked at is drawn: {rows}"
+    );
 
     let asked = Instant::now();
     browser.write("#search", "part7-499").await;
     browser.until("the one that is searched", r##"document.querySelector("#total").innerText === "1 task" && document.querySelectorAll(".task-row").length === 1"##).await;
     let filter = asked.elapsed();
     browser.click(".filters .ghost").await;
-    browser.until("all again", r##"document.querySelector("#total").innerText === "5,000 tasks""##).await;
+    browser
+        .until(
+            "all again",
+            r##"document.querySelector("#total").innerText === "5,000 tasks""##,
+        )
+        .await;
 
     // The times between frames, while somebody scrolls and work goes on. Of the slowest of them other processes of the
     // machine decide; nineteen of twenty are the page's.
@@ -48,7 +71,10 @@ async fn five_thousand_tasks_do_not_make_the_page_slow() {
     browser.script(watch).await;
     pool.start_worker(&["--all"]);
     browser
-        .until("the end of the list is reached", r#"document.querySelector('.task-row[aria-posinset="5000"]')"#)
+        .until(
+            "the end of the list is reached",
+            r#"document.querySelector('.task-row[aria-posinset="5000"]')"#,
+        )
         .await;
     browser
         .until(
@@ -56,7 +82,9 @@ async fn five_thousand_tasks_do_not_make_the_page_slow() {
             r##"Number(document.querySelector('[data-status=succeeded] .n').innerText.replace(",", "")) > 100"##,
         )
         .await;
-    let frames = browser.script("clearInterval(window.scrolling); return window.frames_.sort((a, b) => a - b)").await;
+    let frames = browser
+        .script("clearInterval(window.scrolling); return window.frames_.sort((a, b) => a - b)")
+        .await;
     let frames: Vec<f64> = serde_json::from_value(frames).expect("numbers");
     let (usual, longest) = (frames[frames.len() * 19 / 20], frames[frames.len() - 1]);
     eprintln!(
@@ -65,5 +93,8 @@ async fn five_thousand_tasks_do_not_make_the_page_slow() {
     );
     assert!(list < AT_ONCE, "the list is there at once: {list:?}");
     assert!(filter < AT_ONCE, "and what is searched: {filter:?}");
-    assert!(usual < 200.0, "nothing hangs while it scrolls: {usual} ms, longest {longest} ms");
+    assert!(
+        usual < 200.0,
+        "nothing hangs while it scrolls: {usual} ms, longest {longest} ms"
+    );
 }

@@ -25,12 +25,19 @@ async fn open(pool: &Pool) -> Browser {
 
 /// Another part of the page, loaded anew.
 async fn go(browser: &Browser, pool: &Pool, place: &str) {
-    browser.open(&format!("{}/#/{place}", pool.url().trim_end())).await;
+    browser
+        .open(&format!("{}/#/{place}", pool.url().trim_end()))
+        .await;
     is_live(browser).await;
 }
 
 async fn is_live(browser: &Browser) {
-    browser.until("the page is live", r##"document.querySelector("#connection").dataset.state === "live""##).await;
+    browser
+        .until(
+            "the page is live",
+            r##"document.querySelector("#connection").dataset.state === "live""##,
+        )
+        .await;
 }
 
 /// Texts of all elements that are shown.
@@ -40,5 +47,11 @@ async fn texts(browser: &Browser, css: &str) -> Vec<String> {
         json!(css)
     );
     let found = browser.script(&script).await;
-    found.as_array().into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
+    found
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(ToOwned::to_owned)
+        .collect()
 }

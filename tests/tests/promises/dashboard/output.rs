@@ -10,7 +10,13 @@ use crate::support::{Browser, Pool, PoolFile, SOON};
 async fn with_agent(script: &str) -> (Pool, std::path::PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let sign = pool.path().join("go");
-    let arguments = ["/bin/sh", "-c", script, "agent", sign.to_str().expect("a path in UTF-8")];
+    let arguments = [
+        "/bin/sh",
+        "-c",
+        script,
+        "agent",
+        sign.to_str().expect("a path in UTF-8"),
+    ];
     pool.rewrite(&PoolFile::sample().only(&["001"]).command(&arguments));
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
@@ -20,7 +26,10 @@ async fn with_agent(script: &str) -> (Pool, std::path::PathBuf) {
 
 /// The page of a task whose output shows these words.
 async fn shows(browser: &Browser, words: &str) {
-    let shown = format!("document.querySelector('.term')?.innerText.includes({})", json!(words));
+    let shown = format!(
+        "document.querySelector('.term')?.innerText.includes({})",
+        json!(words)
+    );
     browser.until(words, &shown).await;
 }
 
@@ -34,18 +43,34 @@ async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_
     go(&browser, &pool, "tasks/chatty").await;
     shows(&browser, "line 20000").await;
     let shown = browser.text(".term").await;
-    assert!(shown.starts_with("[… ") && shown.contains(" bytes before this …]\nline "), "whole lines: {shown:.60}");
-    let numbers: Vec<u32> = shown.lines().filter_map(|line| line.strip_prefix("line ")?.parse().ok()).collect();
-    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "one after another, to the end");
+    assert!(
+        shown.starts_with("[… ") && shown.contains(" bytes before this …]\nline "),
+        "whole lines: {shown:.60}"
+    );
+    let numbers: Vec<u32> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("line ")?.parse().ok())
+        .collect();
+    assert!(
+        numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "one after another, to the end"
+    );
     std::fs::write(&sign, "").expect("a sign");
     shows(&browser, "FATAL: the real reason").await;
     let shown = browser.text(".term").await;
-    assert!(shown.contains(" bytes left out …]\nmore "), "the gap is marked where it is");
+    assert!(
+        shown.contains(" bytes left out …]\nmore "),
+        "the gap is marked where it is"
+    );
     pool.api().result("chatty", SOON).await;
     let ended = r#"document.querySelector(".task-top .badge").innerText === "failed""#;
     browser.until("it has ended", ended).await;
     let twice = r#"return document.querySelector(".term").innerText.split("FATAL").length - 1"#;
-    assert_eq!(browser.script(twice).await, 1, "what was seen is not shown again from the result");
+    assert_eq!(
+        browser.script(twice).await,
+        1,
+        "what was seen is not shown again from the result"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +78,8 @@ async fn the_last_words_of_an_agent_that_were_not_seen_live_are_shown_from_the_r
     let agent = r#"echo begun; until [ -e "$1" ]; do sleep 0.05; done; echo "its last words"; echo four >>readme.txt"#;
     let (pool, sign) = with_agent(agent).await;
     let acceptance = json!([{"name": "loud", "run": ["sh", "-c", "seq 1 40000; exit 1"]}]);
-    let body = json!({"id": "drowned", "instruction": "x", "repository": "app", "acceptance": acceptance});
+    let body =
+        json!({"id": "drowned", "instruction": "x", "repository": "app", "acceptance": acceptance});
     pool.api().submit(&body).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks/drowned").await;

@@ -12,11 +12,12 @@ const FILE: &str = r#"<img src=x onerror="window.hit=1">.txt"#;
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
-    let agent =
-        r#"echo "$1"; until [ -e "$3" ]; do sleep 0.05; done; echo "$1"; echo "$1" >"$2"; echo "$1" >>readme.txt"#;
+    let agent = r#"echo "$1"; until [ -e "$3" ]; do sleep 0.05; done; echo "$1"; echo "$1" >"$2"; echo "$1" >>readme.txt"#;
     let go_on = pool.path().join("go");
     let sign = go_on.to_str().expect("a path in UTF-8");
-    let file = PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", agent, "agent", ATTACK, FILE, sign]);
+    let file = PoolFile::sample()
+        .only(&["001"])
+        .command(&["/bin/sh", "-c", agent, "agent", ATTACK, FILE, sign]);
     pool.rewrite(&file);
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
@@ -32,35 +33,77 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
         )
         .await;
     go(&browser, &pool, "tasks/evil").await;
-    browser.until("what the agent prints", r#"document.querySelector(".term").innerText.includes("<img")"#).await;
+    browser
+        .until(
+            "what the agent prints",
+            r#"document.querySelector(".term").innerText.includes("<img")"#,
+        )
+        .await;
     std::fs::write(&go_on, "").expect("the sign");
     pool.api().result("evil", SOON).await;
-    browser.until("the diff names the file", r#"document.querySelector("main .file")"#).await;
+    browser
+        .until(
+            "the diff names the file",
+            r#"document.querySelector("main .file")"#,
+        )
+        .await;
     let page = browser.text("main").await;
-    let name = browser.script(r#"return document.querySelectorAll("main .file summary .grow")[0].textContent"#).await;
+    let name = browser
+        .script(r#"return document.querySelectorAll("main .file summary .grow")[0].textContent"#)
+        .await;
     assert_eq!(name, FILE, "the name of the file is unquoted, and a text");
-    assert!(page.contains(FILE), "the name of the file is shown as it is: {page}");
-    assert!(page.matches(r#"<script>window.hit=1</script>"#).count() >= 4, "instruction, label, check, change: {page}");
-    for place in ["tasks/evil", "tasks", "tasks?text=%3Cimg", "", &format!("tasks/{}", urlencoded(ATTACK))] {
+    assert!(
+        page.contains(FILE),
+        "the name of the file is shown as it is: {page}"
+    );
+    assert!(
+        page.matches(r#"<script>window.hit=1</script>"#).count() >= 4,
+        "instruction, label, check, change: {page}"
+    );
+    for place in [
+        "tasks/evil",
+        "tasks",
+        "tasks?text=%3Cimg",
+        "",
+        &format!("tasks/{}", urlencoded(ATTACK)),
+    ] {
         go(&browser, &pool, place).await;
-        browser.until("it is shown", r#"document.querySelector("main").innerText.includes("<img")"#).await;
-        let markup = browser.script(r#"return document.querySelectorAll("main img, main script").length"#).await;
+        browser
+            .until(
+                "it is shown",
+                r#"document.querySelector("main").innerText.includes("<img")"#,
+            )
+            .await;
+        let markup = browser
+            .script(r#"return document.querySelectorAll("main img, main script").length"#)
+            .await;
         assert_eq!(markup, 0, "no text became markup in #/{place}");
-        assert!(browser.script("return window.hit").await.is_null(), "no script ran in #/{place}");
+        assert!(
+            browser.script("return window.hit").await.is_null(),
+            "no script ran in #/{place}"
+        );
     }
     // What would happen if one did: the browser refuses it.
     let tried = r#"try { document.querySelector("main").innerHTML = arguments[0]; return "written"; } catch (error) { return error.name; }"#;
     assert_eq!(
-        browser.script(&tried.replace("arguments[0]", &json!(ATTACK).to_string())).await,
+        browser
+            .script(&tried.replace("arguments[0]", &json!(ATTACK).to_string()))
+            .await,
         "TypeError",
         "markup from a text"
     );
     let own = r#"const one = document.createElement("img"); one.src = "http://127.0.0.1:9/x"; document.body.append(one);
         const two = document.createElement("div"); try { two.setAttribute("onclick", "window.hit = 1"); } catch {} document.body.append(two); two.click();
         return window.hit ?? null"#;
-    assert!(browser.script(own).await.is_null(), "handlers within markup do nothing");
+    assert!(
+        browser.script(own).await.is_null(),
+        "handlers within markup do nothing"
+    );
     let complaints = browser.complaints().await.join("\n");
-    assert!(complaints.contains("Content Security Policy"), "and requests to others are not made: {complaints}");
+    assert!(
+        complaints.contains("Content Security Policy"),
+        "and requests to others are not made: {complaints}"
+    );
 }
 
 fn urlencoded(text: &str) -> String {
@@ -74,11 +117,23 @@ async fn the_page_asks_nobody_else_for_anything() {
     pool.api().submit(&crate::support::pool::task("t")).await;
     pool.api().result("t", SOON).await;
     browser.click(".task-row").await;
-    browser.until("the page of the task", r#"document.querySelector(".timeline li")"#).await;
+    browser
+        .until(
+            "the page of the task",
+            r#"document.querySelector(".timeline li")"#,
+        )
+        .await;
     let others = r#"return performance.getEntriesByType("resource").map((one) => one.name).filter((name) => !name.startsWith(location.origin) && !name.startsWith("data:"))"#;
-    assert_eq!(browser.script(others).await, json!([]), "every request goes to the dispatcher");
+    assert_eq!(
+        browser.script(others).await,
+        json!([]),
+        "every request goes to the dispatcher"
+    );
     let answer = reqwest::get(pool.url().trim_end()).await.expect("the page");
-    let policy = answer.headers()["content-security-policy"].to_str().expect("a text").to_owned();
+    let policy = answer.headers()["content-security-policy"]
+        .to_str()
+        .expect("a text")
+        .to_owned();
     assert!(
         policy.starts_with("default-src 'none'; script-src 'sha256-"),
         "nothing is allowed but its own script: {policy}"

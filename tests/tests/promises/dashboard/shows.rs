@@ -12,7 +12,10 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
     let mut bench = Bench::with(&["001", "006", "009"]).await;
     bench.pool.start_worker(&["--programmers", "001,006"]);
     let idle = |status: &crate::support::status::PoolStatus| status.available() == Some(2);
-    bench.pool.status_where("two are idle, and one is down", idle).await;
+    bench
+        .pool
+        .status_where("two are idle, and one is down", idle)
+        .await;
     let browser = open(&bench.pool).await;
     let body = json!({"id": "job", "instruction": "Count to four", "repository": "app", "capabilities": ["fast"],
         "labels": {"run_id": "r7"}, "acceptance": [{"name": "four is there", "run": ["grep", "-q", "four", "readme.txt"]}]});
@@ -24,34 +27,84 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
         .await;
     bench.agents_started(1).await;
 
-    browser.until("001 is busy", r#"document.querySelector('[data-id="001"]')?.dataset.state === "busy""#).await;
+    browser
+        .until(
+            "001 is busy",
+            r#"document.querySelector('[data-id="001"]')?.dataset.state === "busy""#,
+        )
+        .await;
     let status = bench.pool.status().await;
     for programmer in status.programmers() {
-        let card = browser.text(&format!("[data-id=\"{}\"]", programmer["id"].as_str().expect("an id"))).await;
+        let card = browser
+            .text(&format!(
+                "[data-id=\"{}\"]",
+                programmer["id"].as_str().expect("an id")
+            ))
+            .await;
         for field in ["agent", "state", "current_llm"] {
             let value = programmer[field].as_str().expect("a text");
-            assert!(card.contains(value), "{field} {value} of the API is on the card: {card}");
+            assert!(
+                card.contains(value),
+                "{field} {value} of the API is on the card: {card}"
+            );
         }
     }
-    assert!(browser.text("[data-id=\"001\"]").await.contains("Count to four"), "what 001 works on");
-    assert!(browser.text("[data-id=\"009\"]").await.contains("not heard of"), "why 009 is down");
+    assert!(
+        browser
+            .text("[data-id=\"001\"]")
+            .await
+            .contains("Count to four"),
+        "what 001 works on"
+    );
+    assert!(
+        browser
+            .text("[data-id=\"009\"]")
+            .await
+            .contains("not heard of"),
+        "why 009 is down"
+    );
     let counted = r#"[...document.querySelectorAll(".route")].some((route) => route.innerText.includes("1 running · 1 waiting"))"#;
     browser.until("the route has one of each", counted).await;
     let first = texts(&browser, ".kpi .value").await;
-    assert_eq!(first[..3], ["2 / 3", "1", "1"], "available, running, waiting");
+    assert_eq!(
+        first[..3],
+        ["2 / 3", "1", "1"],
+        "available, running, waiting"
+    );
 
     bench.go();
     bench.pool.api().result("behind", SOON).await;
-    browser.until("both have succeeded", r#"document.querySelectorAll(".kpi .value")[3].innerText === "2""#).await;
+    browser
+        .until(
+            "both have succeeded",
+            r#"document.querySelectorAll(".kpi .value")[3].innerText === "2""#,
+        )
+        .await;
     browser.click(".task-row[data-id=job]").await;
     let change = browser.text(".diff .add").await;
-    assert!(change.contains("+four"), "the change, in its colour: {change}");
+    assert!(
+        change.contains("+four"),
+        "the change, in its colour: {change}"
+    );
     let page = browser.text("main").await;
     let result = bench.pool.api().result("job", SOON).await;
-    for part in ["succeeded", "run_id=r7", "four is there", "passed", "Prog-001 began attempt 1", "Count to four"] {
-        assert!(page.contains(part), "{part:?} is on the page of the task: {page}");
+    for part in [
+        "succeeded",
+        "run_id=r7",
+        "four is there",
+        "passed",
+        "Prog-001 began attempt 1",
+        "Count to four",
+    ] {
+        assert!(
+            page.contains(part),
+            "{part:?} is on the page of the task: {page}"
+        );
     }
-    assert!(page.contains(&result.commit.expect("a commit")[..12]), "the commit of the result");
+    assert!(
+        page.contains(&result.commit.expect("a commit")[..12]),
+        "the commit of the result"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +113,13 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     let go_on = pool.path().join("go");
     let agent = r#"echo "looking around"; until [ -e "$1.1" ]; do sleep 0.05; done
         echo "found it"; until [ -e "$1.2" ]; do sleep 0.05; done; printf "%0300d\n" 4 >>readme.txt"#;
-    let arguments = ["/bin/sh", "-c", agent, "agent", go_on.to_str().expect("a path in UTF-8")];
+    let arguments = [
+        "/bin/sh",
+        "-c",
+        agent,
+        "agent",
+        go_on.to_str().expect("a path in UTF-8"),
+    ];
     pool.rewrite(&PoolFile::sample().only(&["001"]).command(&arguments));
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
@@ -68,28 +127,62 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     pool.api().submit(&task("talks")).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks/talks").await;
-    browser.until("its first words", r#"document.querySelector(".term").innerText.includes("looking around")"#).await;
+    browser
+        .until(
+            "its first words",
+            r#"document.querySelector(".term").innerText.includes("looking around")"#,
+        )
+        .await;
     std::fs::write(go_on.with_extension("1"), "").expect("a sign");
-    browser.until("the next ones", r#"document.querySelector(".term").innerText.includes("found it")"#).await;
+    browser
+        .until(
+            "the next ones",
+            r#"document.querySelector(".term").innerText.includes("found it")"#,
+        )
+        .await;
 
-    let address = pool.url().trim_end().trim_start_matches("http://").to_owned();
+    let address = pool
+        .url()
+        .trim_end()
+        .trim_start_matches("http://")
+        .to_owned();
     pool.kill_dispatcher();
-    browser.until("it says that nobody is there", r##"!document.querySelector("#banner").hidden"##).await;
+    browser
+        .until(
+            "it says that nobody is there",
+            r##"!document.querySelector("#banner").hidden"##,
+        )
+        .await;
     let banner = browser.text("#banner").await;
-    assert!(banner.contains("No connection to the dispatcher"), "in words: {banner}");
+    assert!(
+        banner.contains("No connection to the dispatcher"),
+        "in words: {banner}"
+    );
     pool.start_dispatcher_at(&address, &[]).await;
     is_live(&browser).await;
     go(&browser, &pool, "tasks/talks").await;
     let both = r#"document.querySelector(".term").innerText.trim() === "looking around\nfound it""#;
-    browser.until("another dispatcher knows all of it, once", both).await;
+    browser
+        .until("another dispatcher knows all of it, once", both)
+        .await;
     std::fs::write(go_on.with_extension("2"), "").expect("a sign");
     browser
-        .until("the end, without a reload", r#"document.querySelector(".task-top .badge").innerText === "succeeded""#)
+        .until(
+            "the end, without a reload",
+            r#"document.querySelector(".task-top .badge").innerText === "succeeded""#,
+        )
         .await;
     browser.size(360, 740).await;
-    browser.until("the change of one long line", r#"document.querySelector(".diff .add")"#).await;
+    browser
+        .until(
+            "the change of one long line",
+            r#"document.querySelector(".diff .add")"#,
+        )
+        .await;
     assert_eq!(
-        browser.script("return document.documentElement.scrollWidth").await,
+        browser
+            .script("return document.documentElement.scrollWidth")
+            .await,
         360,
         "it scrolls by itself, the page does not"
     );
@@ -100,19 +193,27 @@ async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let go_on = pool.path().join("go");
     let sign = go_on.to_str().expect("a path in UTF-8");
-    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&["/bin/sh", "-c", "echo edited; echo four >>readme.txt"]));
+    pool.rewrite(&PoolFile::sample().only(&["001"]).command(&[
+        "/bin/sh",
+        "-c",
+        "echo edited; echo four >>readme.txt",
+    ]));
     pool.start_dispatcher().await;
     pool.start_worker(&["--all"]);
     pool.all_consume().await;
-    let check = r#"echo "1 of 2 passed"; until [ -e "$0" ]; do sleep 0.05; done; echo "2 of 2 passed""#;
-    let acceptance =
-        json!([{"name": "quick", "run": ["true"]}, {"name": "unit tests", "run": ["sh", "-c", check, sign]}]);
-    let body = json!({"id": "checked", "instruction": "x", "repository": "app", "acceptance": acceptance});
+    let check =
+        r#"echo "1 of 2 passed"; until [ -e "$0" ]; do sleep 0.05; done; echo "2 of 2 passed""#;
+    let acceptance = json!([{"name": "quick", "run": ["true"]}, {"name": "unit tests", "run": ["sh", "-c", check, sign]}]);
+    let body =
+        json!({"id": "checked", "instruction": "x", "repository": "app", "acceptance": acceptance});
     pool.api().submit(&body).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks/checked").await;
     browser
-        .until("what it has printed so far", r#"document.querySelector(".term").innerText.includes("1 of 2 passed")"#)
+        .until(
+            "what it has printed so far",
+            r#"document.querySelector(".term").innerText.includes("1 of 2 passed")"#,
+        )
         .await;
     let shown = browser.text(".term").await;
     let before = |a: &str, b: &str| shown.find(a).zip(shown.find(b)).is_some_and(|(a, b)| a < b);
@@ -120,10 +221,23 @@ async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
         before("edited", "Check: quick") && before("Check: quick", "Check: unit tests"),
         "each after its name: {shown}"
     );
-    assert_eq!(pool.api().get("/tasks/checked").await["status"], "running", "it still runs");
+    assert_eq!(
+        pool.api().get("/tasks/checked").await["status"],
+        "running",
+        "it still runs"
+    );
     std::fs::write(&go_on, "").expect("a sign");
-    browser.until("its end", r#"document.querySelector(".term").innerText.includes("2 of 2 passed")"#).await;
-    assert_eq!(texts(&browser, ".term .by").await, ["Check: quick", "Check: unit tests"], "each once");
+    browser
+        .until(
+            "its end",
+            r#"document.querySelector(".term").innerText.includes("2 of 2 passed")"#,
+        )
+        .await;
+    assert_eq!(
+        texts(&browser, ".term .by").await,
+        ["Check: quick", "Check: unit tests"],
+        "each once"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,12 +245,27 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks").await;
-    assert!(browser.text(".tasks .empty").await.contains("No tasks yet"), "an empty list says what to do");
-    let address = pool.url().trim_end().trim_start_matches("http://").to_owned();
-    pool.kill_dispatcher();
-    browser.until("it is disconnected", r##"document.querySelector("#connection").dataset.state === "lost""##).await;
     assert!(
-        browser.script(r##"return document.querySelector("#new-task").disabled"##).await == true,
+        browser.text(".tasks .empty").await.contains("No tasks yet"),
+        "an empty list says what to do"
+    );
+    let address = pool
+        .url()
+        .trim_end()
+        .trim_start_matches("http://")
+        .to_owned();
+    pool.kill_dispatcher();
+    browser
+        .until(
+            "it is disconnected",
+            r##"document.querySelector("#connection").dataset.state === "lost""##,
+        )
+        .await;
+    assert!(
+        browser
+            .script(r##"return document.querySelector("#new-task").disabled"##)
+            .await
+            == true,
         "nothing is offered that cannot be done"
     );
     // Somebody else takes the task in meanwhile.
@@ -152,7 +281,10 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
         )
         .await;
     assert!(
-        browser.script(r##"return document.querySelector("#banner").hidden"##).await == true,
+        browser
+            .script(r##"return document.querySelector("#banner").hidden"##)
+            .await
+            == true,
         "nothing is wrong any more"
     );
 }
@@ -173,15 +305,29 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
             browser.size(width, 740).await;
             for place in ["", "tasks", &format!("tasks/{long}")] {
                 go(&browser, &bench.pool, place).await;
-                browser.until("something is shown", r#"document.querySelector("main").innerText.length > 40"#).await;
-                let wide = browser.script("return document.documentElement.scrollWidth").await;
-                assert!(wide.as_u64() <= Some(u64::from(width)), "#/{place} at {width} is {wide} wide");
+                browser
+                    .until(
+                        "something is shown",
+                        r#"document.querySelector("main").innerText.length > 40"#,
+                    )
+                    .await;
+                let wide = browser
+                    .script("return document.documentElement.scrollWidth")
+                    .await;
+                assert!(
+                    wide.as_u64() <= Some(u64::from(width)),
+                    "#/{place} at {width} is {wide} wide"
+                );
             }
         }
     }
-    let dark = browser.script("return getComputedStyle(document.body).backgroundColor").await;
+    let dark = browser
+        .script("return getComputedStyle(document.body).backgroundColor")
+        .await;
     browser.prefer("light").await;
-    let light = browser.script("return getComputedStyle(document.body).backgroundColor").await;
+    let light = browser
+        .script("return getComputedStyle(document.body).backgroundColor")
+        .await;
     assert_ne!(dark, light, "dark is another page");
 
     go(&browser, &bench.pool, "").await;
@@ -191,32 +337,63 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
             one.textContent = "2 running · 1,056 waiting · 1,175 messages"; });
             return Math.max(...[...document.querySelectorAll(".route .title")].map((one) => one.offsetHeight))"#;
         let high = browser.script(lines).await;
-        assert!(high.as_u64() <= Some(30), "the name of a route is on one line at {width}: {high}");
+        assert!(
+            high.as_u64() <= Some(30),
+            "the name of a route is on one line at {width}: {high}"
+        );
     }
     browser.press("\u{e004}").await;
     assert_eq!(
-        browser.script("return document.activeElement.className").await,
+        browser
+            .script("return document.activeElement.className")
+            .await,
         "skip",
         "the first Tab is past the head"
     );
     bench.pool.api().submit(&task("newer")).await;
-    browser.until("the latest tasks", r#"document.querySelectorAll(".task-row").length === 2"#).await;
+    browser
+        .until(
+            "the latest tasks",
+            r#"document.querySelectorAll(".task-row").length === 2"#,
+        )
+        .await;
     browser.press("j").await;
     browser.press("\u{e015}").await;
     let place = r#"document.activeElement.getAttribute("aria-posinset") === "2""#;
-    browser.until("keys go through the latest tasks, too", place).await;
+    browser
+        .until("keys go through the latest tasks, too", place)
+        .await;
     browser.press("/").await;
-    assert_eq!(browser.script("return document.activeElement.id").await, "search", "/ searches");
+    assert_eq!(
+        browser.script("return document.activeElement.id").await,
+        "search",
+        "/ searches"
+    );
     browser.press("\u{e00c}").await;
-    browser.until("the list", r#"document.querySelector(".task-row")"#).await;
+    browser
+        .until("the list", r#"document.querySelector(".task-row")"#)
+        .await;
     browser.press("j").await;
     browser.press("\u{e007}").await;
-    browser.until("Enter opens the task", r##"location.hash === "#/tasks/newer""##).await;
+    browser
+        .until(
+            "Enter opens the task",
+            r##"location.hash === "#/tasks/newer""##,
+        )
+        .await;
     browser.press("n").await;
-    assert_eq!(browser.script("return document.activeElement.name").await, "instruction", "n makes a task");
+    assert_eq!(
+        browser.script("return document.activeElement.name").await,
+        "instruction",
+        "n makes a task"
+    );
     let nameless = r##"return [...document.querySelectorAll("button, input, select, textarea, a")].filter((one) =>
         one.offsetParent && !(one.innerText || one.ariaLabel || one.closest("label"))).map((one) => one.outerHTML)"##;
-    assert_eq!(browser.script(nameless).await, json!([]), "everything has a name for a screen reader");
+    assert_eq!(
+        browser.script(nameless).await,
+        json!([]),
+        "everything has a name for a screen reader"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +401,11 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let browser = open(&pool).await;
     eventually("nothing is wrong", SOON, async || {
-        (browser.script(r##"return document.querySelector("#banner").hidden"##).await == true).then_some(())
+        (browser
+            .script(r##"return document.querySelector("#banner").hidden"##)
+            .await
+            == true)
+            .then_some(())
     })
     .await;
     // Another dispatcher puts another pool file in force.
@@ -239,7 +420,9 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
         .await;
     assert_ne!(url, pool.url(), "the page is the first one's");
     assert_eq!(
-        browser.script(r##"return document.querySelector("#connection").innerText"##).await,
+        browser
+            .script(r##"return document.querySelector("#connection").innerText"##)
+            .await,
         "stale",
         "what a dispatcher that is wrong shows is not live"
     );
@@ -251,13 +434,24 @@ async fn the_keys_are_explained_in_words() {
     let browser = open(&pool).await;
     browser.press("?").await;
     let said = browser.text("dialog[aria-label=Keys]").await;
-    for words in ["search tasks", "new task", "next, previous", "budget, report, dead letters"] {
+    for words in [
+        "search tasks",
+        "new task",
+        "next, previous",
+        "budget, report, dead letters",
+    ] {
         assert!(said.contains(words), "{words:?} is explained: {said}");
     }
-    assert!(!said.contains("object"), "and nothing that is no word: {said}");
+    assert!(
+        !said.contains("object"),
+        "and nothing that is no word: {said}"
+    );
     browser.press("\u{e00c}").await;
     browser.script("location.hash = '#/nonsense'").await;
     browser
-        .until("a view that is not there", r#"document.querySelector("main").innerText.includes("nothing here")"#)
+        .until(
+            "a view that is not there",
+            r#"document.querySelector("main").innerText.includes("nothing here")"#,
+        )
         .await;
 }

@@ -15,13 +15,19 @@ const SENT_ON: [Point; 2] = [Point::RetiredReissued, Point::RetiredSentOn];
 pub(super) const RESCUE: [Point; 1] = [Point::RescueIssued];
 pub(super) const DEAD_RETRY: [Point; 1] = [Point::DeadRetried];
 pub(super) const RESTATE: [Point; 2] = [Point::Restating, Point::Restated];
-pub(super) const BINDING: [Point; 3] = [Point::Configured, Point::RoutesUnbound, Point::RoutesBound];
+pub(super) const BINDING: [Point; 3] =
+    [Point::Configured, Point::RoutesUnbound, Point::RoutesBound];
 
 /// Returns what is in a queue until the broker gives it up.
 async fn return_until_given_up(pool: &Pool, queue: &str) {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let given_up = async || (!give_back(&channel, queue).await).then_some(());
-    eventually(&format!("the broker gives up what is in {queue}"), SOON, given_up).await;
+    eventually(
+        &format!("the broker gives up what is in {queue}"),
+        SOON,
+        given_up,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +44,11 @@ async fn a_dispatcher_may_be_killed_while_it_issues_again_what_the_broker_gave_u
     books.over_amqp("any", &task("waits")).await;
     publish_unsorted(&pool, &mut books, "unsorted").await;
     let queues = ["results", "tasks.any", "pool.unroutable"];
-    pool.set_policy("^(results|tasks\\.any|pool\\.unroutable)$", &json!({"delivery-limit": 3})).await;
+    pool.set_policy(
+        "^(results|tasks\\.any|pool\\.unroutable)$",
+        &json!({"delivery-limit": 3}),
+    )
+    .await;
     for queue in queues {
         return_until_given_up(&pool, queue).await;
     }
@@ -51,28 +61,48 @@ async fn a_dispatcher_may_be_killed_while_it_issues_again_what_the_broker_gave_u
     // Each is met in the order in which it was given up.
     let [reissued, sent_on] = SENT_ON;
     let [issued] = RESCUE;
-    for (point, time) in [(issued, 1), (reissued, 1), (sent_on, 1), (issued, 1), (issued, 2)] {
+    for (point, time) in [
+        (issued, 1),
+        (reissued, 1),
+        (sent_on, 1),
+        (issued, 1),
+        (issued, 2),
+    ] {
         dispatcher_falls(&mut pool, point, time).await;
     }
     pool.start_dispatcher().await;
     let api = pool.api();
-    eventually("nothing is left in pool.dead", SOON, async || (api.get("/dead").await["total"] == 0).then_some(()))
-        .await;
+    eventually("nothing is left in pool.dead", SOON, async || {
+        (api.get("/dead").await["total"] == 0).then_some(())
+    })
+    .await;
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "several copies, one execution: {report}"
+    );
 }
 
 /// Puts a message into `pool.dead` as somebody else could; gives its id there.
 async fn dead_letter(pool: &Pool, task: &Value, properties: BasicProperties) -> String {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let (options, body) = (BasicPublishOptions::default(), task.to_string());
-    let publish = channel.basic_publish("pool.dlx".into(), "".into(), options, body.as_bytes(), properties);
+    let publish = channel.basic_publish(
+        "pool.dlx".into(),
+        "".into(),
+        options,
+        body.as_bytes(),
+        properties,
+    );
     publish.await.expect("a publish").await.expect("a confirm");
     let (api, id) = (pool.api(), &task["id"]);
     eventually("it is in pool.dead", SOON, async || {
         let dead = api.get("/dead").await;
-        let letter = dead["letters"].as_array()?.iter().find(|letter| letter["task_id"] == *id)?;
+        let letter = dead["letters"]
+            .as_array()?
+            .iter()
+            .find(|letter| letter["task_id"] == *id)?;
         letter["id"].as_str().map(str::to_owned)
     })
     .await
@@ -88,7 +118,9 @@ async fn retry_and_fall(pool: &mut Pool, letter: &str, points: &[Point]) -> Valu
         falls(&mut pool.take_dispatcher(), *point).await;
     }
     pool.start_dispatcher().await;
-    let said = pool.command_line(&["dead", "retry", letter, "--format", "json"]).await;
+    let said = pool
+        .command_line(&["dead", "retry", letter, "--format", "json"])
+        .await;
     serde_json::from_str(&said).expect("JSON")
 }
 
@@ -101,45 +133,75 @@ async fn a_dispatcher_may_be_killed_while_an_operator_takes_a_dead_letter_up_aga
     books.over_amqp("any", &task("over")).await;
     books.settled(REST_WITHIN).await;
     pool.take_worker(worker).kill();
-    let fresh = BasicProperties::default().with_delivery_mode(2).with_reply_to(books.reply_to().into());
+    let fresh = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_reply_to(books.reply_to().into());
     let fresh_letter = dead_letter(&pool, &task("fresh"), fresh).await;
-    let over_letter = dead_letter(&pool, &task("over"), BasicProperties::default().with_delivery_mode(2)).await;
+    let over_letter = dead_letter(
+        &pool,
+        &task("over"),
+        BasicProperties::default().with_delivery_mode(2),
+    )
+    .await;
     books.expect(&task("fresh"));
     books.took(&format!("t-{over_letter}"));
 
     pool.kill_dispatcher();
     let points = [&SENT_ON[..], &DEAD_RETRY].concat();
     let said = retry_and_fall(&mut pool, &fresh_letter, &points).await;
-    assert_eq!(said[0]["task_id"], "fresh", "a task without an outcome goes on: {said}");
+    assert_eq!(
+        said[0]["task_id"], "fresh",
+        "a task without an outcome goes on: {said}"
+    );
     pool.kill_dispatcher();
     let points = [&super::INTAKE[..], &DEAD_RETRY].concat();
     let said = retry_and_fall(&mut pool, &over_letter, &points).await;
-    assert_eq!(said[0]["task_id"], format!("t-{over_letter}"), "one that is over becomes one new task: {said}");
-    assert_eq!(pool.api().get("/dead").await["total"], 0, "nothing is left in pool.dead");
+    assert_eq!(
+        said[0]["task_id"],
+        format!("t-{over_letter}"),
+        "one that is over becomes one new task: {said}"
+    );
+    assert_eq!(
+        pool.api().get("/dead").await["total"],
+        0,
+        "nothing is left in pool.dead"
+    );
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!(report.repeated_starts, 0, "several copies, one execution: {report}");
+    assert_eq!(
+        report.repeated_starts, 0,
+        "several copies, one execution: {report}"
+    );
 }
 
 /// Fills the log until it has dropped the segment in which this task was submitted.
 async fn outgrow(pool: &Pool, task: &str) {
     let filler = json!({"kind": "unknown", "filler": "x".repeat(100_000)});
     let mut log = pool.event_log().await;
-    eventually(&format!("the log has forgotten that {task} was submitted"), REST_WITHIN, async || {
-        // A segment holds 1 MiB, and whole segments are dropped when the next one begins.
-        for _ in 0..12 {
-            log.append(std::slice::from_ref(&filler)).await;
-        }
-        let mut log = pool.event_log().await;
-        let entries = log.read().await;
-        (!entries.iter().any(|entry| entry.json["kind"] == "submitted" && entry.text("task") == task)).then_some(())
-    })
+    eventually(
+        &format!("the log has forgotten that {task} was submitted"),
+        REST_WITHIN,
+        async || {
+            // A segment holds 1 MiB, and whole segments are dropped when the next one begins.
+            for _ in 0..12 {
+                log.append(std::slice::from_ref(&filler)).await;
+            }
+            let mut log = pool.event_log().await;
+            let entries = log.read().await;
+            (!entries
+                .iter()
+                .any(|entry| entry.json["kind"] == "submitted" && entry.text("task") == task))
+            .then_some(())
+        },
+    )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to_forget() {
-    let sample = PoolFile::sample().only(&["001", "002"]).with("events", json!({"max_age": "8s", "segment_mib": 1}));
+    let sample = PoolFile::sample()
+        .only(&["001", "002"])
+        .with("events", json!({"max_age": "8s", "segment_mib": 1}));
     let mut pool = Pool::set_up_shared(&sample).await;
     let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
     pool.rewrite(&sample.command(&["/bin/sh", "-c", PATIENT, "agent", &directory]));
@@ -162,20 +224,30 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
     // Whoever is started now knows of all this only what was said again.
     pool.kill_dispatcher();
     pool.start_dispatcher().await;
-    for (id, status) in [("runs", "running"), ("waits-1", "queued"), ("waits-2", "queued"), ("waits-3", "queued")] {
+    for (id, status) in [
+        ("runs", "running"),
+        ("waits-1", "queued"),
+        ("waits-2", "queued"),
+        ("waits-3", "queued"),
+    ] {
         let task = pool.api().get(&format!("/tasks/{id}")).await;
         assert_eq!(task["status"], status, "{id}: {task}");
     }
     pool.start_worker(&["--programmers", "002"]);
     std::fs::write(pool.path().join("go"), "").expect("the sign");
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!((report.tasks, report.repeated_starts), (4, 0), "each is done once: {report}");
+    assert_eq!(
+        (report.tasks, report.repeated_starts),
+        (4, 0),
+        "each is done once: {report}"
+    );
 }
 
 /// Two programmers that offer this.
 fn offers(first: &[&str], second: &[&str]) -> PoolFile {
     let file = PoolFile::sample().only(&["001", "009"]);
-    file.set_of("001", "capabilities", json!(first)).set_of("009", "capabilities", json!(second))
+    file.set_of("001", "capabilities", json!(first))
+        .set_of("009", "capabilities", json!(second))
 }
 
 fn apart() -> PoolFile {
@@ -189,12 +261,22 @@ fn alike() -> PoolFile {
 
 /// The queue and the key of each binding of `pool.tasks`.
 fn bound<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
-    pairs.map(|(queue, key)| (queue.to_owned(), key.to_owned())).to_vec()
+    pairs
+        .map(|(queue, key)| (queue.to_owned(), key.to_owned()))
+        .to_vec()
 }
 
-const APART: [(&str, &str); 3] = [("tasks.any", "any"), ("tasks.deepseek", "deepseek"), ("tasks.fast", "fast")];
-const ALIKE: [(&str, &str); 4] =
-    [("tasks.any", "any"), ("tasks.any", "deepseek"), ("tasks.any", "deepseek.fast"), ("tasks.any", "fast")];
+const APART: [(&str, &str); 3] = [
+    ("tasks.any", "any"),
+    ("tasks.deepseek", "deepseek"),
+    ("tasks.fast", "fast"),
+];
+const ALIKE: [(&str, &str); 4] = [
+    ("tasks.any", "any"),
+    ("tasks.any", "deepseek"),
+    ("tasks.any", "deepseek.fast"),
+    ("tasks.any", "fast"),
+];
 
 /// A task for each of these capabilities.
 async fn one_each(books: &mut Books, name: &str) {
@@ -209,7 +291,11 @@ async fn one_each(books: &mut Books, name: &str) {
 async fn a_dispatcher_may_be_killed_while_it_changes_the_bindings() {
     let mut pool = Pool::set_up_shared(&apart()).await;
     pool.start_dispatcher().await;
-    assert_eq!(pool.bindings_of_tasks().await, bound(APART), "as the first file says");
+    assert_eq!(
+        pool.bindings_of_tasks().await,
+        bound(APART),
+        "as the first file says"
+    );
     let mut books = Books::open(&pool).await;
     one_each(&mut books, "before").await;
     pool.kill_dispatcher();
@@ -219,10 +305,18 @@ async fn a_dispatcher_may_be_killed_while_it_changes_the_bindings() {
         one_each(&mut books, &format!("behind-{point:?}")).await;
     }
     pool.start_dispatcher().await;
-    assert_eq!(pool.bindings_of_tasks().await, bound(ALIKE), "as the second file says");
+    assert_eq!(
+        pool.bindings_of_tasks().await,
+        bound(ALIKE),
+        "as the second file says"
+    );
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
-    assert_eq!((report.tasks, report.repeated_starts), (8, 0), "each is done once: {report}");
+    assert_eq!(
+        (report.tasks, report.repeated_starts),
+        (8, 0),
+        "each is done once: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,9 +331,16 @@ async fn a_file_that_is_taken_back_before_it_was_wholly_in_force_leaves_no_bindi
         one_each(&mut books, "meanwhile").await;
         pool.rewrite(&apart());
         pool.start_dispatcher().await;
-        assert_eq!(pool.bindings_of_tasks().await, bound(APART), "{point:?}: as the first file says");
+        assert_eq!(
+            pool.bindings_of_tasks().await,
+            bound(APART),
+            "{point:?}: as the first file says"
+        );
         pool.start_worker(&["--all"]);
         let report = books.close(&mut pool, REST_WITHIN).await;
-        assert_eq!(report.repeated_starts, 0, "{point:?}: each is done once: {report}");
+        assert_eq!(
+            report.repeated_starts, 0,
+            "{point:?}: each is done once: {report}"
+        );
     }
 }

@@ -34,10 +34,16 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     let page = Page::read();
     let calls: Vec<String> = page.calls().into_iter().map(|call| call.command).collect();
     let planned: Vec<&str> = IN_BLOCKS.iter().map(|(command, _)| *command).collect();
-    assert_eq!(calls, planned, "commands of blocks, in their order, and their places in readme/plan.rs");
+    assert_eq!(
+        calls, planned,
+        "commands of blocks, in their order, and their places in readme/plan.rs"
+    );
     let in_lines = page.commands_in_lines();
     for command in &in_lines {
-        assert!(IN_LINES.iter().any(|(known, _)| known == command), "`{command}` has no place in readme/plan.rs");
+        assert!(
+            IN_LINES.iter().any(|(known, _)| known == command),
+            "`{command}` has no place in readme/plan.rs"
+        );
     }
     for (known, _) in IN_LINES {
         assert!(
@@ -50,10 +56,14 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
             assert!(!reason.is_empty(), "`{command}` is not run for a reason");
         }
     }
-    let others = page.blocks.iter().filter(|block| !["console", "sh"].contains(&block.language.as_str()));
+    let others = page
+        .blocks
+        .iter()
+        .filter(|block| !["console", "sh"].contains(&block.language.as_str()));
     for block in others {
-        let known =
-            |(language, words, _): &&(&str, &str, &str)| block.language == *language && block.text.contains(words);
+        let known = |(language, words, _): &&(&str, &str, &str)| {
+            block.language == *language && block.text.contains(words)
+        };
         assert_eq!(
             OTHER_BLOCKS.iter().filter(known).count(),
             1,
@@ -82,11 +92,17 @@ impl Shell<'_> {
             directory.display()
         );
         let mut command = self.checkout.command(Path::new("bash"));
-        command.args(["-c", &script]).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+            .args(["-c", &script])
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         // Somebody else's that answers instead of a provider.
-        let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port")).unwrap_or_default();
+        let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port"))
+            .unwrap_or_default();
         for provider in ["OLLAMA", "ANTHROPIC", "OPENAI", "DEEPSEEK"] {
-            command.env(format!("POOL_{provider}_URL"), format!("http://127.0.0.1:{}/v1", llm.trim()));
+            command.env(
+                format!("POOL_{provider}_URL"),
+                format!("http://127.0.0.1:{}/v1", llm.trim()),
+            );
         }
         command.output().expect("bash runs")
     }
@@ -99,7 +115,11 @@ impl Shell<'_> {
     fn prints(&self, line: &str) -> String {
         let done = self.run(line);
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "{line}\n{said}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "{line}\n{said}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         said
     }
 
@@ -109,7 +129,11 @@ impl Shell<'_> {
 
     /// The command of a block as it stands there, and what the page says that it prints.
     fn shown(&self, command: &str) -> (String, String) {
-        let call = self.page.calls().into_iter().find(|call| call.command.starts_with(command));
+        let call = self
+            .page
+            .calls()
+            .into_iter()
+            .find(|call| call.command.starts_with(command));
         let call = call.unwrap_or_else(|| panic!("the README has a command {command:?}"));
         (call.command, call.printed)
     }
@@ -122,7 +146,9 @@ fn words(line: &str) -> String {
 
 /// The lines of the page that are not cut, but for rules.
 fn whole_lines(text: &str) -> impl Iterator<Item = String> {
-    text.lines().map(words).filter(|line| !line.is_empty() && !line.contains('…') && !line.starts_with('─'))
+    text.lines()
+        .map(words)
+        .filter(|line| !line.is_empty() && !line.contains('…') && !line.starts_with('─'))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,16 +157,26 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
     let checkout = Checkout::with_programs().await;
     let mut quickstart = the_quick_start(&checkout, &page).await;
     let done = Repository::at(&checkout.path().join(".pool/sample"));
-    let mut shell = Shell { checkout: &checkout, page: &page, variables: Vec::new() };
+    let mut shell = Shell {
+        checkout: &checkout,
+        page: &page,
+        variables: Vec::new(),
+    };
     let task = a_task_and_its_result(&shell, &done).await;
     submitting(&shell);
     from_any_amqp_client(&shell);
     configuration(&shell);
     let dead = bury(&checkout.value("AMQP_URL").expect("a broker"), &shell.api()).await;
-    shell.variables = vec![("DONE", task), ("WAITS", "waits".to_owned()), ("DEAD", dead)];
+    shell.variables = vec![
+        ("DONE", task),
+        ("WAITS", "waits".to_owned()),
+        ("DEAD", dead),
+    ];
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
         match how {
-            How::AsItStands => drop(shell.prints(&command.replace(SHOWN_ID, &shell.variables[0].1))),
+            How::AsItStands => {
+                drop(shell.prints(&command.replace(SHOWN_ID, &shell.variables[0].1)))
+            }
             How::Lines(lines) => lines.iter().for_each(|line| drop(shell.prints(line))),
             How::Closely | How::NotHere(_) => {}
         }
@@ -149,10 +185,18 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
     requests::all(&shell).await;
     shell.prints("dispatcher resume --all");
 
-    kill(Pid::from_raw(quickstart.pid().cast_signed()), Signal::SIGINT).expect("Ctrl-C");
+    kill(
+        Pid::from_raw(quickstart.pid().cast_signed()),
+        Signal::SIGINT,
+    )
+    .expect("Ctrl-C");
     quickstart.ended().await;
     let (status, said) = checkout.pool(&["status"]);
-    assert_eq!((status, said.contains("running")), (Some(3), false), "Ctrl-C stops everything: {said}");
+    assert_eq!(
+        (status, said.contains("running")),
+        (Some(3), false),
+        "Ctrl-C stops everything: {said}"
+    );
     in_the_background_with_another_file(&shell);
 }
 
@@ -160,24 +204,41 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
 async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     // Started by a shell in the background, these tests inherit a SIGINT that is ignored, and so would the quick start.
     let mut command = checkout.command(Path::new("/usr/bin/env"));
-    command.arg("--default-signal=INT").arg(checkout.path().join("scripts/quickstart"));
+    command
+        .arg("--default-signal=INT")
+        .arg(checkout.path().join("scripts/quickstart"));
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     let mut quickstart = Running::start("quickstart", checkout.path(), &command);
     let runs = async || {
         let said = quickstart.log();
         assert!(quickstart.is_running(), "it goes on: {said}");
-        said.contains("Running. Ctrl-C stops everything.").then_some(said)
+        said.contains("Running. Ctrl-C stops everything.")
+            .then_some(said)
     };
     let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
     let printed = &page.calls()[0].printed;
     // Other lines differ here: the build is a debug build, and aider is installed already.
-    let fixed =
-        ["==> Installing", "==> Starting", "==> Twelve", "==> One", "==> Where", "task ", "12 of 12", "Running."];
-    for line in printed.lines().filter(|line| fixed.iter().any(|begins| line.starts_with(begins))) {
+    let fixed = [
+        "==> Installing",
+        "==> Starting",
+        "==> Twelve",
+        "==> One",
+        "==> Where",
+        "task ",
+        "12 of 12",
+        "Running.",
+    ];
+    for line in printed
+        .lines()
+        .filter(|line| fixed.iter().any(|begins| line.starts_with(begins)))
+    {
         let line = words(line);
         // Costs depend on how often a programmer has to try.
         let line = line.split(", $").next().unwrap_or_default();
-        assert!(said.lines().any(|other| words(other).starts_with(line)), "it prints {line:?}: {said}");
+        assert!(
+            said.lines().any(|other| words(other).starts_with(line)),
+            "it prints {line:?}: {said}"
+        );
     }
     quickstart
 }
@@ -187,37 +248,75 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let path = shell.checkout.path();
     std::fs::write(
         path.join("task.json"),
-        &shell.page.block("json", "\"instruction\": \"Write the function median").text,
+        &shell
+            .page
+            .block("json", "\"instruction\": \"Write the function median")
+            .text,
     )
     .expect("task.json");
-    let (submit, printed) =
-        shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
+    let (submit, printed) = shell
+        .shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
-    assert!(printed.contains(r#""status":"queued","route":"fast""#), "what the page says: {printed}");
+    assert!(
+        printed.contains(r#""status":"queued","route":"fast""#),
+        "what the page says: {printed}"
+    );
     // A free programmer may have it already.
-    assert!(["queued", "running"].iter().any(|status| answer["status"] == *status), "{answer}");
+    assert!(
+        ["queued", "running"]
+            .iter()
+            .any(|status| answer["status"] == *status),
+        "{answer}"
+    );
     assert_eq!(answer["route"], "fast", "{answer}");
     let id = answer["id"].as_str().expect("an id").to_owned();
     shell.api().result(&id, TASKS_WITHIN).await;
-    let task: Value = serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\""))).expect("JSON");
+    let task: Value =
+        serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\"")))
+            .expect("JSON");
     // The page cuts lists and texts, and adds the patch.
-    let shown = shell.page.block("json", "\"task_id\"").text.replace("[…]", "[]");
+    let shown = shell
+        .page
+        .block("json", "\"task_id\"")
+        .text
+        .replace("[…]", "[]");
     let shown: Value = serde_json::from_str(&shown).expect("the result on the page is JSON");
-    for (key, value) in shown.as_object().expect("an object").iter().filter(|(key, _)| *key != "patch") {
+    for (key, value) in shown
+        .as_object()
+        .expect("an object")
+        .iter()
+        .filter(|(key, _)| *key != "patch")
+    {
         let real = &task["result"][key];
         assert!(!real.is_null(), "a result has `{key}`: {task}");
-        for inner in value.as_object().into_iter().flatten().map(|(inner, _)| inner) {
-            assert!(!real[inner].is_null(), "a result has `{key}.{inner}`: {task}");
+        for inner in value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(inner, _)| inner)
+        {
+            assert!(
+                !real[inner].is_null(),
+                "a result has `{key}.{inner}`: {task}"
+            );
         }
     }
     assert_eq!(task["result"]["status"], shown["status"], "{task}");
     let clone = sample.fresh_clone(&path.join("clone"));
     let (patch, _) = shell.shown(&format!("curl -s \"$POOL_URL/tasks/{SHOWN_ID}/patch\""));
     let applied = shell.run_in(clone.path(), &patch.replace(SHOWN_ID, &id));
-    assert!(applied.status.success(), "the patch applies: {}", String::from_utf8_lossy(&applied.stderr));
-    assert!(!clone.git(&["diff", "--stat"]).is_empty(), "and changes something");
+    assert!(
+        applied.status.success(),
+        "the patch applies: {}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    assert!(
+        !clone.git(&["diff", "--stat"]).is_empty(),
+        "and changes something"
+    );
 
-    let (refused, printed) = shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
+    let (refused, printed) =
+        shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
     let answer: Value = serde_json::from_str(&shell.prints(&refused)).expect("JSON");
     let printed: Value = serde_json::from_str(&printed).expect("the answer on the page is JSON");
     assert_eq!(answer, printed, "mistakes are answered as the page says");
@@ -227,8 +326,14 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
 fn submitting(shell: &Shell<'_>) {
     let (one, printed) = shell.shown("dispatcher submit --repository sample");
     let said = shell.prints(&one);
-    let ends = |text: &str| [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()));
-    assert_eq!(ends(&said), ends(&printed), "the head of the table, and the sum");
+    let ends = |text: &str| {
+        [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
+    };
+    assert_eq!(
+        ends(&said),
+        ends(&printed),
+        "the head of the table, and the sum"
+    );
     let (dry, printed) = shell.shown("dispatcher submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
@@ -241,15 +346,26 @@ fn submitting(shell: &Shell<'_>) {
 
 fn from_any_amqp_client(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("example.py");
-    std::fs::write(&file, &shell.page.block("python", "pika.BlockingConnection").text).expect("a file");
+    std::fs::write(
+        &file,
+        &shell.page.block("python", "pika.BlockingConnection").text,
+    )
+    .expect("a file");
     let said = shell.prints(&format!("{} {}", python(), file.display()));
-    assert!(said.starts_with("succeeded") && said.contains("+++"), "status and patch: {said}");
+    assert!(
+        said.starts_with("succeeded") && said.contains("+++"),
+        "status and patch: {said}"
+    );
 }
 
 /// The pool file of the page, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
-    std::fs::write(path.join("shown.yaml"), &shell.page.block("yaml", "programmers:").text).expect("a file");
+    std::fs::write(
+        path.join("shown.yaml"),
+        &shell.page.block("yaml", "programmers:").text,
+    )
+    .expect("a file");
     shell.prints("dispatcher check --pool shown.yaml");
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
@@ -257,18 +373,32 @@ fn configuration(shell: &Shell<'_>) {
     std::fs::write(path.join("my-pool.yaml"), wrong).expect("a file");
     let (check, printed) = shell.shown("dispatcher check --pool my-pool.yaml");
     let done = shell.run(&check);
-    let said = [&done.stdout[..], &done.stderr].map(String::from_utf8_lossy).concat();
+    let said = [&done.stdout[..], &done.stderr]
+        .map(String::from_utf8_lossy)
+        .concat();
     assert_eq!(done.status.code(), Some(2), "{said}");
-    assert_eq!(said.trim(), printed.trim(), "lines, keys and words as on the page");
+    assert_eq!(
+        said.trim(),
+        printed.trim(),
+        "lines, keys and words as on the page"
+    );
 }
 
 /// A dead letter; gives its id.
 async fn bury(url: &str, api: &Api) -> String {
     let (_connection, channel) = channel(url).await;
-    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
-    let publish = channel.basic_publish("pool.dlx".into(), "".into(), options, b"hello", properties);
+    let (options, properties) = (
+        BasicPublishOptions::default(),
+        BasicProperties::default().with_delivery_mode(2),
+    );
+    let publish =
+        channel.basic_publish("pool.dlx".into(), "".into(), options, b"hello", properties);
     publish.await.expect("a publish").await.expect("a confirm");
-    let id = async || api.get("/dead").await["letters"][0]["id"].as_str().map(ToOwned::to_owned);
+    let id = async || {
+        api.get("/dead").await["letters"][0]["id"]
+            .as_str()
+            .map(ToOwned::to_owned)
+    };
     eventually("it is a dead letter", SOON, id).await
 }
 
@@ -277,12 +407,30 @@ fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
     // Other pools of this machine may have its health ports.
-    let free =
-        |line: &str| if line.trim_start().starts_with("port: ") { "    port: 0".to_owned() } else { line.to_owned() };
-    std::fs::write(&file, text.lines().map(|line| free(line) + "\n").collect::<String>()).expect("a file");
+    let free = |line: &str| {
+        if line.trim_start().starts_with("port: ") {
+            "    port: 0".to_owned()
+        } else {
+            line.to_owned()
+        }
+    };
+    std::fs::write(
+        &file,
+        text.lines()
+            .map(|line| free(line) + "\n")
+            .collect::<String>(),
+    )
+    .expect("a file");
     let (start, _) = shell.shown("scripts/pool start --pool");
     let done = shell.checkout.run(Path::new("bash"), &["-euc", &start]);
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success() && said.contains("the pool is ready after"), "{said}");
-    assert_eq!(shell.checkout.pool(&["stop", "--now"]).0, Some(0), "and ends");
+    assert!(
+        done.status.success() && said.contains("the pool is ready after"),
+        "{said}"
+    );
+    assert_eq!(
+        shell.checkout.pool(&["stop", "--now"]).0,
+        Some(0),
+        "and ends"
+    );
 }

@@ -26,8 +26,16 @@ pub(super) struct Beside {
 }
 
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "PUT"];
-const PROGRAMS: [&str; 8] =
-    ["dispatcher ", "worker ", "scripts/", "docker-compose ", "curl ", "git branch ", "ollama ", "source "];
+const PROGRAMS: [&str; 8] = [
+    "dispatcher ",
+    "worker ",
+    "scripts/",
+    "docker-compose ",
+    "curl ",
+    "git branch ",
+    "ollama ",
+    "source ",
+];
 
 pub(super) struct Page {
     pub(super) blocks: Vec<Block>,
@@ -41,7 +49,12 @@ impl Page {
         for line in text.lines() {
             match (line.trim_start().strip_prefix("```"), open.take()) {
                 (Some(_), Some(block)) => blocks.push(block),
-                (Some(language), None) => open = Some(Block { language: language.to_owned(), text: String::new() }),
+                (Some(language), None) => {
+                    open = Some(Block {
+                        language: language.to_owned(),
+                        text: String::new(),
+                    })
+                }
                 (None, Some(mut block)) => {
                     block.text += &format!("{line}\n");
                     open = Some(block);
@@ -55,30 +68,50 @@ impl Page {
 
     /// The block of this language that holds these words.
     pub(super) fn block(&self, language: &str, words: &str) -> &Block {
-        let found = self.blocks.iter().find(|block| block.language == language && block.text.contains(words));
+        let found = self
+            .blocks
+            .iter()
+            .find(|block| block.language == language && block.text.contains(words));
         found.unwrap_or_else(|| panic!("the README has a block of {language} with {words:?}"))
     }
 
     /// Every command of a `console` block with what it prints, and every line of a `sh` block.
     pub(super) fn calls(&self) -> Vec<Call> {
-        let in_blocks = self.blocks.iter().flat_map(|block| match block.language.as_str() {
-            "console" => of_console(&block.text),
-            "sh" => block.text.lines().map(|line| Call { command: bare(line), printed: String::new() }).collect(),
-            _ => Vec::new(),
-        });
+        let in_blocks = self
+            .blocks
+            .iter()
+            .flat_map(|block| match block.language.as_str() {
+                "console" => of_console(&block.text),
+                "sh" => block
+                    .text
+                    .lines()
+                    .map(|line| Call {
+                        command: bare(line),
+                        printed: String::new(),
+                    })
+                    .collect(),
+                _ => Vec::new(),
+            });
         in_blocks.collect()
     }
 
     /// The words between backticks in each line.
     fn inline(&self) -> impl Iterator<Item = Vec<String>> {
-        let words = |line: &String| line.split('`').skip(1).step_by(2).map(|word| word.replace("\\|", "|")).collect();
+        let words = |line: &String| {
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .map(|word| word.replace("\\|", "|"))
+                .collect()
+        };
         self.lines.iter().map(words)
     }
 
     /// Commands in lines. The name of a program alone does not count, unless it is a script.
     pub(super) fn commands_in_lines(&self) -> Vec<String> {
         let all = self.inline().flatten();
-        all.filter(|word| PROGRAMS.iter().any(|program| word.starts_with(program))).collect()
+        all.filter(|word| PROGRAMS.iter().any(|program| word.starts_with(program)))
+            .collect()
     }
 
     /// Requests in lines: method and path.
@@ -97,8 +130,12 @@ impl Page {
             }
             for request in these {
                 let beside = requests.entry(request).or_default();
-                beside.bodies.extend(words.iter().filter(|word| word.starts_with("{\"")).cloned());
-                beside.parameters.extend(words.iter().filter(|word| word.starts_with('?')).cloned());
+                beside
+                    .bodies
+                    .extend(words.iter().filter(|word| word.starts_with("{\"")).cloned());
+                beside
+                    .parameters
+                    .extend(words.iter().filter(|word| word.starts_with('?')).cloned());
             }
         }
         requests
@@ -111,7 +148,10 @@ fn of_console(text: &str) -> Vec<Call> {
     let mut goes_on = false;
     for line in text.lines() {
         match (line.strip_prefix("$ "), calls.last_mut()) {
-            (Some(command), _) => calls.push(Call { command: command.to_owned(), printed: String::new() }),
+            (Some(command), _) => calls.push(Call {
+                command: command.to_owned(),
+                printed: String::new(),
+            }),
             (None, Some(call)) if goes_on => call.command += &format!("\n{line}"),
             (None, Some(call)) => call.printed += &format!("{line}\n"),
             (None, None) => panic!("a block of console begins with a command: {text}"),
@@ -120,12 +160,20 @@ fn of_console(text: &str) -> Vec<Call> {
         goes_on = command.ends_with('\\') || shlex::split(command).is_none();
     }
     for call in &mut calls {
-        call.command = if call.command.contains('\n') { call.command.clone() } else { bare(&call.command) };
+        call.command = if call.command.contains('\n') {
+            call.command.clone()
+        } else {
+            bare(&call.command)
+        };
     }
     calls
 }
 
 /// Without the remark behind it.
 fn bare(line: &str) -> String {
-    line.split("  #").next().unwrap_or_default().trim_end().to_owned()
+    line.split("  #")
+        .next()
+        .unwrap_or_default()
+        .trim_end()
+        .to_owned()
 }

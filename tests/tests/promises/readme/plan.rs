@@ -24,9 +24,18 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("scripts/test", NotHere("it runs this test")),
     ("export $(scripts/pool env)", Closely),
     ("export PATH=\"$PWD/target/release:$PATH\"", Closely),
-    ("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json", Closely),
-    ("curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b\"", AsItStands),
-    ("curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b/patch\" | git apply", Closely),
+    (
+        "curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json",
+        Closely,
+    ),
+    (
+        "curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b\"",
+        AsItStands,
+    ),
+    (
+        "curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b/patch\" | git apply",
+        Closely,
+    ),
     (
         "curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[\n    \
          {\"instruction\": \"x\", \"repository\": \"sample\"},\n    \
@@ -39,10 +48,19 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
          --check 'python3 -m unittest tests.test_text' --wait",
         Closely,
     ),
-    ("dispatcher submit config/trial/tasks.yaml --dry-run", Closely),
-    ("dispatcher submit config/trial/tasks.yaml --wait --label run_id=monday", AsItStands),
+    (
+        "dispatcher submit config/trial/tasks.yaml --dry-run",
+        Closely,
+    ),
+    (
+        "dispatcher submit config/trial/tasks.yaml --wait --label run_id=monday",
+        AsItStands,
+    ),
     ("dispatcher check --pool my-pool.yaml", Closely),
-    ("export ANTHROPIC_API_KEY=… OPENAI_API_KEY=… DEEPSEEK_API_KEY=…", AsItStands),
+    (
+        "export ANTHROPIC_API_KEY=… OPENAI_API_KEY=… DEEPSEEK_API_KEY=…",
+        AsItStands,
+    ),
     ("dispatcher check --llms", AsItStands),
     (
         "scripts/quickstart --pool config/pool.yaml",
@@ -51,7 +69,10 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("scripts/pool start --pool config/pool.yaml", Closely),
     ("dispatcher budget", Closely),
     ("dispatcher budget set --limit 60 --today", AsItStands),
-    ("export AMQP_URL=amqp://user:password@broker.example:5672/%2f", NotHere("a broker's name of the reader's own")),
+    (
+        "export AMQP_URL=amqp://user:password@broker.example:5672/%2f",
+        NotHere("a broker's name of the reader's own"),
+    ),
     ("dispatcher serve --pool pool.yaml", Closely),
     ("worker run --pool pool.yaml --all", Closely),
     ("worker run --pool pool.yaml --programmers 001,002", Closely),
@@ -63,26 +84,56 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
 pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
-    ("scripts/test -p pool-shared routing", NotHere("it runs this test's like")),
-    ("scripts/pool start | stop | restart | status", NotHere("promises background_pool")),
+    (
+        "scripts/test -p pool-shared routing",
+        NotHere("it runs this test's like"),
+    ),
+    (
+        "scripts/pool start | stop | restart | status",
+        NotHere("promises background_pool"),
+    ),
     ("scripts/pool env", AsItStands),
     ("scripts/pool", NotHere("its name")),
-    ("scripts/test-compose", NotHere("it needs Docker and half an hour")),
+    (
+        "scripts/test-compose",
+        NotHere("it needs Docker and half an hour"),
+    ),
     ("scripts/bench", NotHere("it measures for five minutes")),
     ("ollama serve", NOT_OURS),
     ("ollama pull qwen2.5-coder:7b-instruct", NOT_OURS),
     ("docker-compose up --build -d", BY_COMPOSE),
     ("docker-compose run --rm setup show", BY_COMPOSE),
-    ("docker-compose --env-file config/trial.env --profile trial up --build -d", BY_COMPOSE),
-    ("docker-compose exec dispatcher dispatcher submit --wait config/trial/tasks.yaml", BY_COMPOSE),
+    (
+        "docker-compose --env-file config/trial.env --profile trial up --build -d",
+        BY_COMPOSE,
+    ),
+    (
+        "docker-compose exec dispatcher dispatcher submit --wait config/trial/tasks.yaml",
+        BY_COMPOSE,
+    ),
     ("dispatcher check", AsItStands),
-    ("dispatcher serve", NotHere("with its pool file, in a block")),
+    (
+        "dispatcher serve",
+        NotHere("with its pool file, in a block"),
+    ),
     ("worker run", NotHere("with its pool file, in a block")),
     ("dispatcher topology", AsItStands),
-    ("dispatcher check [--llms]", Lines(&["dispatcher check", "dispatcher check --llms"])),
-    ("dispatcher submit", NotHere("with what it submits, in blocks")),
-    ("dispatcher status", Lines(&["dispatcher status", "dispatcher status --wait-ready 30"])),
-    ("dispatcher watch", Lines(&["timeout 60 dispatcher watch --task \"$DONE\""])),
+    (
+        "dispatcher check [--llms]",
+        Lines(&["dispatcher check", "dispatcher check --llms"]),
+    ),
+    (
+        "dispatcher submit",
+        NotHere("with what it submits, in blocks"),
+    ),
+    (
+        "dispatcher status",
+        Lines(&["dispatcher status", "dispatcher status --wait-ready 30"]),
+    ),
+    (
+        "dispatcher watch",
+        Lines(&["timeout 60 dispatcher watch --task \"$DONE\""]),
+    ),
     ("dispatcher budget", AsItStands),
     (
         "dispatcher tasks",
@@ -92,7 +143,10 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         ]),
     ),
     ("dispatcher show ID", Lines(&["dispatcher show \"$DONE\""])),
-    ("dispatcher patch ID", Lines(&["dispatcher patch \"$DONE\" | grep '^diff --git'"])),
+    (
+        "dispatcher patch ID",
+        Lines(&["dispatcher patch \"$DONE\" | grep '^diff --git'"]),
+    ),
     ("dispatcher why ID", Lines(&["dispatcher why \"$DONE\""])),
     (
         "dispatcher pause",
@@ -107,15 +161,28 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
             "dispatcher submit --repository sample --instruction 'x y' --id \"$WAITS\"",
         ]),
     ),
-    ("dispatcher requeue ID", Lines(&["dispatcher requeue \"$WAITS\""])),
-    ("dispatcher cancel ID…", Lines(&["dispatcher cancel \"$WAITS\""])),
+    (
+        "dispatcher requeue ID",
+        Lines(&["dispatcher requeue \"$WAITS\""]),
+    ),
+    (
+        "dispatcher cancel ID…",
+        Lines(&["dispatcher cancel \"$WAITS\""]),
+    ),
     (
         "dispatcher retry ID…",
-        Lines(&["dispatcher retry \"$WAITS\"", "dispatcher retry --failed --label run_id=monday"]),
+        Lines(&[
+            "dispatcher retry \"$WAITS\"",
+            "dispatcher retry --failed --label run_id=monday",
+        ]),
     ),
     (
         "dispatcher drain --programmer ID",
-        Lines(&["dispatcher resume --all", "dispatcher drain --programmer 010", "dispatcher resume --programmer 010"]),
+        Lines(&[
+            "dispatcher resume --all",
+            "dispatcher drain --programmer 010",
+            "dispatcher resume --programmer 010",
+        ]),
     ),
     (
         "dispatcher dead list|show|retry|drop",
@@ -138,28 +205,57 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("dispatcher report --since 7d --by llm", AsItStands),
     (
         "dispatcher schema task|result|pool",
-        Lines(&["dispatcher schema task", "dispatcher schema result", "dispatcher schema pool"]),
+        Lines(&[
+            "dispatcher schema task",
+            "dispatcher schema result",
+            "dispatcher schema pool",
+        ]),
     ),
     (
         "dispatcher completions bash|zsh|fish",
-        Lines(&["dispatcher completions bash", "dispatcher completions zsh", "dispatcher completions fish"]),
+        Lines(&[
+            "dispatcher completions bash",
+            "dispatcher completions zsh",
+            "dispatcher completions fish",
+        ]),
     ),
     ("worker completions …", Lines(&["worker completions bash"])),
     ("source <(dispatcher completions bash)", AsItStands),
     ("worker health", Closely),
-    ("git branch --list 'pool/*'", Lines(&["git -C .pool/sample branch --list 'pool/*' | grep pool/"])),
+    (
+        "git branch --list 'pool/*'",
+        Lines(&["git -C .pool/sample branch --list 'pool/*' | grep pool/"]),
+    ),
 ];
 
 /// Blocks without commands: the language, words in it, and how the tests use it.
 pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
     ("text", "any AMQP client", "a picture"),
-    ("text", "BREAKER OPEN", "promises quickstart looks for these words"),
-    ("json", "\"instruction\": \"Write the function median", "task.json of the requests"),
-    ("json", "\"task_id\"", "compared with the result of that task"),
-    ("python", "pika.BlockingConnection", "run here, and by promises third_party"),
+    (
+        "text",
+        "BREAKER OPEN",
+        "promises quickstart looks for these words",
+    ),
+    (
+        "json",
+        "\"instruction\": \"Write the function median",
+        "task.json of the requests",
+    ),
+    (
+        "json",
+        "\"task_id\"",
+        "compared with the result of that task",
+    ),
+    (
+        "python",
+        "pika.BlockingConnection",
+        "run here, and by promises third_party",
+    ),
     ("yaml", "programmers:", "a pool file that is checked"),
 ];
 
 /// Requests that are not sent by their row alone: they need something to act on, and what it is.
-pub(super) const NOT_SENT: &[(&str, &str, &str)] =
-    &[("DELETE", "/dead/{id}", "dispatcher dead drop ID"), ("POST", "/dead/{id}/retry", "promises dead_letters")];
+pub(super) const NOT_SENT: &[(&str, &str, &str)] = &[
+    ("DELETE", "/dead/{id}", "dispatcher dead drop ID"),
+    ("POST", "/dead/{id}/retry", "promises dead_letters"),
+];

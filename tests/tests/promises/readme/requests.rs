@@ -19,15 +19,27 @@ pub(super) async fn all(shell: &Shell<'_>) {
         let target = place.replace("{id}", &about(shell, (&method, &place), &task).await);
         let url = format!("{}{target}", api.url());
         if method == "GET" {
-            for query in beside.parameters.iter().map(|query| with_value(query)).chain([String::new()]) {
+            for query in beside
+                .parameters
+                .iter()
+                .map(|query| with_value(query))
+                .chain([String::new()])
+            {
                 answers(&client, &method, &format!("{url}{query}"), None).await;
             }
             continue;
         }
-        let bodies = beside.bodies.iter().map(|body| serde_json::from_str(body).expect("a body of the page is JSON"));
+        let bodies = beside
+            .bodies
+            .iter()
+            .map(|body| serde_json::from_str(body).expect("a body of the page is JSON"));
         let mut bodies: Vec<Value> = bodies.collect();
         if bodies.is_empty() {
-            bodies.push(if place == "/tasks" { task.clone() } else { json!({}) });
+            bodies.push(if place == "/tasks" {
+                task.clone()
+            } else {
+                json!({})
+            });
         }
         for body in &bodies {
             answers(&client, &method, &url, Some(body)).await;
@@ -39,15 +51,21 @@ pub(super) async fn all(shell: &Shell<'_>) {
 async fn about(shell: &Shell<'_>, request: (&str, &str), task: &Value) -> String {
     let api = shell.api();
     match request {
-        ("POST", "/tasks/{id}/requeue") | ("DELETE", "/tasks/{id}") => {
-            api.submit(task).await["id"].as_str().expect("an id").to_owned()
-        }
+        ("POST", "/tasks/{id}/requeue") | ("DELETE", "/tasks/{id}") => api.submit(task).await["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned(),
         ("POST", "/tasks/{id}/retry") => {
-            let id = api.submit(task).await["id"].as_str().expect("an id").to_owned();
+            let id = api.submit(task).await["id"]
+                .as_str()
+                .expect("an id")
+                .to_owned();
             api.delete(&format!("/tasks/{id}")).await;
             id
         }
-        ("GET", "/dead/{id}") => bury(&shell.checkout.value("AMQP_URL").expect("a broker"), &api).await,
+        ("GET", "/dead/{id}") => {
+            bury(&shell.checkout.value("AMQP_URL").expect("a broker"), &api).await
+        }
         _ => shell.variables[0].1.clone(),
     }
 }
@@ -73,5 +91,9 @@ pub(super) async fn answers(client: &Client, method: &str, url: &str, body: Opti
     }
     // The head of the answer is enough for a stream of events.
     let answer = request.send().await.expect("the API answers");
-    assert!(answer.status().is_success(), "{method} {url} {body:?}: {}", answer.status());
+    assert!(
+        answer.status().is_success(),
+        "{method} {url} {body:?}: {}",
+        answer.status()
+    );
 }

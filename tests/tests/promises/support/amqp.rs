@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
-    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicRejectOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
@@ -20,9 +20,14 @@ const LOOK: &str = "pool.dead.look";
 
 /// A connection and a channel with confirms.
 pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
+    let connection = Connection::connect(url, ConnectionProperties::default())
+        .await
+        .expect("a connection");
     let channel = connection.create_channel().await.expect("a channel");
-    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("publisher confirms");
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .expect("publisher confirms");
     (connection, channel)
 }
 
@@ -30,23 +35,44 @@ pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
 pub(crate) async fn small_queue(channel: &Channel, name: &str, messages: i32) {
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(messages));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    channel.queue_declare(name.into(), QueueDeclareOptions::default(), arguments).await.expect("a small queue");
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    channel
+        .queue_declare(name.into(), QueueDeclareOptions::default(), arguments)
+        .await
+        .expect("a small queue");
     bind_reply_queue(channel, name).await;
 }
 
 /// Results for this name go to the queue of this name.
 pub(crate) async fn bind_reply_queue(channel: &Channel, name: &str) {
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(name.into(), "pool.results".into(), name.into(), options, none).await.expect("a binding");
+    channel
+        .queue_bind(
+            name.into(),
+            "pool.results".into(),
+            name.into(),
+            options,
+            none,
+        )
+        .await
+        .expect("a binding");
 }
 
 /// Gets a message out of a queue and gives it back, as who died with it; false when the queue is empty. A reject counts
 /// towards the delivery limit of every RabbitMQ, a nack up to 4.2 only.
 pub(crate) async fn give_back(channel: &Channel, queue: &str) -> bool {
-    let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("an answer");
+    let got = channel
+        .basic_get(queue.into(), BasicGetOptions::default())
+        .await
+        .expect("an answer");
     let Some(got) = got else { return false };
-    got.delivery.reject(BasicRejectOptions { requeue: true }).await.expect("a reject");
+    got.delivery
+        .reject(BasicRejectOptions { requeue: true })
+        .await
+        .expect("a reject");
     true
 }
 
@@ -62,8 +88,14 @@ impl Submitter {
     pub(crate) async fn join(url: &str, name: &str) -> Self {
         let (connection, channel) = channel(url).await;
         let queue = format!("results.{name}");
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.expect("a reply queue");
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(queue.as_str().into(), options, FieldTable::default())
+            .await
+            .expect("a reply queue");
         let (name_of_queue, key) = (queue.as_str().into(), queue.as_str().into());
         let bind = channel.queue_bind(
             name_of_queue,
@@ -73,32 +105,77 @@ impl Submitter {
             FieldTable::default(),
         );
         bind.await.expect("a binding");
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consume = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let consume = channel.basic_consume(
+            queue.as_str().into(),
+            "".into(),
+            options,
+            FieldTable::default(),
+        );
         let replies = consume.await.expect("a consumer");
-        Self { name: name.to_owned(), channel, replies, connection }
+        Self {
+            name: name.to_owned(),
+            channel,
+            replies,
+            connection,
+        }
     }
 
     /// Properties of a task message with this submitter's reply address.
     pub(crate) fn properties(&self) -> BasicProperties {
-        let properties = BasicProperties::default().with_content_type("application/json".into()).with_delivery_mode(2);
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2);
         properties.with_reply_to(format!("results.{}", self.name).as_str().into())
     }
 
     /// Publishes to `pool.tasks`.
-    pub(crate) async fn publish(&self, key: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let publish = self.channel.basic_publish("pool.tasks".into(), key.into(), options, body.as_ref(), properties);
+    pub(crate) async fn publish(
+        &self,
+        key: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let publish = self.channel.basic_publish(
+            "pool.tasks".into(),
+            key.into(),
+            options,
+            body.as_ref(),
+            properties,
+        );
         let confirmed = publish.await.expect("a publish").await.expect("a confirm");
-        assert!(confirmed.is_ack(), "the broker did not take the message: {confirmed:?}");
+        assert!(
+            confirmed.is_ack(),
+            "the broker did not take the message: {confirmed:?}"
+        );
     }
 
     /// Publishes into a queue, past the exchange: as somebody with an operator's rights could.
-    pub(crate) async fn publish_to_queue(&self, queue: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let publish = self.channel.basic_publish("".into(), queue.into(), options, body.as_ref(), properties);
+    pub(crate) async fn publish_to_queue(
+        &self,
+        queue: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let publish =
+            self.channel
+                .basic_publish("".into(), queue.into(), options, body.as_ref(), properties);
         let confirmed = publish.await.expect("a publish").await.expect("a confirm");
-        assert!(confirmed.is_ack(), "the broker did not take the message: {confirmed:?}");
+        assert!(
+            confirmed.is_ack(),
+            "the broker did not take the message: {confirmed:?}"
+        );
     }
 
     pub(crate) async fn submit(&self, key: &str, task: &Value) {
@@ -110,26 +187,40 @@ impl Submitter {
     /// # Panics
     /// When none comes within `limit`.
     pub(crate) async fn reply(&mut self, limit: Duration) -> ResultMessage {
-        let delivery = self.next(limit).await.unwrap_or_else(|| panic!("no result came within {} s", limit.as_secs()));
+        let delivery = self
+            .next(limit)
+            .await
+            .unwrap_or_else(|| panic!("no result came within {} s", limit.as_secs()));
         serde_json::from_slice(&delivery.data).expect("a result message")
     }
 
     /// The next message of the reply queue, if one comes within `limit`.
     pub(crate) async fn next(&mut self, limit: Duration) -> Option<Delivery> {
-        let next = tokio::time::timeout(limit, self.replies.next()).await.ok()?;
+        let next = tokio::time::timeout(limit, self.replies.next())
+            .await
+            .ok()?;
         Some(next.expect("the reply queue stays").expect("a delivery"))
     }
 
     /// Takes everything out of a queue, acknowledged; gives the bodies.
     pub(crate) async fn drain(&self, queue: &str) -> Vec<Vec<u8>> {
-        self.drain_deliveries(queue).await.into_iter().map(|delivery| delivery.data).collect()
+        self.drain_deliveries(queue)
+            .await
+            .into_iter()
+            .map(|delivery| delivery.data)
+            .collect()
     }
 
     /// The same, with properties.
     pub(crate) async fn drain_deliveries(&self, queue: &str) -> Vec<Delivery> {
         let mut messages = Vec::new();
         let options = BasicGetOptions { no_ack: true };
-        while let Some(message) = self.channel.basic_get(queue.into(), options).await.expect("a queue") {
+        while let Some(message) = self
+            .channel
+            .basic_get(queue.into(), options)
+            .await
+            .expect("a queue")
+        {
             messages.push(message.delivery);
         }
         messages
@@ -140,33 +231,56 @@ impl Submitter {
         // Who looks holds this queue. A refusal costs the channel.
         let turn = eventually("nobody looks into pool.dead", SOON, async || {
             let channel = self.connection.create_channel().await.expect("a channel");
-            let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(LOOK.into(), options, FieldTable::default()).await.ok()?;
+            let options = QueueDeclareOptions {
+                exclusive: true,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(LOOK.into(), options, FieldTable::default())
+                .await
+                .ok()?;
             Some(channel)
         });
         let turn = turn.await;
         let given_back = async || (self.consumers("pool.dead").await == 0).then_some(());
-        eventually("the last look has given back what it had in hand", SOON, given_back).await;
+        eventually(
+            "the last look has given back what it had in hand",
+            SOON,
+            given_back,
+        )
+        .await;
         let dead = self.drain("pool.dead").await;
-        turn.queue_delete(LOOK.into(), QueueDeleteOptions::default()).await.expect("the turn is given up");
+        turn.queue_delete(LOOK.into(), QueueDeleteOptions::default())
+            .await
+            .expect("the turn is given up");
         dead
     }
 
     /// Consumers of a queue.
     pub(crate) async fn consumers(&self, queue: &str) -> u32 {
         let declared = self.look_at(queue).await;
-        declared.unwrap_or_else(|error| panic!("no queue {queue}: {error}")).consumer_count()
+        declared
+            .unwrap_or_else(|error| panic!("no queue {queue}: {error}"))
+            .consumer_count()
     }
 
     /// Messages that are ready in a queue, if it exists.
     pub(crate) async fn depth_if_any(&self, queue: &str) -> Option<u32> {
-        self.look_at(queue).await.ok().map(|queue| queue.message_count())
+        self.look_at(queue)
+            .await
+            .ok()
+            .map(|queue| queue.message_count())
     }
 
     async fn look_at(&self, queue: &str) -> lapin::Result<lapin::Queue> {
         // A queue that does not exist costs the channel.
         let channel = self.connection.create_channel().await?;
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.into(), options, FieldTable::default()).await
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
     }
 }

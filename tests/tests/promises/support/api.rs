@@ -12,7 +12,11 @@ use super::eventually;
 pub(crate) fn http() -> Client {
     // The pool speaks plain HTTP on loopback, but reqwest wants a provider for TLS all the same; the first one stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("an HTTP client")
+    Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(60))
+        .build()
+        .expect("an HTTP client")
 }
 
 /// The API at a URL.
@@ -24,12 +28,18 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), client: http() }
+        Self {
+            url: url.into(),
+            client: http(),
+        }
     }
 
     /// `POST /tasks` with any body and content type.
     pub(crate) async fn post(&self, body: impl Into<String>, headers: &[(&str, &str)]) -> Response {
-        let mut request = self.client.post(format!("{}/tasks", self.url)).body(body.into());
+        let mut request = self
+            .client
+            .post(format!("{}/tasks", self.url))
+            .body(body.into());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -39,13 +49,21 @@ impl Api {
     /// Submits tasks; all must be taken.
     pub(crate) async fn submit(&self, tasks: &Value) -> Value {
         let (status, body) = self.try_submit(tasks).await;
-        assert!(status.is_success(), "the submission was not taken: {status} {body}");
+        assert!(
+            status.is_success(),
+            "the submission was not taken: {status} {body}"
+        );
         body
     }
 
     pub(crate) async fn try_submit(&self, tasks: &Value) -> (StatusCode, Value) {
-        let answer = self.post(tasks.to_string(), &[("content-type", "application/json")]).await;
-        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+        let answer = self
+            .post(tasks.to_string(), &[("content-type", "application/json")])
+            .await;
+        (
+            answer.status(),
+            answer.json().await.expect("the API answers in JSON"),
+        )
     }
 
     /// Submits one; None when nobody answers.
@@ -64,27 +82,56 @@ impl Api {
 
     /// The answer to `GET` with its status.
     pub(crate) async fn try_get(&self, path: &str) -> (StatusCode, Value) {
-        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
-        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("the API answers");
+        (
+            answer.status(),
+            answer.json().await.expect("the API answers in JSON"),
+        )
     }
 
     /// The answer to `GET` as text.
     pub(crate) async fn text(&self, path: &str) -> String {
-        let answer = self.client.get(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("the API answers");
         answer.text().await.expect("a text")
     }
 
     /// The answer to `DELETE`, whatever its status.
     pub(crate) async fn delete(&self, path: &str) -> Value {
-        let answer = self.client.delete(format!("{}{path}", self.url)).send().await.expect("the API answers");
+        let answer = self
+            .client
+            .delete(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("the API answers");
         answer.json().await.expect("the API answers in JSON")
     }
 
     /// Any other request; gives the status and the answer.
-    pub(crate) async fn send(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
-        let request = self.client.request(method, format!("{}{path}", self.url)).json(body);
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        let request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .json(body);
         let answer = request.send().await.expect("the API answers");
-        (answer.status(), answer.json().await.expect("the API answers in JSON"))
+        (
+            answer.status(),
+            answer.json().await.expect("the API answers in JSON"),
+        )
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -97,7 +144,12 @@ impl Api {
 
     /// The patch of a task as text.
     pub(crate) async fn patch(&self, id: &str) -> String {
-        let answer = self.client.get(format!("{}/tasks/{id}/patch", self.url)).send().await.expect("the API answers");
+        let answer = self
+            .client
+            .get(format!("{}/tasks/{id}/patch", self.url))
+            .send()
+            .await
+            .expect("the API answers");
         let status = answer.status();
         let text = answer.text().await.expect("a text");
         assert!(status.is_success(), "task {id} has no patch: {text}");

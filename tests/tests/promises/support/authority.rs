@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
 
 const HOST: [&str; 2] = ["localhost.pem", "localhost.key"];
 
@@ -21,22 +23,31 @@ impl Authority {
     /// In this directory. `name` is that of the CA: whoever has the same would be taken for it by its name.
     pub(crate) fn new(directory: PathBuf, name: &str) -> Self {
         std::fs::create_dir_all(&directory).expect("a directory for certificates");
-        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
+        let write =
+            |name: &str, text: String| std::fs::write(directory.join(name), text).expect("a file");
         let mut params = named(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("a CA");
         write("ca.pem", ca.pem());
         for name in ["localhost", "pool"] {
             let key = KeyPair::generate().expect("a key");
             let params = named(name, &[name.to_owned()]);
-            write(&format!("{name}.pem"), params.signed_by(&key, &ca).expect("a certificate").pem());
+            write(
+                &format!("{name}.pem"),
+                params.signed_by(&key, &ca).expect("a certificate").pem(),
+            );
             write(&format!("{name}.key"), key.serialize_pem());
         }
         Self(directory)
     }
 
     pub(crate) fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("a path in UTF-8").to_owned()
+        self.0
+            .join(name)
+            .to_str()
+            .expect("a path in UTF-8")
+            .to_owned()
     }
 
     /// Certificate and key of the broker.

@@ -58,7 +58,10 @@ impl Bench {
 
     pub(crate) async fn agents_started(&self, count: usize) -> Vec<u32> {
         let what = format!("{count} agents have been started");
-        eventually(&what, SOON, async || Some(self.agents()).filter(|pids| pids.len() >= count)).await
+        eventually(&what, SOON, async || {
+            Some(self.agents()).filter(|pids| pids.len() >= count)
+        })
+        .await
     }
 }
 

@@ -21,20 +21,35 @@ pub(crate) struct Books {
 impl Books {
     /// The pool must have declared its topology: a dispatcher has been started.
     pub(crate) async fn open(pool: &Pool) -> Self {
-        let audit = Audit::open(&pool.amqp_url()).await.expect("a reply queue of the audit");
-        Self { audit, url_file: pool.path().join("url") }
+        let audit = Audit::open(&pool.amqp_url())
+            .await
+            .expect("a reply queue of the audit");
+        Self {
+            audit,
+            url_file: pool.path().join("url"),
+        }
     }
 
     /// Submits over HTTP, again and again until it is confirmed.
     pub(crate) async fn over_http(&mut self, task: &Value) {
         let url_file = self.url_file.clone();
-        let url = |_| std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty());
-        self.audit.over_http(url, task, CONFIRMED_WITHIN).await.expect("the task is taken at last");
+        let url = |_| {
+            std::fs::read_to_string(&url_file)
+                .ok()
+                .filter(|url| !url.is_empty())
+        };
+        self.audit
+            .over_http(url, task, CONFIRMED_WITHIN)
+            .await
+            .expect("the task is taken at last");
     }
 
     /// Publishes with the audit's reply address, again and again until it is confirmed.
     pub(crate) async fn over_amqp(&mut self, key: &str, task: &Value) {
-        self.audit.over_amqp(key, task, CONFIRMED_WITHIN).await.expect("the task is published at last");
+        self.audit
+            .over_amqp(key, task, CONFIRMED_WITHIN)
+            .await
+            .expect("the task is published at last");
     }
 
     /// A task that somebody else has submitted, and that was confirmed.
@@ -64,7 +79,10 @@ impl Books {
 
     /// Waits until all that was submitted is where it has to be.
     pub(crate) async fn settled(&mut self, limit: Duration) {
-        self.audit.settled(limit).await.expect("everything comes to rest");
+        self.audit
+            .settled(limit)
+            .await
+            .expect("everything comes to rest");
     }
 
     /// Waits for rest, ends the pool in order, drains every queue, and gives the report: nothing lost, different,

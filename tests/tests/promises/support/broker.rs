@@ -44,19 +44,33 @@ struct Shared {
 
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     if given("POOL_TEST_AMQP_URL").is_some() {
-        return Shared { access: Access::given(), _in_use: None };
+        return Shared {
+            access: Access::given(),
+            _in_use: None,
+        };
     }
     let in_use = InUse::of("broker");
     let script = checkout().join("scripts/broker");
-    let started = Command::new(script).args(["start", "--data"]).arg(in_use.data()).output();
+    let started = Command::new(script)
+        .args(["start", "--data"])
+        .arg(in_use.data())
+        .output();
     let started = started.expect("scripts/broker runs");
     let said = String::from_utf8_lossy(&started.stderr);
-    assert!(started.status.success(), "scripts/broker start failed: {said}");
-    Shared { access: Access::printed(&String::from_utf8_lossy(&started.stdout)), _in_use: Some(in_use) }
+    assert!(
+        started.status.success(),
+        "scripts/broker start failed: {said}"
+    );
+    Shared {
+        access: Access::printed(&String::from_utf8_lossy(&started.stdout)),
+        _in_use: Some(in_use),
+    }
 });
 
 fn given(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().filter(|value| !value.is_empty())
+    std::env::var(variable)
+        .ok()
+        .filter(|value| !value.is_empty())
 }
 
 /// A node's data directory, for as long as the value lives.
@@ -73,11 +87,20 @@ impl InUse {
         let lock = lock_file(&format!("{name}.lock"));
         lock.lock_shared().expect("the lock on the broker");
         let mut guard = Command::new("setsid");
-        guard.args(["sh", "-c", GUARD, "guard"]).arg(checkout().join("scripts/broker"));
+        guard
+            .args(["sh", "-c", GUARD, "guard"])
+            .arg(checkout().join("scripts/broker"));
         guard.arg(shared_directory().join(name));
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        guard
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let guard = guard.spawn().expect("the guard of the broker");
-        Self { name: name.to_owned(), _lock: lock, _guard: guard }
+        Self {
+            name: name.to_owned(),
+            _lock: lock,
+            _guard: guard,
+        }
     }
 
     pub(super) fn data(&self) -> PathBuf {
@@ -87,16 +110,29 @@ impl InUse {
 
 impl Access {
     fn given() -> Self {
-        let variables = ["POOL_TEST_AMQP_URL", "MANAGEMENT_URL", "MANAGEMENT_USER", "MANAGEMENT_PASSWORD"];
+        let variables = [
+            "POOL_TEST_AMQP_URL",
+            "MANAGEMENT_URL",
+            "MANAGEMENT_USER",
+            "MANAGEMENT_PASSWORD",
+        ];
         Self::from(|name| {
-            let name = if name == "AMQP_URL" { variables[0] } else { name };
-            given(name).unwrap_or_else(|| panic!("POOL_TEST_AMQP_URL is set, so {name} must be too"))
+            let name = if name == "AMQP_URL" {
+                variables[0]
+            } else {
+                name
+            };
+            given(name)
+                .unwrap_or_else(|| panic!("POOL_TEST_AMQP_URL is set, so {name} must be too"))
         })
     }
 
     /// The address of AMQP in what `scripts/broker start` prints.
     pub(super) fn amqp_printed(text: &str) -> SocketAddr {
-        let url = text.lines().find_map(|line| line.strip_prefix("AMQP_URL=")).expect("an AMQP URL");
+        let url = text
+            .lines()
+            .find_map(|line| line.strip_prefix("AMQP_URL="))
+            .expect("an AMQP URL");
         let (_, rest) = url.rsplit_once('@').expect("a URL with a login");
         let (address, _) = rest.split_once('/').expect("a URL with a virtual host");
         address.parse().expect("an address")
@@ -104,8 +140,16 @@ impl Access {
 
     /// From what `scripts/broker start` prints.
     pub(super) fn printed(text: &str) -> Self {
-        let values: HashMap<_, _> = text.lines().filter_map(|line| line.split_once('=')).collect();
-        Self::from(|name| (*values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))).to_owned())
+        let values: HashMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .collect();
+        Self::from(|name| {
+            (*values
+                .get(name)
+                .unwrap_or_else(|| panic!("scripts/broker printed no {name}")))
+            .to_owned()
+        })
     }
 
     /// The same, but for where AMQP is spoken.
@@ -117,7 +161,9 @@ impl Access {
 
     fn from(value: impl Fn(&str) -> String) -> Self {
         let url = value("AMQP_URL");
-        let (amqp, _) = url.rsplit_once('/').expect("an AMQP URL with a virtual host");
+        let (amqp, _) = url
+            .rsplit_once('/')
+            .expect("an AMQP URL with a virtual host");
         Self {
             amqp: amqp.to_owned(),
             management: value("MANAGEMENT_URL").trim_end_matches('/').to_owned(),
@@ -142,42 +188,72 @@ const PASSWORD: &str = "of-a-test";
 impl Vhost {
     /// Of the shared broker.
     pub(crate) async fn create() -> Self {
-        let shared = tokio::task::spawn_blocking(|| LazyLock::force(&SHARED)).await.expect("a broker");
+        let shared = tokio::task::spawn_blocking(|| LazyLock::force(&SHARED))
+            .await
+            .expect("a broker");
         Self::at(shared.access.clone()).await
     }
 
     pub(super) async fn at(access: Access) -> Self {
         let name = format!("test-{}-{}", std::process::id(), unique());
-        let vhost = Self { name, access, users: Vec::new() };
+        let vhost = Self {
+            name,
+            access,
+            users: Vec::new(),
+        };
         vhost.make().await;
         let all = r#"{"configure": ".*", "write": ".*", "read": ".*"}"#;
         vhost
-            .manage(reqwest::Method::PUT, &format!("permissions/{}/{}", vhost.name, vhost.access.user), all.to_owned())
+            .manage(
+                reqwest::Method::PUT,
+                &format!("permissions/{}/{}", vhost.name, vhost.access.user),
+                all.to_owned(),
+            )
             .await;
         vhost
     }
 
     /// Makes it, empty; the users that it had may not enter.
     pub(crate) async fn make(&self) {
-        self.manage(reqwest::Method::PUT, &format!("vhosts/{}", self.name), "{}".to_owned()).await;
+        self.manage(
+            reqwest::Method::PUT,
+            &format!("vhosts/{}", self.name),
+            "{}".to_owned(),
+        )
+        .await;
     }
 
     /// Deletes it with all that is in it, under whoever is connected.
     pub(crate) async fn delete(&self) {
-        self.manage(reqwest::Method::DELETE, &format!("vhosts/{}", self.name), String::new()).await;
+        self.manage(
+            reqwest::Method::DELETE,
+            &format!("vhosts/{}", self.name),
+            String::new(),
+        )
+        .await;
     }
 
     /// Makes the users of `config/definitions.json`, each with the permissions that it has there.
     pub(crate) async fn make_users(&mut self) {
         self.users.clear();
-        let text = std::fs::read_to_string(checkout().join("config/definitions.json")).expect("the definitions");
+        let text = std::fs::read_to_string(checkout().join("config/definitions.json"))
+            .expect("the definitions");
         let definitions: Value = serde_json::from_str(&text).expect("definitions in JSON");
         for permission in definitions["permissions"].as_array().expect("permissions") {
             let user = self.user(permission["user"].as_str().expect("a user"));
             let login = json!({"password": PASSWORD, "tags": ""});
-            self.manage(reqwest::Method::PUT, &format!("users/{user}"), login.to_string()).await;
-            self.manage(reqwest::Method::PUT, &format!("permissions/{}/{user}", self.name), permission.to_string())
-                .await;
+            self.manage(
+                reqwest::Method::PUT,
+                &format!("users/{user}"),
+                login.to_string(),
+            )
+            .await;
+            self.manage(
+                reqwest::Method::PUT,
+                &format!("permissions/{}/{user}", self.name),
+                permission.to_string(),
+            )
+            .await;
             self.users.push(user);
         }
     }
@@ -192,7 +268,11 @@ impl Vhost {
         if !self.users.contains(&user) {
             return self.url();
         }
-        let (_, address) = self.access.amqp.rsplit_once('@').expect("an AMQP URL with a user");
+        let (_, address) = self
+            .access
+            .amqp
+            .rsplit_once('@')
+            .expect("an AMQP URL with a user");
         format!("amqp://{user}:{PASSWORD}@{address}/{}", self.name)
     }
 
@@ -204,37 +284,69 @@ impl Vhost {
     pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
         let body = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
         let path = format!("policies/{}/test", self.name);
-        self.manage(reqwest::Method::PUT, &path, body.to_string()).await;
+        self.manage(reqwest::Method::PUT, &path, body.to_string())
+            .await;
     }
 
     /// The queue and the key of each binding of an exchange, in order.
     pub(crate) async fn bindings(&self, exchange: &str) -> Vec<(String, String)> {
         let path = format!("exchanges/{}/{exchange}/bindings/source", self.name);
-        let bindings: Value =
-            serde_json::from_str(&self.manage(reqwest::Method::GET, &path, String::new()).await).expect("JSON");
-        let text = |binding: &Value, field: &str| binding[field].as_str().expect("a text").to_owned();
+        let bindings: Value = serde_json::from_str(
+            &self
+                .manage(reqwest::Method::GET, &path, String::new())
+                .await,
+        )
+        .expect("JSON");
+        let text =
+            |binding: &Value, field: &str| binding[field].as_str().expect("a text").to_owned();
         let pair = |binding| (text(binding, "destination"), text(binding, "routing_key"));
-        let mut pairs: Vec<_> = bindings.as_array().expect("bindings").iter().map(pair).collect();
+        let mut pairs: Vec<_> = bindings
+            .as_array()
+            .expect("bindings")
+            .iter()
+            .map(pair)
+            .collect();
         pairs.sort_unstable();
         pairs
     }
 
     /// `4` of RabbitMQ 4.3.6.
     pub(crate) async fn major_version(&self) -> u32 {
-        let overview = self.manage(reqwest::Method::GET, "overview", String::new()).await;
+        let overview = self
+            .manage(reqwest::Method::GET, "overview", String::new())
+            .await;
         let overview: Value = serde_json::from_str(&overview).expect("JSON");
         let version = overview["rabbitmq_version"].as_str().expect("a version");
-        version.split('.').next().and_then(|major| major.parse().ok()).expect("a number")
+        version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok())
+            .expect("a number")
     }
 
     /// Gives the body of the answer.
     async fn manage(&self, method: reqwest::Method, path: &str, body: String) -> String {
-        let Access { management, user, password, .. } = &self.access;
+        let Access {
+            management,
+            user,
+            password,
+            ..
+        } = &self.access;
         let url = format!("{management}/api/{path}");
-        let request = super::api::http().request(method, &url).basic_auth(user, Some(password));
-        let answer = request.header("content-type", "application/json").body(body).send().await;
+        let request = super::api::http()
+            .request(method, &url)
+            .basic_auth(user, Some(password));
+        let answer = request
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await;
         let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
-        assert!(answer.status().is_success(), "{url} says {}", answer.status());
+        assert!(
+            answer.status().is_success(),
+            "{url} says {}",
+            answer.status()
+        );
         answer.text().await.expect("a text")
     }
 }
@@ -245,7 +357,10 @@ impl Drop for Vhost {
         let paths: Vec<String> = users.chain([format!("vhosts/{}", self.name)]).collect();
         let deleting = std::thread::scope(|scope| {
             let delete = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
                 for path in &paths {
                     runtime.block_on(self.manage(reqwest::Method::DELETE, path, String::new()));
                 }
@@ -262,5 +377,9 @@ impl Drop for Vhost {
 fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", wall_clock().0 % 1_000_000, NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{}-{}",
+        wall_clock().0 % 1_000_000,
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }

@@ -28,35 +28,64 @@ impl Browser {
         let file = std::fs::File::create(&log).expect("a log file");
         // A group of its own, and the kernel ends the driver with the thread that started it.
         let mut driver = Command::new("setpriv");
-        driver.args(["--pdeathsig", "KILL", "--", "chromedriver", "--port=0"]).process_group(0);
-        driver.stdin(Stdio::null()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        driver
+            .args(["--pdeathsig", "KILL", "--", "chromedriver", "--port=0"])
+            .process_group(0);
+        driver
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file);
         let driver = driver.spawn().expect("setpriv runs");
-        let mut browser = Self { driver, session: String::new(), client: http() };
-        let port = eventually("chromedriver listens (install chromium-driver)", SOON, async || {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let (_, rest) = said.split_once("started successfully on port ")?;
-            rest.split_once('.').map(|(port, _)| port.to_owned())
-        });
+        let mut browser = Self {
+            driver,
+            session: String::new(),
+            client: http(),
+        };
+        let port = eventually(
+            "chromedriver listens (install chromium-driver)",
+            SOON,
+            async || {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let (_, rest) = said.split_once("started successfully on port ")?;
+                rest.split_once('.').map(|(port, _)| port.to_owned())
+            },
+        );
         let url = format!("http://127.0.0.1:{}", port.await);
         // With a pipe instead of a port the browser ends with its driver. In a container it runs as root.
-        let mut arguments =
-            vec!["--headless=new", "--remote-debugging-pipe", "--disable-dev-shm-usage", "--disable-gpu"];
+        let mut arguments = vec![
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+        ];
         if nix::unistd::geteuid().is_root() {
             arguments.push("--no-sandbox");
         }
         let wanted = json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}});
         let body = json!({"capabilities": {"alwaysMatch": wanted}});
-        let answer =
-            browser.client.post(format!("{url}/session")).json(&body).send().await.expect("chromedriver answers");
+        let answer = browser
+            .client
+            .post(format!("{url}/session"))
+            .json(&body)
+            .send()
+            .await
+            .expect("chromedriver answers");
         let answer: Value = answer.json().await.expect("JSON");
-        let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {answer}"));
+        let id = answer["value"]["sessionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no browser: {answer}"));
         browser.session = format!("{url}/session/{id}");
         browser.size(1280, 900).await;
         browser
     }
 
     async fn command(&self, path: &str, body: Value) -> Result<Value, Value> {
-        let answer = self.client.post(format!("{}{path}", self.session)).json(&body).send().await;
+        let answer = self
+            .client
+            .post(format!("{}{path}", self.session))
+            .json(&body)
+            .send()
+            .await;
         let answer = answer.expect("chromedriver answers");
         let ok = answer.status().is_success();
         let mut body: Value = answer.json().await.expect("JSON");
@@ -67,7 +96,9 @@ impl Browser {
     /// The protocol of the browser's own tools.
     async fn cdp(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
-        self.command("/goog/cdp/execute", body).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+        self.command("/goog/cdp/execute", body)
+            .await
+            .unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
     /// The size of what is seen; below 600 it is a phone's.
@@ -85,27 +116,39 @@ impl Browser {
     pub(crate) async fn open(&self, url: &str) {
         // Another page first: a URL that differs only after the # loads nothing.
         for url in ["about:blank", url] {
-            self.command("/url", json!({"url": url})).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+            self.command("/url", json!({"url": url}))
+                .await
+                .unwrap_or_else(|error| panic!("{url}: {error}"));
         }
     }
 
     /// Runs a script in the page; gives what it returns.
     pub(crate) async fn script(&self, script: &str) -> Value {
         let body = json!({"script": script, "args": []});
-        self.command("/execute/sync", body).await.unwrap_or_else(|error| panic!("{script}: {error}"))
+        self.command("/execute/sync", body)
+            .await
+            .unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
     /// Waits until an expression has a value that counts as true, and gives it.
     pub(crate) async fn until(&self, what: &str, expression: &str) -> Value {
         let script = format!("return ({expression})");
         let is_true = |value: &Value| {
-            !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && *value != json!(0)
+            !matches!(value, Value::Null | Value::Bool(false))
+                && *value != json!("")
+                && *value != json!(0)
         };
-        eventually(what, SOON, async || Some(self.script(&script).await).filter(is_true)).await
+        eventually(what, SOON, async || {
+            Some(self.script(&script).await).filter(is_true)
+        })
+        .await
     }
 
     async fn element(&self, css: &str) -> Option<String> {
-        let found = self.command("/element", json!({"using": "css selector", "value": css})).await.ok()?;
+        let found = self
+            .command("/element", json!({"using": "css selector", "value": css}))
+            .await
+            .ok()?;
         found[ELEMENT].as_str().map(ToOwned::to_owned)
     }
 
@@ -113,7 +156,9 @@ impl Browser {
     async fn to(&self, css: &str, action: &str, body: &Value) {
         eventually(&format!("{action} {css}"), SOON, async || {
             let element = self.element(css).await?;
-            self.command(&format!("/element/{element}/{action}"), body.clone()).await.ok()
+            self.command(&format!("/element/{element}/{action}"), body.clone())
+                .await
+                .ok()
         })
         .await;
     }
@@ -128,22 +173,37 @@ impl Browser {
 
     /// Presses one key where the focus is. Others than characters by their code points in WebDriver.
     pub(crate) async fn press(&self, key: &str) {
-        let actions = [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})];
+        let actions = [
+            json!({"type": "keyDown", "value": key}),
+            json!({"type": "keyUp", "value": key}),
+        ];
         let body = json!({"actions": [{"type": "key", "id": "keys", "actions": actions}]});
-        self.command("/actions", body).await.unwrap_or_else(|error| panic!("{key:?}: {error}"));
+        self.command("/actions", body)
+            .await
+            .unwrap_or_else(|error| panic!("{key:?}: {error}"));
     }
 
     /// The text of an element as it is shown.
     pub(crate) async fn text(&self, css: &str) -> String {
         let shown = format!("document.querySelector({})?.innerText", json!(css));
-        self.until(&format!("{css} shows something"), &shown).await.as_str().unwrap_or_default().to_owned()
+        self.until(&format!("{css} shows something"), &shown)
+            .await
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// What the browser has complained about since the last call: refused content, errors of scripts, failed requests.
     pub(crate) async fn complaints(&self) -> Vec<String> {
-        let log = self.command("/se/log", json!({"type": "browser"})).await.expect("the browser's log");
+        let log = self
+            .command("/se/log", json!({"type": "browser"}))
+            .await
+            .expect("the browser's log");
         let entries = log.as_array().cloned().unwrap_or_default();
-        entries.iter().filter_map(|entry| entry["message"].as_str().map(ToOwned::to_owned)).collect()
+        entries
+            .iter()
+            .filter_map(|entry| entry["message"].as_str().map(ToOwned::to_owned))
+            .collect()
     }
 }
 

@@ -23,10 +23,17 @@ impl Checkout {
         let directory = TempDir::with_prefix("pool-checkout-").expect("a directory");
         let root = directory.path();
         for part in PARTS {
-            let copied = Command::new("cp").arg("-r").arg(checkout().join(part)).arg(root).status();
+            let copied = Command::new("cp")
+                .arg("-r")
+                .arg(checkout().join(part))
+                .arg(root)
+                .status();
             assert!(copied.expect("cp runs").success(), "{part} is copied");
         }
-        Self { directory, _cores: cores }
+        Self {
+            directory,
+            _cores: cores,
+        }
     }
 
     /// With the aider that is installed here, which takes half a minute and 570 MB, and the programs where a build puts them.
@@ -38,11 +45,17 @@ impl Checkout {
             std::os::unix::fs::symlink(to, name).expect("a link");
         };
         let aider = aider();
-        link(aider.ancestors().nth(2).expect("aider/bin/aider"), ".pool/aider");
+        link(
+            aider.ancestors().nth(2).expect("aider/bin/aider"),
+            ".pool/aider",
+        );
         let programs = program("dispatcher");
         // A newcomer's are those of a release.
         for profile in ["debug", "release"] {
-            link(programs.parent().expect("a directory"), &format!("target/{profile}"));
+            link(
+                programs.parent().expect("a directory"),
+                &format!("target/{profile}"),
+            );
         }
         made
     }
@@ -54,22 +67,32 @@ impl Checkout {
     /// A command in it; the programs are not built again.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env("CARGO_TARGET_DIR", target()).env("POOL_PROFILE", profile()).env("POOL_BUILD", "no");
+        command
+            .env("CARGO_TARGET_DIR", target())
+            .env("POOL_PROFILE", profile())
+            .env("POOL_BUILD", "no");
         for variable in ["AMQP_URL", "POOL_API_TOKEN", "POOL_FILE", "PROGRAMMER_ID"] {
             command.env_remove(variable);
         }
-        command.env("POOL_URL", self.value("POOL_URL").unwrap_or_default()).current_dir(self.path());
+        command
+            .env("POOL_URL", self.value("POOL_URL").unwrap_or_default())
+            .current_dir(self.path());
         command
     }
 
     pub(crate) fn run(&self, program: &Path, arguments: &[&str]) -> Output {
-        self.command(program).args(arguments).output().expect("it runs")
+        self.command(program)
+            .args(arguments)
+            .output()
+            .expect("it runs")
     }
 
     /// A script; its exit status, and what it said.
     pub(crate) fn script(&self, name: &str, arguments: &[&str]) -> (Option<i32>, String) {
         let done = self.run(&self.path().join("scripts").join(name), arguments);
-        let said = [&done.stdout[..], &done.stderr].map(String::from_utf8_lossy).concat();
+        let said = [&done.stdout[..], &done.stderr]
+            .map(String::from_utf8_lossy)
+            .concat();
         (done.status.code(), said)
     }
 
@@ -81,14 +104,23 @@ impl Checkout {
     /// Of `scripts/pool env`, past the script.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         let values = std::fs::read_to_string(self.path().join(".pool/run/env")).ok()?;
-        values.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+        values
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
     }
 
     pub(crate) fn pid(&self, name: &str) -> Pid {
         let file = self.path().join(format!(".pool/run/{name}.pid"));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let pid = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
-        Pid::from_raw(pid.unwrap_or_else(|| panic!("{} begins with a pid: {text:?}", file.display())))
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let pid = text
+            .split_whitespace()
+            .next()
+            .and_then(|pid| pid.parse().ok());
+        Pid::from_raw(
+            pid.unwrap_or_else(|| panic!("{} begins with a pid: {text:?}", file.display())),
+        )
     }
 }
 
@@ -103,10 +135,21 @@ impl Drop for Checkout {
 
 /// Where `program` finds them.
 fn target() -> PathBuf {
-    program("dispatcher").ancestors().nth(2).expect("target/<profile>/dispatcher").to_owned()
+    program("dispatcher")
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/dispatcher")
+        .to_owned()
 }
 
 fn profile() -> String {
-    let directory = program("dispatcher").parent().expect("a directory").to_owned();
-    directory.file_name().expect("a name").to_string_lossy().into_owned()
+    let directory = program("dispatcher")
+        .parent()
+        .expect("a directory")
+        .to_owned();
+    directory
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned()
 }

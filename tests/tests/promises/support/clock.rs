@@ -14,9 +14,16 @@ pub(crate) fn zone_whose_day_ends_in(left: Duration) -> (String, Timestamp) {
     // So far the zone's clocks are ahead of UTC: then they show midnight when UTC shows `ends`.
     let ahead = (DAY_S - ends_s % DAY_S) % DAY_S;
     // POSIX counts what is behind UTC, and both directions reach half around the world.
-    let (sign, offset) = if ahead <= DAY_S / 2 { ("-", ahead) } else { ("", DAY_S - ahead) };
+    let (sign, offset) = if ahead <= DAY_S / 2 {
+        ("-", ahead)
+    } else {
+        ("", DAY_S - ahead)
+    };
     let (hours, minutes, seconds) = (offset / 3600, offset / 60 % 60, offset % 60);
-    (format!("TST{sign}{hours}:{minutes:02}:{seconds:02}"), Timestamp(ends_s * 1000))
+    (
+        format!("TST{sign}{hours}:{minutes:02}:{seconds:02}"),
+        Timestamp(ends_s * 1000),
+    )
 }
 
 /// The clock of one process, which can be set while it runs: libfaketime reads a file.
@@ -31,7 +38,10 @@ impl FakeClock {
     /// # Panics
     /// Without libfaketime.
     pub(crate) fn right(directory: &Path) -> Self {
-        let clock = Self { library: library(), file: directory.join("clock") };
+        let clock = Self {
+            library: library(),
+            file: directory.join("clock"),
+        };
         clock.set("+0");
         clock
     }
@@ -46,8 +56,14 @@ impl FakeClock {
     /// What gives a process this clock.
     pub(crate) fn environment(&self) -> [(&str, &str); 4] {
         [
-            ("LD_PRELOAD", self.library.to_str().expect("a path in UTF-8")),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.to_str().expect("a path in UTF-8")),
+            (
+                "LD_PRELOAD",
+                self.library.to_str().expect("a path in UTF-8"),
+            ),
+            (
+                "FAKETIME_TIMESTAMP_FILE",
+                self.file.to_str().expect("a path in UTF-8"),
+            ),
             // It looks into the file again after a second; timers go on undisturbed, as on a machine whose clock is set.
             ("FAKETIME_CACHE_DURATION", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
@@ -56,8 +72,14 @@ impl FakeClock {
 }
 
 fn library() -> PathBuf {
-    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let mut found =
-        libraries.map(|entry| entry.path().join("faketime/libfaketimeMT.so.1")).filter(|file| file.is_file());
-    found.next().expect("there is no libfaketime: run scripts/test, which installs it")
+    let libraries = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut found = libraries
+        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))
+        .filter(|file| file.is_file());
+    found
+        .next()
+        .expect("there is no libfaketime: run scripts/test, which installs it")
 }

@@ -34,23 +34,38 @@ pub(crate) struct Cluster {
 /// Makes a node a member of the first one's cluster. (Peer discovery would do it too, but not on every version with
 /// nodes that are all called localhost.)
 async fn join(node: &Node) {
-    for step in [&["stop_app"][..], &["join_cluster", "member0@localhost"], &["start_app"]] {
-        node.control(step).await.expect("the node joins the cluster");
+    for step in [
+        &["stop_app"][..],
+        &["join_cluster", "member0@localhost"],
+        &["start_app"],
+    ] {
+        node.control(step)
+            .await
+            .expect("the node joins the cluster");
     }
 }
 
 impl Cluster {
     pub(crate) async fn form() -> Self {
         let mine = lock_file("cluster-taken.lock");
-        eventually("no other test has the cluster", Duration::from_secs(900), async || mine.try_lock().ok()).await;
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|free| free.local_addr()).expect("a port");
+        eventually(
+            "no other test has the cluster",
+            Duration::from_secs(900),
+            async || mine.try_lock().ok(),
+        )
+        .await;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|free| free.local_addr())
+            .expect("a port");
         let port = port.port().to_string();
         let mut epmd = Command::new("epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &port]);
         let port_mapper = Running::start("epmd", shared_directory(), &epmd);
         let config = shared_directory().join("cluster.conf");
         std::fs::write(&config, CONFIG).expect("the configuration of the cluster");
-        let in_use: Vec<InUse> = (0..3).map(|number| InUse::of(&format!("member-{number}"))).collect();
+        let in_use: Vec<InUse> = (0..3)
+            .map(|number| InUse::of(&format!("member-{number}")))
+            .collect();
         let script = checkout().join("scripts/broker");
         let mut members: Vec<Node> = Vec::new();
         let (mut printed, mut addresses) = (String::new(), Vec::new());
@@ -74,9 +89,18 @@ impl Cluster {
             }
             members.push(node);
         }
-        let front = Proxy::balance(addresses).await.expect("an address for the cluster");
+        let front = Proxy::balance(addresses)
+            .await
+            .expect("an address for the cluster");
         let access = Access::printed(&printed).at(front.address());
-        let cluster = Self { members, access, _front: front, _in_use: in_use, _port_mapper: port_mapper, _mine: mine };
+        let cluster = Self {
+            members,
+            access,
+            _front: front,
+            _in_use: in_use,
+            _port_mapper: port_mapper,
+            _mine: mine,
+        };
         cluster.is_whole().await;
         cluster
     }
@@ -87,26 +111,36 @@ impl Cluster {
 
     /// Waits until every node sees all three.
     pub(crate) async fn is_whole(&self) {
-        eventually("every node sees all three", Duration::from_secs(120), async || {
-            for number in 0..MEMBERS.len() {
-                if self.seen_by(number).await? != "3" {
-                    return None;
+        eventually(
+            "every node sees all three",
+            Duration::from_secs(120),
+            async || {
+                for number in 0..MEMBERS.len() {
+                    if self.seen_by(number).await? != "3" {
+                        return None;
+                    }
                 }
-            }
-            Some(())
-        })
+                Some(())
+            },
+        )
         .await;
     }
 
     /// How many nodes this one sees running, itself included.
     async fn seen_by(&self, number: usize) -> Option<String> {
-        let seen = self.members[number].control(&["eval", "length(rabbit_nodes:all_running())."]).await.ok()?;
+        let seen = self.members[number]
+            .control(&["eval", "length(rabbit_nodes:all_running())."])
+            .await
+            .ok()?;
         Some(seen.trim().to_owned())
     }
 
     /// Parts this node from the two others, which are a majority without it.
     pub(crate) async fn cut_off(&self, number: usize) {
-        self.members[number].cut_off(&Self::others(number)).await.expect("the node is cut off");
+        self.members[number]
+            .cut_off(&Self::others(number))
+            .await
+            .expect("the node is cut off");
         let other = (number + 1) % MEMBERS.len();
         eventually("the others miss it", Duration::from_secs(30), async || {
             (self.seen_by(other).await? == "2").then_some(())
@@ -116,20 +150,42 @@ impl Cluster {
 
     /// Ends [`Self::cut_off`].
     pub(crate) async fn heal(&self, number: usize) {
-        self.members[number].join_again(&Self::others(number)).await.expect("the node may come back");
+        self.members[number]
+            .join_again(&Self::others(number))
+            .await
+            .expect("the node may come back");
     }
 
     fn others(number: usize) -> Vec<&'static str> {
-        MEMBERS.into_iter().enumerate().filter(|(n, _)| *n != number).map(|(_, name)| name).collect()
+        MEMBERS
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| *n != number)
+            .map(|(_, name)| name)
+            .collect()
     }
 
     /// The number of the node where the leader of this queue is, as one of the others sees it.
     pub(crate) async fn leader_of(&self, vhost: &str, queue: &str) -> usize {
-        let question = ["list_queues", "--vhost", vhost, "name", "leader", "--no-table-headers"];
-        let listed = self.members[0].control(&question).await.expect("the queues of the cluster");
-        let line = listed.lines().find(|line| line.split_whitespace().next() == Some(queue));
+        let question = [
+            "list_queues",
+            "--vhost",
+            vhost,
+            "name",
+            "leader",
+            "--no-table-headers",
+        ];
+        let listed = self.members[0]
+            .control(&question)
+            .await
+            .expect("the queues of the cluster");
+        let line = listed
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(queue));
         let line = line.unwrap_or_else(|| panic!("no queue {queue} in {listed}"));
         let is_on = |number: &usize| line.contains(&format!("{}@", MEMBERS[*number]));
-        (0..3).find(is_on).unwrap_or_else(|| panic!("no node is named in {line:?}"))
+        (0..3)
+            .find(is_on)
+            .unwrap_or_else(|| panic!("no node is named in {line:?}"))
     }
 }

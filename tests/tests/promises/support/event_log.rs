@@ -41,7 +41,10 @@ impl Entry {
 
     /// The model of the LLM that a breaker's event is about.
     pub(crate) fn model(&self) -> &str {
-        self.json["key"]["llm"].as_str().and_then(|llm| llm.split_once('/')).map_or("", |(_, model)| model)
+        self.json["key"]["llm"]
+            .as_str()
+            .and_then(|llm| llm.split_once('/'))
+            .map_or("", |(_, model)| model)
     }
 
     /// A field of the event that is an amount.
@@ -51,11 +54,13 @@ impl Entry {
     }
 
     pub(crate) fn is_start_of(&self, id: &str) -> bool {
-        self.accepted && matches!(&self.decision, Decision::Started { task, .. } if task.as_str() == id)
+        self.accepted
+            && matches!(&self.decision, Decision::Started { task, .. } if task.as_str() == id)
     }
 
     pub(crate) fn is_end_of(&self, id: &str) -> bool {
-        self.accepted && matches!(&self.decision, Decision::Finished { task, .. } if task.as_str() == id)
+        self.accepted
+            && matches!(&self.decision, Decision::Finished { task, .. } if task.as_str() == id)
     }
 }
 
@@ -73,13 +78,27 @@ pub(crate) struct EventLog {
 impl EventLog {
     pub(crate) async fn open(url: &str) -> Self {
         let (connection, channel) = channel(url).await;
-        channel.basic_qos(500, BasicQosOptions::default()).await.expect("a limit, which a stream wants");
+        channel
+            .basic_qos(500, BasicQosOptions::default())
+            .await
+            .expect("a limit, which a stream wants");
         let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
+        arguments.insert(
+            "x-stream-offset".into(),
+            AMQPValue::LongString("first".into()),
+        );
         let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume("pool.events".into(), "".into(), options, arguments).await;
+        let consumer = channel
+            .basic_consume("pool.events".into(), "".into(), options, arguments)
+            .await;
         let consumer = consumer.expect("the stream pool.events");
-        Self { entries: Vec::new(), fold: Fold::new(), channel, consumer, _connection: connection }
+        Self {
+            entries: Vec::new(),
+            fold: Fold::new(),
+            channel,
+            consumer,
+            _connection: connection,
+        }
     }
 
     /// Reads up to the present end: to a mark that it appends itself.
@@ -90,12 +109,26 @@ impl EventLog {
     /// Appends events of its own, as any process of the pool could, and reads up to them.
     pub(crate) async fn append(&mut self, events: &[Value]) -> &[Entry] {
         let mark = EmitterId::new();
-        let batch = json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": events});
+        let batch =
+            json!({"v": 1, "emitter": mark, "first": 0, "at_ms": wall_clock().0, "events": events});
         let body = batch.to_string();
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let publish =
-            self.channel.basic_publish("pool.log".into(), "events".into(), options, body.as_bytes(), properties);
-        assert!(publish.await.expect("a publish").await.expect("a confirm").is_ack(), "the batch is in the log");
+        let publish = self.channel.basic_publish(
+            "pool.log".into(),
+            "events".into(),
+            options,
+            body.as_bytes(),
+            properties,
+        );
+        assert!(
+            publish
+                .await
+                .expect("a publish")
+                .await
+                .expect("a confirm")
+                .is_ack(),
+            "the batch is in the log"
+        );
         while self.next().await != mark {}
         &self.entries
     }
@@ -104,32 +137,48 @@ impl EventLog {
     /// pool nothing.
     pub(crate) async fn finished(&mut self, count: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let is_end = |entry: &&Entry| entry.accepted && matches!(entry.decision, Decision::Finished { .. });
+        let is_end =
+            |entry: &&Entry| entry.accepted && matches!(entry.decision, Decision::Finished { .. });
         loop {
             let ended = self.entries.iter().filter(is_end).count();
             if ended >= count {
                 return;
             }
-            assert!(Instant::now() < deadline, "after {} s {ended} of {count} tasks have ended", limit.as_secs());
+            assert!(
+                Instant::now() < deadline,
+                "after {} s {ended} of {count} tasks have ended",
+                limit.as_secs()
+            );
             self.next().await;
         }
     }
 
     /// Reads along until `look` finds something, and appends nothing, so that the pool has a pulse of its own.
-    pub(crate) async fn follow<T>(&mut self, what: &str, limit: Duration, look: impl Fn(&[Entry]) -> Option<T>) -> T {
+    pub(crate) async fn follow<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&[Entry]) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(seen) = look(&self.entries) {
                 return seen;
             }
-            assert!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+            assert!(
+                Instant::now() < deadline,
+                "not within {} s: {what}",
+                limit.as_secs()
+            );
             self.next().await;
         }
     }
 
     async fn next(&mut self) -> EmitterId {
         // The pulse of the pool is in the log, so there is always something to come.
-        let next = tokio::time::timeout(SOON, self.consumer.next()).await.expect("the log gives what is in it");
+        let next = tokio::time::timeout(SOON, self.consumer.next())
+            .await
+            .expect("the log gives what is in it");
         let delivery = next.expect("the stream stays").expect("a delivery");
         let batch = Batch::from_json(&delivery.data).expect("a batch of events");
         let raw: Value = serde_json::from_slice(&delivery.data).expect("a batch is JSON");
@@ -137,14 +186,27 @@ impl EventLog {
         self.fold.apply(&batch, |id, decision, verdict| {
             let place = usize::try_from(id.seq - batch.first).expect("a place in the batch");
             let json = raw["events"][place].clone();
-            entries.push(Entry { at, decision: decision.clone(), json, accepted: verdict == Verdict::Accepted });
+            entries.push(Entry {
+                at,
+                decision: decision.clone(),
+                json,
+                accepted: verdict == Verdict::Accepted,
+            });
         });
-        delivery.ack(BasicAckOptions::default()).await.expect("an ack");
+        delivery
+            .ack(BasicAckOptions::default())
+            .await
+            .expect("an ack");
         batch.emitter
     }
 
     /// Reads again and again until `look` finds something.
-    pub(crate) async fn until<T>(&mut self, what: &str, limit: Duration, look: impl Fn(&[Entry]) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&[Entry]) -> Option<T>,
+    ) -> T {
         let log = &mut *self;
         eventually(what, limit, async || look(log.read().await)).await
     }
@@ -152,27 +214,49 @@ impl EventLog {
     /// Waits until somebody owns the task; gives the programmer.
     pub(crate) async fn started(&mut self, task: &str) -> ProgrammerId {
         let id = TaskId::new(task).expect("an id");
-        self.until(&format!("{task} is started"), SOON, |entries| starts_of(entries, &id).pop().map(|(_, who)| who))
-            .await
+        self.until(&format!("{task} is started"), SOON, |entries| {
+            starts_of(entries, &id).pop().map(|(_, who)| who)
+        })
+        .await
     }
 
     /// Accepted outcomes of a task.
     pub(crate) fn outcomes(&self, task: &str) -> Vec<Status> {
-        let of_task = |entry: &&Entry| entry.accepted && entry.decision.task().is_some_and(|id| id.as_str() == task);
-        self.entries.iter().filter(of_task).filter_map(|entry| entry.decision.ends_as()).collect()
+        let of_task = |entry: &&Entry| {
+            entry.accepted && entry.decision.task().is_some_and(|id| id.as_str() == task)
+        };
+        self.entries
+            .iter()
+            .filter(of_task)
+            .filter_map(|entry| entry.decision.ends_as())
+            .collect()
     }
 
     /// Accepted starts of a task.
     pub(crate) fn starts(&self, task: &str) -> Vec<ProgrammerId> {
         let id = TaskId::new(task).expect("an id");
-        starts_of(&self.entries, &id).into_iter().map(|(_, programmer)| programmer).collect()
+        starts_of(&self.entries, &id)
+            .into_iter()
+            .map(|(_, programmer)| programmer)
+            .collect()
     }
 }
 
 fn starts_of(entries: &[Entry], id: &TaskId) -> Vec<(AttemptId, ProgrammerId)> {
-    let starts = entries.iter().filter(|entry| entry.accepted).filter_map(|entry| {
-        let Decision::Started { task, attempt, programmer, .. } = &entry.decision else { return None };
-        (task == id).then(|| (*attempt, programmer.clone()))
-    });
+    let starts = entries
+        .iter()
+        .filter(|entry| entry.accepted)
+        .filter_map(|entry| {
+            let Decision::Started {
+                task,
+                attempt,
+                programmer,
+                ..
+            } = &entry.decision
+            else {
+                return None;
+            };
+            (task == id).then(|| (*attempt, programmer.clone()))
+        });
     starts.collect()
 }

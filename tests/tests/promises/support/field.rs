@@ -10,7 +10,8 @@ use super::private::SETTLED_AFTER;
 use super::{Books, EventLog, Pool, PoolFile, PrivateBroker};
 
 /// Works until the file `go` is there.
-pub(crate) const PATIENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
+pub(crate) const PATIENT: &str =
+    r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
 /// Time for a pool that was broken to do its work.
 pub(crate) const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
@@ -42,25 +43,40 @@ impl Field {
         let broker = PrivateBroker::take().await;
         let mut pool = Pool::set_up_at(&broker, file).await;
         pool.start_dispatcher().await;
-        let workers = workers.iter().map(|ids| pool.start_worker(&["--programmers", ids])).collect();
+        let workers = workers
+            .iter()
+            .map(|ids| pool.start_worker(&["--programmers", ids]))
+            .collect();
         pool.all_consume().await;
         let books = Books::open(&pool).await;
         tokio::time::sleep(SETTLED_AFTER).await;
-        Self { books, pool, workers, broker }
+        Self {
+            books,
+            pool,
+            workers,
+            broker,
+        }
     }
 
     /// Agents that do nothing.
     pub(crate) async fn quick() -> Self {
-        Self::with(&nervous(&["001", "002", "003", "004"]), &["001,002", "003,004"]).await
+        Self::with(
+            &nervous(&["001", "002", "003", "004"]),
+            &["001,002", "003,004"],
+        )
+        .await
     }
 
     /// Agents that wait for [`Self::go`].
     pub(crate) async fn patient() -> Self {
-        let directory = tempfile::TempDir::with_prefix("pool-signs-").expect("a directory for signs").keep();
+        let directory = tempfile::TempDir::with_prefix("pool-signs-")
+            .expect("a directory for signs")
+            .keep();
         let argument = directory.to_str().expect("a path in UTF-8");
         let file = nervous(&["001", "002"]).command(&["/bin/sh", "-c", PATIENT, "agent", argument]);
         let field = Self::with(&file, &["001", "002"]).await;
-        std::os::unix::fs::symlink(&directory, field.pool.path().join("signs")).expect("a link to the signs");
+        std::os::unix::fs::symlink(&directory, field.pool.path().join("signs"))
+            .expect("a link to the signs");
         field
     }
 
@@ -80,6 +96,9 @@ impl Field {
 
     /// Waits until a task is worked on; gives by whom.
     pub(crate) async fn started(&self, task: &str) -> ProgrammerId {
-        EventLog::open(&self.pool.amqp_url()).await.started(task).await
+        EventLog::open(&self.pool.amqp_url())
+            .await
+            .started(task)
+            .await
     }
 }

@@ -35,7 +35,10 @@ impl Ledger {
             let before = (now.spent, now.open.len());
             now.take(entry);
             if (now.spent, now.open.len()) != before {
-                history.push(Self { at: entry.at, ..now.clone() });
+                history.push(Self {
+                    at: entry.at,
+                    ..now.clone()
+                });
             }
         }
         history
@@ -49,8 +52,11 @@ impl Ledger {
     fn take(&mut self, entry: &Entry) {
         let attempt = entry.text("attempt");
         if entry.is("reserved") {
-            self.open.insert(attempt.to_owned(), entry.amount("amount_usd"));
-        } else if (entry.is("settled") || entry.is("finished")) && self.open.remove(attempt).is_some() {
+            self.open
+                .insert(attempt.to_owned(), entry.amount("amount_usd"));
+        } else if (entry.is("settled") || entry.is("finished"))
+            && self.open.remove(attempt).is_some()
+        {
             self.spent += entry.amount("cost_usd");
         }
     }

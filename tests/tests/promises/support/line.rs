@@ -33,7 +33,11 @@ impl Line {
     }
 
     pub(crate) async fn quick() -> Self {
-        Self::with(&nervous(&["001", "002", "003", "004"]), &["001,002", "003,004"]).await
+        Self::with(
+            &nervous(&["001", "002", "003", "004"]),
+            &["001,002", "003,004"],
+        )
+        .await
     }
 
     pub(crate) async fn close(mut self) {

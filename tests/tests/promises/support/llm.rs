@@ -20,15 +20,25 @@ pub(crate) struct Llm {
 impl Llm {
     /// One that has an answer for everybody.
     pub(crate) async fn start() -> Self {
-        let answers = Script::from_yaml(r#"answers: [{when: "", say: "Done."}]"#).expect("an answers file");
-        let scripted = ScriptedLlm::start(answers, 0).await.expect("a scripted LLM");
-        Self { scripted, client: http(), usual: Vec::new() }
+        let answers =
+            Script::from_yaml(r#"answers: [{when: "", say: "Done."}]"#).expect("an answers file");
+        let scripted = ScriptedLlm::start(answers, 0)
+            .await
+            .expect("a scripted LLM");
+        Self {
+            scripted,
+            client: http(),
+            usual: Vec::new(),
+        }
     }
 
     /// One whose every answer says that it took so many tokens.
     pub(crate) async fn start_with_usage(input_tokens: u64, output_tokens: u64) -> Self {
         let usage = json!({"input_tokens": input_tokens, "output_tokens": output_tokens});
-        let llm = Self { usual: vec![json!({"model": "*", "usage": usage})], ..Self::start().await };
+        let llm = Self {
+            usual: vec![json!({"model": "*", "usage": usage})],
+            ..Self::start().await
+        };
         llm.recover().await;
         llm
     }
@@ -41,13 +51,24 @@ impl Llm {
     pub(crate) async fn fail(&self, rules: &[Value]) {
         let rules = [rules, &self.usual].concat();
         let url = format!("{}/script/rules", self.scripted.url());
-        let answer = self.client.put(url).json(&rules).send().await.expect("the scripted LLM answers");
-        assert!(answer.status().is_success(), "the rules are valid: {:?}", answer.text().await);
+        let answer = self
+            .client
+            .put(url)
+            .json(&rules)
+            .send()
+            .await
+            .expect("the scripted LLM answers");
+        assert!(
+            answer.status().is_success(),
+            "the rules are valid: {:?}",
+            answer.text().await
+        );
     }
 
     /// This status to every call of the model (`*` for all).
     pub(crate) async fn fail_with(&self, model: &str, status: u16) {
-        self.fail(&[json!({"model": model, "fail": {"status": status}})]).await;
+        self.fail(&[json!({"model": model, "fail": {"status": status}})])
+            .await;
     }
 
     /// Calls of the model are not answered until the next rules come.
@@ -62,9 +83,20 @@ impl Llm {
 
     /// Everything that it has received.
     pub(crate) async fn requests(&self) -> Vec<LoggedRequest> {
-        let answer = self.client.get(format!("{}/script/requests", self.scripted.url())).send().await;
-        let log: Vec<LoggedRequest> = answer.expect("the scripted LLM answers").json().await.expect("its log");
-        assert!(log.first().is_none_or(|first| first.number == 1), "nothing of its log was forgotten");
+        let answer = self
+            .client
+            .get(format!("{}/script/requests", self.scripted.url()))
+            .send()
+            .await;
+        let log: Vec<LoggedRequest> = answer
+            .expect("the scripted LLM answers")
+            .json()
+            .await
+            .expect("its log");
+        assert!(
+            log.first().is_none_or(|first| first.number == 1),
+            "nothing of its log was forgotten"
+        );
         log
     }
 

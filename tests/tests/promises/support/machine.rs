@@ -15,7 +15,9 @@ pub(crate) fn shared_directory() -> &'static Path {
 
 /// The checkout that is being tested.
 pub(crate) fn checkout() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's directory")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace's directory")
 }
 
 /// A program of this workspace, as cargo built it.
@@ -24,9 +26,16 @@ pub(crate) fn checkout() -> &'static Path {
 /// When it has not been built: cargo builds for a test only the programs of the test's own package.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own file");
-    let profile = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("a test lies in target/<profile>/deps");
     let program = profile.join(name);
-    assert!(program.is_file(), "{} is missing: run `cargo build --workspace --bins` first", program.display());
+    assert!(
+        program.is_file(),
+        "{} is missing: run `cargo build --workspace --bins` first",
+        program.display()
+    );
     program
 }
 
@@ -50,7 +59,11 @@ pub(crate) fn schemathesis() -> PathBuf {
 fn installed(name: &str, variable: &str) -> PathBuf {
     let there = checkout().join(format!(".pool/{name}/bin/{name}"));
     let program = std::env::var_os(variable).map_or(there, PathBuf::from);
-    assert!(program.is_file(), "there is no {name} at {}: run scripts/test, or set {variable}", program.display());
+    assert!(
+        program.is_file(),
+        "there is no {name} at {}: run scripts/test, or set {variable}",
+        program.display()
+    );
     program
 }
 
@@ -63,7 +76,10 @@ pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     let before = used();
     tokio::time::sleep(span).await;
     let shares = [0, 1].map(|one| (used()[one] - before[one]) / 1000.0 / span.as_secs_f64());
-    assert!(shares.iter().all(|share| *share < IDLE), "parts of a core that {pids:?} use: {shares:.3?}");
+    assert!(
+        shares.iter().all(|share| *share < IDLE),
+        "parts of a core that {pids:?} use: {shares:.3?}"
+    );
 }
 
 /// One that nobody listens on now.
@@ -76,7 +92,9 @@ pub(crate) fn lock_file(name: &str) -> File {
     let path = shared_directory().join(name);
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
-    options.open(&path).unwrap_or_else(|error| panic!("failed to open {}: {error}", path.display()))
+    options
+        .open(&path)
+        .unwrap_or_else(|error| panic!("failed to open {}: {error}", path.display()))
 }
 
 /// The cores, for as long as the value lives.

@@ -53,13 +53,21 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// When there is nothing after `limit`; the message is `what`.
-pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(seen) = look().await {
             return seen;
         }
-        assert!(Instant::now() < deadline, "not within {} s: {what}", limit.as_secs());
+        assert!(
+            Instant::now() < deadline,
+            "not within {} s: {what}",
+            limit.as_secs()
+        );
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -36,9 +36,17 @@ impl OwnBroker {
     /// The same in such a place, where files for it may be already.
     pub(crate) async fn start_in(data: TempDir, config: &str) -> Self {
         std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
-        let (script, config) = (checkout().join("scripts/broker"), data.path().join("test.conf"));
+        let (script, config) = (
+            checkout().join("scripts/broker"),
+            data.path().join("test.conf"),
+        );
         let node = Node::new(script, data.path().join("node"), Some(config));
-        let mut broker = Self { node, _data: data, printed: String::new(), values: HashMap::new() };
+        let mut broker = Self {
+            node,
+            _data: data,
+            printed: String::new(),
+            values: HashMap::new(),
+        };
         broker.start_again().await;
         broker
     }
@@ -47,7 +55,9 @@ impl OwnBroker {
     pub(crate) async fn start_again(&mut self) {
         self.printed = self.node.start().await.expect("a broker of the test's own");
         let values = self.printed.lines().filter_map(|line| line.split_once('='));
-        self.values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        self.values = values
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
     }
 
     /// A virtual host in it, for a pool.
@@ -61,7 +71,9 @@ impl OwnBroker {
     }
 
     fn value(&self, name: &str) -> &str {
-        self.values.get(name).unwrap_or_else(|| panic!("scripts/broker printed no {name}"))
+        self.values
+            .get(name)
+            .unwrap_or_else(|| panic!("scripts/broker printed no {name}"))
     }
 
     /// `amqp://pool:password@127.0.0.1:port/%2f`
@@ -81,16 +93,25 @@ impl OwnBroker {
 
     /// Runs `rabbitmqctl` on the node.
     pub(crate) async fn control(&self, arguments: &[&str]) -> String {
-        self.node.control(arguments).await.expect("rabbitmqctl does it")
+        self.node
+            .control(arguments)
+            .await
+            .expect("rabbitmqctl does it")
     }
 }
 
 impl Drop for OwnBroker {
     fn drop(&mut self) {
         let mut command = Command::new(checkout().join("scripts/broker"));
-        let stopped = command.args(["stop", "--now", "--data"]).arg(self.node.data()).output();
+        let stopped = command
+            .args(["stop", "--now", "--data"])
+            .arg(self.node.data())
+            .output();
         if !stopped.is_ok_and(|done| done.status.success()) && !std::thread::panicking() {
-            panic!("the broker in {} was not stopped", self.node.data().display());
+            panic!(
+                "the broker in {} was not stopped",
+                self.node.data().display()
+            );
         }
     }
 }
@@ -107,15 +128,29 @@ impl Pair {
     pub(crate) fn at(url: impl Into<String>, broker: Value) -> Self {
         let directory = TempDir::with_prefix("pool-test-pair-").expect("a directory for a test");
         std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
-        PoolFile::sample().only(&["001"]).with("broker", broker).write(&directory.path().join("config/pool.yaml"));
-        Repository::create(&directory.path().join("repositories/app"), &[("readme.txt", "one\n")]);
-        Self { url: url.into(), directory }
+        PoolFile::sample()
+            .only(&["001"])
+            .with("broker", broker)
+            .write(&directory.path().join("config/pool.yaml"));
+        Repository::create(
+            &directory.path().join("repositories/app"),
+            &[("readme.txt", "one\n")],
+        );
+        Self {
+            url: url.into(),
+            directory,
+        }
     }
 
     fn spawn(&self, name: &str, arguments: &[&str]) -> Running {
         let mut command = Command::new(program(name));
-        command.args(arguments).arg("--pool").arg(self.directory.path().join("config/pool.yaml"));
-        command.env("AMQP_URL", &self.url).env("RUST_LOG", "info,lapin=off");
+        command
+            .args(arguments)
+            .arg("--pool")
+            .arg(self.directory.path().join("config/pool.yaml"));
+        command
+            .env("AMQP_URL", &self.url)
+            .env("RUST_LOG", "info,lapin=off");
         command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
         Running::start(name, &self.directory.path().join("logs"), &command)
     }
@@ -123,7 +158,10 @@ impl Pair {
     pub(crate) fn dispatcher(&self) -> Running {
         let url_file = self.directory.path().join("url");
         let url_file = url_file.to_str().expect("a path in UTF-8");
-        self.spawn("dispatcher", &["serve", "--listen", "127.0.0.1:0", "--url-file", url_file])
+        self.spawn(
+            "dispatcher",
+            &["serve", "--listen", "127.0.0.1:0", "--url-file", url_file],
+        )
     }
 
     pub(crate) fn worker(&self) -> Running {
@@ -134,7 +172,9 @@ impl Pair {
     pub(crate) async fn api(&self) -> Api {
         let url_file = self.directory.path().join("url");
         let url = eventually("the dispatcher serves", SOON, async || {
-            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+            std::fs::read_to_string(&url_file)
+                .ok()
+                .filter(|url| !url.is_empty())
         });
         Api::at(url.await)
     }
@@ -142,7 +182,9 @@ impl Pair {
     /// The API of the worker's programmer: `/health`, `/ready`, `/metrics`.
     pub(crate) async fn programmer(&self, api: &Api) -> Api {
         let port = eventually("the programmer has a port", SOON, async || {
-            api.status().await["programmers"][0]["port"].as_u64().filter(|port| *port > 0)
+            api.status().await["programmers"][0]["port"]
+                .as_u64()
+                .filter(|port| *port > 0)
         });
         Api::at(format!("http://127.0.0.1:{}", port.await))
     }
@@ -151,7 +193,11 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for log in std::fs::read_dir(self.directory.path().join("logs")).into_iter().flatten().flatten() {
+            for log in std::fs::read_dir(self.directory.path().join("logs"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let text = std::fs::read_to_string(log.path()).unwrap_or_default();
                 eprintln!("----- {} -----\n{text}", log.path().display());
             }
@@ -176,7 +222,10 @@ pub(crate) async fn broker_is(api: &Api, state: &str) -> Value {
 
 /// Waits until it can do its work.
 pub(crate) async fn ready(api: &Api) {
-    eventually("it is ready", SOON * 2, async || (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())).await;
+    eventually("it is ready", SOON * 2, async || {
+        (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
 }
 
 /// How often a process has said this.

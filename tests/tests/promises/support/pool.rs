@@ -50,11 +50,19 @@ impl Pool {
     }
 
     /// The same, while no other test runs.
-    pub(crate) async fn start_processes_alone(file: &PoolFile, processes: usize, each: usize) -> Self {
+    pub(crate) async fn start_processes_alone(
+        file: &PoolFile,
+        processes: usize,
+        each: usize,
+    ) -> Self {
         Self::ready_in_processes(all_cores().await, file, (processes, each)).await
     }
 
-    async fn ready_in_processes(cores: Cores, file: &PoolFile, (processes, each): (usize, usize)) -> Self {
+    async fn ready_in_processes(
+        cores: Cores,
+        file: &PoolFile,
+        (processes, each): (usize, usize),
+    ) -> Self {
         let mut pool = Self::set_up(cores, file).await;
         pool.start_dispatcher().await;
         pool.start_workers(processes, each);
@@ -119,12 +127,18 @@ impl Pool {
             way: None,
             _cores: cores,
         };
-        Repository::create(&pool.repository("app"), &[("readme.txt", "one\ntwo\nthree\n")]);
+        Repository::create(
+            &pool.repository("app"),
+            &[("readme.txt", "one\ntwo\nthree\n")],
+        );
         pool
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.directory.as_ref().expect("the directory is there until the end").path()
+        self.directory
+            .as_ref()
+            .expect("the directory is there until the end")
+            .path()
     }
 
     /// Another pool file for the processes that are started from now on.
@@ -169,7 +183,9 @@ impl Pool {
     /// The name of its virtual host.
     pub(crate) fn vhost(&self) -> String {
         let url = self.amqp_url();
-        url.rsplit_once('/').map(|(_, vhost)| vhost.to_owned()).expect("a URL with a virtual host")
+        url.rsplit_once('/')
+            .map(|(_, vhost)| vhost.to_owned())
+            .expect("a URL with a virtual host")
     }
 
     /// Processes that are started from now on reach the broker by way of this proxy.
@@ -187,16 +203,25 @@ impl Pool {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
         let mut command = Command::new(program(binary));
-        command.args(args).env_remove("POOL_API_TOKEN").envs(env.iter().copied());
+        command
+            .args(args)
+            .env_remove("POOL_API_TOKEN")
+            .envs(env.iter().copied());
         self.start_process(&name, command)
     }
 
     fn start_process(&self, name: &str, mut command: Command) -> Running {
         command.arg("--pool").arg(&self.file);
         let role = name.split('-').next().unwrap_or_default();
-        command.env("AMQP_URL", self.way.clone().unwrap_or_else(|| self.vhost.url_of(role)));
+        command.env(
+            "AMQP_URL",
+            self.way.clone().unwrap_or_else(|| self.vhost.url_of(role)),
+        );
         command.env_remove("PROGRAMMER_ID").env_remove("POOL_FILE");
-        command.env("RUST_LOG", std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
+        command.env(
+            "RUST_LOG",
+            std::env::var("POOL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()),
+        );
         Running::start(name, &self.path().join("logs"), &command)
     }
 
@@ -214,7 +239,9 @@ impl Pool {
     pub(crate) async fn start_dispatcher_at(&mut self, listen: &str, env: &[(&str, &str)]) {
         let url_file = self.launch_dispatcher(listen, env);
         eventually("the dispatcher serves", SOON, async || {
-            std::fs::read_to_string(&url_file).ok().filter(|url| !url.is_empty())
+            std::fs::read_to_string(&url_file)
+                .ok()
+                .filter(|url| !url.is_empty())
         })
         .await;
     }
@@ -223,7 +250,13 @@ impl Pool {
     pub(crate) fn launch_dispatcher(&mut self, listen: &str, env: &[(&str, &str)]) -> PathBuf {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
-        let arguments = ["serve", "--listen", listen, "--url-file", url_file.to_str().expect("a path in UTF-8")];
+        let arguments = [
+            "serve",
+            "--listen",
+            listen,
+            "--url-file",
+            url_file.to_str().expect("a path in UTF-8"),
+        ];
         let dispatcher = self.spawn("dispatcher", &arguments, env);
         self.dispatchers.push(dispatcher);
         url_file
@@ -239,12 +272,21 @@ impl Pool {
         let arguments = [&["run"], which].concat();
         let worker = self.spawn("worker", &arguments, env);
         self.workers.push(worker);
-        self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
+        self.told.push(
+            which
+                .last()
+                .map(|ids| ids.split(',').map(ToOwned::to_owned).collect())
+                .unwrap_or_default(),
+        );
         self.workers.len() - 1
     }
 
     /// The same, on what takes itself for another host, where HTTP has no way out to anything but loopback.
-    pub(crate) fn start_worker_on_a_host_without_egress(&mut self, host: &str, which: &[&str]) -> usize {
+    pub(crate) fn start_worker_on_a_host_without_egress(
+        &mut self,
+        host: &str,
+        which: &[&str],
+    ) -> usize {
         let mut wrapper = vec!["unshare"];
         if !nix::unistd::geteuid().is_root() {
             wrapper.extend(["--user", "--map-root-user"]);
@@ -256,20 +298,38 @@ impl Pool {
     }
 
     /// The same, started by a program that becomes it in the end.
-    pub(crate) fn start_worker_by(&mut self, wrapper: &[&str], which: &[&str], env: &[(&str, &str)]) -> usize {
+    pub(crate) fn start_worker_by(
+        &mut self,
+        wrapper: &[&str],
+        which: &[&str],
+        env: &[(&str, &str)],
+    ) -> usize {
         self.started += 1;
         let (first, rest) = wrapper.split_first().expect("a program");
         let mut command = Command::new(first);
-        command.args(rest).arg(program("worker")).arg("run").args(which).envs(env.iter().copied());
+        command
+            .args(rest)
+            .arg(program("worker"))
+            .arg("run")
+            .args(which)
+            .envs(env.iter().copied());
         let worker = self.start_process(&format!("worker-{}", self.started), command);
         self.workers.push(worker);
-        self.told.push(which.last().map(|ids| ids.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
+        self.told.push(
+            which
+                .last()
+                .map(|ids| ids.split(',').map(ToOwned::to_owned).collect())
+                .unwrap_or_default(),
+        );
         self.workers.len() - 1
     }
 
     /// What the dispatcher that was started last has printed.
     pub(crate) fn dispatcher_log(&self) -> String {
-        self.dispatchers.last().map(Running::log).unwrap_or_default()
+        self.dispatchers
+            .last()
+            .map(Running::log)
+            .unwrap_or_default()
     }
 
     /// The pid of the dispatcher that was started last.
@@ -290,7 +350,11 @@ impl Pool {
     /// SIGKILL to the worker that was told to take this programmer; gives all that it was told to take.
     pub(crate) fn kill_worker_of(&mut self, programmer: &ProgrammerId) -> Vec<String> {
         let has_it = |ids: &Vec<String>| ids.iter().any(|id| id == programmer.as_str());
-        let index = self.told.iter().position(has_it).unwrap_or_else(|| panic!("no worker was told {programmer}"));
+        let index = self
+            .told
+            .iter()
+            .position(has_it)
+            .unwrap_or_else(|| panic!("no worker was told {programmer}"));
         let told = self.told[index].clone();
         self.kill_worker(index);
         told
@@ -335,7 +399,11 @@ impl Pool {
     pub(crate) async fn command_line(&self, arguments: &[&str]) -> String {
         let done = self.try_command_line(arguments).await;
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success(), "dispatcher {arguments:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "dispatcher {arguments:?}: {said}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         said
     }
 
@@ -343,9 +411,14 @@ impl Pool {
     pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program("dispatcher"));
         let url = std::fs::read_to_string(self.path().join("url")).unwrap_or_default();
-        command.args(arguments).env("POOL_URL", url.trim_end()).env("AMQP_URL", self.vhost.url());
+        command
+            .args(arguments)
+            .env("POOL_URL", url.trim_end())
+            .env("AMQP_URL", self.vhost.url());
         command.env("POOL_FILE", &self.file);
-        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
+        let done = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("a thread");
         done.expect("the dispatcher's command line runs")
     }
 
@@ -384,7 +457,8 @@ impl Pool {
         let api = self.api();
         eventually("every programmer is idle", SOON, async || {
             let status = api.status().await;
-            (status["pool_size"].is_u64() && status["available"] == status["pool_size"]).then_some(())
+            (status["pool_size"].is_u64() && status["available"] == status["pool_size"])
+                .then_some(())
         })
         .await;
     }
@@ -395,13 +469,20 @@ impl Pool {
         eventually("every programmer is held", SOON * 2, async || {
             let status = api.status().await;
             let programmers = status["programmers"].as_array()?;
-            programmers.iter().all(|programmer| programmer["state"] != "down").then_some(())
+            programmers
+                .iter()
+                .all(|programmer| programmer["state"] != "down")
+                .then_some(())
         })
         .await;
     }
 
     /// Waits until the status is like this, and gives it.
-    pub(crate) async fn status_where(&self, what: &str, fits: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+    pub(crate) async fn status_where(
+        &self,
+        what: &str,
+        fits: impl Fn(&PoolStatus) -> bool,
+    ) -> PoolStatus {
         let api = self.api();
         eventually(what, SOON, async || {
             let status = PoolStatus(api.status().await);
@@ -411,14 +492,19 @@ impl Pool {
     }
 
     pub(crate) async fn status(&self) -> PoolStatus {
-        self.status_where("the dispatcher gives a status", |_| true).await
+        self.status_where("the dispatcher gives a status", |_| true)
+            .await
     }
 
     /// The tasks `<name>-1`, `<name>-2`, … have one outcome each, in the log and for their submitter: success.
     pub(crate) async fn all_succeeded(&self, log: &mut EventLog, name: &str, count: usize) {
         log.read().await;
         for id in (1..=count).map(|n| format!("{name}-{n}")) {
-            assert_eq!(log.outcomes(&id), [Status::Succeeded], "{id} has one outcome, and it is a success");
+            assert_eq!(
+                log.outcomes(&id),
+                [Status::Succeeded],
+                "{id} has one outcome, and it is a success"
+            );
             let result = self.api().result(&id, SOON).await;
             assert_eq!(result.status, Status::Succeeded, "{id}: {result:?}");
         }
@@ -428,7 +514,10 @@ impl Pool {
     pub(crate) async fn worker_prints(&self, worker: usize, text: &str) {
         let worker = &self.workers[worker];
         let what = format!("{} prints {text:?}", worker.name);
-        eventually(&what, SOON, async || worker.log().contains(text).then_some(())).await;
+        eventually(&what, SOON, async || {
+            worker.log().contains(text).then_some(())
+        })
+        .await;
     }
 
     /// The commit of a branch, which is set a moment after the outcome.
@@ -467,7 +556,10 @@ impl Drop for Pool {
                 eprintln!("{}", process.last_words());
             }
             if let Some(directory) = self.directory.take() {
-                eprintln!("the directory of the test stays: {}", directory.keep().display());
+                eprintln!(
+                    "the directory of the test stays: {}",
+                    directory.keep().display()
+                );
             }
         }
     }

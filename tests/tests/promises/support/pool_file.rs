@@ -25,15 +25,28 @@ const SAMPLE: [(&str, [&str; 3]); 10] = [
 ];
 
 /// A required set for each route of the sample pool.
-pub(crate) const ROUTES: [&[&str]; 7] =
-    [&[], &["deepseek"], &["fast"], &["free", "local"], &["openai"], &["paid", "premium"], &["reasoning"]];
+pub(crate) const ROUTES: [&[&str]; 7] = [
+    &[],
+    &["deepseek"],
+    &["fast"],
+    &["free", "local"],
+    &["openai"],
+    &["paid", "premium"],
+    &["reasoning"],
+];
 
 /// The ids of the sample pool.
-pub(crate) const PROGRAMMERS: [&str; 10] = ["001", "002", "003", "004", "005", "006", "007", "008", "009", "010"];
+pub(crate) const PROGRAMMERS: [&str; 10] = [
+    "001", "002", "003", "004", "005", "006", "007", "008", "009", "010",
+];
 
 /// What the sample pool's programmer with this id offers.
 pub(crate) fn offered(id: &str) -> &'static [&'static str] {
-    &SAMPLE.iter().find(|(known, _)| *known == id).expect("a programmer of the sample pool").1
+    &SAMPLE
+        .iter()
+        .find(|(known, _)| *known == id)
+        .expect("a programmer of the sample pool")
+        .1
 }
 
 /// Ids `001`, `002`, …
@@ -57,7 +70,8 @@ impl PoolFile {
     pub(crate) fn grown(count: usize, primary: &str, backup: Option<&str>) -> Self {
         let programmers: Vec<Value> = numbered(count)
             .map(|id| {
-                let mut programmer = json!({"id": id, "port": 0, "primary_llm": primary, "capabilities": ["work"]});
+                let mut programmer =
+                    json!({"id": id, "port": 0, "primary_llm": primary, "capabilities": ["work"]});
                 if let Some(backup) = backup {
                     programmer["backup_llm"] = backup.into();
                 }
@@ -101,7 +115,9 @@ impl PoolFile {
     /// Sets one value, by the keys that lead to it: `failover.circuit_breaker.cooldown_s`.
     #[must_use]
     pub(crate) fn set(mut self, keys: &str, value: Value) -> Self {
-        let place = keys.split('.').fold(&mut self.0, |place, key| &mut place[key]);
+        let place = keys
+            .split('.')
+            .fold(&mut self.0, |place, key| &mut place[key]);
         *place = value;
         self
     }
@@ -110,17 +126,27 @@ impl PoolFile {
     #[must_use]
     pub(crate) fn set_of(mut self, id: &str, key: &str, value: Value) -> Self {
         let programmers = self.0["programmers"].as_array_mut().expect("programmers");
-        let programmer = programmers.iter_mut().find(|programmer| programmer["id"] == id);
+        let programmer = programmers
+            .iter_mut()
+            .find(|programmer| programmer["id"] == id);
         programmer.expect("a programmer with this id")[key] = value;
         self
     }
 
     /// A provider whose LLMs cost so much for a million tokens.
     #[must_use]
-    pub(crate) fn paid_llm(self, llm: &str, base_url: &str, (input_usd, output_usd): (&str, &str)) -> Self {
+    pub(crate) fn paid_llm(
+        self,
+        llm: &str,
+        base_url: &str,
+        (input_usd, output_usd): (&str, &str),
+    ) -> Self {
         let (provider, _) = llm.split_once('/').expect("provider/model");
         let price = json!({"input_usd_per_mtok": input_usd, "output_usd_per_mtok": output_usd});
-        let mut file = self.set(&format!("providers.{provider}"), json!({"base_url": base_url, "free": false}));
+        let mut file = self.set(
+            &format!("providers.{provider}"),
+            json!({"base_url": base_url, "free": false}),
+        );
         file.0["prices"][llm] = price;
         file
     }
@@ -129,9 +155,24 @@ impl PoolFile {
     #[must_use]
     pub(crate) fn calling(self, arguments: &[&str]) -> Self {
         let agent = program("calling-agent");
-        let filled_in = ["--base-url", "{base_url}", "--token", "{token}", "--model", "{model}"];
+        let filled_in = [
+            "--base-url",
+            "{base_url}",
+            "--token",
+            "{token}",
+            "--model",
+            "{model}",
+        ];
         let prompt = ["--prompt-file", "{prompt_file}"];
-        self.command(&[&[agent.to_str().expect("a path in UTF-8")], &filled_in[..], &prompt, arguments].concat())
+        self.command(
+            &[
+                &[agent.to_str().expect("a path in UTF-8")],
+                &filled_in[..],
+                &prompt,
+                arguments,
+            ]
+            .concat(),
+        )
     }
 
     /// Any command as the agent.
@@ -143,11 +184,15 @@ impl PoolFile {
     /// The scripted LLM at this address.
     #[must_use]
     pub(crate) fn llm(self, base_url: &str) -> Self {
-        self.with("providers", json!({"local": {"base_url": base_url, "free": true}}))
+        self.with(
+            "providers",
+            json!({"local": {"base_url": base_url, "free": true}}),
+        )
     }
 
     pub(crate) fn write(&self, path: &Path) {
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("the directory of the pool file");
+        std::fs::create_dir_all(path.parent().expect("a directory"))
+            .expect("the directory of the pool file");
         std::fs::write(path, format!("{:#}\n", self.0)).expect("a pool file");
     }
 }

@@ -27,23 +27,39 @@ pub(crate) struct PrivateBroker {
 impl PrivateBroker {
     /// Waits for a free one, and repairs what the last test has left.
     pub(crate) async fn take() -> Self {
-        let (number, mine) = eventually("a broker that may be broken is free", Duration::from_secs(900), async || {
-            (0..BROKERS).find_map(|number| {
-                let file = lock_file(&format!("breakable-{number}-taken.lock"));
-                file.try_lock().is_ok().then_some((number, file))
-            })
-        })
+        let (number, mine) = eventually(
+            "a broker that may be broken is free",
+            Duration::from_secs(900),
+            async || {
+                (0..BROKERS).find_map(|number| {
+                    let file = lock_file(&format!("breakable-{number}-taken.lock"));
+                    file.try_lock().is_ok().then_some((number, file))
+                })
+            },
+        )
         .await;
         let in_use = InUse::of(&format!("breakable-{number}"));
         let node = Node::new(checkout().join("scripts/broker"), in_use.data(), None);
         // Fails when it does not run, and then it is not frozen either.
         let _ = node.thaw();
         let printed = node.start().await.expect("a broker that may be broken");
-        for off in ["set_vm_memory_high_watermark 0.8", "set_disk_free_limit 50MB"] {
-            node.control(&off.split(' ').collect::<Vec<_>>()).await.expect("the alarms are off");
+        for off in [
+            "set_vm_memory_high_watermark 0.8",
+            "set_disk_free_limit 50MB",
+        ] {
+            node.control(&off.split(' ').collect::<Vec<_>>())
+                .await
+                .expect("the alarms are off");
         }
-        node.set("consumer_timeout", "86400000").await.expect("the time-out of consumers is long");
-        Self { access: Access::printed(&printed), node, _mine: mine, _in_use: in_use }
+        node.set("consumer_timeout", "86400000")
+            .await
+            .expect("the time-out of consumers is long");
+        Self {
+            access: Access::printed(&printed),
+            node,
+            _mine: mine,
+            _in_use: in_use,
+        }
     }
 
     pub(crate) async fn vhost(&self) -> Vhost {

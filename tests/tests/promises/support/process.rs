@@ -19,11 +19,17 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn start(name: &str, log_directory: &Path, command: &Command) -> Self {
         let log = log_directory.join(format!("{name}.log"));
-        let file = File::options().create(true).append(true).open(&log).expect("a log file");
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file");
         let copy = file.try_clone().expect("a second handle on the log file");
         // Should this test be killed, its processes go with it: the kernel ends them with the thread that started them.
         let mut tied = Command::new("setpriv");
-        tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        tied.args(["--pdeathsig", "KILL", "--"])
+            .arg(command.get_program())
+            .args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => tied.env(name, value),
@@ -31,8 +37,14 @@ impl Running {
             };
         }
         tied.stdin(Stdio::null()).stdout(copy).stderr(file);
-        let child = tied.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name: name.to_owned(), child, log }
+        let child = tied
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -94,7 +106,12 @@ impl Running {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(80)..];
-        format!("----- {} ({}) -----\n{}", self.name, self.log.display(), tail.join("\n"))
+        format!(
+            "----- {} ({}) -----\n{}",
+            self.name,
+            self.log.display(),
+            tail.join("\n")
+        )
     }
 }
 

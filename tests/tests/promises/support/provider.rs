@@ -65,7 +65,12 @@ pub(crate) fn error(status: u16, body: Value) -> Response {
 pub(crate) fn page(status: u16) -> Response {
     let status = StatusCode::from_u16(status).expect("a status");
     let html = "<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>blocked</body></html>";
-    (status, [(header::CONTENT_TYPE, "text/html; charset=UTF-8")], html).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "text/html; charset=UTF-8")],
+        html,
+    )
+        .into_response()
 }
 
 /// Dropping it ends it.
@@ -83,19 +88,30 @@ impl Provider {
         F: Fn(Arc<S>, Asked) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Response> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, state) = (Arc::clone(&asked), Arc::clone(state));
         let served = move |uri: Uri, body: String| {
             let body = serde_json::from_str(&body).unwrap_or_default();
-            let request = Asked { at: wall_clock(), path: uri.path().to_owned(), body };
+            let request = Asked {
+                at: wall_clock(),
+                path: uri.path().to_owned(),
+                body,
+            };
             log.lock().expect("no panic").push(request.clone());
             answer(Arc::clone(&state), request)
         };
         let router = Router::new().fallback(served);
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
-        Self { port, asked, server }
+        let server =
+            tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        Self {
+            port,
+            asked,
+            server,
+        }
     }
 
     pub(crate) fn base_url(&self) -> String {

@@ -14,7 +14,9 @@ impl Repository {
     /// A repository with one commit of these files.
     pub(crate) fn create(path: &Path, files: &[(&str, &str)]) -> Self {
         std::fs::create_dir_all(path).expect("a directory for a repository");
-        let repository = Self { path: path.to_owned() };
+        let repository = Self {
+            path: path.to_owned(),
+        };
         repository.git(&["init", "--quiet", "--initial-branch=main"]);
         for (name, text) in files {
             let file = path.join(name);
@@ -28,21 +30,42 @@ impl Repository {
 
     /// One that exists.
     pub(crate) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     /// The commit of a branch, if there is one.
     pub(crate) fn commit_of(&self, branch: &str) -> Option<String> {
-        let done = self.try_git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{branch}")], "");
-        done.status.success().then(|| String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
+        let done = self.try_git(
+            &[
+                "rev-parse",
+                "--verify",
+                "--quiet",
+                &format!("refs/heads/{branch}"),
+            ],
+            "",
+        );
+        done.status
+            .success()
+            .then(|| String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
     }
 
     /// The sample project of the trial.
     pub(crate) fn sample(path: &Path) -> Self {
         let script = checkout().join("scripts/make-sample-repo");
-        let made = Command::new(script).arg(path).output().expect("scripts/make-sample-repo runs");
-        assert!(made.status.success(), "no sample repository: {}", String::from_utf8_lossy(&made.stderr));
-        Self { path: path.to_owned() }
+        let made = Command::new(script)
+            .arg(path)
+            .output()
+            .expect("scripts/make-sample-repo runs");
+        assert!(
+            made.status.success(),
+            "no sample repository: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     /// A copy as another person has it.
@@ -59,7 +82,11 @@ impl Repository {
     /// Runs git in it; what it printed, without the last line break.
     pub(crate) fn git(&self, args: &[&str]) -> String {
         let done = self.try_git(args, "");
-        assert!(done.status.success(), "git {args:?} failed: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "git {args:?} failed: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
     }
 
@@ -77,10 +104,17 @@ impl Repository {
     fn try_git(&self, args: &[&str], input: &str) -> Output {
         use std::io::Write;
         let mut git = Command::new("git");
-        git.args(["-c", "user.name=Owner", "-c", "user.email=owner@localhost"]).args(args).current_dir(&self.path);
-        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
-        git.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut child = git.stderr(std::process::Stdio::piped()).spawn().expect("git runs");
+        git.args(["-c", "user.name=Owner", "-c", "user.email=owner@localhost"])
+            .args(args)
+            .current_dir(&self.path);
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
+        git.stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
+        let mut child = git
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("git runs");
         let mut stdin = child.stdin.take().expect("its input");
         // Git may end without reading: then its status says what is wrong.
         let _ = stdin.write_all(input.as_bytes());

@@ -17,11 +17,17 @@ pub(crate) struct OpenBreaker {
 
 impl PoolStatus {
     pub(crate) fn programmers(&self) -> &[Value] {
-        self.0["programmers"].as_array().map(Vec::as_slice).unwrap_or_default()
+        self.0["programmers"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     pub(crate) fn programmer(&self, id: &str) -> &Value {
-        let found = self.programmers().iter().find(|programmer| programmer["id"] == id);
+        let found = self
+            .programmers()
+            .iter()
+            .find(|programmer| programmer["id"] == id);
         found.unwrap_or_else(|| panic!("no programmer {id} in the status: {:#}", self.0))
     }
 
@@ -33,12 +39,19 @@ impl PoolStatus {
     /// Whether this programmer takes no task, for this reason.
     pub(crate) fn is_shut_for(&self, id: &str, reason: &str) -> bool {
         let programmer = self.programmer(id);
-        programmer["state"] == "shut" && programmer["reason"].as_str().is_some_and(|text| text.starts_with(reason))
+        programmer["state"] == "shut"
+            && programmer["reason"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(reason))
     }
 
     /// Whether no programmer takes tasks, each for this reason.
     pub(crate) fn all_are_shut_for(&self, reason: &str) -> bool {
-        let shut = |one: &Value| one["id"].as_str().is_some_and(|id| self.is_shut_for(id, reason));
+        let shut = |one: &Value| {
+            one["id"]
+                .as_str()
+                .is_some_and(|id| self.is_shut_for(id, reason))
+        };
         !self.programmers().is_empty() && self.programmers().iter().all(shut)
     }
 
@@ -48,10 +61,19 @@ impl PoolStatus {
 
     /// The breaker of an LLM, unless it is closed.
     pub(crate) fn open_breaker(&self, llm: &str) -> Option<OpenBreaker> {
-        let breakers = self.0["breakers"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let open = breakers.iter().find(|breaker| breaker["llm"] == llm && breaker["state"] != "closed")?;
-        let until = serde_json::from_value(open["until"].clone()).unwrap_or_else(|error| panic!("{open}: {error}"));
-        Some(OpenBreaker { reason: open["reason"].as_str().unwrap_or_default().to_owned(), until })
+        let breakers = self.0["breakers"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let open = breakers
+            .iter()
+            .find(|breaker| breaker["llm"] == llm && breaker["state"] != "closed")?;
+        let until = serde_json::from_value(open["until"].clone())
+            .unwrap_or_else(|error| panic!("{open}: {error}"));
+        Some(OpenBreaker {
+            reason: open["reason"].as_str().unwrap_or_default().to_owned(),
+            until,
+        })
     }
 
     /// What counts as spent today.

@@ -63,7 +63,10 @@ pub(super) fn of_json(text: &str) -> Estimate {
     }
     meter.end_word(true);
     let bytes = (text.len() - saved) as u64;
-    Estimate { tokens: meter.units.div_ceil(TOKEN).min(bytes), bytes }
+    Estimate {
+        tokens: meter.units.div_ceil(TOKEN).min(bytes),
+        bytes,
+    }
 }
 
 /// The character behind a backslash.
@@ -81,7 +84,9 @@ fn escaped(chars: &mut std::str::Chars<'_>) -> char {
 
 /// Behind `\u`. A character beyond 16 bits is written as two escapes.
 fn code_point(chars: &mut std::str::Chars<'_>) -> char {
-    let Some(first) = hex(chars) else { return char::REPLACEMENT_CHARACTER };
+    let Some(first) = hex(chars) else {
+        return char::REPLACEMENT_CHARACTER;
+    };
     let mut ahead = chars.clone();
     let second = match (ahead.next(), ahead.next()) {
         (Some('\\'), Some('u')) if (0xD800..0xDC00).contains(&first) => hex(&mut ahead),
@@ -98,7 +103,10 @@ fn code_point(chars: &mut std::str::Chars<'_>) -> char {
 }
 
 fn hex(chars: &mut std::str::Chars<'_>) -> Option<u32> {
-    chars.by_ref().take(4).try_fold(0, |code, digit| Some(code * 16 + digit.to_digit(16)?))
+    chars
+        .by_ref()
+        .take(4)
+        .try_fold(0, |code, digit| Some(code * 16 + digit.to_digit(16)?))
 }
 
 #[derive(Default)]
@@ -125,7 +133,8 @@ impl Meter {
     fn ascii(&mut self, byte: u8) {
         let before = self.before;
         let (kind, kind_before) = (kind(byte), kind(before));
-        let begins = (kind_before == Kind::Other) | ((kind == Kind::Capital) & (kind_before == Kind::Small));
+        let begins =
+            (kind_before == Kind::Other) | ((kind == Kind::Capital) & (kind_before == Kind::Small));
         self.end_word((kind == Kind::Other) | begins);
         let price = u64::from(PRICES[before as usize][byte as usize]);
         self.units += price;
@@ -133,7 +142,12 @@ impl Meter {
         self.word = Word {
             units: so_far.units + price,
             letters: so_far.letters << 8 | u64::from(byte | 0x20),
-            length: so_far.length + if (kind == Kind::Capital) & !begins { LONG } else { 1 },
+            length: so_far.length
+                + if (kind == Kind::Capital) & !begins {
+                    LONG
+                } else {
+                    1
+                },
         };
         let in_run = (byte == b' ') & ((before == b' ') | (before == SPACES));
         self.before = if in_run { SPACES } else { byte };
@@ -142,7 +156,11 @@ impl Meter {
     /// A common word is one token, however many its letters would make.
     #[inline(always)]
     fn end_word(&mut self, ends: bool) {
-        let Word { units, letters, length } = self.word;
+        let Word {
+            units,
+            letters,
+            length,
+        } = self.word;
         let is_word = kind(self.before) != Kind::Other;
         if (ends & is_word & (length.wrapping_sub(2) < LONG - 2)) && is_common_word(letters) {
             self.units -= units - TOKEN;

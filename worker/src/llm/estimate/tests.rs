@@ -13,7 +13,8 @@ use tiktoken_rs::CoreBPE;
 use super::*;
 
 static O200K: LazyLock<CoreBPE> = LazyLock::new(|| tiktoken_rs::o200k_base().expect("o200k_base"));
-static CL100K: LazyLock<CoreBPE> = LazyLock::new(|| tiktoken_rs::cl100k_base().expect("cl100k_base"));
+static CL100K: LazyLock<CoreBPE> =
+    LazyLock::new(|| tiktoken_rs::cl100k_base().expect("cl100k_base"));
 
 fn real(text: &str) -> [u64; 2] {
     [&*O200K, &*CL100K].map(|tokenizer| tokenizer.encode_ordinary(text).len() as u64)
@@ -24,9 +25,16 @@ fn estimates(text: &str) -> [u64; 2] {
     let plain = Value::from(text).to_string();
     let escaped = plain.chars().map(|char| match char {
         char if char.is_ascii() => char.to_string(),
-        char => char.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        char => char
+            .encode_utf16(&mut [0; 2])
+            .iter()
+            .map(|unit| format!("\\u{unit:04x}"))
+            .collect(),
     });
-    [of_json(&plain).tokens, of_json(&escaped.collect::<String>()).tokens]
+    [
+        of_json(&plain).tokens,
+        of_json(&escaped.collect::<String>()).tokens,
+    ]
 }
 
 fn pick(random: &mut StdRng, alphabet: &str) -> char {
@@ -36,11 +44,15 @@ fn pick(random: &mut StdRng, alphabet: &str) -> char {
 
 fn of_alphabet(alphabet: &str, length: usize, random: &mut StdRng) -> String {
     let chars: Vec<char> = alphabet.chars().collect();
-    (0..length).map(|_| chars.choose(random).expect("an alphabet")).collect()
+    (0..length)
+        .map(|_| chars.choose(random).expect("an alphabet"))
+        .collect()
 }
 
 fn of_range(codes: std::ops::Range<u32>, length: usize, random: &mut StdRng) -> String {
-    (0..length).filter_map(|_| char::from_u32(random.random_range(codes.clone()))).collect()
+    (0..length)
+        .filter_map(|_| char::from_u32(random.random_range(codes.clone())))
+        .collect()
 }
 
 /// Sentences in any order.
@@ -65,7 +77,10 @@ const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 const HEX: &str = "0123456789abcdef";
 const EMOJI: &str = "😀😂👍🎉✅🚀🔥💡🐛👩‍💻🏳️‍🌈❤️🇩🇪🇯🇵";
 
-const ENGLISH: [&str; 2] = [include_str!("../../../../README.md"), include_str!("../../../../docs/agents.md")];
+const ENGLISH: [&str; 2] = [
+    include_str!("../../../../README.md"),
+    include_str!("../../../../docs/agents.md"),
+];
 const CODE: [&str; 6] = [
     include_str!("../gateway.rs"),
     include_str!("../session.rs"),
@@ -94,11 +109,22 @@ const RUSSIAN: [&str; 3] = [
     "Если соединение прервётся, задача вернётся в очередь. ",
     "Стоимость модели считается по числу токенов.\n",
 ];
-const ARABIC: [&str; 2] = ["أصلح هذه الدالة واكتب لها اختبارات. ", "إذا انقطع الاتصال تعود المهمة إلى قائمة الانتظار.\n"];
-const HINDI: [&str; 2] = ["इस फ़ंक्शन को ठीक करें और इसके लिए परीक्षण लिखें। ", "कनेक्शन टूटने पर कार्य कतार में लौट जाता है।\n"];
-const THAI: [&str; 2] = ["แก้ไขฟังก์ชันนี้และเขียนการทดสอบให้ด้วย ", "ถ้าการเชื่อมต่อขาด งานจะกลับเข้าคิว\n"];
-const GREEK_HEBREW: [&str; 2] =
-    ["Διόρθωσε αυτή τη συνάρτηση και γράψε δοκιμές. ", "תקן את הפונקציה הזאת וכתוב לה בדיקות.\n"];
+const ARABIC: [&str; 2] = [
+    "أصلح هذه الدالة واكتب لها اختبارات. ",
+    "إذا انقطع الاتصال تعود المهمة إلى قائمة الانتظار.\n",
+];
+const HINDI: [&str; 2] = [
+    "इस फ़ंक्शन को ठीक करें और इसके लिए परीक्षण लिखें। ",
+    "कनेक्शन टूटने पर कार्य कतार में लौट जाता है।\n",
+];
+const THAI: [&str; 2] = [
+    "แก้ไขฟังก์ชันนี้และเขียนการทดสอบให้ด้วย ",
+    "ถ้าการเชื่อมต่อขาด งานจะกลับเข้าคิว\n",
+];
+const GREEK_HEBREW: [&str; 2] = [
+    "Διόρθωσε αυτή τη συνάρτηση και γράψε δοκιμές. ",
+    "תקן את הפונקציה הזאת וכתוב לה בדיקות.\n",
+];
 const LATIN: [&str; 4] = [
     "Korjaa tämä funktio ja kirjoita sille testit. ",
     "Wenn die Verbindung abbricht, geht die Aufgabe in die Warteschlange zurück. ",
@@ -118,15 +144,36 @@ type Kind = (&'static str, fn(usize, &mut StdRng) -> String);
 const KINDS: [Kind; 33] = [
     ("English", |n, r| piece(ENGLISH[n % 2], n, r)),
     ("code", |n, r| piece(CODE[n % 6], n, r)),
-    ("English in capitals", |n, r| piece(ENGLISH[n % 2], n, r).to_uppercase()),
-    ("camel case", |n, r| piece(CODE[n % 6], n, r).split(|c: char| !c.is_alphanumeric()).map(capitalized).collect()),
+    ("English in capitals", |n, r| {
+        piece(ENGLISH[n % 2], n, r).to_uppercase()
+    }),
+    ("camel case", |n, r| {
+        piece(CODE[n % 6], n, r)
+            .split(|c: char| !c.is_alphanumeric())
+            .map(capitalized)
+            .collect()
+    }),
     ("minified JavaScript", |n, r| shuffled(&MINIFIED, n, r)),
     ("base64", |n, r| of_alphabet(BASE64, n, r)),
-    ("base64 in lines", |n, r| (0..n / 77).map(|_| of_alphabet(BASE64, 76, r) + "\n").collect()),
+    ("base64 in lines", |n, r| {
+        (0..n / 77)
+            .map(|_| of_alphabet(BASE64, 76, r) + "\n")
+            .collect()
+    }),
     ("hex", |n, r| of_alphabet(HEX, n, r)),
-    ("hex in capitals", |n, r| of_alphabet(HEX, n, r).to_uppercase()),
-    ("UUIDs", |n, r| (0..n / 37).map(|_| [8, 4, 4, 4, 12].map(|k| of_alphabet(HEX, k, r)).join("-") + "\n").collect()),
-    ("hashes in a list", |n, r| (0..n / 50).map(|_| format!("{}  file{}\n", of_alphabet(HEX, 40, r), n)).collect()),
+    ("hex in capitals", |n, r| {
+        of_alphabet(HEX, n, r).to_uppercase()
+    }),
+    ("UUIDs", |n, r| {
+        (0..n / 37)
+            .map(|_| [8, 4, 4, 4, 12].map(|k| of_alphabet(HEX, k, r)).join("-") + "\n")
+            .collect()
+    }),
+    ("hashes in a list", |n, r| {
+        (0..n / 50)
+            .map(|_| format!("{}  file{}\n", of_alphabet(HEX, 40, r), n))
+            .collect()
+    }),
     ("Chinese", |n, r| shuffled(&CHINESE, n, r)),
     ("Japanese", |n, r| shuffled(&JAPANESE, n, r)),
     ("Korean", |n, r| shuffled(&KOREAN, n, r)),
@@ -135,23 +182,43 @@ const KINDS: [Kind; 33] = [
     ("Hindi", |n, r| shuffled(&HINDI, n, r)),
     ("Thai", |n, r| shuffled(&THAI, n, r)),
     ("Greek and Hebrew", |n, r| shuffled(&GREEK_HEBREW, n, r)),
-    ("Latin letters beyond English", |n, r| shuffled(&LATIN, n, r)),
+    ("Latin letters beyond English", |n, r| {
+        shuffled(&LATIN, n, r)
+    }),
     ("emoji", |n, r| of_alphabet(EMOJI, n / 4, r)),
     ("random ASCII", |n, r| of_range(32..127, n, r)),
     ("random letters", |n, r| of_alphabet(LETTERS, n, r)),
     ("random words", |n, r| words(LETTERS, n, r)),
     ("random words in capitals", |n, r| words(CAPITALS, n, r)),
-    ("syllables", |n, r| (0..n / 2).flat_map(|_| [pick(r, "bdfgklmnprst"), pick(r, "aeiou ")]).collect()),
+    ("syllables", |n, r| {
+        (0..n / 2)
+            .flat_map(|_| [pick(r, "bdfgklmnprst"), pick(r, "aeiou ")])
+            .collect()
+    }),
     ("random Unicode", |n, r| of_range(0xA0..0x2_FFFF, n / 3, r)),
-    ("random Chinese characters", |n, r| of_range(0x4E00..0x9FA0, n / 3, r)),
-    ("numbers in a table", |n, r| (0..n / 8).map(|_| format!("{}.{},", r.random::<u16>(), r.random::<u8>())).collect()),
+    ("random Chinese characters", |n, r| {
+        of_range(0x4E00..0x9FA0, n / 3, r)
+    }),
+    ("numbers in a table", |n, r| {
+        (0..n / 8)
+            .map(|_| format!("{}.{},", r.random::<u16>(), r.random::<u8>()))
+            .collect()
+    }),
     ("digits", |n, r| of_alphabet("0123456789", n, r)),
-    ("whitespace", |n, r| (0..n / 4).map(|_| pick(r, " \t\n\r").to_string().repeat(r.random_range(1..9))).collect()),
-    ("JSON within JSON", |n, r| Value::from(Value::from(piece(CODE[n % 6], n, r)).to_string()).to_string()),
+    ("whitespace", |n, r| {
+        (0..n / 4)
+            .map(|_| pick(r, " \t\n\r").to_string().repeat(r.random_range(1..9)))
+            .collect()
+    }),
+    ("JSON within JSON", |n, r| {
+        Value::from(Value::from(piece(CODE[n % 6], n, r)).to_string()).to_string()
+    }),
     ("a log with ANSI colours", |n, r| {
         let line = |r: &mut StdRng| {
             let (colour, step) = (r.random_range(30..38), r.random::<u16>());
-            format!("\u{1b}[{colour};1m[INFO]\u{1b}[0m {step} \u{1b}[38;5;{colour}mstep {step}\u{1b}[K\r\n")
+            format!(
+                "\u{1b}[{colour};1m[INFO]\u{1b}[0m {step} \u{1b}[38;5;{colour}mstep {step}\u{1b}[K\r\n"
+            )
         };
         (0..n / 50).map(|_| line(r)).collect()
     }),
@@ -159,11 +226,16 @@ const KINDS: [Kind; 33] = [
 
 fn capitalized(word: &str) -> String {
     let mut chars = word.chars();
-    chars.next().map(|first| first.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+    chars
+        .next()
+        .map(|first| first.to_ascii_uppercase().to_string() + chars.as_str())
+        .unwrap_or_default()
 }
 
 fn words(alphabet: &str, length: usize, random: &mut StdRng) -> String {
-    (0..length / 6).map(|_| of_alphabet(alphabet, random.random_range(1..9), random) + " ").collect()
+    (0..length / 6)
+        .map(|_| of_alphabet(alphabet, random.random_range(1..9), random) + " ")
+        .collect()
 }
 
 proptest! {
@@ -194,7 +266,11 @@ fn english_and_code_are_estimated_at_less_than_twice_their_tokens() {
     for file in ENGLISH.into_iter().chain(CODE) {
         let least = real(file).into_iter().min().expect("two tokenizers");
         for estimate in estimates(file) {
-            assert!(estimate <= 2 * least, "{estimate} for {least}: {}", &file[..80]);
+            assert!(
+                estimate <= 2 * least,
+                "{estimate} for {least}: {}",
+                &file[..80]
+            );
         }
     }
 }
@@ -209,8 +285,14 @@ fn escapes_count_as_what_they_stand_for() {
         (r#""\ude00\ud83d\n""#, "\u{fffd}\u{fffd}\n"),
     ] {
         assert_eq!(of_json(json).bytes, text.len() as u64 + 2, "{json}");
-        let plain: String = text.chars().filter(|char| *char != '"' && *char != '\\' && *char != '\n').collect();
-        assert!(of_json(json).tokens >= of_json(&plain).tokens, "{json}: at least what it stands for");
+        let plain: String = text
+            .chars()
+            .filter(|char| *char != '"' && *char != '\\' && *char != '\n')
+            .collect();
+        assert!(
+            of_json(json).tokens >= of_json(&plain).tokens,
+            "{json}: at least what it stands for"
+        );
     }
     assert_eq!(of_json("{\"a\\").bytes, 4, "a text that breaks off");
 }

@@ -33,7 +33,11 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     if choices > MAX_CHOICES {
         return Err(BadRequest::Number("n"));
     }
-    Ok(Asked { choices, max_output: output_limit::asked(fields)?, input_surcharge: 0 })
+    Ok(Asked {
+        choices,
+        max_output: output_limit::asked(fields)?,
+        input_surcharge: 0,
+    })
 }
 
 /// The agent's own name of the limit stays, when it has used one and the LLM is not known to take another.
@@ -43,7 +47,10 @@ pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
         LimitField::Usually(field) => field,
     };
     let is_set = |field: OutputLimitField| output_limit::is_set(body, field.as_str());
-    match (is_set(OutputLimitField::MaxTokens), is_set(OutputLimitField::MaxCompletionTokens)) {
+    match (
+        is_set(OutputLimitField::MaxTokens),
+        is_set(OutputLimitField::MaxCompletionTokens),
+    ) {
         (true, false) => OutputLimitField::MaxTokens,
         (false, true) => OutputLimitField::MaxCompletionTokens,
         (true, true) | (false, false) => usual,
@@ -61,12 +68,17 @@ fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
     if given(fields, "modalities") && fields["modalities"] != serde_json::json!(["text"]) {
         return Some("modalities".to_owned());
     }
-    if let Some(tool) =
-        list(fields, "tools").iter().map(|tool| &tool["type"]).find(|kind| *kind != "function" && *kind != "custom")
+    if let Some(tool) = list(fields, "tools")
+        .iter()
+        .map(|tool| &tool["type"])
+        .find(|kind| *kind != "function" && *kind != "custom")
     {
         return Some(format!("tools of type {tool}"));
     }
-    let mut parts = list(fields, "messages").iter().filter_map(|message| message["content"].as_array()).flatten();
+    let mut parts = list(fields, "messages")
+        .iter()
+        .filter_map(|message| message["content"].as_array())
+        .flatten();
     let part = parts.find(|part| part["type"] != "text" && part["type"] != "refusal")?;
     Some(format!("message content of type {}", part["type"]))
 }
@@ -79,7 +91,11 @@ mod tests {
     use serde_json::json;
 
     fn read_text(body: &str) -> Result<AgentRequest, BadRequest> {
-        let envelope = Envelope { dialect: Dialect::Chat, headers: Vec::new(), query: None };
+        let envelope = Envelope {
+            dialect: Dialect::Chat,
+            headers: Vec::new(),
+            query: None,
+        };
         AgentRequest::read(envelope, body.as_bytes())
     }
 
@@ -104,21 +120,44 @@ mod tests {
         body["stream"] = json!(true);
         body["stream_options"] = json!({"include_usage": true});
         let request = read(body).expect("a good request");
-        assert!(request.stream && request.include_usage, "what the agent wants is remembered");
+        assert!(
+            request.stream && request.include_usage,
+            "what the agent wants is remembered"
+        );
         let sent = sent(&request, None);
         assert_eq!(sent["temperature"], json!(0.1), "an own field of the agent");
-        assert_eq!((&sent["model"], &sent["stream"]), (&json!("gpt-4o"), &json!(false)), "ours");
-        assert_eq!((sent.get("stream_options"), sent.get("max_tokens")), (None, None), "nothing else");
+        assert_eq!(
+            (&sent["model"], &sent["stream"]),
+            (&json!("gpt-4o"), &json!(false)),
+            "ours"
+        );
+        assert_eq!(
+            (sent.get("stream_options"), sent.get("max_tokens")),
+            (None, None),
+            "nothing else"
+        );
     }
 
     #[test]
     fn an_output_limit_goes_where_the_agent_put_its_own() {
         let request = read(with("max_tokens", json!(900))).expect("a good request");
         assert_eq!(request.demand.max_output, Some(900), "the agent's limit");
-        assert_eq!(sent(&request, Some(70))["max_tokens"], 70, "lowered in its place");
-        assert_eq!(sent(&request, Some(70)).get("max_completion_tokens"), None, "and only there");
+        assert_eq!(
+            sent(&request, Some(70))["max_tokens"],
+            70,
+            "lowered in its place"
+        );
+        assert_eq!(
+            sent(&request, Some(70)).get("max_completion_tokens"),
+            None,
+            "and only there"
+        );
         let request = read(with("temperature", json!(0))).expect("a good request");
-        assert_eq!(sent(&request, Some(70))["max_completion_tokens"], 70, "else in the provider's field");
+        assert_eq!(
+            sent(&request, Some(70))["max_completion_tokens"],
+            70,
+            "else in the provider's field"
+        );
     }
 
     #[test]
@@ -129,7 +168,11 @@ mod tests {
             ("models", json!(["dear/model"]), "models"),
             ("service_tier", json!("priority"), "service_tier"),
             ("modalities", json!(["text", "audio"]), "modalities"),
-            ("tools", json!([{"type": "web_search"}]), "tools of type \"web_search\""),
+            (
+                "tools",
+                json!([{"type": "web_search"}]),
+                "tools of type \"web_search\"",
+            ),
             (
                 "messages",
                 json!([{"role": "user", "content": [{"type": "image_url"}]}]),
@@ -137,17 +180,29 @@ mod tests {
             ),
         ] {
             let message = read(with(field, value)).expect_err(field).to_string();
-            assert!(message.contains(named) && message.contains("cannot be priced"), "{field}: {message}");
+            assert!(
+                message.contains(named) && message.contains("cannot be priced"),
+                "{field}: {message}"
+            );
         }
         for (field, value) in [
             ("service_tier", json!("default")),
             ("modalities", json!(["text"])),
-            ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
-            ("messages", json!([{"role": "user", "content": [{"type": "text", "text": "hi"}]}])),
+            (
+                "tools",
+                json!([{"type": "function", "function": {"name": "f"}}]),
+            ),
+            (
+                "messages",
+                json!([{"role": "user", "content": [{"type": "text", "text": "hi"}]}]),
+            ),
             ("web_search_options", Value::Null),
             ("n", json!(3)),
         ] {
-            assert!(read(with(field, value.clone())).is_ok(), "{field} = {value} has a price");
+            assert!(
+                read(with(field, value.clone())).is_ok(),
+                "{field} = {value} has a price"
+            );
         }
     }
 
@@ -161,10 +216,16 @@ mod tests {
             (r#"{"messages": [{}], "n": 0}"#, "`n`"),
             (r#"{"messages": [{}], "n": 1000}"#, "`n`"),
             (r#"{"messages": [{}], "max_tokens": -5}"#, "`max_tokens`"),
-            (r#"{"messages": [{}], "max_completion_tokens": "many"}"#, "`max_completion_tokens`"),
+            (
+                r#"{"messages": [{}], "max_completion_tokens": "many"}"#,
+                "`max_completion_tokens`",
+            ),
         ] {
             let message = read_text(body).expect_err(body).to_string();
-            assert!(message.contains(part), "{body} gave {message:?}, without {part:?}");
+            assert!(
+                message.contains(part),
+                "{body} gave {message:?}, without {part:?}"
+            );
         }
     }
 }

@@ -10,7 +10,13 @@ use super::Ending;
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let chat = ChatAnswer::read(body)?;
     let (finish_reason, ending) = chat.end();
-    Ok(Reading { usage: chat.usage(), finish_reason, ending, empty: chat.is_empty(), chat: Some(chat) })
+    Ok(Reading {
+        usage: chat.usage(),
+        finish_reason,
+        ending,
+        empty: chat.is_empty(),
+        chat: Some(chat),
+    })
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +28,8 @@ impl ChatAnswer {
     /// # Errors
     /// [`NoAnswer`], and what the provider says it used all the same.
     pub(super) fn read(body: &[u8]) -> Result<Self, (NoAnswer, Option<Tokens>)> {
-        let fields: Map<String, Value> =
-            serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+        let fields: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
         let answer = Self { fields };
         let usage = answer.usage();
         let choices = answer.choices();
@@ -43,18 +49,32 @@ impl ChatAnswer {
 
     /// An error beside the choices, in one of them, or instead of them.
     fn error_inside(&self) -> Option<NoAnswer> {
-        let own = self.fields.get("error").and_then(|error| error_in(&serde_json::json!({"error": error})));
+        let own = self
+            .fields
+            .get("error")
+            .and_then(|error| error_in(&serde_json::json!({"error": error})));
         if !self.choices().is_empty() {
-            return own.or_else(|| self.choices().iter().find_map(error_in)).map(NoAnswer::Failed);
+            return own
+                .or_else(|| self.choices().iter().find_map(error_in))
+                .map(NoAnswer::Failed);
         }
         let own = own?;
         let error = &own["error"];
-        let message = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-        Some(NoAnswer::ErrorInside { status: status_of(error), message })
+        let message = error["message"]
+            .as_str()
+            .map_or_else(|| error.to_string(), str::to_owned);
+        Some(NoAnswer::ErrorInside {
+            status: status_of(error),
+            message,
+        })
     }
 
     pub(super) fn choices(&self) -> &[Value] {
-        self.fields.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+        self.fields
+            .get("choices")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     fn usage(&self) -> Option<Tokens> {
@@ -63,9 +83,14 @@ impl ChatAnswer {
 
     /// Of the first choice that is not whole, else of the first one.
     fn end(&self) -> (Option<String>, Ending) {
-        let mut ends = self.choices().iter().map(|choice| choice["finish_reason"].as_str());
+        let mut ends = self
+            .choices()
+            .iter()
+            .map(|choice| choice["finish_reason"].as_str());
         let first = ends.clone().next().flatten();
-        let reason = ends.find(|reason| !Ending::of(*reason).is_whole()).unwrap_or(first);
+        let reason = ends
+            .find(|reason| !Ending::of(*reason).is_whole())
+            .unwrap_or(first);
         (reason.map(str::to_owned), Ending::of(reason))
     }
 
@@ -78,7 +103,9 @@ impl ChatAnswer {
                 Value::Array(parts) => !parts.is_empty(),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
             };
-            let tools = message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty());
+            let tools = message["tool_calls"]
+                .as_array()
+                .is_some_and(|calls| !calls.is_empty());
             !text && !tools && message["function_call"].is_null()
         })
     }
@@ -108,7 +135,8 @@ mod tests {
     }
 
     fn of_message(message: Value) -> ChatAnswer {
-        read(json!({"choices": [{"message": message, "finish_reason": "stop"}]})).expect("an answer")
+        read(json!({"choices": [{"message": message, "finish_reason": "stop"}]}))
+            .expect("an answer")
     }
 
     #[test]
@@ -127,13 +155,39 @@ mod tests {
 
     #[test]
     fn a_body_without_an_answer_is_told_apart() {
-        let (error, usage) = read(json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}))
-            .expect_err("no choices");
+        let (error, usage) =
+            read(json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}))
+                .expect_err("no choices");
         assert_eq!(error, NoAnswer::NoChoices, "no choices");
-        assert_eq!(usage, Some(Tokens { input: 3, ..Tokens::default() }), "what was used is known all the same");
-        let (error, _) = read(json!({"error": {"code": 502, "message": "upstream"}})).expect_err("an error");
-        assert_eq!(error, NoAnswer::ErrorInside { status: Some(502), message: "upstream".into() }, "error with 200");
-        assert_eq!(read(json!({"choices": [{}]})).expect_err("no message").0, NoAnswer::NoMessage, "no message");
-        assert!(matches!(ChatAnswer::read(b"<html>").expect_err("html").0, NoAnswer::Json(_)), "no JSON");
+        assert_eq!(
+            usage,
+            Some(Tokens {
+                input: 3,
+                ..Tokens::default()
+            }),
+            "what was used is known all the same"
+        );
+        let (error, _) =
+            read(json!({"error": {"code": 502, "message": "upstream"}})).expect_err("an error");
+        assert_eq!(
+            error,
+            NoAnswer::ErrorInside {
+                status: Some(502),
+                message: "upstream".into()
+            },
+            "error with 200"
+        );
+        assert_eq!(
+            read(json!({"choices": [{}]})).expect_err("no message").0,
+            NoAnswer::NoMessage,
+            "no message"
+        );
+        assert!(
+            matches!(
+                ChatAnswer::read(b"<html>").expect_err("html").0,
+                NoAnswer::Json(_)
+            ),
+            "no JSON"
+        );
     }
 }

@@ -23,8 +23,14 @@ pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> Stri
     };
     for (position, choice) in answer.choices().iter().enumerate() {
         let index = choice["index"].as_u64().unwrap_or(position as u64);
-        push(json!([{"index": index, "delta": delta(&choice["message"]), "finish_reason": null}]), None);
-        push(json!([{"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}]), None);
+        push(
+            json!([{"index": index, "delta": delta(&choice["message"]), "finish_reason": null}]),
+            None,
+        );
+        push(
+            json!([{"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}]),
+            None,
+        );
     }
     if include_usage && let Some(usage) = answer.field("usage") {
         push(json!([]), Some(usage));
@@ -54,9 +60,13 @@ mod tests {
     fn rendered(body: Value, include_usage: bool) -> Vec<Value> {
         let answer = ChatAnswer::read(body.to_string().as_bytes()).expect("an answer");
         let text = events(&answer, include_usage);
-        let done = text.strip_suffix("data: [DONE]\n\n").expect("the end mark comes last");
+        let done = text
+            .strip_suffix("data: [DONE]\n\n")
+            .expect("the end mark comes last");
         let datas = done.split("\n\n").filter(|event| !event.is_empty());
-        datas.map(|event| serde_json::from_str(&event["data: ".len()..]).expect("JSON")).collect()
+        datas
+            .map(|event| serde_json::from_str(&event["data: ".len()..]).expect("JSON"))
+            .collect()
     }
 
     #[test]
@@ -68,14 +78,20 @@ mod tests {
             ]}),
             false,
         );
-        let seen: Vec<_> = chunks.iter().map(|chunk| chunk["choices"][0].clone()).collect();
+        let seen: Vec<_> = chunks
+            .iter()
+            .map(|chunk| chunk["choices"][0].clone())
+            .collect();
         let expected = [
             json!({"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": null}),
             json!({"index": 0, "delta": {}, "finish_reason": "stop"}),
             json!({"index": 1, "delta": {"role": "assistant", "content": "b"}, "finish_reason": null}),
             json!({"index": 1, "delta": {}, "finish_reason": "length"}),
         ];
-        assert_eq!(seen, expected, "two events for each choice, and no usage when none was asked for");
+        assert_eq!(
+            seen, expected,
+            "two events for each choice, and no usage when none was asked for"
+        );
     }
 
     #[test]
@@ -85,8 +101,16 @@ mod tests {
             true,
         );
         let calls = &chunks[0]["choices"][0]["delta"]["tool_calls"];
-        assert_eq!(*calls, json!([{"id": "a", "index": 0}, {"id": "b", "index": 1}]), "tool calls");
+        assert_eq!(
+            *calls,
+            json!([{"id": "a", "index": 0}, {"id": "b", "index": 1}]),
+            "tool calls"
+        );
         let last = &chunks[chunks.len() - 1];
-        assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &json!({"prompt_tokens": 1})), "usage");
+        assert_eq!(
+            (&last["choices"], &last["usage"]),
+            (&json!([]), &json!({"prompt_tokens": 1})),
+            "usage"
+        );
     }
 }

@@ -26,22 +26,38 @@ impl Ending {
     pub(super) fn is_whole(self) -> bool {
         match self {
             Self::Whole | Self::ToolCall => true,
-            Self::OutputLimit | Self::ContextFull | Self::Filtered | Self::GaveUp | Self::Unfinished => false,
+            Self::OutputLimit
+            | Self::ContextFull
+            | Self::Filtered
+            | Self::GaveUp
+            | Self::Unfinished => false,
         }
     }
 
     /// Servers that leave the reason out, or leave it empty (KoboldCpp, SGLang, Ollama), do so with whole answers.
     pub(in super::super) fn of(reason: Option<&str>) -> Self {
         // `content_filter: RECITATION` is said by Gemini.
-        let word = reason.unwrap_or_default().split(':').next().unwrap_or_default();
+        let word = reason
+            .unwrap_or_default()
+            .split(':')
+            .next()
+            .unwrap_or_default();
         let letters = word.chars().filter(char::is_ascii_alphanumeric);
-        match letters.map(|letter| letter.to_ascii_lowercase()).collect::<String>().as_str() {
+        match letters
+            .map(|letter| letter.to_ascii_lowercase())
+            .collect::<String>()
+            .as_str()
+        {
             "" | "null" => Self::Whole,
-            "stop" | "stopsequence" | "stoptoken" | "eos" | "eostoken" | "endturn" | "endoftext" | "complete"
-            | "completed" => Self::Whole,
+            "stop" | "stopsequence" | "stoptoken" | "eos" | "eostoken" | "endturn"
+            | "endoftext" | "complete" | "completed" => Self::Whole,
             "tooluse" | "toolcall" | "toolcalls" | "functioncall" => Self::ToolCall,
-            "length" | "maxtokens" | "maxoutputtokens" | "maxcompletiontokens" | "maxlength" => Self::OutputLimit,
-            "modellength" | "modelcontextwindowexceeded" | "contextlengthexceeded" => Self::ContextFull,
+            "length" | "maxtokens" | "maxoutputtokens" | "maxcompletiontokens" | "maxlength" => {
+                Self::OutputLimit
+            }
+            "modellength" | "modelcontextwindowexceeded" | "contextlengthexceeded" => {
+                Self::ContextFull
+            }
             "contentfilter"
             | "contentfiltered"
             | "safety"

@@ -18,12 +18,20 @@ const BETA: &str = "anthropic-beta";
 /// The least that a provider takes for `thinking.budget_tokens`.
 const LEAST_THINKING: u64 = 1024;
 /// Fields that make a provider charge for more than tokens, or work with what is not in the request.
-pub(super) const UNPRICEABLE: [&str; 4] = ["container", "fallbacks", "inference_geo", "mcp_servers"];
+pub(super) const UNPRICEABLE: [&str; 4] =
+    ["container", "fallbacks", "inference_geo", "mcp_servers"];
 /// Tools of Anthropic's that the agent itself runs, by how their types begin. The others run at the provider.
 const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];
 /// Content whose tokens follow from its size.
-const TEXTS: [&str; 7] =
-    ["text", "thinking", "redacted_thinking", "tool_use", "tool_result", "search_result", "tool_reference"];
+const TEXTS: [&str; 7] = [
+    "text",
+    "thinking",
+    "redacted_thinking",
+    "tool_use",
+    "tool_result",
+    "search_result",
+    "tool_reference",
+];
 /// What a cache write costs beyond its input, in percent: kept for five minutes, or for an hour.
 const WRITE_5M: u64 = 25;
 const WRITE_1H: u64 = 100;
@@ -31,13 +39,19 @@ const WRITE_1H: u64 = 100;
 /// The agent's version and beta features: its request means something else without them.
 pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
     let version = headers.get(VERSION).cloned().unwrap_or(DEFAULT_VERSION);
-    let betas = headers.get_all(BETA).iter().cloned().map(|value| (BETA, value));
+    let betas = headers
+        .get_all(BETA)
+        .iter()
+        .cloned()
+        .map(|value| (BETA, value));
     std::iter::once((VERSION, version)).chain(betas).collect()
 }
 
 /// The one query that Anthropic's own clients send.
 pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
-    query.is_some_and(|query| query.split('&').any(|pair| pair == "beta=true")).then_some("beta=true")
+    query
+        .is_some_and(|query| query.split('&').any(|pair| pair == "beta=true"))
+        .then_some("beta=true")
 }
 
 pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
@@ -47,18 +61,38 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     if let Some(field) = unpriceable(fields) {
         return Err(BadRequest::Unpriceable(field));
     }
-    let input_surcharge = fields.iter().map(|(name, value)| cache_write(name, value)).max().unwrap_or(0);
-    Ok(Asked { choices: 1, max_output: output_limit::asked(fields)?, input_surcharge })
+    let input_surcharge = fields
+        .iter()
+        .map(|(name, value)| cache_write(name, value))
+        .max()
+        .unwrap_or(0);
+    Ok(Asked {
+        choices: 1,
+        max_output: output_limit::asked(fields)?,
+        input_surcharge,
+    })
 }
 
 /// What the dearest `cache_control` of a request may add to its input, in percent.
 fn cache_write(name: &str, value: &Value) -> u64 {
     if name == "cache_control" && value.is_object() {
-        return if value["ttl"] == "1h" { WRITE_1H } else { WRITE_5M };
+        return if value["ttl"] == "1h" {
+            WRITE_1H
+        } else {
+            WRITE_5M
+        };
     }
     match value {
-        Value::Object(fields) => fields.iter().map(|(name, value)| cache_write(name, value)).max().unwrap_or(0),
-        Value::Array(values) => values.iter().map(|value| cache_write("", value)).max().unwrap_or(0),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| cache_write(name, value))
+            .max()
+            .unwrap_or(0),
+        Value::Array(values) => values
+            .iter()
+            .map(|value| cache_write("", value))
+            .max()
+            .unwrap_or(0),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
@@ -66,13 +100,24 @@ fn cache_write(name: &str, value: &Value) -> u64 {
 /// A budget for thinking has to stay below the limit.
 pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
     const BUDGET: &str = "budget_tokens";
-    let thinking = body.literal("thinking").and_then(|literal| Body::read(literal.as_bytes()).ok());
-    let Some((thinking, fields)) = thinking else { return };
-    if fields.get(BUDGET).and_then(Value::as_u64).is_none_or(|budget| budget < limit) {
+    let thinking = body
+        .literal("thinking")
+        .and_then(|literal| Body::read(literal.as_bytes()).ok());
+    let Some((thinking, fields)) = thinking else {
+        return;
+    };
+    if fields
+        .get(BUDGET)
+        .and_then(Value::as_u64)
+        .is_none_or(|budget| budget < limit)
+    {
         return;
     }
     let lowered = if limit > LEAST_THINKING {
-        thinking.with(&Changes::from([(BUDGET, Change::Set((limit - 1).to_string()))]))
+        thinking.with(&Changes::from([(
+            BUDGET,
+            Change::Set((limit - 1).to_string()),
+        )]))
     } else {
         json!({"type": "disabled"}).to_string()
     };
@@ -83,18 +128,36 @@ fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
     if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
         return Some(name.to_owned());
     }
-    for (name, known) in [("service_tier", ["auto", "standard_only"]), ("speed", ["standard", "normal"])] {
-        if given(fields, name) && !fields[name].as_str().is_some_and(|value| known.contains(&value)) {
+    for (name, known) in [
+        ("service_tier", ["auto", "standard_only"]),
+        ("speed", ["standard", "normal"]),
+    ] {
+        if given(fields, name)
+            && !fields[name]
+                .as_str()
+                .is_some_and(|value| known.contains(&value))
+        {
             return Some(name.to_owned());
         }
     }
-    let edits = fields.get("context_management").and_then(|management| management["edits"].as_array());
+    let edits = fields
+        .get("context_management")
+        .and_then(|management| management["edits"].as_array());
     // Clearing is part of the call; compacting is a call of its own, with a usage of its own.
-    let edit = edits.into_iter().flatten().map(kind).find(|kind| !kind.starts_with("clear_"));
-    edit.map(|kind| format!("context_management of type \"{kind}\"")).or_else(|| {
-        let tool = list(fields, "tools").iter().find_map(foreign_tool);
-        tool.or_else(|| list(fields, "messages").iter().find_map(|message| foreign_content(&message["content"])))
-    })
+    let edit = edits
+        .into_iter()
+        .flatten()
+        .map(kind)
+        .find(|kind| !kind.starts_with("clear_"));
+    edit.map(|kind| format!("context_management of type \"{kind}\""))
+        .or_else(|| {
+            let tool = list(fields, "tools").iter().find_map(foreign_tool);
+            tool.or_else(|| {
+                list(fields, "messages")
+                    .iter()
+                    .find_map(|message| foreign_content(&message["content"]))
+            })
+        })
 }
 
 fn kind(value: &Value) -> &str {
@@ -117,13 +180,18 @@ fn foreign_content(content: &Value) -> Option<String> {
         if !TEXTS.contains(&kind) && !of_tool_search {
             return Some(format!("message content of type \"{kind}\""));
         }
-        if kind == "tool_result" { foreign_content(&part["content"]) } else { None }
+        if kind == "tool_result" {
+            foreign_content(&part["content"])
+        } else {
+            None
+        }
     })
 }
 
 /// An answer that is no stream.
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let message: Value = serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+    let message: Value =
+        serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
     let usage = usage(&message["usage"]);
     let content = message["content"].as_array();
     if message["type"] == "error" || error_in(&message).is_some() {
@@ -133,15 +201,27 @@ pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     }
     let content = content.ok_or((NoAnswer::Lacks("content"), usage))?;
     let reason = message["stop_reason"].as_str();
-    let (finish_reason, empty) = (reason.map(str::to_owned), !content.iter().any(says_something));
-    Ok(Reading { usage, finish_reason, ending: Ending::of(reason), empty, chat: None })
+    let (finish_reason, empty) = (
+        reason.map(str::to_owned),
+        !content.iter().any(says_something),
+    );
+    Ok(Reading {
+        usage,
+        finish_reason,
+        ending: Ending::of(reason),
+        empty,
+        chat: None,
+    })
 }
 
 /// The events of a stream, from `message_start` to `message_stop`.
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let events = sse::events_of(body)?;
     if let Some(at) = events.iter().position(is_error) {
-        return Err((NoAnswer::Failed(events[at].clone()), used_before_an_error(&events[..at])));
+        return Err((
+            NoAnswer::Failed(events[at].clone()),
+            used_before_an_error(&events[..at]),
+        ));
     }
     let of_kind = |wanted: &'static str| events.iter().filter(move |event| kind(event) == wanted);
     if of_kind("message_start").next().is_none() && !events.is_empty() {
@@ -150,8 +230,11 @@ pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Toke
     if of_kind("message_stop").next().is_none() {
         return Err((NoAnswer::Cut, None));
     }
-    let reason = of_kind("message_delta").rev().find_map(|delta| delta["delta"]["stop_reason"].as_str());
-    let begins = of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
+    let reason = of_kind("message_delta")
+        .rev()
+        .find_map(|delta| delta["delta"]["stop_reason"].as_str());
+    let begins =
+        of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
     let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
     Ok(Reading {
         usage: streamed_usage(&events),
@@ -178,7 +261,10 @@ fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
 /// The counts at the beginning, raised by those that come later.
 fn streamed_usage(events: &[Value]) -> Option<Tokens> {
     let start = events.iter().find(|event| kind(event) == "message_start")?;
-    let mut counts = start["message"]["usage"].as_object().cloned().unwrap_or_default();
+    let mut counts = start["message"]["usage"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
     let deltas = events.iter().filter(|event| kind(event) == "message_delta");
     deltas.for_each(|delta| raise(&mut counts, &delta["usage"]));
     usage(&Value::Object(counts))
@@ -187,7 +273,9 @@ fn streamed_usage(events: &[Value]) -> Option<Tokens> {
 /// A block of content, or the next piece of one.
 fn says_something(block: &Value) -> bool {
     match kind(block) {
-        "text" | "text_delta" => block["text"].as_str().is_some_and(|text| !text.trim().is_empty()),
+        "text" | "text_delta" => block["text"]
+            .as_str()
+            .is_some_and(|text| !text.trim().is_empty()),
         "tool_use" => true,
         _other => false,
     }
@@ -206,13 +294,29 @@ fn raise(counts: &mut Map<String, Value>, later: &Value) {
 /// `input_tokens` has neither what was read from a cache nor what was written into it.
 fn usage(usage: &Value) -> Option<Tokens> {
     let count = |name: &str| usage[name].as_u64().unwrap_or(0);
-    let (new, output) = (usage["input_tokens"].as_u64()?, usage["output_tokens"].as_u64()?);
-    let (read, written) = (count("cache_read_input_tokens"), count("cache_creation_input_tokens"));
+    let (new, output) = (
+        usage["input_tokens"].as_u64()?,
+        usage["output_tokens"].as_u64()?,
+    );
+    let (read, written) = (
+        count("cache_read_input_tokens"),
+        count("cache_creation_input_tokens"),
+    );
     // What is not said to be kept for five minutes may have been written for an hour.
-    let short = usage["cache_creation"]["ephemeral_5m_input_tokens"].as_u64().unwrap_or(0).min(written);
-    let percents = short.saturating_mul(WRITE_5M).saturating_add((written - short).saturating_mul(WRITE_1H));
+    let short = usage["cache_creation"]["ephemeral_5m_input_tokens"]
+        .as_u64()
+        .unwrap_or(0)
+        .min(written);
+    let percents = short
+        .saturating_mul(WRITE_5M)
+        .saturating_add((written - short).saturating_mul(WRITE_1H));
     let input = new.saturating_add(read).saturating_add(written);
-    Some(Tokens { input, cached_input: read, output, surcharge: percents.div_ceil(100) })
+    Some(Tokens {
+        input,
+        cached_input: read,
+        output,
+        surcharge: percents.div_ceil(100),
+    })
 }
 
 #[cfg(test)]

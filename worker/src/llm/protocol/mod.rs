@@ -83,7 +83,11 @@ impl Envelope {
             Dialect::Chat | Dialect::Responses => (Vec::new(), None),
             Dialect::Messages => (messages::headers(headers), messages::query(query)),
         };
-        Self { dialect, headers, query }
+        Self {
+            dialect,
+            headers,
+            query,
+        }
     }
 }
 
@@ -137,11 +141,22 @@ impl Dialect {
     }
 
     /// The changes after which the request holds one limit of the output: `told` by the gateway, else the agent's own.
-    pub(super) fn limit(self, body: &Body, told: Option<u64>, own: Option<u64>, chat_field: LimitField) -> Changes {
+    pub(super) fn limit(
+        self,
+        body: &Body,
+        told: Option<u64>,
+        own: Option<u64>,
+        chat_field: LimitField,
+    ) -> Changes {
         let mut changes = Changes::new();
         let limit = told.or(own);
         match self {
-            Self::Chat => output_limit::write(body, limit, chat::limit_field(body, chat_field).as_str(), &mut changes),
+            Self::Chat => output_limit::write(
+                body,
+                limit,
+                chat::limit_field(body, chat_field).as_str(),
+                &mut changes,
+            ),
             Self::Responses => output_limit::write(body, limit, MAX_OUTPUT_TOKENS, &mut changes),
             Self::Messages => {
                 output_limit::write(body, limit, MAX_TOKENS, &mut changes);
@@ -154,7 +169,11 @@ impl Dialect {
     }
 
     /// Under which of the two names of chat completions the limit goes to a provider.
-    pub(super) fn limit_field(self, body: &Body, chat_field: LimitField) -> Option<OutputLimitField> {
+    pub(super) fn limit_field(
+        self,
+        body: &Body,
+        chat_field: LimitField,
+    ) -> Option<OutputLimitField> {
         match self {
             Self::Chat => Some(chat::limit_field(body, chat_field)),
             Self::Responses | Self::Messages => None,
@@ -163,14 +182,25 @@ impl Dialect {
 
     /// Whether the gateway reads or changes the member of a request with this name.
     pub(super) fn acts_on(self, name: &str) -> bool {
-        const EVERYWHERE: [&str; 9] =
-            ["input", "messages", "modalities", "model", "n", "service_tier", "stream", "stream_options", "tools"];
+        const EVERYWHERE: [&str; 9] = [
+            "input",
+            "messages",
+            "modalities",
+            "model",
+            "n",
+            "service_tier",
+            "stream",
+            "stream_options",
+            "tools",
+        ];
         let unpriceable: &[&str] = match self {
             Self::Chat => &chat::UNPRICEABLE,
             Self::Responses => &responses::UNPRICEABLE,
             Self::Messages => &messages::UNPRICEABLE,
         };
-        EVERYWHERE.contains(&name) || output_limit::NAMES.contains(&name) || unpriceable.contains(&name)
+        EVERYWHERE.contains(&name)
+            || output_limit::NAMES.contains(&name)
+            || unpriceable.contains(&name)
     }
 }
 

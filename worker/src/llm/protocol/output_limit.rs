@@ -33,7 +33,9 @@ pub(super) fn asked(fields: &Map<String, Value>) -> Result<Option<u64>, BadReque
 
 /// Whether the agent set a limit under this name.
 pub(super) fn is_set(body: &Body, name: &str) -> bool {
-    let value = body.literal(name).and_then(|literal| serde_json::from_str::<Value>(literal).ok());
+    let value = body
+        .literal(name)
+        .and_then(|literal| serde_json::from_str::<Value>(literal).ok());
     value.is_some_and(|value| !value.is_null() && !is_unlimited(Some(&value)))
 }
 
@@ -44,7 +46,9 @@ fn is_unlimited(value: Option<&Value>) -> bool {
 /// Writes the limit under the name `own` and takes every other one out. Without a limit only `null` may stay.
 pub(super) fn write(body: &Body, limit: Option<u64>, own: &'static str, changes: &mut Changes) {
     for name in NAMES {
-        let Some(literal) = body.literal(name) else { continue };
+        let Some(literal) = body.literal(name) else {
+            continue;
+        };
         if limit.is_some() || literal != "null" {
             changes.insert(name, Change::Remove);
         }

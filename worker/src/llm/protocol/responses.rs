@@ -12,20 +12,33 @@ use super::super::request::{Asked, BadRequest, given, list};
 use super::{Ending, output_limit, sse};
 
 /// Fields that make a provider read what is not in the request, or do and charge for more than tokens.
-pub(super) const UNPRICEABLE: [&str; 6] =
-    ["background", "context_management", "conversation", "previous_response_id", "prompt", "plugins"];
+pub(super) const UNPRICEABLE: [&str; 6] = [
+    "background",
+    "context_management",
+    "conversation",
+    "previous_response_id",
+    "prompt",
+    "plugins",
+];
 /// Tools that the agent itself runs. Whatever is not here runs at the provider, for a price of its own.
 const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
 
 pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
-    let text = fields.get("input").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let text = fields
+        .get("input")
+        .and_then(Value::as_str)
+        .is_some_and(|text| !text.is_empty());
     if !text && list(fields, "input").is_empty() {
         return Err(BadRequest::Nothing("input"));
     }
     if let Some(field) = unpriceable(fields) {
         return Err(BadRequest::Unpriceable(field));
     }
-    Ok(Asked { choices: 1, max_output: output_limit::asked(fields)?, input_surcharge: 0 })
+    Ok(Asked {
+        choices: 1,
+        max_output: output_limit::asked(fields)?,
+        input_surcharge: 0,
+    })
 }
 
 fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
@@ -35,13 +48,22 @@ fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
     if given(fields, "service_tier") && fields["service_tier"] != "default" {
         return Some("service_tier".to_owned());
     }
-    list(fields, "tools").iter().find_map(foreign_tool).or_else(|| list(fields, "input").iter().find_map(foreign_item))
+    list(fields, "tools")
+        .iter()
+        .find_map(foreign_tool)
+        .or_else(|| list(fields, "input").iter().find_map(foreign_item))
 }
 
 fn foreign_tool(tool: &Value) -> Option<String> {
     let kind = tool["type"].as_str().unwrap_or_default();
     let own = match kind {
-        "namespace" => return tool["tools"].as_array().into_iter().flatten().find_map(foreign_tool),
+        "namespace" => {
+            return tool["tools"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find_map(foreign_tool);
+        }
         "tool_search" => tool["execution"] == "client",
         "shell" => tool["environment"]["type"] == "local",
         kind => OWN_TOOLS.contains(&kind),
@@ -54,15 +76,20 @@ fn foreign_item(item: &Value) -> Option<String> {
     if item["type"] == "item_reference" {
         return Some("input of type \"item_reference\"".to_owned());
     }
-    let parts = [&item["content"], &item["output"]].into_iter().filter_map(Value::as_array).flatten();
+    let parts = [&item["content"], &item["output"]]
+        .into_iter()
+        .filter_map(Value::as_array)
+        .flatten();
     let mut kinds = parts.filter_map(|part| part["type"].as_str());
-    let kind = kinds.find(|kind| ["input_image", "input_file", "input_audio", "input_video"].contains(kind))?;
+    let kind = kinds
+        .find(|kind| ["input_image", "input_file", "input_audio", "input_video"].contains(kind))?;
     Some(format!("input content of type \"{kind}\""))
 }
 
 /// An answer that is no stream.
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
-    let response: Value = serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+    let response: Value =
+        serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
     of_response(&response, &[])
 }
 
@@ -70,16 +97,34 @@ pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let events = sse::events_of(body)?;
     if let Some(at) = events.iter().position(is_error) {
-        let began =
-            events[..at].iter().any(|event| event["type"].as_str().is_some_and(|kind| kind.ends_with(".delta")));
-        return Err((NoAnswer::Failed(error_of(&events[at])), (!began).then(Tokens::default)));
+        let began = events[..at].iter().any(|event| {
+            event["type"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with(".delta"))
+        });
+        return Err((
+            NoAnswer::Failed(error_of(&events[at])),
+            (!began).then(Tokens::default),
+        ));
     }
     let is_last = |event: &&Value| {
-        matches!(event["type"].as_str(), Some("response.completed" | "response.incomplete" | "response.failed"))
+        matches!(
+            event["type"].as_str(),
+            Some("response.completed" | "response.incomplete" | "response.failed")
+        )
     };
-    let last = events.iter().rev().find(is_last).ok_or((NoAnswer::Cut, None))?;
-    let done = events.iter().filter(|event| event["type"] == "response.output_item.done");
-    of_response(&last["response"], &done.map(|event| event["item"].clone()).collect::<Vec<_>>())
+    let last = events
+        .iter()
+        .rev()
+        .find(is_last)
+        .ok_or((NoAnswer::Cut, None))?;
+    let done = events
+        .iter()
+        .filter(|event| event["type"] == "response.output_item.done");
+    of_response(
+        &last["response"],
+        &done.map(|event| event["item"].clone()).collect::<Vec<_>>(),
+    )
 }
 
 fn is_error(event: &Value) -> bool {
@@ -92,18 +137,33 @@ fn error_of(event: &Value) -> Value {
 }
 
 /// `streamed`: the items that came before, for providers that do not repeat them.
-fn of_response(response: &Value, streamed: &[Value]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+fn of_response(
+    response: &Value,
+    streamed: &[Value],
+) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let usage = usage(&response["usage"]);
-    let items = || response["output"].as_array().into_iter().flatten().chain(streamed);
+    let items = || {
+        response["output"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .chain(streamed)
+    };
     // Where there is neither an item nor usage, nothing was done.
-    let failed =
-        |error: Value| (NoAnswer::Failed(error), usage.or_else(|| items().next().is_none().then(Tokens::default)));
+    let failed = |error: Value| {
+        (
+            NoAnswer::Failed(error),
+            usage.or_else(|| items().next().is_none().then(Tokens::default)),
+        )
+    };
     if let Some(error) = error_in(response) {
         return Err(failed(error));
     }
     let finish_reason = match response["status"].as_str() {
         Some("completed") => "completed",
-        Some("incomplete") => response["incomplete_details"]["reason"].as_str().unwrap_or("incomplete"),
+        Some("incomplete") => response["incomplete_details"]["reason"]
+            .as_str()
+            .unwrap_or("incomplete"),
         Some("failed" | "cancelled") => return Err(failed(response.clone())),
         Some(_) | None => return Err((NoAnswer::Lacks("status"), usage)),
     };
@@ -111,16 +171,29 @@ fn of_response(response: &Value, streamed: &[Value]) -> Result<Reading, (NoAnswe
         return Err((NoAnswer::Lacks("output"), usage));
     }
     let (ending, empty) = (Ending::of(Some(finish_reason)), items().all(is_empty));
-    Ok(Reading { usage, finish_reason: Some(finish_reason.to_owned()), ending, empty, chat: None })
+    Ok(Reading {
+        usage,
+        finish_reason: Some(finish_reason.to_owned()),
+        ending,
+        empty,
+        chat: None,
+    })
 }
 
 /// Neither text nor a call.
 fn is_empty(item: &Value) -> bool {
     match item["type"].as_str() {
-        Some("message") => item["content"].as_array().into_iter().flatten().all(|part| {
-            let text = part["text"].as_str().or(part["refusal"].as_str()).unwrap_or_default();
-            text.trim().is_empty()
-        }),
+        Some("message") => item["content"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|part| {
+                let text = part["text"]
+                    .as_str()
+                    .or(part["refusal"].as_str())
+                    .unwrap_or_default();
+                text.trim().is_empty()
+            }),
         Some("reasoning") | None => true,
         Some(_) => false,
     }
@@ -130,9 +203,18 @@ fn is_empty(item: &Value) -> bool {
 fn usage(usage: &Value) -> Option<Tokens> {
     let input = usage["input_tokens"].as_u64()?;
     let output = usage["output_tokens"].as_u64()?;
-    let beyond_input = usage["total_tokens"].as_u64().map_or(0, |total| total.saturating_sub(input));
-    let cached = usage["input_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
-    Some(Tokens { input, cached_input: cached.min(input), output: output.max(beyond_input), surcharge: 0 })
+    let beyond_input = usage["total_tokens"]
+        .as_u64()
+        .map_or(0, |total| total.saturating_sub(input));
+    let cached = usage["input_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap_or(0);
+    Some(Tokens {
+        input,
+        cached_input: cached.min(input),
+        output: output.max(beyond_input),
+        surcharge: 0,
+    })
 }
 
 #[cfg(test)]

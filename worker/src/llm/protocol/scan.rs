@@ -25,7 +25,10 @@ enum Kind {
 
 impl Scanner {
     pub(in super::super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, kind: Kind::Unknown }
+        Self {
+            dialect,
+            kind: Kind::Unknown,
+        }
     }
 
     /// The number of these bytes that belong to the answer, if it is complete with them.
@@ -43,7 +46,9 @@ impl Scanner {
         let end = match &mut self.kind {
             Kind::Unknown => None,
             Kind::Json(braces) => braces.push(bytes),
-            Kind::Events(parser) => parser.push(bytes, |name, data| self.dialect.ends_with(name, data)),
+            Kind::Events(parser) => {
+                parser.push(bytes, |name, data| self.dialect.ends_with(name, data))
+            }
         };
         end.map(|end| begin + end)
     }
@@ -62,14 +67,21 @@ impl Dialect {
         }
         let last: &[&str] = match self {
             Self::Chat => &["error"],
-            Self::Responses => &["response.completed", "response.incomplete", "response.failed", "error"],
+            Self::Responses => &[
+                "response.completed",
+                "response.incomplete",
+                "response.failed",
+                "error",
+            ],
             Self::Messages => &["message_stop", "error"],
         };
         // Most events are read only once: when the answer is complete.
         if !last.iter().any(|word| name == *word || data.contains(word)) {
             return false;
         }
-        let Ok(Some(event)) = sse::read(name, data) else { return false };
+        let Ok(Some(event)) = sse::read(name, data) else {
+            return false;
+        };
         match event["type"].as_str() {
             Some(kind) => last.contains(&kind),
             None => event["error"].is_object(),
@@ -116,24 +128,66 @@ mod tests {
     fn end(dialect: Dialect, body: &str, piece: usize) -> Option<usize> {
         let mut scanner = Scanner::new(dialect);
         let pieces = body.as_bytes().chunks(piece).enumerate();
-        pieces.into_iter().find_map(|(index, bytes)| Some(index * piece + scanner.push(bytes)?))
+        pieces
+            .into_iter()
+            .find_map(|(index, bytes)| Some(index * piece + scanner.push(bytes)?))
     }
 
     #[test]
     fn an_answer_ends_with_the_last_event_of_its_dialect() {
         let data = |event: Value| format!("data: {event}\n\n");
         for (dialect, event, ends) in [
-            (Dialect::Messages, data(json!({"type": "message_stop"})), true),
-            (Dialect::Messages, "event: message_stop\ndata: {}\n\n".to_owned(), true),
-            (Dialect::Messages, data(json!({"type": "message_delta", "delta": "message_stop"})), false),
-            (Dialect::Messages, data(json!({"type": "content_block_delta", "text": "an error"})), false),
-            (Dialect::Messages, "data: {\"type\": \"message_stop\"}\n".to_owned(), false),
-            (Dialect::Responses, data(json!({"type": "response.incomplete"})), true),
-            (Dialect::Responses, data(json!({"type": "response.created", "error": {}})), false),
-            (Dialect::Responses, data(json!({"error": {"message": "busy"}})), true),
-            (Dialect::Chat, data(json!({"choices": [], "error": null})), false),
+            (
+                Dialect::Messages,
+                data(json!({"type": "message_stop"})),
+                true,
+            ),
+            (
+                Dialect::Messages,
+                "event: message_stop\ndata: {}\n\n".to_owned(),
+                true,
+            ),
+            (
+                Dialect::Messages,
+                data(json!({"type": "message_delta", "delta": "message_stop"})),
+                false,
+            ),
+            (
+                Dialect::Messages,
+                data(json!({"type": "content_block_delta", "text": "an error"})),
+                false,
+            ),
+            (
+                Dialect::Messages,
+                "data: {\"type\": \"message_stop\"}\n".to_owned(),
+                false,
+            ),
+            (
+                Dialect::Responses,
+                data(json!({"type": "response.incomplete"})),
+                true,
+            ),
+            (
+                Dialect::Responses,
+                data(json!({"type": "response.created", "error": {}})),
+                false,
+            ),
+            (
+                Dialect::Responses,
+                data(json!({"error": {"message": "busy"}})),
+                true,
+            ),
+            (
+                Dialect::Chat,
+                data(json!({"choices": [], "error": null})),
+                false,
+            ),
             (Dialect::Chat, "data: [DONE]\n\n".to_owned(), true),
-            (Dialect::Chat, "event: error\ndata: {\"message\": \"busy\"}\n\n".to_owned(), true),
+            (
+                Dialect::Chat,
+                "event: error\ndata: {\"message\": \"busy\"}\n\n".to_owned(),
+                true,
+            ),
         ] {
             let body = format!(": hello\n\n{event}data: {{\"type\": \"error\"}}\n\n");
             let expected = ends.then_some(": hello\n\n".len() + event.len());

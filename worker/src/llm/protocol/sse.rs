@@ -22,7 +22,11 @@ pub(super) struct Parser {
 impl Parser {
     /// Takes in more bytes. `is_last` gets name and data of each event that is complete now, until it says yes: then the
     /// stream is over, and the answer is the number of bytes up to there.
-    pub(super) fn push(&mut self, bytes: &[u8], mut is_last: impl FnMut(&str, &str) -> bool) -> Option<usize> {
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        mut is_last: impl FnMut(&str, &str) -> bool,
+    ) -> Option<usize> {
         for (index, byte) in bytes.iter().enumerate() {
             let of_crlf = std::mem::take(&mut self.after_cr) && *byte == b'\n';
             match byte {
@@ -47,7 +51,10 @@ impl Parser {
             Some(value.strip_prefix(' ').unwrap_or(value))
         };
         if line.is_empty() {
-            let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+            let (name, data) = (
+                std::mem::take(&mut self.name),
+                std::mem::take(&mut self.data),
+            );
             return !data.is_empty() && is_last(&name, &data);
         }
         if let Some(part) = value("data:") {
@@ -104,7 +111,9 @@ pub(super) fn read(name: &str, data: &str) -> Result<Option<Value>, serde_json::
     }
     let mut event: Value = serde_json::from_str(text)?;
     // Some providers name an event, and leave its type out.
-    let is_ours = ["response.", "message_", "content_block_"].iter().any(|begin| name.starts_with(begin));
+    let is_ours = ["response.", "message_", "content_block_"]
+        .iter()
+        .any(|begin| name.starts_with(begin));
     if let Some(fields) = event.as_object_mut()
         && (is_ours || name == "error")
     {
@@ -133,11 +142,22 @@ mod tests {
 
     #[test]
     fn whole_events_are_read_in_every_spelling() {
-        let text =
-            ": hello\n\nevent: a\ndata: {\"a\": 1}\n\ndata:{\"b\":\r\ndata: 2}\r\n\r\nretry: 5\n\ndata: [DONE]\n\n";
-        assert_eq!(events(text.as_bytes()), Ok(vec![json!({"a": 1}), json!({"b": 2})]), "two events");
-        assert_eq!(events(b""), Ok(vec![]), "a stream that ended before it began");
-        assert_eq!(events(b"event: ping\n"), Ok(vec![]), "an event without its end");
+        let text = ": hello\n\nevent: a\ndata: {\"a\": 1}\n\ndata:{\"b\":\r\ndata: 2}\r\n\r\nretry: 5\n\ndata: [DONE]\n\n";
+        assert_eq!(
+            events(text.as_bytes()),
+            Ok(vec![json!({"a": 1}), json!({"b": 2})]),
+            "two events"
+        );
+        assert_eq!(
+            events(b""),
+            Ok(vec![]),
+            "a stream that ended before it began"
+        );
+        assert_eq!(
+            events(b"event: ping\n"),
+            Ok(vec![]),
+            "an event without its end"
+        );
     }
 
     #[test]
@@ -147,17 +167,37 @@ mod tests {
             "data: {\"a\": 1}\n\ndata: {\"b\": 2}",
             "data: {\"a\": 1}\n\ndata: {}\n",
         ] {
-            assert_eq!(events(text.as_bytes()), Ok(vec![json!({"a": 1})]), "{text:?}");
+            assert_eq!(
+                events(text.as_bytes()),
+                Ok(vec![json!({"a": 1})]),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_stream_is_told_apart() {
-        assert!(matches!(events(b"data: {\"a\":\n\n"), Err(NoAnswer::Json(_))), "half a JSON text in a whole event");
-        assert!(matches!(events(b"<html>\n</html>\n"), Err(NoAnswer::Json(_))), "a page");
-        assert!(matches!(events(b"{\"output\": []}"), Err(NoAnswer::Json(_))), "an answer that is no stream");
+        assert!(
+            matches!(events(b"data: {\"a\":\n\n"), Err(NoAnswer::Json(_))),
+            "half a JSON text in a whole event"
+        );
+        assert!(
+            matches!(events(b"<html>\n</html>\n"), Err(NoAnswer::Json(_))),
+            "a page"
+        );
+        assert!(
+            matches!(events(b"{\"output\": []}"), Err(NoAnswer::Json(_))),
+            "an answer that is no stream"
+        );
         let error = json!({"error": {"message": "busy"}});
-        assert_eq!(events(error.to_string().as_bytes()), Err(NoAnswer::Failed(error)), "an error");
-        assert!(matches!(events(b"data: \xff\n\n"), Err(NoAnswer::Json(_))), "no text at all");
+        assert_eq!(
+            events(error.to_string().as_bytes()),
+            Err(NoAnswer::Failed(error)),
+            "an error"
+        );
+        assert!(
+            matches!(events(b"data: \xff\n\n"), Err(NoAnswer::Json(_))),
+            "no text at all"
+        );
     }
 }

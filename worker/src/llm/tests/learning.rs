@@ -15,7 +15,12 @@ fn limit(request: &Value) -> Option<u64> {
 
 fn deepseek(request: &Value) -> Option<(u16, String)> {
     let fits = limit(request).is_none_or(|limit| limit <= 8192);
-    (!fits).then(|| (400, "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]".to_owned()))
+    (!fits).then(|| {
+        (
+            400,
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]".to_owned(),
+        )
+    })
 }
 
 fn openai(request: &Value) -> Option<(u16, String)> {
@@ -45,13 +50,18 @@ fn gemini(request: &Value) -> Option<(u16, String)> {
 
 fn mistral(request: &Value) -> Option<(u16, String)> {
     let given = limit(request).filter(|limit| *limit > 8192)?;
-    Some((422, format!("max_tokens: Input should be less than or equal to 8192, input: {given}")))
+    Some((
+        422,
+        format!("max_tokens: Input should be less than or equal to 8192, input: {given}"),
+    ))
 }
 
 fn bedrock_behind_a_proxy(request: &Value) -> Option<(u16, String)> {
     let message = "The maximum tokens you requested exceeds the model limit of 4096. Try again with a maximum tokens value \
                    that is lower than 4096.";
-    limit(request).filter(|limit| *limit > 4096).map(|_| (500, message.to_owned()))
+    limit(request)
+        .filter(|limit| *limit > 4096)
+        .map(|_| (500, message.to_owned()))
 }
 
 /// A small context, as vLLM says it: the prompt has 100 tokens.
@@ -89,23 +99,49 @@ const RESPONSES: &str = r#"{"input":"hi"}"#;
 #[tokio::test]
 async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
     for (taste, path, llm, body, most) in [
-        (deepseek as Taste, "chat/completions", "paid/gpt", CHAT, 8192),
+        (
+            deepseek as Taste,
+            "chat/completions",
+            "paid/gpt",
+            CHAT,
+            8192,
+        ),
         (openai, "chat/completions", "paid/gpt", CHAT, 4096),
         (anthropic, "messages", "claude/paid", CHAT, 8192),
         (gemini, "chat/completions", "paid/gpt", CHAT, 8192),
         (mistral, "chat/completions", "paid/gpt", CHAT, 8192),
-        (bedrock_behind_a_proxy, "chat/completions", "paid/gpt", CHAT, 4096),
+        (
+            bedrock_behind_a_proxy,
+            "chat/completions",
+            "paid/gpt",
+            CHAT,
+            4096,
+        ),
         (openai, "responses", "paid/gpt", RESPONSES, 4096),
         // The agent's own limit is lowered, too: it is the one thing that the gateway may change.
-        (deepseek, "chat/completions", "free/small", r#"{"messages":[{"content":"hi"}],"max_tokens":64000}"#, 8192),
+        (
+            deepseek,
+            "chat/completions",
+            "free/small",
+            r#"{"messages":[{"content":"hi"}],"max_tokens":64000}"#,
+            8192,
+        ),
     ] {
         let mut provider = Picky::start(taste, plan(llm)).await;
         let (status, text) = provider.send(path, body.to_owned()).await;
         assert_eq!(status, 200, "{path} {body}: {text}");
-        assert_eq!(provider.more(), 2, "{path} {body}: the second request succeeds");
+        assert_eq!(
+            provider.more(),
+            2,
+            "{path} {body}: the second request succeeds"
+        );
         provider.got().await;
         let second: Value = serde_json::from_str(&provider.got().await).expect("JSON");
-        assert_eq!(limit(&second), Some(most), "{path} {body}: with what the refusal has named");
+        assert_eq!(
+            limit(&second),
+            Some(most),
+            "{path} {body}: with what the refusal has named"
+        );
         let calls = provider.rig.session.record().calls;
         assert_eq!(calls.len(), 2, "both are on record");
         assert_eq!(
@@ -115,7 +151,11 @@ async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
         );
 
         let (status, text) = provider.send(path, body.to_owned()).await;
-        assert_eq!((status.as_u16(), provider.more()), (200, 1), "{path} {body}: and is remembered: {text}");
+        assert_eq!(
+            (status.as_u16(), provider.more()),
+            (200, 1),
+            "{path} {body}: and is remembered: {text}"
+        );
     }
 }
 
@@ -123,7 +163,13 @@ async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
 async fn a_refusal_that_names_the_other_field_is_learned_and_the_call_is_answered() {
     let own = r#"{"messages":[{"content":"hi"}],"max_completion_tokens":900}"#;
     for (taste, llm, body, field, most) in [
-        (newest_of_openai as Taste, "paid/gpt", CHAT, "max_completion_tokens", 16_384),
+        (
+            newest_of_openai as Taste,
+            "paid/gpt",
+            CHAT,
+            "max_completion_tokens",
+            16_384,
+        ),
         (
             newest_of_openai,
             "paid/gpt",
@@ -136,7 +182,11 @@ async fn a_refusal_that_names_the_other_field_is_learned_and_the_call_is_answere
     ] {
         let mut provider = Picky::start(taste, plan(llm)).await;
         let (status, text) = provider.send("chat/completions", body.to_owned()).await;
-        assert_eq!((status.as_u16(), provider.more()), (200, 2), "{body}: {text}");
+        assert_eq!(
+            (status.as_u16(), provider.more()),
+            (200, 2),
+            "{body}: {text}"
+        );
         provider.got().await;
         let second: Value = serde_json::from_str(&provider.got().await).expect("JSON");
         assert_eq!(
@@ -145,7 +195,11 @@ async fn a_refusal_that_names_the_other_field_is_learned_and_the_call_is_answere
             "{body}: the limit in its field"
         );
         let (status, text) = provider.send("chat/completions", body.to_owned()).await;
-        assert_eq!((status.as_u16(), provider.more()), (200, 1), "{body}: and is remembered: {text}");
+        assert_eq!(
+            (status.as_u16(), provider.more()),
+            (200, 1),
+            "{body}: and is remembered: {text}"
+        );
     }
 }
 
@@ -153,7 +207,11 @@ async fn a_refusal_that_names_the_other_field_is_learned_and_the_call_is_answere
 async fn two_things_are_learned_in_one_call_and_a_small_context_is_one_of_them() {
     let provider = Picky::start(picky_in_both, plan("paid/gpt")).await;
     let (status, text) = provider.send("chat/completions", CHAT.to_owned()).await;
-    assert_eq!((status.as_u16(), provider.more()), (200, 3), "the name, the number: {text}");
+    assert_eq!(
+        (status.as_u16(), provider.more()),
+        (200, 3),
+        "the name, the number: {text}"
+    );
     let mut provider = Picky::start(vllm, plan("paid/gpt")).await;
     let (status, text) = provider.send("chat/completions", CHAT.to_owned()).await;
     assert_eq!((status.as_u16(), provider.more()), (200, 2), "{text}");
@@ -165,52 +223,99 @@ async fn two_things_are_learned_in_one_call_and_a_small_context_is_one_of_them()
 #[tokio::test]
 async fn a_refusal_that_goes_on_is_an_ordinary_failure() {
     fn never(request: &Value) -> Option<(u16, String)> {
-        deepseek(request)
-            .or(Some((400, "Invalid max_tokens value, the valid range of max_tokens is [1, 4096]".to_owned())))
+        deepseek(request).or(Some((
+            400,
+            "Invalid max_tokens value, the valid range of max_tokens is [1, 4096]".to_owned(),
+        )))
     }
     let mut provider = Picky::start(never, plan("paid/gpt")).await;
     let (status, _) = provider.send("chat/completions", CHAT.to_owned()).await;
-    assert_eq!((status.as_u16(), provider.more()), (400, 2), "the most is learned once in a call");
-    assert_eq!(provider.rig.last_call().class, CallClass::BadRequest, "its class");
+    assert_eq!(
+        (status.as_u16(), provider.more()),
+        (400, 2),
+        "the most is learned once in a call"
+    );
+    assert_eq!(
+        provider.rig.last_call().class,
+        CallClass::BadRequest,
+        "its class"
+    );
     provider.got().await;
     provider.got().await;
     provider.send("chat/completions", CHAT.to_owned()).await;
     let first: Value = serde_json::from_str(&provider.got().await).expect("JSON");
-    assert_eq!(limit(&first), Some(16_384), "and a lesson that was of no use is not kept");
+    assert_eq!(
+        limit(&first),
+        Some(16_384),
+        "and a lesson that was of no use is not kept"
+    );
 }
 
 #[tokio::test]
 async fn learning_is_no_retry_and_no_outage() {
     let llms = vec![name("paid/gpt"), name("free/small")];
-    let provider = Picky::start(deepseek, CallPlan { llms, ..plan("paid/gpt") }).await;
+    let provider = Picky::start(
+        deepseek,
+        CallPlan {
+            llms,
+            ..plan("paid/gpt")
+        },
+    )
+    .await;
     let (status, _) = provider.send("chat/completions", CHAT.to_owned()).await;
     let record = provider.rig.session.record();
     let asked: Vec<&str> = record.calls.iter().map(|call| call.llm.as_str()).collect();
-    assert_eq!((status.as_u16(), asked), (200, vec!["paid/gpt", "paid/gpt"]), "the same LLM, although retries are off");
+    assert_eq!(
+        (status.as_u16(), asked),
+        (200, vec!["paid/gpt", "paid/gpt"]),
+        "the same LLM, although retries are off"
+    );
     assert_eq!(record.no_llm_left, None, "no LLM was out");
 }
 
 #[tokio::test]
 async fn what_the_pool_file_says_is_not_tried_out() {
     let known = |base_url: &str| {
-        let settings = LlmSettings { max_output: Some(8192) };
+        let settings = LlmSettings {
+            max_output: Some(8192),
+        };
         let paid = Provider {
             free: false,
             output_limit_field: Some(OutputLimitField::MaxCompletionTokens),
             ..provider(base_url)
         };
-        let price = Price { input: MicroUsd(1), cached_input: MicroUsd(1), output: MicroUsd(1) };
+        let price = Price {
+            input: MicroUsd(1),
+            cached_input: MicroUsd(1),
+            output: MicroUsd(1),
+        };
         let known = KnownLlms::from_file(&BTreeMap::from([(name("paid/gpt"), settings)]));
         let providers = BTreeMap::from([("paid".to_owned(), paid)]);
-        Upstreams::with(&providers, BTreeMap::from([(name("paid/gpt"), price)]), known, |_| Some(KEY.to_owned()))
-            .expect("usable providers")
+        Upstreams::with(
+            &providers,
+            BTreeMap::from([(name("paid/gpt"), price)]),
+            known,
+            |_| Some(KEY.to_owned()),
+        )
+        .expect("usable providers")
     };
     let taste: Taste = |request| newest_of_openai(request).or_else(|| deepseek(request));
-    for body in [CHAT, r#"{"messages":[{"content":"hi"}],"max_tokens":64000}"#] {
+    for body in [
+        CHAT,
+        r#"{"messages":[{"content":"hi"}],"max_tokens":64000}"#,
+    ] {
         let mut provider = Picky::start_with(taste, plan("paid/gpt"), known).await;
         let (status, text) = provider.send("chat/completions", body.to_owned()).await;
-        assert_eq!((status.as_u16(), provider.more()), (200, 1), "at the first try: {text}");
+        assert_eq!(
+            (status.as_u16(), provider.more()),
+            (200, 1),
+            "at the first try: {text}"
+        );
         let seen: Value = serde_json::from_str(&provider.got().await).expect("JSON");
-        assert_eq!((limit(&seen), seen.get("max_tokens")), (Some(8192), None), "{body}: number and name of the file");
+        assert_eq!(
+            (limit(&seen), seen.get("max_tokens")),
+            (Some(8192), None),
+            "{body}: number and name of the file"
+        );
     }
 }

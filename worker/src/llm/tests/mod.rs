@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider};
+use pool_shared::config::{
+    BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider,
+};
 use pool_shared::id::LlmName;
 use pool_shared::money::MicroUsd;
 use pool_shared::result::Usage;
@@ -54,17 +56,49 @@ fn upstreams_at(base_url: &str) -> Arc<Upstreams> {
     let good = provider(base_url);
     let providers = BTreeMap::from([
         ("free".to_owned(), good.clone()),
-        ("paid".to_owned(), Provider { free: false, ..good.clone() }),
-        ("narrow".to_owned(), Provider { max_concurrent: Some(1), ..good.clone() }),
-        ("keyless".to_owned(), Provider { api_key_env: Some("NOT_SET".to_owned()), ..good.clone() }),
-        ("claude".to_owned(), Provider { protocol: Protocol::Anthropic, free: false, ..good }),
+        (
+            "paid".to_owned(),
+            Provider {
+                free: false,
+                ..good.clone()
+            },
+        ),
+        (
+            "narrow".to_owned(),
+            Provider {
+                max_concurrent: Some(1),
+                ..good.clone()
+            },
+        ),
+        (
+            "keyless".to_owned(),
+            Provider {
+                api_key_env: Some("NOT_SET".to_owned()),
+                ..good.clone()
+            },
+        ),
+        (
+            "claude".to_owned(),
+            Provider {
+                protocol: Protocol::Anthropic,
+                free: false,
+                ..good
+            },
+        ),
         // Port 9 is `discard`: nobody listens there.
         ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
     ]);
-    let price = Price { input: MicroUsd(1_000_000), cached_input: MicroUsd(100_000), output: MicroUsd(10_000_000) };
-    let prices = BTreeMap::from(["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price)));
-    Upstreams::from_parts(&providers, prices, |variable| (variable == "SCRIPTED_KEY").then(|| KEY.to_owned()))
-        .expect("usable providers")
+    let price = Price {
+        input: MicroUsd(1_000_000),
+        cached_input: MicroUsd(100_000),
+        output: MicroUsd(10_000_000),
+    };
+    let prices =
+        BTreeMap::from(["paid/gpt", "claude/paid", "claude/other"].map(|llm| (name(llm), price)));
+    Upstreams::from_parts(&providers, prices, |variable| {
+        (variable == "SCRIPTED_KEY").then(|| KEY.to_owned())
+    })
+    .expect("usable providers")
 }
 
 fn plan(llm: &str) -> CallPlan {
@@ -110,30 +144,54 @@ struct Rig {
 
 impl Rig {
     async fn start(plan: CallPlan) -> Self {
-        let llm = ScriptedLlm::start(Script::default(), 0).await.expect("a free port");
+        let llm = ScriptedLlm::start(Script::default(), 0)
+            .await
+            .expect("a free port");
         let gateway = Gateway::start(upstreams(&llm)).await.expect("a free port");
         let session = gateway.open(plan);
-        let client = Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
-        Self { llm, gateway, session, client }
+        let client = Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .expect("a client");
+        Self {
+            llm,
+            gateway,
+            session,
+            client,
+        }
     }
 
     fn request(&self, body: &Value) -> reqwest::RequestBuilder {
         let url = format!("{}/chat/completions", self.session.base_url());
-        self.client.post(url).bearer_auth(self.session.token()).json(body)
+        self.client
+            .post(url)
+            .bearer_auth(self.session.token())
+            .json(body)
     }
 
     async fn post(&self, body: &Value) -> Response {
-        self.request(body).send().await.expect("the gateway answers")
+        self.request(body)
+            .send()
+            .await
+            .expect("the gateway answers")
     }
 
     /// Asks with a script and gives status and body.
     async fn ask(&self, script: Value) -> (u16, Value) {
         let response = self.post(&prompt(&script)).await;
-        (response.status().as_u16(), response.json().await.expect("JSON"))
+        (
+            response.status().as_u16(),
+            response.json().await.expect("JSON"),
+        )
     }
 
     fn last_call(&self) -> Call {
-        self.session.record().last().cloned().expect("a recorded call")
+        self.session
+            .record()
+            .last()
+            .cloned()
+            .expect("a recorded call")
     }
 }
 
@@ -148,5 +206,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("in vain: {what}"));
 }

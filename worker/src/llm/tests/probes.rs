@@ -22,24 +22,38 @@ impl OneAnswer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let base_url = format!("http://{}/v1", listener.local_addr().expect("an address"));
         let asked: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
-        let answer = (StatusCode::from_u16(status).expect("a status"), body.to_owned());
+        let answer = (
+            StatusCode::from_u16(status).expect("a status"),
+            body.to_owned(),
+        );
         let served = |State(asked): State<Arc<Mutex<Vec<_>>>>, uri: Uri, body: String| async move {
             let body = serde_json::from_str(&body).expect("JSON");
-            asked.lock().expect("no panic").push((uri.path().to_owned(), body));
+            asked
+                .lock()
+                .expect("no panic")
+                .push((uri.path().to_owned(), body));
             answer
         };
-        let router = Router::new().fallback(served).with_state(Arc::clone(&asked));
+        let router = Router::new()
+            .fallback(served)
+            .with_state(Arc::clone(&asked));
         tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
         let good = provider(&base_url);
-        let claude = Provider { protocol: Protocol::Anthropic, ..good.clone() };
+        let claude = Provider {
+            protocol: Protocol::Anthropic,
+            ..good.clone()
+        };
         let providers = BTreeMap::from([("free".to_owned(), good), ("claude".to_owned(), claude)]);
         let key = |_: &str| Some(KEY.to_owned());
-        let upstreams = Upstreams::from_parts(&providers, BTreeMap::new(), key).expect("usable providers");
+        let upstreams =
+            Upstreams::from_parts(&providers, BTreeMap::new(), key).expect("usable providers");
         Self { upstreams, asked }
     }
 
     async fn probe(&self, llm: &str, dialect: Option<Dialect>) -> Probed {
-        self.upstreams.probe(&name(llm), dialect, Duration::from_secs(10)).await
+        self.upstreams
+            .probe(&name(llm), dialect, Duration::from_secs(10))
+            .await
     }
 }
 
@@ -57,10 +71,21 @@ async fn only_a_valid_answer_or_a_refusal_by_the_api_is_health() {
     });
     let thought = json!({"type": "message", "role": "assistant", "content": [], "stop_reason": "max_tokens",
         "usage": {"input_tokens": 9, "output_tokens": 16}});
-    let refused = |message: &str| json!({"error": {"message": message, "type": "invalid_request_error"}});
-    let (page, out) = ("<!DOCTYPE html><html>hello</html>".to_owned(), Some(Fault::Unavailable));
-    let (chat, responses, messages) = (Some(Dialect::Chat), Some(Dialect::Responses), Some(Dialect::Messages));
-    let streamed = event("response.incomplete", &json!({"type": "response.incomplete", "response": incomplete}));
+    let refused =
+        |message: &str| json!({"error": {"message": message, "type": "invalid_request_error"}});
+    let (page, out) = (
+        "<!DOCTYPE html><html>hello</html>".to_owned(),
+        Some(Fault::Unavailable),
+    );
+    let (chat, responses, messages) = (
+        Some(Dialect::Chat),
+        Some(Dialect::Responses),
+        Some(Dialect::Messages),
+    );
+    let streamed = event(
+        "response.incomplete",
+        &json!({"type": "response.incomplete", "response": incomplete}),
+    );
     for (dialect, status, body, fault) in [
         (chat, 200, choice(json!("OK"), "stop").to_string(), None),
         (chat, 200, choice(Value::Null, "length").to_string(), None),
@@ -70,11 +95,22 @@ async fn only_a_valid_answer_or_a_refusal_by_the_api_is_health() {
         (
             chat,
             400,
-            refused("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead").to_string(),
+            refused("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead")
+                .to_string(),
             None,
         ),
-        (chat, 400, refused("Could not finish the message because max_tokens was reached").to_string(), None),
-        (chat, 422, json!({"detail": "temperature is required"}).to_string(), None),
+        (
+            chat,
+            400,
+            refused("Could not finish the message because max_tokens was reached").to_string(),
+            None,
+        ),
+        (
+            chat,
+            422,
+            json!({"detail": "temperature is required"}).to_string(),
+            None,
+        ),
         (chat, 400, page.clone(), out),
         (chat, 400, String::new(), out),
         (chat, 403, page.clone(), out),
@@ -82,18 +118,61 @@ async fn only_a_valid_answer_or_a_refusal_by_the_api_is_health() {
         (chat, 200, page, out),
         (chat, 200, String::new(), out),
         (chat, 200, json!({"status": "ok"}).to_string(), out),
-        (chat, 200, json!({"error": {"message": "something went wrong"}}).to_string(), out),
-        (responses, 200, json!({"object": "response"}).to_string(), out),
-        (messages, 200, json!({"type": "error", "error": {"type": "api_error", "message": "no"}}).to_string(), out),
+        (
+            chat,
+            200,
+            json!({"error": {"message": "something went wrong"}}).to_string(),
+            out,
+        ),
+        (
+            responses,
+            200,
+            json!({"object": "response"}).to_string(),
+            out,
+        ),
+        (
+            messages,
+            200,
+            json!({"type": "error", "error": {"type": "api_error", "message": "no"}}).to_string(),
+            out,
+        ),
         (chat, 302, String::new(), out),
-        (chat, 401, refused("wrong key").to_string(), Some(Fault::Auth)),
-        (chat, 403, refused("forbidden").to_string(), Some(Fault::Auth)),
-        (responses, 404, refused("no such model").to_string(), Some(Fault::ModelUnavailable)),
-        (chat, 429, refused("slow down").to_string(), Some(Fault::RateLimited)),
+        (
+            chat,
+            401,
+            refused("wrong key").to_string(),
+            Some(Fault::Auth),
+        ),
+        (
+            chat,
+            403,
+            refused("forbidden").to_string(),
+            Some(Fault::Auth),
+        ),
+        (
+            responses,
+            404,
+            refused("no such model").to_string(),
+            Some(Fault::ModelUnavailable),
+        ),
+        (
+            chat,
+            429,
+            refused("slow down").to_string(),
+            Some(Fault::RateLimited),
+        ),
     ] {
         let provider = OneAnswer::start(status, &body).await;
-        let llm = if dialect == messages { "claude/x" } else { "free/x" };
-        assert_eq!(provider.probe(llm, dialect).await.fault, fault, "{dialect:?} {status} {body}");
+        let llm = if dialect == messages {
+            "claude/x"
+        } else {
+            "free/x"
+        };
+        assert_eq!(
+            provider.probe(llm, dialect).await.fault,
+            fault,
+            "{dialect:?} {status} {body}"
+        );
     }
 }
 
@@ -101,18 +180,46 @@ async fn only_a_valid_answer_or_a_refusal_by_the_api_is_health() {
 async fn a_probe_asks_in_the_dialect_that_failed_and_as_usual_when_nobody_knows() {
     let provider = OneAnswer::start(503, "").await;
     for (llm, dialect, path, limit) in [
-        ("free/x", Some(Dialect::Chat), "/v1/chat/completions", "max_tokens"),
-        ("free/x", Some(Dialect::Responses), "/v1/responses", "max_output_tokens"),
-        ("claude/x", Some(Dialect::Messages), "/v1/messages", "max_tokens"),
+        (
+            "free/x",
+            Some(Dialect::Chat),
+            "/v1/chat/completions",
+            "max_tokens",
+        ),
+        (
+            "free/x",
+            Some(Dialect::Responses),
+            "/v1/responses",
+            "max_output_tokens",
+        ),
+        (
+            "claude/x",
+            Some(Dialect::Messages),
+            "/v1/messages",
+            "max_tokens",
+        ),
         ("free/x", None, "/v1/chat/completions", "max_tokens"),
         ("claude/x", None, "/v1/messages", "max_tokens"),
         // The pool file has another protocol for it by now.
-        ("free/x", Some(Dialect::Messages), "/v1/chat/completions", "max_tokens"),
+        (
+            "free/x",
+            Some(Dialect::Messages),
+            "/v1/chat/completions",
+            "max_tokens",
+        ),
     ] {
-        assert_eq!(provider.probe(llm, dialect).await.fault, Some(Fault::Unavailable), "{dialect:?}");
+        assert_eq!(
+            provider.probe(llm, dialect).await.fault,
+            Some(Fault::Unavailable),
+            "{dialect:?}"
+        );
         let asked = provider.asked.lock().expect("no panic").last().cloned();
         let (seen, body) = asked.expect("it was asked");
-        assert_eq!((seen.as_str(), &body[limit]), (path, &json!(16)), "{dialect:?}: {body}");
+        assert_eq!(
+            (seen.as_str(), &body[limit]),
+            (path, &json!(16)),
+            "{dialect:?}: {body}"
+        );
         assert_eq!(body["model"], "x", "{dialect:?}: {body}");
     }
 }

@@ -34,9 +34,19 @@ async fn serve(State(behind): State<Behind>, uri: Uri, body: Bytes) -> (StatusCo
     let request: Value = serde_json::from_slice(&body).expect("the gateway sends JSON");
     if let Some((status, message)) = (behind.taste)(&request) {
         let status = StatusCode::from_u16(status).expect("a status");
-        return (status, json!({"error": {"message": message, "type": "invalid_request_error"}}).to_string().into());
+        return (
+            status,
+            json!({"error": {"message": message, "type": "invalid_request_error"}})
+                .to_string()
+                .into(),
+        );
     }
-    let answer = behind.client.post(format!("{}{uri}", behind.url)).body(body).send().await;
+    let answer = behind
+        .client
+        .post(format!("{}{uri}", behind.url))
+        .body(body)
+        .send()
+        .await;
     let answer = answer.expect("the scripted LLM answers");
     (answer.status(), answer.bytes().await.expect("a whole body"))
 }
@@ -47,24 +57,47 @@ impl Picky {
     }
 
     /// `upstreams`: made of the provider's address.
-    pub(super) async fn start_with(taste: Taste, plan: CallPlan, upstreams: fn(&str) -> Arc<Upstreams>) -> Self {
+    pub(super) async fn start_with(
+        taste: Taste,
+        plan: CallPlan,
+        upstreams: fn(&str) -> Arc<Upstreams>,
+    ) -> Self {
         let mut rig = Rig::start(plan.clone()).await;
         let (seen, bodies) = mpsc::unbounded_channel();
-        let behind = Behind { seen, client: rig.client.clone(), url: rig.llm.url(), taste };
+        let behind = Behind {
+            seen,
+            client: rig.client.clone(),
+            url: rig.llm.url(),
+            taste,
+        };
         let router = Router::new().fallback(post(serve)).with_state(behind);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let base_url = format!("http://{}/v1", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        rig.gateway = Gateway::start(upstreams(&base_url)).await.expect("a free port");
+        rig.gateway = Gateway::start(upstreams(&base_url))
+            .await
+            .expect("a free port");
         rig.session = rig.gateway.open(plan);
         Self { rig, bodies }
     }
 
     pub(super) async fn send(&self, path: &str, body: String) -> (StatusCode, String) {
         let url = format!("{}/{path}", self.rig.session.base_url());
-        let response = self.rig.client.post(url).bearer_auth(self.rig.session.token()).body(body).send().await;
+        let response = self
+            .rig
+            .client
+            .post(url)
+            .bearer_auth(self.rig.session.token())
+            .body(body)
+            .send()
+            .await;
         let response = response.expect("the gateway answers");
-        (response.status(), response.text().await.expect("a whole body"))
+        (
+            response.status(),
+            response.text().await.expect("a whole body"),
+        )
     }
 
     /// The next request that the provider got.

@@ -41,15 +41,24 @@ pub(super) struct Piece {
 
 impl Buffer {
     pub(super) fn begin(&mut self, check: Option<String>) {
-        self.parts.push_back(Part { untold: check.is_some(), check, ..Part::default() });
+        self.parts.push_back(Part {
+            untold: check.is_some(),
+            check,
+            ..Part::default()
+        });
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        let Some(part) = self.parts.back_mut() else { return };
+        let Some(part) = self.parts.back_mut() else {
+            return;
+        };
         part.bytes.extend_from_slice(bytes);
         self.waiting += bytes.len();
         for part in &mut self.parts {
-            let surplus = self.waiting.saturating_sub(PIECE_BYTES).min(part.bytes.len());
+            let surplus = self
+                .waiting
+                .saturating_sub(PIECE_BYTES)
+                .min(part.bytes.len());
             part.skip(surplus);
             self.waiting -= surplus;
         }
@@ -107,14 +116,28 @@ impl Part {
         }
         self.untold = false;
         let text = String::from_utf8_lossy(&taken).into_owned();
-        Some(Piece { check: self.check.clone(), skipped: std::mem::take(&mut self.skipped), text, silent: false })
+        Some(Piece {
+            check: self.check.clone(),
+            skipped: std::mem::take(&mut self.skipped),
+            text,
+            silent: false,
+        })
     }
 }
 
 /// What is left of a line, or of a character, whose beginning is not there any more.
 fn cut_off(bytes: &[u8]) -> usize {
-    let line = bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1).filter(|at| *at < bytes.len());
-    line.unwrap_or_else(|| bytes.iter().take_while(|byte| **byte & 0xc0 == 0x80).count())
+    let line = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map(|at| at + 1)
+        .filter(|at| *at < bytes.len());
+    line.unwrap_or_else(|| {
+        bytes
+            .iter()
+            .take_while(|byte| **byte & 0xc0 == 0x80)
+            .count()
+    })
 }
 
 /// Without the first bytes of a character whose others are still to come.
@@ -146,8 +169,16 @@ mod tests {
         buffer.push(b"one\ntw");
         assert_eq!(texts(buffer.take(false)), ["one\n"], "a line");
         buffer.push("o ä".as_bytes().split_at(3).0);
-        assert_eq!(texts(buffer.take(false)), ["two "], "a character is not split");
-        assert_eq!(texts(buffer.take(true)), ["\u{fffd}"], "at the end all that there is");
+        assert_eq!(
+            texts(buffer.take(false)),
+            ["two "],
+            "a character is not split"
+        );
+        assert_eq!(
+            texts(buffer.take(true)),
+            ["\u{fffd}"],
+            "at the end all that there is"
+        );
     }
 
     #[test]
@@ -161,34 +192,64 @@ mod tests {
             text: text.to_owned(),
             silent: false,
         };
-        let begun = [piece(None, "edits, and no line end"), piece(Some("tests"), "")];
-        assert_eq!(buffer.take(false), begun, "all of the agent, and the check has begun");
+        let begun = [
+            piece(None, "edits, and no line end"),
+            piece(Some("tests"), ""),
+        ];
+        assert_eq!(
+            buffer.take(false),
+            begun,
+            "all of the agent, and the check has begun"
+        );
         assert!(buffer.take(false).is_empty(), "that is told once");
         buffer.push(b"1 passed\n");
         buffer.begin(Some("lint".to_owned()));
         buffer.begin(None);
         buffer.push(b"again\n");
-        let rest = [piece(Some("tests"), "1 passed\n"), piece(Some("lint"), ""), piece(None, "again\n")];
+        let rest = [
+            piece(Some("tests"), "1 passed\n"),
+            piece(Some("lint"), ""),
+            piece(None, "again\n"),
+        ];
         assert_eq!(buffer.take(false), rest, "one after another");
     }
 
     #[test]
     fn of_a_burst_the_newest_whole_lines_are_told_and_the_gap_is_before_them() {
         let mut buffer = of_agent();
-        let lines: Vec<String> = (1..=20_000).map(|n| format!("line {n} of many\n")).collect();
+        let lines: Vec<String> = (1..=20_000)
+            .map(|n| format!("line {n} of many\n"))
+            .collect();
         let all = lines.concat();
         for part in all.as_bytes().chunks(1000) {
             buffer.push(part);
         }
-        let [piece] = &buffer.take(false)[..] else { panic!("a piece") };
-        assert!(piece.text.len() <= PIECE_BYTES && piece.text.starts_with("line "), "whole lines");
+        let [piece] = &buffer.take(false)[..] else {
+            panic!("a piece")
+        };
+        assert!(
+            piece.text.len() <= PIECE_BYTES && piece.text.starts_with("line "),
+            "whole lines"
+        );
         let before = usize::try_from(piece.skipped).expect("a length");
-        assert_eq!(piece.text, all[before..], "they are the last ones, and what is not told is before them");
+        assert_eq!(
+            piece.text,
+            all[before..],
+            "they are the last ones, and what is not told is before them"
+        );
         buffer.push(&[b'x'; PIECE_BYTES]);
         buffer.begin(Some("tests".to_owned()));
         buffer.push(&[b'y'; PIECE_BYTES]);
-        let told: Vec<(u64, usize)> = buffer.take(true).iter().map(|piece| (piece.skipped, piece.text.len())).collect();
-        assert_eq!(told, [(PIECE_BYTES as u64, 0), (0, PIECE_BYTES)], "a gap is told where it is");
+        let told: Vec<(u64, usize)> = buffer
+            .take(true)
+            .iter()
+            .map(|piece| (piece.skipped, piece.text.len()))
+            .collect();
+        assert_eq!(
+            told,
+            [(PIECE_BYTES as u64, 0), (0, PIECE_BYTES)],
+            "a gap is told where it is"
+        );
     }
 
     #[test]
@@ -203,11 +264,27 @@ mod tests {
             }
             count += PIECE_BYTES;
         }
-        assert_eq!((told, last_words), (ATTEMPT_BYTES, 1), "it has a limit, and says once that it is reached");
+        assert_eq!(
+            (told, last_words),
+            (ATTEMPT_BYTES, 1),
+            "it has a limit, and says once that it is reached"
+        );
         buffer.push(b"\nFATAL: the real reason\n");
-        let [piece] = &buffer.take(true)[..] else { panic!("a piece") };
-        assert_eq!(piece.text, "FATAL: the real reason\n", "the end is told all the same");
-        assert_eq!(piece.skipped, (count - told + 1) as u64, "and how much is not");
-        assert!(!piece.silent, "after the end there is nothing more to wait for");
+        let [piece] = &buffer.take(true)[..] else {
+            panic!("a piece")
+        };
+        assert_eq!(
+            piece.text, "FATAL: the real reason\n",
+            "the end is told all the same"
+        );
+        assert_eq!(
+            piece.skipped,
+            (count - told + 1) as u64,
+            "and how much is not"
+        );
+        assert!(
+            !piece.silent,
+            "after the end there is nothing more to wait for"
+        );
     }
 }
