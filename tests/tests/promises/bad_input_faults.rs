@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pool_shared::id::TaskId;
-use pool_shared::result::ErrorKind;
-use pool_shared::wrong::id_in;
+use pool_core::id::TaskId;
+use pool_core::result::ErrorKind;
+use pool_core::wrong::id_in;
 use pool_tests::faults::client::Submitter as Careless;
 use pool_tests::faults::proxy::Weather;
 use tokio::time::sleep;
