@@ -6,7 +6,9 @@ Parts (all of them without --only):
   glossary  every name in the column "in code" of docs/glossary.md occurs in the Rust sources, outside of comments
   retired   no type, module or function has a retired name (RETIRED below says which word to use instead)
   doubles   at most MOST_DOUBLES type names are defined in more than one place; tests do not count
-  pages     every source file and every test that ARCHITECTURE.md, docs/glossary.md and docs/internals name exists
+  pages     every source file that ARCHITECTURE.md, CONTRIBUTING.md, SECURITY.md, docs/glossary.md and docs/internals
+            name exists, and every function that stands beside a file ("`a.rs` `f`", "`f` in `a.rs`") is in it; so is
+            every test of docs/internals/tests.md
 
 ROOT is the top of the checkout; default: the one that this script is in. --list prints all names that are defined in
 more than one place, also when there are few enough. Exit status: 0 all is well, 1 something is wrong (a line for each
@@ -188,21 +190,49 @@ def check_doubles(project, show_all):
         print("\n".join(lines))
 
 
+def prose(text):
+    """[(number, line)] of a page, without its blocks of code."""
+    fenced = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced:
+            yield number, line
+
+
+def is_file(name):
+    return (SOURCES.search(name) or name.endswith("/")) and not re.search(r"[*<]|^/", name)
+
+
+def functions_beside_files(line):
+    """[(file, function)]"""
+    for file, names in re.findall(r"`([^`\s]+\.rs)`((?:,? `\w+`)+)", line):
+        for name in re.findall(r"\w+", names):
+            yield file, name
+    for name, file in re.findall(r"`(\w+)` (?:in|of) `([^`\s]+\.rs)`", line):
+        yield file, name
+
+
 def check_pages(project):
-    functions = {name for lines in project.rust.values() for line in lines if (found := FUNCTION.match(line)) for name in [found[1]]}
-    pages = ["ARCHITECTURE.md", "docs/glossary.md", *(path for path in project.files if re.match(r"docs/internals/.*\.md$", path))]
+    defined = {path: {found[1] for line in lines if (found := FUNCTION.match(line))} for path, lines in project.rust.items()}
+    pages = ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docs/glossary.md"]
+    pages += [path for path in project.files if re.match(r"docs/internals/.*\.md$", path)]
+
+    def matching(name):
+        wanted = "/" + name
+        return [path for path in project.files if (wanted in "/" + path if name.endswith("/") else ("/" + path).endswith(wanted))]
+
     for page in pages:
-        fenced = False
-        for number, line in enumerate(project.page(page).split("\n"), 1):
-            if line.lstrip().startswith("```"):
-                fenced = not fenced
-            for name in [] if fenced else re.findall(r"`([^`\s]+)`", line):
-                if TEST_NAME.fullmatch(name) and page == "docs/internals/tests.md" and name not in functions:
+        for number, line in prose(project.page(page)):
+            for name in re.findall(r"`([^`\s]+)`", line):
+                if page == "docs/internals/tests.md" and TEST_NAME.fullmatch(name) and not any(name in names for names in defined.values()):
                     yield f"{page}:{number}: there is no test `{name}`"
-                elif (SOURCES.search(name) and "*" not in name or name.endswith("/") and not name.startswith("/")) and "<" not in name:
-                    wanted = "/" + name
-                    if not any(wanted in "/" + path if name.endswith("/") else ("/" + path).endswith(wanted) for path in project.files):
-                        yield f"{page}:{number}: there is no file `{name}`"
+                elif is_file(name) and not matching(name):
+                    yield f"{page}:{number}: there is no file `{name}`"
+            for file, name in functions_beside_files(line):
+                files = matching(file)
+                if files and name.islower() and not any(name in defined[path] for path in files):
+                    yield f"{page}:{number}: there is no function `{name}` in `{file}`"
 
 
 PARTS = ("glossary", "retired", "doubles", "pages")
