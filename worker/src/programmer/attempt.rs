@@ -1,4 +1,4 @@
-//! Step 9 of a task's walk (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
+//! Step 9 of the life of a task (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
 //!
 //! Nothing here knows of the broker or the log: a task goes in, a result comes out, and nothing stays behind but a
 //! commit that the branch is set to later.

@@ -1,4 +1,4 @@
-//! Steps 7 and 8 of a task's walk (ARCHITECTURE.md): read the delivery, ask the fold, claim the task in the log.
+//! Steps 7 and 8 of the life of a task (ARCHITECTURE.md): read the delivery, ask the fold, claim the task in the log.
 //!
 //! [`examine`] decides without a broker; [`super::Programmer`] performs.
 

@@ -1,4 +1,4 @@
-//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then the ack; and what the log says then.
+//! Steps 10 to 12 of the life of a task (ARCHITECTURE.md): the result first, then the ack; and what the log says then.
 
 use std::future::ready;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Steps 12 and 13 of a task's walk (ARCHITECTURE.md): its outcome in the log, and its branch. The result is in `results`
+//! Steps 12 and 13 of the life of a task (ARCHITECTURE.md): its outcome in the log, and its branch. The result is in `results`
 //! by then, so they go on beside the programmer's next task.
 //!
 //! Never more than one of these at a time. What the log does not say of the last task yet is written by the programmer
