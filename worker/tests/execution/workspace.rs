@@ -539,7 +539,7 @@ async fn mistakes_in_repository_and_base_are_named() {
     let workspaces = bench.workspaces();
     for (repository, base, problem) in [
         ("missing", "", "not found"),
-        ("plain", "", "is no git repository"),
+        ("plain", "", "is not a git repository"),
         ("sneaky", "", "outside"),
         ("gitlink", "", "outside"),
         ("gitfile", "", "outside"),
