@@ -1,10 +1,10 @@
 //! Aider, called in a way that neither the repository, nor the network, nor aider's own helpfulness
 //! can disturb a run.
 //!
-//! Each option here prevents something that aider (0.86) does without it: applying half of a broken
-//! stream, committing, asking for updates without end, fetching URLs in prompts, running commands
-//! that a configuration file names. Options that look idle (`--load /dev/null`, `--alias`) keep
-//! such a file from setting its own value.
+//! Each option here prevents something that aider (0.86) does without it. Without them it applies
+//! half of a broken stream, commits, asks for updates without end, fetches URLs in prompts, and
+//! runs commands that a configuration file names. Options that look idle (`--load /dev/null`,
+//! `--alias`) keep such a file from setting its own value.
 
 use std::ffi::OsString;
 use std::io::Read;

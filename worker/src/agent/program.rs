@@ -67,7 +67,7 @@ mod tests {
             "it says where it was looked for: {}",
             error.message
         );
-        find(Path::new("/etc/passwd"), None).expect_err("no executable");
+        find(Path::new("/etc/passwd"), None).expect_err("it is not executable");
         assert_eq!(
             absolute_path_entries(OsStr::new("a:/b::./c:/d")),
             "/b:/d",

@@ -35,7 +35,7 @@ pub enum Ended {
     Outcome(Box<Outcome>),
     /// No LLM was left for the task. It goes back to its queue.
     HandBack(Box<HandBack>),
-    /// The attempt was told to stop. The result still reports its usage.
+    /// The attempt was cancelled. Its usage still counts.
     Stopped {
         usage: Usage,
     },

@@ -88,7 +88,7 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
     })
 }
 
-/// What the programmer must do with a delivery.
+/// The decision about a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Examination {
     /// Claim it.

@@ -190,7 +190,7 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
         Some(configuration) if configuration.hash != config_hash => shut(
             ShutReason::Config,
             format!(
-                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file, then restart the dispatcher with it: the configuration of the last dispatcher to start is in force",
+                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file and restart the dispatcher with it",
                 configuration.hash
             ),
         ),

@@ -6,8 +6,8 @@
 //!
 //! A programmer never has more than one task. An action that could bring a task (`Ask`, `Stay`,
 //! `Listen`) is only returned while none is held, and it ends as soon as one has come. A consumer
-//! may stay open on one queue while the programmer works on its last task: with a prefetch of 1 the
-//! broker sends the next one only after the ack.
+//! may stay open on one queue while the programmer works on its last task. This is safe: with a
+//! prefetch of 1 the broker sends the next task only after the ack.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

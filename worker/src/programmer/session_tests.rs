@@ -314,7 +314,7 @@ fn who_lost_a_task_neither_acks_nor_delivers() {
     );
 }
 
-/// What the outside world may answer: how the action ends, and what the gate says then.
+/// A random answer to an action: how the action ends, and the state of the gate after it.
 fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
     let queues = proptest::collection::btree_set(0..3usize, 0..=3);
     (

@@ -1,9 +1,9 @@
 //! Steps 12 and 13 of a task's walk (ARCHITECTURE.md): its outcome in the log, and its branch. The
 //! result is in `results` by then, so these steps run beside the programmer's next task.
 //!
-//! A programmer settles one task at a time. If the log does not name the outcome of the last task
-//! yet, the programmer appends it before its next claim. So none of its tasks begins before the
-//! last one has ended.
+//! A programmer settles one task at a time. If the log does not name the outcome of its last task
+//! yet, the programmer appends it before its next claim. So its last task always ends before the
+//! next one begins.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0)])),
             None,
-            "there was no task"
+            "nothing was being settled"
         );
         *last.last() = Some(Last {
             task: task.clone(),

@@ -2,9 +2,9 @@
 //! checkout of its own.
 //!
 //! It is next to the agent's worktree and shares no file with it. So a check cannot pass because of
-//! something that the commit lacks: an ignored file, a file in the place of a hidden link or in a
-//! submodule's directory, other line ends. Its repository is new, too. HEAD and index are the base
-//! commit, so `git diff HEAD` shows the change. No setting, hook or attribute of the agent applies.
+//! something that the commit lacks, such as an ignored file, other line ends, or a file in the
+//! place of a hidden link. Its repository is new, too. HEAD and index are the base commit, so `git
+//! diff HEAD` shows the change. No setting, hook or attribute of the agent applies.
 
 use std::path::{Path, PathBuf};
 

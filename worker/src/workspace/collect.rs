@@ -34,8 +34,8 @@ impl Worktree {
     ///
     /// # Errors
     /// [`ErrorKind::Workspace`] if git fails. [`ErrorKind::ChangeRefused`] if the change contains
-    /// something that must not or cannot be kept: a symbolic link that could lead out of the
-    /// worktree, a repository, a pipe, a file that git cannot store.
+    /// something that cannot be kept: a repository, a pipe, a file that git cannot store. A
+    /// symbolic link that could lead out of the worktree is refused, too.
     pub async fn collect(&self) -> Result<Changes, TaskFailure> {
         self.try_collect().await.map_err(|problem| match problem {
             Problem::Git(error) => failure("cannot collect the changes", error),

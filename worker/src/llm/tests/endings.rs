@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// What a provider does after it has written its answer.
+/// The behaviour of a provider after its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     /// It sends nothing more and keeps the connection open.
