@@ -3,11 +3,11 @@
 //!
 //! A call goes through these modules:
 //!
-//! 1. `gateway` checks the port and the token, `request` reads and checks the body.
-//! 2. `call` asks one LLM after another, as far as `permits` (breakers, budget) and `failover`
-//!    (which failure means what) allow it.
-//! 3. For each LLM, `session` sets the worst case aside, by the numbers of `pricing`; `upstream`
-//!    waits for a place, adds the key and sends; `classify` names the outcome once; `session`
+//! 1. `gateway` checks the port and the token. `request` reads and checks the body.
+//! 2. `call` asks one LLM after another. `permits` say which it may ask, by breakers and budget,
+//!    and `failover` says what follows a failure.
+//! 3. For each LLM, `session` sets the worst case aside, by the numbers of `pricing`. `upstream`
+//!    waits for a place, adds the key and sends. `classify` names the outcome once. `session`
 //!    settles and records it, and `telemetry` reports it.
 //! 4. `reply` answers the agent, as a stream if it asked for one.
 //!
