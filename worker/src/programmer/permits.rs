@@ -90,7 +90,7 @@ impl TaskPermits {
             return;
         }
         if let Err(error) = self.process.log.append(self.used(usage, false)).await {
-            tracing::warn!(task_id = %self.task, %error, "the usage of an attempt is not in the log; it does not count against the task's limits");
+            tracing::warn!(task_id = %self.task, %error, "failed to write the usage of an attempt into the log");
         }
     }
 
@@ -225,7 +225,7 @@ impl Permits for TaskPermits {
             return;
         };
         let log = self.process.log.clone();
-        // If this event is lost, the failure itself reports it.
+        // If this event is lost, the failure itself asks the other processes.
         tokio::spawn(async move { log.append(asking).await });
     }
 

@@ -54,7 +54,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Consumers {
     pub queues: Vec<String>,
-    /// The consumer tag that the management UI shows: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
+    /// The consumers' name in the management UI: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
     pub label: String,
     /// Among the programmers that wait for a task, the broker gives it to the one with the highest
     /// priority (broker fact 1).
