@@ -1,5 +1,5 @@
-//! An LLM outage costs no task: a handful of calls reveal it, the pool goes on with the other LLMs,
-//! probes the broken one now and then, and returns to it in steps.
+//! An LLM outage costs no task. A handful of calls reveal it, and the pool goes on with the other
+//! LLMs. It probes the broken one now and then, and returns to it in steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

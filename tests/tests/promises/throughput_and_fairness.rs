@@ -127,8 +127,8 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
     overlaps
 }
 
-/// For each step of a programmer from `finished` to its next `started`: how long a task that it
-/// could take has waited in the log at the end of that step.
+/// A gap is the time of a programmer from `finished` to its next `started`. For each gap: how long,
+/// at its end, a task that the programmer could take has waited in the log.
 fn waits(entries: &[Entry]) -> Vec<Duration> {
     let routes = sample_routes();
     let mut waiting: BTreeMap<String, BTreeSet<TaskId>> = BTreeMap::new();

@@ -1,5 +1,5 @@
 //! Runs every command and every request of the README as it stands there, in the order of a
-//! newcomer: first the quick start, then the rest against the pool that it has started. `plan`
+//! newcomer. First comes the quick start, then the rest against the pool that it has started. `plan`
 //! names the examples that are not run, with the reasons.
 
 mod by_hand;
