@@ -171,7 +171,8 @@ async fn dispatcher_armed(pool: &mut Pool, point: Point) {
         .await;
 }
 
-/// The same for a worker that may die before it serves, the given time that it reaches the step.
+/// Starts a dispatcher that dies the `time`-th time that it reaches this step, perhaps before it
+/// serves.
 async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
     pool.launch_dispatcher(
         "127.0.0.1:0",
@@ -180,7 +181,7 @@ async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
     falls(&mut pool.take_dispatcher(), point).await;
 }
 
-/// The same for the one dispatcher that runs, armed with the first of these steps.
+/// Lets the one dispatcher die at each of these steps. The running one is armed with the first.
 async fn dispatchers_fall(pool: &mut Pool, points: &[Point]) {
     for (place, point) in points.iter().enumerate() {
         falls(&mut pool.take_dispatcher(), *point).await;
@@ -324,8 +325,7 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
         let properties = submitter.properties();
         match point {
             Point::RepeatAsked => books.over_amqp("any", &task("done")).await,
-            // Its submitter has no reply queue, because its answer would be another result under
-            // the same id.
+            // Without a reply queue, because the answer would be another result under the same id.
             Point::EndTold => {
                 let conflict = json!({"id": "done", "instruction": "another", "repository": "app"});
                 let properties = lapin::BasicProperties::default().with_delivery_mode(2);
@@ -350,7 +350,7 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert!(
         report.repeated_replies >= 3,
-        "one result for each of two requests, and one repeated reply: {report}"
+        "two replies to repeated requests, and one reply that was sent twice: {report}"
     );
 }
 
@@ -412,7 +412,8 @@ async fn a_dispatcher_may_be_killed_while_it_repeats_a_result_or_puts_a_key_righ
     );
 }
 
-/// Only a dispatcher sorts a key. Its confirm says that the broker has the task.
+/// Publishes a task with an unsorted key, which a dispatcher sorts. The confirm says only that the
+/// broker has the message.
 async fn publish_unsorted(pool: &Pool, books: &mut Books, id: &str) {
     let submitter = pool.submitter("unsorted").await;
     let task = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["fast", "local"]});

@@ -53,7 +53,7 @@ impl Spy {
         }
     }
 
-    /// The number of results that were published since.
+    /// The number of results that were published since the spy was made.
     async fn seen(&self) -> u32 {
         let options = QueueDeclareOptions {
             passive: true,

@@ -255,7 +255,7 @@ async fn three_slow_calls_among_many_good_ones_shut_nothing() {
         .iter()
         .filter(|entry| entry.is("released"))
         .count();
-    assert_eq!(given_back, 3, "no other task was returned");
+    assert_eq!(given_back, 3, "only the slow tasks were returned");
     pool.all_succeeded(&mut log, "quick", GOOD / 15).await;
     pool.all_succeeded(&mut log, "slow", 3).await;
 }

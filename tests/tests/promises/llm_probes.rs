@@ -118,7 +118,7 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     const LOADS: Duration = Duration::from_secs(25);
     let state = Arc::new((AtomicBool::new(false), AtomicBool::new(false)));
     let (up, loaded) = (&state.0, &state.1);
-    // The model loads for as long as the client that asked first stays.
+    // The model loads only while its first client waits for the answer.
     let provider = Provider::start(&state, |state, asked| async move {
         let (up, loaded) = (&state.0, &state.1);
         if !up.load(Ordering::Relaxed) {

@@ -23,7 +23,7 @@ async fn an_open_task_is_written_again_before_the_log_forgets_it() {
         .await;
     assert_eq!(
         stated.json["state"]["published"], true,
-        "the repeated event has all that decides: {}",
+        "the repeated event says that the task was published: {}",
         stated.json
     );
     for kind in ["configured", "paused"] {

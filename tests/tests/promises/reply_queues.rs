@@ -19,7 +19,7 @@ use crate::support::{Books, Pool, SOON, eventually};
 /// The pace of a reader that is slower than the pool: five results a second.
 const READS_EVERY: Duration = Duration::from_millis(200);
 
-/// Results that have not come after this time wait elsewhere.
+/// After this time without a result the missing ones must be in `pool.dead`.
 const NOTHING_COMES: Duration = Duration::from_secs(10);
 
 /// Publishes tasks with this reply address; gives their ids.
@@ -57,8 +57,8 @@ async fn next(channel: &Channel, queue: &str) -> Option<String> {
     Some(result["task_id"].as_str().expect("an id").to_owned())
 }
 
-/// Reads slowly until each of these results has come or is in `pool.dead`; then has those sent.
-/// Gives their number.
+/// Reads slowly until all these results have come, or no more come. Then retries the dead letters,
+/// which must be the missing ones. Gives the number of dead letters.
 async fn all_come(pool: &Pool, channel: &Channel, queue: &str, mut ids: BTreeSet<String>) -> usize {
     let deadline = Instant::now() + REPAIRED_WITHIN;
     let mut idle_since = Instant::now();
@@ -155,7 +155,10 @@ async fn more_results_than_a_dispatcher_holds_for_a_queue_that_drains_slowly_del
         all_come(&pool, &channel, "results.slow", ids),
         slowest_of_others(&pool, &mut books, 5)
     );
-    assert!(sent > 0, "more results than can wait go to pool.dead");
+    assert!(
+        sent > 0,
+        "some of so many results are given up and go to pool.dead"
+    );
     // A result is tried at least every five seconds, and checks for its turn as often.
     assert!(
         slowest < PATIENCE + Duration::from_secs(15),

@@ -258,7 +258,7 @@ async fn the_report_comes_as_a_table_as_csv_and_as_a_page() {
     };
     assert!(
         line(FREE).contains("100 %"),
-        "the row of the backup has its refused call: {table}"
+        "a refused task counts for the backup, which it called last: {table}"
     );
     assert!(
         line(PAID).contains("71 %"),

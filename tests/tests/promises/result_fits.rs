@@ -144,7 +144,7 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     assert_eq!(
         (result.task, result.files_changed),
         (None, vec!["small.txt".to_owned()]),
-        "the result is whole, without the task"
+        "the result has everything but the task"
     );
     submitter
         .submit("nobody", &wide("unroutable", "nobody"))
@@ -226,7 +226,7 @@ async fn a_change_that_cannot_be_fetched_is_not_a_success() {
     let place = kept.commit_at.expect("where the commit is");
     assert!(
         place.ends_with("/repositories/app/.git"),
-        "the error names host and directory: {place}"
+        "`commit_at` names host and directory: {place}"
     );
     let small = pool.api().result("s", SOON).await;
     assert_eq!(

@@ -11,7 +11,7 @@ const HOST: [&str; 2] = ["localhost.pem", "localhost.key"];
 /// A CA of the test, and its certificates: for a broker at `localhost`, and for a client.
 pub(crate) struct Authority(PathBuf);
 
-/// It needs a name of its own: a CA with the same name would be taken for this one.
+/// A certificate with this name. With the name of its issuer it would count as self-signed.
 fn named(name: &str, hosts: &[String]) -> CertificateParams {
     let mut params = CertificateParams::new(hosts).expect("names");
     params.distinguished_name = DistinguishedName::new();

@@ -72,7 +72,7 @@ fn installed(name: &str, variable: &str) -> PathBuf {
 /// broker, in a debug build.
 const IDLE: f64 = 0.05;
 
-/// The time of the measurement; these processes use almost no processor time.
+/// Checks for this time that the processes use almost no processor time.
 pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     let used = || pids.map(|pid| cpu_ms(pid).expect("a process that runs"));
     let before = used();
