@@ -1,24 +1,24 @@
-//! How each example of the README is tried. One that is new there has to find its place here.
+//! Says how each example of the README is tested. A new example needs an entry here.
 
-/// How a command is tried.
+/// How a command is tested.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
     /// As it stands there, in bash: status 0.
     AsItStands,
-    /// With something in the place of the placeholders, or with what has to be there first.
+    /// With values for the placeholders, or after the commands that it needs first.
     Lines(&'static [&'static str]),
-    /// By the test itself, which looks at more than its status.
+    /// By the test itself, which checks more than its status.
     Closely,
-    /// Not here: the reason.
+    /// Not run here, with the reason.
     NotHere(&'static str),
 }
 
 use How::{AsItStands, Closely, Lines, NotHere};
 
 const BY_COMPOSE: How = NotHere("scripts/test-compose, which needs Docker, is this command's test");
-const NOT_OURS: How = NotHere("a program of others, for real LLMs");
+const NOT_OURS: How = NotHere("a program of another project, for real LLMs");
 
-/// Commands of blocks, in the order of the page.
+/// The commands of blocks, in the order of the page.
 pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("scripts/quickstart", Closely),
     ("scripts/test", NotHere("it runs this test")),
@@ -68,7 +68,7 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("pool budget set --limit 60 --today", AsItStands),
     (
         "export AMQP_URL=amqp://user:password@broker.example:5672/%2f",
-        NotHere("a broker's name of the reader's own"),
+        NotHere("the name of the reader's own broker"),
     ),
     ("dispatcher serve --pool pool.yaml", Closely),
     ("worker run --pool pool.yaml --all", Closely),
@@ -77,13 +77,14 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("worker run --pool pool.yaml --any 2", Closely),
 ];
 
-/// Commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while all is paused, `$DEAD` a dead letter.
+/// The commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while the pool is
+/// paused, `$DEAD` a dead letter.
 pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
     (
         "scripts/test -p pool-shared routing",
-        NotHere("it runs this test's like"),
+        NotHere("it would run tests within a test"),
     ),
     (
         "scripts/local-pool start | stop | restart | status",
@@ -124,11 +125,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         "pool status",
         Lines(&["pool status", "pool status --wait-ready 30"]),
     ),
-    (
-        "pool watch",
-        Lines(&["timeout 60 pool watch --task \"$DONE\""]),
-    ),
-    ("pool budget", AsItStands),
+    ("pool submit", NotHere("with its tasks, in blocks")),
     (
         "pool tasks",
         Lines(&[
@@ -151,17 +148,8 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
             "pool pauses | grep fast",
             "pool resume --programmer 001",
             "pool resume --route fast",
-            // The next task waits.
+            // The next task must wait.
             "pool submit --repository sample --instruction 'x y' --id \"$WAITS\"",
-        ]),
-    ),
-    ("pool requeue ID", Lines(&["pool requeue \"$WAITS\""])),
-    ("pool cancel ID…", Lines(&["pool cancel \"$WAITS\""])),
-    (
-        "pool retry ID…",
-        Lines(&[
-            "pool retry \"$WAITS\"",
-            "pool retry --failed --label run_id=monday",
         ]),
     ),
     (
@@ -238,7 +226,7 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
     ("yaml", "programmers:", "a pool file that is checked"),
 ];
 
-/// Requests that are not sent by their row alone: they need something to act on, and what it is.
+/// Requests that need an object first, and the command that covers them.
 pub(super) const NOT_SENT: &[(&str, &str, &str)] = &[
     ("DELETE", "/dead/{id}", "pool dead drop ID"),
     ("POST", "/dead/{id}/retry", "promises dead_letters"),
