@@ -1,5 +1,5 @@
-//! Heartbeats: what a process says about itself every few seconds. They are no decisions: nothing is stored, and a
-//! missing one decides nothing. Their one power is over clocks: see [`Clock`].
+//! Heartbeats: messages in which every process reports its state every few seconds. They are not events: nothing
+//! is stored, and a missing heartbeat decides nothing. They decide only whether a clock is right: see [`Clock`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -14,27 +14,40 @@ use crate::event::EmitterId;
 use crate::id::{LlmName, ProgrammerId, TaskId};
 use crate::time::{Timestamp, wall_clock};
 
-/// A clock that is further off than this is not used for events.
+/// A process whose clock differs more than this from the others' appends no events.
 pub const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
-/// Of each process the least delayed of so many heartbeats counts.
+/// The last heartbeats of a process that are compared; the least delayed one counts.
 const SAMPLES: usize = 3;
-/// A process that was not heard for so long has no say about clocks.
+/// Clocks of processes without a heartbeat for this long are not compared.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
-/// How often a clock is looked at by who waits for it to be right, or off.
+/// How often code that waits for a right or a wrong clock compares it again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Whether a programmer may take a task now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Gate {
+    /// It waits for a task.
     Consuming,
-    Busy { task: TaskId, since: Timestamp },
-    Shut { reason: ShutReason, detail: String },
+    /// It has a task.
+    Busy {
+        /// The task in hand.
+        task: TaskId,
+        /// When it was started.
+        since: Timestamp,
+    },
+    /// It takes no task.
+    Shut {
+        /// For programs.
+        reason: ShutReason,
+        /// The same for people, in one sentence.
+        detail: String,
+    },
 }
 
 impl Gate {
-    /// Whether the programmer is there for tasks, now or once it has an LLM, money or its hands free: others may leave
-    /// tasks to it.
+    /// Whether the programmer takes tasks: now, or as soon as its task ends, an LLM is back or money is left. Other
+    /// programmers may leave tasks to it.
     pub fn could_take(&self) -> bool {
         match self {
             Self::Consuming | Self::Busy { .. } => true,
@@ -57,30 +70,32 @@ impl Gate {
     }
 }
 
+/// Why a programmer takes no task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShutReason {
     /// The process is ending, or an operator drains the programmer.
     Draining,
-    /// An operator has told it to take no more tasks.
+    /// An operator has paused the programmer or the pool.
     Paused,
     /// Its pool file differs from the one in force, or none is in force yet.
     Config,
-    /// This machine's clock is off.
+    /// Its machine's clock differs more than 2 s from the others'.
     Clock,
-    /// The event log is not known well enough.
+    /// It has not read the event log to its end.
     Log,
     /// Another process holds this programmer.
     Held,
-    /// The broker is out of reach.
+    /// The broker cannot be reached.
     Broker,
-    /// No LLM is available: their breakers are open.
+    /// The breakers of all its LLMs are open.
     Breaker,
-    /// Its cap does not fit into what is left of the day's budget.
+    /// A task may cost more than what is left of the day's budget.
     Budget,
 }
 
 impl ShutReason {
+    /// In the order in which tables list them.
     pub const ALL: [Self; 9] = [
         Self::Draining,
         Self::Paused,
@@ -93,6 +108,7 @@ impl ShutReason {
         Self::Budget,
     ];
 
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
@@ -107,8 +123,7 @@ impl ShutReason {
         }
     }
 
-    /// Whether it says that something is wrong with the process, and not merely what an operator, the breakers or the
-    /// budget want.
+    /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {
             Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
@@ -117,11 +132,16 @@ impl ShutReason {
     }
 }
 
+/// One programmer in a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgrammerBeat {
+    /// The programmer.
     pub id: ProgrammerId,
+    /// The port of its `/health`.
     pub port: u16,
+    /// Whether it takes tasks.
     pub gate: Gate,
+    /// The LLM that its next call would go to.
     pub current_llm: LlmName,
 }
 
@@ -130,21 +150,24 @@ pub struct ProgrammerBeat {
 pub struct Heartbeat {
     /// The incarnation of the process.
     pub process: EmitterId,
-    /// For people: `worker host/pid`, or what it was told to be called.
+    /// For people: `worker host/pid`, or the name from the command line.
     pub name: String,
+    /// The version of the program.
     pub version: String,
+    /// When it was sent, by the clock of its sender: milliseconds since 1970.
     pub at_ms: u64,
+    /// The programmers that the process holds.
     pub programmers: Vec<ProgrammerBeat>,
-    /// Who has just started asks the others to say at once what time it is.
+    /// The process has just started: the others send a heartbeat at once, so that it can compare its clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
-    /// Its last one: the process ends in order, and its programmers are not there any more.
+    /// The last heartbeat: the process ends in order, and its programmers are gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends: bool,
 }
 
 impl Heartbeat {
-    /// One that says no more than what time it is here.
+    /// A heartbeat without programmers, sent for its time alone.
     pub fn greeting(process: EmitterId, name: &str, asks: bool) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self {
@@ -159,18 +182,19 @@ impl Heartbeat {
     }
 }
 
-/// This machine's clock is not that of the others.
+/// This machine's clock differs from the others' by more than [`MAX_CLOCK_OFFSET`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this machine's clock is {} s {} the other processes of the pool; set it right (NTP)", .offset_ms.unsigned_abs() / 1000, if *.offset_ms > 0 { "ahead of" } else { "behind" })]
 pub struct ClockOff {
+    /// Positive when this machine's clock is ahead.
     pub offset_ms: i64,
 }
 
-/// Compares this machine's clock with what the others say. Pure: all times are arguments.
+/// Compares this machine's clock with those of the other processes. Pure: all times are arguments.
 ///
-/// A heartbeat tells when it was sent by the sender's clock; kept is its distance to our *monotonic* clock, so that a
-/// jump of our own wall clock shows at once. Delay on the way only makes the distance smaller: the largest of the last
-/// few is the best.
+/// A heartbeat carries the time of its sender's clock. The check keeps the distance of that time to this machine's
+/// *monotonic* clock, so a jump of this machine's wall clock shows at once. A delay on the way only makes the distance
+/// smaller, so the largest of the last few is the best.
 #[derive(Debug, Default)]
 pub struct ClockCheck {
     others: HashMap<EmitterId, Samples>,
@@ -191,7 +215,7 @@ fn monotonic_ms(since_start: Duration) -> i64 {
 }
 
 impl ClockCheck {
-    /// A heartbeat of another process arrived, `since_start` by our monotonic clock.
+    /// Records a heartbeat of another process that arrived `since_start` after this process began (monotonic clock).
     pub fn heard(&mut self, process: EmitterId, at_ms: u64, since_start: Duration) {
         self.others
             .retain(|_, samples| since_start.saturating_sub(samples.heard) < FORGET_AFTER);
@@ -205,9 +229,9 @@ impl ClockCheck {
         }
     }
 
-    /// How far our wall clock is ahead, in ms; None when nobody else is heard. It is right when it agrees with most of all
-    /// the clocks, ours among them; otherwise the others' median says how wrong it is. Of two clocks that differ neither
-    /// is trusted.
+    /// How far this machine's wall clock is ahead, in ms; None without a heartbeat of another process. The clock is right
+    /// when it agrees with the majority of all clocks, including itself. Otherwise its offset is the one from the others'
+    /// median. When there are only two clocks and they differ, neither is trusted.
     pub fn offset_ms(&self, wall: Timestamp, since_start: Duration) -> Option<i64> {
         let own = signed(wall.0) - monotonic_ms(since_start);
         let mut offsets: Vec<i64> = self
@@ -233,16 +257,17 @@ fn is_off(offset_ms: i64) -> bool {
     u128::from(offset_ms.unsigned_abs()) > MAX_CLOCK_OFFSET.as_millis()
 }
 
-/// The clock of this process: gives the time only while it agrees with the others.
+/// The clock of this process. It gives the time only while it agrees with the others.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
     check: Mutex<ClockCheck>,
-    /// Whether others were heard, or none are there to be heard.
+    /// Whether the clock was compared, or there is no other process to compare it with.
     compared: watch::Sender<bool>,
 }
 
 impl Clock {
+    /// A clock that has not been compared yet.
     #[expect(clippy::new_without_default, reason = "a clock has a beginning")]
     pub fn new() -> Self {
         Self {
@@ -252,6 +277,7 @@ impl Clock {
         }
     }
 
+    /// Compares the clock with a heartbeat of another process that has just arrived.
     pub fn heard(&self, heartbeat: &Heartbeat) {
         self.with_check(|check| {
             check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed())
@@ -259,12 +285,13 @@ impl Clock {
         self.compared.send_replace(true);
     }
 
-    /// There is nobody to compare this clock with.
+    /// Trusts this clock without a comparison, because no other process has answered.
     pub fn is_alone(&self) {
         self.compared.send_replace(true);
     }
 
-    /// Ends when this clock was compared with others', if there are any: until then nobody knows whether it is right.
+    /// Waits until the clock was compared with another one, or no other process has answered. Until then it is not known
+    /// to be right.
     pub async fn compared(&self) {
         // The sender lives as long as this.
         let _ = self
@@ -277,7 +304,7 @@ impl Clock {
     /// The time.
     ///
     /// # Errors
-    /// [`ClockOff`] when this machine's clock is more than 2 s away from the others'.
+    /// [`ClockOff`] when this machine's clock differs more than 2 s from the others'.
     pub fn now(&self) -> Result<Timestamp, ClockOff> {
         let wall = wall_clock();
         match self.offset_from(wall) {
@@ -286,7 +313,7 @@ impl Clock {
         }
     }
 
-    /// The time, as soon as the clock agrees with the others' again.
+    /// Waits until the clock agrees with the others', and gives the time.
     pub async fn right(&self) -> Timestamp {
         loop {
             match self.now() {
@@ -296,7 +323,7 @@ impl Clock {
         }
     }
 
-    /// Ends as soon as the clock is off.
+    /// Waits until the clock disagrees with the others'.
     pub async fn wrong(&self) -> ClockOff {
         loop {
             match self.now() {
@@ -306,7 +333,7 @@ impl Clock {
         }
     }
 
-    /// How far it is ahead of the others', in ms; None when nobody else is heard.
+    /// How far the clock is ahead of the others', in ms; None without a heartbeat of another process.
     pub fn offset_ms(&self) -> Option<i64> {
         self.offset_from(wall_clock())
     }
@@ -316,7 +343,7 @@ impl Clock {
     }
 
     fn with_check<T>(&self, act: impl FnOnce(&mut ClockCheck) -> T) -> T {
-        // Samples are valid one by one, so a panic elsewhere does not spoil them.
+        // Each sample is valid by itself, so a panic in another thread does not spoil them.
         act(&mut self.check.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,7 +1,10 @@
-//! What every process of Programmer Pool agrees on.
+//! The code that the dispatcher, the worker and the operator's command share.
 //!
-//! The wire (`id`, `money`, `time`, `task`, `result`, `event`), the pure decisions (`routing`, `fold`), the pool
-//! file (`config`) and the broker layer (`broker`). Nothing here runs an agent or serves HTTP to people.
+//! - Wire formats: `id`, `money`, `time`, `task`, `result`, `event`, `heartbeat`, `progress`.
+//! - Pure decisions: `routing`, `fold`, `rules`, `standing`, `status`.
+//! - The pool file: `config`. The broker layer: `broker`. Logs and metrics: `telemetry`.
+//!
+//! Nothing here runs an agent or serves HTTP to people.
 
 pub mod broker;
 pub mod config;

@@ -338,7 +338,7 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     };
     let early = pool.status().await;
     assert!(
-        reason(&early).starts_with("not heard of yet: this dispatcher has listened for"),
+        reason(&early).starts_with("no heartbeat yet: this dispatcher has listened for"),
         "{early:?}"
     );
     assert_eq!(

@@ -39,7 +39,7 @@ async fn what_keeps_several_programmers_is_said_once() {
     bench.pool.api().submit(&task("waits")).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/waits").await;
-    let said = "Prog-001, Prog-009 and Prog-010: not heard of";
+    let said = "Prog-001, Prog-009 and Prog-010: no heartbeat";
     browser
         .until(
             "all of them in one line",
