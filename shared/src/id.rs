@@ -232,7 +232,7 @@ pub struct Token {
     /// How often the task was published again: 0 at first. A header of the message, set by its
     /// publisher.
     pub generation: u32,
-    /// How often the broker has delivered this message before: 0 for the first delivery.
+    /// The broker's own count: how often this message was returned. 0 for the first delivery.
     pub count: u64,
 }
 

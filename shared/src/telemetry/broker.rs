@@ -1,4 +1,4 @@
-//! What a process says about its connections to the broker: once when one is lost, once when it is back.
+//! Logs and metrics of a process's connections to the broker: one line when a connection is lost, one when it is back.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use super::catalog::{
 };
 use crate::broker::refusal::NotConnected;
 
-/// A connection is there.
+/// A connection was made.
 #[derive(Debug)]
 pub(crate) struct Up {
     pub(crate) purpose: &'static str,
-    /// How long it was not, if that was told.
+    /// How long there was none; None when the outage was not logged.
     pub(crate) away: Option<Duration>,
-    /// It is not the first one.
+    /// It is not the first connection.
     pub(crate) again: bool,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Down<'a> {
     pub(crate) error: &'a NotConnected,
     /// There was one until now.
     pub(crate) lost: bool,
-    /// It was not said before.
+    /// It was not logged before.
     pub(crate) news: bool,
 }
 
@@ -69,11 +69,11 @@ impl Down<'_> {
     }
 }
 
-/// The broker takes messages again, or no more.
+/// The broker stopped taking messages, or takes them again.
 #[derive(Debug)]
 pub(crate) struct Blocked<'a> {
     pub(crate) purpose: &'static str,
-    /// None = it takes them.
+    /// The broker's words; None: it takes messages.
     pub(crate) reason: Option<&'a str>,
 }
 
@@ -92,11 +92,11 @@ impl Blocked<'_> {
     }
 }
 
-/// The broker has taken back a message that was not acknowledged for too long, by closing the channel (broker fact 5).
+/// The broker closed a channel because a message on it was not acknowledged in time, and took the message back (broker fact 5).
 #[derive(Debug)]
 pub(crate) struct TakenBack<'a> {
     pub(crate) purpose: &'static str,
-    /// The broker's words, which have the time.
+    /// The broker's words, which name the time-out.
     pub(crate) said: &'a str,
 }
 
@@ -108,8 +108,8 @@ impl TakenBack<'_> {
             purpose,
             said,
             "the broker took a task away from a programmer that was at work: its consumer_timeout is shorter than the task. \
-             Set `consumer_timeout = 86400000` in the broker's rabbitmq.conf (config/rabbitmq.conf has it) and restart the \
-             broker; until then such a task is started again and again, and fails in the end as `poison`"
+             Set `consumer_timeout = 86400000` in the broker's rabbitmq.conf (as in config/rabbitmq.conf) and restart the \
+             broker; until then such a task is started again and again and at last fails as `poison`"
         );
     }
 }

@@ -1,22 +1,27 @@
-//! docs/metrics.md, from the catalog. `cargo run -p pool-shared --example metrics_page` prints it; a test compares.
+//! docs/metrics.md, generated from the catalog. `cargo run -p pool-shared --example metrics_page` prints it, and a test
+//! compares the two.
 
 use super::catalog::{ALL, Across, At, Kind, Row};
 
 const HEAD: &str = "\
 # Metrics
 
-`GET /metrics` of the dispatcher, of each programmer's port and of a worker's `--listen` address, in the text format of Prometheus. A worker process has one set of metrics,
-whichever of its ports is asked: scrape one. A time series appears when there is something to say. Made from the code by `scripts/docs`.
+`GET /metrics` answers in the text format of Prometheus: at the dispatcher, at each programmer's port, and at a worker's `--listen` address. All ports of a worker process give the same metrics, so scrape one of them. A time series appears with its first value. `scripts/docs` generates this page from the code.
 
-*Of several processes*: **sum** what each has counted by itself; take the **max** of what all say alike about the whole pool, the **min** of what each has seen;
-**each** is about one process alone. Histograms have `_bucket`, `_sum` and `_count`. What to be woken up for is in [config/prometheus/alerts.yml](../config/prometheus/alerts.yml), what to look at in
-[config/grafana](../config/grafana/programmer-pool.json): [operating](operating.md#alarms).
+The column *across* says how to combine the values of several processes:
 
-| metric | kind | labels | of | of several | what |
+- **sum**: each process counts its own events; add them up.
+- **max**: each process reports the whole pool; take the largest value.
+- **min**: each process reports what it has seen; take the smallest value.
+- **each**: the value is about one process alone.
+
+Histograms have `_bucket`, `_sum` and `_count`. Alerts are in [config/prometheus/alerts.yml](../config/prometheus/alerts.yml), a dashboard is in [config/grafana](../config/grafana/programmer-pool.json); see [operating](operating.md#alarms).
+
+| metric | type | labels | program | across | meaning |
 |---|---|---|---|---|---|
 ";
 
-/// The whole page.
+/// The page as Markdown.
 pub fn page() -> String {
     ALL.iter()
         .fold(HEAD.to_owned(), |page, row| page + &line(row))
@@ -64,7 +69,7 @@ mod tests {
         assert_eq!(
             there,
             super::page(),
-            "docs/metrics.md is another one: run scripts/docs"
+            "docs/metrics.md is out of date: run scripts/docs"
         );
     }
 }

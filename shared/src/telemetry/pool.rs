@@ -1,5 +1,5 @@
-//! What the whole pool knows, as logs and metrics of each process: breakers and the budget. Read from the fold, so that
-//! every process says the same; and how well this process knows it.
+//! Logs and metrics of the whole pool's state: breakers and the budget, read from the fold, so that every process reports the
+//! same. Also how current the state of this process is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,9 +28,10 @@ enum BreakerIs {
     Open,
 }
 
-/// How far the day's money has gone.
+/// How much of the day's budget is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum BudgetIs {
+    /// Below `alert_threshold_usd`.
     #[default]
     Calm,
     /// At or above `alert_threshold_usd`.
@@ -39,14 +40,14 @@ enum BudgetIs {
     Spent,
 }
 
-/// Watches the fold and tells what has changed.
+/// Watches the fold, sets the metrics, and logs what has changed.
 #[derive(Debug, Default)]
 pub struct PoolWatch {
     breakers: BTreeMap<(LlmKey, Scope), BreakerIs>,
     budget: BudgetIs,
 }
 
-/// Looks again and again, until the process ends.
+/// Looks at the fold twice a second, until the process ends.
 pub async fn watch(process: Process, pool: Arc<Pool>) {
     let mut watch = PoolWatch::default();
     let log = &process.log;
@@ -72,6 +73,7 @@ pub async fn watch(process: Process, pool: Arc<Pool>) {
 }
 
 impl PoolWatch {
+    /// Sets the metrics, and logs changes since the last call.
     pub fn look(&mut self, standing: &Standing<'_>) {
         self.breakers(standing);
         self.budget(standing.fold);
@@ -82,7 +84,8 @@ impl PoolWatch {
             .breakers()
             .map(|(key, scope, _)| (key, scope))
             .collect();
-        // Whose last programmer has gone to another host. First, as another breaker may be told under the same labels.
+        // Breakers whose last programmer has moved to another host. They come first, because another breaker may have the same
+        // labels.
         self.breakers.retain(|(key, scope), _| {
             let stays = governs.contains(&(key, scope));
             if !stays {
@@ -134,7 +137,7 @@ impl PoolWatch {
             };
             tracing::warn!(spent_usd = %budget.spent(), reserved_usd = %budget.reserved(), limit_usd = %limit, "{text}");
         }
-        // Within a day it only rises; a warning is given once.
+        // Within a day the level only rises, so each warning is logged once.
         self.budget = if is == BudgetIs::Calm {
             is
         } else {
@@ -143,13 +146,13 @@ impl PoolWatch {
     }
 }
 
-/// For metrics alone, where a rounded number does no harm.
+/// For metrics only, where a rounded number does no harm.
 #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
 fn dollars(amount: MicroUsd) -> f64 {
     amount.0 as f64 / 1e6
 }
 
-/// How well this process knows what the pool knows. The log line is the reader's.
+/// How current the state of this process is. The reader of the log logs it.
 struct Known {
     fresh: bool,
     silence: Duration,
@@ -167,7 +170,7 @@ impl Known {
     }
 }
 
-/// A breaker as it is now.
+/// The present state of a breaker.
 struct BreakerChanged<'a> {
     key: &'a LlmKey,
     scope: &'a Scope,

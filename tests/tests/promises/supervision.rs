@@ -248,7 +248,7 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
 
     pool.delete_vhost().await;
     let missing = format!(
-        "the virtual host {:?} is not there, or not for the user",
+        "the virtual host {:?} does not exist, or the user",
         pool.vhost()
     );
     for api in [&api, &programmer] {
