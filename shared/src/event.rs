@@ -172,7 +172,7 @@ pub enum Decision {
     Paused {
         /// A programmer, a route or the pool.
         target: Target,
-        /// What happens to running tasks.
+        /// The effect on running tasks.
         pause: Pause,
         /// Set in a repetition, before the first event falls out of retention: when the pause began. The repetition does not
         /// bring back a pause that ended after that.
@@ -225,7 +225,7 @@ pub enum Decision {
         fault: Fault,
         /// The epoch of the breakers when the call began. A failure from an older epoch does not count.
         epoch: u64,
-        /// What the provider demanded in `Retry-After`.
+        /// The wait that the provider demanded in `Retry-After`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
         /// More about the call.
@@ -267,7 +267,7 @@ pub enum Decision {
         /// Why the probe failed; None: it was answered.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<Fault>,
-        /// What the provider demanded in `Retry-After`.
+        /// The wait that the provider demanded in `Retry-After`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
@@ -391,7 +391,7 @@ pub struct Spent {
 /// The usage of one attempt, by its last `used` event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// What the attempt has used.
+    /// The usage of the attempt.
     pub spent: Spent,
     /// `spent` is an upper bound: the attempt has not ended, or it died with its worker.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -408,7 +408,7 @@ mod tests {
             seen_by_right.heard(EmitterId::from_u128(9), wrong, SECOND);
             let offset = seen_by_right
                 .offset_ms(Timestamp(right), SECOND)
-                .expect("somebody is heard");
+                .expect("one heartbeat came");
             assert!(is_off(offset), "{wrong}: one against one");
             seen_by_right.heard(EmitterId::from_u128(1), right, SECOND);
             assert_eq!(
@@ -420,7 +420,7 @@ mod tests {
             (1..=2).for_each(|n| seen_by_wrong.heard(EmitterId::from_u128(n), right, SECOND));
             let offset = seen_by_wrong
                 .offset_ms(Timestamp(wrong), SECOND)
-                .expect("others are heard");
+                .expect("heartbeats came");
             assert!(is_off(offset), "{wrong}: it knows that it is wrong");
         }
     }

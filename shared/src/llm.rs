@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{LlmName, ProgrammerId};
 
-/// What a breaker belongs to: an LLM at the address that serves it. Two names for one address are two
+/// The owner of a breaker: an LLM at the address that serves it. Two names for one address are two
 /// accounts, with their own limits and keys. A server on a loopback address is a different one on
 /// every host.
 ///

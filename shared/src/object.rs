@@ -45,7 +45,7 @@ pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 /// Reads a list of objects. For `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors
-/// When the value is not a list, or one of its items is not an object or not a `T`.
+/// When the value is not a list, or an item of it is not an object or not a `T`.
 pub fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

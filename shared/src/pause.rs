@@ -26,7 +26,7 @@ pub enum Target {
     },
 }
 
-/// What happens to running tasks. Both kinds keep the target from new tasks.
+/// The effect on running tasks. Both kinds keep the target from new tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pause {

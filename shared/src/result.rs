@@ -153,9 +153,9 @@ impl ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether another attempt may succeed. True when something around the agent broke, not the task and
-    /// not the LLM's work: useless answers are asked for again within the attempt, and a programmer whose
-    /// LLMs are all out hands the task back.
+    /// Whether another attempt may succeed: something around the agent broke, and neither the task nor the
+    /// LLM's work is the cause. Useless answers are asked for again within the attempt. A programmer
+    /// without an available LLM hands the task back.
     pub fn is_curable(self) -> bool {
         match self {
             Self::Workspace | Self::AgentSilent | Self::AgentCrashed | Self::AgentFailed => true,

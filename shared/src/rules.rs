@@ -59,7 +59,7 @@ pub struct BreakerRules {
 pub struct ProgrammerRules {
     /// The primary LLM first.
     pub llms: Vec<LlmName>,
-    /// The most that one of its tasks may cost.
+    /// The most that a task may cost.
     pub cap_usd: MicroUsd,
 }
 

@@ -110,8 +110,8 @@ impl Standing<'_> {
     }
 
     /// The breakers that can hold back a call of this pool. An LLM, an address or a programmer that is no longer in the
-    /// pool file has no calls, and neither has a host without a programmer. Nobody probes their breakers, so those would
-    /// be shown open for ever.
+    /// pool file has no calls, and neither has a host without a programmer. No programmer probes their breakers, which
+    /// would stay open for ever.
     pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
         let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
             self.pool
@@ -197,9 +197,9 @@ impl Standing<'_> {
 
     /// Why this route is closed for a programmer whose gate is open; None: it is not.
     ///
-    /// A route is closed while it is paused. It is closed for a programmer with only paid LLMs while programmers with free
-    /// LLMs serve it (or served it until an outage that began less than `spill_to_paid_after` ago), unless one of its tasks
-    /// has waited for `spill_to_paid_after`.
+    /// A route is closed while it is paused. For a programmer with only paid LLMs it is also closed while programmers with
+    /// free LLMs serve it. An outage of those LLMs changes nothing for `spill_to_paid_after`. The route opens when one of
+    /// its tasks has waited for `spill_to_paid_after`.
     pub fn closed(
         &self,
         programmer: &Programmer,

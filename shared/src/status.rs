@@ -73,7 +73,7 @@ pub struct ProgrammerStatus {
     pub current_llm: String,
     /// Whether that is not its primary LLM.
     pub using_backup: bool,
-    /// The breaker of its primary LLM lets none of its calls pass; `circuit` says why.
+    /// The breaker of its primary LLM lets no call pass; `circuit` says why.
     pub circuit_open: bool,
     /// The open breaker of its primary LLM.
     pub circuit: Option<CircuitStatus>,

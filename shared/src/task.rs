@@ -340,8 +340,8 @@ impl Task {
         serde_json::to_vec(&self.message).unwrap_or_default()
     }
 
-    /// The hash by which a repeated submission is told from another task with the same id: the first 32
-    /// hexadecimal digits of the JSON's SHA-256.
+    /// Distinguishes a repeated submission from another task with the same id: the first 32 hexadecimal
+    /// digits of the JSON's SHA-256.
     pub fn body_hash(&self) -> String {
         let digest = Sha256::digest(self.to_json());
         digest

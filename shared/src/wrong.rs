@@ -138,7 +138,7 @@ fn wanted(expected: &str) -> &str {
 }
 
 /// The `id` of a message that may not be a valid task: it is read even when the message breaks off
-/// behind it. None when there is no valid id.
+/// behind it. None when the message has no valid id.
 ///
 /// ```
 /// use pool_shared::wrong::id_in;

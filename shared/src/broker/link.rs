@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The state of a link.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// There is no connection. The link is connecting, or pauses before it tries again.
+    /// Not connected. The link is connecting, or pauses before it tries again.
     Away {
         /// When the connection was lost, or when the link began.
         since: Timestamp,
@@ -154,7 +154,7 @@ impl Link {
     /// Checks for a connection without waiting.
     ///
     /// # Errors
-    /// When there is no connection now.
+    /// When the link is not connected now.
     pub fn is_there(&self) -> Result<(), BrokerError> {
         match &*self.0.link.state.borrow() {
             State::Away { error, .. } => Err(self.away(error.clone())),
@@ -186,7 +186,7 @@ impl Link {
     /// A fresh channel. Waits for the connection at most for the time-out; after an error the caller backs off and asks again.
     ///
     /// # Errors
-    /// When there is no connection, or the broker does not open a channel in time. The link keeps such a connection: an
+    /// When the link is not connected, or the broker does not open a channel in time. The link keeps such a connection: an
     /// exclusive queue that is held through it would shut out a new one. AMQP heartbeats find out when the peer is gone.
     pub async fn channel(&self) -> Result<Channel, BrokerError> {
         let mut state = self.state();
@@ -239,7 +239,7 @@ impl Link {
     fn away(&self, error: Option<NotConnected>) -> BrokerError {
         let unknown = || {
             self.endpoint()
-                .not_connected(Cause::Away("there is no connection yet".to_owned()))
+                .not_connected(Cause::Away("not connected yet".to_owned()))
         };
         BrokerError::Connect(error.unwrap_or_else(unknown))
     }

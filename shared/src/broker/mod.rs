@@ -59,7 +59,7 @@ pub enum BrokerError {
         /// The operation.
         what: String,
     },
-    /// There is no connection.
+    /// The broker is not connected.
     #[error("{0}")]
     Connect(NotConnected),
     /// The broker has a memory or disk alarm and accepts no messages.
@@ -73,7 +73,9 @@ pub enum BrokerError {
         reason: String,
     },
     /// A queue is missing that only a dispatcher may declare. Waiting for one helps.
-    #[error("{what}: it does not exist, and this user may not declare it; is a dispatcher running?")]
+    #[error(
+        "{what}: it does not exist, and this user may not declare it; is a dispatcher running?"
+    )]
     NotDeclared {
         /// The operation.
         what: String,
@@ -83,7 +85,7 @@ pub enum BrokerError {
     Pool {
         /// The operation.
         what: String,
-        /// What the channels wait for.
+        /// Why no channel became free.
         reason: String,
     },
 }
@@ -142,8 +144,8 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
     is_it.then_some(said)
 }
 
-/// The broker's limit in bytes, when it closed a channel because of the size of a message (broker fact 20): `message size 17
-/// is larger than configured max size 16`, or, above every configurable limit, `… than max size 16`.
+/// The broker's limit in bytes, when it closed a channel because of the size of a message (broker fact 20). Its words are
+/// `message size 17 is larger than configured max size 16`. Above every configurable limit they are `… than max size 16`.
 fn message_too_large(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(closed) = error.kind() else {
         return None;

@@ -1,5 +1,5 @@
-//! What every process of the pool sets up before its own work: two connections, the topology, the event log, the clock and
-//! the heartbeats of the other processes.
+//! The set-up of every process before its own work: two connections, the topology, the event log, the clock and the
+//! heartbeats of the other processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,8 +214,8 @@ fn is_refusal(error: &BrokerError) -> bool {
     false
 }
 
-/// The name of a process in logs, in the status and in the names of its connections: `told` from the command line, or else its
-/// role, its host name (in a container: the short id) and its pid.
+/// The name of a process in logs, in the status and in the names of its connections. It is `told` from the command line;
+/// without it, the role, the host name (in a container: the short id) and the pid.
 pub fn called(role: &str, told: Option<String>) -> String {
     told.filter(|told| !told.is_empty())
         .unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))

@@ -1,4 +1,4 @@
-//! Why there is no connection to the broker: the cause, decided once, and what to do about it.
+//! Why a process cannot connect to the broker: the cause, decided once, and what to do about it.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ pub struct NotConnected {
     pub cause: Cause,
 }
 
-/// Why there is no connection.
+/// Why a process is not connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// The broker cannot be reached, or has closed the connection; with the reason. Waiting may cure it.

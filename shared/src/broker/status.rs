@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 /// The state of one connection, or the worse state of two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// There is no connection.
+    /// Not connected; the process tries again.
     Reconnecting {
         /// When it was lost, or when the process began to connect.
         since: Timestamp,

@@ -268,7 +268,11 @@ fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
     );
     log.at += 24 * HOUR;
     log.append(Decision::Tick);
-    assert_eq!(log.money().1, "0.00", "an attempt that still has it is dead");
+    assert_eq!(
+        log.money().1,
+        "0.00",
+        "an attempt that still has it is dead"
+    );
     assert_eq!(
         log.settle(1, "0.60"),
         Verdict::Refused(Refusal::NotReserved),

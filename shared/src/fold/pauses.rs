@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 /// One pause that is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paused {
-    /// What happens to running tasks.
+    /// The effect on running tasks.
     pub pause: Pause,
     /// When it began, by the log's time.
     pub since: Timestamp,

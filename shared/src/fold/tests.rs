@@ -126,7 +126,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     assert_eq!(
         verdicts(events.clone()),
         [YES, SUPERSEDED, YES, SUPERSEDED],
-        "an event of another attempt has no effect, nor a later one of its own"
+        "an event of another attempt has no effect, and neither has a second one of the owner"
     );
     let mut fold = Fold::new();
     fold.apply(&batch(0, events), |_, _, _| ());
@@ -236,11 +236,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
         finished("t", Some(1), Status::Failed),
         used(1, 1, 9),
     ];
-    assert_eq!(
-        verdicts(events),
-        [YES, YES, FINISHED],
-        "the result has it"
-    );
+    assert_eq!(verdicts(events), [YES, YES, FINISHED], "the result has it");
     assert_eq!(
         verdicts(vec![used(1, 1, 9)]),
         [Verdict::Refused(Refusal::UnknownTask)],

@@ -11,7 +11,7 @@ use crate::broker::refusal::NotConnected;
 #[derive(Debug)]
 pub(crate) struct Up {
     pub(crate) purpose: &'static str,
-    /// How long there was none; None when the outage was not logged.
+    /// The length of the outage; None when the outage was not logged.
     pub(crate) away: Option<Duration>,
     /// It is not the first connection.
     pub(crate) again: bool,
@@ -35,7 +35,7 @@ impl Up {
     }
 }
 
-/// There is no connection.
+/// An attempt to connect failed, or the connection was lost.
 #[derive(Debug)]
 pub(crate) struct Down<'a> {
     pub(crate) purpose: &'static str,

@@ -61,7 +61,7 @@ pub struct Row {
     pub at: At,
     /// How to combine it over processes.
     pub across: Across,
-    /// What it measures.
+    /// The meaning of the value.
     pub help: &'static str,
 }
 
