@@ -31,7 +31,7 @@ pub struct BudgetRules {
     pub limit_usd: Option<MicroUsd>,
     /// The pool warns when a day's spending has reached this amount.
     pub alert_usd: MicroUsd,
-    /// The zone in whose midnight the day begins, in the form that [`zone`] reads.
+    /// The zone whose midnight begins the day, in the form that [`zone`] reads.
     pub time_zone: String,
 }
 

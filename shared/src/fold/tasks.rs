@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 
 /// The number of finished tasks whose details are kept. Of older ones only outcome and body hash stay in memory.
 pub const DETAILED_OUTCOMES: usize = 20_000;
-/// The number of lost connections per task that count as nobody's attempt. From then on the task itself may be the cause,
-/// and lost attempts count.
+/// How many attempts of a task that lost their connection do not count. After that the task itself may be the cause, and
+/// lost attempts count.
 pub const MOST_RELEASES: u32 = 10;
 
 /// The attempt that owns a task.
