@@ -1,0 +1,253 @@
+//! One programmer in the pool's status and in its own `/health`. Pure: from the fold and its last heartbeat.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use pool_core::eligibility::{Standing, explain};
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::llm::Fault;
+use pool_core::pool::Programmer;
+use pool_core::time::Timestamp;
+
+/// The state of a programmer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgrammerState {
+    /// It waits for a task.
+    Idle,
+    /// It works on a task.
+    Busy,
+    /// It takes no task; `shut` and `reason` say why.
+    Shut,
+    /// No process holds it, or its process sends no heartbeats.
+    Down,
+}
+
+impl ProgrammerState {
+    /// In the order in which tables list them.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Shut, Self::Down];
+
+    /// The word in messages, logs and metrics; the same as on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Shut => "shut",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One programmer in the status.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ProgrammerStatus {
+    /// As in the pool file: `001`.
+    pub id: ProgrammerId,
+    /// The name that people see: `Prog-001`.
+    pub agent: String,
+    /// The port of its `/health`.
+    pub port: u16,
+    /// Whether it takes tasks.
+    pub state: ProgrammerState,
+    /// `down` is a guess: the dispatcher could not have received a heartbeat yet.
+    #[serde(default)]
+    pub unknown: bool,
+    /// Why it is shut or down, or the task that it works on; for people.
+    pub reason: String,
+    /// Why it is shut, for programs.
+    pub shut: Option<ShutReason>,
+    /// The task in hand, while it is busy.
+    pub task: Option<TaskId>,
+    /// When that task was started.
+    pub since: Option<Timestamp>,
+    /// The process that holds it: `worker host/pid`.
+    pub worker: Option<String>,
+    /// Its first LLM in the pool file.
+    pub primary_llm: String,
+    /// Its second LLM in the pool file.
+    pub backup_llm: Option<String>,
+    /// The LLM that its next call would go to.
+    pub current_llm: String,
+    /// Whether that is not its primary LLM.
+    pub using_backup: bool,
+    /// The breaker of its primary LLM lets no call pass; `circuit` says why.
+    pub circuit_open: bool,
+    /// The open breaker of its primary LLM.
+    pub circuit: Option<CircuitStatus>,
+    /// Its calls to its primary LLM that failed within the breaker's window.
+    pub failures: u32,
+    /// The capabilities that it offers.
+    pub capabilities: Vec<String>,
+}
+
+/// The open breaker of a programmer's primary LLM.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CircuitStatus {
+    /// When it opened.
+    pub since: Timestamp,
+    /// When the next probe is due.
+    pub until: Timestamp,
+    /// The class of the last failure.
+    pub reason: Fault,
+    /// The failed calls that opened it, and failed probes since.
+    pub failures: u32,
+    /// All of it in one sentence, for people.
+    pub detail: String,
+}
+
+/// The last heartbeat of a programmer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it takes tasks.
+    pub gate: Gate,
+    /// The port of its `/health`.
+    pub port: u16,
+    /// The process that holds it: `worker host/pid`.
+    pub worker: String,
+}
+
+/// Why the state of a programmer is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unseen {
+    /// No heartbeat came for `health_check_interval_s`, though the dispatcher listened.
+    #[error("no heartbeat since {since}; is a worker running with it?")]
+    Silent {
+        /// The last heartbeat; without one, when the dispatcher began to listen.
+        since: Timestamp,
+    },
+    /// Its process has ended in order.
+    #[error("its worker ended at {at}; is another one running with it?")]
+    Left {
+        /// When the last heartbeat of that process came.
+        at: Timestamp,
+    },
+    /// No heartbeat has come yet, and the dispatcher has listened only this long.
+    #[error("no heartbeat yet: this dispatcher has listened for {} s", .0.as_secs())]
+    NotYet(Duration),
+    /// Heartbeats cannot come, because of this state of the broker.
+    #[error("unknown: the broker {0}")]
+    Deaf(&'static str),
+}
+
+impl Unseen {
+    /// Whether the programmer is known to be down.
+    pub fn is_down(self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Left { .. } => true,
+            Self::NotYet(_) | Self::Deaf(_) => false,
+        }
+    }
+}
+
+/// The status of a programmer, from the fold and its last heartbeat.
+pub fn programmer_status(
+    standing: &Standing<'_>,
+    programmer: &Programmer,
+    seen: Result<Seen, Unseen>,
+) -> ProgrammerStatus {
+    let gate = gate_status(
+        standing,
+        programmer,
+        seen.as_ref()
+            .map(|seen| &seen.gate)
+            .map_err(|unseen| *unseen),
+    );
+    let unknown = seen.as_ref().is_err_and(|unseen| !unseen.is_down());
+    let seen = seen.ok();
+    let current = standing
+        .current_llm(programmer)
+        .unwrap_or_else(|| programmer.primary().clone());
+    let circuit = circuit(standing, programmer);
+    let key = standing
+        .pool
+        .llm_key(programmer.primary(), &standing.caller(&programmer.id).host);
+    ProgrammerStatus {
+        id: programmer.id.clone(),
+        agent: programmer.id.display_name(),
+        port: seen.as_ref().map_or(programmer.port, |seen| seen.port),
+        state: gate.state,
+        unknown,
+        reason: gate.reason,
+        shut: gate.shut,
+        task: gate.task,
+        since: gate.since,
+        worker: seen.map(|seen| seen.worker),
+        primary_llm: programmer.primary().to_string(),
+        backup_llm: programmer.llms.get(1).map(ToString::to_string),
+        using_backup: current != *programmer.primary(),
+        current_llm: current.to_string(),
+        circuit_open: circuit.is_some(),
+        circuit,
+        failures: standing.fold.breakers.failures(&key, &programmer.id),
+        capabilities: programmer
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+struct GateStatus {
+    state: ProgrammerState,
+    reason: String,
+    shut: Option<ShutReason>,
+    task: Option<TaskId>,
+    since: Option<Timestamp>,
+}
+
+fn gate_status(
+    standing: &Standing<'_>,
+    programmer: &Programmer,
+    gate: Result<&Gate, Unseen>,
+) -> GateStatus {
+    let without_task = |state, reason| GateStatus {
+        state,
+        reason,
+        shut: None,
+        task: None,
+        since: None,
+    };
+    match gate {
+        Err(unseen) => without_task(ProgrammerState::Down, unseen.to_string()),
+        Ok(Gate::Consuming) => without_task(ProgrammerState::Idle, String::new()),
+        Ok(Gate::Busy { task, since }) => GateStatus {
+            state: ProgrammerState::Busy,
+            reason: format!("working on {task}"),
+            shut: None,
+            task: Some(task.clone()),
+            since: Some(*since),
+        },
+        Ok(Gate::Shut { reason, detail }) => {
+            // Breakers and money change often: the log is newer than the heartbeat.
+            let known = standing
+                .obstacle(programmer, |_| true)
+                .filter(|obstacle| obstacle.reason == *reason);
+            let detail = known.map_or(detail.clone(), |obstacle| obstacle.detail);
+            let words = format!("{}: {detail}", reason.as_str());
+            GateStatus {
+                shut: Some(*reason),
+                ..without_task(ProgrammerState::Shut, words)
+            }
+        }
+    }
+}
+
+/// The open breaker that keeps this programmer's calls from its primary LLM.
+fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
+    let caller = standing.caller(&programmer.id);
+    let primary = programmer.primary();
+    let shut = standing.shut(&standing.pool.llm_key(primary, &caller.host), &caller)?;
+    let detail = explain(primary, &shut);
+    let outage = shut.outage?;
+    let (since, reason, failures) = (outage.since, outage.fault, outage.failures);
+    Some(CircuitStatus {
+        since,
+        until: shut.until,
+        reason,
+        failures,
+        detail,
+    })
+}

@@ -1,0 +1,234 @@
+//! The set-up of every process before its own work: two connections, the topology, the event log, the clock and the
+//! heartbeats of the other processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::FieldTable;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::event_log::Log;
+use super::link::{Link, discard};
+use super::publisher::Publisher;
+use super::status::{BrokerStatus, Condition};
+use super::topology::{EVENTS_STREAM, Topology};
+use super::{BrokerError, Endpoint, heartbeats, tell, within};
+use crate::clock::Clock;
+use pool_core::event::EmitterId;
+use pool_core::heartbeat::Heartbeat;
+use pool_core::pool::{Events, Pool};
+use pool_core::routing::Routes;
+
+/// About how often a process without news from the event log checks whether the stream still exists.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The connections and shared services of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Process {
+    /// Names this run of the process in heartbeats.
+    pub id: EmitterId,
+    /// For people: `worker host/123`, or the name from the command line. It need not be unique.
+    pub name: String,
+    /// The name of the machine or the container.
+    pub host: String,
+    /// The connection for consuming; nothing is published over it.
+    pub consume: Link,
+    /// Publishes over the second connection.
+    pub publisher: Publisher,
+    /// The event log.
+    pub log: Log,
+    /// Gives the time while it agrees with the other processes.
+    pub clock: Arc<Clock>,
+    /// The routes of this process's pool file.
+    pub routes: Arc<Routes>,
+    /// Ends the process and everything in it.
+    pub shutdown: CancellationToken,
+}
+
+impl Process {
+    /// Connects, declares the topology and starts the log. Waits while the broker cannot be reached. `hear` is called for every
+    /// heartbeat.
+    ///
+    /// # Errors
+    /// When the broker refuses this user, this virtual host or the topology, which waiting would not cure.
+    pub async fn start(
+        pool: &Pool,
+        name: String,
+        hear: impl Fn(Heartbeat) + Send + 'static,
+        shutdown: CancellationToken,
+    ) -> Result<Self, BrokerError> {
+        let host = host_name();
+        let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
+        let consume = Link::new(endpoint.clone(), "consume");
+        consume.first_connection().await?;
+        let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
+        let routes = Arc::new(Routes::new(&pool.capabilities()));
+        declare(&consume, &routes, pool).await?;
+        let clock = Arc::new(Clock::new());
+        let id = EmitterId::new();
+        let log = Log::start(
+            consume.clone(),
+            publisher.clone(),
+            &pool.events,
+            (Arc::clone(&clock), shutdown.clone()),
+        );
+        let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
+        let heard = move |heartbeat: Heartbeat| {
+            if heartbeat.process != id {
+                judge.heard(&heartbeat);
+                if heartbeat.asks {
+                    asks.notify_one();
+                }
+            }
+            hear(heartbeat);
+        };
+        tokio::spawn(heartbeats::listen(
+            consume.clone(),
+            heard,
+            Arc::clone(&hears),
+            shutdown.clone(),
+        ));
+        let process = Self {
+            id,
+            name,
+            host,
+            consume,
+            publisher,
+            log,
+            clock,
+            routes,
+            shutdown,
+        };
+        tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
+        tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
+        Ok(process)
+    }
+}
+
+impl Process {
+    /// The state of the connections of this process.
+    pub fn broker(&self) -> BrokerStatus {
+        let now = |link: &Link| Condition::from(&*link.state().borrow());
+        let condition = now(&self.consume).worse(now(self.publisher.link()));
+        BrokerStatus::new(self.consume.endpoint().address(), condition)
+    }
+}
+
+/// Declares everything again when the stream of the event log has disappeared, because somebody has deleted the virtual host
+/// and created it anew.
+async fn keep_declared(process: Process, events: Events) {
+    let mut told = false;
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
+        }
+        if process.log.is_fresh() || !is_gone(&process.consume).await {
+            told = false;
+            continue;
+        }
+        if !told {
+            tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
+        }
+        match try_declare(&process.consume, &process.routes, &events).await {
+            Err(error) if !told => tell(
+                &error,
+                "the topology is not declared again yet; trying again",
+            ),
+            Ok(()) | Err(_) => {}
+        }
+        told = true;
+    }
+}
+
+/// Whether the broker answers that the stream of the event log does not exist.
+async fn is_gone(link: &Link) -> bool {
+    let Ok(channel) = link.channel().await else {
+        return false;
+    };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
+    let seen = within(link.endpoint().timeout(), "look for the event log", look).await;
+    discard(&channel, link.endpoint()).await;
+    seen.is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
+}
+
+async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match try_declare(link, routes, &pool.events).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if is_refusal(&error) {
+            return Err(error);
+        }
+        tell(&error, "the topology is not declared yet; trying again");
+        backoff.wait().await;
+    }
+}
+
+async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let declared = Topology::new(&channel, link.endpoint())
+        .declare(routes, events)
+        .await;
+    discard(&channel, link.endpoint()).await;
+    match declared {
+        // A worker's user has no right to declare (config/definitions.json), so that it cannot delete either.
+        Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
+            let channel = link.channel().await?;
+            let found = Topology::new(&channel, link.endpoint())
+                .look_for(routes)
+                .await;
+            discard(&channel, link.endpoint()).await;
+            found
+        }
+        Ok(()) | Err(_) => declared,
+    }
+}
+
+/// Whether the broker refuses for a reason that trying again does not cure.
+fn is_refusal(error: &BrokerError) -> bool {
+    let BrokerError::Amqp { error, .. } = error else {
+        return false;
+    };
+    if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
+        return match error.kind() {
+            // A node that has just started does not have all its queues yet; a lock will be released.
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => false,
+            AMQPErrorKind::Soft(_) => true,
+            AMQPErrorKind::Hard(hard) => matches!(
+                hard,
+                AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED
+            ),
+        };
+    }
+    false
+}
+
+/// The name of a process in logs, in the status and in the names of its connections. It is `told` from the command line;
+/// without it, the role, the host name (in a container: the short id) and the pid.
+pub fn called(role: &str, told: Option<String>) -> String {
+    told.filter(|told| !told.is_empty())
+        .unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
+}
+
+/// The host name from the kernel; `host` when it is empty.
+pub fn host_name() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = from_kernel.trim();
+    if name.is_empty() {
+        "host".to_owned()
+    } else {
+        name.to_owned()
+    }
+}

@@ -1,0 +1,168 @@
+//! Heartbeats: messages in which every process reports its state every few seconds. They are not events: nothing is stored,
+//! and a missing heartbeat decides nothing. They decide only whether a clock is right: see [`crate::clock_check`].
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::event::EmitterId;
+use crate::id::{LlmName, ProgrammerId, TaskId};
+use crate::time::Timestamp;
+
+/// Whether a programmer may take a task now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Gate {
+    /// It waits for a task.
+    Consuming,
+    /// It has a task.
+    Busy {
+        /// The task in hand.
+        task: TaskId,
+        /// When it was started.
+        since: Timestamp,
+    },
+    /// It takes no task.
+    Shut {
+        /// For programs.
+        reason: ShutReason,
+        /// The same for people, in one sentence.
+        detail: String,
+    },
+}
+
+impl Gate {
+    /// Whether the programmer takes tasks: now, or as soon as its task ends, an LLM is back or money is left. Other
+    /// programmers may leave tasks to it.
+    pub fn could_take(&self) -> bool {
+        match self {
+            Self::Consuming | Self::Busy { .. } => true,
+            Self::Shut {
+                reason: ShutReason::Budget | ShutReason::Breaker,
+                ..
+            } => true,
+            Self::Shut {
+                reason:
+                    ShutReason::Draining
+                    | ShutReason::Paused
+                    | ShutReason::Config
+                    | ShutReason::Clock
+                    | ShutReason::Log
+                    | ShutReason::Held
+                    | ShutReason::Broker,
+                ..
+            } => false,
+        }
+    }
+}
+
+/// Why a programmer takes no task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutReason {
+    /// The process is ending, or an operator drains the programmer.
+    Draining,
+    /// An operator has paused the programmer or the pool.
+    Paused,
+    /// Its pool file differs from the one in force, or none is in force yet.
+    Config,
+    /// Its machine's clock differs more than 2 s from the others'.
+    Clock,
+    /// It has not read the event log to its end.
+    Log,
+    /// Another process holds this programmer.
+    Held,
+    /// The broker cannot be reached.
+    Broker,
+    /// The breakers of all its LLMs are open.
+    Breaker,
+    /// A task may cost more than what is left of the day's budget.
+    Budget,
+}
+
+impl ShutReason {
+    /// In the order in which tables list them.
+    pub const ALL: [Self; 9] = [
+        Self::Draining,
+        Self::Paused,
+        Self::Config,
+        Self::Clock,
+        Self::Log,
+        Self::Held,
+        Self::Broker,
+        Self::Breaker,
+        Self::Budget,
+    ];
+
+    /// The word in messages, logs and metrics; the same as on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Paused => "paused",
+            Self::Config => "config",
+            Self::Clock => "clock",
+            Self::Log => "log",
+            Self::Held => "held",
+            Self::Broker => "broker",
+            Self::Breaker => "breaker",
+            Self::Budget => "budget",
+        }
+    }
+
+    /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
+    pub fn is_trouble(self) -> bool {
+        match self {
+            Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
+            Self::Draining | Self::Paused | Self::Breaker | Self::Budget => false,
+        }
+    }
+}
+
+/// One programmer in a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgrammerBeat {
+    /// The programmer.
+    pub id: ProgrammerId,
+    /// The port of its `/health`.
+    pub port: u16,
+    /// Whether it takes tasks.
+    pub gate: Gate,
+    /// The LLM that its next call would go to.
+    pub current_llm: LlmName,
+}
+
+/// One message of `pool.heartbeats`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The incarnation of the process.
+    pub process: EmitterId,
+    /// For people: `worker host/pid`, or the name from the command line.
+    pub name: String,
+    /// The version of the program.
+    pub version: String,
+    /// When it was sent, by the clock of its sender: milliseconds since 1970.
+    pub at_ms: u64,
+    /// The programmers that the process holds.
+    pub programmers: Vec<ProgrammerBeat>,
+    /// The process has just started: the others send a heartbeat at once, so that it can compare its clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+    /// The last heartbeat: the process ends in order, and its programmers are gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
+}
+
+impl Heartbeat {
+    /// A heartbeat without programmers, sent for its time alone.
+    pub fn greeting(process: EmitterId, name: &str, at: Timestamp, asks: bool) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self {
+            process,
+            name: name.to_owned(),
+            version,
+            at_ms: at.0,
+            programmers: Vec::new(),
+            asks,
+            ends: false,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The decisions that every process of the pool makes alike.
+//!
+//! - Messages: `task`, `result`, `event`, `heartbeat`, `progress`, and the values in them (`id`, `money`, `time`, …).
+//! - The state that the events amount to: `state`.
+//! - The validated pool file: `pool`, `rules`, `config_hash`.
+//! - Questions about both: `routing`, `eligibility`, `clock_check`.
+//!
+//! Everything here is pure: the time and random numbers are arguments, and nothing asks the machine, the network or a clock.
+
+pub mod clock_check;
+pub mod config_hash;
+pub mod eligibility;
+pub mod event;
+pub mod heartbeat;
+pub mod id;
+pub mod llm;
+pub mod money;
+pub mod object;
+pub mod pause;
+pub mod pool;
+pub mod progress;
+pub mod result;
+pub mod routing;
+pub mod rules;
+mod secret;
+pub mod source;
+pub mod state;
+pub mod task;
+pub mod time;
+pub mod wrong;

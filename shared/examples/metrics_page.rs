@@ -1,7 +1,0 @@
-//! Prints docs/metrics.md.
-
-#![expect(clippy::print_stdout, reason = "the page is the output")]
-
-fn main() {
-    print!("{}", pool_shared::telemetry::page());
-}

@@ -1,0 +1,7 @@
+//! Prints docs/metrics.md.
+
+#![expect(clippy::print_stdout, reason = "the page is the output")]
+
+fn main() {
+    print!("{}", pool_telemetry::page());
+}
