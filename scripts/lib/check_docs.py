@@ -16,7 +16,7 @@ ROOT = pathlib.Path(sys.argv[1])
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Pages that lead to others, or are led to.
 LINKED = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + PAGES
-PROGRAMS = ("dispatcher", "worker")
+PROGRAMS = ("dispatcher", "pool", "worker")
 # A section by itself stands in a pool file like this one.
 PROGRAMMER = "programmers:\n  - {id: \"001\", primary_llm: ollama/a-model}\n"
 wrong = []
@@ -162,7 +162,7 @@ for page in LINKED:
 check_fields()
 if len(sys.argv) > 2:
     for page in [ROOT / "README.md", *PAGES]:
-        check_pool_files(page, os.path.join(sys.argv[2], "dispatcher"))
+        check_pool_files(page, os.path.join(sys.argv[2], "pool"))
         check_commands(page, sys.argv[2])
 if wrong:
     sys.exit("\n".join(wrong))

@@ -17,7 +17,7 @@ HEAD = """\
 # Configuration reference
 
 Every key of the pool file. [config/pool.yaml](../config/pool.yaml) is a sample with a comment at each line, and
-`dispatcher check --pool FILE` says what is wrong with yours. Unknown keys are mistakes, so a key with a slip in it is never
+`pool check --pool FILE` says what is wrong with yours. Unknown keys are mistakes, so a key with a slip in it is never
 ignored. Relative paths start from the directory of the pool file.
 
 An *amount* is a number of US dollars or a string that holds one (`2.50`, `"2.50"`), with at most 6 decimal places. `_s` at the end of a
@@ -31,10 +31,10 @@ TAIL = """\
 Dispatchers and workers of a pool may have different files, as long as these agree: the programmers in their order, of each the id, the
 LLMs, the capabilities (with those of `capability_routing`) and the limits (with those of `defaults`); `load_balancing`; `failover`;
 `cost_optimization`; of each provider the name and `free`; `prices`; of `dispatcher` the keys `max_attempts`, `max_hand_backs` and
-`retry_delay_s`. `dispatcher check --format json` shows their fingerprint as `config_hash`, and a dispatcher's `/health` its own.
+`retry_delay_s`. `pool check --format json` shows their fingerprint as `config_hash`, and a dispatcher's `/health` its own.
 
 The file of the dispatcher that started last is in force. A worker whose file differs takes no task and says so (`config` in
-`dispatcher status`); a dispatcher whose file differs answers `/ready` with 503. Paths, ports, addresses of providers, the agent, `sandbox`,
+`pool status`); a dispatcher whose file differs answers `/ready` with 503. Paths, ports, addresses of providers, the agent, `sandbox`,
 `acceptance`, `broker`, `events` and the rest of `dispatcher` may differ.
 
 ## Environment variables
@@ -43,7 +43,7 @@ The file of the dispatcher that started last is in force. A worker whose file di
 |---|---|---|
 | `AMQP_URL` | both | wins over `broker.url` |
 | `POOL_<PROVIDER>_URL` | both | wins over `providers.<provider>.base_url`: capitals, `-` as `_` (`POOL_OLLAMA_URL`) |
-| what `api_key_env` names | worker; `dispatcher check --llms` | the key of a provider |
+| what `api_key_env` names | worker; `pool check --llms` | the key of a provider |
 | `<NAME>_FILE` | both | for `AMQP_URL`, `POOL_API_TOKEN` and keys: the file that holds the value, when `<NAME>` itself is not set |
 | `POOL_API_TOKEN` | dispatcher, its commands | the token of the HTTP API, at least 16 characters; needed to listen on another address than loopback |
 | `POOL_FILE` | both | instead of `--pool` |

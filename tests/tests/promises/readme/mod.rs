@@ -85,7 +85,10 @@ struct Shell<'a> {
 impl Shell<'_> {
     /// In bash, behind the lines of the README that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
-        let assumed = &self.page.block("sh", "export $(scripts/pool env)").text;
+        let assumed = &self
+            .page
+            .block("sh", "export $(scripts/local-pool env)")
+            .text;
         let script = format!(
             "set -eu; cd '{}'\n{assumed}\nset -o pipefail; cd '{}'\n{line}",
             self.checkout.path().display(),
@@ -181,9 +184,9 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
             How::Closely | How::NotHere(_) => {}
         }
     }
-    shell.prints("dispatcher pause --all");
+    shell.prints("pool pause --all");
     requests::all(&shell).await;
-    shell.prints("dispatcher resume --all");
+    shell.prints("pool resume --all");
 
     kill(
         Pid::from_raw(quickstart.pid().cast_signed()),
@@ -324,7 +327,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
 }
 
 fn submitting(shell: &Shell<'_>) {
-    let (one, printed) = shell.shown("dispatcher submit --repository sample");
+    let (one, printed) = shell.shown("pool submit --repository sample");
     let said = shell.prints(&one);
     let ends = |text: &str| {
         [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
@@ -334,13 +337,13 @@ fn submitting(shell: &Shell<'_>) {
         ends(&printed),
         "the head of the table, and the sum"
     );
-    let (dry, printed) = shell.shown("dispatcher submit config/trial/tasks.yaml --dry-run");
+    let (dry, printed) = shell.shown("pool submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
         assert!(said.contains(&line), "it prints {line:?}: {said:?}");
     }
-    let (_, printed) = shell.shown("dispatcher budget");
-    let head = shell.prints("dispatcher budget");
+    let (_, printed) = shell.shown("pool budget");
+    let head = shell.prints("pool budget");
     assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
 }
 
@@ -366,12 +369,12 @@ fn configuration(shell: &Shell<'_>) {
         &shell.page.block("yaml", "programmers:").text,
     )
     .expect("a file");
-    shell.prints("dispatcher check --pool shown.yaml");
+    shell.prints("pool check --pool shown.yaml");
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
     let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
     std::fs::write(path.join("my-pool.yaml"), wrong).expect("a file");
-    let (check, printed) = shell.shown("dispatcher check --pool my-pool.yaml");
+    let (check, printed) = shell.shown("pool check --pool my-pool.yaml");
     let done = shell.run(&check);
     let said = [&done.stdout[..], &done.stderr]
         .map(String::from_utf8_lossy)
@@ -402,7 +405,7 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// `scripts/pool` with the file for real LLMs; no task is submitted.
+/// `scripts/local-pool` with the file for real LLMs; no task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
@@ -421,7 +424,7 @@ fn in_the_background_with_another_file(shell: &Shell<'_>) {
             .collect::<String>(),
     )
     .expect("a file");
-    let (start, _) = shell.shown("scripts/pool start --pool");
+    let (start, _) = shell.shown("scripts/local-pool start --pool");
     let done = shell.checkout.run(Path::new("bash"), &["-euc", &start]);
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(
