@@ -297,7 +297,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         "the day"
     );
     assert!(
-        world.state("009").detail.contains("may cost $5.00"),
+        world.state("009").detail.contains("may cost up to $5.00"),
         "which cap does not fit: {:?}",
         world.state("009")
     );
@@ -373,7 +373,7 @@ fn a_programmer_that_two_things_keep_says_both() {
         "the later of both"
     );
     assert!(
-        said.detail.contains("breaker open") && said.detail.contains("may cost $5.00"),
+        said.detail.contains("breaker open") && said.detail.contains("may cost up to $5.00"),
         "{}",
         said.detail
     );
@@ -461,7 +461,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world.heard.seen.remove(&id("006"));
     assert_eq!(
         world.state("006").detail,
-        "not heard of since 12:00 UTC; is a worker running with it?"
+        "no heartbeat since 12:00 UTC; is a worker running with it?"
     );
     world
         .heard

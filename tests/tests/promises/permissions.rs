@@ -32,7 +32,7 @@ async fn every_part_does_its_work_with_its_own_user() {
     let first = pool.start_worker(&["--any", "5"]);
     pool.worker_prints(
         first,
-        "it is not there, and this user may not declare it; is a dispatcher running?",
+        "it does not exist, and this user may not declare it; is a dispatcher running?",
     )
     .await;
     pool.start_dispatcher().await;

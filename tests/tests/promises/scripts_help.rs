@@ -168,7 +168,7 @@ fn an_option_of_a_command_that_is_not_known_is_refused_too() {
         ("bench", &["--task", "5"]),
         ("soak", &["--minute", "1"]),
         ("test", &["--broker-root"]),
-        ("test", &["-p", "pool-shared", "--librarian"]),
+        ("test", &["-p", "pool-core", "--librarian"]),
         ("make-sample-repo", &["one", "two"]),
         ("check-trial", &["everything"]),
         ("check-monitoring", &["everything"]),

@@ -259,7 +259,7 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
 
     pool.delete_vhost().await;
     let missing = format!(
-        "the virtual host {:?} is not there, or not for the user",
+        "the virtual host {:?} does not exist, or the user",
         pool.vhost()
     );
     for api in [&api, &programmer] {
@@ -349,7 +349,7 @@ async fn a_pool_whose_heartbeats_could_not_arrive_is_unknown_and_not_down() {
     };
     let early = pool.status().await;
     assert!(
-        reason(&early).starts_with("not heard of yet: this dispatcher has listened for"),
+        reason(&early).starts_with("no heartbeat yet: this dispatcher has listened for"),
         "{early:?}"
     );
     assert_eq!(

@@ -74,7 +74,7 @@ async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() 
             "TLS to plain AMQP",
             url("amqps", "localhost", broker.port()),
             whole,
-            "the broker speaks no TLS on this port",
+            "the broker does not speak TLS on this port",
         ),
     ] {
         let (status, log) = refused(Pair::at(url, section).worker()).await;

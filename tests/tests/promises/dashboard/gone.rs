@@ -39,7 +39,7 @@ async fn a_reason_that_keeps_several_programmers_is_shown_once() {
     bench.pool.api().submit(&task("waits")).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/waits").await;
-    let said = "Prog-001, Prog-009 and Prog-010: not heard of";
+    let said = "Prog-001, Prog-009 and Prog-010: no heartbeat";
     browser
         .until(
             "one line names all of them",

@@ -61,8 +61,8 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
         browser
             .text("[data-id=\"009\"]")
             .await
-            .contains("not heard of"),
-        "the card says why 009 is down"
+            .contains("no heartbeat"),
+        "why 009 is down"
     );
     let counted = r#"[...document.querySelectorAll(".route")].some((route) => route.innerText.includes("1 running · 1 waiting"))"#;
     browser

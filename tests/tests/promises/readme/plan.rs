@@ -83,7 +83,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
     (
-        "scripts/test -p pool-shared routing",
+        "scripts/test -p pool-core routing",
         NotHere("it would run tests within a test"),
     ),
     (
