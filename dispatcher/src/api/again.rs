@@ -107,8 +107,10 @@ pub async fn retry(
             [] => {}
             [one] => retried.detail += &format!(", and was retried before as {one}"),
             [one, ..] => {
-                retried.detail +=
-                    &format!(", and was retried {} times before, last as {one}", before.len())
+                retried.detail += &format!(
+                    ", and was retried {} times before, last as {one}",
+                    before.len()
+                )
             }
         }
         Ok(Json(retried))
@@ -172,15 +174,24 @@ pub async fn requeue(
         let place = app.intake.place_again(&task)?;
         let done = reissue(&app.process, &task, state.generation + 1).await;
         drop(place);
-        match done
-            .map_err(|error| Problem::unavailable(format!("{error}; the pool repairs this by itself, or try again")))?
-        {
+        match done.map_err(|error| {
+            Problem::unavailable(format!(
+                "{error}; the pool repairs this by itself, or try again"
+            ))
+        })? {
             Reissued::Published(generation) => {
-                let detail = format!("task {id} is back in its queue (generation {generation}); {before}");
+                let detail =
+                    format!("task {id} is back in its queue (generation {generation}); {before}");
                 tracing::info!(task_id = %id, generation, "an operator requeued a task");
-                Ok(Json(Requeued { task_id: id, generation, detail }))
+                Ok(Json(Requeued {
+                    task_id: id,
+                    generation,
+                    detail,
+                }))
             }
-            Reissued::Overtaken => Err(refused(format!("another process has just published task {id} again"))),
+            Reissued::Overtaken => Err(refused(format!(
+                "another process has just published task {id} again"
+            ))),
             Reissued::Finished => Err(refused(format!("task {id} has just finished"))),
         }
     })

@@ -119,7 +119,11 @@ mod tests {
             "a sandboxed page"
         );
         let form = (header::CONTENT_TYPE, "text/plain");
-        assert_eq!(answer(&[host.clone(), form]), 415, "a content type that a form can send");
+        assert_eq!(
+            answer(&[host.clone(), form]),
+            415,
+            "a content type that a form can send"
+        );
         assert_eq!(answer(std::slice::from_ref(&host)), 415, "no content type");
         let with = |text| (header::CONTENT_TYPE, text);
         assert_eq!(

@@ -59,7 +59,8 @@ pub(crate) fn trouble(app: &App) -> Option<String> {
     }
     if !app.process.log.is_fresh() {
         return Some(
-            "the event log cannot be read to its end; check that the broker is reachable".to_owned(),
+            "the event log cannot be read to its end; check that the broker is reachable"
+                .to_owned(),
         );
     }
     if let Err(off) = app.process.clock.now() {

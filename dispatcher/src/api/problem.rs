@@ -153,7 +153,10 @@ impl IntoResponse for Problem {
 }
 
 pub async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no such path; GET /openapi.json lists all paths")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no such path; GET /openapi.json lists all paths",
+    )
 }
 
 pub async fn method_not_allowed() -> Problem {

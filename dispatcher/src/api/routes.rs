@@ -99,7 +99,10 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .delete("/tasks/{id}", control::cancel, |route| {
         let route = route
-            .is("cancelTask", "Cancel a task: it never starts, or it is stopped")
+            .is(
+                "cancelTask",
+                "Cancel a task: it never starts, or it is stopped",
+            )
             .id::<TaskId>();
         route
             .answers::<TaskView>(200, "it is cancelled")
@@ -115,7 +118,10 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .get("/tasks/{id}/why", why::show, |route| {
         let route = route
-            .is("whyTaskWaits", "Explain why a task waits, or what it is doing")
+            .is(
+                "whyTaskWaits",
+                "Explain why a task waits, or what it is doing",
+            )
             .id::<TaskId>();
         route.answers::<Why>(200, "one sentence, and details for each programmer")
     })
@@ -167,10 +173,7 @@ fn one_task(api: Api<App>) -> Api<App> {
 
 fn dead_letters(api: Api<App>) -> Api<App> {
     api.get("/dead", dead::list, |route| {
-        let route = route.is(
-            "listDeadLetters",
-            "List dead letters, oldest first",
-        );
+        let route = route.is("listDeadLetters", "List dead letters, oldest first");
         let route = route
             .answers::<DeadList>(200, "at most a thousand")
             .problems(&[503]);
@@ -182,7 +185,9 @@ fn dead_letters(api: Api<App>) -> Api<App> {
     })
     .delete("/dead", dead::drop_all, |route| {
         let route = route.is("dropDeadLetters", "Drop all dead letters");
-        route.answers::<Dropped>(200, "how many were dropped").problems(&[503])
+        route
+            .answers::<Dropped>(200, "how many were dropped")
+            .problems(&[503])
     })
     .post("/dead/retry", dead::retry_all, |route| {
         let route = route
@@ -201,8 +206,12 @@ fn dead_letters(api: Api<App>) -> Api<App> {
             .problems(&[503])
     })
     .delete("/dead/{id}", dead::drop_one, |route| {
-        let route = route.is("dropDeadLetter", "Drop a dead letter").id::<String>();
-        route.answers::<Dropped>(200, "the dead letter is dropped").problems(&[503])
+        let route = route
+            .is("dropDeadLetter", "Drop a dead letter")
+            .id::<String>();
+        route
+            .answers::<Dropped>(200, "the dead letter is dropped")
+            .problems(&[503])
     })
     .post("/dead/{id}/retry", dead::retry, |route| {
         let route = route
@@ -217,7 +226,10 @@ fn dead_letters(api: Api<App>) -> Api<App> {
 
 fn pool(api: Api<App>) -> Api<App> {
     api.get("/programmer_pool/status", super::status, |route| {
-        let route = route.is("showPool", "Show programmers, queues, breakers and the budget");
+        let route = route.is(
+            "showPool",
+            "Show programmers, queues, breakers and the budget",
+        );
         route.answers::<PoolStatus>(200, "the pool as this dispatcher sees it")
     })
     .get("/programmer_pool/pauses", control::pauses, |route| {
@@ -257,7 +269,10 @@ fn pool(api: Api<App>) -> Api<App> {
     })
     .get("/report", report::show, |route| {
         let route = route
-            .is("report", "Report results and costs of the tasks of a period")
+            .is(
+                "report",
+                "Report results and costs of the tasks of a period",
+            )
             .query::<Asked>();
         let route = route.answers::<Report>(200, "as JSON, CSV or an HTML page");
         let route = route.answers_text(200, "text/csv", "as JSON, CSV or an HTML page");

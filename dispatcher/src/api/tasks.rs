@@ -237,13 +237,15 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
         .as_ref()
         .map(|place| format!(" in {place}"))
         .unwrap_or_default();
-    let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
-        (Some(branch), _) => {
-            missing(format!("the patch of task {id} is too large for a result; see the branch {branch}{place}"))
-        }
-        (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
-        (None, None) => missing(format!("task {id} has no patch")),
-    })?;
+    let patch = result
+        .patch
+        .ok_or_else(|| match (&result.branch, &result.error) {
+            (Some(branch), _) => missing(format!(
+                "the patch of task {id} is too large for a result; see the branch {branch}{place}"
+            )),
+            (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
+            (None, None) => missing(format!("task {id} has no patch")),
+        })?;
     Ok((
         [(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")],
         patch,

@@ -1,4 +1,4 @@
-//! `dispatcher completions`: for the shells that people use.
+//! `dispatcher completions` prints completion scripts for common shells.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `dispatcher why`: why a task waits.
+//! `dispatcher why`: explains why a task waits.
 
 use std::process::ExitCode;
 
