@@ -72,7 +72,7 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     let done = pool.try_command_line(&["submit", &file]).await;
     let (listed, shown) = said(&done);
     assert!(
-        done.status.success() && listed.contains("200 tasks taken"),
+        done.status.success() && listed.contains("200 tasks submitted"),
         "{listed}{shown}"
     );
     assert!(
@@ -209,7 +209,7 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
         .await;
     assert_eq!(status, StatusCode::OK, "there is room again: {answer}");
     let said = pool.command_line(&["dead", "retry", "--all"]).await;
-    assert!(said.contains("2 messages were taken up again"), "{said}");
+    assert!(said.contains("2 messages retried"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +228,7 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
         detail.contains("at most 2 for `any`") && detail.contains("max_queue_per_programmer"),
         "{detail}"
     );
-    assert!(detail.contains("Nothing was taken"), "{detail}");
+    assert!(detail.contains("Nothing was submitted"), "{detail}");
     assert_eq!(pool.api().get("/tasks").await["total"], 0, "nothing was");
 }
 
@@ -270,10 +270,10 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
         "what is taken is printed: {ids}"
     );
     for words in [
-        "2 of 6 tasks were taken",
+        "2 of 6 tasks were submitted",
         "Prog-001",
         "down",
-        "still to hand in",
+        "still to submit",
     ] {
         assert!(shown.contains(words), "it says {words:?}: {shown}");
     }
@@ -316,7 +316,7 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
     let submitting = command.spawn().expect("the command line runs");
     let words = async || std::fs::read_to_string(&shown).unwrap_or_default();
     eventually("it says what it waits for", SOON, async || {
-        words().await.contains("4 still to hand in").then_some(())
+        words().await.contains("4 still to submit").then_some(())
     })
     .await;
     let pid = Pid::from_raw(submitting.id().cast_signed());
@@ -330,7 +330,7 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
         Some(130),
         "as a shell counts it: {shown}"
     );
-    assert!(shown.contains("2 of 6 tasks were taken"), "{shown}");
+    assert!(shown.contains("2 of 6 tasks were submitted"), "{shown}");
     pool.start_worker(&["--all"]);
     let again = command_in(&shown);
     assert_eq!(

@@ -370,7 +370,7 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     );
     let said = pool.command_line(&["status"]).await;
     assert!(
-        said.starts_with("the dispatcher says: the broker: reconnecting"),
+        said.starts_with("dispatcher: the broker: reconnecting"),
         "it is said first: {said}"
     );
     assert!(
