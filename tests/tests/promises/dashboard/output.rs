@@ -44,7 +44,7 @@ async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_
     shows(&browser, "line 20000").await;
     let shown = browser.text(".term").await;
     assert!(
-        shown.starts_with("[… ") && shown.contains(" bytes before this …]\nline "),
+        shown.starts_with("[… ") && shown.contains(" bytes omitted …]\nline "),
         "whole lines: {shown:.60}"
     );
     let numbers: Vec<u32> = shown

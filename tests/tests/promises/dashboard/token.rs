@@ -49,7 +49,7 @@ async fn with_a_token_the_page_only_shows_until_it_is_given() {
     browser
         .until(
             "a wrong one is asked for again",
-            r##"document.querySelector("#token")?.innerText.includes("not the token")"##,
+            r##"document.querySelector("#token")?.innerText.includes("Wrong token")"##,
         )
         .await;
     browser
