@@ -67,6 +67,6 @@ fn word(state: Availability) -> &'static str {
         Availability::Held => "held",
         Availability::Broker => "broker",
         Availability::Down => "down",
-        Availability::Unheard => "not heard",
+        Availability::Unheard => "no heartbeat",
     }
 }

@@ -312,7 +312,11 @@ mod tests {
             journal.version_of(&task(1)) > 0,
             "but its page learns that there is news"
         );
-        assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "other tasks are unaffected");
+        assert_eq!(
+            journal.entries(&task(EVENTS - 1)).len(),
+            1,
+            "other tasks are unaffected"
+        );
     }
 
     #[test]

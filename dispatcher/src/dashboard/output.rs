@@ -232,7 +232,11 @@ mod tests {
                 progress(first, None, "x"),
             );
         }
-        assert_eq!(outputs.of(&task), None, "the oldest task's output is dropped");
+        assert_eq!(
+            outputs.of(&task),
+            None,
+            "the oldest task's output is dropped"
+        );
     }
 
     #[test]

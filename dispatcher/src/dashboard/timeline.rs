@@ -132,9 +132,7 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
         Decision::Submitted { route, .. } => {
             Words::new(Tone::Neutral, format!("submitted for the route {route}"))
         }
-        Decision::Published { generation: 0, .. } => {
-            Words::new(Tone::Neutral, "queued")
-        }
+        Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "queued"),
         Decision::Published { generation, .. } => Words::new(
             Tone::Neutral,
             format!("queued again (generation {generation})"),

@@ -73,11 +73,7 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         "{why:#}"
     );
     assert!(
-        [
-            "it is number 1 of 2 in the queue",
-            "it is number 2 of 2 in the queue"
-        ]
-        .contains(&&*place),
+        ["it is 1 of 2 in the queue", "it is 2 of 2 in the queue"].contains(&&*place),
         "{why:#}"
     );
     let mut expected = [(first.as_str(), "busy"), (other, "paused")];
@@ -106,9 +102,9 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         said.starts_with("b: 2 programmers can take it: 1 busy, 1 paused;"),
         "the same from the command line: {said}"
     );
-    assert!(said.contains("works on long"), "with the details: {said}");
+    assert!(said.contains("working on long"), "with the details: {said}");
     let running = bench.pool.api().get("/tasks/long/why").await;
-    let works = format!("it does not wait: programmer {first} works on it since ");
+    let works = format!("it is not waiting: programmer {first} has been working on it since ");
     assert!(
         text(&running, "sentence").starts_with(&works),
         "who runs it: {running:#}"
@@ -116,7 +112,7 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
     bench.go();
     bench.pool.api().result("b", SOON).await;
     let done = bench.pool.api().get("/tasks/b/why").await;
-    let works = format!("it does not wait: it has succeeded by programmer {first}");
+    let works = format!("it is not waiting: it succeeded on programmer {first}");
     assert!(
         text(&done, "sentence").starts_with(&works),
         "how it ended: {done:#}"
@@ -162,7 +158,8 @@ async fn a_task_behind_breakers_says_which_llm_is_out_and_until_when() {
         "which LLM, and why: {sentence}"
     );
     assert!(
-        sentence.contains("it was given back 2 times (2 of at most 10 without an LLM left)"),
+        sentence
+            .contains("it was handed back 2 times (2 of at most 10 because no LLM was available)"),
         "{sentence}"
     );
     let status = pool.status().await;
@@ -250,7 +247,7 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     let sentence = text(&why, "sentence");
     assert!(sentence.contains("1 down"), "who could take it: {sentence}");
     assert!(
-        sentence.ends_with("; it was with Prog-001, which is not heard of any more"),
+        sentence.ends_with("; it was with Prog-001, which sends no heartbeats any more"),
         "who had it: {sentence}"
     );
     let status = bench.pool.status().await.0;
