@@ -1,4 +1,4 @@
-//! The command line of the manager: `dispatcher serve`, and the commands that ask it.
+//! The binary `dispatcher`: the daemon `dispatcher serve`, and the operator's commands.
 
 use std::process::ExitCode;
 
