@@ -1,5 +1,5 @@
 //! Publishes a task again in three steps: append `reissued` with the next generation, publish the
-//! message, append `published`. Of several processes that try, the log accepts one. Deliveries of a
+//! message, append `published`. If several processes try, the log accepts one. Deliveries of a
 //! lower generation are dropped.
 
 use lapin::BasicProperties;

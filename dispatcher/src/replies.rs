@@ -190,7 +190,7 @@ async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     true
 }
 
-/// What earlier tries have achieved.
+/// The progress that earlier tries have made.
 struct Progress {
     arrived: Instant,
     /// The result is in the history.
@@ -359,7 +359,7 @@ async fn decide_attempt(
         Standing::Open | Standing::Unknown => {}
     }
     // The dispatcher appends the outcome unless the programmer was faster. So the outcomes of all
-    // workers share messages of the log, and a programmer that has died is no special case. Once
+    // workers share messages of the log, and dead programmers need no special case. Once
     // this event is read back, the claim has been read too.
     match log
         .append(Decision::finished(task, Some(attempt), result))

@@ -57,7 +57,7 @@ pub struct Hello {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Timeline {
     pub lines: Vec<Line>,
-    /// Why there are no lines.
+    /// The reason, if the lines could not be read.
     pub problem: Option<String>,
 }
 
@@ -171,7 +171,7 @@ fn event(hub: &Hub, message: &Message) -> Event {
         .data(&*message.data)
 }
 
-/// What a task's stream has already sent to its page.
+/// The parts that a task's stream has already sent.
 struct Told {
     app: App,
     view: TaskView,

@@ -77,7 +77,7 @@ pub struct Filter {
     /// `key=value` or `key:value`; an empty value matches every task that has the key.
     #[schemars(with = "String")]
     label: Option<Label>,
-    /// The LLM that made the result; for a running task, the primary LLM of its programmer.
+    /// The LLM that made the result; for a running task, its programmer's primary LLM.
     llm: Option<LlmName>,
     /// Text in the task's id, summary or labels; upper and lower case are the same.
     pub(super) text: Option<String>,

@@ -85,7 +85,7 @@ impl From<NoRoom> for Problem {
             "the queue is full"
         };
         let detail = format!(
-            "{what}: {}. Nothing was submitted; {}",
+            "{what}: {}. Nothing was taken; {}",
             waiting(&no_room),
             advice(&no_room)
         );

@@ -102,8 +102,8 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     let all = counted(submission.tasks.len(), "task", "tasks");
     let detail = match (&errors[..], submission.single) {
         ([only], true) => only.message.clone(),
-        ([_], false) => format!("1 of {all} is wrong; none was submitted"),
-        _ => format!("{} of {all} are wrong; none was submitted", errors.len()),
+        ([_], false) => format!("1 of {all} is wrong; none was taken"),
+        _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
     Err(Problem::new(status, detail).with_errors(errors))
 }

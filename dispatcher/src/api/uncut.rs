@@ -3,7 +3,7 @@
 
 use super::problem::Problem;
 
-/// Runs `work` to its end in a task of its own.
+/// Runs `work` to its end in a separate tokio task.
 pub(super) async fn uncut<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -211,7 +211,7 @@ impl Hub {
             sent.last.pop_front();
         }
         // Sent under the lock, so that a page that joins neither misses nor repeats a message. An
-        // error means that there are no pages.
+        // error means that no page is open.
         let _ = self.0.sender.send(message);
     }
 

@@ -95,7 +95,7 @@ fn why(refusal: Refusal) -> &'static str {
         Refusal::OldGeneration => "the task was published again in the meantime",
         Refusal::UnknownTask => "the log has no such task",
         Refusal::OverBudget => "not enough of today's budget is left",
-        Refusal::NotReserved => "there was no reservation",
+        Refusal::NotReserved => "nothing had been reserved",
         Refusal::OldEpoch => "the breaker has changed in the meantime",
         Refusal::NotDue => "no probe is due",
     }

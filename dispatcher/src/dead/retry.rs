@@ -48,7 +48,7 @@ impl Retried {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotRetried {
-    #[error("{0}; correct it and submit it as a new task")]
+    #[error("{0}; put it right and submit it as a new task")]
     NoTask(String),
     #[error(
         "the result was not accepted: {0}; it is still in pool.dead, try again when its reply queue works"

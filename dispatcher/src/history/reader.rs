@@ -318,7 +318,7 @@ mod tests {
         let long_ago = Instant::now() - Duration::from_secs(60);
         let (stale, far) = (Duration::from_secs(20), Duration::from_secs(600));
         let mut pulse = Pulse::Felt(long_ago);
-        assert!(!pulse.is_missed(far, never), "silence alone is no proof");
+        assert!(!pulse.is_missed(far, never), "silence alone proves nothing");
         assert!(
             !pulse.is_missed(stale, never) && matches!(pulse, Pulse::Asking(_)),
             "it writes a mark"

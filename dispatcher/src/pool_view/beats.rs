@@ -69,7 +69,7 @@ impl Snapshot {
         }
     }
 
-    /// The programmer's last heartbeat, or why there is none.
+    /// The programmer's last heartbeat, or why it is missing.
     ///
     /// # Errors
     /// [`Unseen`].
@@ -134,7 +134,7 @@ impl Beats {
         snapshot
     }
 
-    /// The age of each programmer's last heartbeat. If there was none: how long this dispatcher has
+    /// The age of each programmer's last heartbeat. If none has arrived: how long this dispatcher has
     /// listened.
     pub fn ages<'a>(
         &self,

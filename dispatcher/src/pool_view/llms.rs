@@ -96,7 +96,7 @@ pub struct BudgetStatus {
     pub lost_usd: MicroUsd,
     /// The most that running tasks may still spend.
     pub reserved_usd: MicroUsd,
-    /// What can still be reserved; None if there is no limit.
+    /// The amount that can still be reserved; None without a limit.
     pub left_usd: Option<MicroUsd>,
     /// Whether spending has reached the alert threshold.
     pub alert: bool,

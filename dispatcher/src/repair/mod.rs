@@ -128,7 +128,7 @@ impl Looker {
         if !missing.is_empty() {
             tracing::warn!(
                 queues = missing.join(", "),
-                "queues are missing; declaring and binding them again"
+                "queues are gone; declaring and binding them again"
             );
             configure::declare_again(&self.process, &self.pool).await;
         }
@@ -158,7 +158,7 @@ impl Looker {
             .await;
         for id in done.into_iter().flatten() {
             if !self.without_body.contains(&id) {
-                tracing::warn!(task_id = %id, "the message of this task is lost and not in the history: it was published \
+                tracing::warn!(task_id = %id, "the message of this task is lost, and the history does not have it: it was published \
                     straight to the broker, or is too old; submit the task again");
                 self.without_body.insert(id);
             }
@@ -194,7 +194,7 @@ async fn perform(process: &Process, history: &History, repair: Repair) -> Option
     let repaired: Result<Option<Reissued>, NotReissued> = repaired.await;
     match repaired {
         Ok(Some(Reissued::Published(generation))) => {
-            tracing::warn!(task_id = %id, generation, why, "published a task again");
+            tracing::warn!(task_id = %id, generation, why, "a task was published again");
             None
         }
         Ok(Some(Reissued::Overtaken | Reissued::Finished)) => None,

@@ -94,8 +94,7 @@ impl Report {
         }
     }
 
-    /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if there are
-    /// none.
+    /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if the rates include all.
     pub(crate) fn not_in_rates(&self) -> Option<String> {
         let Group {
             rejected,

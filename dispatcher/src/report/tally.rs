@@ -20,7 +20,7 @@ const NONE: &str = "(none)";
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub outcome: Outcome,
-    /// Attempts that count; 0 if there was none, or if they are no longer in the log.
+    /// Attempts that count; 0 if no attempt counts, or if they are no longer in the log.
     pub attempts: u32,
     pub route: String,
     pub labels: BTreeMap<String, String>,

@@ -254,7 +254,7 @@ impl Look<'_> {
         }
     }
 
-    /// What keeps the tasks of this route from starting; `position` is the place of one of them.
+    /// The reason that keeps tasks of this route waiting; `position` is the place of one of them.
     fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();

@@ -228,7 +228,7 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
         detail.contains("at most 2 for `any`") && detail.contains("max_queue_per_programmer"),
         "{detail}"
     );
-    assert!(detail.contains("Nothing was submitted"), "{detail}");
+    assert!(detail.contains("Nothing was taken"), "{detail}");
     assert_eq!(pool.api().get("/tasks").await["total"], 0, "nothing was");
 }
 

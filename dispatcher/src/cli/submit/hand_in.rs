@@ -46,7 +46,7 @@ pub(super) struct Manner {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Interrupted,
-    /// The reason why there was no room.
+    /// The reason why it did not fit.
     GivenUp(String),
 }
 

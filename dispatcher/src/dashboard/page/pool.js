@@ -185,7 +185,7 @@ const poolView = () => {
     const { status, counts } = pool.live;
     skeleton.hidden = true;
     skeleton.nextElementSibling.hidden = false;
-    // Without the broker there are no heartbeats, so the last known states are outdated.
+    // Without the broker no heartbeats arrive, so the last known states are outdated.
     const deaf = status.detail && status.uncounted_queues === status.routes.length;
     valueOf(programmers.value, deaf ? "?" : status.available, status.pool_size);
     set(programmers.note, deaf ? "unknown" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "unknown" : "waiting for heartbeats" : `${number(status.unavailable)} shut or down` : "all available");
