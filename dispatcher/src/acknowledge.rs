@@ -66,7 +66,8 @@ impl Tally {
         acks
     }
 
-    /// One ack for all deliveries up to the first that is still in progress. The ack's tag must not have been acked before: the broker would close the channel.
+    /// One ack for all deliveries up to the first that is still in progress. The ack's tag must not
+    /// have been acked before: the broker would close the channel.
     fn whole(&mut self) -> Option<Ack> {
         let mut last = None;
         while let Some(done) = self.done.remove(&(self.through + 1)) {

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub async fn put_in_force(process: &Process, pool: &Pool) {
     let mut backoff = Backoff::default();
     while let Err(error) = try_put_in_force(process, pool).await {
-        tell(&error, "the routes are not bound yet; trying again");
+        tell(&error, "failed to bind the routes; trying again");
         backoff.wait().await;
     }
 }

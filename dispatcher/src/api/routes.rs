@@ -300,7 +300,7 @@ fn process(api: Api<App>) -> Api<App> {
             (
                 "hello",
                 schema_of::<Hello> as SchemaOf,
-                "once, as the first",
+                "once, as the first event",
             ),
             (
                 "state",

@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
+    after_help = "Exit status: 0 all tasks are cancelled; 1 a task is not.\n\nExample:\n  \
     dispatcher cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
 )]
 pub(super) struct CancelArgs {

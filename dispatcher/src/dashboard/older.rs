@@ -63,7 +63,7 @@ async fn read(
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit a reader of the events",
+        "set the prefetch of the events' reader",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
     )
     .await?;

@@ -134,8 +134,8 @@ impl Beats {
         snapshot
     }
 
-    /// The age of each programmer's last heartbeat. If none has arrived: how long this dispatcher has
-    /// listened.
+    /// The age of each programmer's last heartbeat. If none has arrived: how long this dispatcher
+    /// has listened.
     pub fn ages<'a>(
         &self,
         ids: impl Iterator<Item = &'a ProgrammerId>,

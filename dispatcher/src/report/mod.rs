@@ -94,7 +94,8 @@ impl Report {
         }
     }
 
-    /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if the rates include all.
+    /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if the rates
+    /// include all.
     pub(crate) fn not_in_rates(&self) -> Option<String> {
         let Group {
             rejected,
