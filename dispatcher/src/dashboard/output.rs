@@ -33,7 +33,7 @@ pub struct Output {
 /// The output of the agent, or of one acceptance check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Section {
-    /// None for the agent.
+    /// `null` for the agent.
     pub check: Option<String>,
     pub text: String,
 }

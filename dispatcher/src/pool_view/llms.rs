@@ -83,7 +83,7 @@ fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> Breaker
 /// Today's budget: `GET /budget`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct BudgetStatus {
-    /// None if spending is not limited.
+    /// `null` if spending is not limited.
     pub max_daily_spend_usd: Option<MicroUsd>,
     pub alert_threshold_usd: MicroUsd,
     /// The limit was set for this day only, by `dispatcher budget set`.
@@ -96,7 +96,7 @@ pub struct BudgetStatus {
     pub lost_usd: MicroUsd,
     /// The most that running tasks may still spend.
     pub reserved_usd: MicroUsd,
-    /// The amount that can still be reserved; None without a limit.
+    /// The amount that can still be reserved; `null` without a limit.
     pub left_usd: Option<MicroUsd>,
     /// Whether spending has reached the alert threshold.
     pub alert: bool,

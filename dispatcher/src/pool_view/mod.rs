@@ -29,7 +29,7 @@ pub struct RouteStatus {
     pub queue: String,
     /// The name in tasks and pauses.
     pub name: String,
-    /// Messages in the queue; None if the broker gave no number. Some may be copies that will be
+    /// Messages in the queue; `null` if the broker gave no number. Some may be copies that will be
     /// dropped, for example of cancelled tasks.
     pub waiting: Option<u32>,
     /// Waiting tasks in the log. A task that came straight over AMQP enters the log when it is
