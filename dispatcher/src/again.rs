@@ -1,8 +1,8 @@
 //! A finished task, submitted again: a new id, with the old id in `retry_of`.
 
-use pool_shared::id::TaskId;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_core::id::TaskId;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 
 /// The message of the new task. A deadline that has passed is dropped: the new task could never
 /// meet it.

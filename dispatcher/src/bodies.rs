@@ -1,10 +1,10 @@
 //! Finds the message of a task in the history: from its submission here, or from a result that
 //! carries it.
 
-use pool_shared::broker::BrokerError;
-use pool_shared::id::TaskId;
-use pool_shared::result::ResultMessage;
-use pool_shared::task::{Task, TaskMessage};
+use pool_broker::BrokerError;
+use pool_core::id::TaskId;
+use pool_core::result::ResultMessage;
+use pool_core::task::{Task, TaskMessage};
 
 use crate::history::History;
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{Obituary, Reply, json_properties, text};
-use pool_shared::broker::outbox::{Letter, Outbox, PROMPT};
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
-use pool_shared::fault::{Point, point};
-use pool_shared::time::wall_clock;
+use pool_broker::BrokerError;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{Obituary, Reply, json_properties, text};
+use pool_broker::outbox::{Letter, Outbox, PROMPT};
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 /// The pause between two tries at a queue that refuses its results: the first pause, doubled each
@@ -231,7 +231,7 @@ impl Postman {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let reason = format!(
-            "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `dispatcher dead retry` to send this result",
+            "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `pool dead retry` to send this result",
             self.patience.as_secs()
         );
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
@@ -244,7 +244,7 @@ impl Postman {
         };
         self.process.publisher.publish(message).await?;
         point(Point::GaveUp);
-        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead because its reply queue refuses it (see `dispatcher dead list`)");
+        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead because its reply queue refuses it (see `pool dead list`)");
         Ok(())
     }
 }

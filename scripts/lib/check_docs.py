@@ -1,4 +1,4 @@
-"""Looks at the pages below docs/ and at README.md: what they name must be there.
+"""Checks that the links, fields, commands, options and requests in README.md and in the pages below docs/ exist.
 
 check_docs.py ROOT [PROGRAMS]    PROGRAMS: a directory with dispatcher and worker
 """
@@ -14,10 +14,10 @@ import tempfile
 
 ROOT = pathlib.Path(sys.argv[1])
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-# Pages that lead to others, or are led to.
+# Pages whose links are checked.
 LINKED = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + PAGES
-PROGRAMS = ("dispatcher", "worker")
-# A section by itself stands in a pool file like this one.
+PROGRAMS = ("dispatcher", "pool", "worker")
+# Completes a pool file of which a page shows one section only.
 PROGRAMMER = "programmers:\n  - {id: \"001\", primary_llm: ollama/a-model}\n"
 wrong = []
 
@@ -27,14 +27,14 @@ def outside_of_blocks(text):
 
 
 def blocks(text):
-    """[(language, content)] of a page, without the indentation of the list that it stands in."""
+    """The code blocks of a page as [(language, content)], without the indentation of a list around them."""
     found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, flags=re.M | re.S)
     return [(language, re.sub(rf"^{indent}", "", content, flags=re.M)) for indent, language, content in found]
 
 
 @functools.cache
 def anchors(page):
-    """Of its headings, as GitHub makes them."""
+    """The anchors that GitHub makes of the page's headings."""
     headings = re.findall(r"^#+ (.*)$", outside_of_blocks(page.read_text()), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -46,9 +46,9 @@ def check_links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path) if path else page
         if not file.exists():
-            wrong.append(f"{page}: {target}: there is no {file}")
+            wrong.append(f"{page}: the link {target} has no target: there is no file {file}")
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
-            wrong.append(f"{page}: {target}: {file} has no such heading")
+            wrong.append(f"{page}: the link {target} has no target: {file} has no heading #{anchor}")
 
 
 def names(schema):
@@ -70,7 +70,7 @@ def check_fields():
         schema = json.loads((ROOT / f"config/schema/{message}.schema.json").read_text())
         for name in sorted(set(names(schema))):
             if not re.search(rf"`(\w+(\[\])?\.)*{name}`", text):
-                wrong.append(f"{page}: does not describe `{name}` of a {message}")
+                wrong.append(f"{page}: describe `{name}` of a {message}, which is missing")
 
 
 def is_pool_file(content):
@@ -91,7 +91,7 @@ def check_pool_files(page, dispatcher):
             file.flush()
             done = subprocess.run([dispatcher, "check", "--pool", file.name], capture_output=True, text=True, env={}, check=False)
         if done.returncode != 0:
-            wrong.append(f"{page}: this pool file is refused:\n{content}\n{done.stdout}{done.stderr}")
+            wrong.append(f"{page}: `pool check` refuses this pool file:\n{content}\n{done.stdout}{done.stderr}")
 
 
 @functools.cache
@@ -101,8 +101,8 @@ def help_of(program, words):
 
 
 def command_lines(page):
-    """What a page calls, in a block or in a line: each with all its words."""
-    # What is promised for later has no --help yet.
+    """The calls of our programs in a page, in blocks and in lines, each as a list of words."""
+    # Planned commands have no --help yet.
     text = re.sub(r"^## Not there yet$.*?(?=^## )", "", page.read_text(), flags=re.M | re.S)
     inline = re.findall(r"`([^`\n]+)`", outside_of_blocks(text))
     in_blocks = [line for language, content in blocks(text) if language in ("sh", "console") for line in content.splitlines()]
@@ -131,13 +131,13 @@ def check_commands(page, directory):
 
 @functools.cache
 def routes():
-    """[(pattern of its path, its methods with what they take)] of the API."""
+    """The routes of the API as [(pattern of the path, {method: description})]."""
     document = json.loads((ROOT / "config/schema/openapi.json").read_text())
     return [(re.sub(r"\{\w+\}", "[^/]+", path), methods) for path, methods in document["paths"].items()]
 
 
 def check_requests(page):
-    """Every call of the dispatcher by curl goes to a route that there is, with parameters that it knows."""
+    """Checks that every curl command for the dispatcher calls an existing route with parameters that it knows."""
     in_blocks = [line for language, content in blocks(page.read_text()) if language in ("sh", "console") for line in content.splitlines()]
     for line in in_blocks:
         call = re.search(r"curl .*?(?:http://127\.0\.0\.1:6141|\$POOL_URL)(/[^\s'\"?]*)(?:\?([^\s'\"]*))?", line)
@@ -162,7 +162,7 @@ for page in LINKED:
 check_fields()
 if len(sys.argv) > 2:
     for page in [ROOT / "README.md", *PAGES]:
-        check_pool_files(page, os.path.join(sys.argv[2], "dispatcher"))
+        check_pool_files(page, os.path.join(sys.argv[2], "pool"))
         check_commands(page, sys.argv[2])
 if wrong:
     sys.exit("\n".join(wrong))

@@ -8,7 +8,7 @@ import difflib
 import json
 import sys
 
-# As a reader meets them; sections that a new version adds come behind these.
+# The order of the sections on the page; sections that are not listed come last.
 ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "agent", "workspace", "sandbox",
          "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
 
@@ -17,7 +17,7 @@ HEAD = """\
 # Configuration reference
 
 Every key of the pool file. [config/pool.yaml](../config/pool.yaml) is a sample with a comment at each line, and
-`dispatcher check --pool FILE` says what is wrong with yours. Unknown keys are mistakes, so a key with a slip in it is never
+`pool check --pool FILE` says what is wrong with yours. Unknown keys are mistakes, so a key with a slip in it is never
 ignored. Relative paths start from the directory of the pool file.
 
 An *amount* is a number of US dollars or a string that holds one (`2.50`, `"2.50"`), with at most 6 decimal places. `_s` at the end of a
@@ -31,10 +31,10 @@ TAIL = """\
 Dispatchers and workers of a pool may have different files, as long as these agree: the programmers in their order, of each the id, the
 LLMs, the capabilities (with those of `capability_routing`) and the limits (with those of `defaults`); `load_balancing`; `failover`;
 `cost_optimization`; of each provider the name and `free`; `prices`; of `dispatcher` the keys `max_attempts`, `max_hand_backs` and
-`retry_delay_s`. `dispatcher check --format json` shows their fingerprint as `config_hash`, and a dispatcher's `/health` its own.
+`retry_delay_s`. `pool check --format json` shows their fingerprint as `config_hash`, and a dispatcher's `/health` its own.
 
 The file of the dispatcher that started last is in force. A worker whose file differs takes no task and says so (`config` in
-`dispatcher status`); a dispatcher whose file differs answers `/ready` with 503. Paths, ports, addresses of providers, the agent, `sandbox`,
+`pool status`); a dispatcher whose file differs answers `/ready` with 503. Paths, ports, addresses of providers, the agent, `sandbox`,
 `acceptance`, `broker`, `events` and the rest of `dispatcher` may differ.
 
 ## Environment variables
@@ -43,7 +43,7 @@ The file of the dispatcher that started last is in force. A worker whose file di
 |---|---|---|
 | `AMQP_URL` | both | wins over `broker.url` |
 | `POOL_<PROVIDER>_URL` | both | wins over `providers.<provider>.base_url`: capitals, `-` as `_` (`POOL_OLLAMA_URL`) |
-| what `api_key_env` names | worker; `dispatcher check --llms` | the key of a provider |
+| what `api_key_env` names | worker; `pool check --llms` | the key of a provider |
 | `<NAME>_FILE` | both | for `AMQP_URL`, `POOL_API_TOKEN` and keys: the file that holds the value, when `<NAME>` itself is not set |
 | `POOL_API_TOKEN` | dispatcher, its commands | the token of the HTTP API, at least 16 characters; needed to listen on another address than loopback |
 | `POOL_FILE` | both | instead of `--pool` |
@@ -60,7 +60,7 @@ def code(value):
 
 
 def alternatives(schema):
-    """A schema and those that it offers instead of each other, without `null`, flat."""
+    """The alternatives of a schema (`anyOf`) as a flat list, without `null`."""
     if "anyOf" not in schema:
         return [schema]
     flat = []
@@ -75,7 +75,7 @@ def may_be_null(schema):
 
 
 def words(schema):
-    """The words that a key may have, each with its description: [(word, text)]; empty when any will do."""
+    """The words that a key accepts, as [(word, description)]; empty if it accepts any text."""
     if "enum" in schema:
         return [(word, "") for word in schema["enum"]]
     found = []
@@ -85,7 +85,7 @@ def words(schema):
 
 
 def kind(schema):
-    """What may stand there, in words."""
+    """The type of a value, in words."""
     if is_amount(schema):
         return "amount"
     return " or ".join(dict.fromkeys(kind_of_one(choice) for choice in alternatives(schema)))
@@ -125,7 +125,7 @@ def default(schema):
 
 
 def description(schema):
-    """The text, then the words that may stand there."""
+    """The description, then the words that the key accepts."""
     lines = [" ".join(schema.get("description", "").split())]
     choices = [word for choice in alternatives(schema) for word in words(choice)]
     if not choices and schema.get("type") == "array":
@@ -137,7 +137,7 @@ def description(schema):
 
 
 def rows(properties, prefix=""):
-    # What is needed comes first; otherwise as in the schema, by the alphabet.
+    # Required keys come first; the others follow in the alphabetical order of the schema.
     for name, schema in sorted(properties.items(), key=lambda row: default(row[1]) != "**needed**"):
         if schema.get("type") == "object" and "properties" in schema:
             yield f"| `{prefix}{name}` | map | | {description(schema)} |"
@@ -147,7 +147,7 @@ def rows(properties, prefix=""):
 
 
 def entry(schema):
-    """What one element of a list or a map may hold, and how it is addressed; None for plain values."""
+    """The schema of an element of a list or a map, and the words that introduce it; None for plain values."""
     if "items" in schema:
         return schema["items"], "Each entry of the list:"
     for key in ("patternProperties", "additionalProperties"):
@@ -201,7 +201,7 @@ def main():
         written = file.read()
     if made != written:
         sys.stderr.writelines(difflib.unified_diff(written.splitlines(True), made.splitlines(True), sys.argv[3], "as it should be"))
-        sys.exit(f"{sys.argv[3]} is not what the schema says: run scripts/docs")
+        sys.exit(f"{sys.argv[3]} differs from the schema: run scripts/docs, which writes it again")
 
 
 main()

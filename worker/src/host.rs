@@ -1,4 +1,4 @@
-//! A worker process: picks its programmers, gives each what it needs, and brings all to an orderly end.
+//! A worker process: chooses its programmers, gives each its parts, and ends them in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::process::{Process, called};
-use pool_shared::broker::{heartbeats, tell};
-use pool_shared::config::{self, Pool, config_hash};
-use pool_shared::event::Decision;
-use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
-use pool_shared::id::ProgrammerId;
-use pool_shared::standing::consumer_priority;
-use pool_shared::telemetry;
-use pool_shared::time::wall_clock;
+use pool_broker::process::{Process, called};
+use pool_broker::{heartbeats, tell};
+use pool_core::config_hash::config_hash;
+use pool_core::eligibility::consumer_priority;
+use pool_core::event::Decision;
+use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_core::id::ProgrammerId;
+use pool_core::pool::{self, Pool};
+use pool_telemetry;
+use pool_telemetry::clock::wall_clock;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -31,9 +32,9 @@ use crate::programmer::station::{OpenError, hold};
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::{Ending, Programmer, progress};
 
-/// How often free ids are looked for again.
+/// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A process that ends waits so long for its last heartbeat to be taken.
+/// How long a process that ends waits for its last heartbeat to be sent.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which programmers a worker hosts.
@@ -41,23 +42,23 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 pub enum Choice {
     All,
     These(BTreeSet<ProgrammerId>),
-    /// So many of those that no other process holds.
+    /// This number of programmers that no other process holds.
     Any(usize),
 }
 
-/// What others see of this process.
+/// How this process appears to others.
 pub struct Shown {
-    /// What it was told to be called.
+    /// Its name in the management UI, from `--name`.
     pub name: Option<String>,
     pub metrics: PrometheusHandle,
-    /// The address of `--listen`.
+    /// The listener for `--listen`.
     pub listener: Option<TcpListener>,
 }
 
 /// Runs programmers until `ending` is over.
 ///
 /// # Errors
-/// When something is wrong that waiting does not cure.
+/// If something is wrong that waiting does not cure.
 pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
     let Shown {
         name,
@@ -110,12 +111,12 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     worked
 }
 
-/// Picks the programmers; for `Any` waits until enough ids are free.
+/// Chooses the programmers. For `Any` it waits until enough ids are free.
 async fn choose(
     process: &Process,
     pool: &Pool,
     choice: Choice,
-) -> anyhow::Result<Vec<config::Programmer>> {
+) -> anyhow::Result<Vec<pool::Programmer>> {
     match choice {
         Choice::All => Ok(pool.programmers.clone()),
         Choice::These(ids) => ids
@@ -150,10 +151,10 @@ fn unknown(pool: &Pool, id: &ProgrammerId) -> String {
     )
 }
 
-/// Takes the locks of ids until it has enough; they stay taken with the connection.
-async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::Programmer> {
+/// Takes the locks of ids until it has enough. The locks last as long as the connection.
+async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Programmer> {
     let limit = process.consume.endpoint().timeout();
-    let mut taken: Vec<config::Programmer> = Vec::new();
+    let mut taken: Vec<pool::Programmer> = Vec::new();
     loop {
         for programmer in &pool.programmers {
             if taken.len() == count {
@@ -162,14 +163,14 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::
             if taken.iter().any(|have| have.id == programmer.id) {
                 continue;
             }
-            // A refusal closes the channel, so each id is tried on one of its own.
+            // A refusal closes the channel, so each id needs a new channel.
             let Ok(channel) = process.consume.channel().await else {
                 break;
             };
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
+                Err(OpenError::Broker(error)) => tell(&error, "failed to try a programmer's id"),
             }
         }
         tracing::info!(
@@ -194,16 +195,16 @@ struct Host {
     hosted: Hosted,
 }
 
-/// A programmer as heartbeats see it.
+/// A programmer as its heartbeats show it.
 struct Seen {
     id: ProgrammerId,
     port: u16,
-    llm: pool_shared::id::LlmName,
+    llm: pool_core::id::LlmName,
     status: watch::Receiver<Gate>,
 }
 
 impl Host {
-    async fn work(self, programmers: Vec<config::Programmer>) -> anyhow::Result<()> {
+    async fn work(self, programmers: Vec<pool::Programmer>) -> anyhow::Result<()> {
         let mut running = JoinSet::new();
         let mut seen = Vec::new();
         let nudge = Arc::new(Notify::new());
@@ -237,7 +238,7 @@ impl Host {
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
         tokio::spawn(Arc::clone(&self.answers).tell(self.process.clone()));
-        tokio::spawn(telemetry::pool::watch(
+        tokio::spawn(pool_broker::pool_metrics::watch(
             self.process.clone(),
             Arc::clone(&self.pool),
         ));
@@ -246,14 +247,14 @@ impl Host {
         tokio::spawn(stop);
         let worked = all_end(running).await;
         self.process.shutdown.cancel();
-        // Who cannot be told finds out by himself.
+        // If the goodbye is lost, the other processes notice the missing heartbeats.
         let _ = tokio::time::timeout(GOODBYE_WITHIN, heartbeats).await;
         worked
     }
 
     async fn serve_health(
         &self,
-        programmer: &config::Programmer,
+        programmer: &pool::Programmer,
         status: watch::Receiver<Gate>,
     ) -> anyhow::Result<u16> {
         let listener = health::bind(programmer.port).await.with_context(|| {
@@ -286,7 +287,7 @@ impl Host {
 
     async fn programmer(
         &self,
-        config: config::Programmer,
+        config: pool::Programmer,
         status: watch::Sender<Gate>,
     ) -> anyhow::Result<Programmer> {
         let gate = self
@@ -313,7 +314,8 @@ impl Host {
         })
     }
 
-    /// Says again that these programmers are held, before the log forgets it. The first time each says it itself.
+    /// Repeats that these programmers are held, before the log forgets it. Each programmer appends
+    /// the first one itself.
     fn say_again(&self, seen: &[Seen]) {
         for programmer in seen {
             let status = programmer.status.clone();
@@ -335,7 +337,7 @@ impl Host {
                         }
                     );
                     if !elsewhere {
-                        // One that does not arrive is made up for by the next.
+                        // If this event is lost, the next one replaces it.
                         let _ = log.append(up.clone()).await;
                     }
                 }
@@ -343,10 +345,10 @@ impl Host {
         }
     }
 
-    /// Finds out for the LLMs of these programmers when they are back.
+    /// The prober, which finds out when the LLMs of these programmers are back.
     fn prober(&self, seen: &[Seen]) -> Prober {
         let mine =
-            |programmer: &&config::Programmer| seen.iter().any(|held| held.id == programmer.id);
+            |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
             process: self.process.clone(),
             upstreams: self.workshop.upstreams(),
@@ -388,7 +390,7 @@ impl Host {
 
 async fn all_end(mut running: JoinSet<()>) -> anyhow::Result<()> {
     while let Some(ended) = running.join_next().await {
-        ended.context("a programmer broke")?;
+        ended.context("a programmer panicked")?;
     }
     Ok(())
 }
@@ -399,13 +401,10 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
     }
 }
 
-/// After the drain has begun, running tasks have so long.
+/// Limits how long running tasks may go on after the drain has begun.
 async fn drain_deadline(ending: Ending, limit: Duration) {
     ending.drain.cancelled().await;
-    tracing::info!(
-        limit_s = limit.as_secs(),
-        "draining: no more tasks are taken"
-    );
+    tracing::info!(limit_s = limit.as_secs(), "draining: taking no more tasks");
     tokio::time::sleep(limit).await;
     ending.kill.cancel();
 }

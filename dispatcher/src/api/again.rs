@@ -4,12 +4,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_shared::broker::headers::Reply;
-use pool_shared::fold::{Outcome, TaskState};
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
-use pool_shared::task::Task;
-use pool_shared::time::wall_clock;
+use pool_broker::headers::Reply;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
+use pool_core::state::{Outcome, TaskState};
+use pool_core::task::Task;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -136,10 +136,10 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
-            "task {id} has not finished, so it cannot be retried; `dispatcher requeue {id}` (POST /tasks/{id}/requeue) puts it back into its queue"
+            "task {id} has not finished, so it cannot be retried; `pool requeue {id}` (POST /tasks/{id}/requeue) puts it back into its queue"
         ))),
         Some(Status::Succeeded) if !force => Err(refused(format!(
-            "task {id} has succeeded; use `dispatcher retry --force {id}` to run it again anyway ({FORCED})"
+            "task {id} has succeeded; use `pool retry --force {id}` to run it again anyway ({FORCED})"
         ))),
         Some(status) => Ok(status),
     }
@@ -154,7 +154,7 @@ fn not_taken(error: &NotTaken) -> Problem {
         // Each retry makes a new id, so an unanswered one cannot be repeated safely.
         NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => {
             Problem::unavailable(format!(
-                "the new task may or may not have been submitted: {error}; check with `dispatcher tasks`"
+                "the new task may or may not have been submitted: {error}; check with `pool tasks`"
             ))
         }
     }
@@ -206,13 +206,13 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
         };
         return Err(refused(format!(
-            "task {id} is already {}; `dispatcher retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
+            "task {id} is already {}; `pool retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
             outcome.status.as_str()
         )));
     }
     match &state.owner {
         Some(owner) if !force => Err(refused(format!(
-            "{} has been working on task {id} since {}; use `dispatcher requeue --force {id}` to let another programmer start it over ({FORCED})",
+            "{} has been working on task {id} since {}; use `pool requeue --force {id}` to let another programmer start it over ({FORCED})",
             owner.programmer.display_name(),
             owner.since
         ))),
@@ -226,7 +226,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
-    use pool_shared::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{Batch, Decision, EmitterId};
 
     use super::*;
 
@@ -234,11 +234,11 @@ mod tests {
     fn what_cannot_be_queued_again_is_sent_to_the_retry_that_takes_it() {
         let id = TaskId::new("t").expect("an id");
         for (status, retry) in [
-            (Status::Succeeded, "`dispatcher retry --force t`"),
-            (Status::Failed, "`dispatcher retry t`"),
+            (Status::Succeeded, "`pool retry --force t`"),
+            (Status::Failed, "`pool retry t`"),
         ] {
-            let mut fold = pool_shared::fold::Fold::new();
-            let (llm, cost_usd, error) = (None, pool_shared::money::MicroUsd::ZERO, None);
+            let mut fold = pool_core::state::Fold::new();
+            let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
             let finished = Decision::Finished {
                 task: id.clone(),
                 attempt: None,

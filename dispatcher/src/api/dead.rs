@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lapin::message::Delivery;
-use pool_shared::broker::headers::{self, text_header};
-use pool_shared::fault::{Point, point};
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, text_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +85,7 @@ fn problem(error: &DeadError) -> Problem {
 
 fn nothing(id: &str) -> Problem {
     let detail = format!(
-        "no dead letter {id} among the first {MOST} of pool.dead; `dispatcher dead list` lists them"
+        "no dead letter {id} among the first {MOST} of pool.dead; `pool dead list` lists them"
     );
     Problem::new(StatusCode::NOT_FOUND, detail)
 }

@@ -12,8 +12,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use futures_util::{Stream, StreamExt, stream};
-use pool_shared::id::{AttemptId, ProgrammerId};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::id::{AttemptId, ProgrammerId};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -107,7 +108,7 @@ fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
         .try_acquire_owned()
         .map_err(|_| {
             let detail = format!(
-                "all {STREAMS} event streams are in use; close some dashboard pages or `dispatcher watch` commands"
+                "all {STREAMS} event streams are in use; close some dashboard pages or `pool watch` commands"
             );
             Problem::unavailable(detail)
         })

@@ -9,8 +9,8 @@ use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
-use pool_shared::object::Object;
-use pool_shared::wrong::in_words;
+use pool_core::object::Object;
+use pool_core::wrong::in_words;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -79,7 +79,7 @@ pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Proble
 
 fn too_large() -> Problem {
     let detail = format!(
-        "the request is larger than {MAX_REQUEST_BYTES} bytes; send fewer tasks per request (`dispatcher submit` does that)"
+        "the request is larger than {MAX_REQUEST_BYTES} bytes; send fewer tasks per request (`pool submit` does that)"
     );
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }

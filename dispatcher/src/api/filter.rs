@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::str::FromStr;
 
-use pool_shared::config::Pool;
-use pool_shared::fold::{Fold, TaskState};
-use pool_shared::id::{LlmName, ProgrammerId, TaskId};
-use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
+use pool_core::id::{LlmName, ProgrammerId, TaskId};
+use pool_core::pool::Pool;
+use pool_core::result::Status;
+use pool_core::state::{Fold, TaskState};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -91,7 +91,7 @@ pub struct Filter {
 /// the key ends where a task's label says it does.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Label(String);
+pub struct Label(String);
 
 impl FromStr for Label {
     type Err = String;
@@ -127,7 +127,7 @@ impl std::fmt::Display for Label {
 }
 
 impl Label {
-    pub(crate) fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.iter().any(|(key, value)| {
             let rest = self
                 .0

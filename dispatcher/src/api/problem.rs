@@ -2,7 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::id::TaskId;
+use pool_core::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,7 @@ fn advice(no_room: &NoRoom) -> String {
         return format!("send it again in {FULL_FOR_S} s");
     }
     format!(
-        "send the list in parts, with at most {} per request (`dispatcher submit` does that; `no_room.fits` names the tasks \
+        "send the list in parts, with at most {} per request (`pool submit` does that; `no_room.fits` names the tasks \
          that fit now), or raise load_balancing.max_queue_per_programmer in the pool file",
         most.join(" and ")
     )

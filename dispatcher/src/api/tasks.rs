@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::fold::{Fold, TaskState};
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ResultMessage, Status};
-use pool_shared::task::TaskMessage;
-use pool_shared::time::Timestamp;
+use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::money::MicroUsd;
+use pool_core::result::{ResultMessage, Status};
+use pool_core::state::{Fold, TaskState};
+use pool_core::task::TaskMessage;
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -165,7 +165,7 @@ pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
-            "no task `{id}` (see `dispatcher tasks`). A task that was published straight to the broker is listed once a \
+            "no task `{id}` (see `pool tasks`). A task that was published straight to the broker is listed once a \
              programmer has started it"
         );
         Problem::new(StatusCode::NOT_FOUND, detail)

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -36,7 +36,7 @@ pub struct Message {
     pub data: Arc<str>,
 }
 
-/// The state of the pool as pages and `dispatcher watch` show it: the event `state`.
+/// The state of the pool as pages and `pool watch` show it: the event `state`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Live {
     pub status: PoolStatus,

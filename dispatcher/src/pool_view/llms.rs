@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::config::{Pool, Programmer};
-use pool_shared::fold::Fold;
-use pool_shared::fold::breaker::{Breaker, State};
-use pool_shared::id::{LlmName, ProgrammerId};
-use pool_shared::llm::{Fault, LlmKey, Scope};
-use pool_shared::money::MicroUsd;
-use pool_shared::standing::Standing;
-use pool_shared::time::Timestamp;
+use pool_core::eligibility::Standing;
+use pool_core::id::{LlmName, ProgrammerId};
+use pool_core::llm::{Fault, LlmKey, Scope};
+use pool_core::money::MicroUsd;
+use pool_core::pool::{Pool, Programmer};
+use pool_core::state::Fold;
+use pool_core::state::breaker::{Breaker, State};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ pub struct BudgetStatus {
     /// `null` if spending is not limited.
     pub max_daily_spend_usd: Option<MicroUsd>,
     pub alert_threshold_usd: MicroUsd,
-    /// The limit was set for this day only, by `dispatcher budget set`.
+    /// The limit was set for this day only, by `pool budget set`.
     pub set_for_today: bool,
     /// The cost of today's calls, plus the reservations of lost workers.
     pub spent_usd: MicroUsd,

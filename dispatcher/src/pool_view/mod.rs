@@ -7,14 +7,15 @@ pub mod llms;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::within;
-use pool_shared::config::Programmer;
-use pool_shared::id::ProgrammerId;
-use pool_shared::standing::Standing;
-use pool_shared::status::{ProgrammerState, ProgrammerStatus, programmer_status};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_api::status::{ProgrammerState, ProgrammerStatus, programmer_status};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::within;
+use pool_core::eligibility::Standing;
+use pool_core::id::ProgrammerId;
+use pool_core::pool::Programmer;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ pub struct RouteStatus {
 
 impl RouteStatus {
     /// For tables: the number of tasks, and of messages if it differs.
-    pub(crate) fn waiting_in_words(&self) -> String {
+    pub fn waiting_in_words(&self) -> String {
         let tasks = self.waiting_tasks;
         match self.waiting.map(|messages| messages as usize) {
             Some(messages) if messages != tasks => {

@@ -15,9 +15,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use pool_shared::money::MicroUsd;
-use pool_shared::result::ErrorKind;
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::result::ErrorKind;
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ impl Report {
 
     /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if the rates
     /// include all.
-    pub(crate) fn not_in_rates(&self) -> Option<String> {
+    pub fn not_in_rates(&self) -> Option<String> {
         let Group {
             rejected,
             cancelled,

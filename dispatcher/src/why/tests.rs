@@ -2,16 +2,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::config::{Pool, parse};
-use pool_shared::event::{Batch, Decision, EmitterId, FailedCall};
-use pool_shared::fold::Fold;
-use pool_shared::fold::breaker::Caller;
-use pool_shared::heartbeat::{Gate, ShutReason};
-use pool_shared::id::{AttemptId, LlmName, Token};
-use pool_shared::llm::Fault;
-use pool_shared::pause::{Pause, Target};
-use pool_shared::rules::Rules;
-use pool_shared::status::{Seen, Unseen};
+use pool_api::status::{Seen, Unseen};
+use pool_config::parse;
+use pool_core::event::{Batch, Decision, EmitterId, FailedCall};
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::id::{AttemptId, LlmName, Token};
+use pool_core::llm::Fault;
+use pool_core::pause::{Pause, Target};
+use pool_core::pool::Pool;
+use pool_core::rules::Rules;
+use pool_core::state::Fold;
+use pool_core::state::breaker::Caller;
 
 use super::*;
 
@@ -409,7 +410,7 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
     assert_eq!(said.state, Availability::Idle, "it is not paused itself");
     assert_eq!(
         said.detail,
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`"
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`"
     );
 }
 

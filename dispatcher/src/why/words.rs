@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::config::Pool;
-use pool_shared::event::Retry;
-use pool_shared::fold::breaker::Shut;
-use pool_shared::fold::pauses::Paused;
-use pool_shared::fold::{Outcome, Owner, TaskState};
-use pool_shared::id::{LlmName, ProgrammerId};
-use pool_shared::pause::Target;
-use pool_shared::routing::{Route, Routes, parse_routing_key};
-use pool_shared::standing::explain_pause;
-use pool_shared::status::Unseen;
-use pool_shared::time::Timestamp;
+use pool_api::status::Unseen;
+use pool_core::eligibility::explain_pause;
+use pool_core::event::Retry;
+use pool_core::id::{LlmName, ProgrammerId};
+use pool_core::pause::Target;
+use pool_core::pool::Pool;
+use pool_core::routing::{Route, Routes, parse_routing_key};
+use pool_core::state::breaker::Shut;
+use pool_core::state::pauses::Paused;
+use pool_core::state::{Outcome, Owner, TaskState};
+use pool_core::time::Timestamp;
 
 use super::programmers::Able;
 use super::{Position, Reason};
@@ -40,7 +40,7 @@ pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
 }
 
 fn ended(outcome: &Outcome) -> String {
-    use pool_shared::result::Status;
+    use pool_core::result::Status;
     match outcome.status {
         Status::Succeeded | Status::Failed | Status::Expired => outcome.status.as_str().to_owned(),
         Status::Rejected | Status::Cancelled => format!("was {}", outcome.status.as_str()),
@@ -144,17 +144,15 @@ pub(super) fn paused(
         .collect();
     match each_by_itself {
         0 => {}
-        1 => {
-            each.push("its only programmer has a pause of its own (`dispatcher pauses`)".to_owned())
-        }
+        1 => each.push("its only programmer has a pause of its own (`pool pauses`)".to_owned()),
         several => each.push(format!(
-            "each of its {several} programmers has a pause of its own (`dispatcher pauses`)"
+            "each of its {several} programmers has a pause of its own (`pool pauses`)"
         )),
     }
     format!("{}{}", each.join(", and "), place(position))
 }
 
-/// `route fast is paused since 12:00 UTC until `dispatcher resume --route fast``.
+/// `route fast is paused since 12:00 UTC until `pool resume --route fast``.
 pub(super) fn pause(target: &Target, paused: Paused, now: Timestamp) -> String {
     with_clocks(&explain_pause(target, paused), now)
 }

@@ -2,7 +2,7 @@
 
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, SOON};
-use pool_shared::result::Status;
+use pool_core::result::Status;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_submitted_over_http_comes_back_with_one_outcome() {
@@ -20,7 +20,7 @@ async fn a_task_that_is_submitted_over_http_comes_back_with_one_outcome() {
     assert_eq!(
         log.outcomes("first"),
         [Status::Succeeded],
-        "one outcome in the log"
+        "there is one outcome in the log"
     );
     assert_eq!(log.starts("first").len(), 1, "one attempt");
 }

@@ -1,9 +1,9 @@
-//! An agent that does nothing at all: what is left to measure is the pool itself.
+//! An agent that does nothing at all, for measuring the pool itself.
 
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use pool_shared::result::TaskFailure;
+use pool_core::result::TaskFailure;
 
 use super::{Agent, AgentRun, Evidence, Job};
 use crate::sandbox::{Exit, Output, Sandbox, Watch};

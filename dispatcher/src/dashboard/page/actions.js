@@ -39,7 +39,7 @@ const act = async (button, perform, said) => {
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
-// Tasks that have been retried, as `dispatcher retry --failed` finds them: a retry has the labels
+// Tasks that have been retried, as `pool retry --failed` finds them: a retry has the labels
 // of the task it repeats.
 const submittedAgain = async (label) => {
   const again = new Set();
@@ -51,7 +51,7 @@ const submittedAgain = async (label) => {
   }
   return again;
 };
-// Succeeded tasks are not offered for a retry; `dispatcher retry --force` can do it.
+// Succeeded tasks are not offered for a retry; `pool retry --force` can do it.
 const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });

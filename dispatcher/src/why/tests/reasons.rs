@@ -1,7 +1,7 @@
 //! Every reason, and its sentence.
 
-use pool_shared::event::Retry;
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::event::Retry;
+use pool_core::result::{ErrorKind, Status};
 
 use super::*;
 
@@ -131,7 +131,7 @@ const CASES: [Case; 27] = [
                 Pause::Pause,
             );
         },
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`; it is 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`; it is 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -139,7 +139,7 @@ const CASES: [Case; 27] = [
             world.wait("t", "fast");
             world.pause(Target::All, Pause::Pause);
         },
-        "the pool is paused since 12:00 UTC until `dispatcher resume --all`; it is 1 of 1 in the queue",
+        "the pool is paused since 12:00 UTC until `pool resume --all`; it is 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -155,8 +155,8 @@ const CASES: [Case; 27] = [
             world.pause(Target::All, Pause::Drain);
             world.pause(Target::Programmer { id: id("001") }, Pause::Pause);
         },
-        "the pool is drained since 12:00:07 UTC until `dispatcher resume --all`, and route fast is paused since 12:00 UTC \
-         until `dispatcher resume --route fast`; it is 1 of 1 in the queue",
+        "the pool is drained since 12:00:07 UTC until `pool resume --all`, and route fast is paused since 12:00 UTC \
+         until `pool resume --route fast`; it is 1 of 1 in the queue",
     ),
     (
         Reason::RoutePaused,
@@ -172,7 +172,7 @@ const CASES: [Case; 27] = [
                 world.pause(Target::Programmer { id: id(programmer) }, Pause::Pause);
             }
         },
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`, and each of its 3 programmers has a pause of its own (`dispatcher pauses`); it is 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`, and each of its 3 programmers has a pause of its own (`pool pauses`); it is 1 of 1 in the queue",
     ),
     (
         Reason::Next,

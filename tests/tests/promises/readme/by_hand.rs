@@ -1,4 +1,4 @@
-//! The processes of a pool, started one by one as the README says.
+//! Starts the processes of a pool one by one, as the README says.
 
 use std::process::Command;
 

@@ -1,5 +1,6 @@
-//! Runs every command and every request of the README as it stands there. The order is that of a newcomer: first the quick
-//! start, then the rest against the pool that it has started. `plan` names the examples that are not run, with the reasons.
+//! Runs every command and every request of the README as it stands there, in the order of a
+//! newcomer. First comes the quick start, then the rest against the pool that it has started. `plan`
+//! names the examples that are not run, with the reasons.
 
 mod by_hand;
 mod page;
@@ -24,9 +25,9 @@ use crate::third_party::python;
 use page::Page;
 use plan::{How, IN_BLOCKS, IN_LINES, OTHER_BLOCKS};
 
-/// The task of the page.
+/// The id of the task in the README.
 const SHOWN_ID: &str = "t-01a2090547ec74cf9ee3dc543c64f42b";
-/// Twelve tasks with the real aider, in a debug build, on two cores that do other things as well.
+/// The limit for twelve tasks with the real aider, in a debug build, on two busy cores.
 const TASKS_WITHIN: Duration = Duration::from_secs(400);
 
 #[test]
@@ -53,7 +54,10 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     }
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
         if let How::NotHere(reason) = how {
-            assert!(!reason.is_empty(), "`{command}` is not run for a reason");
+            assert!(
+                !reason.is_empty(),
+                "`{command}` is not run, so it needs a reason"
+            );
         }
     }
     let others = page
@@ -83,9 +87,12 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// In bash, behind the lines of the README that every example assumes.
+    /// Runs a line in bash, after the lines of the README that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
-        let assumed = &self.page.block("sh", "export $(scripts/pool env)").text;
+        let assumed = &self
+            .page
+            .block("sh", "export $(scripts/local-pool env)")
+            .text;
         let script = format!(
             "set -eu; cd '{}'\n{assumed}\nset -o pipefail; cd '{}'\n{line}",
             self.checkout.path().display(),
@@ -95,7 +102,7 @@ impl Shell<'_> {
         command
             .args(["-c", &script])
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
-        // Somebody else's that answers instead of a provider.
+        // A program of this test that answers instead of a provider.
         let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port"))
             .unwrap_or_default();
         for provider in ["OLLAMA", "ANTHROPIC", "OPENAI", "DEEPSEEK"] {
@@ -111,7 +118,7 @@ impl Shell<'_> {
         self.run_in(self.checkout.path(), line)
     }
 
-    /// Its output; it must end with status 0.
+    /// The output of a line, which must end with status 0.
     fn prints(&self, line: &str) -> String {
         let done = self.run(line);
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -127,7 +134,7 @@ impl Shell<'_> {
         Api::at(self.checkout.value("POOL_URL").expect("the pool runs"))
     }
 
-    /// The command of a block as it stands there, and what the page says that it prints.
+    /// The command of a block as it stands there, and the output that the page shows.
     fn shown(&self, command: &str) -> (String, String) {
         let call = self
             .page
@@ -144,7 +151,7 @@ fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of the page that are not cut, but for rules.
+/// The lines of the page that are not shortened, without rules.
 fn whole_lines(text: &str) -> impl Iterator<Item = String> {
     text.lines()
         .map(words)
@@ -181,9 +188,9 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
             How::Closely | How::NotHere(_) => {}
         }
     }
-    shell.prints("dispatcher pause --all");
+    shell.prints("pool pause --all");
     requests::all(&shell).await;
-    shell.prints("dispatcher resume --all");
+    shell.prints("pool resume --all");
 
     kill(
         Pid::from_raw(quickstart.pid().cast_signed()),
@@ -200,9 +207,10 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
     in_the_background_with_another_file(&shell);
 }
 
-/// Page one, until it says that it runs.
+/// Runs the first page until it says that it runs.
 async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
-    // Started by a shell in the background, these tests inherit a SIGINT that is ignored, and so would the quick start.
+    // These tests inherit an ignored SIGINT when a shell starts them in the background, and so
+    // would the quick start.
     let mut command = checkout.command(Path::new("/usr/bin/env"));
     command
         .arg("--default-signal=INT")
@@ -211,13 +219,16 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     let mut quickstart = Running::start("quickstart", checkout.path(), &command);
     let runs = async || {
         let said = quickstart.log();
-        assert!(quickstart.is_running(), "it goes on: {said}");
+        assert!(
+            quickstart.is_running(),
+            "the quick start still runs: {said}"
+        );
         said.contains("Running. Ctrl-C stops everything.")
             .then_some(said)
     };
     let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
     let printed = &page.calls()[0].printed;
-    // Other lines differ here: the build is a debug build, and aider is installed already.
+    // Other lines differ here, because the build is a debug build and aider is installed already.
     let fixed = [
         "==> Installing",
         "==> Starting",
@@ -233,17 +244,17 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
         .filter(|line| fixed.iter().any(|begins| line.starts_with(begins)))
     {
         let line = words(line);
-        // Costs depend on how often a programmer has to try.
+        // The costs depend on how often a programmer has to try.
         let line = line.split(", $").next().unwrap_or_default();
         assert!(
             said.lines().any(|other| words(other).starts_with(line)),
-            "it prints {line:?}: {said}"
+            "the output has {line:?}: {said}"
         );
     }
     quickstart
 }
 
-/// `task.json`, its answer, its result, its patch.
+/// Runs the examples with `task.json`: its answer, its result, its patch.
 async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
     let path = shell.checkout.path();
     std::fs::write(
@@ -259,9 +270,9 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
     assert!(
         printed.contains(r#""status":"queued","route":"fast""#),
-        "what the page says: {printed}"
+        "the answer is that of the page: {printed}"
     );
-    // A free programmer may have it already.
+    // A free programmer may have claimed it already.
     assert!(
         ["queued", "running"]
             .iter()
@@ -274,7 +285,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let task: Value =
         serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\"")))
             .expect("JSON");
-    // The page cuts lists and texts, and adds the patch.
+    // The page shortens lists and texts, and adds the patch.
     let shown = shell
         .page
         .block("json", "\"task_id\"")
@@ -288,7 +299,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         .filter(|(key, _)| *key != "patch")
     {
         let real = &task["result"][key];
-        assert!(!real.is_null(), "a result has `{key}`: {task}");
+        assert!(!real.is_null(), "a result must have `{key}`: {task}");
         for inner in value
             .as_object()
             .into_iter()
@@ -297,7 +308,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         {
             assert!(
                 !real[inner].is_null(),
-                "a result has `{key}.{inner}`: {task}"
+                "a result must have `{key}.{inner}`: {task}"
             );
         }
     }
@@ -312,19 +323,22 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     );
     assert!(
         !clone.git(&["diff", "--stat"]).is_empty(),
-        "and changes something"
+        "the patch changes a file"
     );
 
     let (refused, printed) =
         shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
     let answer: Value = serde_json::from_str(&shell.prints(&refused)).expect("JSON");
     let printed: Value = serde_json::from_str(&printed).expect("the answer on the page is JSON");
-    assert_eq!(answer, printed, "mistakes are answered as the page says");
+    assert_eq!(
+        answer, printed,
+        "the answer to mistakes is that of the page"
+    );
     id
 }
 
 fn submitting(shell: &Shell<'_>) {
-    let (one, printed) = shell.shown("dispatcher submit --repository sample");
+    let (one, printed) = shell.shown("pool submit --repository sample");
     let said = shell.prints(&one);
     let ends = |text: &str| {
         [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
@@ -332,16 +346,20 @@ fn submitting(shell: &Shell<'_>) {
     assert_eq!(
         ends(&said),
         ends(&printed),
-        "the head of the table, and the sum"
+        "the head of the table and the sum are those of the page"
     );
-    let (dry, printed) = shell.shown("dispatcher submit config/trial/tasks.yaml --dry-run");
+    let (dry, printed) = shell.shown("pool submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
-        assert!(said.contains(&line), "it prints {line:?}: {said:?}");
+        assert!(said.contains(&line), "the output has {line:?}: {said:?}");
     }
-    let (_, printed) = shell.shown("dispatcher budget");
-    let head = shell.prints("dispatcher budget");
-    assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
+    let (_, printed) = shell.shown("pool budget");
+    let head = shell.prints("pool budget");
+    assert_eq!(
+        ends(&head)[0],
+        ends(&printed)[0],
+        "the head of the table is that of the page"
+    );
 }
 
 fn from_any_amqp_client(shell: &Shell<'_>) {
@@ -354,11 +372,11 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     let said = shell.prints(&format!("{} {}", python(), file.display()));
     assert!(
         said.starts_with("succeeded") && said.contains("+++"),
-        "status and patch: {said}"
+        "the output has status and patch: {said}"
     );
 }
 
-/// The pool file of the page, and the one with two mistakes.
+/// Checks the pool file of the page, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
     std::fs::write(
@@ -366,12 +384,12 @@ fn configuration(shell: &Shell<'_>) {
         &shell.page.block("yaml", "programmers:").text,
     )
     .expect("a file");
-    shell.prints("dispatcher check --pool shown.yaml");
+    shell.prints("pool check --pool shown.yaml");
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
     let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
     std::fs::write(path.join("my-pool.yaml"), wrong).expect("a file");
-    let (check, printed) = shell.shown("dispatcher check --pool my-pool.yaml");
+    let (check, printed) = shell.shown("pool check --pool my-pool.yaml");
     let done = shell.run(&check);
     let said = [&done.stdout[..], &done.stderr]
         .map(String::from_utf8_lossy)
@@ -380,11 +398,11 @@ fn configuration(shell: &Shell<'_>) {
     assert_eq!(
         said.trim(),
         printed.trim(),
-        "lines, keys and words as on the page"
+        "lines, keys and words are those of the page"
     );
 }
 
-/// A dead letter; gives its id.
+/// Makes a dead letter; gives its id.
 async fn bury(url: &str, api: &Api) -> String {
     let (_connection, channel) = channel(url).await;
     let (options, properties) = (
@@ -402,11 +420,11 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// `scripts/pool` with the file for real LLMs; no task is submitted.
+/// Runs `scripts/local-pool` with the file for real LLMs. No task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
-    // Other pools of this machine may have its health ports.
+    // Another pool on this machine may have its health ports.
     let free = |line: &str| {
         if line.trim_start().starts_with("port: ") {
             "    port: 0".to_owned()
@@ -421,7 +439,7 @@ fn in_the_background_with_another_file(shell: &Shell<'_>) {
             .collect::<String>(),
     )
     .expect("a file");
-    let (start, _) = shell.shown("scripts/pool start --pool");
+    let (start, _) = shell.shown("scripts/local-pool start --pool");
     let done = shell.checkout.run(Path::new("bash"), &["-euc", &start]);
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(

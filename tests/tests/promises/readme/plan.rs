@@ -1,28 +1,28 @@
-//! How each example of the README is tried. One that is new there has to find its place here.
+//! Says how each example of the README is tested. A new example needs an entry here.
 
-/// How a command is tried.
+/// How a command is tested.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
     /// As it stands there, in bash: status 0.
     AsItStands,
-    /// With something in the place of the placeholders, or with what has to be there first.
+    /// With values for the placeholders, or after the commands that it needs first.
     Lines(&'static [&'static str]),
-    /// By the test itself, which looks at more than its status.
+    /// By the test itself, which checks more than its status.
     Closely,
-    /// Not here: the reason.
+    /// Not run here, with the reason.
     NotHere(&'static str),
 }
 
 use How::{AsItStands, Closely, Lines, NotHere};
 
 const BY_COMPOSE: How = NotHere("scripts/test-compose, which needs Docker, is this command's test");
-const NOT_OURS: How = NotHere("a program of others, for real LLMs");
+const NOT_OURS: How = NotHere("a program of another project, for real LLMs");
 
-/// Commands of blocks, in the order of the page.
+/// The commands of blocks, in the order of the page.
 pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("scripts/quickstart", Closely),
     ("scripts/test", NotHere("it runs this test")),
-    ("export $(scripts/pool env)", Closely),
+    ("export $(scripts/local-pool env)", Closely),
     ("export PATH=\"$PWD/target/release:$PATH\"", Closely),
     (
         "curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json",
@@ -43,35 +43,32 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
         Closely,
     ),
     (
-        "dispatcher submit --repository sample --capability deepseek --file ledger/text.py \\\n    \
+        "pool submit --repository sample --capability deepseek --file ledger/text.py \\\n    \
          --instruction 'Give every public function of ledger/text.py a docstring' \\\n    \
          --check 'python3 -m unittest tests.test_text' --wait",
         Closely,
     ),
+    ("pool submit config/trial/tasks.yaml --dry-run", Closely),
     (
-        "dispatcher submit config/trial/tasks.yaml --dry-run",
-        Closely,
-    ),
-    (
-        "dispatcher submit config/trial/tasks.yaml --wait --label run_id=monday",
+        "pool submit config/trial/tasks.yaml --wait --label run_id=monday",
         AsItStands,
     ),
-    ("dispatcher check --pool my-pool.yaml", Closely),
+    ("pool check --pool my-pool.yaml", Closely),
     (
         "export ANTHROPIC_API_KEY=… OPENAI_API_KEY=… DEEPSEEK_API_KEY=…",
         AsItStands,
     ),
-    ("dispatcher check --llms", AsItStands),
+    ("pool check --llms", AsItStands),
     (
         "scripts/quickstart --pool config/pool.yaml",
-        NotHere("real LLMs cost money; scripts/pool takes the same file below"),
+        NotHere("real LLMs cost money; scripts/local-pool takes the same file below"),
     ),
-    ("scripts/pool start --pool config/pool.yaml", Closely),
-    ("dispatcher budget", Closely),
-    ("dispatcher budget set --limit 60 --today", AsItStands),
+    ("scripts/local-pool start --pool config/pool.yaml", Closely),
+    ("pool budget", Closely),
+    ("pool budget set --limit 60 --today", AsItStands),
     (
         "export AMQP_URL=amqp://user:password@broker.example:5672/%2f",
-        NotHere("a broker's name of the reader's own"),
+        NotHere("the name of the reader's own broker"),
     ),
     ("dispatcher serve --pool pool.yaml", Closely),
     ("worker run --pool pool.yaml --all", Closely),
@@ -80,20 +77,21 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ("worker run --pool pool.yaml --any 2", Closely),
 ];
 
-/// Commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while all is paused, `$DEAD` a dead letter.
+/// The commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while the pool is
+/// paused, `$DEAD` a dead letter.
 pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
     (
         "scripts/test -p pool-shared routing",
-        NotHere("it runs this test's like"),
+        NotHere("it would run tests within a test"),
     ),
     (
-        "scripts/pool start | stop | restart | status",
+        "scripts/local-pool start | stop | restart | status",
         NotHere("promises background_pool"),
     ),
-    ("scripts/pool env", AsItStands),
-    ("scripts/pool", NotHere("its name")),
+    ("scripts/local-pool env", AsItStands),
+    ("scripts/local-pool", NotHere("its name")),
     (
         "scripts/test-compose",
         NotHere("it needs Docker and half an hour"),
@@ -108,10 +106,10 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         BY_COMPOSE,
     ),
     (
-        "docker-compose exec dispatcher dispatcher submit --wait config/trial/tasks.yaml",
+        "docker-compose exec dispatcher pool submit --wait config/trial/tasks.yaml",
         BY_COMPOSE,
     ),
-    ("dispatcher check", AsItStands),
+    ("pool check", AsItStands),
     (
         "dispatcher serve",
         NotHere("with its pool file, in a block"),
@@ -119,108 +117,82 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("worker run", NotHere("with its pool file, in a block")),
     ("dispatcher topology", AsItStands),
     (
-        "dispatcher check [--llms]",
-        Lines(&["dispatcher check", "dispatcher check --llms"]),
+        "pool check [--llms]",
+        Lines(&["pool check", "pool check --llms"]),
     ),
+    ("pool submit", NotHere("with what it submits, in blocks")),
     (
-        "dispatcher submit",
-        NotHere("with what it submits, in blocks"),
+        "pool status",
+        Lines(&["pool status", "pool status --wait-ready 30"]),
     ),
+    ("pool submit", NotHere("with its tasks, in blocks")),
     (
-        "dispatcher status",
-        Lines(&["dispatcher status", "dispatcher status --wait-ready 30"]),
-    ),
-    (
-        "dispatcher watch",
-        Lines(&["timeout 60 dispatcher watch --task \"$DONE\""]),
-    ),
-    ("dispatcher budget", AsItStands),
-    (
-        "dispatcher tasks",
+        "pool tasks",
         Lines(&[
-            "dispatcher tasks",
-            "dispatcher tasks --status queued --label run_id=monday --programmer 001 --text median --limit 5",
+            "pool tasks",
+            "pool tasks --status queued --label run_id=monday --programmer 001 --text median --limit 5",
         ]),
     ),
-    ("dispatcher show ID", Lines(&["dispatcher show \"$DONE\""])),
+    ("pool show ID", Lines(&["pool show \"$DONE\""])),
     (
-        "dispatcher patch ID",
-        Lines(&["dispatcher patch \"$DONE\" | grep '^diff --git'"]),
+        "pool patch ID",
+        Lines(&["pool patch \"$DONE\" | grep '^diff --git'"]),
     ),
-    ("dispatcher why ID", Lines(&["dispatcher why \"$DONE\""])),
+    ("pool why ID", Lines(&["pool why \"$DONE\""])),
     (
-        "dispatcher pause",
+        "pool pause",
         Lines(&[
-            "dispatcher pause --programmer 001",
-            "dispatcher pause --route fast",
-            "dispatcher pause --all",
-            "dispatcher pauses | grep fast",
-            "dispatcher resume --programmer 001",
-            "dispatcher resume --route fast",
-            // The next task waits.
-            "dispatcher submit --repository sample --instruction 'x y' --id \"$WAITS\"",
+            "pool pause --programmer 001",
+            "pool pause --route fast",
+            "pool pause --all",
+            "pool pauses | grep fast",
+            "pool resume --programmer 001",
+            "pool resume --route fast",
+            // The next task must wait.
+            "pool submit --repository sample --instruction 'x y' --id \"$WAITS\"",
         ]),
     ),
     (
-        "dispatcher requeue ID",
-        Lines(&["dispatcher requeue \"$WAITS\""]),
-    ),
-    (
-        "dispatcher cancel ID…",
-        Lines(&["dispatcher cancel \"$WAITS\""]),
-    ),
-    (
-        "dispatcher retry ID…",
+        "pool drain --programmer ID",
         Lines(&[
-            "dispatcher retry \"$WAITS\"",
-            "dispatcher retry --failed --label run_id=monday",
+            "pool resume --all",
+            "pool drain --programmer 010",
+            "pool resume --programmer 010",
         ]),
     ),
     (
-        "dispatcher drain --programmer ID",
+        "pool dead list|show|retry|drop",
         Lines(&[
-            "dispatcher resume --all",
-            "dispatcher drain --programmer 010",
-            "dispatcher resume --programmer 010",
+            "pool dead list",
+            "pool dead show \"$DEAD\"",
+            "pool dead retry --all || [ $? -eq 1 ]",
+            "pool dead drop \"$DEAD\"",
+            "pool dead drop --all",
         ]),
     ),
     (
-        "dispatcher dead list|show|retry|drop",
+        "pool report",
         Lines(&[
-            "dispatcher dead list",
-            "dispatcher dead show \"$DEAD\"",
-            "dispatcher dead retry --all || [ $? -eq 1 ]",
-            "dispatcher dead drop \"$DEAD\"",
-            "dispatcher dead drop --all",
+            "pool report",
+            "pool report --format csv",
+            "pool report --format html | grep '<html'",
         ]),
     ),
+    ("pool report --since 7d --by llm", AsItStands),
     (
-        "dispatcher report",
-        Lines(&[
-            "dispatcher report",
-            "dispatcher report --format csv",
-            "dispatcher report --format html | grep '<html'",
-        ]),
-    ),
-    ("dispatcher report --since 7d --by llm", AsItStands),
-    (
-        "dispatcher schema task|result|pool",
-        Lines(&[
-            "dispatcher schema task",
-            "dispatcher schema result",
-            "dispatcher schema pool",
-        ]),
+        "pool schema task|result|pool",
+        Lines(&["pool schema task", "pool schema result", "pool schema pool"]),
     ),
     (
-        "dispatcher completions bash|zsh|fish",
+        "pool completions bash|zsh|fish",
         Lines(&[
-            "dispatcher completions bash",
-            "dispatcher completions zsh",
-            "dispatcher completions fish",
+            "pool completions bash",
+            "pool completions zsh",
+            "pool completions fish",
         ]),
     ),
     ("worker completions …", Lines(&["worker completions bash"])),
-    ("source <(dispatcher completions bash)", AsItStands),
+    ("source <(pool completions bash)", AsItStands),
     ("worker health", Closely),
     (
         "git branch --list 'pool/*'",
@@ -254,8 +226,8 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
     ("yaml", "programmers:", "a pool file that is checked"),
 ];
 
-/// Requests that are not sent by their row alone: they need something to act on, and what it is.
+/// Requests that need an object first, and the command that covers them.
 pub(super) const NOT_SENT: &[(&str, &str, &str)] = &[
-    ("DELETE", "/dead/{id}", "dispatcher dead drop ID"),
+    ("DELETE", "/dead/{id}", "pool dead drop ID"),
     ("POST", "/dead/{id}/retry", "promises dead_letters"),
 ];
