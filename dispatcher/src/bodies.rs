@@ -1,4 +1,5 @@
-//! The message of a task, as far as the history has it: what was submitted here, or what a result carries.
+//! Finds the message of a task in the history: from its submission here, or from a result that
+//! carries it.
 
 use pool_broker::BrokerError;
 use pool_core::id::TaskId;
@@ -7,7 +8,8 @@ use pool_core::task::{Task, TaskMessage};
 
 use crate::history::History;
 
-/// None: the task came straight to the broker and has no result, or the history has forgotten it.
+/// None if the task was published straight to the broker and has no result, or if it is too old for
+/// the history.
 ///
 /// # Errors
 /// When the broker does not answer.

@@ -1,4 +1,4 @@
-//! How many messages wait in a queue.
+//! The number of messages in a queue.
 
 use lapin::Queue;
 use lapin::options::QueueDeclareOptions;
@@ -8,12 +8,12 @@ use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::{BrokerError, within};
 
-/// What a queue holds for whoever asks next.
+/// The ready messages of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     Ready(u32),
     Missing,
-    /// The broker did not say.
+    /// The broker gave no number.
     Unknown,
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn depth(process: &Process, queue: &str) -> Depth {
     }
 }
 
-/// On a channel of its own: asking for a queue that is not there closes it.
+/// Uses its own channel, because asking for a missing queue closes the channel.
 pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, BrokerError> {
     let channel = process.consume.channel().await?;
     let options = QueueDeclareOptions {

@@ -1,7 +1,9 @@
-//! Takes results from `results`, lets the log decide whose counts, and forwards it to the submitter.
+//! Takes results from `results`, lets the log decide which attempt's result counts, and delivers it
+//! to the submitter.
 //!
-//! A result stays unacknowledged until the log names the winner and its result is in the history and on the reply
-//! queue. A crash in between forwards the same bytes again: consumers drop the double by `message_id`.
+//! A result stays unacknowledged until the log names the winner and its result is in the history
+//! and on the reply queue. After a crash in between, the same bytes are delivered again; consumers
+//! drop duplicates by `message_id`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,30 +36,30 @@ use crate::history::{History, Kind, NotRead};
 use crate::postman::{NotBrought, Postman};
 use crate::retries::ask_for_result;
 
-/// Results in hand at once.
+/// The most results in progress at once.
 const PREFETCH: u16 = 200;
-/// How long the claim of a task may take to be read here, when its result is here already.
+/// How long to wait until this process has read the claim of a task whose result is already here.
 const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
-/// A programmer with another task in hand writes the outcome of its last one in front of its next claim: where there is
-/// work in plenty, that comes within so long and costs the log no message.
+/// A programmer with another task writes the outcome of its last task in front of its next claim.
+/// Under load that takes less than 10 ms, and saves the dispatcher its own message to the log.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(10);
-/// How long the history may take to show a result that the log knows of.
+/// How long the history may take to show a result that the log has.
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
-/// And how long it is waited for in all, by somebody who asks for a result again.
+/// The total wait for a result in the history when it is requested again.
 const IN_HISTORY_AT_ALL: Duration = Duration::from_secs(30);
-/// Who wants the result of a task that is not finished asks again after so long.
+/// A request for the result of an unfinished task is repeated after 5 s.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// What the log says about a result.
+/// The status of a result by the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// It is the outcome.
+    /// The result is the outcome.
     Winner,
-    /// Another attempt's is.
+    /// Another attempt's result is the outcome.
     Loser,
-    /// Its attempt owns the task, which has no outcome yet.
+    /// The result's attempt owns the task, which has not finished.
     Open,
-    /// Nobody has started the task, as far as is known.
+    /// No attempt has started the task, as far as this process has read.
     Unknown,
 }
 
@@ -70,7 +72,8 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
     }
 }
 
-/// Consumes `results` until shutdown. `patience` is for reply queues that do not take theirs.
+/// Consumes `results` until shutdown. `patience` is the time that a result waits for a reply queue
+/// that refuses it.
 pub async fn run(process: Process, history: History, patience: Duration) {
     let postman = Postman::new(process.clone(), patience);
     let desk = Desk {
@@ -79,18 +82,20 @@ pub async fn run(process: Process, history: History, patience: Duration) {
         postman,
         untold: Arc::default(),
     };
-    consumer::keep(&desk.process, "results are not taken; trying again", || {
-        consume(&desk)
-    })
+    consumer::keep(
+        &desk.process,
+        "failed to consume results; trying again",
+        || consume(&desk),
+    )
     .await;
 }
 
-/// What is needed to handle a result.
+/// The parts that are needed to handle a result.
 struct Desk {
     process: Process,
     history: History,
     postman: Postman,
-    /// Held once for each result that its submitter does not have yet.
+    /// Cloned once for each result that its submitter does not have yet.
     untold: Arc<()>,
 }
 
@@ -100,7 +105,7 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit results",
+        "set the prefetch of results",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
     )
     .await?;
@@ -120,7 +125,8 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
                 if let Ok(delivery) = delivery
                     && handle_until_done(desk, &delivery).await
                 {
-                    // When whoever acks has ended, so does all of this: what is unacknowledged is delivered again.
+                    // If the task that acks has ended, this consumer ends too, and the broker
+                    // delivers unacknowledged results again.
                     let _ = handled.send(delivery.delivery_tag).await;
                 }
             })
@@ -129,7 +135,7 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
     };
     let ended = tokio::select! {
         ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
-        // What is in hand comes again: it must not hold up the next channel.
+        // Results in progress are delivered again, so the next channel must not wait for them.
         () = consumer::in_vain(process, &channel) => Ok(()),
     };
     discard(&channel, process.consume.endpoint()).await;
@@ -145,7 +151,7 @@ enum NotHandled {
     Log(#[from] LogError),
     #[error(transparent)]
     History(#[from] NotRead),
-    #[error("the history does not have the result of task {0} yet")]
+    #[error("the result of task {0} is not in the history yet")]
     NotYetKept(TaskId),
     #[error(transparent)]
     Reply(#[from] NotBrought),
@@ -153,11 +159,11 @@ enum NotHandled {
 
 impl NotHandled {
     fn tell(&self) {
-        let text = "a result is not handled yet; trying again";
+        let text = "failed to handle a result; trying again";
         match self {
             Self::Broker(error) | Self::Reply(NotBrought::Broker(error)) => tell(error, text),
             Self::Log(_) => tracing::warn!(error = %self, "{text}"),
-            // The end of the history is near, or what keeps it away is told by its reader; the postman tells of his queues.
+            // The history's reader and the postman report these problems themselves.
             Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotBrought::Waits(_)) => {
                 tracing::debug!(error = %self, "{text}")
             }
@@ -165,8 +171,8 @@ impl NotHandled {
     }
 }
 
-/// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
-/// again by itself: false.
+/// Retries without returning the message: the broker would count a return. If the channel is closed
+/// the broker delivers the message again: then returns false.
 async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
@@ -184,10 +190,10 @@ async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
     true
 }
 
-/// What earlier tries at a result have brought about.
+/// The progress that earlier tries have made.
 struct Progress {
     arrived: Instant,
-    /// It is in the history.
+    /// The result is in the history.
     kept: bool,
 }
 
@@ -209,7 +215,7 @@ async fn handle(
             point(Point::ResultDelivered);
         }
         Err(error) => {
-            tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
+            tracing::error!(%error, "a message in `results` is not a result; moving it to pool.dead");
             let properties = json_properties();
             let message = Message {
                 exchange: DEAD_EXCHANGE,
@@ -224,7 +230,8 @@ async fn handle(
     Ok(())
 }
 
-/// A task was published more than once: whoever did so gets the result that there is, or that there will be.
+/// A task was published more than once. Each publisher gets the result, at once or when there is
+/// one.
 async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
     let Desk {
@@ -255,11 +262,12 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
-        // Its outcome is in the log before it is in the history; later it is too old to be there.
+        // The log has an outcome before the history does. After the wait, the result is too old for
+        // the history.
         if arrived.elapsed() < IN_HISTORY_AT_ALL {
             return Err(NotHandled::NotYetKept(id));
         }
-        tracing::warn!(task_id = %id, "the history has no result to repeat");
+        tracing::warn!(task_id = %id, "the requested result is not in the history");
         return Ok(());
     };
     match history.body(offset).await? {
@@ -270,8 +278,9 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     }
 }
 
-/// The result of a cancelled task, made from the log. The worker writes the usage of the stopped attempt into the log and
-/// asks for this result afterwards; reading back an event of our own makes sure that the usage has been read too.
+/// The result of a cancelled task, made from the log. The worker appends the usage of the stopped
+/// attempt before it requests this result. Reading back an event of our own makes sure that the
+/// usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
     process.log.append(Decision::Tick).await?;
     Ok(ResultMessage::cancelled(
@@ -280,22 +289,25 @@ async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, Lo
     ))
 }
 
-/// What is due for a result.
+/// The way to handle a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
-    /// Another attempt's counts. Its submitter, who may be another one, gets that result.
+    /// Another attempt's result counts. The submitter of this one may be another, so it gets that
+    /// result.
     Repeat,
-    /// It is about a message that misuses the id of a task: whoever published it is told, the task keeps its result.
+    /// The result is about a message that misuses the id of a task. Its publisher gets this result;
+    /// the task keeps its own.
     Reply,
-    /// It is the outcome: it goes into the history and to the submitter.
+    /// The result is the outcome: write it to the history and deliver it to the submitter.
     Outcome,
-    /// The task was cancelled before its attempt, which came to an end all the same, was in the log. Its message may be
-    /// acked already, so nobody else will tell the submitter.
+    /// The task was cancelled before the log had its attempt, which finished all the same. The
+    /// task's message may already be acked, so the dispatcher must send the cancelled result to the
+    /// submitter.
     Cancelled,
 }
 
 impl Due {
-    /// Of a result that is not the outcome of its task.
+    /// For a result that is not the outcome of its task.
     fn of_loser(fold: &Fold, task: &TaskId) -> Self {
         let outcome = fold
             .tasks
@@ -310,14 +322,15 @@ impl Due {
     }
 }
 
-/// `others`: there are more results whose submitters wait.
+/// `others`: more results are waiting for delivery.
 async fn decide(process: &Process, result: &ResultMessage, others: bool) -> Result<Due, LogError> {
     match (&result.task_id, result.attempt) {
         (Some(task), Some(attempt)) => {
             decide_attempt(process, (task, attempt), result, others).await
         }
         (Some(task), None) => decide_without_attempt(process, task, result).await,
-        // Too broken to have an id: nothing to decide about, but its submitter is told.
+        // The message was too broken to have an id. There is nothing to decide, but its submitter
+        // gets the result.
         (None, _) => Ok(Due::Outcome),
     }
 }
@@ -335,7 +348,7 @@ async fn decide_attempt(
         });
         tokio::time::timeout(within, other).await.unwrap_or(than)
     };
-    // The claim came before the result, but this process may not have read it yet.
+    // The claim was appended before the result, but this process may not have read it yet.
     let mut known = beyond(Standing::Unknown, CLAIM_READ_WITHIN).await;
     if known == Standing::Open && others {
         known = beyond(Standing::Open, WRITTEN_WITHIN).await;
@@ -345,8 +358,9 @@ async fn decide_attempt(
         Standing::Loser => return Ok(log.read(|fold| Due::of_loser(fold, task))),
         Standing::Open | Standing::Unknown => {}
     }
-    // Written here unless the programmer was faster, so that the outcomes of all workers go together into one message of
-    // the log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
+    // The dispatcher appends the outcome unless the programmer was faster. So the outcomes of all
+    // workers share messages of the log, and dead programmers need no special case. Once
+    // this event is read back, the claim has been read too.
     match log
         .append(Decision::finished(task, Some(attempt), result))
         .await?
@@ -373,7 +387,7 @@ async fn decide_without_attempt(
         .await?
     {
         Verdict::Accepted => Ok(Due::Outcome),
-        // The same result again, after a crash between the log and the ack.
+        // The same result again, after a crash between the event and the ack.
         Verdict::Refused(Refusal::Finished) => {
             let the_same =
                 |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
@@ -387,8 +401,8 @@ async fn decide_without_attempt(
     }
 }
 
-/// Whether the message is not a task, uses the id of another task, or only has a wrong routing key. Such a result says
-/// nothing about the task that has the id, or will have it.
+/// Whether the message is not a task, uses the id of another task, or only has a wrong routing key.
+/// Such a result says nothing about the task that has this id, now or later.
 fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
     match result.error.as_ref().map(|error| error.kind) {
         Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) => return true,
@@ -417,8 +431,8 @@ fn can_be_done(fold: &Fold, result: &ResultMessage) -> bool {
         .is_some_and(|(required, mut offers)| offers.any(|offered| required.is_subset(offered)))
 }
 
-/// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
-/// acked; neither waits for the other.
+/// Writes the result to the history if it is the outcome, and sends it to the submitter, byte for
+/// byte. Both are confirmed before the result is acked; neither waits for the other.
 async fn deliver(
     desk: &Desk,
     delivery: &Delivery,
@@ -458,7 +472,7 @@ async fn deliver(
         point(Point::ResultReplied);
         told
     };
-    // The reply first: its submitter waits, for the history nobody does.
+    // Start with the reply: the submitter waits for it.
     let (told, kept) = tokio::join!(tell, keep);
     progress.kept = kept.is_ok();
     kept?;

@@ -1,8 +1,9 @@
-//! Limits the tasks that wait for a route to `max_queue_per_programmer` for each of its programmers. Without that key in the
-//! pool file any number may wait. A request that brings more is refused before anything is written.
+//! Limits the tasks that wait for a route to `max_queue_per_programmer` for each of its
+//! programmers. Without that key in the pool file there is no limit. A request with more tasks is
+//! refused before anything is written.
 //!
-//! Counted is what the log says, and what this dispatcher is just writing into it. Two dispatchers do not know of each
-//! other's: together they may go over the limit by what they take at the same moment.
+//! Tasks in the log count, and tasks that this dispatcher is just submitting. Dispatchers do not
+//! know of each other's submissions: together they may exceed the limit by the tasks of one moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,53 +11,53 @@ use std::sync::{Arc, Mutex, PoisonError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A route that has no room for all tasks of a request.
+/// A route without room for all its tasks of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FullRoute {
     pub route: String,
-    /// Tasks that wait for it now.
+    /// Tasks that wait for the route now.
     pub waiting: usize,
-    /// So many may wait.
+    /// The most tasks that may wait.
     pub limit: usize,
-    /// So many more fit.
+    /// How many more fit.
     pub room: usize,
-    /// New tasks for it in the request.
+    /// New tasks for the route in the request.
     pub wanted: usize,
 }
 
-/// Why none was taken.
+/// Why no task was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NoRoom {
     pub full: Vec<FullRoute>,
-    /// Places in the list of those that would be taken now, from 0.
+    /// Indexes of the tasks that would be accepted now, from 0.
     pub fits: Vec<usize>,
 }
 
 impl FullRoute {
-    /// Whether the request holds more tasks for the route than may ever wait there.
+    /// Whether the request has more tasks for the route than may ever wait there.
     pub fn never_fits(&self) -> bool {
         self.wanted > self.limit
     }
 }
 
-/// A task that is not in the log yet, and its route.
+/// The route of a task that is not in the log yet.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub route: String,
-    /// Those of the route.
+    /// The number of programmers of the route.
     pub programmers: usize,
 }
 
 /// The places of all routes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rooms {
-    /// None: there is always room.
+    /// None for no limit.
     per_programmer: Option<usize>,
-    /// Places that are taken and not in the log yet.
+    /// Places taken by tasks that are not in the log yet.
     taken: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A place for one task until the log counts it; given back when dropped.
+/// A place for one task until the log counts it; released when dropped.
 #[derive(Debug)]
 pub struct Place {
     route: String,
@@ -82,7 +83,8 @@ impl Rooms {
         }
     }
 
-    /// A place for each that wants one, or for none. `waiting` is how many tasks wait for a route by the log.
+    /// Takes a place for each task that wants one, or none at all. `waiting` gives the number of
+    /// waiting tasks of a route by the log.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -113,12 +115,12 @@ impl Rooms {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, usize>) -> T) -> T {
-        // Counts are right at every instant, so a panic elsewhere does not spoil them.
+        // The counts are valid at every moment, so a panic elsewhere does not spoil them.
         act(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Whether all of them fit. Pure.
+/// Whether all tasks fit. Pure.
 fn fit(
     tasks: &[Option<Wanted>],
     per_programmer: usize,
@@ -188,7 +190,7 @@ mod tests {
         ];
         let no_room = rooms
             .take(&request, waiting)
-            .expect_err("three more than eight are more than ten");
+            .expect_err("three more than eight exceed ten");
         let fast = FullRoute {
             route: "fast".to_owned(),
             waiting: 8,
@@ -202,11 +204,11 @@ mod tests {
                 full: vec![fast],
                 fits: vec![0, 1, 2, 3]
             },
-            "the last one is too many"
+            "the last task does not fit"
         );
         assert!(
             !no_room.full[0].never_fits(),
-            "three fit when some are done"
+            "three fit when some have finished"
         );
         assert_eq!(
             rooms
@@ -228,10 +230,10 @@ mod tests {
                 .err()
                 .map(|no_room| no_room.full[0].room),
             Some(0),
-            "two are on their way"
+            "two are being submitted"
         );
         drop(held);
-        assert!(rooms.take(&two, |_| 0).is_ok(), "they were given back");
+        assert!(rooms.take(&two, |_| 0).is_ok(), "the places were released");
     }
 
     #[test]
@@ -248,7 +250,7 @@ mod tests {
         let many = vec![wanted("fast"); 1_000];
         assert!(
             Rooms::new(None).take(&many, |_| 1_000_000).is_ok(),
-            "however many wait"
+            "no matter how many wait"
         );
     }
 }

@@ -27,7 +27,7 @@ use crate::pool_view::Beats;
 use crate::repair::{self, Watchman};
 use crate::{configure, deadlines, numbers, replies, restate, retired, retries, unroutable};
 
-/// For requests that are being answered when the process is told to end.
+/// Time for open requests to finish when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, clap::Args)]
@@ -39,7 +39,7 @@ pub struct PoolFile {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
+    after_help = "Exit status: 0 a signal ended it; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
     dispatcher serve --pool config/pool.yaml\n  \
     dispatcher serve --listen 127.0.0.1:7000"
 )]
@@ -49,10 +49,10 @@ pub struct ServeArgs {
     /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Write the API's URL into this file once it is served (for port 0)
+    /// Write the API's URL into this file once the API is up (useful with port 0)
     #[arg(long)]
     url_file: Option<PathBuf>,
-    /// What its connections are called in the management UI; default: `dispatcher HOST/PID`
+    /// The name of its connections in the management UI; default: `dispatcher HOST/PID`
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
 }
@@ -88,7 +88,8 @@ async fn serve(
     (listener, access): (TcpListener, Access),
     told: CancellationToken,
 ) -> anyhow::Result<()> {
-    // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
+    // Cancelled after the last request is answered, not at the signal: a submission in progress
+    // needs all parts of the process.
     let shutdown = CancellationToken::new();
     let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
         .context("failed to set up metrics")?;
@@ -167,13 +168,13 @@ async fn serve(
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
-    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
+    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves its API");
     let ended = told.clone();
     let serving =
         axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
     tokio::select! {
         served = async { serving.await } => served?,
-        // Somebody who stopped in the middle of his request.
+        // For a client that stopped in the middle of its request.
         () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
     }
     shutdown.cancel();
@@ -199,7 +200,7 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     process.log.ready().await?;
     configure::put_in_force(&process, &pool).await;
     let routes = process.routes.all().len();
-    tracing::info!(routes, "the topology is declared and the routes are bound");
+    tracing::info!(routes, "declared the topology and bound the routes");
     shutdown.cancel();
     process.consume.close().await;
     Ok(ExitCode::SUCCESS)
@@ -221,7 +222,7 @@ fn logs() {
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
 }
 
-/// SIGTERM and SIGINT end the process in order; a second one does not wait.
+/// SIGTERM and SIGINT end the process in order; a second signal ends it at once.
 fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;

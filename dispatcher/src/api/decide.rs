@@ -1,5 +1,6 @@
-//! How a decision of an operator gets into the event log. What waits here for the broker would take effect long after its
-//! sender was told that it was not taken, so while the broker is known to be lost nothing begins to wait.
+//! Appends an operator's decision to the event log. A decision that waited for a lost broker would
+//! take effect long after its sender saw an error. So it is refused at once while the broker is
+//! known to be away.
 
 use std::time::Duration;
 
@@ -9,28 +10,28 @@ use pool_core::state::Verdict;
 use super::problem::Problem;
 use super::{App, health};
 
-/// How long a request waits for the log.
+/// How long a request waits for the event log to confirm its event.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whether what is appended now gets into the log now, as far as this dispatcher knows.
+/// Refuses the request if this dispatcher knows that it cannot append events now.
 pub(super) fn can_append(app: &App) -> Result<(), Problem> {
     let trouble = app.process.broker().trouble();
     let trouble = trouble.or_else(|| app.process.clock.now().err().map(|off| off.to_string()));
     trouble.map_or(Ok(()), |trouble| {
         Err(Problem::unavailable(format!(
-            "nothing was changed: {trouble}; repeat it"
+            "nothing was changed: {trouble}; try again"
         )))
     })
 }
 
-/// What the decision meant at its place.
+/// Appends the decision and returns the fold's verdict on it.
 pub(super) async fn decide(app: &App, decision: Decision) -> Result<Verdict, Problem> {
     can_append(app)?;
     let in_time = tokio::time::timeout(CONFIRMED_WITHIN, app.process.log.append(decision)).await;
     in_time.ok().and_then(Result::ok).ok_or_else(|| {
         let why = health::trouble(app).unwrap_or_else(|| "the event log does not answer".to_owned());
         Problem::unavailable(format!(
-            "not confirmed: {why}. It may still take effect; when all is well again look, and repeat it"
+            "not confirmed: {why}. It may still take effect: once the pool is healthy, check whether it did, and repeat it if not"
         ))
     })
 }

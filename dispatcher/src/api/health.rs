@@ -1,4 +1,5 @@
-//! `GET /health`: this dispatcher is alive, and how it is; `GET /ready`: whether it can do its work.
+//! `GET /health` says that this dispatcher is alive, and its condition. `GET /ready` says whether
+//! it can do its work.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,20 +11,20 @@ use serde::Serialize;
 
 use super::App;
 
-/// How this dispatcher is.
+/// The condition of this dispatcher.
 #[derive(Serialize, JsonSchema)]
 pub struct Health {
     /// `ok` or `degraded`.
     status: &'static str,
     version: &'static str,
     broker: BrokerStatus,
-    /// What is wrong.
+    /// The reason why it is degraded.
     detail: Option<String>,
     config_hash: String,
     programmers: usize,
 }
 
-/// 200 as long as it lives, whatever the state of the broker: to start it again would not help.
+/// 200 as long as the process lives, even without the broker: restarting it would not help.
 pub async fn health(State(app): State<App>) -> Response {
     (StatusCode::OK, Json(look(&app))).into_response()
 }
@@ -51,14 +52,15 @@ fn look(app: &App) -> Health {
     }
 }
 
-/// Why this dispatcher cannot see or do its work.
+/// Why this dispatcher cannot do its work, or cannot see the pool.
 pub(crate) fn trouble(app: &App) -> Option<String> {
     if let Some(trouble) = app.process.broker().trouble() {
         return Some(trouble);
     }
     if !app.process.log.is_fresh() {
         return Some(
-            "the event log cannot be read up to its end; is the broker reachable?".to_owned(),
+            "the event log cannot be read to its end; check that the broker is reachable"
+                .to_owned(),
         );
     }
     if let Err(off) = app.process.clock.now() {
@@ -71,11 +73,11 @@ pub(crate) fn trouble(app: &App) -> Option<String> {
     let file = app.pool.file.display();
     match in_force {
         None => Some(format!(
-            "no configuration is in force; this dispatcher is about to put {file} into force"
+            "no configuration is in force yet; this dispatcher is putting {file} into force"
         )),
         Some(hash) if *hash != *app.config_hash => Some(format!(
-            "{file} is not the configuration in force: a dispatcher with another file was started after this one. Start \
-                 the one with the right file again; the last start counts"
+            "{file} is not the configuration in force: another dispatcher was started later with a different file. The last
+                     start counts: restart the dispatcher that has the right file"
         )),
         Some(_) => None,
     }

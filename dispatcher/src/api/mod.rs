@@ -1,6 +1,7 @@
-//! The HTTP API: the same answers for people, scripts and the command line.
+//! The HTTP API: people, scripts and the command line get the same answers.
 //!
-//! Errors are `application/problem+json`. [`guard`] keeps web pages of others out. [`routes`] lists and describes all.
+//! Errors are `application/problem+json`. [`guard`] keeps foreign web pages out. [`routes`] lists
+//! and describes all routes.
 
 pub mod again;
 pub mod budget;
@@ -39,7 +40,7 @@ use crate::history::History;
 use crate::intake::Intake;
 use crate::pool_view::{self, Beats, PoolStatus, Snapshot};
 
-/// What the handlers need. Cheap to clone.
+/// The state that handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
     pub process: Process,
@@ -49,20 +50,20 @@ pub struct App {
     pub dead: DeadLetters,
     pub beats: Beats,
     pub metrics: PrometheusHandle,
-    /// Of `pool`.
+    /// The hash of `pool`.
     pub config_hash: Arc<str>,
     pub access: token::Access,
     pub journal: Journal,
     pub outputs: Outputs,
     pub hub: Hub,
-    /// Places for open event streams.
+    /// Permits for open event streams.
     pub streams: Arc<Semaphore>,
-    /// No more requests are taken, and event streams end.
+    /// Cancelled when the process ends: no more requests are accepted, and event streams end.
     pub ending: CancellationToken,
 }
 
 impl App {
-    /// Who was heard of lately.
+    /// The programmers and processes that sent a heartbeat lately.
     pub fn heard(&self) -> Snapshot {
         self.beats.snapshot(
             self.pool.load_balancing.health_check_interval,
@@ -71,7 +72,7 @@ impl App {
     }
 }
 
-/// All routes of the API, and what is in front of them.
+/// All routes of the API with their middleware.
 pub fn router(app: App) -> Router {
     routes::routes()
         .router()

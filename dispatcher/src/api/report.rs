@@ -1,4 +1,4 @@
-//! `GET /report`: what the tasks of some days came to.
+//! `GET /report`: results and costs of the tasks of a period.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,10 +17,10 @@ use crate::report::query::{By, Since};
 use crate::report::tally::{self, Ended};
 use crate::report::{Report, csv, html};
 
-/// The page loads nothing and runs nothing, whatever tasks and LLMs are called.
+/// The page loads and runs nothing, whatever the names of tasks and LLMs contain.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// What a report can be asked for.
+/// The query parameters of a report.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
@@ -30,7 +30,7 @@ pub struct Asked {
     /// `llm` (the default), `programmer`, `route`, or `label:` and its name.
     #[schemars(regex(pattern = r"^(llm|programmer|route|label:.+)$"))]
     by: Option<String>,
-    /// What the answer is.
+    /// The format of the answer.
     #[serde(default)]
     format: Form,
 }
@@ -44,10 +44,10 @@ enum Form {
     Html,
 }
 
-/// The report as JSON, CSV or a page.
+/// The report as JSON, CSV or an HTML page.
 ///
 /// # Errors
-/// 400 when what is asked is not understood; 503 while the history has not been read.
+/// 400 when a parameter is not understood; 503 while the history has not been read.
 pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let since: Since = asked
@@ -75,7 +75,7 @@ fn make(app: &App, since: Since, by: &By) -> Report {
         .read(pool_core::state::Fold::now)
         .max(wall_clock());
     let since = since.at(until);
-    // Meanwhile nothing is folded: only what is counted is copied.
+    // The fold stands still during this closure, so it copies only what the report counts.
     let ended: Vec<(TaskId, TaskState)> = app.process.log.read(|fold| {
         let counted = |state: &TaskState| {
             state

@@ -1,4 +1,4 @@
-//! The body of `POST /tasks`: read, checked as a whole, all mistakes by index.
+//! Parses and checks the body of `POST /tasks` as a whole, and reports all mistakes by index.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::intake::NotTaken;
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
 pub(super) struct Submission<'a> {
     pub(super) tasks: Vec<&'a RawValue>,
-    /// One task by itself: the answer is one too.
+    /// A single task rather than a list: the answer is a single task too.
     pub(super) single: bool,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> 
     }
 }
 
-/// All tasks are fine, or none is taken.
+/// Prepares all tasks, or returns the mistakes of all that are wrong.
 pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
     let mut tasks = Vec::with_capacity(submission.tasks.len());
     let mut errors = Vec::new();
@@ -109,7 +109,8 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     Err(Problem::new(status, detail).with_errors(errors))
 }
 
-/// A task that was taken before its deadline passed: who repeats it, because no answer came, hears how it stands.
+/// A task that was taken before its deadline passed. A submitter that got no answer and repeats it
+/// learns its state.
 fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
     let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
     let task = Task::new(message.id.clone()?, message.clone());
@@ -120,7 +121,7 @@ fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
     (known == task.body_hash()).then_some(message)
 }
 
-/// The same id twice in one request, with different bodies.
+/// Ids that occur twice in one request with different bodies.
 fn repeated_ids(tasks: &[(usize, Task)]) -> Vec<TaskProblem> {
     let mut seen: BTreeMap<&TaskId, String> = BTreeMap::new();
     let mut problems = Vec::new();
@@ -155,6 +156,6 @@ mod tests {
             Ok((3, false)),
             "wrapped"
         );
-        assert!(count("{").is_err(), "no JSON");
+        assert!(count("{").is_err(), "not JSON");
     }
 }

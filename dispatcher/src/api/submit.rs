@@ -1,4 +1,5 @@
-//! `POST /tasks`: one task or a list. What has begun to be taken is taken, whatever becomes of the client or of the others.
+//! `POST /tasks`: one task or a list. Once the dispatcher has begun to submit a task it finishes,
+//! even if the client disconnects or another task of the list fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,7 @@ use super::uncut::uncut;
 use crate::intake::{Intake, NotTaken, Taken};
 use crate::room::Place;
 
-/// Submissions that are written at the same time.
+/// How many tasks are submitted at the same time.
 const AT_ONCE: usize = 64;
 const MOST_IDS_IN_WORDS: usize = 10;
 
@@ -30,7 +31,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     let submission =
         read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
-    // Nothing gets into the log before it is right again.
+    // Appends nothing while this process' clock is wrong.
     app.process
         .clock
         .now()
@@ -70,7 +71,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     }
 }
 
-/// The broker does not say over AMQP which version it is.
+/// RabbitMQ does not tell its version over AMQP, so the warning covers both.
 fn warnings(task: &TaskMessage) -> Vec<String> {
     match task.priority {
         Priority::Normal => Vec::new(),
@@ -81,9 +82,9 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
     }
 }
 
-/// Spawned: a client that goes away does not cut it off between `submitted` and `published`. And gathered: one that is
-/// not taken does not cut off those that have begun. Others are not begun any more when the broker does not answer: each
-/// would wait for it as long as the first.
+/// Runs in a spawned task, so that a client that disconnects does not stop it between `submitted`
+/// and `published`. One failure does not stop the tasks that have begun. After the broker has
+/// failed to answer once, no further tasks are begun: each would wait as long as the first.
 async fn take_all(
     intake: Intake,
     tasks: Vec<(Task, Option<Place>)>,
@@ -108,7 +109,7 @@ async fn take_all(
     uncut(async { Ok(taking.await) }).await
 }
 
-/// Some were taken, maybe, and some not.
+/// Some tasks may have been taken, and at least one was not.
 fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem {
     let conflict = |error: &NotTaken| matches!(error, NotTaken::IdConflict(_));
     let status = match errors.iter().all(|(_, _, error)| conflict(error)) {
@@ -132,8 +133,8 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
     let detail = match ids.len() {
         1 => format!("task {}: {first}", named.concat()),
         all => format!(
-            "{} of {all} tasks were not accepted ({}{more}): {first}. The whole list may be sent again with the ids in \
-             `ids`, one for each task in order: nothing is done twice",
+            "{} of {all} tasks were not accepted ({}{more}): {first}. You may send the whole list again with the ids in \
+             `ids`, one per task in order: no task is done twice",
             errors.len(),
             named.join(", "),
         ),

@@ -23,12 +23,12 @@ use super::problem::Problem;
 use crate::history::Entry;
 use crate::pool_view::Snapshot;
 
-/// So many tasks are looked through before others get their turn at the history.
+/// Tasks that are searched before the history is released for others.
 const AT_ONCE: usize = 1_000;
-/// The log names the outcome a moment before the history has the result.
+/// The event log has the outcome a moment before the history has the result.
 const RESULT_WITHIN: Duration = Duration::from_secs(2);
 
-/// A task in lists and, with `result`, by itself.
+/// A task in lists; with `result`, by itself.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TaskView {
     pub id: TaskId,
@@ -40,29 +40,30 @@ pub struct TaskView {
     pub summary: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The task that it is once more.
+    /// The task that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
     pub submitted_at: Option<Timestamp>,
     pub attempts: u32,
-    /// Who works on it, or brought the result.
+    /// The programmer that works on the task, or that produced the result.
     pub programmer: Option<ProgrammerId>,
-    /// That runs, or whose result is the outcome.
+    /// The running attempt, or the attempt that produced the result.
     pub attempt: Option<AttemptId>,
-    /// When the attempt began that runs, or that had the task when it ended.
+    /// When that attempt began.
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub cost_usd: Option<MicroUsd>,
-    /// Whose answer the result is.
+    /// The LLM that produced the result.
     pub llm: Option<LlmName>,
-    /// The error's kind, when there is one.
+    /// The error's kind, if there is an error.
     pub error: Option<String>,
-    /// Without the patch: that is at `/tasks/{id}/patch`.
+    /// The result without its patch; the patch is at `/tasks/{id}/patch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultMessage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskMessage>,
-    /// In the answer to a submission: what was accepted, but may not do what its submitter expects.
+    /// In the answer to a submission: the task was accepted, but may not do what its submitter
+    /// expects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -70,7 +71,7 @@ pub struct TaskView {
 impl TaskView {
     fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
-        // An attempt whose programmer is lost is no news of a task that waits again.
+        // If the programmer is lost, the task waits again, so its attempt is not shown.
         let owner = state.owner.as_ref().filter(|_| runs);
         Self {
             id: id.clone(),
@@ -101,7 +102,7 @@ pub(crate) fn view(app: &App, id: &TaskId) -> Option<TaskView> {
     view_as_heard(app, id, &app.heard())
 }
 
-/// The same, of one of many.
+/// Like [`view`], with a snapshot that many tasks share.
 fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
     let entry = app.history.entry(id).unwrap_or_default();
     let view = |fold: &Fold| {
@@ -112,10 +113,10 @@ fn view_as_heard(app: &App, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
     app.process.log.read(view)
 }
 
-/// The answer of `GET /tasks`: the newest first.
+/// The answer of `GET /tasks`: newest first.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskList {
-    /// How many match, shown or not.
+    /// How many tasks match, including those not listed.
     pub total: usize,
     pub tasks: Vec<TaskView>,
 }
@@ -132,8 +133,8 @@ pub async fn list(
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
-/// are looked through in portions, and what is shown is sorted afterwards.
+/// Searches all tasks. The fold stands still while the log is read, so only log fields are matched
+/// there. Words are matched in portions afterwards, and the matches sorted last.
 fn find(app: &App, filter: &Filter) -> TaskList {
     let heard = app.heard();
     let (mut total, mut found) = app
@@ -164,8 +165,8 @@ pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
-            "the log knows no task {id}; `pool watch` and the dashboard show those that it knows. One that was published \
-             straight to the broker shows from its start on"
+            "no task `{id}` (see `pool tasks`). A task that was published straight to the broker is listed once a \
+             programmer has started it"
         );
         Problem::new(StatusCode::NOT_FOUND, detail)
     })
@@ -236,13 +237,15 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
         .as_ref()
         .map(|place| format!(" in {place}"))
         .unwrap_or_default();
-    let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
-        (Some(branch), _) => {
-            missing(format!("the patch of task {id} is too large for a result; it is on the branch {branch}{place}"))
-        }
-        (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
-        (None, None) => missing(format!("task {id} has no patch")),
-    })?;
+    let patch = result
+        .patch
+        .ok_or_else(|| match (&result.branch, &result.error) {
+            (Some(branch), _) => missing(format!(
+                "the patch of task {id} is too large for a result; see the branch {branch}{place}"
+            )),
+            (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
+            (None, None) => missing(format!("task {id} has no patch")),
+        })?;
     Ok((
         [(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")],
         patch,

@@ -16,19 +16,19 @@ use crate::why::{Look, Why, why};
 /// One sentence, and the details.
 ///
 /// # Errors
-/// 404 when the log knows no such task.
+/// 404 when the log has no such task.
 pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
     let view = known(&app, &id)?;
     let gone = || {
         Problem::new(
             StatusCode::NOT_FOUND,
-            format!("the log knows no task {id} any more"),
+            format!("the event log no longer has task `{id}`"),
         )
     };
     explain(&app, &view.id).map(Json).ok_or_else(gone)
 }
 
-/// From what this dispatcher knows now.
+/// Explains with what this dispatcher knows now.
 pub(super) fn explain(app: &App, id: &TaskId) -> Option<Why> {
     let heard = app.heard();
     let fresh = app.process.log.is_fresh();

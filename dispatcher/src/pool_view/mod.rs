@@ -1,4 +1,4 @@
-//! What the pool looks like: the fold, and what programmers say of themselves in heartbeats.
+//! The status of the pool, from the fold and the heartbeats.
 
 mod beats;
 mod held;
@@ -28,24 +28,24 @@ use llms::{BreakerStatus, BudgetStatus};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     pub queue: String,
-    /// As tasks and pauses name it.
+    /// The name in tasks and pauses.
     pub name: String,
-    /// Messages that wait in the queue; None when the broker did not say. Among them are copies that are dropped when
-    /// their turn comes: of tasks that were cancelled, for example.
+    /// Messages in the queue; `null` if the broker gave no number. Some may be copies that will be
+    /// dropped, for example of cancelled tasks.
     pub waiting: Option<u32>,
-    /// Tasks that wait for a programmer, of those that the log knows: it hears of one that came straight over AMQP when that
-    /// is started.
+    /// Waiting tasks in the log. A task that came straight over AMQP enters the log when it is
+    /// started.
     #[serde(default)]
     pub waiting_tasks: usize,
-    /// Tasks whose programmer is heard of.
+    /// Tasks with a programmer that sends heartbeats.
     pub running: usize,
-    /// Since when the oldest task that waits has waited, of those that the log knows.
+    /// Since when the oldest waiting task in the log has waited.
     pub oldest_waiting: Option<Timestamp>,
     pub programmers: Vec<ProgrammerId>,
 }
 
 impl RouteStatus {
-    /// For tables: tasks, and messages where those are others.
+    /// For tables: the number of tasks, and of messages if it differs.
     pub fn waiting_in_words(&self) -> String {
         let tasks = self.waiting_tasks;
         match self.waiting.map(|messages| messages as usize) {
@@ -63,7 +63,8 @@ impl RouteStatus {
 /// `GET /programmer_pool/status`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
-    /// Why this dispatcher cannot see or do its work, as in `/ready`; absent when all is well.
+    /// Why this dispatcher cannot do its work or see the pool, as in `/ready`; absent if there is
+    /// no problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     pub pauses: Vec<PauseView>,
@@ -75,7 +76,7 @@ pub struct PoolStatus {
     pub using_backup: usize,
     /// Messages in the queues that were counted.
     pub total_queue_depth: u64,
-    /// Queues of which the broker did not say how much is in them.
+    /// The number of queues for which the broker gave no number.
     #[serde(default)]
     pub uncounted_queues: usize,
     /// Tasks without an outcome.
@@ -86,15 +87,17 @@ pub struct PoolStatus {
     pub programmers: Vec<ProgrammerStatus>,
 }
 
-/// Messages that wait in each route's queue, in the order of the routes; None when the broker did not say.
+/// Waiting messages in each route's queue, in the order of the routes; None if the broker gave no
+/// number.
 pub type Depths = Vec<Option<u32>>;
 
-/// Puts the status together.
+/// Builds the status.
 pub async fn status(app: &App) -> PoolStatus {
     status_with(app, &queue_depths(&app.process).await)
 }
 
-/// The same, with queues that were counted before; one that is missing was not.
+/// Builds the status with queue lengths that were counted before; None for a queue that was not
+/// counted.
 pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
     let App {
         process,
@@ -118,7 +121,7 @@ pub fn status_with(app: &App, waiting: &[Option<u32>]) -> PoolStatus {
     });
     let heard = app.heard();
     let held = process.log.read(|fold| Held::of(fold, &heard));
-    // What was counted before the broker went away is not so any more.
+    // After the broker went away, earlier counts are outdated.
     let waiting = if broker.trouble().is_some() {
         &[]
     } else {
@@ -163,7 +166,8 @@ fn is_available(state: ProgrammerState) -> bool {
     }
 }
 
-/// Asks the broker, unless it is known to be away: a link waits for its connection for seconds.
+/// Asks the broker for the queue lengths, unless it is known to be away: a lost link would wait for
+/// seconds.
 pub async fn queue_depths(process: &Process) -> Depths {
     let (routes, endpoint) = (process.routes.all(), process.consume.endpoint());
     if process.consume.is_there().is_err() {
@@ -194,7 +198,8 @@ pub async fn queue_depths(process: &Process) -> Depths {
                 open = Some(channel);
                 continue;
             }
-            // Asking for a queue that is missing closes the channel, and says nothing of the others.
+            // Asking for a missing queue closes the channel, but says nothing about the other
+            // queues.
             Err(error) if error.is(AMQPSoftError::NOTFOUND) => depths.push(None),
             Err(_) => break,
         }

@@ -1,8 +1,8 @@
-//! Why a task waits: one sentence, and what it is made of. Somebody who looks at a waiting task must not have to guess.
+//! Explains why a task waits, in one sentence with details, so that nobody has to guess.
 //!
-//! Pure: from the fold, and from what programmers said of themselves last. The gates are those that the workers compute
-//! (`shared/src/standing.rs`); nothing here decides anything. `programmers` says what keeps each able programmer,
-//! `words` puts it into words.
+//! Pure: reads the fold and the programmers' last heartbeats. The gates are computed by the
+//! workers' own code (`shared/src/standing.rs`); nothing here decides anything. `programmers` finds
+//! what keeps each able programmer from the task, `words` puts it into words.
 
 mod programmers;
 #[cfg(test)]
@@ -29,7 +29,7 @@ pub struct Look<'a> {
     pub standing: &'a Standing<'a>,
     pub routes: &'a Routes,
     pub heard: &'a Snapshot,
-    /// Whether the event log is known up to its end.
+    /// Whether the event log has been read to its end.
     pub fresh: bool,
 }
 
@@ -39,40 +39,41 @@ pub struct Look<'a> {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It does not wait: it has its outcome.
+    /// Not waiting: the task has finished.
     Finished,
-    /// It does not wait: somebody works on it.
+    /// Not waiting: a programmer works on the task.
     Running,
     /// This dispatcher cannot read the event log; the sentence says what it knew last.
     ViewStale,
-    /// An attempt broke, and the next one is not due yet.
+    /// An attempt failed, and the next one is not due yet.
     Retry,
-    /// It is accepted, and its message is not known to be in a queue.
+    /// The task is accepted, but its message is not known to be in a queue.
     NotPublished,
-    /// No programmer offers what it requires any more.
+    /// No programmer offers the required capabilities any more.
     Unroutable,
-    /// Its queue is not in use any more, others offer what it requires.
+    /// The task's queue is no longer used; other programmers offer what it requires.
     RouteRetired,
-    /// An operator has paused the pool; its route may be paused as well.
+    /// An operator has paused the pool; the route may be paused as well.
     PoolPaused,
-    /// An operator has paused its route.
+    /// An operator has paused the route.
     RoutePaused,
-    /// An able programmer is idle and takes it next.
+    /// An able programmer is idle and takes the task next.
     Next,
-    /// Able programmers are idle, and more tasks than these are before it.
+    /// Able programmers are idle, but more tasks than that are ahead of this one.
     BehindOthers,
-    /// Paid programmers leave it to free ones for now.
+    /// Paid programmers leave the task to free ones for now.
     LeftToFree,
-    /// Able programmers are busy, and no other can take it.
+    /// All able programmers are busy, and no other can take the task.
     Busy,
     /// No able programmer takes tasks now.
     Unavailable,
 }
 
-/// Its place among the tasks of its queue that the log knows; tasks that came straight over AMQP are not counted.
+/// The task's place in its queue. Only tasks in the log count; tasks that came straight over AMQP
+/// do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
-    /// 1: it is the next.
+    /// 1 is next.
     pub place: usize,
     pub of: usize,
 }
@@ -82,29 +83,29 @@ pub struct Position {
 pub struct Why {
     pub task: TaskId,
     pub reason: Reason,
-    /// For people.
+    /// A sentence for people.
     pub sentence: String,
-    /// Since when it waits, runs, or has finished.
+    /// Since when it has waited or run, or when it finished.
     pub since: Option<Timestamp>,
-    /// When the reason may end by itself, at the latest or the earliest of several.
+    /// When the reason may end by itself; of several moments the latest or the earliest.
     pub until: Option<Timestamp>,
     pub position: Option<Position>,
     pub route: String,
-    /// Attempts that were begun and count; a running one is the last of them.
+    /// Attempts that were started and count, including a running one.
     pub attempts: u32,
     pub max_attempts: u32,
-    /// How often it was given back, and how often of these because no LLM was left.
+    /// How often it was handed back; `hand_backs` are those because no LLM was available.
     pub releases: u32,
     pub hand_backs: u32,
-    /// It is not started after this moment.
+    /// The task does not start after this moment.
     pub deadline: Option<Timestamp>,
-    /// Everybody who offers what it requires, while it waits.
+    /// While the task waits: all programmers that offer what it requires.
     pub programmers: Vec<ProgrammerWhy>,
-    /// The moment of all this.
+    /// The moment of this answer.
     pub at: Timestamp,
 }
 
-/// What a case says; [`Why`] is this and what is the same in all cases.
+/// The parts of the answer that differ from case to case; [`Why`] adds the rest.
 struct Answer {
     reason: Reason,
     sentence: String,
@@ -131,7 +132,7 @@ impl Answer {
     }
 }
 
-/// The answer; None when the log knows no such task.
+/// The answer; None if the log has no such task.
 pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
     let state = look.standing.fold.tasks.get(id)?;
     let mut answer = look.answer(id, state);
@@ -179,7 +180,7 @@ impl Look<'_> {
             let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
             return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
         }
-        // Of a task that came straight over AMQP the log knows no publish.
+        // The log has no publish event of a task that came straight over AMQP.
         if !state.published && state.submitted_at.is_some() {
             let due = state
                 .issued_at
@@ -212,7 +213,7 @@ impl Look<'_> {
         Answer::new(Reason::Running, sentence, Some(owner.since)).until(until)
     }
 
-    /// Its message is in the queue again, or is about to be.
+    /// Its message is back in the queue, or is about to be.
     fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
         let mut answer = self.waiting(id, state);
         answer
@@ -253,7 +254,7 @@ impl Look<'_> {
         }
     }
 
-    /// What keeps the tasks of this route, and the one at this position among them.
+    /// The reason that keeps tasks of this route waiting; `position` is the place of one of them.
     fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();
@@ -289,7 +290,7 @@ impl Look<'_> {
         with(reason, words::nobody(route, &able, position)).until(until)
     }
 
-    /// When whoever ends the pauses of the programmers does not start the task with it.
+    /// The answer if ending the programmers' own pauses would not start the task.
     fn paused(
         &self,
         route: &Route,
@@ -313,7 +314,7 @@ impl Look<'_> {
                 |(target, _)| matches!(target, Target::Programmer { id } if *id == one.view.id),
             )
         };
-        // One that is not paused takes it when these pauses end.
+        // A programmer that is not paused would take the task when the other pauses end.
         let each_by_itself =
             Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
         Some((
@@ -327,8 +328,8 @@ impl Look<'_> {
         ))
     }
 
-    /// In the order in which messages came into the queue, as far as the log tells. A message that is given back keeps its
-    /// place.
+    /// Tasks count in the order in which their messages came into the queue, as far as the log
+    /// shows. A message that is handed back keeps its place.
     fn position(&self, id: &TaskId, state: &TaskState) -> Option<Position> {
         let tasks = &self.standing.fold.tasks;
         let own = (state.issued_at, id);

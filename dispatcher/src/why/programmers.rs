@@ -1,7 +1,7 @@
-//! What keeps a programmer that offers what a task requires from taking it.
+//! Finds what keeps an able programmer from taking a task.
 //!
-//! What the log knows is asked of the log, by the code that the workers compute their gates with; only what it cannot know
-//! (who is down, whose clock or pool file is wrong) is taken from heartbeats.
+//! The log is asked first, with the code that the workers compute their gates with. Heartbeats only
+//! add what the log cannot know: which programmer is down, or has a wrong clock or pool file.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Look, words};
 use crate::figures::{clock, with_clocks};
 
-/// Whether an able programmer takes tasks of the route now, or what keeps it.
+/// Whether an able programmer takes tasks of the route now, or what keeps it from that.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -40,7 +40,7 @@ pub enum Availability {
     Held,
     Broker,
     Down,
-    /// This dispatcher has not listened for long enough to know, or cannot hear anybody now.
+    /// This dispatcher has not listened long enough to know, or receives no heartbeats now.
     Unheard,
 }
 
@@ -65,24 +65,25 @@ impl From<ShutReason> for Availability {
 pub struct ProgrammerWhy {
     pub id: ProgrammerId,
     pub state: Availability,
-    /// For people; empty when it is idle and nothing keeps it.
+    /// A sentence for people; empty when the programmer is idle and ready.
     pub detail: String,
-    /// What it works on.
+    /// The task it works on.
     pub task: Option<TaskId>,
-    /// Of a busy one: since when.
+    /// If it is busy: since when.
     pub since: Option<Timestamp>,
     /// When that may change by itself.
     pub until: Option<Timestamp>,
 }
 
-/// A programmer, and the words for it in a sentence about several: those with the same words are counted together.
+/// A programmer, with its words in a sentence about several. Programmers with the same words are
+/// counted together.
 pub(super) struct Able {
     pub(super) view: ProgrammerWhy,
     pub(super) words: String,
 }
 
 impl Look<'_> {
-    /// Everybody who is eligible for the route.
+    /// All programmers that are eligible for the route.
     pub(super) fn programmers(&self, route: &Route) -> Vec<Able> {
         let busy: HashMap<&ProgrammerId, (&TaskId, &Owner)> = self
             .standing
@@ -138,7 +139,7 @@ impl Look<'_> {
         let unseen = self.heard.of(&programmer.id).err()?;
         let (state, words) = match unseen {
             Unseen::Silent { .. } | Unseen::Left { .. } => (Availability::Down, "down"),
-            Unseen::NotYet(_) => (Availability::Unheard, "not heard of yet"),
+            Unseen::NotYet(_) => (Availability::Unheard, "without a heartbeat yet"),
             Unseen::Deaf(_) => (Availability::Unheard, "unknown"),
         };
         Some(Found::new(
@@ -148,7 +149,7 @@ impl Look<'_> {
         ))
     }
 
-    /// What only its process can know.
+    /// Problems that only the programmer's process can know.
     fn shut_by_itself(&self, programmer: &Programmer) -> Option<Found> {
         let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else {
             return None;
@@ -159,7 +160,7 @@ impl Look<'_> {
             ShutReason::Log => "without the event log",
             ShutReason::Held => "held by another process",
             ShutReason::Broker => "without the broker",
-            // Its process is ending: an operator's order is in the log.
+            // Its process is ending; an operator's drain would be in the log.
             ShutReason::Draining
                 if self
                     .standing
@@ -170,7 +171,7 @@ impl Look<'_> {
             {
                 "draining"
             }
-            // What it said may be a moment old: the log knows it.
+            // The heartbeat may be a moment old; the log knows better.
             ShutReason::Draining
             | ShutReason::Paused
             | ShutReason::Breaker
@@ -183,7 +184,7 @@ impl Look<'_> {
         ))
     }
 
-    /// What an operator has ordered holds whether it is busy or not.
+    /// An operator's pause or drain counts whether the programmer is busy or not.
     fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
         let Obstacle {
             reason,
@@ -216,11 +217,11 @@ impl Look<'_> {
         Found::new(
             Availability::Busy,
             "busy",
-            format!("works on {task} since {since}"),
+            format!("working on {task} since {since}"),
         )
     }
 
-    /// Breakers and money.
+    /// Breakers and budget.
     fn without_means(&self, programmer: &Programmer) -> Option<Found> {
         let Obstacle {
             reason,
@@ -288,7 +289,7 @@ impl Look<'_> {
                     .spill_to_paid_after
                     .as_secs();
                 let detail = format!(
-                    "leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)"
+                    "leaves the task to programmers with free LLMs for {after} s (spill_to_paid_after)"
                 );
                 Some(Found {
                     state: Availability::LeftToFree,
@@ -320,7 +321,7 @@ impl Look<'_> {
         })
     }
 
-    /// As the workers see it.
+    /// Judges as the workers do.
     fn could_take(&self, id: &ProgrammerId) -> bool {
         self.heard
             .of(id)
@@ -345,7 +346,7 @@ impl Found {
         }
     }
 
-    /// Two things keep it: it is free when the later one is over.
+    /// Two reasons at once: the programmer is free when the later one ends.
     fn and(self, other: &Self) -> Self {
         let words = format!("{} and {}", self.words, other.words);
         let detail = format!("{}; {}", self.detail, other.detail);

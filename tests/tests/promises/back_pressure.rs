@@ -148,7 +148,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
     assert!(said.contains("60 of 60 tasks succeeded"), "{said}");
     let waits = shown
         .lines()
-        .find(|line| line.contains("still to hand in"))
+        .find(|line| line.contains("still to submit"))
         .unwrap_or_default();
     assert!(
         waits.starts_with("the queue is full: ") && waits.contains("waiting for `any`; "),
@@ -182,15 +182,17 @@ async fn a_submitter_that_does_not_wait_for_results_sees_the_ids_as_the_queue_ta
         (40, 41),
         "each id is printed once, one per line, and then their number: {said}"
     );
-    assert!(said.contains("40 tasks taken"), "{said}");
+    assert!(said.contains("40 tasks submitted"), "{said}");
     assert_eq!(
-        shown.matches("what is printed is taken").count(),
+        shown
+            .matches("the tasks printed so far are submitted")
+            .count(),
         1,
         "the meaning of the ids is explained once: {shown}"
     );
     let waits = shown
         .lines()
-        .filter(|line| line.contains("still to hand in"))
+        .filter(|line| line.contains("still to submit"))
         .count();
     assert!(
         (1..=3).contains(&waits),
@@ -399,7 +401,7 @@ async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the
     let submitting = command.spawn().expect("the command line runs");
     eventually("the command says that it waits", SOON, async || {
         let said = std::fs::read_to_string(&shown).unwrap_or_default();
-        (said.contains("low on disk") && said.contains("waiting, 3 still to hand in")).then_some(())
+        (said.contains("low on disk") && said.contains("waiting, 3 still to submit")).then_some(())
     })
     .await;
     broker.control(&["set_disk_free_limit", "1000000"]).await;

@@ -266,7 +266,7 @@ async fn every_error_says_what_to_do() {
             &format!("{url}/elsewhere"),
             &[],
             1,
-            &["nothing at this path"],
+            &["no such path"],
         ),
         (
             &["pause", "--all"],
@@ -280,21 +280,21 @@ async fn every_error_says_what_to_do() {
             &url,
             wrong,
             1,
-            &["not the token", "set POOL_API_TOKEN"],
+            &["wrong token", "set POOL_API_TOKEN"],
         ),
         (
             &["show", "unknown"],
             &url,
             with,
             1,
-            &["no task unknown", "pool watch"],
+            &["no task `unknown`", "pool tasks"],
         ),
         (
             &["watch", "--task", "unknown"],
             &url,
             with,
             1,
-            &["no task unknown"],
+            &["no task `unknown`"],
         ),
         (
             &["pause", "--programmer", "009"],

@@ -255,7 +255,7 @@ async fn a_dead_letter_of_a_task_without_an_outcome_goes_on_and_one_with_an_outc
             .to_owned()
     };
     let said = pool.command_line(&["dead", "retry", &id_of("fresh")]).await;
-    assert!(said.contains("task fresh is in its queue again"), "{said}");
+    assert!(said.contains("task fresh is back in its queue"), "{said}");
     let result = submitter.reply(SOON).await;
     assert_eq!(
         (result.task_id.as_ref().map(|id| id.as_str()), result.status),
@@ -406,7 +406,7 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
         .await;
     let words = String::from_utf8_lossy(&twice.stderr).into_owned();
     assert!(
-        words.contains("2 failed tasks were submitted again before"),
+        words.contains("2 failed tasks were retried before"),
         "{words}"
     );
     assert_eq!(
@@ -430,7 +430,7 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
     );
     let before: Vec<&str> = said
         .lines()
-        .filter(|line| line.contains("and was before as"))
+        .filter(|line| line.contains("and was retried before as"))
         .collect();
     assert!(
         matches!(before[..], [line] if line.starts_with("task a (failed)")),

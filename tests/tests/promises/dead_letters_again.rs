@@ -67,7 +67,7 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
         Some(1),
         "two letters are left: {said}{shown}"
     );
-    assert!(said.contains("20 messages were taken up again"), "{said}");
+    assert!(said.contains("20 messages retried"), "{said}");
     assert!(said.contains("2 messages are still in pool.dead"), "{said}");
     assert!(
         said.contains("half") && said.contains("pool dead drop"),
@@ -97,7 +97,7 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
     pool.command_line(&["dead", "drop", "--all"]).await;
     let empty = pool.command_line(&["dead", "retry", "--all"]).await;
     assert!(
-        empty.contains("0 messages were taken up again"),
+        empty.contains("0 messages retried"),
         "without letters the command succeeds: {empty}"
     );
 }

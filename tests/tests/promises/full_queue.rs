@@ -73,7 +73,7 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     let done = pool.try_command_line(&["submit", &file]).await;
     let (listed, shown) = said(&done);
     assert!(
-        done.status.success() && listed.contains("200 tasks taken"),
+        done.status.success() && listed.contains("200 tasks submitted"),
         "{listed}{shown}"
     );
     assert!(
@@ -214,7 +214,7 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
         .await;
     assert_eq!(status, StatusCode::OK, "the queue has room again: {answer}");
     let said = pool.command_line(&["dead", "retry", "--all"]).await;
-    assert!(said.contains("2 messages were taken up again"), "{said}");
+    assert!(said.contains("2 messages retried"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,10 +276,10 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
         "the ids of accepted tasks are printed: {ids}"
     );
     for words in [
-        "2 of 6 tasks were taken",
+        "2 of 6 tasks were submitted",
         "Prog-001",
         "down",
-        "still to hand in",
+        "still to submit",
     ] {
         assert!(shown.contains(words), "it says {words:?}: {shown}");
     }
@@ -322,7 +322,7 @@ async fn a_submitter_that_interrupts_a_batch_learns_what_is_taken_and_how_to_go_
     let submitting = command.spawn().expect("the command line runs");
     let words = async || std::fs::read_to_string(&shown).unwrap_or_default();
     eventually("the command says what it waits for", SOON, async || {
-        words().await.contains("4 still to hand in").then_some(())
+        words().await.contains("4 still to submit").then_some(())
     })
     .await;
     let pid = Pid::from_raw(submitting.id().cast_signed());
@@ -336,7 +336,7 @@ async fn a_submitter_that_interrupts_a_batch_learns_what_is_taken_and_how_to_go_
         Some(130),
         "the exit status is that of an interrupted command: {shown}"
     );
-    assert!(shown.contains("2 of 6 tasks were taken"), "{shown}");
+    assert!(shown.contains("2 of 6 tasks were submitted"), "{shown}");
     pool.start_worker(&["--all"]);
     let again = command_in(&shown);
     assert_eq!(

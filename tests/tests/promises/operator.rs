@@ -110,7 +110,7 @@ async fn a_finished_task_cannot_be_cancelled_and_says_so() {
     let answer = pool.api().delete("/tasks/done").await;
     assert_eq!(answer["status"], 409, "too late: {answer}");
     assert_eq!(
-        answer["detail"], "task done has finished already: succeeded",
+        answer["detail"], "task done has already finished: succeeded",
         "and why"
     );
     assert_eq!(

@@ -186,7 +186,7 @@ async fn a_reply_queue_that_refuses_and_is_repaired_gets_all_waiting_results() {
     let ids = publish(&pool, &mut books, "results.broken", "burst", 100).await;
     eventually("it refuses", SOON, async || {
         pool.dispatcher_log()
-            .contains("a reply queue does not take its results")
+            .contains("a reply queue refuses its results")
             .then_some(())
     })
     .await;

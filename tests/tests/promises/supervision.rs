@@ -384,7 +384,7 @@ async fn a_pool_whose_heartbeats_could_not_arrive_is_unknown_and_not_down() {
     );
     let said = pool.command_line(&["status"]).await;
     assert!(
-        said.starts_with("the dispatcher says: the broker: reconnecting"),
+        said.starts_with("dispatcher: the broker: reconnecting"),
         "it is the first line: {said}"
     );
     assert!(

@@ -76,11 +76,7 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         "{why:#}"
     );
     assert!(
-        [
-            "it is number 1 of 2 in the queue",
-            "it is number 2 of 2 in the queue"
-        ]
-        .contains(&&*place),
+        ["it is 1 of 2 in the queue", "it is 2 of 2 in the queue"].contains(&&*place),
         "{why:#}"
     );
     let mut expected = [(first.as_str(), "busy"), (other, "paused")];
@@ -110,11 +106,11 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         "the command line says the same: {said}"
     );
     assert!(
-        said.contains("works on long"),
+        said.contains("working on long"),
         "the command line has the details: {said}"
     );
     let running = bench.pool.api().get("/tasks/long/why").await;
-    let works = format!("it does not wait: programmer {first} works on it since ");
+    let works = format!("it is not waiting: programmer {first} has been working on it since ");
     assert!(
         text(&running, "sentence").starts_with(&works),
         "the answer names the programmer that runs it: {running:#}"
@@ -122,7 +118,7 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
     bench.go();
     bench.pool.api().result("b", SOON).await;
     let done = bench.pool.api().get("/tasks/b/why").await;
-    let works = format!("it does not wait: it has succeeded by programmer {first}");
+    let works = format!("it is not waiting: it succeeded on programmer {first}");
     assert!(
         text(&done, "sentence").starts_with(&works),
         "the answer says how it ended: {done:#}"
@@ -169,7 +165,8 @@ async fn a_task_behind_breakers_says_which_llm_is_out_and_until_when() {
         "the sentence names the LLM and the reason: {sentence}"
     );
     assert!(
-        sentence.contains("it was given back 2 times (2 of at most 10 without an LLM left)"),
+        sentence
+            .contains("it was handed back 2 times (2 of at most 10 because no LLM was available)"),
         "{sentence}"
     );
     let status = pool.status().await;
@@ -260,7 +257,7 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
         "the sentence says who could take it: {sentence}"
     );
     assert!(
-        sentence.ends_with("; it was with Prog-001, which is not heard of any more"),
+        sentence.ends_with("; it was with Prog-001, which sends no heartbeats any more"),
         "the sentence says who had it: {sentence}"
     );
     let status = bench.pool.status().await.0;

@@ -200,7 +200,7 @@ async fn a_task_that_was_submitted_again_is_left_out_of_another_retry_of_many() 
     pool.command_line(&["retry", "t-1"]).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks?status=cancelled").await;
-    let retry = "[...document.querySelectorAll('.bulk button')].find((one) => one.innerText === 'Retry them')";
+    let retry = "[...document.querySelectorAll('.bulk button')].find((one) => one.innerText === 'Retry all')";
     browser
         .until(
             "the button is offered",
@@ -210,14 +210,14 @@ async fn a_task_that_was_submitted_again_is_left_out_of_another_retry_of_many() 
     browser.script(&format!("{retry}.click()")).await;
     let question = browser.text("dialog").await;
     assert!(
-        question.contains("Retry 2 tasks?") && question.contains("1 was submitted again before"),
+        question.contains("Retry 2 tasks?") && question.contains("1 was retried before"),
         "{question}"
     );
     let focus = browser
         .script("return document.activeElement.innerText")
         .await;
     assert_eq!(
-        focus, "No, go back",
+        focus, "Go back",
         "the button that changes nothing has the focus"
     );
     assert_eq!(
@@ -239,7 +239,7 @@ async fn a_task_that_was_submitted_again_is_left_out_of_another_retry_of_many() 
         .await;
     let said = browser.text(".toast").await;
     assert!(
-        said.contains("3 were submitted again before"),
+        said.contains("3 were retried before"),
         "the next click submits nothing: {said}"
     );
     assert_eq!(pool.api().get("/tasks").await["total"], 6, "each once");

@@ -46,7 +46,7 @@ async fn the_page_shows_the_newest_output_of_a_talkative_agent_with_gaps_marked_
     shows(&browser, "line 20000").await;
     let shown = browser.text(".term").await;
     assert!(
-        shown.starts_with("[… ") && shown.contains(" bytes before this …]\nline "),
+        shown.starts_with("[… ") && shown.contains(" bytes omitted …]\nline "),
         "the output begins with a whole line: {shown:.60}"
     );
     let numbers: Vec<u32> = shown

@@ -451,7 +451,7 @@ async fn the_keys_are_explained_in_words() {
     browser
         .until(
             "an unknown view says so",
-            r#"document.querySelector("main").innerText.includes("nothing here")"#,
+            r#"document.querySelector("main").innerText.includes("not found")"#,
         )
         .await;
 }

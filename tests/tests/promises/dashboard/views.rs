@@ -124,7 +124,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
         .until(
             "the other letter says that its body is not all text",
             &format!(
-                "document.querySelector('{}').innerText.includes('not all of it text')",
+                "document.querySelector('{}').innerText.includes('not valid UTF-8')",
                 row(of("bad-2"))
             ),
         )
@@ -192,7 +192,7 @@ async fn all_dead_letters_are_taken_up_again_by_one_button_and_what_cannot_be_is
     browser
         .until(
             "the page shows the result",
-            r#"document.querySelector(".toast")?.innerText.includes("2 taken up again; 1 cannot be")"#,
+            r#"document.querySelector(".toast")?.innerText.includes("2 retried; 1 could not be")"#,
         )
         .await;
     browser
@@ -255,7 +255,7 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
     browser
         .until(
             "the report is empty before a task has ended",
-            r#"document.querySelector("main .empty")?.innerText.includes("No task has ended")"#,
+            r#"document.querySelector("main .empty")?.innerText.includes("No tasks ended")"#,
         )
         .await;
     let mut labelled = task("one");
@@ -373,7 +373,7 @@ async fn the_views_fit_a_phone_and_say_when_they_cannot_be_shown() {
         "everything has a name for a screen reader"
     );
     pool.kill_dispatcher();
-    for (place, words) in [("dead", "cannot be shown"), ("report", "cannot be shown")] {
+    for (place, words) in [("dead", "Failed to load"), ("report", "Failed to load")] {
         browser
             .script(&format!("location.hash = '#/{place}'"))
             .await;
