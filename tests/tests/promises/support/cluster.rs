@@ -51,7 +51,7 @@ impl Cluster {
         let mine = lock_file("cluster-taken.lock");
         eventually(
             "no other test has the cluster",
-            Duration::from_secs(900),
+            Duration::from_secs(3600),
             async || mine.try_lock().ok(),
         )
         .await;

@@ -29,7 +29,7 @@ impl PrivateBroker {
     pub(crate) async fn take() -> Self {
         let (number, mine) = eventually(
             "a broker that may be broken is free",
-            Duration::from_secs(900),
+            Duration::from_secs(3600),
             async || {
                 (0..BROKERS).find_map(|number| {
                     let file = lock_file(&format!("breakable-{number}-taken.lock"));
