@@ -14,12 +14,18 @@ use_profile() {
 
 use_profile "${POOL_PROFILE:-release}"
 
+# build_binaries [NAME…] : these programs, or all. The features are those of the whole workspace either way, so that
+# nothing is built twice.
 build_binaries() {
+    local options=(--locked --workspace) name
     if [ "${POOL_BUILD:-}" = no ]; then
         [ -x "$BIN/pool" ] || fail "POOL_BUILD is no, but $BIN/pool is missing: unset POOL_BUILD to build it"
         return
     fi
-    local options=(--locked --workspace --bins)
+    [ $# -gt 0 ] || options+=(--bins)
+    for name in "$@"; do
+        options+=(--bin "$name")
+    done
     [ "$PROFILE" = debug ] || options+=(--release)
     (cd "$ROOT" && cargo build "${options[@]}")
 }

@@ -177,7 +177,7 @@ async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_
     let file = file.set("defaults.max_cost_per_job_usd", json!("0.30"));
     let breaker = json!({"failure_threshold": 3, "window_s": 60, "cooldown_s": 3});
     let pool =
-        Pool::start_processes_alone(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
+        Pool::start_processes_large(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.00").await;
     llm.hold("free").await;

@@ -56,6 +56,15 @@ impl Watch {
             .collect()
     }
 
+    /// Waits until it has printed these words; gives all that it has printed.
+    async fn says(&self, words: &str) -> String {
+        let what = format!("it prints {words:?}");
+        eventually(&what, SOON, async || {
+            Some(self.printed()).filter(|printed| printed.contains(words))
+        })
+        .await
+    }
+
     async fn tells(&self, what: &str, fits: impl Fn(&Value) -> bool) {
         eventually(what, SOON, async || {
             self.events().iter().any(&fits).then_some(())
@@ -93,6 +102,8 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
     watch
         .tells("a task has succeeded", of_task("first", "succeeded"))
         .await;
+    // Only a watch that is connected by now has something to miss.
+    words.says("first succeeded by Prog-001").await;
 
     pool.kill_dispatcher();
     watch
@@ -141,11 +152,9 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
         without_words(listed),
         "the event has the task as the API shows it"
     );
-    let said = eventually("watch prints the same in words", SOON, async || {
-        Some(words.printed()).filter(|said| said.contains("missed succeeded by Prog-001"))
-    });
+    let said = words.says("missed succeeded by Prog-001").await;
     assert!(
-        !said.await.contains('\u{1b}'),
+        !said.contains('\u{1b}'),
         "without a terminal there are no colors"
     );
 }

@@ -207,7 +207,7 @@ async fn forty_nine_workers_that_lose_the_broker_at_once_come_back_without_a_rus
     let file = nervous_too(PoolFile::grown(49, "local/none", None))
         .with("broker", json!({"heartbeat_s": 10, "timeout_s": 10}))
         .with("events", json!({"tick_s": 5, "stale_s": 20}));
-    let mut pool = Pool::set_up_alone(&file).await;
+    let mut pool = Pool::set_up_large(&file).await;
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
     pool.go_through(&proxy);
     pool.start_dispatcher().await;

@@ -4,6 +4,7 @@
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use serde_json::{Value, json};
 
+use crate::support::machine::share_cores;
 use crate::support::own_broker::OwnBroker;
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, Repository, SOON};
@@ -70,6 +71,7 @@ async fn started_once(pool: &Pool, ids: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
+    let _cores = share_cores().await;
     let broker = OwnBroker::start(LIMIT).await;
     let mut pool = Pool::set_up_in(broker.vhost().await, &file()).await;
     pool.start_dispatcher().await;

@@ -169,7 +169,8 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
             r#"document.querySelector("main .empty")?.innerText.includes("No dead letters")"#,
         )
         .await;
-    assert_eq!(letters(&pool).await, Vec::<Value>::new(), "really");
+    // A look takes the letters out and gives them back: the page's last one may have come before they were there again.
+    assert_eq!(are_dead(&pool, 0).await, Vec::<Value>::new(), "really");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use pool_tests::faults::proxy::Proxy;
 
 use super::broker::{Access, InUse, Vhost};
 use super::eventually;
-use super::machine::{checkout, lock_file, shared_directory};
+use super::machine::{Cores, checkout, lock_file, share_cores, shared_directory};
 use super::process::Running;
 
 /// A node that sees no majority stops; a silent node is noticed soon.
@@ -30,6 +30,7 @@ pub(crate) struct Cluster {
     _in_use: Vec<InUse>,
     _port_mapper: Running,
     _mine: File,
+    _cores: Cores,
 }
 
 /// Adds a node to the first one's cluster. (Peer discovery would do it, but not on every version
@@ -50,11 +51,12 @@ impl Cluster {
     pub(crate) async fn form() -> Self {
         let mine = lock_file("cluster-taken.lock");
         eventually(
-            "no other test uses the cluster",
-            Duration::from_secs(900),
+            "no other test has the cluster",
+            Duration::from_secs(3600),
             async || mine.try_lock().ok(),
         )
         .await;
+        let cores = share_cores().await;
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))
             .and_then(|free| free.local_addr())
             .expect("a port");
@@ -101,6 +103,7 @@ impl Cluster {
             _in_use: in_use,
             _port_mapper: port_mapper,
             _mine: mine,
+            _cores: cores,
         };
         cluster.is_whole().await;
         cluster
@@ -112,28 +115,30 @@ impl Cluster {
 
     /// Waits until every node sees all three.
     pub(crate) async fn is_whole(&self) {
-        eventually(
-            "every node sees all three",
-            Duration::from_secs(120),
-            async || {
-                for number in 0..MEMBERS.len() {
-                    if self.seen_by(number).await? != "3" {
-                        return None;
-                    }
-                }
-                Some(())
-            },
-        )
-        .await;
+        for number in 0..MEMBERS.len() {
+            self.sees(number, 3, Duration::from_secs(120)).await;
+        }
     }
 
-    /// The number of nodes that this one sees running, itself included.
-    async fn seen_by(&self, number: usize) -> Option<String> {
-        let seen = self.members[number]
-            .control(&["eval", "length(rabbit_nodes:all_running())."])
-            .await
-            .ok()?;
-        Some(seen.trim().to_owned())
+    /// Waits until this node sees so many nodes running, itself included. It waits itself: each `rabbitmqctl` costs half a
+    /// second of processor time.
+    async fn sees(&self, number: usize, nodes: usize, limit: Duration) {
+        let tries = limit.as_millis() / 200;
+        let waiting = format!(
+            "Sees = fun() -> length(rabbit_nodes:all_running()) == {nodes} end, \
+             Wait = fun Again(0) -> Sees(); \
+                        Again(N) -> Sees() orelse begin timer:sleep(200), Again(N - 1) end end, \
+             Wait({tries})."
+        );
+        let what = format!("{} sees {nodes} nodes", MEMBERS[number]);
+        eventually(&what, limit, async || {
+            let seen = self.members[number]
+                .control(&["eval", &waiting])
+                .await
+                .ok()?;
+            (seen.trim() == "true").then_some(())
+        })
+        .await;
     }
 
     /// Cuts this node off from the two others, which are a majority.
@@ -143,12 +148,7 @@ impl Cluster {
             .await
             .expect("the node is cut off");
         let other = (number + 1) % MEMBERS.len();
-        eventually(
-            "the others notice that it is gone",
-            Duration::from_secs(30),
-            async || (self.seen_by(other).await? == "2").then_some(()),
-        )
-        .await;
+        self.sees(other, 2, Duration::from_secs(30)).await;
     }
 
     /// Ends [`Self::cut_off`].

@@ -3,11 +3,15 @@
 //!
 //! A file lock, because test runners also run tests in separate processes.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use pool_tests::bench::process::cpu_ms;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A directory that cargo makes, for files that outlive a test.
 pub(crate) fn shared_directory() -> &'static Path {
@@ -101,23 +105,72 @@ pub(crate) fn lock_file(name: &str) -> File {
 
 /// The cores, for as long as the value lives.
 #[derive(Debug)]
-pub(crate) struct Cores(#[expect(dead_code, reason = "the lock goes with the file")] File);
+pub(crate) struct Cores {
+    _place: Option<Arc<SemaphorePermit<'static>>>,
+    #[expect(dead_code, reason = "the lock goes with the file")]
+    file: File,
+}
 
-/// Waits for the tests that run alone.
+/// So many tests run at once on each core: most of their time they wait for processes, brokers and time-outs.
+const TESTS_A_CORE: usize = 3;
+
+static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let places = std::env::var("POOL_TEST_PLACES").ok();
+    places.map_or(cores * TESTS_A_CORE, |places| {
+        places.parse().expect("POOL_TEST_PLACES is a number")
+    })
+});
+
+/// A test that waits for the cores, or for a broker, has a thread but no place: RUST_TEST_THREADS may be large.
+static PLACES: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*ALL_PLACES));
+
+thread_local! {
+    /// The place of the test that runs on this thread: a test with two pools has one place.
+    static PLACE: RefCell<Weak<SemaphorePermit<'static>>> = const { RefCell::new(Weak::new()) };
+}
+
+async fn places(count: usize) -> Arc<SemaphorePermit<'static>> {
+    if let Some(place) = PLACE.with_borrow(Weak::upgrade) {
+        return place;
+    }
+    let count = u32::try_from(count.min(*ALL_PLACES)).expect("a few");
+    let place = PLACES
+        .acquire_many(count)
+        .await
+        .expect("places are never closed");
+    let place = Arc::new(place);
+    PLACE.set(Arc::downgrade(&place));
+    place
+}
+
+/// Waits for a place among the tests that run.
 pub(crate) async fn share_cores() -> Cores {
-    locked(File::lock_shared).await
+    share_cores_as(1).await
+}
+
+/// The same for a test with many processes, which takes the places of this many others.
+pub(crate) async fn share_cores_as(tests: usize) -> Cores {
+    let place = places(tests).await;
+    Cores {
+        _place: Some(place),
+        file: locked(File::lock_shared).await,
+    }
 }
 
 /// Waits until no other test runs, and keeps others from starting.
 pub(crate) async fn all_cores() -> Cores {
-    locked(File::lock).await
+    Cores {
+        _place: None,
+        file: locked(File::lock).await,
+    }
 }
 
-async fn locked(lock: fn(&File) -> std::io::Result<()>) -> Cores {
+async fn locked(lock: fn(&File) -> std::io::Result<()>) -> File {
     let locking = tokio::task::spawn_blocking(move || {
         let file = lock_file("cores.lock");
         lock(&file).expect("the lock on the cores");
-        Cores(file)
+        file
     });
     locking.await.expect("waiting for the cores")
 }

@@ -10,15 +10,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::broker::Vhost;
-use super::machine::{Cores, all_cores, program, share_cores};
+use super::machine::{Cores, all_cores, program, share_cores, share_cores_as};
 use super::pool_file::numbered;
 use super::private::PrivateBroker;
 use super::process::Running;
 use super::status::PoolStatus;
 use super::{Api, EventLog, PoolFile, Repository, SOON, Submitter, eventually};
 
-/// Dropping it ends its processes. After a failed test it prints their logs and keeps the
-/// directory.
+/// A pool with many programmers or processes takes the places of so many tests.
+const LARGE: usize = 3;
+
+/// Dropping it ends its processes; after a failed test their logs are printed and the directory stays.
 #[derive(Debug)]
 pub(crate) struct Pool {
     workers: Vec<Running>,
@@ -50,6 +52,15 @@ impl Pool {
     /// work.
     pub(crate) async fn start_processes(file: &PoolFile, processes: usize, each: usize) -> Self {
         Self::ready_in_processes(share_cores().await, file, (processes, each)).await
+    }
+
+    /// The same for many of them.
+    pub(crate) async fn start_processes_large(
+        file: &PoolFile,
+        processes: usize,
+        each: usize,
+    ) -> Self {
+        Self::ready_in_processes(share_cores_as(LARGE).await, file, (processes, each)).await
     }
 
     /// The same, while no other test runs.
@@ -99,15 +110,19 @@ impl Pool {
         Self::set_up(all_cores().await, file).await
     }
 
-    /// The same, at a broker that tests may break.
-    pub(crate) async fn set_up_at(broker: &PrivateBroker, file: &PoolFile) -> Self {
-        let cores = share_cores().await;
-        Self::set_up_on(cores, file, broker.vhost().await).await
+    /// The same for a pool with many processes.
+    pub(crate) async fn set_up_large(file: &PoolFile) -> Self {
+        Self::set_up(share_cores_as(LARGE).await, file).await
     }
 
-    /// The same, in this virtual host, while no other test runs.
+    /// The same, at a broker that may be broken.
+    pub(crate) async fn set_up_at(broker: &PrivateBroker, file: &PoolFile) -> Self {
+        Self::set_up_in(broker.vhost().await, file).await
+    }
+
+    /// The same, in this virtual host.
     pub(crate) async fn set_up_in(vhost: Vhost, file: &PoolFile) -> Self {
-        Self::set_up_on(all_cores().await, file, vhost).await
+        Self::set_up_on(share_cores().await, file, vhost).await
     }
 
     async fn set_up(cores: Cores, file: &PoolFile) -> Self {

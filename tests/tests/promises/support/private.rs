@@ -10,9 +10,9 @@ use super::broker::{Access, InUse, Vhost};
 use super::eventually;
 use super::machine::{checkout, lock_file};
 
-/// Most tests that break a broker wait for something, so two can run at once.
-const BROKERS: usize = 2;
-/// Broker fact 6: a younger queue can lose confirmed messages when its node is killed.
+/// Most tests that break a broker wait for something, so three can.
+const BROKERS: usize = 3;
+/// Broker fact 6: a queue that is younger can lose what was confirmed when its node is killed.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A broker for one test.
@@ -29,7 +29,7 @@ impl PrivateBroker {
     pub(crate) async fn take() -> Self {
         let (number, mine) = eventually(
             "a broker that may be broken is free",
-            Duration::from_secs(900),
+            Duration::from_secs(3600),
             async || {
                 (0..BROKERS).find_map(|number| {
                     let file = lock_file(&format!("breakable-{number}-taken.lock"));
@@ -43,17 +43,7 @@ impl PrivateBroker {
         // Fails if it does not run, and then it is not frozen either.
         let _ = node.thaw();
         let printed = node.start().await.expect("a broker that may be broken");
-        for off in [
-            "set_vm_memory_high_watermark 0.8",
-            "set_disk_free_limit 50MB",
-        ] {
-            node.control(&off.split(' ').collect::<Vec<_>>())
-                .await
-                .expect("the alarms are off");
-        }
-        node.set("consumer_timeout", "86400000")
-            .await
-            .expect("the time-out of consumers is long");
+        node.repair().await.expect("the broker is repaired");
         Self {
             access: Access::printed(&printed),
             node,
