@@ -1,5 +1,5 @@
 //! Every metric of the pool, declared once: the constant by which code sets it, what `/metrics` says of it and its row in
-//! docs/metrics.md are all made from here. Labels are bounded: programmers, LLMs, routes and words of the code, never a
+//! docs/reference/metrics.md are all made from here. Labels are bounded: programmers, LLMs, routes and words of the code, never a
 //! task.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What `/metrics` of real processes says is what docs/metrics.md says, no more and no less; and what several processes
+//! What `/metrics` of real processes says is what docs/reference/metrics.md says, no more and no less; and what several processes
 //! count adds up.
 
 use std::collections::{BTreeMap, BTreeSet};
