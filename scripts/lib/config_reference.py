@@ -26,7 +26,7 @@ yours. Unknown keys are mistakes, so the pool never ignores a misspelt key. Rela
 """
 
 TAIL = """\
-## What must be the same everywhere
+## Keys that must be the same
 
 All dispatchers and workers of a pool must agree on these keys:
 
@@ -176,7 +176,7 @@ def page(schema):
     sections = schema["properties"]
     names = [name for name in ORDER if name in sections] + [name for name in sections if name not in ORDER]
     contents = " · ".join(f"[`{name}`](#{name})" for name in names)
-    lines = [contents + " ·", "[what must be the same everywhere](#what-must-be-the-same-everywhere)", ""]
+    lines = [contents + " ·", "[keys that must be the same](#keys-that-must-be-the-same)", ""]
     for name in names:
         lines += section(name, sections[name])
     return HEAD + "\n".join(lines) + "\n" + TAIL
