@@ -1,5 +1,6 @@
-//! Runs every command and every request of the README as it stands there. The order is that of a newcomer: first the quick
-//! start, then the rest against the pool that it has started. `plan` names the examples that are not run, with the reasons.
+//! Runs every command and every request of the README, the guide and the references of the book as it stands there. The order
+//! is that of a newcomer: first the quick start, then the rest against the pool that it has started. `plan` names the examples
+//! that are not run, with the reasons.
 
 mod by_hand;
 mod page;
@@ -48,7 +49,7 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     for (known, _) in IN_LINES {
         assert!(
             in_lines.iter().any(|command| command == known),
-            "`{known}` is in readme/plan.rs and not in the README"
+            "`{known}` is in readme/plan.rs and on no page"
         );
     }
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
@@ -83,9 +84,12 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// In bash, behind the lines of the README that every example assumes.
+    /// In bash, behind the lines that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
-        let assumed = &self.page.block("sh", "export $(scripts/pool env)").text;
+        let assumed = &self
+            .page
+            .block("sh", "export $(scripts/local-pool env)")
+            .text;
         let script = format!(
             "set -eu; cd '{}'\n{assumed}\nset -o pipefail; cd '{}'\n{line}",
             self.checkout.path().display(),
@@ -134,7 +138,7 @@ impl Shell<'_> {
             .calls()
             .into_iter()
             .find(|call| call.command.starts_with(command));
-        let call = call.unwrap_or_else(|| panic!("the README has a command {command:?}"));
+        let call = call.unwrap_or_else(|| panic!("a page has a command {command:?}"));
         (call.command, call.printed)
     }
 }
@@ -162,10 +166,12 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
         page: &page,
         variables: Vec::new(),
     };
+    the_task_of_the_readme(&shell, &done);
     let task = a_task_and_its_result(&shell, &done).await;
     submitting(&shell);
     from_any_amqp_client(&shell);
     configuration(&shell);
+    acceptance_checks(&shell);
     let dead = bury(&checkout.value("AMQP_URL").expect("a broker"), &shell.api()).await;
     shell.variables = vec![
         ("DONE", task),
@@ -181,9 +187,9 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
             How::Closely | How::NotHere(_) => {}
         }
     }
-    shell.prints("dispatcher pause --all");
+    shell.prints("pool pause --all");
     requests::all(&shell).await;
-    shell.prints("dispatcher resume --all");
+    shell.prints("pool resume --all");
 
     kill(
         Pid::from_raw(quickstart.pid().cast_signed()),
@@ -243,17 +249,61 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     quickstart
 }
 
-/// `task.json`, its answer, its result, its patch.
-async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
+/// `task.json` from the command line: its table, and its patch in a clone.
+fn the_task_of_the_readme(shell: &Shell<'_>, sample: &Repository) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("task.json"),
-        &shell
-            .page
-            .block("json", "\"instruction\": \"Write the function median")
-            .text,
-    )
-    .expect("task.json");
+    let words = "\"instruction\": \"Write the function median";
+    let task = &shell.page.block("json", words).text;
+    for other in shell.page.blocks_with("json", words) {
+        assert_eq!(&other.text, task, "the guide shows the task of the README");
+    }
+    std::fs::write(path.join("task.json"), task).expect("task.json");
+    let (submit, printed) = shell.shown("pool submit task.json --wait");
+    let said = shell.prints(&submit);
+    assert_eq!(
+        ends(&said),
+        ends(&printed),
+        "the head of the table, and the sum"
+    );
+    let row = said.lines().find(|line| line.contains("succeeded"));
+    let id = row
+        .and_then(|row| row.split_whitespace().next())
+        .expect("the id of the task");
+    let (show, _) = shell.shown("pool show");
+    assert!(
+        shell
+            .prints(&show.replace(SHOWN_ID, id))
+            .contains("succeeded"),
+        "it shows {id}"
+    );
+    let (patch, _) = shell.shown("pool patch");
+    applies(shell, sample, &patch.replace(SHOWN_ID, id));
+}
+
+/// Of a table: the words of its first line and of its last one.
+fn ends(text: &str) -> [String; 2] {
+    let text = text.trim_end();
+    [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
+}
+
+/// The command changes a fresh clone.
+fn applies(shell: &Shell<'_>, sample: &Repository, patch: &str) {
+    let place = tempfile::TempDir::new().expect("a directory");
+    let clone = sample.fresh_clone(&place.path().join("clone"));
+    let applied = shell.run_in(clone.path(), patch);
+    assert!(
+        applied.status.success(),
+        "the patch applies: {}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    assert!(
+        !clone.git(&["diff", "--stat"]).is_empty(),
+        "and changes something"
+    );
+}
+
+/// `task.json` over HTTP: its answer, its result, its patch.
+async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
     let (submit, printed) = shell
         .shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
@@ -302,18 +352,8 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         }
     }
     assert_eq!(task["result"]["status"], shown["status"], "{task}");
-    let clone = sample.fresh_clone(&path.join("clone"));
     let (patch, _) = shell.shown(&format!("curl -s \"$POOL_URL/tasks/{SHOWN_ID}/patch\""));
-    let applied = shell.run_in(clone.path(), &patch.replace(SHOWN_ID, &id));
-    assert!(
-        applied.status.success(),
-        "the patch applies: {}",
-        String::from_utf8_lossy(&applied.stderr)
-    );
-    assert!(
-        !clone.git(&["diff", "--stat"]).is_empty(),
-        "and changes something"
-    );
+    applies(shell, sample, &patch.replace(SHOWN_ID, &id));
 
     let (refused, printed) =
         shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
@@ -324,23 +364,20 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
 }
 
 fn submitting(shell: &Shell<'_>) {
-    let (one, printed) = shell.shown("dispatcher submit --repository sample");
+    let (one, printed) = shell.shown("pool submit --repository sample");
     let said = shell.prints(&one);
-    let ends = |text: &str| {
-        [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
-    };
     assert_eq!(
         ends(&said),
         ends(&printed),
         "the head of the table, and the sum"
     );
-    let (dry, printed) = shell.shown("dispatcher submit config/trial/tasks.yaml --dry-run");
+    let (dry, printed) = shell.shown("pool submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
         assert!(said.contains(&line), "it prints {line:?}: {said:?}");
     }
-    let (_, printed) = shell.shown("dispatcher budget");
-    let head = shell.prints("dispatcher budget");
+    let (_, printed) = shell.shown("pool budget");
+    let head = shell.prints("pool budget");
     assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
 }
 
@@ -358,20 +395,18 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     );
 }
 
-/// The pool file of the page, and the one with two mistakes.
+/// The pool files of the pages, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("shown.yaml"),
-        &shell.page.block("yaml", "programmers:").text,
-    )
-    .expect("a file");
-    shell.prints("dispatcher check --pool shown.yaml");
+    for shown in shell.page.blocks_with("yaml", "programmers:") {
+        std::fs::write(path.join("shown.yaml"), &shown.text).expect("a file");
+        shell.prints("pool check --pool shown.yaml");
+    }
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
     let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
     std::fs::write(path.join("my-pool.yaml"), wrong).expect("a file");
-    let (check, printed) = shell.shown("dispatcher check --pool my-pool.yaml");
+    let (check, printed) = shell.shown("pool check --pool my-pool.yaml");
     let done = shell.run(&check);
     let said = [&done.stdout[..], &done.stderr]
         .map(String::from_utf8_lossy)
@@ -382,6 +417,14 @@ fn configuration(shell: &Shell<'_>) {
         printed.trim(),
         "lines, keys and words as on the page"
     );
+}
+
+/// The task of the page about acceptance checks passes them.
+fn acceptance_checks(shell: &Shell<'_>) {
+    let task = &shell.page.block("json", "tests unchanged").text;
+    std::fs::write(shell.checkout.path().join("checked.json"), task).expect("a file");
+    let said = shell.prints("pool submit checked.json --wait");
+    assert!(said.contains("2/2"), "both checks pass: {said}");
 }
 
 /// A dead letter; gives its id.
@@ -421,7 +464,7 @@ fn in_the_background_with_another_file(shell: &Shell<'_>) {
             .collect::<String>(),
     )
     .expect("a file");
-    let (start, _) = shell.shown("scripts/pool start --pool");
+    let (start, _) = shell.shown("scripts/local-pool start --pool");
     let done = shell.checkout.run(Path::new("bash"), &["-euc", &start]);
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(

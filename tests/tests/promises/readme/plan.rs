@@ -1,4 +1,4 @@
-//! How each example of the README is tried. One that is new there has to find its place here.
+//! How each example of the pages is tried. A new example needs a place here.
 
 /// How a command is tried.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +18,25 @@ use How::{AsItStands, Closely, Lines, NotHere};
 const BY_COMPOSE: How = NotHere("scripts/test-compose, which needs Docker, is this command's test");
 const NOT_OURS: How = NotHere("a program of others, for real LLMs");
 
-/// Commands of blocks, in the order of the page.
+/// Commands of blocks, in the order of the pages.
 pub(super) const IN_BLOCKS: &[(&str, How)] = &[
+    // README.md
     ("scripts/quickstart", Closely),
     ("scripts/test", NotHere("it runs this test")),
-    ("export $(scripts/pool env)", Closely),
+    ("export $(scripts/local-pool env)", Closely),
     ("export PATH=\"$PWD/target/release:$PATH\"", Closely),
+    ("pool submit task.json --wait", Closely),
+    ("pool show t-01a2090547ec74cf9ee3dc543c64f42b", Closely),
+    (
+        "pool patch t-01a2090547ec74cf9ee3dc543c64f42b | git apply",
+        Closely,
+    ),
+    // guide/first-steps.md
+    ("export $(scripts/local-pool env)", Closely),
+    ("export PATH=\"$PWD/target/release:$PATH\"", Closely),
+    ("pool status", AsItStands),
+    ("pool tasks", AsItStands),
+    // guide/submitting.md
     (
         "curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json",
         Closely,
@@ -43,204 +56,284 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
         Closely,
     ),
     (
-        "dispatcher submit --repository sample --capability deepseek --file ledger/text.py \\\n    \
+        "pool submit --repository sample --capability deepseek --file ledger/text.py \\\n    \
          --instruction 'Give every public function of ledger/text.py a docstring' \\\n    \
          --check 'python3 -m unittest tests.test_text' --wait",
         Closely,
     ),
+    ("pool submit config/trial/tasks.yaml --dry-run", Closely),
     (
-        "dispatcher submit config/trial/tasks.yaml --dry-run",
-        Closely,
-    ),
-    (
-        "dispatcher submit config/trial/tasks.yaml --wait --label run_id=monday",
+        "pool submit config/trial/tasks.yaml --wait --label run_id=monday",
         AsItStands,
     ),
-    ("dispatcher check --pool my-pool.yaml", Closely),
+    // guide/pool-file.md
+    ("pool check --pool my-pool.yaml", Closely),
+    // guide/llms.md
     (
         "export ANTHROPIC_API_KEY=… OPENAI_API_KEY=… DEEPSEEK_API_KEY=…",
         AsItStands,
     ),
-    ("dispatcher check --llms", AsItStands),
+    ("pool check --llms", AsItStands),
     (
         "scripts/quickstart --pool config/pool.yaml",
-        NotHere("real LLMs cost money; scripts/pool takes the same file below"),
+        NotHere("real LLMs cost money; scripts/local-pool takes the same file below"),
     ),
-    ("scripts/pool start --pool config/pool.yaml", Closely),
-    ("dispatcher budget", Closely),
-    ("dispatcher budget set --limit 60 --today", AsItStands),
+    ("scripts/local-pool start --pool config/pool.yaml", Closely),
+    // guide/money.md
+    ("pool budget", Closely),
+    ("pool budget set --limit 60 --today", AsItStands),
+    // operate/running.md
     (
         "export AMQP_URL=amqp://user:password@broker.example:5672/%2f",
-        NotHere("a broker's name of the reader's own"),
+        NotHere("the name of the reader's own broker"),
     ),
     ("dispatcher serve --pool pool.yaml", Closely),
     ("worker run --pool pool.yaml --all", Closely),
     ("worker run --pool pool.yaml --programmers 001,002", Closely),
     ("PROGRAMMER_ID=003 worker run --pool pool.yaml", Closely),
     ("worker run --pool pool.yaml --any 2", Closely),
+    // reference/http-api.md
+    ("curl -s \"$POOL_URL/openapi.json\"", AsItStands),
+    (
+        "curl -s -H 'content-type: application/json' -d '{\"instruction\": \"add a test for parse()\", \
+         \"repository\": \"sample\"}' \"$POOL_URL/tasks\"",
+        AsItStands,
+    ),
+    (
+        "curl -s \"$POOL_URL/tasks?status=running&limit=10\"",
+        AsItStands,
+    ),
+    (
+        "curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b/why\"",
+        AsItStands,
+    ),
+    (
+        "curl -s \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b/patch\"",
+        AsItStands,
+    ),
+    (
+        "curl -s -X DELETE \"$POOL_URL/tasks/t-01a2090547ec74cf9ee3dc543c64f42b\"",
+        AsItStands,
+    ),
+    (
+        "curl -s -H 'content-type: application/json' -d '{\"target\": {\"what\": \"programmer\", \
+         \"id\": \"003\"}}' \"$POOL_URL/programmer_pool/pause\"",
+        AsItStands,
+    ),
+    (
+        "curl -s -H 'content-type: application/json' -d '{\"target\": {\"what\": \"programmer\", \
+         \"id\": \"003\"}}' \"$POOL_URL/programmer_pool/resume\"",
+        AsItStands,
+    ),
+    (
+        "curl -s \"$POOL_URL/report?since=24h&by=llm&format=csv\"",
+        AsItStands,
+    ),
 ];
 
 /// Commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while all is paused, `$DEAD` a dead letter.
 pub(super) const IN_LINES: &[(&str, How)] = &[
+    ("scripts/quickstart", NotHere("in a block")),
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
     (
         "scripts/test -p pool-shared routing",
-        NotHere("it runs this test's like"),
+        NotHere("it runs tests, as this one is run"),
     ),
     (
-        "scripts/pool start | stop | restart | status",
+        "scripts/local-pool start | stop | restart | status",
         NotHere("promises background_pool"),
     ),
-    ("scripts/pool env", AsItStands),
-    ("scripts/pool", NotHere("its name")),
+    (
+        "scripts/local-pool start --trial FILE",
+        NotHere("promises background_pool"),
+    ),
+    ("scripts/local-pool", NotHere("its name")),
     (
         "scripts/test-compose",
         NotHere("it needs Docker and half an hour"),
     ),
     ("scripts/bench", NotHere("it measures for five minutes")),
-    ("ollama serve", NOT_OURS),
+    (
+        "scripts/lib/pictures.sh",
+        NotHere("it takes pictures of a running pool for two minutes"),
+    ),
     ("ollama pull qwen2.5-coder:7b-instruct", NOT_OURS),
+    ("ollama show", NOT_OURS),
+    ("ollama ps", NOT_OURS),
     ("docker-compose up --build -d", BY_COMPOSE),
     ("docker-compose run --rm setup show", BY_COMPOSE),
+    ("docker-compose exec dispatcher pool status", BY_COMPOSE),
     (
         "docker-compose --env-file config/trial.env --profile trial up --build -d",
         BY_COMPOSE,
     ),
     (
-        "docker-compose exec dispatcher dispatcher submit --wait config/trial/tasks.yaml",
+        "docker-compose exec dispatcher pool submit --wait config/trial/tasks.yaml",
         BY_COMPOSE,
     ),
-    ("dispatcher check", AsItStands),
+    ("pool check", AsItStands),
+    ("pool check --llms", AsItStands),
     (
         "dispatcher serve",
         NotHere("with its pool file, in a block"),
     ),
     ("worker run", NotHere("with its pool file, in a block")),
+    ("dispatcher health", AsItStands),
     ("dispatcher topology", AsItStands),
+    ("pool submit", NotHere("with what it submits, in blocks")),
     (
-        "dispatcher check [--llms]",
-        Lines(&["dispatcher check", "dispatcher check --llms"]),
+        "pool submit FILE --dry-run",
+        Lines(&["pool submit config/trial/tasks.yaml --dry-run"]),
     ),
     (
-        "dispatcher submit",
-        NotHere("with what it submits, in blocks"),
+        "pool status",
+        Lines(&["pool status", "pool status --wait-ready 30"]),
     ),
     (
-        "dispatcher status",
-        Lines(&["dispatcher status", "dispatcher status --wait-ready 30"]),
+        "pool watch",
+        Lines(&["timeout 60 pool watch --label run_id=monday"]),
     ),
     (
-        "dispatcher watch",
-        Lines(&["timeout 60 dispatcher watch --task \"$DONE\""]),
+        "pool watch --task ID",
+        Lines(&["timeout 60 pool watch --task \"$DONE\""]),
     ),
-    ("dispatcher budget", AsItStands),
+    ("pool budget", AsItStands),
     (
-        "dispatcher tasks",
+        "pool budget set --limit USD --today",
+        Lines(&["pool budget set --limit 60 --today"]),
+    ),
+    (
+        "pool tasks",
         Lines(&[
-            "dispatcher tasks",
-            "dispatcher tasks --status queued --label run_id=monday --programmer 001 --text median --limit 5",
+            "pool tasks",
+            "pool tasks --status queued --label run_id=monday --programmer 001 --text median --limit 5",
         ]),
     ),
-    ("dispatcher show ID", Lines(&["dispatcher show \"$DONE\""])),
+    ("pool show ID", Lines(&["pool show \"$DONE\""])),
     (
-        "dispatcher patch ID",
-        Lines(&["dispatcher patch \"$DONE\" | grep '^diff --git'"]),
+        "pool patch ID",
+        Lines(&["pool patch \"$DONE\" | grep '^diff --git'"]),
     ),
-    ("dispatcher why ID", Lines(&["dispatcher why \"$DONE\""])),
     (
-        "dispatcher pause",
+        "pool patch",
+        Lines(&["pool patch \"$DONE\" --format json | grep '\"patch\"'"]),
+    ),
+    ("pool why ID", Lines(&["pool why \"$DONE\""])),
+    (
+        "pool pause",
         Lines(&[
-            "dispatcher pause --programmer 001",
-            "dispatcher pause --route fast",
-            "dispatcher pause --all",
-            "dispatcher pauses | grep fast",
-            "dispatcher resume --programmer 001",
-            "dispatcher resume --route fast",
+            "pool pause --programmer 001",
+            "pool pause --route fast",
+            "pool pause --all",
+        ]),
+    ),
+    ("pool pauses", Lines(&["pool pauses | grep fast"])),
+    (
+        "pool resume",
+        Lines(&[
+            "pool resume --programmer 001",
+            "pool resume --route fast",
             // The next task waits.
-            "dispatcher submit --repository sample --instruction 'x y' --id \"$WAITS\"",
+            "pool submit --repository sample --instruction 'x y' --id \"$WAITS\"",
+        ]),
+    ),
+    ("pool requeue ID", Lines(&["pool requeue \"$WAITS\""])),
+    ("pool cancel ID…", Lines(&["pool cancel \"$WAITS\""])),
+    (
+        "pool retry ID…",
+        Lines(&[
+            "pool retry \"$WAITS\"",
+            "pool retry --failed --label run_id=monday",
         ]),
     ),
     (
-        "dispatcher requeue ID",
-        Lines(&["dispatcher requeue \"$WAITS\""]),
-    ),
-    (
-        "dispatcher cancel ID…",
-        Lines(&["dispatcher cancel \"$WAITS\""]),
-    ),
-    (
-        "dispatcher retry ID…",
+        "pool drain --programmer ID",
         Lines(&[
-            "dispatcher retry \"$WAITS\"",
-            "dispatcher retry --failed --label run_id=monday",
+            "pool resume --all",
+            "pool drain --programmer 010",
+            "pool resume --programmer 010",
         ]),
     ),
     (
-        "dispatcher drain --programmer ID",
+        "pool dead list|show|retry|drop",
         Lines(&[
-            "dispatcher resume --all",
-            "dispatcher drain --programmer 010",
-            "dispatcher resume --programmer 010",
+            "pool dead list",
+            "pool dead show \"$DEAD\"",
+            "pool dead retry --all || [ $? -eq 1 ]",
+            "pool dead drop \"$DEAD\"",
+            "pool dead drop --all",
         ]),
     ),
     (
-        "dispatcher dead list|show|retry|drop",
+        "pool report",
         Lines(&[
-            "dispatcher dead list",
-            "dispatcher dead show \"$DEAD\"",
-            "dispatcher dead retry --all || [ $? -eq 1 ]",
-            "dispatcher dead drop \"$DEAD\"",
-            "dispatcher dead drop --all",
+            "pool report",
+            "pool report --format csv",
+            "pool report --format html | grep '<html'",
         ]),
     ),
     (
-        "dispatcher report",
+        "pool report --since 7d --by llm",
         Lines(&[
-            "dispatcher report",
-            "dispatcher report --format csv",
-            "dispatcher report --format html | grep '<html'",
-        ]),
-    ),
-    ("dispatcher report --since 7d --by llm", AsItStands),
-    (
-        "dispatcher schema task|result|pool",
-        Lines(&[
-            "dispatcher schema task",
-            "dispatcher schema result",
-            "dispatcher schema pool",
+            "pool report --since 7d --by llm",
+            "pool report --by programmer",
+            "pool report --by route",
+            "pool report --by label:run_id",
         ]),
     ),
     (
-        "dispatcher completions bash|zsh|fish",
+        "pool schema task|result|pool",
+        Lines(&["pool schema task", "pool schema result", "pool schema pool"]),
+    ),
+    ("pool schema openapi", AsItStands),
+    (
+        "pool completions bash|zsh|fish",
         Lines(&[
-            "dispatcher completions bash",
-            "dispatcher completions zsh",
-            "dispatcher completions fish",
+            "pool completions bash",
+            "pool completions zsh",
+            "pool completions fish",
         ]),
     ),
     ("worker completions …", Lines(&["worker completions bash"])),
-    ("source <(dispatcher completions bash)", AsItStands),
+    ("source <(pool completions bash)", AsItStands),
     ("worker health", Closely),
     (
         "git branch --list 'pool/*'",
         Lines(&["git -C .pool/sample branch --list 'pool/*' | grep pool/"]),
     ),
+    (
+        "curl -s -N \"$POOL_URL/events\"",
+        Lines(&["{ timeout 5 curl -s -N \"$POOL_URL/events\" || true; } | grep '^event: hello'"]),
+    ),
+    (
+        "curl -s -N -H 'last-event-id: 019c1234-….18' \"$POOL_URL/events\"",
+        Lines(&[
+            "{ timeout 5 curl -s -N -H 'last-event-id: 019c1234-….18' \"$POOL_URL/events\" || true; } \
+             | grep '\"resumed\":false'",
+        ]),
+    ),
 ];
 
 /// Blocks without commands: the language, words in it, and how the tests use it.
 pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
-    ("text", "any AMQP client", "a picture"),
     (
         "text",
         "BREAKER OPEN",
         "promises quickstart looks for these words",
+    ),
+    ("text", "GET /events", "what a stream looks like"),
+    (
+        "ini",
+        "ExecStart=/usr/local/bin/worker run",
+        "a unit of systemd, which is not here",
     ),
     (
         "json",
         "\"instruction\": \"Write the function median",
         "task.json of the requests",
     ),
+    ("json", "tests unchanged", "submitted; its checks pass"),
     (
         "json",
         "\"task_id\"",
@@ -251,11 +344,21 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
         "pika.BlockingConnection",
         "run here, and by promises third_party",
     ),
-    ("yaml", "programmers:", "a pool file that is checked"),
+    ("yaml", "programmers:", "pool files that are checked"),
+    (
+        "yaml",
+        "agent:\n  kind:",
+        "sections of a pool file: scripts/docs --check",
+    ),
+    (
+        "yaml",
+        "  max_duration_per_job_s: 1800",
+        "sections of a pool file: scripts/docs --check",
+    ),
 ];
 
 /// Requests that are not sent by their row alone: they need something to act on, and what it is.
 pub(super) const NOT_SENT: &[(&str, &str, &str)] = &[
-    ("DELETE", "/dead/{id}", "dispatcher dead drop ID"),
+    ("DELETE", "/dead/{id}", "pool dead drop ID"),
     ("POST", "/dead/{id}/retry", "promises dead_letters"),
 ];
