@@ -1,4 +1,4 @@
-//! Medians, and the table as it stands in the README.
+//! Medians, and the table of docs/operate/performance.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
