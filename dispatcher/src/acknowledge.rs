@@ -7,8 +7,8 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use lapin::types::DeliveryTag;
-use pool_shared::broker::{BrokerError, within};
-use pool_shared::fault::{Point, point};
+use pool_broker::fault::{Point, point};
+use pool_broker::{BrokerError, within};
 use tokio::sync::mpsc;
 
 /// From one round of acks to the next.

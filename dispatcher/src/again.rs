@@ -1,8 +1,8 @@
 //! A finished task, submitted again: a new id, and the name of the old one in `retry_of`.
 
-use pool_shared::id::TaskId;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_core::id::TaskId;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 
 /// The message of the new task. A deadline that has passed is left out: nobody could do it any more.
 pub(crate) fn again(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {

@@ -1,9 +1,9 @@
 //! The message of a task, as far as the history has it: what was submitted here, or what a result carries.
 
-use pool_shared::broker::BrokerError;
-use pool_shared::id::TaskId;
-use pool_shared::result::ResultMessage;
-use pool_shared::task::{Task, TaskMessage};
+use pool_broker::BrokerError;
+use pool_core::id::TaskId;
+use pool_core::result::ResultMessage;
+use pool_core::task::{Task, TaskMessage};
 
 use crate::history::History;
 

@@ -8,8 +8,10 @@ pub(crate) use tables::ranges;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use pool_shared::config::{Env, Mistakes, Pool, config_hash, load};
-use pool_shared::routing::Routes;
+use pool_config::{Env, Mistakes, load};
+use pool_core::config_hash::config_hash;
+use pool_core::pool::Pool;
+use pool_core::routing::Routes;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, print};

@@ -8,16 +8,17 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::topology::Topology;
-use pool_shared::broker::{BrokerError, tell, within};
-use pool_shared::config::{Pool, config_hash};
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::Fold;
-use pool_shared::rules::Rules;
+use pool_broker::backoff::Backoff;
+use pool_broker::fault::{Point, point};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::topology::Topology;
+use pool_broker::{BrokerError, tell, within};
+use pool_core::config_hash::config_hash;
+use pool_core::event::Decision;
+use pool_core::pool::Pool;
+use pool_core::rules::Rules;
+use pool_core::state::Fold;
 
 const LOCK: &str = "pool.topology";
 /// A log without a configuration shuts all gates.

@@ -1,10 +1,10 @@
 //! What a dispatcher takes from a queue for as long as it lives.
 
 use lapin::Channel;
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::link::gone;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::{BrokerError, tell};
+use pool_broker::backoff::Backoff;
+use pool_broker::link::gone;
+use pool_broker::process::Process;
+use pool_broker::{BrokerError, tell};
 use tokio::time::Instant;
 
 /// Consumes until shutdown: sets everything up again after whatever ends `consume`, with growing pauses. `words` say what does

@@ -6,15 +6,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::result_properties;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RESULTS_KEY};
-use pool_shared::fault::{Point, point};
-use pool_shared::id::TaskId;
-use pool_shared::result::{ResultMessage, Status, TaskFailure};
-use pool_shared::time::Timestamp;
+use pool_broker::BrokerError;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::result_properties;
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{REPLIES, RESULTS_KEY};
+use pool_core::id::TaskId;
+use pool_core::result::{ResultMessage, Status, TaskFailure};
+use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);

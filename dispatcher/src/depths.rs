@@ -4,9 +4,9 @@ use lapin::Queue;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::{BrokerError, within};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::{BrokerError, within};
 
 /// What a queue holds for whoever asks next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

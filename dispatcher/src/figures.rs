@@ -1,8 +1,8 @@
 //! How counts, durations and moments look in words and tables: one form for the command line, the report and `why`.
 //! JSON and CSV have them with all their digits.
 
-use pool_shared::money::MicroUsd;
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::time::Timestamp;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 

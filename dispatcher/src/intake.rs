@@ -1,18 +1,18 @@
 //! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
 
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{Keeps, Reply, task_properties};
-use pool_shared::broker::log::LogError;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::TASKS;
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Refusal, TaskState, Verdict};
-use pool_shared::id::TaskId;
-use pool_shared::routing::{Unroutable, routing_key};
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::wall_clock;
+use pool_broker::BrokerError;
+use pool_broker::event_log::LogError;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{Keeps, Reply, task_properties};
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::TASKS;
+use pool_core::event::Decision;
+use pool_core::id::TaskId;
+use pool_core::routing::{Unroutable, routing_key};
+use pool_core::state::{Refusal, TaskState, Verdict};
+use pool_core::task::{Task, TaskMessage};
+use pool_telemetry::clock::wall_clock;
 
 use crate::history::{History, Kind};
 use crate::room::{NoRoom, Place, Rooms, Wanted};

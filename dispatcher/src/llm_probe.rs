@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pool_shared::config::{Env, Pool, Protocol, Provider, did_you_mean};
-use pool_shared::id::LlmName;
+use pool_config::{Env, did_you_mean};
+use pool_core::id::LlmName;
+use pool_core::pool::{Pool, Protocol, Provider};
 use serde::Deserialize;
 
 /// How long one provider may take.

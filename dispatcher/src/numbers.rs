@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use pool_shared::broker::process::Process;
-use pool_shared::broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
-use pool_shared::id::ProgrammerId;
-use pool_shared::status::ProgrammerState;
-use pool_shared::telemetry::catalog::{
+use pool_api::status::ProgrammerState;
+use pool_broker::process::Process;
+use pool_broker::topology::{DEAD_QUEUE, RESULTS_QUEUE, UNROUTABLE};
+use pool_core::id::ProgrammerId;
+use pool_core::time::Timestamp;
+use pool_telemetry::catalog::{
     HEARTBEAT_AGE, OLDEST_WAITING, PROGRAMMERS, PROGRAMMERS_ON_BACKUP, QUEUE_MESSAGES, TASKS_OPEN,
     TASKS_RUNNING, TASKS_WAITING,
 };
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_telemetry::clock::wall_clock;
 
 use crate::api::App;
 use crate::depths::{Depth, depth};

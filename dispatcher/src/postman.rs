@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{Obituary, Reply, json_properties, text};
-use pool_shared::broker::outbox::{Letter, Outbox, PROMPT};
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
-use pool_shared::fault::{Point, point};
-use pool_shared::time::wall_clock;
+use pool_broker::BrokerError;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{Obituary, Reply, json_properties, text};
+use pool_broker::outbox::{Letter, Outbox, PROMPT};
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 /// Between two tries at a queue that does not take its results: so long at first, twice as long each time, up to the second.

@@ -2,21 +2,19 @@
 //! message, then `published`. A delivery of a lower generation is dropped by whoever gets it.
 
 use lapin::BasicProperties;
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{
-    self, Keeps, REPEAT, Reply, result_properties, task_properties,
-};
-use pool_shared::broker::log::LogError;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS};
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Refusal, TaskState, Verdict};
-use pool_shared::id::TaskId;
-use pool_shared::routing::routing_key;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_broker::BrokerError;
+use pool_broker::event_log::LogError;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, Keeps, REPEAT, Reply, result_properties, task_properties};
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS};
+use pool_core::event::Decision;
+use pool_core::id::TaskId;
+use pool_core::routing::routing_key;
+use pool_core::state::{Refusal, TaskState, Verdict};
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NotReissued {
@@ -223,8 +221,8 @@ async fn ask_again(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::event::{Batch, EmitterId};
-    use pool_shared::fold::Fold;
+    use pool_core::event::{Batch, EmitterId};
+    use pool_core::state::Fold;
 
     fn id() -> TaskId {
         TaskId::new("t").expect("an id")

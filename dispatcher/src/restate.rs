@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pool_shared::broker::log::{Log, LogError};
-use pool_shared::broker::process::Process;
-use pool_shared::config::Pool;
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::Fold;
-use pool_shared::time::Timestamp;
+use pool_broker::event_log::{Log, LogError};
+use pool_broker::fault::{Point, point};
+use pool_broker::process::Process;
+use pool_core::event::Decision;
+use pool_core::pool::Pool;
+use pool_core::state::Fold;
+use pool_core::time::Timestamp;
 
 use crate::configure;
 
@@ -55,7 +55,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
 
 /// Pauses, and open tasks of which nothing whole was said since then.
 fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
-    let pause = |(target, paused): (&_, &pool_shared::fold::pauses::Paused)| Decision::Paused {
+    let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| Decision::Paused {
         target: Clone::clone(target),
         pause: paused.pause,
         since_ms: Some(paused.since.0),

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::within;
-use pool_shared::config::Pool;
-use pool_shared::fault::{Point, point};
+use pool_broker::backoff::Backoff;
+use pool_broker::fault::{Point, point};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::within;
+use pool_core::pool::Pool;
 
 use crate::configure;
 use crate::reissue::{NotReissued, send_on};

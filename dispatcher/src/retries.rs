@@ -11,21 +11,22 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, Keeps, Obituary, Reply};
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{
+use pool_broker::backoff::Backoff;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, Keeps, Obituary, Reply};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{
     DEAD_EXCHANGE, REPLIES, RESULTS_KEY, RETRIES_KEY, RETRIES_QUEUE, TASKS,
 };
-use pool_shared::broker::{BrokerError, tell, within};
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::result::ErrorKind;
-use pool_shared::routing::routing_key;
-use pool_shared::task::TaskMessage;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::{BrokerError, tell, within};
+use pool_core::event::Decision;
+use pool_core::result::ErrorKind;
+use pool_core::routing::routing_key;
+use pool_core::task::TaskMessage;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 
 use crate::consumer;
 

@@ -9,23 +9,23 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use pool_shared::broker::headers::{self, Reply};
-use pool_shared::broker::link::discard;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
-use pool_shared::broker::{BrokerError, within};
-use pool_shared::config::Pool;
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Fold, Verdict};
-use pool_shared::id::{AttemptId, Capability, TaskId};
-use pool_shared::result::{
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, Reply};
+use pool_broker::link::discard;
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{REPLIES, RESULTS_KEY, TASKS, UNROUTABLE};
+use pool_broker::{BrokerError, within};
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, Capability, TaskId};
+use pool_core::pool::Pool;
+use pool_core::result::{
     ErrorKind, MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit,
 };
-use pool_shared::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_core::routing::{CapabilitySet, Routes, parse_routing_key, queue_name, routing_key};
+use pool_core::state::{Fold, Verdict};
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
 use crate::{configure, consumer};
@@ -280,7 +280,7 @@ async fn publish_result(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::id::ProgrammerId;
+    use pool_core::id::ProgrammerId;
     use std::collections::BTreeMap;
 
     fn routes() -> Routes {

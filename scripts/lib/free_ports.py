@@ -1,4 +1,4 @@
-"""Prints COUNT free TCP ports of 127.0.0.1, or, with ports as further arguments, exits 1 when one of them is taken.
+"""Prints COUNT free TCP ports of 127.0.0.1, or, with ports as further arguments, exits 1 when one of them stays taken.
 
 They are chosen at random below the range that the kernel gives to outgoing connections, so that they are still free
 when a program comes back to its port after a restart, and so that two of us at the same time hardly ever collide.
@@ -7,6 +7,10 @@ when a program comes back to its port after a restart, and so that two of us at 
 import random
 import socket
 import sys
+import time
+
+# A killed program with many threads holds its ports until the last thread is gone.
+RELEASED_WITHIN_S = 10
 
 
 def is_free(port):
@@ -22,7 +26,12 @@ def is_free(port):
 
 def main(count, wanted):
     if wanted:
-        sys.exit(0 if all(is_free(port) for port in wanted) else 1)
+        deadline = time.monotonic() + RELEASED_WITHIN_S
+        while not all(is_free(port) for port in wanted):
+            if time.monotonic() > deadline:
+                sys.exit(1)
+            time.sleep(0.1)
+        return
     found = set()
     while len(found) < count:
         port = random.SystemRandom().randrange(12000, 32000)

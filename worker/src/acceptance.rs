@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::config;
-use pool_shared::result::{CheckReport, ErrorKind, TaskFailure};
-use pool_shared::task::AcceptanceCheck;
+use pool_core::pool;
+use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_core::task::AcceptanceCheck;
 
 use crate::agent::absolute_path_entries;
 use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
@@ -51,7 +51,7 @@ impl Checked {
 /// [`ErrorKind::Workspace`] when the home directory cannot be made; those of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
-    config: &config::Acceptance,
+    config: &pool::Acceptance,
     place: &Place<'_>,
     renew: impl Fn() -> Renewed,
     watch: impl Fn(&str) -> Watch,

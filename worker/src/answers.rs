@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pool_shared::broker::process::Process;
-use pool_shared::event::Decision;
-use pool_shared::id::ProgrammerId;
-use pool_shared::llm::LlmKey;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::process::Process;
+use pool_core::event::Decision;
+use pool_core::id::ProgrammerId;
+use pool_core::llm::LlmKey;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 /// Unreported calls of one programmer and LLM that are kept, the newest. A few failures among so many are not an outage.
@@ -139,7 +140,7 @@ impl Untold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::id::LlmName;
+    use pool_core::id::LlmName;
 
     fn key() -> LlmKey {
         LlmKey::new("http://x/v1", &LlmName::new("p/m").expect("an LLM"), "h")

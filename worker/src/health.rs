@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::status::BrokerStatus;
-use pool_shared::config::{self, Pool};
-use pool_shared::heartbeat::Gate;
-use pool_shared::id::ProgrammerId;
-use pool_shared::standing::Standing;
-use pool_shared::status::{ProgrammerStatus, Seen, programmer_status};
-use pool_shared::time::wall_clock;
+use pool_api::status::{ProgrammerStatus, Seen, programmer_status};
+use pool_broker::process::Process;
+use pool_broker::status::BrokerStatus;
+use pool_core::eligibility::Standing;
+use pool_core::heartbeat::Gate;
+use pool_core::id::ProgrammerId;
+use pool_core::pool::{self, Pool};
+use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// What a programmer says of itself.
 #[derive(Clone)]
 pub struct Health {
-    pub programmer: config::Programmer,
+    pub programmer: pool::Programmer,
     pub port: u16,
     pub process: Process,
     pub pool: Arc<Pool>,
@@ -249,7 +249,7 @@ struct Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::heartbeat::ShutReason;
+    use pool_core::heartbeat::ShutReason;
 
     #[test]
     fn a_programmer_is_ready_unless_something_is_wrong_with_its_process() {

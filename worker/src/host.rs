@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::process::{Process, called};
-use pool_shared::broker::{heartbeats, tell};
-use pool_shared::config::{self, Pool, config_hash};
-use pool_shared::event::Decision;
-use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
-use pool_shared::id::ProgrammerId;
-use pool_shared::standing::consumer_priority;
-use pool_shared::telemetry;
-use pool_shared::time::wall_clock;
+use pool_broker::process::{Process, called};
+use pool_broker::{heartbeats, tell};
+use pool_core::config_hash::config_hash;
+use pool_core::eligibility::consumer_priority;
+use pool_core::event::Decision;
+use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_core::id::ProgrammerId;
+use pool_core::pool::{self, Pool};
+use pool_telemetry;
+use pool_telemetry::clock::wall_clock;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -115,7 +116,7 @@ async fn choose(
     process: &Process,
     pool: &Pool,
     choice: Choice,
-) -> anyhow::Result<Vec<config::Programmer>> {
+) -> anyhow::Result<Vec<pool::Programmer>> {
     match choice {
         Choice::All => Ok(pool.programmers.clone()),
         Choice::These(ids) => ids
@@ -151,9 +152,9 @@ fn unknown(pool: &Pool, id: &ProgrammerId) -> String {
 }
 
 /// Takes the locks of ids until it has enough; they stay taken with the connection.
-async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<config::Programmer> {
+async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Programmer> {
     let limit = process.consume.endpoint().timeout();
-    let mut taken: Vec<config::Programmer> = Vec::new();
+    let mut taken: Vec<pool::Programmer> = Vec::new();
     loop {
         for programmer in &pool.programmers {
             if taken.len() == count {
@@ -198,12 +199,12 @@ struct Host {
 struct Seen {
     id: ProgrammerId,
     port: u16,
-    llm: pool_shared::id::LlmName,
+    llm: pool_core::id::LlmName,
     status: watch::Receiver<Gate>,
 }
 
 impl Host {
-    async fn work(self, programmers: Vec<config::Programmer>) -> anyhow::Result<()> {
+    async fn work(self, programmers: Vec<pool::Programmer>) -> anyhow::Result<()> {
         let mut running = JoinSet::new();
         let mut seen = Vec::new();
         let nudge = Arc::new(Notify::new());
@@ -237,7 +238,7 @@ impl Host {
         self.say_again(&seen);
         tokio::spawn(self.prober(&seen).run());
         tokio::spawn(Arc::clone(&self.answers).tell(self.process.clone()));
-        tokio::spawn(telemetry::pool::watch(
+        tokio::spawn(pool_broker::pool_metrics::watch(
             self.process.clone(),
             Arc::clone(&self.pool),
         ));
@@ -253,7 +254,7 @@ impl Host {
 
     async fn serve_health(
         &self,
-        programmer: &config::Programmer,
+        programmer: &pool::Programmer,
         status: watch::Receiver<Gate>,
     ) -> anyhow::Result<u16> {
         let listener = health::bind(programmer.port).await.with_context(|| {
@@ -286,7 +287,7 @@ impl Host {
 
     async fn programmer(
         &self,
-        config: config::Programmer,
+        config: pool::Programmer,
         status: watch::Sender<Gate>,
     ) -> anyhow::Result<Programmer> {
         let gate = self
@@ -346,7 +347,7 @@ impl Host {
     /// Finds out for the LLMs of these programmers when they are back.
     fn prober(&self, seen: &[Seen]) -> Prober {
         let mine =
-            |programmer: &&config::Programmer| seen.iter().any(|held| held.id == programmer.id);
+            |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
         Prober {
             process: self.process.clone(),
             upstreams: self.workshop.upstreams(),

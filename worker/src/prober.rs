@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool};
-use pool_shared::event::Decision;
-use pool_shared::fold::Verdict;
-use pool_shared::id::{AttemptId, ProgrammerId};
-use pool_shared::llm::{Dialect, LlmKey, Scope};
-use pool_shared::money::MicroUsd;
-use pool_shared::rules::LEASE_MARGIN;
-use pool_shared::time::wall_clock;
+use pool_broker::process::Process;
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, ProgrammerId};
+use pool_core::llm::{Dialect, LlmKey, Scope};
+use pool_core::money::MicroUsd;
+use pool_core::pool::{self, Pool};
+use pool_core::rules::LEASE_MARGIN;
+use pool_core::state::Verdict;
+use pool_telemetry::clock::wall_clock;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -40,7 +40,7 @@ pub struct Prober {
     pub upstreams: Arc<Upstreams>,
     pub config_hash: String,
     /// Those of this process.
-    pub programmers: Vec<config::Programmer>,
+    pub programmers: Vec<pool::Programmer>,
 }
 
 impl Prober {
@@ -103,7 +103,7 @@ impl Prober {
     }
 
     /// Whether the breaker holds this programmer's calls back.
-    fn may(&self, programmer: &config::Programmer, (key, scope): (&LlmKey, &Scope)) -> bool {
+    fn may(&self, programmer: &pool::Programmer, (key, scope): (&LlmKey, &Scope)) -> bool {
         let host = &self.process.host;
         let within = match scope {
             Scope::Pool => true,

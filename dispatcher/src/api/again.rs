@@ -4,12 +4,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_shared::broker::headers::Reply;
-use pool_shared::fold::{Outcome, TaskState};
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
-use pool_shared::task::Task;
-use pool_shared::time::wall_clock;
+use pool_broker::headers::Reply;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
+use pool_core::state::{Outcome, TaskState};
+use pool_core::task::Task;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -214,7 +214,7 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
 
 #[cfg(test)]
 mod tests {
-    use pool_shared::event::{Batch, Decision, EmitterId};
+    use pool_core::event::{Batch, Decision, EmitterId};
 
     use super::*;
 
@@ -225,8 +225,8 @@ mod tests {
             (Status::Succeeded, "`dispatcher retry --force t`"),
             (Status::Failed, "`dispatcher retry t`"),
         ] {
-            let mut fold = pool_shared::fold::Fold::new();
-            let (llm, cost_usd, error) = (None, pool_shared::money::MicroUsd::ZERO, None);
+            let mut fold = pool_core::state::Fold::new();
+            let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);
             let finished = Decision::Finished {
                 task: id.clone(),
                 attempt: None,

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_shared::event::Decision;
-use pool_shared::money::MicroUsd;
+use pool_core::event::Decision;
+use pool_core::money::MicroUsd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

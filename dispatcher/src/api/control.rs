@@ -4,13 +4,13 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_shared::event::Decision;
-use pool_shared::fold::{Fold, Refusal, Verdict};
-use pool_shared::id::TaskId;
-use pool_shared::object::object;
-use pool_shared::pause::{Pause, Target};
-use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
+use pool_core::event::Decision;
+use pool_core::id::TaskId;
+use pool_core::object::object;
+use pool_core::pause::{Pause, Target};
+use pool_core::result::Status;
+use pool_core::state::{Fold, Refusal, Verdict};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ pub async fn pauses(State(app): State<App>) -> Json<PauseList> {
 
 /// What is paused at this place of the log.
 pub(crate) fn paused(fold: &Fold) -> Vec<PauseView> {
-    let view = |(target, paused): (&Target, &pool_shared::fold::pauses::Paused)| PauseView {
+    let view = |(target, paused): (&Target, &pool_core::state::pauses::Paused)| PauseView {
         target: target.clone(),
         pause: paused.pause,
         since: paused.since,

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lapin::message::Delivery;
-use pool_shared::broker::headers::{self, text_header};
-use pool_shared::fault::{Point, point};
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, text_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

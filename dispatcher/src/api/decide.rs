@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use pool_shared::event::Decision;
-use pool_shared::fold::Verdict;
+use pool_core::event::Decision;
+use pool_core::state::Verdict;
 
 use super::problem::Problem;
 use super::{App, health};

@@ -8,8 +8,8 @@ use axum::extract::rejection::{BytesRejection, FailedToBufferBody, PathRejection
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
-use pool_shared::object::Object;
-use pool_shared::wrong::in_words;
+use pool_core::object::Object;
+use pool_core::wrong::in_words;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::str::FromStr;
 
-use pool_shared::config::Pool;
-use pool_shared::fold::{Fold, TaskState};
-use pool_shared::id::{LlmName, ProgrammerId, TaskId};
-use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
+use pool_core::id::{LlmName, ProgrammerId, TaskId};
+use pool_core::pool::Pool;
+use pool_core::result::Status;
+use pool_core::state::{Fold, TaskState};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

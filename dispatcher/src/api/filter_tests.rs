@@ -1,13 +1,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::config::{Env, load};
-use pool_shared::event::{Batch, Decision, EmitterId};
-use pool_shared::fold::Fold;
-use pool_shared::id::{AttemptId, Token};
-use pool_shared::money::MicroUsd;
-use pool_shared::status::Unseen;
-use pool_shared::time::Timestamp;
+use pool_api::status::Unseen;
+use pool_config::{Env, load};
+use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::id::{AttemptId, Token};
+use pool_core::money::MicroUsd;
+use pool_core::state::Fold;
+use pool_core::time::Timestamp;
 
 use super::*;
 

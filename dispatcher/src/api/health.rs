@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use pool_shared::broker::status::BrokerStatus;
+use pool_broker::status::BrokerStatus;
 use schemars::JsonSchema;
 use serde::Serialize;
 

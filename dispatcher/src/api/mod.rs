@@ -28,8 +28,8 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::{Json, Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
-use pool_shared::broker::process::Process;
-use pool_shared::config::Pool;
+use pool_broker::process::Process;
+use pool_core::pool::Pool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

@@ -2,7 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::id::TaskId;
+use pool_core::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

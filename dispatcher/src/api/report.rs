@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::fold::TaskState;
-use pool_shared::id::TaskId;
-use pool_shared::time::wall_clock;
+use pool_core::id::TaskId;
+use pool_core::state::TaskState;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -72,7 +72,7 @@ fn make(app: &App, since: Since, by: &By) -> Report {
     let until = app
         .process
         .log
-        .read(pool_shared::fold::Fold::now)
+        .read(pool_core::state::Fold::now)
         .max(wall_clock());
     let since = since.at(until);
     // Meanwhile nothing is folded: only what is counted is copied.

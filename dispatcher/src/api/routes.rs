@@ -1,7 +1,7 @@
 //! Every route of the API, with what is to be known of it.
 
-use pool_shared::id::TaskId;
-use pool_shared::task::TaskMessage;
+use pool_core::id::TaskId;
+use pool_core::task::TaskMessage;
 use schemars::JsonSchema;
 use serde_json::Value;
 
@@ -326,7 +326,7 @@ fn process(api: Api<App>) -> Api<App> {
 
 #[cfg(test)]
 mod tests {
-    use pool_shared::config::schema_text;
+    use pool_config::schema_text;
 
     #[test]
     fn the_checked_in_document_is_that_of_the_routes() {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
-use pool_shared::id::TaskId;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::{Timestamp, wall_clock};
-use pool_shared::wrong::in_words;
+use pool_core::id::TaskId;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
+use pool_core::wrong::in_words;
+use pool_telemetry::clock::wall_clock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

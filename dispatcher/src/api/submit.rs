@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use pool_shared::broker::headers::Reply;
-use pool_shared::id::TaskId;
-use pool_shared::task::{Priority, Task, TaskMessage};
+use pool_broker::headers::Reply;
+use pool_core::id::TaskId;
+use pool_core::task::{Priority, Task, TaskMessage};
 
 use super::App;
 use super::extract::Body;

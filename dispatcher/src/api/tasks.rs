@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pool_shared::fold::{Fold, TaskState};
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ResultMessage, Status};
-use pool_shared::task::TaskMessage;
-use pool_shared::time::Timestamp;
+use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::money::MicroUsd;
+use pool_core::result::{ResultMessage, Status};
+use pool_core::state::{Fold, TaskState};
+use pool_core::task::TaskMessage;
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

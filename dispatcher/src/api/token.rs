@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use pool_shared::config::Env;
+use pool_config::Env;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;

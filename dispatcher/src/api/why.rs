@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pool_shared::id::TaskId;
-use pool_shared::standing::Standing;
-use pool_shared::time::wall_clock;
+use pool_core::eligibility::Standing;
+use pool_core::id::TaskId;
+use pool_telemetry::clock::wall_clock;
 
 use super::App;
 use super::extract::Path;

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use pool_shared::config::{AgentKind, Pool, Programmer, SandboxLevel, config_hash};
-use pool_shared::id::{Capability, LlmName};
-use pool_shared::routing::{Route, Routes};
+use pool_core::config_hash::config_hash;
+use pool_core::id::{Capability, LlmName};
+use pool_core::pool::{AgentKind, Pool, Programmer, SandboxLevel};
+use pool_core::routing::{Route, Routes};
 
 use crate::figures::counted;
 use crate::llm_probe::LlmReport;
@@ -96,7 +97,7 @@ fn port(programmer: &Programmer) -> String {
 fn price(
     pool: &Pool,
     llm: &LlmName,
-    part: fn(&pool_shared::config::Price) -> pool_shared::money::MicroUsd,
+    part: fn(&pool_core::pool::Price) -> pool_core::money::MicroUsd,
 ) -> String {
     match pool.prices.get(llm).filter(|_| !pool.is_free(llm)) {
         Some(price) => part(price).to_string(),

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
 use serde_json::json;
 
 use super::full::{Interrupted, Room, same_command};

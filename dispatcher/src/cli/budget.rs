@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use pool_shared::money::MicroUsd;
-use pool_shared::time::wall_clock;
+use pool_core::money::MicroUsd;
+use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::api::budget::{NewLimit, Span};

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::pause::{Pause, Target};
-use pool_shared::status::ProgrammerState;
-use pool_shared::time::wall_clock;
+use pool_api::status::ProgrammerState;
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::pause::{Pause, Target};
+use pool_telemetry::clock::wall_clock;
 
 use super::{Client, Format, Shown, complain};
 use crate::api::control::{EndOfPause, NewPause, PauseList};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use pool_shared::time::wall_clock;
+use pool_telemetry::clock::wall_clock;
 
 use super::full::Room;
 use super::{Client, Shown};

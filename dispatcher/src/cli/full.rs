@@ -7,8 +7,8 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pool_shared::id::ProgrammerId;
-use pool_shared::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_core::id::ProgrammerId;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -25,7 +25,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::builder::Resettable;
 use clap::{ColorChoice, CommandFactory as _, Parser as _};
-use pool_shared::config::{Env, Pool, load, schema_text};
+use pool_config::{Env, load, schema_text};
+use pool_core::pool::Pool;
 
 use crate::api::routes::document;
 use crate::check;
@@ -181,7 +182,7 @@ impl Command {
             Self::Why(args) => why::run(args).await,
             Self::Report(args) => report::run(args).await,
             Self::Schema { name } if name == "openapi" => Ok(print(&schema_text(&document()))),
-            Self::Schema { name } => match pool_shared::config::schema_named(&name) {
+            Self::Schema { name } => match pool_config::schema_named(&name) {
                 Some(schema) => Ok(print(&schema_text(&schema))),
                 None => bail!("there is no schema named {name:?}"),
             },

@@ -163,13 +163,10 @@ mod tests {
             duration_ms: of,
             input_tokens: 12_345_678,
             output_tokens: 1_234_567,
-            cost_usd: pool_shared::money::MicroUsd(12_345_678),
+            cost_usd: pool_core::money::MicroUsd(12_345_678),
             ..Group::default()
         };
-        let (since, until) = (
-            pool_shared::time::Timestamp(0),
-            pool_shared::time::Timestamp(1),
-        );
+        let (since, until) = (pool_core::time::Timestamp(0), pool_core::time::Timestamp(1));
         let total = Group {
             name: "all".to_owned(),
             ..group.clone()

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pool_shared::broker::process::{Process, called};
-use pool_shared::config::{Env, Pool, config_hash};
-use pool_shared::telemetry::{self, LogFormat, init_logs, init_metrics};
+use pool_broker::process::{Process, called};
+use pool_config::Env;
+use pool_core::config_hash::config_hash;
+use pool_core::pool::Pool;
+use pool_telemetry::{self, LogFormat, init_logs, init_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -123,7 +125,10 @@ async fn serve(
     );
     let url = format!("http://{}", listener.local_addr()?);
     let pool = Arc::new(pool);
-    tokio::spawn(telemetry::pool::watch(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(pool_broker::pool_metrics::watch(
+        process.clone(),
+        Arc::clone(&pool),
+    ));
     tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
     tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));

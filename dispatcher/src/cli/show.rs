@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use pool_shared::id::TaskId;
-use pool_shared::result::{ResultMessage, Status, Usage};
-use pool_shared::task::{Limits, Priority, TaskMessage};
+use pool_core::id::TaskId;
+use pool_core::result::{ResultMessage, Status, Usage};
+use pool_core::task::{Limits, Priority, TaskMessage};
 use serde_json::json;
 
 use super::Shown;
@@ -217,7 +217,7 @@ fn output(result: &ResultMessage) -> String {
 }
 
 fn checks(result: &ResultMessage) -> String {
-    let check = |check: &pool_shared::result::CheckReport| {
+    let check = |check: &pool_core::result::CheckReport| {
         let ended = check
             .exit_status
             .map_or("did not end by itself".to_owned(), |status| {

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use pool_shared::heartbeat::ShutReason;
-use pool_shared::pause::{Pause, Target};
-use pool_shared::status::{ProgrammerState, ProgrammerStatus};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_core::heartbeat::ShutReason;
+use pool_core::pause::{Pause, Target};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::{Client, Shown};
@@ -125,7 +126,7 @@ fn text(status: &PoolStatus) -> String {
         let served: Vec<&str> = route
             .programmers
             .iter()
-            .map(pool_shared::id::ProgrammerId::as_str)
+            .map(pool_core::id::ProgrammerId::as_str)
             .collect();
         let is_paused = status
             .pauses

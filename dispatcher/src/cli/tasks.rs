@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use pool_shared::id::ProgrammerId;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::id::ProgrammerId;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::api::tasks::{TaskList, TaskView};

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pool_shared::id::TaskId;
+use pool_core::id::TaskId;
 
 use super::Shown;
 use crate::figures::clock;

@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pool_shared::broker::log::Observer;
-use pool_shared::event::Decision;
-use pool_shared::fold::Verdict;
-use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
+use pool_broker::event_log::Observer;
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::result::Status;
+use pool_core::state::Verdict;
+use pool_core::time::Timestamp;
 
 /// Events of tasks that are kept: a few dozen megabytes.
 const EVENTS: usize = 60_000;
@@ -318,8 +318,8 @@ mod tests {
         let started = Decision::Started {
             task: task(1),
             attempt,
-            programmer: pool_shared::id::ProgrammerId::new("001").expect("an id"),
-            token: pool_shared::id::Token {
+            programmer: pool_core::id::ProgrammerId::new("001").expect("an id"),
+            token: pool_core::id::Token {
                 generation: 0,
                 count: 0,
             },
@@ -327,7 +327,7 @@ mod tests {
             body_hash: String::new(),
         };
         hear(&journal, &started);
-        let cost_usd = pool_shared::money::MicroUsd::ZERO;
+        let cost_usd = pool_core::money::MicroUsd::ZERO;
         hear(
             &journal,
             &Decision::Settled {

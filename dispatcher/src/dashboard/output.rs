@@ -5,8 +5,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
-use pool_shared::progress::Progress;
+use pool_core::id::{AttemptId, ProgrammerId, TaskId};
+use pool_core::progress::Progress;
 use serde::Serialize;
 
 /// Tasks whose output is kept.

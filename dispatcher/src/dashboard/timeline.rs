@@ -1,9 +1,9 @@
 //! Events of a task in words, for its page. Pure.
 
-use pool_shared::event::Decision;
-use pool_shared::fold::{Refusal, Verdict};
-use pool_shared::id::{AttemptId, ProgrammerId};
-use pool_shared::time::Timestamp;
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, ProgrammerId};
+use pool_core::state::{Refusal, Verdict};
+use pool_core::time::Timestamp;
 use serde::Serialize;
 
 use super::journal::Entry;
@@ -249,7 +249,7 @@ fn outcome(decision: &Decision) -> Words {
     else {
         return Words::new(Tone::Bad, "cancelled by an operator");
     };
-    let tone = if *status == pool_shared::result::Status::Succeeded {
+    let tone = if *status == pool_core::result::Status::Succeeded {
         Tone::Good
     } else {
         Tone::Bad
@@ -262,7 +262,7 @@ fn outcome(decision: &Decision) -> Words {
     if let Some(llm) = llm {
         text.push_str(&format!(", with {llm}"));
     }
-    if *cost_usd > pool_shared::money::MicroUsd::ZERO {
+    if *cost_usd > pool_core::money::MicroUsd::ZERO {
         text.push_str(&format!(", for ${cost_usd}"));
     }
     Words::new(tone, text).of(None, *attempt)
@@ -271,9 +271,9 @@ fn outcome(decision: &Decision) -> Words {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::id::TaskId;
-    use pool_shared::money::MicroUsd;
-    use pool_shared::result::{ErrorKind, Status};
+    use pool_core::id::TaskId;
+    use pool_core::money::MicroUsd;
+    use pool_core::result::{ErrorKind, Status};
 
     fn said(decision: Decision, verdict: Verdict) -> (String, Tone, bool) {
         let line = line(
@@ -294,7 +294,7 @@ mod tests {
             task: task.clone(),
             attempt: AttemptId::from_u128(n.into()),
             programmer: ProgrammerId::new("006").expect("an id"),
-            token: pool_shared::id::Token {
+            token: pool_core::id::Token {
                 generation: 0,
                 count: n,
             },

@@ -6,10 +6,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use pool_shared::broker::headers::{self, Obituary, text_header};
-use pool_shared::id::TaskId;
-use pool_shared::time::Timestamp;
-use pool_shared::wrong::id_in;
+use pool_broker::headers::{self, Obituary, text_header};
+use pool_core::id::TaskId;
+use pool_core::time::Timestamp;
+use pool_core::wrong::id_in;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -15,10 +15,10 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use pool_shared::broker::link::Link;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::topology::DEAD_QUEUE;
-use pool_shared::broker::{BrokerError, within};
+use pool_broker::link::Link;
+use pool_broker::process::Process;
+use pool_broker::topology::DEAD_QUEUE;
+use pool_broker::{BrokerError, within};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 

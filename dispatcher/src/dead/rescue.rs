@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::broker::headers::{self, Keeps, Reply, json_properties};
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{
-    DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE,
-};
-use pool_shared::fault::{Point, point};
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{self, Keeps, Reply, json_properties};
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
 use tokio::time::Instant;
 
 use super::letter::{Death, Letter};

@@ -2,14 +2,15 @@
 //! task; a result that its reply queue refused is sent again; what is neither stays.
 
 use lapin::message::Delivery;
-use pool_shared::broker::BrokerError;
-use pool_shared::broker::headers::{self, Reply};
-use pool_shared::broker::process::Process;
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::{Timestamp, wall_clock};
-use pool_shared::wrong::id_in;
+use pool_broker::BrokerError;
+use pool_broker::headers::{self, Reply};
+use pool_broker::process::Process;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
+use pool_core::wrong::id_in;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

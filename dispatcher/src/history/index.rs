@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
-use pool_shared::broker::headers;
-use pool_shared::id::TaskId;
-use pool_shared::task::TaskMessage;
+use pool_broker::headers;
+use pool_core::id::TaskId;
+use pool_core::task::TaskMessage;
 
 use super::Kind;
 use crate::report::record::Record;
@@ -113,7 +113,7 @@ impl Index {
             entry.result_at = Some(offset);
             entry.record = Record::read(&delivery.data).map(Arc::new);
             if entry.summary.is_empty() {
-                let result: Option<pool_shared::result::ResultMessage> =
+                let result: Option<pool_core::result::ResultMessage> =
                     serde_json::from_slice(&delivery.data).ok();
                 if let Some(task) = result.and_then(|result| result.task) {
                     entry.describe(&task);

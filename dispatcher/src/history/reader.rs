@@ -7,13 +7,13 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use pool_shared::broker::acks::{self, Acks};
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{self, json_properties};
-use pool_shared::broker::link::{Link, discard};
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
-use pool_shared::broker::{BrokerError, tell, within};
+use pool_broker::acks::{self, Acks};
+use pool_broker::backoff::Backoff;
+use pool_broker::headers::{self, json_properties};
+use pool_broker::link::{Link, discard};
+use pool_broker::publisher::Message;
+use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
+use pool_broker::{BrokerError, tell, within};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -231,7 +231,7 @@ mod tests {
     use super::super::Kind;
     use super::*;
     use lapin::types::FieldTable;
-    use pool_shared::id::TaskId;
+    use pool_core::id::TaskId;
 
     fn delivery(offset: i64, id: &str, properties: lapin::BasicProperties) -> Delivery {
         let mut headers = FieldTable::default();

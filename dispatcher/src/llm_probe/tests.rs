@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
-use pool_shared::config::parse;
+use pool_config::parse;
 use tokio::net::TcpListener;
 
 use super::*;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pool_shared::broker::status::BrokerStatus;
-use pool_shared::event::EmitterId;
-use pool_shared::fold::{Fold, Owner};
-use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
-use pool_shared::id::ProgrammerId;
-use pool_shared::status::{Seen, Unseen};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_api::status::{Seen, Unseen};
+use pool_broker::status::BrokerStatus;
+use pool_core::event::EmitterId;
+use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_core::id::ProgrammerId;
+use pool_core::state::{Fold, Owner};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 /// Who merely waits for an id does not hide a holder that was heard within so long.
@@ -207,8 +208,8 @@ fn is_held(gate: &Gate) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pool_shared::broker::status::Condition;
-    use pool_shared::id::{LlmName, TaskId};
+    use pool_broker::status::Condition;
+    use pool_core::id::{LlmName, TaskId};
 
     use super::*;
 
@@ -225,7 +226,12 @@ mod tests {
             gate,
             current_llm: LlmName::new("a/b").expect("an LLM"),
         };
-        let greeting = Heartbeat::greeting(EmitterId::from_u128(process), "worker h/1", false);
+        let greeting = Heartbeat::greeting(
+            EmitterId::from_u128(process),
+            "worker h/1",
+            wall_clock(),
+            false,
+        );
         beats.hear(Heartbeat {
             programmers: vec![beat],
             ends,

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use pool_shared::fold::Fold;
-use pool_shared::routing::Route;
-use pool_shared::time::Timestamp;
+use pool_core::routing::Route;
+use pool_core::state::Fold;
+use pool_core::time::Timestamp;
 
 use super::{RouteStatus, Snapshot};
 
@@ -60,10 +60,10 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use pool_shared::event::{Batch, Decision, EmitterId};
-    use pool_shared::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
-    use pool_shared::routing::Routes;
-    use pool_shared::status::Unseen;
+    use pool_api::status::Unseen;
+    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId, Token};
+    use pool_core::routing::Routes;
 
     use super::*;
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::config::{Pool, Programmer};
-use pool_shared::fold::Fold;
-use pool_shared::fold::breaker::{Breaker, State};
-use pool_shared::id::{LlmName, ProgrammerId};
-use pool_shared::llm::{Fault, LlmKey, Scope};
-use pool_shared::money::MicroUsd;
-use pool_shared::standing::Standing;
-use pool_shared::time::Timestamp;
+use pool_core::eligibility::Standing;
+use pool_core::id::{LlmName, ProgrammerId};
+use pool_core::llm::{Fault, LlmKey, Scope};
+use pool_core::money::MicroUsd;
+use pool_core::pool::{Pool, Programmer};
+use pool_core::state::Fold;
+use pool_core::state::breaker::{Breaker, State};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

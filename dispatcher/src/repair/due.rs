@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use pool_shared::fold::{Fold, TaskState};
-use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
-use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::routing::Routes;
-use pool_shared::time::Timestamp;
+use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::routing::Routes;
+use pool_core::state::{Fold, TaskState};
+use pool_core::time::Timestamp;
 
 /// A worker that was not heard for so long has no connection any more either, and the broker has taken back what it held.
 const GONE_AFTER: Duration = Duration::from_secs(60);

@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use pool_shared::broker::process::Process;
-use pool_shared::broker::topology::RESULTS_QUEUE;
-use pool_shared::config::Pool;
-use pool_shared::heartbeat::Heartbeat;
-use pool_shared::id::TaskId;
-use pool_shared::routing::Route;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::process::Process;
+use pool_broker::topology::RESULTS_QUEUE;
+use pool_core::heartbeat::Heartbeat;
+use pool_core::id::TaskId;
+use pool_core::pool::Pool;
+use pool_core::routing::Route;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 
 use crate::bodies::task_of;
 use crate::configure;

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool_shared::event::{Batch, Decision, EmitterId, Retry};
-use pool_shared::fold::Fold;
-use pool_shared::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
-use pool_shared::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
-use pool_shared::result::ErrorKind;
-use pool_shared::routing::Routes;
-use pool_shared::rules::Rules;
-use pool_shared::time::Timestamp;
+use pool_core::event::{Batch, Decision, EmitterId, Retry};
+use pool_core::heartbeat::{Gate, Heartbeat, ProgrammerBeat, ShutReason};
+use pool_core::id::{AttemptId, Capability, LlmName, ProgrammerId, TaskId, Token};
+use pool_core::result::ErrorKind;
+use pool_core::routing::Routes;
+use pool_core::rules::Rules;
+use pool_core::state::Fold;
+use pool_core::time::Timestamp;
 
 use super::due::{Cause, Look, Repair, Sightings, due};
 

@@ -15,9 +15,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use pool_shared::money::MicroUsd;
-use pool_shared::result::ErrorKind;
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::result::ErrorKind;
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

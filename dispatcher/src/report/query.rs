@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pool_shared::time::Timestamp;
+use pool_core::time::Timestamp;
 
 /// Tasks that ended before this are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

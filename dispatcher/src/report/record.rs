@@ -1,7 +1,7 @@
 //! What is kept of each result for reports: its numbers, without patch and logs.
 
-use pool_shared::id::{LlmName, ProgrammerId};
-use pool_shared::result::{Timings, Usage};
+use pool_core::id::{LlmName, ProgrammerId};
+use pool_core::result::{Timings, Usage};
 use serde::Deserialize;
 
 /// A result message without what is large.

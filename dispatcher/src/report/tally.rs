@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use pool_shared::fold::Outcome;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{LlmUsage, Status};
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::result::{LlmUsage, Status};
+use pool_core::state::Outcome;
+use pool_core::time::Timestamp;
 
 use super::query::By;
 use super::record::Record;

@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pool_shared::fold::Outcome;
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{
-    ErrorKind, LlmUsage, ResultMessage, Status, TaskFailure, Timings, Usage,
-};
-use pool_shared::time::Timestamp;
+use pool_core::id::{AttemptId, LlmName, ProgrammerId};
+use pool_core::money::MicroUsd;
+use pool_core::result::{ErrorKind, LlmUsage, ResultMessage, Status, TaskFailure, Timings, Usage};
+use pool_core::state::Outcome;
+use pool_core::time::Timestamp;
 
 use super::query::{By, Since};
 use super::record::Record;

@@ -9,13 +9,13 @@ mod programmers;
 mod tests;
 mod words;
 
-use pool_shared::fold::pauses::Paused;
-use pool_shared::fold::{Owner, TaskState};
-use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::pause::{Pause, Target};
-use pool_shared::routing::{Route, Routes};
-use pool_shared::standing::Standing;
-use pool_shared::time::Timestamp;
+use pool_core::eligibility::Standing;
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::pause::{Pause, Target};
+use pool_core::routing::{Route, Routes};
+use pool_core::state::pauses::Paused;
+use pool_core::state::{Owner, TaskState};
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -5,15 +5,15 @@
 
 use std::collections::HashMap;
 
-use pool_shared::config::Programmer;
-use pool_shared::fold::Owner;
-use pool_shared::heartbeat::{Gate, ShutReason};
-use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::pause::Target;
-use pool_shared::routing::Route;
-use pool_shared::standing::{Closed, Means, Obstacle, Room};
-use pool_shared::status::Unseen;
-use pool_shared::time::Timestamp;
+use pool_api::status::Unseen;
+use pool_core::eligibility::{Closed, Means, Obstacle, Room};
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::pause::Target;
+use pool_core::pool::Programmer;
+use pool_core::routing::Route;
+use pool_core::state::Owner;
+use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -2,16 +2,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::config::{Pool, parse};
-use pool_shared::event::{Batch, Decision, EmitterId, FailedCall};
-use pool_shared::fold::Fold;
-use pool_shared::fold::breaker::Caller;
-use pool_shared::heartbeat::{Gate, ShutReason};
-use pool_shared::id::{AttemptId, LlmName, Token};
-use pool_shared::llm::Fault;
-use pool_shared::pause::{Pause, Target};
-use pool_shared::rules::Rules;
-use pool_shared::status::{Seen, Unseen};
+use pool_api::status::{Seen, Unseen};
+use pool_config::parse;
+use pool_core::event::{Batch, Decision, EmitterId, FailedCall};
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::id::{AttemptId, LlmName, Token};
+use pool_core::llm::Fault;
+use pool_core::pause::{Pause, Target};
+use pool_core::pool::Pool;
+use pool_core::rules::Rules;
+use pool_core::state::Fold;
+use pool_core::state::breaker::Caller;
 
 use super::*;
 

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::config::Pool;
-use pool_shared::event::Retry;
-use pool_shared::fold::breaker::Shut;
-use pool_shared::fold::pauses::Paused;
-use pool_shared::fold::{Outcome, Owner, TaskState};
-use pool_shared::id::{LlmName, ProgrammerId};
-use pool_shared::pause::Target;
-use pool_shared::routing::{Route, Routes, parse_routing_key};
-use pool_shared::standing::explain_pause;
-use pool_shared::status::Unseen;
-use pool_shared::time::Timestamp;
+use pool_api::status::Unseen;
+use pool_core::eligibility::explain_pause;
+use pool_core::event::Retry;
+use pool_core::id::{LlmName, ProgrammerId};
+use pool_core::pause::Target;
+use pool_core::pool::Pool;
+use pool_core::routing::{Route, Routes, parse_routing_key};
+use pool_core::state::breaker::Shut;
+use pool_core::state::pauses::Paused;
+use pool_core::state::{Outcome, Owner, TaskState};
+use pool_core::time::Timestamp;
 
 use super::programmers::Able;
 use super::{Position, Reason};
@@ -40,7 +40,7 @@ pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
 }
 
 fn ended(outcome: &Outcome) -> String {
-    use pool_shared::result::Status;
+    use pool_core::result::Status;
     match outcome.status {
         Status::Succeeded | Status::Failed | Status::Expired => outcome.status.as_str().to_owned(),
         Status::Rejected | Status::Cancelled => format!("been {}", outcome.status.as_str()),

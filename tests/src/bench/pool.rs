@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
-use pool_shared::broker::topology::{
+use pool_broker::topology::{
     DEAD_QUEUE, EVENTS_STREAM, HISTORY_STREAM, REPLIES, RESULTS_QUEUE, TASKS, UNROUTABLE,
 };
-use pool_shared::config::Pool;
-use pool_shared::routing::Routes;
+use pool_core::pool::Pool;
+use pool_core::routing::Routes;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
@@ -58,10 +58,10 @@ impl Setup {
         let pool_file = dir.join("pool.yaml");
         std::fs::write(&pool_file, pool_yaml(one_queue))
             .context("failed to write the pool file")?;
-        let pool = pool_shared::config::load(&pool_file, &pool_shared::config::Env::of_process())
-            .map_err(|mistakes| {
-            anyhow::anyhow!("the pool file of the benchmark is wrong: {mistakes}")
-        })?;
+        let pool =
+            pool_config::load(&pool_file, &pool_config::Env::of_process()).map_err(|mistakes| {
+                anyhow::anyhow!("the pool file of the benchmark is wrong: {mistakes}")
+            })?;
         Ok(Self {
             programs,
             amqp_url,
@@ -253,7 +253,7 @@ impl RunningPool {
 /// Removes what earlier runs have left: every run begins with an empty log.
 async fn wipe(channel: &Channel, pool: &Pool) -> anyhow::Result<()> {
     let routes = Routes::new(&pool.capabilities());
-    let queues = routes.all().iter().map(pool_shared::routing::Route::queue);
+    let queues = routes.all().iter().map(pool_core::routing::Route::queue);
     let fixed = [
         EVENTS_STREAM,
         HISTORY_STREAM,

@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let seed = args
         .seed
-        .unwrap_or_else(|| pool_shared::time::wall_clock().0);
+        .unwrap_or_else(|| pool_telemetry::clock::wall_clock().0);
     eprintln!(
         "soak: {} min, seed {seed}, in {}",
         args.minutes,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lapin::Connection;
-use pool_shared::broker::topology::DEAD_QUEUE;
-use pool_shared::result::Status;
+use pool_broker::topology::DEAD_QUEUE;
+use pool_core::result::Status;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use pool_shared::result::Status;
+use pool_core::result::Status;
 
 /// A result for a task, as it came: its bytes, which attempt it says it is of, and how it says that the task ended.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

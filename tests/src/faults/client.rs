@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use pool_shared::broker::topology::{REPLIES, TASKS};
+use pool_broker::topology::{REPLIES, TASKS};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};

@@ -9,15 +9,15 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
-use pool_shared::broker::topology::{
+use pool_broker::topology::{
     DEAD_QUEUE, EVENTS_KEY, EVENTS_STREAM, HISTORY_KEY, HISTORY_STREAM, LOG, RESULTS_QUEUE,
     RETRIES_QUEUE, UNROUTABLE,
 };
-use pool_shared::event::{Batch, Decision, EmitterId};
-use pool_shared::fold::{Fold, Verdict};
-use pool_shared::result::ResultMessage;
-use pool_shared::routing::Routes;
-use pool_shared::time::wall_clock;
+use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::result::ResultMessage;
+use pool_core::routing::Routes;
+use pool_core::state::{Fold, Verdict};
+use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 
 use super::checker::{Answer, Outcome};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pool_shared::broker::topology::{EVENTS_STREAM, HISTORY_STREAM};
+use pool_broker::topology::{EVENTS_STREAM, HISTORY_STREAM};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pool_shared::result::Status;
-use pool_shared::time::Timestamp;
+use pool_core::result::Status;
+use pool_core::time::Timestamp;
 use serde_json::{Value, json};
 
 /// Offered by those programmers alone whose agent works in a worktree.
@@ -123,7 +123,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::task::TaskMessage;
+    use pool_core::task::TaskMessage;
 
     #[test]
     fn every_kind_has_its_turn() {
@@ -152,7 +152,7 @@ mod tests {
             );
             if let Ok(task) = read {
                 assert_eq!(
-                    pool_shared::routing::routing_key(&task.capabilities),
+                    pool_core::routing::routing_key(&task.capabilities),
                     job.key,
                     "{:?}",
                     job.kind

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::time::wall_clock;
+use pool_telemetry::clock::wall_clock;
 use reqwest::{Client, StatusCode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::result::{ErrorKind, Status};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lapin::options::ExchangeDeleteOptions;
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;

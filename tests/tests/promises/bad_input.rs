@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use lapin::BasicProperties;
 use lapin::message::Delivery;
-use pool_shared::result::{ErrorKind, ResultMessage, Status};
+use pool_core::result::{ErrorKind, ResultMessage, Status};
 use serde_json::{Value, json};
 
 use crate::support::pool::task;
@@ -16,7 +16,7 @@ const NINE: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
 /// One byte more than is accepted, and all of it is one field.
 fn too_large() -> String {
     let mut task = task("large");
-    task["instruction"] = Value::from("x".repeat(pool_shared::task::MAX_BODY_BYTES));
+    task["instruction"] = Value::from("x".repeat(pool_core::task::MAX_BODY_BYTES));
     task.to_string()
 }
 

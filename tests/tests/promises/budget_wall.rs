@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use pool_shared::id::{AttemptId, ProgrammerId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::Status;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::id::{AttemptId, ProgrammerId};
+use pool_core::money::MicroUsd;
+use pool_core::result::Status;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 
 use crate::support::clock::{FakeClock, zone_whose_day_ends_in};

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use pool_shared::result::ErrorKind;
+use pool_core::result::ErrorKind;
 use reqwest::StatusCode;
 use serde_json::json;
 

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use pool_shared::result::{ErrorKind, Status};
-use pool_shared::time::wall_clock;
+use pool_core::result::{ErrorKind, Status};
+use pool_telemetry::clock::wall_clock;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -269,7 +269,7 @@ async fn a_dead_letter_of_a_task_without_an_outcome_goes_on_and_one_with_an_outc
         Some("mine"),
         "the submitter hears of the new one, too"
     );
-    let result: pool_shared::result::ResultMessage =
+    let result: pool_core::result::ResultMessage =
         serde_json::from_slice(&delivery.data).expect("a result");
     assert_eq!(
         json!(result.task_id),

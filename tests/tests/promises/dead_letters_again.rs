@@ -3,7 +3,7 @@
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

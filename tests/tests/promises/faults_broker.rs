@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::result::{ErrorKind, Status};
 use reqwest::Method;
 use serde_json::Value;
 

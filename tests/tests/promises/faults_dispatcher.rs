@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use pool_shared::result::Status;
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::result::Status;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use reqwest::StatusCode;
 use serde_json::json;
 

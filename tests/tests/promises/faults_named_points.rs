@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use pool_shared::fault::Point;
-use pool_shared::result::Status;
-use pool_shared::time::wall_clock;
+use pool_broker::fault::Point;
+use pool_core::result::Status;
+use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
 use crate::support::amqp::{channel, small_queue};

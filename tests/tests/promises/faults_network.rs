@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use pool_tests::faults::proxy::{Proxy, Weather};
 use serde_json::{Value, json};
 use tokio::time::sleep;

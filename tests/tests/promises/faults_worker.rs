@@ -6,8 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::id::AttemptId;
+use pool_core::result::{ErrorKind, Status};
 use serde_json::json;
 
 use crate::support::amqp::channel;
@@ -508,7 +508,7 @@ async fn a_host_whose_clock_jumps_by_an_hour_brings_its_result_and_takes_no_othe
         })
         .await;
     log.read().await;
-    let ahead = pool_shared::time::Timestamp(pool_shared::time::wall_clock().0 + 60_000);
+    let ahead = pool_core::time::Timestamp(pool_telemetry::clock::wall_clock().0 + 60_000);
     assert!(
         log.entries.iter().all(|entry| entry.at < ahead),
         "nothing in the log is an hour ahead"
@@ -552,7 +552,7 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
 fn the_binaries_of_these_tests_have_fault_points() {
     // Cargo builds them without when a package is built alone; then every test of a fault would wait for nothing.
     let bytes = std::fs::read(program("worker")).expect("the worker");
-    let name = pool_shared::fault::Point::Started.name().as_bytes();
+    let name = pool_broker::fault::Point::Started.name().as_bytes();
     let has = bytes.windows(name.len()).any(|window| window == name);
     assert!(
         has,

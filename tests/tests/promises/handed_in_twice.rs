@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use pool_shared::result::Status;
-use pool_shared::time::wall_clock;
+use pool_core::result::Status;
+use pool_telemetry::clock::wall_clock;
 use reqwest::StatusCode;
 use serde_json::json;
 

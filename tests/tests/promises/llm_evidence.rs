@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pool_shared::result::{ErrorKind, Status};
-use pool_shared::time::wall_clock;
+use pool_core::result::{ErrorKind, Status};
+use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
 use crate::support::event_log::Entry;

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pool_shared::id::ProgrammerId;
-use pool_shared::result::{ErrorKind, Status};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::id::ProgrammerId;
+use pool_core::result::{ErrorKind, Status};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use pool_tests::scripted_llm::LoggedRequest;
 use serde_json::json;
 

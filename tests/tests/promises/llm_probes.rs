@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 
 use crate::support::event_log::Entry;

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pool_shared::result::Status;
-use pool_shared::telemetry::catalog::{ALL, At, Kind, Row};
+use pool_core::result::Status;
+use pool_telemetry::catalog::{ALL, At, Kind, Row};
 use serde_json::json;
 
 use crate::support::machine::program;

@@ -2,7 +2,7 @@
 
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, SOON};
-use pool_shared::result::Status;
+use pool_core::result::Status;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_submitted_over_http_comes_back_with_one_outcome() {

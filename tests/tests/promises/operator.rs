@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::result::{ErrorKind, Status};
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_shared::result::Status;
+use pool_core::result::Status;
 
 use crate::support::field::REPAIRED_WITHIN;
 use crate::support::machine::idles;

@@ -8,7 +8,7 @@ use lapin::options::{
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use serde_json::json;
 
 use crate::support::amqp::channel;

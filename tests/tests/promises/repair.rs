@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
-use pool_shared::event::Decision;
-use pool_shared::id::TaskId;
-use pool_shared::result::Status;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_core::event::Decision;
+use pool_core::id::TaskId;
+use pool_core::result::Status;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 

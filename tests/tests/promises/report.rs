@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{LlmUsage, ResultMessage, Status};
+use pool_core::money::MicroUsd;
+use pool_core::result::{LlmUsage, ResultMessage, Status};
 use serde_json::{Value, json};
 
 use crate::support::api::http;

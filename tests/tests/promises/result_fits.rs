@@ -1,6 +1,6 @@
 //! A result always fits into the broker, whatever an agent has produced; and a success is one whose change can be had.
 
-use pool_shared::result::{ErrorKind, ResultMessage, Status};
+use pool_core::result::{ErrorKind, ResultMessage, Status};
 use serde_json::{Value, json};
 
 use crate::support::own_broker::OwnBroker;

@@ -1,7 +1,7 @@
 //! A task that is published over AMQP goes where its message says. The routing key is a short cut: one that is written
 //! another way, or that says nothing, costs the task nothing.
 
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::result::{ErrorKind, Status};
 use serde_json::{Value, json};
 
 use crate::support::pool::task;

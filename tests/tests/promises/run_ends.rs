@@ -1,7 +1,7 @@
 //! When a run of an agent is over: not while it computes, and not only when its process exits. An agent that has finished
 //! is finished, and its change is judged.
 
-use pool_shared::result::{ErrorKind, ResultMessage, Status};
+use pool_core::result::{ErrorKind, ResultMessage, Status};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 

@@ -1,9 +1,9 @@
 //! The limits of a task hold over all its attempts and hand-backs, however each attempt ended. The result names the usage
 //! of all of them.
 
-use pool_shared::id::ProgrammerId;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ErrorKind, Status, Usage};
+use pool_core::id::ProgrammerId;
+use pool_core::money::MicroUsd;
+use pool_core::result::{ErrorKind, Status, Usage};
 use serde_json::{Value, json};
 
 use crate::support::pool::tasks;

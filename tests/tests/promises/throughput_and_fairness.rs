@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use pool_shared::event::Decision;
-use pool_shared::id::{AttemptId, Capability, ProgrammerId, TaskId};
-use pool_shared::routing::{Routes, queue_name};
-use pool_shared::time::Timestamp;
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, Capability, ProgrammerId, TaskId};
+use pool_core::routing::{Routes, queue_name};
+use pool_core::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::support::event_log::Entry;

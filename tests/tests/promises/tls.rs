@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use reqwest::StatusCode;
 use serde_json::json;
 

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use serde_json::{Value, json};
 
 use crate::support::amqp::channel;

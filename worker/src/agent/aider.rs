@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use futures_util::future::{BoxFuture, FutureExt};
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_core::result::{ErrorKind, TaskFailure};
 use serde_json::json;
 
 use super::evidence::AiderEvidence;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
 use crate::sandbox::{Exit, Sandbox, Watch};

@@ -3,7 +3,7 @@
 //! The log is written by aider itself and says when an LLM was asked and when it answered. The output is weaker: a model
 //! can print the same words. Neither is asked before the gateway's record.
 
-use pool_shared::result::ErrorKind;
+use pool_core::result::ErrorKind;
 use serde::Deserialize;
 
 use crate::sandbox::Output;

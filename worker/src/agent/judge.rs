@@ -3,8 +3,8 @@
 //! First how the worker saw the run end, then the gateway's record, then aider's own log, then the files, and last what
 //! was printed. The exit status of an agent says little: aider exits with 0 whatever its LLM did.
 
-use pool_shared::config::AgentKind;
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_core::pool::AgentKind;
+use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::{AgentRun, AiderEvidence, Evidence};
 use crate::llm::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pool_shared::id::LlmName;
-use pool_shared::money::MicroUsd;
+use pool_core::id::LlmName;
+use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;

@@ -16,10 +16,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use pool_shared::config::{self, AgentKind, Secret};
-use pool_shared::id::LlmName;
-use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::source::RelativePath;
+use pool_core::id::LlmName;
+use pool_core::pool::{self, AgentKind, Secret};
+use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::source::RelativePath;
 
 use crate::sandbox::{Command, Exit, LaunchError, Output, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, write_new};
@@ -88,7 +88,7 @@ pub trait Agent: Send + Sync {
 }
 
 /// The agent that the pool file asks for.
-pub fn from_config(config: &config::Agent) -> Box<dyn Agent> {
+pub fn from_config(config: &pool::Agent) -> Box<dyn Agent> {
     match &config.kind {
         AgentKind::Aider {
             program,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use pool_shared::result::TaskFailure;
+use pool_core::result::TaskFailure;
 
 use super::{Agent, AgentRun, Evidence, Job};
 use crate::sandbox::{Exit, Output, Sandbox, Watch};

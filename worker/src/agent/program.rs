@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_core::result::{ErrorKind, TaskFailure};
 
 /// The absolute path of a program.
 ///

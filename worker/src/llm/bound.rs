@@ -1,6 +1,6 @@
 //! Which limit the output of a call has: it decides what an answer that is cut there is good for. Pure.
 
-use pool_shared::money::MicroUsd;
+use pool_core::money::MicroUsd;
 
 use super::pricing::{Demand, Room, Tariff, Tokens, admit};
 use super::record::{Cap, Cut};

@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
-use pool_shared::id::LlmName;
-use pool_shared::time::wall_clock;
+use pool_core::id::LlmName;
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::answer::Answer;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pool_shared::time::Timestamp;
+use pool_core::time::Timestamp;
 use serde_json::Value;
 
 use super::answer::{Answer, NoAnswer};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pool_shared::config::{Failover, FailureCondition};
-use pool_shared::id::LlmName;
+use pool_core::id::LlmName;
+use pool_core::pool::{Failover, FailureCondition};
 
 use super::record::{CallClass, Cap, Cut};
 

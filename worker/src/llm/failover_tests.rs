@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pool_shared::config::{BreakerConfig, BreakerScope};
+use pool_core::pool::{BreakerConfig, BreakerScope};
 
 use super::*;
 

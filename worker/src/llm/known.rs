@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use pool_shared::config::{LlmSettings, OutputLimitField};
-use pool_shared::id::LlmName;
+use pool_core::id::LlmName;
+use pool_core::pool::{LlmSettings, OutputLimitField};
 
 use super::lesson::Lesson;
 use super::pricing::{Demand, MIN_OUTPUT_TOKENS};

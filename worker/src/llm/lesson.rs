@@ -2,7 +2,7 @@
 //! the field. Pure. Providers share neither codes nor words, so this reads the sentence: a number where a cue stands before
 //! it. The gateway keeps a lesson only when the next request, made by it, is answered (`call`).
 
-use pool_shared::config::OutputLimitField;
+use pool_core::pool::OutputLimitField;
 
 use super::protocol::LIMIT_NAMES;
 

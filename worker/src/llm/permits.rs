@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use pool_shared::event::FailedCall;
-use pool_shared::id::LlmName;
-use pool_shared::llm::Dialect;
-use pool_shared::result::Usage;
+use pool_core::event::FailedCall;
+use pool_core::id::LlmName;
+use pool_core::llm::Dialect;
+use pool_core::result::Usage;
 
 use super::record::CallClass;
 

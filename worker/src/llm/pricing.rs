@@ -1,8 +1,8 @@
 //! What a call may use and what it cost. Pure: the numbers decide whether a call is made at all, so every estimate here
 //! is an upper one.
 
-use pool_shared::config::Price;
-use pool_shared::money::MicroUsd;
+use pool_core::money::MicroUsd;
+use pool_core::pool::Price;
 use serde_json::Value;
 
 /// What an answer is assumed to need when the agent sets no limit; what a paid LLM is then told.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use pool_shared::config::Protocol;
-use pool_shared::id::LlmName;
-use pool_shared::llm::{self, Fault};
-use pool_shared::money::MicroUsd;
-use pool_shared::time::wall_clock;
+use pool_core::id::LlmName;
+use pool_core::llm::{self, Fault};
+use pool_core::money::MicroUsd;
+use pool_core::pool::Protocol;
+use pool_telemetry::clock::wall_clock;
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pool_shared::id::LlmName;
-use pool_shared::llm::Fault;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{LlmUsage, Usage};
+use pool_core::id::LlmName;
+use pool_core::llm::Fault;
+use pool_core::money::MicroUsd;
+use pool_core::result::{LlmUsage, Usage};
 
 use super::permits::Unavailable;
 use super::protocol::Ending;

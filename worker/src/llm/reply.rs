@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
-use pool_shared::id::LlmName;
+use pool_core::id::LlmName;
 use serde_json::{Value, json};
 
 use super::answer::Answer;

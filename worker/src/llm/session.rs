@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pool_shared::config::Failover;
-use pool_shared::id::LlmName;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::Usage;
+use pool_core::id::LlmName;
+use pool_core::money::MicroUsd;
+use pool_core::pool::Failover;
+use pool_core::result::Usage;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;

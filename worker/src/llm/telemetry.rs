@@ -1,7 +1,7 @@
 //! What the gateway tells the people who run it: one struct for each fact, log line and metrics together.
 
-use pool_shared::id::LlmName;
-use pool_shared::telemetry::catalog::{
+use pool_core::id::LlmName;
+use pool_telemetry::catalog::{
     LLM_CALL, LLM_CALLS, LLM_CALLS_WITHOUT_LLM, LLM_COST, LLM_FAILOVERS, LLM_SKIPS, LLM_TOKENS,
     LLM_USAGE_NOT_BELIEVED,
 };
@@ -160,8 +160,8 @@ mod tests {
     use std::time::Duration;
 
     use metrics_exporter_prometheus::PrometheusBuilder;
-    use pool_shared::id::LlmName;
-    use pool_shared::money::MicroUsd;
+    use pool_core::id::LlmName;
+    use pool_core::money::MicroUsd;
 
     use super::*;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pool_shared::config::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
-use pool_shared::id::LlmName;
+use pool_core::id::LlmName;
+use pool_core::pool::{OutputLimitField, Pool, Price, Protocol, Provider, Secret};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};

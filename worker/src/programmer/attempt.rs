@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use pool_shared::config::{self, AgentKind, Env, Pool};
-use pool_shared::fault::{Point, point};
-use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
-use pool_shared::task::Limits;
+use pool_broker::fault::{Point, point};
+use pool_config::Env;
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::pool::{self, AgentKind, Pool};
+use pool_core::result::{ErrorKind, ResultMessage, Status, TaskFailure, Usage};
+use pool_core::task::Limits;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +141,7 @@ impl Workshop {
     /// When no loopback port is free.
     pub async fn attempts(
         self: &Arc<Self>,
-        programmer: config::Programmer,
+        programmer: pool::Programmer,
     ) -> anyhow::Result<Attempts> {
         let gateway = Gateway::start(Arc::clone(&self.upstreams))
             .await
@@ -157,7 +158,7 @@ impl Workshop {
 /// Runs attempts of one programmer, one at a time.
 pub struct Attempts {
     pub(super) workshop: Arc<Workshop>,
-    pub(super) programmer: config::Programmer,
+    pub(super) programmer: pool::Programmer,
     pub(super) gateway: Gateway,
     teller: Option<Teller>,
 }

@@ -2,17 +2,17 @@
 //!
 //! [`examine`] decides without a broker; [`super::Programmer`] performs.
 
-use pool_shared::broker::headers::{self, Keeps, Reply};
-use pool_shared::broker::topology::REPLY_PREFIX;
-use pool_shared::event::Spent;
-use pool_shared::fold::{Fold, Refusal, TaskState};
-use pool_shared::id::{AttemptId, TaskId, Token};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ErrorKind, Status, TaskFailure};
-use pool_shared::routing::CapabilitySet;
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
-use pool_shared::wrong::id_in;
+use pool_broker::headers::{self, Keeps, Reply};
+use pool_broker::topology::REPLY_PREFIX;
+use pool_core::event::Spent;
+use pool_core::id::{AttemptId, TaskId, Token};
+use pool_core::money::MicroUsd;
+use pool_core::result::{ErrorKind, Status, TaskFailure};
+use pool_core::routing::CapabilitySet;
+use pool_core::state::{Fold, Refusal, TaskState};
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
+use pool_core::wrong::id_in;
 
 /// So many deliveries without any start: the task kills its worker before it can be claimed.
 const MOST_UNSTARTED_DELIVERIES: u64 = 10;
@@ -245,8 +245,8 @@ impl Claimed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::event::{Batch, Decision, EmitterId};
-    use pool_shared::id::{Capability, ProgrammerId};
+    use pool_core::event::{Batch, Decision, EmitterId};
+    use pool_core::id::{Capability, ProgrammerId};
 
     const NOW: Timestamp = Timestamp(1_767_323_045_678);
 

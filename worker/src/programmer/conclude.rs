@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
-use pool_shared::broker::backoff::Backoff;
-use pool_shared::broker::headers::{
+use pool_broker::backoff::Backoff;
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::{
     Obituary, Reply, repeat_properties, result_properties, task_properties,
 };
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
-use pool_shared::broker::{BrokerError, tell, within};
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::{Fold, Refusal, Verdict};
-use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
-use pool_shared::routing::routing_key;
-use pool_shared::time::wall_clock;
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_KEY, TASKS};
+use pool_broker::{BrokerError, tell, within};
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::result::{MAX_RESULT_BYTES, ResultMessage, Status, TaskFailure, lower_limit};
+use pool_core::routing::routing_key;
+use pool_core::state::{Fold, Refusal, Verdict};
+use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
 use super::attempt::Branch;

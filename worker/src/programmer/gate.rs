@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool, config_hash};
-use pool_shared::fold::Fold;
-use pool_shared::heartbeat::{Gate, Heartbeat, ShutReason};
-use pool_shared::id::ProgrammerId;
-use pool_shared::pause::Pause;
-use pool_shared::standing::{Obstacle, Standing};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::process::Process;
+use pool_core::config_hash::config_hash;
+use pool_core::eligibility::{Obstacle, Standing};
+use pool_core::heartbeat::{Gate, Heartbeat, ShutReason};
+use pool_core::id::ProgrammerId;
+use pool_core::pause::Pause;
+use pool_core::pool::{self, Pool};
+use pool_core::state::Fold;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -51,7 +53,7 @@ pub fn watch_gates(
     process: Process,
     pool: Arc<Pool>,
     others: Others,
-    programmers: &[config::Programmer],
+    programmers: &[pool::Programmer],
 ) -> BTreeMap<ProgrammerId, watch::Receiver<Door>> {
     let watcher = Watcher {
         config_hash: config_hash(&pool),
@@ -83,7 +85,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn run(self, senders: Vec<(config::Programmer, watch::Sender<Door>)>) {
+    async fn run(self, senders: Vec<(pool::Programmer, watch::Sender<Door>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
         // Before the log has been read there is nothing to look at; then it is looked at once.
         let _ = self.process.log.ready().await;
@@ -111,7 +113,7 @@ impl Watcher {
     }
 
     /// What holds for all, or else what holds for each.
-    fn look(&self, programmers: &[config::Programmer]) -> Vec<Door> {
+    fn look(&self, programmers: &[pool::Programmer]) -> Vec<Door> {
         let shut = look(
             &self.process,
             &self.config_hash,
@@ -146,7 +148,7 @@ impl Watcher {
                 fold,
                 now,
             };
-            let door = |programmer: &config::Programmer| {
+            let door = |programmer: &pool::Programmer| {
                 let shut = |Obstacle { reason, detail, .. }| Shut { reason, detail };
                 Door {
                     shut: standing.obstacle(programmer, alive).map(shut),
@@ -197,7 +199,7 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
     })
 }
 
-fn report(programmer: &config::Programmer, shut: Option<&Shut>) {
+fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
     let programmer = &programmer.id;
     match shut {
         // Money comes and goes, and near the limit it is everybody's turn for seconds.

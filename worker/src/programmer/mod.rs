@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::broker::process::Process;
-use pool_shared::config::{self, Pool};
-use pool_shared::event::Decision;
-use pool_shared::heartbeat::{Gate, ShutReason};
-use pool_shared::routing::queue_name;
-use pool_shared::time::wall_clock;
+use pool_broker::process::Process;
+use pool_core::event::Decision;
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::pool::{self, Pool};
+use pool_core::routing::queue_name;
+use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,7 @@ type In = Input<Delivery, Held, Done>;
 
 /// What a programmer needs. One task runs [`Programmer::run`].
 pub struct Programmer {
-    pub config: config::Programmer,
+    pub config: pool::Programmer,
     pub process: Process,
     pub attempts: Attempts,
     pub pool: Arc<Pool>,
@@ -332,7 +332,7 @@ impl Programmer {
         }
     }
 
-    fn broken(&self, error: &pool_shared::broker::BrokerError) -> In {
+    fn broken(&self, error: &pool_broker::BrokerError) -> In {
         if error.is_outage() {
             tracing::debug!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
         } else {

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use pool_shared::broker::process::Process;
-use pool_shared::config::Pool;
-use pool_shared::event::{Decision, Spent};
-use pool_shared::fold::breaker::Caller;
-use pool_shared::fold::{Refusal, Verdict};
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use pool_shared::money::MicroUsd;
-use pool_shared::result::Usage;
-use pool_shared::standing::explain;
-use pool_shared::time::wall_clock;
+use pool_broker::process::Process;
+use pool_core::eligibility::explain;
+use pool_core::event::{Decision, Spent};
+use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::money::MicroUsd;
+use pool_core::pool::Pool;
+use pool_core::result::Usage;
+use pool_core::state::breaker::Caller;
+use pool_core::state::{Refusal, Verdict};
+use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 
 use crate::answers::Answers;

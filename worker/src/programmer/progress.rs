@@ -10,11 +10,11 @@ mod buffer;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pool_shared::broker::headers::json_properties;
-use pool_shared::broker::publisher::{Message, Publisher};
-use pool_shared::broker::topology::{HISTORY_KEY, LOG};
-use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
-use pool_shared::progress::{self, Progress};
+use pool_broker::headers::json_properties;
+use pool_broker::publisher::{Message, Publisher};
+use pool_broker::topology::{HISTORY_KEY, LOG};
+use pool_core::id::{AttemptId, ProgrammerId, TaskId};
+use pool_core::progress::{self, Progress};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;

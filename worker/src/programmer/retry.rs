@@ -5,15 +5,16 @@ use std::future::ready;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::broker::headers::retry_properties;
-use pool_shared::broker::process::Process;
-use pool_shared::broker::publisher::Message;
-use pool_shared::broker::topology::{REPLIES, RETRIES_KEY};
-use pool_shared::event::{Decision, Retry, Spent};
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::Verdict;
-use pool_shared::result::{ErrorKind, ResultMessage};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::fault::{Point, point};
+use pool_broker::headers::retry_properties;
+use pool_broker::process::Process;
+use pool_broker::publisher::Message;
+use pool_broker::topology::{REPLIES, RETRIES_KEY};
+use pool_core::event::{Decision, Retry, Spent};
+use pool_core::result::{ErrorKind, ResultMessage};
+use pool_core::state::Verdict;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 
 use super::claim::Claimed;
 use super::conclude::{self, End};
@@ -101,7 +102,7 @@ async fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::result::{Status, TaskFailure};
+    use pool_core::result::{Status, TaskFailure};
 
     fn failed(kind: ErrorKind) -> ResultMessage {
         ResultMessage::without_attempt(None, Status::Failed, TaskFailure::new(kind, "x"))

@@ -3,8 +3,8 @@
 //! An answer of no use is thrown away, and the next run begins with the next LLM. A change that failed its checks is kept
 //! and repaired. A run for which no LLM was left ends the attempt, and so does everything else that failed.
 
-use pool_shared::result::{CheckReport, ErrorKind, TaskFailure};
-use pool_shared::task::AcceptanceCheck;
+use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
+use pool_core::task::AcceptanceCheck;
 
 /// Of a failed check's output, in the prompt for its repair, bytes.
 const OUTPUT_BYTES: usize = 4096;

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pool_shared::heartbeat::ShutReason;
+use pool_core::heartbeat::ShutReason;
 use tokio::time::Instant;
 
 /// A queue that was found empty is not asked again for so long: asking costs the broker as much as a delivery, and a

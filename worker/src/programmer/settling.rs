@@ -6,12 +6,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pool_shared::broker::process::Process;
-use pool_shared::event::Decision;
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::Fold;
-use pool_shared::id::{AttemptId, ProgrammerId, TaskId};
-use pool_shared::result::ResultMessage;
+use pool_broker::fault::{Point, point};
+use pool_broker::process::Process;
+use pool_core::event::Decision;
+use pool_core::id::{AttemptId, ProgrammerId, TaskId};
+use pool_core::result::ResultMessage;
+use pool_core::state::Fold;
 use tokio::task::JoinHandle;
 
 use super::attempt::Branch;
@@ -109,9 +109,9 @@ async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_shared::event::{Batch, EmitterId};
-    use pool_shared::id::Token;
-    use pool_shared::result::{ErrorKind, Status, TaskFailure};
+    use pool_core::event::{Batch, EmitterId};
+    use pool_core::id::Token;
+    use pool_core::result::{ErrorKind, Status, TaskFailure};
 
     fn fold(events: Vec<Decision>) -> Fold {
         let mut fold = Fold::new();

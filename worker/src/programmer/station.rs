@@ -16,10 +16,10 @@ use lapin::options::{
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
-use pool_shared::broker::link::{Link, discard};
-use pool_shared::broker::{BrokerError, within};
-use pool_shared::fault::{Point, point};
-use pool_shared::id::ProgrammerId;
+use pool_broker::fault::{Point, point};
+use pool_broker::link::{Link, discard};
+use pool_broker::{BrokerError, within};
+use pool_core::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A queue whose consumer was given an ack and brought nothing for so long is empty.

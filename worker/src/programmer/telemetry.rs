@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pool_shared::heartbeat::{Gate, ShutReason};
-use pool_shared::id::ProgrammerId;
-use pool_shared::telemetry::catalog::{AGENT_RUN, AGENT_RUNS, GATE};
+use pool_core::heartbeat::{Gate, ShutReason};
+use pool_core::id::ProgrammerId;
+use pool_telemetry::catalog::{AGENT_RUN, AGENT_RUNS, GATE};
 use tokio::sync::watch;
 
 use super::runs::End;

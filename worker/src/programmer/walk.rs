@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use pool_shared::event::{Decision, Spent};
-use pool_shared::fault::{Point, point};
-use pool_shared::fold::Verdict;
-use pool_shared::heartbeat::Gate;
-use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::{ErrorKind, ResultMessage, Usage};
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_broker::fault::{Point, point};
+use pool_core::event::{Decision, Spent};
+use pool_core::heartbeat::Gate;
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::result::{ErrorKind, ResultMessage, Usage};
+use pool_core::state::Verdict;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Ended, HandBack, Outcome};

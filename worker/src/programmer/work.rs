@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::Secret;
-use pool_shared::id::LlmName;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings, Usage};
-use pool_shared::task::Task;
+use pool_core::id::LlmName;
+use pool_core::money::MicroUsd;
+use pool_core::pool::Secret;
+use pool_core::result::{CheckReport, ErrorKind, MAX_PATCH_BYTES, TaskFailure, Timings, Usage};
+use pool_core::task::Task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -3,7 +3,7 @@
 //! Output comes in pieces that end anywhere, with escape sequences of terminals in it, and its lines have any length. A JSON
 //! object is looked for in a line of at most [`MAX_LINE_BYTES`]; a text in any line, as soon as it is there.
 
-use pool_shared::config::LastEvent;
+use pool_core::pool::LastEvent;
 use serde_json::Value;
 
 /// The limit of a line that may be an event. Some agents put their whole answer into their last event.

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{self, LastEvent};
+use pool_core::pool::{self, LastEvent};
 use tokio_util::sync::CancellationToken;
 
 pub use output::Output;
@@ -47,17 +47,17 @@ pub const HELPER_COMMAND: &str = "sandbox-exec";
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     helper: PathBuf,
-    limits: config::Sandbox,
+    limits: pool::Sandbox,
 }
 
 impl Sandbox {
     /// With the running worker itself as the helper. `/proc/self/exe` stays right when the file was replaced.
-    pub fn new(limits: &config::Sandbox) -> Self {
+    pub fn new(limits: &pool::Sandbox) -> Self {
         Self::with_helper(limits, PathBuf::from("/proc/self/exe"))
     }
 
     /// With another worker executable as the helper, for tests.
-    pub fn with_helper(limits: &config::Sandbox, helper: PathBuf) -> Self {
+    pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
         Self {
             helper,
             limits: limits.clone(),

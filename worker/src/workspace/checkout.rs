@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pool_shared::result::TaskFailure;
+use pool_core::result::TaskFailure;
 
 use super::disk::{copy_regular, off_the_runtime, private_directory, remove_any, remove_tree};
 use super::git::GitError;
@@ -31,7 +31,7 @@ impl Worktree {
     /// Checks out what the last [`Self::collect`] took in.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_shared::result::ErrorKind::Workspace) when git fails.
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) when git fails.
     pub async fn check_out_for_checks(&self) -> Result<Checkout, TaskFailure> {
         self.try_check_out()
             .await

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use pool_shared::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
+use pool_core::result::{ErrorKind, MAX_PATCH_BYTES, TaskFailure};
 
 use super::changes::{Changes, Entry, Kind, display, parse_raw, split_paths, stays_inside};
 use super::disk::{off_the_runtime, private_directory};

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pool_shared::broker::process::host_name;
-use pool_shared::id::{AttemptId, LlmName, ProgrammerId, TaskId};
-use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::task::Task;
-use pool_shared::time::Timestamp;
+use pool_broker::process::host_name;
+use pool_core::id::{AttemptId, LlmName, ProgrammerId, TaskId};
+use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::task::Task;
+use pool_core::time::Timestamp;
 
 use super::git::Git;
 

@@ -26,12 +26,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use pool_shared::config;
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::source::{GitRef, Repository};
-use pool_shared::task::Task;
-use pool_shared::time::wall_clock;
+use pool_core::id::AttemptId;
+use pool_core::pool;
+use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::source::{GitRef, Repository};
+use pool_core::task::Task;
+use pool_telemetry::clock::wall_clock;
 
 pub(crate) use bounds::bound_git;
 pub use changes::Changes;
@@ -49,7 +49,7 @@ pub use worktree::Worktree;
 /// Makes worktrees. One per worker process; programmers share it.
 #[derive(Debug)]
 pub struct Workspaces {
-    config: config::Workspace,
+    config: pool::Workspace,
     git: Git,
     mirrors: Mirrors,
     life: Life,
@@ -62,7 +62,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn open(config: &config::Workspace) -> io::Result<Self> {
+    pub fn open(config: &pool::Workspace) -> io::Result<Self> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         Self::open_with(config, path, std::env::vars_os())
     }
@@ -72,7 +72,7 @@ impl Workspaces {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_with(
-        config: &config::Workspace,
+        config: &pool::Workspace,
         path: OsString,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> io::Result<Self> {

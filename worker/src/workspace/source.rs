@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::source::Repository;
+use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::source::Repository;
 
 use super::disk::open_regular;
 

@@ -10,9 +10,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pool_shared::config;
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure};
+use pool_core::id::AttemptId;
+use pool_core::pool;
+use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::bounds::end_search_at;
 use super::changes::lexically_outside;
@@ -29,7 +29,7 @@ pub(super) struct Origin {
     pub(super) repository: PathBuf,
     /// Full id of the base commit.
     pub(super) base: String,
-    pub(super) author: config::Workspace,
+    pub(super) author: pool::Workspace,
 }
 
 /// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in the background.

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pool_shared::config::{self, AgentKind, Secret};
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure};
-use pool_shared::source::RelativePath;
+use pool_core::id::AttemptId;
+use pool_core::pool::{self, AgentKind, Secret};
+use pool_core::result::{ErrorKind, TaskFailure};
+use pool_core::source::RelativePath;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
 use worker::llm::record::Record;
@@ -39,7 +39,7 @@ pub(crate) fn job(worktree: &Worktree, files: &[&str]) -> Job {
 
 pub(crate) async fn run(kind: &AgentKind, job: &Job) -> Result<AgentRun, TaskFailure> {
     let (no_output_timeout, done_when, env_allow) = (Duration::from_secs(30), None, Vec::new());
-    let config = config::Agent {
+    let config = pool::Agent {
         kind: kind.clone(),
         no_output_timeout,
         done_when,

@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lapin::BasicProperties;
-use pool_shared::config;
-use pool_shared::id::AttemptId;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::{ErrorKind, ResultMessage, Status, Usage};
-use pool_shared::time::Timestamp;
+use pool_core::id::AttemptId;
+use pool_core::money::MicroUsd;
+use pool_core::result::{ErrorKind, ResultMessage, Status, Usage};
+use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -68,8 +67,8 @@ impl Rig {
             "workspace": {"dir": bench.dir.path().join("work"), "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
-        let pool =
-            config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
+            .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
         let workshop =
             Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));

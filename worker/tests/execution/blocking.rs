@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pool_shared::id::AttemptId;
+use pool_core::id::AttemptId;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -83,7 +83,7 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
         .prepare(&task(), AttemptId::new())
         .await
         .expect("a worktree");
-    let kind = pool_shared::config::AgentKind::Aider {
+    let kind = pool_core::pool::AgentKind::Aider {
         program: stand_in,
         edit_format: "diff".to_owned(),
     };

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
-use pool_shared::result::ResultMessage;
+use pool_core::result::ResultMessage;
 use serde_json::{Value, json};
 
 use crate::repo::Bench;

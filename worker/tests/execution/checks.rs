@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pool_shared::config;
-use pool_shared::task::AcceptanceCheck;
+use pool_core::pool;
+use pool_core::task::AcceptanceCheck;
 use tokio_util::sync::CancellationToken;
 use worker::acceptance::{Checked, Place, run_checks};
 use worker::sandbox::Watch;
@@ -32,7 +32,7 @@ async fn run(checks: &[AcceptanceCheck], dir: &Path, cancel: CancellationToken) 
         path,
         sandbox: &sandbox,
     };
-    let config = config::Acceptance {
+    let config = pool::Acceptance {
         timeout: Duration::from_secs(60),
     };
     run_checks(

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{self, AgentKind, Failover, Pool, Secret};
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, TaskFailure, Usage};
+use pool_core::id::AttemptId;
+use pool_core::pool::{AgentKind, Failover, Pool, Secret};
+use pool_core::result::{ErrorKind, TaskFailure, Usage};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ impl Kind {
             llm.base_url(),
             self.protocol
         );
-        let mut pool = config::parse(&text, &file)
+        let mut pool = pool_config::parse(&text, &file)
             .unwrap_or_else(|mistakes| panic!("a good file: {mistakes}"));
         if let AgentKind::Command { argv, .. } = &mut pool.agent.kind {
             argv[0] = std::env::var(self.variable).expect("the variable names the agent's program");

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use pool_shared::id::AttemptId;
+use pool_core::id::AttemptId;
 use serde_json::json;
 
 use crate::agents::{job, run, shell_agent};

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use pool_shared::config;
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, ResultMessage, Status};
-use pool_shared::time::Timestamp;
+use pool_core::id::AttemptId;
+use pool_core::result::{ErrorKind, ResultMessage, Status};
+use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Behave, Fail, Rule, Script, ScriptedLlm};
 use serde_json::json;
 use tokio::net::TcpSocket;
@@ -167,8 +166,8 @@ impl Ward {
             "workspace": {"dir": bench.dir.path().join("work"), "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
-        let pool =
-            config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
+            .expect("a valid pool file");
         let [scripted, closed] = [0, 1].map(|index| pool.programmers[index].clone());
         let workshop =
             Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pool_shared::config;
-use pool_shared::id::{LlmName, ProgrammerId, TaskId};
-use pool_shared::task::{Task, TaskMessage};
-use pool_shared::time::Timestamp;
+use pool_core::id::{LlmName, ProgrammerId, TaskId};
+use pool_core::pool;
+use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 use tempfile::TempDir;
 use worker::workspace::{Credit, Workspaces};
 
@@ -34,8 +34,8 @@ impl Bench {
         self.dir.path().join("root/app")
     }
 
-    pub(crate) fn config(&self) -> config::Workspace {
-        config::Workspace {
+    pub(crate) fn config(&self) -> pool::Workspace {
+        pool::Workspace {
             dir: self.dir.path().join("work"),
             roots: vec![self.dir.path().join("root")],
             author_name: "Programmer Pool".to_owned(),

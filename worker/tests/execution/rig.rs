@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use pool_shared::config;
-use pool_shared::id::AttemptId;
-use pool_shared::result::{ErrorKind, ResultMessage};
-use pool_shared::time::Timestamp;
+use pool_core::id::AttemptId;
+use pool_core::result::{ErrorKind, ResultMessage};
+use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -62,8 +61,8 @@ impl Rig {
             "workspace": {"dir": work, "roots": [bench.dir.path().join("root")]},
             "sandbox": {"level": "off"},
         });
-        let pool =
-            config::parse(&file.to_string(), Path::new("/pool.yaml")).expect("a valid pool file");
+        let pool = pool_config::parse(&file.to_string(), Path::new("/pool.yaml"))
+            .expect("a valid pool file");
         let programmer = pool.programmers[0].clone();
         let workshop =
             Arc::new(Workshop::open_with(Arc::new(pool), sandbox()).expect("a workshop"));

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use pool_shared::config;
-use pool_shared::id::AttemptId;
+use pool_core::id::AttemptId;
+use pool_core::pool;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,7 @@ async fn stands_in_for_a_worker() {
     let dir = std::path::PathBuf::from(std::env::var("SIGNALS_TEST_DIR").expect("a directory"));
     worker::signals::unblock_all().expect("nothing is blocked");
     worker::signals::keep_ignored_signals_here();
-    let config = config::Workspace {
+    let config = pool::Workspace {
         dir: dir.join("work"),
         roots: vec![dir.join("root")],
         author_name: "Programmer Pool".to_owned(),

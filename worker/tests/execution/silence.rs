@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pool_shared::config::LastEvent;
+use pool_core::pool::LastEvent;
 use tokio_util::sync::CancellationToken;
 use worker::sandbox::{Exit, Finished, LastWords, Watch};
 

@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pool_shared::config::{self, SandboxLevel};
+use pool_core::pool::{self, SandboxLevel};
 use tokio::time::{Instant, sleep};
 use worker::sandbox::{Command, Sandbox};
 
 /// As in the sample pool.
-pub(crate) fn limits() -> config::Sandbox {
-    config::Sandbox {
+pub(crate) fn limits() -> pool::Sandbox {
+    pool::Sandbox {
         level: SandboxLevel::Off,
         max_memory_bytes: 8 << 30,
         max_file_bytes: 1 << 30,

@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use futures_util::future::join_all;
-use pool_shared::id::AttemptId;
-use pool_shared::result::ErrorKind;
+use pool_core::id::AttemptId;
+use pool_core::result::ErrorKind;
 use worker::workspace::{Changes, Workspaces};
 
 use crate::repo::{Bench, credit, git, llm, programmer, task, task_on, write};
@@ -125,7 +125,7 @@ async fn ten_attempts_at_once_on_one_repository_do_not_meet() {
                 .expect("a commit");
             let repository = worktree.repository();
             worktree.remove().await.expect("it is removed");
-            let id = pool_shared::id::TaskId::new(format!("t{number}")).expect("an id");
+            let id = pool_core::id::TaskId::new(format!("t{number}")).expect("an id");
             repository.set_branch(&id, &commit).await.expect("a branch");
             repository.forget(attempt).await;
             (number, commit)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pool_shared::id::TaskId;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::Status;
+use pool_core::id::TaskId;
+use pool_core::money::MicroUsd;
+use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::api::tasks::{TaskList, TaskView};

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use pool_shared::id::TaskId;
+use pool_core::id::TaskId;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::Instant;

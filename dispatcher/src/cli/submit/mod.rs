@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pool_shared::id::TaskId;
+use pool_core::id::TaskId;
 use serde_json::{Map, Value, json};
 
 use super::{Client, Format, PoolFile, PoolUrl, complain, print};

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use pool_shared::config::Pool;
-use pool_shared::id::ProgrammerId;
-use pool_shared::money::MicroUsd;
-use pool_shared::routing::Routes;
-use pool_shared::task::TaskMessage;
-use pool_shared::time::wall_clock;
+use pool_core::id::ProgrammerId;
+use pool_core::money::MicroUsd;
+use pool_core::pool::Pool;
+use pool_core::routing::Routes;
+use pool_core::task::TaskMessage;
+use pool_telemetry::clock::wall_clock;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 
 use anyhow::anyhow;
 use futures_util::StreamExt as _;
-use pool_shared::broker::backoff::Backoff;
+use pool_broker::backoff::Backoff;
 use sse_stream::{Sse, SseStream};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::bail;
-use pool_shared::id::{AttemptId, TaskId};
-use pool_shared::result::Status;
-use pool_shared::status::{ProgrammerState, ProgrammerStatus};
+use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::result::Status;
 use serde::Serialize;
 
 use super::Which;
@@ -270,7 +270,7 @@ fn stage(
 ) -> (ProgrammerState, Option<&'static str>, Option<&TaskId>, bool) {
     let shut = programmer
         .shut
-        .map(pool_shared::heartbeat::ShutReason::as_str);
+        .map(pool_core::heartbeat::ShutReason::as_str);
     (
         programmer.state,
         shut,

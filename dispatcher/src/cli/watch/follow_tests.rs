@@ -4,7 +4,7 @@ use super::*;
 
 pub(in crate::cli::watch) fn task(id: &str, status: &str, at: u64) -> TaskView {
     let ended =
-        (status != "queued" && status != "running").then_some(pool_shared::time::Timestamp(at));
+        (status != "queued" && status != "running").then_some(pool_core::time::Timestamp(at));
     serde_json::from_value(json!({
         "id": id, "status": status, "route": "fast", "labels": {"run_id": "7"}, "submitted_at": "2026-01-31T12:00:00Z",
         "attempts": 1, "programmer": null, "attempt": null, "started_at": null, "finished_at": ended, "cost_usd": null,
@@ -119,7 +119,7 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
 fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
     let live = || Heard::State(Box::new(super::super::picture::tests::live(2)));
     let follow = |id: &str| {
-        let id = pool_shared::id::ProgrammerId::new(id).expect("an id");
+        let id = pool_core::id::ProgrammerId::new(id).expect("an id");
         Follow::new(Which {
             programmer: Some(id),
             ..Which::default()

@@ -1,6 +1,6 @@
 //! One thing that has happened as one line: for people, or as a JSON object.
 
-use pool_shared::time::Timestamp;
+use pool_core::time::Timestamp;
 use serde_json::json;
 
 use super::follow::{Connection, News};

@@ -12,8 +12,8 @@ mod screen;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use pool_shared::id::{ProgrammerId, TaskId};
-use pool_shared::time::wall_clock;
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_telemetry::clock::wall_clock;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Format, Shown, print};

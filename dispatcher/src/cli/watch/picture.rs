@@ -1,7 +1,7 @@
 //! The view as it is drawn. Pure: what is known and the time in, cells out.
 
-use pool_shared::status::ProgrammerStatus;
-use pool_shared::time::Timestamp;
+use pool_api::status::ProgrammerStatus;
+use pool_core::time::Timestamp;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

@@ -1,7 +1,7 @@
 //! Every reason, and its sentence.
 
-use pool_shared::event::Retry;
-use pool_shared::result::{ErrorKind, Status};
+use pool_core::event::Retry;
+use pool_core::result::{ErrorKind, Status};
 
 use super::*;
 

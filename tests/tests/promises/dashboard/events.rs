@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use pool_shared::event::{Batch, Decision, EmitterId};
-use pool_shared::id::TaskId;
-use pool_shared::time::wall_clock;
+use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::id::TaskId;
+use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

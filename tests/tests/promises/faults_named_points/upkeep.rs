@@ -2,7 +2,7 @@
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use pool_shared::fault::Point;
+use pool_broker::fault::Point;
 use serde_json::{Value, json};
 
 use super::{PATIENT, REST_WITHIN, dispatcher_armed, dispatcher_falls, falls, publish_unsorted};

@@ -137,7 +137,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
     ("scripts/test", NotHere("it runs this test")),
     (
-        "scripts/test -p pool-shared routing",
+        "scripts/test -p pool-core routing",
         NotHere("it runs tests, as this one is run"),
     ),
     (

@@ -10,7 +10,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
-use pool_shared::result::ResultMessage;
+use pool_core::result::ResultMessage;
 use serde_json::Value;
 
 use super::{SOON, eventually};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_shared::result::ResultMessage;
+use pool_core::result::ResultMessage;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pool_shared::result::Status;
+use pool_core::result::Status;
 use pool_tests::faults::audit::Audit;
 use pool_tests::faults::checker::Report;
 use serde_json::Value;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use pool_shared::time::wall_clock;
+use pool_telemetry::clock::wall_clock;
 use serde_json::{Value, json};
 
 use super::machine::{checkout, lock_file, shared_directory};

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pool_shared::time::{Timestamp, wall_clock};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 
 const DAY_S: u64 = 24 * 60 * 60;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_shared::id::ProgrammerId;
+use pool_core::id::ProgrammerId;
 use serde_json::json;
 
 use super::pool::tasks;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use pool_shared::money::MicroUsd;
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::time::Timestamp;
 
 use super::event_log::Entry;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_shared::time::Timestamp;
+use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{LoggedRequest, Script, ScriptedLlm};
 use serde_json::{Value, json};
 

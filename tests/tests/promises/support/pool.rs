@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use pool_shared::id::ProgrammerId;
-use pool_shared::result::Status;
+use pool_core::id::ProgrammerId;
+use pool_core::result::Status;
 use pool_tests::faults::proxy::Proxy;
 use serde_json::{Value, json};
 use tempfile::TempDir;

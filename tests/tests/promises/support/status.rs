@@ -1,7 +1,7 @@
 //! What `GET /programmer_pool/status` says: the one place that knows the names of its fields.
 
-use pool_shared::money::MicroUsd;
-use pool_shared::time::Timestamp;
+use pool_core::money::MicroUsd;
+use pool_core::time::Timestamp;
 use serde_json::Value;
 
 /// One answer.

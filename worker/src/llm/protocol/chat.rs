@@ -1,6 +1,6 @@
 //! Requests of chat completions. Pure.
 
-use pool_shared::config::OutputLimitField;
+use pool_core::pool::OutputLimitField;
 use serde_json::{Map, Value};
 
 use super::super::body::Body;

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use pool_shared::config::OutputLimitField;
+use pool_core::pool::OutputLimitField;
 
 use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;

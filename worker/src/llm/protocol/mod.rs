@@ -17,7 +17,7 @@ mod sse;
 use std::fmt;
 
 use axum::http::{HeaderMap, HeaderValue};
-use pool_shared::config::OutputLimitField;
+use pool_core::pool::OutputLimitField;
 use serde_json::{Map, Value};
 
 pub(super) use chat_answer::ChatAnswer;
@@ -91,7 +91,7 @@ impl Envelope {
     }
 }
 
-impl From<Dialect> for pool_shared::llm::Dialect {
+impl From<Dialect> for pool_core::llm::Dialect {
     fn from(dialect: Dialect) -> Self {
         match dialect {
             Dialect::Chat => Self::Chat,
@@ -101,12 +101,12 @@ impl From<Dialect> for pool_shared::llm::Dialect {
     }
 }
 
-impl From<pool_shared::llm::Dialect> for Dialect {
-    fn from(dialect: pool_shared::llm::Dialect) -> Self {
+impl From<pool_core::llm::Dialect> for Dialect {
+    fn from(dialect: pool_core::llm::Dialect) -> Self {
         match dialect {
-            pool_shared::llm::Dialect::Chat => Self::Chat,
-            pool_shared::llm::Dialect::Responses => Self::Responses,
-            pool_shared::llm::Dialect::Messages => Self::Messages,
+            pool_core::llm::Dialect::Chat => Self::Chat,
+            pool_core::llm::Dialect::Responses => Self::Responses,
+            pool_core::llm::Dialect::Messages => Self::Messages,
         }
     }
 }

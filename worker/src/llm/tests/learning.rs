@@ -1,7 +1,7 @@
 //! The gateway adds only what a model takes: a refusal of the output limit is understood, and the same LLM is asked again at
 //! once.
 
-use pool_shared::config::{LlmSettings, OutputLimitField};
+use pool_core::pool::{LlmSettings, OutputLimitField};
 
 use super::super::known::KnownLlms;
 use super::provider::{Picky, Taste};

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_shared::config::{
+use pool_core::id::LlmName;
+use pool_core::money::MicroUsd;
+use pool_core::pool::{
     BreakerConfig, BreakerScope, Failover, FailureCondition, Price, Protocol, Provider,
 };
-use pool_shared::id::LlmName;
-use pool_shared::money::MicroUsd;
-use pool_shared::result::Usage;
+use pool_core::result::Usage;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use pool_shared::llm::{Dialect, Fault};
+use pool_core::llm::{Dialect, Fault};
 use tokio::net::TcpListener;
 
 use super::super::probe::Probed;

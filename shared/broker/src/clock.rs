@@ -1,0 +1,102 @@
+//! The clock of a process, usable only while it agrees with the clocks of the others.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pool_core::clock_check::{ClockCheck, ClockOff, is_off};
+use pool_core::heartbeat::Heartbeat;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often a process that waits for its clock to be right, or off, looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The clock of this process: gives the time only while it agrees with the others.
+#[derive(Debug)]
+pub struct Clock {
+    started: Instant,
+    check: Mutex<ClockCheck>,
+    /// Whether others were heard, or none are there to be heard.
+    compared: watch::Sender<bool>,
+}
+
+impl Clock {
+    #[expect(clippy::new_without_default, reason = "a clock has a beginning")]
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            check: Mutex::default(),
+            compared: watch::Sender::new(false),
+        }
+    }
+
+    pub fn heard(&self, heartbeat: &Heartbeat) {
+        self.with_check(|check| {
+            check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed())
+        });
+        self.compared.send_replace(true);
+    }
+
+    /// There is nobody to compare this clock with.
+    pub fn is_alone(&self) {
+        self.compared.send_replace(true);
+    }
+
+    /// Ends when this clock was compared with others', if there are any: until then nobody knows whether it is right.
+    pub async fn compared(&self) {
+        // The sender lives as long as this.
+        let _ = self
+            .compared
+            .subscribe()
+            .wait_for(|compared| *compared)
+            .await;
+    }
+
+    /// The time.
+    ///
+    /// # Errors
+    /// [`ClockOff`] when this machine's clock is more than 2 s away from the others'.
+    pub fn now(&self) -> Result<Timestamp, ClockOff> {
+        let wall = wall_clock();
+        match self.offset_from(wall) {
+            Some(offset_ms) if is_off(offset_ms) => Err(ClockOff { offset_ms }),
+            Some(_) | None => Ok(wall),
+        }
+    }
+
+    /// The time, as soon as the clock agrees with the others' again.
+    pub async fn right(&self) -> Timestamp {
+        loop {
+            match self.now() {
+                Ok(now) => return now,
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Ends as soon as the clock is off.
+    pub async fn wrong(&self) -> ClockOff {
+        loop {
+            match self.now() {
+                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(off) => return off,
+            }
+        }
+    }
+
+    /// How far it is ahead of the others', in ms; None when nobody else is heard.
+    pub fn offset_ms(&self) -> Option<i64> {
+        self.offset_from(wall_clock())
+    }
+
+    fn offset_from(&self, wall: Timestamp) -> Option<i64> {
+        self.with_check(|check| check.offset_ms(wall, self.started.elapsed()))
+    }
+
+    fn with_check<T>(&self, act: impl FnOnce(&mut ClockCheck) -> T) -> T {
+        // Samples are valid one by one, so a panic elsewhere does not spoil them.
+        act(&mut self.check.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

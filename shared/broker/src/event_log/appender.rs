@@ -1,0 +1,168 @@
+//! Appends events: one batch at a time, and what arrives meanwhile goes together into the next.
+//!
+//! A batch whose confirm did not come is published again, byte for byte, until it is confirmed: the fold drops the
+//! double by its sequence numbers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Pending, Shared, Waiter};
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::headers::json_properties;
+use crate::publisher::{Message, Publisher};
+use crate::tell;
+use crate::topology::{EVENTS_KEY, LOG};
+use pool_core::event::{Batch, Decision, EmitterId};
+use pool_core::time::Timestamp;
+use pool_telemetry::tasks::Written;
+
+/// The most events in one message: a batch stays far below any message limit.
+const MOST_EVENTS: usize = 128;
+/// Whoever appends again within this time is busy: the next ones are close.
+const BUSY: Duration = Duration::from_millis(4);
+/// A busy appender waits so long for them. Every process reads every batch, so fewer and larger ones pay; one that
+/// appends now and then does not wait.
+const LINGER: Duration = Duration::from_millis(1);
+
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    mut pending: mpsc::Receiver<Pending>,
+    shutdown: CancellationToken,
+) {
+    let mut first = 0;
+    let mut left = None;
+    loop {
+        let mut taken = Vec::new();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            count = pending.recv_many(&mut taken, MOST_EVENTS) => if count == 0 { return },
+        }
+        if left.is_some_and(|left: Instant| left.elapsed() < BUSY) {
+            tokio::time::sleep(LINGER).await;
+            while taken.len() < MOST_EVENTS
+                && let Ok(more) = pending.try_recv()
+            {
+                taken.push(more);
+            }
+        }
+        left = Some(Instant::now());
+        let at = tokio::select! {
+            () = shutdown.cancelled() => return,
+            at = right_time(&shared.clock) => at,
+        };
+        let batch = batch(&shared, first, taken, at);
+        first += batch.events.len() as u64;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = publish(&publisher, &batch) => {}
+        }
+    }
+}
+
+/// Makes the message and registers who waits for which event.
+fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Batch {
+    let mut events = Vec::with_capacity(taken.len());
+    shared.waiters.with(|waiters| {
+        waiters.retain(|_, waiter| !waiter.verdict.is_closed());
+        for (seq, pending) in (first..).zip(taken) {
+            let written = Written::of(&pending.decision);
+            waiters.insert(
+                seq,
+                Waiter {
+                    verdict: pending.verdict,
+                    written,
+                },
+            );
+            events.push(pending.decision);
+        }
+    });
+    Batch {
+        v: 1,
+        emitter: shared.emitter,
+        first,
+        at_ms: at.0,
+        events,
+    }
+}
+
+/// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
+async fn right_time(clock: &Clock) -> Timestamp {
+    clock.compared().await;
+    clock.right().await
+}
+
+/// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began. It says
+/// nothing of the time: a process whose clock is wrong has to read, too.
+pub(super) fn mark(emitter: EmitterId) -> Batch {
+    Batch {
+        v: 1,
+        emitter,
+        first: 0,
+        at_ms: 0,
+        events: vec![Decision::Tick],
+    }
+}
+
+/// Publishes until it is confirmed.
+pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
+    let body = batch.to_json();
+    let mut backoff = Backoff::default();
+    loop {
+        // An outage may last for days: nothing is tried until it is over.
+        publisher.usable().await;
+        let properties = json_properties();
+        let message = Message {
+            exchange: LOG,
+            key: EVENTS_KEY,
+            body: &body,
+            properties,
+            mandatory: true,
+        };
+        match publisher.publish(message).await {
+            Ok(()) => return,
+            Err(error) => {
+                tell(&error, "events are not confirmed; publishing them again");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use pool_core::heartbeat::Heartbeat;
+    use pool_telemetry::clock::wall_clock;
+
+    #[test]
+    fn nobody_writes_before_his_clock_was_compared_with_others() {
+        let clock = Clock::new();
+        assert!(
+            right_time(&clock).now_or_never().is_none(),
+            "nobody has been heard yet"
+        );
+        clock.heard(&Heartbeat::greeting(
+            EmitterId::new(),
+            "another",
+            wall_clock(),
+            false,
+        ));
+        assert!(
+            right_time(&clock).now_or_never().is_some(),
+            "another one has the same time"
+        );
+        let clock = Clock::new();
+        clock.is_alone();
+        assert!(
+            right_time(&clock).now_or_never().is_some(),
+            "nobody answers"
+        );
+    }
+}

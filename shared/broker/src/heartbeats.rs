@@ -1,0 +1,162 @@
+//! Sends this process's heartbeats and hears the others'.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::headers::json_properties;
+use super::link::{Link, discard};
+use super::process::Process;
+use super::publisher::{Message, Publisher};
+use super::topology::HEARTBEATS;
+use super::{BrokerError, within};
+use pool_core::heartbeat::Heartbeat;
+use pool_telemetry::clock::wall_clock;
+
+/// Whoever is there answers a greeting at once.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`; then
+/// says goodbye.
+pub async fn send(
+    publisher: Publisher,
+    every: Duration,
+    nudge: Arc<Notify>,
+    beat: impl Fn() -> Heartbeat,
+    shutdown: CancellationToken,
+) {
+    loop {
+        send_one(&publisher, &beat()).await;
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = tokio::time::sleep(every) => {}
+            () = async { nudge.notified().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
+        }
+    }
+    send_one(
+        &publisher,
+        &Heartbeat {
+            ends: true,
+            ..beat()
+        },
+    )
+    .await;
+}
+
+async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
+    let body = serde_json::to_vec(heartbeat).unwrap_or_default();
+    let message = Message {
+        exchange: HEARTBEATS,
+        key: "",
+        body: &body,
+        properties: json_properties(),
+        mandatory: false,
+    };
+    if let Err(error) = publisher.publish(message).await {
+        tracing::debug!(%error, "a heartbeat was not sent");
+    }
+}
+
+/// Asks those who are there what time it is, as soon as they can be heard, and from then on tells whoever asks. Where nobody
+/// answers this clock is as good as any.
+pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
+    let greeting = |asks| Heartbeat::greeting(process.id, &process.name, wall_clock(), asks);
+    let answered = async {
+        hears.notified().await;
+        send_one(&process.publisher, &greeting(true)).await;
+        process.clock.compared().await;
+    };
+    if tokio::time::timeout(ANSWERED_WITHIN, answered)
+        .await
+        .is_err()
+    {
+        process.clock.is_alone();
+    }
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = asked.notified() => send_one(&process.publisher, &greeting(false)).await,
+        }
+    }
+}
+
+/// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`; tells `hears` when it has begun.
+pub async fn listen(
+    link: Link,
+    mut hear: impl FnMut(Heartbeat),
+    hears: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = Instant::now();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            end = hear_all(&link, &mut hear, &hears) => if let Err(error) = end {
+                tracing::debug!(%error, "heartbeats are not heard");
+            },
+        }
+        backoff.worked_for(began.elapsed());
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = backoff.wait() => {}
+        }
+    }
+}
+
+async fn hear_all(
+    link: &Link,
+    hear: &mut impl FnMut(Heartbeat),
+    hears: &Notify,
+) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let mut consumer = consume(&channel, link.endpoint().timeout()).await?;
+    hears.notify_one();
+    while let Some(Ok(delivery)) = consumer.next().await {
+        if let Ok(heartbeat) = serde_json::from_slice(&delivery.data) {
+            hear(heartbeat);
+        }
+    }
+    discard(&channel, link.endpoint()).await;
+    Ok(())
+}
+
+async fn consume(
+    channel: &lapin::Channel,
+    limit: Duration,
+) -> Result<lapin::Consumer, BrokerError> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    // What could not be heard in time says nothing any more.
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(10_000));
+    let declare = channel.queue_declare("".into(), options, arguments);
+    let queue = within(limit, "declare a queue for heartbeats", declare)
+        .await?
+        .name()
+        .clone();
+    let bind = channel.queue_bind(
+        queue.clone(),
+        HEARTBEATS.into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    within(limit, "bind a queue for heartbeats", bind).await?;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consume = channel.basic_consume(queue, "heartbeats".into(), options, FieldTable::default());
+    within(limit, "consume heartbeats", consume).await
+}

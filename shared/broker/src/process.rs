@@ -1,0 +1,229 @@
+//! What every process of the pool sets up in front of its own work: two connections, the topology, the event log,
+//! the clock and the heartbeats of others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::FieldTable;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::event_log::Log;
+use super::link::{Link, discard};
+use super::publisher::Publisher;
+use super::status::{BrokerStatus, Condition};
+use super::topology::{EVENTS_STREAM, Topology};
+use super::{BrokerError, Endpoint, heartbeats, tell, within};
+use crate::clock::Clock;
+use pool_core::event::EmitterId;
+use pool_core::heartbeat::Heartbeat;
+use pool_core::pool::{Events, Pool};
+use pool_core::routing::Routes;
+
+/// How often a process that does not hear the event log looks whether it is gone; about.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The broker's side of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Process {
+    /// This incarnation.
+    pub id: EmitterId,
+    /// For people: `worker host/123`, or what it was told to be called. Others may be called the same.
+    pub name: String,
+    /// The machine, or the container.
+    pub host: String,
+    /// For consuming; nothing is published over it.
+    pub consume: Link,
+    pub publisher: Publisher,
+    pub log: Log,
+    pub clock: Arc<Clock>,
+    pub routes: Arc<Routes>,
+    /// Ends everything.
+    pub shutdown: CancellationToken,
+}
+
+impl Process {
+    /// Connects, declares the topology and starts the log. Waits as long as the broker cannot be reached.
+    ///
+    /// # Errors
+    /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
+    pub async fn start(
+        pool: &Pool,
+        name: String,
+        hear: impl Fn(Heartbeat) + Send + 'static,
+        shutdown: CancellationToken,
+    ) -> Result<Self, BrokerError> {
+        let host = host_name();
+        let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
+        let consume = Link::new(endpoint.clone(), "consume");
+        consume.first_connection().await?;
+        let publisher = Publisher::new(Link::new(endpoint, "publish"))?;
+        let routes = Arc::new(Routes::new(&pool.capabilities()));
+        declare(&consume, &routes, pool).await?;
+        let clock = Arc::new(Clock::new());
+        let id = EmitterId::new();
+        let log = Log::start(
+            consume.clone(),
+            publisher.clone(),
+            &pool.events,
+            (Arc::clone(&clock), shutdown.clone()),
+        );
+        let (hears, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (judge, asks) = (Arc::clone(&clock), Arc::clone(&asked));
+        let heard = move |heartbeat: Heartbeat| {
+            if heartbeat.process != id {
+                judge.heard(&heartbeat);
+                if heartbeat.asks {
+                    asks.notify_one();
+                }
+            }
+            hear(heartbeat);
+        };
+        tokio::spawn(heartbeats::listen(
+            consume.clone(),
+            heard,
+            Arc::clone(&hears),
+            shutdown.clone(),
+        ));
+        let process = Self {
+            id,
+            name,
+            host,
+            consume,
+            publisher,
+            log,
+            clock,
+            routes,
+            shutdown,
+        };
+        tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
+        tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
+        Ok(process)
+    }
+}
+
+impl Process {
+    /// How this process is connected.
+    pub fn broker(&self) -> BrokerStatus {
+        let now = |link: &Link| Condition::from(&*link.state().borrow());
+        let condition = now(&self.consume).worse(now(self.publisher.link()));
+        BrokerStatus::new(self.consume.endpoint().address(), condition)
+    }
+}
+
+/// Declares everything again when the event log is gone from under this process: whoever deletes a virtual host and makes
+/// it again leaves nothing in it.
+async fn keep_declared(process: Process, events: Events) {
+    let mut told = false;
+    loop {
+        tokio::select! {
+            () = process.shutdown.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
+        }
+        if process.log.is_fresh() || !is_gone(&process.consume).await {
+            told = false;
+            continue;
+        }
+        if !told {
+            tracing::warn!("the stream {EVENTS_STREAM} is gone; declaring everything again");
+        }
+        match try_declare(&process.consume, &process.routes, &events).await {
+            Err(error) if !told => tell(
+                &error,
+                "the topology is not declared again yet; trying again",
+            ),
+            Ok(()) | Err(_) => {}
+        }
+        told = true;
+    }
+}
+
+/// Whether the broker is there, and the event log is not.
+async fn is_gone(link: &Link) -> bool {
+    let Ok(channel) = link.channel().await else {
+        return false;
+    };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let look = channel.queue_declare(EVENTS_STREAM.into(), options, FieldTable::default());
+    let seen = within(link.endpoint().timeout(), "look for the event log", look).await;
+    discard(&channel, link.endpoint()).await;
+    seen.is_err_and(|error| error.is(AMQPSoftError::NOTFOUND))
+}
+
+async fn declare(link: &Link, routes: &Routes, pool: &Pool) -> Result<(), BrokerError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match try_declare(link, routes, &pool.events).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if is_refusal(&error) {
+            return Err(error);
+        }
+        tell(&error, "the topology is not declared yet; trying again");
+        backoff.wait().await;
+    }
+}
+
+async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<(), BrokerError> {
+    let channel = link.channel().await?;
+    let declared = Topology::new(&channel, link.endpoint())
+        .declare(routes, events)
+        .await;
+    discard(&channel, link.endpoint()).await;
+    match declared {
+        // The user of a worker need not be able to delete the pool (config/definitions.json).
+        Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
+            let channel = link.channel().await?;
+            let found = Topology::new(&channel, link.endpoint())
+                .look_for(routes)
+                .await;
+            discard(&channel, link.endpoint()).await;
+            found
+        }
+        Ok(()) | Err(_) => declared,
+    }
+}
+
+/// Whether the broker is there and says no, so that trying again is of no use.
+fn is_refusal(error: &BrokerError) -> bool {
+    let BrokerError::Amqp { error, .. } = error else {
+        return false;
+    };
+    if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
+        return match error.kind() {
+            // A node that has only just come up does not have all its queues yet; a lock is let go of.
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => false,
+            AMQPErrorKind::Soft(_) => true,
+            AMQPErrorKind::Hard(hard) => matches!(
+                hard,
+                AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED
+            ),
+        };
+    }
+    false
+}
+
+/// What a process is called in logs, in the status and in the names of its connections: as it was told, or by what it
+/// does, its machine (in a container: its short id) and its pid.
+pub fn called(role: &str, told: Option<String>) -> String {
+    told.filter(|told| !told.is_empty())
+        .unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
+}
+
+/// As the kernel has it.
+pub fn host_name() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = from_kernel.trim();
+    if name.is_empty() {
+        "host".to_owned()
+    } else {
+        name.to_owned()
+    }
+}

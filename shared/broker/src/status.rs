@@ -1,0 +1,160 @@
+//! How this process is connected, for `/health`: both of its connections as one.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::link::State;
+use pool_core::time::Timestamp;
+
+/// One connection, or the worse of two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    Reconnecting {
+        since: Timestamp,
+        error: Option<String>,
+    },
+    Blocked {
+        since: Timestamp,
+        reason: String,
+    },
+    Connected {
+        since: Timestamp,
+    },
+}
+
+impl From<&State> for Condition {
+    fn from(state: &State) -> Self {
+        match state {
+            State::Away { since, error } => Self::Reconnecting {
+                since: *since,
+                error: error.as_ref().map(ToString::to_string),
+            },
+            State::Connected { since, .. } => Self::Connected { since: *since },
+            State::Blocked { since, reason, .. } => Self::Blocked {
+                since: *since,
+                reason: reason.clone(),
+            },
+        }
+    }
+}
+
+impl Condition {
+    /// The worse of two; of two that are away the one that has been so for longer, of two that are connected the one
+    /// that has been so for less.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        match (&self, &other) {
+            (
+                Self::Reconnecting { since, .. },
+                Self::Reconnecting {
+                    since: other_since, ..
+                },
+            ) if other_since < since => other,
+            (Self::Reconnecting { .. }, _) => self,
+            (_, Self::Reconnecting { .. }) => other,
+            (Self::Blocked { .. }, _) => self,
+            (_, Self::Blocked { .. }) => other,
+            (Self::Connected { since }, Self::Connected { since: other_since })
+                if other_since > since =>
+            {
+                other
+            }
+            (Self::Connected { .. }, Self::Connected { .. }) => self,
+        }
+    }
+}
+
+/// The object `broker` of `/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BrokerStatus {
+    /// `connected`, `reconnecting` or `blocked`.
+    pub state: &'static str,
+    /// Host, port and virtual host, without user and password.
+    pub address: String,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl BrokerStatus {
+    pub fn new(address: String, condition: Condition) -> Self {
+        let (state, since, error) = match condition {
+            Condition::Connected { since } => ("connected", since, None),
+            Condition::Reconnecting { since, error } => ("reconnecting", since, error),
+            Condition::Blocked { since, reason } => (
+                "blocked",
+                since,
+                Some(format!(
+                    "the broker takes no messages: {reason}; see `rabbitmq-diagnostics alarms`"
+                )),
+            ),
+        };
+        Self {
+            state,
+            address,
+            since,
+            error,
+        }
+    }
+
+    /// Why nothing can be done, if so.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.error.as_deref().unwrap_or("it has not answered yet");
+        (self.state != "connected")
+            .then(|| format!("the broker: {} since {}: {error}", self.state, self.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_connections_the_worse_one_is_shown() {
+        let connected = |ms| Condition::Connected {
+            since: Timestamp(ms),
+        };
+        let blocked = Condition::Blocked {
+            since: Timestamp(5),
+            reason: "low on memory".to_owned(),
+        };
+        let away = |ms| Condition::Reconnecting {
+            since: Timestamp(ms),
+            error: None,
+        };
+        for (a, b, shown) in [
+            (connected(1), connected(2), connected(2)),
+            (connected(1), blocked.clone(), blocked.clone()),
+            (blocked, away(9), away(9)),
+            (away(3), away(9), away(3)),
+            (away(9), connected(10), away(9)),
+        ] {
+            assert_eq!(a.clone().worse(b.clone()), shown, "{a:?} and {b:?}");
+            assert_eq!(b.clone().worse(a.clone()), shown, "{b:?} and {a:?}");
+        }
+    }
+
+    #[test]
+    fn trouble_says_since_when_and_why() {
+        let status = |condition| BrokerStatus::new("broker:5672/%2f".to_owned(), condition);
+        assert_eq!(
+            status(Condition::Connected {
+                since: Timestamp(0)
+            })
+            .trouble(),
+            None,
+            "none"
+        );
+        let blocked = status(Condition::Blocked {
+            since: Timestamp(0),
+            reason: "low on disk".to_owned(),
+        });
+        let trouble = blocked.trouble().expect("it is blocked");
+        assert!(
+            trouble.contains("blocked since 1970-01-01") && trouble.contains("low on disk"),
+            "{trouble}"
+        );
+    }
+}

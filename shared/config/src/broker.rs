@@ -1,0 +1,144 @@
+//! Section `broker`: RabbitMQ.
+
+use std::path::{Path, PathBuf};
+
+use amq_protocol_uri::{AMQPScheme, AMQPUri};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::checks::Checks;
+use super::load::resolve;
+use super::position::At;
+use super::{Broker, ClientCertificate, Secret};
+
+const MOST_CHANNELS: u64 = 256;
+/// The heartbeat of AMQP is a 16-bit number of seconds; more than this notices a dead peer too late.
+const MOST_HEARTBEAT_S: u64 = 600;
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct RawBroker {
+    /// amqp:// or amqps://. The environment variable AMQP_URL wins over it: keep passwords there.
+    url: String,
+    /// For amqps://: the certificate of the CA that signed the broker's (PEM), instead of those that the machine trusts.
+    /// Relative paths start from this file's directory.
+    ca_file: Option<String>,
+    /// For amqps://, if the broker asks for it: the certificate of this process (PEM), with intermediate ones behind it.
+    /// When the URL names no user either, it is the login (EXTERNAL).
+    client_cert_file: Option<String>,
+    /// The private key of `client_cert_file` (PEM, without a passphrase).
+    client_key_file: Option<String>,
+    /// Seconds after which a silent connection is given up.
+    #[schemars(range(min = 1, max = 600))]
+    heartbeat_s: u64,
+    /// Seconds for every single answer of the broker.
+    #[schemars(range(min = 1, max = 86400))]
+    timeout_s: u64,
+    /// Channels that publish at once, in each process.
+    #[schemars(range(min = 1, max = 256))]
+    publish_channels: u64,
+}
+
+impl Default for RawBroker {
+    fn default() -> Self {
+        Self {
+            url: "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            heartbeat_s: 10,
+            timeout_s: 10,
+            publish_channels: 32,
+        }
+    }
+}
+
+impl RawBroker {
+    pub(super) fn check(self, base: &Path, checks: &mut Checks) -> Broker {
+        let at = At::top("broker");
+        if let Err(problem) = check_url(&self.url) {
+            checks.mistake(&at.key("url"), problem);
+        }
+        checks.within(
+            &at.key("heartbeat_s"),
+            self.heartbeat_s,
+            1..=MOST_HEARTBEAT_S,
+            "seconds",
+        );
+        checks.within(
+            &at.key("publish_channels"),
+            self.publish_channels,
+            1..=MOST_CHANNELS,
+            "channels",
+        );
+        let mut file = |key: &str, path: Option<&String>| {
+            path.map(|path| check_file(&at.key(key), base, path, checks))
+        };
+        let ca_file = file("ca_file", self.ca_file.as_ref());
+        let cert_file = file("client_cert_file", self.client_cert_file.as_ref());
+        let key_file = file("client_key_file", self.client_key_file.as_ref());
+        if cert_file.is_some() != key_file.is_some() {
+            let (has, lacks) = match cert_file {
+                Some(_) => ("client_cert_file", "client_key_file"),
+                None => ("client_key_file", "client_cert_file"),
+            };
+            checks.mistake(
+                &at.key(has),
+                format!("needs `{lacks}` beside it: a certificate and its key belong together"),
+            );
+        }
+        let pair = cert_file.zip(key_file);
+        Broker {
+            url: Secret::new(self.url),
+            ca_file,
+            client_certificate: pair.map(|(cert_file, key_file)| ClientCertificate {
+                cert_file,
+                key_file,
+            }),
+            heartbeat: std::time::Duration::from_secs(self.heartbeat_s),
+            timeout: checks.seconds(&at.key("timeout_s"), self.timeout_s),
+            publish_channels: usize::try_from(self.publish_channels).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+fn check_file(at: &At, base: &Path, path: &str, checks: &mut Checks) -> PathBuf {
+    if path.is_empty() {
+        checks.mistake(
+            at,
+            "is empty: write the path of a file in PEM format, or remove the key",
+        );
+    }
+    resolve(base, path)
+}
+
+/// Certificates are for TLS: with a plain URL nobody would look at them, and nothing would be encrypted.
+pub(super) fn check_tls(broker: &Broker, checks: &mut Checks) {
+    let plain = broker
+        .url
+        .expose()
+        .parse::<AMQPUri>()
+        .is_ok_and(|uri| uri.scheme == AMQPScheme::AMQP);
+    let at = At::top("broker");
+    let given = [
+        ("ca_file", broker.ca_file.is_some()),
+        ("client_cert_file", broker.client_certificate.is_some()),
+    ];
+    for (key, _) in given.into_iter().filter(|(_, given)| plain && *given) {
+        checks.mistake(
+            &at.key(key),
+            "is for amqps:// only: write the URL so (also in AMQP_URL), or remove the key",
+        );
+    }
+}
+
+/// Says what is wrong without repeating the URL, which may hold a password.
+pub(super) fn check_url(url: &str) -> Result<(), &'static str> {
+    match url.parse::<AMQPUri>() {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err("is no URL of a broker: write amqp://user:password@host:5672/%2f, or amqps://…")
+        }
+    }
+}

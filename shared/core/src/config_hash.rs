@@ -1,0 +1,153 @@
+//! The fingerprint of what decides for the whole pool: processes with another one must not work together.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::pool::{
+    BreakerConfig, CostOptimization, Failover, JobLimits, LoadBalancing, Pool, Price, Programmer,
+    Strategy,
+};
+
+/// 16 bytes of SHA-256 as hex. The same in every process that reads the same decisions, wherever the file lies and
+/// whatever ports, paths and broker it names.
+pub fn config_hash(pool: &Pool) -> String {
+    let digest = Sha256::digest(decisions(pool).to_string());
+    digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The values that decide. Every field is named in a pattern, so that a new one has to take a side here.
+fn decisions(pool: &Pool) -> Value {
+    let Pool {
+        file: _,
+        programmers,
+        load_balancing,
+        failover,
+        cost,
+        providers,
+        llms: _,
+        prices,
+        agent: _,
+        workspace: _,
+        sandbox: _,
+        acceptance: _,
+        broker: _,
+        events: _,
+        dispatcher,
+    } = pool;
+    let CostOptimization {
+        enabled,
+        prefer_free_over_paid,
+        max_daily_spend,
+        alert_threshold,
+        time_zone,
+    } = cost;
+    let free: BTreeMap<&str, bool> = providers
+        .iter()
+        .map(|(name, provider)| (name.as_str(), provider.free))
+        .collect();
+    let prices: BTreeMap<&str, Value> = prices
+        .iter()
+        .map(|(llm, cost)| (llm.as_str(), price(cost)))
+        .collect();
+    json!({
+        "programmers": programmers.iter().map(programmer).collect::<Vec<_>>(),
+        "load_balancing": balancing(load_balancing),
+        "failover": on_failure(failover),
+        "cost": [json!(enabled), json!(prefer_free_over_paid), json!(max_daily_spend.0), json!(alert_threshold.0), json!(time_zone)],
+        "free": free,
+        "prices": prices,
+        "max_attempts": [dispatcher.max_attempts, dispatcher.max_hand_backs],
+        "retry_delay": dispatcher.retry_delay.as_secs(),
+    })
+}
+
+fn programmer(programmer: &Programmer) -> Value {
+    let Programmer {
+        id,
+        port: _,
+        llms,
+        capabilities,
+        limits,
+    } = programmer;
+    let JobLimits {
+        timeout,
+        agent_timeout,
+        max_tokens,
+        max_cost,
+        context_limit,
+        auto_commit,
+        max_fix_iterations,
+    } = limits;
+    json!({
+        "id": id,
+        "llms": llms,
+        "capabilities": capabilities,
+        "seconds": [timeout.as_secs(), agent_timeout.as_secs()],
+        "tokens": [max_tokens, context_limit],
+        "max_cost": max_cost.0,
+        "auto_commit": auto_commit,
+        "max_fix_iterations": max_fix_iterations,
+    })
+}
+
+fn balancing(balancing: &LoadBalancing) -> Value {
+    let LoadBalancing {
+        strategy,
+        prefer_free_models,
+        max_queue_per_programmer,
+        health_check_interval,
+        spill_to_paid_after,
+    } = balancing;
+    let strategy = match strategy {
+        Strategy::LeastLoaded => "least_loaded",
+        Strategy::CapabilityMatch => "capability_match",
+    };
+    json!({
+        "strategy": strategy,
+        "prefer_free_models": prefer_free_models,
+        "max_queue_per_programmer": max_queue_per_programmer,
+        "seconds": [health_check_interval.as_secs(), spill_to_paid_after.as_secs()],
+    })
+}
+
+fn on_failure(failover: &Failover) -> Value {
+    let Failover {
+        enabled,
+        max_retries,
+        retry_delay,
+        always_failover,
+        failure_conditions,
+        call_timeout,
+        breaker:
+            BreakerConfig {
+                enabled: breaker,
+                failure_threshold,
+                failed_of_1000,
+                window,
+                cooldown,
+                scope,
+            },
+    } = failover;
+    json!({
+        "enabled": [enabled, always_failover, breaker],
+        "scope": scope,
+        "failure_conditions": failure_conditions,
+        "counts": [max_retries, failure_threshold, u32::from(*failed_of_1000)],
+        "seconds": [retry_delay.as_secs(), call_timeout.as_secs(), window.as_secs(), cooldown.as_secs()],
+    })
+}
+
+fn price(price: &Price) -> Value {
+    let Price {
+        input,
+        cached_input,
+        output,
+    } = price;
+    json!([input.0, cached_input.0, output.0])
+}

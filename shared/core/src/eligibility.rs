@@ -1,0 +1,399 @@
+//! Where a programmer stands with its LLMs and the budget: whether it may take a task now, and if not, why. Pure, from the
+//! fold: every process comes to the same answer about every programmer.
+//!
+//! This is the gate *before* a task is taken. It is advice: what is spent is admitted by the log alone (`fold::budget`).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::heartbeat::ShutReason;
+use crate::id::{LlmName, ProgrammerId};
+use crate::llm::{LlmKey, Scope};
+use crate::money::MicroUsd;
+use crate::pause::{Pause, Target};
+use crate::pool::{Pool, Programmer, Strategy};
+use crate::routing::Route;
+use crate::state::Fold;
+use crate::state::breaker::{Breaker, Caller, Shut};
+use crate::state::pauses::Paused;
+use crate::task::MAX_CAPABILITIES;
+use crate::time::Timestamp;
+
+/// Where room is for some programmers but not for all, it is theirs in turn, so long each: who has no task in his queues
+/// does not keep the others from theirs.
+pub const TURN_MS: u64 = 2000;
+
+/// The state of the pool at one moment, for questions about its programmers.
+pub struct Standing<'a> {
+    pub pool: &'a Pool,
+    pub fold: &'a Fold,
+    pub now: Timestamp,
+}
+
+/// What a programmer could work with now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Means {
+    /// An LLM that costs nothing is available.
+    Free,
+    /// Only paid ones are: money is needed.
+    Paid,
+    /// All breakers are open; for each LLM why.
+    Nothing(Vec<(LlmName, Shut)>),
+}
+
+/// Whether the cap of a programmer fits into what is left of the day's budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Enough,
+    /// It would, but others wait for what is left too, and it is their turn; its own comes within seconds.
+    ForOthersFirst,
+    TooLittle,
+}
+
+/// Why a programmer takes no task of a route though its gate is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// By an operator.
+    Paused(Paused),
+    /// Its tasks are for programmers with free LLMs, at the latest until then; None: no task of it is known to wait.
+    LeftToFree { until: Option<Timestamp> },
+}
+
+/// Why a programmer takes no task, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub reason: ShutReason,
+    pub detail: String,
+    /// When that may change by itself.
+    pub until: Option<Timestamp>,
+}
+
+impl Standing<'_> {
+    /// Who this programmer is to the breakers. Where it was never up, its host is nobody's.
+    pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
+        let host = self
+            .fold
+            .breakers
+            .host_of(programmer)
+            .unwrap_or_default()
+            .to_owned();
+        Caller {
+            programmer: programmer.clone(),
+            host,
+        }
+    }
+
+    /// The LLMs that this programmer may use, primary first, with what its breakers belong to.
+    pub fn llms(&self, programmer: &Programmer, host: &str) -> Vec<(LlmName, LlmKey)> {
+        let usable = if self.pool.failover.enabled {
+            programmer.llms.len()
+        } else {
+            1
+        };
+        programmer
+            .llms
+            .iter()
+            .take(usable)
+            .map(|llm| (llm.clone(), self.pool.llm_key(llm, host)))
+            .collect()
+    }
+
+    /// The breakers that can hold back a call of this pool. What is no more in the pool file (an LLM, its address, a
+    /// programmer) and a host without a programmer have no calls, and nobody probes there: such a breaker stays open for ever.
+    pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
+        let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
+            self.pool
+                .programmers
+                .iter()
+                .any(|programmer| self.may_meet(programmer, key, scope))
+        };
+        self.fold.breakers.all().filter(governs)
+    }
+
+    fn may_meet(&self, programmer: &Programmer, key: &LlmKey, scope: &Scope) -> bool {
+        let caller = self.caller(&programmer.id);
+        let within = programmer.llms.contains(&key.llm) && caller.is_within(scope);
+        within && self.pool.llm_key(&key.llm, &caller.host) == *key
+    }
+
+    /// Why this LLM is not available to the programmer, if it is not.
+    pub fn shut(&self, key: &LlmKey, caller: &Caller) -> Option<Shut> {
+        self.fold.breakers.check(key, caller, self.now).err()
+    }
+
+    /// The LLM that its next call would go to.
+    pub fn current_llm(&self, programmer: &Programmer) -> Option<LlmName> {
+        let caller = self.caller(&programmer.id);
+        self.llms(programmer, &caller.host)
+            .into_iter()
+            .find(|(_, key)| self.shut(key, &caller).is_none())
+            .map(|(llm, _)| llm)
+    }
+
+    pub fn means(&self, programmer: &Programmer) -> Means {
+        let caller = self.caller(&programmer.id);
+        let (mut paid, mut shut) = (false, Vec::new());
+        for (llm, key) in self.llms(programmer, &caller.host) {
+            match self.shut(&key, &caller) {
+                None if self.pool.is_free(&llm) => return Means::Free,
+                None => paid = true,
+                Some(why) => shut.push((llm, why)),
+            }
+        }
+        if paid {
+            Means::Paid
+        } else {
+            Means::Nothing(shut)
+        }
+    }
+
+    /// Why this programmer may not take a task now; None: it may. `alive` says who else is there to take one.
+    pub fn obstacle(
+        &self,
+        programmer: &Programmer,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> Option<Obstacle> {
+        if let Some((target, paused)) = self.fold.pauses.of_programmer(&programmer.id) {
+            return Some(pause_obstacle(target, paused));
+        }
+        match self.means(programmer) {
+            Means::Free => None,
+            Means::Nothing(shut) => Some(breaker_obstacle(&shut)),
+            Means::Paid => match self.room_for(programmer, alive) {
+                Room::Enough => None,
+                Room::ForOthersFirst | Room::TooLittle => Some(self.budget_obstacle(programmer)),
+            },
+        }
+    }
+
+    /// The routes that are closed for this programmer for now. Indices into `routes`.
+    pub fn closed_routes(
+        &self,
+        programmer: &Programmer,
+        routes: &[&Route],
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> BTreeSet<usize> {
+        let closed = |route: &Route| self.closed(programmer, route, &alive).is_some();
+        routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| closed(route))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Why this route is closed for a programmer whose gate is open: it is paused; or the programmer works with paid LLMs
+    /// only, programmers with free LLMs serve the route too (or did until their LLMs went out, less than
+    /// `spill_to_paid_after` ago), and no task of the route has waited for that long.
+    pub fn closed(
+        &self,
+        programmer: &Programmer,
+        route: &Route,
+        alive: impl Fn(&ProgrammerId) -> bool,
+    ) -> Option<Closed> {
+        if let Some(paused) = self.fold.pauses.of_route(&route.name) {
+            return Some(Closed::Paused(paused));
+        }
+        let patience = self.pool.load_balancing.spill_to_paid_after;
+        if patience.is_zero() || self.means(programmer) != Means::Paid {
+            return None;
+        }
+        let spills = self
+            .fold
+            .tasks
+            .oldest_waiting(&route.name)
+            .map(|since| since.plus(patience));
+        let serves_free = |id: &ProgrammerId| {
+            let other = self
+                .pool
+                .programmer(id)
+                .filter(|other| self.pool.is_free(other.primary()) && alive(&other.id));
+            other.is_some_and(|other| self.is_free_or_was_within(other, patience))
+        };
+        let spilled = spills.is_some_and(|at| self.now >= at);
+        (!spilled && route.eligible.iter().any(serves_free))
+            .then_some(Closed::LeftToFree { until: spills })
+    }
+
+    /// Whether the programmer's primary LLM is available, or went out not long ago.
+    fn is_free_or_was_within(&self, programmer: &Programmer, patience: Duration) -> bool {
+        let caller = self.caller(&programmer.id);
+        let shut = self.shut(
+            &self.pool.llm_key(programmer.primary(), &caller.host),
+            &caller,
+        );
+        shut.and_then(|shut| shut.outage)
+            .is_none_or(|outage| self.now.since(outage.since) < patience)
+    }
+
+    /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
+    /// wait for room only so many wake as fit.
+    pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
+        let Some(room) = self.fold.budget.room() else {
+            return Room::Enough;
+        };
+        let (begun, busy) = self.begun();
+        let mut left = room.saturating_sub(begun);
+        if programmer.limits.max_cost > left {
+            return Room::TooLittle;
+        }
+        let waits = |other: &&Programmer| {
+            let me = other.id == programmer.id;
+            let idle = !busy.contains(&other.id) && alive(&other.id);
+            me || (idle && other.limits.max_cost <= left && self.means(other) == Means::Paid)
+        };
+        let waiting: Vec<&Programmer> = self.pool.programmers.iter().filter(waits).collect();
+        let turn = usize::try_from(self.now.0 / TURN_MS).unwrap_or_default();
+        for place in 0..waiting.len() {
+            let other = waiting[(turn + place) % waiting.len()];
+            let fits = other.limits.max_cost <= left;
+            if other.id == programmer.id {
+                return if fits {
+                    Room::Enough
+                } else {
+                    Room::ForOthersFirst
+                };
+            }
+            if fits {
+                left = left.saturating_sub(other.limits.max_cost);
+            }
+        }
+        Room::ForOthersFirst
+    }
+
+    /// What tasks in hand may still reserve, and who has one in hand.
+    fn begun(&self) -> (MicroUsd, BTreeSet<&ProgrammerId>) {
+        let mut busy = BTreeSet::new();
+        let mut sum = MicroUsd::ZERO;
+        for (_, owner) in self
+            .fold
+            .tasks
+            .running()
+            .filter(|(_, owner)| !self.fold.is_gone(owner))
+        {
+            busy.insert(&owner.programmer);
+            let reserved = self.fold.budget.has_reserved(owner.attempt);
+            if let Some(programmer) = self.pool.programmer(&owner.programmer)
+                && !reserved
+                && self.means(programmer) != Means::Free
+            {
+                sum += programmer.limits.max_cost;
+            }
+        }
+        (sum, busy)
+    }
+
+    /// What keeps a programmer beside its breakers: all its LLMs cost money, and there is too little for its cap. `obstacle`
+    /// names the breakers alone while all of them are open.
+    pub fn over_budget(&self, programmer: &Programmer) -> Option<Obstacle> {
+        let pays = self
+            .llms(programmer, "")
+            .iter()
+            .all(|(llm, _)| !self.pool.is_free(llm));
+        (pays && self.room_for(programmer, |_| true) == Room::TooLittle)
+            .then(|| self.budget_obstacle(programmer))
+    }
+
+    fn budget_obstacle(&self, programmer: &Programmer) -> Obstacle {
+        let budget = &self.fold.budget;
+        let limit = budget.limit().unwrap_or_default();
+        let until = budget.day().map(|day| day.ends);
+        let when = until.map_or(String::new(), |until| {
+            format!(" or until the day ends at {until}")
+        });
+        let detail = format!(
+            "a task of its may cost ${}, and of today's ${limit} are ${} spent and ${} reserved; until enough is free again{when}",
+            programmer.limits.max_cost,
+            budget.spent(),
+            budget.reserved(),
+        );
+        Obstacle {
+            reason: ShutReason::Budget,
+            detail,
+            until,
+        }
+    }
+}
+
+/// The priority of this programmer's consumers: of several that wait, the broker hands a task to the highest.
+pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
+    /// Above what capabilities can make of it.
+    const FREE: u8 = 16;
+    let surplus = match pool.load_balancing.strategy {
+        Strategy::LeastLoaded => 0,
+        // In one queue everybody offers what is required: who offers least has the fewest to spare.
+        Strategy::CapabilityMatch => {
+            u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len()))
+                .unwrap_or(0)
+        }
+    };
+    let prefer_free = pool.load_balancing.prefer_free_models
+        || (pool.cost.enabled && pool.cost.prefer_free_over_paid);
+    if prefer_free && pool.is_free(programmer.primary()) {
+        FREE + surplus
+    } else {
+        surplus
+    }
+}
+
+fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
+    let reason = match paused.pause {
+        Pause::Pause => ShutReason::Paused,
+        Pause::Drain => ShutReason::Draining,
+    };
+    Obstacle {
+        reason,
+        detail: explain_pause(target, paused),
+        until: None,
+    }
+}
+
+/// One sentence about a pause: since when, and how it ends.
+pub fn explain_pause(target: &Target, paused: Paused) -> String {
+    let word = match paused.pause {
+        Pause::Pause => "paused",
+        Pause::Drain => "drained",
+    };
+    let flag = match target {
+        Target::All => "--all".to_owned(),
+        Target::Programmer { id } => format!("--programmer {id}"),
+        Target::Route { name } => format!("--route {name}"),
+    };
+    format!(
+        "{target} is {word} since {} until `dispatcher resume {flag}`",
+        paused.since
+    )
+}
+
+fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {
+    let until = shut.iter().map(|(_, shut)| shut.until).min();
+    let each: Vec<String> = shut.iter().map(|(llm, shut)| explain(llm, shut)).collect();
+    Obstacle {
+        reason: ShutReason::Breaker,
+        detail: each.join("; "),
+        until,
+    }
+}
+
+/// One sentence about a breaker.
+pub fn explain(llm: &LlmName, shut: &Shut) -> String {
+    match &shut.outage {
+        Some(outage) => {
+            let failures = if outage.failures == 1 {
+                "failure"
+            } else {
+                "failures"
+            };
+            let (count, fault, since) = (outage.failures, outage.fault.as_str(), outage.since);
+            let scope = &shut.scope;
+            format!(
+                "{llm}: breaker open for {scope} since {since} after {count} {failures} ({fault}), probed at {}",
+                shut.until
+            )
+        }
+        None => format!(
+            "{llm}: it is back; this programmer returns to it at {}",
+            shut.until
+        ),
+    }
+}

@@ -1,0 +1,27 @@
+//! What every process of the pool decides alike.
+//!
+//! Messages (`task`, `result`, `event`), the state that the events lead to (`state`), the validated pool file (`pool`), and the
+//! questions that are answered from both (`eligibility`, `routing`). Everything here is pure: the time and random numbers are
+//! arguments, and nothing asks the machine, the network or a clock.
+
+pub mod clock_check;
+pub mod config_hash;
+pub mod eligibility;
+pub mod event;
+pub mod heartbeat;
+pub mod id;
+pub mod llm;
+pub mod money;
+pub mod object;
+pub mod pause;
+pub mod pool;
+pub mod progress;
+pub mod result;
+pub mod routing;
+pub mod rules;
+mod secret;
+pub mod source;
+pub mod state;
+pub mod task;
+pub mod time;
+pub mod wrong;

@@ -1,0 +1,128 @@
+//! The share of an LLM's calls that fail. Three slow calls among fifty good ones are not an outage.
+//!
+//! The log has every failure, and answered calls only when something is wrong (`llm_answered`). A breaker compares the calls
+//! that ended since its last failures began. An LLM that answered for an hour and then died has no good calls in that time,
+//! so it is shut as fast as ever.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::evidence::{Failure, Llm};
+use super::{Breakers, Caller, window_start};
+use crate::id::ProgrammerId;
+use crate::llm::{LlmKey, Scope};
+use crate::rules::BreakerRules;
+use crate::state::Verdict;
+use crate::time::Timestamp;
+
+/// Answered calls of one LLM that are remembered.
+const MAX_ANSWERS: usize = 2000;
+/// How long processes report their calls after one of them has asked. By then the call in trouble has failed, or not.
+const ASKED_FOR: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Answers {
+    /// When they ended, and whose they were.
+    ended: VecDeque<(Timestamp, Caller)>,
+    asked: Option<Timestamp>,
+}
+
+impl Answers {
+    pub(super) fn add(
+        &mut self,
+        host: &str,
+        ended: &BTreeMap<ProgrammerId, Vec<u64>>,
+        asks: bool,
+        now: Timestamp,
+    ) {
+        for (programmer, ages) in ended {
+            let caller = Caller {
+                programmer: programmer.clone(),
+                host: host.to_owned(),
+            };
+            self.ended.extend(
+                ages.iter()
+                    .map(|age| (Timestamp(now.0.saturating_sub(*age)), caller.clone())),
+            );
+        }
+        let surplus = self.ended.len().saturating_sub(MAX_ANSWERS);
+        self.ended.drain(..surplus);
+        if asks {
+            self.asked = Some(now);
+        }
+    }
+
+    pub(super) fn forget_before(&mut self, oldest: Timestamp) {
+        self.ended.retain(|(at, _)| *at > oldest);
+    }
+
+    /// When somebody has asked for them, if that was not long ago.
+    pub(super) fn asked(&self, now: Timestamp) -> Option<Timestamp> {
+        self.asked.filter(|asked| now.since(*asked) < ASKED_FOR)
+    }
+
+    fn since(&self, began: Timestamp, scope: &Scope) -> usize {
+        self.ended
+            .iter()
+            .filter(|(at, caller)| *at >= began && caller.is_within(scope))
+            .count()
+    }
+}
+
+impl Llm {
+    /// Whether at least the share of the rules failed, of the calls within this scope that ended since the last
+    /// `threshold` failures began.
+    pub(super) fn most_have_failed(
+        &self,
+        scope: &Scope,
+        rules: &BreakerRules,
+        threshold: usize,
+    ) -> bool {
+        let inside: Vec<&Failure> = self
+            .failures
+            .iter()
+            .filter(|failure| failure.caller.is_within(scope))
+            .collect();
+        let last = &inside[inside.len().saturating_sub(threshold)..];
+        let Some(began) = last.iter().map(|failure| failure.began).min() else {
+            return false;
+        };
+        let failed = inside.iter().filter(|failure| failure.at >= began).count();
+        let all = failed + self.answers.since(began, scope);
+        failed * 1000 >= all * usize::from(rules.failed_of_1000)
+    }
+}
+
+impl Breakers {
+    /// The newest sign that something is wrong with this LLM: a failure within the window, or a call in trouble. None: the
+    /// share of its failures does not matter now.
+    pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
+        let rules = self
+            .rules
+            .as_ref()
+            .filter(|rules| rules.failed_of_1000 > 0)?;
+        let llm = self.llms.get(key)?;
+        let failed = llm
+            .failures
+            .back()
+            .map(|failure| failure.at)
+            .filter(|at| *at > window_start(rules, now));
+        failed.max(llm.answers.asked(now))
+    }
+
+    /// Calls that were answered, and whether somebody asks for those of others.
+    pub(in crate::state) fn answered(
+        &mut self,
+        key: &LlmKey,
+        (host, ended): (&str, &BTreeMap<ProgrammerId, Vec<u64>>),
+        asks: bool,
+        now: Timestamp,
+    ) -> Verdict {
+        if let Some(rules) = &self.rules {
+            let llm = self.llms.entry(key.clone()).or_default();
+            llm.forget_before(window_start(rules, now));
+            llm.answers.add(host, ended, asks, now);
+        }
+        Verdict::Accepted
+    }
+}

@@ -1,0 +1,57 @@
+//! Logs and metrics: how a process says what it does. One struct per observable fact emits both together.
+
+pub mod broker;
+pub mod catalog;
+pub mod clock;
+mod page;
+pub mod pool;
+pub mod tasks;
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+pub use page::page;
+use tracing_subscriber::EnvFilter;
+
+/// What histograms have recorded is put together so often, whether somebody asks for it or not: it would fill the memory.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is `RUST_LOG`'s syntax; None means `info`.
+pub fn init_logs(filter: Option<&str>, format: LogFormat) {
+    let filter = EnvFilter::new(filter.unwrap_or("info,lapin=off"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Starts metrics of this program; the handle renders them for `GET /metrics`. In a runtime.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&catalog::BUCKETS)?
+        .install_recorder()?;
+    catalog::ALL.iter().for_each(catalog::Row::describe);
+    catalog::PROCESS_INFO.set_flag([program, version], true);
+    let kept = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP_EVERY).await;
+            kept.run_upkeep();
+        }
+    });
+    Ok(handle)
+}

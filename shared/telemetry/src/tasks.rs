@@ -1,0 +1,169 @@
+//! What this process has decided about tasks. It is counted by whoever wrote it into the log, when it is read back and was
+//! accepted: every process reads every event, and the counts of all of them add up.
+//!
+//! What a process has written and not read back when it dies is not counted.
+
+use super::catalog::{
+    ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
+};
+use pool_core::event::Decision;
+use pool_core::id::{LlmName, TaskId};
+use pool_core::result::ErrorKind;
+use pool_core::state::{Fold, Outcome, TaskState};
+
+/// An event that somebody counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    Submitted { route: String },
+    Retried { error: ErrorKind },
+    Released { no_llm: bool },
+    Ended { task: TaskId },
+}
+
+impl Written {
+    pub fn of(decision: &Decision) -> Option<Self> {
+        match decision {
+            Decision::Submitted { route, .. } => Some(Self::Submitted {
+                route: route.clone(),
+            }),
+            Decision::Reissued {
+                retry: Some(retry), ..
+            } => Some(Self::Retried { error: retry.error }),
+            Decision::Released { no_llm, .. } => Some(Self::Released { no_llm: *no_llm }),
+            Decision::Finished { task, .. } | Decision::Cancelled { task } => {
+                Some(Self::Ended { task: task.clone() })
+            }
+            Decision::Tick
+            | Decision::Configured { .. }
+            | Decision::Published { .. }
+            | Decision::Reissued { retry: None, .. }
+            | Decision::Started { .. }
+            | Decision::Used { .. }
+            | Decision::Stated { .. }
+            | Decision::Paused { .. }
+            | Decision::Resumed { .. }
+            | Decision::Reserved { .. }
+            | Decision::Settled { .. }
+            | Decision::BudgetSet { .. }
+            | Decision::LlmFailed { .. }
+            | Decision::LlmAnswered { .. }
+            | Decision::Probing { .. }
+            | Decision::Probed { .. }
+            | Decision::Up { .. }
+            | Decision::Unknown => None,
+        }
+    }
+
+    /// It was accepted; `fold` is what it has led to.
+    pub fn emit(&self, fold: &Fold) {
+        match self {
+            Self::Submitted { route } => TASKS_SUBMITTED.add([route], 1),
+            Self::Retried { error } => ATTEMPTS_RETRIED.add([error.as_str()], 1),
+            Self::Released { no_llm: true } => ATTEMPTS_RELEASED.add(["no_llm"], 1),
+            Self::Released { no_llm: false } => ATTEMPTS_RELEASED.add(["stopped"], 1),
+            Self::Ended { task } => {
+                if let Some(state) = fold.tasks.get(task) {
+                    ended(task, state);
+                }
+            }
+        }
+    }
+}
+
+fn ended(task: &TaskId, state: &TaskState) {
+    let Some(Outcome {
+        status,
+        llm,
+        at,
+        started_at,
+        ..
+    }) = &state.outcome
+    else {
+        return;
+    };
+    let outcome = status.as_str();
+    TASKS_FINISHED.add([outcome, llm.as_ref().map_or("", LlmName::as_str)], 1);
+    let Some(started_at) = started_at else { return };
+    let run = at.since(*started_at);
+    TASK_RUN.record([outcome], run);
+    // Of a task that came straight to the broker the log does not know since when it has waited.
+    let queue = state
+        .submitted_at
+        .map(|submitted_at| started_at.since(submitted_at));
+    if let Some(queue) = queue {
+        TASK_QUEUE.record([&state.route], queue);
+    }
+    tracing::debug!(task_id = %task, outcome, ?queue, ?run, "the task has ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_core::event::{Batch, EmitterId};
+    use pool_core::id::{AttemptId, ProgrammerId, Token};
+    use pool_core::money::MicroUsd;
+    use pool_core::result::Status;
+
+    #[test]
+    fn a_task_that_ends_is_counted_with_its_times() {
+        let task = TaskId::new("t").expect("an id");
+        let attempt = AttemptId::from_u128(1);
+        let (route, body_hash) = ("fast".to_owned(), "h".to_owned());
+        let submitted = Decision::Submitted {
+            task: task.clone(),
+            body_hash: body_hash.clone(),
+            route: route.clone(),
+            deadline_ms: None,
+        };
+        let started = Decision::Started {
+            task: task.clone(),
+            attempt,
+            programmer: ProgrammerId::new("001").expect("an id"),
+            token: Token {
+                generation: 0,
+                count: 0,
+            },
+            route,
+            body_hash,
+        };
+        let finished = Decision::Finished {
+            task: task.clone(),
+            attempt: Some(attempt),
+            status: Status::Succeeded,
+            llm: LlmName::new("free/small").ok(),
+            cost_usd: MicroUsd::ZERO,
+            error: None,
+        };
+        let written: Vec<Written> = [&submitted, &started, &finished]
+            .into_iter()
+            .filter_map(Written::of)
+            .collect();
+        assert_eq!(written.len(), 2, "its start is not counted");
+        let mut fold = Fold::new();
+        for (seq, (at_ms, event)) in
+            (0..).zip([(1_000, submitted), (3_000, started), (10_000, finished)])
+        {
+            let batch = Batch {
+                v: 1,
+                emitter: EmitterId::from_u128(1),
+                first: seq,
+                at_ms,
+                events: vec![event],
+            };
+            fold.apply(&batch, |_, _, _| ());
+        }
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            written.iter().for_each(|written| written.emit(&fold))
+        });
+        let text = recorder.handle().render();
+        for line in [
+            r#"pool_tasks_submitted_total{route="fast"} 1"#,
+            r#"pool_tasks_finished_total{outcome="succeeded",llm="free/small"} 1"#,
+            r#"pool_task_queue_seconds_sum{route="fast"} 2"#,
+            r#"pool_task_run_seconds_sum{outcome="succeeded"} 7"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}
