@@ -1,4 +1,4 @@
-//! docs/reference/metrics.md, from the catalog. `cargo run -p pool-shared --example metrics_page` prints it; a test compares.
+//! docs/reference/metrics.md, from the catalog. `cargo run -p pool-telemetry --example metrics_page` prints it; a test compares.
 
 use super::catalog::{ALL, Across, At, Kind, Row};
 
