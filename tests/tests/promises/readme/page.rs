@@ -66,7 +66,7 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn read() -> Self {
         let read = |page: &str| std::fs::read_to_string(checkout().join(page)).expect(page);
-        let text: String = PAGES.iter().map(|page| read(page)).collect();
+        let text = PAGES.map(read).concat();
         let (mut blocks, mut lines, mut open) = (Vec::new(), Vec::new(), None::<Block>);
         for line in text.lines() {
             match (line.trim_start().strip_prefix("```"), open.take()) {
