@@ -175,8 +175,9 @@ def section(name, schema):
 def page(schema):
     sections = schema["properties"]
     names = [name for name in ORDER if name in sections] + [name for name in sections if name not in ORDER]
-    contents = " · ".join(f"[`{name}`](#{name})" for name in names)
-    lines = [contents + " ·", "[keys that must be the same](#keys-that-must-be-the-same)", ""]
+    links = [f"[`{name}`](#{name})" for name in names] + ["[keys that must be the same](#keys-that-must-be-the-same)"]
+    lines = [" · ".join(links[at : at + 9]) for at in range(0, len(links), 9)]
+    lines = [" ·\n".join(lines), ""]
     for name in names:
         lines += section(name, sections[name])
     return HEAD + "\n".join(lines) + "\n" + TAIL

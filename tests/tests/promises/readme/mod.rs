@@ -280,7 +280,7 @@ fn the_task_of_the_readme(shell: &Shell<'_>, sample: &Repository) {
     applies(shell, sample, &patch.replace(SHOWN_ID, id));
 }
 
-/// Of a table: the words of its first line and of its last one.
+/// The words of the first and the last line of a table.
 fn ends(text: &str) -> [String; 2] {
     let text = text.trim_end();
     [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
