@@ -166,7 +166,7 @@ def section(name, schema):
     if lead:
         yield lead
         yield ""
-    yield "| key | is | default | |"
+    yield "| key | is | default | meaning |"
     yield "|---|---|---|---|"
     yield from rows(inner["properties"])
     yield ""
