@@ -37,7 +37,7 @@ take() {
 
 submit() { "$BIN/dispatcher" submit "$@" >/dev/null || true; }
 
-has chromium && has pngquant || fail "chromium or pngquant is missing: apt-get install chromium pngquant"
+{ has chromium && has pngquant; } || fail "chromium or pngquant is missing: apt-get install chromium pngquant"
 settings="$("$HERE/pool" env)"
 while IFS='=' read -r name value; do
     export "$name=$value"
