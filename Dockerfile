@@ -6,8 +6,8 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY . .
 # In one step, so that no layer holds the intermediate files.
-RUN cargo build --release --locked --target-dir /tmp/target -p dispatcher -p worker -p pool-tests --bins \
-    && install -D -s -t /out /tmp/target/release/dispatcher /tmp/target/release/worker /tmp/target/release/scripted-llm \
+RUN cargo build --release --locked --target-dir /tmp/target -p dispatcher -p worker -p pool-cli -p pool-tests --bins \
+    && install -D -s -t /out /tmp/target/release/dispatcher /tmp/target/release/pool /tmp/target/release/worker /tmp/target/release/scripted-llm \
     && rm -rf /tmp/target
 
 FROM debian:bookworm-slim AS base
@@ -17,7 +17,7 @@ RUN apt-get update \
 WORKDIR /srv/pool
 
 FROM base AS dispatcher
-COPY --from=build /out/dispatcher /usr/local/bin/
+COPY --from=build /out/dispatcher /out/pool /usr/local/bin/
 USER 10001:10001
 EXPOSE 6141
 CMD ["dispatcher", "serve", "--pool", "/srv/pool/config/pool.yaml", "--listen", "0.0.0.0:6141"]

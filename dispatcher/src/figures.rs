@@ -7,12 +7,12 @@ use pool_core::time::Timestamp;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// `1 task`, `2 tasks`.
-pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Tokens in short: `9999`, `10.9k`, `12.3M`.
-pub(crate) fn tokens(count: u64) -> String {
+pub fn tokens(count: u64) -> String {
     let in_units = |unit: u64, name| {
         let tenths = count.saturating_add(unit / 20) / (unit / 10);
         format!("{}.{}{name}", tenths / 10, tenths % 10)
@@ -25,7 +25,7 @@ pub(crate) fn tokens(count: u64) -> String {
 }
 
 /// Dollars with four places, and two from 100 on: `$0.0082`, `$0.0100`, `$123.46`. Below a hundredth of a cent: all of them.
-pub(crate) fn dollars(amount: MicroUsd) -> String {
+pub fn dollars(amount: MicroUsd) -> String {
     let rounded = |places: u8| {
         let (unit, one) = (
             10u64.pow(u32::from(6 - places)),
@@ -48,7 +48,7 @@ pub(crate) fn dollars(amount: MicroUsd) -> String {
 }
 
 /// A duration, rounded: `950 ms`, `31.6 s`, `1 min 06 s`, `2 h 05 min`, `1 d 03 h`.
-pub(crate) fn duration(ms: u64) -> String {
+pub fn duration(ms: u64) -> String {
     let tenths = ms.saturating_add(50) / 100;
     match (ms, tenths) {
         (0..1_000, _) => format!("{ms} ms"),
@@ -58,7 +58,7 @@ pub(crate) fn duration(ms: u64) -> String {
 }
 
 /// The same for what goes on: without the tenths of a second, which nobody can follow.
-pub(crate) fn age(ms: u64) -> String {
+pub fn age(ms: u64) -> String {
     let seconds = ms.saturating_add(500) / 1000;
     let minutes = seconds.saturating_add(30) / 60;
     let hours = minutes.saturating_add(30) / 60;
@@ -71,7 +71,7 @@ pub(crate) fn age(ms: u64) -> String {
 }
 
 /// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
-pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
+pub fn clock(at: Timestamp, now: Timestamp) -> String {
     let text = at.to_string();
     let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else {
         return text;
@@ -87,7 +87,7 @@ pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// A moment with its date, in minutes: `2026-01-31 12:05 UTC`.
-pub(crate) fn date_and_time(at: Timestamp) -> String {
+pub fn date_and_time(at: Timestamp) -> String {
     let text = at.to_string();
     match (text.get(..10), text.get(11..16)) {
         (Some(date), Some(time)) => format!("{date} {time} UTC"),
@@ -96,7 +96,7 @@ pub(crate) fn date_and_time(at: Timestamp) -> String {
 }
 
 /// A sentence of somebody who writes moments in full, with these in short.
-pub(crate) fn with_clocks(text: &str, now: Timestamp) -> String {
+pub fn with_clocks(text: &str, now: Timestamp) -> String {
     let word = |word: &str| {
         let bare = word.trim_end_matches([',', ';', '.', ')']);
         match bare.parse::<Timestamp>() {

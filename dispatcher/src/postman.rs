@@ -230,7 +230,7 @@ impl Postman {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let reason = format!(
-            "{REASON}: {to} takes its results too slowly or not at all, for {} s by now; mend it or make room in it, then `dispatcher dead retry` sends this one",
+            "{REASON}: {to} takes its results too slowly or not at all, for {} s by now; mend it or make room in it, then `pool dead retry` sends this one",
             self.patience.as_secs()
         );
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
@@ -243,7 +243,7 @@ impl Postman {
         };
         self.process.publisher.publish(message).await?;
         point(Point::GaveUp);
-        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`dispatcher dead list`)");
+        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`pool dead list`)");
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use_profile "${POOL_PROFILE:-release}"
 
 build_binaries() {
     if [ "${POOL_BUILD:-}" = no ]; then
-        [ -x "$BIN/dispatcher" ] || fail "POOL_BUILD is no, but there is no $BIN/dispatcher"
+        [ -x "$BIN/pool" ] || fail "POOL_BUILD is no, but there is no $BIN/pool"
         return
     fi
     local options=(--locked --workspace --bins)

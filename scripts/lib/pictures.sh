@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Takes the pictures of the dashboard in docs/images from the pool of this checkout, which must run the trial.
 #
-#   scripts/pool start --trial config/trial.yaml
+#   scripts/local-pool start --trial config/trial.yaml
 #   scripts/lib/pictures.sh [DIRECTORY]          default: docs/images
-#   scripts/pool stop
+#   scripts/local-pool stop
 #
 # It submits the task of the README, the twelve tasks of the trial, and one task whose check cannot pass; these take two
 # minutes. Then it submits the trial again and takes the pictures while programmers work. Needs chromium and pngquant.
@@ -35,10 +35,10 @@ take() {
     say "$file ($bytes bytes)"
 }
 
-submit() { "$BIN/dispatcher" submit "$@" >/dev/null || true; }
+submit() { "$BIN/pool" submit "$@" >/dev/null || true; }
 
 { has chromium && has pngquant; } || fail "chromium or pngquant is missing: apt-get install chromium pngquant"
-settings="$("$HERE/pool" env)"
+settings="$("$HERE/local-pool" env)"
 while IFS='=' read -r name value; do
     export "$name=$value"
 done <<<"$settings"
@@ -57,7 +57,7 @@ step "Pictures"
 take pool 1200,860 /
 take budget 1200,560 /budget
 # Some of the newest tasks have ended then, and others run.
-"$BIN/dispatcher" watch --label run_id=tuesday >/dev/null || true
+"$BIN/pool" watch --label run_id=tuesday >/dev/null || true
 take tasks 1200,760 /tasks
 take task 1200,840 "/tasks/median-$RUN"
 take report 1200,460 /report

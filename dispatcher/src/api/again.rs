@@ -133,10 +133,10 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
-            "task {id} has no outcome yet, so there is nothing to repeat; `dispatcher requeue {id}` (POST /tasks/{id}/requeue) puts it into its queue again"
+            "task {id} has no outcome yet, so there is nothing to repeat; `pool requeue {id}` (POST /tasks/{id}/requeue) puts it into its queue again"
         ))),
         Some(Status::Succeeded) if !force => Err(refused(format!(
-            "task {id} has succeeded; `dispatcher retry --force {id}` has it done once more ({FORCED})"
+            "task {id} has succeeded; `pool retry --force {id}` has it done once more ({FORCED})"
         ))),
         Some(status) => Ok(status),
     }
@@ -151,7 +151,7 @@ fn not_taken(error: &NotTaken) -> Problem {
         // Its id is another one each time.
         NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => {
             Problem::unavailable(format!(
-                "it is not known whether the new task was taken: {error}; look with `dispatcher show`"
+                "it is not known whether the new task was taken: {error}; look with `pool show`"
             ))
         }
     }
@@ -194,13 +194,13 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
         };
         return Err(refused(format!(
-            "task {id} is {} already; `dispatcher retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
+            "task {id} is {} already; `pool retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
             outcome.status.as_str()
         )));
     }
     match &state.owner {
         Some(owner) if !force => Err(refused(format!(
-            "{} works on task {id} since {}; `dispatcher requeue --force {id}` has somebody else begin it anew ({FORCED})",
+            "{} works on task {id} since {}; `pool requeue --force {id}` has somebody else begin it anew ({FORCED})",
             owner.programmer.display_name(),
             owner.since
         ))),
@@ -222,8 +222,8 @@ mod tests {
     fn what_cannot_be_queued_again_is_sent_to_the_retry_that_takes_it() {
         let id = TaskId::new("t").expect("an id");
         for (status, retry) in [
-            (Status::Succeeded, "`dispatcher retry --force t`"),
-            (Status::Failed, "`dispatcher retry t`"),
+            (Status::Succeeded, "`pool retry --force t`"),
+            (Status::Failed, "`pool retry t`"),
         ] {
             let mut fold = pool_core::state::Fold::new();
             let (llm, cost_usd, error) = (None, pool_core::money::MicroUsd::ZERO, None);

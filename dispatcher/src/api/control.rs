@@ -103,7 +103,7 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
     {
         let detail = format!(
-            "{target} is not paused; `dispatcher pauses` (GET /programmer_pool/pauses) shows what is"
+            "{target} is not paused; `pool pauses` (GET /programmer_pool/pauses) shows what is"
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }

@@ -85,7 +85,7 @@ fn problem(error: &DeadError) -> Problem {
 
 fn nothing(id: &str) -> Problem {
     let detail = format!(
-        "there is no message {id} among the first {MOST} of pool.dead; `dispatcher dead list` shows them"
+        "there is no message {id} among the first {MOST} of pool.dead; `pool dead list` shows them"
     );
     Problem::new(StatusCode::NOT_FOUND, detail)
 }

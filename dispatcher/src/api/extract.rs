@@ -77,7 +77,7 @@ pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Proble
 
 fn too_large() -> Problem {
     let detail = format!(
-        "the request has more than {MAX_REQUEST_BYTES} bytes; send fewer tasks in one (`dispatcher submit` does that)"
+        "the request has more than {MAX_REQUEST_BYTES} bytes; send fewer tasks in one (`pool submit` does that)"
     );
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }

@@ -90,7 +90,7 @@ pub struct Filter {
 /// may have these signs in them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Label(String);
+pub struct Label(String);
 
 impl FromStr for Label {
     type Err = String;
@@ -126,7 +126,7 @@ impl std::fmt::Display for Label {
 }
 
 impl Label {
-    pub(crate) fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn is_among(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.iter().any(|(key, value)| {
             let rest = self
                 .0

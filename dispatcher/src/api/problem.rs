@@ -126,7 +126,7 @@ fn advice(no_room: &NoRoom) -> String {
         return format!("send it again in {FULL_FOR_S} s");
     }
     format!(
-        "send the list in parts, with at most {} in one request (`dispatcher submit` does that; `no_room.fits` names those \
+        "send the list in parts, with at most {} in one request (`pool submit` does that; `no_room.fits` names those \
          that fit now), or raise load_balancing.max_queue_per_programmer in the pool file",
         most.join(" and ")
     )

@@ -335,7 +335,7 @@ mod tests {
         assert!(
             checked_in == schema_text(&super::document()),
             "config/schema/openapi.json differs from the routes: \
-             run `dispatcher schema openapi > config/schema/openapi.json`"
+             run `dispatcher openapi > config/schema/openapi.json`"
         );
     }
 }

@@ -164,7 +164,7 @@ pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     view(app, &id).ok_or_else(|| {
         let detail = format!(
-            "the log knows no task {id}; `dispatcher watch` and the dashboard show those that it knows. One that was published \
+            "the log knows no task {id}; `pool watch` and the dashboard show those that it knows. One that was published \
              straight to the broker shows from its start on"
         );
         Problem::new(StatusCode::NOT_FOUND, detail)

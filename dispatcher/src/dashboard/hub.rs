@@ -34,7 +34,7 @@ pub struct Message {
     pub data: Arc<str>,
 }
 
-/// The state of the pool as pages and `dispatcher watch` show it: the event `state`.
+/// The state of the pool as pages and `pool watch` show it: the event `state`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Live {
     pub status: PoolStatus,

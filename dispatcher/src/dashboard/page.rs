@@ -61,25 +61,7 @@ pub async fn page() -> Response {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[test]
-    fn the_command_that_an_empty_page_offers_is_one() {
-        let code = SCRIPT
-            .split("h(\"code\", {}, \"dispatcher submit")
-            .nth(1)
-            .expect("a command");
-        let line = format!(
-            "dispatcher submit{}",
-            code.split('"').next().expect("its end")
-        );
-        let words = shlex::split(&line).expect("as a shell reads it");
-        if let Err(error) = crate::cli::Arguments::try_parse_from(words) {
-            panic!("the page says {line}\n{error}");
-        }
-    }
 
     #[test]
     fn the_page_holds_style_and_script_as_their_hashes_say() {

@@ -3,9 +3,9 @@
 //! `pool.dead` is a queue, so a look takes the messages in hand and gives them back: one look at a time, on a connection
 //! of its own, whose end returns them in their order whatever happens.
 
-pub(crate) mod letter;
+pub mod letter;
 pub(crate) mod rescue;
-pub(crate) mod retry;
+pub mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;

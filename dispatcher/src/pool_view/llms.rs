@@ -86,7 +86,7 @@ pub struct BudgetStatus {
     /// None: spending is not limited.
     pub max_daily_spend_usd: Option<MicroUsd>,
     pub alert_threshold_usd: MicroUsd,
-    /// The limit was set for this day, by `dispatcher budget set`.
+    /// The limit was set for this day, by `pool budget set`.
     pub set_for_today: bool,
     /// What calls have cost today, and what was reserved by those who will never tell.
     pub spent_usd: MicroUsd,

@@ -93,7 +93,7 @@ impl Report {
     }
 
     /// Which of the tasks are not in the rates: `2 cancelled, 1 expired`; None when all are.
-    pub(crate) fn not_in_rates(&self) -> Option<String> {
+    pub fn not_in_rates(&self) -> Option<String> {
         let Group {
             rejected,
             cancelled,

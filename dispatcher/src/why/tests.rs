@@ -410,7 +410,7 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
     assert_eq!(said.state, Availability::Idle, "it is not paused itself");
     assert_eq!(
         said.detail,
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`"
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`"
     );
 }
 

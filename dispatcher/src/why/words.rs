@@ -144,15 +144,15 @@ pub(super) fn paused(
         .collect();
     match each_by_itself {
         0 => {}
-        1 => each.push("its only programmer is paused by itself (`dispatcher pauses`)".to_owned()),
+        1 => each.push("its only programmer is paused by itself (`pool pauses`)".to_owned()),
         several => each.push(format!(
-            "each of its {several} programmers is paused by itself (`dispatcher pauses`)"
+            "each of its {several} programmers is paused by itself (`pool pauses`)"
         )),
     }
     format!("{}{}", each.join(", and "), place(position))
 }
 
-/// `route fast is paused since 12:00 UTC until `dispatcher resume --route fast``.
+/// `route fast is paused since 12:00 UTC until `pool resume --route fast``.
 pub(super) fn pause(target: &Target, paused: Paused, now: Timestamp) -> String {
     with_clocks(&explain_pause(target, paused), now)
 }

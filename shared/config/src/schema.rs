@@ -43,7 +43,7 @@ mod tests {
             assert!(
                 checked_in == current,
                 "config/schema/{name}.schema.json differs from the types: \
-                 run `dispatcher schema {name} > config/schema/{name}.schema.json`"
+                 run `pool schema {name} > config/schema/{name}.schema.json`"
             );
         }
     }

@@ -360,7 +360,7 @@ pub fn explain_pause(target: &Target, paused: Paused) -> String {
         Target::Route { name } => format!("--route {name}"),
     };
     format!(
-        "{target} is {word} since {} until `dispatcher resume {flag}`",
+        "{target} is {word} since {} until `pool resume {flag}`",
         paused.since
     )
 }

@@ -383,7 +383,7 @@ async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the
         directory.path().join("shown"),
     );
     std::fs::write(&tasks_file, json!(tasks("patient", 3)).to_string()).expect("a file of tasks");
-    let mut command = Command::new(program("dispatcher"));
+    let mut command = Command::new(program("pool"));
     command
         .arg("submit")
         .arg(&tasks_file)

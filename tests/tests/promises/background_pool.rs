@@ -1,4 +1,4 @@
-//! `scripts/pool` runs a pool in the background: it is started whole, mended when it runs in part, begun anew without the
+//! `scripts/local-pool` runs a pool in the background: it is started whole, mended when it runs in part, begun anew without the
 //! loss of a task, and leaves nothing behind.
 
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,7 @@ use crate::support::repository::Repository;
 use crate::support::{PoolFile, SOON, eventually};
 
 fn dispatcher(checkout: &Checkout, arguments: &[&str]) -> String {
-    let done = checkout.run(&program("dispatcher"), arguments);
+    let done = checkout.run(&program("pool"), arguments);
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(
         done.status.success(),
@@ -55,7 +55,7 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         .write(&checkout.path().join("config/own.yaml"));
     let (status, said) = checkout.pool(&["env"]);
     assert_eq!(
-        (status, said.contains("scripts/pool start")),
+        (status, said.contains("scripts/local-pool start")),
         (Some(1), true),
         "nothing runs yet: {said}"
     );

@@ -12,12 +12,12 @@ use crate::support::{Pool, PoolFile, SOON, eventually};
 
 const SECRET: &str = "a-token-of-this-test";
 
-/// `dispatcher watch` beside a test.
+/// `pool watch` beside a test.
 struct Watch(Running);
 
 impl Watch {
     fn start(pool: &Pool, name: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program("dispatcher"));
+        let mut command = Command::new(program("pool"));
         command
             .arg("watch")
             .args(arguments)
@@ -28,7 +28,7 @@ impl Watch {
     /// Within a terminal of its own, as `script` makes one.
     fn in_a_terminal(pool: &Pool, arguments: &str) -> Self {
         let mut command = Command::new("script");
-        let words = format!("{} watch {arguments}", program("dispatcher").display());
+        let words = format!("{} watch {arguments}", program("pool").display());
         command.args(["--quiet", "--return", "--command", &words, "/dev/null"]);
         command
             .env("POOL_URL", pool.url().trim_end())
@@ -195,7 +195,7 @@ async fn watch_ends_with_its_tasks_and_says_by_its_status_how() {
 }
 
 async fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(program("dispatcher"));
+    let mut command = Command::new(program("pool"));
     command
         .args(arguments)
         .env_remove("POOL_URL")
@@ -267,7 +267,7 @@ async fn every_error_says_what_to_do() {
             &url,
             with,
             1,
-            &["no task unknown", "dispatcher watch"],
+            &["no task unknown", "pool watch"],
         ),
         (
             &["watch", "--task", "unknown"],
@@ -310,12 +310,12 @@ async fn every_error_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bash_completes_commands_options_and_values() {
     let complete = |words: &'static [&'static str]| async move {
-        let script = r#"source <("$0" completions bash) && COMP_WORDS=(dispatcher "$@") && COMP_CWORD=$#
-            _dispatcher dispatcher "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" && echo "${COMPREPLY[*]}""#;
+        let script = r#"source <("$0" completions bash) && COMP_WORDS=(pool "$@") && COMP_CWORD=$#
+            _pool pool "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" && echo "${COMPREPLY[*]}""#;
         let mut command = Command::new("bash");
         command
             .args(["-c", script])
-            .arg(program("dispatcher"))
+            .arg(program("pool"))
             .args(words);
         let done = tokio::task::spawn_blocking(move || command.output())
             .await

@@ -138,7 +138,7 @@ async fn a_queue_of_an_older_version_is_named_at_the_start_with_what_to_do() {
         .queue_declare("pool.dead".into(), options, arguments)
         .await
         .expect("a queue as it was before");
-    let started = pool.try_command_line(&["topology"]).await;
+    let started = pool.try_program("dispatcher", &["topology"]).await;
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     assert!(!started.status.success(), "it does not go on: {said}");
     assert!(

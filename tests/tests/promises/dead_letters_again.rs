@@ -66,7 +66,7 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
     assert!(said.contains("20 messages were taken up again"), "{said}");
     assert!(said.contains("2 messages are still in pool.dead"), "{said}");
     assert!(
-        said.contains("half") && said.contains("dispatcher dead drop"),
+        said.contains("half") && said.contains("pool dead drop"),
         "which, and what to do: {said}"
     );
     for n in 1..=20 {

@@ -1,5 +1,5 @@
 //! Nothing limits a queue unless the pool file does. If it does, every request that meets a full queue gets the same answer.
-//! `dispatcher submit` says how many tasks were taken, why the rest waits, and how to go on.
+//! `pool submit` says how many tasks were taken, why the rest waits, and how to go on.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -236,7 +236,7 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
 fn command_in(words: &str) -> Vec<String> {
     let line = words.lines().find_map(|line| {
         line.trim()
-            .strip_prefix("dispatcher submit ")
+            .strip_prefix("pool submit ")
             .map(|_| line.trim())
     });
     let line = line.unwrap_or_else(|| panic!("a line with the command: {words}"));
@@ -306,7 +306,7 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
     pool.start_dispatcher().await;
     let file = file_of(&pool, "tasks.json", &tasks("mine", 6));
     let shown = pool.path().join("shown");
-    let mut command = Command::new(program("dispatcher"));
+    let mut command = Command::new(program("pool"));
     command
         .args(["submit", &file, "--wait"])
         .env("POOL_URL", pool.url().trim_end());

@@ -158,8 +158,8 @@ fn an_option_of_a_command_that_is_not_known_is_refused_too() {
     let bare = Bare::make();
     let before = bare.files();
     for (script, arguments) in [
-        ("pool", &["start", "--pol", "x"][..]),
-        ("pool", &["start", "--pool"]),
+        ("local-pool", &["start", "--pol", "x"][..]),
+        ("local-pool", &["start", "--pool"]),
         ("broker", &["start", "--dat", "x"]),
         ("docs", &["--check", "--program", "x"]),
         ("quickstart", &["--chaos", "--onc"]),

@@ -95,7 +95,7 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         .iter()
         .find(|one| one["state"] == "paused")
         .expect("the paused one");
-    let order = format!("dispatcher resume --programmer {other}");
+    let order = format!("pool resume --programmer {other}");
     assert!(
         text(paused, "detail").contains(&order),
         "how the pause ends: {paused}"

@@ -39,7 +39,7 @@ const act = async (button, perform, said) => {
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
-// Tasks that are there once more, as `dispatcher retry --failed` finds them: new ones have the labels of the old ones.
+// Tasks that are there once more, as `pool retry --failed` finds them: new ones have the labels of the old ones.
 const submittedAgain = async (label) => {
   const again = new Set();
   for (let seen = 0, total = 1; seen < total;) {

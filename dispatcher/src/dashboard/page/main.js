@@ -56,7 +56,7 @@ const news = () => {
   const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.` : "";
   const trouble = pool.live?.status.detail;
   // The first sentence of a broker that is away, and of a log that cannot be read.
-  const next = /\bbroker\b/.test(trouble ?? "") ? "Is RabbitMQ running? Look with scripts/pool status; docs/operate/troubleshooting.md says what to do. " : "";
+  const next = /\bbroker\b/.test(trouble ?? "") ? "Is RabbitMQ running? Look with scripts/local-pool status; docs/operate/troubleshooting.md says what to do. " : "";
   if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${next}${text}`];
   return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
 };

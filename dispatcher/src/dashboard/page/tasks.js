@@ -181,7 +181,7 @@ const taskList = (filters, limit) => {
   return list;
 };
 
-const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "dispatcher submit --repository app --instruction 'Add a test for parse()'"));
+const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "pool submit --repository app --instruction 'Add a test for parse()'"));
 const latestTasks = () => {
   const list = taskList(() => ({}), 8);
   list.nothing = nothingYet;

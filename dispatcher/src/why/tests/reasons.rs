@@ -131,7 +131,7 @@ const CASES: [Case; 27] = [
                 Pause::Pause,
             );
         },
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`; it is number 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`; it is number 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -139,7 +139,7 @@ const CASES: [Case; 27] = [
             world.wait("t", "fast");
             world.pause(Target::All, Pause::Pause);
         },
-        "the pool is paused since 12:00 UTC until `dispatcher resume --all`; it is number 1 of 1 in the queue",
+        "the pool is paused since 12:00 UTC until `pool resume --all`; it is number 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -155,8 +155,8 @@ const CASES: [Case; 27] = [
             world.pause(Target::All, Pause::Drain);
             world.pause(Target::Programmer { id: id("001") }, Pause::Pause);
         },
-        "the pool is drained since 12:00:07 UTC until `dispatcher resume --all`, and route fast is paused since 12:00 UTC \
-         until `dispatcher resume --route fast`; it is number 1 of 1 in the queue",
+        "the pool is drained since 12:00:07 UTC until `pool resume --all`, and route fast is paused since 12:00 UTC \
+         until `pool resume --route fast`; it is number 1 of 1 in the queue",
     ),
     (
         Reason::RoutePaused,
@@ -172,8 +172,8 @@ const CASES: [Case; 27] = [
                 world.pause(Target::Programmer { id: id(programmer) }, Pause::Pause);
             }
         },
-        "route fast is paused since 12:00 UTC until `dispatcher resume --route fast`, and each of its 3 programmers is \
-         paused by itself (`dispatcher pauses`); it is number 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`, and each of its 3 programmers is \
+         paused by itself (`pool pauses`); it is number 1 of 1 in the queue",
     ),
     (
         Reason::Next,

@@ -81,7 +81,7 @@ async fn the_command_line_sends_the_token_when_it_is_set() {
     pool.start_dispatcher_at("127.0.0.1:0", &[("POOL_API_TOKEN", SECRET)])
         .await;
     let run = async |token: &str| {
-        let mut command = Command::new(program("dispatcher"));
+        let mut command = Command::new(program("pool"));
         command
             .args(["pause", "--all"])
             .env("POOL_URL", pool.url().trim_end())

@@ -445,7 +445,7 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// `scripts/pool` with the file for real LLMs; no task is submitted.
+/// `scripts/local-pool` with the file for real LLMs; no task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");

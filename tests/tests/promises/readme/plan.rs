@@ -179,8 +179,9 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         NotHere("with its pool file, in a block"),
     ),
     ("worker run", NotHere("with its pool file, in a block")),
-    ("dispatcher health", AsItStands),
+    ("pool health", AsItStands),
     ("dispatcher topology", AsItStands),
+    ("dispatcher openapi", AsItStands),
     ("pool submit", NotHere("with what it submits, in blocks")),
     (
         "pool submit FILE --dry-run",

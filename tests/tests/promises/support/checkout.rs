@@ -96,12 +96,12 @@ impl Checkout {
         (done.status.code(), said)
     }
 
-    /// `scripts/pool …`
+    /// `scripts/local-pool …`
     pub(crate) fn pool(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        self.script("pool", arguments)
+        self.script("local-pool", arguments)
     }
 
-    /// Of `scripts/pool env`, past the script.
+    /// Of `scripts/local-pool env`, past the script.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         let values = std::fs::read_to_string(self.path().join(".pool/run/env")).ok()?;
         values
@@ -128,7 +128,7 @@ impl Drop for Checkout {
     fn drop(&mut self) {
         let (status, said) = self.pool(&["stop", "--now"]);
         if status != Some(0) {
-            eprintln!("scripts/pool stop --now: {said}");
+            eprintln!("scripts/local-pool stop --now: {said}");
         }
     }
 }

@@ -401,7 +401,7 @@ impl Pool {
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(
             done.status.success(),
-            "dispatcher {arguments:?}: {said}{}",
+            "pool {arguments:?}: {said}{}",
             String::from_utf8_lossy(&done.stderr)
         );
         said
@@ -409,7 +409,12 @@ impl Pool {
 
     /// The same, however it ends.
     pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program("dispatcher"));
+        self.try_program("pool", arguments).await
+    }
+
+    /// Runs one of the programs to its end, with the pool file and the addresses of this pool.
+    pub(crate) async fn try_program(&self, name: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program(name));
         let url = std::fs::read_to_string(self.path().join("url")).unwrap_or_default();
         command
             .args(arguments)
@@ -419,7 +424,7 @@ impl Pool {
         let done = tokio::task::spawn_blocking(move || command.output())
             .await
             .expect("a thread");
-        done.expect("the dispatcher's command line runs")
+        done.expect("the program runs")
     }
 
     /// A policy of the virtual host for the queues whose names match.

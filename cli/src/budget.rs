@@ -1,0 +1,127 @@
+//! `pool budget`: the money of the day; `pool budget set`: another limit for it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use pool_core::money::MicroUsd;
+use pool_telemetry::clock::wall_clock;
+
+use super::Shown;
+use crate::tables::{lines, table};
+use dispatcher::api::budget::{NewLimit, Span};
+use dispatcher::figures::clock;
+use dispatcher::pool_view::llms::BudgetStatus;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  pool budget\n  pool budget set --limit 60 --today"
+)]
+pub(super) struct BudgetArgs {
+    #[command(subcommand)]
+    change: Option<Change>,
+    #[command(flatten)]
+    show: Shown,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Change {
+    /// Set another limit for the day that it is now
+    #[command(after_help = "Example:\n  pool budget set --limit 7.50 --today")]
+    Set {
+        /// US dollars, for example 60 or 7.50
+        #[arg(long, value_name = "USD")]
+        limit: MicroUsd,
+        /// Until the day ends in the time zone of the budget; for longer, change cost_optimization.max_daily_spend_usd in
+        /// the pool file and restart the dispatcher
+        #[arg(long, required = true)]
+        today: bool,
+        #[command(flatten)]
+        show: Shown,
+    },
+}
+
+pub(super) async fn run(args: BudgetArgs) -> anyhow::Result<ExitCode> {
+    let (status, shown): (BudgetStatus, Shown) = match args.change {
+        None => (args.show.client()?.get("/budget").await?, args.show),
+        Some(Change::Set {
+            limit,
+            today: _,
+            show,
+        }) => {
+            let body = serde_json::to_vec(&NewLimit {
+                limit_usd: limit,
+                span: Span::Today,
+            })?;
+            (show.client()?.post("/budget", body).await?, show)
+        }
+    };
+    shown.print(&status, text)
+}
+
+fn text(budget: &BudgetStatus) -> String {
+    let mut day = table(&["day", "limit", "spent", "reserved", "left", "ends"]);
+    let or_any = |amount: Option<MicroUsd>, any: &str| {
+        amount.map_or(any.to_owned(), |amount| format!("${amount}"))
+    };
+    let limit = or_any(budget.max_daily_spend_usd, "none");
+    day.add_row([
+        budget.day.clone().unwrap_or_default(),
+        if budget.set_for_today {
+            format!("{limit} (set for today)")
+        } else {
+            limit
+        },
+        format!("${}", budget.spent_usd),
+        format!("${}", budget.reserved_usd),
+        or_any(budget.left_usd, "any"),
+        budget.day_ends.map_or(String::new(), |ends| {
+            let zone = Some(&budget.time_zone).filter(|zone| *zone != "UTC");
+            format!(
+                "{}{}",
+                clock(ends, wall_clock()),
+                zone.map_or(String::new(), |zone| format!(" ({zone})"))
+            )
+        }),
+    ]);
+    let mut notes: Vec<String> = budget
+        .warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}\n"))
+        .collect();
+    if budget.alert {
+        notes.push(format!(
+            "warning: the threshold of ${} is reached\n",
+            budget.alert_threshold_usd
+        ));
+    }
+    if budget.lost_usd > MicroUsd::ZERO {
+        let lost = budget.lost_usd;
+        notes.push(format!(
+            "of what is spent, ${lost} were reserved by lost workers, and nobody knows what they used\n"
+        ));
+    }
+    let notes = notes.concat();
+    format!(
+        "{}{}{}{notes}",
+        lines(day),
+        amounts("LLM", &budget.by_llm),
+        amounts("programmer", &budget.by_programmer)
+    )
+}
+
+/// What each has spent today, most first.
+fn amounts<K: Display + Ord>(what: &str, by: &BTreeMap<K, MicroUsd>) -> String {
+    let mut rows: Vec<(&K, &MicroUsd)> = by.iter().collect();
+    rows.sort_by(|a, b| b.1.cmp(a.1));
+    let mut table = table(&[what, "spent"]);
+    for (name, amount) in &rows {
+        table.add_row([name.to_string(), format!("${amount}")]);
+    }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        lines(table)
+    }
+}

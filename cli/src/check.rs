@@ -1,0 +1,142 @@
+//! `pool check`: what is wrong with the pool file, or the pool as tables; with `--llms` also whether every LLM
+//! answers to its key. Needs no broker.
+
+mod tables;
+
+pub(crate) use tables::ranges;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use pool_config::{Env, Mistakes, load};
+use pool_core::config_hash::config_hash;
+use pool_core::pool::Pool;
+use pool_core::routing::Routes;
+use serde_json::{Value, json};
+
+use crate::llm_probe::{self, LlmReport};
+use crate::{Format, print};
+
+/// Says what is wrong with the pool file, or shows the pool and its routes
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 all is well; 1 an LLM is not available (--llms); 2 the pool file has mistakes.\n\nExamples:\n  \
+    pool check --pool config/pool.yaml\n  \
+    pool check --llms"
+)]
+pub(crate) struct CheckArgs {
+    /// The pool file
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pub(crate) pool: PathBuf,
+    /// Ask every provider whether the key and the models exist (exit status 1 when one does not)
+    #[arg(long)]
+    pub(crate) llms: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// How the check ended: the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Good,
+    /// The file is good, but an LLM is not available.
+    LlmsMissing,
+    Mistakes,
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Good => Self::SUCCESS,
+            Verdict::LlmsMissing => Self::from(1),
+            Verdict::Mistakes => Self::from(2),
+        }
+    }
+}
+
+/// The whole command: reads the file, prints to stdout.
+pub(crate) async fn run(args: CheckArgs) -> ExitCode {
+    let (verdict, text) = report(&args, &Env::of_process()).await;
+    let printed = print(&text);
+    if verdict == Verdict::Good {
+        printed
+    } else {
+        verdict.into()
+    }
+}
+
+async fn report(args: &CheckArgs, env: &Env) -> (Verdict, String) {
+    let pool = match load(&args.pool, env) {
+        Ok(pool) => pool,
+        Err(mistakes) => {
+            return (
+                Verdict::Mistakes,
+                mistakes_text(&mistakes, args.format == Format::Json),
+            );
+        }
+    };
+    let llms = if args.llms {
+        Some(llm_probe::probe(&pool, env, llm_probe::TIMEOUT).await)
+    } else {
+        None
+    };
+    let missing = llms.iter().flatten().any(|llm| !llm.is_ok());
+    let verdict = if missing {
+        Verdict::LlmsMissing
+    } else {
+        Verdict::Good
+    };
+    let routes = Routes::new(&pool.capabilities());
+    let text = if args.format == Format::Json {
+        format!("{:#}\n", pool_json(&pool, &routes, llms.as_deref()))
+    } else {
+        tables::pool(&args.pool, &pool, &routes, llms.as_deref())
+    };
+    (verdict, text)
+}
+
+fn mistakes_text(mistakes: &Mistakes, as_json: bool) -> String {
+    if as_json {
+        return format!("{:#}\n", json!({"mistakes": mistakes.all()}));
+    }
+    let count = match mistakes.all().len() {
+        1 => "1 mistake".to_owned(),
+        many => format!("{many} mistakes"),
+    };
+    format!("{mistakes}\n\n{count}; nothing was started\n")
+}
+
+fn pool_json(pool: &Pool, routes: &Routes, llms: Option<&[LlmReport]>) -> Value {
+    let programmers = pool.programmers.iter().map(|programmer| {
+        let llms = programmer
+            .llms
+            .iter()
+            .map(|llm| json!({"llm": llm, "free": pool.is_free(llm)}));
+        json!({
+            "id": programmer.id,
+            "port": programmer.port,
+            "llms": llms.collect::<Vec<_>>(),
+            "capabilities": programmer.capabilities,
+        })
+    });
+    let routes = routes.all().iter().map(
+        |route| json!({"queue": route.queue(), "keys": route.keys, "programmers": route.eligible}),
+    );
+    let mut whole = json!({
+        "file": pool.file,
+        "config_hash": config_hash(pool),
+        "programmers": programmers.collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
+    });
+    if let Some(llms) = llms {
+        whole["llms"] = llms.iter().map(llm_json).collect();
+    }
+    whole
+}
+
+fn llm_json(report: &LlmReport) -> Value {
+    json!({"llm": report.llm, "state": report.finding.word(), "next_step": report.next_step()})
+}
+
+#[cfg(test)]
+mod tests;

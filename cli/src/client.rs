@@ -1,0 +1,277 @@
+//! The HTTP API as the command line uses it. Every error says what was asked, what is wrong, and what to do.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use pool_config::Env;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::PoolUrl;
+use dispatcher::api::problem::Problem;
+use dispatcher::api::token::VARIABLE;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// An open stream of events says something every 15 s.
+const SILENT: Duration = Duration::from_secs(40);
+
+/// A dispatcher's API.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// # Errors
+    /// When no HTTP client can be made on this machine.
+    pub(crate) fn new(url: &PoolUrl) -> anyhow::Result<Self> {
+        // Fails only when another part of this process has chosen a provider: that one serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = client().build().context("failed to set up HTTP")?;
+        let token = Env::of_process()
+            .secret(VARIABLE)
+            .map_err(|problem| anyhow!("{VARIABLE}_FILE {problem}"))?;
+        Ok(Self {
+            http,
+            url: url.url.as_str().trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// # Errors
+    /// When no dispatcher answers, or it answers with a problem: its text.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let body = self.send(Method::GET, path, None).await?;
+        self.read(path, &body)
+    }
+
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let body = self.send(Method::GET, path, None).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What the dispatcher says of itself, well or not.
+    ///
+    /// # Errors
+    /// When no dispatcher answers.
+    pub(crate) async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
+        let answer = self.request(Method::GET, "/ready", None).await?;
+        let status = answer.status();
+        let body = answer
+            .bytes()
+            .await
+            .with_context(|| format!("the answer of {} broke off", self.url))?;
+        Ok((status, self.read("/ready", &body)?))
+    }
+
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<T> {
+        let body = self.send(Method::POST, path, Some(body)).await?;
+        self.read(path, &body)
+    }
+
+    /// With a query.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<T> {
+        let url = reqwest::Url::parse_with_params(&format!("{}{path}", self.url), query)?;
+        self.get(&format!("{path}?{}", url.query().unwrap_or_default()))
+            .await
+    }
+
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let body = self.send(Method::DELETE, path, None).await?;
+        self.read(path, &body)
+    }
+
+    /// Server-sent events, from the one after `last`: an answer that has no end, and is never silent for long.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) async fn events(&self, path: &str, last: Option<&str>) -> anyhow::Result<Response> {
+        let http = client()
+            .read_timeout(SILENT)
+            .build()
+            .context("failed to set up HTTP")?;
+        let mut request = http.get(format!("{}{path}", self.url));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        match self.answered(path, self.perform(request).await?).await? {
+            Ok(answer) => Ok(answer),
+            Err(problem) => Err(in_words(&problem)),
+        }
+    }
+
+    /// `POST`; a problem is an answer, too, because it may say when to try again.
+    ///
+    /// # Errors
+    /// When no dispatcher answers, or what answers is none.
+    pub(crate) async fn try_post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Result<T, Problem>> {
+        match self.ask(Method::POST, path, Some(body)).await? {
+            Ok(answer) => self.read(path, &answer).map(Ok),
+            Err(problem) => Ok(Err(problem)),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(body).with_context(|| {
+            format!(
+                "the answer of {}{path} is not understood; is it a dispatcher of this version? (--url or POOL_URL)",
+                self.url
+            )
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Vec<u8>> {
+        match self.ask(method, path, body).await? {
+            Ok(answer) => Ok(answer),
+            Err(problem) => Err(in_words(&problem)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Result<Vec<u8>, Problem>> {
+        match self
+            .answered(path, self.request(method, path, body).await?)
+            .await?
+        {
+            Ok(answer) => {
+                let bytes = answer
+                    .bytes()
+                    .await
+                    .with_context(|| format!("the answer of {} broke off", self.url))?;
+                Ok(Ok(bytes.to_vec()))
+            }
+            Err(problem) => Ok(Err(problem)),
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Response> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
+        }
+        self.perform(request).await
+    }
+
+    async fn perform(&self, mut request: RequestBuilder) -> anyhow::Result<Response> {
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.map_err(|error| {
+            let mut reason = innermost(&error);
+            if self.url.starts_with("https:") && reason.contains("InvalidContentType") {
+                reason = "it speaks http there, not https".to_owned();
+            }
+            anyhow!(
+                "no dispatcher answers at {} ({reason}); start one with `dispatcher serve`, or set --url or POOL_URL",
+                self.url
+            )
+        })
+    }
+
+    /// The answer if it is a good one, or the problem that it tells.
+    async fn answered(
+        &self,
+        path: &str,
+        answer: Response,
+    ) -> anyhow::Result<Result<Response, Problem>> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(Ok(answer));
+        }
+        let bytes = answer
+            .bytes()
+            .await
+            .with_context(|| format!("the answer of {} broke off", self.url))?;
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Ok(Err(problem)),
+            Err(_) => bail!(
+                "{}{path} answered {status}: that is no dispatcher; set --url or POOL_URL",
+                self.url
+            ),
+        }
+    }
+}
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(CONNECT_WITHIN)
+}
+
+/// What is above it repeats the URL.
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut reason = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    reason.to_string()
+}
+
+/// A problem as an error for people, with the next step where the dispatcher cannot know it.
+pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
+    let errors = problem
+        .errors
+        .iter()
+        .map(|error| format!("\n  task {}: {}", error.index, error.message));
+    anyhow!(
+        "{}{}{}",
+        problem.detail,
+        errors.collect::<String>(),
+        next_step(problem)
+    )
+}
+
+fn next_step(problem: &Problem) -> String {
+    match (problem.status, problem.retry_after_s) {
+        (401, _) => format!(
+            "\nset {VARIABLE} (or {VARIABLE}_FILE, a file) to what it is where the dispatcher runs"
+        ),
+        (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
+        (503, None) => {
+            "\ntry again in a while; `pool health` says how the dispatcher is".to_owned()
+        }
+        (_, None) => String::new(),
+    }
+}

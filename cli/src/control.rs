@@ -1,0 +1,209 @@
+//! `pool cancel`, `pause`, `drain`, `resume` and `pauses`: what an operator decides.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use pool_api::status::ProgrammerState;
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_core::pause::{Pause, Target};
+use pool_telemetry::clock::wall_clock;
+
+use super::{Client, Format, Shown, complain};
+use crate::tables::{lines, table};
+use dispatcher::api::control::{EndOfPause, NewPause, PauseList};
+use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::figures::clock;
+use dispatcher::pool_view::PoolStatus;
+
+/// From one look at a draining programmer to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
+    pool cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
+)]
+pub(super) struct CancelArgs {
+    /// Ids of tasks: a waiting one never starts, a running one is stopped
+    #[arg(required = true)]
+    ids: Vec<TaskId>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// One programmer, for example 003
+    #[arg(long, value_name = "ID")]
+    programmer: Option<ProgrammerId>,
+    /// The tasks of one route, for example fast.local
+    #[arg(long, value_name = "ROUTE")]
+    route: Option<String>,
+    /// The whole pool
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn target(self) -> Target {
+        match (self.programmer, self.route) {
+            (Some(id), _) => Target::Programmer { id },
+            (None, Some(name)) => Target::Route { name },
+            // The group lets nothing else through.
+            (None, None) => Target::All,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  pool drain --programmer 003\n  pool drain --programmer 003 --no-wait"
+)]
+pub(super) struct DrainArgs {
+    /// The programmer; what it works on may go on for `dispatcher.drain_timeout_s`, then it is given back
+    #[arg(long, value_name = "ID")]
+    programmer: ProgrammerId,
+    /// Do not wait until it has nothing in hand
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
+    let client = args.shown.client()?;
+    let (mut cancelled, mut failed): (Vec<TaskView>, bool) = (Vec::new(), false);
+    for id in &args.ids {
+        match client.delete(&format!("/tasks/{id}")).await {
+            Ok(view) => cancelled.push(view),
+            Err(error) => {
+                complain(&error);
+                failed = true;
+            }
+        }
+    }
+    let text = |all: &Vec<TaskView>| {
+        all.iter()
+            .map(|view| format!("{}: {}\n", view.id, view.status))
+            .collect()
+    };
+    let code = args.shown.print(&cancelled, text)?;
+    Ok(if failed { ExitCode::FAILURE } else { code })
+}
+
+pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
+    let body = serde_json::to_vec(&NewPause {
+        target: args.which.target(),
+        pause: Pause::Pause,
+    })?;
+    show(
+        &args
+            .shown
+            .client()?
+            .post("/programmer_pool/pause", body)
+            .await?,
+        args.shown.format,
+    )
+}
+
+pub(super) async fn resume(args: PauseArgs) -> anyhow::Result<ExitCode> {
+    let body = serde_json::to_vec(&EndOfPause {
+        target: args.which.target(),
+    })?;
+    show(
+        &args
+            .shown
+            .client()?
+            .post("/programmer_pool/resume", body)
+            .await?,
+        args.shown.format,
+    )
+}
+
+pub(super) async fn pauses(shown: &Shown) -> anyhow::Result<ExitCode> {
+    show(
+        &shown.client()?.get("/programmer_pool/pauses").await?,
+        shown.format,
+    )
+}
+
+pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
+    let client = args.shown.client()?;
+    let target = Target::Programmer {
+        id: args.programmer.clone(),
+    };
+    let body = serde_json::to_vec(&NewPause {
+        target,
+        pause: Pause::Drain,
+    })?;
+    let pauses = client.post("/programmer_pool/pause", body).await?;
+    if !args.no_wait {
+        until_idle(&client, &args.programmer).await?;
+    }
+    show(&pauses, args.shown.format)
+}
+
+/// Waits until the programmer is shut or down, and has nothing in hand by the log. What it said last of itself may be older
+/// than the drain, so a claim that was on its way gets the time to be in the log.
+async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
+    let mut said = false;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let query = [
+            ("status", "running"),
+            ("programmer", id.as_str()),
+            ("limit", "1"),
+        ];
+        let works = client.get_with::<TaskList>("/tasks", &query).await?.total > 0;
+        let status: PoolStatus = client.get("/programmer_pool/status").await?;
+        let Some(programmer) = status
+            .programmers
+            .iter()
+            .find(|programmer| programmer.id == *id)
+        else {
+            return Ok(());
+        };
+        match programmer.state {
+            ProgrammerState::Down => return Ok(()),
+            ProgrammerState::Shut if !works => return Ok(()),
+            ProgrammerState::Busy | ProgrammerState::Shut if !said => {
+                eprintln!("programmer {id} is busy; waiting until it has nothing in hand");
+                said = true;
+            }
+            ProgrammerState::Busy | ProgrammerState::Shut | ProgrammerState::Idle => {}
+        }
+    }
+}
+
+fn show(list: &PauseList, format: Format) -> anyhow::Result<ExitCode> {
+    format.print(list, text)
+}
+
+fn text(list: &PauseList) -> String {
+    if list.pauses.is_empty() {
+        return "nothing is paused\n".to_owned();
+    }
+    let mut table = table(&["paused", "since", "running tasks"]);
+    let now = wall_clock();
+    for pause in &list.pauses {
+        let running = match pause.pause {
+            Pause::Pause => "go on",
+            Pause::Drain => "are given back after drain_timeout_s",
+        };
+        table.add_row([
+            pause.target.to_string(),
+            clock(pause.since, now),
+            running.to_owned(),
+        ]);
+    }
+    lines(table)
+}

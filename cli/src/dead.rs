@@ -1,0 +1,258 @@
+//! `pool dead`: what could not be handled, and what to do with it.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use pool_telemetry::clock::wall_clock;
+
+use super::full::Room;
+use super::{Client, Shown};
+use crate::tables::{lines, plain, table};
+use dispatcher::api::dead::{AllRetried, DeadList, DeadMessage, Dropped};
+use dispatcher::dead::letter::Letter;
+use dispatcher::dead::retry::Retried;
+use dispatcher::figures::{clock, counted, with_clocks};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pool dead list\n  \
+    pool dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
+    pool dead retry --all\n  \
+    pool dead drop --all")]
+pub(super) struct DeadArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Show what is in pool.dead, and why: the oldest first
+    #[command(after_help = "Example:\n  pool dead list")]
+    List(Shown),
+    /// Show one message: reason, properties, body
+    #[command(after_help = "Example:\n  pool dead show 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+    Show {
+        /// The id of a message, as `pool dead list` shows it
+        id: String,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
+    #[command(
+        after_help = "Exit status: 0 all were taken up, 1 some could not be and are still there.\n\nExamples:\n  pool dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  pool dead retry --all"
+    )]
+    Retry {
+        /// Ids of messages, as `pool dead list` shows them
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        ids: Vec<String>,
+        /// Everything that is in pool.dead
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Throw messages away
+    #[command(
+        after_help = "Examples:\n  pool dead drop 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  pool dead drop --all"
+    )]
+    Drop {
+        /// Ids of messages, as `pool dead list` shows them
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        ids: Vec<String>,
+        /// Everything that is in pool.dead
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        shown: Shown,
+    },
+}
+
+pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
+    match args.what {
+        What::List(shown) => {
+            let list: DeadList = shown.client()?.get("/dead").await?;
+            shown.print(&list, listed)
+        }
+        What::Show { id, shown } => {
+            let message: DeadMessage = shown.client()?.get(&format!("/dead/{id}")).await?;
+            shown.print(&message, described)
+        }
+        What::Retry {
+            ids: _,
+            all: true,
+            shown,
+        } => {
+            let done = retry_all(&shown.client()?).await?;
+            let printed = shown.print(&done, all_retried)?;
+            Ok(if done.total == 0 {
+                printed
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+        What::Retry {
+            ids,
+            all: false,
+            shown,
+        } => {
+            let client = shown.client()?;
+            let mut retried: Vec<Retried> = Vec::new();
+            for id in ids {
+                retried.push(
+                    client
+                        .post(&format!("/dead/{id}/retry"), Vec::new())
+                        .await?,
+                );
+            }
+            shown.print(&retried, |all| {
+                all.iter().map(|one| format!("{}\n", one.detail)).collect()
+            })
+        }
+        What::Drop { ids, all, shown } => {
+            let dropped = if all {
+                drop_all(&shown.client()?).await?
+            } else {
+                drop_these(&shown.client()?, &ids).await?
+            };
+            shown.print(&dropped, thrown_away)
+        }
+    }
+}
+
+/// As many times as something can be taken up. Where the queues are full it waits for room.
+async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
+    let (mut retried, room) = (Vec::new(), Room::default());
+    loop {
+        let Ok(mut some) = room
+            .ask::<AllRetried>(client, "/dead/retry", Vec::new())
+            .await?
+        else {
+            bail!(
+                "interrupted, with {} taken up; the same command goes on",
+                retried.len()
+            );
+        };
+        let goes_on = !some.retried.is_empty() && some.total > some.kept.len();
+        retried.append(&mut some.retried);
+        if !goes_on {
+            return Ok(AllRetried { retried, ..some });
+        }
+    }
+}
+
+fn all_retried(done: &AllRetried) -> String {
+    let each = done
+        .retried
+        .iter()
+        .map(|one| format!("{}\n", one.detail))
+        .collect::<String>();
+    let taken = counted(done.retried.len(), "message was", "messages were");
+    let mut text = format!("{each}{taken} taken up again\n");
+    if done.total > 0 {
+        let left = counted(done.total, "message is", "messages are");
+        text += &format!("{left} still in pool.dead; `pool dead drop ID` throws one away:\n");
+        for kept in &done.kept {
+            let task = kept
+                .task_id
+                .as_ref()
+                .map_or(String::new(), |task| format!(" (task {task})"));
+            text += &format!("  {}{task}: {}\n", kept.id, kept.detail);
+        }
+    }
+    plain(&text)
+}
+
+/// As many times as there is something left of what was there at first.
+async fn drop_all(client: &Client) -> anyhow::Result<Dropped> {
+    let mut dropped = 0;
+    loop {
+        let some: Dropped = client.delete("/dead").await?;
+        dropped += some.dropped;
+        if some.dropped == 0 || some.left.unwrap_or_default() == 0 {
+            return Ok(Dropped {
+                dropped,
+                left: some.left,
+            });
+        }
+    }
+}
+
+async fn drop_these(client: &Client, ids: &[String]) -> anyhow::Result<Dropped> {
+    let mut dropped = 0;
+    for id in ids {
+        let one: Dropped = client.delete(&format!("/dead/{id}")).await?;
+        dropped += one.dropped;
+    }
+    Ok(Dropped {
+        dropped,
+        left: None,
+    })
+}
+
+fn thrown_away(dropped: &Dropped) -> String {
+    format!(
+        "{} thrown away\n",
+        counted(dropped.dropped, "message was", "messages were")
+    )
+}
+
+fn listed(list: &DeadList) -> String {
+    if list.letters.is_empty() {
+        return "pool.dead is empty\n".to_owned();
+    }
+    let mut rows = table(&["id", "task", "from", "when", "bytes", "reason"]);
+    rows.align_right(&[4]);
+    rows.spare(&[4, 2, 1, 3]);
+    let now = wall_clock();
+    for Letter {
+        id,
+        reason,
+        task_id,
+        from,
+        at,
+        bytes,
+    } in &list.letters
+    {
+        let (task, at) = (
+            task_id.clone().unwrap_or_default(),
+            at.map_or(String::new(), |at| clock(at, now)),
+        );
+        rows.add_row([
+            id.clone(),
+            task,
+            from.clone(),
+            at,
+            bytes.to_string(),
+            with_clocks(reason, now),
+        ]);
+    }
+    let shown = list.letters.len();
+    let count = counted(list.total, "message", "messages");
+    let count = if shown < list.total {
+        format!("{shown} of {count}")
+    } else {
+        count
+    };
+    format!("{}{count}. `pool dead show|retry|drop ID`\n", lines(rows))
+}
+
+fn described(message: &DeadMessage) -> String {
+    let letter = &message.letter;
+    let mut text = format!(
+        "{}\nreason: {}\nfrom: {}\n",
+        letter.id, letter.reason, letter.from
+    );
+    if let Some(at) = letter.at {
+        text += &format!("when: {at}\n");
+    }
+    text += &format!("routing key: {}\n", message.routing_key);
+    for (name, value) in &message.properties {
+        text += &format!("{name}: {value}\n");
+    }
+    let not_text = if message.is_utf8 {
+        ""
+    } else {
+        ", not all of it text"
+    };
+    plain(&(text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)))
+}

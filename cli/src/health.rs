@@ -1,0 +1,30 @@
+//! `pool health`: also for the health check of a container, whose image has no HTTP client.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::Shown;
+
+pub(super) async fn run(shown: &Shown) -> anyhow::Result<ExitCode> {
+    let (status, health): (_, Value) = shown.client()?.health().await?;
+    let printed = shown.print(&health, text)?;
+    Ok(if status.is_success() {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn text(health: &Value) -> String {
+    let word = health["status"].as_str().unwrap_or("unknown");
+    let detail = health["detail"]
+        .as_str()
+        .map(|detail| format!(": {detail}"))
+        .unwrap_or_default();
+    let version = health["version"].as_str().unwrap_or_default();
+    format!(
+        "{word}{detail} (version {version}, broker {})\n",
+        health["broker"]["address"].as_str().unwrap_or("?")
+    )
+}

@@ -1,0 +1,342 @@
+//! `pool status`: the programmers as a table.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_core::heartbeat::ShutReason;
+use pool_core::pause::{Pause, Target};
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
+use tokio::time::Instant;
+
+use super::{Client, Shown};
+use crate::tables::{Cell, Tone, lines, table};
+use dispatcher::figures::{age, clock, counted, with_clocks};
+use dispatcher::pool_view::PoolStatus;
+use dispatcher::pool_view::llms::{BreakerState, BudgetStatus};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 shown; 1 no dispatcher answers, or programmers are not ready in time (--wait-ready).\n\nExamples:\n  \
+    pool status\n  \
+    pool status --wait-ready 60\n  \
+    pool status --format json"
+)]
+pub(super) struct StatusArgs {
+    /// Wait until every programmer of the pool is ready, at most so many seconds: a worker holds it, and nothing is wrong
+    /// with that. A pause, an open breaker or a used-up budget is not waited for
+    #[arg(long, value_name = "SECONDS")]
+    wait_ready: Option<u64>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let client = args.shown.client()?;
+    let status = match args.wait_ready {
+        None => client.get("/programmer_pool/status").await?,
+        Some(seconds) => wait_ready(&client, Duration::from_secs(seconds)).await?,
+    };
+    args.shown.print(&status, text)
+}
+
+async fn wait_ready(client: &Client, limit: Duration) -> anyhow::Result<PoolStatus> {
+    let until = Instant::now() + limit;
+    loop {
+        let answer: anyhow::Result<PoolStatus> = client.get("/programmer_pool/status").await;
+        match answer {
+            Ok(status) if status.programmers.iter().all(is_ready) => return Ok(status),
+            Ok(status) if Instant::now() >= until => {
+                bail!(
+                    "not every programmer is ready after {} s:\n{}",
+                    limit.as_secs(),
+                    not_ready(&status)
+                )
+            }
+            Err(error) if Instant::now() >= until => return Err(error),
+            Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn not_ready(status: &PoolStatus) -> String {
+    let bad = status
+        .programmers
+        .iter()
+        .filter(|programmer| !is_ready(programmer));
+    bad.map(|p| format!("  {} {}: {}", p.agent, word(p.state), p.reason))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// As `/ready` of the programmer itself says.
+fn is_ready(programmer: &ProgrammerStatus) -> bool {
+    match programmer.state {
+        ProgrammerState::Idle | ProgrammerState::Busy => true,
+        ProgrammerState::Shut => programmer.shut.is_some_and(|reason| !reason.is_trouble()),
+        ProgrammerState::Down => false,
+    }
+}
+
+pub(super) fn tone(state: ProgrammerState) -> Tone {
+    match state {
+        ProgrammerState::Idle => Tone::Good,
+        ProgrammerState::Busy => Tone::Active,
+        ProgrammerState::Shut => Tone::Warning,
+        ProgrammerState::Down => Tone::Bad,
+    }
+}
+
+pub(super) fn word(state: ProgrammerState) -> &'static str {
+    match state {
+        ProgrammerState::Idle => "idle",
+        ProgrammerState::Busy => "busy",
+        ProgrammerState::Shut => "shut",
+        ProgrammerState::Down => "down",
+    }
+}
+
+fn text(status: &PoolStatus) -> String {
+    let now = wall_clock();
+    let mut programmers = table(&["programmer", "state", "LLM", "capabilities", "doing"]);
+    programmers.spare(&[3]);
+    programmers.folds(2);
+    for p in &status.programmers {
+        let llm = if p.using_backup {
+            format!("{} (backup)", p.current_llm)
+        } else {
+            p.current_llm.clone()
+        };
+        programmers.add_row([
+            p.agent.clone().into(),
+            if p.unknown {
+                "?".into()
+            } else {
+                Cell::toned(word(p.state), tone(p.state))
+            },
+            llm.into(),
+            p.capabilities.join(" ").into(),
+            doing(p, now).into(),
+        ]);
+    }
+    let mut routes = table(&["queue", "waiting", "running", "served by"]);
+    for route in &status.routes {
+        let served: Vec<&str> = route
+            .programmers
+            .iter()
+            .map(pool_core::id::ProgrammerId::as_str)
+            .collect();
+        let is_paused = status
+            .pauses
+            .iter()
+            .any(|p| matches!(&p.target, Target::Route { name } if *name == route.name));
+        let queue = if is_paused {
+            format!("{} (paused)", route.queue)
+        } else {
+            route.queue.clone()
+        };
+        routes.add_row([
+            queue,
+            route.waiting_in_words(),
+            route.running.to_string(),
+            served.join(" "),
+        ]);
+    }
+    let depth = match status.uncounted_queues {
+        0 => counted(
+            usize::try_from(status.total_queue_depth).unwrap_or(usize::MAX),
+            "message",
+            "messages",
+        ),
+        _ => "? messages".to_owned(),
+    };
+    format!(
+        "{}{}{}{}{} of {} available, {}, {depth} waiting in queues\n{}\n",
+        first_of_all(status),
+        lines(programmers),
+        lines(routes),
+        breakers(status),
+        status.available,
+        counted(status.pool_size, "programmer", "programmers"),
+        counted(status.open_tasks, "open task", "open tasks"),
+        budget(&status.budget),
+    )
+}
+
+/// In short: why its LLMs are out, the table of the breakers says.
+fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
+    match (
+        &programmer.task,
+        programmer.since,
+        &programmer.circuit,
+        programmer.shut,
+    ) {
+        (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
+        (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
+            format!(
+                "breaker: no LLM is available, next probe at {}",
+                clock(circuit.until, now)
+            )
+        }
+        (_, _, _, _) => with_clocks(&programmer.reason, now),
+    }
+}
+
+fn millis(now: Timestamp, since: Timestamp) -> u64 {
+    u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why this may be out of date, and what is paused.
+fn first_of_all(status: &PoolStatus) -> String {
+    let now = wall_clock();
+    let trouble = status
+        .detail
+        .iter()
+        .map(|detail| format!("the dispatcher says: {detail}\n"));
+    let pauses = status.pauses.iter().map(|paused| {
+        let how = match paused.pause {
+            Pause::Pause => "paused",
+            Pause::Drain => "drained",
+        };
+        format!(
+            "{} is {how} since {}\n",
+            paused.target,
+            clock(paused.since, now)
+        )
+    });
+    trouble.chain(pauses).collect()
+}
+
+pub(super) fn budget(budget: &BudgetStatus) -> String {
+    let limit = budget
+        .max_daily_spend_usd
+        .map_or(String::new(), |limit| format!(" of ${limit}"));
+    format!(
+        "${}{limit} spent today, ${} reserved",
+        budget.spent_usd, budget.reserved_usd
+    )
+}
+
+pub(super) fn breaker_word(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half-open",
+    }
+}
+
+/// Those that are not closed.
+fn breakers(status: &PoolStatus) -> String {
+    let shut: Vec<_> = status
+        .breakers
+        .iter()
+        .filter(|breaker| breaker.state != BreakerState::Closed)
+        .collect();
+    if shut.is_empty() {
+        return String::new();
+    }
+    let now = wall_clock();
+    let mut rows = table(&["breaker", "for", "state", "since", "probed at", "reason"]);
+    rows.spare(&[3, 1]);
+    rows.folds(0);
+    for breaker in shut {
+        let state = breaker_word(breaker.state);
+        let reason = breaker.reason.map_or(String::new(), |fault| {
+            format!(
+                "{}, last {}",
+                counted(
+                    usize::try_from(breaker.failures).unwrap_or(usize::MAX),
+                    "failure",
+                    "failures"
+                ),
+                fault.as_str()
+            )
+        });
+        let until = breaker
+            .until
+            .map_or(String::new(), |until| clock(until, now));
+        let scope = breaker.scope.to_string();
+        rows.add_row([
+            breaker.llm.to_string().into(),
+            scope.into(),
+            Cell::toned(state, Tone::Bad),
+            clock(breaker.since, now).into(),
+            until.into(),
+            reason.into(),
+        ]);
+    }
+    lines(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What the row of a programmer says, with this besides what each has.
+    fn said(besides: &Value) -> String {
+        let mut programmer = json!({
+            "id": "001", "agent": "Prog-001", "port": 6151, "state": "shut", "reason": "", "shut": null, "task": null, "since": null,
+            "worker": null, "primary_llm": "a/b", "backup_llm": null, "current_llm": "a/b", "using_backup": false,
+            "circuit_open": false, "circuit": null, "failures": 0, "capabilities": []
+        });
+        for (name, value) in besides.as_object().into_iter().flatten() {
+            programmer[name] = value.clone();
+        }
+        let programmer = serde_json::from_value(programmer).expect("a programmer");
+        doing(&programmer, "2026-01-31T12:02:05Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn of_a_route_tasks_wait_and_messages_are_told_where_they_are_others() {
+        let waits = |tasks: usize, messages: Option<u32>| {
+            let route = json!({
+                "queue": "tasks.fast", "name": "fast", "waiting": messages, "waiting_tasks": tasks, "running": 0,
+                "oldest_waiting": null, "programmers": []
+            });
+            serde_json::from_value::<dispatcher::pool_view::RouteStatus>(route)
+                .expect("a route")
+                .waiting_in_words()
+        };
+        assert_eq!(waits(2, Some(2)), "2", "a message for each");
+        assert_eq!(
+            waits(1, Some(3)),
+            "1 (3 messages)",
+            "two of them are of tasks that were cancelled"
+        );
+        assert_eq!(
+            waits(0, Some(1)),
+            "0 (1 message)",
+            "one that the log does not know"
+        );
+        assert_eq!(waits(2, None), "2", "the broker did not say");
+    }
+
+    #[test]
+    fn a_row_says_in_short_what_is_done_since_when_and_why_nothing_is() {
+        let busy =
+            json!({"reason": "working on t1", "task": "t1", "since": "2026-01-31T12:00:00Z"});
+        assert_eq!(
+            said(&busy),
+            "t1 for 2 min 05 s",
+            "what it does, and for how long"
+        );
+        let circuit = json!({
+            "since": "2026-01-31T12:00:00Z", "until": "2026-01-31T12:05:30Z", "reason": "rate_limited", "failures": 3, "detail": "long"
+        });
+        let out = json!({"reason": "breaker: long; longer", "shut": "breaker", "circuit": circuit});
+        assert_eq!(
+            said(&out),
+            "breaker: no LLM is available, next probe at 12:05:30 UTC",
+            "the rest is in another table"
+        );
+        let paused = json!({"reason": "paused: since 2026-01-31T12:00:07.123Z", "shut": "paused"});
+        assert_eq!(
+            said(&paused),
+            "paused: since 12:00:07 UTC",
+            "times are short"
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! Waiting for a batch: a progress bar on a terminal, a line for each result elsewhere, and a table at the end.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pool_core::id::TaskId;
+use pool_core::money::MicroUsd;
+use pool_core::result::Status;
+
+use super::{Client, Format};
+use crate::tables::{Cell, Tone, lines, table};
+use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::figures::{counted, duration};
+
+const POLL: Duration = Duration::from_millis(300);
+/// Results that are asked for at the same time.
+const RESULTS_AT_ONCE: usize = 8;
+/// Open tasks that are older than what a list holds are asked for in portions.
+const ONE_BY_ONE: usize = 200;
+const ERROR_CHARS: usize = 160;
+
+/// Waits for all results. Exit status 1 if any task did not succeed.
+pub(super) async fn wait(
+    client: &Client,
+    taken: &[TaskView],
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let mut open: BTreeSet<TaskId> = taken.iter().map(|task| task.id.clone()).collect();
+    let bar = bar(open.len() as u64);
+    let mut failed = 0;
+    loop {
+        let seen = look(client, &open, taken.len()).await?;
+        for task in seen.iter().filter(|task| task.finished_at.is_some()) {
+            failed += usize::from(task.status != Status::Succeeded.as_str());
+            note(&bar, task);
+            open.remove(&task.id);
+        }
+        if open.is_empty() {
+            break;
+        }
+        let running = seen.iter().filter(|task| task.status == "running").count();
+        // The message first: setting the position draws.
+        bar.set_message(format!("{running} running, {failed} not succeeded"));
+        bar.set_position((taken.len() - open.len()) as u64);
+        tokio::time::sleep(POLL).await;
+    }
+    bar.finish_and_clear();
+    report(client, taken, format).await
+}
+
+/// The open tasks of the batch: from one list, as far as it reaches, and the next few of the others one by one.
+async fn look(
+    client: &Client,
+    open: &BTreeSet<TaskId>,
+    batch: usize,
+) -> anyhow::Result<Vec<TaskView>> {
+    let newest: TaskList = client
+        .get(&format!("/tasks?limit={}", 2 * batch + 100))
+        .await?;
+    let mut seen: Vec<TaskView> = newest
+        .tasks
+        .into_iter()
+        .filter(|task| open.contains(&task.id))
+        .collect();
+    let listed: BTreeSet<&TaskId> = seen.iter().map(|task| &task.id).collect();
+    let unlisted: Vec<&TaskId> = open
+        .iter()
+        .filter(|id| !listed.contains(id))
+        .take(ONE_BY_ONE)
+        .collect();
+    let others = results(client, &unlisted).await?;
+    seen.extend(others);
+    Ok(seen)
+}
+
+/// Tasks with their results.
+async fn results(client: &Client, ids: &[&TaskId]) -> anyhow::Result<Vec<TaskView>> {
+    stream::iter(ids.iter().map(|id| format!("/tasks/{id}")))
+        .map(|path| async move { client.get::<TaskView>(&path).await })
+        .buffered(RESULTS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn bar(length: u64) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} done, {msg} ({elapsed})")
+    {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Without a terminal, a line for a task that has ended.
+fn note(bar: &ProgressBar, task: &TaskView) {
+    if bar.is_hidden() {
+        let who = task
+            .programmer
+            .as_ref()
+            .map(|id| format!(" by {}", id.display_name()))
+            .unwrap_or_default();
+        eprintln!("{} {}{who}", task.id, task.status);
+    }
+}
+
+async fn report(client: &Client, taken: &[TaskView], format: Format) -> anyhow::Result<ExitCode> {
+    let results = results(
+        client,
+        &taken.iter().map(|task| &task.id).collect::<Vec<_>>(),
+    )
+    .await?;
+    let good = results
+        .iter()
+        .all(|task| task.status == Status::Succeeded.as_str());
+    let printed = format.print(&results, |results| results_table(results))?;
+    Ok(if good { printed } else { ExitCode::FAILURE })
+}
+
+fn results_table(results: &[TaskView]) -> String {
+    let mut rows = table(&[
+        "task",
+        "status",
+        "programmer",
+        "LLM",
+        "checks",
+        "run",
+        "cost",
+        "error",
+    ]);
+    for task in results {
+        let result = task.result.as_ref();
+        let checks = result.map_or(0, |r| r.acceptance.len());
+        let passed = result.map_or(0, |r| {
+            r.acceptance
+                .iter()
+                .filter(|check| check.exit_status == Some(0))
+                .count()
+        });
+        rows.add_row([
+            Cell::from(task.id.to_string()),
+            Cell::toned(&task.status, Tone::of_task(&task.status)),
+            task.programmer
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .into(),
+            result
+                .and_then(|r| r.llm.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .into(),
+            if checks == 0 {
+                "".into()
+            } else {
+                format!("{passed}/{checks}").into()
+            },
+            result
+                .map(|r| duration(r.timings.run_ms))
+                .unwrap_or_default()
+                .into(),
+            task.cost_usd
+                .filter(|cost| *cost > MicroUsd::ZERO)
+                .map(|cost| format!("${cost}"))
+                .unwrap_or_default()
+                .into(),
+            result
+                .and_then(|r| r.error.as_ref())
+                .map(|e| shortened(e.kind.as_str(), &e.message))
+                .unwrap_or_default()
+                .into(),
+        ]);
+    }
+    rows.align_right(&[4, 5, 6]);
+    rows.spare(&[2, 4, 3, 5]);
+    let succeeded = results
+        .iter()
+        .filter(|task| task.status == Status::Succeeded.as_str())
+        .count();
+    let cost: MicroUsd = results.iter().filter_map(|task| task.cost_usd).sum();
+    let count = counted(results.len(), "task", "tasks");
+    format!(
+        "{}{succeeded} of {count} succeeded, ${cost} in all\n",
+        lines(rows)
+    )
+}
+
+fn shortened(kind: &str, message: &str) -> String {
+    let text = format!("{kind}: {}", message.lines().next().unwrap_or_default());
+    match text.char_indices().nth(ERROR_CHARS) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}

@@ -1,0 +1,381 @@
+//! Handing in a batch that may be larger than the queues: first as a whole, so that every mistake is found before anything
+//! is taken; when it does not fit, what fits, and the rest as room comes. A batch that is larger than one request may be
+//! is handed in by requests.
+//!
+//! Every task has its id before it is sent, so that sending it twice does it once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pool_core::id::TaskId;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Client, print};
+use crate::client::in_words;
+use crate::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
+use dispatcher::api::extract::MAX_REQUEST_BYTES;
+use dispatcher::api::problem::Problem;
+use dispatcher::api::tasks::TaskView;
+
+/// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
+const OFFERED: usize = 500;
+/// In one request, so that it is always below what a dispatcher takes ([`MAX_REQUEST_BYTES`]).
+const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
+/// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
+const UNANSWERED: u32 = 150;
+/// A queue that no programmer takes tasks from may be served again by then: a worker that is restarted, for example.
+const STUCK_FOR: Duration = Duration::from_secs(60);
+
+/// How a batch is handed in.
+pub(super) struct Manner {
+    /// Prints the ids of a batch that is taken in parts as they are taken.
+    pub(super) print_ids: bool,
+    /// How the rest is handed in later, when this ends before.
+    pub(super) go_on: String,
+    /// Ends when nothing could be handed in for so long; None: when nobody takes tasks from the full queues for
+    /// [`STUCK_FOR`].
+    pub(super) give_up_after: Option<Duration>,
+}
+
+/// Why a batch was not handed in as a whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Interrupted,
+    /// With the reason why there was no room.
+    GivenUp(String),
+}
+
+/// The outcome.
+pub(super) struct HandedIn {
+    /// The tasks that were taken, in the order of the batch.
+    pub(super) taken: Vec<TaskView>,
+    /// The ids are on stdout already.
+    pub(super) printed: bool,
+    /// None: all of it was taken.
+    pub(super) left: Option<Left>,
+}
+
+/// A batch on its way.
+struct Batch<'a> {
+    client: &'a Client,
+    manner: &'a Manner,
+    tasks: &'a [Value],
+    bodies: Vec<Box<RawValue>>,
+    taken: Vec<Option<TaskView>>,
+    /// Places of those that are not taken yet.
+    open: Vec<usize>,
+    shown: Shown,
+    interrupt: Interrupt,
+    printed: bool,
+    hinted: bool,
+    unanswered: u32,
+    /// Since when nothing was handed in.
+    since: Instant,
+    /// Since when nobody takes tasks from the full queues.
+    stuck_since: Option<Instant>,
+}
+
+/// Hands in the batch. Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
+pub(super) async fn hand_in(
+    client: &Client,
+    tasks: &[Value],
+    manner: &Manner,
+) -> anyhow::Result<HandedIn> {
+    let mut batch = Batch {
+        client,
+        manner,
+        tasks,
+        bodies: tasks
+            .iter()
+            .map(serde_json::value::to_raw_value)
+            .collect::<Result<_, _>>()?,
+        taken: tasks.iter().map(|_| None).collect(),
+        open: (0..tasks.len()).collect(),
+        shown: Shown::new(),
+        interrupt: Interrupt::listen(),
+        printed: false,
+        hinted: false,
+        unanswered: 0,
+        since: Instant::now(),
+        stuck_since: None,
+    };
+    let left = batch.run().await?;
+    Ok(HandedIn {
+        taken: batch.taken.into_iter().flatten().collect(),
+        printed: batch.printed,
+        left,
+    })
+}
+
+impl Batch<'_> {
+    async fn run(&mut self) -> anyhow::Result<Option<Left>> {
+        let mut offer = self.open.clone();
+        while !self.open.is_empty() {
+            offer.truncate(in_one_request(
+                offer.iter().map(|&index| self.bodies[index].get().len()),
+            ));
+            let body = serde_json::to_vec(
+                &offer
+                    .iter()
+                    .map(|&index| &self.bodies[index])
+                    .collect::<Vec<_>>(),
+            )?;
+            let request = self.client.try_post::<Vec<TaskView>>("/tasks", body);
+            let answer = match self.interrupt.answer(request).await {
+                Ok(answer) => answer,
+                Err(Interrupted) => return Ok(Some(Left::Interrupted)),
+            };
+            let left = match answer {
+                Ok(Ok(views)) => {
+                    self.take(&offer, views);
+                    offer = next_offer(self.tasks, &self.open);
+                    None
+                }
+                Ok(Err(problem)) => match fitting(&problem, &offer) {
+                    fits if fits.is_empty() => {
+                        let left = self.wait(&problem).await?;
+                        offer = next_offer(self.tasks, &self.open);
+                        left
+                    }
+                    fits => {
+                        offer = fits;
+                        None
+                    }
+                },
+                Err(error) => self.ask_again(error).await?,
+            };
+            if left.is_some() {
+                return Ok(left);
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, offer: &[usize], views: Vec<TaskView>) {
+        if self.manner.print_ids && offer.len() < self.tasks.len() {
+            let ids: String = views.iter().map(|task| format!("{}\n", task.id)).collect();
+            self.shown.beside(|| {
+                print(&ids);
+            });
+            self.printed = true;
+        }
+        for (&index, view) in offer.iter().zip(views) {
+            self.taken[index] = Some(view);
+        }
+        self.open.retain(|&index| self.taken[index].is_none());
+        (self.unanswered, self.since, self.stuck_since) = (0, Instant::now(), None);
+    }
+
+    /// Nobody answers. The ids are made here, so what was taken and not answered is not taken twice.
+    async fn ask_again(&mut self, error: anyhow::Error) -> anyhow::Result<Option<Left>> {
+        if self.open.len() == self.tasks.len() || self.unanswered >= UNANSWERED {
+            return Err(error);
+        }
+        self.unanswered += 1;
+        self.shown.say(format!(
+            "{error:#}; trying again, {} still to hand in",
+            self.open.len()
+        ));
+        Ok(self
+            .interrupt
+            .sleep(DEFAULT_WAIT_S)
+            .await
+            .err()
+            .map(|Interrupted| Left::Interrupted))
+    }
+
+    /// Waits until it is worth trying again. A problem that time does not cure is an error.
+    async fn wait(&mut self, problem: &Problem) -> anyhow::Result<Option<Left>> {
+        if problem.retry_after_s.is_none() && problem.no_room.is_none() {
+            return Err(in_words(problem));
+        }
+        self.unanswered = 0;
+        let open = self.open.len();
+        let words = match &problem.no_room {
+            Some(no_room) => {
+                self.hint();
+                let why = stuck(self.client, no_room).await;
+                self.stuck_since = why
+                    .as_ref()
+                    .map(|_| self.stuck_since.unwrap_or_else(Instant::now));
+                let why = why.map_or(String::new(), |why| format!("; {why}"));
+                format!("{}; {open} still to hand in{why}", full(no_room))
+            }
+            None => format!("{}; waiting, {open} still to hand in", problem.detail),
+        };
+        self.shown.say(words.clone());
+        let too_long = match self.manner.give_up_after {
+            Some(limit) => self.since.elapsed() >= limit,
+            None => self
+                .stuck_since
+                .is_some_and(|since| since.elapsed() >= STUCK_FOR),
+        };
+        if too_long {
+            return Ok(Some(Left::GivenUp(words)));
+        }
+        let seconds = problem.retry_after_s.unwrap_or(DEFAULT_WAIT_S);
+        Ok(self
+            .interrupt
+            .sleep(seconds)
+            .await
+            .err()
+            .map(|Interrupted| Left::Interrupted))
+    }
+
+    /// Once.
+    fn hint(&mut self) {
+        if std::mem::replace(&mut self.hinted, true) {
+            return;
+        }
+        let taken = if self.manner.print_ids {
+            "what is printed is taken"
+        } else {
+            "what is taken goes on"
+        };
+        let go_on = &self.manner.go_on;
+        self.shown.beside(|| {
+            eprintln!(
+                "the queues are full: the rest is handed in as tasks finish; Ctrl-C ends it, {taken}, and this hands in the \
+                 rest later:\n  {go_on}"
+            );
+        });
+    }
+}
+
+/// How many of tasks with these sizes, one after the other, one request may hold; at least one.
+fn in_one_request(sizes: impl Iterator<Item = usize>) -> usize {
+    let with_comma = |sum: &mut usize, size: usize| {
+        *sum += size + 1;
+        Some(*sum)
+    };
+    sizes
+        .scan(0, with_comma)
+        .take_while(|sum| *sum < MOST_BYTES)
+        .count()
+        .max(1)
+}
+
+/// Those of the offer that would be taken now.
+fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
+    let fits = problem
+        .no_room
+        .as_ref()
+        .map_or(&[][..], |no_room| &no_room.fits);
+    fits.iter()
+        .filter_map(|&place| offer.get(place).copied())
+        .collect()
+}
+
+/// The first of each kind: those that need the same wait in the same queue.
+fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let first = |index: &&usize| {
+        let needs = tasks[**index]
+            .get("capabilities")
+            .map(Value::to_string)
+            .unwrap_or_default();
+        let count = counts.entry(needs).or_default();
+        *count += 1;
+        *count <= OFFERED
+    };
+    open.iter().filter(first).copied().collect()
+}
+
+/// Tasks without an id get one that is made of the batch and their place in it: the same whenever the batch is handed in.
+/// True when all have one of their own.
+pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
+    let alone = tasks.len() == 1;
+    let mut own = true;
+    for (place, task) in tasks.iter_mut().enumerate() {
+        let Some(task) = task.as_object_mut() else {
+            continue;
+        };
+        own &= task.contains_key("id");
+        let id = || {
+            if alone {
+                json!(batch)
+            } else {
+                json!(format!("{batch}-{}", place + 1))
+            }
+        };
+        task.entry("id").or_insert_with(id);
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use dispatcher::intake::new_id;
+    use dispatcher::room::NoRoom;
+
+    #[test]
+    fn every_task_has_an_id_before_it_is_sent() {
+        let mut tasks = [json!({"id": "mine"}), json!({"instruction": "x"})];
+        let batch = new_id();
+        assert!(!give_ids(&mut tasks, &batch), "one has no id of its own");
+        assert_eq!(tasks[0]["id"], "mine", "its own");
+        assert!(
+            tasks[1]["id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with("t-")),
+            "{}",
+            tasks[1]
+        );
+        let mut again = [json!({"id": "mine"}), json!({"instruction": "x"})];
+        give_ids(&mut again, &batch);
+        assert_eq!(again, tasks, "the same batch has the same ids");
+    }
+
+    #[test]
+    fn of_each_kind_some_are_offered_so_that_a_full_queue_does_not_hold_up_another() {
+        let fast = json!({"capabilities": ["fast"]});
+        let mut tasks = vec![fast; OFFERED + 5];
+        tasks.push(json!({"capabilities": ["premium"]}));
+        let open: Vec<usize> = (0..tasks.len()).collect();
+        let offer = next_offer(&tasks, &open);
+        assert_eq!(
+            offer.len(),
+            OFFERED + 1,
+            "the first fast ones and the premium one"
+        );
+        assert_eq!(offer.last(), Some(&(OFFERED + 5)), "the premium one");
+    }
+
+    #[test]
+    fn a_request_holds_what_a_dispatcher_takes_and_at_least_one_task() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(in_one_request([10, 20, 30].into_iter()), 3, "all");
+        assert_eq!(
+            in_one_request(std::iter::repeat_n(MIB, 100)),
+            31,
+            "32 MiB, with the commas"
+        );
+        assert_eq!(
+            in_one_request([100 * MIB, 1].into_iter()),
+            1,
+            "the dispatcher says that it is too large"
+        );
+    }
+
+    #[test]
+    fn places_of_an_answer_are_places_of_the_offer() {
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
+        assert!(fitting(&problem, &[4, 7, 9]).is_empty(), "it does not say");
+        let problem = Problem {
+            no_room: Some(Box::new(NoRoom {
+                full: vec![],
+                fits: vec![0, 2],
+            })),
+            ..problem
+        };
+        assert_eq!(
+            fitting(&problem, &[4, 7, 9]),
+            [4, 9],
+            "the first and the third"
+        );
+    }
+}

@@ -1,0 +1,298 @@
+//! `pool submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
+//! in as room comes.
+
+mod batch;
+mod hand_in;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use pool_core::id::TaskId;
+use serde_json::{Map, Value, json};
+
+use super::{Client, Format, PoolUrl, complain, print};
+use crate::full::same_command;
+use crate::tables::{lines, table};
+use dispatcher::api::tasks::TaskView;
+use dispatcher::figures::counted;
+use dispatcher::intake::new_id;
+use dispatcher::serve::PoolFile;
+use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
+
+/// As a shell counts what SIGINT has ended.
+const INTERRUPTED: u8 = 130;
+/// An id has at most 64 characters.
+const MOST_OF_BATCH: usize = 56;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pool submit tasks.yaml --wait\n  \
+    pool submit --repository app --capability fast --instruction 'Add a test for parse()' --check 'python3 -m unittest'\n\n\
+    It ends when all tasks are taken; with --wait, when all have a result. Where the pool file limits queues and they are full, it\n\
+    hands in the rest as tasks finish; Ctrl-C ends that, and it says what is taken and how to hand in the rest.\n\n\
+    Exit status: 0 all tasks were taken (with --wait: and succeeded), 1 not so, 2 a file cannot be read, 130 Ctrl-C.")]
+pub(super) struct SubmitArgs {
+    /// YAML or JSON files: one task, a list, or `tasks: [...]`
+    files: Vec<PathBuf>,
+    /// Wait for the results; show progress and a table of them
+    #[arg(long)]
+    wait: bool,
+    /// Submit nothing; show where each task would go, who could do it and what it could cost
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Begins the ids of tasks that have none: the same files with the same batch are handed in once, however often
+    /// (default: a new one each time)
+    #[arg(long, value_name = "NAME", value_parser = batch)]
+    batch: Option<TaskId>,
+    /// End with status 1 when nothing could be handed in for so many seconds, because queues are full (default: when no
+    /// programmer takes tasks from them for a minute)
+    #[arg(long, value_name = "SECONDS")]
+    give_up_after: Option<u64>,
+    /// Add a label to every task: key=value
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    one: OneTask,
+    #[command(flatten)]
+    url: PoolUrl,
+    #[command(flatten)]
+    pool_file: PoolFile,
+}
+
+/// One task from flags.
+#[derive(Debug, Default, clap::Args)]
+struct OneTask {
+    /// What the agent is to do (instead of files)
+    #[arg(long, conflicts_with = "files", requires = "repository")]
+    instruction: Option<String>,
+    /// A path below a configured root, or an https:// or ssh:// URL
+    #[arg(long, requires = "instruction")]
+    repository: Option<String>,
+    /// The id of the task; submitted twice with the same id, it is done once (default: a new one)
+    #[arg(long, requires = "instruction")]
+    id: Option<String>,
+    /// Branch, tag or commit to start from
+    #[arg(long, requires = "instruction")]
+    base: Option<String>,
+    /// A file for the agent, relative to the repository (repeatable)
+    #[arg(long = "file", requires = "instruction")]
+    file: Vec<String>,
+    /// A required capability (repeatable)
+    #[arg(long = "capability", requires = "instruction")]
+    capability: Vec<String>,
+    /// An acceptance check: program and arguments, split at blanks (repeatable)
+    #[arg(long = "check", requires = "instruction")]
+    check: Vec<String>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// With room for the number of a task behind it.
+fn batch(text: &str) -> Result<TaskId, String> {
+    let name = TaskId::new(text).map_err(|error| error.to_string())?;
+    if text.len() > MOST_OF_BATCH {
+        Err(format!("at most {MOST_OF_BATCH} characters"))
+    } else {
+        Ok(name)
+    }
+}
+
+pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
+    let mut tasks = match collect(&args) {
+        Ok(tasks) => tasks,
+        Err(error) => {
+            complain(&error);
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let labels: BTreeMap<&str, &str> = args
+        .labels
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    for task in &mut tasks {
+        add_labels(task, &labels);
+    }
+    if args.dry_run {
+        return plan::run(&args.pool_file.pool, &tasks, args.format);
+    }
+    let batch = args.batch.clone().unwrap_or_else(new_id);
+    let own_ids = give_ids(&mut tasks, &batch);
+    let client = Client::new(&args.url)?;
+    let manner = Manner {
+        print_ids: !args.wait && args.format == Format::Table,
+        go_on: if own_ids || args.batch.is_some() {
+            same_command(&[])
+        } else {
+            same_command(&["--batch", batch.as_str()])
+        },
+        give_up_after: args.give_up_after.map(Duration::from_secs),
+    };
+    let HandedIn {
+        taken,
+        printed,
+        left,
+    } = hand_in(&client, &tasks, &manner).await?;
+    for warning in taken
+        .iter()
+        .flat_map(|task| &task.warnings)
+        .collect::<BTreeSet<_>>()
+    {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(left) = left {
+        args.format.print(&taken, |taken| {
+            if printed {
+                String::new()
+            } else {
+                taken_table(taken)
+            }
+        })?;
+        return Ok(not_all(&left, (taken.len(), tasks.len()), &manner.go_on));
+    }
+    if args.wait {
+        return tokio::select! {
+            waited = batch::wait(&client, &taken, args.format) => waited,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                eprintln!("{}", not_waited_for(&taken));
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+        };
+    }
+    args.format.print(&taken, |taken| {
+        let rows = if printed {
+            String::new()
+        } else {
+            taken_table(taken)
+        };
+        let count = counted(taken.len(), "task", "tasks");
+        format!(
+            "{rows}{count} taken. Follow with `pool watch` or at {}\n",
+            client.url()
+        )
+    })
+}
+
+/// A batch of which only a part was taken.
+fn not_all(left: &Left, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
+    let (code, why) = match left {
+        Left::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
+        Left::GivenUp(why) => (ExitCode::FAILURE, format!("given up: {why}\n")),
+    };
+    eprintln!(
+        "{why}{taken} of {all} tasks were taken and go on; the others were not handed in. This hands them in, and no task \
+         twice:\n  {go_on}"
+    );
+    code
+}
+
+/// Who stops waiting has not cancelled anything.
+fn not_waited_for(taken: &[TaskView]) -> String {
+    let ids: Vec<&str> = taken.iter().map(|task| task.id.as_str()).collect();
+    match ids.as_slice() {
+        [one] => {
+            format!(
+                "the task goes on: `pool watch --task {one}` follows it, `pool cancel {one}` stops it"
+            )
+        }
+        several => format!(
+            "the {} tasks go on: `pool watch` follows them, `pool show {}` shows the first, `pool cancel ID…` stops them",
+            several.len(),
+            several.first().copied().unwrap_or("ID"),
+        ),
+    }
+}
+
+fn taken_table(taken: &[TaskView]) -> String {
+    let mut rows = table(&["task", "status", "queue"]);
+    for task in taken {
+        rows.add_row([
+            task.id.to_string(),
+            task.status.clone(),
+            format!("tasks.{}", task.route),
+        ]);
+    }
+    lines(rows)
+}
+
+fn collect(args: &SubmitArgs) -> anyhow::Result<Vec<Value>> {
+    if let (Some(instruction), Some(repository)) = (&args.one.instruction, &args.one.repository) {
+        return Ok(vec![from_flags(&args.one, instruction, repository)]);
+    }
+    if args.files.is_empty() {
+        bail!("nothing to submit: name a file of tasks, or give --instruction and --repository");
+    }
+    let mut tasks = Vec::new();
+    for file in &args.files {
+        tasks.extend(from_file(file)?);
+    }
+    Ok(tasks)
+}
+
+/// One task, a list, or `tasks: [...]`. JSON is YAML.
+fn from_file(file: &Path) -> anyhow::Result<Vec<Value>> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {name}"))?;
+    let value: Value =
+        serde_yaml::from_str(&text).with_context(|| format!("{name} is neither YAML nor JSON"))?;
+    match value {
+        Value::Array(tasks) => Ok(tasks),
+        Value::Object(mut one) => match one.remove("tasks") {
+            Some(Value::Array(tasks)) if one.is_empty() => Ok(tasks),
+            Some(_) => bail!("{name}: `tasks` must be a list and stand alone"),
+            None => Ok(vec![Value::Object(one)]),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            bail!("{name} holds no task: write one task, a list of tasks, or `tasks: [...]`")
+        }
+    }
+}
+
+fn from_flags(one: &OneTask, instruction: &str, repository: &str) -> Value {
+    let mut task = Map::new();
+    task.insert("instruction".to_owned(), json!(instruction));
+    task.insert("repository".to_owned(), json!(repository));
+    if let Some(id) = &one.id {
+        task.insert("id".to_owned(), json!(id));
+    }
+    if let Some(base) = &one.base {
+        task.insert("base".to_owned(), json!(base));
+    }
+    task.insert("files".to_owned(), json!(one.file));
+    task.insert("capabilities".to_owned(), json!(one.capability));
+    let check =
+        |run: &String| json!({"name": run, "run": run.split_whitespace().collect::<Vec<_>>()});
+    task.insert(
+        "acceptance".to_owned(),
+        one.check.iter().map(check).collect(),
+    );
+    Value::Object(task)
+}
+
+fn add_labels(task: &mut Value, labels: &BTreeMap<&str, &str>) {
+    if labels.is_empty() {
+        return;
+    }
+    if let Value::Object(task) = task
+        && let Value::Object(have) = task.entry("labels").or_insert_with(|| json!({}))
+    {
+        have.extend(
+            labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), json!(value))),
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! `--dry-run`: where each task would go, who could do it, what it could cost at most. Needs the pool file only.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use pool_core::id::ProgrammerId;
+use pool_core::money::MicroUsd;
+use pool_core::pool::Pool;
+use pool_core::routing::Routes;
+use pool_core::task::TaskMessage;
+use pool_telemetry::clock::wall_clock;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Format;
+use crate::check::ranges;
+use crate::tables::{lines, table};
+use dispatcher::figures::counted;
+use dispatcher::serve::pool;
+
+/// One row of the plan.
+#[derive(Serialize)]
+struct Planned {
+    index: usize,
+    queue: Option<String>,
+    able: Vec<ProgrammerId>,
+    worst_cost_usd: MicroUsd,
+    problem: Option<String>,
+}
+
+pub(super) fn run(file: &Path, tasks: &[Value], format: Format) -> anyhow::Result<ExitCode> {
+    let pool = match pool(file) {
+        Ok(pool) => pool,
+        Err(code) => return Ok(code),
+    };
+    let routes = Routes::new(&pool.capabilities());
+    let plan: Vec<Planned> = tasks
+        .iter()
+        .enumerate()
+        .map(|(index, task)| planned(&pool, &routes, index, task))
+        .collect();
+    let printed = format.print(&plan, |plan| text(plan))?;
+    Ok(if plan.iter().all(|row| row.problem.is_none()) {
+        printed
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned {
+    let wrong = |problem: String| Planned {
+        index,
+        queue: None,
+        able: Vec::new(),
+        worst_cost_usd: MicroUsd::ZERO,
+        problem: Some(problem),
+    };
+    let message = match TaskMessage::parse(task.to_string().as_bytes(), wall_clock()) {
+        Ok(message) => message,
+        Err(error) => return wrong(error.to_string()),
+    };
+    match routes.route(&message.capabilities) {
+        Err(error) => wrong(error.to_string()),
+        Ok(route) => Planned {
+            index,
+            queue: Some(route.queue()),
+            able: route.eligible.iter().cloned().collect(),
+            worst_cost_usd: route
+                .eligible
+                .iter()
+                .map(|id| worst_cost(pool, id, &message))
+                .max()
+                .unwrap_or_default(),
+            problem: None,
+        },
+    }
+}
+
+/// The cap of one attempt: nothing when every LLM of the programmer is free.
+fn worst_cost(pool: &Pool, id: &ProgrammerId, message: &TaskMessage) -> MicroUsd {
+    let Some(programmer) = pool.programmer(id) else {
+        return MicroUsd::ZERO;
+    };
+    if programmer.llms.iter().all(|llm| pool.is_free(llm)) {
+        return MicroUsd::ZERO;
+    }
+    let cap = programmer.limits.max_cost;
+    message.limits.max_cost_usd.map_or(cap, |own| own.min(cap))
+}
+
+fn text(plan: &[Planned]) -> String {
+    let mut rows = table(&["task", "queue", "able", "worst cost", "problem"]);
+    rows.align_right(&[0, 3]);
+    for row in plan {
+        rows.add_row([
+            row.index.to_string(),
+            row.queue.clone().unwrap_or_default(),
+            ranges(row.able.iter().map(ToString::to_string)),
+            format!("${}", row.worst_cost_usd),
+            row.problem.clone().unwrap_or_default(),
+        ]);
+    }
+    let wrong = plan.iter().filter(|row| row.problem.is_some()).count();
+    let cost: MicroUsd = plan.iter().map(|row| row.worst_cost_usd).sum();
+    let count = counted(plan.len(), "task", "tasks");
+    let wrong = if wrong == 0 {
+        String::new()
+    } else {
+        format!(", {wrong} wrong")
+    };
+    format!(
+        "{}{count}{wrong}; at most ${cost} for one attempt each\n",
+        lines(rows)
+    )
+}

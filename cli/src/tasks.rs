@@ -1,0 +1,128 @@
+//! `pool tasks`: which tasks there are, the newest first.
+
+use std::process::ExitCode;
+
+use pool_core::id::ProgrammerId;
+use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
+
+use super::Shown;
+use crate::tables::{Cell, Tone, lines, table};
+use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::figures::{age, counted};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    pool tasks\n  \
+    pool tasks --status queued\n  \
+    pool tasks --label run_id=7 --status failed --format json\n  \
+    pool tasks --text parser --limit 500")]
+pub(super) struct TasksArgs {
+    /// Only tasks that are so far, or ended so
+    #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "rejected", "cancelled", "expired"])]
+    status: Option<String>,
+    /// Only tasks with this label: key=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Option<String>,
+    /// Only tasks that this programmer works on, or did
+    #[arg(long, value_name = "ID")]
+    programmer: Option<ProgrammerId>,
+    /// Only tasks with this somewhere in their id, summary or labels
+    #[arg(long, value_name = "WORDS")]
+    text: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=5_000))]
+    limit: u16,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
+    let limit = args.limit.to_string();
+    let mut query = vec![("limit", limit.as_str())];
+    query.extend(args.status.as_deref().map(|status| ("status", status)));
+    query.extend(args.label.as_deref().map(|label| ("label", label)));
+    query.extend(
+        args.programmer
+            .as_ref()
+            .map(|id| ("programmer", id.as_str())),
+    );
+    query.extend(args.text.as_deref().map(|text| ("text", text)));
+    let list: TaskList = args.shown.client()?.get_with("/tasks", &query).await?;
+    args.shown.print(&list, |list| text(list, wall_clock()))
+}
+
+fn text(list: &TaskList, now: Timestamp) -> String {
+    if list.tasks.is_empty() {
+        return "there is no such task\n".to_owned();
+    }
+    let mut rows = table(&["task", "status", "programmer", "LLM", "age", "summary"]);
+    rows.align_right(&[4]);
+    rows.spare(&[3, 2]);
+    for task in &list.tasks {
+        rows.add_row(row(task, now));
+    }
+    let shown = list.tasks.len();
+    let count = counted(list.total, "task", "tasks");
+    let count = if shown < list.total {
+        format!("{shown} of {count}, the newest (--limit)")
+    } else {
+        count
+    };
+    format!("{}{count}. `pool show ID` has all of one\n", lines(rows))
+}
+
+fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
+    let since = task.submitted_at.or(task.started_at).or(task.finished_at);
+    let old =
+        since.map(|since| age(u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)));
+    [
+        task.id.to_string().into(),
+        Cell::toned(&task.status, Tone::of_task(&task.status)),
+        task.programmer
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .into(),
+        task.llm
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .into(),
+        old.unwrap_or_default().into(),
+        task.summary.lines().next().unwrap_or_default().into(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_task_is_a_row_with_its_age_and_what_it_is_about_and_the_end_says_how_many_there_are() {
+        let task = json!({
+            "id": "t-1", "status": "succeeded", "route": "fast", "summary": "Add a test\nfor parse()", "submitted_at": "2026-01-31T12:00:00Z",
+            "attempts": 1, "programmer": "003", "attempt": null, "started_at": null, "finished_at": "2026-01-31T12:01:00Z",
+            "cost_usd": "0.01", "llm": "free/small", "error": null
+        });
+        let list = serde_json::from_value(json!({"total": 7, "tasks": [task]}))
+            .expect("an answer of GET /tasks");
+        let text = text(&list, "2026-01-31T12:02:05Z".parse().expect("a time"));
+        let row = text
+            .lines()
+            .nth(2)
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert_eq!(
+            row, "t-1 succeeded 003 free/small 2 min 05 s Add a test",
+            "all of it:\n{text}"
+        );
+        assert!(
+            text.contains("1 of 7 tasks, the newest (--limit)"),
+            "there are more:\n{text}"
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! What the dispatcher says, from its server-sent events; after a break from where they broke off. What was too much to be
+//! told one by one is asked for.
+
+use anyhow::anyhow;
+use futures_util::StreamExt as _;
+use pool_broker::backoff::Backoff;
+use sse_stream::{Sse, SseStream};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::Instant;
+
+use super::Which;
+use crate::Client;
+use crate::client::innermost;
+use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::dashboard::hub::{Changed, Live};
+
+/// As many as the API gives at once.
+const PAGE: usize = 5_000;
+/// Of a pool as a whole, the newest.
+const NEWEST: usize = 200;
+
+/// One thing that is heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Connected,
+    State(Box<Live>),
+    Tasks(Vec<TaskView>),
+    /// All that are followed, or the newest: as they are now.
+    Listed(Vec<TaskView>),
+    /// Trying again.
+    Lost(String),
+    /// Trying again would not help.
+    Failed(anyhow::Error),
+}
+
+/// Nobody hears it any more.
+struct Gone;
+
+/// Listens until nobody hears it.
+pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
+    let (heard, receiver) = channel(16);
+    tokio::spawn(async move {
+        let mut feed = Feed {
+            client,
+            which,
+            heard,
+            last: None,
+        };
+        // Ends when nobody hears it.
+        let Err(Gone) = feed.forever().await;
+    });
+    receiver
+}
+
+struct Feed {
+    client: Client,
+    which: Which,
+    heard: Sender<Heard>,
+    /// The id of the last event.
+    last: Option<String>,
+}
+
+impl Feed {
+    async fn forever(&mut self) -> Result<std::convert::Infallible, Gone> {
+        let (mut backoff, mut connected) = (Backoff::default(), false);
+        loop {
+            let began = Instant::now();
+            match self.once(&mut connected).await? {
+                // Whoever asks for the first time hears at once what is wrong.
+                Err(error) if !connected => self.say(Heard::Failed(error)).await?,
+                Err(error) => self.say(Heard::Lost(format!("{error:#}"))).await?,
+                Ok(()) => {
+                    let words = format!("the dispatcher at {} has ended", self.client.url());
+                    self.say(Heard::Lost(words)).await?;
+                }
+            }
+            backoff.worked_for(began.elapsed());
+            backoff.wait().await;
+        }
+    }
+
+    async fn say(&self, heard: Heard) -> Result<(), Gone> {
+        self.heard.send(heard).await.map_err(|_| Gone)
+    }
+
+    /// One connection, to its end.
+    async fn once(&mut self, connected: &mut bool) -> Result<anyhow::Result<()>, Gone> {
+        let answer = match self.client.events("/events", self.last.as_deref()).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut events = SseStream::from_bytes_stream(answer.bytes_stream());
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    return Ok(Err(anyhow!(
+                        "the connection broke off ({})",
+                        innermost(&error)
+                    )));
+                }
+            };
+            let heard = match self.understand(&event).await {
+                Ok(heard) => heard,
+                Err(error) => return Ok(Err(error)),
+            };
+            for heard in heard {
+                self.say(heard).await?;
+            }
+            *connected = true;
+            self.last = event.id.or(self.last.take());
+        }
+        Ok(Ok(()))
+    }
+
+    async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<Heard>> {
+        let data = event.data.as_deref().unwrap_or_default();
+        Ok(match event.event.as_deref() {
+            // What has changed while nobody listened is in the list.
+            Some("hello") => vec![Heard::Connected, Heard::Listed(self.list().await?)],
+            Some("state") => vec![Heard::State(Box::new(serde_json::from_str(data)?))],
+            Some("tasks") => {
+                let changed: Changed = serde_json::from_str(data)?;
+                if changed.many {
+                    vec![Heard::Listed(self.list().await?)]
+                } else {
+                    vec![Heard::Tasks(changed.tasks)]
+                }
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<TaskView>> {
+        let Which {
+            tasks,
+            label,
+            programmer,
+        } = &self.which;
+        let mut found = Vec::new();
+        for id in tasks {
+            let view: TaskView = self.client.get(&format!("/tasks/{id}")).await?;
+            // As it is in a list.
+            found.push(TaskView {
+                result: None,
+                task: None,
+                ..view
+            });
+        }
+        if !tasks.is_empty() {
+            return Ok(found);
+        }
+        let Some(label) = label else {
+            let limit = NEWEST.to_string();
+            let mut query = vec![("limit", limit.as_str())];
+            query.extend(programmer.as_ref().map(|id| ("programmer", id.as_str())));
+            return Ok(self
+                .client
+                .get_with::<TaskList>("/tasks", &query)
+                .await?
+                .tasks);
+        };
+        loop {
+            let (limit, offset) = (PAGE.to_string(), found.len().to_string());
+            let query = [
+                ("label", label.as_ref()),
+                ("limit", &limit),
+                ("offset", &offset),
+            ];
+            let page: TaskList = self.client.get_with("/tasks", &query).await?;
+            let is_last = page.tasks.len() < PAGE;
+            found.extend(page.tasks);
+            if is_last {
+                return Ok(found);
+            }
+        }
+    }
+}

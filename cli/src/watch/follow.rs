@@ -1,0 +1,299 @@
+//! What is new, from what was heard. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use anyhow::bail;
+use pool_api::status::{ProgrammerState, ProgrammerStatus};
+use pool_core::id::{AttemptId, TaskId};
+use pool_core::result::Status;
+use serde::Serialize;
+
+use super::Which;
+use super::feed::Heard;
+use dispatcher::api::tasks::TaskView;
+use dispatcher::dashboard::hub::Live;
+use dispatcher::pool_view::llms::{BreakerState, BreakerStatus};
+
+/// Of the tasks that have ended the newest are shown.
+const ENDED: usize = 100;
+
+/// One thing that has happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum News {
+    Dispatcher {
+        state: Connection,
+        detail: Option<String>,
+    },
+    Programmer {
+        programmer: Box<ProgrammerStatus>,
+    },
+    Breaker {
+        breaker: Box<BreakerStatus>,
+    },
+    Task {
+        task: Box<TaskView>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Connection {
+    Connected,
+    /// It answers, and says that what it knows may be out of date.
+    Degraded,
+    Lost,
+}
+
+/// What tells whether a task is as it was.
+type Stage = (String, Option<AttemptId>);
+
+/// What is known.
+pub(super) struct Follow {
+    which: Which,
+    pub(super) connection: Result<(), String>,
+    pub(super) live: Option<Live>,
+    listed: bool,
+    tasks: BTreeMap<TaskId, Stage>,
+    /// The newest first.
+    pub(super) ended: VecDeque<TaskView>,
+}
+
+impl Follow {
+    pub(super) fn new(which: Which) -> Self {
+        let connection = Err("connecting".to_owned());
+        Self {
+            which,
+            connection,
+            live: None,
+            listed: false,
+            tasks: BTreeMap::new(),
+            ended: VecDeque::new(),
+        }
+    }
+
+    /// # Errors
+    /// When there is nothing to follow.
+    pub(super) fn hear(&mut self, heard: Heard) -> anyhow::Result<Vec<News>> {
+        Ok(match heard {
+            Heard::Connected => self.connected(),
+            Heard::Lost(why) => self.lost(why),
+            Heard::State(live) => self.state(*live)?,
+            // They come with the latest change first.
+            Heard::Tasks(tasks) => tasks
+                .into_iter()
+                .rev()
+                .filter_map(|task| self.task(task, true))
+                .collect(),
+            Heard::Listed(tasks) => self.list(tasks)?,
+            Heard::Failed(error) => return Err(error),
+        })
+    }
+
+    fn connected(&mut self) -> Vec<News> {
+        self.connection = Ok(());
+        vec![News::Dispatcher {
+            state: Connection::Connected,
+            detail: None,
+        }]
+    }
+
+    /// Once for each break.
+    fn lost(&mut self, why: String) -> Vec<News> {
+        let news = News::Dispatcher {
+            state: Connection::Lost,
+            detail: Some(why.clone()),
+        };
+        let was_there = std::mem::replace(&mut self.connection, Err(why)).is_ok();
+        if was_there { vec![news] } else { Vec::new() }
+    }
+
+    fn state(&mut self, live: Live) -> anyhow::Result<Vec<News>> {
+        let programmers = &live.status.programmers;
+        if let Some(wanted) = &self.which.programmer
+            && !programmers.iter().any(|one| one.id == *wanted)
+        {
+            let known: Vec<&str> = programmers.iter().map(|one| one.id.as_str()).collect();
+            bail!(
+                "the pool has no programmer {wanted}; it has {}",
+                known.join(", ")
+            );
+        }
+        let mut news = Vec::new();
+        let before = self.live.as_ref();
+        let trouble = &live.status.detail;
+        if *trouble != before.and_then(|before| before.status.detail.clone()) {
+            let state = if trouble.is_some() {
+                Connection::Degraded
+            } else {
+                Connection::Connected
+            };
+            news.push(News::Dispatcher {
+                state,
+                detail: trouble.clone(),
+            });
+        }
+        if !self.which.ends() {
+            let known = |programmer: &&ProgrammerStatus| {
+                let earlier = before.and_then(|b| {
+                    b.status
+                        .programmers
+                        .iter()
+                        .find(|one| one.id == programmer.id)
+                });
+                earlier.is_some_and(|earlier| stage(earlier) == stage(programmer))
+            };
+            let of_interest = |programmer: &&ProgrammerStatus| {
+                self.which
+                    .programmer
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == programmer.id)
+            };
+            let changed = live
+                .status
+                .programmers
+                .iter()
+                .filter(of_interest)
+                .filter(|one| !known(one));
+            news.extend(changed.map(|one| News::Programmer {
+                programmer: Box::new(one.clone()),
+            }));
+        }
+        if !self.which.ends() && self.which.programmer.is_none() {
+            let changed = live
+                .status
+                .breakers
+                .iter()
+                .filter(|breaker| !is_known(breaker, before));
+            news.extend(changed.map(|breaker| News::Breaker {
+                breaker: Box::new(breaker.clone()),
+            }));
+        }
+        self.live = Some(live);
+        Ok(news)
+    }
+
+    fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<News>> {
+        if let (Some(label), true) = (&self.which.label, tasks.is_empty() && self.tasks.is_empty())
+        {
+            bail!("no task has the label {label}; submit some with `pool submit --label {label}`");
+        }
+        // Of what ended before somebody looked, only what was asked for is news.
+        let all = self.listed || self.which.ends();
+        self.listed = true;
+        tasks.sort_by_key(|task| task.finished_at.or(task.started_at).or(task.submitted_at));
+        Ok(tasks
+            .into_iter()
+            .filter_map(|task| self.task(task, all))
+            .collect())
+    }
+
+    fn task(&mut self, task: TaskView, tell_ended: bool) -> Option<News> {
+        if !self.is_followed(&task) {
+            return None;
+        }
+        let stage = (task.status.clone(), task.attempt);
+        // What was said before the list was made may come after it.
+        if self
+            .tasks
+            .get(&task.id)
+            .is_some_and(|known| !is_open(known))
+            && is_open(&stage)
+        {
+            return None;
+        }
+        if self.tasks.insert(task.id.clone(), stage.clone()).as_ref() == Some(&stage) {
+            return None;
+        }
+        let has_ended = task.finished_at.is_some();
+        if has_ended {
+            self.ended.push_front(task.clone());
+            self.ended.truncate(ENDED);
+        }
+        (tell_ended || !has_ended).then(|| News::Task {
+            task: Box::new(task),
+        })
+    }
+
+    fn is_followed(&self, task: &TaskView) -> bool {
+        let Which {
+            tasks,
+            label,
+            programmer,
+        } = &self.which;
+        (tasks.is_empty() || tasks.contains(&task.id))
+            && label
+                .as_ref()
+                .is_none_or(|label| label.is_among(&task.labels))
+            && programmer
+                .as_ref()
+                .is_none_or(|wanted| task.programmer.as_ref() == Some(wanted))
+    }
+
+    /// How many there are to show.
+    pub(super) fn programmers(&self) -> usize {
+        self.live
+            .as_ref()
+            .map_or(0, |live| live.status.programmers.len())
+    }
+
+    /// Whether everything has ended that was to be waited for.
+    pub(super) fn is_over(&self) -> bool {
+        self.which.ends() && self.listed && !self.tasks.values().any(is_open)
+    }
+
+    /// Of tasks that were to be waited for; one that is still open has not.
+    pub(super) fn all_succeeded(&self) -> Option<bool> {
+        let succeeded = |(status, _): &Stage| status == Status::Succeeded.as_str();
+        self.which
+            .ends()
+            .then(|| self.listed && self.tasks.values().all(succeeded))
+    }
+
+    /// The outcomes of what was waited for, the oldest first.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = News> {
+        let ended = self.ended.iter().rev().filter(|_| self.which.ends());
+        ended.map(|task| News::Task {
+            task: Box::new(task.clone()),
+        })
+    }
+}
+
+fn is_open((status, _): &Stage) -> bool {
+    status == "queued" || status == "running"
+}
+
+fn stage(
+    programmer: &ProgrammerStatus,
+) -> (ProgrammerState, Option<&'static str>, Option<&TaskId>, bool) {
+    let shut = programmer
+        .shut
+        .map(pool_core::heartbeat::ShutReason::as_str);
+    (
+        programmer.state,
+        shut,
+        programmer.task.as_ref(),
+        programmer.using_backup,
+    )
+}
+
+fn is_known(breaker: &BreakerStatus, before: Option<&Live>) -> bool {
+    let same = |other: &&BreakerStatus| {
+        (&other.llm, &other.base_url, &other.host, &other.scope)
+            == (
+                &breaker.llm,
+                &breaker.base_url,
+                &breaker.host,
+                &breaker.scope,
+            )
+    };
+    match before.and_then(|before| before.status.breakers.iter().find(same)) {
+        Some(earlier) => earlier.state == breaker.state,
+        // One that was closed all the time is no news.
+        None => breaker.state == BreakerState::Closed,
+    }
+}
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+pub(in crate::watch) mod tests;

@@ -1,0 +1,141 @@
+use serde_json::json;
+
+use super::*;
+
+pub(in crate::watch) fn task(id: &str, status: &str, at: u64) -> TaskView {
+    let ended =
+        (status != "queued" && status != "running").then_some(pool_core::time::Timestamp(at));
+    serde_json::from_value(json!({
+        "id": id, "status": status, "route": "fast", "labels": {"run_id": "7"}, "submitted_at": "2026-01-31T12:00:00Z",
+        "attempts": 1, "programmer": null, "attempt": null, "started_at": null, "finished_at": ended, "cost_usd": null,
+        "llm": null, "error": null
+    }))
+    .expect("a task")
+}
+
+fn told(news: Vec<News>) -> Vec<String> {
+    let line = |news: News| match news {
+        News::Dispatcher { state, .. } => format!("{state:?}"),
+        News::Programmer { programmer } => programmer.agent,
+        News::Breaker { breaker } => breaker.llm.to_string(),
+        News::Task { task } => format!("{} {}", task.id, task.status),
+    };
+    news.into_iter().map(line).collect()
+}
+
+fn hear(follow: &mut Follow, heard: Heard) -> Vec<String> {
+    told(follow.hear(heard).expect("it goes on"))
+}
+
+#[test]
+fn what_was_missed_in_a_break_is_told_once() {
+    let mut follow = Follow::new(Which::default());
+    assert_eq!(
+        hear(&mut follow, Heard::Connected),
+        ["Connected"],
+        "it begins"
+    );
+    let first = Heard::Listed(vec![task("old", "failed", 1), task("a", "running", 0)]);
+    assert_eq!(
+        hear(&mut follow, first),
+        ["a running"],
+        "what has ended before is no news"
+    );
+    assert_eq!(
+        hear(&mut follow, Heard::Lost("gone".to_owned())),
+        ["Lost"],
+        "a break"
+    );
+    assert!(
+        hear(&mut follow, Heard::Lost("gone".to_owned())).is_empty(),
+        "is told once"
+    );
+    hear(&mut follow, Heard::Connected);
+    let again = || {
+        Heard::Listed(vec![
+            task("b", "succeeded", 3),
+            task("a", "succeeded", 2),
+            task("old", "failed", 1),
+        ])
+    };
+    assert_eq!(
+        hear(&mut follow, again()),
+        ["a succeeded", "b succeeded"],
+        "what has happened meanwhile, in its order"
+    );
+    assert!(hear(&mut follow, again()).is_empty(), "and not again");
+    let late = Heard::Tasks(vec![task("b", "running", 0)]);
+    assert!(
+        hear(&mut follow, late).is_empty(),
+        "what was said before the list was made is out of date"
+    );
+    assert!(
+        !follow.is_over() && follow.all_succeeded().is_none(),
+        "nothing was to be waited for"
+    );
+}
+
+#[test]
+fn tasks_that_are_followed_end_it_and_decide_how() {
+    let which = Which {
+        label: Some("run_id=7".parse().expect("a label")),
+        ..Which::default()
+    };
+    let mut follow = Follow::new(which.clone());
+    assert!(!follow.is_over(), "nothing is known yet");
+    hear(
+        &mut follow,
+        Heard::Listed(vec![task("a", "succeeded", 1), task("b", "running", 0)]),
+    );
+    assert!(!follow.is_over(), "one is open");
+    let other = TaskView {
+        labels: BTreeMap::new(),
+        ..task("other", "failed", 2)
+    };
+    assert!(
+        hear(&mut follow, Heard::Tasks(vec![other])).is_empty(),
+        "another run is not followed"
+    );
+    hear(&mut follow, Heard::Tasks(vec![task("b", "succeeded", 3)]));
+    assert_eq!(
+        (follow.is_over(), follow.all_succeeded()),
+        (true, Some(true)),
+        "all have succeeded"
+    );
+    hear(&mut follow, Heard::Tasks(vec![task("c", "failed", 4)]));
+    assert_eq!(
+        (follow.is_over(), follow.all_succeeded()),
+        (true, Some(false)),
+        "one has not"
+    );
+    let nothing = Follow::new(which).hear(Heard::Listed(Vec::new()));
+    assert!(
+        nothing.is_err_and(|error| error.to_string().contains("run_id=7")),
+        "a label that nobody has"
+    );
+}
+
+#[test]
+fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
+    let live = || Heard::State(Box::new(super::super::picture::tests::live(2)));
+    let follow = |id: &str| {
+        let id = pool_core::id::ProgrammerId::new(id).expect("an id");
+        Follow::new(Which {
+            programmer: Some(id),
+            ..Which::default()
+        })
+    };
+    assert_eq!(
+        hear(&mut follow("002"), live()),
+        ["Prog-002"],
+        "one that is there"
+    );
+    let said = follow("099")
+        .hear(live())
+        .map(told)
+        .map_err(|error| error.to_string());
+    assert_eq!(
+        said,
+        Err("the pool has no programmer 099; it has 001, 002".to_owned())
+    );
+}

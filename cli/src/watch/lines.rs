@@ -1,0 +1,103 @@
+//! One thing that has happened as one line: for people, or as a JSON object.
+
+use pool_core::time::Timestamp;
+use serde_json::json;
+
+use super::follow::{Connection, News};
+use crate::status::{breaker_word, word};
+use crate::tables::plain;
+use dispatcher::api::tasks::TaskView;
+use dispatcher::figures::{clock, duration};
+
+/// `{"at": …, "event": "task", "task": {…}}`: what is in it is as the API has it.
+pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {
+    let mut line = serde_json::to_value(news)?;
+    line["at"] = json!(at);
+    Ok(format!("{line}\n"))
+}
+
+pub(super) fn text(at: Timestamp, news: &News) -> String {
+    let words = match news {
+        News::Dispatcher { state, detail } => {
+            let state = match state {
+                Connection::Connected => "connected",
+                Connection::Degraded => "degraded",
+                Connection::Lost => "lost; trying again",
+            };
+            format!(
+                "dispatcher {state}{}",
+                detail
+                    .as_ref()
+                    .map(|detail| format!(": {detail}"))
+                    .unwrap_or_default()
+            )
+        }
+        News::Programmer { programmer } => {
+            let backup = if programmer.using_backup {
+                format!(", with {}", programmer.current_llm)
+            } else {
+                String::new()
+            };
+            format!(
+                "{} {}{backup} {}",
+                programmer.agent,
+                word(programmer.state),
+                programmer.reason
+            )
+        }
+        News::Breaker { breaker } => {
+            let why = breaker
+                .reason
+                .map(|fault| format!(" after {} × {}", breaker.failures, fault.as_str()));
+            let until = breaker
+                .until
+                .map(|until| format!(", next probe at {}", clock(until, at)));
+            let state = breaker_word(breaker.state);
+            format!(
+                "breaker of {} {state}{}{}",
+                breaker.llm,
+                why.unwrap_or_default(),
+                until.unwrap_or_default()
+            )
+        }
+        News::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
+    };
+    // One line, whatever it says.
+    format!("{at} {}\n", plain(words.trim_end()).replace('\n', " "))
+}
+
+/// By whom, how long after its submission (it may have waited), for how much, with which error.
+pub(super) fn details(task: &TaskView) -> String {
+    let who = task
+        .programmer
+        .as_ref()
+        .map(|id| format!("by {}", id.display_name()));
+    let route = who
+        .is_none()
+        .then(|| format!("for {}", task.route))
+        .filter(|_| !task.route.is_empty());
+    let attempt = (task.attempts > 1).then(|| format!("attempt {}", task.attempts));
+    let took = task
+        .finished_at
+        .zip(task.submitted_at)
+        .map(|(end, begin)| end.since(begin).as_millis());
+    let took = took.map(|ms| {
+        format!(
+            "{} after it was submitted",
+            duration(u64::try_from(ms).unwrap_or(u64::MAX))
+        )
+    });
+    let cost = task
+        .cost_usd
+        .filter(|cost| cost.0 > 0)
+        .map(|cost| format!("${cost}"));
+    let known: Vec<String> = [who.or(route), attempt, took, cost, task.error.clone()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if known.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", known.join(", "))
+    }
+}

@@ -1,0 +1,102 @@
+//! `pool watch`: programmers and tasks live. On a terminal a view that is drawn anew, elsewhere a line for each thing
+//! that happens.
+//!
+//! [`feed`] brings what the dispatcher says, [`follow`] makes news of it (pure), [`lines`] and [`screen`] show them.
+
+mod feed;
+mod follow;
+mod lines;
+mod picture;
+mod screen;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use pool_core::id::{ProgrammerId, TaskId};
+use pool_telemetry::clock::wall_clock;
+use tokio::sync::mpsc::Receiver;
+
+use super::{Format, Shown, print};
+use dispatcher::api::filter::Label;
+use feed::Heard;
+use follow::Follow;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "On a terminal: q or Ctrl-C ends it, the arrow keys scroll. Elsewhere, and with --format json, one line for each event.\n\n\
+    Exit status: with --task or --label 0 when all these tasks have succeeded, 1 when one has not.\n\nExamples:\n  \
+    pool watch\n  \
+    pool watch --task t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
+    pool watch --label run_id=7 --format json"
+)]
+pub(super) struct WatchArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// What is followed.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Which {
+    /// Only this task, until it has ended (repeatable)
+    #[arg(long = "task", value_name = "ID")]
+    tasks: Vec<TaskId>,
+    /// Only tasks with this label, until all have ended: key=value
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Option<Label>,
+    /// Only this programmer and its tasks
+    #[arg(long, value_name = "ID")]
+    programmer: Option<ProgrammerId>,
+}
+
+impl Which {
+    /// Whether it ends by itself.
+    fn ends(&self) -> bool {
+        !self.tasks.is_empty() || self.label.is_some()
+    }
+}
+
+pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
+    let client = args.shown.client()?;
+    let url = client.url().to_owned();
+    let mut heard = feed::start(client, args.which.clone());
+    let mut follow = Follow::new(args.which);
+    if args.shown.format == Format::Table && std::io::stdout().is_terminal() {
+        screen::run(&mut heard, &mut follow, &url).await?;
+        // What is left on the terminal when the view is gone.
+        follow
+            .outcomes()
+            .for_each(|news| _ = print(&lines::text(wall_clock(), &news)));
+    } else {
+        line_by_line(&mut heard, &mut follow, args.shown.format).await?;
+    }
+    Ok(match follow.all_succeeded() {
+        Some(false) => ExitCode::FAILURE,
+        Some(true) | None => ExitCode::SUCCESS,
+    })
+}
+
+/// Until the tasks that are followed have ended, or nobody reads any more.
+async fn line_by_line(
+    heard: &mut Receiver<Heard>,
+    follow: &mut Follow,
+    format: Format,
+) -> anyhow::Result<()> {
+    while let Some(heard) = heard.recv().await {
+        for news in follow.hear(heard)? {
+            let line = match format {
+                Format::Table => lines::text(wall_clock(), &news),
+                Format::Json => lines::json(wall_clock(), &news)?,
+            };
+            if print(&line) != ExitCode::SUCCESS {
+                return Ok(());
+            }
+        }
+        if follow.is_over() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `pool why`: why a task waits.
+
+use std::process::ExitCode;
+
+use pool_core::id::TaskId;
+
+use super::Shown;
+use crate::tables::{lines, table};
+use dispatcher::figures::clock;
+use dispatcher::why::{Availability, ProgrammerWhy, Why};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  pool why t-019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
+pub(super) struct WhyArgs {
+    /// The id of a task
+    id: TaskId,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
+    let why: Why = args
+        .shown
+        .client()?
+        .get(&format!("/tasks/{}/why", args.id))
+        .await?;
+    args.shown.print(&why, text)
+}
+
+fn text(why: &Why) -> String {
+    let sentence = format!("{}: {}\n", why.task, why.sentence);
+    if why.programmers.is_empty() {
+        return sentence;
+    }
+    let mut rows = table(&["programmer", "state", "until", "why"]);
+    for ProgrammerWhy {
+        id,
+        state,
+        detail,
+        until,
+        ..
+    } in &why.programmers
+    {
+        let until = until.map_or(String::new(), |until| clock(until, why.at));
+        rows.add_row([
+            id.to_string(),
+            word(*state).to_owned(),
+            until,
+            detail.clone(),
+        ]);
+    }
+    format!("{sentence}\n{}", lines(rows))
+}
+
+fn word(state: Availability) -> &'static str {
+    match state {
+        Availability::Idle => "idle",
+        Availability::Busy => "busy",
+        Availability::LeftToFree => "left to free",
+        Availability::Breaker => "breaker",
+        Availability::Budget => "budget",
+        Availability::Paused => "paused",
+        Availability::Draining => "draining",
+        Availability::Config => "config",
+        Availability::Clock => "clock",
+        Availability::Log => "log",
+        Availability::Held => "held",
+        Availability::Broker => "broker",
+        Availability::Down => "down",
+        Availability::Unheard => "not heard",
+    }
+}

@@ -1,0 +1,239 @@
+//! `dispatcher serve` and `dispatcher topology`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use pool_broker::process::{Process, called};
+use pool_config::{Env, load};
+use pool_core::config_hash::config_hash;
+use pool_core::pool::Pool;
+use pool_telemetry::{self, LogFormat, init_logs, init_metrics};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::token::Access;
+use crate::api::{self, App, events};
+use crate::dashboard::{Hub, Journal, Outputs};
+use crate::dead::{DeadLetters, rescue};
+use crate::history::History;
+use crate::intake::Intake;
+use crate::pool_view::Beats;
+use crate::repair::{self, Watchman};
+use crate::{configure, deadlines, numbers, replies, restate, retired, retries, unroutable};
+
+/// For requests that are being answered when the process is told to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct PoolFile {
+    /// The pool file
+    #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
+    pub pool: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
+    dispatcher serve --pool config/pool.yaml\n  \
+    dispatcher serve --listen 127.0.0.1:7000"
+)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pool_file: PoolFile,
+    /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Write the API's URL into this file once it is served (for port 0)
+    #[arg(long)]
+    url_file: Option<PathBuf>,
+    /// What its connections are called in the management UI; default: `dispatcher HOST/PID`
+    #[arg(long, env = "POOL_PROCESS_NAME")]
+    name: Option<String>,
+}
+
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut pool = match pool(&args.pool_file.pool) {
+        Ok(pool) => pool,
+        Err(code) => return Ok(code),
+    };
+    logs();
+    if let Some(listen) = args.listen {
+        pool.dispatcher.listen = listen;
+    }
+    let access = Access::new(pool.dispatcher.listen, &Env::of_process())
+        .context("failed to serve the HTTP API")?;
+    let listener = TcpListener::bind(pool.dispatcher.listen)
+        .await
+        .with_context(|| {
+            format!(
+                "failed to listen on {}; is another dispatcher running there?",
+                pool.dispatcher.listen
+            )
+        })?;
+    let told = CancellationToken::new();
+    end_on_signals(told.clone())?;
+    serve(pool, (args.name, args.url_file), (listener, access), told).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(
+    pool: Pool,
+    (name, url_file): (Option<String>, Option<PathBuf>),
+    (listener, access): (TcpListener, Access),
+    told: CancellationToken,
+) -> anyhow::Result<()> {
+    // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
+    let shutdown = CancellationToken::new();
+    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
+        .context("failed to set up metrics")?;
+    let (beats, watchman) = (Beats::default(), Watchman::default());
+    let hear = {
+        let (beats, watchman) = (beats.clone(), watchman.clone());
+        move |heartbeat| {
+            watchman.hear(&heartbeat);
+            beats.hear(heartbeat);
+        }
+    };
+    let journal = Journal::default();
+    let starting = async {
+        let process =
+            Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
+        process.log.observe(Arc::new(journal.clone()));
+        process.log.ready().await?;
+        configure::put_in_force(&process, &pool).await;
+        anyhow::Ok(process)
+    };
+    let process = tokio::select! {
+        process = starting => process?,
+        () = told.cancelled() => return Ok(()),
+    };
+    let outputs = Outputs::default();
+    let history = History::start(&process, outputs.clone());
+    tokio::spawn(replies::run(
+        process.clone(),
+        history.clone(),
+        pool.dispatcher.reply_patience,
+    ));
+    tokio::spawn(retries::run(process.clone()));
+    tokio::spawn(deadlines::run(process.clone()));
+    let dead = DeadLetters::new(process.clone());
+    tokio::spawn(rescue::run(process.clone(), dead.clone()));
+    let intake = Intake::new(
+        process.clone(),
+        history.clone(),
+        pool.load_balancing.max_queue_per_programmer,
+    );
+    let url = format!("http://{}", listener.local_addr()?);
+    let pool = Arc::new(pool);
+    tokio::spawn(pool_broker::pool_metrics::watch(
+        process.clone(),
+        Arc::clone(&pool),
+    ));
+    tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
+    tokio::spawn(repair::run(
+        process.clone(),
+        Arc::clone(&pool),
+        history.clone(),
+        watchman,
+    ));
+    let app = App {
+        config_hash: config_hash(&pool).into(),
+        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
+        streams: Arc::new(Semaphore::new(events::STREAMS)),
+        ending: told.clone(),
+        process: process.clone(),
+        pool,
+        history,
+        intake,
+        dead,
+        beats,
+        metrics,
+        access,
+        journal,
+        outputs,
+    };
+    tokio::spawn(numbers::run(app.clone()));
+    tokio::spawn(app.hub.clone().run(app.clone()));
+    if let Some(file) = url_file {
+        std::fs::write(&file, &url)
+            .with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
+    let ended = told.clone();
+    let serving =
+        axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
+    tokio::select! {
+        served = async { serving.await } => served?,
+        // Somebody who stopped in the middle of his request.
+        () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
+    }
+    shutdown.cancel();
+    process.consume.close().await;
+    tracing::info!("the dispatcher has ended");
+    Ok(())
+}
+
+pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
+    let pool = match pool(&file.pool) {
+        Ok(pool) => pool,
+        Err(code) => return Ok(code),
+    };
+    logs();
+    let shutdown = CancellationToken::new();
+    let process = Process::start(
+        &pool,
+        called("dispatcher topology", None),
+        |_| (),
+        shutdown.clone(),
+    )
+    .await?;
+    process.log.ready().await?;
+    configure::put_in_force(&process, &pool).await;
+    let routes = process.routes.all().len();
+    tracing::info!(routes, "the topology is declared and the routes are bound");
+    shutdown.cancel();
+    process.consume.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the pool file; its mistakes go to standard error, and the exit status is 2.
+pub fn pool(file: &Path) -> Result<Pool, ExitCode> {
+    load(file, &Env::of_process()).map_err(|mistakes| {
+        eprintln!("{mistakes}");
+        ExitCode::from(2)
+    })
+}
+
+fn logs() {
+    let format = match std::env::var("POOL_LOG").as_deref() {
+        Ok("json") => LogFormat::Json,
+        Ok(_) | Err(_) => LogFormat::Text,
+    };
+    init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
+}
+
+/// SIGTERM and SIGINT end the process in order; a second one does not wait.
+fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
+            if !first {
+                std::process::exit(1);
+            }
+            tracing::info!("ending");
+            told.cancel();
+        }
+    });
+    Ok(())
+}
