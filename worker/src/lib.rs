@@ -6,7 +6,6 @@ pub mod agent;
 pub mod answers;
 pub mod health;
 pub mod host;
-pub mod llm;
 pub mod prober;
 pub mod programmer;
 pub mod sandbox;

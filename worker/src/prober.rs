@@ -20,7 +20,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::llm::{Probed, Upstreams};
+use llm_gateway::{Probed, Upstreams};
 
 /// How often it is looked whether a cooldown is over.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -7,8 +7,8 @@ use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::{AgentRun, AiderEvidence, Evidence};
-use crate::llm::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
 use crate::sandbox::Exit;
+use llm_gateway::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
 
 /// What a run that did not fail has left in the worktree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

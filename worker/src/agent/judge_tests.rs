@@ -7,9 +7,9 @@ use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::llm::permits::{Unavailable, Why};
-use crate::llm::record::{Cap, Cut};
 use crate::sandbox::Output;
+use llm_gateway::permits::{Unavailable, Why};
+use llm_gateway::record::{Cap, Cut};
 
 fn aider() -> AgentKind {
     AgentKind::Aider {

@@ -21,10 +21,10 @@ use super::claim::Claimed;
 use super::progress::Teller;
 use super::work::{Findings, Finish, Left, Work, cancelled};
 use crate::agent::{self, Agent};
-use crate::llm::permits::Permits;
-use crate::llm::{Gateway, Upstreams};
 use crate::sandbox::Sandbox;
 use crate::workspace::{RepositoryHandle, Workspaces};
+use llm_gateway::permits::Permits;
+use llm_gateway::{Gateway, Upstreams};
 
 /// The outcome waits so long for the removal of the worktree, which goes on by itself then.
 const REMOVAL: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 
 use crate::answers::Answers;
-use crate::llm::permits::{Epoch, Failed, Permits, Unavailable, Why};
+use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {

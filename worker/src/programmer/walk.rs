@@ -22,7 +22,7 @@ use super::permits::TaskPermits;
 use super::settling::Concluded;
 use super::station::Station;
 use super::{Done, Held, In, Programmer, gate, retry};
-use crate::llm::permits::Permits;
+use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {

@@ -18,11 +18,11 @@ use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::llm::permits::Permits;
-use crate::llm::record::{Call, CallClass, Record, llm_time, usage};
-use crate::llm::{CallPlan, Session, candidates};
 use crate::sandbox::{Exit, LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
+use llm_gateway::permits::Permits;
+use llm_gateway::record::{Call, CallClass, Record, llm_time, usage};
+use llm_gateway::{CallPlan, Session, candidates};
 
 /// What is kept of an agent's output in the result, bytes.
 const LOG_TAIL_BYTES: usize = 4096;

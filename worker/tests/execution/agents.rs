@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use llm_gateway::record::Record;
 use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
-use worker::llm::record::Record;
 use worker::sandbox::{Exit, Watch};
 use worker::workspace::Worktree;
 

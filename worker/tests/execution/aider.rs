@@ -6,12 +6,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use llm_gateway::record::Record;
 use pool_core::id::AttemptId;
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 use serde_json::{Value, json};
 use worker::agent::{AgentRun, Edit, judge};
-use worker::llm::record::Record;
 use worker::workspace::Changes;
 
 use crate::agents::{hostile_to_aider, job, pwned, run};

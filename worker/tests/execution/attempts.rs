@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::money::MicroUsd;
 use pool_core::result::{ErrorKind, ResultMessage, Status, Usage};
@@ -12,7 +13,6 @@ use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, HandBack, Workshop};
 use worker::programmer::claim::{Claimed, read};
 

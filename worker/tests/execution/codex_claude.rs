@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_gateway::permits::Unlimited;
+use llm_gateway::record::{self, CallClass, Record};
+use llm_gateway::{CallPlan, Gateway, Upstreams};
 use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, Failover, Pool, Secret};
 use pool_core::result::{ErrorKind, TaskFailure, Usage};
@@ -14,9 +17,6 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{Edit, Job, from_config, judge};
-use worker::llm::permits::Unlimited;
-use worker::llm::record::{self, CallClass, Record};
-use worker::llm::{CallPlan, Gateway, Upstreams};
 use worker::sandbox::Watch;
 use worker::workspace::Changes;
 

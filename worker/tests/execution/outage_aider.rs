@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use pool_core::time::Timestamp;
@@ -16,7 +17,6 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, Workshop};
 use worker::programmer::claim::{Claimed, read};
 

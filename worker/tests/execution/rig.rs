@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage};
 use pool_core::time::Timestamp;
@@ -13,7 +14,6 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, Workshop};
 use worker::programmer::claim::{Claimed, read};
 

@@ -4,7 +4,7 @@ use pool_core::pool::OutputLimitField;
 
 use super::super::{Dialect, Envelope, Form, LimitField};
 use super::*;
-use crate::llm::request::AgentRequest;
+use crate::request::AgentRequest;
 
 fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
     let envelope = Envelope::read(Dialect::Messages, &HeaderMap::new(), None);

@@ -87,7 +87,7 @@ fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
 mod tests {
     use super::super::{Dialect, Envelope};
     use super::*;
-    use crate::llm::request::AgentRequest;
+    use crate::request::AgentRequest;
     use serde_json::json;
 
     fn read_text(body: &str) -> Result<AgentRequest, BadRequest> {
