@@ -233,7 +233,7 @@ pub(super) fn same_command(more: &[&str]) -> String {
     let words = std::env::args()
         .skip(1)
         .chain(more.iter().map(|word| (*word).to_owned()));
-    std::iter::once("dispatcher".to_owned())
+    std::iter::once("pool".to_owned())
         .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")

@@ -1,5 +1,5 @@
-//! A worker: a process that hosts programmers. Each takes one task at a time from the broker, lets its agent work in
-//! a git worktree, and sends back what came of it.
+//! A worker: a process that hosts programmers. Each takes one task at a time from the broker, lets
+//! its agent work in a git worktree, and publishes the result.
 
 pub mod acceptance;
 pub mod agent;

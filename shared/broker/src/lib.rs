@@ -1,6 +1,6 @@
 //! The broker layer: connections that come back, publishing that is confirmed, the topology, the event log.
 //!
-//! Rules that hold for every line below it (ARCHITECTURE.md, "Facts about the broker"): every await has a time-out;
+//! Rules that hold for every line below it (docs/internals/broker-facts.md): every await has a time-out;
 //! after any error the channel is thrown away and everything on it is set up again; publishing and consuming use
 //! separate connections.
 

@@ -43,7 +43,7 @@ pub struct EventId {
     pub seq: u64,
 }
 
-/// One decision. See ARCHITECTURE.md, "The event log", for who appends which.
+/// One decision. docs/internals/event-log.md says which process appends which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Decision {

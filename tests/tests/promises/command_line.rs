@@ -195,7 +195,11 @@ async fn watch_ends_with_its_tasks_and_says_by_its_status_how() {
 }
 
 async fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(program("pool"));
+    run_program("pool", arguments, env).await
+}
+
+async fn run_program(name: &str, arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program(name));
     command
         .args(arguments)
         .env_remove("POOL_URL")
@@ -336,4 +340,21 @@ async fn bash_completes_commands_options_and_values() {
         "table json",
         "a value"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dispatcher_names_the_command_that_has_a_subcommand_now() {
+    for (words, named) in [
+        (&["submit", "--wait"][..], "`pool submit`"),
+        (&["why", "a-task"], "`pool why`"),
+        (&["sumbit"], "`pool --help`"),
+    ] {
+        let done = run_program("dispatcher", words, &[]).await;
+        assert_eq!(
+            done.status.code(),
+            Some(2),
+            "{words:?}: a wrong command line"
+        );
+        assert!(said(&done).contains(named), "{words:?}: {}", said(&done));
+    }
 }

@@ -232,7 +232,7 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
     assert_eq!(pool.api().get("/tasks").await["total"], 0, "nothing was");
 }
 
-/// The command that the words name, split as a shell does it; `dispatcher` is that of this build.
+/// The command that the words name, split as a shell does it; `pool` is that of this build.
 fn command_in(words: &str) -> Vec<String> {
     let line = words.lines().find_map(|line| {
         line.trim()

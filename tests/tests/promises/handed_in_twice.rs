@@ -22,7 +22,7 @@ async fn who_publishes_a_task_that_runs_already_for_somebody_else_gets_its_resul
     // The log does not know him, and the message that is worked on neither.
     let mut submitter = bench.pool.submitter("me").await;
     submitter.submit("any", &task("shared")).await;
-    bench.pool.worker_prints(0, "a delivery is dropped").await;
+    bench.pool.worker_prints(0, "dropping a delivery").await;
     bench.go();
     let reply = submitter.reply(SOON).await;
     assert_eq!(

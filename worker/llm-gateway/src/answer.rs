@@ -1,5 +1,5 @@
-//! A complete answer of a provider: what 200 has to bring before it counts as one, and what the agent gets of it. Pure;
-//! what is particular to a dialect is in `protocol`.
+//! A complete answer of a provider: what a response with status 200 must contain to count as one,
+//! and the part that the agent gets. Pure. The rules of each dialect are in `protocol`.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::pricing::Tokens;
 use super::protocol::{ChatAnswer, Ending, Form, events};
 use super::request::AgentRequest;
 
-/// A body that is no answer.
+/// Why a body is not an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoAnswer {
     #[error("the answer is not a JSON object: {0}")]
@@ -23,7 +23,7 @@ pub(super) enum NoAnswer {
     NoChoices,
     #[error("a choice of the answer has no message")]
     NoMessage,
-    /// The provider gave up after it had begun to answer; its error, in an object `error`.
+    /// The provider gave up in the middle of its answer. This is its error, in an object `error`.
     #[error("{}", said(.0))]
     Failed(Value),
     /// A stream without its last event.
@@ -39,16 +39,16 @@ fn said(error: &Value) -> String {
         .map_or_else(|| error.to_string(), str::to_owned)
 }
 
-/// What an answer says about itself.
+/// The contents of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Reading {
     pub(super) usage: Option<Tokens>,
-    /// As the provider gave it.
+    /// As the provider sent it.
     pub(super) finish_reason: Option<String>,
     pub(super) ending: Ending,
     /// Neither text nor tool calls.
     pub(super) empty: bool,
-    /// Chat completions are written again; everything else is passed on as it came.
+    /// Chat completions are written anew; all other answers are passed on byte for byte.
     pub(super) chat: Option<ChatAnswer>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Answer {
 
 impl Answer {
     /// # Errors
-    /// [`NoAnswer`], and what the provider says it used all the same.
+    /// [`NoAnswer`], and the usage that the provider reports nevertheless.
     pub(super) fn read(form: Form, body: &Bytes) -> Result<Self, (NoAnswer, Option<Tokens>)> {
         Ok(Self {
             form,
@@ -86,7 +86,7 @@ impl Answer {
         self.reading.empty
     }
 
-    /// The answer under our own name of the LLM, where it is written again at all.
+    /// Replaces the LLM's name by our own, in an answer that is written anew.
     pub(super) fn named(mut self, llm: &str) -> Self {
         self.reading.chat = self.reading.chat.map(|chat| chat.named(llm));
         self

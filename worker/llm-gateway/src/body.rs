@@ -15,17 +15,17 @@ use serde_json::{Map, Number, Value};
 
 use super::request::BadRequest;
 
-/// Changes of a body, by the names of its members.
+/// Changes to a body, by member name.
 pub(super) type Changes = BTreeMap<&'static str, Change>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// The member has this JSON value; it is added at the end when the body lacks it.
+    /// Sets the member to this JSON value. A member that is missing is added at the end.
     Set(String),
     Remove,
 }
 
-/// A JSON object as it came.
+/// A JSON object, byte for byte as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Body {
     text: Box<str>,
@@ -35,13 +35,13 @@ pub(super) struct Body {
 #[derive(Debug, Clone)]
 struct Member {
     name: String,
-    /// Where its name stands in the text, quotes included.
+    /// The position of its name in the text, quotes included.
     key: Range<usize>,
     value: Range<usize>,
 }
 
 impl Body {
-    /// The body, and the same as a tree for checks.
+    /// Reads a body. Returns it as text and as a tree, for checks.
     pub(super) fn read(bytes: &[u8]) -> Result<(Self, Map<String, Value>), BadRequest> {
         let unreadable = |error: serde_json::Error| BadRequest::Json(error.to_string());
         let text =
@@ -75,9 +75,9 @@ impl Body {
         ))
     }
 
-    /// A member's name that some parsers take for one of `known`, although it is not spelled so.
+    /// A member whose name is not in `known`, but which some parsers take for one that is.
     pub(super) fn look_alike(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
-        // Go's parser ignores letter case, and two letters beyond ASCII are the other case of `s` and `k` there.
+        // Go's parser ignores letter case, and takes two letters beyond ASCII for `s` and `k`.
         let folded = |name: &str| {
             name.chars()
                 .flat_map(char::to_uppercase)
@@ -91,7 +91,7 @@ impl Body {
         })
     }
 
-    /// A member's value as it stands in the text.
+    /// A member's value, as text.
     pub(super) fn literal(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.name == name)?;
         Some(&self.text[member.value.clone()])
@@ -101,7 +101,7 @@ impl Body {
         &self.text
     }
 
-    /// The text with its changes; everything else stays as it is, byte for byte.
+    /// The text with its changes. Everything else stays the same, byte for byte.
     pub(super) fn with(&self, changes: &Changes) -> String {
         let mut out = String::with_capacity(self.text.len() + 64);
         let begin = self.members.first().map_or_else(
@@ -111,7 +111,7 @@ impl Body {
         out.push_str(&self.text[..begin]);
         let (mut any, mut end) = (false, begin);
         for member in &self.members {
-            // From the value before: a comma, and whitespace.
+            // The comma and the whitespace after the value before.
             let gap = &self.text[end..member.key.start];
             end = member.value.end;
             let change = changes.get(member.name.as_str());
@@ -144,7 +144,7 @@ impl Body {
     }
 }
 
-/// The members of an object, as they stand in the text.
+/// The members of an object, as they are in the text.
 struct Spans<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Spans<'de> {

@@ -54,7 +54,7 @@ fn members_are_taken_out_with_one_comma_wherever_they_stand() {
     assert_eq!(
         body(text).with(&all),
         r#"{"d":4}"#,
-        "another one instead of all"
+        "another value for all of them"
     );
     assert_eq!(
         body("{ }").with(&Changes::from([("d", set("4"))])),

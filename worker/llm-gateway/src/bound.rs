@@ -1,4 +1,5 @@
-//! Which limit the output of a call has: it decides what an answer that is cut there is good for. Pure.
+//! The limit that bounds the output of a call. It decides how to treat an answer that is cut there.
+//! Pure.
 
 use pool_core::money::MicroUsd;
 
@@ -8,11 +9,11 @@ use super::record::{Cap, Cut};
 /// The origin of the limit that the output of a call has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
-    /// The agent's own: it knows what to do with an answer that is cut there.
+    /// The agent's own. The agent can handle an answer that is cut there.
     Agent,
-    /// The rest of the task's limit, which is less than the agent or the LLM would take.
+    /// The rest of the task's limit, if it is lower than the limits of the agent and the LLM.
     Task(Cap),
-    /// The LLM's own, or what a paid LLM is told where the agent says nothing.
+    /// The LLM's own, or the gateway's for a paid LLM if the agent sets no limit.
     Llm,
 }
 
@@ -43,7 +44,7 @@ impl Bound {
         }
     }
 
-    /// What has cut an answer for which this bound held.
+    /// The reason of a cut, given this bound.
     pub(super) fn of_cut(self, cut: Cut) -> Cut {
         match (cut, self) {
             (Cut::OutputLimit, Self::Task(cap)) => Cut::TaskLimit(cap),

@@ -1,7 +1,9 @@
-//! One call of an agent, from its request to the reply: one LLM after another, until one has answered.
+//! One call of an agent, from its request to the reply. The gateway asks one LLM after another
+//! until one answers.
 //!
-//! What comes next is decided elsewhere: [`Permits`](super::permits::Permits) say which LLM may be asked, and [`failover`]
-//! says what a failure means. Nothing here outlives the agent's connection: when that ends, the call does, wherever it is.
+//! Other modules decide the next step: [`Permits`](super::permits::Permits) say which LLM may be
+//! asked, and [`failover`] says what a failure means. Nothing here outlives the agent's connection:
+//! when it closes, the call ends at once.
 
 use std::mem::discriminant;
 use std::pin::pin;
@@ -30,7 +32,7 @@ use super::session::{AgentCall, OpenCall, SessionState, Settled};
 use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
 use super::upstream::{Upstream, Upstreams};
 
-/// Answers the agent's request, whose body could be read or was too large.
+/// Answers the agent's request. `body` is the body, or the limit that it exceeds.
 pub(super) async fn answer(
     session: &Arc<SessionState>,
     upstreams: &Upstreams,
@@ -41,7 +43,7 @@ pub(super) async fn answer(
     let Some(first) = session.plan.llms.first() else {
         return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
     };
-    // Declared before whatever it asks, so that it ends after that.
+    // Declared before the calls to LLMs, so that it is dropped after them.
     let call = session.begin();
     if !session
         .plan
@@ -71,7 +73,7 @@ pub(super) async fn answer(
     match answered {
         Ok(answer) => {
             call.end(None);
-            // The agent knows one name: that of the LLM that its run began with.
+            // The agent knows one name only: that of the LLM that its run began with.
             reply::answer(answer.named(first.as_str()), &request)
         }
         Err(outs) => {
@@ -86,7 +88,7 @@ pub(super) async fn answer(
     }
 }
 
-/// The LLMs that are served in another protocol than the agent's are none for it.
+/// The failure if none of the agent's LLMs is served in its protocol.
 fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
     let provider = first.provider();
     let advice = match dialect {
@@ -98,7 +100,7 @@ fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
         }
     };
     let message = format!(
-        "the agent speaks {dialect}, which no provider of its LLMs does; for {provider}: {advice}"
+        "the agent speaks {dialect}, but none of the providers of its LLMs does; for {provider}: {advice}"
     );
     Failure::unsent(CallClass::BadRequest, message)
 }
@@ -114,16 +116,16 @@ fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, 
     }
 }
 
-/// The agent's own mistake: it is told what is wrong.
+/// Refuses a call because of the agent's own mistake, with an explanation.
 fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
-    let message = format!("the call of {llm} was not made: {}", failure.message);
+    let message = format!("the call to {llm} was not sent: {}", failure.message);
     let code = failure.class.label();
     call.ask(llm).end(Outcome::Failure(failure));
     call.end(None);
     reply::error(StatusCode::BAD_REQUEST, code, &message)
 }
 
-/// A call whose remaining time is shorter than this is in trouble.
+/// A call with less time left than this is in trouble.
 const NEARLY_OVER: Duration = Duration::from_millis(1500);
 
 /// A readable call on its way from LLM to LLM.
@@ -134,28 +136,28 @@ struct Walk<'a> {
     call: &'a AgentCall,
 }
 
-/// What came of one LLM.
+/// The outcome with one LLM.
 enum Asked {
     Answer(Answer),
     GoOn(Out),
     GiveUp(Out),
 }
 
-/// What came of one try.
+/// The outcome of one try.
 enum Tried {
     Answer(Answer),
-    /// It was not sent.
+    /// Nothing was sent.
     Unavailable(Unavailable),
     Failed(Failing),
 }
 
-/// A try that has failed.
+/// A failed try.
 struct Failing {
     class: CallClass,
     status: Option<u16>,
     epoch: Epoch,
     sent: Instant,
-    /// Set when the LLM refused the limit of its output: what that refusal says.
+    /// If the LLM refused the output limit: the lesson of that refusal.
     lesson: Option<Lesson>,
 }
 
@@ -164,7 +166,7 @@ impl Walk<'_> {
         let mut outs: Vec<(LlmName, Out)> = Vec::new();
         let dialect = self.request.envelope.dialect;
         let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
-        // What is served in another protocol than the agent's is no LLM for it.
+        // An LLM that is served in another protocol than the agent's is skipped.
         for llm in candidates
             .iter()
             .filter(|llm| self.upstreams.speaks(llm, dialect))
@@ -184,7 +186,7 @@ impl Walk<'_> {
         Err(outs)
     }
 
-    /// One LLM, as often as it is worth it.
+    /// Asks one LLM, with retries.
     async fn ask(&self, llm: &LlmName) -> Asked {
         let mut failed = None;
         let mut tries = 0;
@@ -201,12 +203,13 @@ impl Walk<'_> {
                 (Tried::Unavailable(unavailable), None) => {
                     return Asked::GoOn(Out::Unavailable(unavailable));
                 }
-                // It was shut while this call waited to try it again.
+                // The LLM was shut while this call waited for its retry.
                 (Tried::Unavailable(_), Some(failing)) => {
                     return Asked::GoOn(self.failed(llm, failing));
                 }
                 (Tried::Failed(failing), before) => {
-                    // Each kind of lesson is learned once in a call, and asking again at once is not a retry.
+                    // A call learns each kind of lesson once. Asking again with a lesson is not a
+                    // retry.
                     let new = failing
                         .lesson
                         .filter(|lesson| !lessons.contains(&discriminant(lesson)));
@@ -236,7 +239,7 @@ impl Walk<'_> {
         }
     }
 
-    /// This LLM is done with, and the pool hears of it.
+    /// Gives up on this LLM and reports it to the pool.
     fn failed(
         &self,
         llm: &LlmName,
@@ -262,7 +265,7 @@ impl Walk<'_> {
         Out::Failed(class)
     }
 
-    /// One try with one LLM, recorded whatever becomes of it once anything was sent.
+    /// One try with one LLM. It is recorded if anything was sent.
     async fn attempt(&self, llm: &LlmName, known: Known) -> Tried {
         let permits = &self.session.plan.permits;
         let mut epoch = match permits.check(llm) {
@@ -286,7 +289,7 @@ impl Walk<'_> {
                 }
                 let timeout = call.timeout();
                 let _place = upstream.place().await;
-                // Whoever had the place may have found out that the LLM is down.
+                // The call that had the place before may have found that the LLM is down.
                 match permits.check(llm) {
                     Ok(now) => epoch = now,
                     Err(unavailable) => return skipped(llm, unavailable),
@@ -323,7 +326,7 @@ impl Walk<'_> {
     }
 }
 
-/// The exchange; `in_trouble` hears when its time is nearly over.
+/// Runs the exchange, and calls `in_trouble` when its time is nearly over.
 async fn watched(
     exchange: impl Future<Output = Exchange>,
     timeout: Duration,
@@ -339,7 +342,7 @@ async fn watched(
     }
 }
 
-/// A 403 without a reason, and the key is good: it is the request that is refused.
+/// Reclassifies a 403 without a reason if the key is good: then the provider refuses the request.
 fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
     match outcome {
         Outcome::Failure(failure)
@@ -381,7 +384,8 @@ fn said(exchange: &Exchange) -> Bytes {
     }
 }
 
-/// Whether the provider may have refused the request for its output limit. Some wrap the refusals of others into a 500.
+/// Whether the provider may have refused the request for its output limit. Some providers wrap such
+/// a refusal into a 500.
 fn is_refusal(outcome: &Outcome) -> bool {
     let Outcome::Failure(Failure { class, status, .. }) = outcome else {
         return false;
@@ -408,7 +412,7 @@ struct Prepared<'a> {
     limit: Option<Refused>,
 }
 
-/// Everything that can be known before a place is waited for: the provider, the price, the room that is left.
+/// Does all that needs no place: finds the provider, the price and the rest of the limits.
 fn prepare<'a>(
     upstreams: &'a Upstreams,
     llm: &LlmName,

@@ -1,4 +1,4 @@
-//! The one place where the outcome of an LLM call gets its class. Pure: time is an argument.
+//! The only place that classifies the outcome of an LLM call. Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use super::record::{CallClass, Cut};
 
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// What happened between the gateway and a provider.
+/// An exchange between the gateway and a provider.
 #[derive(Debug, Clone)]
 pub(super) enum Exchange {
     /// The worker's environment lacks the provider's key: nothing was sent.
     KeyMissing { variable: String },
     /// Nothing was sent.
     NotConnected { reason: String },
-    /// Sent, but no complete answer within the call's time-out.
+    /// Sent, but no complete answer came within the call's time-out.
     TimedOut { after: Duration },
     /// Sent, but the connection broke before a status came.
     Silent { reason: String },
     Answered {
-        /// How the body of a success is to be read.
+        /// The form of a successful body.
         form: Form,
         status: u16,
         retry_after: RetryAfter,
@@ -36,7 +36,7 @@ pub(super) enum Exchange {
     },
 }
 
-/// The headers in which providers say when to come back, as they were sent.
+/// The headers that tell when to come back, as the provider sent them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RetryAfter {
     /// `retry-after-ms`.
@@ -56,7 +56,7 @@ pub(super) enum BodyEnd {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Outcome {
     Answer(Answer),
-    /// One that is not whole.
+    /// An answer that is not whole.
     Cut(Cut, Answer),
     Failure(Failure),
 }
@@ -69,13 +69,13 @@ pub(super) struct Failure {
     pub(super) billing: Billing,
 }
 
-/// What a failed call is charged.
+/// How a failed call is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Billing {
-    /// Providers bill no errors.
+    /// Providers do not bill errors.
     Nothing,
     Reported(Tokens),
-    /// The provider may have done the work, and nobody knows how much.
+    /// The provider may have done the work, and the amount is unknown.
     WorstCase,
 }
 
@@ -113,7 +113,8 @@ impl CallClass {
     }
 }
 
-/// `secret` is the provider's key: providers quote it in their messages.
+/// Classifies an exchange. `secret` is the provider's key, which is removed from messages because
+/// providers quote it.
 pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>) -> Outcome {
     let outcome = match exchange {
         Exchange::KeyMissing { variable } => Outcome::Failure(Failure::unsent(
@@ -132,7 +133,7 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
         Exchange::Silent { reason } => Outcome::Failure(Failure {
             class: CallClass::Unavailable,
             status: None,
-            message: format!("the connection broke before an answer: {reason}"),
+            message: format!("the connection broke before the answer: {reason}"),
             billing: Billing::WorstCase,
         }),
         Exchange::Answered {
@@ -179,12 +180,12 @@ pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>)
 
 type NoSuccess = (CallClass, String, Billing);
 
-/// Whether all of the body arrived.
+/// Whether the whole body arrived.
 fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
     match end {
         BodyEnd::Whole => Ok(()),
         BodyEnd::Broken { reason } => {
-            let message = format!("the connection broke within the answer: {reason}");
+            let message = format!("the connection broke in the middle of the answer: {reason}");
             Err((CallClass::Unavailable, message, Billing::WorstCase))
         }
         BodyEnd::TooLarge { limit } => {
@@ -194,7 +195,7 @@ fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
     }
 }
 
-/// What an answer is good for, by how it ended.
+/// Whether an answer counts, by how it ended.
 fn ended(answer: Answer, status: u16) -> Outcome {
     let class = match answer.ending() {
         Ending::Whole | Ending::ToolCall => return Outcome::Answer(answer),
@@ -228,25 +229,25 @@ impl Billing {
     }
 }
 
-/// A success without an answer: it may have been billed.
+/// A response with a success status but without an answer. It may have been billed.
 fn no_answer(
     (error, usage): (NoAnswer, Option<Tokens>),
     body: &[u8],
     retry_after: Option<Duration>,
 ) -> NoSuccess {
     let class = match &error {
-        // Somebody else answers in the provider's place.
+        // A proxy or a login page answers in the provider's place.
         _ if is_page(body) => CallClass::Unavailable,
         NoAnswer::ErrorInside {
             status: Some(status),
             ..
         } => class_of_error(*status, body, retry_after),
         NoAnswer::Failed(error) => {
-            // A provider that gives up in the middle does not serve now, whatever its reason.
+            // A provider that gives up in the middle is out of service, for any reason.
             let status = status_of(&error["error"]).unwrap_or(500);
             class_of_error(status, error.to_string().as_bytes(), retry_after)
         }
-        // A provider that stops in the middle is no better than a connection that breaks.
+        // A stream that stops in the middle counts like a broken connection.
         NoAnswer::Cut => CallClass::Unavailable,
         NoAnswer::ErrorInside { status: None, .. }
         | NoAnswer::Json(_)
@@ -257,29 +258,31 @@ fn no_answer(
     (class, error.to_string(), Billing::of(usage))
 }
 
-/// The class of an error status. Codes say more than statuses: they come first.
+/// The class of an error status. Error codes are more precise than statuses, so they come first.
 fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> CallClass {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
     let code = parsed["error"]["code"].as_str().unwrap_or_default();
     match status {
         400..500 if code == "model_not_found" => CallClass::ModelUnavailable,
-        // Anthropic's word for an account without money.
+        // Anthropic's text for an account without money.
         400 if said(body).contains("credit balance is too low") => CallClass::Auth,
         400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
         403 if is_about_the_prompt(&parsed, body) => CallClass::BadRequest,
-        // 402: the account has no money left, which waiting does not mend.
+        // 402: the account has no money left. Waiting does not help.
         401..=403 => CallClass::Auth,
         404 => CallClass::ModelUnavailable,
         408 => CallClass::Timeout,
         413 => CallClass::ContextTooLong,
         429 => CallClass::RateLimited { retry_after },
         400..500 => CallClass::BadRequest,
-        // Redirects are not followed (they would carry the key elsewhere): below 400 nobody serves here.
+        // Redirects are not followed, because they would send the key elsewhere. So a status below
+        // 400 means that the provider does not serve here.
         0..400 | 500.. => CallClass::Unavailable,
     }
 }
 
-/// OpenAI has a code for it, llama.cpp a type, Anthropic and most others only a sentence.
+/// Whether the prompt is too long. OpenAI sends a code for it, llama.cpp a type, Anthropic and most
+/// others only a sentence.
 fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
     const SENTENCES: [&str; 5] = [
         "maximum context length",
@@ -316,7 +319,7 @@ impl RetryAfter {
     }
 }
 
-/// What an error body says, in the shapes that providers use.
+/// The text of an error body, in the shapes that providers use.
 fn said(body: &[u8]) -> String {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
     let texts = [
@@ -334,7 +337,7 @@ fn said(body: &[u8]) -> String {
     }
 }
 
-/// One short line without secrets.
+/// The message as one short line without secrets.
 fn presentable(message: &str, secret: Option<&str>) -> String {
     let message = match secret {
         Some(secret) if !secret.is_empty() => message.replace(secret, "***"),
@@ -350,7 +353,7 @@ fn presentable(message: &str, secret: Option<&str>) -> String {
     }
 }
 
-/// Keys of other people, whole or half hidden, as providers quote them.
+/// Hides other people's keys, whole or partly masked, as providers quote them.
 fn without_key(word: &str) -> String {
     match word.find("sk-") {
         Some(start) => format!("{}sk-***", &word[..start]),

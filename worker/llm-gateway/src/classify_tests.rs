@@ -183,7 +183,7 @@ fn every_error_status_has_its_class() {
         assert_eq!(
             (failure.status, failure.billing),
             (Some(status), Billing::Nothing),
-            "{status} is told, not billed"
+            "{status} is reported, not billed"
         );
     }
 }
@@ -359,7 +359,7 @@ fn messages_are_one_short_line_without_keys() {
     let message = failure(answered(401, &body)).message;
     assert_eq!(
         message, "status 401: Incorrect API key provided: *** and sk-*** [31mred",
-        "what people read"
+        "the message for people"
     );
     let long = failure(answered(500, &"ä".repeat(5_000))).message;
     assert!(
@@ -421,7 +421,7 @@ fn a_stream_that_fails_after_its_200_has_the_class_of_its_error() {
     ] {
         let failure = failure(answered_as(form, 200, &body));
         assert_eq!(failure.class, class, "{body}");
-        // Nothing but an error is no work; what only breaks off may have been billed.
+        // An error alone is not billed. An answer that breaks off may have been billed.
         let billing = if body.contains("message\":\"") { Billing::Nothing } else { Billing::WorstCase };
         assert_eq!(failure.billing, billing, "{body}");
         assert!(!failure.message.contains("the-secret-key"), "{}", failure.message);

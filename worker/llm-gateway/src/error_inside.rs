@@ -1,8 +1,9 @@
-//! An error that comes with status 200, or after it, in the middle of an answer. Pure.
+//! An error that comes with status 200, or in the middle of an answer. Pure.
 
 use serde_json::{Value, json};
 
-/// The error of an answer, or of a part of it, as an object `{"error": …}`. Empty ones are none.
+/// The error of an answer, or of a part of it, as an object `{"error": …}`. An empty error does not
+/// count.
 pub(super) fn error_in(part: &Value) -> Option<Value> {
     let error = &part["error"];
     let is_none = match error {
@@ -16,7 +17,8 @@ pub(super) fn error_in(part: &Value) -> Option<Value> {
     (!is_none).then(|| json!({"error": error}))
 }
 
-/// The status that the error would have had if it had come before the answer began; None when it does not tell.
+/// The status that the error would have had before the answer began. None if the error does not
+/// say.
 pub(super) fn status_of(error: &Value) -> Option<u16> {
     let said = [
         &error["code"],
@@ -38,7 +40,7 @@ fn numeric(code: &Value) -> Option<u16> {
         .filter(|status| (400..600).contains(status))
 }
 
-/// Words of OpenAI, Anthropic, Google and OpenRouter.
+/// Error codes of OpenAI, Anthropic, Google and OpenRouter.
 fn status_of_word(word: &str) -> Option<u16> {
     match word.to_ascii_lowercase().as_str() {
         "invalid_request_error"

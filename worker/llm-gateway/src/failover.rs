@@ -1,4 +1,4 @@
-//! What comes after a call that failed: the same LLM again, the next one, or the end. Pure.
+//! Decides what follows a failed call: the same LLM again, the next one, or the end. Pure.
 
 use std::time::Duration;
 
@@ -7,20 +7,21 @@ use pool_core::pool::{Failover, FailureCondition};
 
 use super::record::{CallClass, Cap, Cut};
 
-/// A provider's `Retry-After` up to this is waited for, even when `retry_delay_s` is shorter.
+/// A provider's `Retry-After` up to this long is obeyed, even if `retry_delay_s` is shorter.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
-/// No `Retry-After` makes a call wait longer, whatever `retry_delay_s` says: another LLM is there at once.
+/// The longest wait for a `Retry-After`, whatever `retry_delay_s` says. Another LLM can be asked at
+/// once.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The next step of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The same LLM again, if it still may be called then.
+    /// Ask the same LLM again, if it may still be called then.
     Retry {
         after: Duration,
     },
     MoveOn,
-    /// No other LLM is asked.
+    /// Ask no other LLM.
     GiveUp,
 }
 
@@ -33,7 +34,8 @@ pub fn candidates<'a>(llms: &'a [LlmName], settings: &Failover) -> &'a [LlmName]
     }
 }
 
-/// `tries`: how often this LLM was asked in this call, the try that failed with `class` included.
+/// Decides the next step. `tries` counts how often this LLM was asked in this call, the failed try
+/// included.
 pub(super) fn next(class: &CallClass, tries: u32, settings: &Failover) -> Next {
     match wait(class, settings) {
         Some(after) if tries <= settings.max_retries => Next::Retry { after },
@@ -42,7 +44,7 @@ pub(super) fn next(class: &CallClass, tries: u32, settings: &Failover) -> Next {
     }
 }
 
-/// How long to wait before the same LLM is worth another try; None: it is not.
+/// How long to wait before another try with the same LLM. None: do not try it again.
 fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
     match class {
         CallClass::Unavailable | CallClass::BadAnswer => Some(settings.retry_delay),
@@ -50,7 +52,8 @@ fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
         CallClass::RateLimited {
             retry_after: Some(wanted),
         } => (*wanted <= settings.retry_delay.clamp(SHORT_WAIT, LONGEST_WAIT)).then_some(*wanted),
-        // A hang has cost a whole call time-out already; the others would only say the same again.
+        // A hang has already cost a whole time-out. The other classes would fail again in the same
+        // way.
         CallClass::Ok
         | CallClass::Timeout
         | CallClass::ModelUnavailable
@@ -62,7 +65,7 @@ fn wait(class: &CallClass, settings: &Failover) -> Option<Duration> {
     }
 }
 
-/// Whether another LLM may answer a call that failed so.
+/// Whether another LLM may answer a call that failed in this way.
 fn moves_on(class: &CallClass, settings: &Failover) -> bool {
     let listed =
         |condition| settings.always_failover || settings.failure_conditions.contains(&condition);
@@ -71,7 +74,7 @@ fn moves_on(class: &CallClass, settings: &Failover) -> bool {
         CallClass::Unavailable | CallClass::Auth => listed(FailureCondition::ApiError),
         CallClass::RateLimited { .. } => listed(FailureCondition::RateLimit),
         CallClass::ModelUnavailable => listed(FailureCondition::ModelUnavailable),
-        // Another LLM may write better, have a longer context, know the parameter, cost nothing.
+        // Another LLM may write better, have a longer context, know the parameter, or cost nothing.
         CallClass::BadAnswer
         | CallClass::ContextTooLong
         | CallClass::BadRequest
@@ -79,7 +82,7 @@ fn moves_on(class: &CallClass, settings: &Failover) -> bool {
             Cut::OutputLimit | Cut::TaskLimit(Cap::Cost) | Cut::Filtered | Cut::Unfinished,
         )
         | CallClass::Refused(Cap::Cost) => settings.always_failover,
-        // Tokens are counted for all LLMs together.
+        // The tokens of all LLMs count together.
         CallClass::Ok
         | CallClass::Cut(Cut::TaskLimit(Cap::Tokens))
         | CallClass::Refused(Cap::Tokens) => false,

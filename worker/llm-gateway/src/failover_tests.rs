@@ -1,4 +1,4 @@
-//! Every class against every setting.
+//! Tests every class with every setting.
 
 use std::collections::BTreeSet;
 
@@ -178,7 +178,7 @@ fn without_failover_the_primary_is_alone() {
         "all of them, in order"
     );
     assert_eq!(candidates(&llms, &off), &llms[..1], "the first one");
-    assert!(candidates(&[], &off).is_empty(), "none of none");
+    assert!(candidates(&[], &off).is_empty(), "none from an empty list");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The HTTP side: a loopback port of one programmer's own, where only the holder of a task's token gets anywhere.
+//! The HTTP side: one loopback port for each programmer. Only the holder of a task's token gets
+//! access.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,11 +62,12 @@ impl Gateway {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub async fn start(upstreams: Arc<Upstreams>) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        // Answers are small and awaited: none may wait for a full packet. A socket that refuses is only slower.
+        // Answers are small and awaited, so none may wait for a full packet. If a socket refuses
+        // the option, it is only slower.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let sessions = Arc::new(Sessions {
             upstreams,
@@ -74,7 +76,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         let serving = axum::serve(listener, router(Arc::clone(&sessions)))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
-        // Accepting is retried for ever, so serving ends only when it is told to.
+        // Accepting is retried without end, so serving ends only on request.
         tokio::spawn(async move { serving.await });
         Ok(Self {
             port,
@@ -83,9 +85,9 @@ impl Gateway {
         })
     }
 
-    /// Lets one task in.
+    /// Opens a session for one run.
     pub fn open(&self, plan: CallPlan) -> Session {
-        // 256 bits of the operating system's randomness, by way of a cryptographic generator.
+        // 256 bits from the operating system's random numbers, through a cryptographic generator.
         let token: String = rand::random::<[u8; 32]>()
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -110,12 +112,12 @@ impl Drop for Gateway {
 }
 
 impl Session {
-    /// What the agent takes for its provider's address: `http://127.0.0.1:PORT/v1`.
+    /// The address that the agent uses as its provider's: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
-    /// What the agent takes for its API key.
+    /// The token that the agent uses as its API key.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -128,8 +130,8 @@ impl Session {
         self.state.open_calls()
     }
 
-    /// When a call last began or ended; at first, when the session was opened.
-    /// How many calls the agent has begun so far.
+    /// When a call last began or ended; before the first call, when the session was opened. How
+    /// many calls the agent has begun so far.
     pub fn calls_begun(&self) -> u64 {
         self.state.calls_begun()
     }
@@ -138,7 +140,8 @@ impl Session {
         self.state.last_activity()
     }
 
-    /// Ends the session and tells its whole record: calls that were still open are in it, charged their worst case.
+    /// Ends the session and returns its whole record. Calls that were still open are in it, charged
+    /// with their worst case.
     pub async fn close(self) -> Record {
         self.end();
         self.state.all_calls_ended().await;
@@ -173,7 +176,8 @@ fn router(sessions: Arc<Sessions>) -> Router {
         .with_state(sessions)
 }
 
-/// Nobody passes without a loopback `Host` (a web page that was talked into calling us has another) and a token.
+/// Admits only requests with a loopback `Host` header and a token. A request that a web page was
+/// tricked into sending has another `Host`.
 async fn admit(
     State(sessions): State<Arc<Sessions>>,
     mut request: Request,
@@ -200,7 +204,7 @@ async fn admit(
 }
 
 fn unknown_token() -> Response {
-    let message = "the token is missing, wrong, or of a task that has ended";
+    let message = "the token is missing, wrong, or belongs to a task that has ended";
     reply::error(StatusCode::UNAUTHORIZED, "invalid_token", message)
 }
 
@@ -218,7 +222,7 @@ fn is_loopback_host(host: &HeaderValue) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// The token as OpenAI's clients send it, or as Anthropic's do.
+/// The token, from OpenAI's header or from Anthropic's.
 fn presented_token(headers: &HeaderMap) -> Option<&[u8]> {
     match headers.get(header::AUTHORIZATION) {
         Some(value) => {
@@ -241,7 +245,7 @@ async fn messages(caller: Caller) -> Response {
     caller.answer(Dialect::Messages).await
 }
 
-/// An agent with a question to an LLM.
+/// An agent that sends calls.
 struct Caller {
     sessions: Arc<Sessions>,
     session: Arc<SessionState>,

@@ -18,12 +18,13 @@ pub(super) struct Known {
     /// The tokens that prompt and limit may have together.
     context: Option<u64>,
     pub(super) field: Option<OutputLimitField>,
-    /// Room for the output beside one call's prompt, as a refusal of that call has said it.
+    /// The room for the output beside one call's prompt, according to a refusal of that call.
     room: Option<u64>,
 }
 
 impl Known {
-    /// With what a refusal of this demand has taught; None when that is nothing new, so that asking again is of no use.
+    /// These limits with the lesson of a refusal. None if the lesson is not new, so that asking
+    /// again is useless.
     pub(super) fn taught(self, lesson: Lesson, demand: Demand) -> Option<Self> {
         let known = match lesson {
             Lesson::MaxOutput(most) => Self {
@@ -47,9 +48,9 @@ impl Known {
         (known != self).then_some(known)
     }
 
-    /// The most output tokens that the LLM takes as a limit of this call.
+    /// The highest output limit that the LLM accepts for this call.
     pub(super) fn most_output(self, demand: Demand) -> Option<u64> {
-        // From the likely size of the prompt: an estimate from above would cut answers that fit.
+        // Uses the likely size of the prompt: the upper estimate would cut answers that fit.
         let beside = self
             .context
             .map(|length| length.saturating_sub(demand.likely_input));
@@ -90,7 +91,7 @@ impl KnownLlms {
             .unwrap_or_default()
     }
 
-    /// Keeps limits that a call was answered with. The room beside its prompt holds for that call only.
+    /// Keeps limits that led to an answer. The room beside the prompt holds for that call only.
     pub(super) fn keep(&self, llm: &LlmName, known: Known) {
         let known = Known {
             room: None,

@@ -1,6 +1,8 @@
-//! Reads a provider's refusal of the output limit: the most that the model takes, the length of its context, or the name of
-//! the field. Pure. Providers share neither codes nor words, so this reads the sentence: a number where a cue stands before
-//! it. The gateway keeps a lesson only when the next request, made by it, is answered (`call`).
+//! Reads a provider's refusal of the output limit: the highest limit that the model accepts, the
+//! length of its context, or the name of the field. Pure.
+//!
+//! Providers share neither codes nor words, so this reads the sentence and looks for a number after
+//! a cue. The gateway keeps a lesson only if the next request, which uses it, is answered (`call`).
 
 use pool_core::pool::OutputLimitField;
 
@@ -9,11 +11,12 @@ use super::protocol::LIMIT_NAMES;
 /// A fact about an LLM, from its refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lesson {
-    /// The most output tokens that it takes as a limit.
+    /// The highest output limit that the LLM accepts.
     MaxOutput(u64),
-    /// The tokens that prompt and limit may have together. `prompt`: those of the refused one, when the refusal says so.
+    /// The tokens that prompt and limit may have together. `prompt` is the size of the refused
+    /// prompt, if the refusal says it.
     Context { length: u64, prompt: Option<u64> },
-    /// The field in which it takes the limit.
+    /// The field in which the LLM takes the limit.
     Field(OutputLimitField),
 }
 
@@ -21,11 +24,11 @@ pub(super) enum Lesson {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) limit: u64,
-    /// None: the dialect has one name only.
+    /// None: the dialect has only one name.
     pub(super) field: Option<OutputLimitField>,
 }
 
-/// Words for the limit that are not the names of fields.
+/// Words for the limit, other than the names of fields.
 const TOPICS: [&str; 8] = [
     "output token",
     "completion token",
@@ -43,7 +46,7 @@ const CONTEXT: [&str; 4] = [
     "context size",
     "max_model_len",
 ];
-/// Cues before the most that the model takes. An entry ends where the number begins.
+/// Cues before the highest accepted limit. An entry ends where the number begins.
 const AT_MOST: [&str; 15] = [
     "at most",
     "<=",
@@ -61,11 +64,11 @@ const AT_MOST: [&str; 15] = [
     "up to",
     ">",
 ];
-/// Cues before the first number that is too much.
+/// Cues before the lowest limit that is refused.
 const BELOW: [&str; 4] = ["less than", "lower than", "smaller than", "below"];
-/// Signs between the two ends of a range.
+/// Separators between the two ends of a range.
 const RANGE: [&str; 7] = [",", "and", "to", "-", "~", "..", "(inclusive) to"];
-/// Words for a field that the model does not know or take.
+/// Words for a field that the model does not know or accept.
 const UNKNOWN: [&str; 9] = [
     "unsupported",
     "not supported",
@@ -77,7 +80,7 @@ const UNKNOWN: [&str; 9] = [
     "not permitted",
     "not allowed",
 ];
-/// No model takes less, and numbers below are other things (a status, the other end of a range).
+/// No model accepts less. Smaller numbers are something else: a status, the lower end of a range.
 const LEAST: u64 = 256;
 
 pub(super) fn read(body: &[u8], refused: Refused) -> Option<Lesson> {
@@ -86,7 +89,7 @@ pub(super) fn read(body: &[u8], refused: Refused) -> Option<Lesson> {
         .iter()
         .chain(&TOPICS)
         .any(|topic| text.contains(topic));
-    // A limit of tokens in a minute is another one.
+    // A limit of tokens per minute is another limit.
     if !of_the_limit || text.contains("per min") {
         return None;
     }
@@ -105,7 +108,7 @@ struct Number {
     value: u64,
 }
 
-/// The numbers that are not parts of words, names of models and identifiers.
+/// The numbers in a text that are not parts of words, model names or identifiers.
 fn numbers(text: &str) -> Vec<Number> {
     let in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | '@');
     let mut found = Vec::new();
@@ -157,7 +160,7 @@ fn join_thousands(text: &str, numbers: &[Number]) -> Vec<Number> {
     joined
 }
 
-/// The text before a place, without quotes and signs that lead to it.
+/// The text before a position, without the quotes and signs at its end.
 fn before(text: &str, place: usize) -> &str {
     text[..place].trim_end_matches([' ', ':', '=', '\'', '"', '`', '(', '[', '\\'])
 }
@@ -166,7 +169,8 @@ fn ends_with_any(text: &str, cues: &[&str]) -> bool {
     cues.iter().any(|cue| text.ends_with(cue))
 }
 
-/// Prompt and limit together are too long, and the prompt alone is not.
+/// The context length, if the prompt and the limit together are too long, but the prompt alone is
+/// not.
 fn context(text: &str, numbers: &[Number], limit: u64) -> Option<Lesson> {
     let cue = CONTEXT
         .iter()
@@ -190,7 +194,7 @@ fn context(text: &str, numbers: &[Number], limit: u64) -> Option<Lesson> {
     (limit < length || prompt.is_some()).then_some(Lesson::Context { length, prompt })
 }
 
-/// The most that is taken, in the words of a cue.
+/// The highest accepted limit, found by a cue.
 fn said_most(text: &str, numbers: &[Number], limit: u64) -> Option<u64> {
     let mut previous: Option<Number> = None;
     let said = numbers.iter().filter_map(|number| {
@@ -212,7 +216,7 @@ fn said_most(text: &str, numbers: &[Number], limit: u64) -> Option<u64> {
     said.filter(|most| (LEAST..limit).contains(most)).max()
 }
 
-/// In words that are not known here: the largest number below the refused one that is not a status.
+/// Without a known cue: the largest number below the refused limit that is not a status.
 fn largest(numbers: &[Number], limit: u64) -> Option<u64> {
     let values = numbers.iter().map(|number| number.value);
     values

@@ -1,10 +1,18 @@
-//! The LLM gateway: the one loopback port through which an agent reaches LLMs, and the record of what came of it.
+//! The LLM gateway: the only way for an agent to reach LLMs is one loopback port. The gateway
+//! records every call.
 //!
-//! A call walks `gateway` (port, token) → `request` (read, checked) → `call`, which asks one LLM after another, as
-//! `permits` (breakers, budget) and `failover` (what failed how) let it: `session` (the worst case set aside; `pricing`
-//! decides) → `upstream` (place, key, provider) → `classify` (once) → `session` (settled, recorded, `telemetry`); and
-//! then `reply`, as a stream where the agent wants one. What is particular to one of the protocols that agents speak is
-//! in `protocol`. The agent never sees a provider's key, error or half an answer.
+//! A call goes through these modules:
+//!
+//! 1. `gateway` checks the port and the token. `request` reads and checks the body.
+//! 2. `call` asks one LLM after another. `permits` say which it may ask, by breakers and budget,
+//!    and `failover` says what follows a failure.
+//! 3. For each LLM, `session` sets the worst case aside, by the numbers of `pricing`. `upstream`
+//!    waits for a place, adds the key and sends. `classify` names the outcome once. `session`
+//!    settles and records it, and `telemetry` reports it.
+//! 4. `reply` answers the agent, as a stream if it asked for one.
+//!
+//! Each dialect that agents speak has its rules in `protocol`. The agent never sees a provider's
+//! key, a provider's error or half an answer.
 
 mod answer;
 mod body;

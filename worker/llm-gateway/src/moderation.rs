@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// As `code` or `type` of an error.
+/// Values of `code` or `type` in an error.
 const CODES: [&str; 9] = [
     "content_filter",
     "content_filtered",
@@ -14,7 +14,7 @@ const CODES: [&str; 9] = [
     "prompt_blocked",
     "refusal",
 ];
-/// Of OpenRouter, xAI, Mistral, Azure, Bedrock and company proxies, in lower case.
+/// Sentences of OpenRouter, xAI, Mistral, Azure, Bedrock and company proxies, in lower case.
 const SENTENCES: [&str; 13] = [
     "blocked by moderation",
     "content filter",
@@ -30,7 +30,7 @@ const SENTENCES: [&str; 13] = [
     "requires moderation",
     "violates usage guidelines",
 ];
-/// In a refusal with those words that is about the account.
+/// Words that make such a refusal one about the account.
 const ABOUT_THE_ACCOUNT: [&str; 6] = [
     "account",
     "not authorized",
@@ -40,7 +40,8 @@ const ABOUT_THE_ACCOUNT: [&str; 6] = [
     "your resource",
 ];
 
-/// Whether the provider, or what stands before it, refuses this prompt: another one with the same key may pass.
+/// Whether the provider, or a service in front of it, refuses this prompt. Another prompt with the
+/// same key may pass.
 pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
     if is_page(body) {
         return true;
@@ -64,12 +65,13 @@ pub(super) fn is_about_the_prompt(error: &Value, body: &[u8]) -> bool {
             && !ABOUT_THE_ACCOUNT.iter().any(|word| text.contains(word)))
 }
 
-/// A page for people, by a proxy, a firewall or a login: no API has written it.
+/// Whether the body is a page for people, from a proxy, a firewall or a login. No API has written
+/// it.
 pub(super) fn is_page(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"<")
 }
 
-/// An error as an API writes it: somebody is there who has read the request.
+/// Whether the body is an error as an API writes it, so that an API has read the request.
 pub(super) fn is_api_error(body: &[u8]) -> bool {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
     ["error", "message", "detail"]

@@ -1,5 +1,6 @@
-//! Whether an LLM may be called at all: what the pool knows (breakers) and decides (budget), as one attempt of one
-//! programmer sees it. The gateway asks before every call and tells what came of it; it decides nothing of this itself.
+//! Whether an LLM may be called at all, as one attempt of one programmer sees it: the pool knows
+//! the breakers and decides the budget. The gateway asks before every call and reports every
+//! outcome. It makes none of these decisions itself.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use pool_core::result::Usage;
 
 use super::record::CallClass;
 
-/// Which life of a breaker a call belongs to: it rises each time the breaker opens or closes, so that failures that come
-/// late count nothing.
+/// The generation of a breaker, which rises each time the breaker opens or closes. A call carries
+/// the one it began under, so a late failure does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub u64);
 
@@ -21,7 +22,7 @@ pub struct Epoch(pub u64);
 pub enum Why {
     /// Its breaker is open.
     Breaker,
-    /// The day's budget has no room for the attempt's cap.
+    /// The attempt's cap does not fit into the day's budget.
     Budget,
 }
 
@@ -42,22 +43,23 @@ pub struct Unavailable {
     pub detail: String,
 }
 
-/// A call that has failed for good on one LLM, after its retries.
+/// A call that has failed on one LLM, after its retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     pub class: CallClass,
-    /// Of its last try.
+    /// The epoch of its last try.
     pub epoch: Epoch,
     pub dialect: Dialect,
-    /// The provider's HTTP status; None when there was no answer.
+    /// The provider's HTTP status; None if no answer came.
     pub status: Option<u16>,
-    /// Since its first try was sent.
+    /// The time since its first try was sent.
     pub took: Duration,
 }
 
 impl Failed {
-    /// The details for the log. A missing key is proven to be bad, and so is an account without money (402). After any other
-    /// refusal only a probe can tell whether the provider refused the key or the request.
+    /// The details for the log. A missing key and an account without money (402) prove that the key
+    /// is bad. After any other refusal only a probe can tell whether the provider refused the key
+    /// or the request.
     pub fn call(&self) -> FailedCall {
         let unproven =
             self.class == CallClass::Auth && self.status.is_some_and(|status| status != 402);
@@ -70,43 +72,48 @@ impl Failed {
     }
 }
 
-/// What the pool knows and decides about LLMs, for one attempt of one programmer. All runs of the attempt share one.
+/// The pool's knowledge and decisions about LLMs, for one attempt of one programmer. All runs of
+/// the attempt share one.
 pub trait Permits: Send + Sync {
-    /// Whether this LLM may be called now. Asked before a call waits for a place and again before it is sent; the epoch
-    /// that was given last goes along with the call, and with its failure.
+    /// Whether this LLM may be called now. The gateway asks before a call waits for a place, and
+    /// again before it is sent. The last epoch belongs to the call and to its failure.
     ///
     /// # Errors
-    /// Why not.
+    /// Why the LLM may not be called.
     fn check(&self, llm: &LlmName) -> Result<Epoch, Unavailable>;
 
-    /// Before every paid call: the attempt's cap is reserved in the day's budget. Asks the log at the first call of an
-    /// attempt only; later calls are answered at once from what is known. May be dropped before it is done.
+    /// Reserves the attempt's cap in the day's budget; called before every paid call. Only the
+    /// first call of an attempt asks the log; later calls get the known answer at once. The future
+    /// may be dropped before it is done.
     ///
     /// # Errors
-    /// The budget has no room; free LLMs may be called all the same.
+    /// The cap does not fit into the budget. Free LLMs may still be called.
     fn reserve(&self) -> BoxFuture<'_, Result<(), Unavailable>>;
 
-    /// Called just before every paid call is sent, with the most that the attempt can have used after it. The future may be
-    /// dropped before it is done.
+    /// Called just before every paid call is sent, with the most that the attempt can have used
+    /// after it. The future may be dropped before it is done.
     fn spending(&self, _: Usage) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
     }
 
-    /// A call has failed for good on this LLM, with a class that speaks of the LLM and not of the request
-    /// ([`CallClass::is_outage`]). At most once for each call and LLM; not for calls that were given up.
+    /// Reports a call that has failed on this LLM, if its class is a fault of the LLM and not of
+    /// the request ([`CallClass::is_outage`]). At most once for each call and LLM; never for an
+    /// abandoned call.
     fn failed(&self, llm: &LlmName, failed: &Failed);
 
-    /// A call of this LLM will probably fail: it is repeated, or its time is nearly over.
+    /// Reports that a call of this LLM will probably fail: it is repeated, or its time is nearly
+    /// over.
     fn in_trouble(&self, llm: &LlmName);
 
-    /// Whether this LLM has refused this task before as if the key were bad, though the key is good.
+    /// Whether this LLM has refused this task before as if the key were bad, although the key is
+    /// good.
     fn refuses_the_task(&self, llm: &LlmName) -> bool;
 
-    /// A call got a complete answer.
+    /// Reports a call that got a complete answer.
     fn succeeded(&self, llm: &LlmName);
 }
 
-/// Everything is allowed and nothing is remembered.
+/// Allows everything and remembers nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unlimited;
 

@@ -1,22 +1,23 @@
-//! What a call may use and what it cost. Pure: the numbers decide whether a call is made at all, so every estimate here
-//! is an upper one.
+//! The most that a call may use, and its cost. Pure. These numbers decide whether a call is sent at
+//! all, so every estimate here is an upper one.
 
 use pool_core::money::MicroUsd;
 use pool_core::pool::Price;
 use serde_json::Value;
 
-/// What an answer is assumed to need when the agent sets no limit; what a paid LLM is then told.
+/// The assumed length of an answer if the agent sets no limit. A paid LLM gets it as its limit.
 const ASSUMED_OUTPUT_TOKENS: u64 = 16_384;
 /// An answer that has to be shorter than this is not worth its price.
 pub(super) const MIN_OUTPUT_TOKENS: u64 = 256;
 
-/// Tokens of one call. As OpenAI counts: `input` includes `cached_input`.
+/// The tokens of one call. As with OpenAI, `input` includes `cached_input`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tokens {
     pub(super) input: u64,
     pub(super) cached_input: u64,
     pub(super) output: u64,
-    /// What input that was written into a cache costs beyond its price, in tokens of input: no tokens of their own.
+    /// The extra cost of input that was written into a cache, in tokens of input. They are not
+    /// tokens of their own.
     pub(super) surcharge: u64,
 }
 
@@ -25,10 +26,10 @@ impl Tokens {
         self.input.saturating_add(self.output)
     }
 
-    /// The `usage` object of chat completions; None when it is absent or makes no sense.
+    /// The `usage` object of chat completions; None if it is absent or makes no sense.
     ///
-    /// Some providers leave the tokens of hidden reasoning out of `completion_tokens` but not out of `total_tokens`:
-    /// the larger number is what they bill.
+    /// Some providers leave the tokens of hidden reasoning out of `completion_tokens` but not out
+    /// of `total_tokens`. They bill the larger number.
     pub(super) fn reported(usage: &Value) -> Option<Self> {
         let input = usage["prompt_tokens"].as_u64()?;
         let output = usage["completion_tokens"].as_u64()?;
@@ -48,7 +49,7 @@ impl Tokens {
     }
 }
 
-/// What the tokens of an LLM cost.
+/// The prices of an LLM's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tariff {
     Free,
@@ -90,35 +91,37 @@ impl Tariff {
     }
 }
 
-/// What one call asks for.
+/// The size of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Size of the agent's request.
+    /// The bytes of the agent's request.
     pub(super) bytes: u64,
-    /// An upper estimate of the prompt.
+    /// The upper estimate of the prompt's tokens.
     pub(super) input: u64,
-    /// The usual size of such a prompt, for the question whether it fits into the context at all.
+    /// The usual number of tokens for such a prompt. It decides whether the prompt fits into the
+    /// context at all.
     pub(super) likely_input: u64,
-    /// `n`: each choice has its own output.
+    /// The request's `n`: each choice has its own output.
     pub(super) choices: u64,
-    /// The agent's own limit of each choice's output.
+    /// The agent's own limit for the output of each choice.
     pub(super) max_output: Option<u64>,
-    /// The most output tokens that the LLM takes as a limit, where that is known.
+    /// The highest output limit that the LLM accepts, if it is known.
     pub(super) most_output: Option<u64>,
-    /// By how many percent a token of input may cost more than its price: Anthropic's cache writes.
+    /// By how many percent a token of input may cost more than its price, because of Anthropic's
+    /// cache writes.
     pub(super) input_surcharge: u64,
 }
 
-/// What a task has left.
+/// The rest of a task's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) tokens: u64,
     pub(super) cost: MicroUsd,
-    /// Of one call, not of the task.
+    /// The limit of one call, not of the task.
     pub(super) context: u64,
 }
 
-/// The most tokens that a call can have used.
+/// The most tokens that a call can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) input: u64,
@@ -126,10 +129,10 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// Room for instructions that a provider or a company's proxy puts in front of a prompt.
+    /// Room for instructions that a provider or a company's proxy adds to a prompt.
     const ADDED_INPUT: u64 = 4_096;
 
-    /// No byte is two tokens. `output`: the limit that was sent, or all that can be.
+    /// A byte is never two tokens. `output` is the limit that was sent, or all that is possible.
     fn of(demand: Demand, output: u64) -> Self {
         let input = demand
             .bytes
@@ -152,7 +155,7 @@ impl Bounds {
 pub(super) struct Admission {
     pub(super) worst: Tokens,
     pub(super) bounds: Bounds,
-    /// The limit of each choice's output that the provider must be told; None: leave the request as it is.
+    /// The output limit of each choice to send to the provider. None: leave the request as it is.
     pub(super) output_limit: Option<u64>,
 }
 
@@ -160,20 +163,21 @@ pub(super) struct Admission {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error(
-        "the call needs up to {needed} tokens and the task has {left} left; raise max_tokens_per_job or make the task smaller"
+        "the call needs up to {needed} tokens, but the task has only {left} left; raise max_tokens_per_job or make the task smaller"
     )]
     Tokens { needed: u64, left: u64 },
     #[error(
-        "the call may cost ${needed} and the task has ${left} left; raise max_cost_per_job_usd or make the task smaller"
+        "the call may cost up to ${needed}, but the task has only ${left} left; raise max_cost_per_job_usd or make the task smaller"
     )]
     Cost { needed: MicroUsd, left: MicroUsd },
     #[error(
-        "the request is about {estimate} tokens and context_limit is {limit}; hand fewer files to the agent"
+        "the request has about {estimate} tokens, but context_limit is {limit}; hand fewer files to the agent"
     )]
     Context { estimate: u64, limit: u64 },
 }
 
-/// Whether the worst case of a call fits into what is left, with its output lowered where that makes it fit.
+/// Whether the worst case of a call fits into the rest of the limits. The output limit is lowered
+/// if that makes it fit.
 pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admission, Refusal> {
     let Demand {
         bytes: _,
@@ -224,7 +228,7 @@ pub(super) fn admit(demand: Demand, tariff: Tariff, room: Room) -> Result<Admiss
         None => allowed < wanted || tariff.is_paid(),
     };
     let output_limit = must_tell.then_some(allowed);
-    // Without any limit the model writes as much as its context lets it.
+    // Without a limit the model writes until its context is full.
     let most = output_limit
         .or(max_output)
         .unwrap_or(room.context.max(allowed));
@@ -285,12 +289,12 @@ mod tests {
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}),
                 tokens(10, 6, 4),
-                "cached, as OpenAI says it",
+                "cached, as OpenAI reports it",
             ),
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 4, "prompt_cache_hit_tokens": 7}),
                 tokens(10, 7, 4),
-                "cached, as DeepSeek says it",
+                "cached, as DeepSeek reports it",
             ),
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 30}),
@@ -307,7 +311,7 @@ mod tests {
                 None,
                 "nonsense",
             ),
-            (json!({"prompt_tokens": 10}), None, "half of it"),
+            (json!({"prompt_tokens": 10}), None, "only half of the usage"),
             (Value::Null, None, "nothing"),
         ] {
             assert_eq!(Tokens::reported(&usage), expected, "{case}: {usage}");
@@ -334,9 +338,9 @@ mod tests {
         assert_eq!(
             PAID.cost(written),
             MicroUsd(3_000_000 + 500_000),
-            "writing a cache costs input that is not there"
+            "writing a cache costs extra input"
         );
-        assert_eq!(written.total(), tokens.total(), "and no tokens");
+        assert_eq!(written.total(), tokens.total(), "but no tokens");
         assert_eq!(Tariff::Free.cost(tokens), MicroUsd::ZERO, "free");
     }
 
@@ -367,7 +371,7 @@ mod tests {
                 fits(100, 16_384, None),
             ),
             (
-                "paid, no limit asked: told one",
+                "paid, no limit asked: given one",
                 demand(300, None),
                 PAID,
                 ROOM,
@@ -387,7 +391,8 @@ mod tests {
                 small(1_100, 2_500_000),
                 fits(100, 1_000, Some(1_000)),
             ),
-            // 100 input tokens cost 250, the remaining 10,000 micro-dollars buy 1,000 output tokens.
+            // 100 input tokens cost 250. The remaining 10,000 micro-dollars buy 1,000 output
+            // tokens.
             (
                 "lowered to the money left",
                 demand(300, None),
@@ -460,7 +465,7 @@ mod tests {
         let bounds = |demand| admit(demand, PAID, ROOM).expect("it fits").bounds;
         for (case, demand, tokens, believed) in [
             (
-                "as much as it may be",
+                "the most that is possible",
                 demand(300, Some(100)),
                 used(300 + 4_096, 100),
                 true,
@@ -506,9 +511,9 @@ mod tests {
             .bounds;
         assert!(
             untold.allow(used(300, 131_072)),
-            "nobody has limited it: all that the context holds"
+            "no limit at all: all that the context holds"
         );
-        assert!(!untold.allow(used(300, 131_073)), "and no more");
+        assert!(!untold.allow(used(300, 131_073)), "but not more");
     }
 
     proptest! {
@@ -525,8 +530,8 @@ mod tests {
                 prop_assert!(admission.worst.total() <= room.tokens, "tokens");
                 prop_assert!(tariff.cost(admission.worst) <= room.cost, "cost");
                 let dearest = admission.worst.input * input_surcharge / 100;
-                prop_assert!(admission.worst.surcharge >= dearest, "what writing a cache costs");
-                prop_assert!(admission.worst.output >= choices, "each choice may say something");
+                prop_assert!(admission.worst.surcharge >= dearest, "the cost of writing a cache");
+                prop_assert!(admission.worst.output >= choices, "each choice may have its own output");
                 prop_assert!(admission.bounds.allow(admission.worst), "the worst case can be true");
             }
         }

@@ -1,5 +1,5 @@
-//! One small call of the pool's own: whether an LLM is back. It asks in the dialect that failed and is sent as an agent's
-//! call is, and only a valid answer will do.
+//! One small call of the pool's own, to see whether an LLM is back. It uses the dialect that failed
+//! and is sent like an agent's call. Only a valid answer counts.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use super::request::AgentRequest;
 use super::session::charged;
 use super::upstream::{Upstream, Upstreams};
 
-/// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on thinking is back, too.
+/// The output limit of a probe: the smallest that Responses accepts. A model that spends it all on
+/// thinking is back, too.
 const OUTPUT_TOKENS: u64 = 16;
 const ROOM: Room = Room {
     tokens: 1_000_000,
@@ -29,10 +30,10 @@ const ROOM: Room = Room {
     context: 100_000,
 };
 
-/// What came of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// None: it answered; or its API refused the question, which also only somebody can who is there.
+    /// None: the LLM answered, or its API refused the question, which also proves that it is up.
     pub fault: Option<Fault>,
     pub retry_after: Option<Duration>,
     pub cost: MicroUsd,
@@ -47,19 +48,20 @@ struct Question<'a> {
 }
 
 impl Upstreams {
-    /// Waits for a place under `max_concurrent`, as calls do: a provider that may get one call at a time must not refuse a
-    /// probe because of it.
+    /// Waits for a place under `max_concurrent`, as calls do. A provider that takes one call at a
+    /// time must not refuse a probe because of another call.
     pub async fn place_for_probe(&self, llm: &LlmName) -> Option<SemaphorePermit<'_>> {
         self.provider(llm)?.place().await
     }
 
-    /// The most that a probe of this LLM can cost; None when it cannot be called at all. `dialect` is the one that failed.
+    /// The most that a probe of this LLM can cost; None if the LLM cannot be called at all.
+    /// `dialect` is the one that failed.
     pub fn probe_cost(&self, llm: &LlmName, dialect: Option<llm::Dialect>) -> Option<MicroUsd> {
         self.question(llm, dialect)
             .map(|question| question.tariff.cost(question.admission.worst))
     }
 
-    /// Asks. An LLM that cannot be called at all is out.
+    /// Sends the probe. An LLM that cannot be called at all counts as out.
     pub async fn probe(
         &self,
         llm: &LlmName,
@@ -89,7 +91,7 @@ impl Upstreams {
         let outcome = classify(exchange, wall_clock(), upstream.secret());
         let tokens = charged(llm, &outcome, admission).tokens;
         let (fault, retry_after) = match &outcome {
-            // A probe's limit is shorter than some LLMs think. An LLM that answers at all is there.
+            // Some LLMs think longer than a probe's limit. An LLM that answers at all is back.
             Outcome::Answer(_) | Outcome::Cut(..) => (None, None),
             Outcome::Failure(failure) => fault_of(&failure.class, refused_by_api),
         };
@@ -106,7 +108,7 @@ impl Upstreams {
             Protocol::OpenAi => Dialect::Chat,
             Protocol::Anthropic => Dialect::Messages,
         };
-        // The pool file may have another protocol for it by now.
+        // The pool file may name another protocol for it by now.
         let dialect = dialect
             .map(Dialect::from)
             .filter(|dialect| self.speaks(llm, *dialect))
@@ -178,10 +180,10 @@ fn is_refused_by_api(exchange: &Exchange) -> bool {
     }
 }
 
-/// The LLM's fault that a failed probe proves, if any.
+/// The fault that a failed probe proves, if any.
 fn fault_of(class: &CallClass, refused_by_api: bool) -> (Option<Fault>, Option<Duration>) {
     match class {
-        // An API that explains what is wrong with this question would answer a better one.
+        // An API that explains the error in this question would answer a better one.
         CallClass::BadRequest | CallClass::ContextTooLong if refused_by_api => (None, None),
         CallClass::Ok | CallClass::Cut(_) => (None, None),
         CallClass::BadRequest

@@ -1,4 +1,5 @@
-//! What the gateway saw: one entry for each call to an LLM, retries and backups included. The first evidence about a run.
+//! The gateway's record of a run, its first evidence: one entry for each call to an LLM, retries
+//! and backups included.
 
 use std::time::Duration;
 
@@ -10,40 +11,41 @@ use pool_core::result::{LlmUsage, Usage};
 use super::permits::Unavailable;
 use super::protocol::Ending;
 
-/// The outcome of one LLM call, classified once, in `classify.rs`; everything downstream matches on it.
+/// The outcome of one LLM call. `classify.rs` decides it once, and all other code matches on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallClass {
-    /// A complete answer of the protocol.
+    /// A complete answer in the protocol.
     Ok,
     RateLimited {
         retry_after: Option<Duration>,
     },
     Timeout,
-    /// 5xx, no connection, a connection that broke.
+    /// 5xx, no connection, or a connection that broke.
     Unavailable,
     /// The provider does not serve this model.
     ModelUnavailable,
     Auth,
     ContextTooLong,
     BadRequest,
-    /// 200, but no valid answer of the protocol: broken JSON, no choices.
+    /// 200, but not a valid answer in the protocol: broken JSON, no choices.
     BadAnswer,
-    /// An answer of the protocol, but not all of it.
+    /// An answer in the protocol, but not all of it.
     Cut(Cut),
-    /// Refused by the gateway itself: a limit of the task would be passed.
+    /// Refused by the gateway itself, because the call would exceed a limit of the task.
     Refused(Cap),
 }
 
-/// What cut an answer.
+/// The reason why an answer was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// A limit of the LLM's output: its own, the agent's, or the one that a paid LLM is told.
+    /// A limit of the LLM's output: its own, the agent's, or the one that the gateway sets for a
+    /// paid LLM.
     OutputLimit,
-    /// The same, but the gateway had lowered the limit because the task had no more left.
+    /// An output limit that the gateway had lowered to the rest of the task's limit.
     TaskLimit(Cap),
-    /// A filter of the provider, or the LLM refused.
+    /// A filter of the provider, or a refusal of the LLM.
     Filtered,
-    /// It did not come to an end, for another reason.
+    /// The answer is incomplete for another reason.
     Unfinished,
 }
 
@@ -55,8 +57,9 @@ pub enum Cap {
 }
 
 impl CallClass {
-    /// Whether it speaks of the LLM and not of the request or the answer: it counts for the LLM's breaker, and a task
-    /// that met nothing else can be done by somebody else, or later.
+    /// Whether the LLM is at fault, and not the request or the answer. Such a failure counts for
+    /// the LLM's breaker. A task that met only such failures can be done by another programmer, or
+    /// later.
     pub fn is_outage(&self) -> bool {
         self.fault().is_some()
     }
@@ -82,9 +85,9 @@ impl CallClass {
 /// Why an LLM did not answer a call of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Out {
-    /// It was not asked.
+    /// The LLM was not asked.
     Unavailable(Unavailable),
-    /// It was asked, and failed so the last time.
+    /// The LLM was asked, and its last try failed with this class.
     Failed(CallClass),
 }
 
@@ -105,15 +108,15 @@ impl Out {
     }
 }
 
-/// A call of the agent for which every LLM that it could go to was out: shut by the pool, or failed.
+/// A call of the agent for which every possible LLM was out: shut by the pool, or failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLlmLeft {
-    /// In the order in which they were tried; at least one.
+    /// The LLMs in the order in which they were tried; at least one.
     pub llms: Vec<(LlmName, Out)>,
 }
 
 impl NoLlmLeft {
-    /// None when one of the LLMs was all right, and the request or its answer was what failed.
+    /// None if one of the LLMs was all right, and only the request or its answer failed.
     pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
         llms.iter()
             .all(|(_, out)| out.is_outage())
@@ -138,18 +141,18 @@ impl std::fmt::Display for NoLlmLeft {
     }
 }
 
-/// One call to an LLM. A call of the agent makes several when it is repeated or moves on to a backup.
+/// One call to an LLM. A call of the agent makes several if it is repeated or moves on to a backup.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub llm: LlmName,
     pub class: CallClass,
-    /// HTTP status of the provider; None when there was no answer.
+    /// The provider's HTTP status; None if no answer came.
     pub status: Option<u16>,
-    /// For people: what the provider said, or what went wrong.
+    /// For people: the provider's message, or the error.
     pub message: String,
-    /// `stop`, `length`, `content_filter`, … as the provider gave it.
+    /// `stop`, `length`, `content_filter`, … as the provider sent it.
     pub finish_reason: Option<String>,
-    /// True when the answer held neither text nor tool calls.
+    /// True if the answer contained neither text nor tool calls.
     pub empty: bool,
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
@@ -157,7 +160,8 @@ pub struct Call {
     /// The provider gave no usage; the numbers are upper estimates.
     pub estimated: bool,
     pub cost: MicroUsd,
-    /// From the decision for this LLM to the end of the answer, waiting for a free place included.
+    /// The time from the decision for this LLM to the end of the answer. It includes the wait for a
+    /// free place.
     pub duration: Duration,
 }
 
@@ -174,7 +178,7 @@ pub struct Record {
     pub calls: Vec<Call>,
     /// The agent's calls that have not ended yet.
     pub open_calls: usize,
-    /// Set when the agent's newest call has ended so.
+    /// Set if the agent's newest call found no LLM.
     pub no_llm_left: Option<NoLlmLeft>,
 }
 
@@ -183,7 +187,7 @@ impl Record {
         self.calls.last()
     }
 
-    /// The last call of each LLM, if its answer was cut.
+    /// The last call of each LLM, if its answer was cut off.
     pub fn cut_answers(&self) -> impl Iterator<Item = &Call> {
         let is_last = |index: usize, call: &Call| {
             self.calls[index + 1..]
@@ -208,12 +212,12 @@ impl Record {
     }
 }
 
-/// What calls took, of one run or of several.
+/// The duration of the calls, of one run or of several.
 pub fn llm_time(calls: &[Call]) -> Duration {
     calls.iter().map(|call| call.duration).sum()
 }
 
-/// What calls used, of one run or of several; LLMs in the order in which they were first called.
+/// The usage of the calls, of one run or of several. The LLMs are in the order of their first call.
 pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
     calls
         .into_iter()

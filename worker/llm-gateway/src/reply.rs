@@ -1,4 +1,4 @@
-//! What the agent gets to see: a complete answer, or one of our own errors, never the provider's.
+//! The replies to the agent: a complete answer, or an error of our own, never the provider's.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
@@ -20,8 +20,9 @@ pub(super) fn answer(answer: Answer, request: &AgentRequest) -> Response {
         .into_response()
 }
 
-/// A call that no LLM has answered: always 400, because that stops every agent at once, while most other statuses make it
-/// try again for a minute. The words of the classes only: no detail of the pool's, nothing that a provider said.
+/// The reply to a call that no LLM has answered. The status is always 400, because that stops every
+/// agent at once. Most other statuses make an agent try again for a minute. The message names only
+/// the classes: no detail of the pool, and nothing from a provider.
 pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
     let of = |out: &Out| match out {
         Out::Failed(class) => word(class),
@@ -29,7 +30,7 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
     };
     let code = outs.last().map_or("no_llm", |(_, out)| of(out));
     let message = match outs {
-        [(llm, Out::Failed(class))] => format!("the call of {llm} failed: {}", word(class)),
+        [(llm, Out::Failed(class))] => format!("the call to {llm} failed: {}", word(class)),
         _ => {
             let each: Vec<String> = outs
                 .iter()
@@ -41,9 +42,9 @@ pub(super) fn failed(outs: &[(LlmName, Out)]) -> Response {
     error(StatusCode::BAD_REQUEST, code, &message)
 }
 
-/// What the agent is told. LiteLLM, which aider uses, takes an error for a rate limit, and retries, whatever its status,
-/// as soon as its text has `rate limit` in any spelling; so the word is another one here, and the provider's own
-/// message is kept out.
+/// The word for a class in replies to the agent. LiteLLM, which aider uses, takes every error whose
+/// text contains `rate limit` in any spelling for a rate limit, and retries. So this word differs,
+/// and the provider's own message is left out.
 fn word(class: &CallClass) -> &'static str {
     match class {
         CallClass::RateLimited { .. } => "throttled",
@@ -60,7 +61,8 @@ fn word(class: &CallClass) -> &'static str {
     }
 }
 
-/// An error as OpenAI and as Anthropic write them: neither's clients mind what the other has.
+/// An error in the shape of OpenAI and of Anthropic at once. The clients of each ignore the other's
+/// fields.
 pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     let body = json!({"type": "error", "error": {"message": message, "type": "invalid_request_error", "param": null, "code": code}});
     (status, Json(body)).into_response()
@@ -74,8 +76,8 @@ pub(super) fn models(llms: &[LlmName]) -> Response {
     Json(json!({"object": "list", "data": models.collect::<Vec<Value>>()})).into_response()
 }
 
-/// Anthropic's question how long a prompt is, before it is sent: answered here, from above, because it costs nothing
-/// and decides nothing that the gateway would not decide itself.
+/// Answers Anthropic's question for the length of a prompt, with an upper estimate. That costs
+/// nothing, and the gateway decides by its own count in any case.
 pub(super) fn token_count(body: &[u8]) -> Response {
     match Body::read(body) {
         Ok((body, fields)) => {

@@ -1,5 +1,5 @@
-//! The agent's request: read, checked for what cannot be priced, and edited for a provider. Pure; what is particular to a
-//! dialect is in `protocol`, and how the bytes stay as they came in `body`.
+//! The agent's request: read, checked for parts that cannot be priced, and edited for a provider.
+//! Pure. The rules of each dialect are in `protocol`; `body` keeps the bytes as they came.
 
 use serde_json::{Map, Value};
 
@@ -20,13 +20,13 @@ pub(super) enum BadRequest {
     Number(&'static str),
     #[error("`{0}` must be true or false")]
     Flag(&'static str),
-    #[error("`{0}` is not spelled as providers document it; write it in small letters")]
+    #[error("`{0}` is not spelled as providers document it; write it in lower case")]
     Spelling(String),
     #[error("`{0}` must be a list that is not empty")]
     Nothing(&'static str),
 }
 
-/// What a request asks for, apart from its size.
+/// The contents of a request, apart from its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) choices: u64,
@@ -87,7 +87,7 @@ impl AgentRequest {
         })
     }
 
-    /// In which form the provider answers.
+    /// The form in which the provider answers.
     pub(super) fn form(&self) -> Form {
         let dialect = self.envelope.dialect;
         Form {
@@ -96,8 +96,9 @@ impl AgentRequest {
         }
     }
 
-    /// The body for a provider: the agent's bytes with the provider's own name of the model, and one output limit: `told`
-    /// by the gateway, else the agent's own. A stream is switched off where its events are not passed on.
+    /// The body for a provider: the agent's bytes with the provider's own name for the model, and
+    /// one output limit. That is the gateway's (`told`) or else the agent's. Streaming is switched
+    /// off if its events are not passed on.
     pub(super) fn for_provider(
         &self,
         model: &str,
@@ -116,7 +117,7 @@ impl AgentRequest {
         self.body.with(&changes).into_bytes()
     }
 
-    /// The limit that goes to the provider with [`Self::for_provider`], for a refusal of it to be understood.
+    /// The limit that [`Self::for_provider`] sends. It is needed to read a refusal.
     pub(super) fn limit(&self, told: Option<u64>, chat_field: LimitField) -> Option<Refused> {
         let limit = told.or(self.demand.max_output)?;
         Some(Refused {
@@ -126,15 +127,16 @@ impl AgentRequest {
     }
 }
 
-/// A provider adds instructions how to call tools (Anthropic documents up to 530 tokens). Around each message it adds less
-/// than the JSON of the message counts for.
+/// A provider adds instructions for calling tools (Anthropic documents up to 530 tokens). It adds
+/// less around each message than the message's JSON counts for.
 const TOOLS_FRAME: u64 = 600;
-/// And its own description of a tool that it knows (Anthropic documents up to 700 tokens).
+/// A provider adds its own description of a tool that it knows (Anthropic documents up to 700
+/// tokens).
 const KNOWN_TOOL: u64 = 1_000;
 /// The usual density of prompts.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// The tokens of a prompt: an upper estimate, and what it usually has.
+/// The tokens of a prompt: an upper estimate, and the usual number.
 pub(super) fn prompt(text: &str, fields: &Map<String, Value>) -> (u64, u64) {
     let Estimate { tokens, bytes } = estimate::of_json(text);
     let tools = list(fields, "tools");
@@ -164,7 +166,8 @@ pub(super) fn positive(
     }
 }
 
-/// A whole number, also when it is written as a float (`100.0`). Numbers beyond 64 bits are as good as the largest.
+/// A whole number, also if it is written as a float (`100.0`). Numbers beyond 64 bits count as the
+/// largest one.
 fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         value
@@ -174,14 +177,14 @@ fn whole(value: &Value) -> Option<u64> {
     })
 }
 
-/// Whether a field asks for something.
+/// Whether a field is set and asks for something.
 pub(super) fn given(fields: &Map<String, Value>, name: &str) -> bool {
     fields
         .get(name)
         .is_some_and(|value| !value.is_null() && value != false)
 }
 
-/// The elements of a list in a field; none when it is no list.
+/// The elements of a field's list; empty if the field is not a list.
 pub(super) fn list<'a>(fields: &'a Map<String, Value>, name: &str) -> &'a [Value] {
     fields
         .get(name)

@@ -1,4 +1,4 @@
-//! One run's access to LLMs: its token, what it may still use, and the record of what it did.
+//! One run's access to LLMs: its token, the rest of its limits, and the record of its calls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,16 +21,18 @@ use super::pricing::{Admission, Demand, Refusal, Room, Tariff, Tokens, admit};
 use super::record::{Call, CallClass, Cut, NoLlmLeft, Record, usage};
 use super::telemetry::{CallEnded, UsageNotBelieved};
 
-/// What one run of an agent may do with LLMs.
+/// The LLMs and limits of one run of an agent.
 #[derive(Clone)]
 pub struct CallPlan {
-    /// The LLM that the agent is told first, then those that a call may move on to.
+    /// The LLMs in order. The first is the one that the agent asks for; a call may move on to the
+    /// others.
     pub llms: Vec<LlmName>,
-    /// Whether, when and how often; and the time-out of one call, in which waiting for a free place does not count.
+    /// Whether, when and how often to move on, and the time-out of one call. Waiting for a free
+    /// place does not count towards it.
     pub failover: Failover,
-    /// Of the whole run, input and output.
+    /// The limit of the whole run, input and output.
     pub max_tokens: u64,
-    /// Of the whole run.
+    /// The limit of the whole run.
     pub max_cost: MicroUsd,
     /// The usage of earlier runs of the attempt.
     pub used: Usage,
@@ -42,18 +44,19 @@ pub struct CallPlan {
 
 pub(super) type TokenDigest = [u8; 32];
 
-/// Tokens are compared by their digests: the time that takes says nothing about a token.
+/// Tokens are compared by their digests, so the time of the comparison reveals nothing about a
+/// token.
 pub(super) fn digest(token: &[u8]) -> TokenDigest {
     Sha256::digest(token).into()
 }
 
-/// What the HTTP side and the owner of a session share.
+/// State that the HTTP side and the owner of a session share.
 pub(super) struct SessionState {
     pub(super) token: TokenDigest,
     pub(super) plan: CallPlan,
-    /// Set when the session ends: open calls are given up.
+    /// Set when the session ends; open calls are abandoned then.
     pub(super) ended: CancellationToken,
-    /// Of whoever opened the session; its calls are logged in it.
+    /// The span of the session's owner; its calls are logged in it.
     pub(super) span: tracing::Span,
     ledger: Mutex<Ledger>,
     open_calls: watch::Sender<usize>,
@@ -61,19 +64,19 @@ pub(super) struct SessionState {
 
 struct Ledger {
     calls: Vec<Call>,
-    /// Calls that are open, as they would be recorded at worst.
+    /// Open calls, as the worst case would record them.
     open: BTreeMap<u64, Call>,
     /// The number of the next open call.
     next: u64,
-    /// How the newest call of the agent ended, when it ended so.
+    /// Set if the newest call of the agent found no LLM.
     no_llm_left: Option<NoLlmLeft>,
     last_activity: Instant,
-    /// Calls of the agent, also those that are open.
+    /// Calls of the agent, open ones included.
     begun: u64,
 }
 
 impl Ledger {
-    /// By ended calls, and by open ones at worst.
+    /// The usage of ended calls, and the worst case of open ones.
     fn used(&self) -> Usage {
         usage(self.calls.iter().chain(self.open.values()))
     }
@@ -104,7 +107,7 @@ impl SessionState {
     }
 
     pub(super) fn record(&self) -> Record {
-        // The count is read under the lock, so that no call is in neither.
+        // The count is read under the lock, so every call is either in the record or in the count.
         let ledger = self.ledger();
         Record {
             calls: ledger.calls.clone(),
@@ -139,7 +142,7 @@ impl SessionState {
             .await;
     }
 
-    /// A call of the agent has come.
+    /// Opens a call of the agent.
     pub(super) fn begin(self: &Arc<Self>) -> AgentCall {
         let mut ledger = self.ledger();
         ledger.last_activity = Instant::now();
@@ -152,14 +155,14 @@ impl SessionState {
     }
 }
 
-/// A call of the agent that is open, whatever is done about it: asking, waiting for a place, waiting to try again.
-/// Whatever it has asked must have ended before it does.
+/// An open call of the agent: asking, waiting for a place, or waiting for a retry. All of its calls
+/// to LLMs must end before it does.
 pub(super) struct AgentCall {
     session: Arc<SessionState>,
 }
 
 impl AgentCall {
-    /// This LLM is going to be asked.
+    /// Opens a call to this LLM.
     pub(super) fn ask(&self, llm: &LlmName) -> OpenCall {
         let session = Arc::clone(&self.session);
         let (began, stage, bound) = (Instant::now(), Stage::Waiting, Bound::Llm);
@@ -173,7 +176,8 @@ impl AgentCall {
         }
     }
 
-    /// It was answered, with an answer or (`no_llm_left`, and other failures) with 400.
+    /// Records how the call ended: with an answer, or with 400 for `no_llm_left` and other
+    /// failures.
     pub(super) fn end(self, no_llm_left: Option<NoLlmLeft>) {
         self.session.ledger().no_llm_left = no_llm_left;
     }
@@ -187,16 +191,16 @@ impl Drop for AgentCall {
     }
 }
 
-/// How far a call to an LLM is: what it means when the agent goes away now.
+/// The progress of a call to an LLM. It decides the record if the agent goes away now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nothing was sent: no call has been made.
+    /// Nothing was sent yet, so the call does not count.
     Waiting,
     Sent,
     Ended,
 }
 
-/// What is set aside for an open call, and its number among them.
+/// The amount that is set aside for an open call, and the call's number.
 #[derive(Debug, Clone, Copy)]
 struct Reserved {
     number: u64,
@@ -204,16 +208,16 @@ struct Reserved {
     admission: Admission,
 }
 
-/// What has become of a call to an LLM.
+/// The outcome of a call to an LLM.
 #[derive(Debug, PartialEq)]
 pub(super) enum Settled {
-    /// Something for the agent: an answer, or as much of one as it had asked for.
+    /// An answer for the agent. It may be cut off at the agent's own limit.
     Answer(Answer),
     Failed(CallClass),
 }
 
-/// A call to an LLM that has begun. Dropped before its end (the agent went away, the session was closed) it is still recorded
-/// when anything was sent, and charged its worst case.
+/// An open call to an LLM. If it is dropped before its end (the agent went away, the session was
+/// closed) and anything was sent, it is recorded and charged with its worst case.
 pub(super) struct OpenCall {
     session: Arc<SessionState>,
     llm: LlmName,
@@ -224,7 +228,7 @@ pub(super) struct OpenCall {
 }
 
 impl OpenCall {
-    /// Sets the worst case of the call aside, when it fits into what the task has left.
+    /// Sets the worst case of the call aside, if it fits into the rest of the task's limits.
     pub(super) fn reserve(&mut self, demand: Demand, tariff: Tariff) -> Result<Admission, Refusal> {
         let plan = &self.session.plan;
         let mut ledger = self.session.ledger();
@@ -259,7 +263,7 @@ impl OpenCall {
         self.stage = Stage::Sent;
     }
 
-    /// Records what came of it.
+    /// Records the outcome.
     pub(super) fn end(mut self, outcome: Outcome) -> Settled {
         let class = self.settle(&outcome);
         match outcome {
@@ -344,7 +348,7 @@ impl OpenCall {
         }
     }
 
-    /// A call of which nothing was sent leaves no trace but the end of its reservation.
+    /// Ends the reservation of a call that was never sent. Nothing else is recorded.
     fn forget(&mut self) {
         if let Some(Reserved { number, .. }) = self.reserved.take() {
             self.session.ledger().open.remove(&number);
@@ -368,20 +372,20 @@ fn given_up() -> Outcome {
     Outcome::Failure(Failure {
         class: CallClass::Timeout,
         status: None,
-        message: "the agent went away or was ended before the answer came".to_owned(),
+        message: "the agent went away or was stopped before the answer came".to_owned(),
         billing: Billing::WorstCase,
     })
 }
 
-/// The tokens that a call is charged.
+/// The tokens that a call is charged with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Charge {
     pub(super) tokens: Tokens,
-    /// It is the worst case.
+    /// The charge is the worst case.
     pub(super) estimated: bool,
 }
 
-/// A usage that cannot be true is not believed: the worst case of the call takes its place.
+/// The charge of a call. If the reported usage cannot be true, the worst case is charged.
 pub(super) fn charged(llm: &LlmName, outcome: &Outcome, admission: Admission) -> Charge {
     let Admission { worst, bounds, .. } = admission;
     let billing = match outcome {

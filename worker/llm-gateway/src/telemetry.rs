@@ -1,4 +1,4 @@
-//! What the gateway tells the people who run it: one struct for each fact, log line and metrics together.
+//! The gateway's telemetry: one struct for each fact, which emits log line and metrics together.
 
 use pool_core::id::LlmName;
 use pool_telemetry::catalog::{
@@ -58,7 +58,7 @@ fn milliseconds(call: &Call) -> u64 {
     u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An LLM was not asked, because the pool has shut it or has no money for it.
+/// An LLM was skipped, because the pool has shut it or the budget is used up.
 pub(super) struct Skipped<'a> {
     pub(super) llm: &'a LlmName,
     pub(super) unavailable: &'a Unavailable,
@@ -88,7 +88,7 @@ impl UsageNotBelieved<'_> {
             output_tokens = self.reported.output,
             input_tokens_at_most = self.bounds.input,
             output_tokens_at_most = self.bounds.output,
-            "the provider reports more tokens than the call can have used; its worst case is charged"
+            "the provider reports more tokens than the call can have used; charging the worst case"
         );
     }
 }
@@ -127,7 +127,7 @@ impl MovedOn<'_> {
     }
 }
 
-/// A call of an agent has found no LLM that is all right.
+/// All LLMs for a call of an agent were out.
 pub(super) struct Exhausted<'a> {
     pub(super) left: &'a NoLlmLeft,
 }
@@ -150,7 +150,7 @@ impl KeyMissing<'_> {
         tracing::warn!(
             provider = self.provider,
             variable = self.variable,
-            "no key for this provider: its calls will fail until the variable is set and the worker started again"
+            "no key for this provider: its calls fail until you set the variable and restart the worker"
         );
     }
 }

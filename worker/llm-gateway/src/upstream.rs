@@ -1,4 +1,5 @@
-//! The providers: where they are, their keys, how many calls each takes at once. One for each worker process.
+//! The providers: their addresses, their keys, and how many calls each takes at once. One value for
+//! each worker process.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -22,21 +23,25 @@ use super::telemetry::KeyMissing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// How long the end of a connection is awaited after the end of an answer, so that the next call can have the connection.
+/// How long to wait, after the end of an answer, for the end of the HTTP response. Then the next
+/// call can reuse the connection.
 const REST_WITHIN: Duration = Duration::from_millis(100);
-/// What a refusal means is in its status. Its body says the reason to people, and must not keep anybody waiting.
+/// How long to wait for the body of a refusal. Its status says what it means; the body only gives
+/// people the reason.
 const REASON_WITHIN: Duration = Duration::from_secs(2);
 
-/// A provider that cannot be used as it is configured.
+/// Why a provider cannot be used as it is configured.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("providers.{provider}.base_url {url:?} is no http or https URL")]
+    #[error("providers.{provider}.base_url {url:?} is not an http or https URL")]
     Url { provider: String, url: String },
     #[error(
-        "the key of provider {provider}, environment variable {variable}, holds characters that no header may have"
+        "the key of provider {provider}, environment variable {variable}, has characters that an HTTP header must not have"
     )]
     Key { provider: String, variable: String },
-    #[error("no HTTP client for provider {provider}: {source}; are CA certificates installed?")]
+    #[error(
+        "failed to make an HTTP client for provider {provider}: {source}; are CA certificates installed?"
+    )]
     Client {
         provider: String,
         source: reqwest::Error,
@@ -56,7 +61,7 @@ enum Key {
     Missing { variable: String },
 }
 
-/// Where a provider serves what it speaks.
+/// The addresses of a provider, by protocol.
 enum Addresses {
     OpenAi { chat: Url, responses: Url },
     Anthropic { messages: Url },
@@ -99,17 +104,17 @@ pub(super) struct Upstream {
     client: Client,
     key: Key,
     free: bool,
-    /// As the pool file says.
+    /// The field in the pool file, if any.
     limit_field: Option<OutputLimitField>,
     places: Option<Semaphore>,
 }
 
 impl Upstreams {
-    /// `env` looks up a variable in the worker's environment. A key that is not there is no error: calls of that
-    /// provider fail with class `auth`, the others go on.
+    /// Reads the providers. `env` looks up a variable in the worker's environment. A missing key is
+    /// not an error: calls of that provider fail with class `auth`, and the others go on.
     ///
     /// # Errors
-    /// [`UpstreamError`] when a URL or a key cannot be used at all.
+    /// [`UpstreamError`] if a URL or a key cannot be used at all.
     pub fn new(
         pool: &Pool,
         env: impl Fn(&str) -> Option<String>,
@@ -137,7 +142,7 @@ impl Upstreams {
         known: KnownLlms,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Arc<Self>, UpstreamError> {
-        // Whoever was first has installed the same one.
+        // If another call was first, it has installed the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let providers = providers
             .iter()
@@ -154,13 +159,14 @@ impl Upstreams {
         self.providers.get(llm.provider())
     }
 
-    /// Whether an agent's request can go to this LLM. A provider that is not in the pool file is another mistake.
+    /// Whether an agent's request can go to this LLM. A provider that is missing in the pool file
+    /// is another mistake, so it passes here.
     pub(super) fn speaks(&self, llm: &LlmName, dialect: Dialect) -> bool {
         self.provider(llm)
             .is_none_or(|upstream| upstream.addresses.get(dialect).is_some())
     }
 
-    /// None: neither free nor priced, so it may not be called.
+    /// The prices of an LLM. None: it is neither free nor priced, so it may not be called.
     pub(super) fn tariff(&self, llm: &LlmName) -> Option<Tariff> {
         if self.provider(llm)?.free {
             Some(Tariff::Free)
@@ -214,8 +220,8 @@ impl Upstream {
         }
     }
 
-    /// The field in which this provider takes an output limit in chat completions. OpenAI has a new name for it and its
-    /// newest models refuse the old one, which everybody else knows.
+    /// The field in which this provider takes an output limit in chat completions. OpenAI has a new
+    /// name for it, and its newest models refuse the old one, which all other providers know.
     pub(super) fn limit_field(&self, known: Known) -> LimitField {
         match known.field.or(self.limit_field) {
             Some(field) => LimitField::Only(field),
@@ -226,7 +232,8 @@ impl Upstream {
         }
     }
 
-    /// Waits until the provider may get one more call; keep the place until the answer is complete.
+    /// Waits until the provider may get one more call. The caller keeps the place until the answer
+    /// is complete.
     pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
         match &self.places {
             // The semaphore is never closed.
@@ -248,8 +255,8 @@ impl Upstream {
         }
     }
 
-    /// One request, from its first byte to the last one of the answer within `timeout`. `body` is the agent's request
-    /// written for this provider.
+    /// Sends one request. Reads the answer to its last byte within `timeout`. `body` is the agent's
+    /// request, written for this provider.
     pub(super) async fn send(
         &self,
         agents: &AgentRequest,
@@ -329,15 +336,16 @@ fn key(
     Ok(Key::Known(Secret::new(value)))
 }
 
-/// `key` has let through only what a header may hold.
+/// A header value that is hidden in logs. `key` accepts only what a header may contain.
 fn sensitive(text: &str) -> HeaderValue {
     let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
 }
 
-/// Redirects are never followed: they would carry the key and the prompt to somebody else. A provider on this machine
-/// is never reached through a proxy, and one without TLS needs no certificates.
+/// The HTTP client of a provider. It never follows redirects, because they would send the key and
+/// the prompt elsewhere. It reaches a provider on this machine without a proxy, and needs no
+/// certificates for one without TLS.
 fn client(url: &Url) -> reqwest::Result<Client> {
     let builder = Client::builder()
         .user_agent(concat!("programmer-pool/", env!("CARGO_PKG_VERSION")))
@@ -385,7 +393,8 @@ async fn receive(mut response: Response, form: Form) -> Exchange {
     }
 }
 
-/// Reads up to the end of the answer. The provider may keep the connection open after it, or go on.
+/// Reads to the end of the answer. The provider may keep the connection open after it, or send
+/// more.
 async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMut) -> BodyEnd {
     let mut scanner = Scanner::new(dialect);
     loop {
@@ -401,11 +410,11 @@ async fn read_body(response: &mut Response, dialect: Dialect, body: &mut BytesMu
                 Some(end) => {
                     body.extend_from_slice(&chunk[..end]);
                     if body.ends_with(b"\r\n\r") {
-                        // The answer ended within the last line's end.
+                        // The answer ended inside its last line break.
                         body.extend_from_slice(b"\n");
                     }
                     let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
-                    // Whatever comes now changes nothing.
+                    // The rest of the response is only read so that the connection can be reused.
                     let _ = tokio::time::timeout(REST_WITHIN, rest).await;
                     return BodyEnd::Whole;
                 }
@@ -432,7 +441,7 @@ fn retry_after(headers: &HeaderMap) -> RetryAfter {
     }
 }
 
-/// The error with its causes: the first line of reqwest's alone says nothing.
+/// The error with its causes: the first line of a reqwest error says too little.
 fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();

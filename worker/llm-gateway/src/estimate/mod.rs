@@ -1,10 +1,11 @@
-//! How many tokens a request has at most, without the tokenizer of any vendor. Pure.
+//! An upper estimate of a request's tokens, without the tokenizer of any vendor. Pure.
 //!
-//! One pass over the decoded text adds up a price for each character, which depends on the character before it. The prices
-//! were chosen against the tokenizers of OpenAI, Anthropic (its published one), Google, Meta, Alibaba and DeepSeek. None of
-//! them makes more tokens of prose, code, base64, digits, random letters, any script, or whitespace. Common words and common
-//! pairs of letters are known, so that English and code come out below twice their true count. No character costs more than
-//! its bytes, since no byte is ever two tokens.
+//! One pass over the decoded text adds up a price for each character, which depends on the
+//! character before it. The prices were chosen against the tokenizers of OpenAI, Anthropic (its
+//! published one), Google, Meta, Alibaba and DeepSeek. None of them makes more tokens of prose,
+//! code, base64, digits, random letters, any script, or whitespace. Common words and common pairs
+//! of letters have lower prices, so that the estimate of English and code is less than twice the
+//! true count. No character costs more than its bytes, since a byte is never two tokens.
 
 use self::words::{is_common_pair, is_common_word};
 
@@ -12,26 +13,26 @@ mod words;
 
 /// Prices are in 64ths of a token.
 const TOKEN: u64 = 64;
-/// A letter after a letter, when the pair is common in English and code, or not.
+/// The price of a letter after a letter, if the pair is common in English and code, or not.
 const COMMON_PAIR: u64 = 23;
 const RARE_PAIR: u64 = 48;
-/// A capital after a capital, a small letter after a capital.
+/// The price of a capital after a capital, and of a small letter after a capital.
 const CAPITALS: u64 = 54;
 const AFTER_CAPITAL: u64 = 48;
-/// A sign after the same sign.
+/// The price of a sign after the same sign.
 const SAME_SIGN: u64 = 22;
-/// Each further space of a run.
+/// The price of each further space in a run.
 const MORE_SPACE: u64 = 5;
 
-/// No common word has so many letters.
+/// More letters than any common word has.
 const LONG: u64 = 9;
 
 /// The size of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Estimate {
-    /// An upper estimate.
+    /// The upper estimate.
     pub(super) tokens: u64,
-    /// Bytes of the text as the provider decodes it.
+    /// The bytes of the text after the provider has decoded it.
     pub(super) bytes: u64,
 }
 
@@ -69,7 +70,7 @@ pub(super) fn of_json(text: &str) -> Estimate {
     }
 }
 
-/// The character behind a backslash.
+/// Reads the character after a backslash.
 fn escaped(chars: &mut std::str::Chars<'_>) -> char {
     match chars.next() {
         Some('n') => '\n',
@@ -82,7 +83,7 @@ fn escaped(chars: &mut std::str::Chars<'_>) -> char {
     }
 }
 
-/// Behind `\u`. A character beyond 16 bits is written as two escapes.
+/// Reads the code point after `\u`. A character beyond 16 bits is written as two escapes.
 fn code_point(chars: &mut std::str::Chars<'_>) -> char {
     let Some(first) = hex(chars) else {
         return char::REPLACEMENT_CHARACTER;
@@ -112,22 +113,23 @@ fn hex(chars: &mut std::str::Chars<'_>) -> Option<u32> {
 #[derive(Default)]
 struct Meter {
     units: u64,
-    /// The ASCII character before, or `SPACES`; 0 for any other and at the beginning.
+    /// The ASCII character before, or `SPACES`. 0 for any other character and at the start.
     before: u8,
     word: Word,
 }
 
-/// The word that is being read: a capital or a small letter, and small letters.
+/// The current word: a capital or a small letter, then small letters.
 #[derive(Clone, Copy, Default)]
 struct Word {
     units: u64,
-    /// The newest eight, one to a byte.
+    /// The last eight letters, one in each byte.
     letters: u64,
-    /// A capital within makes it too long to be a common one.
+    /// The number of letters. A capital inside adds `LONG`, so that the word does not count as
+    /// common.
     length: u64,
 }
 
-/// Without a branch that depends on the text, but for the ends of words that may be common.
+/// No branch here depends on the text, except at the ends of words that may be common.
 impl Meter {
     #[inline(always)]
     fn ascii(&mut self, byte: u8) {
@@ -153,7 +155,7 @@ impl Meter {
         self.before = if in_run { SPACES } else { byte };
     }
 
-    /// A common word is one token, however many its letters would make.
+    /// Ends a word. A common word costs one token, whatever its letters cost.
     #[inline(always)]
     fn end_word(&mut self, ends: bool) {
         let Word {
@@ -194,7 +196,7 @@ const fn kind(byte: u8) -> Kind {
 
 /// Stands for a space after a space.
 const SPACES: u8 = 128;
-/// The price of a character after another one.
+/// The price of a character, by the character before it.
 static PRICES: [[u8; 128]; 129] = prices();
 
 const fn prices() -> [[u8; 128]; 129] {
@@ -223,17 +225,18 @@ const fn price(before: u8, byte: u8) -> u8 {
             b' ' if before == SPACES => MORE_SPACE,
             b' ' if before == b' ' => TOKEN + MORE_SPACE,
             b' ' => 0,
-            // Tokenizers put a space in front of a word or a sign into its token, not one in front of these.
+            // Tokenizers join a space with the word or sign after it, but not with these.
             b'0'..=b'9' | 0..=31 | 127 => TOKEN + after_space,
             sign if sign == before => SAME_SIGN,
             _sign => TOKEN,
         },
     };
-    // At most two tokens.
+    // At most two tokens, so it fits.
     price as u8
 }
 
-/// Letters of the scripts that all tokenizers know well; anything else may be as many tokens as it has bytes.
+/// The price of a character beyond ASCII. Tokenizers know the letters of these scripts well. Any
+/// other character may be as many tokens as it has bytes.
 fn of_other(char: char) -> u64 {
     match char {
         'А'..='я' => TOKEN * 5 / 4,

@@ -1,5 +1,5 @@
-//! Against real tokenizers: OpenAI's two, which are a dependency of the tests. The prices were chosen against those of seven
-//! vendors; see the module.
+//! Compares the estimate with real tokenizers: OpenAI's two, which are a dependency of the tests.
+//! The prices were chosen against those of seven vendors; see the module.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ fn real(text: &str) -> [u64; 2] {
     [&*O200K, &*CL100K].map(|tokenizer| tokenizer.encode_ordinary(text).len() as u64)
 }
 
-/// Of the text as a JSON string, in both ways in which clients write it.
+/// The estimates of the text as a JSON string, in both ways in which clients write it.
 fn estimates(text: &str) -> [u64; 2] {
     let plain = Value::from(text).to_string();
     let escaped = plain.chars().map(|char| match char {
@@ -55,7 +55,7 @@ fn of_range(codes: std::ops::Range<u32>, length: usize, random: &mut StdRng) -> 
         .collect()
 }
 
-/// Sentences in any order.
+/// Random sentences, up to a length.
 fn shuffled(sentences: &[&str], length: usize, random: &mut StdRng) -> String {
     let mut text = String::new();
     while text.len() < length {
@@ -64,7 +64,7 @@ fn shuffled(sentences: &[&str], length: usize, random: &mut StdRng) -> String {
     text
 }
 
-/// A piece of a file.
+/// A random piece of a file.
 fn piece(file: &str, length: usize, random: &mut StdRng) -> String {
     let chars: Vec<char> = file.chars().collect();
     let start = random.random_range(0..chars.len().saturating_sub(length).max(1));
@@ -291,7 +291,7 @@ fn escapes_count_as_what_they_stand_for() {
             .collect();
         assert!(
             of_json(json).tokens >= of_json(&plain).tokens,
-            "{json}: at least what it stands for"
+            "{json}: at least the text that it stands for"
         );
     }
     assert_eq!(of_json("{\"a\\").bytes, 4, "a text that breaks off");

@@ -1,7 +1,8 @@
-//! Common words and pairs of letters, counted in books, documentation and code. Each word is one token in each of the
-//! tokenizers that `estimate` names, with a space before them, without one, and with a capital.
+//! Common words and pairs of letters, counted in books, documentation and code. Each word is one
+//! token in each of the tokenizers that `estimate` names: after a space, without one, and with a
+//! capital.
 
-/// By the first letter: the letters that often follow it.
+/// Groups of letters. After the first letter of a group, the others are common.
 const PAIRS: &str = "abcdgilmnprst beluy caehklort daeio eacdeflmnprstx fio ge haeio icdefglmnorstv ke ladefilostuy maeiop \
     nacdegostu ocdflmnoprstuw paelort ql raeginorstuy sehiopqstu taehiorstuy uelmnrst vae waehi";
 const WORDS: &str = include_str!("words.txt");
@@ -23,7 +24,7 @@ pub(super) const fn is_common_pair(first: u8, second: u8) -> bool {
     false
 }
 
-/// `letters`: up to eight small ones, one to a byte.
+/// Whether a word is common. `letters` holds up to eight small letters, one in each byte.
 #[inline]
 pub(super) fn is_common_word(letters: u64) -> bool {
     let mut slot = slot(letters);

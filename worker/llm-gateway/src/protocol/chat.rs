@@ -40,7 +40,8 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     })
 }
 
-/// The agent's own name of the limit stays, when it has used one and the LLM is not known to take another.
+/// The name of the output limit. It is the agent's own name, if the agent set a limit and the LLM
+/// is not known to need another name.
 pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
     let usual = match field {
         LimitField::Only(field) => return field,
@@ -57,7 +58,7 @@ pub(super) fn limit_field(body: &Body, field: LimitField) -> OutputLimitField {
     }
 }
 
-/// The first thing in the request whose price the tokens and the price list do not tell.
+/// The first part of the request that tokens and the price list do not price.
 fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
     if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
         return Some(name.to_owned());
@@ -122,10 +123,14 @@ mod tests {
         let request = read(body).expect("a good request");
         assert!(
             request.stream && request.include_usage,
-            "what the agent wants is remembered"
+            "the agent's wish for a stream is remembered"
         );
         let sent = sent(&request, None);
-        assert_eq!(sent["temperature"], json!(0.1), "an own field of the agent");
+        assert_eq!(
+            sent["temperature"],
+            json!(0.1),
+            "a field of the agent's own"
+        );
         assert_eq!(
             (&sent["model"], &sent["stream"]),
             (&json!("gpt-4o"), &json!(false)),
@@ -145,7 +150,7 @@ mod tests {
         assert_eq!(
             sent(&request, Some(70))["max_tokens"],
             70,
-            "lowered in its place"
+            "lowered in place"
         );
         assert_eq!(
             sent(&request, Some(70)).get("max_completion_tokens"),

@@ -26,7 +26,7 @@ pub(in super::super) struct ChatAnswer {
 
 impl ChatAnswer {
     /// # Errors
-    /// [`NoAnswer`], and what the provider says it used all the same.
+    /// [`NoAnswer`], and the usage that the provider reports nevertheless.
     pub(super) fn read(body: &[u8]) -> Result<Self, (NoAnswer, Option<Tokens>)> {
         let fields: Map<String, Value> = serde_json::from_slice(body)
             .map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
@@ -34,7 +34,7 @@ impl ChatAnswer {
         let usage = answer.usage();
         let choices = answer.choices();
         if let Some(error) = answer.error_inside() {
-            // Where there is neither text nor usage, nothing was done.
+            // An answer with neither text nor usage means that no work was done.
             let usage = usage.or_else(|| answer.is_empty().then(Tokens::default));
             return Err((error, usage));
         }
@@ -81,7 +81,7 @@ impl ChatAnswer {
         Tokens::reported(self.fields.get("usage")?)
     }
 
-    /// Of the first choice that is not whole, else of the first one.
+    /// The end of the first choice that is not whole, or else of the first choice.
     fn end(&self) -> (Option<String>, Ending) {
         let mut ends = self
             .choices()
@@ -94,7 +94,7 @@ impl ChatAnswer {
         (reason.map(str::to_owned), Ending::of(reason))
     }
 
-    /// Neither text nor tool calls in any choice.
+    /// True if no choice has text or tool calls.
     fn is_empty(&self) -> bool {
         self.choices().iter().all(|choice| {
             let message = &choice["message"];
@@ -110,7 +110,7 @@ impl ChatAnswer {
         })
     }
 
-    /// The answer under our own name of the LLM.
+    /// Replaces the LLM's name by our own.
     pub(in super::super) fn named(mut self, llm: &str) -> Self {
         self.fields.insert("model".to_owned(), llm.into());
         self
@@ -165,7 +165,7 @@ mod tests {
                 input: 3,
                 ..Tokens::default()
             }),
-            "what was used is known all the same"
+            "the usage is known nevertheless"
         );
         let (error, _) =
             read(json!({"error": {"code": 502, "message": "upstream"}})).expect_err("an error");

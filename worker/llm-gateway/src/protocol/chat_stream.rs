@@ -1,6 +1,7 @@
-//! A complete answer as the server-sent events of a stream, for agents that insist on one. Pure.
+//! Writes a complete answer as server-sent events, for agents that insist on a stream. Pure.
 //!
-//! Nothing is streamed in truth: a broken answer must never reach an agent, which would apply half of it.
+//! The answer is not streamed while it is made. A broken answer must never reach an agent, which
+//! would apply half of it.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +40,7 @@ pub(in super::super) fn events(answer: &ChatAnswer, include_usage: bool) -> Stri
     events
 }
 
-/// The message in one piece; tool calls carry their index in a stream.
+/// The message in one piece. In a stream, tool calls carry their index.
 fn delta(message: &Value) -> Value {
     let mut delta: Map<String, Value> = message.as_object().cloned().unwrap_or_default();
     delta.entry("role").or_insert_with(|| "assistant".into());

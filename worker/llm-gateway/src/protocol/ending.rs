@@ -1,19 +1,20 @@
-//! How an answer ended, by the word that its provider has for it. Pure.
+//! How an answer ended, from the provider's word for it. Pure.
 //!
-//! One list for all dialects: routers and compatible servers pass on the words of other providers.
+//! One list serves all dialects, because routers and compatible servers pass on the words of other
+//! providers.
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Ending {
-    /// The LLM has said all that it had to say.
+    /// The LLM has finished its answer.
     Whole,
-    /// With a call of a tool: the agent has something to do, and will come back.
+    /// The answer calls a tool. The agent runs it and comes back.
     ToolCall,
-    /// At a limit of its output.
+    /// The answer was cut off at a limit of its output.
     OutputLimit,
     /// The context is full.
     ContextFull,
-    /// A filter withheld it or broke it off, or the LLM refused.
+    /// A filter withheld or cut the answer, or the LLM refused.
     Filtered,
     /// The provider gave up.
     GaveUp,
@@ -22,7 +23,7 @@ pub(in super::super) enum Ending {
 }
 
 impl Ending {
-    /// Whether nothing of the answer is missing.
+    /// Whether the answer is complete.
     pub(super) fn is_whole(self) -> bool {
         match self {
             Self::Whole | Self::ToolCall => true,
@@ -34,9 +35,10 @@ impl Ending {
         }
     }
 
-    /// Servers that leave the reason out, or leave it empty (KoboldCpp, SGLang, Ollama), do so with whole answers.
+    /// Reads the provider's word. Servers that send no word, or an empty one (KoboldCpp, SGLang,
+    /// Ollama), do so with whole answers.
     pub(in super::super) fn of(reason: Option<&str>) -> Self {
-        // `content_filter: RECITATION` is said by Gemini.
+        // Gemini sends `content_filter: RECITATION`.
         let word = reason
             .unwrap_or_default()
             .split(':')

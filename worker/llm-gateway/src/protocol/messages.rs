@@ -11,16 +11,17 @@ use super::super::request::{Asked, BadRequest, given, list};
 use super::{Ending, output_limit, sse};
 
 const VERSION: &str = "anthropic-version";
-/// For agents that name none (<https://docs.anthropic.com/en/api/versioning>).
+/// The version for agents that name none (<https://docs.anthropic.com/en/api/versioning>).
 const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
-/// Switches on what the agent's request makes use of.
+/// The header that switches on the features that the agent's request uses.
 const BETA: &str = "anthropic-beta";
-/// The least that a provider takes for `thinking.budget_tokens`.
+/// The smallest value that providers accept for `thinking.budget_tokens`.
 const LEAST_THINKING: u64 = 1024;
-/// Fields that make a provider charge for more than tokens, or work with what is not in the request.
+/// Fields that make a provider charge for more than tokens, or use data that is not in the request.
 pub(super) const UNPRICEABLE: [&str; 4] =
     ["container", "fallbacks", "inference_geo", "mcp_servers"];
-/// Tools of Anthropic's that the agent itself runs, by how their types begin. The others run at the provider.
+/// Anthropic's tools that the agent itself runs, by the beginnings of their types. The provider
+/// runs all other tools.
 const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];
 /// Content whose tokens follow from its size.
 const TEXTS: [&str; 7] = [
@@ -32,11 +33,11 @@ const TEXTS: [&str; 7] = [
     "search_result",
     "tool_reference",
 ];
-/// What a cache write costs beyond its input, in percent: kept for five minutes, or for an hour.
+/// The extra price of a cache write, in percent of its input: for five minutes, or for an hour.
 const WRITE_5M: u64 = 25;
 const WRITE_1H: u64 = 100;
 
-/// The agent's version and beta features: its request means something else without them.
+/// The agent's version and beta features. Without them its request would mean something else.
 pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
     let version = headers.get(VERSION).cloned().unwrap_or(DEFAULT_VERSION);
     let betas = headers
@@ -47,7 +48,7 @@ pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
     std::iter::once((VERSION, version)).chain(betas).collect()
 }
 
-/// The one query that Anthropic's own clients send.
+/// The only query that Anthropic's own clients send.
 pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
     query
         .is_some_and(|query| query.split('&').any(|pair| pair == "beta=true"))
@@ -73,7 +74,7 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
     })
 }
 
-/// What the dearest `cache_control` of a request may add to its input, in percent.
+/// The most that the `cache_control` of a request may add to the price of its input, in percent.
 fn cache_write(name: &str, value: &Value) -> u64 {
     if name == "cache_control" && value.is_object() {
         return if value["ttl"] == "1h" {
@@ -97,7 +98,7 @@ fn cache_write(name: &str, value: &Value) -> u64 {
     }
 }
 
-/// A budget for thinking has to stay below the limit.
+/// Keeps the budget for thinking below the limit.
 pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
     const BUDGET: &str = "budget_tokens";
     let thinking = body
@@ -143,7 +144,7 @@ fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
     let edits = fields
         .get("context_management")
         .and_then(|management| management["edits"].as_array());
-    // Clearing is part of the call; compacting is a call of its own, with a usage of its own.
+    // Clearing is part of the call. Compacting is a call of its own, with a usage of its own.
     let edit = edits
         .into_iter()
         .flatten()
@@ -167,12 +168,13 @@ fn kind(value: &Value) -> &str {
 fn foreign_tool(tool: &Value) -> Option<String> {
     let kind = kind(tool);
     let own = tool["type"].is_null() || OWN_TOOLS.iter().any(|own| kind.starts_with(own));
-    // The search among many tools is done by the provider, in the tokens of the call.
+    // The provider searches among many tools, within the tokens of the call.
     let own = own || kind.starts_with("tool_search_tool_");
     (!own).then(|| format!("tools of type \"{kind}\""))
 }
 
-/// Pictures and documents, whose tokens do not follow from their size, and what hosted tools leave behind.
+/// Pictures and documents, whose tokens do not follow from their size, and the results of hosted
+/// tools.
 fn foreign_content(content: &Value) -> Option<String> {
     content.as_array()?.iter().find_map(|part| {
         let kind = kind(part);
@@ -188,14 +190,14 @@ fn foreign_content(content: &Value) -> Option<String> {
     })
 }
 
-/// An answer that is no stream.
+/// Reads an answer that is not a stream.
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let message: Value =
         serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
     let usage = usage(&message["usage"]);
     let content = message["content"].as_array();
     if message["type"] == "error" || error_in(&message).is_some() {
-        // Where there is neither content nor usage, nothing was done.
+        // An answer with neither content nor usage means that no work was done.
         let nothing = content.is_none_or(Vec::is_empty).then(Tokens::default);
         return Err((NoAnswer::Failed(message), usage.or(nothing)));
     }
@@ -214,7 +216,7 @@ pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     })
 }
 
-/// The events of a stream, from `message_start` to `message_stop`.
+/// Reads the events of a stream, from `message_start` to `message_stop`.
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let events = sse::events_of(body)?;
     if let Some(at) = events.iter().position(is_error) {
@@ -249,7 +251,7 @@ fn is_error(event: &Value) -> bool {
     kind(event) == "error" || (event["type"].is_null() && error_in(event).is_some())
 }
 
-/// None: some of the output was there, and nobody has said how much.
+/// The usage before an error. None: some output had come, and the provider has not said how much.
 fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
     let of_kind = |wanted: &str| events.iter().any(|event| kind(event) == wanted);
     if of_kind("content_block_delta") && !of_kind("message_delta") {
@@ -258,7 +260,7 @@ fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
     Some(streamed_usage(events).unwrap_or_default())
 }
 
-/// The counts at the beginning, raised by those that come later.
+/// The counts at the start of the stream, raised by later ones.
 fn streamed_usage(events: &[Value]) -> Option<Tokens> {
     let start = events.iter().find(|event| kind(event) == "message_start")?;
     let mut counts = start["message"]["usage"]
@@ -270,7 +272,7 @@ fn streamed_usage(events: &[Value]) -> Option<Tokens> {
     usage(&Value::Object(counts))
 }
 
-/// A block of content, or the next piece of one.
+/// Whether a block of content, or a piece of one, is not empty.
 fn says_something(block: &Value) -> bool {
     match kind(block) {
         "text" | "text_delta" => block["text"]
@@ -281,7 +283,7 @@ fn says_something(block: &Value) -> bool {
     }
 }
 
-/// Counts in a stream only rise.
+/// Raises the counts. In a stream they only rise.
 fn raise(counts: &mut Map<String, Value>, later: &Value) {
     for (name, value) in later.as_object().into_iter().flatten() {
         let so_far = counts.get(name).and_then(Value::as_u64);
@@ -291,7 +293,8 @@ fn raise(counts: &mut Map<String, Value>, later: &Value) {
     }
 }
 
-/// `input_tokens` has neither what was read from a cache nor what was written into it.
+/// Reads a usage. Its `input_tokens` excludes tokens that were read from a cache or written into
+/// it.
 fn usage(usage: &Value) -> Option<Tokens> {
     let count = |name: &str| usage[name].as_u64().unwrap_or(0);
     let (new, output) = (
@@ -302,7 +305,7 @@ fn usage(usage: &Value) -> Option<Tokens> {
         count("cache_read_input_tokens"),
         count("cache_creation_input_tokens"),
     );
-    // What is not said to be kept for five minutes may have been written for an hour.
+    // Cache writes that are not marked as five minutes long may have been written for an hour.
     let short = usage["cache_creation"]["ephemeral_5m_input_tokens"]
         .as_u64()
         .unwrap_or(0)

@@ -11,7 +11,7 @@ fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
     AgentRequest::read(envelope, body.to_string().as_bytes())
 }
 
-/// What claude 2.1.197 sends, shortened.
+/// A request as claude 2.1.197 sends it, shortened.
 fn of_claude() -> Value {
     json!({
         "model": "anthropic/claude-x",
@@ -137,7 +137,7 @@ fn only_version_and_beta_features_of_the_agents_headers_go_on() {
     assert_eq!(
         of(&[], Some("beta=1")),
         (vec!["anthropic-version: 2023-06-01".to_owned()], None),
-        "of anybody else"
+        "other queries are dropped"
     );
 }
 
@@ -286,7 +286,7 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
     let message =
         json!({"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage_with(50)}).to_string();
     let whole = read(message.as_bytes()).expect("an answer");
-    // 80 for five minutes cost 20 more, 120 for an hour 120 more.
+    // The 80 for five minutes cost 20 more, the 120 for an hour cost 120 more.
     let used = Tokens {
         input: 700,
         cached_input: 400,
@@ -323,9 +323,13 @@ fn a_complete_answer_tells_its_end_and_its_tokens() {
     assert_eq!(
         usage(&unsaid).map(|tokens| tokens.surcharge),
         Some(10),
-        "the dearer one when nobody says which"
+        "the dearer one if the answer does not say which"
     );
-    assert_eq!(usage(&json!({"input_tokens": 3})), None, "half of it");
+    assert_eq!(
+        usage(&json!({"input_tokens": 3})),
+        None,
+        "half of the usage is missing"
+    );
     assert_eq!(usage(&Value::Null), None, "nothing");
 }
 
@@ -400,13 +404,13 @@ fn whatever_is_not_complete_is_no_answer() {
     assert_eq!(
         within,
         Err((failed(), Some(begun))),
-        "an error within, charged by what was reported before it"
+        "an error in the middle, charged by the usage before it"
     );
     let nothing = Some(Tokens::default());
     assert_eq!(
         read(error.to_string().as_bytes()),
         Err((failed(), nothing)),
-        "an error with status 200 is no work"
+        "an error with status 200 is not charged"
     );
     assert_eq!(
         read(b"{}").expect_err("nothing").0,

@@ -1,8 +1,9 @@
 //! The dialects in which agents ask and providers answer. Pure.
 //!
-//! Each dialect has a file for the parts of its requests that decide about the price, and for its answers. The limit of the
-//! output is in `output_limit`. Requests are passed on as they came. Answers of chat completions are written again. Those of
-//! Responses and Messages are passed on, because agents that speak them depend on every field.
+//! Each dialect has a file for the parts of its requests that decide the price, and for its
+//! answers. The limit of the output is in `output_limit`. Requests are passed on as they came.
+//! Answers of chat completions are written anew. Answers of Responses and Messages are passed on,
+//! because agents that speak them depend on every field.
 
 mod chat;
 mod chat_answer;
@@ -32,7 +33,7 @@ use super::body::{Body, Changes};
 use super::pricing::Tokens;
 use super::request::{Asked, BadRequest};
 
-/// How an agent speaks.
+/// The dialect that an agent speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// OpenAI's `POST /v1/chat/completions`.
@@ -50,17 +51,17 @@ pub(super) struct Form {
     pub(super) stream: bool,
 }
 
-/// The member of a chat-completions request in which an LLM takes the limit of its output.
+/// The field of a chat-completions request in which an LLM takes its output limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LimitField {
-    /// Where the agent put its own limit, else this one.
+    /// The agent's own field if it set a limit, or else this one.
     Usually(OutputLimitField),
-    /// This one: a refusal or the pool file says so.
+    /// Only this field, because a refusal or the pool file says so.
     Only(OutputLimitField),
 }
 
 impl LimitField {
-    /// The name for a request that has no limit of its own.
+    /// The field's name for a request that has no limit of its own.
     pub(super) fn usual(self) -> &'static str {
         match self {
             Self::Usually(field) | Self::Only(field) => field.as_str(),
@@ -68,7 +69,7 @@ impl LimitField {
     }
 }
 
-/// What goes to the provider beside the body.
+/// The parts of a request that go to the provider beside the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Envelope {
     pub(super) dialect: Dialect,
@@ -77,7 +78,8 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
-    /// From the headers and the query of the agent's request: what the dialect needs of them, and nothing else.
+    /// Reads the headers and the query of the agent's request. It keeps only the parts that the
+    /// dialect needs.
     pub(super) fn read(dialect: Dialect, headers: &HeaderMap, query: Option<&str>) -> Self {
         let (headers, query) = match dialect {
             Dialect::Chat | Dialect::Responses => (Vec::new(), None),
@@ -122,8 +124,8 @@ impl fmt::Display for Dialect {
 }
 
 impl Dialect {
-    /// Whether providers are asked for a stream when the agent asked for one. Chat completions are turned into events
-    /// here; of the others the provider's own events are kept.
+    /// Whether providers are asked for a stream if the agent asked for one. The gateway makes the
+    /// events of chat completions itself. For the others it keeps the provider's own events.
     pub(super) fn streams(self) -> bool {
         match self {
             Self::Chat => false,
@@ -131,7 +133,7 @@ impl Dialect {
         }
     }
 
-    /// What the request asks for, when it can be priced.
+    /// The contents of a request, if it can be priced.
     pub(super) fn check(self, fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
         match self {
             Self::Chat => chat::check(fields),
@@ -140,7 +142,8 @@ impl Dialect {
         }
     }
 
-    /// The changes after which the request holds one limit of the output: `told` by the gateway, else the agent's own.
+    /// The changes after which the request has one output limit: `told`, the gateway's, or else the
+    /// agent's own.
     pub(super) fn limit(
         self,
         body: &Body,
@@ -168,7 +171,7 @@ impl Dialect {
         changes
     }
 
-    /// Under which of the two names of chat completions the limit goes to a provider.
+    /// Which of the two fields of chat completions carries the limit to a provider.
     pub(super) fn limit_field(
         self,
         body: &Body,
@@ -180,7 +183,7 @@ impl Dialect {
         }
     }
 
-    /// Whether the gateway reads or changes the member of a request with this name.
+    /// Whether the gateway reads or changes the member with this name.
     pub(super) fn acts_on(self, name: &str) -> bool {
         const EVERYWHERE: [&str; 9] = [
             "input",
@@ -205,10 +208,10 @@ impl Dialect {
 }
 
 impl Form {
-    /// What an answer says, when it is a complete one.
+    /// Reads an answer, if it is complete.
     ///
     /// # Errors
-    /// Why it is none, and what the provider says it used all the same.
+    /// Why the answer does not count, and the usage that the provider reports nevertheless.
     pub(super) fn read(self, body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
         match (self.dialect, self.stream) {
             (Dialect::Chat, _) => chat_answer::read(body),

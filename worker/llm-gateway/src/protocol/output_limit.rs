@@ -1,4 +1,5 @@
-//! The limit of an answer's length: how requests say it, and that exactly one of them goes to a provider. Pure.
+//! The limit of an answer's length: its names in requests, and the rule that a provider gets
+//! exactly one. Pure.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +8,8 @@ use super::super::request::{BadRequest, positive};
 
 pub(super) const MAX_TOKENS: &str = "max_tokens";
 pub(super) const MAX_OUTPUT_TOKENS: &str = "max_output_tokens";
-/// All names that servers of any dialect are known to take. A request may hold several; a provider gets one.
+/// All names that servers of any dialect are known to accept. A request may contain several; a
+/// provider gets one.
 pub(in super::super) const NAMES: [&str; 7] = [
     MAX_TOKENS,
     "max_completion_tokens",
@@ -18,7 +20,7 @@ pub(in super::super) const NAMES: [&str; 7] = [
     "num_predict",
 ];
 
-/// The least of the limits that the agent set. llama.cpp and Ollama write "no limit" as -1.
+/// The lowest of the limits that the agent set. For llama.cpp and Ollama, -1 means "no limit".
 pub(super) fn asked(fields: &Map<String, Value>) -> Result<Option<u64>, BadRequest> {
     let mut least = None;
     for name in NAMES {
@@ -43,7 +45,8 @@ fn is_unlimited(value: Option<&Value>) -> bool {
     value.and_then(Value::as_f64) == Some(-1.0)
 }
 
-/// Writes the limit under the name `own` and takes every other one out. Without a limit only `null` may stay.
+/// Writes the limit under the name `own` and removes every other limit. Without a limit only `null`
+/// values may stay.
 pub(super) fn write(body: &Body, limit: Option<u64>, own: &'static str, changes: &mut Changes) {
     for name in NAMES {
         let Some(literal) = body.literal(name) else {

@@ -1,7 +1,8 @@
 //! OpenAI's Responses, as codex speaks it. Pure. Requests and answers are passed on as they are.
 //!
-//! A conversation that the provider keeps (`previous_response_id`, `conversation`, items by reference) is refused: its
-//! length, and so its price, is in nobody's hands here, and the next LLM does not know it.
+//! A conversation that the provider keeps (`previous_response_id`, `conversation`, items by
+//! reference) is refused. The gateway cannot know its length, and so its price. The next LLM does
+//! not know the conversation.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,8 @@ use super::super::pricing::Tokens;
 use super::super::request::{Asked, BadRequest, given, list};
 use super::{Ending, output_limit, sse};
 
-/// Fields that make a provider read what is not in the request, or do and charge for more than tokens.
+/// Fields that make a provider read data that is not in the request, or do and charge for more than
+/// tokens.
 pub(super) const UNPRICEABLE: [&str; 6] = [
     "background",
     "context_management",
@@ -20,7 +22,7 @@ pub(super) const UNPRICEABLE: [&str; 6] = [
     "prompt",
     "plugins",
 ];
-/// Tools that the agent itself runs. Whatever is not here runs at the provider, for a price of its own.
+/// Tools that the agent itself runs. The provider runs all other tools, for a price of their own.
 const OWN_TOOLS: [&str; 4] = ["function", "custom", "local_shell", "apply_patch"];
 
 pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
@@ -71,7 +73,8 @@ fn foreign_tool(tool: &Value) -> Option<String> {
     (!own).then(|| format!("tools of type \"{kind}\""))
 }
 
-/// References, whose length nobody knows, and pictures and files, whose tokens do not follow from their size.
+/// References, whose length is unknown, and pictures and files, whose tokens do not follow from
+/// their size.
 fn foreign_item(item: &Value) -> Option<String> {
     if item["type"] == "item_reference" {
         return Some("input of type \"item_reference\"".to_owned());
@@ -86,14 +89,14 @@ fn foreign_item(item: &Value) -> Option<String> {
     Some(format!("input content of type \"{kind}\""))
 }
 
-/// An answer that is no stream.
+/// Reads an answer that is not a stream.
 pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let response: Value =
         serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
     of_response(&response, &[])
 }
 
-/// The events of a stream: the last one holds the whole response.
+/// Reads the events of a stream. The last one contains the whole response.
 pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
     let events = sse::events_of(body)?;
     if let Some(at) = events.iter().position(is_error) {
@@ -131,12 +134,14 @@ fn is_error(event: &Value) -> bool {
     event["type"] == "error" || (event["type"].is_null() && error_in(event).is_some())
 }
 
-/// OpenAI writes the error into the event itself, others into an object `error` of it.
+/// The error of an event. OpenAI writes its fields into the event itself, others into an object
+/// `error`.
 fn error_of(event: &Value) -> Value {
     error_in(event).unwrap_or_else(|| serde_json::json!({"error": event}))
 }
 
-/// `streamed`: the items that came before, for providers that do not repeat them.
+/// Reads a response. `streamed` are the earlier items, for providers that do not repeat them at the
+/// end.
 fn of_response(
     response: &Value,
     streamed: &[Value],
@@ -149,7 +154,7 @@ fn of_response(
             .flatten()
             .chain(streamed)
     };
-    // Where there is neither an item nor usage, nothing was done.
+    // A response with neither an item nor usage means that no work was done.
     let failed = |error: Value| {
         (
             NoAnswer::Failed(error),
@@ -180,7 +185,7 @@ fn of_response(
     })
 }
 
-/// Neither text nor a call.
+/// True if an item has neither text nor a call.
 fn is_empty(item: &Value) -> bool {
     match item["type"].as_str() {
         Some("message") => item["content"]
@@ -199,7 +204,7 @@ fn is_empty(item: &Value) -> bool {
     }
 }
 
-/// `output_tokens` includes hidden reasoning.
+/// Reads a usage. Its `output_tokens` includes hidden reasoning.
 fn usage(usage: &Value) -> Option<Tokens> {
     let input = usage["input_tokens"].as_u64()?;
     let output = usage["output_tokens"].as_u64()?;

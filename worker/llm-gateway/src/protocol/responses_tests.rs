@@ -15,7 +15,7 @@ fn ask(body: Value) -> Result<AgentRequest, BadRequest> {
     AgentRequest::read(envelope, body.to_string().as_bytes())
 }
 
-/// What codex 0.169.0 sends, shortened.
+/// A request as codex 0.169.0 sends it, shortened.
 fn of_codex() -> Value {
     json!({
         "model": "openai/gpt-x",
@@ -63,7 +63,7 @@ fn what_codex_sends_is_passed_on_but_for_the_model_and_the_limit() {
     assert_eq!(
         (request.demand.choices, request.demand.max_output),
         (1, None),
-        "what it asks for"
+        "the size that it asks for"
     );
     assert_eq!(
         sent(&request, None),
@@ -80,7 +80,7 @@ fn what_codex_sends_is_passed_on_but_for_the_model_and_the_limit() {
     assert_eq!(
         sent(&request, Some(70))["max_output_tokens"],
         70,
-        "lowered in its place"
+        "lowered in place"
     );
     assert!(
         ask(json!({"model": "m", "input": "a text"})).is_ok(),
@@ -315,7 +315,7 @@ fn whatever_is_not_complete_is_no_answer() {
         let error = read(response(status).to_string().as_bytes())
             .expect_err(status)
             .0;
-        assert_eq!(error, NoAnswer::Lacks("status"), "{status} is no end");
+        assert_eq!(error, NoAnswer::Lacks("status"), "{status} is not an end");
     }
     let mut without = response("completed");
     without["output"] = Value::Null;
@@ -331,6 +331,6 @@ fn whatever_is_not_complete_is_no_answer() {
             .expect("an answer")
             .usage,
         None,
-        "nobody knows what it used"
+        "its usage is unknown"
     );
 }

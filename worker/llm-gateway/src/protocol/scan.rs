@@ -1,14 +1,15 @@
-//! Where an answer ends in a body that is still coming. Pure.
+//! Finds the end of an answer in a body that is still coming. Pure.
 //!
-//! A provider may keep the connection open after its answer, or go on talking. The answer ends with the last event of
-//! its dialect, and one that is a JSON object with its last brace.
+//! A provider may keep the connection open after its answer, or send more. An answer ends with the
+//! last event of its dialect; a JSON object ends with its last brace.
 
 use super::{Dialect, sse};
 
-/// Before an answer begins: white space, with which some providers keep a connection alive, and a byte order mark.
+/// Bytes before an answer: white space, with which some providers keep a connection alive, and a
+/// byte order mark.
 const BEFORE: &[u8] = b" \t\r\n\xef\xbb\xbf";
 
-/// Gets the body of an answer piece by piece.
+/// Takes the body of an answer piece by piece.
 #[derive(Debug)]
 pub(in super::super) struct Scanner {
     dialect: Dialect,
@@ -31,7 +32,8 @@ impl Scanner {
         }
     }
 
-    /// The number of these bytes that belong to the answer, if it is complete with them.
+    /// Takes a piece. Returns how many of its bytes belong to the answer, if the answer is complete
+    /// with them.
     pub(in super::super) fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut begin = 0;
         if matches!(self.kind, Kind::Unknown) {
@@ -54,13 +56,13 @@ impl Scanner {
     }
 }
 
-/// Whether a body is a JSON object and no stream of events.
+/// Whether a body is a JSON object and not a stream of events.
 pub(super) fn is_json(body: &[u8]) -> bool {
     body.iter().find(|byte| !BEFORE.contains(byte)) == Some(&b'{')
 }
 
 impl Dialect {
-    /// Whether this event is the last one of its stream.
+    /// Whether this event ends its stream.
     fn ends_with(self, name: &str, data: &str) -> bool {
         if sse::is_end_mark(data) {
             return true;
@@ -75,7 +77,7 @@ impl Dialect {
             ],
             Self::Messages => &["message_stop", "error"],
         };
-        // Most events are read only once: when the answer is complete.
+        // Most events are parsed only once: when the answer is complete.
         if !last.iter().any(|word| name == *word || data.contains(word)) {
             return false;
         }
@@ -124,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// Where the answer ends in a body that comes in pieces of so many bytes.
+    /// The end of the answer in a body that comes in pieces of `piece` bytes.
     fn end(dialect: Dialect, body: &str, piece: usize) -> Option<usize> {
         let mut scanner = Scanner::new(dialect);
         let pieces = body.as_bytes().chunks(piece).enumerate();

@@ -1,4 +1,4 @@
-//! Server-sent events, as they come or as a whole, and what to make of a body that holds none. Pure.
+//! Server-sent events, in pieces or as a whole, and the failure if a body contains none. Pure.
 
 use serde_json::Value;
 
@@ -6,22 +6,22 @@ use super::super::answer::NoAnswer;
 use super::super::error_inside::error_in;
 use super::super::pricing::Tokens;
 
-/// Takes a stream apart as it comes: into lines, however they end, and those into events.
+/// Splits a stream into lines, with any line ending, and those into events.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     /// The line that has not ended yet.
     line: Vec<u8>,
-    /// The last line ended with CR: a LF that follows belongs to it.
+    /// The last line ended with CR, so a LF that follows belongs to it.
     after_cr: bool,
     name: String,
     data: String,
-    /// Something of the format was seen.
+    /// A line of the format was seen.
     is_stream: bool,
 }
 
 impl Parser {
-    /// Takes in more bytes. `is_last` gets name and data of each event that is complete now, until it says yes: then the
-    /// stream is over, and the answer is the number of bytes up to there.
+    /// Takes in more bytes. `is_last` gets the name and data of each complete event, until it
+    /// returns true. Then the stream is over, and the result is the number of bytes up to there.
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
@@ -70,11 +70,12 @@ impl Parser {
     }
 }
 
-/// The data of all complete events, as JSON. An event that is not closed by an empty line does not count, here as little
-/// as for any client.
+/// The data of all complete events, as JSON. An event without an empty line after it does not
+/// count, as for any client.
 ///
 /// # Errors
-/// When the body holds anything but events with JSON: then the provider did not answer in the protocol.
+/// If the body contains anything but events with JSON. Then the provider did not answer in the
+/// protocol.
 pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     let text = std::str::from_utf8(body).map_err(|error| NoAnswer::Json(error.to_string()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -95,7 +96,8 @@ pub(super) fn events(body: &[u8]) -> Result<Vec<Value>, NoAnswer> {
     }
 }
 
-/// The same for readers of a dialect, which also report the usage. An error in place of a stream used nothing.
+/// Like [`events`], for readers that also report the usage. An error instead of a stream used
+/// nothing.
 pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tokens>)> {
     events(body).map_err(|error| {
         let nothing = matches!(error, NoAnswer::Failed(_)).then(Tokens::default);
@@ -103,14 +105,14 @@ pub(super) fn events_of(body: &[u8]) -> Result<Vec<Value>, (NoAnswer, Option<Tok
     })
 }
 
-/// The data of one event; None when it only marks the end, as that of every stream of chat completions does.
+/// The data of one event. None if the event only marks the end of a stream, as in chat completions.
 pub(super) fn read(name: &str, data: &str) -> Result<Option<Value>, serde_json::Error> {
     let text = data.trim();
     if text.is_empty() || is_end_mark(text) {
         return Ok(None);
     }
     let mut event: Value = serde_json::from_str(text)?;
-    // Some providers name an event, and leave its type out.
+    // Some providers name an event and leave its type out.
     let is_ours = ["response.", "message_", "content_block_"]
         .iter()
         .any(|begin| name.starts_with(begin));
@@ -126,12 +128,13 @@ pub(super) fn is_end_mark(data: &str) -> bool {
     data.trim() == "[DONE]"
 }
 
-/// An error that came with status 200, or something else altogether.
+/// The failure of a body that is not a stream: an error that came with status 200, or something
+/// else.
 fn no_stream(text: &str) -> NoAnswer {
     match serde_json::from_str::<Value>(text) {
         Ok(value) if error_in(&value).is_some() => NoAnswer::Failed(value),
-        Ok(_) => NoAnswer::Json("it is one object and no stream of events".to_owned()),
-        Err(_) => NoAnswer::Json("it is no stream of events".to_owned()),
+        Ok(_) => NoAnswer::Json("it is one object, not a stream of events".to_owned()),
+        Err(_) => NoAnswer::Json("it is not a stream of events".to_owned()),
     }
 }
 
@@ -179,7 +182,7 @@ mod tests {
     fn what_is_no_stream_is_told_apart() {
         assert!(
             matches!(events(b"data: {\"a\":\n\n"), Err(NoAnswer::Json(_))),
-            "half a JSON text in a whole event"
+            "half of a JSON text in a whole event"
         );
         assert!(
             matches!(events(b"<html>\n</html>\n"), Err(NoAnswer::Json(_))),
@@ -187,7 +190,7 @@ mod tests {
         );
         assert!(
             matches!(events(b"{\"output\": []}"), Err(NoAnswer::Json(_))),
-            "an answer that is no stream"
+            "an answer that is not a stream"
         );
         let error = json!({"error": {"message": "busy"}});
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Who gets in, with what, and what happens when an agent or a session goes away.
+//! Access to the gateway, and what happens when an agent or a session goes away.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn the_provider_gets_its_key_and_never_the_tasks_token() {
         .json(&prompt(&json!({"say": "x"})))
         .send()
         .await;
-    assert!(response.is_ok(), "asked directly with the provider's key");
+    assert!(response.is_ok(), "asked directly, with the provider's key");
     let hashes: Vec<String> = rig
         .llm
         .requests()
@@ -122,11 +122,11 @@ async fn a_closed_session_lets_nobody_in_and_gives_up_open_calls() {
         "and charged its worst case"
     );
     let answer = open.await.expect("no panic").expect("an answer").status();
-    assert_eq!(answer.as_u16(), 401, "the agent is told");
+    assert_eq!(answer.as_u16(), 401, "the agent gets an error");
     assert_eq!(
         with_old.send().await.expect("an answer").status().as_u16(),
         401,
-        "the token is worthless now"
+        "the token is invalid now"
     );
     assert_eq!(
         with_other
@@ -136,7 +136,7 @@ async fn a_closed_session_lets_nobody_in_and_gives_up_open_calls() {
             .status()
             .as_u16(),
         200,
-        "another task's is not"
+        "another task's token is still valid"
     );
 }
 
@@ -153,7 +153,7 @@ async fn a_call_whose_agent_went_away_is_given_up_and_recorded() {
     agent.abort();
     until("the call has ended", || rig.session.open_calls() == 0).await;
     assert_eq!(rig.last_call().class, CallClass::Timeout, "recorded");
-    until("the provider sees it given up", || {
+    until("the provider sees that it was abandoned", || {
         rig.llm.requests()[0].outcome == "client went away"
     })
     .await;
@@ -205,7 +205,7 @@ async fn a_provider_that_cannot_be_used_is_named_at_start() {
     let message = of(provider("http://127.0.0.1:9"), "two\nlines").expect("a mistake");
     assert!(
         message.contains("SCRIPTED_KEY") && !message.contains("two"),
-        "names the variable, not the key: {message}"
+        "it names the variable, not the key: {message}"
     );
     assert_eq!(
         of(provider("https://127.0.0.1:9/v1"), KEY),

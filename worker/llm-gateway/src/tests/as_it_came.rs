@@ -1,11 +1,11 @@
-//! A request reaches the provider as the agent wrote it, byte for byte: only the model, the stream and the output limit are
-//! the gateway's. One limit leaves.
+//! A request reaches the provider as the agent wrote it, byte for byte. The gateway only changes
+//! the model, the stream and the output limit. Exactly one limit leaves the gateway.
 
 use super::provider::{Picky, takes_all};
 use super::*;
 
-/// The samples look like the requests of aider (over LiteLLM), codex and claude. They have keys in an order that means
-/// something, numbers beyond 64 bits, escapes and whitespace.
+/// The samples look like the requests of aider (over LiteLLM), codex and claude. Their keys are in
+/// a meaningful order. They contain numbers beyond 64 bits, escapes and whitespace.
 #[tokio::test]
 async fn a_request_is_passed_on_byte_for_byte_but_for_model_stream_and_limit() {
     for (path, llm, sent, changes) in [
@@ -158,7 +158,7 @@ async fn a_call_never_costs_more_than_its_limit_whatever_limits_the_agent_names(
         ..plan("paid/gpt")
     })
     .await;
-    // The provider writes as much as the largest limit in its request lets it.
+    // The provider writes as much as the largest limit in its request allows.
     let mut body = prompt(&json!({"say": "x", "usage": "none"}));
     body["max_tokens"] = json!(100_000);
     body["max_completion_tokens"] = json!(100);
@@ -171,7 +171,7 @@ async fn a_call_never_costs_more_than_its_limit_whatever_limits_the_agent_names(
     assert_eq!(most, Some(100), "the smaller one is the limit");
     assert!(
         rig.last_call().cost <= MicroUsd(50_000),
-        "what was set aside: {}",
+        "the amount that was set aside: {}",
         rig.last_call().cost
     );
 }

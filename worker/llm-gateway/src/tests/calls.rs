@@ -1,4 +1,4 @@
-//! What becomes of an answer or a failure of a provider.
+//! How the gateway handles a provider's answer or failure.
 
 use super::*;
 
@@ -147,14 +147,17 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
             "{script}: {}",
             call.message
         );
-        assert_eq!(seen, 400, "{script}: what stops an agent at once");
+        assert_eq!(
+            seen, 400,
+            "{script}: the status that stops an agent at once"
+        );
         let message = body["error"]["message"]
             .as_str()
             .expect("an error message")
             .to_lowercase();
         assert!(
             message.contains("free/small"),
-            "{script}: names the LLM: {message}"
+            "{script}: the message names the LLM: {message}"
         );
         let spelled = ["rate limit", "rate_limit", "rate-limit", "ratelimit"];
         assert!(

@@ -1,4 +1,5 @@
-//! Responses and Messages: passed on as they are, with the same admission, classes and record as chat completions.
+//! Responses and Messages: passed on as they are, with the same admission, classes and record as
+//! chat completions.
 
 use axum::Router;
 use axum::extract::Request;
@@ -9,7 +10,8 @@ use tokio::sync::mpsc;
 use super::super::estimate::of_json;
 use super::*;
 
-/// A way to ask: the path below `/v1`, an LLM that is served so, and what the request calls its prompt.
+/// A way to ask: the path below `/v1`, an LLM that is served there, and the request's field for its
+/// prompt.
 #[derive(Clone, Copy)]
 struct Way {
     path: &'static str,
@@ -58,7 +60,7 @@ impl Way {
         )
     }
 
-    /// What the provider answers to the body that the gateway made of the agent's.
+    /// The provider's answer to the body that the gateway made from the agent's.
     async fn directly(self, rig: &Rig, body: &Value) -> String {
         let mut body = body.clone();
         body["model"] = name(self.llm).model().into();
@@ -139,7 +141,7 @@ async fn a_good_answer_is_passed_on_byte_for_byte_and_metered() {
         );
         assert_eq!(
             seen.fields[way.limit], 16_384,
-            "{case}: a paid LLM is told a limit"
+            "{case}: a paid LLM gets a limit"
         );
     }
 }
@@ -209,11 +211,11 @@ async fn every_failure_of_a_provider_is_a_400_for_the_agent_and_has_its_true_cla
                 "{case}: {}",
                 call.message
             );
-            let body: Value = serde_json::from_str(&text).expect("an error is no stream");
+            let body: Value = serde_json::from_str(&text).expect("an error is not a stream");
             assert_eq!(
                 (seen, &body["type"]),
                 (400, &json!("error")),
-                "{case}: what stops an agent at once"
+                "{case}: the status that stops an agent at once"
             );
             let message = body["error"]["message"].as_str().expect("a message");
             assert!(
@@ -433,7 +435,7 @@ async fn an_anthropic_provider_gets_its_key_and_the_agents_version_and_nothing_e
         assert_eq!(
             text("anthropic-beta"),
             Some("one,two"),
-            "{base_url}: what the agent wants"
+            "{base_url}: the agent's features"
         );
         for name in ["authorization", "x-app", "cookie"] {
             assert_eq!(text(name), None, "{base_url}: {name} is the agent's own");

@@ -1,4 +1,5 @@
-//! Where an answer ends, and how. The provider of these tests writes given bytes and decides what its connection does.
+//! Where an answer ends, and how. The provider in these tests writes given bytes and decides what
+//! its connection does.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -7,16 +8,16 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// What a provider does once it has written its answer.
+/// The behaviour of a provider after its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// It says nothing more, and keeps the connection.
+    /// It sends nothing more and keeps the connection open.
     KeepsOpen,
-    /// It goes on writing this for as long as anybody reads.
+    /// It writes this again and again until the connection closes.
     GoesOn(&'static str),
 }
 
-/// A provider of raw bytes. Every connection gets the next answer; the last one is given again and again.
+/// A provider of raw bytes. Every connection gets the next answer; the last answer is repeated.
 struct RawProvider {
     address: std::net::SocketAddr,
     /// One message for each connection that the gateway has closed.
@@ -86,7 +87,7 @@ async fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()
     stream.flush().await
 }
 
-/// The head of a request, and as much of a body as it announces.
+/// Reads the head of a request and the body that it announces.
 async fn read_request(stream: &mut TcpStream) {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
@@ -112,11 +113,11 @@ struct RawRig {
     provider: RawProvider,
     session: Session,
     client: Client,
-    /// Keeps its sessions.
+    /// Keeps the sessions alive.
     _gateway: Gateway,
 }
 
-/// How an agent asks, and an LLM that is asked so.
+/// A way for an agent to ask, and an LLM that is served that way.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     path: &'static str,
@@ -309,7 +310,7 @@ async fn an_answer_ends_with_its_last_event_whatever_the_provider_does_with_the_
             );
             assert!(
                 !body.contains("too late"),
-                "{case}: what comes after the end is nothing: {body}"
+                "{case}: nothing after the end reaches the agent: {body}"
             );
             if way.path != CHAT.path {
                 assert_eq!(body, text, "{case}: all of it, as it came");

@@ -1,4 +1,4 @@
-//! One LLM after another: over real HTTP, with a provider that fails on command.
+//! One LLM after another, over real HTTP, with a provider that fails on command.
 
 use std::collections::BTreeSet as Set;
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use super::super::permits::{Epoch, Failed, Permits, Unavailable, Why};
 use super::super::record::{NoLlmLeft, Out};
 use super::*;
 
-/// A pool that shuts LLMs on command, has money or has not, and remembers what it was told.
+/// A pool that shuts LLMs on command, has money or not, and remembers the reports that it gets.
 #[derive(Default)]
 struct SmallPool {
     shut: Mutex<Set<LlmName>>,
@@ -131,7 +131,7 @@ fn limited(seconds: u64) -> Answer {
     }
 }
 
-/// Whatever is asked, this model does that.
+/// A rule that gives this answer to every call of the model.
 fn outage(model: &str, answer: Answer) -> Rule {
     Rule {
         model: model.to_owned(),
@@ -205,7 +205,7 @@ async fn whatever_way_the_primary_fails_the_backup_answers_the_same_call() {
         assert_eq!(
             pool.told(),
             told,
-            "{what}: the pool hears of the LLM's failures, and of no other"
+            "{what}: only the LLM's failures reach the pool"
         );
         let usage = usage(&record.calls);
         let by_llm: Vec<_> = usage
@@ -220,7 +220,7 @@ async fn whatever_way_the_primary_fails_the_backup_answers_the_same_call() {
         );
         assert_eq!(
             usage.by_llm[1].cost_usd, usage.cost_usd,
-            "{what}: the money is the paid one's"
+            "{what}: only the paid LLM costs money"
         );
     }
 }
@@ -302,7 +302,7 @@ async fn retries_have_an_end_and_count_as_one_failure_and_a_hang_has_none() {
         assert_eq!(
             record.calls.len(),
             tries + 1,
-            "{answer:?}: so many tries, and the backup"
+            "{answer:?}: all tries, and the backup"
         );
         let failures = pool
             .told()
@@ -441,7 +441,7 @@ async fn without_money_free_llms_go_on_and_paid_ones_are_not_asked() {
     assert_eq!(
         classes(&rig.session.record()),
         [("free/small".to_owned(), "ok")],
-        "and nobody else was asked"
+        "and no other LLM was asked"
     );
 
     let pool = broke();
@@ -484,7 +484,7 @@ async fn when_no_llm_is_left_the_agent_is_stopped_and_told_the_classes_only() {
         outage("gpt", status(500)),
     ]);
     let (seen, body) = rig.ask(json!({"say": "x"})).await;
-    assert_eq!(seen, 400, "what stops every agent");
+    assert_eq!(seen, 400, "the status that stops every agent");
     let message = body["error"]["message"].as_str().expect("a message");
     let expected = "no LLM is left for this call: free/small: throttled, narrow/small: breaker, paid/gpt: unavailable";
     assert_eq!(message, expected, "each with its class, and no detail");
@@ -503,7 +503,7 @@ async fn when_no_llm_is_left_the_agent_is_stopped_and_told_the_classes_only() {
     assert_eq!(
         rig.session.record().no_llm_left,
         None,
-        "the newest call has not ended so, or at all"
+        "the newest call has found an LLM, or is still open"
     );
     open.abort();
     assert_eq!(
@@ -511,7 +511,11 @@ async fn when_no_llm_is_left_the_agent_is_stopped_and_told_the_classes_only() {
         200,
         "when one is back"
     );
-    assert_eq!(rig.session.record().no_llm_left, None, "nor has this one");
+    assert_eq!(
+        rig.session.record().no_llm_left,
+        None,
+        "and so has this one"
+    );
 }
 
 #[tokio::test]
@@ -526,7 +530,7 @@ async fn the_agents_own_mistakes_and_limits_are_no_outage() {
     assert_eq!(
         rig.ask(json!({"say": "x"})).await.0,
         200,
-        "what costs too much is done by the free one"
+        "the free LLM does what is too expensive"
     );
     let expected = [
         ("paid/gpt".to_owned(), "refused"),
@@ -568,7 +572,7 @@ async fn the_agents_own_mistakes_and_limits_are_no_outage() {
         400,
         "too long for both"
     );
-    assert_eq!(rig.session.record().no_llm_left, None, "is no outage");
+    assert_eq!(rig.session.record().no_llm_left, None, "is not an outage");
     rig.llm.set_rules(vec![
         outage("gpt", status(500)),
         outage("small", behave(Behave::BrokenJson)),
@@ -578,7 +582,11 @@ async fn the_agents_own_mistakes_and_limits_are_no_outage() {
         400,
         "one is down and one talks nonsense"
     );
-    assert_eq!(rig.session.record().no_llm_left, None, "is none either");
+    assert_eq!(
+        rig.session.record().no_llm_left,
+        None,
+        "is not an outage either"
+    );
 }
 
 #[tokio::test]
@@ -616,7 +624,7 @@ async fn failover_moves_on_only_as_far_as_it_is_configured() {
         assert_eq!(
             record.calls.len(),
             if seen == 200 { 2 } else { 1 },
-            "{case}: so many were asked"
+            "{case}: the number of LLMs that were asked"
         );
         assert_eq!(
             record.no_llm_left.is_some(),
@@ -659,6 +667,6 @@ async fn a_call_that_was_given_up_is_no_failure_of_the_llm() {
     assert_eq!(
         pool.told(),
         Vec::<String>::new(),
-        "the pool hears of neither"
+        "neither failure reaches the pool"
     );
 }

@@ -1,5 +1,5 @@
-//! The gateway adds only what a model takes: a refusal of the output limit is understood, and the same LLM is asked again at
-//! once.
+//! The gateway adds only limits that a model accepts. It reads the refusal of an output limit, and
+//! asks the same LLM again at once.
 
 use pool_core::pool::{LlmSettings, OutputLimitField};
 
@@ -7,7 +7,7 @@ use super::super::known::KnownLlms;
 use super::provider::{Picky, Taste};
 use super::*;
 
-/// The limit of a request, under whatever name.
+/// The limit of a request, under any name.
 fn limit(request: &Value) -> Option<u64> {
     let names = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
     names.into_iter().find_map(|name| request[name].as_u64())
@@ -64,7 +64,7 @@ fn bedrock_behind_a_proxy(request: &Value) -> Option<(u16, String)> {
         .map(|_| (500, message.to_owned()))
 }
 
-/// A small context, as vLLM says it: the prompt has 100 tokens.
+/// A small context, in vLLM's words: the prompt has 100 tokens.
 fn vllm(request: &Value) -> Option<(u16, String)> {
     let given = limit(request).filter(|limit| limit + 100 > 8192)?;
     let message = format!(
@@ -88,7 +88,7 @@ fn knows_only_max_tokens(request: &Value) -> Option<(u16, String)> {
     })
 }
 
-/// Both at once: an o-series model with a small limit.
+/// Both refusals at once: an o-series model with a small limit.
 fn picky_in_both(request: &Value) -> Option<(u16, String)> {
     newest_of_openai(request).or_else(|| openai(request))
 }
@@ -118,7 +118,7 @@ async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
             4096,
         ),
         (openai, "responses", "paid/gpt", RESPONSES, 4096),
-        // The agent's own limit is lowered, too: it is the one thing that the gateway may change.
+        // The agent's own limit is lowered, too: it is the only part that the gateway may change.
         (
             deepseek,
             "chat/completions",
@@ -140,7 +140,7 @@ async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
         assert_eq!(
             limit(&second),
             Some(most),
-            "{path} {body}: with what the refusal has named"
+            "{path} {body}: with the values from the refusal"
         );
         let calls = provider.rig.session.record().calls;
         assert_eq!(calls.len(), 2, "both are on record");
@@ -154,7 +154,7 @@ async fn a_refusal_that_names_a_limit_is_learned_and_the_call_is_answered() {
         assert_eq!(
             (status.as_u16(), provider.more()),
             (200, 1),
-            "{path} {body}: and is remembered: {text}"
+            "{path} {body}: the lesson is remembered: {text}"
         );
     }
 }
@@ -198,7 +198,7 @@ async fn a_refusal_that_names_the_other_field_is_learned_and_the_call_is_answere
         assert_eq!(
             (status.as_u16(), provider.more()),
             (200, 1),
-            "{body}: and is remembered: {text}"
+            "{body}: the lesson is remembered: {text}"
         );
     }
 }
@@ -217,7 +217,7 @@ async fn two_things_are_learned_in_one_call_and_a_small_context_is_one_of_them()
     assert_eq!((status.as_u16(), provider.more()), (200, 2), "{text}");
     provider.got().await;
     let second: Value = serde_json::from_str(&provider.got().await).expect("JSON");
-    assert_eq!(limit(&second), Some(8192 - 100), "what the context leaves");
+    assert_eq!(limit(&second), Some(8192 - 100), "the rest of the context");
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_refusal_that_goes_on_is_an_ordinary_failure() {
     assert_eq!(
         limit(&first),
         Some(16_384),
-        "and a lesson that was of no use is not kept"
+        "and a useless lesson is not kept"
     );
 }
 

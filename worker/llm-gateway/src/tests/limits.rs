@@ -1,4 +1,4 @@
-//! Time, places, tokens and money.
+//! Limits: time, places, tokens and money.
 
 use pool_tests::scripted_llm::{Answer, Behave, Rule};
 
@@ -30,10 +30,10 @@ async fn a_call_that_hangs_ends_at_its_time_out_and_is_charged_its_worst_case() 
     assert_eq!(
         (call.output_tokens, call.estimated),
         (16_384, true),
-        "what the provider was told at most"
+        "the highest limit that the provider got"
     );
     assert!(call.cost >= MicroUsd(163_840), "its price: {}", call.cost);
-    until("the provider sees the call given up", || {
+    until("the provider sees that the call was abandoned", || {
         rig.llm
             .requests()
             .iter()
@@ -57,7 +57,7 @@ async fn an_answer_without_usage_is_charged_its_worst_case() {
     assert_eq!(
         call.input_tokens,
         of_json(&body.to_string()).tokens,
-        "what the request has at most"
+        "the upper estimate of the request"
     );
 }
 
@@ -115,7 +115,7 @@ async fn an_agent_that_went_away_while_its_call_waited_has_made_none() {
 async fn the_token_limit_of_a_task_holds_call_by_call() {
     let rig = Rig::start(plan("free/small")).await;
     let use_up = |input: u64, output: u64| json!({"say": "x", "usage": {"input_tokens": input, "output_tokens": output}});
-    // Long enough for so many tokens, and known to have few.
+    // Long enough for this many tokens, but known to have few.
     let mut long = prompt(&use_up(70_000, 0));
     long["messages"][0]["content"] = json!(format!(
         "SCRIPT: {}{}",
@@ -205,7 +205,7 @@ async fn an_answer_that_is_cut_at_the_agents_own_limit_is_the_agents_and_no_good
     let answer: Value = response.json().await.expect("JSON");
     assert_eq!(
         answer["choices"][0]["finish_reason"], "length",
-        "and is told so"
+        "and the reply says so"
     );
     assert_eq!(
         rig.last_call().class,
@@ -304,7 +304,7 @@ async fn an_absurd_usage_is_charged_the_worst_case() {
         assert_eq!(
             (call.input_tokens, call.output_tokens, call.estimated),
             (input, output, false),
-            "what can be true"
+            "a usage that can be true"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway against a real provider on a real port: the scripted LLM.
+//! Tests the gateway with a real provider on a real port: the scripted LLM.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,7 +47,8 @@ fn provider(base_url: &str) -> Provider {
     }
 }
 
-/// A pool's providers: `free/…` and `paid/…` served by the scripted LLM, `gone/…` by nobody, and a few odd ones.
+/// A pool's providers: the scripted LLM serves `free/…` and `paid/…`, `gone/…` is down, and there
+/// are a few odd ones.
 fn upstreams(llm: &ScriptedLlm) -> Arc<Upstreams> {
     upstreams_at(&llm.base_url())
 }
@@ -85,7 +86,7 @@ fn upstreams_at(base_url: &str) -> Arc<Upstreams> {
                 ..good
             },
         ),
-        // Port 9 is `discard`: nobody listens there.
+        // Port 9 is `discard`: nothing listens there.
         ("gone".to_owned(), provider("http://127.0.0.1:9/v1")),
     ]);
     let price = Price {
@@ -113,7 +114,7 @@ fn plan(llm: &str) -> CallPlan {
     }
 }
 
-/// As by default, but without retries.
+/// The default settings, but without retries.
 fn failover() -> Failover {
     use FailureCondition::{ApiError, ModelUnavailable, RateLimit, Timeout};
     Failover {
@@ -134,7 +135,7 @@ fn failover() -> Failover {
     }
 }
 
-/// A scripted LLM, a gateway before it, and one task's session.
+/// A scripted LLM, a gateway in front of it, and one task's session.
 struct Rig {
     llm: ScriptedLlm,
     gateway: Gateway,
@@ -177,7 +178,7 @@ impl Rig {
             .expect("the gateway answers")
     }
 
-    /// Asks with a script and gives status and body.
+    /// Asks with a script. Returns status and body.
     async fn ask(&self, script: Value) -> (u16, Value) {
         let response = self.post(&prompt(&script)).await;
         (
@@ -208,5 +209,5 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(10), waiting)
         .await
-        .unwrap_or_else(|_| panic!("in vain: {what}"));
+        .unwrap_or_else(|_| panic!("waited in vain: {what}"));
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use super::super::probe::Probed;
 use super::*;
 
-/// A provider that gives one answer, and remembers what it was asked.
+/// A provider that gives one answer, and remembers the request.
 struct OneAnswer {
     upstreams: Arc<Upstreams>,
     asked: Arc<Mutex<Vec<(String, Value)>>>,
@@ -200,7 +200,7 @@ async fn a_probe_asks_in_the_dialect_that_failed_and_as_usual_when_nobody_knows(
         ),
         ("free/x", None, "/v1/chat/completions", "max_tokens"),
         ("claude/x", None, "/v1/messages", "max_tokens"),
-        // The pool file has another protocol for it by now.
+        // The pool file names another protocol for it by now.
         (
             "free/x",
             Some(Dialect::Messages),

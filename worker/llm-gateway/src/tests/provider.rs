@@ -1,4 +1,5 @@
-//! A provider between the gateway and the scripted LLM that keeps what it got and refuses what it does not like.
+//! A provider between the gateway and the scripted LLM. It keeps the requests that it gets, and
+//! refuses some.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -9,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// Status and message of a refusal; None: the request goes on to the scripted LLM.
+/// Status and message of a refusal. None: the request goes on to the scripted LLM.
 pub(super) type Taste = fn(&Value) -> Option<(u16, String)>;
 
 pub(super) fn takes_all(_: &Value) -> Option<(u16, String)> {
@@ -56,7 +57,7 @@ impl Picky {
         Self::start_with(taste, plan, upstreams_at).await
     }
 
-    /// `upstreams`: made of the provider's address.
+    /// Starts the provider. `upstreams` makes the pool's providers from its address.
     pub(super) async fn start_with(
         taste: Taste,
         plan: CallPlan,
@@ -106,12 +107,12 @@ impl Picky {
         String::from_utf8(seen.to_vec()).expect("UTF-8")
     }
 
-    /// How many requests the provider got that nobody has looked at.
+    /// How many requests the provider got that no test has looked at.
     pub(super) fn more(&self) -> usize {
         self.bodies.len()
     }
 
-    /// The request that the provider got, once it is answered well.
+    /// The request that the provider got, after checking that the agent got a good answer.
     pub(super) async fn seen(&mut self, path: &str, body: &str) -> String {
         let (status, text) = self.send(path, body.to_owned()).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}: {text}");
