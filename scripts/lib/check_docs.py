@@ -81,6 +81,20 @@ def check_sizes():
             wrong.append(f"{ROOT / name}: has {size:,} bytes, {largest:,} are allowed: move something into the book")
 
 
+@functools.cache
+def sources():
+    """The code of the programs, without their tests."""
+    crates = [ROOT / name for name in ("shared", "dispatcher", "worker", "cli")]
+    return "".join(file.read_text() for crate in crates for file in sorted(crate.rglob("src/**/*.rs")))
+
+
+def check_log_lines(page):
+    """A log line that a page quotes is in the code. Lines with an ellipsis are RabbitMQ's."""
+    for line in re.findall(r"log(?:s| line)? `([^`\n…]+)`", page.read_text()):
+        if line not in sources():
+            wrong.append(f"{page}: no program logs `{line}`")
+
+
 def names(schema):
     """Every field of a message, and every kind of error."""
     for name, value in schema.get("properties", {}).items():
@@ -192,6 +206,8 @@ check_summary()
 check_pictures()
 check_sizes()
 check_fields()
+for page in FOR_USERS:
+    check_log_lines(page)
 if len(sys.argv) > 2:
     for page in FOR_USERS:
         check_pool_files(page, os.path.join(sys.argv[2], "pool"))
