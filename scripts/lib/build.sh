@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The binaries: where they are, and building them. POOL_PROFILE=debug builds without optimisation; POOL_BUILD=no takes those
-# that are there.
+# Builds the programs and says where they are. POOL_PROFILE=debug builds without optimisation; POOL_BUILD=no uses existing
+# programs.
 
 use_profile() {
     PROFILE="$1"
     case "$PROFILE" in
     debug | release) ;;
-    *) fail "POOL_PROFILE is $PROFILE; it may be debug or release" ;;
+    *) fail "POOL_PROFILE is $PROFILE: set it to debug or release" ;;
     esac
     # shellcheck disable=SC2034 # used by the scripts that source this file
     BIN="${CARGO_TARGET_DIR:-$ROOT/target}/$PROFILE"
@@ -16,7 +16,7 @@ use_profile "${POOL_PROFILE:-release}"
 
 build_binaries() {
     if [ "${POOL_BUILD:-}" = no ]; then
-        [ -x "$BIN/pool" ] || fail "POOL_BUILD is no, but there is no $BIN/pool"
+        [ -x "$BIN/pool" ] || fail "POOL_BUILD is no, but $BIN/pool is missing: unset POOL_BUILD to build it"
         return
     fi
     local options=(--locked --workspace --bins)

@@ -32,7 +32,7 @@ def outside_of_blocks(text):
 
 
 def blocks(text):
-    """[(language, content)] of a page, without the indentation of the list that it stands in."""
+    """The code blocks of a page as [(language, content)], without the indentation of a list around them."""
     found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, flags=re.M | re.S)
     return [(language, re.sub(rf"^{indent}", "", content, flags=re.M)) for indent, language, content in found]
 
@@ -53,7 +53,7 @@ def check_links(page):
         if not file.exists():
             wrong.append(f"{page}: {target}: no such file: {file}")
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
-            wrong.append(f"{page}: {target}: {file} has no such heading")
+            wrong.append(f"{page}: the link {target} has no target: {file} has no heading #{anchor}")
 
 
 def check_summary():
@@ -114,7 +114,7 @@ def check_fields():
         schema = json.loads((ROOT / f"config/schema/{message}.schema.json").read_text())
         for name in sorted(set(names(schema))):
             if not re.search(rf"`(\w+(\[\])?\.)*{name}`", text):
-                wrong.append(f"{page}: does not describe `{name}` of a {message}")
+                wrong.append(f"{page}: describe `{name}` of a {message}, which is missing")
 
 
 def is_pool_file(content):
@@ -135,7 +135,7 @@ def check_pool_files(page, pool):
             file.flush()
             done = subprocess.run([pool, "check", "--pool", file.name], capture_output=True, text=True, env={}, check=False)
         if done.returncode != 0:
-            wrong.append(f"{page}: this pool file is refused:\n{content}\n{done.stdout}{done.stderr}")
+            wrong.append(f"{page}: `pool check` refuses this pool file:\n{content}\n{done.stdout}{done.stderr}")
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def check_commands(page, directory):
 
 @functools.cache
 def routes():
-    """[(pattern of its path, its methods with what they take)] of the API."""
+    """The routes of the API as [(pattern of the path, {method: description})]."""
     document = json.loads((ROOT / "config/schema/openapi.json").read_text())
     return [(re.sub(r"\{\w+\}", "[^/]+", path), methods) for path, methods in document["paths"].items()]
 

@@ -52,7 +52,7 @@ def code(value):
 
 
 def alternatives(schema):
-    """A schema and those that it offers instead of each other, without `null`, flat."""
+    """The alternatives of a schema (`anyOf`) as a flat list, without `null`."""
     if "anyOf" not in schema:
         return [schema]
     flat = []
@@ -193,7 +193,7 @@ def main():
         written = file.read()
     if made != written:
         sys.stderr.writelines(difflib.unified_diff(written.splitlines(True), made.splitlines(True), sys.argv[3], "as it should be"))
-        sys.exit(f"{sys.argv[3]} is not what the schema says: run scripts/docs")
+        sys.exit(f"{sys.argv[3]} differs from the schema: run scripts/docs, which writes it again")
 
 
 main()

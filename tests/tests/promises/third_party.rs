@@ -51,7 +51,13 @@ async fn the_python_example_of_the_guide_publishes_a_task_and_prints_its_result(
     let mut example = Running::start("example", pool.path(), &command);
     let status = example.ended().await;
     let said = example.log();
-    assert!(status.success(), "the example ends well: {said}");
-    assert!(said.contains("succeeded"), "it prints the status: {said}");
-    assert!(said.contains("+# changed"), "it prints the patch: {said}");
+    assert!(status.success(), "the example ends with status 0: {said}");
+    assert!(
+        said.contains("succeeded"),
+        "the example prints the status: {said}"
+    );
+    assert!(
+        said.contains("+# changed"),
+        "the example prints the patch: {said}"
+    );
 }

@@ -25,9 +25,9 @@ use crate::third_party::python;
 use page::Page;
 use plan::{How, IN_BLOCKS, IN_LINES, OTHER_BLOCKS};
 
-/// The task of the page.
+/// The id of the task in the README.
 const SHOWN_ID: &str = "t-01a2090547ec74cf9ee3dc543c64f42b";
-/// Twelve tasks with the real aider, in a debug build, on two cores that do other things as well.
+/// The limit for twelve tasks with the real aider, in a debug build, on two busy cores.
 const TASKS_WITHIN: Duration = Duration::from_secs(400);
 
 #[test]
@@ -54,7 +54,10 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     }
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
         if let How::NotHere(reason) = how {
-            assert!(!reason.is_empty(), "`{command}` is not run for a reason");
+            assert!(
+                !reason.is_empty(),
+                "`{command}` is not run, so it needs a reason"
+            );
         }
     }
     let others = page
@@ -99,7 +102,7 @@ impl Shell<'_> {
         command
             .args(["-c", &script])
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
-        // Somebody else's that answers instead of a provider.
+        // A program of this test that answers instead of a provider.
         let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port"))
             .unwrap_or_default();
         for provider in ["OLLAMA", "ANTHROPIC", "OPENAI", "DEEPSEEK"] {
@@ -115,7 +118,7 @@ impl Shell<'_> {
         self.run_in(self.checkout.path(), line)
     }
 
-    /// Its output; it must end with status 0.
+    /// The output of a line, which must end with status 0.
     fn prints(&self, line: &str) -> String {
         let done = self.run(line);
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -131,7 +134,7 @@ impl Shell<'_> {
         Api::at(self.checkout.value("POOL_URL").expect("the pool runs"))
     }
 
-    /// The command of a block as it stands there, and what the page says that it prints.
+    /// The command of a block as it stands there, and the output that the page shows.
     fn shown(&self, command: &str) -> (String, String) {
         let call = self
             .page
@@ -148,7 +151,7 @@ fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of the page that are not cut, but for rules.
+/// The lines of the page that are not shortened, without rules.
 fn whole_lines(text: &str) -> impl Iterator<Item = String> {
     text.lines()
         .map(words)
@@ -206,9 +209,10 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
     in_the_background_with_another_file(&shell);
 }
 
-/// Page one, until it says that it runs.
+/// Runs the first page until it says that it runs.
 async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
-    // Started by a shell in the background, these tests inherit a SIGINT that is ignored, and so would the quick start.
+    // These tests inherit an ignored SIGINT when a shell starts them in the background, and so
+    // would the quick start.
     let mut command = checkout.command(Path::new("/usr/bin/env"));
     command
         .arg("--default-signal=INT")
@@ -217,13 +221,16 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     let mut quickstart = Running::start("quickstart", checkout.path(), &command);
     let runs = async || {
         let said = quickstart.log();
-        assert!(quickstart.is_running(), "it goes on: {said}");
+        assert!(
+            quickstart.is_running(),
+            "the quick start still runs: {said}"
+        );
         said.contains("Running. Ctrl-C stops everything.")
             .then_some(said)
     };
     let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
     let printed = &page.calls()[0].printed;
-    // Other lines differ here: the build is a debug build, and aider is installed already.
+    // Other lines differ here, because the build is a debug build and aider is installed already.
     let fixed = [
         "==> Installing",
         "==> Starting",
@@ -239,11 +246,11 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
         .filter(|line| fixed.iter().any(|begins| line.starts_with(begins)))
     {
         let line = words(line);
-        // Costs depend on how often a programmer has to try.
+        // The costs depend on how often a programmer has to try.
         let line = line.split(", $").next().unwrap_or_default();
         assert!(
             said.lines().any(|other| words(other).starts_with(line)),
-            "it prints {line:?}: {said}"
+            "the output has {line:?}: {said}"
         );
     }
     quickstart
@@ -309,9 +316,9 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
     assert!(
         printed.contains(r#""status":"queued","route":"fast""#),
-        "what the page says: {printed}"
+        "the answer is that of the page: {printed}"
     );
-    // A free programmer may have it already.
+    // A free programmer may have claimed it already.
     assert!(
         ["queued", "running"]
             .iter()
@@ -324,7 +331,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let task: Value =
         serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\"")))
             .expect("JSON");
-    // The page cuts lists and texts, and adds the patch.
+    // The page shortens lists and texts, and adds the patch.
     let shown = shell
         .page
         .block("json", "\"task_id\"")
@@ -338,7 +345,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         .filter(|(key, _)| *key != "patch")
     {
         let real = &task["result"][key];
-        assert!(!real.is_null(), "a result has `{key}`: {task}");
+        assert!(!real.is_null(), "a result must have `{key}`: {task}");
         for inner in value
             .as_object()
             .into_iter()
@@ -347,7 +354,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         {
             assert!(
                 !real[inner].is_null(),
-                "a result has `{key}.{inner}`: {task}"
+                "a result must have `{key}.{inner}`: {task}"
             );
         }
     }
@@ -359,7 +366,10 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
     let answer: Value = serde_json::from_str(&shell.prints(&refused)).expect("JSON");
     let printed: Value = serde_json::from_str(&printed).expect("the answer on the page is JSON");
-    assert_eq!(answer, printed, "mistakes are answered as the page says");
+    assert_eq!(
+        answer, printed,
+        "the answer to mistakes is that of the page"
+    );
     id
 }
 
@@ -369,16 +379,20 @@ fn submitting(shell: &Shell<'_>) {
     assert_eq!(
         ends(&said),
         ends(&printed),
-        "the head of the table, and the sum"
+        "the head of the table and the sum are those of the page"
     );
     let (dry, printed) = shell.shown("pool submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
-        assert!(said.contains(&line), "it prints {line:?}: {said:?}");
+        assert!(said.contains(&line), "the output has {line:?}: {said:?}");
     }
     let (_, printed) = shell.shown("pool budget");
     let head = shell.prints("pool budget");
-    assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
+    assert_eq!(
+        ends(&head)[0],
+        ends(&printed)[0],
+        "the head of the table is that of the page"
+    );
 }
 
 fn from_any_amqp_client(shell: &Shell<'_>) {
@@ -391,7 +405,7 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     let said = shell.prints(&format!("{} {}", python(), file.display()));
     assert!(
         said.starts_with("succeeded") && said.contains("+++"),
-        "status and patch: {said}"
+        "the output has status and patch: {said}"
     );
 }
 
@@ -415,7 +429,7 @@ fn configuration(shell: &Shell<'_>) {
     assert_eq!(
         said.trim(),
         printed.trim(),
-        "lines, keys and words as on the page"
+        "lines, keys and words are those of the page"
     );
 }
 
@@ -445,11 +459,11 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// `scripts/local-pool` with the file for real LLMs; no task is submitted.
+/// Runs `scripts/local-pool` with the file for real LLMs. No task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
-    // Other pools of this machine may have its health ports.
+    // Another pool on this machine may have its health ports.
     let free = |line: &str| {
         if line.trim_start().starts_with("port: ") {
             "    port: 0".to_owned()

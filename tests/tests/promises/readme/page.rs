@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 
 use crate::support::machine::checkout;
 
-/// Between three backticks.
+/// The language and the text of a code block.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub(super) language: String,
     pub(super) text: String,
 }
 
-/// A command of a `console` block, and what the page says that it prints.
+/// A command of a `console` block, and the output that the page shows.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) command: String,
     pub(super) printed: String,
 }
 
-/// A request in a line, with the bodies and parameters that stand beside it.
+/// A request in a line, with the bodies and parameters beside it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Beside {
     pub(super) bodies: Vec<String>,
@@ -100,7 +100,7 @@ impl Page {
         self.blocks.iter().filter(has)
     }
 
-    /// Every command of a `console` block with what it prints, and every line of a `sh` block.
+    /// Every command of a `console` block with its output, and every line of a `sh` block.
     pub(super) fn calls(&self) -> Vec<Call> {
         let in_blocks = self
             .blocks
@@ -132,14 +132,14 @@ impl Page {
         self.lines.iter().map(words)
     }
 
-    /// Commands in lines. The name of a program alone does not count, unless it is a script.
+    /// The commands in lines. The name of a program alone does not count, unless it is a script.
     pub(super) fn commands_in_lines(&self) -> Vec<String> {
         let all = self.inline().flatten();
         all.filter(|word| PROGRAMS.iter().any(|program| word.starts_with(program)))
             .collect()
     }
 
-    /// Requests in lines: method and path.
+    /// The requests in lines: method and path.
     pub(super) fn requests(&self) -> BTreeMap<(String, String), Beside> {
         let mut requests: BTreeMap<(String, String), Beside> = BTreeMap::new();
         for words in self.inline() {
@@ -167,7 +167,7 @@ impl Page {
     }
 }
 
-/// `$ ` begins a command; one that ends with a backslash or within quotes goes on.
+/// `$ ` begins a command, which continues after a backslash at the end of a line or within quotes.
 fn of_console(text: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut goes_on = false;
@@ -194,7 +194,7 @@ fn of_console(text: &str) -> Vec<Call> {
     calls
 }
 
-/// Without the remark behind it.
+/// A line without the remark at its end.
 fn bare(line: &str) -> String {
     line.split("  #")
         .next()

@@ -1,22 +1,22 @@
 //! How each example of the pages is tried. A new example needs a place here.
 
-/// How a command is tried.
+/// How a command is tested.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
     /// As it stands there, in bash: status 0.
     AsItStands,
-    /// With something in the place of the placeholders, or with what has to be there first.
+    /// With values for the placeholders, or after the commands that it needs first.
     Lines(&'static [&'static str]),
-    /// By the test itself, which looks at more than its status.
+    /// By the test itself, which checks more than its status.
     Closely,
-    /// Not here: the reason.
+    /// Not run here, with the reason.
     NotHere(&'static str),
 }
 
 use How::{AsItStands, Closely, Lines, NotHere};
 
 const BY_COMPOSE: How = NotHere("scripts/test-compose, which needs Docker, is this command's test");
-const NOT_OURS: How = NotHere("a program of others, for real LLMs");
+const NOT_OURS: How = NotHere("a program of another project, for real LLMs");
 
 /// Commands of blocks, in the order of the pages.
 pub(super) const IN_BLOCKS: &[(&str, How)] = &[
@@ -131,7 +131,8 @@ pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     ),
 ];
 
-/// Commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while all is paused, `$DEAD` a dead letter.
+/// The commands in lines. `$DONE` is a finished task, `$WAITS` one that waits while the pool is
+/// paused, `$DEAD` a dead letter.
 pub(super) const IN_LINES: &[(&str, How)] = &[
     ("scripts/quickstart", NotHere("in a block")),
     ("scripts/quickstart --chaos", NotHere("promises quickstart")),
@@ -235,17 +236,8 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
         Lines(&[
             "pool resume --programmer 001",
             "pool resume --route fast",
-            // The next task waits.
+            // The next task must wait.
             "pool submit --repository sample --instruction 'x y' --id \"$WAITS\"",
-        ]),
-    ),
-    ("pool requeue ID", Lines(&["pool requeue \"$WAITS\""])),
-    ("pool cancel ID…", Lines(&["pool cancel \"$WAITS\""])),
-    (
-        "pool retry ID…",
-        Lines(&[
-            "pool retry \"$WAITS\"",
-            "pool retry --failed --label run_id=monday",
         ]),
     ),
     (
@@ -358,7 +350,7 @@ pub(super) const OTHER_BLOCKS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Requests that are not sent by their row alone: they need something to act on, and what it is.
+/// Requests that need an object first, and the command that covers them.
 pub(super) const NOT_SENT: &[(&str, &str, &str)] = &[
     ("DELETE", "/dead/{id}", "pool dead drop ID"),
     ("POST", "/dead/{id}/retry", "promises dead_letters"),

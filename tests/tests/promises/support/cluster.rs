@@ -1,4 +1,5 @@
-//! Three nodes of RabbitMQ on loopback that form a cluster, and one address in front of them. One test at a time has it.
+//! Three RabbitMQ nodes on loopback that form a cluster, with one address in front of them. One
+//! test at a time uses it.
 
 use std::fs::File;
 use std::process::Command;
@@ -12,7 +13,7 @@ use super::eventually;
 use super::machine::{checkout, lock_file, shared_directory};
 use super::process::Running;
 
-/// Whoever does not see a majority stops; who is silent is missed soon.
+/// A node that sees no majority stops; a silent node is noticed soon.
 const CONFIG: &str = "\
 cluster_partition_handling = pause_minority
 net_ticktime = 8
@@ -20,7 +21,7 @@ net_ticktime = 8
 
 const MEMBERS: [&str; 3] = ["member0", "member1", "member2"];
 
-/// Its parts are dropped in this order.
+/// The fields are dropped in this order.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) members: Vec<Node>,
@@ -31,8 +32,8 @@ pub(crate) struct Cluster {
     _mine: File,
 }
 
-/// Makes a node a member of the first one's cluster. (Peer discovery would do it too, but not on every version with
-/// nodes that are all called localhost.)
+/// Adds a node to the first one's cluster. (Peer discovery would do it, but not on every version
+/// with nodes that are all called localhost.)
 async fn join(node: &Node) {
     for step in [
         &["stop_app"][..],
@@ -49,7 +50,7 @@ impl Cluster {
     pub(crate) async fn form() -> Self {
         let mine = lock_file("cluster-taken.lock");
         eventually(
-            "no other test has the cluster",
+            "no other test uses the cluster",
             Duration::from_secs(900),
             async || mine.try_lock().ok(),
         )
@@ -76,7 +77,7 @@ impl Cluster {
             if let Some(first) = members.first() {
                 node = node.with(&["--like", first.data().to_str().expect("a path in UTF-8")]);
             }
-            // That of a test before may run still, and belongs to another cluster.
+            // A node of an earlier test may still run, and belongs to another cluster.
             node.kill().await.expect("no node runs there");
             std::fs::remove_dir_all(node.data()).expect("its data are gone");
             let said = node.start().await.expect("a node of the cluster");
@@ -126,7 +127,7 @@ impl Cluster {
         .await;
     }
 
-    /// How many nodes this one sees running, itself included.
+    /// The number of nodes that this one sees running, itself included.
     async fn seen_by(&self, number: usize) -> Option<String> {
         let seen = self.members[number]
             .control(&["eval", "length(rabbit_nodes:all_running())."])
@@ -135,16 +136,18 @@ impl Cluster {
         Some(seen.trim().to_owned())
     }
 
-    /// Parts this node from the two others, which are a majority without it.
+    /// Cuts this node off from the two others, which are a majority.
     pub(crate) async fn cut_off(&self, number: usize) {
         self.members[number]
             .cut_off(&Self::others(number))
             .await
             .expect("the node is cut off");
         let other = (number + 1) % MEMBERS.len();
-        eventually("the others miss it", Duration::from_secs(30), async || {
-            (self.seen_by(other).await? == "2").then_some(())
-        })
+        eventually(
+            "the others notice that it is gone",
+            Duration::from_secs(30),
+            async || (self.seen_by(other).await? == "2").then_some(()),
+        )
         .await;
     }
 
@@ -165,7 +168,7 @@ impl Cluster {
             .collect()
     }
 
-    /// The number of the node where the leader of this queue is, as one of the others sees it.
+    /// The number of the node with the leader of this queue, as another node sees it.
     pub(crate) async fn leader_of(&self, vhost: &str, queue: &str) -> usize {
         let question = [
             "list_queues",
@@ -186,6 +189,6 @@ impl Cluster {
         let is_on = |number: &usize| line.contains(&format!("{}@", MEMBERS[*number]));
         (0..3)
             .find(is_on)
-            .unwrap_or_else(|| panic!("no node is named in {line:?}"))
+            .unwrap_or_else(|| panic!("{line:?} names no node"))
     }
 }

@@ -1,6 +1,7 @@
-//! Who may use the cores. Most tests share them; one that measures time wants them for itself.
+//! Shares the cores between tests. Most tests run at the same time; a test that measures time runs
+//! alone.
 //!
-//! A lock on a file, because test runners also run tests in processes of their own.
+//! A file lock, because test runners also run tests in separate processes.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -8,12 +9,12 @@ use std::time::Duration;
 
 use pool_tests::bench::process::cpu_ms;
 
-/// Below it tests keep what outlives one of them; made by cargo.
+/// A directory that cargo makes, for files that outlive a test.
 pub(crate) fn shared_directory() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// The checkout that is being tested.
+/// The checkout under test.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -42,7 +43,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// The aider executable.
 ///
 /// # Panics
-/// When there is none: the promises about real agents cannot be tested without.
+/// When it is missing: the promises about real agents need it.
 pub(crate) fn aider() -> PathBuf {
     installed("aider", "POOL_AIDER")
 }
@@ -50,7 +51,7 @@ pub(crate) fn aider() -> PathBuf {
 /// The schemathesis executable.
 ///
 /// # Panics
-/// Likewise.
+/// When it is missing.
 pub(crate) fn schemathesis() -> PathBuf {
     installed("schemathesis", "POOL_SCHEMATHESIS")
 }
@@ -67,10 +68,11 @@ fn installed(name: &str, variable: &str) -> PathBuf {
     program
 }
 
-/// Of one core: eight times and more what was seen of a process that waits for its broker, in a debug build.
+/// A share of one core: at least eight times the measured share of a process that waits for its
+/// broker, in a debug build.
 const IDLE: f64 = 0.05;
 
-/// Looks on for so long: these processes do next to nothing.
+/// Checks for this time that the processes use almost no processor time.
 pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     let used = || pids.map(|pid| cpu_ms(pid).expect("a process that runs"));
     let before = used();
@@ -82,7 +84,7 @@ pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     );
 }
 
-/// One that nobody listens on now.
+/// A port that is free now.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
@@ -101,12 +103,12 @@ pub(crate) fn lock_file(name: &str) -> File {
 #[derive(Debug)]
 pub(crate) struct Cores(#[expect(dead_code, reason = "the lock goes with the file")] File);
 
-/// Waits for the tests that want to be alone.
+/// Waits for the tests that run alone.
 pub(crate) async fn share_cores() -> Cores {
     locked(File::lock_shared).await
 }
 
-/// Waits until no other test runs, and keeps others from beginning.
+/// Waits until no other test runs, and keeps others from starting.
 pub(crate) async fn all_cores() -> Cores {
     locked(File::lock).await
 }

@@ -1,5 +1,5 @@
-//! Brokers that tests may break: killed, stopped, frozen, starved. One test at a time has one; the next one finds it
-//! repaired.
+//! Brokers that tests may break: kill, stop, freeze, starve. One test at a time uses each, and the
+//! next one finds it repaired.
 
 use std::fs::File;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::broker::{Access, InUse, Vhost};
 use super::eventually;
 use super::machine::{checkout, lock_file};
 
-/// Most tests that break a broker wait for something, so two can.
+/// Most tests that break a broker wait for something, so two can run at once.
 const BROKERS: usize = 2;
-/// Broker fact 6: a queue that is younger can lose what was confirmed when its node is killed.
+/// Broker fact 6: a younger queue can lose confirmed messages when its node is killed.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A broker for one test.
@@ -25,7 +25,7 @@ pub(crate) struct PrivateBroker {
 }
 
 impl PrivateBroker {
-    /// Waits for a free one, and repairs what the last test has left.
+    /// Waits for a free broker, and repairs the damage of the last test.
     pub(crate) async fn take() -> Self {
         let (number, mine) = eventually(
             "a broker that may be broken is free",
@@ -40,7 +40,7 @@ impl PrivateBroker {
         .await;
         let in_use = InUse::of(&format!("breakable-{number}"));
         let node = Node::new(checkout().join("scripts/broker"), in_use.data(), None);
-        // Fails when it does not run, and then it is not frozen either.
+        // Fails if it does not run, and then it is not frozen either.
         let _ = node.thaw();
         let printed = node.start().await.expect("a broker that may be broken");
         for off in [
@@ -66,13 +66,13 @@ impl PrivateBroker {
         Vhost::at(self.access.clone()).await
     }
 
-    /// SIGKILL, and up again.
+    /// SIGKILL, then a start.
     pub(crate) async fn crash(&self) {
         self.node.kill().await.expect("the broker is killed");
         self.node.start().await.expect("the broker is up again");
     }
 
-    /// In order, and up again.
+    /// A stop in order, then a start.
     pub(crate) async fn restart(&self) {
         self.node.stop().await.expect("the broker stops");
         self.node.start().await.expect("the broker is up again");
