@@ -1,5 +1,5 @@
-//! What `/metrics` of real processes says is what docs/reference/metrics.md says, no more and no less; and what several processes
-//! count adds up.
+//! The `/metrics` of real processes has exactly the metrics of docs/reference/metrics.md, and the
+//! counts of several processes add up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

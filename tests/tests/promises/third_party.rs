@@ -1,4 +1,5 @@
-//! Anybody who speaks AMQP can publish a task and read its result: the example of the guide, as it stands there.
+//! Any AMQP client can publish a task and read its result. The test runs the example of the guide
+//! as it stands there.
 
 use std::process::Command;
 

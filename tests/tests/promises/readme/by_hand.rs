@@ -1,4 +1,4 @@
-//! The processes of a pool, started one by one as the book says.
+//! Starts the processes of a pool one by one, as the book says.
 
 use std::process::Command;
 

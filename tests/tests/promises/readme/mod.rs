@@ -87,7 +87,7 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// In bash, behind the lines that every example assumes.
+    /// Runs a line in bash, after the lines that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
         let assumed = &self
             .page
@@ -309,7 +309,7 @@ fn applies(shell: &Shell<'_>, sample: &Repository, patch: &str) {
     );
 }
 
-/// `task.json` over HTTP: its answer, its result, its patch.
+/// Runs the examples with `task.json` over HTTP: its answer, its result, its patch.
 async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
     let (submit, printed) = shell
         .shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
@@ -409,7 +409,7 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     );
 }
 
-/// The pool files of the pages, and the one with two mistakes.
+/// Checks the pool files of the pages, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
     for shown in shell.page.blocks_with("yaml", "programmers:") {
@@ -441,7 +441,7 @@ fn acceptance_checks(shell: &Shell<'_>) {
     assert!(said.contains("2/2"), "both checks pass: {said}");
 }
 
-/// A dead letter; gives its id.
+/// Makes a dead letter; gives its id.
 async fn bury(url: &str, api: &Api) -> String {
     let (_connection, channel) = channel(url).await;
     let (options, properties) = (

@@ -1,4 +1,4 @@
-//! How each example of the pages is tried. A new example needs a place here.
+//! Says how each example of the pages is tested. A new example needs an entry here.
 
 /// How a command is tested.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ use How::{AsItStands, Closely, Lines, NotHere};
 const BY_COMPOSE: How = NotHere("scripts/test-compose, which needs Docker, is this command's test");
 const NOT_OURS: How = NotHere("a program of another project, for real LLMs");
 
-/// Commands of blocks, in the order of the pages.
+/// The commands of blocks, in the order of the pages.
 pub(super) const IN_BLOCKS: &[(&str, How)] = &[
     // README.md
     ("scripts/quickstart", Closely),
@@ -183,7 +183,7 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
     ("pool health", AsItStands),
     ("dispatcher topology", AsItStands),
     ("dispatcher openapi", AsItStands),
-    ("pool submit", NotHere("with what it submits, in blocks")),
+    ("pool submit", NotHere("with its tasks, in blocks")),
     (
         "pool submit FILE --dry-run",
         Lines(&["pool submit config/trial/tasks.yaml --dry-run"]),
@@ -238,6 +238,15 @@ pub(super) const IN_LINES: &[(&str, How)] = &[
             "pool resume --route fast",
             // The next task must wait.
             "pool submit --repository sample --instruction 'x y' --id \"$WAITS\"",
+        ]),
+    ),
+    ("pool requeue ID", Lines(&["pool requeue \"$WAITS\""])),
+    ("pool cancel ID…", Lines(&["pool cancel \"$WAITS\""])),
+    (
+        "pool retry ID…",
+        Lines(&[
+            "pool retry \"$WAITS\"",
+            "pool retry --failed --label run_id=monday",
         ]),
     ),
     (
