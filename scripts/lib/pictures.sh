@@ -60,4 +60,4 @@ take budget 1200,560 /budget
 "$BIN/pool" watch --label run_id=tuesday >/dev/null || true
 take tasks 1200,760 /tasks
 take task 1200,840 "/tasks/median-$RUN"
-take report 1200,460 /report
+take report 1280,460 /report
