@@ -1,4 +1,4 @@
-//! Prints docs/metrics.md.
+//! Prints docs/reference/metrics.md.
 
 #![expect(clippy::print_stdout, reason = "the page is the output")]
 

@@ -1,5 +1,5 @@
 //! Every metric of the pool, declared once. The constant by which code sets it, its help text in `/metrics` and its row in
-//! docs/metrics.md all come from here. The values of labels are bounded: programmers, LLMs, routes and words of the code,
+//! docs/reference/metrics.md all come from here. The values of labels are bounded: programmers, LLMs, routes and words of the code,
 //! never task ids.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Medians, and the table that docs and README show.
+//! Medians, and the table of docs/operate/performance.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Measures the pool next to a bare publish-and-consume loop on the same broker, and prints the table for the README.
+//! Measures the pool next to a bare publish-and-consume loop on the same broker, and prints the table of docs/operate/performance.md.
 //! `scripts/bench` builds what it needs and runs it.
 
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! The `/metrics` of real processes has exactly the metrics of docs/metrics.md, and the counts of
-//! several processes add up.
+//! The `/metrics` of real processes has exactly the metrics of docs/reference/metrics.md, and the
+//! counts of several processes add up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Any AMQP client can publish a task and read its result. The test runs the example of the README
+//! Any AMQP client can publish a task and read its result. The test runs the example of the guide
 //! as it stands there.
 
 use std::process::Command;
@@ -7,14 +7,15 @@ use crate::support::machine::checkout;
 use crate::support::process::Running;
 use crate::support::{Pool, PoolFile, Repository};
 
+const PAGE: &str = "docs/guide/submitting.md";
 const MARK: &str = "<!-- example: pika -->";
 
 /// The first block of Python after the mark.
 fn example() -> String {
-    let readme = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
-    let (_, after) = readme
+    let page = std::fs::read_to_string(checkout().join(PAGE)).expect(PAGE);
+    let (_, after) = page
         .split_once(MARK)
-        .unwrap_or_else(|| panic!("README.md has the mark {MARK}"));
+        .unwrap_or_else(|| panic!("{PAGE} has the mark {MARK}"));
     let (_, code) = after
         .split_once("```python\n")
         .expect("a block of Python after the mark");
@@ -40,7 +41,7 @@ pub(super) fn python() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result() {
+async fn the_python_example_of_the_guide_publishes_a_task_and_prints_its_result() {
     let agent = ["/bin/sh", "-c", "echo '# changed' >>README.md"];
     let pool = Pool::start(&PoolFile::sample().command(&agent)).await;
     Repository::sample(&pool.repository("sample"));

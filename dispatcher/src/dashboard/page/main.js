@@ -56,7 +56,7 @@ const news = () => {
   const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: no programmer takes tasks.` : "";
   const trouble = pool.live?.status.detail;
   // A hint for messages about a broker that is away, and a log that cannot be read.
-  const next = /\bbroker\b/.test(trouble ?? "") ? "Check that RabbitMQ is running (scripts/local-pool status); see docs/operating.md. " : "";
+  const next = /\bbroker\b/.test(trouble ?? "") ? "Check that RabbitMQ is running (scripts/local-pool status); see docs/operate/troubleshooting.md. " : "";
   if (trouble) return [`Dispatcher: ${humane(trouble)}. ${next}${text}`];
   return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool is resumed")] : [text];
 };

@@ -1,6 +1,6 @@
-//! Runs every command and every request of the README as it stands there, in the order of a
-//! newcomer. First comes the quick start, then the rest against the pool that it has started. `plan`
-//! names the examples that are not run, with the reasons.
+//! Runs every command and every request of the README, the guide and the references of the book as it stands there. The order
+//! is that of a newcomer: first the quick start, then the rest against the pool that it has started. `plan` names the examples
+//! that are not run, with the reasons.
 
 mod by_hand;
 mod page;
@@ -49,7 +49,7 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     for (known, _) in IN_LINES {
         assert!(
             in_lines.iter().any(|command| command == known),
-            "`{known}` is in readme/plan.rs and not in the README"
+            "`{known}` is in readme/plan.rs and on no page"
         );
     }
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
@@ -87,7 +87,7 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// Runs a line in bash, after the lines of the README that every example assumes.
+    /// Runs a line in bash, after the lines that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
         let assumed = &self
             .page
@@ -141,7 +141,7 @@ impl Shell<'_> {
             .calls()
             .into_iter()
             .find(|call| call.command.starts_with(command));
-        let call = call.unwrap_or_else(|| panic!("the README has a command {command:?}"));
+        let call = call.unwrap_or_else(|| panic!("a page has a command {command:?}"));
         (call.command, call.printed)
     }
 }
@@ -169,10 +169,12 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
         page: &page,
         variables: Vec::new(),
     };
+    the_task_of_the_readme(&shell, &done);
     let task = a_task_and_its_result(&shell, &done).await;
     submitting(&shell);
     from_any_amqp_client(&shell);
     configuration(&shell);
+    acceptance_checks(&shell);
     let dead = bury(&checkout.value("AMQP_URL").expect("a broker"), &shell.api()).await;
     shell.variables = vec![
         ("DONE", task),
@@ -254,17 +256,61 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     quickstart
 }
 
-/// Runs the examples with `task.json`: its answer, its result, its patch.
-async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
+/// `task.json` from the command line: its table, and its patch in a clone.
+fn the_task_of_the_readme(shell: &Shell<'_>, sample: &Repository) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("task.json"),
-        &shell
-            .page
-            .block("json", "\"instruction\": \"Write the function median")
-            .text,
-    )
-    .expect("task.json");
+    let words = "\"instruction\": \"Write the function median";
+    let task = &shell.page.block("json", words).text;
+    for other in shell.page.blocks_with("json", words) {
+        assert_eq!(&other.text, task, "the guide shows the task of the README");
+    }
+    std::fs::write(path.join("task.json"), task).expect("task.json");
+    let (submit, printed) = shell.shown("pool submit task.json --wait");
+    let said = shell.prints(&submit);
+    assert_eq!(
+        ends(&said),
+        ends(&printed),
+        "the head of the table, and the sum"
+    );
+    let row = said.lines().find(|line| line.contains("succeeded"));
+    let id = row
+        .and_then(|row| row.split_whitespace().next())
+        .expect("the id of the task");
+    let (show, _) = shell.shown("pool show");
+    assert!(
+        shell
+            .prints(&show.replace(SHOWN_ID, id))
+            .contains("succeeded"),
+        "it shows {id}"
+    );
+    let (patch, _) = shell.shown("pool patch");
+    applies(shell, sample, &patch.replace(SHOWN_ID, id));
+}
+
+/// The words of the first and the last line of a table.
+fn ends(text: &str) -> [String; 2] {
+    let text = text.trim_end();
+    [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
+}
+
+/// The command changes a fresh clone.
+fn applies(shell: &Shell<'_>, sample: &Repository, patch: &str) {
+    let place = tempfile::TempDir::new().expect("a directory");
+    let clone = sample.fresh_clone(&place.path().join("clone"));
+    let applied = shell.run_in(clone.path(), patch);
+    assert!(
+        applied.status.success(),
+        "the patch applies: {}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    assert!(
+        !clone.git(&["diff", "--stat"]).is_empty(),
+        "and changes something"
+    );
+}
+
+/// Runs the examples with `task.json` over HTTP: its answer, its result, its patch.
+async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
     let (submit, printed) = shell
         .shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
@@ -313,18 +359,8 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         }
     }
     assert_eq!(task["result"]["status"], shown["status"], "{task}");
-    let clone = sample.fresh_clone(&path.join("clone"));
     let (patch, _) = shell.shown(&format!("curl -s \"$POOL_URL/tasks/{SHOWN_ID}/patch\""));
-    let applied = shell.run_in(clone.path(), &patch.replace(SHOWN_ID, &id));
-    assert!(
-        applied.status.success(),
-        "the patch applies: {}",
-        String::from_utf8_lossy(&applied.stderr)
-    );
-    assert!(
-        !clone.git(&["diff", "--stat"]).is_empty(),
-        "the patch changes a file"
-    );
+    applies(shell, sample, &patch.replace(SHOWN_ID, &id));
 
     let (refused, printed) =
         shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
@@ -340,9 +376,6 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
 fn submitting(shell: &Shell<'_>) {
     let (one, printed) = shell.shown("pool submit --repository sample");
     let said = shell.prints(&one);
-    let ends = |text: &str| {
-        [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
-    };
     assert_eq!(
         ends(&said),
         ends(&printed),
@@ -376,15 +409,13 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     );
 }
 
-/// Checks the pool file of the page, and the one with two mistakes.
+/// Checks the pool files of the pages, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("shown.yaml"),
-        &shell.page.block("yaml", "programmers:").text,
-    )
-    .expect("a file");
-    shell.prints("pool check --pool shown.yaml");
+    for shown in shell.page.blocks_with("yaml", "programmers:") {
+        std::fs::write(path.join("shown.yaml"), &shown.text).expect("a file");
+        shell.prints("pool check --pool shown.yaml");
+    }
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
     let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
@@ -400,6 +431,14 @@ fn configuration(shell: &Shell<'_>) {
         printed.trim(),
         "lines, keys and words are those of the page"
     );
+}
+
+/// The task of the page about acceptance checks passes them.
+fn acceptance_checks(shell: &Shell<'_>) {
+    let task = &shell.page.block("json", "tests unchanged").text;
+    std::fs::write(shell.checkout.path().join("checked.json"), task).expect("a file");
+    let said = shell.prints("pool submit checked.json --wait");
+    assert!(said.contains("2/2"), "both checks pass: {said}");
 }
 
 /// Makes a dead letter; gives its id.

@@ -1,4 +1,5 @@
-//! The parts of the README: blocks, the commands in blocks and lines, the requests.
+//! The README, the guide and some other pages of the book taken apart: blocks, the commands in them and in lines, the
+//! requests.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +26,28 @@ pub(super) struct Beside {
     pub(super) parameters: Vec<String>,
 }
 
+/// In the order in which a newcomer reads them.
+const PAGES: [&str; 15] = [
+    "README.md",
+    "docs/guide/first-steps.md",
+    "docs/guide/tasks-and-results.md",
+    "docs/guide/submitting.md",
+    "docs/guide/pool-file.md",
+    "docs/guide/routing.md",
+    "docs/guide/llms.md",
+    "docs/guide/llm-failures.md",
+    "docs/guide/money.md",
+    "docs/guide/agents.md",
+    "docs/guide/checks.md",
+    "docs/operate/running.md",
+    "docs/operate/dashboard.md",
+    "docs/reference/command-line.md",
+    "docs/reference/http-api.md",
+];
+
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "PUT"];
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
+    "pool ",
     "dispatcher ",
     "worker ",
     "scripts/",
@@ -44,7 +65,8 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn read() -> Self {
-        let text = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
+        let read = |page: &str| std::fs::read_to_string(checkout().join(page)).expect(page);
+        let text = PAGES.map(read).concat();
         let (mut blocks, mut lines, mut open) = (Vec::new(), Vec::new(), None::<Block>);
         for line in text.lines() {
             match (line.trim_start().strip_prefix("```"), open.take()) {
@@ -66,13 +88,16 @@ impl Page {
         Self { blocks, lines }
     }
 
-    /// The block of this language that contains these words.
+    /// The first block of this language that holds these words.
     pub(super) fn block(&self, language: &str, words: &str) -> &Block {
-        let found = self
-            .blocks
-            .iter()
-            .find(|block| block.language == language && block.text.contains(words));
-        found.unwrap_or_else(|| panic!("the README has a block of {language} with {words:?}"))
+        let found = self.blocks_with(language, words).next();
+        found.unwrap_or_else(|| panic!("the pages have a block of {language} with {words:?}"))
+    }
+
+    /// Every block of this language that holds these words.
+    pub(super) fn blocks_with(&self, language: &str, words: &str) -> impl Iterator<Item = &Block> {
+        let has = move |block: &&Block| block.language == language && block.text.contains(words);
+        self.blocks.iter().filter(has)
     }
 
     /// Every command of a `console` block with its output, and every line of a `sh` block.

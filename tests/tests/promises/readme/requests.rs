@@ -1,4 +1,4 @@
-//! Sends the requests of the README to the pool of the quick start.
+//! Sends the requests of the book to the pool of the quick start.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};

@@ -79,7 +79,7 @@ const EMOJI: &str = "😀😂👍🎉✅🚀🔥💡🐛👩‍💻🏳️‍�
 
 const ENGLISH: [&str; 2] = [
     include_str!("../../../../README.md"),
-    include_str!("../../../../docs/agents.md"),
+    include_str!("../../../../docs/guide/agents.md"),
 ];
 const CODE: [&str; 6] = [
     include_str!("../gateway.rs"),
