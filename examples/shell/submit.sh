@@ -36,7 +36,8 @@ task="$(jq -n --arg id "$id" '{
     capabilities: ["fast"]
 }')"
 
-call /tasks -H 'content-type: application/json' --data "$task" || fail "not accepted: $(cat "$answer")"
+call /tasks -H 'content-type: application/json' --data "$task" ||
+    fail "the dispatcher at $POOL_URL did not accept the task: $(cat "$answer")"
 
 deadline=$((SECONDS + WAIT_S))
 until call "/tasks/$id" && jq -e '.result' "$answer" >/dev/null; do

@@ -15,7 +15,7 @@ import tempfile
 ROOT = pathlib.Path(sys.argv[1])
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Pages that lead to others, or are led to.
-LINKED = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + PAGES
+LINKED = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "examples/README.md")] + PAGES
 PROGRAMS = ("dispatcher", "worker")
 # A section by itself stands in a pool file like this one.
 PROGRAMMER = "programmers:\n  - {id: \"001\", primary_llm: ollama/a-model}\n"

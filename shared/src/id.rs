@@ -28,7 +28,7 @@ macro_rules! name {
 
         impl $type {
             /// # Errors
-            /// [`InvalidName`] when the text does not fit the pattern of this type.
+            /// [`InvalidName`](crate::id::InvalidName) when the text does not fit the pattern of this type.
             pub fn new(value: impl Into<String>) -> Result<Self, $crate::id::InvalidName> {
                 let value = value.into();
                 let check: fn(&str) -> bool = $check;
