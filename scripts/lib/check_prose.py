@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 LIMIT, LONGEST = 15, 30
-# What is no prose of this project, or is made from prose that is looked at elsewhere.
+# Data, other people's text, and pages made from comments that are checked in their place.
 SKIPPED = re.compile(r"^(Cargo\.lock|config/schema/|config/grafana/|scripts/lib/sample/|examples/node/package)")
 NEVER = {
     "who": (r"^(To )?Who(m|se|ever)?\b.*[^?]$", "name the actor: the worker, the dispatcher, the submitter"),
