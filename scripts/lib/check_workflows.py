@@ -41,7 +41,11 @@ def check_job(place, job, jobs):
 
 
 def check_workflow(file):
-    workflow = yaml.safe_load(file.read_text())
+    try:
+        workflow = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        wrong.append(f"{file}: is not valid YAML: {error}")
+        return
     if "permissions" not in workflow:
         wrong.append(f"{file}: permissions are missing: begin with `contents: read`")
     for name, job in workflow["jobs"].items():
