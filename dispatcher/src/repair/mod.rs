@@ -1,7 +1,7 @@
 //! Publishes again what has lost its message: its dispatcher died between `submitted` and `published`, its queue was
 //! deleted, the broker lost it.
 //!
-//! [`due`] decides; here is looked and done. Several dispatchers may do so at once: the first `reissued` in the log wins.
+//! [`due()`] decides; here is looked and done. Several dispatchers may do so at once: the first `reissued` in the log wins.
 
 pub(crate) mod due;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The programs that edit code: how each is called, and what can be said about a run of it.
 //!
 //! An agent is not trusted: it runs through the sandbox, in a worktree, with one loopback address and one token. What
-//! came of a run is decided by [`judge`] from evidence, the gateway's record first; an agent's own word counts last.
+//! came of a run is decided by [`judge()`] from evidence, the gateway's record first; an agent's own word counts last.
 
 mod aider;
 mod command;
@@ -78,7 +78,7 @@ pub enum Evidence {
 /// A kind of agent.
 pub trait Agent: Send + Sync {
     /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`], [`ErrorKind::Workspace`]);
-    /// anything else is for [`judge`].
+    /// anything else is for [`judge()`].
     fn run<'a>(
         &'a self,
         job: &'a Job,
