@@ -18,7 +18,7 @@ SUMMARY = BOOK / "SUMMARY.md"
 PAGES = sorted(page for page in BOOK.rglob("*.md") if page != SUMMARY)
 # In bytes: a newcomer reads each of them in one go.
 LARGEST = {"README.md": 10_240, "ARCHITECTURE.md": 18_432, "CONTRIBUTING.md": 8_192}
-LINKED = [ROOT / name for name in LARGEST] + [SUMMARY] + PAGES
+LINKED = [ROOT / name for name in LARGEST] + [ROOT / "examples/README.md", ROOT / "SECURITY.md"] + [SUMMARY] + PAGES
 # Pages for people who use the pool. The others are about the code: they may name hidden commands and parts of pool files.
 FOR_USERS = [ROOT / "README.md"] + [page for page in PAGES if page.parent.name != "internals" and page.name != "glossary.md"]
 PROGRAMS = ("dispatcher", "worker", "pool")

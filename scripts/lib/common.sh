@@ -23,6 +23,18 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # Runs Python without the user's site packages and environment, which the scripts do not need; it starts faster.
 py() { python3 -IS "$@"; }
 
+# PyYAML comes with aider; Debian's package is python3-yaml.
+python_with_yaml() {
+    local candidate
+    for candidate in "$DATA/aider/bin/python" /usr/bin/python3 python3; do
+        if "$candidate" -c 'import yaml' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    fail "no Python with PyYAML: install python3-yaml, or run scripts/test once"
+}
+
 # Refuses a wrong command line before anything is done: exit status 2.
 refuse() {
     printf '%s: %s (see %s --help)\n' "${0##*/}" "$*" "$0" >&2

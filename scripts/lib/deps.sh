@@ -14,7 +14,7 @@ POLICY_MARK="written by programmer-pool"
 
 # --- packages of the distribution ---------------------------------------------------------------------------------
 
-# Prints the names of missing packages. Arguments: broker, agent, build, pika, faketime, browser, prometheus.
+# Prints the names of missing packages. Arguments: broker, agent, build, pika, clients (of examples/), faketime, browser, prometheus.
 missing_packages() {
     local want
     for want in "$@"; do
@@ -23,6 +23,11 @@ missing_packages() {
         agent) agent_python >/dev/null || echo python3 python3-venv ;;
         build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
         pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
+        clients)
+            has curl || echo curl
+            has jq || echo jq
+            { has node && has npm; } || echo nodejs npm
+            ;;
         faketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime ;;
         prometheus) { has promtool && has prometheus; } || echo prometheus ;;
         browser) { has chromium && has chromedriver; } || echo chromium chromium-driver fonts-dejavu-core ;;
@@ -189,6 +194,23 @@ build_codex_claude() {
             "@openai/codex@$CODEX_VERSION" "@anthropic-ai/claude-code@$CLAUDE_VERSION" >&2 &&
         "$AGENTS_DIR/node_modules/.bin/codex" --version >&2 &&
         "$AGENTS_DIR/node_modules/.bin/claude" --version >&2
+}
+
+# --- the library of examples/node ---------------------------------------------------------------------------------
+
+# npm writes .package-lock.json last: it says that the installation is complete.
+install_amqplib() {
+    local client="$ROOT/examples/node"
+    node -e 'process.exit(Number(process.versions.node.split(".")[0] < 18))' ||
+        fail "examples/node needs Node 18 or later, and this is $(node --version): install a newer one"
+    mkdir -p "$DATA"
+    exec 7>"$DATA/amqplib.lock"
+    flock 7
+    if [ ! "$client/node_modules/.package-lock.json" -nt "$client/package-lock.json" ]; then
+        say "installing amqplib into examples/node/node_modules (1 MB)"
+        (cd "$client" && npm ci --no-audit --no-fund --loglevel=error >&2)
+    fi
+    exec 7>&-
 }
 
 # --- schemathesis, which tests the HTTP API against its description ---------------------------------------------------

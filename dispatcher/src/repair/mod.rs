@@ -1,7 +1,7 @@
 //! Publishes tasks again that have lost their message: the dispatcher died between `submitted` and
 //! `published`, the queue was deleted, or the broker lost it.
 //!
-//! [`due`] decides, this module acts. Several dispatchers may do so at once: the first `reissued`
+//! [`due()`] decides, this module acts. Several dispatchers may do so at once: the first `reissued`
 //! in the log wins.
 
 pub(crate) mod due;

@@ -25,6 +25,7 @@ mod contract;
 mod dashboard;
 mod dead_letters;
 mod dead_letters_again;
+mod examples;
 mod faults_broker;
 mod faults_dispatcher;
 mod faults_named_points;

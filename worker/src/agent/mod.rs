@@ -1,7 +1,7 @@
 //! The programs that edit code: how the worker calls each, and how it judges their runs.
 //!
 //! An agent is not trusted. It runs through the sandbox, in a worktree, with one loopback address
-//! and one token. [`judge`] decides the outcome of a run from evidence: the gateway's record comes
+//! and one token. [`judge()`] decides the outcome of a run from evidence: the gateway's record comes
 //! first, and the agent's own word counts last.
 
 mod aider;
@@ -79,7 +79,7 @@ pub enum Evidence {
 /// A kind of agent.
 pub trait Agent: Send + Sync {
     /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`],
-    /// [`ErrorKind::Workspace`]). [`judge`] judges everything else.
+    /// [`ErrorKind::Workspace`]). [`judge()`] judges everything else.
     fn run<'a>(
         &'a self,
         job: &'a Job,
