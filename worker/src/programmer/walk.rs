@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use pool_broker::fault::{Point, point};
 use pool_core::event::{Decision, Spent};
 use pool_core::heartbeat::Gate;
-use pool_core::id::{AttemptId, TaskId};
+use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Usage};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
