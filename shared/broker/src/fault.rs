@@ -2,7 +2,8 @@
 //! between two steps is held by crashing there.
 //!
 //! `POOL_FAULT` in the environment says where and how: `worker.started=kill`, `worker.started=kill@3` for the third time
-//! that it is reached, `dispatcher.result_taken=stop` (SIGSTOP of the own process), `worker.claiming=block:20` (its thread,
+//! that it is reached, `dispatcher.result_taken=stop` (SIGSTOP of the own process), `dispatcher.result_taken=panic` (of the
+//! tokio task that reaches it), `worker.claiming=block:20` (its thread,
 //! for so many seconds); several are joined with `,`. It exists only with the feature `faults`, which the tests turn on, and
 //! with debug assertions: a release build reads no variable and holds no name.
 
@@ -169,6 +170,7 @@ mod armed {
     pub(super) enum Act {
         Kill,
         Stop,
+        Panic,
         Block(Duration),
     }
 
@@ -210,6 +212,7 @@ mod armed {
         let _ = match act {
             Act::Kill => kill(Pid::this(), Signal::SIGKILL),
             Act::Stop => kill(Pid::this(), Signal::SIGSTOP),
+            Act::Panic => panic!("a panic is injected"),
             Act::Block(duration) => {
                 std::thread::sleep(duration);
                 Ok(())
@@ -239,13 +242,16 @@ mod armed {
         let act = match act.split_once(':') {
             None if act == "kill" => Act::Kill,
             None if act == "stop" => Act::Stop,
+            None if act == "panic" => Act::Panic,
             Some(("block", seconds)) => Act::Block(Duration::from_secs(
                 seconds
                     .parse()
                     .map_err(|_| format!("{seconds:?} is no number"))?,
             )),
             Some(_) | None => {
-                return Err(format!("{act:?} is neither kill, stop nor block:<seconds>"));
+                return Err(format!(
+                    "{act:?} is neither kill, stop, panic nor block:<seconds>"
+                ));
             }
         };
         Ok(Fault {
@@ -266,7 +272,9 @@ mod tests {
 
     #[test]
     fn the_variable_says_where_how_and_when() {
-        let faults = parse("worker.started=kill@3,dispatcher.queued=block:20").expect("two faults");
+        let faults =
+            parse("worker.started=kill@3,dispatcher.queued=block:20,dispatcher.result_taken=panic")
+                .expect("three faults");
         let read: Vec<_> = faults
             .iter()
             .map(|fault| (fault.point, fault.act, fault.at))
@@ -274,8 +282,9 @@ mod tests {
         let expected = [
             (Point::Started, Act::Kill, 3),
             (Point::Queued, Act::Block(Duration::from_secs(20)), 1),
+            (Point::ResultTaken, Act::Panic, 1),
         ];
-        assert_eq!(read, expected, "both");
+        assert_eq!(read, expected, "all three");
         assert!(
             parse("").expect("nothing").is_empty(),
             "nothing is armed by default"
