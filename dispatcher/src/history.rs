@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use pool_broker::headers::{self, json_properties};
 use pool_broker::link::discard;
 use pool_broker::outbox::{Letter, Outbox, PROMPT, UNHURRIED};
-use pool_broker::process::Process;
+use pool_broker::process::{Process, Service};
 use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, within};
 use pool_core::id::TaskId;
@@ -74,12 +74,14 @@ struct Read {
 pub struct NotRead;
 
 impl History {
-    /// Starts reading the stream from its beginning; what agents print goes to `outputs`.
-    pub fn start(process: &Process, outputs: Outputs) -> Self {
+    /// The history, and what reads the stream from its beginning and writes to it: the caller runs these services. What agents
+    /// print goes to `outputs`.
+    pub fn new(process: &Process, outputs: Outputs) -> (Self, [Service; 3]) {
         let (sender, read) = watch::channel(Read::default());
         let outbox =
-            |pace| Outbox::start(process.publisher.clone(), process.shutdown.clone(), pace);
-        let (tasks, results) = (outbox(PROMPT), outbox(UNHURRIED));
+            |pace| Outbox::new(process.publisher.clone(), process.shutdown.clone(), pace);
+        let ((tasks, sending_tasks), (results, sending_results)) =
+            (outbox(PROMPT), outbox(UNHURRIED));
         let history = Self {
             process: process.clone(),
             tasks,
@@ -88,8 +90,12 @@ impl History {
             read,
             outputs,
         };
-        tokio::spawn(follow(history.clone(), sender));
-        history
+        let services = [
+            ("history_reader", follow(history.clone(), sender).boxed()),
+            ("history_tasks", sending_tasks.boxed()),
+            ("history_results", sending_results.boxed()),
+        ];
+        (history, services)
     }
 
     /// Adds an entry.

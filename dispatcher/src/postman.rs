@@ -122,14 +122,20 @@ pub(crate) struct Postman {
 }
 
 impl Postman {
-    pub(crate) fn new(process: Process, patience: Duration) -> Self {
-        let outbox = Outbox::start(process.publisher.clone(), process.shutdown.clone(), PROMPT);
-        Self {
+    /// The postman, and what sends its letters: the caller runs it.
+    pub(crate) fn new(
+        process: Process,
+        patience: Duration,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (outbox, sending) =
+            Outbox::new(process.publisher.clone(), process.shutdown.clone(), PROMPT);
+        let postman = Self {
             process,
             outbox,
             patience,
             reluctant: Mutex::default(),
-        }
+        };
+        (postman, sending)
     }
 
     /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and

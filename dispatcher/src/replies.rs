@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -15,7 +15,7 @@ use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
 use pool_broker::headers::{self, json_properties};
 use pool_broker::link::discard;
-use pool_broker::process::Process;
+use pool_broker::process::{Process, Service};
 use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
 use pool_broker::{BrokerError, tell, within};
@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use crate::acknowledge::acknowledge;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
+use crate::maintenance::retry_scheduler::ask_for_result;
 use crate::postman::{NotBrought, Postman};
-use crate::retries::ask_for_result;
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
@@ -70,19 +70,23 @@ fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
     }
 }
 
-/// Consumes `results` until shutdown. `patience` is for reply queues that do not take theirs.
-pub async fn run(process: Process, history: History, patience: Duration) {
-    let postman = Postman::new(process.clone(), patience);
+/// What consumes `results` and what sends replies, until shutdown: the caller runs these services. `patience` is for reply
+/// queues that do not take theirs.
+pub(crate) fn services(process: Process, history: History, patience: Duration) -> [Service; 2] {
+    let (postman, sending) = Postman::new(process.clone(), patience);
     let desk = Desk {
         process,
         history,
         postman,
         untold: Arc::default(),
     };
-    consumer::keep(&desk.process, "results are not taken; trying again", || {
-        consume(&desk)
-    })
-    .await;
+    let handling = async move {
+        consumer::keep(&desk.process, "results are not taken; trying again", || {
+            consume(&desk)
+        })
+        .await;
+    };
+    [("results", handling.boxed()), ("replies", sending.boxed())]
 }
 
 /// What is needed to handle a result.

@@ -11,24 +11,29 @@ use pool_broker::process::{Process, called};
 use pool_config::{Env, load};
 use pool_core::config_hash::config_hash;
 use pool_core::pool::Pool;
-use pool_telemetry::{self, LogFormat, init_logs, init_metrics};
+use pool_telemetry::{self, LogFormat, init_logs, install_metrics};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::token::Access;
 use crate::api::{self, App, events};
 use crate::dashboard::{Hub, Journal, Outputs};
-use crate::dead::{DeadLetters, rescue};
+use crate::dead::DeadLetters;
 use crate::history::History;
 use crate::intake::Intake;
+use crate::maintenance::rescuer::Watchman;
+use crate::maintenance::supervisor::Services;
+use crate::maintenance::{self, Maintenance, configuration};
 use crate::pool_view::Beats;
-use crate::repair::{self, Watchman};
-use crate::{configure, deadlines, numbers, replies, restate, retired, retries, unroutable};
+use crate::{numbers, replies};
 
 /// For requests that are being answered when the process is told to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
+/// The service that answers them.
+const HTTP_API: &str = "http_api";
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct PoolFile {
@@ -39,7 +44,7 @@ pub struct PoolFile {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help; 2 the pool file has mistakes.\n\nExamples:\n  \
+    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help, or a part of it has failed; 2 the pool file has mistakes.\n\nExamples:\n  \
     dispatcher serve --pool config/pool.yaml\n  \
     dispatcher serve --listen 127.0.0.1:7000"
 )]
@@ -77,9 +82,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             )
         })?;
     let told = CancellationToken::new();
-    end_on_signals(told.clone())?;
-    serve(pool, (args.name, args.url_file), (listener, access), told).await?;
-    Ok(ExitCode::SUCCESS)
+    let _signals = end_on_signals(told.clone())?;
+    serve(pool, (args.name, args.url_file), (listener, access), told).await
 }
 
 async fn serve(
@@ -87,11 +91,13 @@ async fn serve(
     (name, url_file): (Option<String>, Option<PathBuf>),
     (listener, access): (TcpListener, Access),
     told: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
     let shutdown = CancellationToken::new();
-    let metrics = init_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
+    let mut services = Services::default();
+    let (metrics, upkeep) = install_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
         .context("failed to set up metrics")?;
+    services.start("metrics_upkeep", upkeep);
     let (beats, watchman) = (Beats::default(), Watchman::default());
     let hear = {
         let (beats, watchman) = (beats.clone(), watchman.clone());
@@ -101,29 +107,26 @@ async fn serve(
         }
     };
     let journal = Journal::default();
-    let starting = async {
-        let process =
-            Process::start(&pool, called("dispatcher", name), hear, shutdown.clone()).await?;
-        process.log.observe(Arc::new(journal.clone()));
-        process.log.ready().await?;
-        configure::put_in_force(&process, &pool).await;
-        anyhow::Ok(process)
+    let preparing = Process::prepare(&pool, called("dispatcher", name), hear, shutdown.clone());
+    let (process, of_process) = tokio::select! {
+        prepared = preparing => prepared?,
+        () = told.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    let process = tokio::select! {
-        process = starting => process?,
-        () = told.cancelled() => return Ok(()),
-    };
+    process.log.observe(Arc::new(journal.clone()));
+    services.start_all(of_process);
+    tokio::select! {
+        in_force = put_in_force(&process, &pool, &mut services) => in_force?,
+        () = told.cancelled() => return Ok(ExitCode::SUCCESS),
+    }
     let outputs = Outputs::default();
-    let history = History::start(&process, outputs.clone());
-    tokio::spawn(replies::run(
+    let (history, of_history) = History::new(&process, outputs.clone());
+    services.start_all(of_history);
+    services.start_all(replies::services(
         process.clone(),
         history.clone(),
         pool.dispatcher.reply_patience,
     ));
-    tokio::spawn(retries::run(process.clone()));
-    tokio::spawn(deadlines::run(process.clone()));
     let dead = DeadLetters::new(process.clone());
-    tokio::spawn(rescue::run(process.clone(), dead.clone()));
     let intake = Intake::new(
         process.clone(),
         history.clone(),
@@ -131,20 +134,16 @@ async fn serve(
     );
     let url = format!("http://{}", listener.local_addr()?);
     let pool = Arc::new(pool);
-    tokio::spawn(pool_broker::pool_metrics::watch(
-        process.clone(),
-        Arc::clone(&pool),
-    ));
-    tokio::spawn(unroutable::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(retired::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(configure::keep_in_force(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(restate::run(process.clone(), Arc::clone(&pool)));
-    tokio::spawn(repair::run(
-        process.clone(),
-        Arc::clone(&pool),
-        history.clone(),
+    let pool_metrics = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
+    services.start("pool_metrics", pool_metrics);
+    let maintenance = Maintenance {
+        process: process.clone(),
+        pool: Arc::clone(&pool),
+        history: history.clone(),
+        dead: dead.clone(),
         watchman,
-    ));
+    };
+    maintenance::start(&mut services, maintenance);
     let app = App {
         config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
@@ -161,25 +160,56 @@ async fn serve(
         journal,
         outputs,
     };
-    tokio::spawn(numbers::run(app.clone()));
-    tokio::spawn(app.hub.clone().run(app.clone()));
+    services.start("numbers", numbers::run(app.clone()));
+    services.start("hub", app.hub.clone().run(app.clone()));
     if let Some(file) = url_file {
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
     tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
-    let ended = told.clone();
-    let serving =
-        axum::serve(listener, api::router(app)).with_graceful_shutdown(told.cancelled_owned());
-    tokio::select! {
-        served = async { serving.await } => served?,
-        // Somebody who stopped in the middle of his request.
-        () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
+    let serving = axum::serve(listener, api::router(app))
+        .with_graceful_shutdown(told.clone().cancelled_owned());
+    services.start(HTTP_API, async {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP API is not served any more");
+        }
+    });
+    let ended = tokio::select! {
+        biased;
+        () = told.cancelled() => None,
+        ended = services.first_end() => Some(ended),
+    };
+    if let Some(ended) = &ended {
+        ended.tell();
+        told.cancel();
     }
+    // Somebody may have stopped in the middle of his request.
+    let answered = tokio::time::timeout(LAST_ANSWERS, services.end_of(HTTP_API));
+    let _ = answered.await;
     shutdown.cancel();
     process.consume.close().await;
     tracing::info!("the dispatcher has ended");
-    Ok(())
+    Ok(match ended {
+        Some(_) => ExitCode::FAILURE,
+        None => ExitCode::SUCCESS,
+    })
+}
+
+/// Puts this pool file in force, when the log has been read.
+async fn put_in_force(
+    process: &Process,
+    pool: &Pool,
+    services: &mut Services,
+) -> anyhow::Result<()> {
+    let in_force = async {
+        process.log.ready().await?;
+        configuration::put_in_force(process, pool).await;
+        Ok(())
+    };
+    tokio::select! {
+        in_force = in_force => in_force,
+        ended = services.first_end() => Err(ended.into()),
+    }
 }
 
 pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
@@ -189,15 +219,12 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     };
     logs();
     let shutdown = CancellationToken::new();
-    let process = Process::start(
-        &pool,
-        called("dispatcher topology", None),
-        |_| (),
-        shutdown.clone(),
-    )
-    .await?;
-    process.log.ready().await?;
-    configure::put_in_force(&process, &pool).await;
+    let name = called("dispatcher topology", None);
+    let (process, of_process) =
+        Process::prepare(&pool, name, |_| (), shutdown.clone()).await?;
+    let mut services = Services::default();
+    services.start_all(of_process);
+    put_in_force(&process, &pool, &mut services).await?;
     let routes = process.routes.all().len();
     tracing::info!(routes, "the topology is declared and the routes are bound");
     shutdown.cancel();
@@ -222,10 +249,10 @@ fn logs() {
 }
 
 /// SIGTERM and SIGINT end the process in order; a second one does not wait.
-fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
+fn end_on_signals(told: CancellationToken) -> anyhow::Result<AbortOnDropHandle<()>> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
-    tokio::spawn(async move {
+    let listening = tokio::spawn(async move {
         for first in [true, false] {
             tokio::select! { _ = term.recv() => {} _ = interrupt.recv() => {} }
             if !first {
@@ -235,5 +262,5 @@ fn end_on_signals(told: CancellationToken) -> anyhow::Result<()> {
             told.cancel();
         }
     });
-    Ok(())
+    Ok(AbortOnDropHandle::new(listening))
 }

@@ -4,7 +4,6 @@
 //! of its own, whose end returns them in their order whatever happens.
 
 pub mod letter;
-pub(crate) mod rescue;
 pub mod retry;
 
 use std::sync::Arc;

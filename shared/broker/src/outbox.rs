@@ -69,16 +69,21 @@ struct Waiting {
 pub struct Outbox(mpsc::Sender<Waiting>);
 
 impl Outbox {
-    /// Sends until `shutdown`, `pace` ([`PROMPT`], [`UNHURRIED`]) from one go to the next.
-    pub fn start(publisher: Publisher, shutdown: CancellationToken, pace: Duration) -> Self {
+    /// The outbox, and what sends: the caller runs it. It sends until `shutdown`, `pace` ([`PROMPT`], [`UNHURRIED`]) from one
+    /// go to the next.
+    pub fn new(
+        publisher: Publisher,
+        shutdown: CancellationToken,
+        pace: Duration,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, waiting) = mpsc::channel(TOGETHER);
-        tokio::spawn(async move {
+        let sending = async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = run(publisher, waiting, pace) => {}
             }
-        });
-        Self(sender)
+        };
+        (Self(sender), sending)
     }
 
     /// Publishes one message and waits until the broker has taken it.

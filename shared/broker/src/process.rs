@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -26,6 +28,9 @@ use pool_core::routing::Routes;
 /// How often a process that does not hear the event log looks whether it is gone; about.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// A part of a process that runs as long as the process does, with its name.
+pub type Service = (&'static str, BoxFuture<'static, ()>);
+
 /// The broker's side of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Process {
@@ -46,16 +51,34 @@ pub struct Process {
 }
 
 impl Process {
-    /// Connects, declares the topology and starts the log. Waits as long as the broker cannot be reached.
+    /// [`Process::prepare`], with its services started: nobody hears when one of them panics.
     ///
     /// # Errors
-    /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
+    /// As of [`Process::prepare`].
     pub async fn start(
         pool: &Pool,
         name: String,
         hear: impl Fn(Heartbeat) + Send + 'static,
         shutdown: CancellationToken,
     ) -> Result<Self, BrokerError> {
+        let (process, services) = Self::prepare(pool, name, hear, shutdown).await?;
+        for (_, service) in services {
+            tokio::spawn(service);
+        }
+        Ok(process)
+    }
+
+    /// Connects and declares the topology. Waits as long as the broker cannot be reached. Gives the services, too, that read
+    /// the log, append to it and hear the heartbeats of others: the caller runs them.
+    ///
+    /// # Errors
+    /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
+    pub async fn prepare(
+        pool: &Pool,
+        name: String,
+        hear: impl Fn(Heartbeat) + Send + 'static,
+        shutdown: CancellationToken,
+    ) -> Result<(Self, Vec<Service>), BrokerError> {
         let host = host_name();
         let endpoint = Endpoint::new(pool.broker.clone(), name.as_str());
         let consume = Link::new(endpoint.clone(), "consume");
@@ -65,7 +88,7 @@ impl Process {
         declare(&consume, &routes, pool).await?;
         let clock = Arc::new(Clock::new());
         let id = EmitterId::new();
-        let log = Log::start(
+        let (log, of_log) = Log::new(
             consume.clone(),
             publisher.clone(),
             &pool.events,
@@ -82,12 +105,12 @@ impl Process {
             }
             hear(heartbeat);
         };
-        tokio::spawn(heartbeats::listen(
+        let listening = heartbeats::listen(
             consume.clone(),
             heard,
             Arc::clone(&hears),
             shutdown.clone(),
-        ));
+        );
         let process = Self {
             id,
             name,
@@ -99,9 +122,20 @@ impl Process {
             routes,
             shutdown,
         };
-        tokio::spawn(heartbeats::greet(process.clone(), hears, asked));
-        tokio::spawn(keep_declared(process.clone(), pool.events.clone()));
-        Ok(process)
+        let greeting = heartbeats::greet(process.clone(), hears, asked);
+        let declaring = keep_declared(process.clone(), pool.events.clone());
+        let mut services: Vec<Service> = vec![
+            ("connection_to_consume", process.consume.ended().boxed()),
+            (
+                "connection_to_publish",
+                process.publisher.link().ended().boxed(),
+            ),
+            ("heartbeats", listening.boxed()),
+            ("greetings", greeting.boxed()),
+            ("topology", declaring.boxed()),
+        ];
+        services.extend(of_log);
+        Ok((process, services))
     }
 }
 

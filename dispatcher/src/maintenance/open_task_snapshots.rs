@@ -14,7 +14,7 @@ use pool_core::pool::Pool;
 use pool_core::state::Fold;
 use pool_core::time::Timestamp;
 
-use crate::configure;
+use super::configuration;
 
 /// Statements that wait for their place in the log at the same time.
 const AT_ONCE: usize = 128;
@@ -40,7 +40,7 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
             )
         };
         let due = process.log.read(|fold| {
-            let configured = configure::in_force(fold, &pool);
+            let configured = configuration::in_force(fold, &pool);
             configured
                 .into_iter()
                 .chain(due(fold, since(fold)))

@@ -28,7 +28,8 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
-use crate::{configure, consumer};
+use super::configuration;
+use crate::consumer;
 
 /// A key that leads to a route, but came here all the same: the bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
@@ -160,7 +161,7 @@ async fn handle(
             if same && declared.is_none_or(|at| at.elapsed() > DECLARED_FOR) {
                 tokio::time::sleep(BINDING_GAP).await;
                 // Or they are gone, with a queue that was deleted.
-                configure::declare_again(process, pool).await;
+                configuration::declare_again(process, pool).await;
                 *declared = Some(Instant::now());
             }
             tracing::info!(%key, "an unroutable task is published again");

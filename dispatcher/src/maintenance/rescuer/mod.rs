@@ -21,8 +21,8 @@ use pool_core::routing::Route;
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
+use super::configuration;
 use crate::bodies::task_of;
-use crate::configure;
 use crate::depths::{Depth, depth};
 use crate::history::History;
 use crate::reissue::{NotReissued, Reissued, reissue};
@@ -130,7 +130,7 @@ impl Looker {
                 queues = missing.join(", "),
                 "queues are gone; declaring and binding them again"
             );
-            configure::declare_again(&self.process, &self.pool).await;
+            configuration::declare_again(&self.process, &self.pool).await;
         }
     }
 

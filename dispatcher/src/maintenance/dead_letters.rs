@@ -11,8 +11,8 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
 use tokio::time::Instant;
 
-use super::letter::{Death, Letter};
-use super::{DeadError, DeadLetters};
+use crate::dead::letter::{Death, Letter};
+use crate::dead::{DeadError, DeadLetters};
 use crate::depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
 

@@ -1,0 +1,59 @@
+//! Background services: they keep the pool whole while nobody asks for anything.
+//!
+//! [`start`] is the table of them. [`supervisor`] runs them and the other services of a dispatcher.
+
+pub(crate) mod configuration;
+mod dead_letters;
+mod deadlines;
+mod open_task_snapshots;
+mod queue_cleaner;
+pub(crate) mod rescuer;
+pub(crate) mod retry_scheduler;
+pub(crate) mod supervisor;
+mod unroutable;
+
+use std::sync::Arc;
+
+use pool_broker::process::Process;
+use pool_core::pool::Pool;
+
+use crate::dead::DeadLetters;
+use crate::history::History;
+use rescuer::Watchman;
+use supervisor::Services;
+
+/// What the services need.
+pub(crate) struct Maintenance {
+    pub(crate) process: Process,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) history: History,
+    pub(crate) dead: DeadLetters,
+    pub(crate) watchman: Watchman,
+}
+
+/// Starts them all.
+pub(crate) fn start(services: &mut Services, maintenance: Maintenance) {
+    let Maintenance {
+        process,
+        pool,
+        history,
+        dead,
+        watchman,
+    } = maintenance;
+    let (of_process, of_pool) = (|| process.clone(), || Arc::clone(&pool));
+    services.start("retry_scheduler", retry_scheduler::run(of_process()));
+    services.start("deadlines", deadlines::run(of_process()));
+    services.start("dead_letters", dead_letters::run(of_process(), dead));
+    services.start("unroutable", unroutable::run(of_process(), of_pool()));
+    services.start("queue_cleaner", queue_cleaner::run(of_process(), of_pool()));
+    services.start(
+        "configuration",
+        configuration::keep_in_force(of_process(), of_pool()),
+    );
+    services.start(
+        "open_task_snapshots",
+        open_task_snapshots::run(of_process(), of_pool()),
+    );
+    let rescuer = rescuer::run(of_process(), of_pool(), history, watchman);
+    services.start("rescuer", rescuer);
+}
