@@ -17,7 +17,7 @@ use super::client::in_words;
 use super::{Client, status};
 use dispatcher::api::problem::Problem;
 use dispatcher::pool_view::PoolStatus;
-use dispatcher::room::NoRoom;
+use dispatcher::intake::queue_limits::NoRoom;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// Between two lines about waiting, where they do not replace each other.

@@ -2,10 +2,7 @@
 //!
 //! It keeps nothing on disk: kill it, start another, and that one reads the log and goes on. Several can run at once.
 
-mod acknowledge;
-mod again;
 pub mod api;
-pub mod bodies;
 mod consumer;
 pub mod dashboard;
 pub mod dead;
@@ -16,10 +13,8 @@ pub mod intake;
 mod maintenance;
 mod numbers;
 pub mod pool_view;
-mod postman;
 pub mod reissue;
-pub mod replies;
 pub mod report;
-pub mod room;
+mod results;
 pub mod serve;
 pub mod why;

@@ -20,15 +20,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::token::Access;
 use crate::api::{self, App, events};
-use crate::dashboard::{Hub, Journal, Outputs};
+use crate::dashboard::{Hub, Journal};
 use crate::dead::DeadLetters;
-use crate::history::History;
+use crate::history::{History, Outputs};
 use crate::intake::Intake;
 use crate::maintenance::rescuer::Watchman;
 use crate::maintenance::supervisor::Services;
 use crate::maintenance::{self, Maintenance, configuration};
 use crate::pool_view::Beats;
-use crate::{numbers, replies};
+use crate::{numbers, results};
 
 /// For requests that are being answered when the process is told to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
@@ -121,7 +121,7 @@ async fn serve(
     let outputs = Outputs::default();
     let (history, of_history) = History::new(&process, outputs.clone());
     services.start_all(of_history);
-    services.start_all(replies::services(
+    services.start_all(results::services(
         process.clone(),
         history.clone(),
         pool.dispatcher.reply_patience,

@@ -310,7 +310,7 @@ mod tests {
     use super::*;
     use axum::http::StatusCode;
     use dispatcher::intake::new_id;
-    use dispatcher::room::NoRoom;
+    use dispatcher::intake::queue_limits::NoRoom;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {

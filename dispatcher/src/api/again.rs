@@ -19,9 +19,8 @@ use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
 use super::uncut::uncut;
-use crate::again::again;
-use crate::bodies::task_of;
 use crate::dead::retry::Retried;
+use crate::intake::resubmit::again;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
 
@@ -69,7 +68,9 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
     app.history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
-    let task = task_of(&app.history, id)
+    let task = app
+        .history
+        .task(id)
         .await
         .map_err(|error| Problem::unavailable(error.to_string()))?;
     task.ok_or_else(|| {

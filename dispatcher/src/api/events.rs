@@ -27,8 +27,8 @@ use super::tasks::{TaskView, known};
 use super::token::MayAct;
 use crate::dashboard::hub::{Hub, Joined, Message};
 use crate::dashboard::older::{self, Span};
-use crate::dashboard::output::{Output, Section};
 use crate::dashboard::timeline::{self, Line};
+use crate::history::output::{Output, Section};
 
 /// A comment after so long says that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);

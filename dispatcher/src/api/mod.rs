@@ -33,9 +33,9 @@ use pool_core::pool::Pool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::dashboard::{Hub, Journal, Outputs};
+use crate::dashboard::{Hub, Journal};
 use crate::dead::DeadLetters;
-use crate::history::History;
+use crate::history::{History, Outputs};
 use crate::intake::Intake;
 use crate::pool_view::{self, Beats, PoolStatus, Snapshot};
 

@@ -6,7 +6,7 @@ use pool_core::id::TaskId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::room::{FullRoute, NoRoom};
+use crate::intake::queue_limits::{FullRoute, NoRoom};
 
 const UNAVAILABLE_FOR_S: u32 = 5;
 /// A queue moves on when a programmer takes a task; most tasks take longer.

@@ -18,8 +18,8 @@ use super::problem::{Problem, TaskProblem};
 use super::submission::{prepare, problem_of, read_submission};
 use super::tasks::{TaskView, view};
 use super::uncut::uncut;
+use crate::intake::queue_limits::Place;
 use crate::intake::{Intake, NotTaken, Taken};
-use crate::room::Place;
 
 /// Submissions that are written at the same time.
 const AT_ONCE: usize = 64;

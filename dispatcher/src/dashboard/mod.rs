@@ -6,10 +6,8 @@
 pub mod hub;
 pub mod journal;
 pub mod older;
-pub mod output;
 pub mod page;
 pub mod timeline;
 
 pub use hub::Hub;
 pub use journal::Journal;
-pub use output::Outputs;

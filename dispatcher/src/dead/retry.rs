@@ -14,11 +14,11 @@ use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::again::again;
+use crate::intake::queue_limits::NoRoom;
+use crate::intake::resubmit::again;
 use crate::intake::{Intake, NotTaken};
-use crate::postman::send_again;
 use crate::reissue::{NotReissued, Reissued, send_on};
-use crate::room::NoRoom;
+use crate::results::send_again;
 
 /// What became of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use pool_core::id::TaskId;
 use pool_core::task::TaskMessage;
 
 use super::Kind;
-use crate::report::record::Record;
+use super::record::Record;
 
 /// Of so many tasks the newest are listed with their words.
 const LISTED: usize = 50_000;

@@ -1,14 +1,13 @@
 //! The report: what the tasks of some days came to, in numbers, by LLM, programmer, route or label. It answers which LLM is
 //! worth its money.
 //!
-//! `record` is what is kept of each result, `query` what is asked, `tally` the arithmetic (pure); `csv`, `plots` and `html`
+//! `query` is what is asked, `tally` the arithmetic (pure); `csv`, `plots` and `html`
 //! are the forms.
 
 pub mod csv;
 pub mod html;
 mod plots;
 pub mod query;
-pub mod record;
 pub mod tally;
 #[cfg(test)]
 mod tests;

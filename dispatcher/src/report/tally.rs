@@ -9,8 +9,8 @@ use pool_core::state::Outcome;
 use pool_core::time::Timestamp;
 
 use super::query::By;
-use super::record::Record;
 use super::{Group, Percentiles, Report};
+use crate::history::record::Record;
 
 /// The name of those that have none: no LLM was asked, the label is not there, the route is forgotten.
 const NONE: &str = "(none)";

@@ -22,7 +22,6 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::configuration;
-use crate::bodies::task_of;
 use crate::depths::{Depth, depth};
 use crate::history::History;
 use crate::reissue::{NotReissued, Reissued, reissue};
@@ -174,7 +173,7 @@ async fn perform(process: &Process, history: &History, repair: Repair) -> Option
         cause,
     } = repair;
     let repaired = async {
-        let Some(task) = task_of(history, &id).await? else {
+        let Some(task) = history.task(&id).await? else {
             return Ok(None);
         };
         let known = process.log.read(|fold| {

@@ -1,5 +1,8 @@
 //! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
 
+pub mod queue_limits;
+pub(crate) mod resubmit;
+
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -15,7 +18,7 @@ use pool_core::task::{Task, TaskMessage};
 use pool_telemetry::clock::wall_clock;
 
 use crate::history::{History, Kind};
-use crate::room::{NoRoom, Place, Rooms, Wanted};
+use queue_limits::{NoRoom, Place, Rooms, Wanted};
 
 /// Why a task was not taken.
 #[derive(Debug, thiserror::Error)]

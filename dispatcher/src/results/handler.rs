@@ -20,55 +20,27 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_EXCHANGE, RESULTS_QUEUE};
 use pool_broker::{BrokerError, tell, within};
 use pool_core::event::Decision;
-use pool_core::id::{AttemptId, TaskId};
-use pool_core::result::{ErrorKind, ResultMessage, Status};
-use pool_core::state::{Fold, Outcome, Refusal, Verdict};
-use pool_core::task::Task;
+use pool_core::id::TaskId;
+use pool_core::result::{ResultMessage, Status};
 use pool_telemetry::clock::wall_clock;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::acknowledge::acknowledge;
+use super::acks::acknowledge;
+use super::disposition::{Due, decide};
+use super::reply_sender::{NotBrought, Postman};
+use super::request_result::ask_for_result;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
-use crate::maintenance::retry_scheduler::ask_for_result;
-use crate::postman::{NotBrought, Postman};
 
 /// Results in hand at once.
 const PREFETCH: u16 = 200;
-/// How long the claim of a task may take to be read here, when its result is here already.
-const CLAIM_READ_WITHIN: Duration = Duration::from_secs(2);
-/// A programmer with another task in hand writes the outcome of its last one in front of its next claim: where there is
-/// work in plenty, that comes within so long and costs the log no message.
-const WRITTEN_WITHIN: Duration = Duration::from_millis(10);
 /// How long the history may take to show a result that the log knows of.
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
 /// And how long it is waited for in all, by somebody who asks for a result again.
 const IN_HISTORY_AT_ALL: Duration = Duration::from_secs(30);
 /// Who wants the result of a task that is not finished asks again after so long.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
-
-/// What the log says about a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// It is the outcome.
-    Winner,
-    /// Another attempt's is.
-    Loser,
-    /// Its attempt owns the task, which has no outcome yet.
-    Open,
-    /// Nobody has started the task, as far as is known.
-    Unknown,
-}
-
-fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
-    match (fold.tasks.winner(task), fold.tasks.is_owner(task, attempt)) {
-        (Some(Some(winner)), _) if winner == attempt => Standing::Winner,
-        (Some(_), _) => Standing::Loser,
-        (None, true) => Standing::Open,
-        (None, false) => Standing::Unknown,
-    }
-}
 
 /// What consumes `results` and what sends replies, until shutdown: the caller runs these services. `patience` is for reply
 /// queues that do not take theirs.
@@ -282,143 +254,6 @@ async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, Lo
         task.clone(),
         process.log.read(|fold| fold.tasks.usage(task)),
     ))
-}
-
-/// What is due for a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Due {
-    /// Another attempt's counts. Its submitter, who may be another one, gets that result.
-    Repeat,
-    /// It is about a message that misuses the id of a task: whoever published it is told, the task keeps its result.
-    Reply,
-    /// It is the outcome: it goes into the history and to the submitter.
-    Outcome,
-    /// The task was cancelled before its attempt, which came to an end all the same, was in the log. Its message may be
-    /// acked already, so nobody else will tell the submitter.
-    Cancelled,
-}
-
-impl Due {
-    /// Of a result that is not the outcome of its task.
-    fn of_loser(fold: &Fold, task: &TaskId) -> Self {
-        let outcome = fold
-            .tasks
-            .get(task)
-            .and_then(|state| state.outcome.as_ref());
-        let cancelled = outcome.is_some_and(|outcome| outcome.status == Status::Cancelled);
-        if cancelled {
-            Self::Cancelled
-        } else {
-            Self::Repeat
-        }
-    }
-}
-
-/// `others`: there are more results whose submitters wait.
-async fn decide(process: &Process, result: &ResultMessage, others: bool) -> Result<Due, LogError> {
-    match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => {
-            decide_attempt(process, (task, attempt), result, others).await
-        }
-        (Some(task), None) => decide_without_attempt(process, task, result).await,
-        // Too broken to have an id: nothing to decide about, but its submitter is told.
-        (None, _) => Ok(Due::Outcome),
-    }
-}
-
-async fn decide_attempt(
-    process: &Process,
-    (task, attempt): (&TaskId, AttemptId),
-    result: &ResultMessage,
-    others: bool,
-) -> Result<Due, LogError> {
-    let log = &process.log;
-    let beyond = async |than, within| {
-        let other = log.wait_for_task(task, |fold| {
-            Some(standing(fold, task, attempt)).filter(|standing| *standing != than)
-        });
-        tokio::time::timeout(within, other).await.unwrap_or(than)
-    };
-    // The claim came before the result, but this process may not have read it yet.
-    let mut known = beyond(Standing::Unknown, CLAIM_READ_WITHIN).await;
-    if known == Standing::Open && others {
-        known = beyond(Standing::Open, WRITTEN_WITHIN).await;
-    }
-    match known {
-        Standing::Winner => return Ok(Due::Outcome),
-        Standing::Loser => return Ok(log.read(|fold| Due::of_loser(fold, task))),
-        Standing::Open | Standing::Unknown => {}
-    }
-    // Written here unless the programmer was faster, so that the outcomes of all workers go together into one message of
-    // the log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
-    match log
-        .append(Decision::finished(task, Some(attempt), result))
-        .await?
-    {
-        Verdict::Accepted => Ok(Due::Outcome),
-        Verdict::Refused(_) => Ok(log.read(|fold| match standing(fold, task, attempt) {
-            Standing::Winner => Due::Outcome,
-            Standing::Loser | Standing::Open | Standing::Unknown => Due::of_loser(fold, task),
-        })),
-    }
-}
-
-async fn decide_without_attempt(
-    process: &Process,
-    task: &TaskId,
-    result: &ResultMessage,
-) -> Result<Due, LogError> {
-    if process.log.read(|fold| misuses_id(fold, task, result)) {
-        return Ok(Due::Reply);
-    }
-    match process
-        .log
-        .append(Decision::finished(task, None, result))
-        .await?
-    {
-        Verdict::Accepted => Ok(Due::Outcome),
-        // The same result again, after a crash between the log and the ack.
-        Verdict::Refused(Refusal::Finished) => {
-            let the_same =
-                |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
-            let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
-            Ok(process.log.read(|fold| match known(fold) {
-                Some(true) => Due::Outcome,
-                Some(false) | None => Due::of_loser(fold, task),
-            }))
-        }
-        Verdict::Refused(_) => Ok(Due::Repeat),
-    }
-}
-
-/// Whether the message is not a task, uses the id of another task, or only has a wrong routing key. Such a result says
-/// nothing about the task that has the id, or will have it.
-fn misuses_id(fold: &Fold, task: &TaskId, result: &ResultMessage) -> bool {
-    match result.error.as_ref().map(|error| error.kind) {
-        Some(ErrorKind::InvalidTask | ErrorKind::IdConflict) => return true,
-        Some(ErrorKind::Unroutable) if can_be_done(fold, result) => return true,
-        Some(_) | None => {}
-    }
-    let known = fold
-        .tasks
-        .get(task)
-        .and_then(|state| state.body_hash.as_ref());
-    let body = result
-        .task
-        .as_deref()
-        .map(|message| Task::new(task.clone(), message.clone()).body_hash());
-    known.zip(body).is_some_and(|(known, body)| *known != body)
-}
-
-/// Whether some programmer offers what the task of this result requires.
-fn can_be_done(fold: &Fold, result: &ResultMessage) -> bool {
-    let required = result.task.as_ref().map(|message| &message.capabilities);
-    let offers = fold
-        .configuration()
-        .map(|configuration| configuration.capabilities.values());
-    required
-        .zip(offers)
-        .is_some_and(|(required, mut offers)| offers.any(|offered| required.is_subset(offered)))
 }
 
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is

@@ -7,7 +7,9 @@
 //! after a broker has lost the tail of a stream, offsets mean other entries (broker fact 17).
 
 mod index;
+pub mod output;
 mod reader;
+pub mod record;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,12 +26,14 @@ use pool_broker::topology::{HISTORY_KEY, HISTORY_STREAM, LOG};
 use pool_broker::{BrokerError, within};
 use pool_core::id::TaskId;
 use pool_core::progress;
+use pool_core::result::ResultMessage;
+use pool_core::task::{Task, TaskMessage};
 use tokio::sync::watch;
 
 pub use self::index::Entry;
 use self::index::{Index, id_of, offset_of};
+pub use self::output::Outputs;
 use self::reader::{consume, follow};
-use crate::dashboard::Outputs;
 
 /// What an entry of the stream is (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +186,33 @@ impl History {
         let body = self.fetch(&channel, offset).await;
         discard(&channel, link.endpoint()).await;
         body
+    }
+
+    /// The message of a task: what was submitted here, or what its result carries. None: the task came straight to the broker
+    /// and has no result, or the history has forgotten it.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<Task>, BrokerError> {
+        let Some(entry) = self.entry(id) else {
+            return Ok(None);
+        };
+        let task = |message: TaskMessage| Task::new(id.clone(), message);
+        if let Some(offset) = entry.task_at {
+            let body = self.body(offset).await?;
+            if let Some(message) = body.and_then(|body| serde_json::from_slice(&body).ok()) {
+                return Ok(Some(task(message)));
+            }
+        }
+        let Some(offset) = entry.result_at else {
+            return Ok(None);
+        };
+        let body = self.body(offset).await?;
+        let result: Option<ResultMessage> =
+            body.and_then(|body| serde_json::from_slice(&body).ok());
+        Ok(result
+            .and_then(|result| result.task)
+            .map(|message| task(*message)))
     }
 
     async fn fetch(
