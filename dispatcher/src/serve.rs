@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::Context;
 use pool_broker::process::{Process, called};
 use pool_config::{Env, load};
-use pool_core::config_hash::config_hash;
 use pool_core::pool::Pool;
 use pool_telemetry::{self, LogFormat, init_logs, install_metrics};
 use tokio::net::TcpListener;
@@ -20,15 +19,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::token::Access;
 use crate::api::{self, App, events};
-use crate::dashboard::{Hub, Journal};
+use crate::dashboard::Hub;
 use crate::dead::DeadLetters;
 use crate::history::{History, Outputs};
 use crate::intake::Intake;
 use crate::maintenance::rescuer::Watchman;
 use crate::maintenance::supervisor::Services;
 use crate::maintenance::{self, Maintenance, configuration};
-use crate::pool_view::Beats;
-use crate::{numbers, results};
+use crate::views::Reader;
+use crate::views::journal::Journal;
+use crate::views::presence::Beats;
+use crate::{pool_metrics, results};
 
 /// For requests that are being answered when the process is told to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
@@ -144,24 +145,20 @@ async fn serve(
         watchman,
     };
     maintenance::start(&mut services, maintenance);
+    let reader = Reader::new(process.clone(), pool, history, beats, journal);
     let app = App {
-        config_hash: config_hash(&pool).into(),
         hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
         streams: Arc::new(Semaphore::new(events::STREAMS)),
         ending: told.clone(),
-        process: process.clone(),
-        pool,
-        history,
+        reader: reader.clone(),
         intake,
         dead,
-        beats,
         metrics,
         access,
-        journal,
         outputs,
     };
-    services.start("numbers", numbers::run(app.clone()));
-    services.start("hub", app.hub.clone().run(app.clone()));
+    services.start("queue_metrics", pool_metrics::run(reader.clone()));
+    services.start("hub", app.hub.clone().run(reader));
     if let Some(file) = url_file {
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;

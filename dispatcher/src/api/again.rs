@@ -13,12 +13,10 @@ use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::decide::can_append;
+use super::app::{App, detached};
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
-use super::uncut::uncut;
 use crate::dead::retry::Retried;
 use crate::intake::resubmit::again;
 use crate::intake::{NotTaken, new_id};
@@ -58,17 +56,18 @@ fn refused(detail: String) -> Problem {
 /// What the log knows of it.
 fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
     let id = known(app, id)?.id;
-    let state = app.process.log.read(|fold| fold.tasks.get(&id).cloned());
+    let state = app.reader.process.log.read(|fold| fold.tasks.get(&id).cloned());
     state
         .map(|state| (id, state))
         .ok_or_else(|| Problem::unavailable("the log is being read again"))
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
-    app.history
+    app.reader.history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
     let task = app
+        .reader
         .history
         .task(id)
         .await
@@ -87,10 +86,10 @@ pub async fn retry(
     Body(body): Body,
 ) -> Result<Json<Retried>, Problem> {
     let force = force(&body)?;
-    uncut(async move {
+    detached(async move {
         let (id, state) = state(&app, &id)?;
         let outcome = may_retry(&id, state.outcome.as_ref(), force)?;
-        can_append(&app)?;
+        app.can_append()?;
         let task = message(&app, &id).await?;
         let before = before(&app, &id);
         let again = app
@@ -119,7 +118,7 @@ pub async fn retry(
 
 /// What this task has become already, the newest first. Who repeats a retry may not know that it was done.
 fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
-    app.history.look(|entries| {
+    app.reader.history.look(|entries| {
         let again = entries
             .iter()
             .filter(|(_, entry)| entry.retry_of.as_ref() == Some(id));
@@ -164,13 +163,13 @@ pub async fn requeue(
     Body(body): Body,
 ) -> Result<Json<Requeued>, Problem> {
     let force = force(&body)?;
-    uncut(async move {
+    detached(async move {
         let (id, state) = state(&app, &id)?;
         let before = may_requeue(&id, &state, force)?;
-        can_append(&app)?;
+        app.can_append()?;
         let task = message(&app, &id).await?;
         let place = app.intake.place_again(&task)?;
-        let done = reissue(&app.process, &task, state.generation + 1).await;
+        let done = reissue(&app.reader.process, &task, state.generation + 1).await;
         drop(place);
         match done
             .map_err(|error| Problem::unavailable(format!("{error}; the pool takes that up by itself, or try again")))?

@@ -11,10 +11,9 @@ use pool_broker::headers::{self, text_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::App;
+use super::app::{App, detached};
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
-use super::uncut::uncut;
 use crate::dead::letter::Letter;
 use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
 use crate::dead::{DeadError, Look, MOST};
@@ -91,7 +90,7 @@ fn nothing(id: &str) -> Problem {
 }
 
 pub async fn list(State(app): State<App>) -> Result<Json<DeadList>, Problem> {
-    uncut(async move {
+    detached(async move {
         let (letters, total) = app.dead.list().await.map_err(|error| problem(&error))?;
         Ok(Json(DeadList { total, letters }))
     })
@@ -102,7 +101,7 @@ pub async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<DeadMessage>, Problem> {
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
         let message = message(&delivery);
@@ -152,10 +151,10 @@ pub async fn retry(
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
-        let retried = match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+        let retried = match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
                 look.take_out(&delivery)
@@ -180,7 +179,7 @@ pub async fn retry_all(
     if !body.is_empty() {
         let Nothing {} = read(&body, "{} or nothing")?;
     }
-    uncut(async move {
+    detached(async move {
         let mut look = app.dead.look(MOST).await.map_err(|error| problem(&error))?;
         let done = retry_each(&app, &mut look).await;
         look.end().await;
@@ -198,7 +197,7 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
         && let Some(delivery) = look.next().await.map_err(|error| problem(&error))?
     {
         let Letter { id, task_id, .. } = Letter::of(&delivery);
-        match retry_letter(&app.process, &app.intake, &id, &delivery).await {
+        match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);
                 look.take_out(&delivery)
@@ -255,7 +254,7 @@ pub async fn drop_one(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Dropped>, Problem> {
-    uncut(async move {
+    detached(async move {
         let found = app.dead.find(&id).await.map_err(|error| problem(&error))?;
         let (look, delivery) = found.ok_or_else(|| nothing(&id))?;
         let dropped = look.take_out(&delivery).await;
@@ -271,7 +270,7 @@ pub async fn drop_one(
 }
 
 pub async fn drop_all(State(app): State<App>) -> Result<Json<Dropped>, Problem> {
-    uncut(async move {
+    detached(async move {
         let (dropped, left) = app.dead.drop_all().await.map_err(|error| problem(&error))?;
         tracing::warn!(dropped, left, "dead letters were thrown away");
         Ok(Json(Dropped {

@@ -11,7 +11,7 @@ use pool_telemetry::clock::wall_clock;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::App;
+use super::app::App;
 use super::problem::{Problem, TaskProblem};
 use crate::figures::counted;
 use crate::intake::NotTaken;
@@ -114,6 +114,7 @@ fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
     let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
     let task = Task::new(message.id.clone()?, message.clone());
     let known = app
+        .reader
         .process
         .log
         .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;

@@ -12,14 +12,13 @@ use pool_broker::headers::Reply;
 use pool_core::id::TaskId;
 use pool_core::task::{Priority, Task, TaskMessage};
 
-use super::App;
+use super::app::{App, detached};
 use super::extract::Body;
 use super::problem::{Problem, TaskProblem};
 use super::submission::{prepare, problem_of, read_submission};
-use super::tasks::{TaskView, view};
-use super::uncut::uncut;
 use crate::intake::queue_limits::Place;
 use crate::intake::{Intake, NotTaken, Taken};
+use crate::views::tasks::TaskView;
 
 /// Submissions that are written at the same time.
 const AT_ONCE: usize = 64;
@@ -31,7 +30,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     // Nothing gets into the log before it is right again.
-    app.process
+    app.reader.process
         .clock
         .now()
         .map_err(|off| Problem::unavailable(off.to_string()))?;
@@ -54,7 +53,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         .filter_map(|(taken, warnings)| {
             Some(TaskView {
                 warnings,
-                ..view(&app, &taken.id)?
+                ..app.reader.task(&taken.id)?
             })
         })
         .collect();
@@ -105,7 +104,7 @@ async fn take_all(
         })
         .buffered(AT_ONCE)
         .collect();
-    uncut(async { Ok(taking.await) }).await
+    detached(async { Ok(taking.await) }).await
 }
 
 /// Some were taken, maybe, and some not.

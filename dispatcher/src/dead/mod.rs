@@ -21,7 +21,7 @@ use pool_broker::{BrokerError, within};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use crate::depths;
+use crate::queue_depths;
 use letter::Letter;
 
 /// Exclusive: held by whoever looks.
@@ -121,7 +121,7 @@ impl DeadLetters {
 
 /// How many there are; None when nobody can tell: the broker does not answer, or somebody has them in hand for a look.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
-    let queue = depths::look(process, DEAD_QUEUE).await;
+    let queue = queue_depths::look(process, DEAD_QUEUE).await;
     queue
         .ok()
         .filter(|queue| queue.consumer_count() == 0)

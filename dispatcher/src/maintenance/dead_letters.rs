@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::dead::letter::{Death, Letter};
 use crate::dead::{DeadError, DeadLetters};
-use crate::depths::{Depth, depth};
+use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ pub mod csv;
 pub mod html;
 mod plots;
 pub mod query;
+pub(crate) mod reading;
 pub mod tally;
 #[cfg(test)]
 mod tests;

@@ -16,10 +16,12 @@ use pool_core::routing::{Route, Routes};
 use pool_core::state::pauses::Paused;
 use pool_core::state::{Owner, TaskState};
 use pool_core::time::Timestamp;
+use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::pool_view::Snapshot;
+use crate::views::Reader;
+use crate::views::presence::Snapshot;
 use programmers::Able;
 pub use programmers::{Availability, ProgrammerWhy};
 
@@ -31,6 +33,28 @@ pub struct Look<'a> {
     pub heard: &'a Snapshot,
     /// Whether the event log is known up to its end.
     pub fresh: bool,
+}
+
+/// Why a task waits, from what this dispatcher knows now.
+pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
+    let heard = reader.heard();
+    let fresh = reader.process.log.is_fresh();
+    reader.process.log.read(|fold| {
+        let standing = Standing {
+            pool: &reader.pool,
+            fold,
+            now: fold.now().max(wall_clock()),
+        };
+        why(
+            &Look {
+                standing: &standing,
+                routes: &reader.process.routes,
+                heard: &heard,
+                fresh,
+            },
+            id,
+        )
+    })
 }
 
 /// The kind of the answer.

@@ -22,7 +22,7 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::configuration;
-use crate::depths::{Depth, depth};
+use crate::queue_depths::{Depth, depth};
 use crate::history::History;
 use crate::reissue::{NotReissued, Reissued, reissue};
 use due::{Cause, Look, Repair, Sightings, due};

@@ -12,8 +12,8 @@ use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::presence::Snapshot;
 use crate::history::Entry;
-use crate::pool_view::Snapshot;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
@@ -79,7 +79,7 @@ pub struct Filter {
     /// Of its result; of a running task, the primary LLM of its programmer.
     llm: Option<LlmName>,
     /// Somewhere in its id, its summary or its labels, in any case.
-    pub(super) text: Option<String>,
+    text: Option<String>,
     /// 100 unless told otherwise; more than 5000 count as 5000, and `offset` leads to the next.
     limit: Option<usize>,
     /// Of the list without it, so many are left out at its beginning.
@@ -181,6 +181,14 @@ impl Filter {
                 .map(|Reverse((at, id))| (at, id.clone()))
                 .collect(),
         )
+    }
+
+    /// Words are looked for in any case.
+    pub(super) fn in_lower_case(self) -> Self {
+        Self {
+            text: self.text.map(|text| text.to_lowercase()),
+            ..self
+        }
     }
 
     fn limit(&self) -> usize {

@@ -6,7 +6,8 @@ use pool_core::routing::Route;
 use pool_core::state::Fold;
 use pool_core::time::Timestamp;
 
-use super::{RouteStatus, Snapshot};
+use super::pool_status::RouteStatus;
+use super::presence::Snapshot;
 
 /// Tasks without an outcome, by who has them.
 #[derive(Debug, Default)]

@@ -13,24 +13,24 @@ use pool_telemetry::catalog::{
 };
 use pool_telemetry::clock::wall_clock;
 
-use crate::api::App;
-use crate::depths::{Depth, depth};
-use crate::pool_view::{Depths, PoolStatus, queue_depths, status_with};
+use crate::queue_depths::{Depth, Depths, depth, queue_depths};
+use crate::views::Reader;
+use crate::views::pool_status::PoolStatus;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Queues beside those of the routes in which nothing should stay.
 const QUEUES: [&str; 3] = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE];
 
 /// Looks again and again, until the process ends.
-pub(crate) async fn run(app: App) {
+pub(crate) async fn run(reader: Reader) {
     loop {
         // A broker that does not answer does not keep the rest from being told.
-        let counted = tokio::time::timeout(LOOK_EVERY, count(&app.process)).await;
+        let counted = tokio::time::timeout(LOOK_EVERY, count(&reader.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
-        let status = status_with(&app, &waiting);
-        let ages = app
+        let status = reader.pool_status_with(&waiting);
+        let ages = reader
             .beats
-            .ages(app.pool.programmers.iter().map(|programmer| &programmer.id));
+            .ages(reader.pool.programmers.iter().map(|programmer| &programmer.id));
         Numbers {
             status: &status,
             others,
