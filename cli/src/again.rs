@@ -11,7 +11,7 @@ use serde_json::json;
 use super::full::{Interrupted, Room, same_command};
 use super::{Client, Shown, complain};
 use dispatcher::api::again::Requeued;
-use dispatcher::api::tasks::TaskList;
+use dispatcher::views::tasks::TaskList;
 use dispatcher::dead::retry::Retried;
 use dispatcher::figures::counted;
 

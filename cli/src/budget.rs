@@ -11,7 +11,7 @@ use super::Shown;
 use crate::tables::{lines, table};
 use dispatcher::api::budget::{NewLimit, Span};
 use dispatcher::figures::clock;
-use dispatcher::pool_view::llms::BudgetStatus;
+use dispatcher::views::llms::BudgetStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(

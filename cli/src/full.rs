@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::in_words;
 use super::{Client, status};
 use dispatcher::api::problem::Problem;
-use dispatcher::pool_view::PoolStatus;
+use dispatcher::views::pool_status::PoolStatus;
 use dispatcher::intake::queue_limits::NoRoom;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Shown;
 use crate::tables::plain;
-use dispatcher::api::tasks::TaskView;
+use dispatcher::views::tasks::TaskView;
 use dispatcher::figures::{counted, duration, tokens};
 use dispatcher::why::Why;
 

@@ -8,7 +8,7 @@ use pool_telemetry::clock::wall_clock;
 
 use super::Shown;
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::views::tasks::{TaskList, TaskView};
 use dispatcher::figures::{age, counted};
 
 #[derive(Debug, clap::Args)]

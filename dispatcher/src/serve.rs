@@ -135,8 +135,8 @@ async fn serve(
     );
     let url = format!("http://{}", listener.local_addr()?);
     let pool = Arc::new(pool);
-    let pool_metrics = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
-    services.start("pool_metrics", pool_metrics);
+    let pool_watch = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
+    services.start("pool_watch", pool_watch);
     let maintenance = Maintenance {
         process: process.clone(),
         pool: Arc::clone(&pool),
@@ -157,7 +157,7 @@ async fn serve(
         access,
         outputs,
     };
-    services.start("queue_metrics", pool_metrics::run(reader.clone()));
+    services.start("pool_metrics", pool_metrics::run(reader.clone()));
     services.start("hub", app.hub.clone().run(reader));
     if let Some(file) = url_file {
         std::fs::write(&file, &url)

@@ -13,7 +13,7 @@ use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::views::tasks::{TaskList, TaskView};
 use dispatcher::figures::{counted, duration};
 
 const POLL: Duration = Duration::from_millis(300);

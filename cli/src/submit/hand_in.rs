@@ -17,7 +17,7 @@ use crate::client::in_words;
 use crate::full::{DEFAULT_WAIT_S, Interrupt, Interrupted, Shown, full, stuck};
 use dispatcher::api::extract::MAX_REQUEST_BYTES;
 use dispatcher::api::problem::Problem;
-use dispatcher::api::tasks::TaskView;
+use dispatcher::views::tasks::TaskView;
 
 /// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
 const OFFERED: usize = 500;

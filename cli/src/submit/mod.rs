@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{Client, Format, PoolUrl, complain, print};
 use crate::full::same_command;
 use crate::tables::{lines, table};
-use dispatcher::api::tasks::TaskView;
+use dispatcher::views::tasks::TaskView;
 use dispatcher::figures::counted;
 use dispatcher::intake::new_id;
 use dispatcher::serve::PoolFile;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Which;
 use crate::Client;
 use crate::client::innermost;
-use dispatcher::api::tasks::{TaskList, TaskView};
+use dispatcher::views::tasks::{TaskList, TaskView};
 use dispatcher::dashboard::hub::{Changed, Live};
 
 /// As many as the API gives at once.

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::follow::{Connection, News};
 use crate::status::{breaker_word, word};
 use crate::tables::plain;
-use dispatcher::api::tasks::TaskView;
+use dispatcher::views::tasks::TaskView;
 use dispatcher::figures::{clock, duration};
 
 /// `{"at": …, "event": "task", "task": {…}}`: what is in it is as the API has it.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
-use pool_core::time::Timestamp;
 use pool_core::wrong::in_words;
 use pool_telemetry::clock::wall_clock;
 use serde::Deserialize;
@@ -72,7 +71,7 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     for (index, raw) in submission.tasks.iter().enumerate() {
         let body = raw.get().as_bytes();
         match TaskMessage::parse(body, wall_clock())
-            .or_else(|error| taken_before(app, body).ok_or(error))
+            .or_else(|error| app.intake.taken_before(body).ok_or(error))
         {
             Err(error) => {
                 let message = error.to_string();
@@ -107,18 +106,6 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
         _ => format!("{} of {all} are wrong; none was taken", errors.len()),
     };
     Err(Problem::new(status, detail).with_errors(errors))
-}
-
-/// A task that was taken before its deadline passed: who repeats it, because no answer came, hears how it stands.
-fn taken_before(app: &App, body: &[u8]) -> Option<TaskMessage> {
-    let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
-    let task = Task::new(message.id.clone()?, message.clone());
-    let known = app
-        .reader
-        .process
-        .log
-        .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
-    (known == task.body_hash()).then_some(message)
 }
 
 /// The same id twice in one request, with different bodies.

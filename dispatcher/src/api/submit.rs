@@ -1,27 +1,19 @@
 //! `POST /tasks`: one task or a list. What has begun to be taken is taken, whatever becomes of the client or of the others.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
-use pool_broker::headers::Reply;
 use pool_core::id::TaskId;
-use pool_core::task::{Priority, Task, TaskMessage};
+use pool_core::task::{Priority, TaskMessage};
 
 use super::app::{App, detached};
 use super::extract::Body;
 use super::problem::{Problem, TaskProblem};
 use super::submission::{prepare, problem_of, read_submission};
-use crate::intake::queue_limits::Place;
-use crate::intake::{Intake, NotTaken, Taken};
+use crate::intake::NotTaken;
 use crate::views::tasks::TaskView;
 
-/// Submissions that are written at the same time.
-const AT_ONCE: usize = 64;
 const MOST_IDS_IN_WORDS: usize = 10;
 
 /// `POST /tasks`.
@@ -37,7 +29,9 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     let places = app.intake.places(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
-    let answers = take_all(app.intake.clone(), tasks.into_iter().zip(places).collect()).await?;
+    // A client that goes away does not cut it off between `submitted` and `published`.
+    let (intake, tasks) = (app.intake.clone(), tasks.into_iter().zip(places).collect());
+    let answers = detached(async move { Ok(intake.take_all(tasks).await) }).await?;
     let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
     for (index, (answer, id)) in answers.into_iter().zip(&ids).enumerate() {
         match answer {
@@ -78,33 +72,6 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
                 .to_owned(),
         ],
     }
-}
-
-/// Spawned: a client that goes away does not cut it off between `submitted` and `published`. And gathered: one that is
-/// not taken does not cut off those that have begun. Others are not begun any more when the broker does not answer: each
-/// would wait for it as long as the first.
-async fn take_all(
-    intake: Intake,
-    tasks: Vec<(Task, Option<Place>)>,
-) -> Result<Vec<Result<Taken, NotTaken>>, Problem> {
-    let silent = Arc::new(AtomicBool::new(false));
-    let taking = stream::iter(tasks)
-        .map(move |(task, place)| {
-            let (intake, silent) = (intake.clone(), Arc::clone(&silent));
-            async move {
-                if silent.load(Ordering::Relaxed) {
-                    return Err(NotTaken::NotTried);
-                }
-                let taken = intake.take(task, place, &Reply::default()).await;
-                if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
-                    silent.store(true, Ordering::Relaxed);
-                }
-                taken
-            }
-        })
-        .buffered(AT_ONCE)
-        .collect();
-    detached(async { Ok(taking.await) }).await
 }
 
 /// Some were taken, maybe, and some not.

@@ -13,7 +13,7 @@ use super::app::App;
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use crate::views::filter::Filter;
-pub use crate::views::tasks::{TaskList, TaskView};
+use crate::views::tasks::{TaskList, TaskView};
 use crate::why::{Why, explain};
 
 /// The log names the outcome a moment before the history has the result.

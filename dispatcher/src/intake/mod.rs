@@ -3,6 +3,9 @@
 pub mod queue_limits;
 pub(crate) mod resubmit;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{StreamExt, stream};
 use pool_broker::BrokerError;
 use pool_broker::event_log::LogError;
 use pool_broker::fault::{Point, point};
@@ -15,10 +18,14 @@ use pool_core::id::TaskId;
 use pool_core::routing::{Unroutable, routing_key};
 use pool_core::state::{Refusal, TaskState, Verdict};
 use pool_core::task::{Task, TaskMessage};
+use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::history::{History, Kind};
 use queue_limits::{NoRoom, Place, Rooms, Wanted};
+
+/// Submissions that are written at the same time.
+const AT_ONCE: usize = 64;
 
 /// Why a task was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +183,34 @@ impl Intake {
             id: task.id,
             repeated: known.is_some(),
         })
+    }
+
+    /// The same for many, without a reply queue. Gathered: one that is not taken does not cut off those that have begun. Others
+    /// are not begun any more when the broker does not answer: each would wait for it as long as the first.
+    pub async fn take_all(&self, tasks: Vec<(Task, Option<Place>)>) -> Vec<Result<Taken, NotTaken>> {
+        let silent = AtomicBool::new(false);
+        let taking = stream::iter(tasks).map(|(task, place)| async {
+            if silent.load(Ordering::Relaxed) {
+                return Err(NotTaken::NotTried);
+            }
+            let taken = self.take(task, place, &Reply::default()).await;
+            if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
+                silent.store(true, Ordering::Relaxed);
+            }
+            taken
+        });
+        taking.buffered(AT_ONCE).collect().await
+    }
+
+    /// A task that was taken before its deadline passed: who repeats it, because no answer came, hears how it stands.
+    pub fn taken_before(&self, body: &[u8]) -> Option<TaskMessage> {
+        let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
+        let task = Task::new(message.id.clone()?, message.clone());
+        let known = self
+            .process
+            .log
+            .read(|fold| fold.tasks.get(&task.id)?.body_hash.clone())?;
+        (known == task.body_hash()).then_some(message)
     }
 
     async fn publish(&self, task: &Task, body: &[u8], reply: &Reply) -> Result<(), NotTaken> {

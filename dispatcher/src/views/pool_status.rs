@@ -30,7 +30,7 @@ pub struct RouteStatus {
 
 impl RouteStatus {
     /// For tables: tasks, and messages where those are others.
-    pub(crate) fn waiting_in_words(&self) -> String {
+    pub fn waiting_in_words(&self) -> String {
         let tasks = self.waiting_tasks;
         match self.waiting.map(|messages| messages as usize) {
             Some(messages) if messages != tasks => {

@@ -4,6 +4,7 @@
 //! (`shared/src/standing.rs`); nothing here decides anything. `programmers` says what keeps each able programmer,
 //! `words` puts it into words.
 
+mod model;
 mod programmers;
 #[cfg(test)]
 mod tests;
@@ -17,23 +18,10 @@ use pool_core::state::pauses::Paused;
 use pool_core::state::{Owner, TaskState};
 use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::views::Reader;
-use crate::views::presence::Snapshot;
-use programmers::Able;
-pub use programmers::{Availability, ProgrammerWhy};
-
-/// The pool at one moment, as far as this dispatcher knows it.
-#[derive(Clone, Copy)]
-pub struct Look<'a> {
-    pub standing: &'a Standing<'a>,
-    pub routes: &'a Routes,
-    pub heard: &'a Snapshot,
-    /// Whether the event log is known up to its end.
-    pub fresh: bool,
-}
+use model::{Able, Answer};
+pub use model::{Availability, Look, Position, ProgrammerWhy, Reason, Why};
 
 /// Why a task waits, from what this dispatcher knows now.
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
@@ -55,104 +43,6 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
             id,
         )
     })
-}
-
-/// The kind of the answer.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// It does not wait: it has its outcome.
-    Finished,
-    /// It does not wait: somebody works on it.
-    Running,
-    /// This dispatcher cannot read the event log; the sentence says what it knew last.
-    ViewStale,
-    /// An attempt broke, and the next one is not due yet.
-    Retry,
-    /// It is accepted, and its message is not known to be in a queue.
-    NotPublished,
-    /// No programmer offers what it requires any more.
-    Unroutable,
-    /// Its queue is not in use any more, others offer what it requires.
-    RouteRetired,
-    /// An operator has paused the pool; its route may be paused as well.
-    PoolPaused,
-    /// An operator has paused its route.
-    RoutePaused,
-    /// An able programmer is idle and takes it next.
-    Next,
-    /// Able programmers are idle, and more tasks than these are before it.
-    BehindOthers,
-    /// Paid programmers leave it to free ones for now.
-    LeftToFree,
-    /// Able programmers are busy, and no other can take it.
-    Busy,
-    /// No able programmer takes tasks now.
-    Unavailable,
-}
-
-/// Its place among the tasks of its queue that the log knows; tasks that came straight over AMQP are not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Position {
-    /// 1: it is the next.
-    pub place: usize,
-    pub of: usize,
-}
-
-/// `GET /tasks/{id}/why`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Why {
-    pub task: TaskId,
-    pub reason: Reason,
-    /// For people.
-    pub sentence: String,
-    /// Since when it waits, runs, or has finished.
-    pub since: Option<Timestamp>,
-    /// When the reason may end by itself, at the latest or the earliest of several.
-    pub until: Option<Timestamp>,
-    pub position: Option<Position>,
-    pub route: String,
-    /// Attempts that were begun and count; a running one is the last of them.
-    pub attempts: u32,
-    pub max_attempts: u32,
-    /// How often it was given back, and how often of these because no LLM was left.
-    pub releases: u32,
-    pub hand_backs: u32,
-    /// It is not started after this moment.
-    pub deadline: Option<Timestamp>,
-    /// Everybody who offers what it requires, while it waits.
-    pub programmers: Vec<ProgrammerWhy>,
-    /// The moment of all this.
-    pub at: Timestamp,
-}
-
-/// What a case says; [`Why`] is this and what is the same in all cases.
-struct Answer {
-    reason: Reason,
-    sentence: String,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    position: Option<Position>,
-    programmers: Vec<ProgrammerWhy>,
-}
-
-impl Answer {
-    fn new(reason: Reason, sentence: String, since: Option<Timestamp>) -> Self {
-        Self {
-            reason,
-            sentence,
-            since,
-            until: None,
-            position: None,
-            programmers: Vec::new(),
-        }
-    }
-
-    fn until(self, until: Option<Timestamp>) -> Self {
-        Self { until, ..self }
-    }
 }
 
 /// The answer; None when the log knows no such task.

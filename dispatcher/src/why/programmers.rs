@@ -14,72 +14,10 @@ use pool_core::pool::Programmer;
 use pool_core::routing::Route;
 use pool_core::state::Owner;
 use pool_core::time::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::{Look, words};
+use super::model::{Able, Availability, Look, ProgrammerWhy};
+use super::words;
 use crate::figures::{clock, with_clocks};
-
-/// Whether an able programmer takes tasks of the route now, or what keeps it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Availability {
-    Idle,
-    Busy,
-    /// It has only paid LLMs now, and leaves the route to programmers with free ones.
-    LeftToFree,
-    Breaker,
-    Budget,
-    Paused,
-    Draining,
-    Config,
-    Clock,
-    Log,
-    Held,
-    Broker,
-    Down,
-    /// This dispatcher has not listened for long enough to know, or cannot hear anybody now.
-    Unheard,
-}
-
-impl From<ShutReason> for Availability {
-    fn from(reason: ShutReason) -> Self {
-        match reason {
-            ShutReason::Draining => Self::Draining,
-            ShutReason::Paused => Self::Paused,
-            ShutReason::Config => Self::Config,
-            ShutReason::Clock => Self::Clock,
-            ShutReason::Log => Self::Log,
-            ShutReason::Held => Self::Held,
-            ShutReason::Broker => Self::Broker,
-            ShutReason::Breaker => Self::Breaker,
-            ShutReason::Budget => Self::Budget,
-        }
-    }
-}
-
-/// One programmer that offers what the task requires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ProgrammerWhy {
-    pub id: ProgrammerId,
-    pub state: Availability,
-    /// For people; empty when it is idle and nothing keeps it.
-    pub detail: String,
-    /// What it works on.
-    pub task: Option<TaskId>,
-    /// Of a busy one: since when.
-    pub since: Option<Timestamp>,
-    /// When that may change by itself.
-    pub until: Option<Timestamp>,
-}
-
-/// A programmer, and the words for it in a sentence about several: those with the same words are counted together.
-pub(super) struct Able {
-    pub(super) view: ProgrammerWhy,
-    pub(super) words: String,
-}
 
 impl Look<'_> {
     /// Everybody who is eligible for the route.
