@@ -84,13 +84,26 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         })?;
     let told = CancellationToken::new();
     let _signals = end_on_signals(told.clone())?;
-    serve(pool, (args.name, args.url_file), (listener, access), told).await
+    let door = Door {
+        listener,
+        access,
+        url_file: args.url_file,
+    };
+    serve(pool, called("dispatcher", args.name), door, told).await
+}
+
+/// Where the API is served, and to whom.
+struct Door {
+    listener: TcpListener,
+    access: Access,
+    /// Gets the URL once it is served.
+    url_file: Option<PathBuf>,
 }
 
 async fn serve(
     pool: Pool,
-    (name, url_file): (Option<String>, Option<PathBuf>),
-    (listener, access): (TcpListener, Access),
+    name: String,
+    door: Door,
     told: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
@@ -107,18 +120,80 @@ async fn serve(
             beats.hear(heartbeat);
         }
     };
-    let journal = Journal::default();
-    let preparing = Process::prepare(&pool, called("dispatcher", name), hear, shutdown.clone());
+    let preparing = Process::prepare(&pool, name, hear, shutdown.clone());
     let (process, of_process) = tokio::select! {
         prepared = preparing => prepared?,
         () = told.cancelled() => return Ok(ExitCode::SUCCESS),
     };
+    let journal = Journal::default();
     process.log.observe(Arc::new(journal.clone()));
     services.start_all(of_process);
     tokio::select! {
         in_force = put_in_force(&process, &pool, &mut services) => in_force?,
         () = told.cancelled() => return Ok(ExitCode::SUCCESS),
     }
+    let url = format!("http://{}", door.listener.local_addr()?);
+    let base = Base {
+        process: process.clone(),
+        pool: Arc::new(pool),
+        beats,
+        watchman,
+        journal,
+    };
+    let (reader, outputs, dead) = start_services(base, &mut services);
+    let app = App {
+        intake: intake(&reader),
+        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
+        streams: Arc::new(Semaphore::new(events::STREAMS)),
+        ending: told.clone(),
+        access: door.access,
+        reader,
+        dead,
+        metrics,
+        outputs,
+    };
+    services.start("pool_metrics", pool_metrics::run(app.reader.clone()));
+    services.start("hub", app.hub.clone().run(app.reader.clone()));
+    if let Some(file) = door.url_file {
+        std::fs::write(&file, &url)
+            .with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
+    let serving = axum::serve(door.listener, api::router(app))
+        .with_graceful_shutdown(told.clone().cancelled_owned());
+    services.start(HTTP_API, async {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP API is not served any more");
+        }
+    });
+    let code = until_told(&mut services, &told).await;
+    // Somebody may have stopped in the middle of his request.
+    let answered = tokio::time::timeout(LAST_ANSWERS, services.end_of(HTTP_API));
+    let _ = answered.await;
+    shutdown.cancel();
+    process.consume.close().await;
+    tracing::info!("the dispatcher has ended");
+    Ok(code)
+}
+
+/// What is there before the dispatcher's own services start.
+struct Base {
+    process: Process,
+    pool: Arc<Pool>,
+    beats: Beats,
+    watchman: Watchman,
+    journal: Journal,
+}
+
+/// Starts everything that needs no HTTP; gives what the API shows and changes.
+fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, DeadLetters) {
+    let Base {
+        process,
+        pool,
+        beats,
+        watchman,
+        journal,
+    } = base;
     let outputs = Outputs::default();
     let (history, of_history) = History::new(&process, outputs.clone());
     services.start_all(of_history);
@@ -127,16 +202,9 @@ async fn serve(
         history.clone(),
         pool.dispatcher.reply_patience,
     ));
-    let dead = DeadLetters::new(process.clone());
-    let intake = Intake::new(
-        process.clone(),
-        history.clone(),
-        pool.load_balancing.max_queue_per_programmer,
-    );
-    let url = format!("http://{}", listener.local_addr()?);
-    let pool = Arc::new(pool);
     let pool_watch = pool_broker::pool_metrics::watch(process.clone(), Arc::clone(&pool));
     services.start("pool_watch", pool_watch);
+    let dead = DeadLetters::new(process.clone());
     let maintenance = Maintenance {
         process: process.clone(),
         pool: Arc::clone(&pool),
@@ -144,52 +212,32 @@ async fn serve(
         dead: dead.clone(),
         watchman,
     };
-    maintenance::start(&mut services, maintenance);
-    let reader = Reader::new(process.clone(), pool, history, beats, journal);
-    let app = App {
-        hub: Hub::new(uuid::Uuid::now_v7().simple().to_string()),
-        streams: Arc::new(Semaphore::new(events::STREAMS)),
-        ending: told.clone(),
-        reader: reader.clone(),
-        intake,
-        dead,
-        metrics,
-        access,
+    maintenance::start(services, maintenance);
+    (
+        Reader::new(process, pool, history, beats, journal),
         outputs,
-    };
-    services.start("pool_metrics", pool_metrics::run(reader.clone()));
-    services.start("hub", app.hub.clone().run(reader));
-    if let Some(file) = url_file {
-        std::fs::write(&file, &url)
-            .with_context(|| format!("failed to write {}", file.display()))?;
-    }
-    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
-    let serving = axum::serve(listener, api::router(app))
-        .with_graceful_shutdown(told.clone().cancelled_owned());
-    services.start(HTTP_API, async {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the HTTP API is not served any more");
-        }
-    });
+        dead,
+    )
+}
+
+fn intake(reader: &Reader) -> Intake {
+    Intake::new(
+        reader.process.clone(),
+        reader.history.clone(),
+        reader.pool.load_balancing.max_queue_per_programmer,
+    )
+}
+
+/// Waits until the process is told to end, or a service ends; then it is told by this, and has failed.
+async fn until_told(services: &mut Services, told: &CancellationToken) -> ExitCode {
     let ended = tokio::select! {
         biased;
-        () = told.cancelled() => None,
-        ended = services.first_end() => Some(ended),
+        () = told.cancelled() => return ExitCode::SUCCESS,
+        ended = services.first_end() => ended,
     };
-    if let Some(ended) = &ended {
-        ended.tell();
-        told.cancel();
-    }
-    // Somebody may have stopped in the middle of his request.
-    let answered = tokio::time::timeout(LAST_ANSWERS, services.end_of(HTTP_API));
-    let _ = answered.await;
-    shutdown.cancel();
-    process.consume.close().await;
-    tracing::info!("the dispatcher has ended");
-    Ok(match ended {
-        Some(_) => ExitCode::FAILURE,
-        None => ExitCode::SUCCESS,
-    })
+    ended.tell();
+    told.cancel();
+    ExitCode::FAILURE
 }
 
 /// Puts this pool file in force, when the log has been read.

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 
-use pool_broker::process::Service;
+use pool_broker::service::Service;
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// The services that run, by name. Dropping it ends them.

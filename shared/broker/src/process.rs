@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -16,6 +15,7 @@ use super::backoff::Backoff;
 use super::event_log::Log;
 use super::link::{Link, discard};
 use super::publisher::Publisher;
+use super::service::Service;
 use super::status::{BrokerStatus, Condition};
 use super::topology::{EVENTS_STREAM, Topology};
 use super::{BrokerError, Endpoint, heartbeats, tell, within};
@@ -27,9 +27,6 @@ use pool_core::routing::Routes;
 
 /// How often a process that does not hear the event log looks whether it is gone; about.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// A part of a process that runs as long as the process does, with its name.
-pub type Service = (&'static str, BoxFuture<'static, ()>);
 
 /// The broker's side of a process. Cheap to clone.
 #[derive(Clone)]

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::link::Link;
-use super::process::Service;
 use super::publisher::Publisher;
+use super::service::Service;
 use crate::clock::Clock;
 use news::News;
 pub use observer::Observer;
