@@ -17,7 +17,7 @@ use super::client::in_words;
 use super::{Client, status};
 use dispatcher::api::problem::Problem;
 use dispatcher::views::pool_status::PoolStatus;
-use dispatcher::intake::queue_limits::NoRoom;
+use dispatcher::intake::queue_limits::QueueFull;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// Between two lines about waiting, where they do not replace each other.
@@ -120,7 +120,7 @@ impl Drop for Shown {
     }
 }
 
-pub(super) fn full(no_room: &NoRoom) -> String {
+pub(super) fn full(no_room: &QueueFull) -> String {
     let routes = no_room
         .full
         .iter()
@@ -132,7 +132,7 @@ pub(super) fn full(no_room: &NoRoom) -> String {
 }
 
 /// Why none of the full queues moves on: no programmer takes tasks from them. None when one does, or nobody can tell.
-pub(super) async fn stuck(client: &Client, no_room: &NoRoom) -> Option<String> {
+pub(super) async fn stuck(client: &Client, no_room: &QueueFull) -> Option<String> {
     let status: PoolStatus = client.get("/programmer_pool/status").await.ok()?;
     let names: BTreeSet<&str> = no_room
         .full

@@ -310,7 +310,7 @@ mod tests {
     use super::*;
     use axum::http::StatusCode;
     use dispatcher::intake::new_id;
-    use dispatcher::intake::queue_limits::NoRoom;
+    use dispatcher::intake::queue_limits::QueueFull;
 
     #[test]
     fn every_task_has_an_id_before_it_is_sent() {
@@ -366,7 +366,7 @@ mod tests {
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
         assert!(fitting(&problem, &[4, 7, 9]).is_empty(), "it does not say");
         let problem = Problem {
-            no_room: Some(Box::new(NoRoom {
+            no_room: Some(Box::new(QueueFull {
                 full: vec![],
                 fits: vec![0, 2],
             })),

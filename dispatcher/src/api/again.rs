@@ -96,10 +96,10 @@ pub async fn retry(
             .intake
             .prepare(again(task, new_id(), wall_clock()))
             .map_err(|error| not_taken(&error))?;
-        let place = app.intake.place_again(&again)?;
+        let slot = app.intake.slot_again(&again)?;
         let taken = app
             .intake
-            .take(again, place, &Reply::default())
+            .take(again, slot, &Reply::default())
             .await
             .map_err(|error| not_taken(&error))?;
         let mut retried = Retried::anew(id, outcome, &taken.id);
@@ -168,9 +168,9 @@ pub async fn requeue(
         let before = may_requeue(&id, &state, force)?;
         app.can_append()?;
         let task = message(&app, &id).await?;
-        let place = app.intake.place_again(&task)?;
+        let slot = app.intake.slot_again(&task)?;
         let done = reissue(&app.reader.process, &task, state.generation + 1).await;
-        drop(place);
+        drop(slot);
         match done
             .map_err(|error| Problem::unavailable(format!("{error}; the pool takes that up by itself, or try again")))?
         {

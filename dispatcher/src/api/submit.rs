@@ -26,11 +26,11 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         .clock
         .now()
         .map_err(|off| Problem::unavailable(off.to_string()))?;
-    let places = app.intake.places(&tasks)?;
+    let slots = app.intake.slots(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
     // A client that goes away does not cut it off between `submitted` and `published`.
-    let (intake, tasks) = (app.intake.clone(), tasks.into_iter().zip(places).collect());
+    let (intake, tasks) = (app.intake.clone(), tasks.into_iter().zip(slots).collect());
     let answers = detached(async move { Ok(intake.take_all(tasks).await) }).await?;
     let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
     for (index, (answer, id)) in answers.into_iter().zip(&ids).enumerate() {

@@ -14,7 +14,7 @@ use pool_telemetry::clock::wall_clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::intake::queue_limits::NoRoom;
+use crate::intake::queue_limits::QueueFull;
 use crate::intake::resubmit::again;
 use crate::intake::{Intake, NotTaken};
 use crate::reissue::{NotReissued, Reissued, send_on};
@@ -58,7 +58,7 @@ pub(crate) enum NotRetried {
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
     #[error("the queue of its task is full")]
-    Full(NoRoom),
+    Full(QueueFull),
     #[error("not retried: {0}; it is still in pool.dead, try again")]
     NotReissued(#[from] NotReissued),
 }
@@ -114,7 +114,7 @@ pub(crate) async fn retry(
         return Err(NotTaken::IdConflict(task.id).into());
     }
     let Some(status) = outcome else {
-        let _place = intake.place_again(&task).map_err(NotRetried::Full)?;
+        let _slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
         let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
             Reissued::Published(generation) => {
                 format!(
@@ -136,7 +136,7 @@ pub(crate) async fn retry(
         .map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();
     let task = intake.prepare(again(task, new_id, wall_clock()))?;
-    let place = intake.place_again(&task).map_err(NotRetried::Full)?;
-    let taken = intake.take(task, place, &reply).await?;
+    let slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
+    let taken = intake.take(task, slot, &reply).await?;
     Ok(Retried::anew(old, status, &taken.id))
 }

@@ -22,7 +22,7 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use crate::history::{History, Kind};
-use queue_limits::{NoRoom, Place, Rooms, Wanted};
+use queue_limits::{QueueFull, QueueLimits, Slot, Wanted};
 
 /// Submissions that are written at the same time.
 const AT_ONCE: usize = 64;
@@ -58,7 +58,7 @@ pub struct Taken {
 pub struct Intake {
     process: Process,
     history: History,
-    rooms: Rooms,
+    limits: QueueLimits,
 }
 
 impl Intake {
@@ -67,45 +67,45 @@ impl Intake {
         Self {
             process,
             history,
-            rooms: Rooms::new(max_queue_per_programmer),
+            limits: QueueLimits::new(max_queue_per_programmer),
         }
     }
 
     /// Places for these prepared tasks, all or none. What is known already needs none.
     ///
     /// # Errors
-    /// [`NoRoom`]: which routes are full, and which of the tasks would fit.
-    pub fn places(&self, tasks: &[Task]) -> Result<Vec<Option<Place>>, NoRoom> {
-        self.places_unless(tasks, |_| true)
+    /// [`QueueFull`]: which routes are full, and which of the tasks would fit.
+    pub fn slots(&self, tasks: &[Task]) -> Result<Vec<Option<Slot>>, QueueFull> {
+        self.slots_unless(tasks, |_| true)
     }
 
-    /// A place for a task that is to wait once more. One that waits already has its place.
+    /// A slot for a task that is to wait once more. One that waits already has its slot.
     ///
     /// # Errors
-    /// [`NoRoom`].
-    pub fn place_again(&self, task: &Task) -> Result<Option<Place>, NoRoom> {
+    /// [`QueueFull`].
+    pub fn slot_again(&self, task: &Task) -> Result<Option<Slot>, QueueFull> {
         let waits = |known: &TaskState| known.owner.is_none() && known.submitted_at.is_some();
-        self.places_unless(std::slice::from_ref(task), waits)
-            .map(|mut places| places.pop().flatten())
+        self.slots_unless(std::slice::from_ref(task), waits)
+            .map(|mut slots| slots.pop().flatten())
     }
 
-    /// `has_place` says whether a known task needs none.
-    fn places_unless(
+    /// `has_slot` says whether a known task needs none.
+    fn slots_unless(
         &self,
         tasks: &[Task],
-        has_place: impl Fn(&TaskState) -> bool,
-    ) -> Result<Vec<Option<Place>>, NoRoom> {
+        has_slot: impl Fn(&TaskState) -> bool,
+    ) -> Result<Vec<Option<Slot>>, QueueFull> {
         self.process.log.read(|fold| {
             let wanted = |task: &Task| {
                 let route = self.process.routes.route(&task.message.capabilities).ok()?;
-                let needs = !fold.tasks.get(&task.id).is_some_and(&has_place);
+                let needs = !fold.tasks.get(&task.id).is_some_and(&has_slot);
                 needs.then(|| Wanted {
                     route: route.name.clone(),
                     programmers: route.eligible.len(),
                 })
             };
             let wanted: Vec<Option<Wanted>> = tasks.iter().map(wanted).collect();
-            self.rooms.take(&wanted, |route| fold.tasks.waiting(route))
+            self.limits.take(&wanted, |route| fold.tasks.waiting(route))
         })
     }
 
@@ -140,7 +140,7 @@ impl Intake {
     pub async fn take(
         &self,
         task: Task,
-        place: Option<Place>,
+        slot: Option<Slot>,
         reply: &Reply,
     ) -> Result<Taken, NotTaken> {
         let route = self
@@ -177,7 +177,7 @@ impl Intake {
         }
         point(Point::Submitted);
         // From here on the log counts it.
-        drop(place);
+        drop(slot);
         self.publish(&task, &body, reply).await?;
         Ok(Taken {
             id: task.id,
@@ -187,13 +187,13 @@ impl Intake {
 
     /// The same for many, without a reply queue. Gathered: one that is not taken does not cut off those that have begun. Others
     /// are not begun any more when the broker does not answer: each would wait for it as long as the first.
-    pub async fn take_all(&self, tasks: Vec<(Task, Option<Place>)>) -> Vec<Result<Taken, NotTaken>> {
+    pub async fn take_all(&self, tasks: Vec<(Task, Option<Slot>)>) -> Vec<Result<Taken, NotTaken>> {
         let silent = AtomicBool::new(false);
-        let taking = stream::iter(tasks).map(|(task, place)| async {
+        let taking = stream::iter(tasks).map(|(task, slot)| async {
             if silent.load(Ordering::Relaxed) {
                 return Err(NotTaken::NotTried);
             }
-            let taken = self.take(task, place, &Reply::default()).await;
+            let taken = self.take(task, slot, &Reply::default()).await;
             if let Err(NotTaken::Broker(_) | NotTaken::Log(_)) = &taken {
                 silent.store(true, Ordering::Relaxed);
             }

@@ -18,7 +18,7 @@ const WRITTEN_WITHIN: Duration = Duration::from_millis(10);
 
 /// What the log says about a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum ResultStatus {
     /// It is the outcome.
     Winner,
     /// Another attempt's is.
@@ -29,18 +29,18 @@ enum Standing {
     Unknown,
 }
 
-fn standing(fold: &Fold, task: &TaskId, attempt: AttemptId) -> Standing {
+fn status(fold: &Fold, task: &TaskId, attempt: AttemptId) -> ResultStatus {
     match (fold.tasks.winner(task), fold.tasks.is_owner(task, attempt)) {
-        (Some(Some(winner)), _) if winner == attempt => Standing::Winner,
-        (Some(_), _) => Standing::Loser,
-        (None, true) => Standing::Open,
-        (None, false) => Standing::Unknown,
+        (Some(Some(winner)), _) if winner == attempt => ResultStatus::Winner,
+        (Some(_), _) => ResultStatus::Loser,
+        (None, true) => ResultStatus::Open,
+        (None, false) => ResultStatus::Unknown,
     }
 }
 
 /// What is due for a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum Disposition {
     /// Another attempt's counts. Its submitter, who may be another one, gets that result.
     Repeat,
     /// It is about a message that misuses the id of a task: whoever published it is told, the task keeps its result.
@@ -52,7 +52,7 @@ pub(super) enum Due {
     Cancelled,
 }
 
-impl Due {
+impl Disposition {
     /// Of a result that is not the outcome of its task.
     fn of_loser(fold: &Fold, task: &TaskId) -> Self {
         let outcome = fold
@@ -73,39 +73,40 @@ pub(super) async fn decide(
     process: &Process,
     result: &ResultMessage,
     others: bool,
-) -> Result<Due, LogError> {
+) -> Result<Disposition, LogError> {
     match (&result.task_id, result.attempt) {
         (Some(task), Some(attempt)) => {
-            decide_attempt(process, (task, attempt), result, others).await
+            decide_attempt(process, task, attempt, result, others).await
         }
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
-        (None, _) => Ok(Due::Outcome),
+        (None, _) => Ok(Disposition::Outcome),
     }
 }
 
 async fn decide_attempt(
     process: &Process,
-    (task, attempt): (&TaskId, AttemptId),
+    task: &TaskId,
+    attempt: AttemptId,
     result: &ResultMessage,
     others: bool,
-) -> Result<Due, LogError> {
+) -> Result<Disposition, LogError> {
     let log = &process.log;
     let beyond = async |than, within| {
         let other = log.wait_for_task(task, |fold| {
-            Some(standing(fold, task, attempt)).filter(|standing| *standing != than)
+            Some(status(fold, task, attempt)).filter(|status| *status != than)
         });
         tokio::time::timeout(within, other).await.unwrap_or(than)
     };
     // The claim came before the result, but this process may not have read it yet.
-    let mut known = beyond(Standing::Unknown, CLAIM_READ_WITHIN).await;
-    if known == Standing::Open && others {
-        known = beyond(Standing::Open, WRITTEN_WITHIN).await;
+    let mut known = beyond(ResultStatus::Unknown, CLAIM_READ_WITHIN).await;
+    if known == ResultStatus::Open && others {
+        known = beyond(ResultStatus::Open, WRITTEN_WITHIN).await;
     }
     match known {
-        Standing::Winner => return Ok(Due::Outcome),
-        Standing::Loser => return Ok(log.read(|fold| Due::of_loser(fold, task))),
-        Standing::Open | Standing::Unknown => {}
+        ResultStatus::Winner => return Ok(Disposition::Outcome),
+        ResultStatus::Loser => return Ok(log.read(|fold| Disposition::of_loser(fold, task))),
+        ResultStatus::Open | ResultStatus::Unknown => {}
     }
     // Written here unless the programmer was faster, so that the outcomes of all workers go together into one message of
     // the log, and a programmer that has died is no case of its own. Once this is read back, the claim has been read too.
@@ -113,10 +114,10 @@ async fn decide_attempt(
         .append(Decision::finished(task, Some(attempt), result))
         .await?
     {
-        Verdict::Accepted => Ok(Due::Outcome),
-        Verdict::Refused(_) => Ok(log.read(|fold| match standing(fold, task, attempt) {
-            Standing::Winner => Due::Outcome,
-            Standing::Loser | Standing::Open | Standing::Unknown => Due::of_loser(fold, task),
+        Verdict::Accepted => Ok(Disposition::Outcome),
+        Verdict::Refused(_) => Ok(log.read(|fold| match status(fold, task, attempt) {
+            ResultStatus::Winner => Disposition::Outcome,
+            ResultStatus::Loser | ResultStatus::Open | ResultStatus::Unknown => Disposition::of_loser(fold, task),
         })),
     }
 }
@@ -125,27 +126,27 @@ async fn decide_without_attempt(
     process: &Process,
     task: &TaskId,
     result: &ResultMessage,
-) -> Result<Due, LogError> {
+) -> Result<Disposition, LogError> {
     if process.log.read(|fold| misuses_id(fold, task, result)) {
-        return Ok(Due::Reply);
+        return Ok(Disposition::Reply);
     }
     match process
         .log
         .append(Decision::finished(task, None, result))
         .await?
     {
-        Verdict::Accepted => Ok(Due::Outcome),
+        Verdict::Accepted => Ok(Disposition::Outcome),
         // The same result again, after a crash between the log and the ack.
         Verdict::Refused(Refusal::Finished) => {
             let the_same =
                 |outcome: &Outcome| outcome.attempt.is_none() && outcome.status == result.status;
             let known = |fold: &Fold| fold.tasks.get(task)?.outcome.as_ref().map(the_same);
             Ok(process.log.read(|fold| match known(fold) {
-                Some(true) => Due::Outcome,
-                Some(false) | None => Due::of_loser(fold, task),
+                Some(true) => Disposition::Outcome,
+                Some(false) | None => Disposition::of_loser(fold, task),
             }))
         }
-        Verdict::Refused(_) => Ok(Due::Repeat),
+        Verdict::Refused(_) => Ok(Disposition::Repeat),
     }
 }
 

@@ -4,6 +4,7 @@
 //! queue. A crash in between forwards the same bytes again: consumers drop the double by `message_id`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -28,8 +29,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::acks::acknowledge;
-use super::disposition::{Due, decide};
-use super::reply_sender::{NotBrought, Postman};
+use super::disposition::{Disposition, decide};
+use super::reply_sender::{NotDelivered, ReplySender};
 use super::request_result::ask_for_result;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
@@ -46,16 +47,16 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// What consumes `results` and what sends replies, until shutdown: the caller runs these services. `patience` is for reply
 /// queues that do not take theirs.
 pub(crate) fn services(process: Process, history: History, patience: Duration) -> [Service; 2] {
-    let (postman, sending) = Postman::new(process.clone(), patience);
-    let desk = Desk {
+    let (reply_sender, sending) = ReplySender::new(process.clone(), patience);
+    let handler = ResultHandler {
         process,
         history,
-        postman,
-        untold: Arc::default(),
+        reply_sender,
+        untold: Untold::default(),
     };
     let handling = async move {
-        consumer::keep(&desk.process, "results are not taken; trying again", || {
-            consume(&desk)
+        consumer::keep(&handler.process, "results are not taken; trying again", || {
+            consume(&handler)
         })
         .await;
     };
@@ -63,16 +64,42 @@ pub(crate) fn services(process: Process, history: History, patience: Duration) -
 }
 
 /// What is needed to handle a result.
-struct Desk {
+struct ResultHandler {
     process: Process,
     history: History,
-    postman: Postman,
-    /// Held once for each result that its submitter does not have yet.
-    untold: Arc<()>,
+    reply_sender: ReplySender,
+    untold: Untold,
 }
 
-async fn consume(desk: &Desk) -> Result<(), BrokerError> {
-    let process = &desk.process;
+/// How many results their submitters do not have yet. Cheap to clone.
+#[derive(Clone, Default)]
+struct Untold(Arc<AtomicUsize>);
+
+/// One of them.
+struct UntoldResult(Untold);
+
+impl Untold {
+    fn add(&self) -> UntoldResult {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        UntoldResult(self.clone())
+    }
+}
+
+impl UntoldResult {
+    /// Whether there are more.
+    fn has_others(&self) -> bool {
+        self.0.0.load(Ordering::Relaxed) > 1
+    }
+}
+
+impl Drop for UntoldResult {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
+    let process = &handler.process;
     let channel = process.consume.channel().await?;
     let limit = process.consume.endpoint().timeout();
     within(
@@ -95,7 +122,7 @@ async fn consume(desk: &Desk) -> Result<(), BrokerError> {
         consumer
             .for_each_concurrent(usize::from(PREFETCH), |delivery| async {
                 if let Ok(delivery) = delivery
-                    && handle_until_done(desk, &delivery).await
+                    && handle_until_done(handler, &delivery).await
                 {
                     // When whoever acks has ended, so does all of this: what is unacknowledged is delivered again.
                     let _ = handled.send(delivery.delivery_tag).await;
@@ -125,17 +152,17 @@ enum NotHandled {
     #[error("the history does not have the result of task {0} yet")]
     NotYetKept(TaskId),
     #[error(transparent)]
-    Reply(#[from] NotBrought),
+    Reply(#[from] NotDelivered),
 }
 
 impl NotHandled {
     fn tell(&self) {
         let text = "a result is not handled yet; trying again";
         match self {
-            Self::Broker(error) | Self::Reply(NotBrought::Broker(error)) => tell(error, text),
+            Self::Broker(error) | Self::Reply(NotDelivered::Broker(error)) => tell(error, text),
             Self::Log(_) => tracing::warn!(error = %self, "{text}"),
-            // The end of the history is near, or what keeps it away is told by its reader; the postman tells of his queues.
-            Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotBrought::Waits(_)) => {
+            // The end of the history is near, or what keeps it away is told by its reader; the reply_sender tells of his queues.
+            Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotDelivered::Waits(_)) => {
                 tracing::debug!(error = %self, "{text}")
             }
         }
@@ -144,15 +171,15 @@ impl NotHandled {
 
 /// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
 /// again by itself: false.
-async fn handle_until_done(desk: &Desk, delivery: &Delivery) -> bool {
+async fn handle_until_done(handler: &ResultHandler, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
     let mut progress = Progress {
         arrived: Instant::now(),
         kept: false,
     };
-    while let Err(error) = handle(desk, delivery, &mut progress).await {
-        if !delivery.acker.usable() || desk.process.shutdown.is_cancelled() {
+    while let Err(error) = handle(handler, delivery, &mut progress).await {
+        if !delivery.acker.usable() || handler.process.shutdown.is_cancelled() {
             return false;
         }
         error.tell();
@@ -169,20 +196,20 @@ struct Progress {
 }
 
 async fn handle(
-    desk: &Desk,
+    handler: &ResultHandler,
     delivery: &Delivery,
     progress: &mut Progress,
 ) -> Result<(), NotHandled> {
     if headers::text(delivery.properties.kind()) == Some(headers::REPEAT) {
-        return repeat(desk, delivery, progress.arrived).await;
+        return repeat(handler, delivery, progress.arrived).await;
     }
-    let process = &desk.process;
+    let process = &handler.process;
     match serde_json::from_slice::<ResultMessage>(&delivery.data) {
         Ok(result) => {
-            let untold = Arc::clone(&desk.untold);
-            let due = decide(process, &result, Arc::strong_count(&untold) > 2).await?;
+            let untold = handler.untold.add();
+            let due = decide(process, &result, untold.has_others()).await?;
             point(Point::OutcomeWritten);
-            deliver(desk, delivery, (&result, due), (progress, untold)).await?;
+            deliver(handler, delivery, &result, due, progress, untold).await?;
             point(Point::ResultDelivered);
         }
         Err(error) => {
@@ -202,14 +229,14 @@ async fn handle(
 }
 
 /// A task was published more than once: whoever did so gets the result that there is, or that there will be.
-async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
+async fn repeat(handler: &ResultHandler, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
-    let Desk {
+    let ResultHandler {
         process,
         history,
-        postman,
+        reply_sender,
         ..
-    } = desk;
+    } = handler;
     let id = headers::text(delivery.properties.message_id()).and_then(|id| TaskId::new(id).ok());
     let Some(id) = id.filter(|_| delivery.properties.reply_to().is_some()) else {
         return Ok(());
@@ -226,8 +253,8 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
     let outcome = known.flatten();
     if outcome == Some(Status::Cancelled) {
         let body = cancelled(process, &id).await?.to_json();
-        return Ok(postman
-            .bring((&delivery.properties, arrived), id.as_str(), &body)
+        return Ok(reply_sender
+            .deliver(&delivery.properties, arrived, id.as_str(), &body)
             .await?);
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
@@ -240,8 +267,8 @@ async fn repeat(desk: &Desk, delivery: &Delivery, arrived: Instant) -> Result<()
         return Ok(());
     };
     match history.body(offset).await? {
-        Some(body) => Ok(postman
-            .bring((&delivery.properties, arrived), id.as_str(), &body)
+        Some(body) => Ok(reply_sender
+            .deliver(&delivery.properties, arrived, id.as_str(), &body)
             .await?),
         None => Ok(()),
     }
@@ -260,39 +287,41 @@ async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, Lo
 /// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
 /// acked; neither waits for the other.
 async fn deliver(
-    desk: &Desk,
+    handler: &ResultHandler,
     delivery: &Delivery,
-    (result, due): (&ResultMessage, Due),
-    (progress, untold): (&mut Progress, Arc<()>),
+    result: &ResultMessage,
+    due: Disposition,
+    progress: &mut Progress,
+    untold: UntoldResult,
 ) -> Result<(), NotHandled> {
     let (properties, arrived) = (&delivery.properties, progress.arrived);
     let id = match (due, &result.task_id) {
-        (Due::Repeat, _) => return repeat(desk, delivery, arrived).await,
-        (Due::Cancelled, Some(task)) => {
-            let body = cancelled(&desk.process, task).await?.to_json();
-            return Ok(desk
-                .postman
-                .bring((properties, arrived), task.as_str(), &body)
+        (Disposition::Repeat, _) => return repeat(handler, delivery, arrived).await,
+        (Disposition::Cancelled, Some(task)) => {
+            let body = cancelled(&handler.process, task).await?.to_json();
+            return Ok(handler
+                .reply_sender
+                .deliver(properties, arrived, task.as_str(), &body)
                 .await?);
         }
-        (Due::Reply | Due::Outcome | Due::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),
+        (Disposition::Reply | Disposition::Outcome | Disposition::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),
     };
     let keep = async {
         let kept = match due {
-            Due::Outcome if !progress.kept => {
-                desk.history
+            Disposition::Outcome if !progress.kept => {
+                handler.history
                     .add(Kind::Result, result.task_id.as_ref(), &delivery.data)
                     .await
             }
-            Due::Outcome | Due::Reply | Due::Cancelled | Due::Repeat => Ok(()),
+            Disposition::Outcome | Disposition::Reply | Disposition::Cancelled | Disposition::Repeat => Ok(()),
         };
         point(Point::ResultKept);
         kept
     };
     let tell = async {
-        let told = desk
-            .postman
-            .bring((properties, arrived), id, &delivery.data)
+        let told = handler
+            .reply_sender
+            .deliver(properties, arrived, id, &delivery.data)
             .await;
         drop(untold);
         point(Point::ResultReplied);

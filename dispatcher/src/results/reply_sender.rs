@@ -31,7 +31,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const REASON: &str = "reply_refused";
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotBrought {
+pub(crate) enum NotDelivered {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error("{0} does not take its results; another one is tried first")]
@@ -113,7 +113,7 @@ impl Reluctant {
     }
 }
 
-pub(crate) struct Postman {
+pub(crate) struct ReplySender {
     process: Process,
     outbox: Outbox,
     /// So long results wait for a queue that does not take them.
@@ -121,37 +121,38 @@ pub(crate) struct Postman {
     reluctant: Mutex<HashMap<String, Reluctant>>,
 }
 
-impl Postman {
-    /// The postman, and what sends its letters: the caller runs it.
+impl ReplySender {
+    /// The sender, and what sends its letters: the caller runs it.
     pub(crate) fn new(
         process: Process,
         patience: Duration,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (outbox, sending) =
             Outbox::new(process.publisher.clone(), process.shutdown.clone(), PROMPT);
-        let postman = Self {
+        let reply_sender = Self {
             process,
             outbox,
             patience,
             reluctant: Mutex::default(),
         };
-        (postman, sending)
+        (reply_sender, sending)
     }
 
     /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and
     /// when the result is in `pool.dead` instead.
     /// `arrived` is when it was first tried to.
-    pub(crate) async fn bring(
+    pub(crate) async fn deliver(
         &self,
-        (came_with, arrived): (&BasicProperties, Instant),
+        came_with: &BasicProperties,
+        arrived: Instant,
         id: &str,
         body: &[u8],
-    ) -> Result<(), NotBrought> {
+    ) -> Result<(), NotDelivered> {
         let Some((to, properties)) = addressed(came_with, id) else {
             return Ok(());
         };
         let turn = self.turn(&to, arrived);
-        let brought = match turn {
+        let delivered = match turn {
             None => {
                 let letter = Letter {
                     exchange: REPLIES,
@@ -171,11 +172,11 @@ impl Postman {
                 };
                 self.process.publisher.publish(message).await
             }
-            Some(Turn::Wait) => return Err(NotBrought::Waits(to)),
+            Some(Turn::Wait) => return Err(NotDelivered::Waits(to)),
             Some(Turn::GiveUp) => return Ok(self.give_up(came_with, id, &to, body).await?),
         };
-        self.learn(&to, turn.is_some(), &brought);
-        match brought {
+        self.learn(&to, turn.is_some(), &delivered);
+        match delivered {
             Err(BrokerError::Returned { .. }) => {
                 tracing::warn!(task_id = id, reply_to = %to, "no queue is bound to pool.results for this reply; the history has the result");
                 Ok(())
@@ -196,13 +197,13 @@ impl Postman {
     }
 
     /// `tried`: it was known before that the queue is reluctant; otherwise many may have been on their way at once.
-    fn learn(&self, to: &str, tried: bool, brought: &Result<(), BrokerError>) {
+    fn learn(&self, to: &str, tried: bool, delivered: &Result<(), BrokerError>) {
         let now = Instant::now();
         let mut reluctant = self
             .reluctant
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match brought {
+        match delivered {
             Err(error) if is_the_queues_fault(error) && self.process.log.is_fresh() => {
                 if let Some(queue) = reluctant.get_mut(to) {
                     if tried {
@@ -271,7 +272,7 @@ fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProp
     Some((to, properties))
 }
 
-/// Sends a result from `pool.dead` to its reply queue; gives where that is. None when the letter is none of [`Postman`]'s.
+/// Sends a result from `pool.dead` to its reply queue; gives where that is. None when the letter is none of [`ReplySender`]'s.
 ///
 /// # Errors
 /// When the queue still does not take it, or is not there.
