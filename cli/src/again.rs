@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::full::{Interrupted, Room, same_command};
 use super::{Client, Shown, complain};
-use dispatcher::api::again::Requeued;
-use dispatcher::views::tasks::TaskList;
+use dispatcher::api::resubmit::Requeued;
 use dispatcher::dead::retry::Retried;
-use dispatcher::figures::counted;
+use dispatcher::format::counted;
+use dispatcher::views::tasks::TaskList;
 
 /// As a shell counts what SIGINT has ended.
 const INTERRUPTED: u8 = 130;

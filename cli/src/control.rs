@@ -11,9 +11,9 @@ use pool_telemetry::clock::wall_clock;
 use super::{Client, Format, Shown, complain};
 use crate::tables::{lines, table};
 use dispatcher::api::control::{EndOfPause, NewPause, PauseList};
-use dispatcher::views::tasks::{TaskList, TaskView};
-use dispatcher::figures::clock;
+use dispatcher::format::clock;
 use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::views::tasks::{TaskList, TaskView};
 
 /// From one look at a draining programmer to the next.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

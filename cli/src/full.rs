@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::client::in_words;
 use super::{Client, status};
 use dispatcher::api::problem::Problem;
-use dispatcher::views::pool_status::PoolStatus;
 use dispatcher::intake::queue_limits::QueueFull;
+use dispatcher::views::pool_status::PoolStatus;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
 /// Between two lines about waiting, where they do not replace each other.

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::{Client, Shown};
 use crate::tables::{Cell, Tone, lines, table};
-use dispatcher::figures::{age, clock, counted, with_clocks};
-use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::format::{age, clock, counted, with_clocks};
 use dispatcher::views::llms::{BreakerState, BudgetStatus};
+use dispatcher::views::pool_status::PoolStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(

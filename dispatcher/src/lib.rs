@@ -6,7 +6,7 @@ pub mod api;
 mod consumer;
 pub mod dashboard;
 pub mod dead;
-pub mod figures;
+pub mod format;
 pub mod history;
 pub mod intake;
 mod maintenance;

@@ -28,10 +28,14 @@ pub(crate) async fn run(reader: Reader) {
         let counted = tokio::time::timeout(LOOK_EVERY, count(&reader.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
         let status = reader.pool_status_with(&waiting);
-        let ages = reader
-            .beats
-            .ages(reader.pool.programmers.iter().map(|programmer| &programmer.id));
-        Numbers {
+        let ages = reader.presence.ages(
+            reader
+                .pool
+                .programmers
+                .iter()
+                .map(|programmer| &programmer.id),
+        );
+        PoolMetrics {
             status: &status,
             others,
             ages: &ages,
@@ -52,7 +56,7 @@ async fn count(process: &Process) -> (Depths, [Depth; QUEUES.len()]) {
 }
 
 /// The pool at one moment.
-struct Numbers<'a> {
+struct PoolMetrics<'a> {
     status: &'a PoolStatus,
     /// In the order of [`QUEUES`].
     others: [Depth; QUEUES.len()],
@@ -60,7 +64,7 @@ struct Numbers<'a> {
     now: Timestamp,
 }
 
-impl Numbers<'_> {
+impl PoolMetrics<'_> {
     fn emit(&self) {
         let Self {
             status,

@@ -23,12 +23,12 @@ use crate::dashboard::Hub;
 use crate::dead::DeadLetters;
 use crate::history::{History, Outputs};
 use crate::intake::Intake;
-use crate::maintenance::rescuer::Watchman;
+use crate::maintenance::rescuer::PresenceTracker;
 use crate::maintenance::supervisor::Services;
 use crate::maintenance::{self, Maintenance, configuration};
 use crate::views::Reader;
 use crate::views::journal::Journal;
-use crate::views::presence::Beats;
+use crate::views::presence::Presence;
 use crate::{pool_metrics, results};
 
 /// For requests that are being answered when the process is told to end.
@@ -112,12 +112,12 @@ async fn serve(
     let (metrics, upkeep) = install_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
         .context("failed to set up metrics")?;
     services.start("metrics_upkeep", upkeep);
-    let (beats, watchman) = (Beats::default(), Watchman::default());
+    let (presence, presence_tracker) = (Presence::default(), PresenceTracker::default());
     let hear = {
-        let (beats, watchman) = (beats.clone(), watchman.clone());
+        let (presence, presence_tracker) = (presence.clone(), presence_tracker.clone());
         move |heartbeat| {
-            watchman.hear(&heartbeat);
-            beats.hear(heartbeat);
+            presence_tracker.hear(&heartbeat);
+            presence.hear(heartbeat);
         }
     };
     let preparing = Process::prepare(&pool, name, hear, shutdown.clone());
@@ -136,8 +136,8 @@ async fn serve(
     let base = Base {
         process: process.clone(),
         pool: Arc::new(pool),
-        beats,
-        watchman,
+        presence,
+        presence_tracker,
         journal,
     };
     let (reader, outputs, dead) = start_services(base, &mut services);
@@ -180,8 +180,8 @@ async fn serve(
 struct Base {
     process: Process,
     pool: Arc<Pool>,
-    beats: Beats,
-    watchman: Watchman,
+    presence: Presence,
+    presence_tracker: PresenceTracker,
     journal: Journal,
 }
 
@@ -190,8 +190,8 @@ fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, Dead
     let Base {
         process,
         pool,
-        beats,
-        watchman,
+        presence,
+        presence_tracker,
         journal,
     } = base;
     let outputs = Outputs::default();
@@ -210,11 +210,11 @@ fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, Dead
         pool: Arc::clone(&pool),
         history: history.clone(),
         dead: dead.clone(),
-        watchman,
+        presence_tracker,
     };
     maintenance::start(services, maintenance);
     (
-        Reader::new(process, pool, history, beats, journal),
+        Reader::new(process, pool, history, presence, journal),
         outputs,
         dead,
     )
@@ -265,8 +265,7 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     logs();
     let shutdown = CancellationToken::new();
     let name = called("dispatcher topology", None);
-    let (process, of_process) =
-        Process::prepare(&pool, name, |_| (), shutdown.clone()).await?;
+    let (process, of_process) = Process::prepare(&pool, name, |_| (), shutdown.clone()).await?;
     let mut services = Services::default();
     services.start_all(of_process);
     put_in_force(&process, &pool, &mut services).await?;

@@ -13,8 +13,8 @@ use pool_core::result::Status;
 
 use super::{Client, Format};
 use crate::tables::{Cell, Tone, lines, table};
+use dispatcher::format::{counted, duration};
 use dispatcher::views::tasks::{TaskList, TaskView};
-use dispatcher::figures::{counted, duration};
 
 const POLL: Duration = Duration::from_millis(300);
 /// Results that are asked for at the same time.

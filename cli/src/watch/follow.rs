@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::Which;
 use super::feed::Heard;
-use dispatcher::views::tasks::TaskView;
 use dispatcher::dashboard::hub::Live;
 use dispatcher::views::llms::{BreakerState, BreakerStatus};
+use dispatcher::views::tasks::TaskView;
 
 /// Of the tasks that have ended the newest are shown.
 const ENDED: usize = 100;

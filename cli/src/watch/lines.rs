@@ -6,8 +6,8 @@ use serde_json::json;
 use super::follow::{Connection, News};
 use crate::status::{breaker_word, word};
 use crate::tables::plain;
+use dispatcher::format::{clock, duration};
 use dispatcher::views::tasks::TaskView;
-use dispatcher::figures::{clock, duration};
 
 /// `{"at": …, "event": "task", "task": {…}}`: what is in it is as the API has it.
 pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {

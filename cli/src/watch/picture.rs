@@ -12,11 +12,11 @@ use super::follow::Follow;
 use super::lines::details;
 use crate::status::{breaker_word, budget, tone, word};
 use crate::tables::{Tone, plain};
-use dispatcher::views::tasks::TaskView;
 use dispatcher::dashboard::hub::Live;
-use dispatcher::figures::{age, counted, with_clocks};
-use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::format::{age, counted, with_clocks};
 use dispatcher::views::llms::BreakerState;
+use dispatcher::views::pool_status::PoolStatus;
+use dispatcher::views::tasks::TaskView;
 
 /// Title, tasks, money, and a line below.
 const HEAD: u16 = 4;

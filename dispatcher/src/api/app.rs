@@ -52,7 +52,7 @@ impl App {
     }
 
     /// What the decision meant at its place.
-    pub(super) async fn append(&self, decision: Decision) -> Result<Verdict, Problem> {
+    pub(super) async fn append_event(&self, decision: Decision) -> Result<Verdict, Problem> {
         self.can_append()?;
         let appended = self.reader.process.log.append(decision);
         let in_time = tokio::time::timeout(CONFIRMED_WITHIN, appended).await;

@@ -32,7 +32,12 @@ pub struct NewLimit {
 }
 
 pub async fn show(State(app): State<App>) -> Json<BudgetStatus> {
-    Json(app.reader.process.log.read(|fold| llms::budget(&app.reader.pool, fold)))
+    Json(
+        app.reader
+            .process
+            .log
+            .read(|fold| llms::budget(&app.reader.pool, fold)),
+    )
 }
 
 pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<BudgetStatus>, Problem> {
@@ -40,16 +45,20 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         &body,
         r#"for example {"limit_usd": "60.00", "for": "today"}"#,
     )?;
-    if app.reader.process.log.read(|fold| fold.budget.limit()).is_none() {
+    if app
+        .reader
+        .process
+        .log
+        .read(|fold| fold.budget.limit())
+        .is_none()
+    {
         let detail = "spending is not limited: cost_optimization.enabled is false in the pool file";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
-    app.append(
-        Decision::BudgetSet {
-            limit_usd: new.limit_usd,
-        },
-    )
+    app.append_event(Decision::BudgetSet {
+        limit_usd: new.limit_usd,
+    })
     .await?;
     tracing::warn!(limit_usd = %new.limit_usd, "the budget of today was set");
     Ok(show(State(app)).await)

@@ -64,13 +64,11 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
         let detail = "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
-    app.append(
-        Decision::Paused {
-            target: target.clone(),
-            pause,
-            since_ms: None,
-        },
-    )
+    app.append_event(Decision::Paused {
+        target: target.clone(),
+        pause,
+        since_ms: None,
+    })
     .await?;
     tracing::warn!(%target, ?pause, "paused by an operator");
     Ok(pauses(State(app)).await)
@@ -89,11 +87,9 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    app.append(
-        Decision::Resumed {
-            target: target.clone(),
-        },
-    )
+    app.append_event(Decision::Resumed {
+        target: target.clone(),
+    })
     .await?;
     tracing::warn!(%target, "resumed by an operator");
     Ok(pauses(State(app)).await)
@@ -105,12 +101,11 @@ pub async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<TaskView>, Problem> {
     let view = known(&app, &id)?;
-    match app.append(
-        Decision::Cancelled {
+    match app
+        .append_event(Decision::Cancelled {
             task: view.id.clone(),
-        },
-    )
-    .await?
+        })
+        .await?
     {
         Verdict::Accepted => tracing::info!(task_id = %view.id, "cancelled by an operator"),
         Verdict::Refused(Refusal::Finished) => is_cancelled(&app, &view.id)?,
@@ -152,7 +147,12 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
     match target {
         Target::Programmer { id } if app.reader.pool.programmer(id).is_none() => missing(
             "programmers",
-            app.reader.pool.programmers.iter().map(|p| p.id.as_str()).collect(),
+            app.reader
+                .pool
+                .programmers
+                .iter()
+                .map(|p| p.id.as_str())
+                .collect(),
         ),
         Target::Route { name }
             if app
@@ -165,7 +165,8 @@ fn exists(app: &App, target: &Target) -> Result<(), Problem> {
         {
             missing(
                 "routes",
-                app.reader.process
+                app.reader
+                    .process
                     .routes
                     .all()
                     .iter()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::app::{App, detached};
 use super::extract::{Body, Path, read};
 use super::problem::Problem;
-use crate::dead::letter::Letter;
+use crate::dead::letter::DeadLetter;
 use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
 use crate::dead::{DeadError, Look, MOST};
 use crate::intake::NotTaken;
@@ -27,13 +27,13 @@ const RETRIED_AT_ONCE: usize = 200;
 pub struct DeadList {
     /// How many there are, shown or not.
     pub total: usize,
-    pub letters: Vec<Letter>,
+    pub letters: Vec<DeadLetter>,
 }
 
 /// `GET /dead/{id}`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DeadMessage {
-    pub letter: Letter,
+    pub letter: DeadLetter,
     pub routing_key: String,
     /// Properties and headers that are texts.
     pub properties: BTreeMap<String, String>,
@@ -135,7 +135,7 @@ fn message(delivery: &Delivery) -> DeadMessage {
         });
     let body = String::from_utf8_lossy(&delivery.data);
     DeadMessage {
-        letter: Letter::of(delivery),
+        letter: DeadLetter::of(delivery),
         routing_key: delivery.routing_key.as_str().to_owned(),
         properties: known.chain(others).collect(),
         is_utf8: matches!(body, std::borrow::Cow::Borrowed(_)),
@@ -196,7 +196,7 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
     while done.retried.len() < RETRIED_AT_ONCE
         && let Some(delivery) = look.next().await.map_err(|error| problem(&error))?
     {
-        let Letter { id, task_id, .. } = Letter::of(&delivery);
+        let DeadLetter { id, task_id, .. } = DeadLetter::of(&delivery);
         match retry_letter(&app.reader.process, &app.intake, &id, &delivery).await {
             Ok(retried) => {
                 point(Point::DeadRetried);

@@ -2,7 +2,6 @@
 //!
 //! Errors are `application/problem+json`. [`guard`] keeps web pages of others out. [`routes`] lists and describes all.
 
-pub mod again;
 mod app;
 pub mod budget;
 pub mod control;
@@ -14,6 +13,7 @@ pub mod health;
 mod openapi;
 pub mod problem;
 pub mod report;
+pub mod resubmit;
 pub mod routes;
 mod submission;
 pub mod submit;

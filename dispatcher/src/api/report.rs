@@ -54,14 +54,15 @@ pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<
         .by
         .map_or(Ok(By::default()), |text| text.parse())
         .map_err(|e| bad(e.to_string()))?;
-    app.reader.history
+    app.reader
+        .history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
-    let made =
-        tokio::task::spawn_blocking(move || {
+    let made = tokio::task::spawn_blocking(move || {
         let report = reading::report(&app.reader, since, &by);
         render(&report, asked.format)
-    }).await;
+    })
+    .await;
     let failed = |detail: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
     made.map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(format!("failed to draw: {error:#}")))

@@ -6,7 +6,6 @@ use pool_core::task::TaskMessage;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::again::{Force, Requeued};
 use super::app::App;
 use super::budget::NewLimit;
 use super::control::{EndOfPause, NewPause, PauseList};
@@ -15,7 +14,8 @@ use super::events::{Hello, Printed, Timeline};
 use super::health::Health;
 use super::openapi::{Api, SchemaOf, schema_of};
 use super::report::Asked;
-use super::{again, budget, control, dead, events, health, report, submit, tasks};
+use super::resubmit::{Force, Requeued};
+use super::{budget, control, dead, events, health, report, resubmit, submit, tasks};
 use crate::dashboard::hub::{Changed, Live};
 use crate::dashboard::page;
 use crate::dead::retry::Retried;
@@ -152,7 +152,7 @@ fn one_task(api: Api<App>) -> Api<App> {
             )
             .problems(&[503])
     })
-    .post("/tasks/{id}/retry", again::retry, |route| {
+    .post("/tasks/{id}/retry", resubmit::retry, |route| {
         let route = route
             .is("retryTask", "Submit a finished task again, as a new one")
             .id::<TaskId>()
@@ -161,7 +161,7 @@ fn one_task(api: Api<App>) -> Api<App> {
             .answers::<Retried>(200, "the new task")
             .problems(&[409, 429, 503])
     })
-    .post("/tasks/{id}/requeue", again::requeue, |route| {
+    .post("/tasks/{id}/requeue", resubmit::requeue, |route| {
         let route = route
             .is("requeueTask", "Put an unfinished task into its queue again")
             .id::<TaskId>();

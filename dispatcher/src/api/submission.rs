@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::app::App;
 use super::problem::{Problem, TaskProblem};
-use crate::figures::counted;
+use crate::format::counted;
 use crate::intake::NotTaken;
 
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.

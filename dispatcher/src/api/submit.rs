@@ -22,7 +22,8 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
         read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
     // Nothing gets into the log before it is right again.
-    app.reader.process
+    app.reader
+        .process
         .clock
         .now()
         .map_err(|off| Problem::unavailable(off.to_string()))?;

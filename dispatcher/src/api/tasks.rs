@@ -47,10 +47,18 @@ async fn result_of(app: &App, view: &TaskView) -> Result<Option<ResultMessage>, 
         return Ok(None);
     }
     if view.status == Status::Cancelled.as_str() {
-        let usage = app.reader.process.log.read(|fold| fold.tasks.usage(&view.id));
+        let usage = app
+            .reader
+            .process
+            .log
+            .read(|fold| fold.tasks.usage(&view.id));
         return Ok(Some(ResultMessage::cancelled(view.id.clone(), usage)));
     }
-    let entry = app.reader.history.wait_for_result(&view.id, RESULT_WITHIN).await;
+    let entry = app
+        .reader
+        .history
+        .wait_for_result(&view.id, RESULT_WITHIN)
+        .await;
     let entry = entry.map_err(|error| Problem::unavailable(error.to_string()))?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
         return Ok(None);
@@ -76,7 +84,11 @@ pub async fn show(
         .as_ref()
         .and_then(|result| result.task.clone())
         .map(|task| *task);
-    let offset = app.reader.history.entry(&view.id).and_then(|entry| entry.task_at);
+    let offset = app
+        .reader
+        .history
+        .entry(&view.id)
+        .and_then(|entry| entry.task_at);
     view.task = match offset {
         Some(offset) => body(&app, offset)
             .await?

@@ -280,7 +280,12 @@ fn look(reader: &Reader, counted: &Counted) -> Live {
         (status.open_tasks as u64).saturating_sub(running),
     );
     counts.insert("running".to_owned(), running);
-    let words = |task: TaskId| (reader.history.entry(&task).unwrap_or_default().summary, task);
+    let words = |task: TaskId| {
+        (
+            reader.history.entry(&task).unwrap_or_default().summary,
+            task,
+        )
+    };
     let running = tasks
         .into_iter()
         .map(words)
@@ -298,10 +303,7 @@ fn changed_tasks(reader: &Reader, version: u64) -> String {
     let changed = match reader.journal.changed_since(version) {
         Changes::These(tasks) if tasks.len() <= MOST_TASKS => Changed {
             many: false,
-            tasks: tasks
-                .iter()
-                .filter_map(|task| reader.task(task))
-                .collect(),
+            tasks: tasks.iter().filter_map(|task| reader.task(task)).collect(),
         },
         Changes::These(_) | Changes::Many => Changed {
             many: true,

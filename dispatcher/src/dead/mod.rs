@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use crate::queue_depths;
-use letter::Letter;
+use letter::DeadLetter;
 
 /// Exclusive: held by whoever looks.
 const LOCK: &str = "pool.dead.look";
@@ -83,12 +83,12 @@ impl DeadLetters {
     }
 
     /// What is there, the oldest first, and how many there are in all.
-    pub(crate) async fn list(&self) -> Result<(Vec<Letter>, usize), DeadError> {
+    pub(crate) async fn list(&self) -> Result<(Vec<DeadLetter>, usize), DeadError> {
         let mut look = self.look(MOST).await?;
         let all = look.all;
         let mut letters = Vec::new();
         while let Some(delivery) = look.next().await? {
-            letters.push(Letter::of(&delivery));
+            letters.push(DeadLetter::of(&delivery));
         }
         look.end().await;
         Ok((letters, all))
@@ -98,7 +98,7 @@ impl DeadLetters {
     pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
         let mut look = self.look(MOST).await?;
         while let Some(delivery) = look.next().await? {
-            if Letter::of(&delivery).id == id {
+            if DeadLetter::of(&delivery).id == id {
                 return Ok(Some((look, delivery)));
             }
         }

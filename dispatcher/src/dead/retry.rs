@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::intake::queue_limits::QueueFull;
-use crate::intake::resubmit::again;
+use crate::intake::resubmit::resubmit;
 use crate::intake::{Intake, NotTaken};
 use crate::reissue::{NotReissued, Reissued, send_on};
 use crate::results::send_again;
@@ -135,7 +135,7 @@ pub(crate) async fn retry(
     let new_id = TaskId::new(format!("t-{letter_id}"))
         .map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();
-    let task = intake.prepare(again(task, new_id, wall_clock()))?;
+    let task = intake.prepare(resubmit(task, new_id, wall_clock()))?;
     let slot = intake.slot_again(&task).map_err(NotRetried::Full)?;
     let taken = intake.take(task, slot, &reply).await?;
     Ok(Retried::anew(old, status, &taken.id))

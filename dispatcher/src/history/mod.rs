@@ -83,8 +83,7 @@ impl History {
     /// print goes to `outputs`.
     pub fn new(process: &Process, outputs: Outputs) -> (Self, [Service; 3]) {
         let (sender, read) = watch::channel(Read::default());
-        let outbox =
-            |pace| Outbox::new(process.publisher.clone(), process.shutdown.clone(), pace);
+        let outbox = |pace| Outbox::new(process.publisher.clone(), process.shutdown.clone(), pace);
         let ((tasks, sending_tasks), (results, sending_results)) =
             (outbox(PROMPT), outbox(UNHURRIED));
         let history = Self {

@@ -210,9 +210,7 @@ mod tests {
             "three fit when some are done"
         );
         assert_eq!(
-            limits
-                .take(&request[..3], waiting)
-                .map(|slots| slots.len()),
+            limits.take(&request[..3], waiting).map(|slots| slots.len()),
             Ok(3),
             "exactly full"
         );

@@ -5,7 +5,7 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 
 /// The message of the new task. A deadline that has passed is left out: nobody could do it any more.
-pub(crate) fn again(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
+pub(crate) fn resubmit(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
     let mut message = task.message;
     message.id = Some(new_id);
     message.retry_of = Some(task.id);
@@ -24,14 +24,14 @@ mod tests {
         let message = TaskMessage::parse(body, Timestamp::default()).expect("a task");
         let deadline = message.limits.deadline.expect("a deadline");
         let task = Task::new(id("old"), message);
-        let late = again(task.clone(), id("new"), deadline);
+        let late = resubmit(task.clone(), id("new"), deadline);
         assert_eq!(
             (late.id, late.retry_of),
             (Some(id("new")), Some(id("old"))),
             "both ids"
         );
         assert_eq!(late.limits.deadline, None, "it is over");
-        let early = again(task, id("new"), Timestamp(deadline.0 - 1));
+        let early = resubmit(task, id("new"), Timestamp(deadline.0 - 1));
         assert_eq!(early.limits.deadline, Some(deadline), "it is not");
     }
 }

@@ -11,7 +11,7 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{DEAD_QUEUE, REPLIES, RESULTS_KEY, RESULTS_QUEUE, TASKS, UNROUTABLE};
 use tokio::time::Instant;
 
-use crate::dead::letter::{Death, Letter};
+use crate::dead::letter::{DeadLetter, Death};
 use crate::dead::{DeadError, DeadLetters};
 use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
@@ -27,7 +27,7 @@ const MOST: u16 = 5_000;
 const MOST_GENERATIONS: u32 = 50;
 
 #[derive(Debug, thiserror::Error)]
-enum NotRescued {
+enum NotRedriven {
     #[error(transparent)]
     Dead(#[from] DeadError),
     #[error(transparent)]
@@ -46,10 +46,10 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
             && (count != known.0 || known.1.elapsed() > LOOK_EVERY)
         {
             let began = Instant::now();
-            let rescued = rescue(&process, &dead).await;
+            let redriven = redrive(&process, &dead).await;
             not_before = Instant::now() + began.elapsed() * SHARE;
-            match rescued {
-                Ok(rescued) => known = (count.saturating_sub(rescued), Instant::now()),
+            match redriven {
+                Ok(redriven) => known = (count.saturating_sub(redriven), Instant::now()),
                 Err(error) => {
                     tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again")
                 }
@@ -62,23 +62,23 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
     }
 }
 
-async fn rescue(process: &Process, dead: &DeadLetters) -> Result<u32, NotRescued> {
+async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriven> {
     let mut look = dead.look(MOST).await?;
-    let mut rescued = 0;
+    let mut redriven = 0;
     while let Some(delivery) = look.next().await? {
         let Some(death) = Death::of(&delivery.properties).filter(Death::is_of_returns) else {
             continue;
         };
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
-            let letter = Letter::of(&delivery);
+            let letter = DeadLetter::of(&delivery);
             tracing::warn!(task_id = letter.task_id, queue = %death.queue, "a message that was returned too often is issued again");
             look.take_out(&delivery).await?;
-            rescued += 1;
+            redriven += 1;
         }
     }
     look.end().await;
-    Ok(rescued)
+    Ok(redriven)
 }
 
 /// To where it was; false when it has to stay.

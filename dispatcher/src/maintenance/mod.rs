@@ -19,7 +19,7 @@ use pool_core::pool::Pool;
 
 use crate::dead::DeadLetters;
 use crate::history::History;
-use rescuer::Watchman;
+use rescuer::PresenceTracker;
 use supervisor::Services;
 
 /// What the services need.
@@ -28,7 +28,7 @@ pub(crate) struct Maintenance {
     pub(crate) pool: Arc<Pool>,
     pub(crate) history: History,
     pub(crate) dead: DeadLetters,
-    pub(crate) watchman: Watchman,
+    pub(crate) presence_tracker: PresenceTracker,
 }
 
 /// Starts them all.
@@ -38,7 +38,7 @@ pub(crate) fn start(services: &mut Services, maintenance: Maintenance) {
         pool,
         history,
         dead,
-        watchman,
+        presence_tracker,
     } = maintenance;
     let (of_process, of_pool) = (|| process.clone(), || Arc::clone(&pool));
     services.start("retry_scheduler", retry_scheduler::run(of_process()));
@@ -54,6 +54,6 @@ pub(crate) fn start(services: &mut Services, maintenance: Maintenance) {
         "open_task_snapshots",
         open_task_snapshots::run(of_process(), of_pool()),
     );
-    let rescuer = rescuer::run(of_process(), of_pool(), history, watchman);
+    let rescuer = rescuer::run(of_process(), of_pool(), history, presence_tracker);
     services.start("rescuer", rescuer);
 }

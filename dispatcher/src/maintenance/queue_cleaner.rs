@@ -24,7 +24,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 pub async fn run(process: Process, pool: Arc<Pool>) {
     while !process.shutdown.is_cancelled() {
         // Another file may be in force than this process' own: then its idea of what is in use is an old one.
-        if process.log.read(|fold| configuration::is_in_force(fold, &pool)) {
+        if process
+            .log
+            .read(|fold| configuration::is_in_force(fold, &pool))
+        {
             empty_all(&process).await;
         }
         tokio::select! {

@@ -21,7 +21,7 @@ use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::figures::date_and_time;
+use crate::format::date_and_time;
 
 /// `GET /report`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -11,11 +11,7 @@ use crate::views::Reader;
 
 /// Of the tasks that ended since then.
 pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
-    let until = reader
-        .process
-        .log
-        .read(Fold::now)
-        .max(wall_clock());
+    let until = reader.process.log.read(Fold::now).max(wall_clock());
     let since = since.at(until);
     // Meanwhile nothing is folded: only what is counted is copied.
     let ended: Vec<(TaskId, TaskState)> = reader.process.log.read(|fold| {

@@ -75,9 +75,7 @@ pub(super) async fn decide(
     others: bool,
 ) -> Result<Disposition, LogError> {
     match (&result.task_id, result.attempt) {
-        (Some(task), Some(attempt)) => {
-            decide_attempt(process, task, attempt, result, others).await
-        }
+        (Some(task), Some(attempt)) => decide_attempt(process, task, attempt, result, others).await,
         (Some(task), None) => decide_without_attempt(process, task, result).await,
         // Too broken to have an id: nothing to decide about, but its submitter is told.
         (None, _) => Ok(Disposition::Outcome),
@@ -117,7 +115,9 @@ async fn decide_attempt(
         Verdict::Accepted => Ok(Disposition::Outcome),
         Verdict::Refused(_) => Ok(log.read(|fold| match status(fold, task, attempt) {
             ResultStatus::Winner => Disposition::Outcome,
-            ResultStatus::Loser | ResultStatus::Open | ResultStatus::Unknown => Disposition::of_loser(fold, task),
+            ResultStatus::Loser | ResultStatus::Open | ResultStatus::Unknown => {
+                Disposition::of_loser(fold, task)
+            }
         })),
     }
 }

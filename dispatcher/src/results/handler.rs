@@ -55,9 +55,11 @@ pub(crate) fn services(process: Process, history: History, patience: Duration) -
         untold: Untold::default(),
     };
     let handling = async move {
-        consumer::keep(&handler.process, "results are not taken; trying again", || {
-            consume(&handler)
-        })
+        consumer::keep(
+            &handler.process,
+            "results are not taken; trying again",
+            || consume(&handler),
+        )
         .await;
     };
     [("results", handling.boxed()), ("replies", sending.boxed())]
@@ -229,7 +231,11 @@ async fn handle(
 }
 
 /// A task was published more than once: whoever did so gets the result that there is, or that there will be.
-async fn repeat(handler: &ResultHandler, delivery: &Delivery, arrived: Instant) -> Result<(), NotHandled> {
+async fn repeat(
+    handler: &ResultHandler,
+    delivery: &Delivery,
+    arrived: Instant,
+) -> Result<(), NotHandled> {
     point(Point::RepeatTaken);
     let ResultHandler {
         process,
@@ -304,16 +310,22 @@ async fn deliver(
                 .deliver(properties, arrived, task.as_str(), &body)
                 .await?);
         }
-        (Disposition::Reply | Disposition::Outcome | Disposition::Cancelled, id) => id.as_ref().map_or("", TaskId::as_str),
+        (Disposition::Reply | Disposition::Outcome | Disposition::Cancelled, id) => {
+            id.as_ref().map_or("", TaskId::as_str)
+        }
     };
     let keep = async {
         let kept = match due {
             Disposition::Outcome if !progress.kept => {
-                handler.history
+                handler
+                    .history
                     .add(Kind::Result, result.task_id.as_ref(), &delivery.data)
                     .await
             }
-            Disposition::Outcome | Disposition::Reply | Disposition::Cancelled | Disposition::Repeat => Ok(()),
+            Disposition::Outcome
+            | Disposition::Reply
+            | Disposition::Cancelled
+            | Disposition::Repeat => Ok(()),
         };
         point(Point::ResultKept);
         kept

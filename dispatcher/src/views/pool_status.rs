@@ -36,7 +36,7 @@ impl RouteStatus {
             Some(messages) if messages != tasks => {
                 format!(
                     "{tasks} ({})",
-                    crate::figures::counted(messages, "message", "messages")
+                    crate::format::counted(messages, "message", "messages")
                 )
             }
             Some(_) | None => tasks.to_string(),

@@ -16,8 +16,8 @@ use super::journal::Journal;
 use super::llms;
 use super::pauses::{PauseView, paused};
 use super::pool_status::{PoolStatus, RouteStatus};
-use super::presence::{Beats, Snapshot};
-use super::route_load::Held;
+use super::presence::{Presence, Snapshot};
+use super::route_load::RouteLoad;
 use super::tasks::{TaskList, TaskView};
 use crate::history::History;
 use crate::queue_depths::queue_depths;
@@ -33,7 +33,7 @@ pub struct Reader {
     /// Of `pool`.
     pub config_hash: Arc<str>,
     pub history: History,
-    pub beats: Beats,
+    pub presence: Presence,
     pub journal: Journal,
 }
 
@@ -42,7 +42,7 @@ impl Reader {
         process: Process,
         pool: Arc<Pool>,
         history: History,
-        beats: Beats,
+        presence: Presence,
         journal: Journal,
     ) -> Self {
         Self {
@@ -50,14 +50,14 @@ impl Reader {
             process,
             pool,
             history,
-            beats,
+            presence,
             journal,
         }
     }
 
     /// Who was heard of lately.
     pub fn heard(&self) -> Snapshot {
-        self.beats.snapshot(
+        self.presence.snapshot(
             self.pool.load_balancing.health_check_interval,
             &self.process.broker(),
         )
@@ -152,7 +152,7 @@ impl Reader {
         let Self {
             process,
             pool,
-            beats,
+            presence,
             ..
         } = self;
         let (fresh, broker) = (pool.load_balancing.health_check_interval, process.broker());
@@ -162,7 +162,7 @@ impl Reader {
                 fold,
                 now: fold.now().max(wall_clock()),
             };
-            let seen = |programmer: &Programmer| beats.of(&programmer.id, fresh, &broker);
+            let seen = |programmer: &Programmer| presence.of(&programmer.id, fresh, &broker);
             let each = pool.programmers.iter();
             let programmers = each
                 .map(|programmer| programmer_status(&standing, programmer, seen(programmer)))
@@ -170,7 +170,7 @@ impl Reader {
             (programmers, llms::breakers(&standing))
         });
         let heard = self.heard();
-        let held = process.log.read(|fold| Held::of(fold, &heard));
+        let load = process.log.read(|fold| RouteLoad::of(fold, &heard));
         // What was counted before the broker went away is not so any more.
         let waiting = if broker.trouble().is_some() {
             &[]
@@ -181,7 +181,7 @@ impl Reader {
         let routes = process.routes.all().iter().zip(waiting);
         let routes: Vec<RouteStatus> = process.log.read(|fold| {
             routes
-                .map(|(route, waiting)| held.route(fold, route, waiting))
+                .map(|(route, waiting)| load.route(fold, route, waiting))
                 .collect()
         });
         let available = programmers.iter().filter(|p| is_available(p.state)).count();

@@ -11,30 +11,30 @@ use super::presence::Snapshot;
 
 /// Tasks without an outcome, by who has them.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct RouteLoad {
     /// Somebody works on them, by route.
     running: HashMap<String, usize>,
     /// Since when each waits whose programmer is lost: the broker hands its message to another one.
     lost: HashMap<String, Vec<Timestamp>>,
 }
 
-impl Held {
+impl RouteLoad {
     pub(super) fn of(fold: &Fold, heard: &Snapshot) -> Self {
-        let mut held = Self::default();
+        let mut load = Self::default();
         for (task, owner) in fold.tasks.running() {
             let Some(state) = fold.tasks.get(task) else {
                 continue;
             };
             if heard.has_lost(fold, owner) {
-                held.lost
+                load.lost
                     .entry(state.route.clone())
                     .or_default()
                     .push(state.submitted_at.unwrap_or(owner.since));
             } else {
-                *held.running.entry(state.route.clone()).or_default() += 1;
+                *load.running.entry(state.route.clone()).or_default() += 1;
             }
         }
-        held
+        load
     }
 
     pub(super) fn route(&self, fold: &Fold, route: &Route, waiting: Option<u32>) -> RouteStatus {
@@ -112,7 +112,7 @@ mod tests {
             .expect("a route");
         let seen = |unheard| {
             let heard = Snapshot::empty(unheard);
-            let status = Held::of(&fold, &heard).route(&fold, route, Some(1));
+            let status = RouteLoad::of(&fold, &heard).route(&fold, route, Some(1));
             (status.running, status.waiting_tasks, status.oldest_waiting)
         };
         assert_eq!(

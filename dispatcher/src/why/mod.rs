@@ -13,7 +13,7 @@ mod words;
 use pool_core::eligibility::Standing;
 use pool_core::id::{ProgrammerId, TaskId};
 use pool_core::pause::{Pause, Target};
-use pool_core::routing::{Route, Routes};
+use pool_core::routing::Route;
 use pool_core::state::pauses::Paused;
 use pool_core::state::{Owner, TaskState};
 use pool_core::time::Timestamp;

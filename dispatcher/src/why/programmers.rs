@@ -17,7 +17,7 @@ use pool_core::time::Timestamp;
 
 use super::model::{Able, Availability, Look, ProgrammerWhy};
 use super::words;
-use crate::figures::{clock, with_clocks};
+use crate::format::{clock, with_clocks};
 
 impl Look<'_> {
     /// Everybody who is eligible for the route.

@@ -15,7 +15,7 @@ use pool_core::state::{Outcome, Owner, TaskState};
 use pool_core::time::Timestamp;
 
 use super::model::{Able, Position, Reason};
-use crate::figures::{clock, counted, with_clocks};
+use crate::format::{clock, counted, with_clocks};
 
 pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let error = outcome

@@ -102,12 +102,8 @@ impl Process {
             }
             hear(heartbeat);
         };
-        let listening = heartbeats::listen(
-            consume.clone(),
-            heard,
-            Arc::clone(&hears),
-            shutdown.clone(),
-        );
+        let listening =
+            heartbeats::listen(consume.clone(), heard, Arc::clone(&hears), shutdown.clone());
         let process = Self {
             id,
             name,

@@ -22,8 +22,8 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 
 use super::configuration;
-use crate::queue_depths::{Depth, depth};
 use crate::history::History;
+use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, reissue};
 use due::{Cause, Look, Repair, Sightings, due};
 
@@ -33,9 +33,9 @@ const AT_ONCE: usize = 16;
 
 /// Hears heartbeats. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Watchman(Arc<Mutex<Sightings>>);
+pub struct PresenceTracker(Arc<Mutex<Sightings>>);
 
-impl Watchman {
+impl PresenceTracker {
     pub fn hear(&self, heartbeat: &Heartbeat) {
         self.with(|sightings| sightings.hear(heartbeat, wall_clock()));
     }
@@ -47,13 +47,18 @@ impl Watchman {
 }
 
 /// Looks and repairs until shutdown.
-pub async fn run(process: Process, pool: Arc<Pool>, history: History, watchman: Watchman) {
+pub async fn run(
+    process: Process,
+    pool: Arc<Pool>,
+    history: History,
+    presence_tracker: PresenceTracker,
+) {
     let every = LOOK_EVERY.min(pool.dispatcher.repair_after);
     let mut looker = Looker {
         process,
         pool,
         history,
-        watchman,
+        presence_tracker,
         empty: BTreeMap::new(),
         without_body: HashSet::new(),
     };
@@ -70,7 +75,7 @@ struct Looker {
     process: Process,
     pool: Arc<Pool>,
     history: History,
-    watchman: Watchman,
+    presence_tracker: PresenceTracker,
     /// Queues that were empty at every look since.
     empty: BTreeMap<String, Timestamp>,
     /// Reported as lost for good.
@@ -100,7 +105,7 @@ impl Looker {
             results_empty_since: self.empty.get(RESULTS_QUEUE).copied(),
             after: self.pool.dispatcher.repair_after,
         };
-        let due = self.watchman.with(|sightings| {
+        let due = self.presence_tracker.with(|sightings| {
             self.process
                 .log
                 .read(|fold| due(fold, sightings, &look, now))

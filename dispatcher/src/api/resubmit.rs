@@ -18,7 +18,7 @@ use super::extract::{Body, Path, read};
 use super::problem::Problem;
 use super::tasks::known;
 use crate::dead::retry::Retried;
-use crate::intake::resubmit::again;
+use crate::intake::resubmit::resubmit;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
 
@@ -56,14 +56,19 @@ fn refused(detail: String) -> Problem {
 /// What the log knows of it.
 fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
     let id = known(app, id)?.id;
-    let state = app.reader.process.log.read(|fold| fold.tasks.get(&id).cloned());
+    let state = app
+        .reader
+        .process
+        .log
+        .read(|fold| fold.tasks.get(&id).cloned());
     state
         .map(|state| (id, state))
         .ok_or_else(|| Problem::unavailable("the log is being read again"))
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
-    app.reader.history
+    app.reader
+        .history
         .whole()
         .map_err(|error| Problem::unavailable(error.to_string()))?;
     let task = app
@@ -94,7 +99,7 @@ pub async fn retry(
         let before = before(&app, &id);
         let again = app
             .intake
-            .prepare(again(task, new_id(), wall_clock()))
+            .prepare(resubmit(task, new_id(), wall_clock()))
             .map_err(|error| not_taken(&error))?;
         let slot = app.intake.slot_again(&again)?;
         let taken = app
