@@ -9,7 +9,7 @@ pub mod dead;
 pub mod format;
 pub mod history;
 pub mod intake;
-mod maintenance;
+pub mod maintenance;
 mod pool_metrics;
 mod queue_depths;
 pub mod reissue;

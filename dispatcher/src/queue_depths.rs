@@ -44,7 +44,7 @@ pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, Broker
 }
 
 /// Messages that wait in each route's queue, in the order of the routes; None when the broker did not say.
-pub type Depths = Vec<Option<u32>>;
+pub(crate) type Depths = Vec<Option<u32>>;
 
 /// Asks the broker, unless it is known to be away: a link waits for its connection for seconds.
 pub(crate) async fn queue_depths(process: &Process) -> Depths {

@@ -2,15 +2,15 @@
 //!
 //! [`start`] is the table of them. [`supervisor`] runs them and the other services of a dispatcher.
 
-pub(crate) mod configuration;
+pub mod configuration;
 mod dead_letters;
-mod deadlines;
-mod open_task_snapshots;
-mod queue_cleaner;
-pub(crate) mod rescuer;
-pub(crate) mod retry_scheduler;
+pub mod deadlines;
+pub mod open_task_snapshots;
+pub mod queue_cleaner;
+pub mod rescuer;
+pub mod retry_scheduler;
 pub(crate) mod supervisor;
-mod unroutable;
+pub mod unroutable;
 
 use std::sync::Arc;
 

@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// Ends when nobody keeps the connection any more: the link was closed, or its task has panicked.
-    pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.closing.clone().cancelled_owned()
     }
 
