@@ -1,4 +1,4 @@
-//! Named points of the walk of a task at which a test can kill, stop or block a process: what is promised for a crash
+//! Named points of the walk of a task at which a test can kill, stop, block or panic a process: what is promised for a crash
 //! between two steps is held by crashing there.
 //!
 //! `POOL_FAULT` in the environment says where and how: `worker.started=kill`, `worker.started=kill@3` for the third time
