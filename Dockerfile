@@ -1,11 +1,11 @@
-# Three images: dispatcher, worker (with git and aider), and the scripted LLM of the trial. docker-compose.yml builds them.
-# For Docker's classic builder as well as for BuildKit. No secret is needed to build them, and none is in them.
+# Three images: dispatcher, worker (with git and aider), and the scripted LLM of the trial. docker-compose.yml builds
+# them, with Docker's classic builder or BuildKit. Building needs no secrets, and the images contain none.
 
 # The version of rust-toolchain.toml.
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# In one step, so that no layer holds the intermediate files.
+# One step, so that no layer contains the intermediate files.
 RUN cargo build --release --locked --target-dir /tmp/target -p dispatcher -p worker -p pool-cli -p pool-tests --bins \
     && install -D -s -t /out /tmp/target/release/dispatcher /tmp/target/release/pool /tmp/target/release/worker /tmp/target/release/scripted-llm \
     && rm -rf /tmp/target
@@ -28,8 +28,8 @@ USER 10003:10003
 EXPOSE 6190
 CMD ["scripted-llm", "--address", "0.0.0.0", "--port", "6190", "--answers", "/srv/pool/config/trial/answers.yaml"]
 
-# A virtual environment cannot be moved, so it is made where config/pool.yaml looks for it: ../.pool/aider/bin/aider.
-# Compiled here, because nothing can be written there later, and so that the first run is as fast as every other.
+# A virtual environment cannot be moved, so it is made where config/pool.yaml expects it: ../.pool/aider/bin/aider.
+# Its Python files are compiled here, because the container's file system is read-only later.
 FROM base AS aider
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-venv \
@@ -45,11 +45,11 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends git openssh-client python3 tini \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=aider /srv/pool/.pool/aider .pool/aider
-# Mount points. The user is chosen when it runs (docker-compose.yml), so whoever it is may write to the first one.
+# Mount points. docker-compose.yml chooses the user at the start, so every user may write to .pool/work.
 RUN mkdir -p .pool/repositories .pool/work && chmod 1777 .pool/work
 COPY --from=build /out/worker /usr/local/bin/
 USER 1000:1000
 EXPOSE 6150
-# As process 1, to wait for what agents leave behind.
+# tini is process 1 and reaps the processes that agents leave behind.
 ENTRYPOINT ["tini", "--"]
 CMD ["worker", "run", "--any", "2", "--pool", "/srv/pool/config/pool.yaml", "--listen", "0.0.0.0:6150"]

@@ -1,4 +1,5 @@
-//! `pool retry`: finished tasks as new ones. `pool requeue`: an unfinished one into its queue again.
+//! `pool retry` submits finished tasks again as new ones. `pool requeue` puts an
+//! unfinished task back into its queue.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -15,14 +16,14 @@ use dispatcher::dead::retry::Retried;
 use dispatcher::format::counted;
 use dispatcher::views::tasks::TaskList;
 
-/// As a shell counts what SIGINT has ended.
+/// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
-/// As many as a list of the API holds.
+/// The most tasks that the API lists at once.
 const MOST: usize = 5_000;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Each becomes a new task with an id of its own, which names the old one in `retry_of`.\n\nExit status: 0 all were submitted again, 1 one was not, 130 Ctrl-C. Where the pool file limits queues and they are full, it waits for room.\n\nExamples:\n  \
+    after_help = "Each task is submitted again as a new task with a new id; its `retry_of` names the old task. If the pool file limits queues and they are full, the command waits for room.\n\nExit status: 0 all tasks were submitted again; 1 a task was not; 130 Ctrl-C.\n\nExamples:\n  \
     pool retry t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     pool retry --failed --label run_id=7"
 )]
@@ -30,13 +31,13 @@ pub(super) struct RetryArgs {
     /// Ids of finished tasks
     #[arg(required_unless_present = "failed", conflicts_with = "failed")]
     ids: Vec<TaskId>,
-    /// Every task that has failed and was not submitted again yet (with --label: of those)
+    /// Retry all failed tasks that were not retried yet (with --label: only those with the label)
     #[arg(long)]
     failed: bool,
     /// Only tasks with this label: key=value
     #[arg(long, value_name = "KEY=VALUE", requires = "failed")]
     label: Option<String>,
-    /// Also tasks that have succeeded; with --failed: also those that were submitted again already
+    /// Also retry tasks that have succeeded; with --failed: also tasks that were retried before
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -45,13 +46,13 @@ pub(super) struct RetryArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The pool finds lost messages by itself after `dispatcher.repair_after_s`. Of two copies of a task one is done.\n\nExample:\n  \
+    after_help = "The pool repairs lost messages by itself after `dispatcher.repair_after_s`. A task with two messages is still done once.\n\nExample:\n  \
     pool requeue t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
 )]
 pub(super) struct RequeueArgs {
     /// The id of an unfinished task
     id: TaskId,
-    /// Also a task that somebody works on: whoever takes it next begins anew
+    /// Also requeue a task that is running: the next programmer starts it over
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -97,7 +98,8 @@ pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// How the rest is submitted again later. `--failed` finds by itself what was not yet.
+/// The command that retries the rest later. With `--failed`, the same command finds the rest by
+/// itself.
 fn go_on(args: &RetryArgs, rest: &[TaskId]) -> String {
     let ids: Vec<&str> = rest.iter().map(TaskId::as_str).collect();
     let command = match (args.failed, args.force) {
@@ -106,7 +108,7 @@ fn go_on(args: &RetryArgs, rest: &[TaskId]) -> String {
         (false, false) => format!("pool retry {}", ids.join(" ")),
     };
     format!(
-        "this submits the other {} again:\n  {command}",
+        "to retry the other {}, run:\n  {command}",
         counted(rest.len(), "task", "tasks")
     )
 }
@@ -122,13 +124,13 @@ fn text(retried: &[Retried]) -> String {
     )
 }
 
-/// What has failed, the newest first; what was submitted again already only if it is `force`d, so that the same command
-/// may be given twice.
+/// The ids of failed tasks, newest first. Tasks that were retried before are included only with
+/// `force`, so the same command may be given twice.
 async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Result<Vec<TaskId>> {
     let failed = page(client, label, Some(Status::Failed), 0).await?;
     if failed.total > failed.tasks.len() {
         bail!(
-            "{} tasks have failed, and at most {MOST} are retried at once; choose some with --label",
+            "{} tasks have failed, but one command retries at most {MOST}; choose some with --label",
             failed.total
         );
     }
@@ -139,13 +141,13 @@ async fn failed(client: &Client, label: Option<&str>, force: bool) -> anyhow::Re
         ids.retain(|id| !again.contains(id));
         if ids.len() < all {
             let were = counted(all - ids.len(), "failed task was", "failed tasks were");
-            eprintln!("{were} submitted again before, and left out; --force takes them too");
+            eprintln!("{were} retried before and skipped; --force includes them");
         }
     }
     Ok(ids)
 }
 
-/// Tasks that are there once more. New ones have the labels of the old ones.
+/// The tasks that have been retried. A retry has the labels of the task it repeats.
 async fn submitted_again(client: &Client, label: Option<&str>) -> anyhow::Result<BTreeSet<TaskId>> {
     let (mut again, mut seen) = (BTreeSet::new(), 0);
     loop {

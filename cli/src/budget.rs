@@ -1,4 +1,4 @@
-//! `pool budget`: the money of the day; `pool budget set`: another limit for it.
+//! `pool budget` shows today's spending; `pool budget set` sets a new limit for today.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -27,14 +27,14 @@ pub(super) struct BudgetArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Change {
-    /// Set another limit for the day that it is now
+    /// Set a new limit for today
     #[command(after_help = "Example:\n  pool budget set --limit 7.50 --today")]
     Set {
         /// US dollars, for example 60 or 7.50
         #[arg(long, value_name = "USD")]
         limit: MicroUsd,
-        /// Until the day ends in the time zone of the budget; for longer, change cost_optimization.max_daily_spend_usd in
-        /// the pool file and restart the dispatcher
+        /// Apply until the day ends in the time zone of the budget. For a lasting change, set
+        /// cost_optimization.max_daily_spend_usd in the pool file and restart the dispatcher
         #[arg(long, required = true)]
         today: bool,
         #[command(flatten)]
@@ -92,14 +92,14 @@ fn text(budget: &BudgetStatus) -> String {
         .collect();
     if budget.alert {
         notes.push(format!(
-            "warning: the threshold of ${} is reached\n",
+            "warning: spending has reached the alert threshold of ${}\n",
             budget.alert_threshold_usd
         ));
     }
     if budget.lost_usd > MicroUsd::ZERO {
         let lost = budget.lost_usd;
         notes.push(format!(
-            "of what is spent, ${lost} were reserved by lost workers, and nobody knows what they used\n"
+            "the amount spent includes ${lost} that lost workers had reserved; their real cost is unknown\n"
         ));
     }
     let notes = notes.concat();
@@ -111,7 +111,7 @@ fn text(budget: &BudgetStatus) -> String {
     )
 }
 
-/// What each has spent today, most first.
+/// The amounts spent today, largest first.
 fn amounts<K: Display + Ord>(what: &str, by: &BTreeMap<K, MicroUsd>) -> String {
     let mut rows: Vec<(&K, &MicroUsd)> = by.iter().collect();
     rows.sort_by(|a, b| b.1.cmp(a.1));

@@ -1,5 +1,5 @@
-//! `pool check`: what is wrong with the pool file, or the pool as tables; with `--llms` also whether every LLM
-//! answers to its key. Needs no broker.
+//! `pool check`: lists the mistakes of the pool file, or shows the pool as tables. With
+//! `--llms` it also checks that every provider accepts its key and has its models. Needs no broker.
 
 mod tables;
 
@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use crate::llm_probe::{self, LlmReport};
 use crate::{Format, print};
 
-/// Says what is wrong with the pool file, or shows the pool and its routes
+/// Check the pool file, or show the pool and its routes
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all is well; 1 an LLM is not available (--llms); 2 the pool file has mistakes.\n\nExamples:\n  \
+    after_help = "Exit status: 0 no problems; 1 an LLM is not available (--llms); 2 the pool file has mistakes.\n\nExamples:\n  \
     pool check --pool config/pool.yaml\n  \
     pool check --llms"
 )]
@@ -28,18 +28,18 @@ pub(crate) struct CheckArgs {
     /// The pool file
     #[arg(long, env = "POOL_FILE", default_value = "config/pool.yaml")]
     pub(crate) pool: PathBuf,
-    /// Ask every provider whether the key and the models exist (exit status 1 when one does not)
+    /// Ask every provider whether the key and the models exist (exit status 1 if one does not)
     #[arg(long)]
     pub(crate) llms: bool,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
 
-/// How the check ended: the exit status.
+/// The result of the check: the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Good,
-    /// The file is good, but an LLM is not available.
+    /// The file is valid, but an LLM is not available.
     LlmsMissing,
     Mistakes,
 }
@@ -54,7 +54,7 @@ impl From<Verdict> for ExitCode {
     }
 }
 
-/// The whole command: reads the file, prints to stdout.
+/// Runs the whole command: reads the file, prints to stdout.
 pub(crate) async fn run(args: CheckArgs) -> ExitCode {
     let (verdict, text) = report(&args, &Env::of_process()).await;
     let printed = print(&text);

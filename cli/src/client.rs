@@ -1,4 +1,5 @@
-//! The HTTP API as the command line uses it. Every error says what was asked, what is wrong, and what to do.
+//! The command line's client of the HTTP API. Every error names the request, the mistake and the
+//! next step.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use dispatcher::api::problem::Problem;
 use dispatcher::api::token::VARIABLE;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// An open stream of events says something every 15 s.
+/// An open event stream sends something every 15 s.
 const SILENT: Duration = Duration::from_secs(40);
 
-/// A dispatcher's API.
+/// A client of one dispatcher's API.
 pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
@@ -24,9 +25,9 @@ pub(crate) struct Client {
 
 impl Client {
     /// # Errors
-    /// When no HTTP client can be made on this machine.
+    /// When this machine cannot make an HTTP client.
     pub(crate) fn new(url: &PoolUrl) -> anyhow::Result<Self> {
-        // Fails only when another part of this process has chosen a provider: that one serves as well.
+        // Fails only if another part of this process has chosen a provider, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = client().build().context("failed to set up HTTP")?;
         let token = Env::of_process()
@@ -44,35 +45,34 @@ impl Client {
     }
 
     /// # Errors
-    /// When no dispatcher answers, or it answers with a problem: its text.
+    /// When no dispatcher answers, or it answers with a problem, whose text becomes the error.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = self.send(Method::GET, path, None).await?;
         self.read(path, &body)
     }
 
     /// # Errors
-    /// Likewise.
+    /// As [`get`](Self::get).
     pub(crate) async fn text(&self, path: &str) -> anyhow::Result<String> {
         let body = self.send(Method::GET, path, None).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// What the dispatcher says of itself, well or not.
+    /// The dispatcher's health report, whether it is healthy or not.
     ///
     /// # Errors
     /// When no dispatcher answers.
     pub(crate) async fn health<T: DeserializeOwned>(&self) -> anyhow::Result<(StatusCode, T)> {
         let answer = self.request(Method::GET, "/ready", None).await?;
         let status = answer.status();
-        let body = answer
-            .bytes()
-            .await
-            .with_context(|| format!("the answer of {} broke off", self.url))?;
+        let body = answer.bytes().await.with_context(|| {
+            format!("the connection to {} broke off during its answer", self.url)
+        })?;
         Ok((status, self.read("/ready", &body)?))
     }
 
     /// # Errors
-    /// Likewise.
+    /// As [`get`](Self::get).
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -82,10 +82,10 @@ impl Client {
         self.read(path, &body)
     }
 
-    /// With a query.
+    /// `GET` with a query.
     ///
     /// # Errors
-    /// Likewise.
+    /// As [`get`](Self::get).
     pub(crate) async fn get_with<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -97,16 +97,17 @@ impl Client {
     }
 
     /// # Errors
-    /// Likewise.
+    /// As [`get`](Self::get).
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let body = self.send(Method::DELETE, path, None).await?;
         self.read(path, &body)
     }
 
-    /// Server-sent events, from the one after `last`: an answer that has no end, and is never silent for long.
+    /// Opens a stream of server-sent events that starts after event `last`. It has no end, and is
+    /// never silent for long.
     ///
     /// # Errors
-    /// Likewise.
+    /// As [`get`](Self::get).
     pub(super) async fn events(&self, path: &str, last: Option<&str>) -> anyhow::Result<Response> {
         let http = client()
             .read_timeout(SILENT)
@@ -122,10 +123,10 @@ impl Client {
         }
     }
 
-    /// `POST`; a problem is an answer, too, because it may say when to try again.
+    /// `POST`. A problem is returned as an answer, because it may say when to try again.
     ///
     /// # Errors
-    /// When no dispatcher answers, or what answers is none.
+    /// When no dispatcher answers, or the server at this address is not a dispatcher.
     pub(crate) async fn try_post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -140,7 +141,7 @@ impl Client {
     fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> anyhow::Result<T> {
         serde_json::from_slice(body).with_context(|| {
             format!(
-                "the answer of {}{path} is not understood; is it a dispatcher of this version? (--url or POOL_URL)",
+                "failed to read the answer of {}{path}; check that it is a dispatcher of this version (--url or POOL_URL)",
                 self.url
             )
         })
@@ -169,10 +170,9 @@ impl Client {
             .await?
         {
             Ok(answer) => {
-                let bytes = answer
-                    .bytes()
-                    .await
-                    .with_context(|| format!("the answer of {} broke off", self.url))?;
+                let bytes = answer.bytes().await.with_context(|| {
+                    format!("the connection to {} broke off during its answer", self.url)
+                })?;
                 Ok(Ok(bytes.to_vec()))
             }
             Err(problem) => Ok(Err(problem)),
@@ -201,7 +201,7 @@ impl Client {
         request.send().await.map_err(|error| {
             let mut reason = innermost(&error);
             if self.url.starts_with("https:") && reason.contains("InvalidContentType") {
-                reason = "it speaks http there, not https".to_owned();
+                reason = "the server speaks http, not https".to_owned();
             }
             anyhow!(
                 "no dispatcher answers at {} ({reason}); start one with `dispatcher serve`, or set --url or POOL_URL",
@@ -210,7 +210,7 @@ impl Client {
         })
     }
 
-    /// The answer if it is a good one, or the problem that it tells.
+    /// The answer if the request succeeded; otherwise the problem that it reports.
     async fn answered(
         &self,
         path: &str,
@@ -220,14 +220,13 @@ impl Client {
         if status.is_success() {
             return Ok(Ok(answer));
         }
-        let bytes = answer
-            .bytes()
-            .await
-            .with_context(|| format!("the answer of {} broke off", self.url))?;
+        let bytes = answer.bytes().await.with_context(|| {
+            format!("the connection to {} broke off during its answer", self.url)
+        })?;
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => Ok(Err(problem)),
             Err(_) => bail!(
-                "{}{path} answered {status}: that is no dispatcher; set --url or POOL_URL",
+                "{}{path} answered {status}, so it is not a dispatcher; set --url or POOL_URL",
                 self.url
             ),
         }
@@ -240,7 +239,7 @@ fn client() -> reqwest::ClientBuilder {
         .connect_timeout(CONNECT_WITHIN)
 }
 
-/// What is above it repeats the URL.
+/// The innermost cause; the errors around it only repeat the URL.
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reason = error;
     while let Some(source) = reason.source() {
@@ -249,7 +248,7 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     reason.to_string()
 }
 
-/// A problem as an error for people, with the next step where the dispatcher cannot know it.
+/// Renders a problem for people, with the next step where the dispatcher cannot know it.
 pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
     let errors = problem
         .errors
@@ -266,11 +265,11 @@ pub(super) fn in_words(problem: &Problem) -> anyhow::Error {
 fn next_step(problem: &Problem) -> String {
     match (problem.status, problem.retry_after_s) {
         (401, _) => format!(
-            "\nset {VARIABLE} (or {VARIABLE}_FILE, a file) to what it is where the dispatcher runs"
+            "\nset {VARIABLE} (or {VARIABLE}_FILE, the path of a file) to the dispatcher's token"
         ),
         (_, Some(seconds)) => format!("\ntry again in {seconds} s"),
         (503, None) => {
-            "\ntry again in a while; `pool health` says how the dispatcher is".to_owned()
+            "\ntry again later; `pool health` shows the dispatcher's condition".to_owned()
         }
         (_, None) => String::new(),
     }

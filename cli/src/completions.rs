@@ -1,4 +1,4 @@
-//! `pool completions`: for the shells that people use.
+//! `pool completions` prints completion scripts for common shells.
 
 use std::process::ExitCode;
 
@@ -9,9 +9,9 @@ use super::{Arguments, print};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    pool completions bash >~/.local/share/bash-completion/completions/dispatcher\n  \
-    pool completions zsh >~/.zfunc/_dispatcher\n  \
-    pool completions fish >~/.config/fish/completions/dispatcher.fish")]
+    pool completions bash >~/.local/share/bash-completion/completions/pool\n  \
+    pool completions zsh >~/.zfunc/_pool\n  \
+    pool completions fish >~/.config/fish/completions/pool.fish")]
 pub(super) struct CompletionsArgs {
     shell: Shell,
 }

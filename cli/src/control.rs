@@ -1,4 +1,4 @@
-//! `pool cancel`, `pause`, `drain`, `resume` and `pauses`: what an operator decides.
+//! Operator commands: `pool cancel`, `pause`, `drain`, `resume` and `pauses`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use dispatcher::format::clock;
 use dispatcher::views::pool_status::PoolStatus;
 use dispatcher::views::tasks::{TaskList, TaskView};
 
-/// From one look at a draining programmer to the next.
+/// The interval at which `drain` checks the programmer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all are cancelled, 1 one is not.\n\nExample:\n  \
+    after_help = "Exit status: 0 all tasks are cancelled; 1 a task is not.\n\nExample:\n  \
     pool cancel t-019b2c6de0c97d3a8f0c2b7f5e3a1d44"
 )]
 pub(super) struct CancelArgs {
-    /// Ids of tasks: a waiting one never starts, a running one is stopped
+    /// The ids of tasks. A waiting task never starts; a running one is stopped
     #[arg(required = true)]
     ids: Vec<TaskId>,
     #[command(flatten)]
@@ -50,7 +50,7 @@ impl Which {
         match (self.programmer, self.route) {
             (Some(id), _) => Target::Programmer { id },
             (None, Some(name)) => Target::Route { name },
-            // The group lets nothing else through.
+            // The clap group admits nothing else.
             (None, None) => Target::All,
         }
     }
@@ -69,10 +69,11 @@ pub(super) struct PauseArgs {
     after_help = "Examples:\n  pool drain --programmer 003\n  pool drain --programmer 003 --no-wait"
 )]
 pub(super) struct DrainArgs {
-    /// The programmer; what it works on may go on for `dispatcher.drain_timeout_s`, then it is given back
+    /// The programmer to drain. Its task may run for `dispatcher.drain_timeout_s`, then it is
+    /// handed back
     #[arg(long, value_name = "ID")]
     programmer: ProgrammerId,
-    /// Do not wait until it has nothing in hand
+    /// Do not wait until the programmer is idle
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -152,8 +153,9 @@ pub(super) async fn drain(args: DrainArgs) -> anyhow::Result<ExitCode> {
     show(&pauses, args.shown.format)
 }
 
-/// Waits until the programmer is shut or down, and has nothing in hand by the log. What it said last of itself may be older
-/// than the drain, so a claim that was on its way gets the time to be in the log.
+/// Waits until the programmer is shut or down, and the log has no running task of it. The
+/// programmer's last heartbeat may be older than the drain. Each check sleeps first, so that a
+/// claim that was on its way reaches the log.
 async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
     let mut said = false;
     loop {
@@ -176,7 +178,7 @@ async fn until_idle(client: &Client, id: &ProgrammerId) -> anyhow::Result<()> {
             ProgrammerState::Down => return Ok(()),
             ProgrammerState::Shut if !works => return Ok(()),
             ProgrammerState::Busy | ProgrammerState::Shut if !said => {
-                eprintln!("programmer {id} is busy; waiting until it has nothing in hand");
+                eprintln!("programmer {id} is busy; waiting until its task has ended");
                 said = true;
             }
             ProgrammerState::Busy | ProgrammerState::Shut | ProgrammerState::Idle => {}
@@ -196,8 +198,8 @@ fn text(list: &PauseList) -> String {
     let now = wall_clock();
     for pause in &list.pauses {
         let running = match pause.pause {
-            Pause::Pause => "go on",
-            Pause::Drain => "are given back after drain_timeout_s",
+            Pause::Pause => "keep running",
+            Pause::Drain => "are handed back after drain_timeout_s",
         };
         table.add_row([
             pause.target.to_string(),

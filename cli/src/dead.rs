@@ -1,4 +1,4 @@
-//! `pool dead`: what could not be handled, and what to do with it.
+//! `pool dead`: list, show, retry and drop dead letters.
 
 use std::process::ExitCode;
 
@@ -26,40 +26,41 @@ pub(super) struct DeadArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Show what is in pool.dead, and why: the oldest first
+    /// List the messages in pool.dead with their reasons, oldest first
     #[command(after_help = "Example:\n  pool dead list")]
     List(Shown),
-    /// Show one message: reason, properties, body
+    /// Show one message with its reason, properties and body
     #[command(after_help = "Example:\n  pool dead show 019b2c6de0c97d3a8f0c2b7f5e3a1d44")]
     Show {
-        /// The id of a message, as `pool dead list` shows it
+        /// The id of a message (see `pool dead list`)
         id: String,
         #[command(flatten)]
         shown: Shown,
     },
-    /// Take messages up again: a task without an outcome goes on, one that has an outcome becomes a new task
+    /// Retry messages: an unfinished task continues under its id, a finished task is submitted as a
+    /// new one
     #[command(
-        after_help = "Exit status: 0 all were taken up, 1 some could not be and are still there.\n\nExamples:\n  pool dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  pool dead retry --all"
+        after_help = "Exit status: 0 all messages were retried; 1 some could not be retried and are still there.\n\nExamples:\n  pool dead retry 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  pool dead retry --all"
     )]
     Retry {
-        /// Ids of messages, as `pool dead list` shows them
+        /// The ids of messages (see `pool dead list`)
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<String>,
-        /// Everything that is in pool.dead
+        /// Retry all messages in pool.dead
         #[arg(long)]
         all: bool,
         #[command(flatten)]
         shown: Shown,
     },
-    /// Throw messages away
+    /// Drop messages for good
     #[command(
         after_help = "Examples:\n  pool dead drop 019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  pool dead drop --all"
     )]
     Drop {
-        /// Ids of messages, as `pool dead list` shows them
+        /// The ids of messages (see `pool dead list`)
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<String>,
-        /// Everything that is in pool.dead
+        /// Drop all messages in pool.dead
         #[arg(long)]
         all: bool,
         #[command(flatten)]
@@ -119,7 +120,8 @@ pub(super) async fn run(args: DeadArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// As many times as something can be taken up. Where the queues are full it waits for room.
+/// Sends requests until no more dead letters can be retried. While queues are full it waits for
+/// room.
 async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
     let (mut retried, room) = (Vec::new(), Room::default());
     loop {
@@ -128,7 +130,7 @@ async fn retry_all(client: &Client) -> anyhow::Result<AllRetried> {
             .await?
         else {
             bail!(
-                "interrupted, with {} taken up; the same command goes on",
+                "interrupted after {} retried; run the same command to continue",
                 retried.len()
             );
         };
@@ -146,11 +148,11 @@ fn all_retried(done: &AllRetried) -> String {
         .iter()
         .map(|one| format!("{}\n", one.detail))
         .collect::<String>();
-    let taken = counted(done.retried.len(), "message was", "messages were");
-    let mut text = format!("{each}{taken} taken up again\n");
+    let taken = counted(done.retried.len(), "message", "messages");
+    let mut text = format!("{each}{taken} retried\n");
     if done.total > 0 {
-        let left = counted(done.total, "message is", "messages are");
-        text += &format!("{left} still in pool.dead; `pool dead drop ID` throws one away:\n");
+        let left = counted(done.total, "message", "messages");
+        text += &format!("{left} still in pool.dead (`pool dead drop ID` drops one):\n");
         for kept in &done.kept {
             let task = kept
                 .task_id
@@ -162,7 +164,7 @@ fn all_retried(done: &AllRetried) -> String {
     plain(&text)
 }
 
-/// As many times as there is something left of what was there at first.
+/// Sends requests until the messages that were there at first are gone.
 async fn drop_all(client: &Client) -> anyhow::Result<Dropped> {
     let mut dropped = 0;
     loop {
@@ -191,8 +193,8 @@ async fn drop_these(client: &Client, ids: &[String]) -> anyhow::Result<Dropped> 
 
 fn thrown_away(dropped: &Dropped) -> String {
     format!(
-        "{} thrown away\n",
-        counted(dropped.dropped, "message was", "messages were")
+        "{} dropped\n",
+        counted(dropped.dropped, "message", "messages")
     )
 }
 
@@ -252,7 +254,7 @@ fn described(message: &DeadMessage) -> String {
     let not_text = if message.is_utf8 {
         ""
     } else {
-        ", not all of it text"
+        ", not valid UTF-8"
     };
     plain(&(text + &format!("\n{}\n({} bytes{not_text})\n", message.body, letter.bytes)))
 }

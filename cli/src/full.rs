@@ -1,5 +1,5 @@
-//! A command at a full queue says which queue it waits for and why, and asks again. Ctrl-C ends the waiting, and the command
-//! says how to go on.
+//! Waiting for room in a full queue. The command says which queue it waits for and why, and asks
+//! again. Ctrl-C ends the wait, and the command says how to continue later.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -20,13 +20,13 @@ use dispatcher::intake::queue_limits::QueueFull;
 use dispatcher::views::pool_status::PoolStatus;
 
 pub(super) const DEFAULT_WAIT_S: u32 = 2;
-/// Between two lines about waiting, where they do not replace each other.
+/// The interval between two lines about waiting, where they do not replace each other.
 const SAY_EVERY: Duration = Duration::from_secs(30);
-/// After Ctrl-C, the time for the answer to a request that is on its way.
+/// After Ctrl-C, the time to wait for the answer to a request that is already sent.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 const MOST_NAMES: usize = 5;
 
-/// Ctrl-C, from now on. Cheap to clone.
+/// Set by Ctrl-C. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Interrupt(CancellationToken);
 
@@ -53,7 +53,7 @@ impl Interrupt {
         }
     }
 
-    /// The answer to what has begun.
+    /// Waits for the answer; after Ctrl-C only a little longer.
     pub(super) async fn answer<T>(
         &self,
         request: impl Future<Output = T>,
@@ -69,7 +69,7 @@ impl Interrupt {
     }
 }
 
-/// One line that changes on a terminal, and now and then a line elsewhere.
+/// A status line: on a terminal one line that changes, elsewhere a line now and then.
 pub(super) struct Shown {
     bar: ProgressBar,
     said: Cell<Option<Instant>>,
@@ -108,7 +108,7 @@ impl Shown {
         }
     }
 
-    /// Prints something beside the line.
+    /// Prints something above the status line.
     pub(super) fn beside(&self, print: impl FnOnce()) {
         self.bar.suspend(print);
     }
@@ -131,7 +131,8 @@ pub(super) fn full(no_room: &QueueFull) -> String {
     )
 }
 
-/// Why none of the full queues moves on: no programmer takes tasks from them. None when one does, or nobody can tell.
+/// Why no full queue gets shorter: no programmer takes tasks from it. None if one does, or if the
+/// dispatcher cannot tell.
 pub(super) async fn stuck(client: &Client, no_room: &QueueFull) -> Option<String> {
     let status: PoolStatus = client.get("/programmer_pool/status").await.ok()?;
     let names: BTreeSet<&str> = no_room
@@ -174,7 +175,7 @@ fn nobody_takes(able: &[&ProgrammerStatus]) -> Option<String> {
     ))
 }
 
-/// Requests that wait until there is room.
+/// Sends requests that wait until there is room in the queue.
 pub(super) struct Room {
     shown: Shown,
     pub(super) interrupt: Interrupt,
@@ -190,10 +191,10 @@ impl Default for Room {
 }
 
 impl Room {
-    /// `POST`, again and again while a queue is full.
+    /// `POST`, repeated while a queue is full.
     ///
     /// # Errors
-    /// When the request fails for any other reason than a full queue.
+    /// When the request fails for any reason but a full queue.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         client: &Client,
@@ -228,12 +229,12 @@ impl Room {
     }
 }
 
-/// The command that this process was started with, as a shell reads it, and more words behind it.
+/// The command line of this process, quoted for a shell, with more words appended.
 pub(super) fn same_command(more: &[&str]) -> String {
     let words = std::env::args()
         .skip(1)
         .chain(more.iter().map(|word| (*word).to_owned()));
-    std::iter::once("dispatcher".to_owned())
+    std::iter::once("pool".to_owned())
         .chain(words.map(|word| quoted(&word)))
         .collect::<Vec<_>>()
         .join(" ")
@@ -271,10 +272,6 @@ mod tests {
                 "{word:?}"
             );
         }
-        assert_eq!(
-            quoted("--label"),
-            "--label",
-            "what needs no quotes has none"
-        );
+        assert_eq!(quoted("--label"), "--label", "a plain word is not quoted");
     }
 }

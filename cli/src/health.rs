@@ -1,4 +1,5 @@
-//! `pool health`: also for the health check of a container, whose image has no HTTP client.
+//! `pool health`: for people, and for the health check of a container whose image has no HTTP
+//! client.
 
 use std::process::ExitCode;
 

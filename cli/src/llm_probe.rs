@@ -1,5 +1,5 @@
-//! Asks every provider that the pool uses whether the key is good and the models exist. Costs nothing: it only lists
-//! models and makes no LLM call.
+//! Asks every provider of the pool whether the key is accepted and the models exist. Free of
+//! charge: it only lists models and makes no LLM call.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use pool_core::id::LlmName;
 use pool_core::pool::{Pool, Protocol, Provider};
 use serde::Deserialize;
 
-/// How long one provider may take.
+/// The time limit for one provider.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Anthropic's own header, needed for its list of models on either protocol
 /// (<https://docs.anthropic.com/en/api/versioning>).
 const ANTHROPIC_VERSION: &str = "2023-06-01";
-/// How many models are named when none resembles the one that is missing.
+/// How many models are shown when none resembles the missing one.
 const NAMED_MODELS: usize = 5;
 
-/// What is known about one LLM.
+/// The result for one LLM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LlmReport {
     pub(crate) llm: LlmName,
@@ -60,7 +60,7 @@ impl LlmReport {
         self.finding == Finding::Ok
     }
 
-    /// What to do about it; empty when all is well.
+    /// The next step; empty if the LLM is available.
     pub(crate) fn next_step(&self) -> String {
         let provider = self.llm.provider();
         let is_ollama = provider == "ollama";
@@ -73,16 +73,14 @@ impl LlmReport {
                 status,
                 variable: Some(variable),
             } => {
-                format!(
-                    "the provider refuses the key in {variable} ({status}): put a valid one there"
-                )
+                format!("the provider refuses the key in {variable} ({status}): set a valid key")
             }
             Finding::AuthRefused {
                 status,
                 variable: None,
             } => {
                 format!(
-                    "the provider wants a key ({status}): name its variable in providers.{provider}.api_key_env"
+                    "the provider needs a key ({status}): set providers.{provider}.api_key_env to the name of its variable"
                 )
             }
             Finding::ModelUnknown { .. } if is_ollama => {
@@ -91,7 +89,7 @@ impl LlmReport {
             Finding::ModelUnknown { served } => models_hint(self.llm.model(), served),
             Finding::Unreachable { problem } if is_ollama => {
                 format!(
-                    "{problem}; start it there (`ollama serve`), or check providers.ollama.base_url"
+                    "{problem}; start Ollama there (`ollama serve`), or check providers.ollama.base_url"
                 )
             }
             Finding::Unreachable { problem } => {
@@ -112,13 +110,14 @@ fn models_hint(model: &str, served: &[String]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     match served.len().saturating_sub(NAMED_MODELS) {
-        0 if served.is_empty() => "the provider serves no model to this key".to_owned(),
-        0 => format!("served are {named}"),
-        more => format!("served are {named} and {more} more"),
+        0 if served.is_empty() => "the provider offers no models to this key".to_owned(),
+        0 => format!("available: {named}"),
+        more => format!("available: {named} and {more} more"),
     }
 }
 
-/// One report for each LLM that a programmer uses, sorted by name. Every provider is asked once, all at the same time.
+/// One report for each LLM that a programmer uses, sorted by name. All providers are asked at the
+/// same time, each once.
 pub(crate) async fn probe(pool: &Pool, env: &Env, timeout: Duration) -> Vec<LlmReport> {
     let llms: BTreeSet<&LlmName> = pool
         .programmers
@@ -147,7 +146,7 @@ pub(crate) async fn probe(pool: &Pool, env: &Env, timeout: Duration) -> Vec<LlmR
 }
 
 fn judge(llm: &LlmName, answer: &Result<Vec<String>, Finding>) -> Finding {
-    // Ollama lists `name:latest` for what may be called `name`.
+    // Ollama lists `name:latest` for a model that is called `name`.
     let is_model =
         |served: &String| served.strip_suffix(":latest").unwrap_or(served) == llm.model();
     match answer {
@@ -175,7 +174,7 @@ struct Model {
     id: String,
 }
 
-/// The models that the provider serves to this key.
+/// The models that the provider offers to this key.
 async fn ask(provider: &Provider, env: &Env, timeout: Duration) -> Result<Vec<String>, Finding> {
     let key = match &provider.api_key_env {
         None => None,
@@ -225,14 +224,15 @@ async fn ask(provider: &Provider, env: &Env, timeout: Duration) -> Result<Vec<St
     match serde_json::from_slice::<Models>(&body) {
         Ok(models) => Ok(models.data.into_iter().map(|model| model.id).collect()),
         Err(_) => Err(Finding::Unreachable {
-            problem: format!("{} answered no list of models", provider.base_url),
+            problem: format!("{} did not answer with a list of models", provider.base_url),
         }),
     }
 }
 
-/// Follows no redirect, because the key would go along; asks loopback providers without a proxy.
+/// Follows no redirect, because the key would be sent along; asks loopback providers without a
+/// proxy.
 fn client(provider: &Provider, timeout: Duration) -> reqwest::Result<reqwest::Client> {
-    // An error means that this process has one installed already, which is as good.
+    // Fails only if this process has installed a provider already, which serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
         .timeout(timeout)
@@ -245,7 +245,7 @@ fn client(provider: &Provider, timeout: Duration) -> reqwest::Result<reqwest::Cl
 }
 
 fn models_url(provider: &Provider) -> String {
-    // Anthropic lists twenty at a time unless asked for more.
+    // Anthropic lists twenty models at a time unless asked for more.
     let query = if is_anthropic(provider) {
         "?limit=1000"
     } else {
@@ -268,13 +268,14 @@ fn authorize(
     }
 }
 
-/// Its chat-completions endpoint takes a bearer token, its list of models only the headers of its own API.
+/// Anthropic's chat-completions endpoint takes a bearer token, but its list of models only the
+/// headers of its own API.
 fn is_anthropic(provider: &Provider) -> bool {
     provider.protocol == Protocol::Anthropic
         || provider.base_url.starts_with("https://api.anthropic.com/")
 }
 
-/// The reason at the bottom of the error: what is above it repeats the URL.
+/// The innermost reason of the error; the errors around it only repeat the URL.
 fn explain(error: reqwest::Error, timeout: Duration) -> String {
     let url = error
         .url()

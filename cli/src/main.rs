@@ -1,5 +1,5 @@
-//! `pool`, the operator's command, a file for each subcommand. `check`, `schema` and `completions` work by themselves; the others ask
-//! a dispatcher over its HTTP API.
+//! `pool`, the operator's command, one file per subcommand. `check`, `schema` and `completions` need
+//! no dispatcher; the other commands use a dispatcher's HTTP API.
 
 mod again;
 mod budget;
@@ -42,22 +42,23 @@ const OPENAPI: &str = include_str!("../../config/schema/openapi.json");
     name = "pool",
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 done; 1 it failed, was refused, or a task did not succeed; 2 the command line or a file is wrong.\n\n\
-    Environment: POOL_URL where a dispatcher serves its API, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) its token, POOL_FILE the pool file, \
-    NO_COLOR for no colors.\n\nExamples:\n  \
+    after_help = "Exit status: 0 success; 1 the command failed or was refused, or a task did not succeed; 2 the command line or a file is wrong.\n\n\
+    Environment: POOL_URL is the URL of a dispatcher's API, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) its token, POOL_FILE the pool file; \
+    NO_COLOR turns colors off.\n\nExamples:\n  \
     pool check --pool config/pool.yaml\n  \
     pool submit tasks.yaml --wait\n  \
     pool watch"
 )]
 struct Arguments {
-    /// Colors: auto is on a terminal only, and not with NO_COLOR
+    /// Colors: auto means on a terminal only, and not with NO_COLOR
     #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
 
-/// The usage that an error shows names what the environment gives as if it had to be written.
+/// Hides environment variables from clap, for rendering usage: otherwise the usage in an error
+/// lists options that the environment gives as if they had to be written.
 fn without_environment(command: clap::Command) -> clap::Command {
     command
         .mut_args(|argument| argument.env(Resettable::Reset))
@@ -65,7 +66,7 @@ fn without_environment(command: clap::Command) -> clap::Command {
 }
 
 impl Arguments {
-    /// What this process was started with; what is wrong with it ends the process.
+    /// Parses the command line of this process; on a mistake, ends the process.
     fn of_process() -> Self {
         Self::try_parse().unwrap_or_else(|error| {
             let again = without_environment(Self::command()).try_get_matches().err();
@@ -76,10 +77,10 @@ impl Arguments {
         })
     }
 
-    /// Runs what the command line says.
+    /// Runs the command.
     ///
     /// # Errors
-    /// What went wrong, for people; exit status 1.
+    /// A message for people; the exit status is then 1.
     async fn run(self) -> anyhow::Result<ExitCode> {
         match self.color {
             ColorChoice::Auto => anstream::ColorChoice::Auto,
@@ -93,57 +94,58 @@ impl Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say what is wrong with the pool file, or show the pool and its routes
+    /// Check the pool file, or show the pool and its routes
     Check(check::CheckArgs),
-    /// Submit tasks from files (YAML or JSON, one or many), or one from flags
+    /// Submit tasks from files (YAML or JSON, one or many), or one task from flags
     Submit(Box<submit::SubmitArgs>),
-    /// Show the programmers and what they do
+    /// Show the programmers and their tasks, queues, breakers and the budget
     Status(status::StatusArgs),
     /// Follow programmers and tasks live; with --task or --label until those tasks have ended
     Watch(watch::WatchArgs),
-    /// Ask a dispatcher whether it can do its work; exit status 1 when it cannot
+    /// Ask a dispatcher whether it can do its work; exit status 1 if it cannot
     #[command(after_help = "Example:\n  pool health --url http://127.0.0.1:6141")]
     Health(Shown),
-    /// Show what was spent today and what is left; `budget set` changes the limit of today
+    /// Show today's spending and what is left; `budget set` changes today's limit
     Budget(budget::BudgetArgs),
-    /// Cancel tasks: a waiting one never starts, a running one is stopped
+    /// Cancel tasks: a waiting task never starts, a running one is stopped
     Cancel(control::CancelArgs),
-    /// Let a programmer, a route or the whole pool take no more tasks; what runs goes on
+    /// Let a programmer, a route or the whole pool take no more tasks; running tasks continue
     #[command(
         after_help = "Examples:\n  pool pause --programmer 003\n  pool pause --route fast\n  pool pause --all"
     )]
     Pause(control::PauseArgs),
-    /// End such a pause, or a drain
+    /// End a pause or a drain
     #[command(after_help = "Example:\n  pool resume --programmer 003")]
     Resume(control::PauseArgs),
-    /// Let a programmer take no more tasks, and wait until it has nothing in hand
+    /// Let a programmer take no more tasks, and wait until its task has ended
     Drain(control::DrainArgs),
-    /// Show what is paused
+    /// List pauses and drains
     #[command(after_help = "Example:\n  pool pauses")]
     Pauses(Shown),
-    /// List tasks, the newest first: all, or those with a status, a label, a programmer, some words
+    /// List tasks, newest first; filter by status, label, programmer or text
     Tasks(tasks::TasksArgs),
     /// Show one task and its result
     Show(show::ShowArgs),
-    /// Print the patch of one task, as `git apply` takes it
+    /// Print the patch of one task, for `git apply`
     Patch(show::PatchArgs),
-    /// Submit finished tasks again, as new ones
+    /// Submit finished tasks again as new ones
     Retry(again::RetryArgs),
-    /// Put an unfinished task into its queue again
+    /// Put an unfinished task back into its queue
     Requeue(again::RequeueArgs),
-    /// Show what could not be handled; take it up again or throw it away
+    /// List, show, retry or drop dead letters, the messages that could not be handled
     Dead(dead::DeadArgs),
-    /// Say why a task waits
+    /// Explain why a task waits
     Why(why::WhyArgs),
-    /// Report what the tasks of some days came to, by LLM, programmer, route or label
+    /// Report results and costs of the tasks of a period, by LLM, programmer, route or label
     Report(report::ReportArgs),
-    /// Print a JSON Schema: of a task, a result or the pool file; or the OpenAPI document of the HTTP API
+    /// Print the JSON Schema of a task, a result or the pool file, or the OpenAPI document of the
+    /// HTTP API
     #[command(after_help = "Examples:\n  pool schema task\n  pool schema openapi")]
     Schema {
         #[arg(value_parser = ["task", "result", "pool", "openapi"])]
         name: String,
     },
-    /// Print what makes a shell complete the words of this program
+    /// Print a shell completion script
     Completions(completions::CompletionsArgs),
 }
 
@@ -172,7 +174,7 @@ impl Command {
             Self::Schema { name } if name == "openapi" => Ok(print(OPENAPI)),
             Self::Schema { name } => match pool_config::schema_named(&name) {
                 Some(schema) => Ok(print(&schema_text(&schema))),
-                None => bail!("there is no schema named {name:?}"),
+                None => bail!("no schema named {name:?}"),
             },
             Self::Completions(args) => Ok(completions::run(&args)),
         }

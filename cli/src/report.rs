@@ -1,4 +1,4 @@
-//! `pool report`: what the tasks of some days came to.
+//! `pool report`: results and costs of the tasks of a period.
 
 use std::process::ExitCode;
 
@@ -17,13 +17,13 @@ use dispatcher::report::{Group, Percentiles, Report, csv, html};
     pool report --format html >report.html\n  \
     pool report --since all --by label:run_id --format csv")]
 pub(super) struct ReportArgs {
-    /// Tasks that ended since: 7d, 24h, 90m, a time (2026-01-31T00:00:00Z), or all
+    /// Tasks that ended since then: 7d, 24h, 90m, a time (2026-01-31T00:00:00Z), or all
     #[arg(long, default_value = "7d", value_parser = is_since)]
     since: String,
-    /// llm, programmer, route, or label:<key>, for example label:run_id
+    /// Group by llm, programmer, route, or label:<key>, for example label:run_id
     #[arg(long, default_value_t)]
     by: By,
-    /// html is a page with plots
+    /// Output format; html is a page with plots
     #[arg(long, value_enum, default_value_t)]
     format: Form,
     #[command(flatten)]
@@ -39,7 +39,7 @@ enum Form {
     Html,
 }
 
-/// It is passed on as it was written: the dispatcher's clock decides.
+/// Only checks the value: it is sent as written, because the dispatcher's clock decides.
 fn is_since(text: &str) -> Result<String, String> {
     text.parse::<Since>()
         .map(|_| text.to_owned())
@@ -49,7 +49,7 @@ fn is_since(text: &str) -> Result<String, String> {
 pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
     let query = [("since", args.since), ("by", args.by.to_string())];
     let url = Url::parse_with_params("http://pool/report", &query)
-        .context("failed to put the question together")?;
+        .context("failed to build the query")?;
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
     let report: Report = Client::new(&args.url)?.get(&path).await?;
     Ok(print(&match args.format {
@@ -63,7 +63,7 @@ pub(super) async fn run(args: ReportArgs) -> anyhow::Result<ExitCode> {
 fn text(report: &Report) -> String {
     let groups = || report.groups.iter().chain([&report.total]);
     let by = report.by_words();
-    // Two words of a head may stand above each other.
+    // Two-line headings keep the columns narrow.
     let mut numbers = table(&[
         by,
         "tasks",
@@ -89,7 +89,7 @@ fn text(report: &Report) -> String {
         failures.add_row([kind.as_str().to_owned(), count.to_string()]);
     }
     numbers.align_right(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    // On a narrow terminal.
+    // The columns to drop on a narrow terminal.
     numbers.spare(&[5, 6, 4]);
     spans.spare(&[5, 2]);
     spans.align_right(&[1, 2, 3, 4, 5, 6]);
@@ -110,7 +110,7 @@ fn text(report: &Report) -> String {
 fn footer(report: &Report) -> String {
     let unknown = match report.without_details {
         0 => String::new(),
-        some => format!("; of {some} only the outcome is known any more"),
+        some => format!("; the details of {some} are no longer in the log"),
     };
     let tasks = counted(
         usize::try_from(report.total.tasks).unwrap_or(usize::MAX),
@@ -118,7 +118,7 @@ fn footer(report: &Report) -> String {
         "tasks",
     );
     let left_out = report.not_in_rates().map_or(String::new(), |some| {
-        format!("\nsuccess is that of tasks that succeeded or failed; not among them: {some}")
+        format!("\nthe success rate counts tasks that succeeded or failed; it leaves out {some}")
     });
     format!("{tasks} ended {}{unknown}{left_out}\n", report.when())
 }
@@ -196,8 +196,8 @@ mod tests {
             "with times:\n{text}"
         );
         assert!(
-            text.ends_with("; of 3 only the outcome is known any more\n"),
-            "and what is missing:\n{text}"
+            text.ends_with("; the details of 3 are no longer in the log\n"),
+            "and the missing details:\n{text}"
         );
         let total = Group {
             cancelled: 2,
@@ -206,8 +206,8 @@ mod tests {
         };
         let text = super::text(&Report { total, ..report });
         assert!(
-            text.ends_with("not among them: 2 cancelled, 1 expired\n"),
-            "whom the rate leaves out:\n{text}"
+            text.ends_with("it leaves out 2 cancelled, 1 expired\n"),
+            "tasks that the rate leaves out:\n{text}"
         );
     }
 }

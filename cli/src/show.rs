@@ -1,4 +1,4 @@
-//! `pool show` and `pool patch`: one task; what it changes.
+//! `pool show` prints one task; `pool patch` prints its patch.
 
 use std::process::ExitCode;
 
@@ -53,7 +53,7 @@ pub(super) async fn patch(args: PatchArgs) -> anyhow::Result<ExitCode> {
         .print(&json!({"patch": patch}), |_| patch.clone())
 }
 
-/// What there is to say of it, a line each; then what it was asked for and what was printed.
+/// One line per fact, then the instruction and the output.
 fn text(view: &TaskView) -> String {
     let mut facts = vec![
         ("status", Some(view.status.clone())),
@@ -127,7 +127,7 @@ fn of_task(task: &TaskMessage) -> [(&'static str, Option<String>); 6] {
     [
         ("repository", Some(format!("{}{base}", task.repository))),
         ("requires", Some(words(&task.capabilities))),
-        ("given files", Some(words(&task.files))),
+        ("files given", Some(words(&task.files))),
         ("limits", Some(words(limits.into_iter().flatten()))),
         (
             "priority",
@@ -202,7 +202,7 @@ fn used(usage: &Usage) -> String {
     )
 }
 
-/// The end of what the agent printed, of a task that did not succeed.
+/// The end of the agent's output, for a task that did not succeed.
 fn output(result: &ResultMessage) -> String {
     let tail = result.log_tail.trim_end();
     if tail.is_empty() {
@@ -220,9 +220,7 @@ fn checks(result: &ResultMessage) -> String {
     let check = |check: &pool_core::result::CheckReport| {
         let ended = check
             .exit_status
-            .map_or("did not end by itself".to_owned(), |status| {
-                format!("exit {status}")
-            });
+            .map_or("was stopped".to_owned(), |status| format!("exit {status}"));
         let output = if check.exit_status == Some(0) {
             ""
         } else {

@@ -1,4 +1,4 @@
-//! How answers come out: the same options and the same JSON for every command that asks a dispatcher.
+//! Output options: the same options and the same JSON for every command that asks a dispatcher.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -8,19 +8,19 @@ use serde::Serialize;
 
 use super::Client;
 
-/// How answers are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Format {
     /// For people
     #[default]
     Table,
-    /// As the HTTP API answers
+    /// The JSON of the HTTP API
     Json,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PoolUrl {
-    /// Where a dispatcher serves its API
+    /// The URL of a dispatcher's API
     #[arg(long, env = "POOL_URL", default_value = "http://127.0.0.1:6141", value_parser = http_url)]
     pub(super) url: Url,
 }
@@ -28,10 +28,10 @@ pub(crate) struct PoolUrl {
 fn http_url(text: &str) -> Result<Url, String> {
     let url = text
         .parse::<Url>()
-        .map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+        .map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err("an address of a dispatcher begins with http:// or https://".to_owned()),
+        _ => Err("the URL of a dispatcher begins with http:// or https://".to_owned()),
     }
 }
 
@@ -59,7 +59,7 @@ impl Shown {
 }
 
 impl Format {
-    /// The answer as it is, or these words.
+    /// Prints the answer as JSON, or as text by this function.
     pub(super) fn print<T: Serialize>(
         self,
         answer: &T,
@@ -72,7 +72,7 @@ impl Format {
     }
 }
 
-/// Writes to stdout; a reader that has gone away is its own decision.
+/// Writes to stdout. A reader that closed the pipe is not an error.
 pub(crate) fn print(text: &str) -> ExitCode {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,10 +80,10 @@ pub(crate) fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Says what went wrong, on standard error.
+/// Prints an error on standard error.
 pub(crate) fn complain(error: &anyhow::Error) {
     let red = anstyle::AnsiColor::Red.on_default().bold();
     let words = crate::tables::plain(&format!("{error:#}"));
-    // Whoever has closed standard error does not want to know.
+    // If standard error is closed, nobody reads the message.
     let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {words}");
 }

@@ -1,4 +1,4 @@
-//! `pool status`: the programmers as a table.
+//! `pool status`: the programmers, queues and breakers as tables.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,14 +19,15 @@ use dispatcher::views::pool_status::PoolStatus;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 shown; 1 no dispatcher answers, or programmers are not ready in time (--wait-ready).\n\nExamples:\n  \
+    after_help = "Exit status: 0 success; 1 no dispatcher answers, or a programmer is not ready in time (--wait-ready).\n\nExamples:\n  \
     pool status\n  \
     pool status --wait-ready 60\n  \
     pool status --format json"
 )]
 pub(super) struct StatusArgs {
-    /// Wait until every programmer of the pool is ready, at most so many seconds: a worker holds it, and nothing is wrong
-    /// with that. A pause, an open breaker or a used-up budget is not waited for
+    /// Wait until every programmer is ready: a worker runs it, and it reports no problem. Fail
+    /// after this many seconds. A pause, an open breaker or an exhausted budget does not count as a
+    /// problem
     #[arg(long, value_name = "SECONDS")]
     wait_ready: Option<u64>,
     #[command(flatten)]
@@ -71,7 +72,7 @@ fn not_ready(status: &PoolStatus) -> String {
         .join("\n")
 }
 
-/// As `/ready` of the programmer itself says.
+/// The same condition as the programmer's `/ready`.
 fn is_ready(programmer: &ProgrammerStatus) -> bool {
     match programmer.state {
         ProgrammerState::Idle | ProgrammerState::Busy => true,
@@ -165,7 +166,7 @@ fn text(status: &PoolStatus) -> String {
     )
 }
 
-/// In short: why its LLMs are out, the table of the breakers says.
+/// A short text: if its LLMs are out, the table of breakers has the reason.
 fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
     match (
         &programmer.task,
@@ -176,7 +177,7 @@ fn doing(programmer: &ProgrammerStatus, now: Timestamp) -> String {
         (Some(task), Some(since), _, _) => format!("{task} for {}", age(millis(now, since))),
         (_, _, Some(circuit), Some(ShutReason::Breaker)) => {
             format!(
-                "breaker: no LLM is available, next probe at {}",
+                "breaker: none of its LLMs is available, next probe at {}",
                 clock(circuit.until, now)
             )
         }
@@ -188,13 +189,13 @@ fn millis(now: Timestamp, since: Timestamp) -> u64 {
     u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Why this may be out of date, and what is paused.
+/// The reason why this view may be out of date, and the pauses.
 fn first_of_all(status: &PoolStatus) -> String {
     let now = wall_clock();
     let trouble = status
         .detail
         .iter()
-        .map(|detail| format!("the dispatcher says: {detail}\n"));
+        .map(|detail| format!("dispatcher: {detail}\n"));
     let pauses = status.pauses.iter().map(|paused| {
         let how = match paused.pause {
             Pause::Pause => "paused",
@@ -227,7 +228,7 @@ pub(super) fn breaker_word(state: BreakerState) -> &'static str {
     }
 }
 
-/// Those that are not closed.
+/// Breakers that are not closed.
 fn breakers(status: &PoolStatus) -> String {
     let shut: Vec<_> = status
         .breakers
@@ -275,7 +276,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// What the row of a programmer says, with this besides what each has.
+    /// The text in the row of a programmer with these extra fields.
     fn said(besides: &Value) -> String {
         let mut programmer = json!({
             "id": "001", "agent": "Prog-001", "port": 6151, "state": "shut", "reason": "", "shut": null, "task": null, "since": null,
@@ -304,14 +305,14 @@ mod tests {
         assert_eq!(
             waits(1, Some(3)),
             "1 (3 messages)",
-            "two of them are of tasks that were cancelled"
+            "two messages are of cancelled tasks"
         );
         assert_eq!(
             waits(0, Some(1)),
             "0 (1 message)",
-            "one that the log does not know"
+            "one task is not in the log"
         );
-        assert_eq!(waits(2, None), "2", "the broker did not say");
+        assert_eq!(waits(2, None), "2", "the broker gave no number");
     }
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!(
             said(&busy),
             "t1 for 2 min 05 s",
-            "what it does, and for how long"
+            "its task, and for how long"
         );
         let circuit = json!({
             "since": "2026-01-31T12:00:00Z", "until": "2026-01-31T12:05:30Z", "reason": "rate_limited", "failures": 3, "detail": "long"
@@ -329,8 +330,8 @@ mod tests {
         let out = json!({"reason": "breaker: long; longer", "shut": "breaker", "circuit": circuit});
         assert_eq!(
             said(&out),
-            "breaker: no LLM is available, next probe at 12:05:30 UTC",
-            "the rest is in another table"
+            "breaker: none of its LLMs is available, next probe at 12:05:30 UTC",
+            "the table of breakers has the rest"
         );
         let paused = json!({"reason": "paused: since 2026-01-31T12:00:07.123Z", "shut": "paused"});
         assert_eq!(

@@ -1,26 +1,26 @@
-//! Tables for the terminal: one look for every command.
+//! Tables for the terminal: one style for every command.
 //!
-//! Texts of others (tasks, agents, dead letters) come with whatever bytes they like: nothing of them reaches the terminal
-//! as a control sequence.
+//! Texts of tasks, agents and dead letters may contain any bytes; no control sequence of theirs
+//! reaches the terminal.
 
 use anstream::ColorChoice;
 use comfy_table::{
     CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle, Width,
 };
 
-/// The last column gives way on a narrow terminal, down to this; where a word of it is longer, down to that.
+/// The last column shrinks on a narrow terminal, down to this width, or to its longest word.
 const LAST: u16 = 24;
-/// Ids are not longer; what is breaks in the middle.
+/// A longer word breaks in the middle; ids are shorter.
 const WORD: u16 = 40;
-/// A column that folds keeps so much.
+/// The least width of a folded column.
 const FOLDED: u16 = 12;
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: u16 = 2;
 /// One line below the header and nothing else.
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
-/// How something is to be taken.
+/// The meaning of a text, shown as its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
@@ -31,7 +31,7 @@ pub(crate) enum Tone {
 }
 
 impl Tone {
-    /// Of the state of a task, by its word in the API.
+    /// The tone of a task's state, by its word in the API.
     pub(crate) fn of_task(status: &str) -> Self {
         match status {
             "succeeded" => Self::Good,
@@ -42,7 +42,7 @@ impl Tone {
     }
 }
 
-/// One cell. Texts become plain ones.
+/// One cell. Control characters are replaced.
 pub(crate) struct Cell {
     text: String,
     tone: Tone,
@@ -69,14 +69,14 @@ impl From<&str> for Cell {
     }
 }
 
-/// A table that is being filled.
+/// A table under construction.
 pub(crate) struct Rows {
     table: comfy_table::Table,
-    /// Columns that go first, in this order, where not all have room.
+    /// Columns to drop on a narrow terminal, in this order.
     spare: &'static [usize],
-    /// Then this one breaks.
+    /// The column that folds after that.
     folds: Option<usize>,
-    /// The longest in the last column.
+    /// The width of the longest word in the last column.
     word: u16,
 }
 
@@ -106,12 +106,13 @@ impl Rows {
         }
     }
 
-    /// What a narrow terminal can do without: these columns go there, the first one first. JSON has them, and so has a pipe.
+    /// Columns to drop on a narrow terminal, the first one first. JSON and piped output have them
+    /// all.
     pub(crate) fn spare(&mut self, columns: &'static [usize]) {
         self.spare = columns;
     }
 
-    /// The column that breaks anywhere where even that is not enough.
+    /// The column that folds anywhere if dropping columns is not enough.
     pub(crate) fn folds(&mut self, column: usize) {
         self.folds = Some(column);
     }
@@ -134,7 +135,7 @@ impl Rows {
         }
         let (hidden, over) = self.too_much(&widths);
         for (index, (column, width)) in self.table.column_iter_mut().zip(widths).enumerate() {
-            // Widths are those with the padding.
+            // Widths include the padding.
             column.set_padding((0, 1));
             column.set_constraint(match index {
                 _ if hidden.contains(&index) => ColumnConstraint::Hidden,
@@ -147,7 +148,7 @@ impl Rows {
         }
     }
 
-    /// As many of the spare columns as must go, and by how much it is too wide then.
+    /// The spare columns that must go, and by how much the table is still too wide.
     fn too_much(&self, widths: &[u16]) -> (&'static [usize], u16) {
         let is_dynamic = matches!(
             self.table.content_arrangement(),
@@ -172,7 +173,7 @@ impl Rows {
     }
 }
 
-/// `--color`, `NO_COLOR` and what standard output is, in this order.
+/// Decides by `--color`, `NO_COLOR` and the kind of standard output, in this order.
 fn colors() -> bool {
     anstream::AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
 }
@@ -187,7 +188,7 @@ fn color(tone: Tone) -> Option<Color> {
     }
 }
 
-/// Without anything that a terminal would obey.
+/// Replaces control characters that a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     let is_harmless = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
     text.chars()
@@ -201,8 +202,9 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
-/// An empty table with this header. The last column is the one for free text: on a terminal that is too narrow it breaks
-/// into lines. Numbers, times and names never do, and without a terminal nothing does: a line is a row.
+/// An empty table with this header. The last column holds free text: it breaks into lines on a
+/// narrow terminal. Numbers, times and names never break. Without a terminal nothing breaks: a row
+/// is a line.
 pub(crate) fn table(header: &[&str]) -> Rows {
     let mut table = comfy_table::Table::new();
     table.load_style(STYLE).set_header(header);
@@ -224,7 +226,7 @@ pub(crate) fn table(header: &[&str]) -> Rows {
     rows
 }
 
-/// Narrow gaps, and no blanks at the ends of lines; a blank line follows.
+/// Renders with narrow gaps and without blanks at line ends; a blank line follows.
 pub(crate) fn lines(mut rows: Rows) -> String {
     rows.keep_whole();
     let lines = rows.table.to_string();
@@ -252,7 +254,10 @@ mod tests {
             text.contains("t-019b2c6de0c97d3a8f0c2b7f5e3a1d44  $0.0646  the checks failed"),
             "a row:\n{text}"
         );
-        assert!(text.lines().count() > 4, "the words go on below:\n{text}");
+        assert!(
+            text.lines().count() > 4,
+            "the words continue below:\n{text}"
+        );
         let mut rows = table(&["id", "words"]);
         rows.table
             .set_content_arrangement(ContentArrangement::Disabled);
@@ -303,7 +308,7 @@ mod tests {
         assert_eq!(
             header(100),
             "id state LLM from doing",
-            "the first spare one has gone"
+            "the first spare column is dropped"
         );
         assert_eq!(header(80), "id state LLM doing", "and the second");
         let text = at(80, words);
@@ -320,7 +325,7 @@ mod tests {
         );
         assert!(
             text.lines().all(|line| line.chars().count() <= 67),
-            "into what there is:\n{text}"
+            "into the remaining width:\n{text}"
         );
     }
 
@@ -342,11 +347,11 @@ mod tests {
         let text = lines(rows);
         assert!(
             text.contains("\u{fffd}[2Jgone"),
-            "what it says is there: {text:?}"
+            "the text itself is there: {text:?}"
         );
         assert!(
             !text.chars().any(|c| c.is_control() && c != '\n'),
-            "and nothing of it is obeyed: {text:?}"
+            "without its control sequences: {text:?}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `pool tasks`: which tasks there are, the newest first.
+//! `pool tasks`: lists tasks, newest first.
 
 use std::process::ExitCode;
 
@@ -18,19 +18,19 @@ use dispatcher::views::tasks::{TaskList, TaskView};
     pool tasks --label run_id=7 --status failed --format json\n  \
     pool tasks --text parser --limit 500")]
 pub(super) struct TasksArgs {
-    /// Only tasks that are so far, or ended so
+    /// Only tasks with this status
     #[arg(long, value_parser = ["queued", "running", "succeeded", "failed", "rejected", "cancelled", "expired"])]
     status: Option<String>,
     /// Only tasks with this label: key=value
     #[arg(long, value_name = "KEY=VALUE")]
     label: Option<String>,
-    /// Only tasks that this programmer works on, or did
+    /// Only tasks of this programmer, running or finished
     #[arg(long, value_name = "ID")]
     programmer: Option<ProgrammerId>,
-    /// Only tasks with this somewhere in their id, summary or labels
+    /// Only tasks with this text in their id, summary or labels
     #[arg(long, value_name = "WORDS")]
     text: Option<String>,
-    /// So many at most
+    /// List at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=5_000))]
     limit: u16,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(super) async fn run(args: TasksArgs) -> anyhow::Result<ExitCode> {
 
 fn text(list: &TaskList, now: Timestamp) -> String {
     if list.tasks.is_empty() {
-        return "there is no such task\n".to_owned();
+        return "no tasks match\n".to_owned();
     }
     let mut rows = table(&["task", "status", "programmer", "LLM", "age", "summary"]);
     rows.align_right(&[4]);
@@ -65,11 +65,11 @@ fn text(list: &TaskList, now: Timestamp) -> String {
     let shown = list.tasks.len();
     let count = counted(list.total, "task", "tasks");
     let count = if shown < list.total {
-        format!("{shown} of {count}, the newest (--limit)")
+        format!("the newest {shown} of {count} (--limit shows more)")
     } else {
         count
     };
-    format!("{}{count}. `pool show ID` has all of one\n", lines(rows))
+    format!("{}{count}. `pool show ID` shows one in full\n", lines(rows))
 }
 
 fn row(task: &TaskView, now: Timestamp) -> [Cell; 6] {
@@ -118,10 +118,10 @@ mod tests {
             .join(" ");
         assert_eq!(
             row, "t-1 succeeded 003 free/small 2 min 05 s Add a test",
-            "all of it:\n{text}"
+            "the whole row:\n{text}"
         );
         assert!(
-            text.contains("1 of 7 tasks, the newest (--limit)"),
+            text.contains("the newest 1 of 7 tasks (--limit shows more)"),
             "there are more:\n{text}"
         );
     }

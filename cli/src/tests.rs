@@ -1,13 +1,14 @@
-//! The command line holds together: every command has an example that is right, and answers as JSON where it answers.
+//! Checks over the whole command line: every command has a valid example, and prints JSON where it
+//! prints an answer.
 
 use clap::{Command, CommandFactory as _, Parser as _};
 
 use crate::Arguments;
 
-/// What prints documents, or nothing: no answers.
+/// Commands that print documents or nothing, so they need no `--format`.
 const WITHOUT_FORMAT: [&str; 2] = ["schema", "completions"];
 
-/// Every command that does something, with its words.
+/// Every leaf command with its full name.
 fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {
     let below: Vec<&Command> = command
         .get_subcommands()
@@ -16,7 +17,8 @@ fn leaves(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {
     for one in &below {
         leaves(one, &format!("{words} {}", one.get_name()), found);
     }
-    // `pool budget` shows something, and so do commands without others below them.
+    // `pool budget` prints an answer although it has subcommands; so do commands without
+    // subcommands.
     if below.is_empty() || command.get_name() == "budget" {
         found.push((words.to_owned(), command.clone()));
     }
@@ -54,13 +56,13 @@ fn every_command_has_an_example_that_is_right() {
         let examples = examples(&command);
         assert!(
             examples.iter().any(|line| line.starts_with(&words)),
-            "`{words} --help` shows how: {examples:?}"
+            "`{words} --help` has examples: {examples:?}"
         );
         for line in examples {
             let call = line.split(" >").next().unwrap_or_default();
             let call = shlex::split(call).unwrap_or_default();
             if let Err(error) = Arguments::try_parse_from(call) {
-                panic!("`{words} --help` says {line}\n{error}");
+                panic!("`{words} --help` has an invalid example: {line}\n{error}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `pool why`: why a task waits.
+//! `pool why`: explains why a task waits.
 
 use std::process::ExitCode;
 
@@ -67,6 +67,6 @@ fn word(state: Availability) -> &'static str {
         Availability::Held => "held",
         Availability::Broker => "broker",
         Availability::Down => "down",
-        Availability::Unheard => "not heard",
+        Availability::Unheard => "no heartbeat",
     }
 }

@@ -1,4 +1,4 @@
-//! What a dispatcher takes from a queue for as long as it lives.
+//! Consumes from a queue for as long as the dispatcher lives.
 
 use lapin::Channel;
 use pool_broker::backoff::Backoff;
@@ -7,8 +7,8 @@ use pool_broker::process::Process;
 use pool_broker::{BrokerError, tell};
 use tokio::time::Instant;
 
-/// Consumes until shutdown: sets everything up again after whatever ends `consume`, with growing pauses. `words` say what does
-/// not work meanwhile.
+/// Consumes until shutdown. Whenever `consume` ends, sets everything up again, with growing pauses.
+/// `words` say what does not work meanwhile.
 pub(crate) async fn keep<C>(process: &Process, words: &str, consume: impl Fn() -> C)
 where
     C: Future<Output = Result<(), BrokerError>>,
@@ -34,13 +34,13 @@ where
     }
 }
 
-/// Resolves when what was taken over this channel cannot be brought to its end: the channel is gone, or this machine's clock
-/// is off, so that nothing gets into the log. Another dispatcher can have it then.
+/// Resolves when deliveries of this channel cannot be completed: the channel is closed, or this
+/// machine's clock is off, so that nothing can be appended. Another dispatcher can have them then.
 pub(crate) async fn in_vain(process: &Process, channel: &Channel) {
     tokio::select! {
         () = gone(channel) => {}
         off = process.clock.wrong() => {
-            tracing::warn!("{off}: what waits for the log is left to other dispatchers");
+            tracing::warn!("{off}: returning unfinished messages to other dispatchers");
         }
     }
 }

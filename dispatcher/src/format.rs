@@ -1,5 +1,5 @@
-//! How counts, durations and moments look in words and tables: one form for the command line, the report and `why`.
-//! JSON and CSV have them with all their digits.
+//! Formats counts, durations and times for people: one form for the command line, the report and
+//! `why`. JSON and CSV have all digits.
 
 use pool_core::money::MicroUsd;
 use pool_core::time::Timestamp;
@@ -24,7 +24,8 @@ pub fn tokens(count: u64) -> String {
     }
 }
 
-/// Dollars with four places, and two from 100 on: `$0.0082`, `$0.0100`, `$123.46`. Below a hundredth of a cent: all of them.
+/// Dollars with four decimals, and two from 100 on: `$0.0082`, `$0.0100`, `$123.46`. All decimals
+/// below a hundredth of a cent.
 pub fn dollars(amount: MicroUsd) -> String {
     let rounded = |places: u8| {
         let (unit, one) = (
@@ -57,7 +58,7 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// The same for what goes on: without the tenths of a second, which nobody can follow.
+/// A running duration: without tenths of a second, which would only flicker.
 pub fn age(ms: u64) -> String {
     let seconds = ms.saturating_add(500) / 1000;
     let minutes = seconds.saturating_add(30) / 60;
@@ -70,7 +71,8 @@ pub fn age(ms: u64) -> String {
     }
 }
 
-/// A moment in short: `12:05 UTC`, with seconds where there are any, with the date where it is far off.
+/// A moment in short: `12:05 UTC`, with seconds if they are not 0, and with the date if it is far
+/// off.
 pub fn clock(at: Timestamp, now: Timestamp) -> String {
     let text = at.to_string();
     let (Some(date), Some(time)) = (text.get(..10), text.get(11..19)) else {
@@ -95,7 +97,7 @@ pub fn date_and_time(at: Timestamp) -> String {
     }
 }
 
-/// A sentence of somebody who writes moments in full, with these in short.
+/// Shortens the full timestamps in a sentence.
 pub fn with_clocks(text: &str, now: Timestamp) -> String {
     let word = |word: &str| {
         let bare = word.trim_end_matches([',', ';', '.', ')']);

@@ -1,6 +1,8 @@
-//! The dispatcher: takes tasks in, publishes them, decides results by the log, forwards them, answers questions.
+//! The dispatcher: accepts tasks, publishes them, decides results by the event log, delivers them,
+//! and serves the HTTP API.
 //!
-//! It keeps nothing on disk: kill it, start another, and that one reads the log and goes on. Several can run at once.
+//! It keeps nothing on disk: a new dispatcher reads the event log and continues the work of one
+//! that was killed. Several can run at once.
 
 pub mod api;
 mod consumer;

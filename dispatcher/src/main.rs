@@ -1,4 +1,4 @@
-//! The dispatcher's command line: `dispatcher serve` and what it needs to be set up.
+//! The binary `dispatcher`: the daemon `dispatcher serve`, and commands to set it up.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use dispatcher::api::routes::document;
 use dispatcher::serve::{self, PoolFile, ServeArgs};
 use pool_config::schema_text;
 
-/// The subcommands that `pool` has now.
+/// Subcommands of `pool`; `dispatcher` names the replacement.
 const MOVED: [&str; 21] = [
     "budget",
     "cancel",
@@ -35,14 +35,15 @@ const MOVED: [&str; 21] = [
     "why",
 ];
 
-/// Takes coding tasks in, publishes them over RabbitMQ, brings results back, serves the HTTP API and the dashboard
+/// Programmer Pool dispatcher: accepts coding tasks, hands them out over RabbitMQ, delivers the
+/// results, and serves the HTTP API and the dashboard
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "dispatcher",
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 done; 1 it failed; 2 the command line or a file is wrong.\n\n\
-    Environment: POOL_FILE the pool file, AMQP_URL the broker, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) the token of the API.\n\n\
+    after_help = "Exit status: 0 success; 1 the command failed; 2 the command line or a file is wrong.\n\n\
+    Environment: POOL_FILE is the pool file, AMQP_URL the broker's URL, POOL_API_TOKEN (or POOL_API_TOKEN_FILE) the API's token.\n\n\
     `pool` submits tasks and operates the pool.\n\nExample:\n  \
     dispatcher serve --pool config/pool.yaml"
 )]
@@ -53,9 +54,9 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Run the dispatcher until it is told to end
+    /// Run the dispatcher: accept tasks, deliver results, serve the HTTP API
     Serve(ServeArgs),
-    /// Declare the exchanges, queues and streams, bind the routes of the pool file, and end
+    /// Declare exchanges, queues and streams, bind the routes of the pool file, and exit
     #[command(after_help = "Example:\n  dispatcher topology --pool config/pool.yaml")]
     Topology(PoolFile),
     /// Print the OpenAPI document of the HTTP API
@@ -72,7 +73,7 @@ async fn main() -> ExitCode {
         Command::Topology(file) => serve::topology(file).await,
         Command::Openapi => {
             let written = std::io::stdout().write_all(schema_text(&document()).as_bytes());
-            // A reader that has gone away has decided so.
+            // A reader that closed the pipe is not an error.
             Ok(if written.is_ok() {
                 ExitCode::SUCCESS
             } else {
@@ -87,7 +88,7 @@ async fn main() -> ExitCode {
     })
 }
 
-/// Names the command that has this subcommand now, or refuses it.
+/// Names the `pool` command with this subcommand, or refuses an unknown one.
 fn unknown(words: &[OsString]) -> ! {
     let name = words
         .first()
@@ -96,7 +97,7 @@ fn unknown(words: &[OsString]) -> ! {
     let text = if MOVED.contains(&name.as_ref()) {
         format!("`dispatcher {name}` is now `pool {name}`, with the same options")
     } else {
-        format!("there is no subcommand '{name}'; see `dispatcher --help` and `pool --help`")
+        format!("unknown subcommand '{name}'; see `dispatcher --help` and `pool --help`")
     };
     Arguments::command()
         .error(ErrorKind::InvalidSubcommand, text)

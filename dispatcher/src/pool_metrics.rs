@@ -1,4 +1,5 @@
-//! The pool in numbers, for `/metrics`: what the status shows, looked at every few seconds. Every dispatcher says the same.
+//! Metrics of the pool for `/metrics`: the numbers of the status, updated every few seconds. Every
+//! dispatcher reports the same.
 
 use std::time::Duration;
 
@@ -18,13 +19,13 @@ use crate::views::Reader;
 use crate::views::pool_status::PoolStatus;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Queues beside those of the routes in which nothing should stay.
+/// Queues besides those of the routes in which no message should stay.
 const QUEUES: [&str; 3] = [DEAD_QUEUE, UNROUTABLE, RESULTS_QUEUE];
 
-/// Looks again and again, until the process ends.
+/// Updates the metrics until the process ends.
 pub(crate) async fn run(reader: Reader) {
     loop {
-        // A broker that does not answer does not keep the rest from being told.
+        // A broker that does not answer must not delay the other metrics.
         let counted = tokio::time::timeout(LOOK_EVERY, count(&reader.process)).await;
         let (waiting, others) = counted.unwrap_or((Vec::new(), [Depth::Unknown; QUEUES.len()]));
         let status = reader.pool_status_with(&waiting);
@@ -72,7 +73,7 @@ impl PoolMetrics<'_> {
             ages,
             now,
         } = self;
-        // Before everybody could be heard of, that many are down would be a false alarm.
+        // Before all heartbeats could have arrived, "down" programmers would be a false alarm.
         let all_known = status
             .programmers
             .iter()

@@ -1,4 +1,4 @@
-//! How many messages wait in queues.
+//! The number of messages in queues.
 
 use lapin::Queue;
 use lapin::options::QueueDeclareOptions;
@@ -8,12 +8,12 @@ use pool_broker::link::discard;
 use pool_broker::process::Process;
 use pool_broker::{BrokerError, within};
 
-/// What a queue holds for whoever asks next.
+/// The ready messages of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     Ready(u32),
     Missing,
-    /// The broker did not say.
+    /// The broker gave no number.
     Unknown,
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn depth(process: &Process, queue: &str) -> Depth {
     }
 }
 
-/// On a channel of its own: asking for a queue that is not there closes it.
+/// Uses its own channel, because asking for a missing queue closes the channel.
 pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, BrokerError> {
     let channel = process.consume.channel().await?;
     let options = QueueDeclareOptions {
@@ -43,10 +43,12 @@ pub(crate) async fn look(process: &Process, queue: &str) -> Result<Queue, Broker
     seen
 }
 
-/// Messages that wait in each route's queue, in the order of the routes; None when the broker did not say.
+/// Waiting messages in each route's queue, in the order of the routes; None if the broker gave no
+/// number.
 pub(crate) type Depths = Vec<Option<u32>>;
 
-/// Asks the broker, unless it is known to be away: a link waits for its connection for seconds.
+/// Asks the broker for the queue lengths, unless it is known to be away: a lost link would wait for
+/// seconds.
 pub(crate) async fn queue_depths(process: &Process) -> Depths {
     let (routes, endpoint) = (process.routes.all(), process.consume.endpoint());
     if process.consume.is_there().is_err() {
@@ -77,7 +79,8 @@ pub(crate) async fn queue_depths(process: &Process) -> Depths {
                 open = Some(channel);
                 continue;
             }
-            // Asking for a queue that is missing closes the channel, and says nothing of the others.
+            // Asking for a missing queue closes the channel, but says nothing about the other
+            // queues.
             Err(error) if error.is(AMQPSoftError::NOTFOUND) => depths.push(None),
             Err(_) => break,
         }

@@ -1,5 +1,6 @@
-//! Publishes a task again: first `reissued` with the next generation, so that of several who want to one does, then the
-//! message, then `published`. A delivery of a lower generation is dropped by whoever gets it.
+//! Publishes a task again in three steps: append `reissued` with the next generation, publish the
+//! message, append `published`. If several processes try, the log accepts one. Deliveries of a
+//! lower generation are dropped.
 
 use lapin::BasicProperties;
 use pool_broker::BrokerError;
@@ -24,21 +25,22 @@ pub enum NotReissued {
     Log(#[from] LogError),
 }
 
-/// What became of it.
+/// The result of reissuing a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reissued {
-    /// It is in its queue, with this generation.
+    /// The task is in its queue, with this generation.
     Published(u32),
-    /// Somebody else has published it again since.
+    /// Another process has published the task again since.
     Overtaken,
-    /// It has an outcome.
+    /// The task has finished.
     Finished,
 }
 
-/// Publishes the task with this generation, if nobody was faster.
+/// Publishes the task with this generation, unless another process was faster.
 ///
 /// # Errors
-/// When a step was not confirmed: the log says how far it came, and repairing takes that up.
+/// When a step was not confirmed: the log has the steps that were, and the repair finishes the
+/// rest.
 pub async fn reissue(
     process: &Process,
     task: &Task,
@@ -100,7 +102,7 @@ async fn publish(
         .await
 }
 
-/// What may be done with a message that is in our hands and carries this generation.
+/// The next step for a taken message that carries this generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Publish(u32),
@@ -116,7 +118,8 @@ fn step(state: Option<&TaskState>, carried: u32) -> Step {
     if state.outcome.is_some() {
         return Step::Finished;
     }
-    // Who has reissued it may have died before that message was published: then this one is all there is.
+    // The process that reissued the task may have died before it published the message. Then this
+    // message is the only one.
     if state.generation > carried && state.published {
         Step::Drop
     } else {
@@ -124,7 +127,8 @@ fn step(state: Option<&TaskState>, carried: u32) -> Step {
     }
 }
 
-/// Sends on a message that was taken from a queue, body and reply address as they came. The caller acks it afterwards.
+/// Sends on a message that was taken from a queue, with its body and reply address. The caller acks
+/// it afterwards.
 ///
 /// # Errors
 /// When a step was not confirmed: the message must stay where it is.
@@ -152,7 +156,7 @@ pub async fn send_on(
         },
     };
     point(Point::RetiredReissued);
-    // What cannot be read is for a programmer to refuse; any will do.
+    // A message that cannot be read is sent to any programmer, which refuses it.
     let key = message.map_or_else(
         || "any".to_owned(),
         |message| routing_key(&message.capabilities),
@@ -198,7 +202,8 @@ async fn claim_generation(
     }
 }
 
-/// It has finished; whoever waits for a reply to this message gets the result that there is.
+/// The task has finished. If this message names a reply queue, request that the result is sent
+/// there.
 async fn ask_again(
     process: &Process,
     id: &TaskId,
@@ -244,11 +249,11 @@ mod tests {
     #[test]
     fn an_old_copy_is_dropped_only_when_the_newer_one_is_in_its_queue() {
         let reissued = || Decision::reissued(&id(), 2);
-        assert_eq!(step_after(vec![], 0), Step::Publish(1), "never heard of");
+        assert_eq!(step_after(vec![], 0), Step::Publish(1), "not in the log");
         assert_eq!(
             step_after(vec![reissued()], 1),
             Step::Publish(3),
-            "it was never published: this one is all there is"
+            "the newer message was never published: this is the only one"
         );
         let published = Decision::Published {
             task: id(),
@@ -257,12 +262,12 @@ mod tests {
         assert_eq!(
             step_after(vec![reissued(), published.clone()], 1),
             Step::Drop,
-            "another one is in its queue"
+            "another message is in its queue"
         );
         assert_eq!(
             step_after(vec![reissued(), published], 2),
             Step::Publish(3),
-            "this one was in its queue"
+            "this message was in its queue"
         );
         assert_eq!(
             step_after(vec![reissued(), Decision::Cancelled { task: id() }], 2),

@@ -31,9 +31,9 @@ use crate::views::journal::Journal;
 use crate::views::presence::Presence;
 use crate::{pool_metrics, results};
 
-/// For requests that are being answered when the process is told to end.
+/// Time for open requests to finish when the process ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
-/// The service that answers them.
+/// The name of the service that answers requests.
 const HTTP_API: &str = "http_api";
 
 #[derive(Debug, Clone, clap::Args)]
@@ -45,7 +45,7 @@ pub struct PoolFile {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 it was told to end; 1 it cannot run, and waiting would not help, or a part of it has failed; 2 the pool file has mistakes.\n\nExamples:\n  \
+    after_help = "Exit status: 0 a signal ended it; 1 it cannot run, and waiting would not help, or one of its services has failed; 2 the pool file has mistakes.\n\nExamples:\n  \
     dispatcher serve --pool config/pool.yaml\n  \
     dispatcher serve --listen 127.0.0.1:7000"
 )]
@@ -55,10 +55,10 @@ pub struct ServeArgs {
     /// Address and port of the HTTP API; default: `dispatcher.listen` of the pool file
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Write the API's URL into this file once it is served (for port 0)
+    /// Write the API's URL into this file once the API is up (useful with port 0)
     #[arg(long)]
     url_file: Option<PathBuf>,
-    /// What its connections are called in the management UI; default: `dispatcher HOST/PID`
+    /// The name of its connections in the management UI; default: `dispatcher HOST/PID`
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
 }
@@ -92,11 +92,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     serve(pool, called("dispatcher", args.name), door, told).await
 }
 
-/// Where the API is served, and to whom.
+/// The listener of the API, its token and the file for its URL.
 struct Door {
     listener: TcpListener,
     access: Access,
-    /// Gets the URL once it is served.
+    /// The URL is written to it once the API is served.
     url_file: Option<PathBuf>,
 }
 
@@ -106,7 +106,8 @@ async fn serve(
     door: Door,
     told: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    // Not when it is told to end, but when the last request is answered: a task that is being taken needs all of it.
+    // Cancelled after the last request is answered, not at the signal: a submission in progress
+    // needs all parts of the process.
     let shutdown = CancellationToken::new();
     let mut services = Services::default();
     let (metrics, upkeep) = install_metrics("dispatcher", env!("CARGO_PKG_VERSION"))
@@ -158,16 +159,16 @@ async fn serve(
         std::fs::write(&file, &url)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
-    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves");
+    tracing::info!(%url, broker = %process.consume.endpoint().address(), "the dispatcher serves its API");
     let serving = axum::serve(door.listener, api::router(app))
         .with_graceful_shutdown(told.clone().cancelled_owned());
     services.start(HTTP_API, async {
         if let Err(error) = serving.await {
-            tracing::error!(%error, "the HTTP API is not served any more");
+            tracing::error!(%error, "the HTTP API stopped");
         }
     });
     let code = until_told(&mut services, &told).await;
-    // Somebody may have stopped in the middle of his request.
+    // A client may have stopped in the middle of its request.
     let answered = tokio::time::timeout(LAST_ANSWERS, services.end_of(HTTP_API));
     let _ = answered.await;
     shutdown.cancel();
@@ -176,7 +177,7 @@ async fn serve(
     Ok(code)
 }
 
-/// What is there before the dispatcher's own services start.
+/// The parts that exist before the dispatcher's own services start.
 struct Base {
     process: Process,
     pool: Arc<Pool>,
@@ -185,7 +186,7 @@ struct Base {
     journal: Journal,
 }
 
-/// Starts everything that needs no HTTP; gives what the API shows and changes.
+/// Starts the services that do not need HTTP. Returns the parts that the API uses.
 fn start_services(base: Base, services: &mut Services) -> (Reader, Outputs, DeadLetters) {
     let Base {
         process,
@@ -228,7 +229,7 @@ fn intake(reader: &Reader) -> Intake {
     )
 }
 
-/// Waits until the process is told to end, or a service ends; then it is told by this, and has failed.
+/// Waits for a signal or for the end of a service. After the end of a service the process ends, with status 1.
 async fn until_told(services: &mut Services, told: &CancellationToken) -> ExitCode {
     let ended = tokio::select! {
         biased;
@@ -240,7 +241,7 @@ async fn until_told(services: &mut Services, told: &CancellationToken) -> ExitCo
     ExitCode::FAILURE
 }
 
-/// Puts this pool file in force, when the log has been read.
+/// Waits until the event log has been read, and puts this pool file in force.
 async fn put_in_force(
     process: &Process,
     pool: &Pool,
@@ -270,7 +271,7 @@ pub async fn topology(file: PoolFile) -> anyhow::Result<ExitCode> {
     services.start_all(of_process);
     put_in_force(&process, &pool, &mut services).await?;
     let routes = process.routes.all().len();
-    tracing::info!(routes, "the topology is declared and the routes are bound");
+    tracing::info!(routes, "declared the topology and bound the routes");
     shutdown.cancel();
     process.consume.close().await;
     Ok(ExitCode::SUCCESS)
@@ -292,7 +293,7 @@ fn logs() {
     init_logs(std::env::var("RUST_LOG").ok().as_deref(), format);
 }
 
-/// SIGTERM and SIGINT end the process in order; a second one does not wait.
+/// SIGTERM and SIGINT end the process in order; a second signal ends it at once.
 fn end_on_signals(told: CancellationToken) -> anyhow::Result<AbortOnDropHandle<()>> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;

@@ -1,7 +1,7 @@
-"""Waits until a RabbitMQ node lets its user in: amqp_ready.py PID SECONDS, with AMQP_URL in the environment.
+"""Waits until a client can log in to a RabbitMQ node: amqp_ready.py PID SECONDS, with AMQP_URL in the environment.
 
-An open port says little: the node opens it before its virtual host is up. Only a login that reaches `connection.open-ok`
-means that clients can work. Exit status 0 = ready, 1 = not in time, 2 = the process PID is gone, 3 = access refused.
+The node opens its port before its virtual host is up, so only a login that reaches `connection.open-ok` shows that clients
+can work. Exit status: 0 = ready, 1 = not ready in time, 2 = the process PID is gone, 3 = access refused.
 """
 
 import os
@@ -88,11 +88,11 @@ def main(pid, seconds):
         if pid and not os.path.exists(f"/proc/{pid}"):
             return 2
         if time.monotonic() > deadline:
-            print(f"no AMQP login at {url.hostname}:{url.port} within {seconds} s: {problem}", file=sys.stderr)
+            print(f"no AMQP login at {url.hostname}:{url.port} succeeded within {seconds} s: {problem}", file=sys.stderr)
             return 1
         time.sleep(0.05)
 
 
-# An interrupt ends it without a traceback.
+# Ctrl-C ends this program without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))

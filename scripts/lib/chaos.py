@@ -1,10 +1,11 @@
-"""Lets the scripted LLM fail in turn while tasks run, and says what the pool does: scripts/quickstart --chaos.
+"""Makes the scripted LLM fail in one way after the other while tasks run, and prints what the pool does about it: the
+program behind scripts/quickstart --chaos.
 
     chaos.py LLM_URL [--once]
 
-POOL_URL is the pool's. What is said about the pool is what its status says (narrator.py); what is said about the LLMs is
-what they have received. With --once it ends after one round, with status 0 when every task has succeeded and the pool
-did in every act what the act is there to show.
+POOL_URL in the environment is the pool's address. The lines about the pool come from its status (narrator.py), the lines
+about the LLMs from the requests that they received. With --once it ends after one round; the exit status is 0 if every
+task succeeded and the pool did in each act what that act shows.
 """
 
 import decimal
@@ -23,17 +24,17 @@ import narrator  # noqa: E402
 QWEN = "ollama/qwen2.5-coder:7b-instruct"
 CLAUDE = "anthropic/claude-sonnet-4-20250514"
 PRIMARIES = ["qwen2.5-coder:7b", "claude-sonnet-4", "deepseek-coder-v3:14b"]
-# About a cent for a call of Claude.
+# A call of Claude costs about one cent.
 USUAL = {"model": "*", "say": "Done.", "usage": {"input_tokens": 1000, "output_tokens": 500}, "delay_ms": 50}
 LIMIT_S = 90
-# As in config/trial.yaml.
+# The limit in config/trial.yaml.
 TRIAL_LIMIT_USD = 50
-# The most that a task may cost, as in config/trial-chaos.yaml.
+# The limit of a task in config/trial-chaos.yaml.
 CAP_USD = decimal.Decimal("0.05")
 
 
 class Failure(Exception):
-    """Something that an act is there to show has not happened, or that cannot be asked for."""
+    """The pool did not do what an act shows, or a request failed."""
 
 
 def http(method, url, body=None):
@@ -51,14 +52,14 @@ def http(method, url, body=None):
 
 
 class Pool:
-    """The pool, and somebody who watches it and tells."""
+    """The pool, and a thread that polls its status and prints what changes."""
 
     def __init__(self, url, llm_url):
         self.url, self.llm_url = url, llm_url
         self.batch = time.strftime("chaos-%H%M%S")
         self.submitted = 0
         self.seen = 0
-        # What is older than the last thing that was done says nothing about it.
+        # When the newest status was asked for, and when this script last changed anything: an older status does not count.
         self.asked, self.acted = 0.0, 0.0
         self.status = self.get_status()
         self.watching = threading.Thread(target=self.watch, daemon=True)
@@ -74,7 +75,7 @@ class Pool:
             try:
                 after = self.get_status()
             except Failure as failure:
-                tell(f"(the status cannot be read: {failure})")
+                tell(f"(failed to read the pool's status: {failure})")
                 continue
             for sentence in narrator.sentences(self.status, after):
                 tell(sentence)
@@ -98,11 +99,11 @@ class Pool:
             })
         http("POST", f"{self.url}/tasks", tasks)
         self.acted = time.monotonic()
-        wanted = "/".join(capabilities) or "anybody"
+        wanted = f"programmers that offer {'/'.join(capabilities)}" if capabilities else "any programmer"
         say(f"  ({count} tasks for {wanted})")
 
     def allow(self, more_usd):
-        """Sets today's limit to so much more than is spent: this pool may have been used before today."""
+        """Sets today's limit to `more_usd` above what is spent: this pool may have spent money today already."""
         self.limit(decimal.Decimal(self.get_status()["budget"]["spent_usd"]) + more_usd)
 
     def limit(self, usd):
@@ -110,18 +111,18 @@ class Pool:
         self.acted = time.monotonic()
 
     def until(self, what, fits):
-        """Waits for something that the status must show."""
+        """Waits until the status fits."""
         deadline = time.monotonic() + LIMIT_S
         while self.asked <= self.acted or not fits(self.status):
             if time.monotonic() > deadline:
-                raise Failure(f"not within {LIMIT_S} s: {what}")
+                raise Failure(f"this did not happen within {LIMIT_S} s: {what}; the logs are in .pool/logs")
             time.sleep(0.1)
 
     def open_tasks_done(self):
         self.until("every task has an outcome", lambda status: status["open_tasks"] == 0)
 
     def calls(self):
-        """What the LLMs have received since the last time, in one line for each."""
+        """Prints one line for each LLM: the requests that it received since the last call."""
         received = http("GET", f"{self.llm_url}/script/requests?after={self.seen}")
         counts = {}
         for request in received:
@@ -171,15 +172,15 @@ def shut_for_budget(status):
 
 
 def nobody_can_pay(status):
-    """Every paid programmer is shut, none of them works, and no other task can begin with what is left."""
+    """Whether every paid programmer is shut, no paid task runs, and the rest of the budget is too small for another one."""
     budget = status["budget"]
     rests = decimal.Decimal(budget["left_usd"]) < CAP_USD and decimal.Decimal(budget["reserved_usd"]) == 0
     return rests and shut_for_budget(status) == 3
 
 
 def recovered(pool):
-    """The LLMs are well again: the pool has to find out by itself."""
-    tell("(the LLMs are well again; nobody tells the pool)")
+    """Ends the failures and waits until the pool has found out by itself."""
+    tell("(the LLMs work again; the pool has to find out by itself)")
     pool.rules()
     pool.until("every programmer is back on its primary", all_on_primary)
     pool.open_tasks_done()
@@ -204,7 +205,7 @@ def rate_limit(pool):
 
 
 def outage(pool):
-    act("Three primaries are down", "Every call of them is answered 500.")
+    act("Three primaries are down", "They answer 500 to every call.")
     pool.rules(*({"model": model, "fail": {"status": 500}} for model in PRIMARIES))
     pool.submit(12, "fast")
     pool.submit(6, "deepseek")
@@ -215,7 +216,7 @@ def outage(pool):
 
 
 def hang(pool):
-    act("A primary hangs", f"{QWEN} reads every request and never answers; the pool waits 4 s for a call.")
+    act("A primary hangs", f"{QWEN} reads every request and never answers; the pool's time limit for a call is 4 s.")
     pool.rules({"model": "qwen2.5-coder:7b", "behave": "hang"})
     pool.submit(10, "fast")
     pool.until(f"the breaker of {QWEN} is open", is_open(QWEN))
@@ -224,7 +225,7 @@ def hang(pool):
 
 
 def slow(pool):
-    act("Everything is slow", "Every call takes a second longer, which is no failure.")
+    act("Every LLM is slow", "Every call takes a second longer; no call fails.")
     pool.rules({"model": "*", "delay_ms": 1000, "say": "Done.", "usage": USUAL["usage"]})
     pool.submit(20)
     pool.open_tasks_done()
@@ -235,18 +236,18 @@ def slow(pool):
 
 
 def money(pool):
-    text = "Today's limit is set to twenty cents more than is spent. Thirty tasks want a paid LLM."
-    act("The money of the day runs out", text)
+    text = "Today's limit is now $0.20 above what is spent. Thirty tasks need a paid LLM."
+    act("The budget of the day runs out", text)
     pool.rules()
     pool.allow(decimal.Decimal("0.20"))
     pool.submit(30, "paid")
     pool.until("every paid programmer is shut because of the budget", nobody_can_pay)
     tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
     waiting = pool.status["open_tasks"]
-    tell(f"{waiting} tasks wait for money. Tasks for free programmers go on:")
+    tell(f"{waiting} tasks wait for budget. Tasks for free programmers still run:")
     pool.submit(14, "free")
     pool.until("the free tasks are done", lambda status: status["open_tasks"] == waiting)
-    tell(f"The free ones are done, {waiting} still wait. Now there are two dollars more for today.")
+    tell(f"The free tasks are done, {waiting} still wait. Today's limit is now $2.00 above what is spent.")
     pool.allow(decimal.Decimal(2))
     pool.open_tasks_done()
     tell(f"BUDGET         {narrator.money(pool.status['budget'])}.")
@@ -262,7 +263,7 @@ def main():
     try:
         rounds(pool, once)
     finally:
-        # What was set for today would hold for every pool on this broker, until midnight.
+        # Today's limit holds until midnight for every pool on this broker, so it is set back.
         pool.limit(TRIAL_LIMIT_USD)
 
 
@@ -275,7 +276,7 @@ def rounds(pool, once):
         listed = ", ".join(f"{count} {state}" for state, count in outcomes.items())
         act("The end of the round", f"{pool.submitted} tasks since the start: {listed}.")
         if outcomes != {"succeeded": pool.submitted}:
-            raise Failure("a task has not succeeded")
+            raise Failure(f"not every task succeeded: pool tasks --label run_id={pool.batch} lists them")
         if once:
             return
 

@@ -1,4 +1,4 @@
-"""Writes the queries of a Grafana dashboard as recording rules, which promtool can check; says which panels overlap.
+"""Writes the queries of a Grafana dashboard as recording rules, which promtool can check; reports panels that overlap.
 
 check_dashboard.py DASHBOARD >RULES
 """
@@ -6,7 +6,7 @@ check_dashboard.py DASHBOARD >RULES
 import json
 import sys
 
-# What Grafana fills in.
+# Variables that Grafana replaces, each with a sample value.
 FILLED_IN = {"$__rate_interval": "5m"}
 
 
@@ -18,7 +18,7 @@ def overlapping(panels):
             for y in range(place["y"], place["y"] + place["h"]):
                 other = taken.setdefault((x, y), panel["title"])
                 if other != panel["title"] or x >= 24:
-                    yield f"{panel['title']} and {other} are in one place"
+                    yield f"the panels {panel['title']} and {other} overlap, or are wider than the page: change their gridPos"
 
 
 with open(sys.argv[1], encoding="utf-8") as file:
@@ -28,11 +28,11 @@ queries = [target["expr"] for panel in panels for target in panel.get("targets",
 queries += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
 wrong = sorted(set(overlapping(panels)))
 if len({panel["id"] for panel in panels}) != len(panels):
-    wrong.append("two panels have the same id")
+    wrong.append("two panels have the same id: give one of them a new id")
 if wrong:
     sys.exit("\n".join(wrong))
 for name, value in FILLED_IN.items():
     queries = [query.replace(name, value) for query in queries]
 rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries)]
-# JSON is YAML.
+# JSON is valid YAML.
 json.dump({"groups": [{"name": dashboard["uid"], "rules": rules}]}, sys.stdout)

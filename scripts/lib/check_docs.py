@@ -1,6 +1,6 @@
-"""Looks at the pages below docs/ and at README.md: what they name must be there.
+"""Checks the pages of the book and the documents at the top: everything that they name must exist.
 
-check_docs.py ROOT [PROGRAMS]    PROGRAMS: a directory with dispatcher and worker
+check_docs.py ROOT [PROGRAMS]    PROGRAMS: a directory with dispatcher, worker and pool
 """
 
 import functools
@@ -13,11 +13,16 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(sys.argv[1])
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-# Pages that lead to others, or are led to.
-LINKED = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + PAGES
-PROGRAMS = ("dispatcher", "pool", "worker")
-# A section by itself stands in a pool file like this one.
+BOOK = ROOT / "docs"
+SUMMARY = BOOK / "SUMMARY.md"
+PAGES = sorted(page for page in BOOK.rglob("*.md") if page != SUMMARY)
+# In bytes: a newcomer reads each of them in one go.
+LARGEST = {"README.md": 10_240, "ARCHITECTURE.md": 18_432, "CONTRIBUTING.md": 8_192}
+LINKED = [ROOT / name for name in LARGEST] + [ROOT / "examples/README.md", ROOT / "SECURITY.md"] + [SUMMARY] + PAGES
+# Pages for people who use the pool. The others are about the code: they may name hidden commands and parts of pool files.
+FOR_USERS = [ROOT / "README.md"] + [page for page in PAGES if page.parent.name != "internals" and page.name != "glossary.md"]
+PROGRAMS = ("dispatcher", "worker", "pool")
+# A section of a pool file is checked as a part of a pool file with this programmer.
 PROGRAMMER = "programmers:\n  - {id: \"001\", primary_llm: ollama/a-model}\n"
 wrong = []
 
@@ -27,14 +32,14 @@ def outside_of_blocks(text):
 
 
 def blocks(text):
-    """[(language, content)] of a page, without the indentation of the list that it stands in."""
+    """The code blocks of a page as [(language, content)], without the indentation of a list around them."""
     found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```$", text, flags=re.M | re.S)
     return [(language, re.sub(rf"^{indent}", "", content, flags=re.M)) for indent, language, content in found]
 
 
 @functools.cache
 def anchors(page):
-    """Of its headings, as GitHub makes them."""
+    """The anchors of its headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", outside_of_blocks(page.read_text()), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -46,9 +51,48 @@ def check_links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path) if path else page
         if not file.exists():
-            wrong.append(f"{page}: {target}: there is no {file}")
+            wrong.append(f"{page}: {target}: no such file: {file}")
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
-            wrong.append(f"{page}: {target}: {file} has no such heading")
+            wrong.append(f"{page}: the link {target} has no target: {file} has no heading #{anchor}")
+
+
+def check_summary():
+    """The table of contents has every page of the book, and no other."""
+    listed = re.findall(r"\]\(([^)#]+)\)", SUMMARY.read_text())
+    for name in sorted({name for name in listed if listed.count(name) > 1}):
+        wrong.append(f"{SUMMARY}: lists {name} more than once")
+    for page in PAGES:
+        if str(page.relative_to(BOOK)) not in listed:
+            wrong.append(f"{SUMMARY}: does not list {page.relative_to(BOOK)}")
+
+
+def check_pictures():
+    """Every picture is shown somewhere. (That those which are shown exist is a matter of links.)"""
+    shown = {(page.parent / target).resolve() for page in LINKED for target in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", page.read_text())}
+    for picture in sorted((BOOK / "images").iterdir()):
+        if picture.resolve() not in shown:
+            wrong.append(f"{picture}: no page shows it")
+
+
+def check_sizes():
+    for name, largest in LARGEST.items():
+        size = (ROOT / name).stat().st_size
+        if size > largest:
+            wrong.append(f"{ROOT / name}: has {size:,} bytes, {largest:,} are allowed: move something into the book")
+
+
+@functools.cache
+def sources():
+    """The code of the programs, without their tests."""
+    crates = [ROOT / name for name in ("shared", "dispatcher", "worker", "cli")]
+    return "".join(file.read_text() for crate in crates for file in sorted(crate.rglob("src/**/*.rs")))
+
+
+def check_log_lines(page):
+    """A log line that a page quotes is in the code. Lines with an ellipsis are RabbitMQ's."""
+    for line in re.findall(r"log(?:s| line)? `([^`\n…]+)`", page.read_text()):
+        if line not in sources():
+            wrong.append(f"{page}: no program logs `{line}`")
 
 
 def names(schema):
@@ -64,13 +108,13 @@ def names(schema):
 
 
 def check_fields():
-    page = ROOT / "docs/messages.md"
+    page = BOOK / "reference/messages.md"
     text = page.read_text()
     for message in ("task", "result"):
         schema = json.loads((ROOT / f"config/schema/{message}.schema.json").read_text())
         for name in sorted(set(names(schema))):
             if not re.search(rf"`(\w+(\[\])?\.)*{name}`", text):
-                wrong.append(f"{page}: does not describe `{name}` of a {message}")
+                wrong.append(f"{page}: describe `{name}` of a {message}, which is missing")
 
 
 def is_pool_file(content):
@@ -80,7 +124,7 @@ def is_pool_file(content):
     return first.split(":")[0] in schema["properties"]
 
 
-def check_pool_files(page, dispatcher):
+def check_pool_files(page, pool):
     for language, content in blocks(page.read_text()):
         if language != "yaml" or not is_pool_file(content):
             continue
@@ -89,9 +133,9 @@ def check_pool_files(page, dispatcher):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(content)
             file.flush()
-            done = subprocess.run([dispatcher, "check", "--pool", file.name], capture_output=True, text=True, env={}, check=False)
+            done = subprocess.run([pool, "check", "--pool", file.name], capture_output=True, text=True, env={}, check=False)
         if done.returncode != 0:
-            wrong.append(f"{page}: this pool file is refused:\n{content}\n{done.stdout}{done.stderr}")
+            wrong.append(f"{page}: `pool check` refuses this pool file:\n{content}\n{done.stdout}{done.stderr}")
 
 
 @functools.cache
@@ -101,9 +145,8 @@ def help_of(program, words):
 
 
 def command_lines(page):
-    """What a page calls, in a block or in a line: each with all its words."""
-    # What is promised for later has no --help yet.
-    text = re.sub(r"^## Not there yet$.*?(?=^## )", "", page.read_text(), flags=re.M | re.S)
+    """The commands of a page, in blocks and between backticks: each with all its words."""
+    text = page.read_text()
     inline = re.findall(r"`([^`\n]+)`", outside_of_blocks(text))
     in_blocks = [line for language, content in blocks(text) if language in ("sh", "console") for line in content.splitlines()]
     for line in inline + in_blocks:
@@ -131,13 +174,13 @@ def check_commands(page, directory):
 
 @functools.cache
 def routes():
-    """[(pattern of its path, its methods with what they take)] of the API."""
+    """The routes of the API as [(pattern of the path, {method: description})]."""
     document = json.loads((ROOT / "config/schema/openapi.json").read_text())
     return [(re.sub(r"\{\w+\}", "[^/]+", path), methods) for path, methods in document["paths"].items()]
 
 
 def check_requests(page):
-    """Every call of the dispatcher by curl goes to a route that there is, with parameters that it knows."""
+    """Every request by curl to a dispatcher has a route and parameters that the API knows."""
     in_blocks = [line for language, content in blocks(page.read_text()) if language in ("sh", "console") for line in content.splitlines()]
     for line in in_blocks:
         call = re.search(r"curl .*?(?:http://127\.0\.0\.1:6141|\$POOL_URL)(/[^\s'\"?]*)(?:\?([^\s'\"]*))?", line)
@@ -159,9 +202,14 @@ def check_requests(page):
 for page in LINKED:
     check_links(page)
     check_requests(page)
+check_summary()
+check_pictures()
+check_sizes()
 check_fields()
+for page in FOR_USERS:
+    check_log_lines(page)
 if len(sys.argv) > 2:
-    for page in [ROOT / "README.md", *PAGES]:
+    for page in FOR_USERS:
         check_pool_files(page, os.path.join(sys.argv[2], "pool"))
         check_commands(page, sys.argv[2])
 if wrong:

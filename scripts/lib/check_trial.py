@@ -11,7 +11,7 @@ import yaml
 
 
 def apply(edits, root):
-    """As the agent does it: SEARCH must be whole lines that occur once; an empty SEARCH makes a new file."""
+    """Applies edits as aider does: `search` is whole lines that occur once; an empty `search` makes a new file."""
     for edit in edits:
         path = root / edit["file"]
         if not edit["search"]:
@@ -21,12 +21,12 @@ def apply(edits, root):
             continue
         text, search = "\n" + path.read_text(), "\n" + edit["search"]
         if text.count(search) != 1:
-            raise ValueError(f"a search text occurs {text.count(search)} times in {edit['file']}: {edit['search']!r}")
+            raise ValueError(f"a search text must occur once in {edit['file']}, and occurs {text.count(search)} times: {edit['search']!r}")
         path.write_text(text.replace(search, "\n" + edit["replace"])[1:])
 
 
 def failures(checks, root):
-    """Names and last words of the checks that fail."""
+    """The checks that fail: {name: last line of the output}."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     found = {}
     for check in checks:
@@ -37,7 +37,7 @@ def failures(checks, root):
 
 
 def stray_mentions(answer, task, sample):
-    """Files that the answer names and the task does not hand over: aider then asks again with them, and edits nothing."""
+    """Files that the answer names and the task does not list: aider would then ask again with them and edit nothing."""
     text = " ".join([answer["say"], *(edit["search"] + " " + edit["replace"] for edit in answer["edits"])])
     words = {word.strip("\"'`.,;:!?()[]") for word in text.split()}
     known = {str(path.relative_to(sample)) for path in sample.rglob("*") if ".git" not in path.parts}
@@ -45,27 +45,27 @@ def stray_mentions(answer, task, sample):
 
 
 def problem_with(task, answers, sample):
-    """What is wrong with one task, or None."""
+    """The first mistake of a task, or None."""
     fitting = [answer for answer in answers if answer["when"] in task["instruction"]]
     if len(fitting) != 1:
-        return f"{len(fitting)} answers fit its instruction"
+        return f"exactly one answer must fit its instruction, and {len(fitting)} do"
     missing = [name for name in task["files"] if not (sample / name).is_file()]
     if missing:
-        return f"files that the sample does not have: {missing}"
+        return f"it lists files that the sample repository does not have: {missing}"
     stray = stray_mentions(fitting[0], task, sample)
     if stray:
-        return f"its answer names files that are not among its files: {stray}"
+        return f"its answer names files that the task does not list: {stray}"
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory) / "work"
         shutil.copytree(sample, root)
         if not failures(task["acceptance"], root):
-            return "its checks pass before anything is done"
+            return "its acceptance checks pass before the edits"
         try:
             apply(fitting[0]["edits"], root)
         except (OSError, ValueError) as error:
             return str(error)
         left = failures(task["acceptance"], root)
-        return f"after the edits: {left}" if left else None
+        return f"acceptance checks fail after the edits: {left}" if left else None
 
 
 def main(trial, sample):

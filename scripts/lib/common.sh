@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What every script here shares: where things are, how they speak, how they fail.
+# Shared by all scripts: directories, messages, failures, options.
 
-# A failure inside $(…) ends the script too.
+# A failure inside $(…) ends the script, too.
 shopt -s inherit_errexit
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)"
-# Everything that the scripts make lies below it, except cargo's target directory. Git ignores it.
+# The scripts put all their files below it, except cargo's target directory. Git ignores it.
 # shellcheck disable=SC2034 # used by the scripts that source this file
 DATA="$ROOT/.pool"
 
@@ -20,16 +20,28 @@ fail() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Without the user's site packages and environment: nothing there is needed, and it starts faster.
+# Runs Python without the user's site packages and environment, which the scripts do not need; it starts faster.
 py() { python3 -IS "$@"; }
 
-# A command line that is wrong, before anything is done: exit status 2.
+# PyYAML comes with aider; Debian's package is python3-yaml.
+python_with_yaml() {
+    local candidate
+    for candidate in "$DATA/aider/bin/python" /usr/bin/python3 python3; do
+        if "$candidate" -c 'import yaml' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    fail "no Python with PyYAML: install python3-yaml, or run scripts/test once"
+}
+
+# Refuses a wrong command line before anything is done: exit status 2.
 refuse() {
     printf '%s: %s (see %s --help)\n' "${0##*/}" "$*" "$0" >&2
     exit 2
 }
 
-# The value of an option that needs one: `need_value --data "$@"` with the option still at $1 of the caller.
+# Prints the value of an option: `need_value --data "$@"`, while the option is still $1 of the caller.
 need_value() {
     if [ $# -lt 3 ] || [ -z "$3" ]; then
         refuse "$1 needs a value"
@@ -37,15 +49,15 @@ need_value() {
     printf '%s\n' "$3"
 }
 
-# The same for a file that must exist; prints its absolute path.
+# Prints the absolute path of a file that an option names; the file must exist.
 need_file() {
     local file
     file="$(need_value "$@")"
-    [ -f "$file" ] || refuse "$1: there is no file $file"
+    [ -f "$file" ] || refuse "$1: no file $file"
     realpath "$file"
 }
 
-# The comment block at the head of a script is its help text. The shell alone prints it.
+# Prints the help text of a script: the comment block at its head. It needs no program but the shell.
 usage() {
     local line
     {
@@ -57,7 +69,7 @@ usage() {
     } <"$0"
 }
 
-# help_only "$@" : --help and -h, wherever they stand before a `--`, print how the script is used, and nothing else is done.
+# help_only "$@" : if --help or -h is an argument before `--`, prints the help text and exits.
 help_only() {
     local word
     for word in "$@"; do

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from config/schema/pool.schema.json, so that the reference cannot differ from the program.
+"""Writes docs/reference/configuration.md from config/schema/pool.schema.json, so that the reference cannot differ from the program.
 
 config_reference.py SCHEMA               prints the page
 config_reference.py SCHEMA --check FILE  says whether FILE is that page
@@ -8,49 +8,41 @@ import difflib
 import json
 import sys
 
-# As a reader meets them; sections that a new version adds come behind these.
+# In the order in which a reader needs them; sections that are not in this list come after these.
 ORDER = ["programmers", "pool_size", "capability_routing", "defaults", "providers", "llms", "prices", "agent", "workspace", "sandbox",
          "acceptance", "broker", "events", "dispatcher", "failover", "cost_optimization", "load_balancing"]
 
 HEAD = """\
 <!-- Made by scripts/docs from config/schema/pool.schema.json and scripts/lib/config_reference.py. Do not edit. -->
-# Configuration reference
+# Configuration
 
-Every key of the pool file. [config/pool.yaml](../config/pool.yaml) is a sample with a comment at each line, and
-`pool check --pool FILE` says what is wrong with yours. Unknown keys are mistakes, so a key with a slip in it is never
-ignored. Relative paths start from the directory of the pool file.
+This page lists every key of the pool file. [config/pool.yaml](../../config/pool.yaml) is a sample with a comment at each line. `pool check --pool FILE` lists the mistakes in
+yours. Unknown keys are mistakes, so the pool never ignores a misspelt key. Relative paths start from the directory of the pool file.
 
-An *amount* is a number of US dollars or a string that holds one (`2.50`, `"2.50"`), with at most 6 decimal places. `_s` at the end of a
-name means seconds. Where a programmer's key has no default, the value in `defaults` holds.
+- An *amount* is a number of US dollars, or a string with one (`2.50`, `"2.50"`). It has at most 6 decimal places.
+- A name that ends in `_s` is a number of seconds.
+- If a key of a programmer has no default, the value in `defaults` holds.
 
 """
 
 TAIL = """\
-## What must be the same everywhere
+## Keys that must be the same
 
-Dispatchers and workers of a pool may have different files, as long as these agree: the programmers in their order, of each the id, the
-LLMs, the capabilities (with those of `capability_routing`) and the limits (with those of `defaults`); `load_balancing`; `failover`;
-`cost_optimization`; of each provider the name and `free`; `prices`; of `dispatcher` the keys `max_attempts`, `max_hand_backs` and
-`retry_delay_s`. `pool check --format json` shows their fingerprint as `config_hash`, and a dispatcher's `/health` its own.
+All dispatchers and workers of a pool must agree on these keys:
 
-The file of the dispatcher that started last is in force. A worker whose file differs takes no task and says so (`config` in
-`pool status`); a dispatcher whose file differs answers `/ready` with 503. Paths, ports, addresses of providers, the agent, `sandbox`,
-`acceptance`, `broker`, `events` and the rest of `dispatcher` may differ.
+- `programmers`: their order, and the id, LLMs, capabilities (with those of `capability_routing`) and limits (with those of `defaults`) of each;
+- `prices`, and the name and `free` of each provider;
+- `load_balancing`, `failover` and `cost_optimization`;
+- `max_attempts`, `max_hand_backs` and `retry_delay_s` of `dispatcher`.
 
-## Environment variables
+`pool check --format json` shows their fingerprint as `config_hash`. The `/health` of a dispatcher shows its own.
 
-| variable | of | for |
-|---|---|---|
-| `AMQP_URL` | both | wins over `broker.url` |
-| `POOL_<PROVIDER>_URL` | both | wins over `providers.<provider>.base_url`: capitals, `-` as `_` (`POOL_OLLAMA_URL`) |
-| what `api_key_env` names | worker; `pool check --llms` | the key of a provider |
-| `<NAME>_FILE` | both | for `AMQP_URL`, `POOL_API_TOKEN` and keys: the file that holds the value, when `<NAME>` itself is not set |
-| `POOL_API_TOKEN` | dispatcher, its commands | the token of the HTTP API, at least 16 characters; needed to listen on another address than loopback |
-| `POOL_FILE` | both | instead of `--pool` |
-| `POOL_URL` | the dispatcher's commands | instead of `--url` |
-| `PROGRAMMER_ID` | worker | instead of `--programmers` |
-| `RUST_LOG` | both | what is logged: `info` (the default), `debug`, or by module |
-| `POOL_LOG` | both | `json`: log lines are JSON |
+The file of the dispatcher that started last is in force. A worker with another fingerprint takes no tasks and says so (`config` in `pool status`). A dispatcher with
+another one answers `/ready` with 503.
+
+Everything else may differ: paths, ports, addresses of providers, `agent`, `sandbox`, `acceptance`, `broker`, `events` and the rest of `dispatcher`.
+
+Some keys can also be set by [environment variables](environment.md).
 """
 
 
@@ -60,7 +52,7 @@ def code(value):
 
 
 def alternatives(schema):
-    """A schema and those that it offers instead of each other, without `null`, flat."""
+    """The alternatives of a schema (`anyOf`) as a flat list, without `null`."""
     if "anyOf" not in schema:
         return [schema]
     flat = []
@@ -75,7 +67,7 @@ def may_be_null(schema):
 
 
 def words(schema):
-    """The words that a key may have, each with its description: [(word, text)]; empty when any will do."""
+    """The words that a key may have, each with its description: [(word, text)]. Empty if the key may have any word."""
     if "enum" in schema:
         return [(word, "") for word in schema["enum"]]
     found = []
@@ -85,7 +77,7 @@ def words(schema):
 
 
 def kind(schema):
-    """What may stand there, in words."""
+    """The kind of value, in words."""
     if is_amount(schema):
         return "amount"
     return " or ".join(dict.fromkeys(kind_of_one(choice) for choice in alternatives(schema)))
@@ -120,12 +112,12 @@ def default(schema):
         return ""
     value = schema["default"]
     if value is None:
-        return "" if may_be_null(schema) else "**needed**"
+        return "" if may_be_null(schema) else "**required**"
     return code(value) if value not in ([], {}) else "none"
 
 
 def description(schema):
-    """The text, then the words that may stand there."""
+    """The text, then the words that the key may have."""
     lines = [" ".join(schema.get("description", "").split())]
     choices = [word for choice in alternatives(schema) for word in words(choice)]
     if not choices and schema.get("type") == "array":
@@ -137,8 +129,8 @@ def description(schema):
 
 
 def rows(properties, prefix=""):
-    # What is needed comes first; otherwise as in the schema, by the alphabet.
-    for name, schema in sorted(properties.items(), key=lambda row: default(row[1]) != "**needed**"):
+    # Required keys first, then the others in alphabetical order, as in the schema.
+    for name, schema in sorted(properties.items(), key=lambda row: default(row[1]) != "**required**"):
         if schema.get("type") == "object" and "properties" in schema:
             yield f"| `{prefix}{name}` | map | | {description(schema)} |"
             yield from rows(schema["properties"], f"{prefix}{name}.")
@@ -147,7 +139,7 @@ def rows(properties, prefix=""):
 
 
 def entry(schema):
-    """What one element of a list or a map may hold, and how it is addressed; None for plain values."""
+    """The schema of one element of a list or a map, and a sentence that introduces it; None for plain values."""
     if "items" in schema:
         return schema["items"], "Each entry of the list:"
     for key in ("patternProperties", "additionalProperties"):
@@ -174,7 +166,7 @@ def section(name, schema):
     if lead:
         yield lead
         yield ""
-    yield "| key | is | default | |"
+    yield "| key | is | default | meaning |"
     yield "|---|---|---|---|"
     yield from rows(inner["properties"])
     yield ""
@@ -183,9 +175,9 @@ def section(name, schema):
 def page(schema):
     sections = schema["properties"]
     names = [name for name in ORDER if name in sections] + [name for name in sections if name not in ORDER]
-    contents = " · ".join(f"[`{name}`](#{name})" for name in names)
-    lines = [contents + " ·", "[what must be the same everywhere](#what-must-be-the-same-everywhere) ·",
-             "[environment variables](#environment-variables)", ""]
+    links = [f"[`{name}`](#{name})" for name in names] + ["[keys that must be the same](#keys-that-must-be-the-same)"]
+    lines = [" · ".join(links[at : at + 9]) for at in range(0, len(links), 9)]
+    lines = [" ·\n".join(lines), ""]
     for name in names:
         lines += section(name, sections[name])
     return HEAD + "\n".join(lines) + "\n" + TAIL
@@ -201,7 +193,7 @@ def main():
         written = file.read()
     if made != written:
         sys.stderr.writelines(difflib.unified_diff(written.splitlines(True), made.splitlines(True), sys.argv[3], "as it should be"))
-        sys.exit(f"{sys.argv[3]} is not what the schema says: run scripts/docs")
+        sys.exit(f"{sys.argv[3]} differs from the schema: run scripts/docs, which writes it again")
 
 
 main()

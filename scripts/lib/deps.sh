@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Installs what is missing on Debian 12 and Ubuntu 22.04/24.04. What is there already is never touched.
+# Installs missing programs on Debian 12 and Ubuntu 22.04/24.04. It does not touch installed ones.
 
 AIDER_VERSION=0.86.2
 AIDER_DIR="$DATA/aider"
@@ -14,8 +14,7 @@ POLICY_MARK="written by programmer-pool"
 
 # --- packages of the distribution ---------------------------------------------------------------------------------
 
-# Names of the packages that are missing. Arguments: broker, agent, build, pika, faketime, browser,
-# prometheus.
+# Prints the names of missing packages. Arguments: broker, agent, build, pika, clients (of examples/), faketime, browser, prometheus.
 missing_packages() {
     local want
     for want in "$@"; do
@@ -24,6 +23,11 @@ missing_packages() {
         agent) agent_python >/dev/null || echo python3 python3-venv ;;
         build) { has cc || echo gcc libc6-dev; } && { has git || echo git; } ;;
         pika) /usr/bin/python3 -c 'import pika' 2>/dev/null || echo python3-pika ;;
+        clients)
+            has curl || echo curl
+            has jq || echo jq
+            { has node && has npm; } || echo nodejs npm
+            ;;
         faketime) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime ;;
         prometheus) { has promtool && has prometheus; } || echo prometheus ;;
         browser) { has chromium && has chromedriver; } || echo chromium chromium-driver fonts-dejavu-core ;;
@@ -37,29 +41,29 @@ install_packages() {
     local missing list
     missing="$(missing_packages "$@")"
     [ -n "$missing" ] || return 0
-    # One line, each once.
+    # On one line, without repetitions.
     list="$(printf '%s\n' "$missing" | tr ' ' '\n' | sort -u | tr '\n' ' ')"
-    has apt-get || fail "these packages are missing, and this is no Debian or Ubuntu: $list"
+    has apt-get || fail "these packages are missing, and this system has no apt-get: install them, then run this again: $list"
     say "installing packages of the distribution: $list"
     # shellcheck disable=SC2086 # a list of names
     apt_install $list
     missing="$(missing_packages "$@")"
-    # Debian 13 and later come with a Python that the agent does not run on.
+    # Debian 13 and later have a Python that is too new for aider.
     [ -z "$missing" ] || explain_missing "$missing"
 }
 
 explain_missing() {
     case "$1" in
-    *venv*) fail "aider $AIDER_VERSION needs Python 3.10, 3.11 or 3.12 with its venv module, and this system has none: install one of them so that python3.12, python3.11 or python3.10 is in the PATH" ;;
-    *) fail "still missing after the installation: $1" ;;
+    *venv*) fail "aider $AIDER_VERSION needs Python 3.10, 3.11 or 3.12 with its venv module, which this system does not have: install one of them so that python3.12, python3.11 or python3.10 is in the PATH" ;;
+    *) fail "these packages are still missing after the installation: $1: install their programs yourself, then run this again" ;;
     esac
 }
 
-# A subshell: its trap takes the policy away again, however the installation ends.
+# In a subshell, whose trap removes the policy however the installation ends.
 apt_install() (
     local as_root=(env) had_broker=no had_erlang=no had_prometheus=no
     if [ "$(id -u)" -ne 0 ]; then
-        has sudo || fail "not root and no sudo: ask an administrator to run: apt-get install --no-install-recommends $*"
+        has sudo || fail "packages are missing, and you are not root and have no sudo: ask an administrator to run: apt-get install --no-install-recommends $*"
         as_root=(sudo)
     fi
     installed rabbitmq-server && had_broker=yes
@@ -70,7 +74,7 @@ apt_install() (
     forbid_services "${as_root[@]}"
     apt_get "${as_root[@]}" update
     apt_get "${as_root[@]}" install -y --no-install-recommends "$@"
-    # Installed for our private nodes: the system's own node shall not come up at the next boot either.
+    # RabbitMQ was installed for private nodes, so the system's own node must not start at the next boot either.
     [ "$had_broker" = yes ] || disable_service "${as_root[@]}" rabbitmq-server.service
     [ "$had_erlang" = yes ] || disable_service "${as_root[@]}" epmd.socket epmd.service
     [ "$had_prometheus" = yes ] || ! installed prometheus || disable_service "${as_root[@]}" prometheus.service
@@ -82,13 +86,13 @@ apt_get() {
 
 installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
 
-# Debian asks this program before a package starts a service. Containers often have one that forbids everything.
+# Debian asks this program before a package starts a service. Containers often have one that forbids all services.
 forbid_services() {
     if [ -e "$POLICY" ] && ! grep -q "$POLICY_MARK" "$POLICY"; then
         local status=0
         "$POLICY" rabbitmq-server start >/dev/null 2>&1 || status=$?
         [ "$status" -eq 101 ] ||
-            fail "$POLICY lets new services start: install the packages yourself, then run this again"
+            fail "$POLICY allows new services to start, and this script does not replace it: install the packages yourself, then run this again"
         return
     fi
     printf '#!/bin/sh\n# %s while it installs packages; may be deleted\ncase "$*" in *rabbitmq*|*epmd*|*prometheus*) exit 101 ;; esac\nexit 0\n' \
@@ -100,8 +104,8 @@ allow_services() {
     [ ! -e "$POLICY" ] || ! grep -q "$POLICY_MARK" "$POLICY" || "$@" rm -f "$POLICY"
 }
 
-# disable_service env|sudo UNIT… : only ever called for units that were installed just now. Without systemd there is
-# at most a boot script (containers: nothing starts either).
+# disable_service env|sudo UNIT… : disables units that were installed just now. Without systemd a unit has at most a boot
+# script; in containers nothing starts it.
 disable_service() {
     local as_root="$1" unit
     shift
@@ -116,7 +120,7 @@ disable_service() {
 
 # --- the agent ----------------------------------------------------------------------------------------------------
 
-# The first Python that aider runs on and that can make a virtual environment.
+# Prints the first Python that aider runs on and that can make a virtual environment.
 agent_python() {
     local candidate
     for candidate in /usr/bin/python3 python3.12 python3.11 python3.10 python3; do
@@ -128,7 +132,7 @@ agent_python() {
     return 1
 }
 
-# A virtual environment cannot be built elsewhere and renamed; a stamp, written last, says that it is complete.
+# A virtual environment cannot be built elsewhere and renamed, so a stamp, written last, marks it as complete.
 install_aider() {
     local stamp="$AIDER_DIR/.complete" started=$SECONDS
     mkdir -p "$DATA"
@@ -148,21 +152,21 @@ install_aider() {
 
 build_aider() {
     local python
-    python="$(agent_python)" || fail "no suitable Python for aider"
+    python="$(agent_python)" || fail "no Python for aider: install Python 3.10, 3.11 or 3.12 with its venv module"
     "$python" -m venv "$AIDER_DIR"
     "$AIDER_DIR/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile \
         "aider-chat==$AIDER_VERSION" >&2
-    say "compiling it, so that its first runs are as fast as later ones"
-    # Some packages contain templates that are no valid Python: their failure to compile means nothing.
+    say "compiling aider, so that its first runs are as fast as later ones"
+    # Some packages contain templates that are not valid Python; that they fail to compile does not matter.
     "$AIDER_DIR/bin/python" -m compileall -q -j 0 "$AIDER_DIR/lib" >/dev/null 2>&1 || true
 }
 
-# codex and claude, for the tests with real agents. Fails, and says why, without ending the script: the pool itself does
-# not need them.
+# Installs codex and claude for the tests with real agents. On a failure it prints the reason and returns 1, because the
+# pool itself does not need them.
 install_codex_claude() {
     local stamp="$AGENTS_DIR/.complete" want="codex $CODEX_VERSION, claude $CLAUDE_VERSION" status=0
     if ! has node || ! has npm; then
-        warn "node and npm are not installed, so neither are codex and claude"
+        warn "codex and claude are not installed, because node or npm is missing: install both to run the tests with them"
         return 1
     fi
     mkdir -p "$DATA"
@@ -175,14 +179,15 @@ install_codex_claude() {
             printf '%s\n' "$want" >"$stamp"
         else
             status=1
-            warn "npm could not install codex and claude"
+            warn "npm failed to install codex and claude (its messages are above)"
         fi
     fi
     exec 7>&-
     return "$status"
 }
 
-# `&&`: whoever asks whether this worked switches `set -e` off. Both programs answer: npm may leave out what they are.
+# `&&`, because `set -e` does not hold in a condition. Calls both programs, because npm may skip the package with the
+# executable.
 build_codex_claude() {
     mkdir -p "$AGENTS_DIR" &&
         npm install --prefix "$AGENTS_DIR" --no-audit --no-fund --loglevel=error \
@@ -191,7 +196,24 @@ build_codex_claude() {
         "$AGENTS_DIR/node_modules/.bin/claude" --version >&2
 }
 
-# --- what calls the HTTP API as its description says ------------------------------------------------------------------
+# --- the library of examples/node ---------------------------------------------------------------------------------
+
+# npm writes .package-lock.json last: it says that the installation is complete.
+install_amqplib() {
+    local client="$ROOT/examples/node"
+    node -e 'process.exit(Number(process.versions.node.split(".")[0] < 18))' ||
+        fail "examples/node needs Node 18 or later, and this is $(node --version): install a newer one"
+    mkdir -p "$DATA"
+    exec 7>"$DATA/amqplib.lock"
+    flock 7
+    if [ ! "$client/node_modules/.package-lock.json" -nt "$client/package-lock.json" ]; then
+        say "installing amqplib into examples/node/node_modules (1 MB)"
+        (cd "$client" && npm ci --no-audit --no-fund --loglevel=error >&2)
+    fi
+    exec 7>&-
+}
+
+# --- schemathesis, which tests the HTTP API against its description ---------------------------------------------------
 
 install_schemathesis() {
     local stamp="$SCHEMATHESIS_DIR/.complete" python
@@ -201,7 +223,7 @@ install_schemathesis() {
     if [ "$(cat "$stamp" 2>/dev/null)" != "$SCHEMATHESIS_VERSION" ] || [ ! -x "$SCHEMATHESIS_DIR/bin/python" ]; then
         say "installing schemathesis $SCHEMATHESIS_VERSION into ${SCHEMATHESIS_DIR#"$ROOT"/} (95 MB)"
         rm -rf "$SCHEMATHESIS_DIR"
-        python="$(agent_python)" || fail "no suitable Python for schemathesis"
+        python="$(agent_python)" || fail "no Python for schemathesis: install Python 3.10, 3.11 or 3.12 with its venv module"
         "$python" -m venv "$SCHEMATHESIS_DIR"
         "$SCHEMATHESIS_DIR/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
             "schemathesis==$SCHEMATHESIS_VERSION" >&2
@@ -217,5 +239,5 @@ need_cargo() {
         # shellcheck disable=SC1091 # written by rustup
         . "${CARGO_HOME:-${HOME:-/root}/.cargo}/env"
     fi
-    has cargo || fail "no Rust toolchain: install one with rustup (see the Rust project's installation page); rust-toolchain.toml names the version"
+    has cargo || fail "there is no Rust toolchain: install it with rustup (see the Rust project's installation page); rust-toolchain.toml names the version"
 }

@@ -1,7 +1,7 @@
-"""Prints COUNT free TCP ports of 127.0.0.1, or, with ports as further arguments, exits 1 when one of them stays taken.
+"""Prints COUNT free TCP ports of 127.0.0.1. With ports as further arguments it exits with 1 if one of them stays taken.
 
-They are chosen at random below the range that the kernel gives to outgoing connections, so that they are still free
-when a program comes back to its port after a restart, and so that two of us at the same time hardly ever collide.
+It chooses at random below the range that the kernel gives to outgoing connections. So a port is still free when its
+program restarts, and two scripts at the same time hardly ever choose the same one.
 """
 
 import random
@@ -15,7 +15,7 @@ RELEASED_WITHIN_S = 10
 
 def is_free(port):
     with socket.socket() as probe:
-        # As servers do: a connection that lingers in TIME_WAIT does not make a port taken.
+        # Servers set this, too: a connection in TIME_WAIT does not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

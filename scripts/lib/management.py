@@ -1,7 +1,7 @@
-"""Asks RabbitMQ's management API, or Prometheus for its targets; for scripts/test-compose.
+"""Calls RabbitMQ's management API, or asks Prometheus for its targets; for scripts/test-compose.
 
-management.py URL USER PASSWORD PATH            prints the answer of /api/PATH; exit status 1 when it refuses
-management.py --targets URL JOB:COUNT…          exit status 0 when so many targets of each job are up
+management.py URL USER PASSWORD PATH            prints the answer of /api/PATH; exit status 1: refused or not answered
+management.py --targets URL JOB:COUNT…          exit status 0: COUNT targets of each JOB are up
 """
 
 import base64

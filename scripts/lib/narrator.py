@@ -1,14 +1,13 @@
-"""Says in sentences what a pool does, from what its status says and nothing else.
+"""Describes in sentences how a pool's status has changed.
 
-`sentences(before, after)` compares two answers of GET /programmer_pool/status; nothing here knows what was done to the
-pool in between.
+`sentences(before, after)` compares two answers of GET /programmer_pool/status and uses nothing else.
 """
 
 import datetime
 
 
 def clock(text):
-    """The time of day, here, of an RFC 3339 time."""
+    """The local time of day of an RFC 3339 time."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone().strftime("%H:%M:%S")
 
 
@@ -33,8 +32,8 @@ def by_value(pairs):
     return groups
 
 
-def whose(scope):
-    """Whose calls a breaker holds back."""
+def held_back(scope):
+    """The calls that a breaker holds back."""
     if scope == "pool":
         return "no call goes there"
     kind, value = next(iter(scope.items()))
@@ -56,17 +55,17 @@ def breaker_sentences(old, new):
     llm, was, now = new["llm"], old["state"], new["state"]
     if now != "closed" and was == "closed":
         calls = f"{new['failures']} failed {'call' if new['failures'] == 1 else 'calls'}"
-        yield f"BREAKER OPEN   {llm}: {new['reason']}, {calls}; {whose(new['scope'])} before {clock(new['until'])}."
+        yield f"BREAKER OPEN   {llm}: {new['reason']}, {calls}; {held_back(new['scope'])} before {clock(new['until'])}."
     if now == "half_open" and (was != "half_open" or old["probed_by"] != new["probed_by"]):
-        yield f"PROBE          Prog-{new['probed_by']} asks {llm} whether it is back."
+        yield f"PROBE          Prog-{new['probed_by']} tries whether {llm} answers again."
     if now == "open" and (was == "half_open" or (was == "open" and new["failures"] > old["failures"])):
         yield f"STILL DOWN     {llm}: {new['reason']}; the next probe is at {clock(new['until'])}."
     if now == "closed" and was != "closed":
-        yield f"BREAKER CLOSED {llm} has answered Prog-{new['probed_by']}; the others return in steps."
+        yield f"BREAKER CLOSED {llm} has answered Prog-{new['probed_by']}; the other programmers return in steps."
 
 
 def llms(before, after):
-    """Programmers that went over to a backup or came back."""
+    """Programmers that switched to a backup LLM or back."""
     was = {programmer["id"]: programmer["using_backup"] for programmer in before["programmers"]}
     moved = [p for p in after["programmers"] if p["using_backup"] != was.get(p["id"], False)]
     away = by_value((p["id"], p["current_llm"]) for p in moved if p["using_backup"])
@@ -78,7 +77,7 @@ def llms(before, after):
 
 
 def gates(before, after):
-    """Programmers that take no tasks any more, and those that do again."""
+    """Programmers that have stopped taking tasks, and those that take tasks again."""
     was = {programmer["id"]: shut_for(programmer) for programmer in before["programmers"]}
     changed = [(p, shut_for(p)) for p in after["programmers"] if shut_for(p) != was.get(p["id"])]
     shut = by_value((p["id"], p["reason"]) for p, reason in changed if reason)
@@ -90,7 +89,7 @@ def gates(before, after):
 
 
 def shut_for(programmer):
-    """One word, or nothing: the sentence behind it changes with every moment."""
+    """One word for why it takes no task, or None. The rest of the reason changes with every status."""
     if programmer["state"] not in ("shut", "down"):
         return None
     return programmer["reason"].split(":")[0] if programmer["state"] == "shut" else "down"
@@ -99,15 +98,15 @@ def shut_for(programmer):
 def budget(before, after):
     old, new = before["budget"], after["budget"]
     if new["alert"] and not old["alert"]:
-        yield f"BUDGET ALERT   {money(new)}: the alert threshold of ${new['alert_threshold_usd']} is reached."
+        yield f"BUDGET ALERT   {money(new)}: the alert threshold is ${new['alert_threshold_usd']}."
     if new["max_daily_spend_usd"] != old["max_daily_spend_usd"]:
-        yield f"BUDGET         Today's limit is ${new['max_daily_spend_usd']} now."
+        yield f"BUDGET         Today's limit is now ${new['max_daily_spend_usd']}."
 
 
 def money(budget):
     limit = budget["max_daily_spend_usd"]
     of_limit = "" if limit is None else f" of ${limit}"
-    return f"${budget['spent_usd']}{of_limit} spent today, ${budget['reserved_usd']} set aside for running tasks"
+    return f"${budget['spent_usd']}{of_limit} spent today, ${budget['reserved_usd']} reserved for running tasks"
 
 
 def sentences(before, after):

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Background processes by pid file, and by nothing else: never by name.
+# Starts and stops background processes by pid file, never by name.
 #
-# A pid file holds "PID START", START being the kernel's start time of the process: a pid that was given to another
-# process since (or after a reboot) is not taken for ours.
+# A pid file holds "PID START"; START is the kernel's start time of the process. It tells our process from a later one with
+# the same pid, also after a reboot.
 
 LIB="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 
-# Start time of a process, empty when it is gone or only a zombie that nobody has waited for.
+# Prints the start time of a process; nothing if the process is gone or a zombie.
 proc_start_time() {
     local stat state rest
     stat="$(cat "/proc/$1/stat" 2>/dev/null)" || return 0
@@ -19,7 +19,7 @@ proc_start_time() {
     printf '%s\n' "${20}"
 }
 
-# Prints the pid when the process of this pid file is alive.
+# Prints the pid if the process of this pid file is alive, else returns 1.
 proc_alive() {
     local pid start
     [ -f "$1" ] && read -r pid start <"$1" && [ -n "$start" ] || return 1
@@ -27,10 +27,10 @@ proc_alive() {
     printf '%s\n' "$pid"
 }
 
-# proc_spawn PIDFILE LOG COMMAND… : starts it in a session of its own, so that a Ctrl-C in this terminal does not
-# reach it. The child writes the pid file before it becomes the command: interrupting us leaves nothing unknown behind.
-# Descriptors 8 and 9 hold the locks of these scripts, which must not outlive them.
-# A LOG that begins with | is a rotated one, written by a small reader of the command's output.
+# proc_spawn PIDFILE LOG COMMAND… : starts the command in its own session, so that Ctrl-C in this terminal does not reach
+# it. The child writes the pid file before it execs the command, so an interrupted script leaves no unknown process behind.
+# Descriptors 8 and 9 hold the locks of these scripts, which the command must not inherit.
+# If LOG begins with |, rotate_log.py writes the log and rotates it.
 proc_spawn() {
     local pid_file="$1" log="$2" deadline=$((SECONDS + 10))
     shift 2
@@ -46,7 +46,7 @@ proc_spawn() {
         fi
         exec "$@" >>"$log" 2>&1
     ' proc_spawn "$LIB" "$pid_file" "$log" "$@" </dev/null >/dev/null 2>&1 8>&- 9>&- &
-    # The shell shall not report its end as that of a job.
+    # Keeps the shell from reporting the end of the job.
     disown $!
     until [ -s "$pid_file" ]; do
         [ "$SECONDS" -lt "$deadline" ] || return 1
@@ -63,7 +63,7 @@ proc_wait_gone() {
     done
 }
 
-# proc_stop PIDFILE SECONDS [SECONDS…] : SIGTERM and that long to go, once for each number, then SIGKILL.
+# proc_stop PIDFILE [SECONDS…] : for each number sends SIGTERM and waits up to SECONDS; then sends SIGKILL.
 proc_stop() {
     local pid_file="$1" pid seconds
     shift

@@ -1,4 +1,4 @@
-"""Copies stdin to a log file and rotates it: FILE, FILE.1 … FILE.5, at most 10 MiB each."""
+"""Copies stdin to a log file and rotates the file: FILE, FILE.1 … FILE.5, at most 10 MiB each."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def rotate(path):
 
 
 def main(path):
-    # The end of the writer ends this program: its last words matter most.
+    # Only the end of the input ends this program, so that the last lines of the writer reach the log.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     log = open(path, "ab", buffering=0)

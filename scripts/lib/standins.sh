@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Images under the names of base images that cannot be pulled here: enough of them for this project's Dockerfile and
-# docker-compose.yml, made from Debian's packages and this machine's Rust toolchain. Used by scripts/test-compose.
+# Makes stand-ins for the base images of Dockerfile and docker-compose.yml, under their names, from Debian's packages and
+# this machine's Rust toolchain. scripts/test-compose uses them on machines that cannot pull images.
 
-# The names as the files use them.
+# The names of the base images in Dockerfile and docker-compose.yml.
 base_image() { sed -n "s/^FROM \\($1[^ ]*\\) AS.*/\\1/p" "$ROOT/Dockerfile" | head -n 1; }
 service_image() { sed -n "s|^ *image: .*:-\\($1[^}]*\\)}\$|\\1|p" "$ROOT/docker-compose.yml" | head -n 1; }
 
@@ -13,7 +13,7 @@ make_standins() {
     standin "$(service_image prom/)" prometheus_standin
 }
 
-# standin IMAGE FUNCTION : when there is none yet.
+# standin IMAGE FUNCTION : makes the image with this function unless it exists.
 standin() {
     if ! docker image inspect "$1" >/dev/null 2>&1; then
         say "$1"
@@ -33,7 +33,7 @@ debian_standin() {
     with_registries "$1.bare" "$1"
 }
 
-# What this machine needs to reach package registries: its certificates, its list of Debian's sources, pip's settings.
+# with_registries IMAGE NEW : adds this machine's settings for package registries: certificates, Debian's sources, pip.
 with_registries() {
     local context="$WORK/registries" path
     rm -rf "$context" && mkdir -p "$context/files"
@@ -50,7 +50,7 @@ with_registries() {
     DOCKER_BUILDKIT=0 docker build --quiet --tag "$2" "$context"
 }
 
-# FROM the stand-in of Debian, with packages. build_from IMAGE PACKAGES LINES
+# build_from IMAGE PACKAGES LINES : builds an image from the stand-in of Debian with these packages.
 build_from() {
     printf 'FROM %s\nRUN apt-get update && apt-get install -y --no-install-recommends %s\n%s\n' \
         "$(base_image debian:)" "$2" "$3" | DOCKER_BUILDKIT=0 docker build --quiet --network host --tag "$1" -
@@ -73,7 +73,7 @@ USER 65534:65534
 ENTRYPOINT ["/usr/bin/prometheus"]'
 }
 
-# Debian's, started as the image starts it: with the management UI and the metrics, logging to the console.
+# Debian's RabbitMQ with the management UI and the metrics, which logs to the console as the original image does.
 rabbitmq_standin() {
     "$ROOT/scripts/broker-root" trixie "$WORK/broker"
     local context="$WORK/rabbitmq-standin" version

@@ -1,5 +1,5 @@
-//! Things that the tests of Programmer Pool and its trial run share. They stand for the outside world, so nothing
-//! here may depend on the dispatcher or the worker.
+//! Code that the tests of Programmer Pool and its trial run share. It stands for the outside world,
+//! so nothing here may depend on the dispatcher or the worker.
 
 pub mod bench;
 pub mod faults;

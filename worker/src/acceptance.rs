@@ -14,15 +14,15 @@ use crate::agent::absolute_path_entries;
 use crate::sandbox::{Command, Exit, Finished, LaunchError, Sandbox, Watch};
 use crate::workspace::{bound_git, make_directory, off_the_runtime, remove_tree};
 
-/// Of each check's output.
+/// How much of the end of each check's output is kept.
 const OUTPUT_TAIL_BYTES: usize = 4096;
 
-/// What all checks of a task said.
+/// The reports of a task's checks.
 #[derive(Debug, Clone, Default)]
 pub struct Checked {
     pub reports: Vec<CheckReport>,
     pub duration: Duration,
-    /// The run was cancelled: checks are missing.
+    /// The run was cancelled, so checks are missing.
     pub cancelled: bool,
 }
 
@@ -32,7 +32,7 @@ impl Checked {
         !self.cancelled && self.failed().is_none()
     }
 
-    /// The first check that did not.
+    /// The first check that did not exit with 0.
     pub fn failed(&self) -> Option<&CheckReport> {
         self.reports
             .iter()
@@ -40,15 +40,16 @@ impl Checked {
     }
 }
 
-/// Runs checks in a worktree, one after another, all of them even when one fails.
+/// Runs checks, one after another, and all of them even if one fails.
 ///
-/// They may write whatever they like: they run in a checkout of their own (`Worktree::check_out_for_checks`), so that they
-/// see what the commit holds and nothing of theirs gets into it. A check runs what the agent wrote, so each one finds an
-/// empty home directory, whose files programs obey, and `renew` puts the checkout right between two of them. `watch` is
-/// asked for each check, by its name, when it begins.
+/// Checks may write anywhere in the tree. They run in a checkout of their own
+/// (`Worktree::check_out_for_checks`), so they see the commit, and their files do not get into it.
+/// A check runs the agent's code, so each check gets an empty home directory, because programs obey
+/// files there. `renew` restores the checkout between two checks. `watch` is called with the name
+/// of each check when it begins.
 ///
 /// # Errors
-/// [`ErrorKind::Workspace`] when the home directory cannot be made; those of `renew`.
+/// [`ErrorKind::Workspace`] if the home directory cannot be made; also the errors of `renew`.
 pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     checks: &[AcceptanceCheck],
     config: &pool::Acceptance,
@@ -83,13 +84,14 @@ pub async fn run_checks<Renewed: Future<Output = Result<(), TaskFailure>>>(
     Ok(checked)
 }
 
-/// Where checks run.
+/// The place where checks run.
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
     pub worktree: &'a Path,
-    /// The home directory of each check in turn; nothing of one is there for the next.
+    /// The home directory of each check. It is emptied between checks.
     pub scratch: &'a Path,
-    /// The worker's own `PATH`: checks use the same compilers and test runners as people here do.
+    /// The worker's own `PATH`, so that checks use the same compilers and test runners as the
+    /// people here.
     pub path: OsString,
     pub sandbox: &'a Sandbox,
 }

@@ -15,7 +15,8 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-/// Unreported calls of one programmer and LLM that are kept, the newest. A few failures among so many are not an outage.
+/// The most unreported calls that are kept for one programmer and LLM, the newest ones. A few
+/// failures among so many are not an outage.
 const MAX_UNTOLD: usize = 32;
 /// How often the process checks whether a report is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -25,7 +26,7 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// The calls of one LLM that the log does not have yet.
 #[derive(Debug, Default)]
 struct Untold {
-    /// When calls ended.
+    /// When each programmer's calls ended.
     ended: BTreeMap<ProgrammerId, VecDeque<Instant>>,
     told: Option<Timestamp>,
     asked: Option<Timestamp>,
@@ -41,7 +42,7 @@ impl Answers {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A call has just been answered.
+    /// Notes that a call has just been answered.
     pub fn note(&self, key: LlmKey, programmer: &ProgrammerId) {
         self.with(|llms| {
             let ended = llms
@@ -57,12 +58,13 @@ impl Answers {
         });
     }
 
-    /// The report about this LLM that goes in front of a failure; None: the log has everything.
+    /// The report about this LLM that goes in front of a failure. None: there is nothing to report.
     pub fn untold(&self, key: &LlmKey, host: &str) -> Option<Decision> {
         self.with(|llms| llms.get_mut(key)?.take(key, host, false))
     }
 
-    /// A call is in trouble: the report of this process, which asks the others for theirs. None: it has asked recently.
+    /// The report of this process when a call is in trouble. It asks the other processes for
+    /// theirs. None: this process has asked recently.
     pub fn ask(&self, key: &LlmKey, host: &str, now: Timestamp) -> Option<Decision> {
         self.with(|llms| {
             let untold = llms.entry(key.clone()).or_default();
@@ -77,7 +79,7 @@ impl Answers {
         })
     }
 
-    /// The reports that are due. `in_doubt` says since when an LLM is in doubt.
+    /// The reports that are due. `in_doubt` returns since when an LLM is in doubt.
     fn due(
         &self,
         host: &str,
@@ -100,10 +102,10 @@ impl Answers {
         self.with(|llms| llms.iter_mut().filter_map(tell).collect())
     }
 
-    /// Reports until the process ends.
+    /// Appends reports until the process ends.
     pub async fn tell(self: Arc<Self>, process: Process) {
         while !process.shutdown.is_cancelled() {
-            // Jittered, so that not all processes speak at the same moment.
+            // Jittered, so that the processes do not all append at the same moment.
             tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
             if !process.log.is_fresh() {
                 continue;
@@ -168,7 +170,7 @@ mod tests {
         assert_eq!(
             due(10_500, Some(9000)),
             [] as [usize; 0],
-            "not again so soon"
+            "not again within the pause"
         );
         assert_eq!(due(10_600, Some(10_550)), [3], "another failure");
         note(2);
@@ -176,7 +178,7 @@ mod tests {
         assert_eq!(
             due(30_000, Some(29_000)),
             [] as [usize; 0],
-            "there is nothing to tell"
+            "there is nothing to report"
         );
         note(1);
         assert_eq!(
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(
             answers.ask(&key(), "h", Timestamp(34_999)),
             None,
-            "is not asked again so soon"
+            "is not asked again within the pause"
         );
         assert!(
             answers.ask(&key(), "h", Timestamp(35_000)).is_some(),

@@ -1,7 +1,9 @@
-//! `GET /health` of a programmer, on a port of its own: alive, and how it is; `GET /ready`: whether it can take tasks, as
-//! far as its process is concerned; and `GET /metrics` of the process.
-//! All three of the process as a whole on the address of `--listen`, which is known before the programmers are: for
-//! containers.
+//! The health endpoints of each programmer, on a port of its own. `GET /health`: the process is
+//! alive, and the state of the programmer. `GET /ready`: whether it can take tasks, as far as its
+//! process is concerned. `GET /metrics`: the metrics of the process.
+//!
+//! The process as a whole serves the same on the address of `--listen`, for containers, where the
+//! address must be known before the programmers are.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What a programmer says of itself.
+/// The data for a programmer's health.
 #[derive(Clone)]
 pub struct Health {
     pub programmer: pool::Programmer,
@@ -36,7 +38,7 @@ pub struct Health {
     pub metrics: PrometheusHandle,
 }
 
-/// Programmers and what they may do.
+/// Programmers and their gates.
 type Gates = Vec<(ProgrammerId, watch::Receiver<Gate>)>;
 
 /// The programmers of the process and their gates; empty until they are chosen. Cheap to clone.
@@ -44,12 +46,12 @@ type Gates = Vec<(ProgrammerId, watch::Receiver<Gate>)>;
 pub struct Hosted(Arc<OnceLock<Gates>>);
 
 impl Hosted {
-    /// Once, when they are all set up.
+    /// Sets the programmers; called once, when all are set up.
     pub fn are(&self, programmers: Gates) {
         let _ = self.0.set(programmers);
     }
 
-    /// What the first says that could not take a task.
+    /// The trouble of the first programmer that could not take a task.
     fn trouble(&self) -> Option<String> {
         let Some(programmers) = self.0.get() else {
             return Some(
@@ -67,7 +69,7 @@ impl Hosted {
 /// Takes the programmer's port; 0 = any free one.
 ///
 /// # Errors
-/// When the port is taken; the text names it.
+/// If the port is taken. The message names it.
 pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
@@ -82,7 +84,7 @@ pub async fn serve(listener: TcpListener, health: Health, shutdown: Cancellation
     serve_app(listener, app, shutdown).await;
 }
 
-/// Serves what is known of a worker's process, whichever programmers it has.
+/// Serves the health of a worker's process, whichever programmers it has.
 pub async fn serve_process(
     listener: TcpListener,
     process: Process,
@@ -104,14 +106,14 @@ async fn serve_app(listener: TcpListener, app: Router, shutdown: CancellationTok
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
     {
-        tracing::error!(%error, "health is not served any more");
+        tracing::error!(%error, "the health server ended");
     }
 }
 
-/// As the dispatcher answers (RFC 9457).
+/// The same answer as the dispatcher's (RFC 9457).
 async fn not_found() -> Response {
     let status = StatusCode::NOT_FOUND;
-    let detail = "there is nothing at this path; here are /health, /ready and /metrics";
+    let detail = "this path does not exist; available: /health, /ready and /metrics";
     let problem =
         serde_json::json!({"title": "Not Found", "status": status.as_u16(), "detail": detail});
     (
@@ -126,12 +128,14 @@ async fn metrics(State(health): State<Health>) -> String {
     health.metrics.render()
 }
 
-/// Answers while the process lives, whatever the state of its broker: to start it again would not help.
+/// Answers while the process lives, whatever the state of its broker, because a restart would not
+/// help.
 async fn alive(State(health): State<Health>) -> Response {
     answer(&health, StatusCode::OK, None)
 }
 
-/// 503 with the reason while something is wrong that is not the task's, the budget's or an operator's matter.
+/// 503 with the reason if something is wrong. The state of the task, the budget and an operator's
+/// pause do not count.
 async fn ready(State(health): State<Health>) -> Response {
     let trouble = trouble(&health);
     let status = if trouble.is_none() {
@@ -146,7 +150,7 @@ fn trouble(health: &Health) -> Option<String> {
     trouble_of(&health.process).or_else(|| unfit(&health.status.borrow()))
 }
 
-/// What is wrong for all programmers of the process.
+/// The trouble of all programmers of the process.
 fn trouble_of(process: &Process) -> Option<String> {
     let stale = || {
         (!process.log.is_fresh()).then(|| "the event log cannot be read up to its end".to_owned())
@@ -154,7 +158,7 @@ fn trouble_of(process: &Process) -> Option<String> {
     process.broker().trouble().or_else(stale)
 }
 
-/// What this gate says is wrong with the process.
+/// The trouble of the process that this gate reports.
 fn unfit(gate: &Gate) -> Option<String> {
     match gate {
         Gate::Consuming | Gate::Busy { .. } => None,
@@ -203,7 +207,7 @@ async fn process_alive(State((process, _)): State<(Process, Hosted)>) -> Respons
     process_answer(&process, detail)
 }
 
-/// 200 while every programmer of the process could take tasks, as far as the process is concerned.
+/// 200 while every programmer of the process can take tasks, as far as the process is concerned.
 async fn process_ready(State((process, hosted)): State<(Process, Hosted)>) -> Response {
     let detail = trouble_of(&process).or_else(|| hosted.trouble());
     process_answer(&process, detail)
@@ -230,11 +234,11 @@ struct ProcessAnswer {
     worker: String,
     version: &'static str,
     broker: String,
-    /// What is wrong.
+    /// The trouble, in words.
     detail: Option<String>,
 }
 
-/// The programmer as in the status of the pool, and what only its process knows.
+/// The programmer as in the pool's status, and the facts that only its process knows.
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
@@ -269,8 +273,8 @@ mod tests {
             Some("config: why".to_owned()),
             "it has the wrong pool file"
         );
-        assert_eq!(shut(ShutReason::Budget), None, "tomorrow it works again");
-        assert_eq!(shut(ShutReason::Paused), None, "an operator wants it so");
+        assert_eq!(shut(ShutReason::Budget), None, "it works again tomorrow");
+        assert_eq!(shut(ShutReason::Paused), None, "an operator paused it");
         assert_eq!(unfit(&Gate::Consuming), None, "it waits for a task");
     }
 

@@ -1,4 +1,4 @@
-//! A worker process: picks its programmers, gives each what it needs, and brings all to an orderly end.
+//! A worker process: chooses its programmers, gives each its parts, and ends them in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,9 +32,9 @@ use crate::programmer::station::{OpenError, hold};
 use crate::programmer::telemetry::watch_gate;
 use crate::programmer::{Ending, Programmer, progress};
 
-/// How often free ids are looked for again.
+/// The time between two searches for free ids.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A process that ends waits so long for its last heartbeat to be taken.
+/// How long a process that ends waits for its last heartbeat to be sent.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which programmers a worker hosts.
@@ -42,23 +42,23 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 pub enum Choice {
     All,
     These(BTreeSet<ProgrammerId>),
-    /// So many of those that no other process holds.
+    /// This number of programmers that no other process holds.
     Any(usize),
 }
 
-/// What others see of this process.
+/// How this process appears to others.
 pub struct Shown {
-    /// What it was told to be called.
+    /// Its name in the management UI, from `--name`.
     pub name: Option<String>,
     pub metrics: PrometheusHandle,
-    /// The address of `--listen`.
+    /// The listener for `--listen`.
     pub listener: Option<TcpListener>,
 }
 
 /// Runs programmers until `ending` is over.
 ///
 /// # Errors
-/// When something is wrong that waiting does not cure.
+/// If something is wrong that waiting does not cure.
 pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> anyhow::Result<()> {
     let Shown {
         name,
@@ -111,7 +111,7 @@ pub async fn run(pool: Pool, choice: Choice, shown: Shown, ending: Ending) -> an
     worked
 }
 
-/// Picks the programmers; for `Any` waits until enough ids are free.
+/// Chooses the programmers. For `Any` it waits until enough ids are free.
 async fn choose(
     process: &Process,
     pool: &Pool,
@@ -151,7 +151,7 @@ fn unknown(pool: &Pool, id: &ProgrammerId) -> String {
     )
 }
 
-/// Takes the locks of ids until it has enough; they stay taken with the connection.
+/// Takes the locks of ids until it has enough. The locks last as long as the connection.
 async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Programmer> {
     let limit = process.consume.endpoint().timeout();
     let mut taken: Vec<pool::Programmer> = Vec::new();
@@ -163,14 +163,14 @@ async fn free_ones(process: &Process, pool: &Pool, count: usize) -> Vec<pool::Pr
             if taken.iter().any(|have| have.id == programmer.id) {
                 continue;
             }
-            // A refusal closes the channel, so each id is tried on one of its own.
+            // A refusal closes the channel, so each id needs a new channel.
             let Ok(channel) = process.consume.channel().await else {
                 break;
             };
             match hold(&channel, limit, &programmer.id).await {
                 Ok(()) => taken.push(programmer.clone()),
                 Err(OpenError::Held(_)) => {}
-                Err(OpenError::Broker(error)) => tell(&error, "an id could not be tried"),
+                Err(OpenError::Broker(error)) => tell(&error, "failed to try a programmer's id"),
             }
         }
         tracing::info!(
@@ -195,7 +195,7 @@ struct Host {
     hosted: Hosted,
 }
 
-/// A programmer as heartbeats see it.
+/// A programmer as its heartbeats show it.
 struct Seen {
     id: ProgrammerId,
     port: u16,
@@ -247,7 +247,7 @@ impl Host {
         tokio::spawn(stop);
         let worked = all_end(running).await;
         self.process.shutdown.cancel();
-        // Who cannot be told finds out by himself.
+        // If the goodbye is lost, the other processes notice the missing heartbeats.
         let _ = tokio::time::timeout(GOODBYE_WITHIN, heartbeats).await;
         worked
     }
@@ -314,7 +314,8 @@ impl Host {
         })
     }
 
-    /// Says again that these programmers are held, before the log forgets it. The first time each says it itself.
+    /// Repeats that these programmers are held, before the log forgets it. Each programmer appends
+    /// the first one itself.
     fn say_again(&self, seen: &[Seen]) {
         for programmer in seen {
             let status = programmer.status.clone();
@@ -336,7 +337,7 @@ impl Host {
                         }
                     );
                     if !elsewhere {
-                        // One that does not arrive is made up for by the next.
+                        // If this event is lost, the next one replaces it.
                         let _ = log.append(up.clone()).await;
                     }
                 }
@@ -344,7 +345,7 @@ impl Host {
         }
     }
 
-    /// Finds out for the LLMs of these programmers when they are back.
+    /// The prober, which finds out when the LLMs of these programmers are back.
     fn prober(&self, seen: &[Seen]) -> Prober {
         let mine =
             |programmer: &&pool::Programmer| seen.iter().any(|held| held.id == programmer.id);
@@ -389,7 +390,7 @@ impl Host {
 
 async fn all_end(mut running: JoinSet<()>) -> anyhow::Result<()> {
     while let Some(ended) = running.join_next().await {
-        ended.context("a programmer broke")?;
+        ended.context("a programmer panicked")?;
     }
     Ok(())
 }
@@ -400,13 +401,10 @@ async fn nudge_on_change(mut status: watch::Receiver<Gate>, nudge: Arc<Notify>) 
     }
 }
 
-/// After the drain has begun, running tasks have so long.
+/// Limits how long running tasks may go on after the drain has begun.
 async fn drain_deadline(ending: Ending, limit: Duration) {
     ending.drain.cancelled().await;
-    tracing::info!(
-        limit_s = limit.as_secs(),
-        "draining: no more tasks are taken"
-    );
+    tracing::info!(limit_s = limit.as_secs(), "draining: taking no more tasks");
     tokio::time::sleep(limit).await;
     ending.kill.cancel();
 }

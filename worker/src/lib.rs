@@ -1,12 +1,11 @@
-//! A worker: a process that hosts programmers. Each takes one task at a time from the broker, lets its agent work in
-//! a git worktree, and sends back what came of it.
+//! A worker: a process that hosts programmers. Each takes one task at a time from the broker, lets
+//! its agent work in a git worktree, and publishes the result.
 
 pub mod acceptance;
 pub mod agent;
 pub mod answers;
 pub mod health;
 pub mod host;
-pub mod llm;
 pub mod prober;
 pub mod programmer;
 pub mod sandbox;

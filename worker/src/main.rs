@@ -27,12 +27,12 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
     name = "worker",
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 done; 1 it failed; 2 the command line or the pool file is wrong.\n\nExamples:\n  \
+    after_help = "Exit status: 0 done; 1 failure; 2 the command line or the pool file is wrong.\n\nExamples:\n  \
     worker run --programmers 001,002\n  \
     worker run --all --pool config/pool.yaml"
 )]
 struct Arguments {
-    /// Colors: auto is on a terminal only, and not with NO_COLOR
+    /// When to use colors; auto: only on a terminal, and not with NO_COLOR
     #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
     color: ColorChoice,
     #[command(subcommand)]
@@ -41,25 +41,26 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Work until SIGTERM; then finish what is running. A second signal does not wait
+    /// Work until SIGTERM, then finish the running tasks. A second signal hands them back at once
     #[command(after_help = "Examples:\n  \
         worker run --programmers 001,002\n  \
         worker run --any 2 --listen 0.0.0.0:6150\n  \
         worker run --all --pool config/pool.yaml")]
     Run(RunArgs),
-    /// Ask the process that serves `--listen` here whether it is well; exit status 1 when it is not
+    /// Ask the worker that serves `--listen` on this machine for its health; exit status 1 if it is
+    /// not healthy
     #[command(after_help = "Example:\n  worker health --address 127.0.0.1:6150")]
     Health {
         /// The address of its `--listen`
         #[arg(long, default_value = "127.0.0.1:6150")]
         address: SocketAddr,
     },
-    /// Print what makes a shell complete the words of this program
+    /// Print a shell completion script
     #[command(
         after_help = "Example:\n  worker completions bash >~/.local/share/bash-completion/completions/worker"
     )]
     Completions { shell: Shell },
-    /// What an agent is started through; not for people
+    /// Start an agent's process; used by the worker itself
     #[command(name = worker::sandbox::HELPER_COMMAND, hide = true)]
     SandboxExec,
 }
@@ -72,7 +73,8 @@ struct RunArgs {
     /// Serve GET /health, GET /ready and GET /metrics of this process here, for example on 0.0.0.0:6150
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// What its connections are called in the management UI, for example worker-1; default: `worker HOST/PID`
+    /// Name of its connections in the management UI, for example worker-1; default: `worker
+    /// HOST/PID`
     #[arg(long, env = "POOL_PROCESS_NAME")]
     name: Option<String>,
     #[command(flatten)]
@@ -93,7 +95,7 @@ struct Which {
     /// Host every programmer of the pool file
     #[arg(long)]
     all: bool,
-    /// Host so many programmers that no other process holds
+    /// Host this number of programmers that no other process holds
     #[arg(long, value_name = "N")]
     any: Option<usize>,
 }
@@ -110,7 +112,7 @@ impl Which {
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    // The helper must stay free of threads, so it comes before the runtime.
+    // The helper must have no threads, so this comes before the runtime.
     if args
         .next()
         .is_some_and(|word| word == worker::sandbox::HELPER_COMMAND)
@@ -147,7 +149,7 @@ fn main() -> ExitCode {
         .and_then(|()| runtime(&pool, &choice));
     let worked = worked.and_then(|runtime| {
         let worked = runtime.block_on(run(pool, choice, (args.name, args.listen)));
-        // File work that hangs in the kernel does not keep the process.
+        // File work that hangs in the kernel must not delay the end of the process.
         runtime.shutdown_background();
         worked
     });
@@ -160,8 +162,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread for each programmer, as far as there are processors: more would only hand work to each other. What blocks
-/// (files, git) has threads of its own.
+/// One thread for each programmer, up to the number of processors. More threads would only pass
+/// work to each other. Blocking work (files, git) has threads of its own.
 fn runtime(pool: &Pool, choice: &Choice) -> anyhow::Result<tokio::runtime::Runtime> {
     let programmers = match choice {
         Choice::All => pool.programmers.len(),
@@ -214,7 +216,7 @@ async fn run(
     .await
 }
 
-/// Writes to stdout; a reader that has gone away is its own decision.
+/// Writes to stdout. A reader that has gone away is not an error.
 fn print(text: &[u8]) -> ExitCode {
     match std::io::stdout().lock().write_all(text) {
         Ok(()) => ExitCode::SUCCESS,
@@ -222,7 +224,7 @@ fn print(text: &[u8]) -> ExitCode {
     }
 }
 
-/// For the health check of a container, whose image has no HTTP client.
+/// The health check of a container, whose image has no HTTP client.
 fn ask_health(address: SocketAddr) -> ExitCode {
     let answer = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
@@ -244,7 +246,7 @@ fn ask_health(address: SocketAddr) -> ExitCode {
         Err(error) => {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             let next = format!("start one with `worker run --listen {address}`, or set --address");
-            // Whoever has closed standard error does not want to know.
+            // If standard error is closed, the message is lost.
             let _ = writeln!(
                 anstream::stderr(),
                 "{red}error:{red:#} no worker answers on {address} ({error}); {next}"
@@ -254,7 +256,8 @@ fn ask_health(address: SocketAddr) -> ExitCode {
     }
 }
 
-/// The first SIGTERM or SIGINT drains, the second gives the running tasks back at once, the third does not wait.
+/// The first SIGTERM or SIGINT drains, the second hands the running tasks back at once, the third
+/// exits at once.
 fn end_on_signals(ending: Ending) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;

@@ -1,8 +1,10 @@
-//! Finds out when an LLM behind an open breaker is back: one small call, by the first in the log who says so.
+//! Finds out when an LLM behind an open breaker is back, by one small call. The first process whose
+//! `probing` is in the log makes it.
 //!
-//! A probe is not a task: it touches no worktree, agent or attempt. It costs and is reserved like any call, and waits for a
-//! place under `max_concurrent` like one. It also has the time of a call, because a local model may have to load first. So
-//! each probe runs on its own: it delays no other probe, and not the end of the process.
+//! A probe is not a task: it uses no worktree, agent or attempt. It is paid, reserved and waits for
+//! a place under `max_concurrent` like any call. It also has the time-out of a call, because a
+//! local model may have to load first. So each probe runs on its own: it delays neither other
+//! probes nor the end of the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +22,12 @@ use pool_telemetry::clock::wall_clock;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::llm::{Probed, Upstreams};
+use llm_gateway::{Probed, Upstreams};
 
-/// How often it is looked whether a cooldown is over.
+/// How often to check whether a cooldown is over.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// An LLM that wants to be probed, and who of this process may.
+/// An LLM that is due for a probe, and a programmer of this process that may make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Due {
     key: LlmKey,
@@ -39,18 +41,19 @@ pub struct Prober {
     pub pool: Arc<Pool>,
     pub upstreams: Arc<Upstreams>,
     pub config_hash: String,
-    /// Those of this process.
+    /// The programmers of this process.
     pub programmers: Vec<pool::Programmer>,
 }
 
 impl Prober {
-    /// Probes until the process ends; what is on its way then ends with it, and its lease some time later.
+    /// Probes until the process ends. A running probe then ends with it, and its lease expires
+    /// later.
     pub async fn run(self) {
         let prober = Arc::new(self);
         let mut running = JoinSet::new();
         let under_way: Arc<Mutex<BTreeSet<(LlmKey, Scope)>>> = Arc::default();
         while !prober.process.shutdown.is_cancelled() {
-            // Jittered, so that not all processes speak at the same moment.
+            // Jittered, so that the processes do not all append at the same moment.
             tokio::time::sleep(LOOK_EVERY.mul_f64(0.5 + rand::random::<f64>())).await;
             while running.try_join_next().is_some() {}
             if !prober.process.log.is_fresh() || prober.process.clock.now().is_err() {
@@ -78,7 +81,7 @@ impl Prober {
 
     fn due(&self) -> Vec<Due> {
         self.process.log.read(|fold| {
-            // Whose pool file is not the one in force may have another address or key.
+            // If this process's pool file is not the one in force, its address or key may differ.
             if fold
                 .configuration()
                 .is_none_or(|configuration| configuration.hash != self.config_hash)
@@ -102,7 +105,7 @@ impl Prober {
         })
     }
 
-    /// Whether the breaker holds this programmer's calls back.
+    /// Whether the breaker concerns this programmer's calls.
     fn may(&self, programmer: &pool::Programmer, (key, scope): (&LlmKey, &Scope)) -> bool {
         let host = &self.process.host;
         let within = match scope {
@@ -114,7 +117,7 @@ impl Prober {
     }
 
     async fn probe(&self, due: Due) {
-        // Before the lease is taken: until then another process may probe.
+        // Before the lease is taken, so that another process may probe until then.
         let _place = self.upstreams.place_for_probe(&due.key.llm).await;
         let (probe, began) = (AttemptId::new(), Instant::now());
         let Due {
@@ -132,7 +135,7 @@ impl Prober {
         };
         match self.process.log.append(probing).await {
             Ok(Verdict::Accepted) => {}
-            // Somebody else was first.
+            // Another process was first.
             Ok(Verdict::Refused(_)) | Err(_) => return,
         }
         let Some(Probed {
@@ -153,7 +156,7 @@ impl Prober {
             retry_after_ms,
         };
         if let Err(error) = self.process.log.append(told).await {
-            tracing::warn!(%llm, %error, "what the probe found did not reach the log; another one will be made");
+            tracing::warn!(%llm, %error, "the result of a probe is not in the log; another probe follows");
         }
         if cost > MicroUsd::ZERO || self.upstreams.probe_cost(llm, *dialect) > Some(MicroUsd::ZERO)
         {
@@ -170,7 +173,8 @@ impl Prober {
         }
     }
 
-    /// The call. None when it may not be made: then the lease runs out, and the next one asks.
+    /// Makes the call. None if it must not be made. Then the lease expires, and another process
+    /// asks.
     async fn ask(&self, due: &Due, probe: AttemptId, began: Instant) -> Option<Probed> {
         let llm = &due.key.llm;
         let worst = self.upstreams.probe_cost(llm, due.dialect)?;

@@ -1,4 +1,4 @@
-//! The pool as a picture for the terminal, readable from 80 columns on.
+//! The pool as tables for the terminal, readable from 80 columns on.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::llm_probe::LlmReport;
 use crate::tables::{Rows, lines, table};
 use dispatcher::format::counted;
 
-/// How many routing keys of a queue are named.
+/// How many routing keys of a queue are shown.
 const NAMED_KEYS: usize = 4;
 
 pub(super) fn pool(
@@ -22,7 +22,7 @@ pub(super) fn pool(
     llms: Option<&[LlmReport]>,
 ) -> String {
     let mut text = format!(
-        "{}: good. {}, {}, configuration {}\n\n",
+        "{}: valid. {}, {}, configuration {}\n\n",
         file.display(),
         counted(pool.programmers.len(), "programmer", "programmers"),
         counted(routes.all().len(), "route", "routes"),
@@ -34,13 +34,13 @@ pub(super) fn pool(
     match llms {
         Some(llms) => text.push_str(&llm_text(llms)),
         None => {
-            text.push_str("\nNext: `pool check --llms` asks whether every key and model exists.\n")
+            text.push_str("\nNext: `pool check --llms` checks that every key and model exists.\n")
         }
     }
     text
 }
 
-/// Prices are dollars per million tokens. Programmers that differ in nothing but id and port share a row.
+/// Prices are dollars per million tokens. Programmers that differ only in id and port share a row.
 fn programmers(pool: &Pool) -> Rows {
     let mut table = table(&[
         "id",
@@ -124,7 +124,7 @@ fn route_table(routes: &Routes) -> Rows {
     table
 }
 
-/// The shortest keys first: they say best what the queue is for.
+/// The shortest keys first: they best describe the queue.
 fn named_keys(route: &Route) -> String {
     let mut keys: Vec<&str> = route.keys.iter().map(String::as_str).collect();
     keys.sort_by_key(|key| (key.matches('.').count(), *key));
@@ -141,7 +141,7 @@ fn named_keys(route: &Route) -> String {
     }
 }
 
-/// `001-005, 009`: neighbours in the number are drawn together, equal ones shown once.
+/// `001-005, 009`: consecutive numbers become a range, equal ones are shown once.
 pub(crate) fn ranges(words: impl Iterator<Item = String>) -> String {
     let mut runs: Vec<(String, String)> = Vec::new();
     for word in words {
@@ -176,7 +176,7 @@ fn settings(pool: &Pool) -> String {
         .map(|root| root.display().to_string())
         .collect();
     let repositories = if roots.is_empty() {
-        "https and ssh URLs only".to_owned()
+        "https:// and ssh:// URLs only".to_owned()
     } else {
         roots.join(", ")
     };
@@ -189,7 +189,7 @@ fn settings(pool: &Pool) -> String {
     for (name, value) in [
         ("budget", budget(pool)),
         ("agent", agent(pool)),
-        ("work in", pool.workspace.dir.display().to_string()),
+        ("work dir", pool.workspace.dir.display().to_string()),
         ("repositories", repositories),
         ("sandbox", sandbox.to_owned()),
         ("API", format!("http://{}", pool.dispatcher.listen)),
@@ -213,10 +213,10 @@ fn budget(pool: &Pool) -> String {
         .max();
     let per_task = most.map_or_else(
         || "all LLMs are free".to_owned(),
-        |most| format!("one task at most ${most}"),
+        |most| format!("a task costs at most ${most}"),
     );
     format!(
-        "${} a day, warning from ${}; {per_task}",
+        "${} a day, warning at ${}; {per_task}",
         pool.cost.max_daily_spend, pool.cost.alert_threshold
     )
 }

@@ -18,7 +18,7 @@ fn sample() -> PathBuf {
 #[tokio::test]
 async fn a_good_file_is_shown_with_its_programmers_and_routes() {
     let (verdict, text) = report(&args(&sample(), false), &Env::empty()).await;
-    assert_eq!(verdict, Verdict::Good, "the sample file is good:\n{text}");
+    assert_eq!(verdict, Verdict::Good, "the sample file is valid:\n{text}");
     for word in [
         "001-005 6151-6155 ollama/qwen2.5-coder:7b-instruct",
         "tasks.paid",
@@ -43,7 +43,7 @@ async fn the_same_as_json_names_every_programmer_and_route() {
     assert_eq!(shown["routes"].as_array().map(Vec::len), Some(7), "routes");
     assert_eq!(
         shown["programmers"][0]["llms"][0]["free"], true,
-        "the first one is free"
+        "the first LLM is free"
     );
     assert_eq!(shown["routes"][0]["queue"], "tasks.any", "the first route");
 }
@@ -61,9 +61,9 @@ async fn mistakes_are_listed_and_decide_the_exit_status() {
     assert_eq!(verdict, Verdict::Mistakes, "it has mistakes");
     assert!(
         text.contains("pool.yaml:2: programmers[0].primary_llm: "),
-        "the first:\n{text}"
+        "the first mistake:\n{text}"
     );
-    assert!(text.contains("2 mistakes"), "and how many:\n{text}");
+    assert!(text.contains("2 mistakes"), "and their number:\n{text}");
     let (_, text) = report(&args(&file, true), &Env::empty()).await;
     let shown: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(shown["mistakes"][0]["line"], 2, "the same as JSON: {text}");

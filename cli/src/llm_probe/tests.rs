@@ -11,7 +11,7 @@ use super::*;
 
 const MODELS: &str = r#"{"object": "list", "data": [{"id": "gpt-4o"}, {"id": "qwen:latest"}]}"#;
 
-/// Serves on a free port of this machine until the test ends; the base URL.
+/// Serves on a free port of this machine until the test ends; returns the base URL.
 async fn serve(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -19,7 +19,7 @@ async fn serve(router: Router) -> String {
     format!("http://{address}/v1")
 }
 
-/// A provider that serves [`MODELS`] to the key `good` only.
+/// A provider that offers [`MODELS`] to the key `good` only.
 async fn provider() -> String {
     let models = |headers: HeaderMap| async move {
         let key = headers
@@ -34,7 +34,7 @@ async fn provider() -> String {
     serve(Router::new().route("/v1/models", get(models))).await
 }
 
-/// The one finding for a pool with this LLM at `base_url`, and what to do about it.
+/// The finding for a pool with this LLM at `base_url`, and its next step.
 async fn find(llm: &str, base_url: &str, more: &str, env: &Env) -> (Finding, String) {
     let provider = llm.split_once('/').expect("provider/model").0;
     let text = format!(
@@ -71,14 +71,14 @@ async fn a_model_that_the_provider_lists_is_ok_with_the_right_key_only() {
         Finding::KeyMissing {
             variable: "MY_KEY".to_owned()
         },
-        "no key at all"
+        "the key is not set"
     );
-    assert!(next.contains("set MY_KEY"), "what to do: {next}");
+    assert!(next.contains("set MY_KEY"), "the next step: {next}");
     let (finding, next) = find("openai/gpt-4o", &url, "", &key("good")).await;
     assert_eq!(finding.word(), "auth refused", "no key is configured");
     assert!(
         next.contains("providers.openai.api_key_env"),
-        "where to name one: {next}"
+        "the key to set: {next}"
     );
 }
 
@@ -88,9 +88,9 @@ async fn a_model_that_is_not_listed_comes_with_a_way_out() {
     let env = key("good");
     let (finding, next) = find("openai/gpt-4", &url, WITH_KEY, &env).await;
     assert_eq!(finding.word(), "model unknown", "not in the list");
-    assert_eq!(next, "did you mean gpt-4o?", "a near one");
+    assert_eq!(next, "did you mean gpt-4o?", "a similar name");
     let (_, next) = find("openai/claude", &url, WITH_KEY, &env).await;
-    assert_eq!(next, "served are gpt-4o, qwen:latest", "none is near");
+    assert_eq!(next, "available: gpt-4o, qwen:latest", "no similar name");
     let (_, next) = find("ollama/deepseek:7b", &url, WITH_KEY, &env).await;
     assert_eq!(next, "run `ollama pull deepseek:7b`", "Ollama can fetch it");
     let (finding, _) = find("ollama/qwen", &url, WITH_KEY, &env).await;
@@ -119,7 +119,7 @@ async fn a_provider_that_does_not_answer_as_one_is_unreachable_for_a_reason() {
     for (url, reason) in [
         (silent, "no answer from"),
         (gone, "refused"),
-        (html.clone(), "no list of models"),
+        (html.clone(), "did not answer with a list of models"),
         (html.replace("/v1", "/busy"), "503"),
         (html.replace("/v1", "/v2"), "404"),
     ] {
@@ -142,9 +142,9 @@ async fn the_key_follows_no_redirect() {
     assert_eq!(
         finding.word(),
         "unreachable",
-        "the other place is not asked"
+        "the redirect's target is not asked"
     );
-    assert!(next.contains("307"), "it says what came back: {next}");
+    assert!(next.contains("307"), "it reports the answer: {next}");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Waiting for a batch: a progress bar on a terminal, a line for each result elsewhere, and a table at the end.
+//! Waits for a batch: a progress bar on a terminal, a line per result elsewhere, and a table at the
+//! end.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -17,9 +18,9 @@ use dispatcher::format::{counted, duration};
 use dispatcher::views::tasks::{TaskList, TaskView};
 
 const POLL: Duration = Duration::from_millis(300);
-/// Results that are asked for at the same time.
+/// How many results are requested at the same time.
 const RESULTS_AT_ONCE: usize = 8;
-/// Open tasks that are older than what a list holds are asked for in portions.
+/// Open tasks that are too old for one list are requested in portions of this size.
 const ONE_BY_ONE: usize = 200;
 const ERROR_CHARS: usize = 160;
 
@@ -43,7 +44,7 @@ pub(super) async fn wait(
             break;
         }
         let running = seen.iter().filter(|task| task.status == "running").count();
-        // The message first: setting the position draws.
+        // Set the message first: setting the position draws the bar.
         bar.set_message(format!("{running} running, {failed} not succeeded"));
         bar.set_position((taken.len() - open.len()) as u64);
         tokio::time::sleep(POLL).await;
@@ -52,7 +53,7 @@ pub(super) async fn wait(
     report(client, taken, format).await
 }
 
-/// The open tasks of the batch: from one list, as far as it reaches, and the next few of the others one by one.
+/// The open tasks of the batch: those in one list, and the next few of the others one by one.
 async fn look(
     client: &Client,
     open: &BTreeSet<TaskId>,
@@ -77,7 +78,7 @@ async fn look(
     Ok(seen)
 }
 
-/// Tasks with their results.
+/// The tasks with their results.
 async fn results(client: &Client, ids: &[&TaskId]) -> anyhow::Result<Vec<TaskView>> {
     stream::iter(ids.iter().map(|id| format!("/tasks/{id}")))
         .map(|path| async move { client.get::<TaskView>(&path).await })
@@ -100,7 +101,7 @@ fn bar(length: u64) -> ProgressBar {
     bar
 }
 
-/// Without a terminal, a line for a task that has ended.
+/// Without a terminal, prints a line for a task that has ended.
 fn note(bar: &ProgressBar, task: &TaskView) {
     if bar.is_hidden() {
         let who = task

@@ -1,8 +1,9 @@
-//! Handing in a batch that may be larger than the queues: first as a whole, so that every mistake is found before anything
-//! is taken; when it does not fit, what fits, and the rest as room comes. A batch that is larger than one request may be
-//! is handed in by requests.
+//! Submits a batch that may be larger than the queues. The first request holds the whole batch, so
+//! that every mistake is found before a task is accepted. If the batch does not fit, the tasks that
+//! fit are submitted, and the rest as queues empty. A batch larger than one request is split into
+//! requests.
 //!
-//! Every task has its id before it is sent, so that sending it twice does it once.
+//! Every task has its id before it is sent, so sending it twice submits it once.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,65 +20,67 @@ use dispatcher::api::extract::MAX_REQUEST_BYTES;
 use dispatcher::api::problem::Problem;
 use dispatcher::views::tasks::TaskView;
 
-/// Of the tasks that need the same, so many are offered at a time: the others wait behind them anyway.
+/// At most this many tasks with the same requirements are offered at a time: the others wait behind
+/// them anyway.
 const OFFERED: usize = 500;
-/// In one request, so that it is always below what a dispatcher takes ([`MAX_REQUEST_BYTES`]).
+/// The most bytes in one request: well below what a dispatcher accepts ([`MAX_REQUEST_BYTES`]).
 const MOST_BYTES: usize = MAX_REQUEST_BYTES / 2;
-/// So often a dispatcher that is gone in the middle of a batch is asked again: for five minutes.
+/// How often an unreachable dispatcher is retried in the middle of a batch: 150 times, five
+/// minutes.
 const UNANSWERED: u32 = 150;
-/// A queue that no programmer takes tasks from may be served again by then: a worker that is restarted, for example.
+/// How long to wait for a queue that no programmer serves: its worker may be restarting.
 const STUCK_FOR: Duration = Duration::from_secs(60);
 
-/// How a batch is handed in.
+/// Options for submitting a batch.
 pub(super) struct Manner {
-    /// Prints the ids of a batch that is taken in parts as they are taken.
+    /// Print the ids of a batch that is accepted in parts as they are accepted.
     pub(super) print_ids: bool,
-    /// How the rest is handed in later, when this ends before.
+    /// The command that submits the rest later, if this one ends early.
     pub(super) go_on: String,
-    /// Ends when nothing could be handed in for so long; None: when nobody takes tasks from the full queues for
-    /// [`STUCK_FOR`].
+    /// Give up after this long without progress. None: give up when no programmer has taken tasks
+    /// from the full queues for [`STUCK_FOR`].
     pub(super) give_up_after: Option<Duration>,
 }
 
-/// Why a batch was not handed in as a whole.
+/// Why a batch was not submitted in full.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Interrupted,
-    /// With the reason why there was no room.
+    /// The reason why it did not fit.
     GivenUp(String),
 }
 
 /// The outcome.
 pub(super) struct HandedIn {
-    /// The tasks that were taken, in the order of the batch.
+    /// The accepted tasks, in the order of the batch.
     pub(super) taken: Vec<TaskView>,
     /// The ids are on stdout already.
     pub(super) printed: bool,
-    /// None: all of it was taken.
+    /// None: the whole batch was accepted.
     pub(super) left: Option<Left>,
 }
 
-/// A batch on its way.
+/// A batch while it is submitted.
 struct Batch<'a> {
     client: &'a Client,
     manner: &'a Manner,
     tasks: &'a [Value],
     bodies: Vec<Box<RawValue>>,
     taken: Vec<Option<TaskView>>,
-    /// Places of those that are not taken yet.
+    /// Indexes of the tasks that are not accepted yet.
     open: Vec<usize>,
     shown: Shown,
     interrupt: Interrupt,
     printed: bool,
     hinted: bool,
     unanswered: u32,
-    /// Since when nothing was handed in.
+    /// When a task was last accepted.
     since: Instant,
-    /// Since when nobody takes tasks from the full queues.
+    /// Since when no programmer takes tasks from the full queues.
     stuck_since: Option<Instant>,
 }
 
-/// Hands in the batch. Ends when all tasks are taken, at Ctrl-C, or when there is no room for too long.
+/// Submits the batch. Ends when all tasks are accepted, at Ctrl-C, or after too long without room.
 pub(super) async fn hand_in(
     client: &Client,
     tasks: &[Value],
@@ -168,14 +171,15 @@ impl Batch<'_> {
         (self.unanswered, self.since, self.stuck_since) = (0, Instant::now(), None);
     }
 
-    /// Nobody answers. The ids are made here, so what was taken and not answered is not taken twice.
+    /// The dispatcher does not answer. The ids are made here, so tasks that were accepted without
+    /// an answer are not accepted twice.
     async fn ask_again(&mut self, error: anyhow::Error) -> anyhow::Result<Option<Left>> {
         if self.open.len() == self.tasks.len() || self.unanswered >= UNANSWERED {
             return Err(error);
         }
         self.unanswered += 1;
         self.shown.say(format!(
-            "{error:#}; trying again, {} still to hand in",
+            "{error:#}; trying again, {} still to submit",
             self.open.len()
         ));
         Ok(self
@@ -201,9 +205,9 @@ impl Batch<'_> {
                     .as_ref()
                     .map(|_| self.stuck_since.unwrap_or_else(Instant::now));
                 let why = why.map_or(String::new(), |why| format!("; {why}"));
-                format!("{}; {open} still to hand in{why}", full(no_room))
+                format!("{}; {open} still to submit{why}", full(no_room))
             }
-            None => format!("{}; waiting, {open} still to hand in", problem.detail),
+            None => format!("{}; waiting, {open} still to submit", problem.detail),
         };
         self.shown.say(words.clone());
         let too_long = match self.manner.give_up_after {
@@ -224,27 +228,27 @@ impl Batch<'_> {
             .map(|Interrupted| Left::Interrupted))
     }
 
-    /// Once.
+    /// Prints once how to continue after Ctrl-C.
     fn hint(&mut self) {
         if std::mem::replace(&mut self.hinted, true) {
             return;
         }
         let taken = if self.manner.print_ids {
-            "what is printed is taken"
+            "the tasks printed so far are submitted"
         } else {
-            "what is taken goes on"
+            "the tasks submitted so far continue"
         };
         let go_on = &self.manner.go_on;
         self.shown.beside(|| {
             eprintln!(
-                "the queues are full: the rest is handed in as tasks finish; Ctrl-C ends it, {taken}, and this hands in the \
-                 rest later:\n  {go_on}"
+                "the queues are full: the rest is submitted as tasks finish. After Ctrl-C, {taken}; to submit the \
+                 rest later, run:\n  {go_on}"
             );
         });
     }
 }
 
-/// How many of tasks with these sizes, one after the other, one request may hold; at least one.
+/// How many tasks of these sizes, in order, fit into one request; at least one.
 fn in_one_request(sizes: impl Iterator<Item = usize>) -> usize {
     let with_comma = |sum: &mut usize, size: usize| {
         *sum += size + 1;
@@ -257,7 +261,7 @@ fn in_one_request(sizes: impl Iterator<Item = usize>) -> usize {
         .max(1)
 }
 
-/// Those of the offer that would be taken now.
+/// The offered tasks that the dispatcher would accept now.
 fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
     let fits = problem
         .no_room
@@ -268,7 +272,7 @@ fn fitting(problem: &Problem, offer: &[usize]) -> Vec<usize> {
         .collect()
 }
 
-/// The first of each kind: those that need the same wait in the same queue.
+/// The first tasks of each kind: tasks with the same requirements wait in the same queue.
 fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
     let mut counts: HashMap<String, usize> = HashMap::new();
     let first = |index: &&usize| {
@@ -283,8 +287,8 @@ fn next_offer(tasks: &[Value], open: &[usize]) -> Vec<usize> {
     open.iter().filter(first).copied().collect()
 }
 
-/// Tasks without an id get one that is made of the batch and their place in it: the same whenever the batch is handed in.
-/// True when all have one of their own.
+/// Gives each task without an id one made of the batch and its index, so the same batch always has
+/// the same ids. Returns true if all tasks had ids.
 pub(super) fn give_ids(tasks: &mut [Value], batch: &TaskId) -> bool {
     let alone = tasks.len() == 1;
     let mut own = true;
@@ -316,8 +320,8 @@ mod tests {
     fn every_task_has_an_id_before_it_is_sent() {
         let mut tasks = [json!({"id": "mine"}), json!({"instruction": "x"})];
         let batch = new_id();
-        assert!(!give_ids(&mut tasks, &batch), "one has no id of its own");
-        assert_eq!(tasks[0]["id"], "mine", "its own");
+        assert!(!give_ids(&mut tasks, &batch), "not every task had an id");
+        assert_eq!(tasks[0]["id"], "mine", "its given id");
         assert!(
             tasks[1]["id"]
                 .as_str()
@@ -352,19 +356,22 @@ mod tests {
         assert_eq!(
             in_one_request(std::iter::repeat_n(MIB, 100)),
             31,
-            "32 MiB, with the commas"
+            "32 MiB, including the commas"
         );
         assert_eq!(
             in_one_request([100 * MIB, 1].into_iter()),
             1,
-            "the dispatcher says that it is too large"
+            "the dispatcher rejects it as too large"
         );
     }
 
     #[test]
     fn places_of_an_answer_are_places_of_the_offer() {
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "full");
-        assert!(fitting(&problem, &[4, 7, 9]).is_empty(), "it does not say");
+        assert!(
+            fitting(&problem, &[4, 7, 9]).is_empty(),
+            "the answer has no places"
+        );
         let problem = Problem {
             no_room: Some(Box::new(QueueFull {
                 full: vec![],

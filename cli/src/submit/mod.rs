@@ -1,5 +1,5 @@
-//! `pool submit`: tasks from files or flags. All are right, or none is taken; more than the queues hold are handed
-//! in as room comes.
+//! `pool submit`: tasks from files or flags. All must be valid, or none is accepted. If they
+//! do not fit into the queues, the rest is submitted as queues empty.
 
 mod batch;
 mod hand_in;
@@ -24,35 +24,35 @@ use dispatcher::serve::PoolFile;
 use dispatcher::views::tasks::TaskView;
 use hand_in::{HandedIn, Left, Manner, give_ids, hand_in};
 
-/// As a shell counts what SIGINT has ended.
+/// The exit status that shells give to a process ended by SIGINT.
 const INTERRUPTED: u8 = 130;
-/// An id has at most 64 characters.
+/// Leaves room for a task's index in an id of at most 64 characters.
 const MOST_OF_BATCH: usize = 56;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     pool submit tasks.yaml --wait\n  \
     pool submit --repository app --capability fast --instruction 'Add a test for parse()' --check 'python3 -m unittest'\n\n\
-    It ends when all tasks are taken; with --wait, when all have a result. Where the pool file limits queues and they are full, it\n\
-    hands in the rest as tasks finish; Ctrl-C ends that, and it says what is taken and how to hand in the rest.\n\n\
-    Exit status: 0 all tasks were taken (with --wait: and succeeded), 1 not so, 2 a file cannot be read, 130 Ctrl-C.")]
+    The command ends when all tasks are accepted; with --wait, when all have a result. If the pool file limits queues and they are\n\
+    full, it submits the rest as tasks finish. After Ctrl-C it says what is submitted and how to submit the rest.\n\n\
+    Exit status: 0 all tasks were accepted (with --wait: and succeeded); 1 some were not; 2 a file cannot be read; 130 Ctrl-C.")]
 pub(super) struct SubmitArgs {
     /// YAML or JSON files: one task, a list, or `tasks: [...]`
     files: Vec<PathBuf>,
-    /// Wait for the results; show progress and a table of them
+    /// Wait for the results, with a progress bar, and print a table of them
     #[arg(long)]
     wait: bool,
-    /// Submit nothing; show where each task would go, who could do it and what it could cost
+    /// Submit nothing; show each task's queue, the programmers that could do it, and its cost limit
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Begins the ids of tasks that have none: the same files with the same batch are handed in once, however often
-    /// (default: a new one each time)
+    /// Prefix for the ids of tasks without one: the same files with the same batch are submitted
+    /// only once, however often you run this (default: a new prefix each time)
     #[arg(long, value_name = "NAME", value_parser = batch)]
     batch: Option<TaskId>,
-    /// End with status 1 when nothing could be handed in for so many seconds, because queues are full (default: when no
-    /// programmer takes tasks from them for a minute)
+    /// Exit with status 1 if no task could be submitted for this many seconds because queues are
+    /// full (default: if no programmer takes tasks from them for 60 seconds)
     #[arg(long, value_name = "SECONDS")]
     give_up_after: Option<u64>,
     /// Add a label to every task: key=value
@@ -69,25 +69,25 @@ pub(super) struct SubmitArgs {
 /// One task from flags.
 #[derive(Debug, Default, clap::Args)]
 struct OneTask {
-    /// What the agent is to do (instead of files)
+    /// The instruction for the agent (instead of files)
     #[arg(long, conflicts_with = "files", requires = "repository")]
     instruction: Option<String>,
     /// A path below a configured root, or an https:// or ssh:// URL
     #[arg(long, requires = "instruction")]
     repository: Option<String>,
-    /// The id of the task; submitted twice with the same id, it is done once (default: a new one)
+    /// The id of the task; submitting the same id twice does it once (default: a new id)
     #[arg(long, requires = "instruction")]
     id: Option<String>,
     /// Branch, tag or commit to start from
     #[arg(long, requires = "instruction")]
     base: Option<String>,
-    /// A file for the agent, relative to the repository (repeatable)
+    /// A file to give to the agent, relative to the repository (repeatable)
     #[arg(long = "file", requires = "instruction")]
     file: Vec<String>,
     /// A required capability (repeatable)
     #[arg(long = "capability", requires = "instruction")]
     capability: Vec<String>,
-    /// An acceptance check: program and arguments, split at blanks (repeatable)
+    /// An acceptance check: program and arguments, split at spaces (repeatable)
     #[arg(long = "check", requires = "instruction")]
     check: Vec<String>,
 }
@@ -95,11 +95,11 @@ struct OneTask {
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
-        .ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// With room for the number of a task behind it.
+/// Leaves room for the index of a task.
 fn batch(text: &str) -> Result<TaskId, String> {
     let name = TaskId::new(text).map_err(|error| error.to_string())?;
     if text.len() > MOST_OF_BATCH {
@@ -180,36 +180,36 @@ pub(super) async fn run(args: SubmitArgs) -> anyhow::Result<ExitCode> {
         };
         let count = counted(taken.len(), "task", "tasks");
         format!(
-            "{rows}{count} taken. Follow with `pool watch` or at {}\n",
+            "{rows}{count} submitted. Follow with `pool watch` or at {}\n",
             client.url()
         )
     })
 }
 
-/// A batch of which only a part was taken.
+/// Reports a batch of which only a part was accepted.
 fn not_all(left: &Left, (taken, all): (usize, usize), go_on: &str) -> ExitCode {
     let (code, why) = match left {
         Left::Interrupted => (ExitCode::from(INTERRUPTED), String::new()),
-        Left::GivenUp(why) => (ExitCode::FAILURE, format!("given up: {why}\n")),
+        Left::GivenUp(why) => (ExitCode::FAILURE, format!("gave up: {why}\n")),
     };
     eprintln!(
-        "{why}{taken} of {all} tasks were taken and go on; the others were not handed in. This hands them in, and no task \
-         twice:\n  {go_on}"
+        "{why}{taken} of {all} tasks were submitted and continue; the others were not. To submit the others (no task is \
+         submitted twice), run:\n  {go_on}"
     );
     code
 }
 
-/// Who stops waiting has not cancelled anything.
+/// Ctrl-C ends only the wait; it cancels no task.
 fn not_waited_for(taken: &[TaskView]) -> String {
     let ids: Vec<&str> = taken.iter().map(|task| task.id.as_str()).collect();
     match ids.as_slice() {
         [one] => {
             format!(
-                "the task goes on: `pool watch --task {one}` follows it, `pool cancel {one}` stops it"
+                "the task continues: `pool watch --task {one}` follows it, `pool cancel {one}` stops it"
             )
         }
         several => format!(
-            "the {} tasks go on: `pool watch` follows them, `pool show {}` shows the first, `pool cancel ID…` stops them",
+            "the {} tasks continue: `pool watch` follows them, `pool show {}` shows the first, `pool cancel ID…` stops them",
             several.len(),
             several.first().copied().unwrap_or("ID"),
         ),
@@ -252,11 +252,11 @@ fn from_file(file: &Path) -> anyhow::Result<Vec<Value>> {
         Value::Array(tasks) => Ok(tasks),
         Value::Object(mut one) => match one.remove("tasks") {
             Some(Value::Array(tasks)) if one.is_empty() => Ok(tasks),
-            Some(_) => bail!("{name}: `tasks` must be a list and stand alone"),
+            Some(_) => bail!("{name}: `tasks` must be a list, and the only key of its object"),
             None => Ok(vec![Value::Object(one)]),
         },
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            bail!("{name} holds no task: write one task, a list of tasks, or `tasks: [...]`")
+            bail!("{name} contains no task: write one task, a list of tasks, or `tasks: [...]`")
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `--dry-run`: where each task would go, who could do it, what it could cost at most. Needs the pool file only.
+//! `--dry-run`: each task's queue, the programmers that could do it, and its cost limit. Reads only
+//! the pool file.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -76,7 +77,7 @@ fn planned(pool: &Pool, routes: &Routes, index: usize, task: &Value) -> Planned 
     }
 }
 
-/// The cap of one attempt: nothing when every LLM of the programmer is free.
+/// The cost limit of one attempt; zero if every LLM of the programmer is free.
 fn worst_cost(pool: &Pool, id: &ProgrammerId, message: &TaskMessage) -> MicroUsd {
     let Some(programmer) = pool.programmer(id) else {
         return MicroUsd::ZERO;

@@ -1,5 +1,5 @@
-//! What the dispatcher says, from its server-sent events; after a break from where they broke off. What was too much to be
-//! told one by one is asked for.
+//! The dispatcher's server-sent events, continued after a break. Changes that were too many for
+//! single events are fetched with a request.
 
 use anyhow::anyhow;
 use futures_util::StreamExt as _;
@@ -14,29 +14,29 @@ use crate::client::innermost;
 use dispatcher::dashboard::hub::{Changed, Live};
 use dispatcher::views::tasks::{TaskList, TaskView};
 
-/// As many as the API gives at once.
+/// The most tasks that the API returns at once.
 const PAGE: usize = 5_000;
-/// Of a pool as a whole, the newest.
+/// When the whole pool is followed, the newest tasks that are fetched.
 const NEWEST: usize = 200;
 
-/// One thing that is heard.
+/// One message of the feed.
 #[derive(Debug)]
 pub(super) enum Heard {
     Connected,
     State(Box<Live>),
     Tasks(Vec<TaskView>),
-    /// All that are followed, or the newest: as they are now.
+    /// The followed tasks, or the newest ones, in their present state.
     Listed(Vec<TaskView>),
-    /// Trying again.
+    /// The connection is lost; trying again.
     Lost(String),
     /// Trying again would not help.
     Failed(anyhow::Error),
 }
 
-/// Nobody hears it any more.
+/// The receiver is gone.
 struct Gone;
 
-/// Listens until nobody hears it.
+/// Starts the feed; it ends when the receiver is gone.
 pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
     let (heard, receiver) = channel(16);
     tokio::spawn(async move {
@@ -46,7 +46,7 @@ pub(super) fn start(client: Client, which: Which) -> Receiver<Heard> {
             heard,
             last: None,
         };
-        // Ends when nobody hears it.
+        // Ends when the receiver is gone.
         let Err(Gone) = feed.forever().await;
     });
     receiver
@@ -66,7 +66,7 @@ impl Feed {
         loop {
             let began = Instant::now();
             match self.once(&mut connected).await? {
-                // Whoever asks for the first time hears at once what is wrong.
+                // A failure of the first connection is reported at once.
                 Err(error) if !connected => self.say(Heard::Failed(error)).await?,
                 Err(error) => self.say(Heard::Lost(format!("{error:#}"))).await?,
                 Ok(()) => {
@@ -83,7 +83,7 @@ impl Feed {
         self.heard.send(heard).await.map_err(|_| Gone)
     }
 
-    /// One connection, to its end.
+    /// Runs one connection to its end.
     async fn once(&mut self, connected: &mut bool) -> Result<anyhow::Result<()>, Gone> {
         let answer = match self.client.events("/events", self.last.as_deref()).await {
             Ok(answer) => answer,
@@ -116,7 +116,7 @@ impl Feed {
     async fn understand(&self, event: &Sse) -> anyhow::Result<Vec<Heard>> {
         let data = event.data.as_deref().unwrap_or_default();
         Ok(match event.event.as_deref() {
-            // What has changed while nobody listened is in the list.
+            // The list has the changes that the feed missed.
             Some("hello") => vec![Heard::Connected, Heard::Listed(self.list().await?)],
             Some("state") => vec![Heard::State(Box::new(serde_json::from_str(data)?))],
             Some("tasks") => {
@@ -140,7 +140,7 @@ impl Feed {
         let mut found = Vec::new();
         for id in tasks {
             let view: TaskView = self.client.get(&format!("/tasks/{id}")).await?;
-            // As it is in a list.
+            // Without the parts that lists leave out.
             found.push(TaskView {
                 result: None,
                 task: None,

@@ -1,4 +1,4 @@
-//! What is new, from what was heard. Pure.
+//! Derives news from the messages of the feed. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,10 +14,10 @@ use dispatcher::dashboard::hub::Live;
 use dispatcher::views::llms::{BreakerState, BreakerStatus};
 use dispatcher::views::tasks::TaskView;
 
-/// Of the tasks that have ended the newest are shown.
+/// How many of the newest finished tasks are shown.
 const ENDED: usize = 100;
 
-/// One thing that has happened.
+/// One event to report.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum News {
@@ -40,22 +40,22 @@ pub(super) enum News {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Connection {
     Connected,
-    /// It answers, and says that what it knows may be out of date.
+    /// The dispatcher answers, and says that its view may be out of date.
     Degraded,
     Lost,
 }
 
-/// What tells whether a task is as it was.
+/// Tells whether a task has changed.
 type Stage = (String, Option<AttemptId>);
 
-/// What is known.
+/// The known state.
 pub(super) struct Follow {
     which: Which,
     pub(super) connection: Result<(), String>,
     pub(super) live: Option<Live>,
     listed: bool,
     tasks: BTreeMap<TaskId, Stage>,
-    /// The newest first.
+    /// Newest first.
     pub(super) ended: VecDeque<TaskView>,
 }
 
@@ -79,7 +79,7 @@ impl Follow {
             Heard::Connected => self.connected(),
             Heard::Lost(why) => self.lost(why),
             Heard::State(live) => self.state(*live)?,
-            // They come with the latest change first.
+            // The latest change comes first.
             Heard::Tasks(tasks) => tasks
                 .into_iter()
                 .rev()
@@ -98,7 +98,7 @@ impl Follow {
         }]
     }
 
-    /// Once for each break.
+    /// Reports each break once.
     fn lost(&mut self, why: String) -> Vec<News> {
         let news = News::Dispatcher {
             state: Connection::Lost,
@@ -115,7 +115,7 @@ impl Follow {
         {
             let known: Vec<&str> = programmers.iter().map(|one| one.id.as_str()).collect();
             bail!(
-                "the pool has no programmer {wanted}; it has {}",
+                "no programmer {wanted} in the pool; it has {}",
                 known.join(", ")
             );
         }
@@ -176,9 +176,9 @@ impl Follow {
     fn list(&mut self, mut tasks: Vec<TaskView>) -> anyhow::Result<Vec<News>> {
         if let (Some(label), true) = (&self.which.label, tasks.is_empty() && self.tasks.is_empty())
         {
-            bail!("no task has the label {label}; submit some with `pool submit --label {label}`");
+            bail!("no task has the label {label}; submit one with `pool submit --label {label}`");
         }
-        // Of what ended before somebody looked, only what was asked for is news.
+        // A task that had ended before the first list is news only if it was asked for.
         let all = self.listed || self.which.ends();
         self.listed = true;
         tasks.sort_by_key(|task| task.finished_at.or(task.started_at).or(task.submitted_at));
@@ -193,7 +193,7 @@ impl Follow {
             return None;
         }
         let stage = (task.status.clone(), task.attempt);
-        // What was said before the list was made may come after it.
+        // An event older than the list may arrive after it.
         if self
             .tasks
             .get(&task.id)
@@ -230,19 +230,19 @@ impl Follow {
                 .is_none_or(|wanted| task.programmer.as_ref() == Some(wanted))
     }
 
-    /// How many there are to show.
+    /// How many programmers are shown.
     pub(super) fn programmers(&self) -> usize {
         self.live
             .as_ref()
             .map_or(0, |live| live.status.programmers.len())
     }
 
-    /// Whether everything has ended that was to be waited for.
+    /// Whether all awaited tasks have ended.
     pub(super) fn is_over(&self) -> bool {
         self.which.ends() && self.listed && !self.tasks.values().any(is_open)
     }
 
-    /// Of tasks that were to be waited for; one that is still open has not.
+    /// Whether all awaited tasks have succeeded; an open task has not.
     pub(super) fn all_succeeded(&self) -> Option<bool> {
         let succeeded = |(status, _): &Stage| status == Status::Succeeded.as_str();
         self.which
@@ -250,7 +250,7 @@ impl Follow {
             .then(|| self.listed && self.tasks.values().all(succeeded))
     }
 
-    /// The outcomes of what was waited for, the oldest first.
+    /// The outcomes of the awaited tasks, oldest first.
     pub(super) fn outcomes(&self) -> impl Iterator<Item = News> {
         let ended = self.ended.iter().rev().filter(|_| self.which.ends());
         ended.map(|task| News::Task {
@@ -289,7 +289,7 @@ fn is_known(breaker: &BreakerStatus, before: Option<&Live>) -> bool {
     };
     match before.and_then(|before| before.status.breakers.iter().find(same)) {
         Some(earlier) => earlier.state == breaker.state,
-        // One that was closed all the time is no news.
+        // A breaker that was closed all the time is not news.
         None => breaker.state == BreakerState::Closed,
     }
 }

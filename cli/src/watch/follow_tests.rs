@@ -39,16 +39,16 @@ fn what_was_missed_in_a_break_is_told_once() {
     assert_eq!(
         hear(&mut follow, first),
         ["a running"],
-        "what has ended before is no news"
+        "a task that had ended before is not news"
     );
     assert_eq!(
         hear(&mut follow, Heard::Lost("gone".to_owned())),
         ["Lost"],
-        "a break"
+        "a lost connection is reported"
     );
     assert!(
         hear(&mut follow, Heard::Lost("gone".to_owned())).is_empty(),
-        "is told once"
+        "is reported once"
     );
     hear(&mut follow, Heard::Connected);
     let again = || {
@@ -61,17 +61,17 @@ fn what_was_missed_in_a_break_is_told_once() {
     assert_eq!(
         hear(&mut follow, again()),
         ["a succeeded", "b succeeded"],
-        "what has happened meanwhile, in its order"
+        "the changes during the break, in order"
     );
     assert!(hear(&mut follow, again()).is_empty(), "and not again");
     let late = Heard::Tasks(vec![task("b", "running", 0)]);
     assert!(
         hear(&mut follow, late).is_empty(),
-        "what was said before the list was made is out of date"
+        "an event older than the list is ignored"
     );
     assert!(
         !follow.is_over() && follow.all_succeeded().is_none(),
-        "nothing was to be waited for"
+        "no task is awaited"
     );
 }
 
@@ -94,7 +94,7 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
     };
     assert!(
         hear(&mut follow, Heard::Tasks(vec![other])).is_empty(),
-        "another run is not followed"
+        "a task of another run is not followed"
     );
     hear(&mut follow, Heard::Tasks(vec![task("b", "succeeded", 3)]));
     assert_eq!(
@@ -106,12 +106,12 @@ fn tasks_that_are_followed_end_it_and_decide_how() {
     assert_eq!(
         (follow.is_over(), follow.all_succeeded()),
         (true, Some(false)),
-        "one has not"
+        "one has failed"
     );
     let nothing = Follow::new(which).hear(Heard::Listed(Vec::new()));
     assert!(
         nothing.is_err_and(|error| error.to_string().contains("run_id=7")),
-        "a label that nobody has"
+        "a label that no task has"
     );
 }
 
@@ -128,7 +128,7 @@ fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
     assert_eq!(
         hear(&mut follow("002"), live()),
         ["Prog-002"],
-        "one that is there"
+        "a programmer of the pool"
     );
     let said = follow("099")
         .hear(live())
@@ -136,6 +136,6 @@ fn a_programmer_that_the_pool_does_not_have_is_not_waited_for() {
         .map_err(|error| error.to_string());
     assert_eq!(
         said,
-        Err("the pool has no programmer 099; it has 001, 002".to_owned())
+        Err("no programmer 099 in the pool; it has 001, 002".to_owned())
     );
 }

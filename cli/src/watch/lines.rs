@@ -1,4 +1,4 @@
-//! One thing that has happened as one line: for people, or as a JSON object.
+//! Prints one event as a line of text or as a JSON object.
 
 use pool_core::time::Timestamp;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::tables::plain;
 use dispatcher::format::{clock, duration};
 use dispatcher::views::tasks::TaskView;
 
-/// `{"at": …, "event": "task", "task": {…}}`: what is in it is as the API has it.
+/// `{"at": …, "event": "task", "task": {…}}`; the nested object is that of the HTTP API.
 pub(super) fn json(at: Timestamp, news: &News) -> anyhow::Result<String> {
     let mut line = serde_json::to_value(news)?;
     line["at"] = json!(at);
@@ -62,11 +62,11 @@ pub(super) fn text(at: Timestamp, news: &News) -> String {
         }
         News::Task { task } => format!("{} {}{}", task.id, task.status, details(task)),
     };
-    // One line, whatever it says.
+    // Always one line, whatever the text contains.
     format!("{at} {}\n", plain(words.trim_end()).replace('\n', " "))
 }
 
-/// By whom, how long after its submission (it may have waited), for how much, with which error.
+/// The programmer, the time since its submission (including waiting), the cost and the error.
 pub(super) fn details(task: &TaskView) -> String {
     let who = task
         .programmer

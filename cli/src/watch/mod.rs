@@ -1,7 +1,8 @@
-//! `pool watch`: programmers and tasks live. On a terminal a view that is drawn anew, elsewhere a line for each thing
-//! that happens.
+//! `pool watch`: programmers and tasks live. On a terminal it redraws a view; elsewhere it
+//! prints a line per event.
 //!
-//! [`feed`] brings what the dispatcher says, [`follow`] makes news of it (pure), [`lines`] and [`screen`] show them.
+//! [`feed`] receives the dispatcher's events, [`follow`] derives news from them (pure), [`lines`]
+//! and [`screen`] show it.
 
 mod feed;
 mod follow;
@@ -23,8 +24,8 @@ use follow::Follow;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "On a terminal: q or Ctrl-C ends it, the arrow keys scroll. Elsewhere, and with --format json, one line for each event.\n\n\
-    Exit status: with --task or --label 0 when all these tasks have succeeded, 1 when one has not.\n\nExamples:\n  \
+    after_help = "On a terminal, q or Ctrl-C quits and the arrow keys scroll. Elsewhere, and with --format json, prints one line per event.\n\n\
+    Exit status: with --task or --label, 0 if all these tasks succeeded, 1 if one did not.\n\nExamples:\n  \
     pool watch\n  \
     pool watch --task t-019b2c6de0c97d3a8f0c2b7f5e3a1d44\n  \
     pool watch --label run_id=7 --format json"
@@ -36,14 +37,14 @@ pub(super) struct WatchArgs {
     shown: Shown,
 }
 
-/// What is followed.
+/// Which tasks to follow.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[group(multiple = false)]
 pub(super) struct Which {
     /// Only this task, until it has ended (repeatable)
     #[arg(long = "task", value_name = "ID")]
     tasks: Vec<TaskId>,
-    /// Only tasks with this label, until all have ended: key=value
+    /// Only tasks with this label (key=value), until all have ended
     #[arg(long, value_name = "KEY=VALUE")]
     label: Option<Label>,
     /// Only this programmer and its tasks
@@ -52,7 +53,7 @@ pub(super) struct Which {
 }
 
 impl Which {
-    /// Whether it ends by itself.
+    /// Whether the command ends by itself.
     fn ends(&self) -> bool {
         !self.tasks.is_empty() || self.label.is_some()
     }
@@ -65,7 +66,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     let mut follow = Follow::new(args.which);
     if args.shown.format == Format::Table && std::io::stdout().is_terminal() {
         screen::run(&mut heard, &mut follow, &url).await?;
-        // What is left on the terminal when the view is gone.
+        // Leave the outcomes on the terminal when the view is gone.
         follow
             .outcomes()
             .for_each(|news| _ = print(&lines::text(wall_clock(), &news)));
@@ -78,7 +79,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Until the tasks that are followed have ended, or nobody reads any more.
+/// Prints lines until the followed tasks have ended, or the reader is gone.
 async fn line_by_line(
     heard: &mut Receiver<Heard>,
     follow: &mut Follow,

@@ -1,4 +1,4 @@
-//! The view as it is drawn. Pure: what is known and the time in, cells out.
+//! Draws the view. Pure: takes the known state and the time, returns cells.
 
 use pool_api::status::ProgrammerStatus;
 use pool_core::time::Timestamp;
@@ -18,13 +18,13 @@ use dispatcher::views::llms::BreakerState;
 use dispatcher::views::pool_status::PoolStatus;
 use dispatcher::views::tasks::TaskView;
 
-/// Title, tasks, money, and a line below.
+/// Lines for the title, tasks, money, and a blank.
 const HEAD: u16 = 4;
 const MOST_PAUSES: u16 = 3;
-/// For tasks that have ended, at least.
+/// The least number of lines for finished tasks.
 const ENDED: u16 = 5;
 const FOOT: u16 = 1;
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: u16 = 2;
 /// `10 min 06 s`.
 const SPAN: Constraint = Constraint::Length(11);
@@ -34,7 +34,7 @@ pub(super) struct Picture<'a> {
     pub(super) follow: &'a Follow,
     pub(super) now: Timestamp,
     pub(super) colors: bool,
-    /// So many programmers are above what is shown.
+    /// How many programmers are scrolled out at the top.
     pub(super) scrolled: usize,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
     }
     frame.render_widget(picture.ended(ended), ended);
     frame.render_widget(
-        Paragraph::new("q ends it · ↑ ↓ scroll").style(picture.muted()),
+        Paragraph::new("q quit · ↑ ↓ scroll").style(picture.muted()),
         foot,
     );
 }
@@ -76,7 +76,7 @@ struct Heights {
 }
 
 impl Heights {
-    /// Where not everything fits, the routes go first, then programmers have to be scrolled.
+    /// If the terminal is too small, the routes are left out first, then programmers scroll.
     fn of(live: &Live, height: u16) -> Self {
         let pauses = u16::try_from(live.status.pauses.len())
             .unwrap_or(u16::MAX)
@@ -101,7 +101,7 @@ impl Heights {
     }
 }
 
-/// A header, a row each and a line between this and what is next.
+/// The height of a table: a header, one line per row, and a blank line.
 fn rows(count: usize) -> u16 {
     if count == 0 {
         0
@@ -229,7 +229,7 @@ impl Picture<'_> {
         live.status.pauses.iter().map(pause).collect()
     }
 
-    /// What does not fit into its column ends with `…`.
+    /// Text that does not fit into its column ends with `…`.
     fn table<const N: usize>(
         &self,
         head: [&'static str; N],
@@ -409,7 +409,7 @@ impl Picture<'_> {
         let id = widest(self.follow.ended.iter().map(|task| task.id.as_str()), 34);
         let widths = [id, Constraint::Length(9), SPAN, Constraint::Fill(1)];
         self.table(
-            ["last ended", "as", "ago", "details"],
+            ["last finished", "status", "ago", "details"],
             self.follow.ended.iter().map(row),
             widths,
             area,
@@ -417,7 +417,7 @@ impl Picture<'_> {
     }
 }
 
-/// What a cell says.
+/// The content of a cell.
 type Part = Span<'static>;
 
 fn cut(text: &str, width: usize) -> String {
@@ -436,7 +436,7 @@ fn one_line(text: &str) -> String {
     plain(text).replace(['\n', '\t'], " ")
 }
 
-/// As wide as the widest, and not without end.
+/// As wide as the widest text, up to `most`.
 fn widest<'a>(texts: impl Iterator<Item = &'a str>, most: u16) -> Constraint {
     let widest = texts
         .map(|text| text.chars().count())

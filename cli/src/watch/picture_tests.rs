@@ -86,13 +86,16 @@ fn it_shows_who_does_what_and_what_waits() {
         .expect("the first programmer");
     assert!(
         programmer.contains("busy") && programmer.contains("1 min 05 s"),
-        "its state, and since when: {programmer}"
+        "its state, and for how long: {programmer}"
     );
     assert!(
         programmer.contains("words \u{fffd}[31m of a task (t1)"),
-        "what it works on, as a plain text: {programmer}"
+        "the task's summary as plain text: {programmer}"
     );
-    assert!(text.contains("fast        3"), "what waits:\n{text}");
+    assert!(
+        text.contains("fast        3"),
+        "the number of waiting tasks:\n{text}"
+    );
 }
 
 #[test]
@@ -111,19 +114,19 @@ fn on_a_small_terminal_the_tasks_that_have_ended_are_still_there_and_programmers
     let lines = seen(40, (80, 24), 0);
     let text = lines.join("\n");
     assert!(
-        text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last ended"),
+        text.contains("Prog-001") && !text.contains("Prog-040") && text.contains("last finished"),
         "{text}"
     );
-    assert!(text.contains("↓ 29 more"), "more follow:\n{text}");
+    assert!(text.contains("↓ 29 more"), "there are more below:\n{text}");
     assert!(
         !text.contains("tasks wait") && !text.contains("route "),
-        "the routes have no place:\n{text}"
+        "the routes are left out:\n{text}"
     );
     let text = seen(40, (80, 24), 39).join("\n");
     assert!(
         text.contains("Prog-040") && !text.contains("Prog-001"),
-        "the end of them:\n{text}"
+        "the last programmers:\n{text}"
     );
-    assert!(!text.contains(" more"), "nobody follows:\n{text}");
+    assert!(!text.contains(" more"), "there are no more below:\n{text}");
     seen(40, (20, 5), 0);
 }

@@ -1,4 +1,5 @@
-//! The view on a terminal: drawn when something is new and once a second; whatever ends it, the terminal is as it was.
+//! Shows the view on a terminal: redraws on news and once a second, and always restores the
+//! terminal.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::picture::{Picture, draw};
 /// Times are shown in seconds.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 
-/// Dropping it gives the terminal back.
+/// Restores the terminal when dropped.
 struct Screen(DefaultTerminal);
 
 impl Drop for Screen {
@@ -27,7 +28,7 @@ impl Drop for Screen {
     }
 }
 
-/// What a key wants.
+/// The meaning of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     End,
@@ -36,7 +37,7 @@ enum Wish {
     Nothing,
 }
 
-/// Until a key ends it, or the tasks that are followed have ended.
+/// Runs until a key quits, or the followed tasks have ended.
 pub(super) async fn run(
     heard: &mut Receiver<Heard>,
     follow: &mut Follow,
@@ -44,7 +45,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
-    // What is wrong at the beginning is said on the terminal as it is.
+    // A problem at the start is printed on the normal screen.
     if let Some(first) = heard.recv().await {
         follow.hear(first)?;
     }

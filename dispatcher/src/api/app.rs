@@ -1,4 +1,4 @@
-//! What the handlers share: the parts of the dispatcher, and how a request changes something.
+//! The state that handlers share, and how a request changes the pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::history::Outputs;
 use crate::intake::Intake;
 use crate::views::Reader;
 
-/// How long a request waits for the log.
+/// How long a request waits for the event log to confirm its event.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the handlers need. Cheap to clone.
+/// The state that handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
     pub reader: Reader,
@@ -30,28 +30,29 @@ pub struct App {
     pub access: token::Access,
     pub outputs: Outputs,
     pub hub: Hub,
-    /// Places for open event streams.
+    /// Permits for open event streams.
     pub streams: Arc<Semaphore>,
-    /// No more requests are taken, and event streams end.
+    /// Cancelled when the process ends: no more requests are accepted, and event streams end.
     pub ending: CancellationToken,
 }
 
-/// How a decision of an operator gets into the event log. What waits here for the broker would take effect long after its
-/// sender was told that it was not taken, so while the broker is known to be lost nothing begins to wait.
+/// Appends an operator's decision to the event log. A decision that waited for a lost broker would
+/// take effect long after its sender saw an error. So it is refused at once while the broker is
+/// known to be away.
 impl App {
-    /// Whether what is appended now gets into the log now, as far as this dispatcher knows.
+    /// Refuses the request if this dispatcher knows that it cannot append events now.
     pub(super) fn can_append(&self) -> Result<(), Problem> {
         let process = &self.reader.process;
         let trouble = process.broker().trouble();
         let trouble = trouble.or_else(|| process.clock.now().err().map(|off| off.to_string()));
         trouble.map_or(Ok(()), |trouble| {
             Err(Problem::unavailable(format!(
-                "nothing was changed: {trouble}; repeat it"
+                "nothing was changed: {trouble}; try again"
             )))
         })
     }
 
-    /// What the decision meant at its place.
+    /// Appends the decision and returns the fold's verdict on it.
     pub(super) async fn append_event(&self, decision: Decision) -> Result<Verdict, Problem> {
         self.can_append()?;
         let appended = self.reader.process.log.append(decision);
@@ -60,20 +61,20 @@ impl App {
             let trouble = self.reader.trouble();
             let why = trouble.unwrap_or_else(|| "the event log does not answer".to_owned());
             Problem::unavailable(format!(
-                "not confirmed: {why}. It may still take effect; when all is well again look, and repeat it"
+                "not confirmed: {why}. It may still take effect: once the pool is healthy, check whether it did, and repeat it if not"
             ))
         })
     }
 }
 
-/// Runs work to its end, whoever waits: a request that is dropped half-way, because its client goes away, would leave it half
-/// done.
+/// Runs `work` to its end in a separate tokio task, even if the client disconnects: dropping a
+/// request half-way would leave its work half done.
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
     let broke_off = |error| {
         Err(Problem::unavailable(format!(
-            "the work broke off ({error}); look what is there and try again"
+            "the request failed half-way ({error}); check the task's state and try again"
         )))
     };
     tokio::spawn(work).await.unwrap_or_else(broke_off)

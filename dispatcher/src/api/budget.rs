@@ -1,4 +1,4 @@
-//! `/budget`: the money of the day, and another limit for it.
+//! `/budget`: today's spending, and a new limit for today.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,7 +13,7 @@ use super::extract::{Body, read};
 use super::problem::Problem;
 use crate::views::llms::{self, BudgetStatus};
 
-/// For how long a limit can be set.
+/// How long a limit applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Span {
@@ -25,7 +25,7 @@ pub enum Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewLimit {
-    /// US dollars; may be below what is spent already: then no paid call is made any more.
+    /// US dollars. May be less than what is already spent: then no more paid calls are made today.
     pub limit_usd: MicroUsd,
     #[serde(rename = "for")]
     pub span: Span,
@@ -52,7 +52,7 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         .read(|fold| fold.budget.limit())
         .is_none()
     {
-        let detail = "spending is not limited: cost_optimization.enabled is false in the pool file";
+        let detail = "the pool has no budget: cost_optimization.enabled is false in the pool file";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     let Span::Today = new.span;
@@ -60,6 +60,6 @@ pub async fn set(State(app): State<App>, Body(body): Body) -> Result<Json<Budget
         limit_usd: new.limit_usd,
     })
     .await?;
-    tracing::warn!(limit_usd = %new.limit_usd, "the budget of today was set");
+    tracing::warn!(limit_usd = %new.limit_usd, "an operator set today's budget");
     Ok(show(State(app)).await)
 }

@@ -1,5 +1,5 @@
-//! What an operator decides: cancel a task; pause, drain and resume programmers and routes. One event each: every process
-//! reads it and acts.
+//! Operator actions: cancel a task; pause, drain and resume programmers and routes. Each action
+//! appends one event that every process reads and acts on.
 
 use axum::Json;
 use axum::extract::State;
@@ -44,7 +44,7 @@ pub struct EndOfPause {
     pub target: Target,
 }
 
-/// The answer of all three.
+/// The answer of `pause`, `resume` and `pauses`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PauseList {
     pub pauses: Vec<PauseView>,
@@ -61,7 +61,7 @@ pub async fn pause(State(app): State<App>, Body(body): Body) -> Result<Json<Paus
     let NewPause { target, pause } = read(&body, EXAMPLE)?;
     exists(&app, &target)?;
     if let (Target::Route { .. }, Pause::Drain) = (&target, pause) {
-        let detail = "a route can be paused, not drained: drain the programmers that work on its tasks, or cancel those";
+        let detail = "a route cannot be drained, only paused: drain the programmers that work on its tasks, or cancel the tasks";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
     }
     app.append_event(Decision::Paused {
@@ -83,7 +83,7 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
         .read(|fold| fold.pauses.iter().any(|(paused, _)| *paused == target))
     {
         let detail = format!(
-            "{target} is not paused; `pool pauses` (GET /programmer_pool/pauses) shows what is"
+            "{target} is not paused; `pool pauses` (GET /programmer_pool/pauses) lists all pauses"
         );
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
@@ -95,7 +95,7 @@ pub async fn resume(State(app): State<App>, Body(body): Body) -> Result<Json<Pau
     Ok(pauses(State(app)).await)
 }
 
-/// `DELETE /tasks/{id}`: cancels it. A waiting task never starts, a running one is stopped.
+/// `DELETE /tasks/{id}` cancels the task. A waiting task never starts; a running one is stopped.
 pub async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -130,7 +130,7 @@ fn is_cancelled(app: &App, id: &TaskId) -> Result<(), Problem> {
     match status {
         None | Some(Status::Cancelled) => Ok(()),
         Some(status) => {
-            let detail = format!("task {id} has finished already: {}", status.as_str());
+            let detail = format!("task {id} has already finished: {}", status.as_str());
             Err(Problem::new(StatusCode::CONFLICT, detail))
         }
     }

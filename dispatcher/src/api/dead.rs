@@ -1,4 +1,4 @@
-//! `/dead`: what could not be handled. List, show, retry, drop.
+//! `/dead`: list, show, retry and drop dead letters, the messages that could not be handled.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ use crate::dead::retry::{NotRetried, Retried, retry as retry_letter};
 use crate::dead::{DeadError, Look, MOST};
 use crate::intake::NotTaken;
 
-/// In one request.
+/// The most dead letters that one request retries.
 const RETRIED_AT_ONCE: usize = 200;
 
-/// `GET /dead`: the oldest first, at most a thousand.
+/// `GET /dead`: oldest first, at most a thousand.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DeadList {
-    /// How many there are, shown or not.
+    /// How many dead letters there are, including those not listed.
     pub total: usize,
     pub letters: Vec<DeadLetter>,
 }
@@ -35,9 +35,9 @@ pub struct DeadList {
 pub struct DeadMessage {
     pub letter: DeadLetter,
     pub routing_key: String,
-    /// Properties and headers that are texts.
+    /// Properties and headers whose values are text.
     pub properties: BTreeMap<String, String>,
-    /// What is no UTF-8 in it is replaced.
+    /// The body as text. Bytes that are not valid UTF-8 are replaced.
     pub body: String,
     pub is_utf8: bool,
 }
@@ -46,17 +46,17 @@ pub struct DeadMessage {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Dropped {
     pub dropped: usize,
-    /// How many are left, as far as was looked.
+    /// How many are left among those that were looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<usize>,
 }
 
-/// A dead letter that is still there, and why.
+/// A dead letter that was not retried, and why.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Kept {
     pub id: String,
     pub task_id: Option<String>,
-    /// For people.
+    /// A sentence for people.
     pub detail: String,
 }
 
@@ -64,16 +64,16 @@ pub struct Kept {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct AllRetried {
     pub retried: Vec<Retried>,
-    /// Those that were looked at and could not be taken up.
+    /// Dead letters that could not be retried.
     pub kept: Vec<Kept>,
-    /// How many there are still, looked at or not.
+    /// How many dead letters remain, including those not looked at.
     pub total: usize,
-    /// The queues have no room for the rest now: ask again after so many seconds.
+    /// The task queues are full: send the request again after this many seconds to retry the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
 }
 
-/// The body of `retry`; may be empty.
+/// The body of `retry`: empty or an empty object.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
@@ -84,7 +84,7 @@ fn problem(error: &DeadError) -> Problem {
 
 fn nothing(id: &str) -> Problem {
     let detail = format!(
-        "there is no message {id} among the first {MOST} of pool.dead; `pool dead list` shows them"
+        "no dead letter {id} among the first {MOST} of pool.dead; `pool dead list` lists them"
     );
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
@@ -170,8 +170,8 @@ pub async fn retry(
     .await
 }
 
-/// One after the other, in one look, until a queue is full. Nobody else can look meanwhile, so a long list takes several
-/// requests.
+/// Retries one dead letter after the other until a queue is full. Nobody else can read the queue
+/// meanwhile, so a long list takes several requests.
 pub async fn retry_all(
     State(app): State<App>,
     Body(body): Body,
@@ -206,7 +206,7 @@ async fn retry_each(app: &App, look: &mut Look) -> Result<AllRetried, Problem> {
                 done.total -= 1;
                 done.retried.push(retried);
             }
-            // A letter that is wrong, or whose reply queue refuses, does not hold up the others.
+            // One bad letter, or one reply queue that refuses, does not stop the others.
             Err(error @ (NotRetried::NoTask(_) | NotRetried::NotSent(_))) => {
                 done.kept.push(Kept {
                     id,
@@ -260,7 +260,7 @@ pub async fn drop_one(
         let dropped = look.take_out(&delivery).await;
         look.end().await;
         dropped.map_err(|error| problem(&error))?;
-        tracing::warn!(%id, "a dead letter was thrown away");
+        tracing::warn!(%id, "an operator dropped a dead letter");
         Ok(Json(Dropped {
             dropped: 1,
             left: None,
@@ -272,7 +272,7 @@ pub async fn drop_one(
 pub async fn drop_all(State(app): State<App>) -> Result<Json<Dropped>, Problem> {
     detached(async move {
         let (dropped, left) = app.dead.drop_all().await.map_err(|error| problem(&error))?;
-        tracing::warn!(dropped, left, "dead letters were thrown away");
+        tracing::warn!(dropped, left, "an operator dropped dead letters");
         Ok(Json(Dropped {
             dropped,
             left: Some(left),

@@ -1,6 +1,7 @@
 //! Server-sent events: `GET /events` for the whole pool, `GET /tasks/{id}/events` for one task.
 //!
-//! They show, and nothing is decided by them. All streams end with the process, and there is a limit to their number.
+//! Events are for display; no process decides anything by them. All streams end with the process,
+//! and their number is limited.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,11 +32,11 @@ use crate::views::older::{self, Span};
 use crate::views::tasks::TaskView;
 use crate::views::timeline::{self, Line};
 
-/// A comment after so long says that the connection lives.
+/// A comment is sent after this long without an event, to show that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often the page of a task hears of changes.
+/// How often a task's stream checks for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Open streams of one dispatcher.
+/// The most open streams of one dispatcher.
 pub const STREAMS: usize = 500;
 
 type Boxed = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
@@ -44,38 +45,41 @@ type Events = Sse<KeepAliveStream<Boxed>>;
 /// The event `hello`: the first of `GET /events`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Hello {
-    /// By the dispatcher's clock.
+    /// The dispatcher's clock.
     pub time: Timestamp,
-    /// Whether who asks may act: he has sent the token, or none is needed.
+    /// Whether the client may act: it has sent the token, or none is needed.
     pub may_act: bool,
-    /// Of the dispatcher.
+    /// The dispatcher's version.
     pub version: String,
-    /// The stream goes on behind `Last-Event-ID`; otherwise the whole `state` comes next.
+    /// True if the stream continues after `Last-Event-ID`; otherwise the whole `state` comes next.
     pub resumed: bool,
 }
 
-/// The event `timeline`: all that the log says about the task, in words.
+/// The event `timeline`: everything the log has about the task, as readable lines.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Timeline {
     pub lines: Vec<Line>,
-    /// Why there are no lines.
+    /// The reason, if the lines could not be read.
     pub problem: Option<String>,
 }
 
-/// The event `output`: what the agent and the acceptance checks have printed since the last one.
+/// The event `output`: what the agent and the acceptance checks have printed since the last such
+/// event.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Printed {
-    /// It begins anew, with these sections; what came before is of another attempt, or too long ago.
+    /// The output starts over with these sections: the earlier output was of another attempt, or is
+    /// too old.
     pub reset: bool,
-    /// With `reset`: whose output it is.
+    /// With `reset`: the attempt whose output this is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<AttemptId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub programmer: Option<ProgrammerId>,
-    /// With `reset`: so many bytes before the first section are not shown.
+    /// With `reset`: the number of bytes omitted before the first section.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u64>,
-    /// One after another. Without `reset`, the first goes on with the last one before when it is of the same check.
+    /// In order. Without `reset`, the first section continues the last section of the previous
+    /// event if both are of the same check.
     pub sections: Vec<Section>,
 }
 
@@ -92,7 +96,7 @@ fn respond(
 ) -> Events {
     let ended = app.ending.clone();
     let events = events.map(move |event| {
-        // The place is free again when the stream is gone.
+        // Dropping the stream frees its place.
         let _ = &place;
         Ok(event)
     });
@@ -105,14 +109,15 @@ fn place(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
         .try_acquire_owned()
         .map_err(|_| {
             let detail = format!(
-                "{STREAMS} event streams are open, and more are not served; close some pages"
+                "all {STREAMS} event streams are in use; close some dashboard pages or `pool watch` commands"
             );
             Problem::unavailable(detail)
         })
 }
 
-/// `GET /events`: first `hello`, then `state` whenever the pool is another and `tasks` with those that have changed; a few
-/// times a second at most. After a break, `Last-Event-ID` continues, or the whole `state` comes again.
+/// `GET /events`: first `hello`; then `state` whenever the pool has changed, and `tasks` with the
+/// tasks that have changed. A few times a second at most. After a break, `Last-Event-ID` continues
+/// the stream; otherwise the whole `state` is sent again.
 pub async fn pool(
     State(app): State<App>,
     Extension(may_act): Extension<MayAct>,
@@ -152,7 +157,8 @@ async fn next(hub: &Hub, then: &mut broadcast::Receiver<Message>) -> Option<Even
     match then.recv().await {
         Ok(message) => Some(event(hub, &message)),
         Err(RecvError::Lagged(_)) => {
-            // A page that was too slow continues with the present; what it does not know of tasks, it asks for.
+            // A page that fell behind continues with the present state and asks for the tasks it
+            // missed.
             *then = then.resubscribe();
             Some(event(hub, &hub.state()))
         }
@@ -167,7 +173,7 @@ fn event(hub: &Hub, message: &Message) -> Event {
         .data(&*message.data)
 }
 
-/// What the page of a task has been told.
+/// The parts that a task's stream has already sent.
 struct Told {
     app: App,
     view: TaskView,
@@ -176,9 +182,14 @@ struct Told {
     every: tokio::time::Interval,
 }
 
-/// `GET /tasks/{id}/events`: `timeline` with all lines whenever there is a new one, `output` with what the agent and the
-/// acceptance checks have printed since (`reset` says that it begins anew): sections, one after another; the first goes on
-/// with the last one that was told when it is of the same. A new connection gets everything.
+/// `GET /tasks/{id}/events`: two kinds of events.
+///
+/// - `timeline` has all lines, and comes whenever there is a new one.
+/// - `output` has what the agent and the acceptance checks have printed since the last one, as
+///   sections in order. The first section continues the last one sent if both are of the same
+///   check. `reset` means that the output starts over.
+///
+/// A new connection gets everything.
 pub async fn task(State(app): State<App>, Path(id): Path<String>) -> Result<Events, Problem> {
     let place = place(&app)?;
     let view = known(&app, &id)?;

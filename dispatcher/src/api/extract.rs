@@ -1,4 +1,5 @@
-//! What handlers take from a request. What cannot be taken is a [`Problem`], like every other error.
+//! Extractors for path, query and body. A request that cannot be read is answered with a
+//! [`Problem`], like every other error.
 
 use std::future::ready;
 use std::time::Duration;
@@ -14,22 +15,22 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
-/// One request may bring many tasks of at most 1 MiB each.
+/// One request may contain many tasks of at most 1 MiB each.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 
 const SWALLOWED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What stands for `{id}`.
+/// The path parameter `{id}`.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Problem))]
 pub struct Path<T>(pub T);
 
-/// What stands behind the question mark.
+/// The query parameters.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
 
-/// The body, which nobody has looked at yet.
+/// The body as raw bytes.
 pub struct Body(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
@@ -51,8 +52,9 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-/// Reads what nobody wants: a client that is cut off while it sends does not see the answer. Who asks before he sends
-/// (`Expect: 100-continue`) need not send at all.
+/// Reads and discards a body that is too large: a client that is cut off while it sends does not
+/// see the answer. A client that asks first (`Expect: 100-continue`) gets the answer without
+/// sending.
 async fn swallow(body: axum::body::Body) {
     let reading = body
         .into_data_stream()
@@ -61,10 +63,10 @@ async fn swallow(body: axum::body::Body) {
     let _ = tokio::time::timeout(SWALLOWED_WITHIN, reading).await;
 }
 
-/// What a body says; `example` is said to whoever has sent something else.
+/// Parses a JSON body. `example` shows the caller what to send instead.
 ///
 /// # Errors
-/// 422 when it is none.
+/// 422 when the body is not JSON of this type.
 pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Problem> {
     let read = serde_json::from_slice::<Object<T>>(body).map(|Object(read)| read);
     read.map_err(|error| {
@@ -77,7 +79,7 @@ pub fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Proble
 
 fn too_large() -> Problem {
     let detail = format!(
-        "the request has more than {MAX_REQUEST_BYTES} bytes; send fewer tasks in one (`pool submit` does that)"
+        "the request is larger than {MAX_REQUEST_BYTES} bytes; send fewer tasks per request (`pool submit` does that)"
     );
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
@@ -103,10 +105,24 @@ impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
         let why = std::error::Error::source(&rejection)
             .map_or_else(|| rejection.body_text(), ToString::to_string);
-        Self::new(
-            rejection.status(),
-            format!("what stands behind the ? cannot be read: {why}"),
-        )
+        Self::new(rejection.status(), about_query(&why))
+    }
+}
+
+/// Names the query parameter that is wrong, from serde's "name: unknown field `name`, expected …".
+fn about_query(why: &str) -> String {
+    let Some((name, mistake)) = why.split_once(": ") else {
+        return format!("the query parameters cannot be read: {why}");
+    };
+    let expected = mistake
+        .strip_prefix("unknown field ")
+        .and_then(|rest| rest.split_once(", expected "));
+    match expected {
+        Some((_, known)) => format!(
+            "unknown query parameter `{name}`; known: {}",
+            known.trim_start_matches("one of ")
+        ),
+        None => format!("query parameter `{name}`: {mistake}"),
     }
 }
 
@@ -139,7 +155,15 @@ mod tests {
         assert_eq!(problem.status, 400, "{problem:?}");
         assert_eq!(
             problem.detail,
-            "what stands behind the ? cannot be read: limit: invalid digit found in string"
+            "query parameter `limit`: invalid digit found in string"
+        );
+    }
+
+    #[test]
+    fn an_unknown_query_parameter_is_named_with_those_that_are_known() {
+        assert_eq!(
+            about_query("sort: unknown field `sort`, expected one of `limit`, `offset`"),
+            "unknown query parameter `sort`; known: `limit`, `offset`"
         );
     }
 

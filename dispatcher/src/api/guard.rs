@@ -1,8 +1,13 @@
-//! Keeps web pages out: a page in somebody's browser can send requests to loopback, and must not be able to submit
-//! tasks or read them.
+//! Keeps foreign web pages out: a page in somebody's browser can send requests to loopback, but
+//! must not submit or read tasks.
 //!
-//! On loopback the `Host` must be a loopback name (a foreign name that resolves to 127.0.0.1 is DNS rebinding), an
-//! `Origin` must be our own, and a body must be `application/json`, which no page can send across origins unasked.
+//! On loopback, three rules apply:
+//!
+//! - The `Host` must be a loopback name. A foreign name that resolves to 127.0.0.1 is DNS
+//!   rebinding.
+//! - An `Origin` must be our own.
+//! - A body must be `application/json`, which a page cannot send across origins without asking
+//!   first.
 
 use std::net::IpAddr;
 
@@ -13,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 
-/// Lets a request through or answers why not.
+/// Lets a request through, or answers why not.
 pub async fn guard(State(listen): State<IpAddr>, request: Request, next: Next) -> Response {
     match check(listen, request.headers()) {
         Ok(()) => next.run(request).await,
@@ -33,13 +38,13 @@ fn check(listen: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(origin) = text(header::ORIGIN)
         && origin.split_once("://").map(|(_, authority)| authority) != Some(host)
     {
-        let detail = format!("requests of pages from {origin:?} are refused");
+        let detail = format!("requests from pages of {origin:?} are refused");
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     Ok(())
 }
 
-/// In front of every route that takes a POST: lets JSON through, or answers why not.
+/// Applies to every POST route: lets JSON through, or answers why not.
 pub async fn json_only(request: Request, next: Next) -> Response {
     match is_json(request.headers()) {
         Ok(()) => next.run(request).await,
@@ -114,8 +119,12 @@ mod tests {
             "a sandboxed page"
         );
         let form = (header::CONTENT_TYPE, "text/plain");
-        assert_eq!(answer(&[host.clone(), form]), 415, "what a form can send");
-        assert_eq!(answer(std::slice::from_ref(&host)), 415, "nothing at all");
+        assert_eq!(
+            answer(&[host.clone(), form]),
+            415,
+            "a content type that a form can send"
+        );
+        assert_eq!(answer(std::slice::from_ref(&host)), 415, "no content type");
         let with = |text| (header::CONTENT_TYPE, text);
         assert_eq!(
             answer(&[host.clone(), with("application/json; charset=\"UTF-8\"")]),

@@ -1,4 +1,5 @@
-//! `GET /health`: this dispatcher is alive, and how it is; `GET /ready`: whether it can do its work.
+//! `GET /health` says that this dispatcher is alive, and its condition. `GET /ready` says whether
+//! it can do its work.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,20 +12,20 @@ use serde::Serialize;
 use super::app::App;
 use crate::views::pool_status::PoolStatus;
 
-/// How this dispatcher is.
+/// The condition of this dispatcher.
 #[derive(Serialize, JsonSchema)]
 pub struct Health {
     /// `ok` or `degraded`.
     status: &'static str,
     version: &'static str,
     broker: BrokerStatus,
-    /// What is wrong.
+    /// The reason why it is degraded.
     detail: Option<String>,
     config_hash: String,
     programmers: usize,
 }
 
-/// 200 as long as it lives, whatever the state of the broker: to start it again would not help.
+/// 200 as long as the process lives, even without the broker: restarting it would not help.
 pub async fn health(State(app): State<App>) -> Response {
     (StatusCode::OK, Json(look(&app))).into_response()
 }

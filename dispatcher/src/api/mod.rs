@@ -1,6 +1,7 @@
-//! The HTTP API: the same answers for people, scripts and the command line.
+//! The HTTP API: people, scripts and the command line get the same answers.
 //!
-//! Errors are `application/problem+json`. [`guard`] keeps web pages of others out. [`routes`] lists and describes all.
+//! Errors are `application/problem+json`. [`guard`] keeps foreign web pages out. [`routes`] lists
+//! and describes all routes.
 
 mod app;
 pub mod budget;
@@ -25,7 +26,7 @@ use axum::{Router, middleware};
 
 pub use app::App;
 
-/// All routes of the API, and what is in front of them.
+/// All routes of the API with their middleware.
 pub fn router(app: App) -> Router {
     routes::routes()
         .router()

@@ -1,5 +1,5 @@
-//! Routes and their description, made in one go: a route without a description cannot be, nor the other way round.
-//! Schemas are those of the types that are sent and read.
+//! Routes and their descriptions, built together: neither can exist without the other. The schemas
+//! come from the types that are sent and read.
 
 use axum::handler::Handler;
 use axum::http::StatusCode;
@@ -14,18 +14,18 @@ use super::problem::Problem;
 
 const JSON: &str = "application/json";
 const INTRODUCTION: &str = "\
-The dispatcher of a Programmer Pool: tasks in, results out, and how the pool is. Errors are `application/problem+json` with \
+The dispatcher of a Programmer Pool: submit tasks, fetch results, look at the pool. Errors are `application/problem+json` with \
 a `detail` for people. Requests with a body, and every POST, are `application/json`. Where POOL_API_TOKEN is set, actions \
 need it as a bearer token; on an address that other machines can reach, reading does too.";
 
-/// Routes that come together with what is to be known of them.
+/// Routes together with their descriptions.
 pub(super) struct Api<S> {
     router: Router<S>,
     generator: SchemaGenerator,
     paths: Map<String, Value>,
 }
 
-/// A route is being described.
+/// The description of a route, while it is built.
 pub(super) struct Operation<'a> {
     generator: &'a mut SchemaGenerator,
     description: Map<String, Value>,
@@ -33,7 +33,7 @@ pub(super) struct Operation<'a> {
     responses: Map<String, Value>,
 }
 
-/// Of the data of an event.
+/// Makes the schema of an event's data.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 pub(super) fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -149,7 +149,7 @@ fn problem_response(status: u16, schema: &Value) -> Value {
     let mut response =
         json!({"description": reason, "content": {"application/problem+json": {"schema": schema}}});
     if let 429 | 503 = status {
-        let description = "Seconds until it is worth trying again; the same as `retry_after_s`";
+        let description = "Seconds until it is worth trying again; equal to `retry_after_s`";
         response["headers"] =
             json!({"Retry-After": {"description": description, "schema": {"type": "integer"}}});
     }
@@ -168,7 +168,7 @@ impl<'a> Operation<'a> {
         .problems(&[401, 403])
     }
 
-    /// Its name for programs that are made from the document, and for people what it does.
+    /// The operation's id, for generated clients, and a summary for people.
     pub(super) fn is(mut self, id: &str, summary: &str) -> Self {
         self.description.insert("operationId".to_owned(), id.into());
         self.description
@@ -182,7 +182,7 @@ impl<'a> Operation<'a> {
         self
     }
 
-    /// What stands for `{id}` in the path.
+    /// The path parameter `{id}`.
     pub(super) fn id<T: JsonSchema>(mut self) -> Self {
         let schema = self.generator.subschema_for::<T>();
         self.parameters
@@ -198,7 +198,7 @@ impl<'a> Operation<'a> {
             .into_root_schema_for::<T>();
         let properties = schema.remove("properties").unwrap_or_default();
         for (name, mut schema) in properties.as_object().cloned().unwrap_or_default() {
-            // A parameter that is not there is left out; a query knows no null.
+            // An optional parameter is left out; a query has no null.
             if let Some(types) = schema.get_mut("type").filter(|types| types.is_array()) {
                 *types = types[0].take();
             }
@@ -220,13 +220,14 @@ impl<'a> Operation<'a> {
         self.answers_with(status, what, json!({JSON: {"schema": schema}}))
     }
 
-    /// Another form of the answer with this status, or one that is no JSON.
+    /// Another format of the answer with this status, for answers that are not JSON.
     pub(super) fn answers_text(self, status: u16, kind: &str, what: &str) -> Self {
         self.answers_with(status, what, json!({kind: {"schema": {"type": "string"}}}))
     }
 
-    /// A stream of server-sent events: the name of each, the type of its data, and when it comes. OpenAPI 3.1 has no words
-    /// for that, so they are in the description, and for programs in `x-events`.
+    /// A stream of server-sent events: each event's name, the type of its data, and when it comes.
+    /// OpenAPI 3.1 cannot express that, so it is in the description, and for programs in
+    /// `x-events`.
     pub(super) fn streams(self, what: &str, events: &[(&str, SchemaOf, &str)]) -> Self {
         let (mut words, mut each) = (what.to_owned(), Map::new());
         for (name, schema, when) in events {
@@ -234,7 +235,7 @@ impl<'a> Operation<'a> {
             let reference = schema.as_value()["$ref"].as_str().unwrap_or_default();
             let of = reference.rsplit('/').next().unwrap_or_default();
             words.push_str(&format!(
-                " Event `{name}`, its data JSON of the schema `{of}`: {when}."
+                " Event `{name}` (data: JSON of the schema `{of}`): {when}."
             ));
             each.insert(
                 (*name).to_owned(),
@@ -246,14 +247,14 @@ impl<'a> Operation<'a> {
         self.answers_with(200, &words, content)
     }
 
-    /// A header that may be sent.
+    /// An optional header.
     pub(super) fn header(mut self, name: &str, what: &str) -> Self {
         let header = json!({"name": name, "in": "header", "description": what, "schema": {"type": "string"}});
         self.parameters.push(header);
         self
     }
 
-    /// What the id in the answer (`at`, a JSON pointer) is good for.
+    /// The operations that the id in the answer (`at`, a JSON pointer) can be passed to.
     pub(super) fn leads_to(mut self, status: u16, at: &str, operations: &[&str]) -> Self {
         let link = |id: &&str| {
             (
@@ -281,7 +282,7 @@ impl<'a> Operation<'a> {
         self
     }
 
-    /// Errors that it may answer with, beside those that every route has.
+    /// Errors that this route may answer with, besides those of every route.
     pub(super) fn problems(mut self, statuses: &[u16]) -> Self {
         for status in statuses {
             let response = json!({"$ref": format!("#/components/responses/{status}")});

@@ -1,4 +1,4 @@
-//! Errors of the API: `application/problem+json` (RFC 9457), each with what to do.
+//! Errors of the API: `application/problem+json` (RFC 9457). Each says what to do next.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::intake::queue_limits::{FullRoute, QueueFull};
 
 const UNAVAILABLE_FOR_S: u32 = 5;
-/// A queue moves on when a programmer takes a task; most tasks take longer.
+/// A queue gets shorter when a programmer takes a task, and most tasks take longer than this.
 const FULL_FOR_S: u32 = 2;
 
-/// What is wrong with one of the tasks of a request.
+/// The mistake in one task of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskProblem {
-    /// The place in the list, from 0.
+    /// The task's index in the list, from 0.
     pub index: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<TaskId>,
@@ -30,13 +30,14 @@ pub struct Problem {
     pub detail: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<TaskProblem>,
-    /// The ids of all tasks of a request that was taken in part: with them it may be sent again as a whole.
+    /// The ids of all tasks of a request that was taken in part. The request may be sent again as a
+    /// whole with these ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<TaskId>,
-    /// Which routes are full, and what would fit.
+    /// The routes that are full, and what would fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_room: Option<Box<QueueFull>>,
-    /// When it is worth trying again, in seconds; also in the header `Retry-After`.
+    /// Seconds until it is worth trying again; also in the header `Retry-After`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
 }
@@ -55,7 +56,7 @@ impl Problem {
         }
     }
 
-    /// The broker or the log did not answer: nothing is wrong with the request.
+    /// The broker or the event log did not answer; the request itself is fine.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
@@ -74,12 +75,12 @@ impl Problem {
     }
 }
 
-/// A full queue, whichever way a task was to get into it.
+/// A full queue, whichever request wanted to add a task to it.
 impl From<QueueFull> for Problem {
     fn from(no_room: QueueFull) -> Self {
         let never = no_room.full.iter().any(FullRoute::never_fits);
         let what = if never {
-            "too many tasks at once"
+            "too many tasks in one request"
         } else {
             "the queue is full"
         };
@@ -105,7 +106,7 @@ fn waiting(no_room: &QueueFull) -> String {
                      wanted,
                  }: &FullRoute| {
         format!(
-            "{waiting} wait for `{route}` and at most {limit} may, so {room} of the {wanted} in this request fit"
+            "{waiting} of at most {limit} tasks wait for `{route}`, so only {room} of the {wanted} in this request fit"
         )
     };
     no_room
@@ -116,7 +117,7 @@ fn waiting(no_room: &QueueFull) -> String {
         .join("; ")
 }
 
-/// A list that is longer than a queue may be never fits as a whole.
+/// A list that is longer than a queue's limit never fits as a whole.
 fn advice(no_room: &QueueFull) -> String {
     let too_long = no_room.full.iter().filter(|route| route.never_fits());
     let most: Vec<String> = too_long
@@ -126,7 +127,7 @@ fn advice(no_room: &QueueFull) -> String {
         return format!("send it again in {FULL_FOR_S} s");
     }
     format!(
-        "send the list in parts, with at most {} in one request (`pool submit` does that; `no_room.fits` names those \
+        "send the list in parts, with at most {} per request (`pool submit` does that; `no_room.fits` names the tasks \
          that fit now), or raise load_balancing.max_queue_per_programmer in the pool file",
         most.join(" and ")
     )
@@ -152,12 +153,15 @@ impl IntoResponse for Problem {
 }
 
 pub async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no such path; GET /openapi.json lists all paths",
+    )
 }
 
 pub async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take this method",
+        "this path does not support this method; GET /openapi.json lists the methods of each path",
     )
 }

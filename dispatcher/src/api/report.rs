@@ -1,4 +1,4 @@
-//! `GET /report`: what the tasks of some days came to.
+//! `GET /report`: results and costs of the tasks of a period.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,10 +13,10 @@ use super::problem::Problem;
 use crate::report::query::{By, Since};
 use crate::report::{Report, csv, html, reading};
 
-/// The page loads nothing and runs nothing, whatever tasks and LLMs are called.
+/// The page loads and runs nothing, whatever the names of tasks and LLMs contain.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// What a report can be asked for.
+/// The query parameters of a report.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
@@ -26,7 +26,7 @@ pub struct Asked {
     /// `llm` (the default), `programmer`, `route`, or `label:` and its name.
     #[schemars(regex(pattern = r"^(llm|programmer|route|label:.+)$"))]
     by: Option<String>,
-    /// What the answer is.
+    /// The format of the answer.
     #[serde(default)]
     format: Form,
 }
@@ -40,10 +40,10 @@ enum Form {
     Html,
 }
 
-/// The report as JSON, CSV or a page.
+/// The report as JSON, CSV or an HTML page.
 ///
 /// # Errors
-/// 400 when what is asked is not understood; 503 while the history has not been read.
+/// 400 when a parameter is not understood; 503 while the history has not been read.
 pub async fn show(State(app): State<App>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
     let since: Since = asked

@@ -1,5 +1,5 @@
-//! `POST /tasks/{id}/retry`: a finished task as a new one. `POST /tasks/{id}/requeue`: an unfinished one into its queue
-//! again, when an operator knows better than the pool.
+//! `POST /tasks/{id}/retry` submits a finished task again as a new one. `POST /tasks/{id}/requeue`
+//! puts an unfinished task back into its queue, on an operator's request.
 
 use axum::Json;
 use axum::extract::State;
@@ -22,23 +22,23 @@ use crate::intake::resubmit::resubmit;
 use crate::intake::{NotTaken, new_id};
 use crate::reissue::{Reissued, reissue};
 
-/// `--force`, as the API has it.
+/// How to set `--force` over HTTP.
 const FORCED: &str = "over HTTP, send {\"force\": true}";
 
-/// The body of both; may be empty.
+/// The body of `retry` and `requeue`; it may be empty.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Force {
-    /// Also a task that has succeeded, or that somebody works on.
+    /// Also retry a task that has succeeded, or requeue one that is running.
     pub force: bool,
 }
 
-/// What `requeue` did.
+/// The answer of `requeue`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Requeued {
     pub task_id: TaskId,
     pub generation: u32,
-    /// For people.
+    /// A sentence for people.
     pub detail: String,
 }
 
@@ -53,7 +53,7 @@ fn refused(detail: String) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail)
 }
 
-/// What the log knows of it.
+/// The task's state in the event log.
 fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
     let id = known(app, id)?.id;
     let state = app
@@ -63,7 +63,7 @@ fn state(app: &App, id: &str) -> Result<(TaskId, TaskState), Problem> {
         .read(|fold| fold.tasks.get(&id).cloned());
     state
         .map(|state| (id, state))
-        .ok_or_else(|| Problem::unavailable("the log is being read again"))
+        .ok_or_else(|| Problem::unavailable("the event log is being read again"))
 }
 
 async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
@@ -79,8 +79,8 @@ async fn message(app: &App, id: &TaskId) -> Result<Task, Problem> {
         .map_err(|error| Problem::unavailable(error.to_string()))?;
     task.ok_or_else(|| {
         refused(format!(
-            "the history does not have the message of task {id} (it came straight to the broker, or is too old); \
-             submit it as a new task"
+            "the history has no message of task {id}: it was published straight to the broker, or it is too old; \
+             submit it again as a new task"
         ))
     })
 }
@@ -110,10 +110,12 @@ pub async fn retry(
         let mut retried = Retried::anew(id, outcome, &taken.id);
         match &before[..] {
             [] => {}
-            [one] => retried.detail += &format!(", and was before as {one}"),
+            [one] => retried.detail += &format!(", and was retried before as {one}"),
             [one, ..] => {
-                retried.detail +=
-                    &format!(", and was {} times before, as {one} at last", before.len())
+                retried.detail += &format!(
+                    ", and was retried {} times before, last as {one}",
+                    before.len()
+                )
             }
         }
         Ok(Json(retried))
@@ -121,7 +123,8 @@ pub async fn retry(
     .await
 }
 
-/// What this task has become already, the newest first. Who repeats a retry may not know that it was done.
+/// Earlier retries of this task, newest first. Someone who repeats a retry may not know that it
+/// worked.
 fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
     app.reader.history.look(|entries| {
         let again = entries
@@ -138,10 +141,10 @@ fn before(app: &App, id: &TaskId) -> Vec<TaskId> {
 fn may_retry(id: &TaskId, outcome: Option<&Outcome>, force: bool) -> Result<Status, Problem> {
     match outcome.map(|outcome| outcome.status) {
         None => Err(refused(format!(
-            "task {id} has no outcome yet, so there is nothing to repeat; `pool requeue {id}` (POST /tasks/{id}/requeue) puts it into its queue again"
+            "task {id} has not finished, so it cannot be retried; `pool requeue {id}` (POST /tasks/{id}/requeue) puts it back into its queue"
         ))),
         Some(Status::Succeeded) if !force => Err(refused(format!(
-            "task {id} has succeeded; `pool retry --force {id}` has it done once more ({FORCED})"
+            "task {id} has succeeded; use `pool retry --force {id}` to run it again anyway ({FORCED})"
         ))),
         Some(status) => Ok(status),
     }
@@ -153,10 +156,10 @@ fn not_taken(error: &NotTaken) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
         }
         NotTaken::IdConflict(_) => refused(error.to_string()),
-        // Its id is another one each time.
+        // Each retry makes a new id, so an unanswered one cannot be repeated safely.
         NotTaken::Broker(_) | NotTaken::Log(_) | NotTaken::NotTried => {
             Problem::unavailable(format!(
-                "it is not known whether the new task was taken: {error}; look with `pool show`"
+                "the new task may or may not have been submitted: {error}; check with `pool tasks`"
             ))
         }
     }
@@ -176,22 +179,31 @@ pub async fn requeue(
         let slot = app.intake.slot_again(&task)?;
         let done = reissue(&app.reader.process, &task, state.generation + 1).await;
         drop(slot);
-        match done
-            .map_err(|error| Problem::unavailable(format!("{error}; the pool takes that up by itself, or try again")))?
-        {
+        match done.map_err(|error| {
+            Problem::unavailable(format!(
+                "{error}; the pool repairs this by itself, or try again"
+            ))
+        })? {
             Reissued::Published(generation) => {
-                let detail = format!("task {id} is in its queue again (generation {generation}); {before}");
-                tracing::info!(task_id = %id, generation, "a task was published again by an operator");
-                Ok(Json(Requeued { task_id: id, generation, detail }))
+                let detail =
+                    format!("task {id} is back in its queue (generation {generation}); {before}");
+                tracing::info!(task_id = %id, generation, "an operator requeued a task");
+                Ok(Json(Requeued {
+                    task_id: id,
+                    generation,
+                    detail,
+                }))
             }
-            Reissued::Overtaken => Err(refused(format!("somebody else has just published task {id} again"))),
+            Reissued::Overtaken => Err(refused(format!(
+                "another process has just published task {id} again"
+            ))),
             Reissued::Finished => Err(refused(format!("task {id} has just finished"))),
         }
     })
     .await
 }
 
-/// What becomes of what there was.
+/// Says what happens to the earlier attempt or message, or why the task cannot be requeued.
 fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Problem> {
     if let Some(outcome) = &state.outcome {
         let (flag, body) = match outcome.status {
@@ -199,21 +211,21 @@ fn may_requeue(id: &TaskId, state: &TaskState, force: bool) -> Result<String, Pr
             Status::Failed | Status::Rejected | Status::Cancelled | Status::Expired => ("", ""),
         };
         return Err(refused(format!(
-            "task {id} is {} already; `pool retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
+            "task {id} is already {}; `pool retry {flag}{id}` (POST /tasks/{id}/retry{body}) submits it again as a new task",
             outcome.status.as_str()
         )));
     }
     match &state.owner {
         Some(owner) if !force => Err(refused(format!(
-            "{} works on task {id} since {}; `pool requeue --force {id}` has somebody else begin it anew ({FORCED})",
+            "{} has been working on task {id} since {}; use `pool requeue --force {id}` to let another programmer start it over ({FORCED})",
             owner.programmer.display_name(),
             owner.since
         ))),
         Some(owner) => Ok(format!(
-            "{} loses it as soon as somebody else has taken it",
+            "{} loses the task as soon as another programmer takes it",
             owner.programmer.display_name()
         )),
-        None => Ok("another copy of its message, if there is one, is dropped".to_owned()),
+        None => Ok("any other copy of its message is dropped".to_owned()),
     }
 }
 
@@ -260,7 +272,7 @@ mod tests {
             let forced = retry.contains("--force");
             assert!(
                 may_retry(&id, state.outcome.as_ref(), forced).is_ok(),
-                "what is named is taken: {retry}"
+                "the command that the message names works: {retry}"
             );
         }
     }
@@ -270,12 +282,12 @@ mod tests {
         let read = |body: &'static str| force(body.as_bytes()).map_err(|problem| problem.status);
         assert_eq!(read(""), Ok(false), "nothing");
         assert_eq!(read("{}"), Ok(false), "an empty object");
-        assert_eq!(read(r#"{"force": true}"#), Ok(true), "said");
+        assert_eq!(read(r#"{"force": true}"#), Ok(true), "force is set");
         assert_eq!(
             read(r#"{"forse": true}"#),
             Err(422),
-            "a mistake in writing is no `false`"
+            "a misspelt field is not read as `false`"
         );
-        assert_eq!(read("[true]"), Err(422), "no object");
+        assert_eq!(read("[true]"), Err(422), "not an object");
     }
 }

@@ -1,4 +1,4 @@
-//! Every route of the API, with what is to be known of it.
+//! Every route of the API with its description.
 
 use axum::Json;
 use pool_core::id::TaskId;
@@ -35,12 +35,12 @@ const ABOUT_A_TASK: [&str; 6] = [
     "cancelTask",
 ];
 
-/// `POST /tasks` takes one task, a list, or a list in an object.
+/// `POST /tasks` accepts one task, a list, or a list in an object.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(
     dead_code,
-    reason = "for the description; what reads it is `submission.rs`"
+    reason = "only for the description; `submission.rs` parses the body"
 )]
 enum Submission {
     One(Box<TaskMessage>),
@@ -50,15 +50,15 @@ enum Submission {
 
 #[derive(JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "likewise")]
+#[expect(dead_code, reason = "only for the description")]
 struct Wrapped {
     tasks: Vec<TaskMessage>,
 }
 
-/// One for one task, a list for a list.
+/// A single task for a single task, a list for a list.
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "likewise")]
+#[expect(dead_code, reason = "only for the description")]
 enum Taken {
     One(Box<TaskView>),
     List(Vec<TaskView>),
@@ -81,17 +81,17 @@ pub fn document() -> Value {
 fn all_tasks(api: Api<App>) -> Api<App> {
     api.get("/tasks", tasks::list, |route| {
         let route = route
-            .is("listTasks", "Tasks, the newest first")
+            .is("listTasks", "List tasks, newest first")
             .query::<Filter>();
-        route.answers::<TaskList>(200, "some of them")
+        route.answers::<TaskList>(200, "the matching tasks")
     })
     .post("/tasks", submit::submit, |route| {
-        let route = route.is("submitTasks", "Take one task or many; all or none");
+        let route = route.is("submitTasks", "Submit one task or many; all or none");
         let route = route
             .body::<Submission>()
-            .answers::<Taken>(201, "taken, and it will be done");
+            .answers::<Taken>(201, "submitted");
         let route = route
-            .answers::<Taken>(200, "all were taken before")
+            .answers::<Taken>(200, "all had been submitted before")
             .problems(&[400, 409, 429, 503]);
         route.leads_to(201, "/id", &ABOUT_A_TASK)
     })
@@ -100,13 +100,16 @@ fn all_tasks(api: Api<App>) -> Api<App> {
 fn one_task(api: Api<App>) -> Api<App> {
     api.get("/tasks/{id}", tasks::show, |route| {
         let route = route
-            .is("showTask", "A task, its message and its result")
+            .is("showTask", "Show a task, its message and its result")
             .id::<TaskId>();
         route.answers::<TaskView>(200, "the task").problems(&[503])
     })
     .delete("/tasks/{id}", control::cancel, |route| {
         let route = route
-            .is("cancelTask", "Cancel it: it never starts, or is stopped")
+            .is(
+                "cancelTask",
+                "Cancel a task: it never starts, or it is stopped",
+            )
             .id::<TaskId>();
         route
             .answers::<TaskView>(200, "it is cancelled")
@@ -114,7 +117,7 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .get("/tasks/{id}/patch", tasks::patch, |route| {
         let route = route
-            .is("showPatch", "Its patch, as `git apply` takes it")
+            .is("showPatch", "Get the patch of a task, for `git apply`")
             .id::<TaskId>();
         route
             .answers_text(200, "text/x-patch", "the patch")
@@ -122,27 +125,30 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .get("/tasks/{id}/why", tasks::why, |route| {
         let route = route
-            .is("whyTaskWaits", "Why it waits, or what it does")
+            .is(
+                "whyTaskWaits",
+                "Explain why a task waits, or what it is doing",
+            )
             .id::<TaskId>();
-        route.answers::<Why>(200, "in one sentence, and by programmer")
+        route.answers::<Why>(200, "one sentence, and details for each programmer")
     })
     .get("/tasks/{id}/events", events::task, |route| {
         let route = route
             .is(
                 "followTask",
-                "Its timeline, and what its agent prints, as they come",
+                "Follow a task's timeline and its agent's output",
             )
             .id::<TaskId>();
         let events = [
             (
                 "timeline",
                 schema_of::<Timeline> as SchemaOf,
-                "all lines, at first and whenever there is a new one",
+                "all lines, first at once and then whenever there is a new one",
             ),
             (
                 "output",
                 schema_of::<Printed>,
-                "what the agent and the checks have printed since the last one",
+                "what the agent and the checks have printed since the last such event",
             ),
         ];
         route
@@ -154,7 +160,7 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .post("/tasks/{id}/retry", resubmit::retry, |route| {
         let route = route
-            .is("retryTask", "Submit a finished task again, as a new one")
+            .is("retryTask", "Submit a finished task again as a new one")
             .id::<TaskId>()
             .body::<Force>();
         route
@@ -163,21 +169,18 @@ fn one_task(api: Api<App>) -> Api<App> {
     })
     .post("/tasks/{id}/requeue", resubmit::requeue, |route| {
         let route = route
-            .is("requeueTask", "Put an unfinished task into its queue again")
+            .is("requeueTask", "Put an unfinished task back into its queue")
             .id::<TaskId>();
         route
             .body::<Force>()
-            .answers::<Requeued>(200, "it is in its queue")
+            .answers::<Requeued>(200, "the task is in its queue")
             .problems(&[409, 429, 503])
     })
 }
 
 fn dead_letters(api: Api<App>) -> Api<App> {
     api.get("/dead", dead::list, |route| {
-        let route = route.is(
-            "listDeadLetters",
-            "What could not be handled, the oldest first",
-        );
+        let route = route.is("listDeadLetters", "List dead letters, oldest first");
         let route = route
             .answers::<DeadList>(200, "at most a thousand")
             .problems(&[503]);
@@ -188,88 +191,100 @@ fn dead_letters(api: Api<App>) -> Api<App> {
         )
     })
     .delete("/dead", dead::drop_all, |route| {
-        let route = route.is("dropDeadLetters", "Throw all of it away");
-        route.answers::<Dropped>(200, "how many").problems(&[503])
+        let route = route.is("dropDeadLetters", "Drop all dead letters");
+        route
+            .answers::<Dropped>(200, "how many were dropped")
+            .problems(&[503])
     })
     .post("/dead/retry", dead::retry_all, |route| {
         let route = route
-            .is("retryDeadLetters", "Take all of it up again")
+            .is("retryDeadLetters", "Retry all dead letters")
             .body::<Nothing>();
         route
-            .answers::<AllRetried>(200, "what was, and what stays")
+            .answers::<AllRetried>(200, "which were retried, and which were not")
             .problems(&[429, 503])
     })
     .get("/dead/{id}", dead::show, |route| {
         let route = route
-            .is("showDeadLetter", "One message as it came")
+            .is("showDeadLetter", "Show a dead letter as it arrived")
             .id::<String>();
         route
             .answers::<DeadMessage>(200, "the message")
             .problems(&[503])
     })
     .delete("/dead/{id}", dead::drop_one, |route| {
-        let route = route.is("dropDeadLetter", "Throw it away").id::<String>();
-        route.answers::<Dropped>(200, "it is gone").problems(&[503])
+        let route = route
+            .is("dropDeadLetter", "Drop a dead letter")
+            .id::<String>();
+        route
+            .answers::<Dropped>(200, "the dead letter is dropped")
+            .problems(&[503])
     })
     .post("/dead/{id}/retry", dead::retry, |route| {
         let route = route
-            .is("retryDeadLetter", "Take a task up again")
+            .is("retryDeadLetter", "Retry a dead letter")
             .id::<String>()
             .body::<Nothing>();
         route
-            .answers::<Retried>(200, "the task that is done now")
+            .answers::<Retried>(200, "the task that will run")
             .problems(&[409, 429, 503])
     })
 }
 
 fn pool(api: Api<App>) -> Api<App> {
     api.get("/programmer_pool/status", health::status, |route| {
-        let route = route.is("showPool", "Programmers, queues, breakers and money");
+        let route = route.is(
+            "showPool",
+            "Show programmers, queues, breakers and the budget",
+        );
         route.answers::<PoolStatus>(200, "the pool as this dispatcher sees it")
     })
     .get("/programmer_pool/pauses", control::pauses, |route| {
         route
-            .is("listPauses", "What is paused")
-            .answers::<PauseList>(200, "all of it")
+            .is("listPauses", "List pauses")
+            .answers::<PauseList>(200, "all pauses")
     })
     .post("/programmer_pool/pause", control::pause, |route| {
         let route = route
             .is(
                 "pause",
-                "Let a programmer, a route or all take no more tasks",
+                "Pause or drain a programmer, a route or the whole pool",
             )
             .body::<NewPause>();
         route
-            .answers::<PauseList>(200, "what is paused now")
+            .answers::<PauseList>(200, "all pauses after this request")
             .problems(&[404, 503])
     })
     .post("/programmer_pool/resume", control::resume, |route| {
         let route = route.is("resume", "End a pause").body::<EndOfPause>();
         route
-            .answers::<PauseList>(200, "what is still paused")
+            .answers::<PauseList>(200, "the remaining pauses")
             .problems(&[409, 503])
     })
     .get("/budget", budget::show, |route| {
         route
-            .is("showBudget", "The money of the day")
+            .is("showBudget", "Show today's budget")
             .answers::<BudgetStatus>(200, "spent, reserved and left")
     })
     .post("/budget", budget::set, |route| {
         let route = route
-            .is("setBudget", "Another limit for today")
+            .is("setBudget", "Set today's limit")
             .body::<NewLimit>();
         route
-            .answers::<BudgetStatus>(200, "as it is now")
+            .answers::<BudgetStatus>(200, "the budget after this request")
             .problems(&[409, 503])
     })
     .get("/report", report::show, |route| {
         let route = route
-            .is("report", "What the tasks of some days came to")
+            .is(
+                "report",
+                "Report results and costs of the tasks of a period",
+            )
             .query::<Asked>();
-        let route = route.answers::<Report>(200, "as JSON, a table or a page");
-        let route = route.answers_text(200, "text/csv", "as JSON, a table or a page");
+        let route = route.answers::<Report>(200, "as JSON, CSV or an HTML page");
+        let route = route.answers_text(200, "text/csv", "as JSON, CSV or an HTML page");
         route
-            .answers_text(200, "text/html", "as JSON, a table or a page")
+            .answers_text(200, "text/html", "as JSON, CSV or an HTML page")
             .problems(&[503])
     })
 }
@@ -279,40 +294,40 @@ fn process(api: Api<App>) -> Api<App> {
         route.is("dashboard", "The dashboard").open().answers_text(
             200,
             "text/html",
-            "a page that needs nothing else",
+            "one page that loads nothing else",
         )
     })
     .get("/events", events::pool, |route| {
-        let route = route.is("followPool", "What changes in the pool, as it changes");
+        let route = route.is("followPool", "Follow changes in the pool");
         let route = route.header(
             "Last-Event-ID",
-            "The id of the last event that was received: the stream goes on behind it",
+            "The id of the last event received: the stream continues after it",
         );
         let events = [
             (
                 "hello",
                 schema_of::<Hello> as SchemaOf,
-                "once, as the first",
+                "once, as the first event",
             ),
             (
                 "state",
                 schema_of::<Live>,
-                "the pool, next unless the stream goes on, and whenever it is another",
+                "the pool: right after `hello` unless the stream continues, and whenever the pool changes",
             ),
-            ("tasks", schema_of::<Changed>, "tasks that have changed"),
+            ("tasks", schema_of::<Changed>, "the tasks that have changed"),
         ];
         route
-            .streams("Server-sent events, a few times a second at most.", &events)
+            .streams("Server-sent events, at most a few times a second.", &events)
             .problems(&[503])
     })
     .get("/health", health::health, |route| {
         route
-            .is("health", "Whether this dispatcher lives")
+            .is("health", "Whether this dispatcher is alive")
             .open()
-            .answers::<Health>(200, "it does, and how it is")
+            .answers::<Health>(200, "it is alive; `status` says its condition")
     })
     .get("/ready", health::ready, |route| {
-        let route = route.is("ready", "Whether it can do its work").open();
+        let route = route.is("ready", "Whether this dispatcher can do its work").open();
         route
             .answers::<Health>(200, "it can")
             .answers::<Health>(503, "it cannot; `detail` says why")

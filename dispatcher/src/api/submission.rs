@@ -1,4 +1,4 @@
-//! The body of `POST /tasks`: read, checked as a whole, all mistakes by index.
+//! Parses and checks the body of `POST /tasks` as a whole, and reports all mistakes by index.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::intake::NotTaken;
 /// The body of a submission: one task, a list, or `{"tasks": […]}`.
 pub(super) struct Submission<'a> {
     pub(super) tasks: Vec<&'a RawValue>,
-    /// One task by itself: the answer is one too.
+    /// A single task rather than a list: the answer is a single task too.
     pub(super) single: bool,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn problem_of(index: usize, id: Option<TaskId>, error: &NotTaken) -> 
     }
 }
 
-/// All tasks are fine, or none is taken.
+/// Prepares all tasks, or returns the mistakes of all that are wrong.
 pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task>, Problem> {
     let mut tasks = Vec::with_capacity(submission.tasks.len());
     let mut errors = Vec::new();
@@ -108,7 +108,7 @@ pub(super) fn prepare(app: &App, submission: &Submission<'_>) -> Result<Vec<Task
     Err(Problem::new(status, detail).with_errors(errors))
 }
 
-/// The same id twice in one request, with different bodies.
+/// Ids that occur twice in one request with different bodies.
 fn repeated_ids(tasks: &[(usize, Task)]) -> Vec<TaskProblem> {
     let mut seen: BTreeMap<&TaskId, String> = BTreeMap::new();
     let mut problems = Vec::new();
@@ -143,6 +143,6 @@ mod tests {
             Ok((3, false)),
             "wrapped"
         );
-        assert!(count("{").is_err(), "no JSON");
+        assert!(count("{").is_err(), "not JSON");
     }
 }

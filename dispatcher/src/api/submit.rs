@@ -1,4 +1,5 @@
-//! `POST /tasks`: one task or a list. What has begun to be taken is taken, whatever becomes of the client or of the others.
+//! `POST /tasks`: one task or a list. Once the dispatcher has begun to submit a task it finishes,
+//! even if the client disconnects or another task of the list fails.
 
 use axum::Json;
 use axum::extract::State;
@@ -21,7 +22,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     let submission =
         read_submission(&body).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     let tasks = prepare(&app, &submission)?;
-    // Nothing gets into the log before it is right again.
+    // Appends nothing while this process' clock is wrong.
     app.reader
         .process
         .clock
@@ -30,7 +31,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     let slots = app.intake.slots(&tasks)?;
     let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
     let warnings: Vec<Vec<String>> = tasks.iter().map(|task| warnings(&task.message)).collect();
-    // A client that goes away does not cut it off between `submitted` and `published`.
+    // A client that disconnects does not stop it between `submitted` and `published`.
     let (intake, tasks) = (app.intake.clone(), tasks.into_iter().zip(slots).collect());
     let answers = detached(async move { Ok(intake.take_all(tasks).await) }).await?;
     let (mut taken, mut errors) = (Vec::with_capacity(ids.len()), Vec::new());
@@ -64,7 +65,7 @@ pub async fn submit(State(app): State<App>, Body(body): Body) -> Result<Response
     }
 }
 
-/// The broker does not say over AMQP which version it is.
+/// RabbitMQ does not tell its version over AMQP, so the warning covers both.
 fn warnings(task: &TaskMessage) -> Vec<String> {
     match task.priority {
         Priority::Normal => Vec::new(),
@@ -75,7 +76,7 @@ fn warnings(task: &TaskMessage) -> Vec<String> {
     }
 }
 
-/// Some were taken, maybe, and some not.
+/// Some tasks may have been taken, and at least one was not.
 fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem {
     let conflict = |error: &NotTaken| matches!(error, NotTaken::IdConflict(_));
     let status = match errors.iter().all(|(_, _, error)| conflict(error)) {
@@ -99,8 +100,8 @@ fn not_taken(ids: Vec<TaskId>, errors: &[(usize, TaskId, NotTaken)]) -> Problem 
     let detail = match ids.len() {
         1 => format!("task {}: {first}", named.concat()),
         all => format!(
-            "{} of {all} tasks were not accepted ({}{more}): {first}. The whole list may be sent again with the ids in \
-             `ids`, one for each task in order: nothing is done twice",
+            "{} of {all} tasks were not accepted ({}{more}): {first}. You may send the whole list again with the ids in \
+             `ids`, one per task in order: no task is done twice",
             errors.len(),
             named.join(", "),
         ),

@@ -16,7 +16,7 @@ use crate::views::filter::Filter;
 use crate::views::tasks::{TaskList, TaskView};
 use crate::why::{Why, explain};
 
-/// The log names the outcome a moment before the history has the result.
+/// The event log has the outcome a moment before the history has the result.
 const RESULT_WITHIN: Duration = Duration::from_secs(2);
 
 /// `GET /tasks`.
@@ -35,8 +35,8 @@ pub(super) fn known(app: &App, id: &str) -> Result<TaskView, Problem> {
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
     app.reader.task(&id).ok_or_else(|| {
         let detail = format!(
-            "the log knows no task {id}; `pool watch` and the dashboard show those that it knows. One that was published \
-             straight to the broker shows from its start on"
+            "no task `{id}` (see `pool tasks`). A task that was published straight to the broker is listed once a \
+             programmer has started it"
         );
         Problem::new(StatusCode::NOT_FOUND, detail)
     })
@@ -119,13 +119,15 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
         .as_ref()
         .map(|place| format!(" in {place}"))
         .unwrap_or_default();
-    let patch = result.patch.ok_or_else(|| match (&result.branch, &result.error) {
-        (Some(branch), _) => {
-            missing(format!("the patch of task {id} is too large for a result; it is on the branch {branch}{place}"))
-        }
-        (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
-        (None, None) => missing(format!("task {id} has no patch")),
-    })?;
+    let patch = result
+        .patch
+        .ok_or_else(|| match (&result.branch, &result.error) {
+            (Some(branch), _) => missing(format!(
+                "the patch of task {id} is too large for a result; see the branch {branch}{place}"
+            )),
+            (None, Some(error)) => missing(format!("task {id} has no patch: {}", error.message)),
+            (None, None) => missing(format!("task {id} has no patch")),
+        })?;
     Ok((
         [(header::CONTENT_TYPE, "text/x-patch; charset=utf-8")],
         patch,
@@ -136,13 +138,13 @@ pub async fn patch(State(app): State<App>, Path(id): Path<String>) -> Result<Res
 /// `GET /tasks/{id}/why`: why a task waits, in one sentence, and the details.
 ///
 /// # Errors
-/// 404 when the log knows no such task.
+/// 404 when the log has no such task.
 pub async fn why(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
     let view = known(&app, &id)?;
     let gone = || {
         Problem::new(
             StatusCode::NOT_FOUND,
-            format!("the log knows no task {id} any more"),
+            format!("the event log no longer has task `{id}`"),
         )
     };
     explain(&app.reader, &view.id).map(Json).ok_or_else(gone)

@@ -1,7 +1,8 @@
-//! `POOL_API_TOKEN`: who may act, and on an address that others can reach, who may read.
+//! `POOL_API_TOKEN`: who may act, and who may read when other machines can reach the API.
 //!
-//! Without a token the API listens on loopback only, and whoever can log in to this machine may do everything. With one,
-//! actions need it; away from loopback everything does but the empty page and the health of the process.
+//! Without a token the API listens on loopback only, and every user of this machine may do
+//! everything. With a token, actions need it. Beyond loopback, everything needs it except the empty
+//! page and the health of the process.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,19 +18,20 @@ use super::problem::Problem;
 
 pub const VARIABLE: &str = "POOL_API_TOKEN";
 const SHORTEST: usize = 16;
-/// What everybody may read: nothing of it tells anything about tasks.
+/// Paths that everybody may read; they reveal nothing about tasks.
 const OPEN: [&str; 3] = ["/", "/health", "/ready"];
 
-/// The digest of the token, so that comparing takes the same time whatever was sent. No Debug of the token itself.
+/// The digest of the token, so that a comparison takes the same time whatever was sent. The token
+/// itself is never kept.
 #[derive(Clone, Copy)]
 pub struct Token([u8; 32]);
 
-/// Who may do what.
+/// Which requests need the token.
 #[derive(Clone, Copy)]
 pub enum Access {
     /// On loopback, without a token.
     Everybody,
-    /// On loopback: reading is free.
+    /// On loopback with a token: reading is free.
     TokenToAct(Token),
     TokenForAll(Token),
 }
@@ -41,12 +43,12 @@ pub struct MayAct(pub bool);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAccess {
     #[error(
-        "{0} can be reached from other machines, and {VARIABLE} is not set: set it (or {VARIABLE}_FILE, a file) to a secret of at \
+        "other machines can reach {0}, and {VARIABLE} is not set: set it (or {VARIABLE}_FILE, the path of a file) to a secret of at \
          least {SHORTEST} characters, or listen on 127.0.0.1 (`dispatcher.listen` in the pool file, or --listen)"
     )]
     Open(SocketAddr),
     #[error(
-        "{VARIABLE} has fewer than {SHORTEST} characters: make one with `openssl rand -hex 16`"
+        "{VARIABLE} has fewer than {SHORTEST} characters; generate one with `openssl rand -hex 16`"
     )]
     Short,
     #[error("{VARIABLE}_FILE {0}")]
@@ -76,7 +78,7 @@ impl Token {
 
 impl Access {
     /// # Errors
-    /// When everybody on the network could use the API, or the token can be guessed.
+    /// When everybody on the network could use the API, or the token is too short.
     pub fn new(listen: SocketAddr, env: &Env) -> Result<Self, InvalidAccess> {
         match env.secret(VARIABLE).map_err(InvalidAccess::Unreadable)? {
             Some(token) if token.len() < SHORTEST => Err(InvalidAccess::Short),
@@ -97,11 +99,11 @@ impl Access {
         };
         match sent(headers) {
             Some(sent) if token.is(sent) => Ok(MayAct(true)),
-            // A wrong token, of another dispatcher for example, takes away nothing that everybody has.
+            // A wrong token, perhaps of another dispatcher, still allows what needs no token.
             Some(_) if open => Ok(MayAct(false)),
-            Some(_) => Err(refuse("this is not the token of this dispatcher")),
+            Some(_) => Err(refuse("wrong token for this dispatcher")),
             None if reads && may_read => Ok(MayAct(false)),
-            None => Err(refuse("this needs the token of this dispatcher")),
+            None => Err(refuse("this request needs the token of this dispatcher")),
         }
     }
 }
@@ -121,12 +123,12 @@ fn sent(headers: &HeaderMap) -> Option<&str> {
 
 fn refuse(what: &str) -> Problem {
     let detail = format!(
-        "{what}: send `Authorization: Bearer …` ({VARIABLE}; the command line sends it when it is set)"
+        "{what}: send `Authorization: Bearer …` (the command line does when {VARIABLE} is set)"
     );
     Problem::new(StatusCode::UNAUTHORIZED, detail)
 }
 
-/// Lets a request through, or asks for the token.
+/// Lets a request through, or answers 401.
 pub async fn check(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     match access.check(request.method(), request.uri().path(), request.headers()) {
         Ok(may_act) => {
@@ -164,7 +166,7 @@ mod tests {
         }
         match access.check(method, path, &headers) {
             Ok(MayAct(true)) => 200,
-            // What is read only.
+            // Read-only access.
             Ok(MayAct(false)) => 203,
             Err(problem) => problem.status,
         }
@@ -180,16 +182,16 @@ mod tests {
             )),
             "open to all"
         );
-        assert!(access("[::]:6141", None).is_err(), "the same in IPv6");
+        assert!(access("[::]:6141", None).is_err(), "open to all in IPv6");
         assert_eq!(
             access("127.0.0.1:6141", Some("short")).err(),
             Some(InvalidAccess::Short),
-            "a token to guess"
+            "a token that can be guessed"
         );
         assert!(access("127.0.0.1:6141", None).is_ok(), "loopback");
         assert!(
             access("[::1]:6141", Some("")).is_ok(),
-            "a variable that is set to nothing is not set"
+            "an empty variable counts as not set"
         );
     }
 

@@ -1,5 +1,6 @@
-//! What all open pages hear. One producer looks at the pool a few times a second and says what has changed; pages only
-//! listen, so many of them cost hardly more than one, and while there is none nobody looks.
+//! The event stream that all open pages share. One producer compares the pool with its last state a
+//! few times a second and sends the changes. Pages only receive, so many pages cost little more
+//! than one. Without pages the producer does nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +19,14 @@ use crate::views::journal::Changes;
 use crate::views::pool_status::PoolStatus;
 use crate::views::tasks::TaskView;
 
-/// From one look to the next.
+/// The interval between two comparisons.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Queues are counted by asking the broker.
+/// How often the broker is asked for the queue lengths.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Of more changed tasks it is only said that they are many: pages ask for what they show.
+/// Above this number of changed tasks, pages are told only that there are many. They request the
+/// tasks they show.
 const MOST_TASKS: usize = 100;
-/// Messages that a page may have missed and still get.
+/// The number of messages kept for pages that reconnect.
 const KEPT: usize = 64;
 
 /// One event of the stream. `data` is JSON.
@@ -41,16 +43,16 @@ pub struct Live {
     pub status: PoolStatus,
     /// Tasks by status.
     pub counts: BTreeMap<String, u64>,
-    /// What is worked on, in its first words.
+    /// The summary of each running task.
     pub running: BTreeMap<TaskId, String>,
-    /// Messages in `pool.dead`, as far as that is known.
+    /// The number of messages in `pool.dead`, if known.
     pub dead: Option<u32>,
 }
 
 /// Tasks that have changed: the event `tasks`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Changed {
-    /// They are too many to be told one by one: whoever shows them asks for them.
+    /// Too many tasks have changed to list them: a client requests the tasks it shows.
     pub many: bool,
     pub tasks: Vec<TaskView>,
 }
@@ -67,11 +69,11 @@ struct Inner {
     sent: Mutex<Sent>,
     counted: Mutex<Counted>,
     counting: AtomicBool,
-    /// Numbers of another process mean other messages.
+    /// Identifies this process: another process numbers its messages differently.
     process: String,
 }
 
-/// What the broker said last.
+/// The broker's last answer.
 #[derive(Debug, Clone, Default)]
 struct Counted {
     depths: Depths,
@@ -83,9 +85,9 @@ struct Counted {
 #[derive(Clone)]
 pub struct Hub(Arc<Inner>);
 
-/// What a page gets when it connects.
+/// The beginning of a page's stream.
 pub struct Joined {
-    /// The state, for one that is new or has missed too much.
+    /// The state, for a page that is new or has missed too much.
     pub state: Option<Message>,
     pub missed: Vec<Message>,
     pub then: broadcast::Receiver<Message>,
@@ -115,7 +117,7 @@ impl Hub {
         format!("{}.{}", self.0.process, message.number)
     }
 
-    /// From here on a page hears everything; `last` is the id of the last message that it had.
+    /// Subscribes a page to all further messages. `last` is the id of the last message it received.
     pub fn join(&self, reader: &Reader, last: Option<&str>) -> Joined {
         let number = last
             .and_then(|id| id.split_once('.'))
@@ -150,12 +152,12 @@ impl Hub {
         }
     }
 
-    /// The state, for a page that was too slow.
+    /// The state, for a page that fell behind.
     pub fn state(&self) -> Message {
         whole(&self.sent())
     }
 
-    /// Looks until the process ends.
+    /// Produces messages until the process ends.
     pub async fn run(self, reader: Reader) {
         let mut every = interval(LOOK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,7 +180,7 @@ impl Hub {
         }
     }
 
-    /// Looks at the pool, unless that was done a moment ago, and says so if it is another.
+    /// Takes the pool's state, unless that was done a moment ago, and sends it if it has changed.
     fn refresh(&self, reader: &Reader) {
         let fresh = |at: Instant| at.elapsed() < LOOK_EVERY / 2;
         if self.sent().looked_at.is_some_and(fresh) {
@@ -209,11 +211,12 @@ impl Hub {
         if sent.last.len() > KEPT {
             sent.last.pop_front();
         }
-        // Under the lock, so that whoever joins misses nothing and hears nothing twice. Without pages nobody hears it.
+        // Sent under the lock, so that a page that joins neither misses nor repeats a message. An
+        // error means that no page is open.
         let _ = self.0.sender.send(message);
     }
 
-    /// Beside the producer, which never waits for the broker.
+    /// Runs beside the producer, so that the producer never waits for the broker.
     fn count_queues(&self, reader: &Reader) {
         if self
             .counted()
@@ -248,12 +251,12 @@ impl Hub {
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Sent> {
-        // Valid at every instant, so a panic elsewhere does not spoil it.
+        // The value is valid at every moment, so a panic elsewhere does not spoil it.
         self.0.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// With the number of the last message, so that what follows follows it.
+/// The whole state with the number of the last message, so that the next messages continue it.
 fn whole(sent: &Sent) -> Message {
     Message {
         number: sent.number,

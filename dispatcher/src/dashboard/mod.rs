@@ -1,7 +1,7 @@
-//! The dashboard: one page, and what it needs to be live.
+//! The dashboard: one page, and the data that keeps it live.
 //!
-//! It shows and asks for what the API does anyway; nothing is decided here. `page` is the page itself, `hub` what all open
-//! pages hear.
+//! It uses the same API as everybody else, and decides nothing. `page` is the page itself, `hub`
+//! the events for all open pages.
 
 pub mod hub;
 pub mod page;

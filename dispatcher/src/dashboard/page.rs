@@ -1,4 +1,5 @@
-//! `GET /`: the page, whole: its style and script are within it and allowed by their hashes, and nothing else is.
+//! `GET /`: the page in one document. Its style and script are inline and allowed by their hashes;
+//! nothing else is allowed.
 
 use std::sync::LazyLock;
 
@@ -13,7 +14,7 @@ const STYLE: &str = concat!(
     include_str!("page/base.css"),
     include_str!("page/parts.css")
 );
-/// One script; the files share one scope, in this order.
+/// One script: the files share one scope, in this order.
 const SCRIPT: &str = concat!(
     "\"use strict\";\n",
     include_str!("page/dom.js"),
@@ -34,8 +35,8 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
         .replacen("{{script}}", SCRIPT, 1)
 });
 
-/// Nothing from anywhere but this page's own script and style, and requests to this dispatcher. Trusted types make the
-/// browser refuse every way in which a text could become markup.
+/// Allows only this page's own script and style, and requests to this dispatcher. Trusted types
+/// make the browser refuse every way in which a text could become markup.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \

@@ -1,5 +1,5 @@
-//! What a message in `pool.dead` says of itself, whoever put it there: we with a reason, the broker with its headers, or
-//! somebody else.
+//! Describes a message in `pool.dead`. Three writers are known: a process of the pool, which adds a
+//! reason; the broker, which adds its headers; and other clients.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -20,9 +20,9 @@ pub struct DeadLetter {
     pub id: String,
     /// `kind: message`.
     pub reason: String,
-    /// Of the task, as far as it can be read.
+    /// The task's id, if it can be read.
     pub task_id: Option<String>,
-    /// The queue that it was in.
+    /// The queue that it came from.
     pub from: String,
     /// When it was put into `pool.dead`.
     pub at: Option<Timestamp>,
@@ -68,7 +68,7 @@ impl DeadLetter {
                 bytes,
             },
             None => {
-                let reason = "unknown: it does not say why it is here".to_owned();
+                let reason = "unknown: the message has no reason".to_owned();
                 Self {
                     id,
                     reason,
@@ -85,14 +85,14 @@ impl DeadLetter {
 fn words(reason: &str) -> &'static str {
     match reason {
         "delivery_limit" => "it was returned to its queue too often",
-        "rejected" => "whoever got it has rejected it",
-        "expired" => "it waited longer than a policy allows",
+        "rejected" => "the consumer rejected it",
+        "expired" => "it waited longer than a policy of the broker allows",
         "maxlen" => "the queue was full",
         _ => "put here by the broker",
     }
 }
 
-/// Of the task that the message is, or was to be.
+/// The id of the task that the message contains, or was meant to.
 fn task_id(body: &[u8], properties: &BasicProperties) -> Option<String> {
     let property = || headers::text(properties.message_id()).and_then(|id| TaskId::new(id).ok());
     id_in(body).or_else(property).map(String::from)
@@ -111,7 +111,7 @@ fn by_content(body: &[u8], properties: &BasicProperties, key: &str) -> String {
     format!("b{:016x}", hasher.finish())
 }
 
-/// What the broker writes on a message that it dead-letters.
+/// The headers that the broker adds to a message that it dead-letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Death {
     pub(crate) reason: String,
@@ -130,7 +130,7 @@ impl Death {
         })
     }
 
-    /// Whether the message is all right, and was only returned too often.
+    /// Whether the message itself is fine, and was only returned too often.
     pub(crate) fn is_of_returns(&self) -> bool {
         self.reason == "delivery_limit"
     }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             (letter.id, letter.reason),
             (obituary.id, obituary.reason),
-            "as they were written"
+            "id and reason are kept"
         );
         assert_eq!(letter.task_id.as_deref(), Some("t"), "the id in the body");
         assert_eq!(
@@ -197,12 +197,12 @@ mod tests {
         assert_eq!(
             (letter.from.as_str(), letter.task_id.as_deref()),
             ("tasks.fast", Some("m")),
-            "where it was"
+            "its queue and its id"
         );
         assert_eq!(
             letter.id,
             DeadLetter::read(b"no task", &properties, "fast").id,
-            "the same at every look"
+            "the id is stable"
         );
         assert_ne!(
             letter.id,
@@ -211,7 +211,7 @@ mod tests {
         );
         assert!(
             Death::of(&properties).is_some_and(|death| death.is_of_returns()),
-            "it is issued again"
+            "it can be issued again"
         );
     }
 }

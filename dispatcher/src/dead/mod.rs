@@ -1,7 +1,9 @@
-//! What could not be handled: looked at, taken up again, thrown away; and what the broker put there by itself.
+//! Dead letters: list, retry and drop messages that could not be handled; issue again what the
+//! broker dead-lettered by itself.
 //!
-//! `pool.dead` is a queue, so a look takes the messages in hand and gives them back: one look at a time, on a connection
-//! of its own, whose end returns them in their order whatever happens.
+//! `pool.dead` is a queue, so a look takes the messages and returns them. Only one look runs at a
+//! time. It uses its own connection, whose end returns the messages in their order whatever
+//! happens.
 
 pub mod letter;
 pub mod retry;
@@ -24,24 +26,24 @@ use tokio::time::Instant;
 use crate::queue_depths;
 use letter::DeadLetter;
 
-/// Exclusive: held by whoever looks.
+/// An exclusive queue, held during a look.
 const LOCK: &str = "pool.dead.look";
-/// The most messages that people look at.
+/// The most messages that one look shows.
 pub(crate) const MOST: u16 = 1_000;
 const NO_MORE_AFTER: Duration = Duration::from_secs(2);
-/// A look of another dispatcher takes less.
+/// Longer than another dispatcher's look takes.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeadError {
-    #[error("somebody else has been looking at {DEAD_QUEUE} for {} s; try again", TURN_WITHIN.as_secs())]
+    #[error("another request has been reading {DEAD_QUEUE} for {} s; try again", TURN_WITHIN.as_secs())]
     Busy,
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
 
-/// The door to `pool.dead`. Cheap to clone.
+/// Access to `pool.dead`. Cheap to clone.
 #[derive(Clone)]
 pub struct DeadLetters {
     process: Process,
@@ -56,9 +58,9 @@ impl DeadLetters {
         }
     }
 
-    /// Takes the first `most` messages in hand, when it is our turn.
+    /// Waits for its turn, then takes the first `most` messages.
     pub(crate) async fn look(&self, most: u16) -> Result<Look, DeadError> {
-        // Its own connection would be waited for.
+        // Fail early: otherwise the look would wait for its own connection.
         self.process.consume.is_there()?;
         let turn = tokio::time::timeout(TURN_WITHIN, Arc::clone(&self.turn).lock_owned());
         let turn = turn.await.map_err(|_| DeadError::Busy)?;
@@ -82,7 +84,7 @@ impl DeadLetters {
         }
     }
 
-    /// What is there, the oldest first, and how many there are in all.
+    /// The messages, oldest first, and their total number.
     pub(crate) async fn list(&self) -> Result<(Vec<DeadLetter>, usize), DeadError> {
         let mut look = self.look(MOST).await?;
         let all = look.all;
@@ -94,7 +96,7 @@ impl DeadLetters {
         Ok((letters, all))
     }
 
-    /// The message with this id; the look goes on, so that it can be taken out.
+    /// The message with this id. The look stays open, so that the message can be removed.
     pub(crate) async fn find(&self, id: &str) -> Result<Option<(Look, Delivery)>, DeadError> {
         let mut look = self.look(MOST).await?;
         while let Some(delivery) = look.next().await? {
@@ -106,7 +108,7 @@ impl DeadLetters {
         Ok(None)
     }
 
-    /// Throws the first ones away; gives how many, and how many are left.
+    /// Drops the first messages; returns how many were dropped and how many are left.
     pub(crate) async fn drop_all(&self) -> Result<(usize, usize), DeadError> {
         let mut look = self.look(MOST).await?;
         let (all, mut dropped) = (look.all, 0);
@@ -119,7 +121,8 @@ impl DeadLetters {
     }
 }
 
-/// How many there are; None when nobody can tell: the broker does not answer, or somebody has them in hand for a look.
+/// The number of messages. None if it is unknown: the broker does not answer, or a look has taken
+/// them.
 pub(crate) async fn count(process: &Process) -> Option<u32> {
     let queue = queue_depths::look(process, DEAD_QUEUE).await;
     queue
@@ -128,14 +131,15 @@ pub(crate) async fn count(process: &Process) -> Option<u32> {
         .map(|queue| queue.message_count())
 }
 
-/// Messages in hand. When it ends, what was not taken out is in the queue again, in its old place.
+/// Messages taken for a look. When it ends, those that were not removed are back in the queue, in
+/// their old places.
 pub(crate) struct Look {
     link: Link,
     _channel: Channel,
     consumer: Consumer,
-    /// Messages that were there at the beginning.
+    /// The number of messages at the beginning.
     pub(crate) all: usize,
-    /// Of them so many are still to be seen.
+    /// How many of them are still to be read.
     left: usize,
     _turn: OwnedMutexGuard<()>,
 }
@@ -154,7 +158,7 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), Dea
         .message_count();
     within(
         limit,
-        "limit dead letters",
+        "set the prefetch for dead letters",
         channel.basic_qos(most, BasicQosOptions::default()),
     )
     .await?;
@@ -172,11 +176,11 @@ async fn begin(link: &Link, most: u16) -> Result<(Channel, Consumer, usize), Dea
     ))
 }
 
-/// Waits for the end of another dispatcher's look. The lock goes with the connection.
+/// Waits for the end of another dispatcher's look. The lock ends with the connection.
 async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
     let until = Instant::now() + TURN_WITHIN;
     loop {
-        // A refusal closes the channel.
+        // A refusal closes the channel, so each attempt opens a new one.
         let channel = link.channel().await?;
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -196,12 +200,13 @@ async fn lock(link: &Link, limit: Duration) -> Result<(), DeadError> {
 }
 
 impl Look {
-    /// The next one, until as many have been seen as were there or as it was to take.
+    /// The next message, until the look has returned as many as there were at first or as it may
+    /// take.
     pub(crate) async fn next(&mut self) -> Result<Option<Delivery>, DeadError> {
         if self.left == 0 {
             return Ok(None);
         }
-        // Fewer may come, when somebody else has taken some.
+        // Fewer messages may come if another process has taken some.
         let Ok(next) = tokio::time::timeout(NO_MORE_AFTER, self.consumer.next()).await else {
             return Ok(None);
         };

@@ -1,5 +1,5 @@
-//! Takes a dead letter up again: a task without an outcome goes on under its id; one that has an outcome becomes a new
-//! task; a result that its reply queue refused is sent again; what is neither stays.
+//! Retries a dead letter. An unfinished task continues under its id; a finished task is submitted
+//! as a new one; a refused result is sent to its reply queue again. Any other message stays.
 
 use lapin::message::Delivery;
 use pool_broker::BrokerError;
@@ -20,20 +20,20 @@ use crate::intake::{Intake, NotTaken};
 use crate::reissue::{NotReissued, Reissued, send_on};
 use crate::results::send_again;
 
-/// What became of a dead letter.
+/// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Retried {
-    /// The task that is done now, or whose result is sent.
+    /// The task that will run, or whose result is sent.
     pub task_id: String,
-    /// The task that had an outcome already.
+    /// The finished task that is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
-    /// For people.
+    /// A sentence for people.
     pub detail: String,
 }
 
 impl Retried {
-    /// A task with an outcome, as a new one.
+    /// A finished task, submitted as a new one.
     pub(crate) fn anew(old: TaskId, status: Status, new: &TaskId) -> Self {
         let detail = format!(
             "task {old} ({}) is submitted again as {new}",
@@ -52,26 +52,25 @@ pub(crate) enum NotRetried {
     #[error("{0}; put it right and submit it as a new task")]
     NoTask(String),
     #[error(
-        "the result was not taken: {0}; it is still in pool.dead, try again when its reply queue is mended"
+        "the result was not accepted: {0}; it is still in pool.dead, try again when its reply queue works"
     )]
     NotSent(#[from] BrokerError),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
-    #[error("the queue of its task is full")]
+    #[error("its task queue is full")]
     Full(QueueFull),
-    #[error("not retried: {0}; it is still in pool.dead, try again")]
+    #[error("not retried: {0}; the message is still in pool.dead, try again")]
     NotReissued(#[from] NotReissued),
 }
 
-/// What can be done with a dead letter, by its content.
+/// The task in a dead letter, and where its result goes.
 fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
     let reply = Reply::of(&delivery.properties).map_err(|to| {
         NotRetried::NoTask(format!("reply_to: {to:?} does not begin with `results.`"))
     })?;
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
     let message = message.map_err(|error| {
-        let which = id_in(&delivery.data)
-            .map_or(String::new(), |id| format!(", though it has the id {id}"));
+        let which = id_in(&delivery.data).map_or(String::new(), |id| format!(" (its id is {id})"));
         NotRetried::NoTask(format!("the message is not a task{which}: {error}"))
     })?;
     let property =
@@ -82,7 +81,7 @@ fn task_in(delivery: &Delivery) -> Result<(Task, Reply), NotRetried> {
     Ok((Task::new(id, message), reply))
 }
 
-/// The caller takes the letter out afterwards.
+/// The caller removes the letter afterwards.
 pub(crate) async fn retry(
     process: &Process,
     intake: &Intake,
@@ -93,7 +92,7 @@ pub(crate) async fn retry(
         let task_id = headers::text(delivery.properties.message_id())
             .unwrap_or_default()
             .to_owned();
-        let detail = format!("the result of task {task_id} is in {to}");
+        let detail = format!("the result of task {task_id} was sent to {to}");
         return Ok(Retried {
             task_id,
             retry_of: None,
@@ -118,12 +117,12 @@ pub(crate) async fn retry(
         let detail = match send_on(process, &delivery.data, &delivery.properties).await? {
             Reissued::Published(generation) => {
                 format!(
-                    "task {} is in its queue again (generation {generation})",
+                    "task {} is back in its queue (generation {generation})",
                     task.id
                 )
             }
-            Reissued::Overtaken => format!("task {} is in its queue already", task.id),
-            Reissued::Finished => format!("task {} has an outcome", task.id),
+            Reissued::Overtaken => format!("task {} is already in its queue", task.id),
+            Reissued::Finished => format!("task {} has already finished", task.id),
         };
         return Ok(Retried {
             task_id: task.id.to_string(),
@@ -131,7 +130,8 @@ pub(crate) async fn retry(
             detail,
         });
     };
-    // Named after the letter, so that doing it twice, after a crash before the ack, makes one task.
+    // Derived from the letter's id, so that a second retry after a crash before the ack makes the
+    // same task.
     let new_id = TaskId::new(format!("t-{letter_id}"))
         .map_err(|error| NotRetried::NoTask(error.to_string()))?;
     let old = task.id.clone();

@@ -1,4 +1,5 @@
-//! Where the messages and results of tasks lie in the stream, the few words that lists show, and the newest bodies.
+//! The index: where messages and results are in the stream, the words that lists show, and the
+//! newest bodies.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,21 +13,22 @@ use pool_core::task::TaskMessage;
 use super::Kind;
 use super::record::Record;
 
-/// Of so many tasks the newest are listed with their words.
+/// The number of tasks that are listed with their words, newest first.
 const LISTED: usize = 50_000;
 const SUMMARY_CHARS: usize = 120;
-/// Reading one body from the stream takes the broker tens of milliseconds, so the newest are kept.
+/// Reading a body from the stream takes the broker tens of milliseconds, so the newest bodies are
+/// cached up to this size.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the index knows of a task.
+/// The index entry of a task.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
     pub task_at: Option<u64>,
     pub result_at: Option<u64>,
-    /// The first words of the instruction.
+    /// The beginning of the instruction.
     pub summary: String,
     pub labels: BTreeMap<String, String>,
-    /// The task that it is once more.
+    /// The task that this one repeats.
     pub retry_of: Option<TaskId>,
     /// The numbers of its result, for reports.
     pub record: Option<Arc<Record>>,
@@ -129,7 +131,7 @@ impl Index {
                 && let Some(oldest) = self.order.pop_front()
                 && let Some(entry) = self.entries.get_mut(&oldest)
             {
-                // Its bodies can still be found; only the words are forgotten.
+                // The bodies can still be found; only the words are dropped.
                 *entry = Entry {
                     task_at: entry.task_at,
                     result_at: entry.result_at,

@@ -1,10 +1,13 @@
-//! What people want to read later: task messages and full results, in the stream `pool.history`.
+//! The history: task messages and full results, in the stream `pool.history`, for people to read
+//! later.
 //!
-//! The stream is the only store. Here is an index of it: for each task where its message and its result lie, and the
-//! few words that lists show. The newest bodies are kept; older ones are read from the stream when somebody asks.
+//! The stream is the only store. This module keeps an index of it: where each task's message and
+//! result are, and the few words that lists show. The newest bodies are cached; older ones are read
+//! from the stream on request.
 //!
-//! Every reading of the stream begins with an empty index, which takes the place of the last one when it is complete:
-//! after a broker has lost the tail of a stream, offsets mean other entries (broker fact 17).
+//! Every reading of the stream begins with an empty index. It replaces the old index when it is
+//! complete, because offsets mean other entries after a broker has lost the tail of a stream
+//! (broker fact 17).
 
 mod index;
 pub mod output;
@@ -36,7 +39,7 @@ use self::index::{Index, id_of, offset_of};
 pub use self::output::Outputs;
 use self::reader::{consume, follow};
 
-/// What an entry of the stream is (AMQP property `type`).
+/// The kind of a stream entry (AMQP property `type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Task,
@@ -56,7 +59,7 @@ impl Kind {
 #[derive(Clone)]
 pub struct History {
     process: Process,
-    /// A submitter waits for his task to be in here.
+    /// Writes task messages: a submitter waits until its task is stored.
     tasks: Outbox,
     results: Outbox,
     index: Arc<RwLock<Index>>,
@@ -67,20 +70,20 @@ pub struct History {
 /// How far the history has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Read {
-    /// From its beginning to its end, at least once.
+    /// It has been read to its end at least once.
     whole: bool,
-    /// Grows with everything that is read.
+    /// Grows with every entry that is read.
     news: u64,
 }
 
-/// The history has not been read up to its end yet, so nobody knows what is in it.
+/// The history has not been read to its end yet, so its content is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the history has not been read up to its end yet; try again")]
+#[error("the history has not been read to its end yet; try again")]
 pub struct NotRead;
 
 impl History {
-    /// The history, and what reads the stream from its beginning and writes to it: the caller runs these services. What agents
-    /// print goes to `outputs`.
+    /// The history and its services, which the caller runs: they read the stream from its beginning, and write to it. Output of
+    /// agents goes to `outputs`.
     pub fn new(process: &Process, outputs: Outputs) -> (Self, [Service; 3]) {
         let (sender, read) = watch::channel(Read::default());
         let outbox = |pace| Outbox::new(process.publisher.clone(), process.shutdown.clone(), pace);
@@ -105,7 +108,7 @@ impl History {
     /// Adds an entry.
     ///
     /// # Errors
-    /// When the broker does not confirm it; it may be there all the same, which does no harm.
+    /// When the broker does not confirm it. The entry may exist all the same, which is harmless.
     pub async fn add(
         &self,
         kind: Kind,
@@ -128,10 +131,10 @@ impl History {
         }
     }
 
-    /// That it has been read up to its end, at least once.
+    /// Checks that the stream has been read to its end at least once.
     ///
     /// # Errors
-    /// When it has not: what is not found may be there.
+    /// When it has not: an entry that is not found may still exist.
     pub fn whole(&self) -> Result<(), NotRead> {
         if self.read.borrow().whole {
             Ok(())
@@ -140,12 +143,13 @@ impl History {
         }
     }
 
-    /// Looks at what is known of all tasks. Keep it short: the reader waits meanwhile.
+    /// Reads the index of all tasks. Keep `look` short: the reader waits meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(&HashMap<TaskId, Entry>) -> T) -> T {
         self.with(|index| look(index.entries()))
     }
 
-    /// True when it is what an agent prints. Nothing of that is kept in the index: it would drive out what people ask for.
+    /// True if the entry is output of an agent. The index keeps none of it: it would crowd out what
+    /// people ask for.
     fn hear_output(&self, delivery: &Delivery) -> bool {
         let is_output = headers::text(delivery.properties.kind()) == Some(progress::KIND);
         if is_output
@@ -161,10 +165,10 @@ impl History {
         self.with(|index| index.get(task).cloned())
     }
 
-    /// Waits until the index holds the result of this task, at most `limit`.
+    /// Waits until the index has the result of this task, at most `limit`.
     ///
     /// # Errors
-    /// When the history has not been read by then: it may hold it.
+    /// When the history has not been read by then: it may contain the result.
     pub async fn wait_for_result(
         &self,
         task: &TaskId,
@@ -188,8 +192,8 @@ impl History {
         body
     }
 
-    /// The message of a task: what was submitted here, or what its result carries. None: the task came straight to the broker
-    /// and has no result, or the history has forgotten it.
+    /// Finds the message of a task: from its submission here, or from a result that carries it. None if the task was published
+    /// straight to the broker and has no result, or if it is too old for the history.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -230,7 +234,8 @@ impl History {
             .await?;
             match next {
                 Some(Ok(delivery)) if offset_of(&delivery) >= Some(offset) => {
-                    // Another entry may lie there by now, when the broker lost the end of the stream.
+                    // If the broker has lost the end of the stream, another entry may be at this
+                    // offset.
                     let same = offset_of(&delivery) == Some(offset)
                         && id_of(&delivery)
                             .and_then(|id| self.entry(&id))
@@ -255,7 +260,7 @@ impl History {
     }
 }
 
-/// Looks at once and after all news, until there is a result; at the end, whatever there is.
+/// Checks at once and after every news until there is a result. At the end, returns what there is.
 async fn found_within(
     limit: Duration,
     mut read: watch::Receiver<Read>,
@@ -291,7 +296,7 @@ mod tests {
                 .await
                 .expect_err("not read"),
             NotRead,
-            "it may be there"
+            "the result may exist"
         );
         read.send_replace(Read {
             whole: true,
@@ -302,7 +307,7 @@ mod tests {
                 .await
                 .expect("it was read")
                 .is_none(),
-            "now it is known"
+            "now it is certain"
         );
     }
 }

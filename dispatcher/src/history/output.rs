@@ -1,6 +1,8 @@
-//! What agents and acceptance checks have printed lately, as their workers publish it to the history while they run.
+//! The recent output of agents and acceptance checks, which their workers publish to the history
+//! while they run.
 //!
-//! For looking at only, so it is bounded everywhere and may have gaps: results have the end of the output.
+//! For display only: it is bounded everywhere and may have gaps. Results contain the end of the
+//! output.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,36 +11,36 @@ use pool_core::id::{AttemptId, ProgrammerId, TaskId};
 use pool_core::progress::Progress;
 use serde::Serialize;
 
-/// Tasks whose output is kept.
+/// The number of tasks whose output is kept.
 const TASKS: usize = 256;
-/// Of each so much, the newest.
+/// The bytes kept of each task, newest first.
 const BYTES: usize = 64 * 1024;
 const SECTIONS: usize = 200;
 const LAST_WORD: &str =
-    "\n[… it prints more than is shown while it works: the end is shown when it has ended …]\n";
+    "\n[… output limit reached: the end is shown when the attempt has finished …]\n";
 
-/// The output of a task's latest attempt that has printed something.
+/// The output of a task's latest attempt that printed something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     pub attempt: AttemptId,
     pub programmer: ProgrammerId,
-    /// Bytes of this attempt before the first section that are not shown.
+    /// The number of bytes omitted before the first section.
     pub left_out: u64,
-    /// One after another, as they ran.
+    /// In the order in which they ran.
     pub sections: Vec<Section>,
 }
 
-/// What the agent, or one acceptance check, has printed.
+/// The output of the agent, or of one acceptance check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Section {
-    /// None: the agent.
+    /// `null` for the agent.
     pub check: Option<String>,
     pub text: String,
 }
 
 impl Output {
-    /// What came after `earlier`, the first of it to be added to its last section when that is of the same; None when
-    /// `earlier` is not its beginning.
+    /// The output after `earlier`. The first section continues the last one of `earlier` if both
+    /// are of the same check. None when `earlier` is not a beginning of this output.
     pub fn since(&self, earlier: &Self) -> Option<Vec<Section>> {
         if earlier.attempt != self.attempt || earlier.left_out != self.left_out {
             return None;
@@ -70,12 +72,12 @@ impl Output {
         self.shorten();
     }
 
-    /// Keeps the newest bytes, and not more sections than somebody looks at.
+    /// Keeps the newest bytes, and no more sections than a page shows.
     fn shorten(&mut self) {
         while let [first, rest @ ..] = &self.sections[..]
             && (rest.len() >= SECTIONS || bytes(rest) >= BYTES)
         {
-            // One that is gone without a text counts too: what is shown has another beginning now.
+            // An empty section that is dropped counts too, because the output begins elsewhere now.
             self.left_out += first.text.len().max(1) as u64;
             self.sections.remove(0);
         }
@@ -111,7 +113,7 @@ impl Outputs {
         kept.hear(task, progress);
     }
 
-    /// Another number whenever there is more; 0 when nothing is known.
+    /// A number that grows with the output; 0 when there is none.
     pub fn version_of(&self, task: &TaskId) -> u64 {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         kept.outputs.get(task).map_or(0, |(version, _)| *version)
@@ -208,7 +210,7 @@ mod tests {
         outputs.hear(&task, progress(first, None, "one\n"));
         let version = outputs.version_of(&task);
         outputs.hear(&task, progress(first, None, &"ä".repeat(BYTES / 2)));
-        assert!(outputs.version_of(&task) > version, "there is more");
+        assert!(outputs.version_of(&task) > version, "the version grows");
         let output = outputs.of(&task).expect("an output");
         let kept = output.sections[0].text.len();
         assert_eq!(
@@ -222,7 +224,7 @@ mod tests {
         assert_eq!(
             (output.attempt, output.sections),
             (second, vec![section(None, "two\n")]),
-            "another attempt"
+            "another attempt starts over"
         );
         for n in 0..TASKS {
             outputs.hear(
@@ -230,7 +232,11 @@ mod tests {
                 progress(first, None, "x"),
             );
         }
-        assert_eq!(outputs.of(&task), None, "of so many tasks only");
+        assert_eq!(
+            outputs.of(&task),
+            None,
+            "the oldest task's output is dropped"
+        );
     }
 
     #[test]
@@ -256,7 +262,7 @@ mod tests {
             let news = known
                 .as_ref()
                 .map_or(Some(now.sections.clone()), |known| now.since(known))
-                .expect("it goes on");
+                .expect("it continues");
             for section in news {
                 match seen.last_mut() {
                     Some(last) if last.check == section.check => last.text.push_str(&section.text),
@@ -265,7 +271,7 @@ mod tests {
             }
             assert_eq!(
                 seen, now.sections,
-                "what was told is what there is, after {text:?}"
+                "the parts sent so far equal the whole, after {text:?}"
             );
             known = Some(now);
         }
@@ -275,7 +281,7 @@ mod tests {
             section(Some("lint"), "no"),
             section(None, "c"),
         ];
-        assert_eq!(seen, all, "one after another");
+        assert_eq!(seen, all, "in order");
         outputs.hear(&task, progress(attempt, None, &"x".repeat(BYTES - 1)));
         let now = outputs.of(&task).expect("an output");
         assert_eq!(
@@ -286,7 +292,7 @@ mod tests {
         assert_eq!(
             now.since(&known.expect("an output")),
             None,
-            "whoever knows another beginning gets all of it"
+            "a client with another beginning gets the whole"
         );
     }
 
@@ -323,7 +329,7 @@ mod tests {
         assert_eq!(
             (output.left_out, output.sections),
             (7, vec![section(None, &text)]),
-            "one after another"
+            "in order"
         );
     }
 
@@ -340,7 +346,7 @@ mod tests {
         assert_eq!(
             outputs.of(&task).map(|output| output.sections.len()),
             Some(SECTIONS),
-            "the newest"
+            "the newest sections"
         );
     }
 }

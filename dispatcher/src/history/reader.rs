@@ -1,4 +1,5 @@
-//! Reads the stream `pool.history` from its beginning, and again whenever its consumer is gone or hears nothing.
+//! Reads the stream `pool.history` from its beginning, and starts over when the consumer is lost or
+//! silent.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(super) async fn consume(
     offset: AMQPValue,
 ) -> Result<lapin::Consumer, BrokerError> {
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
-    within(limit, "limit the history's reader", qos).await?;
+    within(limit, "set the prefetch of the history's reader", qos).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), offset);
     let consume = channel.basic_consume(
@@ -59,7 +60,7 @@ pub(super) async fn follow(history: History, read: watch::Sender<Read>) {
     }
 }
 
-/// Reads until something is wrong; gives what.
+/// Reads until an error, and returns the error.
 async fn read_all(history: &History, read: &watch::Sender<Read>) -> BrokerError {
     let link: &Link = &history.process.consume;
     let channel = match link.channel().await {
@@ -139,9 +140,10 @@ async fn read_on(
 
 /// One reading of the stream.
 struct Reading {
-    /// Nobody sees it until it is complete; then it is the index, and this is None.
+    /// The index of this reading, hidden until it is complete. Then it becomes the index, and this
+    /// is None.
     fresh: Option<Index>,
-    /// When it comes by, everything has been read that was there when the reading began.
+    /// When this mark arrives, the reading has covered all entries that existed at its start.
     mark: String,
 }
 
@@ -167,17 +169,17 @@ impl Reading {
     }
 }
 
-/// Whether the stream is still heard. Nobody may write to it for days, so whoever hears nothing writes a mark and
-/// waits for it.
+/// Detects a stream that stopped delivering. Days may pass without an entry, so a silent reader
+/// writes a mark and waits for it.
 enum Pulse {
     Felt(Instant),
-    /// A mark is on its way; gives when the broker had it.
+    /// A mark is being written; resolves to the time the broker confirmed it.
     Asking(AbortOnDropHandle<Instant>),
     Asked(Instant),
 }
 
 impl Pulse {
-    /// Looks after a silence; true when a mark was written and did not come by within `stale`.
+    /// Checks after a silence. True if a mark was written and did not arrive within `stale`.
     fn is_missed(
         &mut self,
         stale: Duration,
@@ -197,7 +199,7 @@ impl Pulse {
     }
 }
 
-/// Writes a mark, however long that takes; gives when it is there.
+/// Writes a mark, retrying without limit; resolves when it is confirmed.
 fn write_mark(history: &History, mark: &str) -> AbortOnDropHandle<Instant> {
     let (publisher, mark) = (history.process.publisher.clone(), mark.to_owned());
     AbortOnDropHandle::new(tokio::spawn(async move {
@@ -272,17 +274,21 @@ mod tests {
         let seen = RwLock::default();
         let mut first = Reading::new();
         first.learn(&seen, &result(1, "kept"));
-        assert_eq!(result_at(&seen, "kept"), None, "half an index is not shown");
+        assert_eq!(
+            result_at(&seen, "kept"),
+            None,
+            "an incomplete index is not shown"
+        );
         let end = mark(&first);
         first.learn(&seen, &end);
         first.learn(&seen, &result(2, "lost"));
         assert_eq!(
             (result_at(&seen, "kept"), result_at(&seen, "lost")),
             (Some(1), Some(2)),
-            "all of it"
+            "the whole index"
         );
 
-        // The broker has lost the end of the stream, and the offset has come to mean something else.
+        // The broker has lost the end of the stream, and another entry has taken the offset.
         let mut second = Reading::new();
         second.learn(&seen, &mark(&first));
         second.learn(&seen, &result(1, "kept"));
@@ -290,7 +296,7 @@ mod tests {
         assert_eq!(
             result_at(&seen, "lost"),
             Some(2),
-            "until then the last one stays"
+            "until then the old index stays"
         );
         let end = mark(&second);
         second.learn(&seen, &end);
@@ -302,7 +308,7 @@ mod tests {
         assert_eq!(
             found,
             (Some(1), None, Some(2)),
-            "what was lost is forgotten"
+            "lost entries are gone from the index"
         );
     }
 
@@ -312,18 +318,18 @@ mod tests {
         let long_ago = Instant::now() - Duration::from_secs(60);
         let (stale, far) = (Duration::from_secs(20), Duration::from_secs(600));
         let mut pulse = Pulse::Felt(long_ago);
-        assert!(!pulse.is_missed(far, never), "silence alone says nothing");
+        assert!(!pulse.is_missed(far, never), "silence alone proves nothing");
         assert!(
             !pulse.is_missed(stale, never) && matches!(pulse, Pulse::Asking(_)),
-            "it asks"
+            "it writes a mark"
         );
         assert!(
             !pulse.is_missed(stale, never),
-            "the broker may not take messages"
+            "the broker may refuse messages"
         );
         pulse = Pulse::Asked(Instant::now());
         assert!(!pulse.is_missed(stale, never), "the mark may be on its way");
         pulse = Pulse::Asked(long_ago);
-        assert!(pulse.is_missed(stale, never), "it should have come");
+        assert!(pulse.is_missed(stale, never), "the mark is overdue");
     }
 }

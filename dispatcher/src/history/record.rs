@@ -1,10 +1,10 @@
-//! What is kept of each result for reports: its numbers, without patch and logs.
+//! The numbers that are kept of each result for reports, without patch and logs.
 
 use pool_core::id::{LlmName, ProgrammerId};
 use pool_core::result::{Timings, Usage};
 use serde::Deserialize;
 
-/// A result message without what is large.
+/// A result message without its large parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Record {
     #[serde(default)]
@@ -20,7 +20,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// None of a body that is no result message.
+    /// None if the body is not a result message.
     pub fn read(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok()
     }

@@ -1,4 +1,5 @@
-//! Takes tasks in: into the history, into the log, into their queue; only then is the submitter told yes.
+//! Accepts tasks: writes them to the history, to the event log and into their queue, and only then
+//! confirms the submission.
 
 pub mod queue_limits;
 pub(crate) mod resubmit;
@@ -24,36 +25,36 @@ use pool_telemetry::clock::wall_clock;
 use crate::history::{History, Kind};
 use queue_limits::{QueueFull, QueueLimits, Slot, Wanted};
 
-/// Submissions that are written at the same time.
+/// How many tasks are submitted at the same time.
 const AT_ONCE: usize = 64;
 
-/// Why a task was not taken.
+/// Why a task was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
     #[error(transparent)]
     Unroutable(#[from] Unroutable),
-    #[error("the id {0} is taken by a task with another body; use a new id")]
+    #[error("another task with a different body has the id {0}; use a new id")]
     IdConflict(TaskId),
     #[error("not accepted: {0}; submit it again with the same id")]
     Broker(#[from] BrokerError),
     #[error("not accepted: {0}; submit it again with the same id")]
     Log(#[from] LogError),
-    /// Of a list, after the broker did not answer for another one.
+    /// The task was in a list in which the broker did not answer for another one.
     #[error(
-        "not tried, because the broker did not answer for another one; submit it again with the same id"
+        "not tried, because the broker did not answer for another task; submit it again with the same id"
     )]
     NotTried,
 }
 
-/// A task that was taken, now or before.
+/// An accepted task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     pub id: TaskId,
-    /// The same id with the same body had been taken before: nothing was done.
+    /// The same id with the same body had been accepted before: nothing was done.
     pub repeated: bool,
 }
 
-/// The door of the dispatcher. Cheap to clone.
+/// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Intake {
     process: Process,
@@ -62,7 +63,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// `max_queue_per_programmer` is the number of tasks that may wait for each programmer of a route; None: any number.
+    /// `max_queue_per_programmer` is the number of tasks that may wait for each programmer of a
+    /// route; None for no limit.
     pub fn new(process: Process, history: History, max_queue_per_programmer: Option<u32>) -> Self {
         Self {
             process,
@@ -71,7 +73,8 @@ impl Intake {
         }
     }
 
-    /// Places for these prepared tasks, all or none. What is known already needs none.
+    /// Reserves places for these prepared tasks, for all or none. Tasks that are known already need
+    /// no place.
     ///
     /// # Errors
     /// [`QueueFull`]: which routes are full, and which of the tasks would fit.
@@ -79,7 +82,7 @@ impl Intake {
         self.slots_unless(tasks, |_| true)
     }
 
-    /// A slot for a task that is to wait once more. One that waits already has its slot.
+    /// Reserves a slot for a task that will wait once more. A task that waits already has a slot.
     ///
     /// # Errors
     /// [`QueueFull`].
@@ -109,7 +112,8 @@ impl Intake {
         })
     }
 
-    /// Gives the task an id if it has none, and checks whether anybody could do it, before anything is written.
+    /// Gives the task an id if it has none, and checks that a programmer can do it, before anything
+    /// is written.
     ///
     /// # Errors
     /// [`NotTaken::Unroutable`] or [`NotTaken::IdConflict`].
@@ -132,11 +136,12 @@ impl Intake {
         }
     }
 
-    /// Takes one prepared task; `reply` says where its result is to go besides the history. Safe to repeat with the same
-    /// task. Once it has begun it must not be cut off: whoever calls it for a client that may go away spawns it.
+    /// Submits one prepared task; `reply` says where its result goes besides the history. Safe to
+    /// repeat with the same task. Must not be cancelled once it has begun: a caller whose client
+    /// may disconnect spawns it.
     ///
     /// # Errors
-    /// When the broker or the log did not confirm a step, or somebody else took the id meanwhile.
+    /// When the broker or the log did not confirm a step, or another task took the id meanwhile.
     pub async fn take(
         &self,
         task: Task,
@@ -171,12 +176,12 @@ impl Intake {
         };
         match self.process.log.append(submitted).await? {
             Verdict::Accepted => {}
-            // A submission that was cut off before it was published: finish it.
+            // An earlier submission ended before the task was published: finish it.
             Verdict::Refused(Refusal::Taken { same_body: true }) => {}
             Verdict::Refused(_) => return Err(NotTaken::IdConflict(task.id)),
         }
         point(Point::Submitted);
-        // From here on the log counts it.
+        // From here on the log counts the task.
         drop(slot);
         self.publish(&task, &body, reply).await?;
         Ok(Taken {
@@ -185,8 +190,8 @@ impl Intake {
         })
     }
 
-    /// The same for many, without a reply queue. Gathered: one that is not taken does not cut off those that have begun. Others
-    /// are not begun any more when the broker does not answer: each would wait for it as long as the first.
+    /// Takes many tasks, without a reply queue. One failure does not stop the tasks that have begun. After the broker has
+    /// failed to answer once, no further tasks are begun: each would wait as long as the first.
     pub async fn take_all(&self, tasks: Vec<(Task, Option<Slot>)>) -> Vec<Result<Taken, NotTaken>> {
         let silent = AtomicBool::new(false);
         let taking = stream::iter(tasks).map(|(task, slot)| async {
@@ -202,7 +207,8 @@ impl Intake {
         taking.buffered(AT_ONCE).collect().await
     }
 
-    /// A task that was taken before its deadline passed: who repeats it, because no answer came, hears how it stands.
+    /// A task that was taken before its deadline passed. A submitter that got no answer and repeats it
+    /// learns its state.
     pub fn taken_before(&self, body: &[u8]) -> Option<TaskMessage> {
         let message = TaskMessage::parse(body, Timestamp::default()).ok()?;
         let task = Task::new(message.id.clone()?, message.clone());
@@ -237,14 +243,14 @@ impl Intake {
             })
             .await?;
         point(Point::Published);
-        tracing::debug!(task_id = %task.id, %key, "a task was taken");
+        tracing::debug!(task_id = %task.id, %key, "a task was submitted");
         Ok(())
     }
 }
 
-/// An id that sorts by the time it was made.
+/// An id that sorts by its creation time.
 pub fn new_id() -> TaskId {
     let text = format!("t-{}", uuid::Uuid::now_v7().simple());
-    // A UUID in hexadecimal behind `t-` fits the pattern of task ids.
+    // A UUID in hexadecimal after `t-` fits the pattern of task ids.
     TaskId::new(text).unwrap_or_else(|_| unreachable!("a UUID is a task id"))
 }

@@ -1,8 +1,9 @@
-//! Limits the tasks that wait for a route to `max_queue_per_programmer` for each of its programmers. Without that key in the
-//! pool file any number may wait. A request that brings more is refused before anything is written.
+//! Limits the tasks that wait for a route to `max_queue_per_programmer` for each of its
+//! programmers. Without that key in the pool file there is no limit. A request with more tasks is
+//! refused before anything is written.
 //!
-//! Counted is what the log says, and what this dispatcher is just writing into it. Two dispatchers do not know of each
-//! other's: together they may go over the limit by what they take at the same moment.
+//! Tasks in the log count, and tasks that this dispatcher is just submitting. Dispatchers do not
+//! know of each other's submissions: together they may exceed the limit by the tasks of one moment.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,54 +11,54 @@ use std::sync::{Arc, Mutex, PoisonError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A route that has no room for all tasks of a request.
+/// A route without room for all its tasks of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FullRoute {
     pub route: String,
-    /// Tasks that wait for it now.
+    /// Tasks that wait for the route now.
     pub waiting: usize,
-    /// So many may wait.
+    /// The most tasks that may wait.
     pub limit: usize,
-    /// So many more fit.
+    /// How many more fit.
     pub room: usize,
-    /// New tasks for it in the request.
+    /// New tasks for the route in the request.
     pub wanted: usize,
 }
 
-/// Why none was taken.
+/// Why no task was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "NoRoom")]
 pub struct QueueFull {
     pub full: Vec<FullRoute>,
-    /// Places in the list of those that would be taken now, from 0.
+    /// Indexes of the tasks that would be accepted now, from 0.
     pub fits: Vec<usize>,
 }
 
 impl FullRoute {
-    /// Whether the request holds more tasks for the route than may ever wait there.
+    /// Whether the request has more tasks for the route than may ever wait there.
     pub fn never_fits(&self) -> bool {
         self.wanted > self.limit
     }
 }
 
-/// A task that is not in the log yet, and its route.
+/// The route of a task that is not in the log yet.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub route: String,
-    /// Those of the route.
+    /// The number of programmers of the route.
     pub programmers: usize,
 }
 
 /// The slots of all routes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct QueueLimits {
-    /// None: there is always room.
+    /// None for no limit.
     per_programmer: Option<usize>,
-    /// Places that are taken and not in the log yet.
+    /// Places taken by tasks that are not in the log yet.
     taken: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// A slot for one task until the log counts it; given back when dropped.
+/// A slot for one task until the log counts it; released when dropped.
 #[derive(Debug)]
 pub struct Slot {
     route: String,
@@ -83,7 +84,8 @@ impl QueueLimits {
         }
     }
 
-    /// A slot for each that wants one, or for none. `waiting` is how many tasks wait for a route by the log.
+    /// Takes a slot for each task that wants one, or none at all. `waiting` gives the number of
+    /// waiting tasks of a route by the log.
     ///
     /// # Errors
     /// [`QueueFull`].
@@ -114,12 +116,12 @@ impl QueueLimits {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, usize>) -> T) -> T {
-        // Counts are right at every instant, so a panic elsewhere does not spoil them.
+        // The counts are valid at every moment, so a panic elsewhere does not spoil them.
         act(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Whether all of them fit. Pure.
+/// Whether all tasks fit. Pure.
 fn fit(
     tasks: &[Option<Wanted>],
     per_programmer: usize,
@@ -189,7 +191,7 @@ mod tests {
         ];
         let queue_full = limits
             .take(&request, waiting)
-            .expect_err("three more than eight are more than ten");
+            .expect_err("three more than eight exceed ten");
         let fast = FullRoute {
             route: "fast".to_owned(),
             waiting: 8,
@@ -203,11 +205,11 @@ mod tests {
                 full: vec![fast],
                 fits: vec![0, 1, 2, 3]
             },
-            "the last one is too many"
+            "the last task does not fit"
         );
         assert!(
             !queue_full.full[0].never_fits(),
-            "three fit when some are done"
+            "three fit when some have finished"
         );
         assert_eq!(
             limits.take(&request[..3], waiting).map(|slots| slots.len()),
@@ -227,10 +229,10 @@ mod tests {
                 .err()
                 .map(|queue_full| queue_full.full[0].room),
             Some(0),
-            "two are on their way"
+            "two are being submitted"
         );
         drop(held);
-        assert!(rooms.take(&two, |_| 0).is_ok(), "they were given back");
+        assert!(rooms.take(&two, |_| 0).is_ok(), "the places were released");
     }
 
     #[test]
@@ -247,7 +249,7 @@ mod tests {
         let many = vec![wanted("fast"); 1_000];
         assert!(
             QueueLimits::new(None).take(&many, |_| 1_000_000).is_ok(),
-            "however many wait"
+            "no matter how many wait"
         );
     }
 }

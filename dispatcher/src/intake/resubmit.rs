@@ -1,10 +1,11 @@
-//! A finished task, submitted again: a new id, and the name of the old one in `retry_of`.
+//! A finished task, submitted again: a new id, with the old id in `retry_of`.
 
 use pool_core::id::TaskId;
 use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 
-/// The message of the new task. A deadline that has passed is left out: nobody could do it any more.
+/// The message of the new task. A deadline that has passed is dropped: the new task could never
+/// meet it.
 pub(crate) fn resubmit(task: Task, new_id: TaskId, now: Timestamp) -> TaskMessage {
     let mut message = task.message;
     message.id = Some(new_id);
@@ -30,8 +31,12 @@ mod tests {
             (Some(id("new")), Some(id("old"))),
             "both ids"
         );
-        assert_eq!(late.limits.deadline, None, "it is over");
+        assert_eq!(late.limits.deadline, None, "a past deadline is dropped");
         let early = resubmit(task, id("new"), Timestamp(deadline.0 - 1));
-        assert_eq!(early.limits.deadline, Some(deadline), "it is not");
+        assert_eq!(
+            early.limits.deadline,
+            Some(deadline),
+            "a future deadline is kept"
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! Puts this dispatcher's pool file into force: binds its routes and says so in the log.
+//! Puts this dispatcher's pool file into force: binds its routes and appends `configured` to the
+//! event log.
 //!
-//! One process at a time may change bindings: it holds the exclusive queue `pool.topology` meanwhile.
+//! Only one process may change bindings at a time: it holds the exclusive queue `pool.topology`
+//! meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,19 +23,20 @@ use pool_core::rules::Rules;
 use pool_core::state::Fold;
 
 const LOCK: &str = "pool.topology";
-/// A log without a configuration shuts all gates.
+/// Check often, because all gates are shut while the log has no configuration.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Puts the configuration into force; repeats until the broker lets it.
+/// Puts the configuration into force; retries until it succeeds.
 pub async fn put_in_force(process: &Process, pool: &Pool) {
     let mut backoff = Backoff::default();
     while let Err(error) = try_put_in_force(process, pool).await {
-        tell(&error, "the routes are not bound yet; trying again");
+        tell(&error, "failed to bind the routes; trying again");
         backoff.wait().await;
     }
 }
 
-/// Puts it into force again when the log, read from its beginning, knows of none: it is another log than before.
+/// Puts the configuration into force again if the log, read from its beginning, has none: then the
+/// log is a new one.
 pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
     loop {
         tokio::select! {
@@ -46,7 +49,7 @@ pub async fn keep_in_force(process: Process, pool: Arc<Pool>) {
     }
 }
 
-/// This configuration, if it is the one in force: to be said again before the log forgets it.
+/// This configuration, if it is in force, to append again before the log drops it.
 pub(crate) fn in_force(fold: &Fold, pool: &Pool) -> Option<Decision> {
     is_in_force(fold, pool).then(|| configured(pool, config_hash(pool), true))
 }
@@ -65,8 +68,8 @@ fn configured(pool: &Pool, hash: String, again: bool) -> Decision {
     }
 }
 
-/// Declares what is missing and binds the routes in force again, as far as they are this pool file's. Tried once: whoever
-/// found something missing looks again.
+/// Declares missing queues again and binds the routes in force, if this pool file has them. Tried
+/// once: the caller that found something missing checks again.
 pub async fn declare_again(process: &Process, pool: &Pool) {
     let others = |fold: &Fold| fold.configuration().is_some() && !is_in_force(fold, pool);
     if process.log.read(others) {
@@ -82,7 +85,7 @@ pub async fn declare_again(process: &Process, pool: &Pool) {
         try_put_in_force(process, pool).await
     };
     if let Err(error) = declared.await {
-        tracing::warn!(%error, "the queues are not declared again yet; trying later");
+        tracing::warn!(%error, "failed to declare the queues again; trying later");
     }
 }
 
@@ -112,7 +115,8 @@ async fn lock_and_bind(
     )
     .await?;
     let bound = bind(process, pool, channel).await;
-    // The lock belongs to the connection: it must go whatever came of it, and after an error only another channel works.
+    // The lock belongs to the connection, so it must be released whatever happened; after an error
+    // only another channel works.
     let unlocked = async {
         let channel = process.consume.channel().await?;
         let unlock = channel.queue_delete(LOCK.into(), QueueDeleteOptions::default());
@@ -123,8 +127,8 @@ async fn lock_and_bind(
     bound.and(unlocked.await)
 }
 
-/// First into the log: whoever puts another file into force, when this is cut off, then knows of every binding that may be
-/// there.
+/// Appends the event first. If this process dies half-way, the next dispatcher with another file
+/// then knows of every binding that may exist.
 async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), BrokerError> {
     if !process.log.read(|fold| is_in_force(fold, pool)) {
         let hash = config_hash(pool);
@@ -132,7 +136,7 @@ async fn bind(process: &Process, pool: &Pool, channel: &Channel) -> Result<(), B
             .log
             .read(|fold| fold.configuration().map(|before| before.hash.clone()));
         let replaced = replaced.as_deref().unwrap_or("none");
-        tracing::info!(%hash, replaced, file = %pool.file.display(), "this configuration is in force from now on");
+        tracing::info!(%hash, replaced, file = %pool.file.display(), "this configuration is now in force");
         let appended = process.log.append(configured(pool, hash, false)).await;
         appended.map_err(|error| BrokerError::Nacked {
             what: format!("put the configuration in force: {error}"),

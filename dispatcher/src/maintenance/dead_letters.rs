@@ -1,5 +1,5 @@
-//! Issues again what the broker dead-lettered only because it was returned too often (from RabbitMQ 4.0 on after 20
-//! returns, broker fact 2): nothing is wrong with such a message.
+//! Issues messages again that the broker dead-lettered only because they were returned too often
+//! (from RabbitMQ 4.0 on after 20 returns, broker fact 2). Such a message is fine.
 
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use crate::queue_depths::{Depth, depth};
 use crate::reissue::{NotReissued, Reissued, send_on};
 
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// Also when the number of messages is the same: one may have gone and another come.
+/// Also look when the number of messages is unchanged: one may have left and another arrived.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
-/// A look takes all of them in hand: of a dispatcher's time no more than one part in so many.
+/// A look takes all messages, so it may use at most one part in this many of the time.
 const SHARE: u32 = 20;
-/// Behind others that wait for people. All of them are in memory during a look.
+/// How many messages are searched: the broker's letters may be behind letters that wait for people.
+/// All are in memory during a look.
 const MOST: u16 = 5_000;
-/// What comes back as often as this is not saved by another time.
+/// A message that was returned this often would only come back again.
 const MOST_GENERATIONS: u32 = 50;
 
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ enum NotRedriven {
     NotReissued(#[from] NotReissued),
 }
 
-/// Looks whenever there are other than before, until shutdown.
+/// Looks whenever the number of messages has changed, until shutdown.
 pub(crate) async fn run(process: Process, dead: DeadLetters) {
     let mut known = (0, Instant::now());
     let mut not_before = Instant::now();
@@ -51,7 +52,7 @@ pub(crate) async fn run(process: Process, dead: DeadLetters) {
             match redriven {
                 Ok(redriven) => known = (count.saturating_sub(redriven), Instant::now()),
                 Err(error) => {
-                    tracing::warn!(%error, "{DEAD_QUEUE} was not looked at; trying again")
+                    tracing::warn!(%error, "failed to read {DEAD_QUEUE}; trying again")
                 }
             }
         }
@@ -72,7 +73,7 @@ async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriv
         if issue_again(process, &delivery, &death.queue).await? {
             point(Point::RescueIssued);
             let letter = DeadLetter::of(&delivery);
-            tracing::warn!(task_id = letter.task_id, queue = %death.queue, "a message that was returned too often is issued again");
+            tracing::warn!(task_id = letter.task_id, queue = %death.queue, "issued a message again that had been returned too often");
             look.take_out(&delivery).await?;
             redriven += 1;
         }
@@ -81,7 +82,7 @@ async fn redrive(process: &Process, dead: &DeadLetters) -> Result<u32, NotRedriv
     Ok(redriven)
 }
 
-/// To where it was; false when it has to stay.
+/// Sends the message back to where it was; false if it must stay.
 async fn issue_again(
     process: &Process,
     delivery: &Delivery,
@@ -89,7 +90,7 @@ async fn issue_again(
 ) -> Result<bool, NotReissued> {
     let properties = &delivery.properties;
     if queue == RESULTS_QUEUE {
-        // As it came: its headers are ours, those that the broker added are not passed on.
+        // The headers are those of the pool; headers that the broker added are not passed on.
         let id = headers::text(properties.message_id()).unwrap_or_default();
         let attempt = headers::attempt(properties);
         let mut again = Reply::as_it_came(properties).on(headers::result_properties(id, attempt));

@@ -1,7 +1,8 @@
-//! Ends tasks whose deadline passes while they wait: no programmer has to be free for that.
+//! Ends tasks whose deadline passes while they wait; no free programmer is needed for that.
 //!
-//! The result goes the way of all results; what it means the log decides there (`replies`). It holds nothing of this
-//! dispatcher, so that two write the same bytes. The message is dropped when somebody gets it.
+//! The result takes the way of all results; the log decides there what it means (`replies`). It
+//! contains nothing about this dispatcher, so that two dispatchers write the same bytes. The task's
+//! message is dropped when a programmer gets it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,16 +19,17 @@ use pool_core::time::Timestamp;
 use tokio::time::Instant;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A result whose outcome has not been read within so long is published again, then after twice as long, and so on.
+/// If the outcome of a published result is not in the log after this time, publish it again; then
+/// after twice the time, and so on.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(3600);
-/// In one look; the rest is still there at the next.
+/// The most tasks per round; the rest waits for the next.
 const AT_ONCE: usize = 500;
 
-/// When the result of an overdue task is published again, and how long it was waited for until then.
+/// When the result of an overdue task is published again, and the length of the present wait.
 type Told = HashMap<TaskId, (Instant, Duration)>;
 
-/// Looks every second until shutdown.
+/// Checks every second until shutdown.
 pub async fn run(process: Process) {
     let mut told = Told::new();
     loop {
@@ -53,7 +55,7 @@ pub async fn run(process: Process) {
                     told.insert(task, (Instant::now() + pause, pause));
                 }
                 Err(error) => {
-                    tracing::warn!(task_id = %task, %error, "a task is not expired yet; trying again");
+                    tracing::warn!(task_id = %task, %error, "failed to publish the result of an expired task; trying again");
                     break;
                 }
             }
@@ -61,7 +63,7 @@ pub async fn run(process: Process) {
     }
 }
 
-/// Nothing while the log may have gone on without this process: somebody may have started them.
+/// Empty while the log may have gone on without this process: the tasks may have been started.
 fn overdue(process: &Process, told: &Told) -> Vec<(Timestamp, TaskId)> {
     let (true, Ok(now)) = (process.log.is_fresh(), process.clock.now()) else {
         return Vec::new();

@@ -1,6 +1,6 @@
-//! Background services: they keep the pool whole while nobody asks for anything.
+//! Background services that keep the pool whole.
 //!
-//! [`start`] is the table of them. [`supervisor`] runs them and the other services of a dispatcher.
+//! [`start`] lists them. [`supervisor`] runs them and the other services of a dispatcher.
 
 pub mod configuration;
 mod dead_letters;
@@ -22,7 +22,7 @@ use crate::history::History;
 use rescuer::PresenceTracker;
 use supervisor::Services;
 
-/// What the services need.
+/// The parts that the services use.
 pub(crate) struct Maintenance {
     pub(crate) process: Process,
     pub(crate) pool: Arc<Pool>,
@@ -31,7 +31,7 @@ pub(crate) struct Maintenance {
     pub(crate) presence_tracker: PresenceTracker,
 }
 
-/// Starts them all.
+/// Starts all of them.
 pub(crate) fn start(services: &mut Services, maintenance: Maintenance) {
     let Maintenance {
         process,

@@ -1,6 +1,8 @@
-//! Says again what the log must not forget: it drops what is older than its retention (`events.max_age`).
+//! Appends snapshots of open tasks and pauses before their first events fall out of the log's
+//! retention (`events.max_age`).
 //!
-//! Every quarter of that time, so that nothing open is ever older than half of it. Several dispatchers may say the same.
+//! It runs every quarter of that time, so no open item is ever described only by events older than
+//! half of it. Several dispatchers may append the same snapshots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +18,15 @@ use pool_core::time::Timestamp;
 
 use super::configuration;
 
-/// Statements that wait for their place in the log at the same time.
+/// How many snapshots are appended at the same time.
 const AT_ONCE: usize = 128;
 
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// Until shutdown.
+/// Runs until shutdown.
 pub async fn run(process: Process, pool: Arc<Pool>) {
     let every = pool.events.restate_every();
-    // At once: dispatchers may be started again more often than that.
+    // Start at once: a dispatcher may be restarted more often than every quarter.
     let mut wait = Duration::ZERO;
     loop {
         tokio::select! {
@@ -48,12 +50,12 @@ pub async fn run(process: Process, pool: Arc<Pool>) {
         });
         if let Err(error) = say(&process.log, due).await {
             wait = every.min(AFTER_FAILURE);
-            tracing::warn!(%error, "what is open was not said again in the event log; trying again later");
+            tracing::warn!(%error, "failed to append snapshots of open tasks to the event log; trying again later");
         }
     }
 }
 
-/// Pauses, and open tasks of which nothing whole was said since then.
+/// Pauses and open tasks without a snapshot since `then`.
 fn due(fold: &Fold, then: Timestamp) -> impl Iterator<Item = Decision> {
     let pause = |(target, paused): (&_, &pool_core::state::pauses::Paused)| Decision::Paused {
         target: Clone::clone(target),

@@ -1,6 +1,7 @@
-//! Empties queues that no route leads to any more: what waits there is sent on through `pool.tasks`.
+//! Empties queues that no route uses any more: their messages are published to `pool.tasks` again.
 //!
-//! After the pool file has changed, nobody consumes these queues, and only the log remembers that they exist.
+//! After a change of the pool file no programmer consumes these queues, and only the event log has
+//! their names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,14 @@ use pool_core::pool::Pool;
 use super::configuration;
 use crate::reissue::{NotReissued, send_on};
 
-/// What was in a programmer's hands when its queue was retired comes back later.
+/// Check again: a message that a programmer held when its queue was retired returns later.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Empties every retired queue, again and again until the process ends.
+/// Empties all retired queues repeatedly until the process ends.
 pub async fn run(process: Process, pool: Arc<Pool>) {
     while !process.shutdown.is_cancelled() {
-        // Another file may be in force than this process' own: then its idea of what is in use is an old one.
+        // If another file is in force than this process' own, its idea of the queues in use is
+        // outdated.
         if process
             .log
             .read(|fold| configuration::is_in_force(fold, &pool))
@@ -44,7 +46,7 @@ async fn empty_all(process: &Process) {
         .read(|fold| fold.retired_queues(&process.routes))
     {
         while let Err(error) = empty(process, &queue).await {
-            tracing::warn!(%queue, %error, "a queue that is no longer in use is not empty yet; trying again");
+            tracing::warn!(%queue, %error, "failed to empty a queue that is no longer used; trying again");
             tokio::select! {
                 () = process.shutdown.cancelled() => return,
                 () = backoff.wait() => {}
@@ -57,7 +59,7 @@ async fn empty_all(process: &Process) {
 async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
     let limit = process.consume.endpoint().timeout();
     let channel = process.consume.channel().await?;
-    // Asking for a queue that is gone would close the channel with an error.
+    // Asking for a missing queue without `passive` would close the channel with an error.
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
@@ -93,7 +95,7 @@ async fn empty(process: &Process, queue: &str) -> Result<(), NotReissued> {
         moved += 1;
     }
     if moved > 0 {
-        tracing::info!(%queue, moved, "tasks of a queue that is no longer in use were sent on");
+        tracing::info!(%queue, moved, "moved the tasks of a queue that is no longer used");
     }
     discard(&channel, process.consume.endpoint()).await;
     Ok(())

@@ -1,8 +1,10 @@
-//! Publishes tasks whose attempt broke to `pool.tasks` when their next attempt is due.
+//! Publishes tasks to `pool.tasks` when their next attempt is due, after an attempt that failed for
+//! a reason outside of the task.
 //!
-//! A programmer has written `reissued` and put the message into `pool.retries`, where it is held unacknowledged until it is
-//! time. A crash between publish and ack publishes it twice with the same token: the second copy is dropped. Wishes for the
-//! result of a task that is not finished wait there, too.
+//! The programmer has appended `reissued` and put the message into `pool.retries`; this module
+//! holds it unacknowledged until it is due. A crash between publish and ack publishes it twice with
+//! the same token; the second copy is dropped. Requests for the result of an unfinished task wait
+//! here, too.
 
 use std::time::Duration;
 
@@ -28,14 +30,14 @@ use pool_telemetry::clock::wall_clock;
 use crate::consumer;
 use crate::results::ask_for_result;
 
-/// So many wait here; more wait in the queue, behind the first of them that is due.
+/// How many messages are held; the others stay in the queue.
 const PREFETCH: u16 = 1000;
 
 /// Consumes until shutdown.
 pub async fn run(process: Process) {
     consumer::keep(
         &process,
-        "tasks that wait for another attempt are not taken; trying again",
+        "failed to consume tasks that wait for another attempt; trying again",
         || consume(&process),
     )
     .await;
@@ -46,7 +48,7 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit retries",
+        "set the prefetch of retries",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
     )
     .await?;
@@ -65,18 +67,18 @@ async fn consume(process: &Process) -> Result<(), BrokerError> {
     });
     tokio::select! {
         () = in_hand => {}
-        // What waits for its time comes again: it must not hold up the next channel.
+        // Held messages are delivered again, so the next channel must not wait for them.
         () = consumer::in_vain(process, &channel) => {}
     }
     discard(&channel, process.consume.endpoint()).await;
     Ok(())
 }
 
-/// No task has to wait for longer, whatever this machine's clock says.
+/// The longest wait of a task, whatever this machine's clock says.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes again
-/// by itself.
+/// Retries without returning the message: the broker would count a return. If the channel is
+/// closed, the broker delivers the message again.
 async fn handle_until_done(process: &Process, delivery: &Delivery) {
     let due = headers::retry_at(&delivery.properties).unwrap_or_default();
     tokio::time::sleep(due.since(wall_clock()).min(LONGEST)).await;
@@ -87,7 +89,7 @@ async fn handle_until_done(process: &Process, delivery: &Delivery) {
         }
         tell(
             &error,
-            "a task is not issued for its next attempt yet; trying again",
+            "failed to publish a task for its next attempt; trying again",
         );
         backoff.wait().await;
     }
@@ -99,7 +101,7 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         ask_for_result(process, &delivery.properties, None).await?;
         return within(
             limit,
-            "ack a wish for a result",
+            "ack a request for a result",
             delivery.ack(BasicAckOptions::default()),
         )
         .await
@@ -109,7 +111,7 @@ async fn issue(process: &Process, delivery: &Delivery) -> Result<(), BrokerError
         Ok(message) => issue_task(process, delivery, &message).await?,
         // Written by another version, or by hand.
         Err(error) => {
-            tracing::error!(%error, "a message in `pool.retries` is no task; it goes to pool.dead");
+            tracing::error!(%error, "a message in `pool.retries` is not a task; moving it to pool.dead");
             let reason = format!("{}: {error}", ErrorKind::InvalidTask.as_str());
             let properties =
                 Obituary::new(reason, RETRIES_QUEUE, wall_clock()).properties(&delivery.properties);
@@ -145,7 +147,8 @@ async fn issue_task(
     let reply = Reply::of(properties).unwrap_or_else(|_| Reply::without_address(properties));
     let properties = headers::task_properties(name, generation, Keeps::of(properties));
     let (key, properties) = (routing_key(&message.capabilities), reply.on(properties));
-    // One that was cancelled meanwhile goes too: whoever takes it tells its submitter, and drops it.
+    // A task that was cancelled meanwhile is published too: the programmer that gets it sends the
+    // result to its submitter and drops the message.
     let again = Message {
         exchange: TASKS,
         key: &key,
@@ -157,7 +160,7 @@ async fn issue_task(
     process.publisher.publish(again).await?;
     point(Point::RetryIssued);
     if let Some(task) = id {
-        // Whether this arrives decides nothing: the message is in its queue.
+        // Nothing depends on this event: the message is in its queue.
         let _ = process
             .log
             .append(Decision::Published { task, generation })

@@ -1,5 +1,7 @@
-//! Runs the services of a process. A service runs as long as the process does: one that returns or panics before is missed
-//! by tasks, and nothing else would show it. So the process ends with it, and its supervisor starts another one.
+//! Runs the services of a process under their names. A service runs as long as the process.
+//!
+//! If a service returned or panicked early and the process went on, tasks would wait for it
+//! unnoticed. So the process ends with the service, and its supervisor starts another one.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -7,14 +9,14 @@ use std::collections::HashMap;
 use pool_broker::service::Service;
 use tokio::task::{Id, JoinError, JoinSet};
 
-/// The services that run, by name. Dropping it ends them.
+/// The running services, by name. Dropping this value aborts them.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     running: JoinSet<()>,
     names: HashMap<Id, &'static str>,
 }
 
-/// A service that runs no longer.
+/// A service that has ended.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the service {service} has ended: {how}; start the dispatcher again")]
 pub(crate) struct Ended {
@@ -47,7 +49,7 @@ impl Services {
         }
     }
 
-    /// Waits until one ends. Safe to drop and to call again.
+    /// Waits until a service ends. Cancel safe.
     pub(crate) async fn first_end(&mut self) -> Ended {
         match self.running.join_next_with_id().await {
             Some(Ok((id, ()))) => self.ended(id, How::Returned),
@@ -56,7 +58,7 @@ impl Services {
         }
     }
 
-    /// Waits until this one has ended.
+    /// Waits until this service has ended.
     pub(crate) async fn end_of(&mut self, service: &str) {
         while self.names.values().any(|name| *name == service) {
             let ended = self.first_end().await;
@@ -85,13 +87,13 @@ impl How {
     fn of(error: JoinError) -> Self {
         match error.try_into_panic() {
             Ok(panic) => Self::Panicked(text_of(panic.as_ref())),
-            // Nobody aborts a service.
+            // Only dropping `Services` aborts a service.
             Err(_) => Self::Returned,
         }
     }
 }
 
-/// What the panic said.
+/// The message of the panic.
 fn text_of(panic: &(dyn Any + Send)) -> String {
     let literal = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     literal

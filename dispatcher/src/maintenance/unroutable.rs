@@ -1,5 +1,6 @@
-//! Consumes `pool.unroutable`: tasks whose routing key leads nowhere. The capabilities in the message decide where it goes,
-//! together with those in the key. A set that nobody offers gets a `rejected` result.
+//! Consumes `pool.unroutable`: tasks whose routing key leads nowhere. The capabilities in the
+//! message and in the key decide where it goes. If no programmer offers them all, the task gets a
+//! `rejected` result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,15 +32,15 @@ use tokio::time::Instant;
 use super::configuration;
 use crate::consumer;
 
-/// A key that leads to a route, but came here all the same: the bindings are being changed.
+/// The wait for a key that has a route and came here all the same: its bindings are being changed.
 const BINDING_GAP: Duration = Duration::from_secs(1);
-/// What was missing then is there now.
+/// Within this time after a declaration nothing is declared again.
 const DECLARED_FOR: Duration = Duration::from_secs(5);
 
-/// What is to be done with an unroutable message.
+/// The way to handle an unroutable message.
 #[derive(Debug, PartialEq, Eq)]
 enum Remedy {
-    /// Publish it again with this key; `same` when it is the key that it came with.
+    /// Publish the message with this key; `same` if it came with this key.
     Publish {
         key: String,
         same: bool,
@@ -47,7 +48,7 @@ enum Remedy {
     Reject(TaskFailure),
 }
 
-/// `own` is what the task requires.
+/// `own` are the capabilities that the task itself requires.
 fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
     let reject = |problem: String| Remedy::Reject(TaskFailure::new(ErrorKind::Unroutable, problem));
     let publish = |required: &CapabilitySet| {
@@ -55,7 +56,7 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
         let same = sorted == key;
         Remedy::Publish { key: sorted, same }
     };
-    // A key may be anything: what the task itself requires is named before it.
+    // A key may contain anything, so the task's own requirements are checked and reported first.
     if let Err(unroutable) = routes.route(own) {
         return reject(unroutable.to_string());
     }
@@ -72,7 +73,7 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
     }
     match missing {
         Some(unroutable) => reject(format!(
-            "{unroutable}, which its routing key {key:?} asks for"
+            "{unroutable}, which its routing key {key:?} requires"
         )),
         None if !own.is_empty() => publish(own),
         None => reject(format!(
@@ -82,7 +83,8 @@ fn remedy(routes: &Routes, key: &str, own: &CapabilitySet) -> Remedy {
     }
 }
 
-/// The set behind a key with capitals, blanks or commas, behind the name of a queue, or behind an empty key.
+/// Reads the capabilities from a key with capitals, blanks or commas, from the name of a queue, or
+/// from an empty key.
 fn meant_by(key: &str) -> Option<CapabilitySet> {
     let key = key.trim().to_lowercase();
     let key = key.strip_prefix(&queue_name("")).unwrap_or(&key);
@@ -97,7 +99,7 @@ fn meant_by(key: &str) -> Option<CapabilitySet> {
 pub async fn run(process: Process, pool: Arc<Pool>) {
     consumer::keep(
         &process,
-        "unroutable tasks are not taken; trying again",
+        "failed to consume unroutable tasks; trying again",
         || consume(&process, &pool),
     )
     .await;
@@ -108,7 +110,7 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit unroutable tasks",
+        "set the prefetch of unroutable tasks",
         channel.basic_qos(10, BasicQosOptions::default()),
     )
     .await?;
@@ -136,7 +138,7 @@ async fn consume(process: &Process, pool: &Pool) -> Result<(), BrokerError> {
     Ok(())
 }
 
-/// `declared` is when the topology was declared last because of such a message.
+/// `declared` is when such a message last made this process declare the topology.
 async fn handle(
     process: &Process,
     pool: &Pool,
@@ -144,7 +146,7 @@ async fn handle(
     declared: &mut Option<Instant>,
 ) -> Result<(), BrokerError> {
     let message = TaskMessage::parse(&delivery.data, Timestamp::default());
-    // Of the file in force, which may be another than this process' own.
+    // The file in force may be another one than this process' own.
     let routes = process
         .log
         .read(|fold| fold.configuration().map(|c| Routes::new(&c.capabilities)));
@@ -157,14 +159,14 @@ async fn handle(
     };
     match remedy {
         Remedy::Publish { key, same } => {
-            // One time for all that came with it.
+            // Wait once for all messages of a burst.
             if same && declared.is_none_or(|at| at.elapsed() > DECLARED_FOR) {
                 tokio::time::sleep(BINDING_GAP).await;
-                // Or they are gone, with a queue that was deleted.
+                // The bindings may also be gone, with a queue that was deleted.
                 configuration::declare_again(process, pool).await;
                 *declared = Some(Instant::now());
             }
-            tracing::info!(%key, "an unroutable task is published again");
+            tracing::info!(%key, "publishing an unroutable task again");
             let properties = headers::carried_on(&delivery.properties);
             let again = Message {
                 exchange: TASKS,
@@ -179,8 +181,8 @@ async fn handle(
     }
 }
 
-/// A task that was in somebody's hands can be ended by its owner only, and this one's is gone, or its message would not be
-/// here: takes it over as the next owner would.
+/// A task that was started can only be ended by its owner. That owner is gone, or its message would
+/// not be here. So this takes the task over as the next owner would.
 async fn inherit(
     process: &Process,
     delivery: &Delivery,
@@ -220,7 +222,7 @@ async fn inherit(
     }
 }
 
-/// The result goes the way of all results: `replies` decides and forwards.
+/// The result takes the way of all results: `replies` decides and delivers.
 async fn reject(
     process: &Process,
     delivery: &Delivery,
@@ -233,7 +235,7 @@ async fn reject(
         .as_ref()
         .and_then(|message| message.id.clone())
         .or_else(from_property);
-    tracing::info!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a task is rejected");
+    tracing::info!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "rejected a task");
     let mut result = ResultMessage::without_attempt(id.clone(), Status::Rejected, failure);
     if let (Some(id), Some(message)) = (&id, &message) {
         result.attempt = inherit(process, delivery, Task::new(id.clone(), message.clone())).await?;
@@ -251,7 +253,7 @@ async fn reject(
     publish_result(process, &mut result, &properties).await
 }
 
-/// The result holds the task, so it can be too large for a broker that took the task.
+/// The result contains the task, so it can be too large for a broker that accepted the task.
 async fn publish_result(
     process: &Process,
     result: &mut ResultMessage,
@@ -318,7 +320,7 @@ mod tests {
         };
         assert_eq!(
             failure.message, "no programmer offers `gpu`",
-            "it names what is missing"
+            "it names the missing capability"
         );
     }
 
@@ -334,12 +336,12 @@ mod tests {
         assert_eq!(
             reason("nosuch", "nosuch.route"),
             "no programmer offers `nosuch`",
-            "`route` is not in the task"
+            "the task does not require `route`"
         );
         assert_eq!(
             reason("fast", "route"),
-            "no programmer offers `route`, which its routing key \"route\" asks for",
-            "the task alone would be done"
+            "no programmer offers `route`, which its routing key \"route\" requires",
+            "the task alone is routable"
         );
     }
 

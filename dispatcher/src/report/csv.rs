@@ -1,4 +1,4 @@
-//! The report as CSV, for spreadsheets: a row a group, and the total last.
+//! The report as CSV, for spreadsheets: one row per group, then the total.
 
 use super::{Group, Percentiles, Report};
 
@@ -29,7 +29,7 @@ const COLUMNS: [&str; 24] = [
     "failures",
 ];
 
-/// The text. Numbers that are not known are empty.
+/// The CSV text. Unknown numbers are empty cells.
 ///
 /// # Errors
 /// Never in practice: it is written to memory.
@@ -54,7 +54,7 @@ fn row(group: &Group) -> [String; COLUMNS.len()] {
         .iter()
         .map(|(kind, count)| format!("{}={count}", kind.as_str()))
         .collect();
-    // A spreadsheet takes what begins like this for a formula.
+    // A spreadsheet takes a cell that begins like this for a formula.
     let formula = group.name.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let name = if formula {
         format!("'{}", group.name)

@@ -1,5 +1,5 @@
-//! The report as one page that needs nothing else: no script, no font, no picture from outside. Names of LLMs, programmers
-//! and labels are others' words: they are escaped, here and by `plotters`.
+//! The report as one self-contained page: no script, font or image from outside. Names of LLMs,
+//! programmers and labels are foreign texts: they are escaped, here and by `plotters`.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::{Group, Percentiles, Report};
 use crate::format::{dollars, duration, tokens};
 
 const STYLE: &str = include_str!("page.css");
-/// Fewer decided tasks than these tell little about an LLM.
+/// An LLM with fewer decided tasks than this is hard to judge.
 const ENOUGH: u64 = 10;
 
 /// The page.
@@ -44,16 +44,16 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
     Ok(page)
 }
 
-/// What matters most, in large.
+/// The most important numbers, in large.
 fn tiles(report: &Report) -> String {
     let total = &report.total;
     let per_success = total.cost_per_succeeded_usd.map_or("–".to_owned(), dollars);
     let each = [
         ("tasks", total.tasks.to_string()),
         ("succeeded", rate(total.success_rate)),
-        ("at the first attempt", rate(total.first_attempt_rate)),
+        ("at the first try", rate(total.first_attempt_rate)),
         ("cost", dollars(total.cost_usd)),
-        ("for each success", per_success),
+        ("cost per success", per_success),
         ("failovers", total.failovers.to_string()),
     ];
     let tile =
@@ -72,22 +72,22 @@ fn figures(report: &Report) -> Result<String, Failed> {
         .collect();
     if decided.is_empty() {
         return Ok(
-            "<p>No task has succeeded or failed in this time, so there is nothing to draw.</p>\n"
+            "<p>No task succeeded or failed in this period, so there is nothing to draw.</p>\n"
                 .to_owned(),
         );
     }
-    let worth = "Up is better, left is cheaper. The larger a point, the more tasks; the line through it is where the rate \
-                 lies with a confidence of 95 %. Who has not succeeded once is in the table only.";
+    let worth = "Up is better, left is cheaper. A larger point stands for more tasks; the line through it is the 95 % confidence \
+                 interval of the rate. Groups without a succeeded task are in the table only.";
     let caption = format!("{}{}", names(&decided), verdict(&decided, worth));
     let mut text = figure("Is it worth its money?", &caption, |p| {
         plots::worth(&decided, p)
     })?;
-    let times = "Light to strong: half of the tasks, 90 % and 99 % took no longer.";
+    let times = "From light to dark: the time within which 50 %, 90 % and 99 % of the tasks ended.";
     text.push_str(&figure("How long does it take?", times, |p| {
         plots::durations(&decided, p)
     })?);
     if !report.total.failures.is_empty() {
-        let classes = "Tasks that did not succeed, by the class of their error.";
+        let classes = "Tasks that did not succeed, by the kind of their error.";
         text.push_str(&figure("What went wrong?", classes, |p| {
             plots::failures(report, p)
         })?);
@@ -95,7 +95,7 @@ fn figures(report: &Report) -> Result<String, Failed> {
     Ok(text)
 }
 
-/// Whose point has which number.
+/// The names of the numbered points.
 fn names(groups: &[&Group]) -> String {
     let name = |(group, ..): &(&Group, f64, f64)| format!("<li>{}</li>", escape(&group.name));
     format!(
@@ -104,7 +104,7 @@ fn names(groups: &[&Group]) -> String {
     )
 }
 
-/// Those that nobody beats in both, success and money.
+/// The groups that no other group beats in both success rate and cost.
 fn verdict(groups: &[&Group], caption: &str) -> String {
     let best = worth_it(groups);
     let few = groups
@@ -118,7 +118,7 @@ fn verdict(groups: &[&Group], caption: &str) -> String {
     let few = match few {
         0 => String::new(),
         some => format!(
-            " {some} of {} have fewer than {ENOUGH} tasks: too few to tell.",
+            " {some} of {} have fewer than {ENOUGH} tasks, too few to judge.",
             groups.len()
         ),
     };
@@ -126,17 +126,18 @@ fn verdict(groups: &[&Group], caption: &str) -> String {
         [] => caption.to_owned(),
         [one] => {
             format!(
-                "{one} is beaten by no other: none succeeds more often or costs less for a success.{few} {caption}"
+                "No other beats {one}: none succeeds more often or costs less per success.{few} {caption}"
             )
         }
         several => format!(
-            "No other succeeds more often for less money than any of these: {}.{few} {caption}",
+            "No other beats any of these in both success rate and cost: {}.{few} {caption}",
             several.join(", ")
         ),
     }
 }
 
-/// Groups for which no other has a success rate at least as high for at most as much, and one of both better.
+/// The groups that no other group dominates: success rate at least as high at a cost at most as
+/// high, and one of both better.
 pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
     let value = |group: &Group| Some((group.success_rate?, group.cost_per_succeeded_usd?));
     let beats = |other: &Group, group: &Group| {
@@ -151,7 +152,7 @@ pub(super) fn worth_it<'a>(groups: &[&'a Group]) -> Vec<&'a Group> {
     groups.iter().filter(unbeaten).copied().collect()
 }
 
-/// Four times: the page shows the one that fits.
+/// Draws the plot four times; the page shows the variant that fits.
 fn figure(
     title: &str,
     caption: &str,
@@ -181,7 +182,7 @@ fn table(report: &Report) -> String {
         "tasks",
         "success",
         "cost",
-        "per success",
+        "cost per success",
         "failovers",
         "succeeded",
         "first try",
@@ -244,15 +245,15 @@ fn note(report: &Report) -> String {
     let unknown = match report.without_details {
         0 => String::new(),
         some => format!(
-            " Of {some} tasks only the outcome is known any more: they are not in times and tokens."
+            " The details of {some} tasks are no longer in the log; times and tokens leave them out."
         ),
     };
     let left_out = report
         .not_in_rates()
         .map_or(String::new(), |some| format!(" ({some})"));
     format!(
-        "Success is counted of tasks that succeeded or failed; rejected, cancelled and expired ones are only among the tasks{left_out}. \
-         The cost is that of deciding attempts; what others and probes have spent is in the budget.{unknown}"
+        "The success rates count tasks that succeeded or failed; rejected, cancelled and expired tasks count only as tasks{left_out}. \
+         The cost is that of deciding attempts; the budget also has the cost of other attempts and of probes.{unknown}"
     )
 }
 

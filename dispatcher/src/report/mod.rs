@@ -1,8 +1,8 @@
-//! The report: what the tasks of some days came to, in numbers, by LLM, programmer, route or label. It answers which LLM is
-//! worth its money.
+//! The report: results, times and costs of the tasks of a period, by LLM, programmer, route or
+//! label. It answers which LLM is worth its money.
 //!
-//! `query` is what is asked, `tally` the arithmetic (pure); `csv`, `plots` and `html`
-//! are the forms.
+//! `query` holds the parameters, `reading` collects the tasks, `tally` is the arithmetic (pure).
+//! `csv`, `plots` and `html` are the formats.
 
 pub mod csv;
 pub mod html;
@@ -26,23 +26,25 @@ use crate::format::date_and_time;
 /// `GET /report`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
-    /// Counted are tasks that ended from here on.
+    /// The report counts tasks that ended from this time on.
     pub since: Timestamp,
-    /// Up to here.
+    /// The end of the period.
     pub until: Timestamp,
     /// `llm`, `programmer`, `route` or `label:<key>`.
     pub by: String,
     pub total: Group,
-    /// Most tasks first.
+    /// Groups with the most tasks first.
     pub groups: Vec<Group>,
-    /// Of so many tasks only the outcome is known any more: they count, but not in times, tokens and labels.
+    /// Tasks of which only the outcome is known. They count as tasks, but not in times, tokens and
+    /// labels.
     pub without_details: u64,
 }
 
-/// What some tasks came to.
+/// The totals of some tasks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
-    /// By LLM, a task belongs to the one that gave its last answer; calls, tokens and cost to the one that they were for.
+    /// The group's name. By LLM, a task belongs to the LLM that gave its last answer; calls, tokens
+    /// and cost belong to the LLM that was called.
     pub name: String,
     /// Tasks that ended.
     pub tasks: u64,
@@ -51,9 +53,9 @@ pub struct Group {
     pub rejected: u64,
     pub cancelled: u64,
     pub expired: u64,
-    /// Succeeded, of those that succeeded or failed: 0 to 1.
+    /// Succeeded tasks, of those that succeeded or failed: 0 to 1.
     pub success_rate: Option<f64>,
-    /// The same for those that succeeded in their first attempt.
+    /// The same for tasks that succeeded in their first attempt.
     pub first_attempt_rate: Option<f64>,
     /// From the start of the deciding attempt to its end: exact percentiles (nearest rank).
     pub duration_ms: Option<Percentiles>,
@@ -62,16 +64,16 @@ pub struct Group {
     pub calls: u64,
     pub failed_calls: u64,
     pub input_tokens: u64,
-    /// Of the input tokens.
+    /// The part of the input tokens that came from a cache.
     pub cached_input_tokens: u64,
     pub output_tokens: u64,
-    /// Of deciding attempts; what others and probes have cost is in the budget.
+    /// The cost of deciding attempts. The budget also has the cost of other attempts and of probes.
     pub cost_usd: MicroUsd,
-    /// Everything that was spent, failed tasks included, for each that succeeded; rounded up.
+    /// All spending, failed tasks included, for each succeeded task; rounded up.
     pub cost_per_succeeded_usd: Option<MicroUsd>,
-    /// Tasks that a backup LLM has answered.
+    /// Tasks that a backup LLM answered.
     pub failovers: u64,
-    /// Tasks that did not succeed, by the class of their error.
+    /// Tasks that did not succeed, by the kind of their error.
     pub failures: BTreeMap<ErrorKind, u64>,
 }
 
@@ -92,7 +94,8 @@ impl Report {
         }
     }
 
-    /// Which of the tasks are not in the rates: `2 cancelled, 1 expired`; None when all are.
+    /// The tasks that the rates leave out, such as `2 cancelled, 1 expired`; None if the rates
+    /// include all.
     pub fn not_in_rates(&self) -> Option<String> {
         let Group {
             rejected,
@@ -113,14 +116,14 @@ impl Report {
         (!some.is_empty()).then(|| some.join(", "))
     }
 
-    /// What it is by, for people.
+    /// The grouping, for people.
     pub fn by_words(&self) -> &str {
         if self.by == "llm" { "LLM" } else { &self.by }
     }
 }
 
 impl Group {
-    /// Tasks that tell something about who did them.
+    /// Tasks that succeeded or failed; only these say something about the LLM or programmer.
     pub fn decided(&self) -> u64 {
         self.succeeded + self.failed
     }

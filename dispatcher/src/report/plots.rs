@@ -1,5 +1,5 @@
-//! The plots of the report, as SVG by `plotters`. Each is drawn for a light and for a dark page, broad and narrow: text that
-//! is scaled down with a picture is not readable on a telephone.
+//! The plots of the report, as SVG drawn by `plotters`. Each plot is drawn for a light and a dark
+//! page, broad and narrow: text that is scaled down with a picture is unreadable on a phone.
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
@@ -8,12 +8,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{Group, Report};
 
-/// More rows than these are not readable; the table has all.
+/// More rows than this are unreadable; the table has all of them.
 const MOST_ROWS: usize = 14;
-/// Half of the last number of a scale lies beyond its end.
+/// Half of the last number of a scale extends beyond its end.
 const EDGE: u32 = 34;
 
-/// Colours for one kind of page.
+/// The colours for one kind of page.
 #[derive(Clone, Copy)]
 pub(super) struct Palette {
     text: RGBColor,
@@ -44,7 +44,7 @@ pub(super) const DARK: Palette = Palette {
     bad: RGBColor(240, 130, 105),
 };
 
-/// What is drawn on.
+/// The drawing area.
 #[derive(Clone, Copy)]
 pub(super) struct Paper {
     pub(super) palette: Palette,
@@ -56,17 +56,17 @@ impl Paper {
         if self.narrow { 340 } else { 760 }
     }
 
-    /// So many numbers have room below it.
+    /// How many numbers fit below the plot.
     fn marks(self) -> usize {
         if self.narrow { 4 } else { 7 }
     }
 
-    /// Of one row: where names are above it, they need their room.
+    /// The height of a row; names above the row need space.
     fn lane(self) -> u32 {
         if self.narrow { 50 } else { 34 }
     }
 
-    /// Where a row's marks are.
+    /// The middle of a row's marks.
     fn middle(self, row: usize) -> f64 {
         let within = if self.narrow { 0.65 } else { 0.5 };
         f64::from(u32::try_from(row).unwrap_or(u32::MAX)) + within
@@ -96,14 +96,14 @@ fn svg(
     Ok(text)
 }
 
-/// Who has a place in [`worth`], with its cost in dollars and its rate: the first has the number 1 there.
+/// The points of [`worth`] with cost in dollars and rate, in the order of their numbers from 1.
 pub(super) fn points<'a>(groups: &[&'a Group]) -> Vec<(&'a Group, f64, f64)> {
     let point = |group: &&'a Group| Some((*group, dollars(group)?, group.success_rate? * 100.0));
     groups.iter().filter_map(point).take(MOST_ROWS).collect()
 }
 
-/// Success against money: up is better, left is cheaper. The whiskers are where the rate of more such tasks would be, with a
-/// confidence of 95 % (Wilson).
+/// Success rate against cost: up is better, left is cheaper. The whiskers are the 95 % confidence
+/// interval of the rate (Wilson).
 pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     let points = points(groups);
     let dearest = points.iter().map(|(_, cost, _)| *cost).fold(0.0, f64::max);
@@ -126,7 +126,7 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
         let cost = |cost: &f64| money(*cost, right);
         mesh.x_label_formatter(&cost)
             .y_label_formatter(&|rate| format!("{rate:.0} %"));
-        mesh.x_desc("cost for each succeeded task")
+        mesh.x_desc("cost per succeeded task")
             .y_desc("succeeded")
             .draw()?;
         for (group, cost, rate) in &points {
@@ -147,11 +147,11 @@ pub(super) fn worth(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     })
 }
 
-/// The numbers of what is at one place.
+/// The numbers of the points at one place.
 struct Label {
     x: i32,
     y: i32,
-    /// Where they begin, right of the dot.
+    /// Where the numbers begin, to the right of the dot.
     beside: i32,
     numbers: String,
 }
@@ -171,14 +171,15 @@ impl Label {
     }
 }
 
-/// Numbers beside the points, moved down where they would cover each other. Names would lie across the lines of others.
+/// Puts numbers beside the points, moved down where they would overlap. Names would cross the lines
+/// of other points.
 fn number_points(
     chart: &Plane<'_, '_>,
     points: &[(&Group, f64, f64)],
     paper: Paper,
 ) -> Result<(), Failed> {
     const LINE: i32 = 17;
-    /// Dots so near to each other look like one.
+    /// Dots this close to each other look like one.
     const SAME: i32 = 3;
     let area = chart.plotting_area().strip_coord_spec();
     let (left, top) = area.get_base_pixel();
@@ -186,7 +187,7 @@ fn number_points(
     for (number, (group, cost, rate)) in (1..).zip(points) {
         let (x, y) = chart.backend_coord(&(*cost, *rate));
         let (x, y, beside) = (x - left, y - top, x - left + radius(group.tasks) + 5);
-        // One dot for two of them would say that there is one.
+        // Points at the same place share a label, so that one dot shows all their numbers.
         match places
             .iter_mut()
             .find(|label| (label.x - x).abs() <= SAME && (label.y - y).abs() <= SAME)
@@ -204,7 +205,8 @@ fn number_points(
     let mut taken: Vec<(i32, i32, i32)> = Vec::new();
     for label in places {
         let (x, wide) = (label.beside, label.width());
-        // Those above come first, so each is moved below all that it would cover.
+        // Labels are placed from the top, so each is moved below all earlier ones that it would
+        // cover.
         let covered = |y: i32| {
             let beside =
                 move |&&(other, _, width): &&(i32, i32, i32)| x - other < width && other - x < wide;
@@ -224,7 +226,7 @@ fn number_points(
     Ok(())
 }
 
-/// Half, nine of ten and 99 of 100 tasks took no longer than this.
+/// The time within which 50 %, 90 % and 99 % of the tasks ended.
 pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Failed> {
     let rows: Vec<(&str, [f64; 3])> = groups
         .iter()
@@ -261,7 +263,7 @@ pub(super) fn durations(groups: &[&Group], paper: Paper) -> Result<String, Faile
     })
 }
 
-/// Tasks that did not succeed, by class.
+/// Tasks that did not succeed, by the kind of their error.
 pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> {
     let mut rows: Vec<(&str, u64)> = report
         .total
@@ -289,7 +291,7 @@ pub(super) fn failures(report: &Report, paper: Paper) -> Result<String, Failed> 
     })
 }
 
-/// A row for each name, and a scale from 0 on below them.
+/// A row for each name, above a scale that begins at 0.
 fn lanes(
     names: &[&str],
     (axis, end): (&str, f64),
@@ -334,7 +336,7 @@ fn lanes(
     })
 }
 
-/// What fits beside a plot.
+/// Shortens a name to fit beside a plot.
 fn short(name: &str) -> String {
     const FITS: usize = 34;
     match name.char_indices().nth(FITS) {
@@ -355,14 +357,14 @@ fn seconds(ms: u64) -> f64 {
     number(ms) / 1000.0
 }
 
-/// For the place in a plot only: money is counted in whole micro-dollars.
+/// Only for the position in a plot: money is counted in whole micro-dollars.
 fn dollars(group: &Group) -> Option<f64> {
     group
         .cost_per_succeeded_usd
         .map(|cost| number(cost.0) / 1_000_000.0)
 }
 
-/// On a scale that ends there: all its numbers have as many places.
+/// A number on a scale with this end: all numbers of a scale have the same decimals.
 fn money(dollars: f64, end: f64) -> String {
     let places = match end {
         10.0.. => 0,
@@ -394,7 +396,7 @@ fn plain(value: f64) -> String {
     }
 }
 
-/// An area for each task, up to a size.
+/// An area proportional to the number of tasks, up to a limit.
 fn radius(tasks: u64) -> i32 {
     const SIZES: [(u64, i32); 4] = [(10, 5), (50, 7), (200, 10), (1000, 13)];
     SIZES

@@ -1,4 +1,4 @@
-//! What a report is asked for: since when, and by what.
+//! The parameters of a report: the period and the grouping.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use pool_core::time::Timestamp;
 
-/// Tasks that ended before this are not counted.
+/// The beginning of the period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     Ago(Duration),
     At(Timestamp),
-    /// As far back as the log goes.
+    /// From the beginning of the log.
     All,
 }
 
@@ -22,7 +22,7 @@ impl Default for Since {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no span: write for example 7d, 24h, 90m, 2026-01-31T00:00:00Z, or all")]
+#[error("{0:?} is not a period; expected for example 7d, 24h, 90m, 2026-01-31T00:00:00Z, or all")]
 pub struct InvalidSince(String);
 
 impl FromStr for Since {
@@ -58,7 +58,7 @@ impl Since {
     }
 }
 
-/// What tasks are put together by.
+/// The grouping of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum By {
     #[default]
@@ -69,7 +69,7 @@ pub enum By {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a report is by llm, programmer, route or label:<key>, not by {0:?}")]
+#[error("cannot group by {0:?}; expected llm, programmer, route or label:<key>")]
 pub struct InvalidBy(String);
 
 impl FromStr for By {

@@ -1,4 +1,4 @@
-//! Reads what a report is about: the log says which tasks have ended, the history has their numbers.
+//! Collects the tasks of a report: the log has their outcomes, the history their numbers.
 
 use pool_core::id::TaskId;
 use pool_core::state::{Fold, TaskState};
@@ -9,11 +9,11 @@ use super::query::{By, Since};
 use super::tally::{self, Ended};
 use crate::views::Reader;
 
-/// Of the tasks that ended since then.
+/// Builds the report about the tasks that ended since then.
 pub(crate) fn report(reader: &Reader, since: Since, by: &By) -> Report {
     let until = reader.process.log.read(Fold::now).max(wall_clock());
     let since = since.at(until);
-    // Meanwhile nothing is folded: only what is counted is copied.
+    // The fold stands still during this closure, so it copies only what the report counts.
     let ended: Vec<(TaskId, TaskState)> = reader.process.log.read(|fold| {
         let counted = |state: &TaskState| {
             state

@@ -12,21 +12,22 @@ use super::query::By;
 use super::{Group, Percentiles, Report};
 use crate::history::record::Record;
 
-/// The name of those that have none: no LLM was asked, the label is not there, the route is forgotten.
+/// The group of tasks without a name: no LLM was called, the label is missing, or the route is no
+/// longer in the log.
 const NONE: &str = "(none)";
 
-/// A task that has ended: what the log says, and what its result did.
+/// A finished task: its log entry, and the numbers of its result.
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub outcome: Outcome,
-    /// Attempts that count; 0: forgotten, or none.
+    /// Attempts that count; 0 if no attempt counts, or if they are no longer in the log.
     pub attempts: u32,
     pub route: String,
     pub labels: BTreeMap<String, String>,
     pub record: Option<Arc<Record>>,
 }
 
-/// The report about tasks that ended between these two moments, the first one included.
+/// The report about tasks that ended in this period, including its first moment.
 pub fn report(ended: &[Ended], by: &By, (since, until): (Timestamp, Timestamp)) -> Report {
     let (mut total, mut groups) = (Sums::default(), HashMap::<String, Sums>::new());
     let mut without_details = 0;
@@ -81,7 +82,7 @@ impl Ended {
         known.unwrap_or_else(|| NONE.to_owned())
     }
 
-    /// What was spent, and for which group.
+    /// The spending of a task, by group.
     fn usage(&self, by: &By) -> Vec<(String, Spent)> {
         let each = self
             .record
@@ -100,7 +101,7 @@ impl Ended {
     }
 }
 
-/// Calls, tokens and money.
+/// Calls, tokens and cost.
 #[derive(Debug, Clone, Default)]
 struct Spent {
     calls: u64,
@@ -124,7 +125,7 @@ impl From<&LlmUsage> for Spent {
     }
 }
 
-/// Of a task without details the cost is known.
+/// The whole spending of a task. If its details are gone, the log still has the cost.
 fn all_usage(task: &Ended) -> Spent {
     let Some(record) = &task.record else {
         return Spent {
@@ -148,7 +149,8 @@ struct Sums {
     group: Group,
     durations: Vec<u64>,
     queued: Vec<u64>,
-    /// Decided ones whose attempts are known, and those of them that succeeded in their first.
+    /// Decided tasks whose attempts are known, and those of them that succeeded in the first
+    /// attempt.
     counted: u64,
     first: u64,
 }
@@ -214,7 +216,7 @@ fn rate(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// The smallest value that so many percent of all are not above.
+/// The smallest value that at least so many percent of all values do not exceed.
 fn percentiles(mut values: Vec<u64>) -> Option<Percentiles> {
     values.sort_unstable();
     let at = |percent: usize| {

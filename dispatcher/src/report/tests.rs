@@ -37,7 +37,7 @@ fn used(
     }
 }
 
-/// A task that ended, its usage as the worker sums it up.
+/// A task that ended, with its usage as the worker sums it up.
 fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>) -> Ended {
     let (mut usage, cost) = (
         Usage::default(),
@@ -96,7 +96,7 @@ fn ended(at: u64, status: Status, name: &str, run_ms: u64, by_llm: Vec<LlmUsage>
     }
 }
 
-/// Six tasks of two LLMs, and one that was cancelled before anybody took it.
+/// Six tasks of two LLMs, and one that was cancelled before a programmer took it.
 fn sample() -> Vec<Ended> {
     use Status::{Failed, Succeeded};
     let mut second_try = ended(
@@ -176,7 +176,7 @@ fn the_numbers_are_those_that_a_hand_computes() {
     assert_eq!(
         (free.tasks, free.succeeded, free.failed),
         (3, 2, 1),
-        "who gave the last answer has the task"
+        "a task belongs to the LLM that gave its last answer"
     );
     assert_eq!(free.success_rate, Some(2.0 / 3.0), "two of three");
     assert_eq!(
@@ -200,12 +200,12 @@ fn the_numbers_are_those_that_a_hand_computes() {
             p90: 300,
             p99: 300
         }),
-        "a tenth of it"
+        "a tenth of the run times"
     );
     assert_eq!(
         (free.calls, free.failed_calls),
         (9, 4),
-        "also those of the task that another LLM ended"
+        "including the task that another LLM finished"
     );
     assert_eq!(
         (free.input_tokens, free.output_tokens),
@@ -218,7 +218,7 @@ fn the_numbers_are_those_that_a_hand_computes() {
     assert_eq!(
         (paid.tasks, paid.succeeded, paid.failed, paid.failovers),
         (3, 2, 1, 1),
-        "it has ended one for the other"
+        "it finished one task for the other LLM"
     );
     assert_eq!(
         paid.cost_usd,
@@ -319,7 +319,7 @@ fn tasks_are_put_together_by_what_is_asked_for() {
     assert_eq!(
         names(&By::Programmer),
         pairs(&[("001", 3), ("006", 3), ("(none)", 1)]),
-        "who did it"
+        "the programmer"
     );
     assert_eq!(names(&By::Route), pairs(&[("any", 7)]), "where it waited");
     assert_eq!(
@@ -330,7 +330,7 @@ fn tasks_are_put_together_by_what_is_asked_for() {
     assert_eq!(
         names(&By::Label("other".to_owned())),
         pairs(&[("(none)", 7)]),
-        "nobody has it"
+        "no task has the label"
     );
     let by_run = all(&By::Label("run_id".to_owned()));
     assert_eq!(
@@ -346,7 +346,7 @@ fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
     assert_eq!(
         (some.total.tasks, some.groups.len()),
         (3, 2),
-        "20, 30 and 40: both ends are in"
+        "20, 30 and 40: both ends are included"
     );
     let now = Timestamp(1_000_000_000);
     for (text, at) in [
@@ -376,7 +376,7 @@ fn only_tasks_that_ended_in_the_time_asked_for_are_counted() {
         "99999999999999999999d",
         "9999999999999999999d",
     ] {
-        assert!(bad.parse::<Since>().is_err(), "{bad:?} is no span");
+        assert!(bad.parse::<Since>().is_err(), "{bad:?} is not a period");
     }
     assert!(
         ["label:", "llms", "label"]
@@ -401,7 +401,7 @@ fn of_an_old_task_the_outcome_counts_and_its_attempts_are_not_guessed() {
     assert_eq!(
         (report.without_details, report.total.succeeded),
         (1, 1),
-        "it is said that details are gone"
+        "it reports missing details"
     );
     assert_eq!(
         report.total.cost_usd,
@@ -411,7 +411,7 @@ fn of_an_old_task_the_outcome_counts_and_its_attempts_are_not_guessed() {
     assert_eq!(
         (report.total.first_attempt_rate, report.total.duration_ms),
         (None, None),
-        "nothing is made up"
+        "attempts are not guessed"
     );
 }
 
@@ -454,11 +454,11 @@ fn a_record_is_read_from_the_result_as_it_is_on_the_wire() {
     assert_eq!(
         Record::read(b"no result"),
         None,
-        "what is no result has none"
+        "a body that is not a result has no record"
     );
 }
 
-/// A run whose name is an attack.
+/// A report whose group has an attack as its name.
 fn hostile() -> Report {
     let mut tasks = sample();
     let name = "</title><script>alert(1)</script>\"' onload=x\n&lt;";
@@ -556,12 +556,12 @@ fn the_page_is_whole_in_itself_and_names_cannot_break_out_of_it() {
             .count();
         assert_eq!(
             words, 0,
-            "nothing but the name of SVG and what stands in a name looks like an address"
+            "only the SVG namespace and the text of a name look like an address"
         );
         assert_eq!(
             page.matches("</title>").count(),
             1,
-            "the name has not closed it"
+            "the name does not close the element"
         );
         assert_eq!(
             page.matches("<svg").count(),
@@ -573,7 +573,7 @@ fn the_page_is_whole_in_itself_and_names_cannot_break_out_of_it() {
     let page = html::page(&hostile()).expect("a page");
     assert!(
         page.contains("&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;"),
-        "it is shown as what it is"
+        "the name is shown as text"
     );
 }
 
@@ -635,7 +635,7 @@ fn two_with_the_same_point_have_one_label_with_both_numbers() {
         .collect();
     assert!(
         texts.contains(&"1, 3") && texts.contains(&"2"),
-        "who is where: {texts:?}"
+        "each point has its number: {texts:?}"
     );
 }
 
@@ -647,5 +647,8 @@ fn the_whiskers_are_wilsons_interval() {
         "8 of 10, by the table: {low} {high}"
     );
     let (low, high) = plots::wilson(0, 0);
-    assert!(low < 1e-9 && high > 0.7, "nothing is known: {low} {high}");
+    assert!(
+        low < 1e-9 && high > 0.7,
+        "without data the interval is wide: {low} {high}"
+    );
 }

@@ -1,5 +1,6 @@
-//! Acks of results. Nobody waits for one, and each costs the broker a command of its own to the queue, so those of a few
-//! milliseconds go together: one for all up to the first that is still in hand, and one each for those behind it.
+//! Acknowledges results in groups. Nobody waits for an ack, and each costs the broker a command to
+//! the queue, so the acks of a few milliseconds go together. One ack covers all results up to the
+//! first that is still in progress; each finished result behind it gets an ack of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,33 +12,33 @@ use pool_broker::fault::{Point, point};
 use pool_broker::{BrokerError, within};
 use tokio::sync::mpsc;
 
-/// From one round of acks to the next.
+/// The interval between two rounds of acks.
 const PACE: Duration = Duration::from_millis(5);
-/// After so many rounds a result that is done does not wait any more for one before it.
+/// After this many rounds a finished result no longer waits for an earlier one.
 const ROUNDS: u8 = 4;
-/// The most acks that are looked at in one round.
+/// The most acks that are considered in one round.
 const TOGETHER: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ack {
     tag: DeliveryTag,
-    /// With all before it.
+    /// Also acks all earlier deliveries.
     multiple: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
-    /// Handled, not acked, for so many rounds.
+    /// Handled but not acked, for this many rounds.
     Waiting(u8),
     Acked,
 }
 
-/// Which deliveries of a channel are done. Pure.
+/// The finished deliveries of a channel. Pure.
 #[derive(Debug, Default)]
 struct Tally {
-    /// All up to this one are acked.
+    /// All deliveries up to this one are acked.
     through: DeliveryTag,
-    /// Those behind it that are done.
+    /// Finished deliveries behind it.
     done: BTreeMap<DeliveryTag, Done>,
 }
 
@@ -46,7 +47,7 @@ impl Tally {
         self.done.insert(tag, Done::Waiting(0));
     }
 
-    /// A round: the acks that are due now.
+    /// Ends a round: returns the acks that are due now.
     fn due(&mut self) -> Vec<Ack> {
         let mut acks: Vec<Ack> = self.whole().into_iter().collect();
         for (tag, done) in &mut self.done {
@@ -65,8 +66,8 @@ impl Tally {
         acks
     }
 
-    /// One ack for all up to the first that is still in hand. Its own tag must not have been acked: the broker would
-    /// close the channel.
+    /// One ack for all deliveries up to the first that is still in progress. The ack's tag must not
+    /// have been acked before: the broker would close the channel.
     fn whole(&mut self) -> Option<Ack> {
         let mut last = None;
         while let Some(done) = self.done.remove(&(self.through + 1)) {
@@ -89,7 +90,7 @@ impl Tally {
     }
 }
 
-/// Acks what comes out of `handled` until the channel is gone or nobody is left who handles.
+/// Acks the tags from `handled` until the channel is closed or all senders are gone.
 ///
 /// # Errors
 /// When an ack cannot be written: the broker delivers what is unacknowledged again.
@@ -139,7 +140,7 @@ mod tests {
                 tag: 3,
                 multiple: true
             }],
-            "one for all"
+            "one ack for all"
         );
         assert_eq!(tally.due(), [], "once");
     }
@@ -149,7 +150,7 @@ mod tests {
         let mut tally = Tally::default();
         [2, 3].into_iter().for_each(|tag| tally.add(tag));
         for _ in 0..ROUNDS {
-            assert_eq!(tally.due(), [], "the first may be done in a moment");
+            assert_eq!(tally.due(), [], "the first result may finish soon");
         }
         assert_eq!(
             tally.due(),
@@ -163,7 +164,7 @@ mod tests {
                     multiple: false
                 }
             ],
-            "one each"
+            "one ack each"
         );
         tally.add(1);
         assert_eq!(
@@ -172,11 +173,11 @@ mod tests {
                 tag: 1,
                 multiple: true
             }],
-            "only what is left"
+            "only the remaining ones"
         );
     }
 
-    /// All orders in which so many results can be done.
+    /// All orders in which these results can finish.
     fn orders(tags: Vec<u64>) -> Vec<Vec<u64>> {
         if tags.is_empty() {
             return vec![tags];
@@ -190,7 +191,8 @@ mod tests {
         tags.iter().copied().flat_map(first).collect()
     }
 
-    /// Plays this order, with so many rounds after each result; gives what was acked.
+    /// Finishes the results in this order, with this many rounds after each; returns the acked
+    /// tags.
     fn play(order: &[u64], rounds: usize) -> BTreeSet<u64> {
         let (mut tally, mut done, mut acked) = (Tally::default(), BTreeSet::new(), BTreeSet::new());
         for (number, tag) in order.iter().enumerate() {
@@ -210,7 +212,7 @@ mod tests {
                 for tag in all {
                     assert!(
                         done.contains(&tag),
-                        "{tag} is in hand, {order:?}, {rounds} rounds"
+                        "{tag} is still in progress, {order:?}, {rounds} rounds"
                     );
                     acked.insert(tag);
                 }

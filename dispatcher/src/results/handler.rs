@@ -1,7 +1,9 @@
-//! Takes results from `results`, lets the log decide whose counts, and forwards it to the submitter.
+//! Takes results from `results`, lets the log decide which attempt's result counts, and delivers it
+//! to the submitter.
 //!
-//! A result stays unacknowledged until the log names the winner and its result is in the history and on the reply
-//! queue. A crash in between forwards the same bytes again: consumers drop the double by `message_id`.
+//! A result stays unacknowledged until the log names the winner and its result is in the history
+//! and on the reply queue. After a crash in between, the same bytes are delivered again; consumers
+//! drop duplicates by `message_id`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,17 +37,17 @@ use super::request_result::ask_for_result;
 use crate::consumer;
 use crate::history::{History, Kind, NotRead};
 
-/// Results in hand at once.
+/// The most results in progress at once.
 const PREFETCH: u16 = 200;
-/// How long the history may take to show a result that the log knows of.
+/// How long the history may take to show a result that the log has.
 const IN_HISTORY_WITHIN: Duration = Duration::from_secs(2);
-/// And how long it is waited for in all, by somebody who asks for a result again.
+/// The total wait for a result in the history when it is requested again.
 const IN_HISTORY_AT_ALL: Duration = Duration::from_secs(30);
-/// Who wants the result of a task that is not finished asks again after so long.
+/// A request for the result of an unfinished task is repeated after 5 s.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// What consumes `results` and what sends replies, until shutdown: the caller runs these services. `patience` is for reply
-/// queues that do not take theirs.
+/// The services that consume `results` and send replies until shutdown, which the caller runs. `patience` is the time that a
+/// result waits for a reply queue that refuses it.
 pub(crate) fn services(process: Process, history: History, patience: Duration) -> [Service; 2] {
     let (reply_sender, sending) = ReplySender::new(process.clone(), patience);
     let handler = ResultHandler {
@@ -57,7 +59,7 @@ pub(crate) fn services(process: Process, history: History, patience: Duration) -
     let handling = async move {
         consumer::keep(
             &handler.process,
-            "results are not taken; trying again",
+            "failed to consume results; trying again",
             || consume(&handler),
         )
         .await;
@@ -65,7 +67,7 @@ pub(crate) fn services(process: Process, history: History, patience: Duration) -
     [("results", handling.boxed()), ("replies", sending.boxed())]
 }
 
-/// What is needed to handle a result.
+/// The parts that are needed to handle a result.
 struct ResultHandler {
     process: Process,
     history: History,
@@ -73,11 +75,11 @@ struct ResultHandler {
     untold: Untold,
 }
 
-/// How many results their submitters do not have yet. Cheap to clone.
+/// Counts the results that have not reached their submitters. Cheap to clone.
 #[derive(Clone, Default)]
 struct Untold(Arc<AtomicUsize>);
 
-/// One of them.
+/// One such result; it counts until it is dropped.
 struct UntoldResult(Untold);
 
 impl Untold {
@@ -88,7 +90,7 @@ impl Untold {
 }
 
 impl UntoldResult {
-    /// Whether there are more.
+    /// Whether there are other such results.
     fn has_others(&self) -> bool {
         self.0.0.load(Ordering::Relaxed) > 1
     }
@@ -106,7 +108,7 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit results",
+        "set the prefetch of results",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
     )
     .await?;
@@ -126,7 +128,8 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
                 if let Ok(delivery) = delivery
                     && handle_until_done(handler, &delivery).await
                 {
-                    // When whoever acks has ended, so does all of this: what is unacknowledged is delivered again.
+                    // If the task that acks has ended, this consumer ends too, and the broker
+                    // delivers unacknowledged results again.
                     let _ = handled.send(delivery.delivery_tag).await;
                 }
             })
@@ -135,7 +138,7 @@ async fn consume(handler: &ResultHandler) -> Result<(), BrokerError> {
     };
     let ended = tokio::select! {
         ended = async { tokio::try_join!(in_hand, acknowledge(&channel, limit, tags)) } => ended.map(drop),
-        // What is in hand comes again: it must not hold up the next channel.
+        // Results in progress are delivered again, so the next channel must not wait for them.
         () = consumer::in_vain(process, &channel) => Ok(()),
     };
     discard(&channel, process.consume.endpoint()).await;
@@ -151,7 +154,7 @@ enum NotHandled {
     Log(#[from] LogError),
     #[error(transparent)]
     History(#[from] NotRead),
-    #[error("the history does not have the result of task {0} yet")]
+    #[error("the result of task {0} is not in the history yet")]
     NotYetKept(TaskId),
     #[error(transparent)]
     Reply(#[from] NotDelivered),
@@ -159,11 +162,11 @@ enum NotHandled {
 
 impl NotHandled {
     fn tell(&self) {
-        let text = "a result is not handled yet; trying again";
+        let text = "failed to handle a result; trying again";
         match self {
             Self::Broker(error) | Self::Reply(NotDelivered::Broker(error)) => tell(error, text),
             Self::Log(_) => tracing::warn!(error = %self, "{text}"),
-            // The end of the history is near, or what keeps it away is told by its reader; the reply_sender tells of his queues.
+            // The history's reader and the reply sender report these problems themselves.
             Self::History(_) | Self::NotYetKept(_) | Self::Reply(NotDelivered::Waits(_)) => {
                 tracing::debug!(error = %self, "{text}")
             }
@@ -171,8 +174,8 @@ impl NotHandled {
     }
 }
 
-/// Tries again in place: a return to the queue would be counted by the broker. A delivery whose channel is gone comes
-/// again by itself: false.
+/// Retries without returning the message: the broker would count a return. If the channel is closed
+/// the broker delivers the message again: then returns false.
 async fn handle_until_done(handler: &ResultHandler, delivery: &Delivery) -> bool {
     point(Point::ResultTaken);
     let mut backoff = Backoff::default();
@@ -190,10 +193,10 @@ async fn handle_until_done(handler: &ResultHandler, delivery: &Delivery) -> bool
     true
 }
 
-/// What earlier tries at a result have brought about.
+/// The progress that earlier tries have made.
 struct Progress {
     arrived: Instant,
-    /// It is in the history.
+    /// The result is in the history.
     kept: bool,
 }
 
@@ -215,7 +218,7 @@ async fn handle(
             point(Point::ResultDelivered);
         }
         Err(error) => {
-            tracing::error!(%error, "a message in `results` is no result; it goes to pool.dead");
+            tracing::error!(%error, "a message in `results` is not a result; moving it to pool.dead");
             let properties = json_properties();
             let message = Message {
                 exchange: DEAD_EXCHANGE,
@@ -230,7 +233,8 @@ async fn handle(
     Ok(())
 }
 
-/// A task was published more than once: whoever did so gets the result that there is, or that there will be.
+/// A task was published more than once. Each publisher gets the result, at once or when there is
+/// one.
 async fn repeat(
     handler: &ResultHandler,
     delivery: &Delivery,
@@ -265,11 +269,12 @@ async fn repeat(
     }
     let entry = history.wait_for_result(&id, IN_HISTORY_WITHIN).await?;
     let Some(offset) = entry.and_then(|entry| entry.result_at) else {
-        // Its outcome is in the log before it is in the history; later it is too old to be there.
+        // The log has an outcome before the history does. After the wait, the result is too old for
+        // the history.
         if arrived.elapsed() < IN_HISTORY_AT_ALL {
             return Err(NotHandled::NotYetKept(id));
         }
-        tracing::warn!(task_id = %id, "the history has no result to repeat");
+        tracing::warn!(task_id = %id, "the requested result is not in the history");
         return Ok(());
     };
     match history.body(offset).await? {
@@ -280,8 +285,9 @@ async fn repeat(
     }
 }
 
-/// The result of a cancelled task, made from the log. The worker writes the usage of the stopped attempt into the log and
-/// asks for this result afterwards; reading back an event of our own makes sure that the usage has been read too.
+/// The result of a cancelled task, made from the log. The worker appends the usage of the stopped
+/// attempt before it requests this result. Reading back an event of our own makes sure that the
+/// usage has been read too.
 async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, LogError> {
     process.log.append(Decision::Tick).await?;
     Ok(ResultMessage::cancelled(
@@ -290,8 +296,8 @@ async fn cancelled(process: &Process, task: &TaskId) -> Result<ResultMessage, Lo
     ))
 }
 
-/// Into the history if it is the outcome, and to the submitter, byte for byte. Both are confirmed before the result is
-/// acked; neither waits for the other.
+/// Writes the result to the history if it is the outcome, and sends it to the submitter, byte for
+/// byte. Both are confirmed before the result is acked; neither waits for the other.
 async fn deliver(
     handler: &ResultHandler,
     delivery: &Delivery,
@@ -339,7 +345,7 @@ async fn deliver(
         point(Point::ResultReplied);
         told
     };
-    // The reply first: its submitter waits, for the history nobody does.
+    // Start with the reply: the submitter waits for it.
     let (told, kept) = tokio::join!(tell, keep);
     progress.kept = kept.is_ok();
     kept?;

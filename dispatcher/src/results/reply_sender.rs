@@ -1,8 +1,8 @@
-//! Brings results to their submitters' reply queues, and lets no queue hold up the others.
+//! Delivers results to their submitters' reply queues, and lets no queue hold up the others.
 //!
-//! A reply queue can refuse (full, with `reject-publish`) or not answer (a quorum queue without a majority). Then one
-//! result at a time tries it, and what still comes for it after a while goes to `pool.dead`, from where an operator has
-//! it sent when the queue is mended.
+//! A reply queue can refuse (full, with `reject-publish`) or not answer (a quorum queue without a
+//! majority). Then only one result at a time is tried. Results that still cannot be delivered after
+//! a while go to `pool.dead`; an operator sends them again when the queue works.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,13 +20,14 @@ use pool_broker::topology::{DEAD_EXCHANGE, REPLIES, RESULTS_QUEUE};
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-/// Between two tries at a queue that does not take its results: so long at first, twice as long each time, up to the second.
+/// The pause between two tries at a queue that refuses its results: the first pause, doubled each
+/// time up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After so many results that were taken one after the other a queue is as good as any. One that is only read slowly takes
-/// fewer, and would refuse most of what came at once.
+/// Consecutive successes after which a queue is no longer throttled. A queue that is only read
+/// slowly takes fewer in a row, and would refuse most of a burst.
 const TRUSTED_AFTER: u32 = 20;
-/// One that nobody has named for so long.
+/// A throttled queue that had no result for this long is dropped from memory.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const REASON: &str = "reply_refused";
 
@@ -34,11 +35,11 @@ const REASON: &str = "reply_refused";
 pub(crate) enum NotDelivered {
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    #[error("{0} does not take its results; another one is tried first")]
+    #[error("{0} refuses its results; another result is tried first")]
     Waits(String),
 }
 
-/// Whose turn it is at a queue that did not take a result.
+/// The next step for a result whose queue is throttled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Try,
@@ -46,16 +47,16 @@ enum Turn {
     GiveUp,
 }
 
-/// A reply queue that did not take a result.
+/// A throttled reply queue: it refused a result.
 #[derive(Debug, Clone, Copy)]
 struct Reluctant {
-    /// Since then it has taken nothing.
+    /// Since when it has accepted nothing.
     since: Instant,
     last_refused: Instant,
     next_try: Instant,
-    /// After the next refusal.
+    /// The pause after the next refusal.
     pause: Duration,
-    /// So many it has taken since it last refused one.
+    /// How many results it has accepted since its last refusal.
     taken: u32,
 }
 
@@ -81,7 +82,7 @@ impl Reluctant {
         };
     }
 
-    /// True when it is as good as any again.
+    /// True if the queue is no longer throttled.
     fn took(&mut self, now: Instant) -> bool {
         let taken = self.taken + 1;
         *self = Self {
@@ -94,9 +95,9 @@ impl Reluctant {
         taken >= TRUSTED_AFTER
     }
 
-    /// Of a result that is here since `arrived`: it is given up when it, or the queue, has waited for long enough, and not
-    /// before the queue has refused one since then.
-    /// `longest` is how long a try may take: until then nobody else has one.
+    /// The turn of a result that arrived at `arrived`. The result is given up if it, or the queue,
+    /// has waited for the patience, but not before the queue has refused one since then.
+    /// `longest` is the longest duration of a try: until then no other result is tried.
     fn turn(
         &mut self,
         (arrived, now): (Instant, Instant),
@@ -116,7 +117,7 @@ impl Reluctant {
 pub(crate) struct ReplySender {
     process: Process,
     outbox: Outbox,
-    /// So long results wait for a queue that does not take them.
+    /// How long results wait for a queue that refuses them.
     patience: Duration,
     reluctant: Mutex<HashMap<String, Reluctant>>,
 }
@@ -138,9 +139,9 @@ impl ReplySender {
         (reply_sender, sending)
     }
 
-    /// Brings a result to the queue that the properties name, if they name one. Ok also when no queue is bound there, and
-    /// when the result is in `pool.dead` instead.
-    /// `arrived` is when it was first tried to.
+    /// Delivers a result to the queue that the properties name, if they name one. Ok also if no
+    /// queue is bound there, or if the result went to `pool.dead` instead.
+    /// `arrived` is the time of its first try.
     pub(crate) async fn deliver(
         &self,
         came_with: &BasicProperties,
@@ -196,7 +197,7 @@ impl ReplySender {
             .map(|queue| queue.turn((arrived, Instant::now()), self.patience, longest))
     }
 
-    /// `tried`: it was known before that the queue is reluctant; otherwise many may have been on their way at once.
+    /// `tried`: the queue was already throttled; otherwise many results may have been sent at once.
     fn learn(&self, to: &str, tried: bool, delivered: &Result<(), BrokerError>) {
         let now = Instant::now();
         let mut reluctant = self
@@ -216,11 +217,11 @@ impl ReplySender {
                         now.duration_since(queue.last_refused) < FORGOTTEN_AFTER
                     });
                     reluctant.insert(to.to_owned(), Reluctant::new(now));
-                    tracing::warn!(reply_to = %to, %error, "a reply queue does not take its results; they are tried one at a time");
+                    tracing::warn!(reply_to = %to, %error, "a reply queue refuses its results; trying one at a time");
                 }
             }
             Ok(()) if reluctant.get_mut(to).is_some_and(|queue| !queue.took(now)) => {}
-            // A broker that is away or silent says nothing about one queue.
+            // If the broker is away or silent, that says nothing about one queue.
             Ok(()) | Err(_) => {
                 if reluctant.remove(to).is_some() {
                     tracing::info!(reply_to = %to, "the results for this reply queue are no longer held back");
@@ -237,7 +238,7 @@ impl ReplySender {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let reason = format!(
-            "{REASON}: {to} takes its results too slowly or not at all, for {} s by now; mend it or make room in it, then `pool dead retry` sends this one",
+            "{REASON}: {to} has accepted its results too slowly or not at all for {} s; repair or empty the queue, then run `pool dead retry` to send this result",
             self.patience.as_secs()
         );
         let properties = Obituary::new(reason, RESULTS_QUEUE, wall_clock()).properties(came_with);
@@ -250,12 +251,12 @@ impl ReplySender {
         };
         self.process.publisher.publish(message).await?;
         point(Point::GaveUp);
-        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead: its reply queue does not take it (`pool dead list`)");
+        tracing::error!(task_id = id, reply_to = %to, "the result is in pool.dead because its reply queue refuses it (see `pool dead list`)");
         Ok(())
     }
 }
 
-/// Where a result goes, if anywhere, and with which properties.
+/// The destination of a result, if it has one, and its properties.
 fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProperties)> {
     let Ok(Reply {
         to: Some(to),
@@ -272,10 +273,11 @@ fn addressed(came_with: &BasicProperties, id: &str) -> Option<(String, BasicProp
     Some((to, properties))
 }
 
-/// Sends a result from `pool.dead` to its reply queue; gives where that is. None when the letter is none of [`ReplySender`]'s.
+/// Sends a result from `pool.dead` to its reply queue and returns the queue's address. None if the
+/// letter was not put there by [`ReplySender`].
 ///
 /// # Errors
-/// When the queue still does not take it, or is not there.
+/// When the queue still refuses the result, or does not exist.
 pub(crate) async fn send_again(
     process: &Process,
     letter: &Delivery,
@@ -297,7 +299,7 @@ pub(crate) async fn send_again(
     Ok(Some(to))
 }
 
-/// The broker has answered for this queue alone, or has not.
+/// True if the error concerns this queue alone.
 fn is_the_queues_fault(error: &BrokerError) -> bool {
     matches!(
         error,
@@ -328,31 +330,31 @@ mod tests {
         assert_eq!(
             turn(&mut queue, 0, 0),
             Turn::Wait,
-            "it has just refused one"
+            "it has just refused a result"
         );
-        assert_eq!(turn(&mut queue, 0, 5), Turn::Try, "the first one");
-        assert_eq!(turn(&mut queue, 0, 6), Turn::Wait, "the others");
+        assert_eq!(turn(&mut queue, 0, 5), Turn::Try, "the first result");
+        assert_eq!(turn(&mut queue, 0, 6), Turn::Wait, "the other results");
         queue.refused(at(8));
-        assert_eq!(turn(&mut queue, 0, 13), Turn::Try, "after that was refused");
-        assert_eq!(turn(&mut queue, 0, 42), Turn::Wait, "its try takes long");
+        assert_eq!(turn(&mut queue, 0, 13), Turn::Try, "after another refusal");
+        assert_eq!(turn(&mut queue, 0, 42), Turn::Wait, "a try takes long");
         queue.refused(at(42));
-        assert_eq!(
-            turn(&mut queue, 0, 60),
-            Turn::Try,
-            "it may have been mended"
-        );
+        assert_eq!(turn(&mut queue, 0, 60), Turn::Try, "it may work again");
         assert_eq!(
             turn(&mut queue, 0, 61),
             Turn::GiveUp,
-            "a minute is over, and it has refused since"
+            "the patience is over, and it has refused since"
         );
         assert_eq!(
             turn(&mut queue, 50, 61),
             Turn::Wait,
-            "one that came after the last refusal waits for the next"
+            "a result that came after the last refusal waits for the next"
         );
         queue.refused(at(62));
-        assert_eq!(turn(&mut queue, 50, 63), Turn::GiveUp, "and that was it");
+        assert_eq!(
+            turn(&mut queue, 50, 63),
+            Turn::GiveUp,
+            "the next refusal has come"
+        );
     }
 
     #[test]
@@ -373,29 +375,29 @@ mod tests {
             assert_eq!(
                 turn(&mut queue, now, now),
                 Turn::Try,
-                "half a second later it has room again"
+                "half a second later it accepts one again"
             );
-            assert!(!queue.took(at(now)), "one is not many");
+            assert!(!queue.took(at(now)), "one success is not enough");
             assert_eq!(
                 turn(&mut queue, now, now),
                 Turn::Try,
-                "the next one at once"
+                "the next result at once"
             );
             queue.refused(at(now));
         }
         assert_eq!(
             turn(&mut queue, 3000, 5001),
             Turn::Wait,
-            "it has taken one half a second ago"
+            "it accepted one half a second ago"
         );
         assert_eq!(
             turn(&mut queue, 2000, 5001),
             Turn::GiveUp,
-            "who has waited for three seconds holds others up"
+            "a result that has waited for three seconds holds others up"
         );
         for taken in 1..TRUSTED_AFTER {
             assert!(!queue.took(at(6000)), "{taken} of {TRUSTED_AFTER}");
         }
-        assert!(queue.took(at(6000)), "now it is as good as any");
+        assert!(queue.took(at(6000)), "now it is no longer throttled");
     }
 }

@@ -1,4 +1,4 @@
-//! The wish for the result of a task, as it is published.
+//! Publishes a request for the result of a task.
 
 use lapin::BasicProperties;
 use pool_broker::BrokerError;
@@ -8,8 +8,8 @@ use pool_broker::publisher::Message;
 use pool_broker::topology::{REPLIES, RESULTS_KEY, RETRIES_KEY};
 use pool_core::time::Timestamp;
 
-/// Somebody waits for the result of the task of this message: he asks for it in `results` now, or at that time, until when
-/// his wish waits here.
+/// Requests the result of this message's task for its reply queue: in `results` now, or at `later`,
+/// until when the request waits here.
 pub(crate) async fn ask_for_result(
     process: &Process,
     came_with: &BasicProperties,

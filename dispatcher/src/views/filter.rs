@@ -1,4 +1,5 @@
-//! Which tasks `GET /tasks` gives. Pure: from the fold, the words that the history has, and who was heard of.
+//! The filter of `GET /tasks`. Pure: it reads the fold, the history's summaries and labels, and the
+//! last heartbeats.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -17,7 +18,7 @@ use crate::history::Entry;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 5_000;
-/// What `status` of a task can be.
+/// The values of a task's `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -64,30 +65,30 @@ impl From<Status> for Stage {
     }
 }
 
-/// Which tasks `GET /tasks` gives.
+/// Which tasks `GET /tasks` returns.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// How far it is, or the status of its result.
+    /// `queued`, `running`, or the status of its result.
     #[schemars(with = "Stage")]
     status: Option<Stage>,
-    /// Who works on it, or did.
+    /// The programmer that works on the task, or did.
     programmer: Option<ProgrammerId>,
-    /// `key=value` or `key:value`; without a value, every task that has the key.
+    /// `key=value` or `key:value`; an empty value matches every task that has the key.
     #[schemars(with = "String")]
     label: Option<Label>,
-    /// Of its result; of a running task, the primary LLM of its programmer.
+    /// The LLM that made the result; for a running task, its programmer's primary LLM.
     llm: Option<LlmName>,
-    /// Somewhere in its id, its summary or its labels, in any case.
+    /// Text in the task's id, summary or labels; upper and lower case are the same.
     text: Option<String>,
-    /// 100 unless told otherwise; more than 5000 count as 5000, and `offset` leads to the next.
+    /// 100 by default; at most 5000. Use `offset` for the tasks after that.
     limit: Option<usize>,
-    /// Of the list without it, so many are left out at its beginning.
+    /// How many of the newest matching tasks to skip.
     offset: Option<usize>,
 }
 
-/// What a label is looked for by: its key, `=` or `:`, and its value or nothing. Where the key ends only a label tells: keys
-/// may have these signs in them.
+/// A label filter: key, `=` or `:`, and a value or nothing. Keys may contain these signs too, so
+/// the key ends where a task's label says it does.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Label(String);
@@ -98,7 +99,7 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, String> {
         if !text.contains(['=', ':']) {
             return Err(format!(
-                "the label {text:?} is not key=value; `{text}=` is every task that has the key"
+                "the label {text:?} is not key=value; use `{text}=` for every task that has the key"
             ));
         }
         Ok(Self(text.to_owned()))
@@ -137,12 +138,12 @@ impl Label {
     }
 }
 
-/// A task that may be in the list, and what it is sorted by.
+/// A task that may be in the list, with its sort key.
 pub(super) type Found = (Option<Timestamp>, TaskId);
 
 impl Filter {
-    /// How many match by what the log alone can tell, and the newest of them, in no order; all of them if words are still to
-    /// be asked for.
+    /// How many tasks match by the log alone, and the newest of them, unordered. If the filter also
+    /// asks for words, all of them.
     pub(super) fn of_log(&self, pool: &Pool, fold: &Fold, heard: &Snapshot) -> (usize, Vec<Found>) {
         let matches = |state: &TaskState| {
             self.status
@@ -183,7 +184,7 @@ impl Filter {
         )
     }
 
-    /// Words are looked for in any case.
+    /// The search for text ignores upper and lower case.
     pub(super) fn in_lower_case(self) -> Self {
         Self {
             text: self.text.map(|text| text.to_lowercase()),
@@ -203,7 +204,7 @@ impl Filter {
         self.label.is_some() || self.text.is_some()
     }
 
-    /// What only the words tell that the history has of it.
+    /// Matches the part of the filter that needs the history: label and text.
     pub(super) fn of_words(&self, id: &TaskId, entry: Option<&Entry>) -> bool {
         let label = |label: &Label| entry.is_some_and(|entry| label.is_among(&entry.labels));
         self.label.as_ref().is_none_or(label)
@@ -214,7 +215,7 @@ impl Filter {
     }
 }
 
-/// The newest first, without `offset` at the beginning, at most `limit`.
+/// Sorts newest first, then applies `offset` and `limit`.
 pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
@@ -225,7 +226,7 @@ pub(super) fn newest(mut found: Vec<Found>, filter: &Filter) -> Vec<TaskId> {
         .collect()
 }
 
-/// Of `text` in lower case.
+/// `text` must be in lower case.
 fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
     let has = |words: &str| words.to_lowercase().contains(text);
     let of_entry = |entry: &Entry| {
@@ -235,7 +236,7 @@ fn contains(id: &TaskId, entry: Option<&Entry>, text: &str) -> bool {
     has(id.as_str()) || entry.is_some_and(of_entry)
 }
 
-/// Whose work the result is; of a running task, who is asked first.
+/// The LLM that made the result; for a running task, its programmer's primary LLM.
 fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
     match (&state.outcome, &state.owner) {
         (Some(outcome), _) => outcome.llm.as_ref(),
@@ -246,14 +247,14 @@ fn llm<'a>(pool: &'a Pool, state: &'a TaskState) -> Option<&'a LlmName> {
     }
 }
 
-/// What lists are sorted by: when it was submitted, if that is known, else when it finished.
+/// The sort key of lists: the time of submission if known, else the time it finished.
 fn time(state: &TaskState) -> Option<Timestamp> {
     state
         .submitted_at
         .or_else(|| state.outcome.as_ref().map(|outcome| outcome.at))
 }
 
-/// Whether somebody works on it: a task whose programmer is lost waits for another one.
+/// Whether a programmer works on the task. A task whose programmer is lost waits for another one.
 pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
     state
         .owner
@@ -261,7 +262,7 @@ pub(super) fn runs(fold: &Fold, state: &TaskState, heard: &Snapshot) -> bool {
         .is_some_and(|owner| !heard.has_lost(fold, owner))
 }
 
-/// Who works on it, or did.
+/// The programmer that works on the task, or did.
 pub(super) fn programmer(state: &TaskState, runs: bool) -> Option<&ProgrammerId> {
     let owner = state
         .owner

@@ -72,7 +72,7 @@ fn label_of(text: &str) -> Label {
 
 #[test]
 fn a_label_without_a_value_is_refused_by_name() {
-    let refused = Label::try_from("foo".to_owned()).expect_err("nobody can tell what is meant");
+    let refused = Label::try_from("foo".to_owned()).expect_err("it has no value");
     assert!(refused.contains("\"foo\" is not key=value"), "{refused}");
 }
 
@@ -189,7 +189,7 @@ fn a_list_is_the_newest_that_match_and_counts_all_of_them() {
     assert_eq!(
         listed(&filter).0,
         300,
-        "words are asked for afterwards: none is left out before"
+        "words are matched afterwards, so no task is left out before"
     );
 }
 
@@ -232,6 +232,6 @@ fn words_are_found_in_ids_summaries_and_labels() {
             ..Filter::default()
         }
         .of_words(&id(1), None),
-        "nothing is known"
+        "the history has no entry"
     );
 }

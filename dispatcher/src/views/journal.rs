@@ -1,7 +1,9 @@
-//! What happened to each task lately, as the log was read: the timelines of the dashboard, and which tasks have changed.
+//! The recent events of each task, recorded as the log is read: the dashboard's timelines, and
+//! which tasks have changed.
 //!
-//! The fold keeps states, not how they came about, because nothing is decided by that. Here is a bounded memory of it:
-//! of a task either all events are kept or none ([`older`](super::older) reads those from the stream).
+//! The fold keeps states but not their history, because no decision needs it. The journal is a
+//! bounded memory of that history. It keeps all events of a task or none; [`older`](super::older)
+//! reads forgotten tasks from the stream.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -14,9 +16,9 @@ use pool_core::result::Status;
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 
-/// Events of tasks that are kept: a few dozen megabytes.
+/// The number of events that are kept: a few dozen megabytes.
 const EVENTS: usize = 60_000;
-/// The latest changes that can be asked for.
+/// The number of latest changes that can be queried.
 const CHANGES: usize = 2_000;
 
 /// One event about a task.
@@ -31,9 +33,10 @@ pub struct Entry {
 struct Track {
     entries: Vec<Entry>,
     version: u64,
-    /// Heard of it since then.
+    /// Events since it is tracked.
     events: usize,
-    /// Its beginning was forgotten: it has a version, so that its page hears of news, and no entries.
+    /// The task's beginning was forgotten: it has a version, so that its page learns of news, but
+    /// no entries.
     partial: bool,
 }
 
@@ -42,9 +45,10 @@ struct Memory {
     tracks: HashMap<TaskId, Track>,
     /// Tasks by their first event, oldest first.
     order: VecDeque<TaskId>,
-    /// Hashes of those that were forgotten. Two tasks with the same one do no harm: a timeline is read from the stream.
+    /// Hashes of forgotten tasks. A collision is harmless: that timeline is read from the stream
+    /// instead.
     forgotten: HashSet<u64>,
-    /// Whose attempts these are: some events name only the attempt.
+    /// The task of each attempt: some events name only the attempt.
     attempts: HashMap<AttemptId, TaskId>,
     events: usize,
     version: u64,
@@ -56,26 +60,26 @@ struct Memory {
 #[derive(Debug, Clone, Default)]
 pub struct Journal(Arc<RwLock<Memory>>);
 
-/// Which tasks have changed since a version.
+/// The tasks that have changed since a version.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Changes {
     These(Vec<TaskId>),
-    /// More than are remembered.
+    /// More changes than the journal remembers.
     Many,
 }
 
 impl Journal {
-    /// Counts events about tasks.
+    /// The number of events about tasks so far.
     pub fn version(&self) -> u64 {
         self.look(|memory| memory.version)
     }
 
-    /// The version at the last event about this task; 0 when none is kept.
+    /// The version at the last event of this task; 0 if none is kept.
     pub fn version_of(&self, task: &TaskId) -> u64 {
         self.look(|memory| memory.tracks.get(task).map_or(0, |track| track.version))
     }
 
-    /// What is kept of this task, oldest first.
+    /// The kept events of this task, oldest first.
     pub fn entries(&self, task: &TaskId) -> Vec<Entry> {
         self.look(|memory| {
             memory
@@ -86,7 +90,7 @@ impl Journal {
         })
     }
 
-    /// Each task once.
+    /// The tasks that have changed since `version`, each once.
     pub fn changed_since(&self, version: u64) -> Changes {
         self.look(|memory| {
             let remembered = memory
@@ -110,7 +114,7 @@ impl Journal {
         })
     }
 
-    /// How many tasks have ended how.
+    /// The number of finished tasks by outcome.
     pub fn ended(&self) -> HashMap<Status, u64> {
         self.look(|memory| memory.ended.clone())
     }
@@ -124,7 +128,7 @@ impl Journal {
 impl Observer for Journal {
     fn starts_over(&self) {
         let mut memory = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        // Versions go on, so that whoever asks for changes hears that there are many.
+        // Versions keep growing, so a client that asks for changes learns that there are many.
         let version = memory.version + 1;
         *memory = Memory {
             version,
@@ -145,7 +149,7 @@ impl Observer for Journal {
 impl Memory {
     fn hear(&mut self, entry: &Entry) {
         if let Decision::Used { so_far: true, .. } = entry.decision {
-            // There is one for each paid call, and the next one says more.
+            // There is one for each paid call, and the next one supersedes it.
             return;
         }
         let task_of = |attempt: &AttemptId| self.attempts.get(attempt).cloned();
@@ -171,7 +175,7 @@ impl Memory {
         if !track.partial {
             track.entries.push(entry.clone());
         }
-        // One without entries counts too, or there were no end of them.
+        // A task without entries counts too, or their number would be unbounded.
         self.events += 1;
         track.events += 1;
         self.changes.push_back((self.version, task));
@@ -190,7 +194,7 @@ impl Memory {
         }
     }
 
-    /// The oldest tasks go as a whole.
+    /// Forgets the oldest tasks as a whole.
     fn forget(&mut self) {
         while self.events > EVENTS
             && let Some(oldest) = self.order.pop_front()
@@ -242,17 +246,17 @@ mod tests {
         assert_eq!(
             journal.changed_since(0),
             Changes::These(vec![task(1), task(2)]),
-            "the newest first, each once"
+            "newest first, each once"
         );
         assert_eq!(
             journal.changed_since(2),
             Changes::These(vec![task(1)]),
-            "since then"
+            "since the version"
         );
         assert_eq!(
             journal.changed_since(3),
             Changes::These(vec![]),
-            "a tick is about no task"
+            "a tick concerns no task"
         );
         for n in 0..CHANGES {
             hear(&journal, &published(n));
@@ -260,14 +264,14 @@ mod tests {
         assert_eq!(
             journal.changed_since(2),
             Changes::Many,
-            "more than are remembered"
+            "more changes than are remembered"
         );
         let before = journal.version();
         journal.starts_over();
         assert_eq!(
             journal.changed_since(before),
             Changes::Many,
-            "everything may be another"
+            "anything may have changed"
         );
         assert!(
             journal.entries(&task(1)).is_empty(),
@@ -292,23 +296,27 @@ mod tests {
         assert_eq!(
             journal.entries(&task(EVENTS - 1)).len(),
             1,
-            "the newest is there"
+            "the newest task is kept"
         );
         assert!(
             journal.look(|memory| memory.events) <= EVENTS,
-            "no more than that"
+            "only the oldest task is gone"
         );
         hear(&journal, &published(1));
         assert_eq!(
             journal.entries(&task(1)).len(),
             0,
-            "what comes late is not taken for all of it"
+            "a late event does not pass for a whole timeline"
         );
         assert!(
             journal.version_of(&task(1)) > 0,
-            "but whoever looks at it hears that there is something new"
+            "but its page learns that there is news"
         );
-        assert_eq!(journal.entries(&task(EVENTS - 1)).len(), 1, "others go on");
+        assert_eq!(
+            journal.entries(&task(EVENTS - 1)).len(),
+            1,
+            "other tasks are unaffected"
+        );
     }
 
     #[test]
@@ -341,7 +349,7 @@ mod tests {
         assert_eq!(
             journal.ended(),
             HashMap::from([(Status::Cancelled, 1)]),
-            "one has ended"
+            "one task has ended"
         );
     }
 }

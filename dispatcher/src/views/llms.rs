@@ -1,4 +1,4 @@
-//! Breakers and the budget as the status shows them: from the fold alone.
+//! Breakers and the budget for the status, from the fold alone.
 
 use std::collections::BTreeMap;
 
@@ -21,23 +21,23 @@ pub enum BreakerState {
     HalfOpen,
 }
 
-/// One breaker that is not closed, or was not a while ago.
+/// A breaker that is not closed, or that closed recently.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct BreakerStatus {
     pub llm: LlmName,
     pub base_url: String,
-    /// Of an LLM on a loopback address: where.
+    /// For an LLM on a loopback address: the host where it runs.
     pub host: Option<String>,
-    /// Whose calls it holds back.
+    /// Which programmers it keeps from the LLM.
     pub scope: Scope,
     pub state: BreakerState,
-    /// Of an open one: since when the LLM is out. Of a closed one: since when it is back.
+    /// If open, since when the LLM has failed; if closed, since when it has answered again.
     pub since: Timestamp,
-    /// When the next probe is due; of a half-open one, when the present one is given up.
+    /// When the next probe is due; for a half-open breaker, when the present probe times out.
     pub until: Option<Timestamp>,
     pub reason: Option<Fault>,
     pub failures: u32,
-    /// Who probes, or has probed last.
+    /// The programmer that is probing, or that probed last.
     pub probed_by: Option<ProgrammerId>,
 }
 
@@ -80,38 +80,38 @@ fn breaker_status((key, scope): (&LlmKey, &Scope), breaker: &Breaker) -> Breaker
     }
 }
 
-/// The money of the day: `GET /budget`.
+/// Today's budget: `GET /budget`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct BudgetStatus {
-    /// None: spending is not limited.
+    /// `null` if spending is not limited.
     pub max_daily_spend_usd: Option<MicroUsd>,
     pub alert_threshold_usd: MicroUsd,
-    /// The limit was set for this day, by `pool budget set`.
+    /// The limit was set for this day only, by `pool budget set`.
     pub set_for_today: bool,
-    /// What calls have cost today, and what was reserved by those who will never tell.
+    /// The cost of today's calls, plus the reservations of lost workers.
     pub spent_usd: MicroUsd,
-    /// Of it: reservations of attempts whose worker was lost. Nobody knows what they have spent, so all of it counts until
-    /// they say so after all; it is in `by_programmer`, and not in `by_llm`.
+    /// The part of it that lost workers had reserved. Their real cost is unknown, so the whole
+    /// reservation counts until they report. It is in `by_programmer`, but not in `by_llm`.
     #[serde(default)]
     pub lost_usd: MicroUsd,
-    /// What running tasks may still spend.
+    /// The most that running tasks may still spend.
     pub reserved_usd: MicroUsd,
-    /// What could still be reserved; None: any amount.
+    /// The amount that can still be reserved; `null` without a limit.
     pub left_usd: Option<MicroUsd>,
-    /// Whether the threshold is reached.
+    /// Whether spending has reached the alert threshold.
     pub alert: bool,
-    /// The day, in the time zone: `2026-01-31`.
+    /// The day in the budget's time zone, such as `2026-01-31`.
     pub day: Option<String>,
     pub day_ends: Option<Timestamp>,
     pub time_zone: String,
     pub by_llm: BTreeMap<LlmName, MicroUsd>,
     pub by_programmer: BTreeMap<ProgrammerId, MicroUsd>,
-    /// For who has set the limit.
+    /// Warnings for the operator who sets the limit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// What the log says about the money of the day.
+/// Today's budget by the log.
 pub fn budget(pool: &Pool, fold: &Fold) -> BudgetStatus {
     let budget = &fold.budget;
     let (spent, reserved, alert) = (budget.spent(), budget.reserved(), budget.alert());
@@ -137,12 +137,12 @@ pub fn budget(pool: &Pool, fold: &Fold) -> BudgetStatus {
     }
 }
 
-/// A limit that was set below what is gone.
+/// A warning if the limit is below what is spent and reserved.
 fn passed(limit: MicroUsd, spent: MicroUsd, reserved: MicroUsd) -> Option<String> {
     (limit < spent + reserved).then(|| {
         format!(
-            "the limit of ${limit} is below what is spent (${spent}) and reserved (${reserved}): no paid call is begun \
-             until the day ends or the limit is above that"
+            "the limit of ${limit} is below what is spent (${spent}) and reserved (${reserved}): no paid call is made \
+             until the day ends or the limit is raised"
         )
     })
 }

@@ -1,5 +1,4 @@
-//! What the pool and its tasks look like: the fold, what programmers say of themselves in heartbeats, the history and the
-//! journal.
+//! Views of the pool and its tasks: from the fold, the heartbeats, the history and the journal.
 //!
 //! [`Reader`] reads them together. Nothing is decided here.
 

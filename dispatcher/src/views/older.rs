@@ -1,4 +1,4 @@
-//! Timelines that the journal has forgotten: read from the stream when somebody asks.
+//! Timelines that the journal has forgotten, read from the stream on request.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ use tokio::sync::Semaphore;
 
 use super::journal::Entry;
 
-/// Such a reader costs the broker and this process something: one at a time.
+/// Reading the stream is expensive for the broker and this process: one reader at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
 const PREFETCH: u16 = 1000;
-/// A stream that gives nothing for so long is at its end.
+/// A stream that delivers nothing for this long is at its end.
 const END: Duration = Duration::from_secs(2);
-/// What takes longer is not shown.
+/// A timeline that takes longer is not shown.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// When a task was submitted and when it ended, as far as that is known.
+/// When a task was submitted and when it ended, if known.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub from: Option<Timestamp>,
@@ -35,7 +35,7 @@ pub struct Span {
 /// All events of a task within this span.
 ///
 /// # Errors
-/// When the broker does not give the stream in time.
+/// When the broker does not deliver the stream in time.
 pub async fn entries(
     process: &Process,
     task: &TaskId,
@@ -63,12 +63,13 @@ async fn read(
     let limit = process.consume.endpoint().timeout();
     within(
         limit,
-        "limit a reader of the events",
+        "set the prefetch of the events' reader",
         channel.basic_qos(PREFETCH, BasicQosOptions::default()),
     )
     .await?;
     let mut arguments = FieldTable::default();
-    // A time means the chunk that holds it: what comes before is skipped. Verdicts about a task need no earlier events.
+    // A time stands for the chunk that contains it; earlier events in the chunk are skipped.
+    // Verdicts about a task need no earlier events.
     let from = span
         .from
         .map_or(AMQPValue::LongString("first".into()), |from| {

@@ -1,4 +1,4 @@
-//! What is paused.
+//! Pauses as the API shows them.
 
 use pool_core::pause::{Pause, Target};
 use pool_core::state::Fold;
@@ -15,7 +15,7 @@ pub struct PauseView {
     pub since: Timestamp,
 }
 
-/// What is paused at this place of the log.
+/// All pauses at this place of the log.
 pub(crate) fn paused(fold: &Fold) -> Vec<PauseView> {
     let view = |(target, paused): (&Target, &Paused)| PauseView {
         target: target.clone(),

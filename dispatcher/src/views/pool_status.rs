@@ -1,4 +1,4 @@
-//! The pool as the status shows it.
+//! The status of the pool.
 
 use pool_api::status::ProgrammerStatus;
 use pool_core::id::ProgrammerId;
@@ -12,24 +12,24 @@ use super::pauses::PauseView;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RouteStatus {
     pub queue: String,
-    /// As tasks and pauses name it.
+    /// The name in tasks and pauses.
     pub name: String,
-    /// Messages that wait in the queue; None when the broker did not say. Among them are copies that are dropped when
-    /// their turn comes: of tasks that were cancelled, for example.
+    /// Messages in the queue; `null` if the broker gave no number. Some may be copies that will be
+    /// dropped, for example of cancelled tasks.
     pub waiting: Option<u32>,
-    /// Tasks that wait for a programmer, of those that the log knows: it hears of one that came straight over AMQP when that
-    /// is started.
+    /// Waiting tasks in the log. A task that came straight over AMQP enters the log when it is
+    /// started.
     #[serde(default)]
     pub waiting_tasks: usize,
-    /// Tasks whose programmer is heard of.
+    /// Tasks with a programmer that sends heartbeats.
     pub running: usize,
-    /// Since when the oldest task that waits has waited, of those that the log knows.
+    /// Since when the oldest waiting task in the log has waited.
     pub oldest_waiting: Option<Timestamp>,
     pub programmers: Vec<ProgrammerId>,
 }
 
 impl RouteStatus {
-    /// For tables: tasks, and messages where those are others.
+    /// For tables: the number of tasks, and of messages if it differs.
     pub fn waiting_in_words(&self) -> String {
         let tasks = self.waiting_tasks;
         match self.waiting.map(|messages| messages as usize) {
@@ -47,7 +47,8 @@ impl RouteStatus {
 /// `GET /programmer_pool/status`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
-    /// Why this dispatcher cannot see or do its work, as in `/ready`; absent when all is well.
+    /// Why this dispatcher cannot do its work or see the pool, as in `/ready`; absent if there is
+    /// no problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     pub pauses: Vec<PauseView>,
@@ -59,7 +60,7 @@ pub struct PoolStatus {
     pub using_backup: usize,
     /// Messages in the queues that were counted.
     pub total_queue_depth: u64,
-    /// Queues of which the broker did not say how much is in them.
+    /// The number of queues for which the broker gave no number.
     #[serde(default)]
     pub uncounted_queues: usize,
     /// Tasks without an outcome.

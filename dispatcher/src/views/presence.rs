@@ -1,4 +1,5 @@
-//! Who was heard of, and when last: heartbeats as this dispatcher has them. For people; nothing is decided by them.
+//! The latest heartbeat of each programmer, as this dispatcher received them. For display only:
+//! nothing is decided by them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,18 +15,19 @@ use pool_core::time::Timestamp;
 use pool_telemetry::clock::wall_clock;
 use tokio::time::Instant;
 
-/// Who merely waits for an id does not hide a holder that was heard within so long.
+/// A process that only waits for an id does not replace its holder while the holder was heard
+/// within this time.
 const HOLDER_IS_FRESH: Duration = Duration::from_secs(30);
 
-/// What was heard last of a programmer.
+/// The latest heartbeat of a programmer.
 struct Heard {
     beat: ProgrammerBeat,
     at: Instant,
     time: Timestamp,
     by: EmitterId,
-    /// The name of that process.
+    /// The name of the sending process.
     name: String,
-    /// It was the last one: that process has ended.
+    /// It was the last heartbeat: that process has ended.
     left: bool,
 }
 
@@ -33,7 +35,7 @@ struct Heard {
 #[derive(Clone)]
 pub struct Presence {
     heard: Arc<RwLock<HashMap<ProgrammerId, Heard>>>,
-    /// Since when it listens.
+    /// Since when this dispatcher has listened.
     since: Instant,
     begun: Timestamp,
 }
@@ -48,18 +50,18 @@ impl Default for Presence {
     }
 }
 
-/// What was heard lately; while the broker is away, what had been heard lately when it was lost.
+/// The recent heartbeats. While the broker is away: those that were recent when it was lost.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub seen: HashMap<ProgrammerId, Seen>,
-    /// Who was heard of before, and is not.
+    /// Programmers whose last heartbeat is too old.
     pub missed: HashMap<ProgrammerId, Unseen>,
-    /// Everybody else.
+    /// The state of all other programmers.
     pub unheard: Unseen,
 }
 
 impl Snapshot {
-    /// When nobody was heard of.
+    /// A snapshot without any heartbeat.
     pub fn empty(unheard: Unseen) -> Self {
         Self {
             seen: HashMap::new(),
@@ -68,7 +70,7 @@ impl Snapshot {
         }
     }
 
-    /// What it said last, or why nothing is known of it.
+    /// The programmer's last heartbeat, or why it is missing.
     ///
     /// # Errors
     /// [`Unseen`].
@@ -78,8 +80,8 @@ impl Snapshot {
             .ok_or_else(|| self.missed.get(id).copied().unwrap_or(self.unheard))
     }
 
-    /// Whether nobody works for this owner any more, as far as is known: its programmer is down, or another process has it.
-    /// For people; who owns a task is decided by the log alone.
+    /// Whether this owner's programmer is down or has been replaced by another process, as far as
+    /// this dispatcher knows. For display; only the log decides which attempt owns a task.
     pub fn has_lost(&self, fold: &Fold, owner: &Owner) -> bool {
         fold.is_gone(owner) || self.of(&owner.programmer).is_err_and(Unseen::is_down)
     }
@@ -111,7 +113,7 @@ impl Presence {
         }
     }
 
-    /// Everybody who was heard of within `fresh`.
+    /// All programmers with a heartbeat within `fresh`.
     pub fn snapshot(&self, fresh: Duration, broker: &BrokerStatus) -> Snapshot {
         let deaf_for = match self.listened(broker) {
             Ok(_) => Duration::ZERO,
@@ -133,7 +135,8 @@ impl Presence {
         snapshot
     }
 
-    /// How long ago each of these programmers was heard of; of one that never was, since when it is listened for.
+    /// The age of each programmer's last heartbeat. If none has arrived: how long this dispatcher
+    /// has listened.
     pub fn ages<'a>(
         &self,
         ids: impl Iterator<Item = &'a ProgrammerId>,
@@ -174,7 +177,7 @@ impl Presence {
         }
     }
 
-    /// For how long it has been listening without a break.
+    /// How long it has listened without a break.
     fn listened(&self, broker: &BrokerStatus) -> Result<Duration, Unseen> {
         match broker.state {
             "connected" => Ok(self.since.elapsed().min(wall_clock().since(broker.since))),
@@ -185,7 +188,7 @@ impl Presence {
 }
 
 impl Heard {
-    /// None: that was too long ago.
+    /// None if the heartbeat is too old.
     fn seen(&self, fresh: Duration) -> Option<Result<Seen, Unseen>> {
         if self.left {
             return Some(Err(Unseen::Left { at: self.time }));
@@ -269,12 +272,12 @@ mod tests {
         assert_eq!(
             state(),
             Ok(Gate::Consuming),
-            "who only waited for it takes nothing with him"
+            "a process that only waited for the id has no effect"
         );
         says(&presence, 1, Gate::Consuming, true);
         assert!(
             matches!(state(), Err(Unseen::Left { .. })),
-            "it was the last of its holder: {:?}",
+            "it was the holder's last heartbeat: {:?}",
             state()
         );
         let snapshot = presence.snapshot(FRESH, &connected);
@@ -283,7 +286,7 @@ mod tests {
             "likewise: {snapshot:?}"
         );
         says(&presence, 2, held(), false);
-        assert_eq!(state(), Ok(held()), "another process waits for it");
+        assert_eq!(state(), Ok(held()), "another process waits for the id");
     }
 
     #[test]
@@ -298,24 +301,24 @@ mod tests {
             since: ago(600),
             error: None,
         });
-        // It was heard just now, and an outage of ten minutes does not age it.
+        // The heartbeat just arrived, and an outage of ten minutes does not age it.
         let none = Duration::ZERO;
         let seen = presence
             .snapshot(none, &away)
             .of(&id())
             .map(|seen| seen.gate.clone());
-        assert_eq!(seen, Ok(busy), "what it said last");
+        assert_eq!(seen, Ok(busy), "its last heartbeat");
         let known = presence.of(&id(), none, &away).map(|seen| seen.gate);
         assert_eq!(
             known,
             Err(Unseen::Deaf("is not reachable")),
-            "how it is now nobody knows"
+            "its present state is unknown"
         );
         let other = ProgrammerId::new("009").expect("an id");
         assert_eq!(
             presence.snapshot(none, &away).of(&other).err(),
             Some(Unseen::Deaf("is not reachable")),
-            "nor of others"
+            "so are those of others"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that is shown of the pool and its tasks, read in one place.
+//! Reads the pool and its tasks for the API, the metrics and the dashboard.
 
 use std::sync::Arc;
 
@@ -22,15 +22,15 @@ use super::tasks::{TaskList, TaskView};
 use crate::history::History;
 use crate::queue_depths::queue_depths;
 
-/// So many tasks are looked through before others get their turn at the history.
+/// Tasks that are searched before the history is released for others.
 const AT_ONCE: usize = 1_000;
 
-/// What views are made of. Cheap to clone.
+/// The sources of all views. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
     pub process: Process,
     pub pool: Arc<Pool>,
-    /// Of `pool`.
+    /// The hash of `pool`.
     pub config_hash: Arc<str>,
     pub history: History,
     pub presence: Presence,
@@ -55,7 +55,7 @@ impl Reader {
         }
     }
 
-    /// Who was heard of lately.
+    /// The programmers and processes that sent a heartbeat lately.
     pub fn heard(&self) -> Snapshot {
         self.presence.snapshot(
             self.pool.load_balancing.health_check_interval,
@@ -68,7 +68,7 @@ impl Reader {
         self.task_as_heard(id, &self.heard())
     }
 
-    /// The same, of one of many.
+    /// Like [`view`], with a snapshot that many tasks share.
     fn task_as_heard(&self, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
         let entry = self.history.entry(id).unwrap_or_default();
         let view = |fold: &Fold| {
@@ -79,8 +79,8 @@ impl Reader {
         self.process.log.read(view)
     }
 
-    /// Looks through all tasks. While the log is looked at nothing is folded, so only what it alone can tell is asked there; words
-    /// are looked through in portions, and what is shown is sorted afterwards.
+    /// Searches all tasks. The fold stands still while the log is read, so only log fields are matched
+    /// there. Words are matched in portions afterwards, and the matches sorted last.
     pub fn tasks(&self, filter: Filter) -> TaskList {
         let filter = filter.in_lower_case();
         let heard = self.heard();
@@ -107,19 +107,20 @@ impl Reader {
         }
     }
 
-    /// What is paused.
+    /// An active pause.
     pub fn pauses(&self) -> Vec<PauseView> {
         self.process.log.read(paused)
     }
 
-    /// Why this dispatcher cannot see or do its work.
+    /// Why this dispatcher cannot do its work, or cannot see the pool.
     pub fn trouble(&self) -> Option<String> {
         if let Some(trouble) = self.process.broker().trouble() {
             return Some(trouble);
         }
         if !self.process.log.is_fresh() {
             return Some(
-                "the event log cannot be read up to its end; is the broker reachable?".to_owned(),
+                "the event log cannot be read to its end; check that the broker is reachable"
+                    .to_owned(),
             );
         }
         if let Err(off) = self.process.clock.now() {
@@ -132,22 +133,23 @@ impl Reader {
         let file = self.pool.file.display();
         match in_force {
             None => Some(format!(
-                "no configuration is in force; this dispatcher is about to put {file} into force"
+                "no configuration is in force yet; this dispatcher is putting {file} into force"
             )),
             Some(hash) if *hash != *self.config_hash => Some(format!(
-                "{file} is not the configuration in force: a dispatcher with another file was started after this one. Start \
-                     the one with the right file again; the last start counts"
+                "{file} is not the configuration in force: another dispatcher was started later with a different file. The last \
+                 start counts: restart the dispatcher that has the right file"
             )),
             Some(_) => None,
         }
     }
 
-    /// Puts the status together.
+    /// Builds the status.
     pub async fn pool_status(&self) -> PoolStatus {
         self.pool_status_with(&queue_depths(&self.process).await)
     }
 
-    /// The same, with queues that were counted before; one that is missing was not.
+    /// Builds the status with queue lengths that were counted before; None for a queue that was not
+    /// counted.
     pub fn pool_status_with(&self, waiting: &[Option<u32>]) -> PoolStatus {
         let Self {
             process,
@@ -171,7 +173,7 @@ impl Reader {
         });
         let heard = self.heard();
         let load = process.log.read(|fold| RouteLoad::of(fold, &heard));
-        // What was counted before the broker went away is not so any more.
+        // After the broker went away, earlier counts are outdated.
         let waiting = if broker.trouble().is_some() {
             &[]
         } else {

@@ -1,4 +1,4 @@
-//! Who has the open tasks of each route. Pure: from the fold, and from who was heard of.
+//! Which programmers have the open tasks of each route. Pure: from the fold and the heartbeats.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,13 @@ use pool_core::time::Timestamp;
 use super::pool_status::RouteStatus;
 use super::presence::Snapshot;
 
-/// Tasks without an outcome, by who has them.
+/// Open tasks, by their state.
 #[derive(Debug, Default)]
 pub(super) struct RouteLoad {
-    /// Somebody works on them, by route.
+    /// The number of running tasks, by route.
     running: HashMap<String, usize>,
-    /// Since when each waits whose programmer is lost: the broker hands its message to another one.
+    /// For tasks whose programmer is lost: since when each has waited. The broker delivers their
+    /// messages to other programmers.
     lost: HashMap<String, Vec<Timestamp>>,
 }
 
@@ -118,14 +119,14 @@ mod tests {
         assert_eq!(
             seen(Unseen::NotYet(Duration::ZERO)),
             (1, 0, None),
-            "it may be there: it was not listened for long enough"
+            "the dispatcher has not listened long enough to know"
         );
         assert_eq!(
             seen(Unseen::Silent {
                 since: Timestamp(1)
             }),
             (0, 1, Some(Timestamp(5))),
-            "it is down"
+            "its programmer is down"
         );
     }
 }

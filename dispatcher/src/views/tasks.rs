@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::filter::{Stage, programmer};
 use crate::history::Entry;
 
-/// A task in lists and, with `result`, by itself.
+/// A task in lists; with `result`, by itself.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TaskView {
     pub id: TaskId,
@@ -26,29 +26,30 @@ pub struct TaskView {
     pub summary: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The task that it is once more.
+    /// The task that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
     pub submitted_at: Option<Timestamp>,
     pub attempts: u32,
-    /// Who works on it, or brought the result.
+    /// The programmer that works on the task, or that produced the result.
     pub programmer: Option<ProgrammerId>,
-    /// That runs, or whose result is the outcome.
+    /// The running attempt, or the attempt that produced the result.
     pub attempt: Option<AttemptId>,
-    /// When the attempt began that runs, or that had the task when it ended.
+    /// When that attempt began.
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub cost_usd: Option<MicroUsd>,
-    /// Whose answer the result is.
+    /// The LLM that produced the result.
     pub llm: Option<LlmName>,
-    /// The error's kind, when there is one.
+    /// The error's kind, if there is an error.
     pub error: Option<String>,
-    /// Without the patch: that is at `/tasks/{id}/patch`.
+    /// The result without its patch; the patch is at `/tasks/{id}/patch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultMessage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskMessage>,
-    /// In the answer to a submission: what was accepted, but may not do what its submitter expects.
+    /// In the answer to a submission: the task was accepted, but may not do what its submitter
+    /// expects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -56,7 +57,7 @@ pub struct TaskView {
 impl TaskView {
     pub(super) fn new(id: &TaskId, state: &TaskState, runs: bool, entry: Entry) -> Self {
         let outcome = state.outcome.as_ref();
-        // An attempt whose programmer is lost is no news of a task that waits again.
+        // If the programmer is lost, the task waits again, so its attempt is not shown.
         let owner = state.owner.as_ref().filter(|_| runs);
         Self {
             id: id.clone(),
@@ -83,10 +84,10 @@ impl TaskView {
     }
 }
 
-/// The answer of `GET /tasks`: the newest first.
+/// The answer of `GET /tasks`: newest first.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskList {
-    /// How many match, shown or not.
+    /// How many tasks match, including those not listed.
     pub total: usize,
     pub tasks: Vec<TaskView>,
 }

@@ -1,4 +1,4 @@
-//! Events of a task in words, for its page. Pure.
+//! Describes a task's events in words, for its page. Pure.
 
 use pool_core::event::Decision;
 use pool_core::id::{AttemptId, ProgrammerId};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::journal::Entry;
 
-/// How an event is to be taken.
+/// The colour of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tone {
@@ -25,13 +25,13 @@ pub struct Line {
     pub at: Timestamp,
     pub text: String,
     pub tone: Tone,
-    /// False: it came too late, or was not allowed; the text says why.
+    /// False: the event came too late or was not allowed; the text says why.
     pub accepted: bool,
     pub programmer: Option<ProgrammerId>,
     pub attempt: Option<AttemptId>,
 }
 
-/// The lines of a task's events.
+/// The timeline of a task.
 pub fn lines(entries: &[Entry]) -> Vec<Line> {
     let mut number = 0;
     entries
@@ -43,7 +43,8 @@ pub fn lines(entries: &[Entry]) -> Vec<Line> {
         .collect()
 }
 
-/// The number of the attempt that is made after this event, as the fold counts: one that was given back does not count.
+/// The number of the next attempt after this event, as the fold counts: an attempt that was handed
+/// back does not count.
 fn number_of(entry: &Entry, before: u32) -> u32 {
     match (&entry.decision, entry.verdict) {
         (_, Verdict::Refused(_)) => before,
@@ -54,7 +55,7 @@ fn number_of(entry: &Entry, before: u32) -> u32 {
 }
 
 fn line(entry: &Entry, number: u32) -> Line {
-    // One that was refused is none.
+    // A refused event begins no attempt.
     let number = (entry.verdict == Verdict::Accepted).then_some(number);
     let Words {
         text,
@@ -87,15 +88,15 @@ fn line(entry: &Entry, number: u32) -> Line {
 
 fn why(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::Finished => "the task has an outcome already",
+        Refusal::Finished => "the task has already finished",
         Refusal::Superseded => "another attempt owns the task",
-        Refusal::Taken { same_body: true } => "the same task again",
+        Refusal::Taken { same_body: true } => "the same task was submitted before",
         Refusal::Taken { same_body: false } => "the id belongs to another task",
-        Refusal::OldGeneration => "it was published again meanwhile",
-        Refusal::UnknownTask => "the log does not know the task",
-        Refusal::OverBudget => "it does not fit into what is left of today's budget",
-        Refusal::NotReserved => "nothing was reserved",
-        Refusal::OldEpoch => "the breaker has changed meanwhile",
+        Refusal::OldGeneration => "the task was published again in the meantime",
+        Refusal::UnknownTask => "the log has no such task",
+        Refusal::OverBudget => "not enough of today's budget is left",
+        Refusal::NotReserved => "nothing had been reserved",
+        Refusal::OldEpoch => "the breaker has changed in the meantime",
         Refusal::NotDue => "no probe is due",
     }
 }
@@ -131,19 +132,17 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
         Decision::Submitted { route, .. } => {
             Words::new(Tone::Neutral, format!("submitted for the route {route}"))
         }
-        Decision::Published { generation: 0, .. } => {
-            Words::new(Tone::Neutral, "its message is in the queue")
-        }
+        Decision::Published { generation: 0, .. } => Words::new(Tone::Neutral, "queued"),
         Decision::Published { generation, .. } => Words::new(
             Tone::Neutral,
-            format!("its message is in the queue again (generation {generation})"),
+            format!("queued again (generation {generation})"),
         ),
         Decision::Reissued {
             retry: Some(retry), ..
         } => {
             let at = Timestamp(retry.at_ms);
             let text = format!(
-                "the attempt failed: {}; the next one is not made before {at}",
+                "the attempt failed: {}; the next one starts no earlier than {at}",
                 retry.error.as_str()
             );
             Words::new(Tone::Warning, text).of(None, Some(retry.attempt))
@@ -159,7 +158,7 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             ..
         } => {
             let again = if token.count > 0 {
-                " after another delivery"
+                " after a redelivery"
             } else {
                 ""
             };
@@ -174,10 +173,10 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             attempt,
             ..
         } => {
-            Words::new(Tone::Warning, "given back: no LLM was left for it").of(None, Some(*attempt))
+            Words::new(Tone::Warning, "handed back: no LLM was available").of(None, Some(*attempt))
         }
         Decision::Released { attempt, .. } => {
-            let text = "given back: its worker was told to end, or lost its connection; the attempt does not count";
+            let text = "handed back: the worker was shut down or lost its connection; the attempt does not count";
             Words::new(Tone::Warning, text).of(None, Some(*attempt))
         }
         Decision::Used {
@@ -201,14 +200,14 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             amount_usd,
             ..
         } => {
-            let text = format!("${amount_usd} of today's budget set aside for paid calls");
+            let text = format!("reserved ${amount_usd} of today's budget for paid calls");
             Words::new(Tone::Neutral, text).of(Some(programmer), Some(*attempt))
         }
         Decision::Settled {
             attempt, cost_usd, ..
         } => Words::new(
             Tone::Neutral,
-            format!("paid calls cost ${cost_usd}; the rest is free again"),
+            format!("paid calls cost ${cost_usd}; the rest of the reservation is released"),
         )
         .of(None, Some(*attempt)),
         Decision::LlmFailed {
@@ -217,12 +216,12 @@ fn words(decision: &Decision, number: Option<u32>) -> Words {
             fault,
             ..
         } => {
-            let text = format!("a call of {} failed for good: {}", key.llm, fault.as_str());
+            let text = format!("a call to {} failed for good: {}", key.llm, fault.as_str());
             Words::new(Tone::Warning, text).of(Some(programmer), None)
         }
         Decision::Stated { .. } => Words::new(
             Tone::Neutral,
-            "said again, so that the log does not forget it",
+            "snapshot, because the log is about to drop the task's first events",
         ),
         Decision::Tick
         | Decision::Configured { .. }
@@ -255,7 +254,7 @@ fn outcome(decision: &Decision) -> Words {
         Tone::Bad
     };
     let mut text = status.as_str().to_owned();
-    // Of one that was cancelled the error says nothing more.
+    // The status says it already: no error for a cancelled task.
     if let Some(error) = error.filter(|error| error.as_str() != status.as_str()) {
         text.push_str(&format!(": {}", error.as_str()));
     }
@@ -325,16 +324,16 @@ mod tests {
         assert_eq!(said[0], "Prog-006 began attempt 1", "the first");
         assert!(
             said[1].starts_with("Prog-006 began an attempt – refused"),
-            "it is none: {}",
+            "it has no number: {}",
             said[1]
         );
         assert_eq!(
-            said[2], "Prog-006 began attempt 2 after another delivery",
+            said[2], "Prog-006 began attempt 2 after a redelivery",
             "the next"
         );
         assert_eq!(
-            said[4], "Prog-006 began attempt 2 after another delivery",
-            "the one before does not count"
+            said[4], "Prog-006 began attempt 2 after a redelivery",
+            "the attempt before does not count"
         );
     }
 
@@ -353,7 +352,7 @@ mod tests {
         assert_eq!(
             said(finished, Verdict::Accepted),
             (text, Tone::Bad, true),
-            "all that is known"
+            "all known facts"
         );
         let stopped = Decision::Finished {
             task: task.clone(),
@@ -366,13 +365,13 @@ mod tests {
         assert_eq!(
             said(stopped, Verdict::Accepted).0,
             "cancelled",
-            "nothing is said twice"
+            "the status is not repeated as the error"
         );
         let late = said(
             Decision::Cancelled { task },
             Verdict::Refused(Refusal::Finished),
         );
-        let text = "cancelled by an operator – refused: the task has an outcome already".to_owned();
+        let text = "cancelled by an operator – refused: the task has already finished".to_owned();
         assert_eq!(late, (text, Tone::Warning, false), "too late");
     }
 }

@@ -1,8 +1,8 @@
-//! Why a task waits: one sentence, and what it is made of. Somebody who looks at a waiting task must not have to guess.
+//! Explains why a task waits, in one sentence with details, so that nobody has to guess.
 //!
-//! Pure: from the fold, and from what programmers said of themselves last. The gates are those that the workers compute
-//! (`shared/src/standing.rs`); nothing here decides anything. `programmers` says what keeps each able programmer,
-//! `words` puts it into words.
+//! Pure: reads the fold and the programmers' last heartbeats. The gates are computed by the
+//! workers' own code (`shared/src/standing.rs`); nothing here decides anything. `programmers` finds
+//! what keeps each able programmer from the task, `words` puts it into words.
 
 mod model;
 mod programmers;
@@ -23,7 +23,7 @@ use crate::views::Reader;
 use model::{Able, Answer};
 pub use model::{Availability, Look, Position, ProgrammerWhy, Reason, Why};
 
-/// Why a task waits, from what this dispatcher knows now.
+/// Explains why a task waits, with what this dispatcher knows now.
 pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
     let heard = reader.heard();
     let fresh = reader.process.log.is_fresh();
@@ -45,7 +45,7 @@ pub(crate) fn explain(reader: &Reader, id: &TaskId) -> Option<Why> {
     })
 }
 
-/// The answer; None when the log knows no such task.
+/// The answer; None if the log has no such task.
 pub fn why(look: &Look<'_>, id: &TaskId) -> Option<Why> {
     let state = look.standing.fold.tasks.get(id)?;
     let mut answer = look.answer(id, state);
@@ -93,7 +93,7 @@ impl Look<'_> {
             let sentence = words::retry(retry, (state.attempts, max), self.standing.now);
             return Answer::new(Reason::Retry, sentence, Some(state.issued_at)).until(Some(due));
         }
-        // Of a task that came straight over AMQP the log knows no publish.
+        // The log has no publish event of a task that came straight over AMQP.
         if !state.published && state.submitted_at.is_some() {
             let due = state
                 .issued_at
@@ -126,7 +126,7 @@ impl Look<'_> {
         Answer::new(Reason::Running, sentence, Some(owner.since)).until(until)
     }
 
-    /// Its message is in the queue again, or is about to be.
+    /// Its message is back in the queue, or is about to be.
     fn lost(&self, id: &TaskId, state: &TaskState, owner: &Owner) -> Answer {
         let mut answer = self.waiting(id, state);
         answer
@@ -167,7 +167,7 @@ impl Look<'_> {
         }
     }
 
-    /// What keeps the tasks of this route, and the one at this position among them.
+    /// The reason that keeps tasks of this route waiting; `position` is the place of one of them.
     fn at_route(&self, route: &Route, position: Option<Position>) -> Answer {
         let able = self.programmers(route);
         let views = able.iter().map(|one| one.view.clone()).collect();
@@ -203,7 +203,7 @@ impl Look<'_> {
         with(reason, words::nobody(route, &able, position)).until(until)
     }
 
-    /// When whoever ends the pauses of the programmers does not start the task with it.
+    /// The answer if ending the programmers' own pauses would not start the task.
     fn paused(
         &self,
         route: &Route,
@@ -227,7 +227,7 @@ impl Look<'_> {
                 |(target, _)| matches!(target, Target::Programmer { id } if *id == one.view.id),
             )
         };
-        // One that is not paused takes it when these pauses end.
+        // A programmer that is not paused would take the task when the other pauses end.
         let each_by_itself =
             Some(able.iter().filter(by_itself).count()).filter(|count| *count == able.len());
         Some((
@@ -241,8 +241,8 @@ impl Look<'_> {
         ))
     }
 
-    /// In the order in which messages came into the queue, as far as the log tells. A message that is given back keeps its
-    /// place.
+    /// Tasks count in the order in which their messages came into the queue, as far as the log
+    /// shows. A message that is handed back keeps its place.
     fn position(&self, id: &TaskId, state: &TaskState) -> Option<Position> {
         let tasks = &self.standing.fold.tasks;
         let own = (state.issued_at, id);

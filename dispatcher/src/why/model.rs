@@ -1,4 +1,4 @@
-//! What the question is asked of, and what the answer is made of.
+//! The types of a question about a waiting task, and of its answer.
 
 use pool_core::eligibility::Standing;
 use pool_core::heartbeat::ShutReason;
@@ -16,7 +16,7 @@ pub struct Look<'a> {
     pub standing: &'a Standing<'a>,
     pub routes: &'a Routes,
     pub heard: &'a Snapshot,
-    /// Whether the event log is known up to its end.
+    /// Whether the event log has been read to its end.
     pub fresh: bool,
 }
 
@@ -26,40 +26,41 @@ pub struct Look<'a> {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It does not wait: it has its outcome.
+    /// Not waiting: the task has finished.
     Finished,
-    /// It does not wait: somebody works on it.
+    /// Not waiting: a programmer works on the task.
     Running,
     /// This dispatcher cannot read the event log; the sentence says what it knew last.
     ViewStale,
-    /// An attempt broke, and the next one is not due yet.
+    /// An attempt failed, and the next one is not due yet.
     Retry,
-    /// It is accepted, and its message is not known to be in a queue.
+    /// The task is accepted, but its message is not known to be in a queue.
     NotPublished,
-    /// No programmer offers what it requires any more.
+    /// No programmer offers the required capabilities any more.
     Unroutable,
-    /// Its queue is not in use any more, others offer what it requires.
+    /// The task's queue is no longer used; other programmers offer what it requires.
     RouteRetired,
-    /// An operator has paused the pool; its route may be paused as well.
+    /// An operator has paused the pool; the route may be paused as well.
     PoolPaused,
-    /// An operator has paused its route.
+    /// An operator has paused the route.
     RoutePaused,
-    /// An able programmer is idle and takes it next.
+    /// An able programmer is idle and takes the task next.
     Next,
-    /// Able programmers are idle, and more tasks than these are before it.
+    /// Able programmers are idle, but more tasks than that are ahead of this one.
     BehindOthers,
-    /// Paid programmers leave it to free ones for now.
+    /// Paid programmers leave the task to free ones for now.
     LeftToFree,
-    /// Able programmers are busy, and no other can take it.
+    /// All able programmers are busy, and no other can take the task.
     Busy,
     /// No able programmer takes tasks now.
     Unavailable,
 }
 
-/// Its place among the tasks of its queue that the log knows; tasks that came straight over AMQP are not counted.
+/// The task's place in its queue. Only tasks in the log count; tasks that came straight over AMQP
+/// do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
-    /// 1: it is the next.
+    /// 1 is next.
     pub place: usize,
     pub of: usize,
 }
@@ -69,29 +70,29 @@ pub struct Position {
 pub struct Why {
     pub task: TaskId,
     pub reason: Reason,
-    /// For people.
+    /// A sentence for people.
     pub sentence: String,
-    /// Since when it waits, runs, or has finished.
+    /// Since when it has waited or run, or when it finished.
     pub since: Option<Timestamp>,
-    /// When the reason may end by itself, at the latest or the earliest of several.
+    /// When the reason may end by itself; of several moments the latest or the earliest.
     pub until: Option<Timestamp>,
     pub position: Option<Position>,
     pub route: String,
-    /// Attempts that were begun and count; a running one is the last of them.
+    /// Attempts that were started and count, including a running one.
     pub attempts: u32,
     pub max_attempts: u32,
-    /// How often it was given back, and how often of these because no LLM was left.
+    /// How often it was handed back; `hand_backs` are those because no LLM was available.
     pub releases: u32,
     pub hand_backs: u32,
-    /// It is not started after this moment.
+    /// The task does not start after this moment.
     pub deadline: Option<Timestamp>,
-    /// Everybody who offers what it requires, while it waits.
+    /// While the task waits: all programmers that offer what it requires.
     pub programmers: Vec<ProgrammerWhy>,
-    /// The moment of all this.
+    /// The moment of this answer.
     pub at: Timestamp,
 }
 
-/// What a case says; [`Why`] is this and what is the same in all cases.
+/// The parts of the answer that differ from case to case; [`Why`] adds the rest.
 pub(super) struct Answer {
     pub(super) reason: Reason,
     pub(super) sentence: String,
@@ -118,7 +119,7 @@ impl Answer {
     }
 }
 
-/// Whether an able programmer takes tasks of the route now, or what keeps it.
+/// Whether an able programmer takes tasks of the route now, or what keeps it from that.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -138,7 +139,7 @@ pub enum Availability {
     Held,
     Broker,
     Down,
-    /// This dispatcher has not listened for long enough to know, or cannot hear anybody now.
+    /// This dispatcher has not listened long enough to know, or receives no heartbeats now.
     Unheard,
 }
 
@@ -163,17 +164,18 @@ impl From<ShutReason> for Availability {
 pub struct ProgrammerWhy {
     pub id: ProgrammerId,
     pub state: Availability,
-    /// For people; empty when it is idle and nothing keeps it.
+    /// A sentence for people; empty when the programmer is idle and ready.
     pub detail: String,
-    /// What it works on.
+    /// The task it works on.
     pub task: Option<TaskId>,
-    /// Of a busy one: since when.
+    /// If it is busy: since when.
     pub since: Option<Timestamp>,
     /// When that may change by itself.
     pub until: Option<Timestamp>,
 }
 
-/// A programmer, and the words for it in a sentence about several: those with the same words are counted together.
+/// A programmer, with its words in a sentence about several. Programmers with the same words are
+/// counted together.
 pub(super) struct Able {
     pub(super) view: ProgrammerWhy,
     pub(super) words: String,

@@ -1,7 +1,7 @@
-//! What keeps a programmer that offers what a task requires from taking it.
+//! Finds what keeps an able programmer from taking a task.
 //!
-//! What the log knows is asked of the log, by the code that the workers compute their gates with; only what it cannot know
-//! (who is down, whose clock or pool file is wrong) is taken from heartbeats.
+//! The log is asked first, with the code that the workers compute their gates with. Heartbeats only
+//! add what the log cannot know: which programmer is down, or has a wrong clock or pool file.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use super::words;
 use crate::format::{clock, with_clocks};
 
 impl Look<'_> {
-    /// Everybody who is eligible for the route.
+    /// All programmers that are eligible for the route.
     pub(super) fn programmers(&self, route: &Route) -> Vec<Able> {
         let busy: HashMap<&ProgrammerId, (&TaskId, &Owner)> = self
             .standing
@@ -76,7 +76,7 @@ impl Look<'_> {
         let unseen = self.heard.of(&programmer.id).err()?;
         let (state, words) = match unseen {
             Unseen::Silent { .. } | Unseen::Left { .. } => (Availability::Down, "down"),
-            Unseen::NotYet(_) => (Availability::Unheard, "not heard of yet"),
+            Unseen::NotYet(_) => (Availability::Unheard, "without a heartbeat yet"),
             Unseen::Deaf(_) => (Availability::Unheard, "unknown"),
         };
         Some(Found::new(
@@ -86,7 +86,7 @@ impl Look<'_> {
         ))
     }
 
-    /// What only its process can know.
+    /// Problems that only the programmer's process can know.
     fn shut_by_itself(&self, programmer: &Programmer) -> Option<Found> {
         let Gate::Shut { reason, detail } = &self.heard.seen.get(&programmer.id)?.gate else {
             return None;
@@ -97,7 +97,7 @@ impl Look<'_> {
             ShutReason::Log => "without the event log",
             ShutReason::Held => "held by another process",
             ShutReason::Broker => "without the broker",
-            // Its process is ending: an operator's order is in the log.
+            // Its process is ending; an operator's drain would be in the log.
             ShutReason::Draining
                 if self
                     .standing
@@ -108,7 +108,7 @@ impl Look<'_> {
             {
                 "draining"
             }
-            // What it said may be a moment old: the log knows it.
+            // The heartbeat may be a moment old; the log knows better.
             ShutReason::Draining
             | ShutReason::Paused
             | ShutReason::Breaker
@@ -121,7 +121,7 @@ impl Look<'_> {
         ))
     }
 
-    /// What an operator has ordered holds whether it is busy or not.
+    /// An operator's pause or drain counts whether the programmer is busy or not.
     fn ordered(&self, programmer: &Programmer, busy: Option<(&TaskId, &Owner)>) -> Option<Found> {
         let Obstacle {
             reason,
@@ -154,11 +154,11 @@ impl Look<'_> {
         Found::new(
             Availability::Busy,
             "busy",
-            format!("works on {task} since {since}"),
+            format!("working on {task} since {since}"),
         )
     }
 
-    /// Breakers and money.
+    /// Breakers and budget.
     fn without_means(&self, programmer: &Programmer) -> Option<Found> {
         let Obstacle {
             reason,
@@ -226,7 +226,7 @@ impl Look<'_> {
                     .spill_to_paid_after
                     .as_secs();
                 let detail = format!(
-                    "leaves it to programmers with free LLMs for {after} s (spill_to_paid_after)"
+                    "leaves the task to programmers with free LLMs for {after} s (spill_to_paid_after)"
                 );
                 Some(Found {
                     state: Availability::LeftToFree,
@@ -258,7 +258,7 @@ impl Look<'_> {
         })
     }
 
-    /// As the workers see it.
+    /// Judges as the workers do.
     fn could_take(&self, id: &ProgrammerId) -> bool {
         self.heard
             .of(id)
@@ -283,7 +283,7 @@ impl Found {
         }
     }
 
-    /// Two things keep it: it is free when the later one is over.
+    /// Two reasons at once: the programmer is free when the later one ends.
     fn and(self, other: &Self) -> Self {
         let words = format!("{} and {}", self.words, other.words);
         let detail = format!("{}; {}", self.detail, other.detail);

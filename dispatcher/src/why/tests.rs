@@ -39,7 +39,7 @@ failover: {circuit_breaker: {failure_threshold: 3, window_minutes: 10, cooldown_
 workspace: {dir: /tmp, roots: [/tmp]}
 "#;
 
-/// A pool at noon, with everybody idle.
+/// A pool at noon, with all programmers idle.
 struct World {
     pool: Pool,
     routes: Routes,
@@ -134,7 +134,7 @@ impl World {
         });
     }
 
-    /// `t` is what is asked about.
+    /// Submits `t`, the task that the tests ask about.
     fn wait(&mut self, name: &str, route: &str) {
         self.submit(name, route);
         self.append(Decision::Published {
@@ -172,7 +172,7 @@ impl World {
         });
     }
 
-    /// Three calls of three tasks.
+    /// Three failed calls of three tasks.
     fn outage(&mut self, llm: &str, programmer: &str) {
         let (llm, programmer, host) = (
             LlmName::new(llm).expect("an LLM"),
@@ -229,7 +229,7 @@ impl World {
         why(&look, &task(name)).unwrap_or_else(|| panic!("the log knows {name}"))
     }
 
-    /// What keeps this programmer from `t`.
+    /// The programmer's reason for not taking `t`.
     fn state(&self, programmer: &str) -> ProgrammerWhy {
         let why = self.why("t");
         let found = why
@@ -248,7 +248,7 @@ fn task(text: &str) -> TaskId {
     TaskId::new(text).expect("an id")
 }
 
-/// Everybody of the premium route is kept by something else.
+/// Each programmer of the premium route has another reason.
 fn as_in_the_promise(world: &mut World) {
     world.start("a", "006", 1);
     world.reserve("a", "006", 1, "6.00");
@@ -286,7 +286,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
     assert_eq!(
         (busy.task, busy.since),
         (Some(task("a")), Some(world.at)),
-        "with what, and since when"
+        "the task, and since when"
     );
     assert_eq!(
         world.state("008").until,
@@ -299,7 +299,7 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         "the day"
     );
     assert!(
-        world.state("009").detail.contains("may cost $5.00"),
+        world.state("009").detail.contains("may cost up to $5.00"),
         "which cap does not fit: {:?}",
         world.state("009")
     );
@@ -312,12 +312,12 @@ fn everything_that_can_keep_a_programmer_is_told_with_its_detail() {
         assert_eq!(
             world.state("006").state,
             state,
-            "it is busy, and takes nothing after that"
+            "it is busy, and takes no task after that"
         );
         assert_eq!(
             world.state("006").task,
             Some(task("a")),
-            "what it works on is told all the same"
+            "its task is named as well"
         );
         seen.insert(state);
     }
@@ -367,7 +367,7 @@ fn a_programmer_that_two_things_keep_says_both() {
     assert_eq!(
         said.state,
         Availability::Breaker,
-        "what its calls meet first"
+        "its calls meet the breaker first"
     );
     assert_eq!(
         said.until.map(|at| at.to_string()).as_deref(),
@@ -375,7 +375,7 @@ fn a_programmer_that_two_things_keep_says_both() {
         "the later of both"
     );
     assert!(
-        said.detail.contains("breaker open") && said.detail.contains("may cost $5.00"),
+        said.detail.contains("breaker open") && said.detail.contains("may cost up to $5.00"),
         "{}",
         said.detail
     );
@@ -390,7 +390,7 @@ fn a_programmer_that_two_things_keep_says_both() {
     world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
     let said = world.state("006").detail;
     assert!(
-        said.contains("is paused since") && said.ends_with("; works on a since 12:00 UTC"),
+        said.contains("is paused since") && said.ends_with("; working on a since 12:00 UTC"),
         "{said}"
     );
     let sentence = world.why("t").sentence;
@@ -401,7 +401,7 @@ fn a_programmer_that_two_things_keep_says_both() {
 fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
     let mut world = World::new();
     world.wait("t", "fast");
-    assert_eq!(world.state("001").detail, "", "nothing keeps it");
+    assert_eq!(world.state("001").detail, "", "it has no reason");
     world.pause(
         Target::Route {
             name: "fast".to_owned(),
@@ -419,7 +419,7 @@ fn an_idle_programmer_of_a_paused_route_says_what_keeps_it() {
 #[test]
 fn the_log_is_believed_before_an_older_heartbeat() {
     let mut world = World::new();
-    // Room for everybody at once.
+    // Enough budget for all at once.
     world.append(Decision::BudgetSet {
         limit_usd: "100".parse().expect("an amount"),
     });
@@ -433,7 +433,7 @@ fn the_log_is_believed_before_an_older_heartbeat() {
         assert_eq!(
             world.state(programmer).state,
             Availability::Idle,
-            "the log knows that this is over"
+            "this is over by the log"
         );
     }
     world.says(
@@ -446,13 +446,13 @@ fn the_log_is_believed_before_an_older_heartbeat() {
     assert_eq!(
         world.state("009").state,
         Availability::Idle,
-        "the log knows that its task has ended"
+        "its task has ended by the log"
     );
     world.start("a", "006", 1);
     assert_eq!(
         world.state("006").state,
         Availability::Busy,
-        "the log knows that it has one"
+        "it has a task by the log"
     );
 }
 
@@ -463,7 +463,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     world.heard.seen.remove(&id("006"));
     assert_eq!(
         world.state("006").detail,
-        "not heard of since 12:00 UTC; is a worker running with it?"
+        "no heartbeat since 12:00 UTC; is a worker running with it?"
     );
     world
         .heard
@@ -473,7 +473,7 @@ fn who_is_not_heard_of_says_since_when_and_that_its_worker_has_ended() {
     assert_eq!(
         said.state,
         Availability::Down,
-        "it is not idle until it is missed"
+        "it does not count as idle meanwhile"
     );
     assert_eq!(
         said.detail,
@@ -502,20 +502,23 @@ fn the_task_of_a_programmer_that_is_drained_says_when_it_is_given_back() {
     world.pause(Target::Programmer { id: id("006") }, Pause::Pause);
     assert!(
         !world.why("t").sentence.contains("drained"),
-        "who is merely paused ends it"
+        "a programmer that is only paused finishes its task"
     );
     world.pause(Target::Programmer { id: id("006") }, Pause::Drain);
     let until = world.at.plus(world.pool.dispatcher.drain_timeout);
     let why = world.why("t");
     let said = format!(
-        "; its programmer is drained: it ends or is given back by {}",
+        "; its programmer is being drained: the task ends or is handed back by {}",
         crate::format::clock(until, world.at)
     );
     assert!(why.sentence.ends_with(&said), "{}", why.sentence);
     assert_eq!(why.until, Some(until), "when");
     world.at = until;
     assert!(
-        world.why("t").sentence.ends_with("and gives it back now"),
+        world
+            .why("t")
+            .sentence
+            .ends_with("and hands the task back now"),
         "{}",
         world.why("t").sentence
     );
@@ -586,6 +589,6 @@ fn places_in_the_queue_go_by_when_messages_came_into_it() {
     assert_eq!(
         place(&world, "t"),
         Some((1, 2)),
-        "who is taken is out of it"
+        "a task that was taken has left the queue"
     );
 }

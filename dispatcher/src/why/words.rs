@@ -1,4 +1,4 @@
-//! The sentences. They are all made here, so that they sound alike.
+//! All sentences are made here, so that they read alike.
 
 use std::collections::BTreeMap;
 
@@ -26,13 +26,13 @@ pub(super) fn finished(outcome: &Outcome, now: Timestamp) -> String {
     let by = outcome
         .programmer
         .as_ref()
-        .map_or(String::new(), |id| format!(" by programmer {id}"));
+        .map_or(String::new(), |id| format!(" on programmer {id}"));
     let with = outcome
         .llm
         .as_ref()
         .map_or(String::new(), |llm| format!(" with {llm}"));
     format!(
-        "it does not wait: it has {}{error}{by}{with} at {}",
+        "it is not waiting: it {}{error}{by}{with} at {}",
         ended(outcome),
         clock(outcome.at, now)
     )
@@ -42,32 +42,32 @@ fn ended(outcome: &Outcome) -> String {
     use pool_core::result::Status;
     match outcome.status {
         Status::Succeeded | Status::Failed | Status::Expired => outcome.status.as_str().to_owned(),
-        Status::Rejected | Status::Cancelled => format!("been {}", outcome.status.as_str()),
+        Status::Rejected | Status::Cancelled => format!("was {}", outcome.status.as_str()),
     }
 }
 
 pub(super) fn running(owner: &Owner, (attempt, max): (u32, u32), now: Timestamp) -> String {
     let (who, since) = (&owner.programmer, clock(owner.since, now));
     format!(
-        "it does not wait: programmer {who} works on it since {since}, attempt {attempt} of {max}"
+        "it is not waiting: programmer {who} has been working on it since {since}, attempt {attempt} of {max}"
     )
 }
 
-/// Of a running task whose programmer is drained.
+/// Added for a running task whose programmer is drained.
 pub(super) fn drained(until: Timestamp, now: Timestamp) -> String {
     match until > now {
         true => format!(
-            "; its programmer is drained: it ends or is given back by {}",
+            "; its programmer is being drained: the task ends or is handed back by {}",
             clock(until, now)
         ),
-        false => "; its programmer is drained, and gives it back now".to_owned(),
+        false => "; its programmer is being drained and hands the task back now".to_owned(),
     }
 }
 
-/// Of a task that waits again.
+/// Added for a task that waits again.
 pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
     let why = match unseen {
-        Some(Unseen::Silent { .. }) => "which is not heard of any more",
+        Some(Unseen::Silent { .. }) => "which sends no heartbeats any more",
         Some(Unseen::Left { .. }) => "whose worker has ended",
         Some(Unseen::NotYet(_) | Unseen::Deaf(_)) | None => "whose process is gone",
     };
@@ -77,38 +77,38 @@ pub(super) fn lost(owner: &Owner, unseen: Option<Unseen>) -> String {
 pub(super) fn stale(known: Timestamp, sentence: &str, now: Timestamp) -> String {
     let known = clock(known, now);
     format!(
-        "this dispatcher cannot read the event log, is the broker there? As it was at {known}: {sentence}"
+        "this dispatcher cannot read the event log; check that the broker is running. Last known state, at {known}: {sentence}"
     )
 }
 
 pub(super) fn retry(retry: &Retry, (attempt, max): (u32, u32), now: Timestamp) -> String {
     let (due, error) = (Timestamp(retry.at_ms), retry.error.as_str());
     let when = match due > now {
-        true => format!("waits until {}", clock(due, now)),
-        false => "is about to be published".to_owned(),
+        true => format!("starts no earlier than {}", clock(due, now)),
+        false => "is about to be queued".to_owned(),
     };
-    format!("its attempt {attempt} of {max} broke ({error}), and the next one {when}")
+    format!("attempt {attempt} of {max} failed ({error}); the next one {when}")
 }
 
 pub(super) fn not_published(state: &TaskState, due: Timestamp, now: Timestamp) -> String {
     let since = clock(state.issued_at, now);
     let again = match due > now {
         true => format!("at {}", clock(due, now)),
-        false => "in a moment".to_owned(),
+        false => "shortly".to_owned(),
     };
     if state.generation > 0 {
         let generation = state.generation;
         return format!(
-            "it is being published again since {since} (generation {generation}); if nobody does, a dispatcher repeats it {again}"
+            "it has been due for republishing since {since} (generation {generation}); if that does not happen, a dispatcher does it {again}"
         );
     }
     format!(
-        "it was accepted at {since}, and its message is not known to be in a queue yet; a dispatcher publishes it again \
-         {again}, or at once when it is submitted again with the same id"
+        "it was accepted at {since}, but its message is not known to be in a queue yet; a dispatcher publishes it again \
+         {again}, or at once if you submit it again with the same id"
     )
 }
 
-/// Nothing shows whether the message is in its queue; a dispatcher looks after it.
+/// No event shows whether the message is in its queue; a dispatcher repairs a lost one.
 pub(super) const IF_LOST: &str =
     "; if its message is lost, a dispatcher notices and publishes it again";
 
@@ -116,13 +116,13 @@ pub(super) const IF_LOST: &str =
 pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
     match routes.route(&parse_routing_key(route).unwrap_or_default()) {
         Err(unroutable) => {
-            let what = "let a programmer of the pool file offer it, or cancel the task";
+            let what = "add it to a programmer in the pool file, or cancel the task";
             (Reason::Unroutable, format!("{unroutable}; {what}"))
         }
         Ok(now) => {
             let now = now.queue();
             let sentence = format!(
-                "its queue tasks.{route} is not in use any more since the pool file changed; a dispatcher that starts sends it on \
+                "its queue tasks.{route} is no longer used since the pool file changed; the next dispatcher that starts moves the task \
                  to {now}"
             );
             (Reason::RouteRetired, sentence)
@@ -130,7 +130,7 @@ pub(super) fn no_such_route(routes: &Routes, route: &str) -> (Reason, String) {
     }
 }
 
-/// All pauses that hold: who ends one of two must know of the other.
+/// All pauses that apply: an operator who ends one of two must know of the other.
 pub(super) fn paused(
     pauses: &[(Target, Paused)],
     each_by_itself: usize,
@@ -143,9 +143,9 @@ pub(super) fn paused(
         .collect();
     match each_by_itself {
         0 => {}
-        1 => each.push("its only programmer is paused by itself (`pool pauses`)".to_owned()),
+        1 => each.push("its only programmer has a pause of its own (`pool pauses`)".to_owned()),
         several => each.push(format!(
-            "each of its {several} programmers is paused by itself (`pool pauses`)"
+            "each of its {several} programmers has a pause of its own (`pool pauses`)"
         )),
     }
     format!("{}{}", each.join(", and "), place(position))
@@ -158,9 +158,9 @@ pub(super) fn pause(target: &Target, paused: Paused, now: Timestamp) -> String {
 
 pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {
     match idle {
-        [one] => format!("programmer {one} is idle, and takes it next"),
+        [one] => format!("programmer {one} is idle and takes it next"),
         several => format!(
-            "{} are idle, and one takes it next",
+            "{} are idle; one of them takes it next",
             offering(several.len(), route, "that can take it")
         ),
     }
@@ -169,7 +169,7 @@ pub(super) fn next(route: &Route, idle: &[&ProgrammerId]) -> String {
 pub(super) fn behind(route: &Route, (idle, able): (usize, usize), before: usize) -> String {
     let tasks = counted(before, "task is", "tasks are");
     format!(
-        "{idle} of {} are idle, and {tasks} before it",
+        "{idle} of {} are idle, but {tasks} ahead of it",
         offering(able, route, "that can take it")
     )
 }
@@ -217,11 +217,11 @@ pub(super) fn nobody(route: &Route, able: &[Able], position: Option<Position>) -
 
 fn place(position: Option<Position>) -> String {
     position.map_or(String::new(), |Position { place, of }| {
-        format!("; it is number {place} of {of} in the queue")
+        format!("; it is {place} of {of} in the queue")
     })
 }
 
-/// What is worth knowing in whatever way it waits.
+/// Facts that are added to every waiting task.
 pub(super) fn also(state: &TaskState, pool: &Pool, now: Timestamp) -> String {
     let mut also = String::new();
     if state.releases > 0 {
@@ -229,24 +229,24 @@ pub(super) fn also(state: &TaskState, pool: &Pool, now: Timestamp) -> String {
             counted(state.releases as usize, "time", "times"),
             state.hand_backs,
         );
-        also.push_str(&format!("; it was given back {times}"));
+        also.push_str(&format!("; it was handed back {times}"));
         if without > 0 {
             also.push_str(&format!(
-                " ({without} of at most {} without an LLM left)",
+                " ({without} of at most {} because no LLM was available)",
                 pool.dispatcher.max_hand_backs
             ));
         }
     }
     if let Some(deadline) = state.deadline {
         also.push_str(&format!(
-            "; it expires at {} unless it is started",
+            "; it expires at {} unless it starts before",
             clock(deadline, now)
         ));
     }
     also
 }
 
-/// Of a programmer all of whose LLMs are unavailable.
+/// For a programmer whose LLMs are all unavailable.
 pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
     let out: Vec<String> = shut
         .iter()
@@ -265,7 +265,7 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
         .min()
         .map_or(String::new(), |until| clock(until, now));
     match out.as_slice() {
-        [] => format!("waiting until {until} for a turn, as the LLM is back"),
+        [] => format!("waiting until {until} for its turn at an LLM that is available again"),
         [one] => format!("behind an open breaker until {until} after {one}"),
         several => format!(
             "behind open breakers until {until} after {}",
@@ -274,8 +274,8 @@ pub(super) fn breakers(shut: &[(LlmName, Shut)], now: Timestamp) -> String {
     }
 }
 
-/// Of a programmer whose cap would fit, as that of others does who wait too.
-pub(super) const ITS_TURN: &str = "waiting for a turn at what is left of the budget";
+/// For a programmer whose task would fit into the budget, while others that waited longer go first.
+pub(super) const ITS_TURN: &str = "waiting for its turn at the rest of the budget";
 
 pub(super) fn over_budget(until: Option<Timestamp>, now: Timestamp) -> String {
     until.map_or("over budget".to_owned(), |until| {
@@ -287,5 +287,5 @@ pub(super) fn left_to_free(until: Option<Timestamp>, now: Timestamp) -> String {
     let until = until.map_or(String::new(), |until| {
         format!(" until {}", clock(until, now))
     });
-    format!("leaving it to free ones{until}")
+    format!("leaving it to free programmers{until}")
 }

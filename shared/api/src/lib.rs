@@ -1,3 +1,3 @@
-//! Types of the HTTP API: what the server answers with, what the command line reads, what `openapi.json` describes.
+//! The types of the HTTP API: the server writes them, the command line reads them, `openapi.json` describes them.
 
 pub mod status;

@@ -1,4 +1,4 @@
-//! One programmer as the status and its own `/health` show it. Pure: from the fold, and what it said of itself last.
+//! One programmer in the pool's status and in its own `/health`. Pure: from the fold and its last heartbeat.
 
 use std::time::Duration;
 
@@ -12,18 +12,25 @@ use pool_core::llm::Fault;
 use pool_core::pool::Programmer;
 use pool_core::time::Timestamp;
 
+/// The state of a programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgrammerState {
+    /// It waits for a task.
     Idle,
+    /// It works on a task.
     Busy,
+    /// It takes no task; `shut` and `reason` say why.
     Shut,
+    /// No process holds it, or its process sends no heartbeats.
     Down,
 }
 
 impl ProgrammerState {
+    /// In the order in which tables list them.
     pub const ALL: [Self; 4] = [Self::Idle, Self::Busy, Self::Shut, Self::Down];
 
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -37,74 +44,96 @@ impl ProgrammerState {
 /// One programmer in the status.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProgrammerStatus {
+    /// As in the pool file: `001`.
     pub id: ProgrammerId,
-    /// The old clients' name: `Prog-001`.
+    /// The name that people see: `Prog-001`.
     pub agent: String,
+    /// The port of its `/health`.
     pub port: u16,
+    /// Whether it takes tasks.
     pub state: ProgrammerState,
-    /// That it is down is not known, only that it could not be heard of so far.
+    /// `down` is a guess: the dispatcher could not have received a heartbeat yet.
     #[serde(default)]
     pub unknown: bool,
-    /// Why it is shut or down; which task it works on.
+    /// Why it is shut or down, or the task that it works on; for people.
     pub reason: String,
-    /// Why it is shut, in a word.
+    /// Why it is shut, for programs.
     pub shut: Option<ShutReason>,
+    /// The task in hand, while it is busy.
     pub task: Option<TaskId>,
+    /// When that task was started.
     pub since: Option<Timestamp>,
-    /// The process that holds it.
+    /// The process that holds it: `worker host/pid`.
     pub worker: Option<String>,
+    /// Its first LLM in the pool file.
     pub primary_llm: String,
+    /// Its second LLM in the pool file.
     pub backup_llm: Option<String>,
+    /// The LLM that its next call would go to.
     pub current_llm: String,
+    /// Whether that is not its primary LLM.
     pub using_backup: bool,
-    /// The breaker of its primary LLM lets none of its calls pass; `circuit` says why.
+    /// The breaker of its primary LLM lets no call pass; `circuit` says why.
     pub circuit_open: bool,
+    /// The open breaker of its primary LLM.
     pub circuit: Option<CircuitStatus>,
-    /// Failures of its primary LLM that it has seen lately.
+    /// Its calls to its primary LLM that failed within the breaker's window.
     pub failures: u32,
+    /// The capabilities that it offers.
     pub capabilities: Vec<String>,
 }
 
-/// Why the primary LLM of a programmer is not called.
+/// The open breaker of a programmer's primary LLM.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CircuitStatus {
+    /// When it opened.
     pub since: Timestamp,
     /// When the next probe is due.
     pub until: Timestamp,
+    /// The class of the last failure.
     pub reason: Fault,
+    /// The failed calls that opened it, and failed probes since.
     pub failures: u32,
-    /// In one sentence.
+    /// All of it in one sentence, for people.
     pub detail: String,
 }
 
-/// What a programmer said of itself last.
+/// The last heartbeat of a programmer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// Whether it takes tasks.
     pub gate: Gate,
+    /// The port of its `/health`.
     pub port: u16,
-    /// The process that holds it.
+    /// The process that holds it: `worker host/pid`.
     pub worker: String,
 }
 
-/// Why nothing is known of a programmer.
+/// Why the state of a programmer is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unseen {
-    /// It was not heard of for a health check interval, though it could have been.
-    #[error("not heard of since {since}; is a worker running with it?")]
-    Silent { since: Timestamp },
-    /// Its process has said goodbye.
+    /// No heartbeat came for `health_check_interval_s`, though the dispatcher listened.
+    #[error("no heartbeat since {since}; is a worker running with it?")]
+    Silent {
+        /// The last heartbeat; without one, when the dispatcher began to listen.
+        since: Timestamp,
+    },
+    /// Its process has ended in order.
     #[error("its worker ended at {at}; is another one running with it?")]
-    Left { at: Timestamp },
-    /// It was listened for only so long.
-    #[error("not heard of yet: this dispatcher has listened for {} s", .0.as_secs())]
+    Left {
+        /// When the last heartbeat of that process came.
+        at: Timestamp,
+    },
+    /// No heartbeat has come yet, and the dispatcher has listened only this long.
+    #[error("no heartbeat yet: this dispatcher has listened for {} s", .0.as_secs())]
     NotYet(Duration),
-    /// Nobody can be heard: what the broker, which brings heartbeats, does instead.
+    /// Heartbeats cannot come, because of this state of the broker.
     #[error("unknown: the broker {0}")]
     Deaf(&'static str),
 }
 
 impl Unseen {
-    /// Whether it is known that it is not there.
+    /// Whether the programmer is known to be down.
     pub fn is_down(self) -> bool {
         match self {
             Self::Silent { .. } | Self::Left { .. } => true,
@@ -113,6 +142,7 @@ impl Unseen {
     }
 }
 
+/// The status of a programmer, from the fold and its last heartbeat.
 pub fn programmer_status(
     standing: &Standing<'_>,
     programmer: &Programmer,
@@ -191,7 +221,7 @@ fn gate_status(
             since: Some(*since),
         },
         Ok(Gate::Shut { reason, detail }) => {
-            // Breakers and money change from moment to moment: the log knows it better than a heartbeat.
+            // Breakers and money change often: the log is newer than the heartbeat.
             let known = standing
                 .obstacle(programmer, |_| true)
                 .filter(|obstacle| obstacle.reason == *reason);
@@ -205,7 +235,7 @@ fn gate_status(
     }
 }
 
-/// Why this programmer's calls do not go to its primary LLM.
+/// The open breaker that keeps this programmer's calls from its primary LLM.
 fn circuit(standing: &Standing<'_>, programmer: &Programmer) -> Option<CircuitStatus> {
     let caller = standing.caller(&programmer.id);
     let primary = programmer.primary();

@@ -1,5 +1,5 @@
-//! Acks of a stream's reader. They only tell the broker to send more, and each of them wakes it up: one for every
-//! message would cost it as much as the message.
+//! Acknowledgements of a stream's reader, many messages at once. They only allow the broker to send more. One for every
+//! message would cost the broker as much as the message.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{BrokerError, within};
 
-/// Far below any prefetch, so that the broker never waits for an ack.
+/// The number of messages per acknowledgement: far below any prefetch, so that the broker never waits.
 const TOGETHER: usize = 64;
-/// What is left over is acked after so long: the broker closes channels that leave a message unacknowledged.
+/// The longest time between acknowledgements, because the broker closes a channel that leaves messages unacknowledged.
 pub const AT_LATEST: Duration = Duration::from_secs(1);
 
-/// The messages that were read and are not acked yet.
+/// The messages that were read and are not acknowledged yet.
 #[derive(Debug)]
 pub struct Acks {
     last: Option<Delivery>,
@@ -24,7 +24,7 @@ pub struct Acks {
 }
 
 impl Acks {
-    /// `limit` is for each single ack.
+    /// `limit`: the time-out of each acknowledgement.
     pub fn new(limit: Duration) -> Self {
         Self {
             last: None,
@@ -34,10 +34,10 @@ impl Acks {
         }
     }
 
-    /// These were read, in this order.
+    /// Records `count` messages, the last of which is `last`, and acknowledges when it is due.
     ///
     /// # Errors
-    /// When an ack was due and could not be written.
+    /// When an acknowledgement was due and could not be written.
     pub async fn read(&mut self, last: Delivery, count: usize) -> Result<(), BrokerError> {
         self.last = Some(last);
         self.count += count;
@@ -48,7 +48,7 @@ impl Acks {
         }
     }
 
-    /// Acks what is left; call it when nothing has come for [`AT_LATEST`].
+    /// Acknowledges the rest. Call it when no message has come for [`AT_LATEST`].
     ///
     /// # Errors
     /// When it could not be written.

@@ -1,29 +1,40 @@
-//! How long to wait before trying again: doubling, capped, jittered so that a pool does not come back in step.
+//! Pauses between attempts: doubled each time up to a limit, and jittered, so that the processes of a pool do not all try at
+//! the same moment.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Counts the failures since the last success.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
+    /// Begins again with the shortest pause.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// What is tried worked for so long: as a success counts only what lasts, or something that breaks as soon as it is
-    /// made would be made without a pause.
+    /// Resets after an attempt that worked for more than 5 s. A connection that breaks as soon as it is made does not count
+    /// as a success, or it would be made again without a pause.
     pub fn worked_for(&mut self, lasted: Duration) {
         if lasted > LONGEST {
             self.reset();
         }
     }
 
-    /// The next delay: between half and all of 0.1 s · 2^failures, at most 5 s. `random` is uniform in 0..1.
+    /// The next pause: between half and all of 0.1 s · 2^failures, at most 5 s. `random` is uniform in 0..1.
+    ///
+    /// ```
+    /// use pool_broker::backoff::Backoff;
+    ///
+    /// let mut backoff = Backoff::default();
+    /// let pauses: Vec<u128> = (0..4).map(|_| backoff.next_delay(1.0).as_millis()).collect();
+    /// assert_eq!(pauses, [100, 200, 400, 800]);
+    /// ```
     #[must_use]
     pub fn next_delay(&mut self, random: f64) -> Duration {
         let full = LONGEST.min(FIRST.saturating_mul(1 << self.failures.min(10)));
@@ -31,7 +42,7 @@ impl Backoff {
         full.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Waits for the next delay.
+    /// Waits for the next pause.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.next_delay(rand::random())).await;
     }
@@ -56,7 +67,7 @@ mod tests {
         assert_eq!(
             backoff.next_delay(1.0).as_millis(),
             5000,
-            "what breaks at once is no success"
+            "an attempt that breaks at once is not a success"
         );
         backoff.worked_for(Duration::from_secs(6));
         assert_eq!(

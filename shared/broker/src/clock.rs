@@ -10,19 +10,20 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often a process that waits for its clock to be right, or off, looks again.
+/// How often code that waits for a right or a wrong clock compares it again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The clock of this process: gives the time only while it agrees with the others.
+/// The clock of this process. It gives the time only while it agrees with the others.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
     check: Mutex<ClockCheck>,
-    /// Whether others were heard, or none are there to be heard.
+    /// Whether the clock was compared, or there is no other process to compare it with.
     compared: watch::Sender<bool>,
 }
 
 impl Clock {
+    /// A clock that has not been compared yet.
     #[expect(clippy::new_without_default, reason = "a clock has a beginning")]
     pub fn new() -> Self {
         Self {
@@ -32,6 +33,7 @@ impl Clock {
         }
     }
 
+    /// Compares the clock with a heartbeat of another process that has just arrived.
     pub fn heard(&self, heartbeat: &Heartbeat) {
         self.with_check(|check| {
             check.heard(heartbeat.process, heartbeat.at_ms, self.started.elapsed())
@@ -39,12 +41,13 @@ impl Clock {
         self.compared.send_replace(true);
     }
 
-    /// There is nobody to compare this clock with.
+    /// Trusts this clock without a comparison, because no other process has answered.
     pub fn is_alone(&self) {
         self.compared.send_replace(true);
     }
 
-    /// Ends when this clock was compared with others', if there are any: until then nobody knows whether it is right.
+    /// Waits until the clock was compared with another one, or no other process has answered. Until then it is not known
+    /// to be right.
     pub async fn compared(&self) {
         // The sender lives as long as this.
         let _ = self
@@ -57,7 +60,7 @@ impl Clock {
     /// The time.
     ///
     /// # Errors
-    /// [`ClockOff`] when this machine's clock is more than 2 s away from the others'.
+    /// [`ClockOff`] when this machine's clock differs more than 2 s from the others'.
     pub fn now(&self) -> Result<Timestamp, ClockOff> {
         let wall = wall_clock();
         match self.offset_from(wall) {
@@ -66,7 +69,7 @@ impl Clock {
         }
     }
 
-    /// The time, as soon as the clock agrees with the others' again.
+    /// Waits until the clock agrees with the others', and gives the time.
     pub async fn right(&self) -> Timestamp {
         loop {
             match self.now() {
@@ -76,7 +79,7 @@ impl Clock {
         }
     }
 
-    /// Ends as soon as the clock is off.
+    /// Waits until the clock disagrees with the others'.
     pub async fn wrong(&self) -> ClockOff {
         loop {
             match self.now() {
@@ -86,7 +89,7 @@ impl Clock {
         }
     }
 
-    /// How far it is ahead of the others', in ms; None when nobody else is heard.
+    /// How far the clock is ahead of the others', in ms; None without a heartbeat of another process.
     pub fn offset_ms(&self) -> Option<i64> {
         self.offset_from(wall_clock())
     }
@@ -96,7 +99,7 @@ impl Clock {
     }
 
     fn with_check<T>(&self, act: impl FnOnce(&mut ClockCheck) -> T) -> T {
-        // Samples are valid one by one, so a panic elsewhere does not spoil them.
+        // Each sample is valid by itself, so a panic in another thread does not spoil them.
         act(&mut self.check.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,7 +1,7 @@
-//! Where the broker is and how to get in: one attempt at a connection, given up after a while together with its socket.
+//! The broker's address and credentials, and one attempt at a connection, with a time-out.
 //!
-//! lapin runs a connection in a thread of its own, which waits as long as its peer does. Whoever gives up must close the
-//! socket under it, or every attempt at a silent peer would leave a thread behind.
+//! lapin runs each connection in its own thread, which waits as long as the peer is silent. So a failed attempt must close
+//! its socket, or every attempt at a silent peer would leave a thread behind.
 
 use std::io;
 use std::net::Shutdown;
@@ -16,7 +16,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use super::refusal::{Cause, NotConnected, cause_of};
 use super::{BrokerError, tls};
 
-/// How to reach the broker, and under which name the management UI shows this process.
+/// How to reach the broker, and the name under which the management UI shows this process.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     config: pool_core::pool::Broker,
@@ -24,6 +24,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// `process`: the name of this process, the first part of its connections' names.
     pub fn new(config: pool_core::pool::Broker, process: impl Into<String>) -> Self {
         Self {
             config,
@@ -31,16 +32,17 @@ impl Endpoint {
         }
     }
 
-    /// For every single await on the broker.
+    /// The time-out of every single await on the broker (`broker.timeout_s`).
     pub fn timeout(&self) -> Duration {
         self.config.timeout
     }
 
+    /// The number of channels for publishing (`broker.publish_channels`).
     pub fn publish_channels(&self) -> usize {
         self.config.publish_channels
     }
 
-    /// Host, port and virtual host, without the password.
+    /// Host, port and virtual host, without user and password.
     pub fn address(&self) -> String {
         let url = self.config.url.expose();
         let address = url
@@ -56,8 +58,8 @@ impl Endpoint {
     /// A new connection; `purpose` is added to its name in the management UI.
     ///
     /// # Errors
-    /// When the broker cannot be reached or refuses; the text names the address and what to do, more of it for a link that never
-    /// `was_up`.
+    /// When the broker cannot be reached or refuses. The text names the address and what to do. It says more when the
+    /// connection was never up (`was_up` is false).
     pub async fn connect(&self, purpose: &str, was_up: bool) -> Result<Connection, BrokerError> {
         let limit = self.timeout();
         let connected = match tokio::time::timeout(limit, self.try_connect(purpose, was_up)).await {
@@ -107,7 +109,7 @@ impl Endpoint {
         );
         let connection = match connect.await {
             Ok(connection) => connection,
-            // A port that was right before is not asked what it speaks: that costs a broker in trouble a connection more.
+            // The port was right before. Probing what it speaks would cost a broker in trouble one more connection.
             Err(error) if was_up => return Err(cause_of(&error, &uri)),
             Err(error) => return Err(self.explain(&error, &uri).await),
         };
@@ -115,7 +117,8 @@ impl Endpoint {
         Ok(connection)
     }
 
-    /// A broker hangs up on whoever speaks plainly to a port for TLS, without a word: it is asked what it speaks.
+    /// Finds the cause of a failed first attempt. A broker silently closes a plain connection to a TLS port, so this probes
+    /// whether the port speaks TLS.
     async fn explain(&self, error: &lapin::Error, uri: &AMQPUri) -> Cause {
         let cause = cause_of(error, uri);
         let hang_ups = [
@@ -135,7 +138,7 @@ impl Endpoint {
         let heartbeat = u16::try_from(self.config.heartbeat.as_secs()).unwrap_or(u16::MAX);
         uri.query.heartbeat.get_or_insert(heartbeat);
         if self.config.client_certificate.is_some() && !url.contains('@') {
-            // Nobody is named: the certificate says who this is.
+            // The URL names no user: the certificate does.
             uri.query
                 .auth_mechanism
                 .get_or_insert(SASLMechanism::External);
@@ -152,7 +155,7 @@ pub(super) async fn addresses(uri: &AMQPUri) -> io::Result<Vec<std::net::SocketA
     )
 }
 
-/// The socket of a connection that is not open yet: shut when nobody waits for that any more.
+/// The socket of a connection that is not open yet. It is shut when the attempt is dropped.
 #[derive(Clone, Default)]
 struct Socket(Arc<Mutex<Option<std::net::TcpStream>>>);
 
@@ -167,13 +170,13 @@ impl Socket {
         Ok(())
     }
 
-    /// The connection is open: from here on it ends by itself.
+    /// The connection is open: lapin closes the socket from now on.
     fn keep(&self) {
         drop(self.take());
     }
 }
 
-/// Shuts the socket of an attempt that was given up.
+/// Shuts the socket when the attempt is dropped.
 struct Attempt(Socket);
 
 impl Drop for Attempt {

@@ -1,16 +1,19 @@
-//! Named points of the walk of a task at which a test can kill, stop, block or panic a process: what is promised for a crash
-//! between two steps is held by crashing there.
+//! Fault injection: named points in the life of a task at which a test can kill, stop, block or panic a process. So the
+//! tests crash a process between any two steps and check what is promised for that crash.
 //!
-//! `POOL_FAULT` in the environment says where and how: `worker.started=kill`, `worker.started=kill@3` for the third time
-//! that it is reached, `dispatcher.result_taken=stop` (SIGSTOP of the own process), `dispatcher.result_taken=panic` (of the
-//! tokio task that reaches it), `worker.claiming=block:20` (its thread,
-//! for so many seconds); several are joined with `,`. It exists only with the feature `faults`, which the tests turn on, and
-//! with debug assertions: a release build reads no variable and holds no name.
+//! The environment variable `POOL_FAULT` names the point and the fault:
+//! - `worker.started=kill` kills the process there, `worker.started=kill@3` the third time that it gets there;
+//! - `dispatcher.result_taken=stop` stops the process (SIGSTOP);
+//! - `dispatcher.result_taken=panic` panics in the tokio task that gets there;
+//! - `worker.claiming=block:20` blocks the thread for 20 seconds.
+//!
+//! Several faults are joined with `,`. All of this exists only with the feature `faults`, which the tests turn on, and
+//! with debug assertions: a release build reads no variable and contains no names.
 
-/// The points, a list a process, each with the name that `POOL_FAULT` uses.
+/// The points, one list for each program, each with its name in `POOL_FAULT`.
 macro_rules! points {
     ($($(#[$about:meta])* $list:ident { $($(#[$doc:meta])* $point:ident = $name:literal,)+ })+) => {
-        /// A point of the walk.
+        /// A point in the life of a task.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Point {
             $($($(#[$doc])* $point,)+)+
@@ -20,7 +23,7 @@ macro_rules! points {
         impl Point {
             $($(#[$about])* pub const $list: &[Self] = &[$(Self::$point,)+];)+
 
-            /// As `POOL_FAULT` calls it.
+            /// The name in `POOL_FAULT`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $($(Self::$point => $name,)+)+
@@ -31,56 +34,56 @@ macro_rules! points {
 }
 
 points! {
-    /// A worker's, in the order of the walk.
+    /// The worker's points, in the order in which an attempt reaches them.
     WORKER {
-        /// A delivery has come in.
+        /// A message was delivered.
         Delivered = "worker.delivered",
-        /// It was read: it holds a task.
+        /// The message was read and contains a task.
         Read = "worker.read",
-        /// `started` is about to be appended.
+        /// The worker is about to append `started`.
         Claiming = "worker.claiming",
-        /// `started` was read back: the attempt owns the task.
+        /// The worker has read `started` back: the attempt owns the task.
         Started = "worker.started",
-        /// The worktree is there, the agent has not been started.
+        /// The worktree exists; the agent has not been started.
         WorktreeMade = "worker.worktree_made",
-        /// The agent and the checks are done, the worktree is still there.
+        /// The agent and the checks have ended; the worktree still exists.
         AgentDone = "worker.agent_done",
-        /// The result is about to be published.
+        /// The worker is about to publish the result.
         ResultReady = "worker.result_ready",
         /// The result is confirmed in `results`.
         ResultPublished = "worker.result_published",
-        /// The task is about to be acked.
+        /// The worker is about to acknowledge the task.
         Acking = "worker.acking",
-        /// The ack is written.
+        /// The acknowledgement is written.
         Acked = "worker.acked",
-        /// The outcome was read from the log, and it is this attempt's.
+        /// The worker has read the outcome from the log, and it is this attempt's.
         FinishedRead = "worker.finished_read",
-        /// The branch is about to be set.
+        /// The worker is about to set the branch.
         SettingBranch = "worker.setting_branch",
         /// The branch is set.
         BranchSet = "worker.branch_set",
-        /// Handing back: `released` is in the log, the message is still here.
+        /// Handing back: `released` is in the log; the message is not returned yet.
         Released = "worker.released",
-        /// Sending on: `reissued` is in the log, the new message is not published.
+        /// Sending on: `reissued` is in the log; the new message is not published.
         Reissued = "worker.reissued",
-        /// Sending on: the new message is in its queue, the log does not say so.
+        /// Sending on: the new message is in its queue; `published` is not in the log.
         SentOn = "worker.sent_on",
-        /// Sending on: all is done but the ack of the old message.
+        /// Sending on: only the acknowledgement of the old message is missing.
         SentOnLogged = "worker.sent_on_logged",
-        /// Made again: `reissued` has ended the attempt, the message is still here.
+        /// Scheduling a retry: `reissued` has ended the attempt; the message is not in `pool.retries` yet.
         RetryReissued = "worker.retry_reissued",
-        /// Made again: the message is in `pool.retries`, the old one is not acked.
+        /// Scheduling a retry: the message is in `pool.retries`; the old one is not acknowledged.
         RetryKept = "worker.retry_kept",
-        /// Ending without an attempt: the result is confirmed, the task is not acked.
+        /// Ending without an attempt: the result is confirmed; the task is not acknowledged.
         EndTold = "worker.end_told",
-        /// A finished task came again: its result was asked for once more, the task is not acked.
+        /// A finished task was delivered again: the worker has asked for its result; the task is not acknowledged.
         RepeatAsked = "worker.repeat_asked",
-        /// Dead-lettering: the submitter's result is confirmed, the message is still here.
+        /// Dead-lettering: the submitter's result is confirmed; the message is not in `pool.dead` yet.
         DeadTold = "worker.dead_told",
-        /// The message was rejected.
+        /// Dead-lettering: the message is in `pool.dead`.
         DeadLettered = "worker.dead_lettered",
     }
-    /// A dispatcher's.
+    /// The dispatcher's points.
     DISPATCHER {
         /// Intake: the task message is in the history.
         TaskKept = "dispatcher.task_kept",
@@ -88,61 +91,61 @@ points! {
         Submitted = "dispatcher.submitted",
         /// Intake: the message is in its queue.
         Queued = "dispatcher.queued",
-        /// Intake: `published` is in the log, the submitter has no answer.
+        /// Intake: `published` is in the log; the submitter has no answer yet.
         Published = "dispatcher.published",
-        /// A result has come in.
+        /// A result was delivered.
         ResultTaken = "dispatcher.result_taken",
         /// `finished` was accepted.
         OutcomeWritten = "dispatcher.outcome_written",
-        /// The result is in the history; on the reply queue perhaps.
+        /// The result is in the history. It may be on the reply queue.
         ResultKept = "dispatcher.result_kept",
-        /// The result is on the reply queue, if there is one; in the history perhaps.
+        /// The result is on the reply queue, if there is one. It may be in the history.
         ResultReplied = "dispatcher.result_replied",
-        /// The result is where it has to be, and not acked.
+        /// The result is in the history and on the reply queue, and not acknowledged.
         ResultDelivered = "dispatcher.result_delivered",
-        /// The ack of a result is written.
+        /// The acknowledgement of a result is written.
         ResultAcked = "dispatcher.result_acked",
-        /// The result of a finished task was asked for again.
+        /// A worker has asked again for the result of a finished task.
         RepeatTaken = "dispatcher.repeat_taken",
-        /// The next attempt at a task is due, its message is in `pool.retries`.
+        /// The next attempt at a task is due; its message is in `pool.retries`.
         RetryDue = "dispatcher.retry_due",
-        /// The task is in its queue again, the log does not say so.
+        /// The task is in its queue again; `published` is not in the log.
         RetryIssued = "dispatcher.retry_issued",
-        /// All is done but the ack of the message in `pool.retries`.
+        /// Only the acknowledgement of the message in `pool.retries` is missing.
         RetryLogged = "dispatcher.retry_logged",
-        /// A message without a route has come in.
+        /// A message without a route was delivered.
         UnroutableTaken = "dispatcher.unroutable_taken",
-        /// It was put right or rejected, and not acked.
+        /// That message was published to its route or rejected, and is not acknowledged.
         UnroutableHandled = "dispatcher.unroutable_handled",
-        /// A task waits in a queue that is no longer in use.
+        /// A message in a queue that is no longer in use was delivered.
         RetiredTaken = "dispatcher.retired_taken",
-        /// `reissued` is in the log, the new message is not published. Dead letters pass here too.
+        /// `reissued` is in the log; the new message is not published. Dead letters pass here too.
         RetiredReissued = "dispatcher.retired_reissued",
-        /// The new message is in its queue, the log does not say so. Dead letters pass here too.
+        /// The new message is in its queue; `published` is not in the log. Dead letters pass here too.
         RetiredSentOn = "dispatcher.retired_sent_on",
-        /// All is done but the ack of the old message.
+        /// Only the acknowledgement of the old message is missing.
         RetiredLogged = "dispatcher.retired_logged",
-        /// A lost task is published again: `reissued` is in the log, the message is not published.
+        /// Publishing a lost task again: `reissued` is in the log; the message is not published.
         RepairReissued = "dispatcher.repair_reissued",
-        /// The message is in its queue, the log does not say so.
+        /// Publishing a lost task again: the message is in its queue; `published` is not in the log.
         RepairPublished = "dispatcher.repair_published",
         /// The result of a task whose deadline has passed is in `results`.
         Expired = "dispatcher.expired",
-        /// A result that its reply queue refuses is in `pool.dead`, and not acked.
+        /// A result that its reply queue refuses is in `pool.dead`, and not acknowledged.
         GaveUp = "dispatcher.gave_up",
-        /// What the broker gave up is issued again, and still in `pool.dead`.
+        /// A message that the broker dead-lettered is published again, and still in `pool.dead`.
         RescueIssued = "dispatcher.rescue_issued",
-        /// What an operator wanted of a dead letter is done, and it is still in `pool.dead`.
+        /// The operator's action on a dead letter is done; the letter is still in `pool.dead`.
         DeadRetried = "dispatcher.dead_retried",
-        /// What is open is about to be said again.
+        /// The dispatcher is about to append snapshots of open tasks.
         Restating = "dispatcher.restating",
-        /// Something of it is in the log again, the rest perhaps not.
+        /// Some snapshots are in the log; others may be missing.
         Restated = "dispatcher.restated",
-        /// `configured` is in the log, the bindings are still those from before.
+        /// `configured` is in the log; the bindings are still the old ones.
         Configured = "dispatcher.configured",
-        /// Bindings that are no longer wanted are gone, new ones are not there yet.
+        /// Old bindings are gone; new ones do not exist yet.
         RoutesUnbound = "dispatcher.routes_unbound",
-        /// The bindings are those of the file, and still locked.
+        /// The bindings are those of the file; the lock on them is still held.
         RoutesBound = "dispatcher.routes_bound",
     }
 }
@@ -150,7 +153,7 @@ points! {
 #[cfg(all(feature = "faults", debug_assertions))]
 pub use armed::point;
 
-/// Nothing happens here.
+/// Does nothing in this build.
 #[cfg(not(all(feature = "faults", debug_assertions)))]
 #[inline(always)]
 pub const fn point(_: Point) {}
@@ -179,7 +182,7 @@ mod armed {
     pub(super) struct Fault {
         pub(super) point: Point,
         pub(super) act: Act,
-        /// At which time that the point is reached: 1 is the first.
+        /// The visit of the point at which the fault happens; 1 is the first.
         pub(super) at: u32,
         reached: AtomicU32,
     }
@@ -187,13 +190,13 @@ mod armed {
     static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
         let text = std::env::var("POOL_FAULT").unwrap_or_default();
         parse(&text).unwrap_or_else(|problem| {
-            // A test that means another point than it says must not pass.
+            // A test with a misspelt point must not pass.
             eprintln!("POOL_FAULT: {problem}");
             std::process::exit(2);
         })
     });
 
-    /// A point of the walk: what `POOL_FAULT` says for it happens here.
+    /// Injects the faults that `POOL_FAULT` names for this point.
     pub fn point(point: Point) {
         for fault in FAULTS.iter().filter(|fault| fault.point == point) {
             if fault.reached.fetch_add(1, Ordering::Relaxed) + 1 == fault.at {
@@ -203,12 +206,9 @@ mod armed {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a blocked thread is what is asked for"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the fault is a blocked thread")]
     fn perform(act: Act) {
-        // A signal to oneself fails for no reason that a process could have.
+        // A signal to the own process does not fail.
         let _ = match act {
             Act::Kill => kill(Pid::this(), Signal::SIGKILL),
             Act::Stop => kill(Pid::this(), Signal::SIGSTOP),
@@ -230,15 +230,13 @@ mod armed {
     fn parse_one(text: &str) -> Result<Fault, String> {
         let (name, what) = text
             .split_once('=')
-            .ok_or_else(|| format!("{text:?} is not <point>=<act>"))?;
+            .ok_or_else(|| format!("{text:?} is not <point>=<fault>"))?;
         let mut known = Point::WORKER.iter().chain(Point::DISPATCHER);
         let point = *known
             .find(|point| point.name() == name)
             .ok_or_else(|| format!("there is no point {name:?}"))?;
         let (act, at) = what.split_once('@').unwrap_or((what, "1"));
-        let at = at
-            .parse()
-            .map_err(|_| format!("{at:?} is no number of times"))?;
+        let at = at.parse().map_err(|_| format!("{at:?} is not a number"))?;
         let act = match act.split_once(':') {
             None if act == "kill" => Act::Kill,
             None if act == "stop" => Act::Stop,
@@ -246,7 +244,7 @@ mod armed {
             Some(("block", seconds)) => Act::Block(Duration::from_secs(
                 seconds
                     .parse()
-                    .map_err(|_| format!("{seconds:?} is no number"))?,
+                    .map_err(|_| format!("{seconds:?} is not a number of seconds"))?,
             )),
             Some(_) | None => {
                 return Err(format!(

@@ -1,4 +1,5 @@
-//! What travels beside a task message: its generation and when it was submitted; and what the broker counted.
+//! AMQP properties and headers of the pool's messages, written and read: generation, time of submission, reply address,
+//! reason of a dead letter, and the broker's count of deliveries.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -16,18 +17,18 @@ const REASON: &str = "pool-reason";
 const DEAD_ID: &str = "pool-dead-id";
 const DEAD_MS: &str = "pool-dead-ms";
 const FROM: &str = "pool-from";
-/// Headers of a message travel in one frame; a message about a mistake may quote all of it.
+/// The longest reason of a dead letter. All headers must fit into one frame, and a reason may quote a whole message.
 const MAX_REASON_CHARS: usize = 1_000;
-/// RabbitMQ 4.3 and later: returns of this message of whatever kind; absent on the first delivery.
+/// RabbitMQ 4.3 and later: the number of returns of this message, of every kind; absent on the first delivery.
 const ACQUIRED_COUNT: &str = "x-acquired-count";
-/// Up to 4.2: returns of this message of whatever kind; absent or 0 on the first delivery. From 4.3 on a nack and a
-/// consumer time-out do not count here, everything else does.
+/// Up to RabbitMQ 4.2: the number of returns of this message, of every kind; absent or 0 on the first delivery. From 4.3 on a
+/// nack and a consumer time-out are not counted here.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// AMQP property `type` of a message in `results` that asks for a result which is there already: no body.
+/// The AMQP property `type` of a message in `results` that asks for the result of a finished task. Such a message has no body.
 pub const REPEAT: &str = "repeat";
 
-/// An integer of whatever width the other side chose.
+/// An integer, in any width that the sender chose.
 fn integer(value: &AMQPValue) -> Option<u64> {
     match value {
         AMQPValue::ShortShortInt(n) => u64::try_from(*n).ok(),
@@ -71,7 +72,7 @@ pub fn token(properties: &BasicProperties) -> Token {
     }
 }
 
-/// When the task was submitted, if the submitter said so (our header, or AMQP's `timestamp` in seconds).
+/// When the task was submitted: from the header `pool-submitted-ms`, or from AMQP's `timestamp` in seconds.
 pub fn submitted_at(properties: &BasicProperties) -> Option<Timestamp> {
     let seconds = || {
         properties
@@ -84,16 +85,17 @@ pub fn submitted_at(properties: &BasicProperties) -> Option<Timestamp> {
         .map(Timestamp)
 }
 
-/// What a task message keeps whenever it is published again.
+/// The properties that a task message keeps whenever it is published again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keeps {
+    /// When the task was submitted, if that is known.
     pub submitted_at: Option<Timestamp>,
-    /// For the broker: quorum queues of RabbitMQ 4.0 and later serve those above 4 first, two for each other one.
+    /// The broker's priority. Quorum queues of RabbitMQ 4.0 and later deliver two messages above 4 for each other one.
     pub priority: Option<u8>,
 }
 
 impl Keeps {
-    /// Of a message that came from the broker.
+    /// From a message that the broker delivered.
     pub fn of(properties: &BasicProperties) -> Self {
         Self {
             submitted_at: submitted_at(properties),
@@ -101,7 +103,7 @@ impl Keeps {
         }
     }
 
-    /// Of a task for which there is no message.
+    /// From a task without a message.
     pub fn of_task(task: &TaskMessage, submitted_at: Option<Timestamp>) -> Self {
         Self {
             submitted_at,
@@ -110,7 +112,7 @@ impl Keeps {
     }
 }
 
-/// Properties of a task message of this generation: persistent JSON.
+/// The properties of a task message of this generation: persistent JSON.
 pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(
@@ -132,7 +134,7 @@ pub fn task_properties(task_id: &str, generation: u32, keeps: Keeps) -> BasicPro
     }
 }
 
-/// Those that mean something to us, of a task message that is passed on in its generation. Nothing else of a delivery is
+/// The properties for a task message that is passed on in its generation: only those that mean something to the pool
 /// (broker fact 16).
 pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
     let id = text(came_with.message_id()).unwrap_or_default();
@@ -143,7 +145,7 @@ pub fn carried_on(came_with: &BasicProperties) -> BasicProperties {
     ))
 }
 
-/// Properties of a task message that waits for its next attempt until then.
+/// The properties of a task message that waits for its next attempt until `at`.
 pub fn retry_properties(
     task_id: &str,
     generation: u32,
@@ -158,7 +160,7 @@ pub fn retry_at(properties: &BasicProperties) -> Option<Timestamp> {
     header(properties, RETRY_AT_MS).map(Timestamp)
 }
 
-/// Of a message that asks for the result of a task once more. With a time it waits in `pool.retries` until then.
+/// The properties of a message that asks for the result of a finished task. With `at` it waits in `pool.retries` until then.
 pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicProperties {
     let properties = result_properties(task_id, None).with_type(REPEAT.into());
     match at {
@@ -167,7 +169,7 @@ pub fn repeat_properties(task_id: &str, at: Option<Timestamp>) -> BasicPropertie
     }
 }
 
-/// The same, for `pool.retries` until then.
+/// Adds the time until which the message waits in `pool.retries`.
 fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
     headers.insert(
@@ -177,8 +179,8 @@ fn due_at(properties: BasicProperties, at: Timestamp) -> BasicProperties {
     properties.with_headers(headers)
 }
 
-/// Properties of a result: persistent JSON with the attempt that brought it about, so that a dispatcher can tell
-/// without reading a large body.
+/// The properties of a result: persistent JSON, with the attempt in a header, so that a dispatcher need not read a large body
+/// to know it.
 pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicProperties {
     let mut headers = FieldTable::default();
     if let Some(attempt) = attempt {
@@ -189,18 +191,21 @@ pub fn result_properties(task_id: &str, attempt: Option<String>) -> BasicPropert
         .with_headers(headers)
 }
 
-/// Why and when a message was put into `pool.dead`, and which one it is there.
+/// The headers of a dead letter: why and when the pool put a message into `pool.dead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obituary {
+    /// Names the dead letter in `pool.dead`: 32 hexadecimal digits.
     pub id: String,
-    /// For people: `kind: message`.
+    /// For people: `kind: message`, at most 1,000 characters.
     pub reason: String,
+    /// When it was put there.
     pub at: Timestamp,
     /// The queue that it was taken from.
     pub from: String,
 }
 
 impl Obituary {
+    /// Makes the id, and cuts the reason.
     pub fn new(reason: impl Into<String>, from: impl Into<String>, at: Timestamp) -> Self {
         let mut reason = reason.into();
         if let Some((cut, _)) = reason.char_indices().nth(MAX_REASON_CHARS) {
@@ -215,7 +220,7 @@ impl Obituary {
         }
     }
 
-    /// What a message in `pool.dead` says of itself; None when we have not put it there.
+    /// Reads the headers of a message in `pool.dead`; None when the broker has put it there.
     pub fn of(properties: &BasicProperties) -> Option<Self> {
         Some(Self {
             id: text_header(properties, DEAD_ID)?,
@@ -225,7 +230,7 @@ impl Obituary {
         })
     }
 
-    /// Properties for the way to `pool.dlx`: what matters of those that the message came with, and these words.
+    /// The properties for publishing to `pool.dlx`: these headers, and the message's own properties that [`carried_on`] keeps.
     pub fn properties(&self, came_with: &BasicProperties) -> BasicProperties {
         let properties = carried_on(came_with);
         let mut headers = properties.headers().clone().unwrap_or_default();
@@ -257,29 +262,32 @@ pub fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
     }
 }
 
-/// The attempt that a result in `results` is of.
+/// The attempt that a result in `results` belongs to.
 pub fn attempt(properties: &BasicProperties) -> Option<String> {
     text_header(properties, ATTEMPT)
 }
 
-/// Persistent, `application/json`.
+/// The properties of a persistent message with the content type `application/json`.
 pub fn json_properties() -> BasicProperties {
     BasicProperties::default()
         .with_content_type("application/json".into())
         .with_delivery_mode(2)
 }
 
-/// Where a result goes and how the submitter recognises it.
+/// Where the result of a task goes, and how the submitter recognises it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// A routing key of `pool.results`; begins with `results.`, or nothing is sent.
+    /// The routing key in `pool.results`, which begins with `results.`; None: the submitter wants no message.
     pub to: Option<String>,
+    /// Returned to the submitter as it is.
     pub correlation_id: Option<String>,
 }
 
 impl Reply {
+    /// Reads `reply_to` and `correlation_id`.
+    ///
     /// # Errors
-    /// The `reply_to` that does not begin with `results.`: it could be anybody's queue.
+    /// The `reply_to` that does not begin with `results.`: it could name a queue of the pool.
     pub fn of(properties: &BasicProperties) -> Result<Self, String> {
         let to = text(properties.reply_to()).map(str::to_owned);
         if let Some(foreign) = to.as_ref().filter(|to| !to.starts_with(REPLY_PREFIX)) {
@@ -291,8 +299,7 @@ impl Reply {
         })
     }
 
-    /// The address as it stands there, for a message that is passed on: whoever does the task refuses one that cannot be
-    /// used.
+    /// Reads them without a check, for a message that is passed on. The worker that takes the task refuses a bad address.
     pub fn as_it_came(properties: &BasicProperties) -> Self {
         let to = text(properties.reply_to()).map(str::to_owned);
         Self {
@@ -301,7 +308,7 @@ impl Reply {
         }
     }
 
-    /// What is left of a reply whose address cannot be used.
+    /// Reads only `correlation_id`, because the address cannot be used.
     pub fn without_address(properties: &BasicProperties) -> Self {
         Self {
             to: None,
@@ -309,7 +316,7 @@ impl Reply {
         }
     }
 
-    /// Puts it on a message.
+    /// Adds `reply_to` and `correlation_id` to the properties of a message.
     pub fn on(&self, mut properties: BasicProperties) -> BasicProperties {
         if let Some(to) = &self.to {
             properties = properties.with_reply_to(to.as_str().into());
@@ -321,7 +328,7 @@ impl Reply {
     }
 }
 
-/// A property as text.
+/// A property as text; None when it is missing or empty.
 pub fn text(property: &Option<ShortString>) -> Option<&str> {
     property
         .as_ref()

@@ -1,4 +1,4 @@
-//! Sends this process's heartbeats and hears the others'.
+//! Sends this process's heartbeats and receives those of all processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +20,11 @@ use super::{BrokerError, within};
 use pool_core::heartbeat::Heartbeat;
 use pool_telemetry::clock::wall_clock;
 
-/// Whoever is there answers a greeting at once.
+/// How long a starting process waits for an answer to its greeting. Running processes answer immediately.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Sends what `beat` says every `every`, and at once when `nudge` says so (at most twice a second), until `shutdown`; then
-/// says goodbye.
+/// Sends `beat()` once per `every`, and within half a second after each `nudge`. At `shutdown` it sends a last one with
+/// `ends`.
 pub async fn send(
     publisher: Publisher,
     every: Duration,
@@ -64,8 +64,8 @@ async fn send_one(publisher: &Publisher, heartbeat: &Heartbeat) {
     }
 }
 
-/// Asks those who are there what time it is, as soon as they can be heard, and from then on tells whoever asks. Where nobody
-/// answers this clock is as good as any.
+/// Asks the other processes for the time as soon as their heartbeats can arrive, and then answers their greetings. With no
+/// answer after one second the process trusts its own clock.
 pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
     let greeting = |asks| Heartbeat::greeting(process.id, &process.name, wall_clock(), asks);
     let answered = async {
@@ -87,7 +87,8 @@ pub async fn greet(process: Process, hears: Arc<Notify>, asked: Arc<Notify>) {
     }
 }
 
-/// Calls `hear` for every heartbeat of any process, its own included, until `shutdown`; tells `hears` when it has begun.
+/// Calls `hear` for every heartbeat of every process, including this one, until `shutdown`. Notifies `hears` whenever it has
+/// begun to consume.
 pub async fn listen(
     link: Link,
     mut hear: impl FnMut(Heartbeat),
@@ -100,7 +101,7 @@ pub async fn listen(
         tokio::select! {
             () = shutdown.cancelled() => return,
             end = hear_all(&link, &mut hear, &hears) => if let Err(error) = end {
-                tracing::debug!(%error, "heartbeats are not heard");
+                tracing::debug!(%error, "heartbeats cannot be received; trying again");
             },
         }
         backoff.worked_for(began.elapsed());
@@ -138,7 +139,7 @@ async fn consume(
         ..QueueDeclareOptions::default()
     };
     let mut arguments = FieldTable::default();
-    // What could not be heard in time says nothing any more.
+    // An older heartbeat says nothing about the present.
     arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(10_000));
     let declare = channel.queue_declare("".into(), options, arguments);
     let queue = within(limit, "declare a queue for heartbeats", declare)

@@ -1,8 +1,8 @@
-//! The broker layer: connections that come back, publishing that is confirmed, the topology, the event log.
+//! The broker layer: connections that are restored, confirmed publishing, the topology, the event log.
 //!
-//! Rules that hold for every line below it (ARCHITECTURE.md, "Facts about the broker"): every await has a time-out;
-//! after any error the channel is thrown away and everything on it is set up again; publishing and consuming use
-//! separate connections.
+//! Three rules hold in all of it (docs/internals/broker-facts.md). Every await on the broker has a time-out.
+//! After any error the channel is closed and everything on it is set up again. Publishing and consuming use separate
+//! connections.
 
 pub mod acks;
 pub mod backoff;
@@ -30,29 +30,68 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use refusal::NotConnected;
 
-/// What went wrong with the broker. The text fits behind "failed to ".
+/// An operation on the broker that failed. The text fits after "failed to"; `what` in each variant is the operation:
+/// `publish to pool.tasks with key "fast"`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
+    /// The broker did not answer in time. The operation may still take effect.
     #[error("{what}: no answer from the broker within {} s", after.as_secs())]
-    Timeout { what: String, after: Duration },
-    /// The text holds lapin's, so lapin's error is no `source`: chains would print it twice.
+    Timeout {
+        /// The operation.
+        what: String,
+        /// `broker.timeout_s` of the pool file.
+        after: Duration,
+    },
+    /// The broker or the connection reported an error. lapin's error is not the `source`, because the text contains it
+    /// and error chains would print it twice.
     #[error("{what}: {error}")]
-    Amqp { what: String, error: lapin::Error },
+    Amqp {
+        /// The operation.
+        what: String,
+        /// lapin's error.
+        error: lapin::Error,
+    },
+    /// The broker refused the message (`basic.nack`).
     #[error("{what}: the broker did not take the message")]
-    Nacked { what: String },
+    Nacked {
+        /// The operation.
+        what: String,
+    },
+    /// A mandatory message reached no queue.
     #[error("{what}: no queue is bound for it; is the topology declared?")]
-    Returned { what: String },
+    Returned {
+        /// The operation.
+        what: String,
+    },
+    /// The broker is not connected.
     #[error("{0}")]
     Connect(NotConnected),
+    /// The broker has a memory or disk alarm and accepts no messages.
     #[error(
         "{what}: the broker takes no messages now ({reason}): look at its memory and disk (`rabbitmq-diagnostics alarms`)"
     )]
-    Blocked { what: String, reason: String },
-    /// Waiting helps: a dispatcher declares it.
-    #[error("{what}: it is not there, and this user may not declare it; is a dispatcher running?")]
-    NotDeclared { what: String },
+    Blocked {
+        /// The operation.
+        what: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// A queue is missing that only a dispatcher may declare. Waiting for one helps.
+    #[error(
+        "{what}: it does not exist, and this user may not declare it; is a dispatcher running?"
+    )]
+    NotDeclared {
+        /// The operation.
+        what: String,
+    },
+    /// No channel for publishing was free in time.
     #[error("{what}: no free publishing channel: {reason}")]
-    Pool { what: String, reason: String },
+    Pool {
+        /// The operation.
+        what: String,
+        /// Why no channel became free.
+        reason: String,
+    },
 }
 
 impl BrokerError {
@@ -67,7 +106,7 @@ impl BrokerError {
         error.kind() == &AMQPErrorKind::Soft(reason)
     }
 
-    /// The most bytes that the broker takes, when it refused a message for its size.
+    /// The broker's limit in bytes, when it refused a message because of its size.
     pub fn size_limit(&self) -> Option<usize> {
         let Self::Amqp { error, .. } = self else {
             return None;
@@ -75,7 +114,7 @@ impl BrokerError {
         message_too_large(error)
     }
 
-    /// Whether it comes of the whole connection: its link tells of that, once, so that others need not.
+    /// Whether the whole connection is down or blocked. Its link logs that once, so the caller need not.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Blocked { .. } => true,
@@ -96,8 +135,8 @@ impl BrokerError {
     }
 }
 
-/// What the broker said when it closed a channel because a delivery on it was not acknowledged in time (broker fact 5).
-/// The code alone does not tell, and the words are those of RabbitMQ 3.10 to 4.3.
+/// The broker's words, when it closed a channel because a delivery was not acknowledged in time (broker fact 5). The reply
+/// code has other meanings too; the words are those of RabbitMQ 3.10 to 4.3.
 fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
     let ErrorKind::ProtocolError(closed) = error.kind() else {
         return None;
@@ -109,8 +148,8 @@ fn unacknowledged_too_long(error: &lapin::Error) -> Option<String> {
     is_it.then_some(said)
 }
 
-/// The most bytes that the broker takes, if it closed a channel because of the size of a message: `message size 17 is larger
-/// than configured max size 16`, or, above every configuration, `… than max size 16` (broker fact 20).
+/// The broker's limit in bytes, when it closed a channel because of the size of a message (broker fact 20). Its words are
+/// `message size 17 is larger than configured max size 16`. Above every configurable limit they are `… than max size 16`.
 fn message_too_large(error: &lapin::Error) -> Option<usize> {
     let ErrorKind::ProtocolError(closed) = error.kind() else {
         return None;
@@ -126,8 +165,8 @@ fn message_too_large(error: &lapin::Error) -> Option<usize> {
         .filter(|_| is_it)
 }
 
-/// Says that something does not work and is tried again: nothing that people must hear of when the whole broker is
-/// away, because its link says so.
+/// Logs a failed operation that will be tried again: as a warning, or at level debug during an outage of the connection,
+/// because the link has logged that one.
 pub fn tell(error: &BrokerError, what: &str) {
     if error.is_outage() {
         tracing::debug!(%error, "{what}");
@@ -136,10 +175,10 @@ pub fn tell(error: &BrokerError, what: &str) {
     }
 }
 
-/// Waits for one answer of the broker, but not for ever: lapin never returns from a call to a silent peer.
+/// Waits at most `limit` for one answer of the broker, because lapin never returns from a call to a silent peer.
 ///
 /// # Errors
-/// [`BrokerError::Timeout`] or what lapin says.
+/// [`BrokerError::Timeout`], or [`BrokerError::Amqp`] with lapin's error.
 pub async fn within<T>(
     limit: Duration,
     what: impl Into<String>,

@@ -1,7 +1,7 @@
-//! One connection that is made again whenever it is gone.
+//! One connection to the broker that is restored whenever it is lost.
 //!
-//! A task of its own holds it: it connects, watches, and connects again with growing pauses, for as long as it takes.
-//! So an outage is one matter of this link, with one voice, and not of everybody who uses it.
+//! A Tokio task owns it: the task connects, watches the connection, and connects again with growing pauses, without a limit.
+//! So the link handles and logs an outage once, and the users of the connection need not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,25 +21,33 @@ use pool_core::time::Timestamp;
 use pool_telemetry::broker::{Blocked, Down, TakenBack, Up};
 use pool_telemetry::clock::wall_clock;
 
-/// How often a connection is looked at that says nothing.
+/// How often a connection without events is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How a link is.
+/// The state of a link.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// There is no connection, and another attempt is made or about to be.
+    /// Not connected. The link is connecting, or pauses before it tries again.
     Away {
+        /// When the connection was lost, or when the link began.
         since: Timestamp,
+        /// Why the last attempt failed; None before the first has ended.
         error: Option<NotConnected>,
     },
+    /// The connection works.
     Connected {
+        /// When it was made.
         since: Timestamp,
+        /// lapin's connection.
         connection: Arc<Connection>,
     },
-    /// Connected, but the broker takes no messages: it is out of memory or disk.
+    /// Connected, but the broker takes no messages: it is low on memory or disk.
     Blocked {
+        /// When the alarm began.
         since: Timestamp,
+        /// The broker's words.
         reason: String,
+        /// lapin's connection.
         connection: Arc<Connection>,
     },
 }
@@ -63,7 +71,7 @@ impl State {
     }
 }
 
-/// A connection for one purpose. Cheap to clone; the last clone takes the connection with it.
+/// A connection for one purpose. Cheap to clone; dropping the last clone closes the connection.
 #[derive(Debug, Clone)]
 pub struct Link(Arc<Held>);
 
@@ -78,10 +86,10 @@ struct Held {
 struct Shared {
     endpoint: Endpoint,
     purpose: &'static str,
-    /// It is to be there as long as the process.
+    /// Its loss is an outage, which logs and metrics report.
     lasting: bool,
     state: watch::Sender<State>,
-    /// How many connections there were.
+    /// The number of connections so far.
     made: AtomicU64,
 }
 
@@ -91,7 +99,7 @@ impl Link {
         Self::begin(endpoint, purpose, true)
     }
 
-    /// One for a short while, of which neither logs nor metrics tell: that it is gone is no outage.
+    /// A connection for a short while. Logs and metrics do not report it, because its end is not an outage.
     pub fn brief(endpoint: Endpoint, purpose: &'static str) -> Self {
         Self::begin(endpoint, purpose, false)
     }
@@ -130,28 +138,30 @@ impl Link {
         self.0.closing.clone().cancelled_owned()
     }
 
+    /// The broker that it connects to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.link.endpoint
     }
 
+    /// `consume`, `publish`, …: a label of metrics and a part of the connection's name.
     pub fn purpose(&self) -> &'static str {
         self.0.link.purpose
     }
 
-    /// How the link is, now and from now on.
+    /// The state, now and after every change.
     pub fn state(&self) -> watch::Receiver<State> {
         self.0.link.state.subscribe()
     }
 
-    /// Which connection this is: with another one, what was delivered before has gone back to its queue.
+    /// The number of the connection. When it changes, everything that was delivered before has returned to its queue.
     pub fn number(&self) -> u64 {
         self.0.link.made.load(Ordering::Acquire)
     }
 
-    /// For who would not wait for it.
+    /// Checks for a connection without waiting.
     ///
     /// # Errors
-    /// When there is no connection now.
+    /// When the link is not connected now.
     pub fn is_there(&self) -> Result<(), BrokerError> {
         match &*self.0.link.state.borrow() {
             State::Away { error, .. } => Err(self.away(error.clone())),
@@ -162,7 +172,7 @@ impl Link {
     /// Waits for the first connection.
     ///
     /// # Errors
-    /// When the broker is there and says no: nothing that waiting would cure.
+    /// When the broker refuses for a reason that waiting does not cure.
     pub async fn first_connection(&self) -> Result<(), BrokerError> {
         let mut state = self.state();
         let known = state.wait_for(|state| match state {
@@ -180,12 +190,11 @@ impl Link {
         }
     }
 
-    /// A fresh channel. Waits for the connection to come back, but not for ever; the caller backs off and asks again.
+    /// A fresh channel. Waits for the connection at most for the time-out; after an error the caller backs off and asks again.
     ///
     /// # Errors
-    /// When there is no connection, or the broker does not open a channel in time. A connection on which that happens is
-    /// kept as long as it is one: what others hold through it (an exclusive queue) would shut out whoever comes with
-    /// another. A peer that is gone is found by the heartbeats.
+    /// When the link is not connected, or the broker does not open a channel in time. The link keeps such a connection: an
+    /// exclusive queue that is held through it would shut out a new one. AMQP heartbeats find out when the peer is gone.
     pub async fn channel(&self) -> Result<Channel, BrokerError> {
         let mut state = self.state();
         let connected = state.wait_for(|state| state.connection().is_some());
@@ -196,10 +205,10 @@ impl Link {
         self.channel_on(connection).await
     }
 
-    /// A fresh channel for publishing: when it is known that there is no connection, whoever publishes hears it at once.
+    /// A fresh channel for publishing. It fails without waiting when the connection is known to be lost.
     ///
     /// # Errors
-    /// As of [`Link::channel`].
+    /// Those of [`Link::channel`].
     pub async fn channel_now(&self) -> Result<Channel, BrokerError> {
         let known = match &*self.0.link.state.borrow() {
             State::Away { error: None, .. } => None,
@@ -237,12 +246,12 @@ impl Link {
     fn away(&self, error: Option<NotConnected>) -> BrokerError {
         let unknown = || {
             self.endpoint()
-                .not_connected(Cause::Away("there is no connection yet".to_owned()))
+                .not_connected(Cause::Away("not connected yet".to_owned()))
         };
         BrokerError::Connect(error.unwrap_or_else(unknown))
     }
 
-    /// Why the broker takes no messages, if that is known.
+    /// Why the broker takes no messages; None while it takes them.
     pub fn blocked(&self) -> Option<String> {
         match &*self.0.link.state.borrow() {
             State::Blocked { reason, .. } => Some(reason.clone()),
@@ -250,7 +259,7 @@ impl Link {
         }
     }
 
-    /// Ends when the broker takes no messages, with the reason.
+    /// Waits until the broker takes no messages, and gives the reason.
     pub async fn until_blocked(&self) -> String {
         let mut state = self.state();
         loop {
@@ -258,19 +267,19 @@ impl Link {
                 return reason.clone();
             }
             if state.changed().await.is_err() {
-                // The link is gone, and with it whatever could block.
+                // The link has ended and will not block any more.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Ends when messages can be published.
+    /// Waits until messages can be published.
     pub async fn until_usable(&self) {
-        // Without a link nothing is worth waiting for.
+        // The link has ended: there is nothing to wait for.
         let _ = self.state().wait_for(State::is_usable).await;
     }
 
-    /// Ends the connection in order, so that the broker returns what is unacknowledged at once.
+    /// Closes the connection, so that the broker returns unacknowledged messages immediately.
     pub async fn close(&self) {
         self.0.closing.cancel();
         let error = self
@@ -281,7 +290,7 @@ impl Link {
             error: Some(error),
         });
         if let Some(connection) = was.connection() {
-            // A broker that does not answer finds out by itself.
+            // A broker that does not answer will notice the closed socket.
             let _ = within(
                 self.endpoint().timeout(),
                 "close",
@@ -293,7 +302,7 @@ impl Link {
 }
 
 impl Shared {
-    /// Connects again and again.
+    /// Connects, and connects again after every loss, for ever.
     async fn keep(self: Arc<Self>) {
         let mut backoff = Backoff::default();
         let mut outage = Outage {
@@ -308,7 +317,7 @@ impl Shared {
                     outage.over();
                     let began = Instant::now();
                     let error = self.watch(Arc::new(connection)).await;
-                    // A connection that breaks as soon as it is made is no success.
+                    // A connection that breaks as soon as it is made is not a success.
                     backoff.worked_for(began.elapsed());
                     outage.since = Instant::now();
                     error
@@ -321,7 +330,7 @@ impl Shared {
         }
     }
 
-    /// Shows how the connection is until it is gone; gives why.
+    /// Publishes the state of the connection until it is lost, and gives the reason of the loss.
     async fn watch(&self, connection: Arc<Connection>) -> NotConnected {
         let status = connection.status().clone();
         let mut events = connection.events_listener();
@@ -331,7 +340,7 @@ impl Shared {
             connection: Arc::clone(&connection),
         });
         let mut last = "the broker has closed the connection".to_owned();
-        // What came before somebody listened shows in the status only.
+        // An alarm from before the listener began shows in the status only.
         let mut reason = status.blocked().then(|| "connection.blocked".to_owned());
         while status.connected() {
             self.show_blocked(&connection, reason.as_deref());
@@ -384,13 +393,13 @@ impl Shared {
     }
 }
 
-/// The time without a connection, told once.
+/// The time without a connection, which is logged once.
 struct Outage<'a> {
     link: &'a Shared,
     since: Instant,
-    /// What was said about it last.
+    /// The cause that was logged last.
     told: Option<Cause>,
-    /// There was a connection before.
+    /// Whether there was a connection before.
     was_up: bool,
 }
 
@@ -402,10 +411,10 @@ impl Outage<'_> {
             state,
             ..
         } = self.link;
-        // Another cause is news; the same in other words is not.
+        // Log another cause; do not log the same cause in other words.
         let news = self.told.as_ref().map(std::mem::discriminant)
             != Some(std::mem::discriminant(&error.cause));
-        // Whether a refusal at the start is the end is for whoever waits for the connection to say.
+        // A refusal at the start may end the process: the caller that waits for the first connection reports it.
         let quiet = !self.was_up && error.cause.is_refusal();
         if *lasting {
             Down {
@@ -441,17 +450,17 @@ impl Outage<'_> {
     }
 }
 
-/// Ends when a channel cannot be used any more: for whoever has work in hand on it, and does not ask it for more.
+/// Waits until a channel is closed, for a caller that holds a delivery and asks the channel for nothing else.
 pub async fn gone(channel: &Channel) {
     while channel.status().connected() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// Closes a channel whose state is not known any more, so that the broker takes back what it delivered on it.
+/// Closes a channel whose state is not known, so that its unacknowledged deliveries return to their queues.
 pub async fn discard(channel: &Channel, endpoint: &Endpoint) {
     if channel.status().connected() {
-        // When even that fails the connection is gone, and with it the channel.
+        // If closing fails, the connection is lost and the channel with it.
         let _ = within(
             endpoint.timeout(),
             "close a channel",

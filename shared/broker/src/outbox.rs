@@ -1,9 +1,9 @@
-//! Messages that leave together: what arrives while others are on their way goes in one go, on one channel, and their
-//! confirms come back in one go. For messages that nobody's next step waits for: each costs the broker a fraction of
-//! one that is published alone.
+//! Publishes messages in batches. While one batch is on its way, further messages collect for the next one, which goes out
+//! on one channel. A batched message costs the broker a fraction of one that is published alone. It is for senders that can
+//! wait a few milliseconds.
 //!
-//! Those that the broker did not confirm are published again, each alone. When nothing could be sent at all, everybody
-//! hears why.
+//! Messages that the broker did not confirm are published again, each by itself. When nothing could be sent at all, every
+//! sender of the batch gets the error.
 
 use std::time::Duration;
 
@@ -16,22 +16,25 @@ use tokio_util::sync::CancellationToken;
 use super::BrokerError;
 use super::publisher::{Message, Publisher, Together};
 
-/// The most messages in one go.
+/// The most messages in one batch.
 const TOGETHER: usize = 128;
-/// The most bytes in one go, but for a message that is larger alone: a slow connection must bring them to the broker
-/// within one time-out.
+/// The most bytes in one batch (a larger message goes alone): a slow connection must send them within one time-out.
 const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
-/// From one go to the next, so that a busy sender has something to put together. An idle one does not wait.
+/// The time between batches, so that the messages of a busy sender collect. The first message after a pause does not wait.
 pub const PROMPT: Duration = Duration::from_millis(4);
-/// Likewise, for what nobody waits for.
+/// The time between batches of messages for which no user waits.
 pub const UNHURRIED: Duration = Duration::from_millis(20);
 
-/// A mandatory message that can wait in line.
+/// A mandatory message with everything that publishing it later needs.
 #[derive(Debug, Clone)]
 pub struct Letter {
+    /// The exchange to publish to.
     pub exchange: &'static str,
+    /// The routing key.
     pub key: String,
+    /// The content.
     pub body: Vec<u8>,
+    /// AMQP properties and headers.
     pub properties: BasicProperties,
 }
 
@@ -64,13 +67,13 @@ struct Waiting {
     confirmed: oneshot::Sender<Result<(), BrokerError>>,
 }
 
-/// Publishes with confirms, many at once. Cheap to clone.
+/// Publishes batches with confirms. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Outbox(mpsc::Sender<Waiting>);
 
 impl Outbox {
-    /// The outbox, and what sends: the caller runs it. It sends until `shutdown`, `pace` ([`PROMPT`], [`UNHURRIED`]) from one
-    /// go to the next.
+    /// The outbox and the service that publishes until `shutdown`, which the caller runs. `pace` ([`PROMPT`] or [`UNHURRIED`])
+    /// is the time between batches.
     pub fn new(
         publisher: Publisher,
         shutdown: CancellationToken,
@@ -116,7 +119,7 @@ async fn run(publisher: Publisher, mut waiting: mpsc::Receiver<Waiting>, pace: D
     }
 }
 
-/// How many letters of these sizes go together: at least one.
+/// How many messages of these sizes fit into one batch: at least one.
 fn fit(sizes: impl Iterator<Item = usize>) -> usize {
     let up_to = sizes.scan(0, |bytes: &mut usize, size| {
         *bytes += size;
@@ -162,8 +165,8 @@ async fn send(publisher: &Publisher, batch: Vec<Waiting>) {
     }
 }
 
-/// Whether nothing is left to do for a letter that was sent with others. One that was returned is published again: it
-/// is returned again, and then it is known which it was.
+/// Whether a message of a batch has arrived. A returned one is published again by itself: it is returned again, and then its
+/// sender gets the error.
 fn is_done(letter: &Letter, taken: bool, returned: &[BasicReturnMessage]) -> bool {
     taken && !returned.iter().any(|message| letter.is(message))
 }

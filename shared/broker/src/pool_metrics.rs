@@ -12,7 +12,7 @@ use crate::process::Process;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Looks again and again, until the process ends.
+/// Looks at the state twice a second, until the process ends.
 pub async fn watch(process: Process, pool: Arc<Pool>) {
     let mut watch = PoolWatch::default();
     let log = &process.log;

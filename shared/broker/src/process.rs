@@ -1,5 +1,5 @@
-//! What every process of the pool sets up in front of its own work: two connections, the topology, the event log,
-//! the clock and the heartbeats of others.
+//! The set-up of every process before its own work: two connections, the topology, the event log, the clock and the
+//! heartbeats of the other processes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,30 +25,34 @@ use pool_core::heartbeat::Heartbeat;
 use pool_core::pool::{Events, Pool};
 use pool_core::routing::Routes;
 
-/// How often a process that does not hear the event log looks whether it is gone; about.
+/// About how often a process without news from the event log checks whether the stream still exists.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The broker's side of a process. Cheap to clone.
+/// The connections and shared services of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Process {
-    /// This incarnation.
+    /// Names this run of the process in heartbeats.
     pub id: EmitterId,
-    /// For people: `worker host/123`, or what it was told to be called. Others may be called the same.
+    /// For people: `worker host/123`, or the name from the command line. It need not be unique.
     pub name: String,
-    /// The machine, or the container.
+    /// The name of the machine or the container.
     pub host: String,
-    /// For consuming; nothing is published over it.
+    /// The connection for consuming; nothing is published over it.
     pub consume: Link,
+    /// Publishes over the second connection.
     pub publisher: Publisher,
+    /// The event log.
     pub log: Log,
+    /// Gives the time while it agrees with the other processes.
     pub clock: Arc<Clock>,
+    /// The routes of this process's pool file.
     pub routes: Arc<Routes>,
-    /// Ends everything.
+    /// Ends the process and everything in it.
     pub shutdown: CancellationToken,
 }
 
 impl Process {
-    /// [`Process::prepare`], with its services started: nobody hears when one of them panics.
+    /// Like [`Process::prepare`], with the services started in tasks that nothing supervises.
     ///
     /// # Errors
     /// As of [`Process::prepare`].
@@ -65,11 +69,11 @@ impl Process {
         Ok(process)
     }
 
-    /// Connects and declares the topology. Waits as long as the broker cannot be reached. Gives the services, too, that read
-    /// the log, append to it and hear the heartbeats of others: the caller runs them.
+    /// Connects and declares the topology. Waits while the broker cannot be reached. Also returns the services that read the
+    /// log, append to it and receive heartbeats, which the caller runs. `hear` is called for every heartbeat.
     ///
     /// # Errors
-    /// When the broker refuses this user, this virtual host or the topology: nothing that waiting would cure.
+    /// When the broker refuses this user, this virtual host or the topology, which waiting would not cure.
     pub async fn prepare(
         pool: &Pool,
         name: String,
@@ -133,7 +137,7 @@ impl Process {
 }
 
 impl Process {
-    /// How this process is connected.
+    /// The state of the connections of this process.
     pub fn broker(&self) -> BrokerStatus {
         let now = |link: &Link| Condition::from(&*link.state().borrow());
         let condition = now(&self.consume).worse(now(self.publisher.link()));
@@ -141,8 +145,8 @@ impl Process {
     }
 }
 
-/// Declares everything again when the event log is gone from under this process: whoever deletes a virtual host and makes
-/// it again leaves nothing in it.
+/// Declares everything again when the stream of the event log has disappeared, because somebody has deleted the virtual host
+/// and created it anew.
 async fn keep_declared(process: Process, events: Events) {
     let mut told = false;
     loop {
@@ -168,7 +172,7 @@ async fn keep_declared(process: Process, events: Events) {
     }
 }
 
-/// Whether the broker is there, and the event log is not.
+/// Whether the broker answers that the stream of the event log does not exist.
 async fn is_gone(link: &Link) -> bool {
     let Ok(channel) = link.channel().await else {
         return false;
@@ -205,7 +209,7 @@ async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<()
         .await;
     discard(&channel, link.endpoint()).await;
     match declared {
-        // The user of a worker need not be able to delete the pool (config/definitions.json).
+        // A worker's user has no right to declare (config/definitions.json), so that it cannot delete either.
         Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => {
             let channel = link.channel().await?;
             let found = Topology::new(&channel, link.endpoint())
@@ -218,14 +222,14 @@ async fn try_declare(link: &Link, routes: &Routes, events: &Events) -> Result<()
     }
 }
 
-/// Whether the broker is there and says no, so that trying again is of no use.
+/// Whether the broker refuses for a reason that trying again does not cure.
 fn is_refusal(error: &BrokerError) -> bool {
     let BrokerError::Amqp { error, .. } = error else {
         return false;
     };
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() {
         return match error.kind() {
-            // A node that has only just come up does not have all its queues yet; a lock is let go of.
+            // A node that has just started does not have all its queues yet; a lock will be released.
             AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::RESOURCELOCKED) => false,
             AMQPErrorKind::Soft(_) => true,
             AMQPErrorKind::Hard(hard) => matches!(
@@ -237,14 +241,14 @@ fn is_refusal(error: &BrokerError) -> bool {
     false
 }
 
-/// What a process is called in logs, in the status and in the names of its connections: as it was told, or by what it
-/// does, its machine (in a container: its short id) and its pid.
+/// The name of a process in logs, in the status and in the names of its connections. It is `told` from the command line;
+/// without it, the role, the host name (in a container: the short id) and the pid.
 pub fn called(role: &str, told: Option<String>) -> String {
     told.filter(|told| !told.is_empty())
         .unwrap_or_else(|| format!("{role} {}/{}", host_name(), std::process::id()))
 }
 
-/// As the kernel has it.
+/// The host name from the kernel; `host` when it is empty.
 pub fn host_name() -> String {
     let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = from_kernel.trim();

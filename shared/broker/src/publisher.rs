@@ -1,8 +1,8 @@
-//! Publishing with confirms over a pool of channels: one message in flight on each.
+//! Publishing with confirms over a pool of channels, with one message in flight on each.
 //!
-//! With several mandatory messages in flight lapin can pair a return with the wrong confirm, so a channel belongs to
-//! one publish at a time and the pool gives the throughput. [`Publisher::publish_together`] takes its returns
-//! from the whole batch. While the broker takes no messages, whoever publishes hears so at once.
+//! With several mandatory messages in flight lapin can pair a return with the wrong confirm. So a channel belongs to one
+//! publish at a time, and the pool of channels gives the throughput. [`Publisher::publish_together`] matches returns with
+//! messages by itself. While the broker takes no messages, publishing fails immediately.
 
 use std::collections::VecDeque;
 
@@ -43,8 +43,8 @@ impl Manager for ConfirmedChannels {
     }
 }
 
-/// A channel with a publish on its way. It goes back to the pool only when the publish came to a clean end; otherwise,
-/// also when nobody waits for it any more, its state is unknown: a late confirm must not be taken for the next message's.
+/// A channel with a publish in flight. It returns to the pool only after a clean confirm. After an error, or when the
+/// publish was dropped, its state is unknown: a late confirm must not be taken for that of the next message.
 struct InUse<M: Manager<Type: Clone>> {
     channel: M::Type,
     of_pool: Option<Object<M>>,
@@ -71,14 +71,18 @@ impl<M: Manager<Type: Clone>> Drop for InUse<M> {
     }
 }
 
-/// Where a message goes and what it carries.
+/// A message and its address.
 #[derive(Debug, Clone)]
 pub struct Message<'a> {
+    /// The exchange to publish to.
     pub exchange: &'a str,
+    /// The routing key.
     pub key: &'a str,
+    /// The content.
     pub body: &'a [u8],
+    /// AMQP properties and headers.
     pub properties: BasicProperties,
-    /// Whether a message that reaches no queue is an error.
+    /// Whether it is an error when the message reaches no queue.
     pub mandatory: bool,
 }
 
@@ -90,14 +94,14 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Opens nothing yet: the first publish does.
+    /// Opens no channel yet; the first publish does.
     ///
     /// # Errors
-    /// Never with a valid pool file: the pool of channels could not be built.
+    /// When the pool of channels cannot be built, which does not happen with a valid pool file.
     pub fn new(link: Link) -> Result<Self, BrokerError> {
         let channels = Pool::builder(ConfirmedChannels(link.clone()))
             .max_size(link.endpoint().publish_channels())
-            // Few channels in use, not all in turn.
+            // Use few channels often, not all in turn.
             .queue_mode(QueueMode::Lifo)
             .build()
             .map_err(|error| BrokerError::Pool {
@@ -107,10 +111,10 @@ impl Publisher {
         Ok(Self { channels, link })
     }
 
-    /// Publishes one message and waits until the broker has taken it. Only a clean confirm is success.
+    /// Publishes one message and waits for its confirm. Only a clean confirm is success.
     ///
     /// # Errors
-    /// Whatever else came, or nothing in time: the message may still arrive later, so repeat it with the same id.
+    /// Any other answer, or none in time. The message may still arrive later, so repeat it with the same id.
     pub async fn publish(&self, message: Message<'_>) -> Result<(), BrokerError> {
         let what = || format!("publish to {} with key {:?}", message.exchange, message.key);
         let publish = async {
@@ -153,13 +157,13 @@ impl Publisher {
         self.link.until_usable().await;
     }
 
-    /// The connection that is published over.
+    /// The connection for publishing.
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// Goes on until the broker says that it takes no messages: then no answer will come for a while. What is on its way
-    /// may arrive later.
+    /// Gives up as soon as the broker reports an alarm, because then no answer will come for a while. A message in flight may
+    /// still arrive later.
     async fn unless_blocked<T>(
         &self,
         what: impl Fn() -> String,
@@ -186,7 +190,7 @@ impl Publisher {
             }),
             Err(_) => Err(BrokerError::Pool {
                 what: what(),
-                reason: "all are waiting for the broker".to_owned(),
+                reason: "all of them wait for the broker".to_owned(),
             }),
         }
     }
@@ -227,19 +231,19 @@ async fn basic_publish(
         .await
 }
 
-/// What became of messages that were published together.
+/// The outcome of messages that were published together.
 #[derive(Debug, Default)]
 pub struct Together {
-    /// For each, whether the broker has confirmed it. For the others nothing is known.
+    /// For each message, whether the broker has confirmed it. Nothing is known about the others.
     pub taken: Vec<bool>,
-    /// Those of the confirmed ones that reach no queue.
+    /// The confirmed messages that reached no queue.
     pub returned: Vec<BasicReturnMessage>,
 }
 
-/// Messages on their way on one channel.
+/// Messages in flight on one channel.
 ///
-/// Which confirm carries a return says nothing (broker fact 10), but the return itself names its message, and it comes
-/// before the confirm of its own: the confirms up to there have brought it.
+/// lapin may attach a return to the confirm of another message (broker fact 10). But the return itself names its message,
+/// and it comes before that message's confirm. So after the last confirm all returns are known.
 #[derive(Default)]
 struct Sending {
     answers: Vec<Confirmation>,
@@ -259,7 +263,7 @@ impl Sending {
         Ok(())
     }
 
-    /// What is known by now.
+    /// The outcome as far as it is known now.
     fn end(self, messages: usize) -> Together {
         let late = self
             .expected
@@ -310,7 +314,7 @@ mod tests {
         };
         assert!(
             publish.now_or_never().is_none(),
-            "it is on its way, and nobody waits for it any more"
+            "it is in flight when its future is dropped"
         );
         assert_eq!(pool.status().size, 0, "it is gone");
     }

@@ -1,4 +1,4 @@
-//! Why there is no connection to the broker: classified once, with what to do about it.
+//! Why a process cannot connect to the broker: the cause, decided once, and what to do about it.
 
 use std::fmt;
 use std::io;
@@ -7,51 +7,68 @@ use lapin::ErrorKind;
 use lapin::uri::{AMQPUri, SASLMechanism};
 use rustls::{AlertDescription, CertificateError};
 
-/// An attempt at a connection that failed, or a connection that was lost.
+/// A failed attempt at a connection, or a lost connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("connect to RabbitMQ at {address}: {cause}")]
 pub struct NotConnected {
-    /// Host, port and virtual host.
+    /// Host, port and virtual host, without user and password.
     pub address: String,
+    /// Why it failed.
     pub cause: Cause,
 }
 
-/// Why.
+/// Why a process is not connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// It cannot be reached, or goes away: waiting may cure it.
+    /// The broker cannot be reached, or has closed the connection; with the reason. Waiting may cure it.
     Away(String),
-    /// The URL is none.
+    /// `AMQP_URL` or `broker.url` is not a valid URL.
     Url,
-    /// A file of certificates or of a key is no use; the text says which one.
+    /// A file with certificates or a key is not usable; the text names it.
     Files(String),
     /// The user or the password is wrong.
-    Login { user: String, said: String },
-    /// The certificate of this process was taken for nobody's.
-    External { said: String },
-    /// The virtual host is not there, or not for this user.
-    Vhost {
+    Login {
+        /// From the URL.
         user: String,
-        vhost: String,
+        /// The broker's words.
         said: String,
     },
-    /// The broker's certificate is not trusted.
+    /// The broker knows no user for the certificate of this process.
+    External {
+        /// The broker's words.
+        said: String,
+    },
+    /// The virtual host does not exist, or this user may not use it.
+    Vhost {
+        /// From the URL.
+        user: String,
+        /// From the URL.
+        vhost: String,
+        /// The broker's words.
+        said: String,
+    },
+    /// The broker's certificate is not trusted; with the reason.
     Untrusted(String),
-    /// The broker's certificate is for others.
-    WrongName { host: String, said: String },
-    /// The broker wants a client certificate that it trusts.
+    /// The broker's certificate is for other names.
+    WrongName {
+        /// The name in the URL.
+        host: String,
+        /// The TLS library's words.
+        said: String,
+    },
+    /// The broker wants a client certificate that it trusts; with its words.
     ClientCertificate(String),
-    /// TLS was spoken to a port without.
+    /// The URL asks for TLS, but the port does not speak it.
     NoTls,
-    /// AMQP was spoken to a port with TLS.
+    /// The port speaks TLS, but the URL does not ask for it.
     Tls,
-    /// AMQP was spoken to something else.
+    /// The program on this port does not speak AMQP 0-9-1.
     NoAmqp,
 }
 
 impl Cause {
-    /// Whether the broker is there and says no, so that waiting cures nothing. The same later, in a process that has
-    /// been connected, may be somebody's work on the broker.
+    /// Whether the broker refuses, so that waiting cures nothing. It ends a process only at its start: in a process that was
+    /// connected, a refusal may come from maintenance of the broker.
     pub fn is_refusal(&self) -> bool {
         !matches!(self, Self::Away(_))
     }
@@ -61,7 +78,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away(what) => f.write_str(what),
-            Self::Url => f.write_str("the URL is none: write amqp://user:password@host:5672/%2f, or amqps://…"),
+            Self::Url => f.write_str("not a valid broker URL; expected amqp://user:password@host:5672/%2f, or amqps://…"),
             Self::Files(what) => f.write_str(what),
             Self::Login { user, said } => write!(
                 f,
@@ -75,8 +92,8 @@ impl fmt::Display for Cause {
             ),
             Self::Vhost { user, vhost, said } => write!(
                 f,
-                "the virtual host {vhost:?} is not there, or not for the user {user:?} ({said}): correct the end of AMQP_URL or \
-                 broker.url (`/%2f` is the default one), or add it: rabbitmqctl add_vhost, set_permissions"
+                "the virtual host {vhost:?} does not exist, or the user {user:?} may not use it ({said}): correct the end of \
+                 AMQP_URL or broker.url (`/%2f` is the default one), or add it: rabbitmqctl add_vhost, set_permissions"
             ),
             Self::Untrusted(said) => write!(
                 f,
@@ -92,17 +109,17 @@ impl fmt::Display for Cause {
                  broker.client_key_file"
             ),
             Self::NoTls => f.write_str(
-                "the broker speaks no TLS on this port: write amqp://, or the port for TLS (5671 by default)",
+                "the broker does not speak TLS on this port: write amqp://, or the port for TLS (5671 by default)",
             ),
             Self::Tls => f.write_str(
                 "the broker speaks TLS on this port: write amqps://, or the port without TLS (5672 by default)",
             ),
-            Self::NoAmqp => f.write_str("what listens there does not speak AMQP 0-9-1: is it another program's port?"),
+            Self::NoAmqp => f.write_str("the program on this port does not speak AMQP 0-9-1: is it another program's port?"),
         }
     }
 }
 
-/// What a broker says in TLS to a client without the right certificate.
+/// The TLS alerts that a broker sends to a client without the right certificate.
 const CERTIFICATE_ALERTS: [AlertDescription; 8] = [
     AlertDescription::CertificateRequired,
     AlertDescription::HandshakeFailure,
@@ -118,7 +135,7 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const NOT_ALLOWED: u16 = 530;
 
-/// What an attempt that ended with this error failed of.
+/// The cause of a failed attempt.
 pub(super) fn cause_of(error: &lapin::Error, uri: &AMQPUri) -> Cause {
     let user = || uri.authority.userinfo.username.clone();
     let said = || plain(error);
@@ -131,7 +148,7 @@ pub(super) fn cause_of(error: &lapin::Error, uri: &AMQPUri) -> Cause {
                 user: user(),
                 said: said(),
             },
-            // Too many connections, which pass.
+            // A connection limit, which may pass.
             NOT_ALLOWED if refused.get_message().as_str().contains("limit") => Cause::Away(said()),
             NOT_FOUND | NOT_ALLOWED => Cause::Vhost {
                 user: user(),
@@ -156,7 +173,7 @@ pub(super) fn cause_of(error: &lapin::Error, uri: &AMQPUri) -> Cause {
 }
 
 fn of_io(error: &io::Error, uri: &AMQPUri) -> Cause {
-    // RabbitMQ hangs up on a mechanism that it does not have.
+    // RabbitMQ closes the connection when it does not have the mechanism.
     if error.kind() == io::ErrorKind::ConnectionAborted
         && uri.query.auth_mechanism == Some(SASLMechanism::External)
     {
@@ -195,7 +212,7 @@ fn of_io(error: &io::Error, uri: &AMQPUri) -> Cause {
     }
 }
 
-/// What the broker said, without lapin's words around it.
+/// The broker's words, without lapin's around them.
 fn plain(error: &lapin::Error) -> String {
     if let ErrorKind::ProtocolError(error) = error.kind() {
         return error.get_message().to_string();
@@ -254,11 +271,11 @@ mod tests {
             ),
             (login, EXTERNAL, "rabbitmq_auth_mechanism_ssl"),
             (hung_up, EXTERNAL, "rabbitmq_auth_mechanism_ssl"),
-            (vhost, PLAIN, "the virtual host \"shop\" is not there"),
+            (vhost, PLAIN, "the virtual host \"shop\" does not exist"),
             (untrusted, PLAIN, "broker.ca_file"),
             (name, PLAIN, "not for \"broker\""),
             (nobody, PLAIN, "broker.client_cert_file"),
-            (no_tls, PLAIN, "speaks no TLS"),
+            (no_tls, PLAIN, "does not speak TLS"),
         ] {
             let cause = cause(kind, url);
             assert!(cause.is_refusal(), "{cause}");

@@ -1,6 +1,6 @@
-//! A part of a process that runs as long as the process does.
+//! A service: a part of a process that runs as long as the process.
 
 use futures_util::future::BoxFuture;
 
-/// Its name, and what it does: whoever gets it runs it, and hears of its end.
+/// The name of the service and its future. The caller runs it and learns of its end.
 pub type Service = (&'static str, BoxFuture<'static, ()>);

@@ -1,4 +1,4 @@
-//! How this process is connected, for `/health`: both of its connections as one.
+//! The state of this process's two connections as one value, for `/health`.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -6,18 +6,26 @@ use serde::Serialize;
 use super::link::State;
 use pool_core::time::Timestamp;
 
-/// One connection, or the worse of two.
+/// The state of one connection, or the worse state of two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
+    /// Not connected; the process tries again.
     Reconnecting {
+        /// When it was lost, or when the process began to connect.
         since: Timestamp,
+        /// Why the last attempt failed; None before the first has ended.
         error: Option<String>,
     },
+    /// Connected, but the broker takes no messages.
     Blocked {
+        /// When the alarm began.
         since: Timestamp,
+        /// The broker's words.
         reason: String,
     },
+    /// All is well.
     Connected {
+        /// When it was made.
         since: Timestamp,
     },
 }
@@ -39,8 +47,7 @@ impl From<&State> for Condition {
 }
 
 impl Condition {
-    /// The worse of two; of two that are away the one that has been so for longer, of two that are connected the one
-    /// that has been so for less.
+    /// The worse of two. When both are away, the one that is away longer; when both are connected, the younger one.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
         match (&self, &other) {
@@ -71,14 +78,15 @@ pub struct BrokerStatus {
     pub state: &'static str,
     /// Host, port and virtual host, without user and password.
     pub address: String,
-    /// Since when it is in this state.
+    /// When this state began.
     pub since: Timestamp,
-    /// What is wrong.
+    /// Why it is not `connected`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl BrokerStatus {
+    /// `address` without user and password.
     pub fn new(address: String, condition: Condition) -> Self {
         let (state, since, error) = match condition {
             Condition::Connected { since } => ("connected", since, None),
@@ -99,7 +107,7 @@ impl BrokerStatus {
         }
     }
 
-    /// Why nothing can be done, if so.
+    /// Why the process cannot work, in one sentence; None while it is connected.
     pub fn trouble(&self) -> Option<String> {
         let error = self.error.as_deref().unwrap_or("it has not answered yet");
         (self.state != "connected")

@@ -1,5 +1,5 @@
-//! TLS to the broker: whom to trust and, if the broker asks, who this is. The files are read for every connection, so
-//! that a certificate can be renewed under a running process.
+//! TLS to the broker: the trusted CAs, and the client certificate if there is one. The files are read for every connection,
+//! so that a certificate can be renewed while the process runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use rustls::{ClientConfig, RootCertStore};
 use super::endpoint::addresses;
 use pool_core::pool::{Broker, ClientCertificate};
 
-/// What connections are made with.
+/// Reads the certificates that a connection needs.
 ///
 /// # Errors
-/// Which file is wrong, and what would be right.
+/// The text names the wrong file and what it must contain.
 pub(super) async fn connector(config: &Broker) -> Result<RustlsConnector, String> {
     let config = config.clone();
-    // Files, and the system's certificates are many.
+    // Reading the system's many certificates blocks.
     let reading = tokio::task::spawn_blocking(move || read(&config));
     reading
         .await
         .unwrap_or_else(|error| Err(format!("the certificates could not be read: {error}")))
 }
 
-/// Whether what listens there answers in TLS. With whose certificate is not looked at: nothing is sent to it.
+/// Whether the program at this address speaks TLS. The certificate does not matter, because nothing is sent to it.
 pub(super) async fn is_spoken_by(uri: &AMQPUri) -> bool {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let Ok(config) =
@@ -53,7 +53,7 @@ pub(super) async fn is_spoken_by(uri: &AMQPUri) -> bool {
             .get_ref()
             .and_then(|inner| inner.downcast_ref())
             .is_some_and(|error| {
-                // Anything but gibberish: in the end its certificate is not trusted.
+                // Every other error is one of TLS; most likely the certificate is not trusted.
                 !matches!(error, rustls::Error::InvalidMessage(_))
             }),
     }
@@ -93,7 +93,7 @@ fn read(config: &Broker) -> Result<RustlsConnector, String> {
     trusted.connector_with_single_cert(certificates, key).map_err(|error| {
         let (cert_file, key_file) = (cert_file.display(), key_file.display());
         format!(
-            "broker.client_cert_file {cert_file} and broker.client_key_file {key_file} do not fit together: {error}"
+            "broker.client_cert_file {cert_file} and broker.client_key_file {key_file} do not belong together: {error}"
         )
     })
 }
@@ -111,9 +111,9 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 fn unusable(key: &str, file: &Path, error: &pem::Error, expected: &str) -> String {
     let file = file.display();
-    // The library's text for a missing file holds more than people need.
+    // The library's text for a missing file has details that do not help.
     if let pem::Error::Io(error) = error {
         return format!("broker.{key} {file} cannot be read: {error}");
     }
-    format!("broker.{key} {file} holds no usable PEM ({error}): {expected} are expected")
+    format!("broker.{key} {file} is not usable ({error}): it must contain {expected} in PEM format")
 }

@@ -1,8 +1,8 @@
-//! What exists in the broker, declared idempotently.
+//! The exchanges, queues and streams of the pool, declared idempotently.
 //!
-//! Everyone who may declares exchanges, queues and streams, others look whether they are there; only the dispatcher binds
-//! routes. Arguments hold only what never
-//! changes (a changed argument is a 406 for everybody at start-up); the rest belongs into policies.
+//! A process whose user has the right declares all of them; another process checks that they exist. Only the dispatcher
+//! binds routes. Arguments contain only what never changes, because every process with a changed argument fails at its start
+//! (406). Everything else belongs into policies.
 
 use std::collections::BTreeSet;
 
@@ -16,36 +16,40 @@ use crate::fault::{Point, point};
 use pool_core::pool::Events;
 use pool_core::routing::{Binding, Route, Routes};
 
-/// Tasks in; the key is the sorted required capabilities.
+/// The exchange for tasks. The routing key is the required capabilities, sorted and joined with `.`.
 pub const TASKS: &str = "pool.tasks";
-/// Outcomes of attempts, from programmers to whichever dispatcher.
+/// The queue for the results of attempts, from programmers to any dispatcher.
 pub const RESULTS_QUEUE: &str = "results";
-/// Outcomes of tasks, to submitters' queues; the key is the `reply_to`.
+/// The exchange for the results of tasks. The routing key is the submitter's `reply_to`.
 pub const REPLIES: &str = "pool.results";
-/// Exchange in front of the two streams.
+/// The exchange of the two streams.
 pub const LOG: &str = "pool.log";
+/// The key of [`EVENTS_STREAM`] in [`LOG`].
 pub const EVENTS_KEY: &str = "events";
+/// The key of [`HISTORY_STREAM`] in [`LOG`].
 pub const HISTORY_KEY: &str = "history";
+/// The stream of the event log.
 pub const EVENTS_STREAM: &str = "pool.events";
+/// The stream of task messages, results and output of agents. Only dispatchers read it.
 pub const HISTORY_STREAM: &str = "pool.history";
-/// Who is alive and doing what; stores nothing.
+/// The exchange for heartbeats, which are not stored.
 pub const HEARTBEATS: &str = "pool.heartbeats";
-/// Exchange and queue for tasks whose key leads to no route.
+/// The exchange and the queue for tasks whose key leads to no route.
 pub const UNROUTABLE: &str = "pool.unroutable";
-/// Dead-letter exchange of the task queues.
+/// The dead-letter exchange of the task queues.
 pub const DEAD_EXCHANGE: &str = "pool.dlx";
-/// What could not be handled.
+/// The queue of dead letters: messages that could not be handled.
 pub const DEAD_QUEUE: &str = "pool.dead";
-/// Key in front of `pool.results`, so that the results queue is reached without the default exchange.
+/// The key of [`RESULTS_QUEUE`] in [`REPLIES`]: workers have no right to the default exchange.
 pub const RESULTS_KEY: &str = "results";
-/// Tasks whose attempt broke and is made again later; a dispatcher publishes them to `pool.tasks` when it is time. Reached
-/// through `pool.results`, like the queue of results.
+/// The queue of tasks that wait for their next attempt. A dispatcher publishes each to [`TASKS`] when it is due.
 pub const RETRIES_QUEUE: &str = "pool.retries";
+/// The key of [`RETRIES_QUEUE`] in [`REPLIES`].
 pub const RETRIES_KEY: &str = "retries";
-/// What a `reply_to` must begin with.
+/// The prefix of every `reply_to`.
 pub const REPLY_PREFIX: &str = "results.";
 
-/// As good as for ever.
+/// The delivery limit of `pool.dead`: effectively unlimited.
 const MOST_LOOKS: i64 = 1_000_000_000;
 
 /// Declares and binds on one channel.
@@ -66,8 +70,8 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// A quorum queue from which the broker drops nothing: what it returns too often goes to `pool.dead`. Dead letters are
-/// kept safely: at least once needs `reject-publish` and a target that is bound already.
+/// A quorum queue from which the broker drops nothing: a message that is returned too often goes to `pool.dead`, at least
+/// once. That strategy needs `reject-publish`, and a target that is bound already.
 fn dead_lettered() -> FieldTable {
     table([
         ("x-queue-type", text("quorum")),
@@ -77,8 +81,8 @@ fn dead_lettered() -> FieldTable {
     ])
 }
 
-/// Nothing dead-letters from here, so it must lose nothing by being looked at: every look returns what it saw, and from
-/// RabbitMQ 4.0 on a queue without a limit of its own drops what was returned 20 times.
+/// The queue of dead letters, which has no dead-letter exchange of its own. Every inspection returns its messages, and from
+/// RabbitMQ 4.0 on a queue without an explicit limit drops a message after 20 returns.
 fn kept() -> FieldTable {
     table([
         ("x-queue-type", text("quorum")),
@@ -86,7 +90,7 @@ fn kept() -> FieldTable {
     ])
 }
 
-/// 406: the queue is there, and not as this version declares it.
+/// Explains a 406: the queue exists with other arguments than this version declares.
 fn hint(name: &str, refused: BrokerError) -> BrokerError {
     if !refused.is(AMQPSoftError::PRECONDITIONFAILED) {
         return refused;
@@ -102,11 +106,12 @@ fn hint(name: &str, refused: BrokerError) -> BrokerError {
 }
 
 impl<'a> Topology<'a> {
+    /// Works on this channel, with the time-outs of this endpoint.
     pub fn new(channel: &'a Channel, endpoint: &'a Endpoint) -> Self {
         Self { channel, endpoint }
     }
 
-    /// Everything but the bindings of routes. Safe to repeat, by any process.
+    /// Declares everything except the bindings of routes. Any process may repeat it.
     ///
     /// # Errors
     /// When the broker refuses, for example because a queue exists with other arguments.
@@ -151,11 +156,11 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    /// For a user that may not declare: whether the queues of the routes are there. They are declared last, so all else is
-    /// there then; and RabbitMQ 4.3.6 lets a user look only for what he may read or write.
+    /// Checks that the queues of the routes exist, for a user that may not declare. They are declared last, so everything else
+    /// exists then. RabbitMQ 4.3.6 lets a user check only what the user may read or write.
     ///
     /// # Errors
-    /// [`BrokerError::NotDeclared`] names the first that is not; the channel is closed then.
+    /// [`BrokerError::NotDeclared`] names the first missing queue. The broker has closed the channel then.
     pub async fn look_for(&self, routes: &Routes) -> Result<(), BrokerError> {
         let options = QueueDeclareOptions {
             passive: true,
@@ -171,7 +176,8 @@ impl<'a> Topology<'a> {
                 Err(error) if error.is(AMQPSoftError::NOTFOUND) => {
                     return Err(BrokerError::NotDeclared { what });
                 }
-                // 4.2.6 and 4.3.0 let nobody look who may not declare. Consuming tells.
+                // RabbitMQ 4.2.6 and 4.3.0 refuse the check to a user without the right to declare. Consuming will fail if
+                // the queue is missing.
                 Err(error) if error.is(AMQPSoftError::ACCESSREFUSED) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -179,11 +185,11 @@ impl<'a> Topology<'a> {
         Ok(())
     }
 
-    /// Makes the bindings of `pool.tasks` those of `routes`; `before` are those that may be there.
-    /// Unbinds first: the alternate exchange catches what arrives in the gap. One process at a time may do this.
+    /// Replaces the bindings of `pool.tasks`, which may be any of `before`, by those of `routes`. It unbinds first; the
+    /// alternate exchange catches messages that arrive in between. One process at a time may do this.
     ///
     /// # Errors
-    /// When the broker refuses; repeat it as a whole.
+    /// When the broker refuses. Then repeat all of it.
     pub async fn bind_routes(
         &self,
         routes: &Routes,

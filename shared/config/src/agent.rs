@@ -12,7 +12,7 @@ use super::position::At;
 use super::providers::is_variable;
 use super::{Agent, AgentKind, LastEvent, wording};
 
-/// What aider calls its ways of writing an edit.
+/// aider's names for the formats in which the LLM writes an edit.
 const EDIT_FORMATS: [&str; 6] = [
     "diff",
     "whole",
@@ -21,7 +21,7 @@ const EDIT_FORMATS: [&str; 6] = [
     "udiff-simple",
     "patch",
 ];
-/// What a command template may contain.
+/// The placeholders of a command template.
 const PLACEHOLDERS: [&str; 7] = [
     "prompt",
     "prompt_file",
@@ -36,27 +36,28 @@ const PLACEHOLDERS: [&str; 7] = [
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawAgent {
+    /// The kind of agent.
     kind: RawKind,
-    /// kind aider: the executable; a name is looked up in PATH, a relative path starts from this file's directory.
+    /// For kind aider: the executable. A bare name is looked up in PATH; a relative path starts from this file's directory.
     program: String,
-    /// kind aider: how the LLM writes its edits: diff, whole, diff-fenced, udiff, udiff-simple or patch.
+    /// For kind aider: the format in which the LLM writes its edits: diff, whole, diff-fenced, udiff, udiff-simple or patch.
     edit_format: String,
-    /// kind command: program and arguments, without a shell. {prompt} {prompt_file} {files} {worktree} {base_url}
-    /// {token} {model} are filled in.
+    /// For kind command: the program and its arguments, without a shell. {prompt} {prompt_file} {files} {worktree}
+    /// {base_url} {token} {model} are filled in.
     command: Vec<String>,
-    /// kind command: more environment variables for it; the same placeholders are filled in. Never a key.
+    /// For kind command: further environment variables. The same placeholders are filled in. Never write a key here.
     env: BTreeMap<String, String>,
-    /// Seconds after which an agent is ended that has printed nothing, has no LLM call open, and whose processes have not
-    /// computed (5 % of a core). One that has changed something by then has finished, unless its last answer or `done_when`
-    /// says otherwise.
+    /// Seconds of silence after which the agent is stopped: it has printed nothing, has no open LLM call, and its processes
+    /// have used less than 5 % of a core. If it has changed something by then, it counts as finished, unless its last answer
+    /// or `done_when` says otherwise.
     #[schemars(range(min = 1, max = 86400))]
     no_output_timeout_s: u64,
-    /// kind command: what the agent prints last: a text within a line, or a JSON object, whose fields a line in JSON has.
-    /// An agent that has printed it is ended 10 s later, and its change is judged as if it had ended by itself. An LLM call
-    /// that begins afterwards shows that it goes on.
+    /// For kind command: the last event that the agent prints. It is a text within a line, or a JSON object whose fields a
+    /// JSON line must have. The worker stops the agent 10 s after it, and judges the change as if the agent had ended by
+    /// itself. If an LLM call begins in these 10 s, the agent continues.
     done_when: Option<String>,
-    /// Environment variables of the worker that the agent may see. Never a key. Variables that name a repository
-    /// (`GIT_DIR`, `GIT_WORK_TREE`, …) are not passed on.
+    /// Environment variables of the worker that the agent may see. Never name a key here. Variables that name a
+    /// repository (`GIT_DIR`, `GIT_WORK_TREE`, …) are not passed on.
     env_allow: Vec<String>,
 }
 
@@ -64,10 +65,11 @@ pub(super) struct RawAgent {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 enum RawKind {
+    /// aider, as `program`.
     Aider,
-    /// Any command line.
+    /// Any other agent, as `command`.
     Command,
-    /// Does nothing, for measuring.
+    /// Does nothing, for measuring the pool.
     Noop,
 }
 
@@ -96,7 +98,7 @@ impl RawAgent {
         if done_when.as_ref().is_some_and(LastEvent::is_empty) {
             checks.mistake(
                 &at.key("done_when"),
-                "would be found in every line: write what the agent prints last",
+                "matches every line: write a text of the last line that the agent prints",
             );
         }
         let given = [
@@ -178,7 +180,7 @@ fn check_env(at: &At, env: &BTreeMap<String, String>, checks: &mut Checks) {
         if !is_variable(name) {
             checks.mistake(
                 &at.key(name),
-                "is no name of an environment variable: write for example LANG",
+                "is not a name of an environment variable: write for example LANG",
             );
         }
         check_placeholders(&at.key(name), value, checks);
@@ -187,7 +189,7 @@ fn check_env(at: &At, env: &BTreeMap<String, String>, checks: &mut Checks) {
 
 fn check_placeholders(at: &At, text: &str, checks: &mut Checks) {
     for name in braced(text).filter(|name| !PLACEHOLDERS.contains(name)) {
-        // Other braces are the command's own business; only a slip of the keyboard is reported.
+        // The command may use other braces itself; only a probable typing error is reported.
         if let Some(meant) = wording::did_you_mean(name, PLACEHOLDERS) {
             checks.mistake(
                 at,
@@ -205,7 +207,7 @@ fn braced(text: &str) -> impl Iterator<Item = &str> {
         .map(|(name, _)| name)
 }
 
-/// A bare name stays one, for PATH; anything else becomes absolute.
+/// A bare name stays as it is, for PATH; every other path becomes absolute.
 fn program(base: &Path, text: &str) -> PathBuf {
     if text.contains('/') {
         resolve(base, text)
@@ -217,8 +219,9 @@ fn program(base: &Path, text: &str) -> PathBuf {
 fn check_variables(at: &At, names: &[String], checks: &mut Checks) {
     for (index, name) in names.iter().enumerate() {
         if !is_variable(name) {
-            let problem =
-                format!("{name:?} is no name of an environment variable: write for example LANG");
+            let problem = format!(
+                "{name:?} is not a name of an environment variable: write for example LANG"
+            );
             checks.mistake(&at.index(index), problem);
         }
     }

@@ -1,4 +1,4 @@
-//! Section `broker`: RabbitMQ.
+//! Section `broker`: the connection to RabbitMQ.
 
 use std::path::{Path, PathBuf};
 
@@ -12,30 +12,30 @@ use super::position::At;
 use super::{Broker, ClientCertificate, Secret};
 
 const MOST_CHANNELS: u64 = 256;
-/// The heartbeat of AMQP is a 16-bit number of seconds; more than this notices a dead peer too late.
+/// The longest AMQP heartbeat. AMQP allows 65,535 s, but more than this notices a dead peer too late.
 const MOST_HEARTBEAT_S: u64 = 600;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawBroker {
-    /// amqp:// or amqps://. The environment variable AMQP_URL wins over it: keep passwords there.
+    /// amqp:// or amqps://. The environment variable AMQP_URL overrides it; keep passwords there.
     url: String,
-    /// For amqps://: the certificate of the CA that signed the broker's (PEM), instead of those that the machine trusts.
-    /// Relative paths start from this file's directory.
+    /// For amqps://: the certificate (PEM) of the CA that signed the broker's certificate. Default: the CAs that the machine
+    /// trusts. A relative path starts from this file's directory.
     ca_file: Option<String>,
-    /// For amqps://, if the broker asks for it: the certificate of this process (PEM), with intermediate ones behind it.
-    /// When the URL names no user either, it is the login (EXTERNAL).
+    /// For amqps://, if the broker asks for it: the certificate of this process (PEM), followed by intermediate ones. When
+    /// the URL names no user, the certificate is the login (EXTERNAL).
     client_cert_file: Option<String>,
     /// The private key of `client_cert_file` (PEM, without a passphrase).
     client_key_file: Option<String>,
     /// Seconds after which a silent connection is given up.
     #[schemars(range(min = 1, max = 600))]
     heartbeat_s: u64,
-    /// Seconds for every single answer of the broker.
+    /// Seconds that a process waits for every single answer of the broker.
     #[schemars(range(min = 1, max = 86400))]
     timeout_s: u64,
-    /// Channels that publish at once, in each process.
+    /// Channels for publishing in each process; each has one message in flight.
     #[schemars(range(min = 1, max = 256))]
     publish_channels: u64,
 }
@@ -113,7 +113,7 @@ fn check_file(at: &At, base: &Path, path: &str, checks: &mut Checks) -> PathBuf 
     resolve(base, path)
 }
 
-/// Certificates are for TLS: with a plain URL nobody would look at them, and nothing would be encrypted.
+/// Refuses certificates with a plain URL: they would not be used, and nothing would be encrypted.
 pub(super) fn check_tls(broker: &Broker, checks: &mut Checks) {
     let plain = broker
         .url
@@ -128,17 +128,17 @@ pub(super) fn check_tls(broker: &Broker, checks: &mut Checks) {
     for (key, _) in given.into_iter().filter(|(_, given)| plain && *given) {
         checks.mistake(
             &at.key(key),
-            "is for amqps:// only: write the URL so (also in AMQP_URL), or remove the key",
+            "is for amqps:// only: begin the URL with it (also in AMQP_URL), or remove the key",
         );
     }
 }
 
-/// Says what is wrong without repeating the URL, which may hold a password.
+/// Checks the URL. The message does not repeat it, because it may contain a password.
 pub(super) fn check_url(url: &str) -> Result<(), &'static str> {
     match url.parse::<AMQPUri>() {
         Ok(_) => Ok(()),
         Err(_) => {
-            Err("is no URL of a broker: write amqp://user:password@host:5672/%2f, or amqps://…")
+            Err("is not a valid broker URL: write amqp://user:password@host:5672/%2f, or amqps://…")
         }
     }
 }

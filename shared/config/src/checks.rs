@@ -1,4 +1,4 @@
-//! Collects mistakes while the sections are checked, so that all of them are reported at once.
+//! Collects mistakes while the sections are checked, so that all of them are reported together.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::mistake::{Mistake, Mistakes};
 use super::position::{At, Tree};
 
-/// The longest time that any key accepts, in seconds: a day.
+/// The longest duration that any key accepts, in seconds: one day.
 pub(super) const MAX_SECONDS: u64 = 24 * 60 * 60;
 
 pub(super) struct Checks {
     file: PathBuf,
     tree: Tree,
-    /// Places, as written, that could not be read: nothing more is said about them.
+    /// Places, as written, that could not be read. No further mistake is reported there.
     broken: Vec<At>,
     mistakes: Vec<Mistake>,
 }
@@ -40,7 +40,7 @@ impl Checks {
         }
     }
 
-    /// Reports a mistake that stands in no line of the file.
+    /// Reports a mistake that has no line in the file.
     pub(super) fn elsewhere(&mut self, key: &str, problem: impl Display) {
         self.push(None, key.to_owned(), problem);
     }
@@ -58,14 +58,14 @@ impl Checks {
         });
     }
 
-    /// Reports a place that cannot be read and takes it out, so that reading can go on with the rest.
+    /// Reports a place that cannot be read and removes it, so that the rest can be read.
     pub(super) fn broken(&mut self, at: &At, problem: impl Display) {
         self.mistake(at, problem);
         self.broken.push(self.tree.as_written(at));
         self.tree.remove(at);
     }
 
-    /// Whether this place, or a part of it, could not be read: what depends on its value cannot be judged.
+    /// Whether this place or a part of it could not be read. Then nothing that depends on its value can be checked.
     pub(super) fn is_broken(&self, at: &At) -> bool {
         let at = self.tree.as_written(at);
         self.broken.iter().any(|broken| broken.overlaps(&at))
@@ -85,19 +85,19 @@ impl Checks {
         self.tree.line_of(at)
     }
 
-    /// A time of 1 second to a day.
+    /// A duration of 1 second to one day.
     pub(super) fn seconds(&mut self, at: &At, seconds: u64) -> Duration {
         self.within(at, seconds, 1..=MAX_SECONDS, "seconds");
         Duration::from_secs(seconds)
     }
 
-    /// A time of 1 minute to a day.
+    /// A duration of 1 minute to one day.
     pub(super) fn minutes(&mut self, at: &At, minutes: u64) -> Duration {
         self.within(at, minutes, 1..=MAX_SECONDS / 60, "minutes");
         Duration::from_secs(minutes.saturating_mul(60))
     }
 
-    /// Reports a number outside its range; `unit` is what is counted.
+    /// Reports a number outside its range. `unit` is the noun after the number.
     pub(super) fn within(&mut self, at: &At, value: u64, range: RangeInclusive<u64>, unit: &str) {
         if range.contains(&value) {
             return;

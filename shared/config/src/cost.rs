@@ -12,15 +12,15 @@ use pool_core::money::MicroUsd;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawCost {
-    /// Whether the budget holds.
+    /// Whether spending is limited.
     enabled: bool,
-    /// Of two able programmers the one whose primary LLM is free comes first.
+    /// Programmers whose primary LLM is free come first.
     prefer_free_over_paid: bool,
-    /// US dollars a day that the pool never passes.
+    /// US dollars that the pool spends at most in one day. 0 allows only free LLMs.
     max_daily_spend_usd: MicroUsd,
-    /// US dollars a day from which the pool warns.
+    /// US dollars of one day at which the pool warns.
     alert_threshold_usd: MicroUsd,
-    /// Where the day of the budget begins and ends: Europe/Berlin, or a POSIX TZ string. Default UTC.
+    /// The time zone in which the budget's day begins and ends: a name such as Europe/Berlin, or a POSIX TZ string.
     time_zone: String,
 }
 
@@ -47,7 +47,7 @@ impl RawCost {
         }
         if pool_core::rules::zone(&self.time_zone).is_none() {
             let problem = format!(
-                "{:?} is no time zone: write for example UTC or Europe/Berlin",
+                "{:?} is not a time zone: write for example UTC or Europe/Berlin",
                 self.time_zone
             );
             checks.mistake(&at.key("time_zone"), problem);

@@ -12,10 +12,10 @@ use pool_core::money::MicroUsd;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawDefaults {
-    /// Seconds for the whole task.
+    /// Seconds for one attempt at a task.
     #[schemars(range(min = 1, max = 86400))]
     pub(super) timeout_s: u64,
-    /// Input and output tokens of one task.
+    /// Input and output tokens for one task.
     #[schemars(range(min = 1))]
     pub(super) max_tokens_per_job: u64,
     /// US dollars for one task.
@@ -26,10 +26,10 @@ pub(super) struct RawDefaults {
     /// Tokens that fit into the context of the LLMs.
     #[schemars(range(min = 1))]
     pub(super) context_limit: u64,
-    /// false: the patch is the result, no commit is made.
+    /// Whether the change is committed. With `false` the result is a patch only.
     pub(super) auto_commit: bool,
-    /// Runs of the agent for one task: the first one, those that repair what an acceptance check found, and those with
-    /// another LLM after an answer of no use. 0 means 1.
+    /// Runs of the agent for one attempt: the first one, repairs after a failed acceptance check, and runs with another
+    /// LLM after a useless answer. 0 means 1.
     pub(super) max_fix_iterations: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Section `dispatcher`: the manager, and what it decides about tasks.
+//! Section `dispatcher`: its HTTP API, and its rules for attempts and results.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,24 +14,24 @@ use super::position::At;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawDispatcher {
-    /// Address and port of the HTTP API.
+    /// The address and port of the HTTP API.
     listen: String,
-    /// How often a task is started before it is given up.
+    /// How often a task is started before it fails for good.
     #[schemars(range(min = 1, max = 100))]
     max_attempts: u32,
-    /// Seconds before an attempt that failed is made again; twice as many after each.
+    /// Seconds between a failed attempt and the next one; doubled after each further attempt.
     #[schemars(range(max = 300))]
     retry_delay_s: u64,
-    /// How often a task may be handed back because no LLM was left for it.
+    /// How often a task may be handed back because none of the programmer's LLMs was available.
     #[schemars(range(max = 1000))]
     max_hand_backs: u32,
-    /// Seconds after which a task that is in no queue and with nobody is published again.
+    /// Seconds after which a lost task, which is in no queue and with no programmer, is published again.
     #[schemars(range(min = 1, max = 86400))]
     repair_after_s: u64,
-    /// Seconds after which a result whose reply queue does not take it goes to pool.dead.
+    /// Seconds that a result waits for a reply queue that refuses it; then it goes to pool.dead.
     #[schemars(range(min = 1, max = 86400))]
     reply_patience_s: u64,
-    /// Seconds that a worker gives its running task after SIGTERM.
+    /// Seconds for which a worker lets running tasks continue after SIGTERM.
     #[schemars(range(min = 1, max = 86400))]
     drain_timeout_s: u64,
 }
@@ -76,7 +76,7 @@ impl RawDispatcher {
         );
         let listen = self.listen.parse().unwrap_or_else(|_| {
             let problem = format!(
-                "{:?} is no address and port: write for example {LISTEN}",
+                "{:?} is not an address with a port: write for example {LISTEN}",
                 self.listen
             );
             checks.mistake(&at.key("listen"), problem);

@@ -1,8 +1,8 @@
-//! The environment variables that the pool file may be overridden with, as a value: pure code never asks the process.
+//! Environment variables as a value, because pure code never reads those of the process.
 
 use std::collections::BTreeMap;
 
-/// A snapshot of environment variables. No Debug: it holds keys and passwords.
+/// A snapshot of environment variables. It has no Debug, because it contains keys and passwords.
 #[derive(Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
 
@@ -16,12 +16,12 @@ impl Env {
         )
     }
 
-    /// No variables at all.
+    /// No variables.
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// The value of a variable; None also when it is set to nothing.
+    /// The value of a variable; None when it is missing or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
@@ -29,11 +29,11 @@ impl Env {
             .filter(|value| !value.is_empty())
     }
 
-    /// A key or a password: the variable, or else what is in the file that `<name>_FILE` names, as containers get their
-    /// secrets.
+    /// A key or a password: the variable, or else the content of the file that `<name>_FILE` names (containers get their
+    /// secrets in files). White space around it is removed.
     ///
     /// # Errors
-    /// When there is such a file name, but not the file; the text fits behind "`<name>_FILE`".
+    /// When `<name>_FILE` names a file that cannot be read. The text fits after "`<name>_FILE`".
     pub fn secret(&self, name: &str) -> Result<Option<String>, String> {
         if let Some(value) = self.get(name) {
             return Ok(Some(value.to_owned()));

@@ -15,17 +15,17 @@ const MIB: u64 = 1024 * 1024;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawEvents {
-    /// How long events are kept, as RabbitMQ writes it: a number and one of Y M D h m s. An existing stream keeps
-    /// what it was declared with.
+    /// How long events are kept, in the form of RabbitMQ: a number and one of Y M D h m s. An existing stream keeps the
+    /// value with which it was declared.
     #[schemars(regex(pattern = r"^[1-9][0-9]{0,8}[YMDhms]$"))]
     max_age: String,
-    /// Size of one segment of the streams, in MiB: retention drops whole segments.
+    /// The size of one segment of the streams, in MiB. Retention drops whole segments.
     #[schemars(range(min = 1, max = 1024))]
     segment_mib: u64,
-    /// Seconds of silence after which somebody appends a tick: the pulse of the pool.
+    /// Seconds of silence after which some process appends a tick.
     #[schemars(range(min = 1, max = 86400))]
     tick_s: u64,
-    /// Seconds of silence after which a reader takes its own view for stale; at least twice tick_s.
+    /// Seconds of silence after which a process does not trust its view of the log any more; at least twice tick_s.
     #[schemars(range(min = 2, max = 86400))]
     stale_s: u64,
 }
@@ -47,7 +47,7 @@ impl RawEvents {
         let age = age(&self.max_age);
         if age.is_none() {
             let problem = format!(
-                "{:?} is no time that RabbitMQ knows: write for example 7D, 12h or 1Y",
+                "{:?} is not a duration in the form of RabbitMQ: write for example 7D, 12h or 1Y",
                 self.max_age
             );
             checks.mistake(&at.key("max_age"), problem);

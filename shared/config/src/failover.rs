@@ -1,4 +1,4 @@
-//! Section `failover`: what happens when an LLM fails, and the breaker that the pool shares.
+//! Section `failover`: the handling of failing LLMs, and the breakers that the pool shares.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,45 +19,47 @@ pub(super) struct RawFailover {
     /// How often a failing call is repeated on the same LLM.
     #[schemars(range(max = 20))]
     max_retries: u32,
-    /// Seconds between two tries.
+    /// Seconds before a failing call is repeated.
     #[schemars(range(max = 86400))]
     retry_delay_s: u64,
-    /// Also for failures that `failure_conditions` does not list.
+    /// Whether failures that `failure_conditions` does not list move a call to the backup LLMs too.
     always_failover: bool,
     /// The failures that move a call to the backup LLMs.
     failure_conditions: BTreeSet<FailureCondition>,
     /// Seconds for one LLM call, from the request to the last byte of the answer.
     #[schemars(range(min = 1, max = 86400))]
     call_timeout_s: u64,
+    /// A breaker for each LLM, shared by the pool. It keeps calls away from an LLM that fails.
     circuit_breaker: RawBreaker,
 }
 
-/// One for each LLM, shared by the pool: it keeps calls away from an LLM that fails.
+/// A breaker for each LLM, shared by the pool. It keeps calls away from an LLM that fails.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 struct RawBreaker {
     /// Whether there are breakers.
     enabled: bool,
-    /// So many failures within the window open it.
+    /// The number of failures within the window that opens a breaker.
     #[schemars(range(min = 1))]
     failure_threshold: u32,
-    /// The least share of failures among the calls that ended since these failures began. 0: only their number counts.
+    /// The share of failures, among the calls that ended since these failures began, that a breaker needs to open. 0: only
+    /// the number of failures counts.
     #[schemars(range(min = 0, max = 1))]
     failure_ratio: f64,
-    /// How long a failure counts.
+    /// Minutes for which a failure counts.
     #[schemars(range(min = 1, max = 1440))]
     window_minutes: u64,
-    /// How long it stays open before one probe asks whether the LLM is back.
+    /// Minutes for which a breaker stays open before one programmer probes the LLM.
     #[schemars(range(min = 1, max = 1440))]
     cooldown_minutes: u64,
-    /// Instead of `window_minutes`: in seconds.
+    /// The window in seconds, instead of `window_minutes`.
     #[schemars(range(min = 1, max = 86400))]
     window_s: Option<u64>,
-    /// Instead of `cooldown_minutes`: in seconds.
+    /// The cooldown in seconds, instead of `cooldown_minutes`.
     #[schemars(range(min = 1, max = 86400))]
     cooldown_s: Option<u64>,
-    /// `pool`: what one programmer finds out holds for all. `programmer`: each finds out for itself.
+    /// Whether programmers share their breakers.
     scope: BreakerScope,
 }
 
@@ -144,7 +146,7 @@ impl RawBreaker {
     }
 }
 
-/// A share as it is compared with: what decides is never a float.
+/// A share in thousandths, because no decision uses floats.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -161,7 +163,7 @@ fn thousandths(checks: &mut Checks, at: &At, share: f64) -> u16 {
     (share * 1000.0).round() as u16
 }
 
-/// A time that is written in minutes, or instead of them in seconds.
+/// A duration that is written in minutes, or in seconds instead.
 fn time(
     checks: &mut Checks,
     at: &At,

@@ -14,8 +14,8 @@ use pool_core::id::LlmName;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "LLM", inline)]
 pub(super) struct RawLlm {
-    /// The most output tokens that the model takes as a limit. The gateway sends no higher limit. Without it, the gateway
-    /// learns the number when the provider refuses a higher one.
+    /// The highest output limit that the provider accepts for this model, in tokens. The gateway sends no higher limit.
+    /// Without it, the gateway learns the number when the provider refuses a higher one.
     #[schemars(range(min = 1))]
     max_output_tokens: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! From text to a validated pool: read what can be read, check all of it, report everything at once.
+//! From text to a validated pool: reads what can be read, checks all of it, and reports all mistakes together.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +11,11 @@ use super::position::{At, Step, Tree};
 use super::raw::RawPool;
 use super::{Pool, Secret, broker, llms, prices, programmers, providers, relations, wording};
 
-/// Reads and validates a pool file. `AMQP_URL` in `env` (or the file that `AMQP_URL_FILE` names) wins over `broker.url`,
-/// `POOL_<PROVIDER>_URL` over the `base_url` of that provider.
+/// Reads and validates a pool file. `AMQP_URL` in `env` (or the file that `AMQP_URL_FILE` names) overrides `broker.url`;
+/// `POOL_<PROVIDER>_URL` overrides the `base_url` of that provider.
 ///
 /// # Errors
-/// All mistakes of the file, and of the variable.
+/// All mistakes of the file and of these variables.
 pub fn load(file: &Path, env: &Env) -> Result<Pool, Mistakes> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let problem =
@@ -25,7 +25,7 @@ pub fn load(file: &Path, env: &Env) -> Result<Pool, Mistakes> {
     parse_with(&text, file, env)
 }
 
-/// Validates the text of a pool file. `file` is for messages, and its directory is what relative paths start from.
+/// Validates the text of a pool file. `file` appears in messages, and relative paths start from its directory.
 ///
 /// # Errors
 /// All mistakes of the text.
@@ -38,12 +38,12 @@ fn parse_with(text: &str, file: &Path, env: &Env) -> Result<Pool, Mistakes> {
         alone(
             file,
             Some(error.marker().line()),
-            format!("is no valid YAML: {}", error.info()),
+            format!("is not valid YAML: {}", error.info()),
         )
     })?;
     let mut checks = Checks::new(file, tree.clone());
     for (at, line) in tree.duplicates() {
-        checks.at_line(line, &at, "stands twice here: keep one of the two");
+        checks.at_line(line, &at, "is given twice: keep one of the two");
     }
     if let Some(mistakes) = checks.into_mistakes() {
         return Err(mistakes);
@@ -72,7 +72,7 @@ fn yaml(text: &str) -> Result<Value, (Option<usize>, String)> {
     let wrong = |error: serde_yaml::Error| {
         (
             error.location().map(|location| location.line()),
-            format!("is no valid YAML: {error}"),
+            format!("is not valid YAML: {error}"),
         )
     };
     let mut value: Value = serde_yaml::from_str(text).map_err(wrong)?;
@@ -89,13 +89,14 @@ fn yaml(text: &str) -> Result<Value, (Option<usize>, String)> {
         | Value::Sequence(_)
         | Value::Tagged(_) => Err((
             Some(1),
-            "is no pool file: write `key: value` lines, beginning with `programmers:`".to_owned(),
+            "is not a pool file: write `key: value` lines, beginning with `programmers:`"
+                .to_owned(),
         )),
     }
 }
 
-/// Reads the raw file. What cannot be read is reported, taken out, and reading starts again: so the next mistake
-/// shows up too, and each round has one value less to stumble over.
+/// Reads the raw file. A value that cannot be read is reported and removed, and reading starts again. So every mistake is
+/// found, and each round has one bad value less.
 fn read(mut value: Value, checks: &mut Checks) -> Option<RawPool> {
     loop {
         let error = match serde_path_to_error::deserialize(value.clone()) {
@@ -131,7 +132,7 @@ fn remove(value: &mut Value, at: &At) -> bool {
     }
 }
 
-/// Checks everything; what it returns is valid only when no mistake was found.
+/// Checks everything. The pool that it returns is valid only if no mistake was found.
 fn validate(raw: RawPool, entries: usize, file: &Path, env: &Env, checks: &mut Checks) -> Pool {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let base = file.parent().map(Path::to_owned).unwrap_or_default();
@@ -184,12 +185,12 @@ fn pool_size(pool_size: Option<usize>, entries: usize, checks: &mut Checks) {
     if entries == 0 {
         checks.mistake(
             &At::top("programmers"),
-            "lists nobody: a pool needs at least one programmer",
+            "is empty: a pool needs at least one programmer",
         );
     }
     if let Some(size) = pool_size.filter(|size| *size != entries && entries > 0) {
         let problem = format!(
-            "{size} does not match the list of programmers: write {entries}, or mend the list"
+            "{size} does not match the list of programmers: write {entries}, or correct the list"
         );
         checks.mistake(&At::top("pool_size"), problem);
     }

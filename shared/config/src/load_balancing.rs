@@ -1,4 +1,4 @@
-//! Section `load_balancing`: which of several able programmers gets a task.
+//! Section `load_balancing`: how a task is given to one of several able programmers.
 
 use std::time::Duration;
 
@@ -13,16 +13,18 @@ use super::{LoadBalancing, Strategy};
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawLoadBalancing {
+    /// Which programmer gets a task when several are free.
     strategy: RawStrategy,
     /// Programmers whose primary LLM is free come first.
     prefer_free_models: bool,
-    /// How many tasks may wait in a queue for each programmer that consumes it. Without it nothing is limited.
+    /// Tasks that may wait in a queue for each programmer that consumes it. Without it the queues are not limited.
     #[schemars(range(min = 1))]
     max_queue_per_programmer: Option<u32>,
-    /// Heartbeats go out at a third of it.
+    /// Seconds without a heartbeat after which the status shows a programmer as `down`. Heartbeats are sent three times as
+    /// often.
     #[schemars(range(min = 1, max = 86400))]
     health_check_interval_s: u64,
-    /// How long a task waits for a free programmer before paid ones take it too: seconds, or 30s, 5m, 1h.
+    /// How long a task waits for a free programmer before paid ones may take it: seconds, or 30s, 5m, 1h.
     spill_to_paid_after: Span,
 }
 
@@ -30,11 +32,11 @@ pub(super) struct RawLoadBalancing {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 enum RawStrategy {
-    /// A programmer with a free slot gets the task.
+    /// Any free programmer gets the task.
     LeastLoaded,
-    /// Another name of least_loaded.
+    /// The same as least_loaded.
     RoundRobin,
-    /// The programmer with the fewest surplus capabilities first: premium ones are kept for premium tasks.
+    /// The programmer with the fewest surplus capabilities first. This keeps premium programmers for premium tasks.
     CapabilityMatch,
 }
 
@@ -83,7 +85,7 @@ impl RawLoadBalancing {
     }
 }
 
-/// Seconds, written as a number or with a unit; the key has no unit in its name.
+/// Seconds, written as a number or with a unit, because the key has no unit in its name.
 struct Span(u64);
 
 impl Serialize for Span {

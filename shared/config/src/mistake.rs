@@ -1,18 +1,20 @@
-//! A mistake in the pool file, as people read it: where, which key, what is wrong and what would be right.
+//! A mistake in the pool file, in words for its author: the line, the key, the mistake and the correction.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+/// A mistake in the pool file or in a variable that overrides it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mistake {
+    /// The pool file.
     pub file: PathBuf,
-    /// Counted from 1; None when it is about no place in the file (it cannot be read, or a variable is wrong).
+    /// Counted from 1; None when the mistake has no line (the file cannot be read, or a variable is wrong).
     pub line: Option<usize>,
-    /// `programmers[1].primary_llm`; empty when it is about the file as a whole.
+    /// `programmers[1].primary_llm`; empty for the file as a whole.
     pub key: String,
-    /// Lowercase, without a full stop; says what would be right.
+    /// The mistake and the correction: lowercase, without a full stop.
     pub problem: String,
 }
 
@@ -29,7 +31,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong with a pool file, in the order of its lines; at least one.
+/// All mistakes of a pool file, at least one, in the order of their lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
 
@@ -39,6 +41,7 @@ impl Mistakes {
         Self(mistakes)
     }
 
+    /// The mistakes, in the order of their lines.
     pub fn all(&self) -> &[Mistake] {
         &self.0
     }
@@ -47,7 +50,7 @@ impl Mistakes {
 impl std::error::Error for Mistakes {}
 
 impl fmt::Display for Mistakes {
-    /// One mistake a line.
+    /// One mistake per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };

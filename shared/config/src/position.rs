@@ -1,7 +1,7 @@
-//! Which line of the pool file a key stands on.
+//! The line of every key in the pool file.
 //!
-//! The YAML deserialiser tells lines for syntax errors only, and a mistake that is found after reading (an unknown
-//! provider, two equal ports) must name its line too. So the file is parsed a second time for nothing but places.
+//! The YAML deserialiser gives lines for syntax errors only. A mistake that is found after reading (an unknown provider, two
+//! equal ports) must name its line too. So the file is parsed a second time, only for the lines.
 
 use std::fmt;
 
@@ -47,7 +47,7 @@ impl At {
 }
 
 impl From<&serde_path_to_error::Path> for At {
-    /// Up to the first segment that has no name (a key that is no text).
+    /// Up to the first segment without a name, such as a key that is not a text.
     fn from(path: &serde_path_to_error::Path) -> Self {
         use serde_path_to_error::Segment;
         let steps = path.iter().map_while(|segment| match segment {
@@ -72,7 +72,7 @@ impl fmt::Display for At {
     }
 }
 
-/// The places of one document. An aliased value stands where its alias stands.
+/// The places of one document. An aliased value has the place of its alias.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tree {
     line: usize,
@@ -88,8 +88,10 @@ struct Child {
 }
 
 impl Tree {
+    /// Finds the places in a text.
+    ///
     /// # Errors
-    /// The syntax error that ends the document.
+    /// The first syntax error.
     pub(super) fn parse(text: &str) -> Result<Self, ScanError> {
         let mut open: Vec<Open> = vec![Open::list(1)];
         for event in Parser::new_from_str(text) {
@@ -138,7 +140,7 @@ impl Tree {
             .unwrap_or_default())
     }
 
-    /// The line of the deepest part of this place that the file has.
+    /// The line of this place; if the file does not have it, that of its nearest parent.
     pub(super) fn line_of(&self, at: &At) -> usize {
         self.walk(at).last().map_or(self.line, |child| child.line)
     }
@@ -158,7 +160,7 @@ impl Tree {
         }
     }
 
-    /// The way down to this place, as far as the file has it.
+    /// The path from the top to this place, as far as the file has it.
     fn walk<'a>(&'a self, at: &'a At) -> impl Iterator<Item = &'a Child> {
         let mut tree = self;
         at.steps().iter().map_while(move |step| {
@@ -179,7 +181,7 @@ impl Tree {
         At(steps.collect())
     }
 
-    /// Forgets a place; later elements of its list move up, but keep the index that they are shown with.
+    /// Removes a place. Later elements of its list move up, but keep the index that messages show.
     pub(super) fn remove(&mut self, at: &At) {
         let Some((last, parents)) = at.steps().split_last() else {
             return;
@@ -196,7 +198,7 @@ impl Tree {
         }
     }
 
-    /// Keys that stand twice in one mapping, with the line of the second.
+    /// Keys that one mapping has twice, with the line of the second.
     pub(super) fn duplicates(&self) -> Vec<(At, usize)> {
         let mut found = Vec::new();
         self.find_duplicates(&At::default(), &mut found);
@@ -227,7 +229,7 @@ impl Tree {
 /// A collection that is being read.
 struct Open {
     tree: Tree,
-    /// For mappings: the key that waits for its value. `Some(None)`: a key comes next.
+    /// None for lists. In a mapping: the key that waits for its value, or `Some(None)` when a key comes next.
     key: Option<Option<(String, usize)>>,
 }
 
@@ -250,7 +252,7 @@ impl Open {
     }
 }
 
-/// Puts a finished value where it belongs; `text` is its text when it can be a key.
+/// Adds a finished value to its parent. `text` is its text if it can be a key.
 fn add(open: &mut [Open], tree: Tree, text: Option<&str>) {
     let Some(parent) = open.last_mut() else {
         return;

@@ -1,4 +1,4 @@
-//! Section `prices`: what LLMs cost.
+//! Section `prices`: the prices of LLMs.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,12 @@ use pool_core::money::MicroUsd;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "price", inline)]
 pub(super) struct RawPrice {
+    /// US dollars per million input tokens.
     #[schemars(required)]
     input_usd_per_mtok: Option<MicroUsd>,
-    /// For input tokens that the provider found in its cache; default: the input price.
+    /// US dollars per million input tokens that the provider read from its cache. Default: the input price.
     cached_input_usd_per_mtok: Option<MicroUsd>,
+    /// US dollars per million output tokens.
     #[schemars(required)]
     output_usd_per_mtok: Option<MicroUsd>,
 }

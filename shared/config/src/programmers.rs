@@ -1,4 +1,4 @@
-//! Sections `programmers` and `capability_routing`: who is in the pool and what they offer.
+//! Sections `programmers` and `capability_routing`: the programmers and the capabilities that they offer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,36 +22,36 @@ const NUMBERED: std::ops::RangeInclusive<u16> = 1..=49;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "programmer", inline)]
 pub(super) struct RawProgrammer {
-    /// Its id, in quotes: "001". Shown to people as Prog-001.
+    /// Its id, in quotes: "001". Tables and pages show it as Prog-001.
     #[schemars(required)]
     id: Option<ProgrammerId>,
-    /// Port of `GET /health`; default 6150 + id for "001" to "049", else any free one (0).
+    /// The port of its `GET /health`. Default: 6150 + id for "001" to "049", otherwise 0 (any free port).
     port: Option<u16>,
-    /// The LLM that it uses: provider/model.
+    /// The LLM that it uses first: provider/model.
     #[schemars(required)]
     primary_llm: Option<LlmName>,
-    /// The LLM, or a list of them in order, that it uses when the primary one is not available.
+    /// The LLM that it uses when the primary one is not available, or a list of LLMs in order.
     backup_llm: Option<OneOrMore>,
-    /// What it offers; a task names what it requires. At most 8.
+    /// The capabilities that it offers, at most 8. A task names the ones that it requires.
     #[schemars(length(max = 8))]
     capabilities: BTreeSet<Capability>,
-    /// Instead of the value in `defaults`: seconds for the whole task.
+    /// Overrides `defaults`: seconds for one attempt at a task.
     #[schemars(range(min = 1, max = 86400))]
     timeout_s: Option<u64>,
-    /// Instead of the value in `defaults`: tokens of one task.
+    /// Overrides `defaults`: input and output tokens for one task.
     #[schemars(range(min = 1))]
     max_tokens_per_job: Option<u64>,
-    /// Instead of the value in `defaults`: US dollars for one task.
+    /// Overrides `defaults`: US dollars for one task.
     max_cost_per_job_usd: Option<MicroUsd>,
-    /// Instead of the value in `defaults`: seconds for one run of the agent.
+    /// Overrides `defaults`: seconds for one run of the agent.
     #[schemars(range(min = 1, max = 86400))]
     max_duration_per_job_s: Option<u64>,
-    /// Instead of the value in `defaults`: tokens that fit into the context of its LLMs.
+    /// Overrides `defaults`: tokens that fit into the context of its LLMs.
     #[schemars(range(min = 1))]
     context_limit: Option<u64>,
-    /// Instead of the value in `defaults`: false = patch only.
+    /// Overrides `defaults`: whether the change is committed.
     auto_commit: Option<bool>,
-    /// Instead of the value in `defaults`: repair runs.
+    /// Overrides `defaults`: runs of the agent for one attempt.
     max_fix_iterations: Option<u32>,
 }
 
@@ -71,7 +71,7 @@ impl Serialize for OneOrMore {
 }
 
 impl<'de> Deserialize<'de> for OneOrMore {
-    /// By hand, because an untagged enum loses the place and the reason of a mistake.
+    /// Written by hand, because an untagged enum loses the place and the reason of a mistake.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
@@ -107,7 +107,7 @@ impl JsonSchema for OneOrMore {
     }
 }
 
-/// A programmer and where the file says so.
+/// A programmer and its place in the file.
 pub(super) struct Listed {
     pub(super) programmer: Programmer,
     pub(super) at: At,
@@ -115,7 +115,7 @@ pub(super) struct Listed {
     pub(super) llms_at: Vec<At>,
 }
 
-/// The programmers, in the order of the file, with what `capability_routing` adds.
+/// The programmers in the order of the file, with the capabilities that `capability_routing` adds.
 pub(super) fn check(
     raw: Vec<RawProgrammer>,
     defaults: &RawDefaults,
@@ -217,7 +217,7 @@ fn check_limits(at: &At, limits: &JobLimits, checks: &mut Checks) {
     );
 }
 
-/// Only what the programmer sets itself: a mistake in `defaults` is reported there, once.
+/// Checks only values of the programmer itself: a mistake in `defaults` is reported there, once.
 fn check_own_limits(at: &At, raw: &RawProgrammer, checks: &mut Checks) {
     for (key, value, most, unit) in [
         ("timeout_s", raw.timeout_s, MAX_SECONDS, "seconds"),
@@ -304,12 +304,12 @@ fn check_llms(
         if is_primary(llm) {
             checks.mistake(
                 at,
-                format!("{llm} is the primary LLM already: write another LLM, or remove it"),
+                format!("{llm} is already the primary LLM: write another LLM, or remove it"),
             );
         } else if backups[..index].iter().any(|(earlier, _)| earlier == llm) {
             checks.mistake(
                 at,
-                format!("{llm} stands here twice: write another LLM, or remove it"),
+                format!("{llm} is listed twice: write another LLM, or remove it"),
             );
         }
     }

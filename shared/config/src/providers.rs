@@ -1,4 +1,4 @@
-//! Section `providers`: where LLMs are served. The well-known ones are built in and can be overridden key by key.
+//! Section `providers`: the servers of LLMs. The well-known ones are built in and can be overridden key by key.
 
 use std::collections::BTreeMap;
 
@@ -16,28 +16,28 @@ use pool_core::id::LlmName;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "provider", inline)]
 pub(super) struct RawProvider {
-    /// For example http://127.0.0.1:11434/v1; with protocol anthropic the /v1 may be left out. A built-in provider with another base_url loses its built-in
-    /// api_key_env: a key goes only where you say.
+    /// The address, for example http://127.0.0.1:11434/v1. With protocol anthropic the /v1 may be left out. A built-in provider
+    /// with another base_url loses its built-in api_key_env, so that a key goes only where you want it.
     #[schemars(url)]
     base_url: Option<String>,
-    /// The NAME of the environment variable of the worker that holds the key. Without it no key is sent.
+    /// The NAME of the worker's environment variable that contains the key. Without it no key is sent.
     #[schemars(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     api_key_env: Option<String>,
-    /// What it speaks: openai (chat completions, and Responses where the provider serves them; the default) or
-    /// anthropic (Messages). Agents reach only LLMs whose provider speaks as they do.
+    /// Its API: openai (chat completions, and Responses where the provider serves them; the default) or anthropic
+    /// (Messages). An agent reaches only LLMs whose provider serves the agent's API.
     protocol: Option<Protocol>,
-    /// Whether calls cost nothing. LLMs of other providers need an entry in `prices`. Default false.
+    /// Whether calls cost nothing. LLMs of other providers need an entry in `prices`. Default: false.
     free: Option<bool>,
-    /// Calls at once over one worker process; more wait their turn. Default: no limit.
+    /// The most simultaneous calls of one worker process; more calls wait. Default: no limit.
     #[schemars(range(min = 1))]
     max_concurrent: Option<u32>,
-    /// The field in which its models take the limit of an answer in chat completions: max_tokens or
-    /// max_completion_tokens. Default: the agent's choice, and what the provider's refusals teach.
+    /// The name of the output limit in its chat completions: max_tokens or max_completion_tokens. Default: the agent's
+    /// choice, until the provider refuses it.
     output_limit_field: Option<OutputLimitField>,
 }
 
-/// What is known without being configured. Anthropic is reached over its chat-completions endpoint, because that is what
-/// aider speaks; `protocol: anthropic` is for agents that speak Messages themselves.
+/// The built-in providers. Anthropic is reached over its chat-completions endpoint, because aider speaks that;
+/// `protocol: anthropic` is for agents that speak Messages themselves.
 fn built_in() -> BTreeMap<String, Provider> {
     let provider = |base_url: &str, key: Option<&str>| Provider {
         base_url: base_url.to_owned(),
@@ -66,7 +66,7 @@ fn built_in() -> BTreeMap<String, Provider> {
     .into()
 }
 
-/// The built-in providers and those of the file, where the environment says they are.
+/// The built-in providers and those of the file, with addresses that the environment overrides.
 pub(super) fn check(
     raw: BTreeMap<String, RawProvider>,
     env: &Env,
@@ -78,7 +78,7 @@ pub(super) fn check(
         if LlmName::new(format!("{name}/x")).is_err() {
             checks.mistake(
                 &at,
-                "is no name of a provider: write 1 to 32 characters of a-z 0-9 _ -",
+                "is not a valid provider name: write 1 to 32 characters of a-z 0-9 _ -",
             );
         }
         let known = providers.remove(&name);
@@ -97,7 +97,8 @@ pub(super) fn check(
     providers
 }
 
-/// What moves a provider for one process: in a container 127.0.0.1 is another machine than the pool file means.
+/// The variable that overrides a provider's address for one process. In a container 127.0.0.1 is not the machine that the
+/// pool file means.
 fn url_variable(provider: &str) -> String {
     format!(
         "POOL_{}_URL",
@@ -110,7 +111,7 @@ impl RawProvider {
         if let Some(variable) = &self.api_key_env
             && !is_variable(variable)
         {
-            let problem = "is no name of an environment variable: write for example OPENAI_API_KEY, never the key itself";
+            let problem = "is not a name of an environment variable: write for example OPENAI_API_KEY, never the key itself";
             checks.mistake(&at.key("api_key_env"), problem);
         }
         if self.max_concurrent == Some(0) {
@@ -157,7 +158,7 @@ pub(super) fn is_variable(name: &str) -> bool {
         && !name.is_empty()
 }
 
-/// The URL without a trailing slash; None when it is wrong, which has been reported then.
+/// The URL without a trailing slash; None when it is wrong, after reporting the mistake.
 fn check_url(at: &At, text: &str, checks: &mut Checks) -> Option<String> {
     match right_url(text) {
         Ok(url) => Some(url),
@@ -172,12 +173,12 @@ fn check_url(at: &At, text: &str, checks: &mut Checks) -> Option<String> {
 fn right_url(text: &str) -> Result<String, String> {
     let right = "write for example http://127.0.0.1:11434/v1";
     Err(match Url::parse(text) {
-        Err(error) => format!("{text:?} is no URL ({error}): {right}"),
+        Err(error) => format!("{text:?} is not a valid URL ({error}): {right}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             format!("\"{}:\" is not supported: {right}", url.scheme())
         }
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "holds a user or password: put the key into an environment variable and name it in api_key_env".to_owned()
+            "contains a user or password: put the key into an environment variable and name it in api_key_env".to_owned()
         }
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
             format!("{text:?} has a ? or # part, which a base URL cannot have: {right}")

@@ -1,4 +1,4 @@
-//! The pool file as people write it. Each section has its own file, which also holds its defaults and its checks.
+//! The pool file as people write it. Each section has its own source file, with its defaults and its checks.
 
 use std::collections::BTreeMap;
 
@@ -21,43 +21,43 @@ use super::sandbox::{RawAcceptance, RawSandbox};
 use super::workspace::RawWorkspace;
 use pool_core::id::{Capability, LlmName, ProgrammerId};
 
-/// The pool file of Programmer Pool: who is in the pool, with which LLMs and limits, and how the pool behaves.
+/// The pool file of Programmer Pool: the programmers, their LLMs and limits, and the behaviour of the pool.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Programmer Pool: pool file")]
 pub(super) struct RawPool {
-    /// How many programmers the list has; a guard against one that got lost while editing.
+    /// The number of programmers in the list: a guard against losing one while editing.
     pub(super) pool_size: Option<usize>,
-    /// What one task may use, for programmers that set nothing else.
+    /// Limits for one task. A programmer can override each value.
     pub(super) defaults: RawDefaults,
     /// The programmers. Each does one task at a time.
     #[schemars(required, length(min = 1))]
     pub(super) programmers: Vec<RawProgrammer>,
-    /// Which of several able programmers gets a task.
+    /// How a task is given to one of several able programmers.
     pub(super) load_balancing: RawLoadBalancing,
-    /// What happens when an LLM fails.
+    /// The handling of failing LLMs.
     pub(super) failover: RawFailover,
-    /// Capabilities that programmers offer beside their own: capability → ids.
+    /// Further capabilities of programmers: a list of programmer ids for each capability.
     pub(super) capability_routing: BTreeMap<Capability, Vec<ProgrammerId>>,
-    /// The budget of the whole pool, in US dollars a day.
+    /// The budget of the whole pool, in US dollars per day.
     pub(super) cost_optimization: RawCost,
-    /// Where LLMs are served, by the part of their name before the slash. `ollama`, `openai`, `anthropic` and
-    /// `deepseek` are known; set only what differs.
+    /// The servers of LLMs, by the part of an LLM's name before the slash. `ollama`, `openai`, `anthropic` and
+    /// `deepseek` are built in; write only the keys that differ.
     #[schemars(extend("propertyNames" = {"pattern": "^[a-z0-9][a-z0-9_-]{0,31}$"}))]
     pub(super) providers: BTreeMap<String, RawProvider>,
-    /// Facts about single LLMs, by their names. All of it is optional.
+    /// Facts about single LLMs, by their names. This section is optional.
     pub(super) llms: BTreeMap<LlmName, RawLlm>,
-    /// What LLMs cost, in US dollars per million tokens. Every LLM whose provider is not free needs one.
+    /// The prices of LLMs, in US dollars per million tokens. Every LLM whose provider is not free needs one.
     pub(super) prices: BTreeMap<LlmName, RawPrice>,
     /// The program that edits code.
     pub(super) agent: RawAgent,
-    /// Where agents work, and on which repositories.
+    /// Where agents work, and which repositories they may work on.
     pub(super) workspace: RawWorkspace,
-    /// What agents and acceptance checks may do on the machine.
+    /// The limits of agents and acceptance checks on the machine.
     pub(super) sandbox: RawSandbox,
     /// Acceptance checks.
     pub(super) acceptance: RawAcceptance,
-    /// RabbitMQ.
+    /// The connection to RabbitMQ.
     pub(super) broker: RawBroker,
     /// The event log.
     pub(super) events: RawEvents,

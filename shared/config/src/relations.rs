@@ -1,4 +1,4 @@
-//! What must hold between sections: every LLM has a provider, every paid one a price, a cap fits into the budget.
+//! Checks between sections: every LLM has a provider, every paid LLM has a price, every cap fits into the budget.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -90,13 +90,13 @@ fn check_caps(pool: &Pool, listed: &[Listed], checks: &mut Checks) {
     }
 }
 
-/// What was spent today is known from the log alone, and the day begins in whatever time zone.
+/// The log must be longer than a day in every time zone, because today's spending is known from it alone.
 fn check_log_keeps_a_day(pool: &Pool, spends: bool, checks: &mut Checks) {
     const LEAST: Duration = Duration::from_secs(2 * 24 * 60 * 60);
     let at = At::top("events").key("max_age");
     if spends && pool.events.age < LEAST && !checks.is_broken(&at) {
         let problem = format!(
-            "{:?} is too short for the budget of a day, which is known from the log: write at least 2D",
+            "{:?} is too short for the budget of a day, which is computed from the log: write at least 2D",
             pool.events.max_age
         );
         checks.mistake(&at, problem);
@@ -123,7 +123,7 @@ fn check_env_allow(pool: &Pool, checks: &mut Checks) {
         if is_key || name == "AMQP_URL" {
             checks.mistake(
                 &at.index(index),
-                format!("{name} is a secret, which no agent may see: remove it"),
+                format!("{name} is a secret that no agent may see: remove it"),
             );
         }
     }

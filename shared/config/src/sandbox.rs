@@ -1,4 +1,4 @@
-//! Sections `sandbox` and `acceptance`: what agents and acceptance checks may do on the machine.
+//! Sections `sandbox` and `acceptance`: the limits of agents and acceptance checks on the machine.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,24 +9,25 @@ use super::{Acceptance, Sandbox, SandboxLevel};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// A mebibyte number that still fits into 64 bits as bytes.
+/// The most MiB, whose number of bytes still fits into 64 bits.
 const MOST_MIB: u64 = 1 << 40;
-/// Output is kept in memory.
+/// The most KiB of output, because output is kept in memory.
 const MOST_OUTPUT_KIB: u64 = 64 * 1024;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawSandbox {
+    /// How far agents and checks are locked in. This version supports only `off`.
     level: SandboxLevel,
-    /// Address space of one process, in MiB; 0 = unlimited.
+    /// Address space of one process, in MiB; 0: unlimited.
     max_memory_mib: u64,
     /// Size of one written file, in MiB.
     #[schemars(range(min = 1))]
     max_file_mib: u64,
-    /// Processes and threads of the user that the worker runs as; 0 = unlimited.
+    /// Processes and threads of the user that the worker runs as; 0: unlimited.
     max_processes: u64,
-    /// How much of the output of an agent or a check is kept, in KiB.
+    /// The part of the output of an agent or a check that is kept, in KiB.
     #[schemars(range(min = 1, max = 65536))]
     max_output_kib: u64,
 }
@@ -87,7 +88,7 @@ impl RawSandbox {
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawAcceptance {
-    /// Seconds for acceptance checks without a timeout_s of their own.
+    /// Seconds for an acceptance check that has no timeout_s.
     #[schemars(range(min = 1, max = 86400))]
     timeout_s: u64,
 }

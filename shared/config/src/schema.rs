@@ -1,4 +1,4 @@
-//! JSON Schemas of what people write and read: the pool file, the task message, the result message.
+//! The JSON Schemas of the pool file, the task message and the result message.
 
 use schemars::schema_for;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::raw::RawPool;
 use pool_core::result::ResultMessage;
 use pool_core::task::TaskMessage;
 
-/// The schema of the pool file; editors complete and check the file with it.
+/// The schema of the pool file, with which editors complete and check the file.
 pub fn schema() -> Value {
     schema_for!(RawPool).to_value()
 }
@@ -22,7 +22,7 @@ pub fn schema_named(name: &str) -> Option<Value> {
     }
 }
 
-/// A schema as it is printed and checked in.
+/// The text of a schema, as it is printed and checked in.
 pub fn schema_text(schema: &Value) -> String {
     format!("{schema:#}\n")
 }

@@ -11,7 +11,7 @@ use pool_core::money::MicroUsd;
 use super::*;
 
 const FILE: &str = "/srv/pool/config/pool.yaml";
-/// A pool of one programmer with a free LLM; sections are put below it, from line 3 on.
+/// A pool of one programmer with a free LLM. Tests append sections from line 3 on.
 const ONE: &str = "programmers:\n  - {id: \"001\", primary_llm: ollama/a, backup_llm: ollama/b}\n";
 
 fn read(text: &str) -> Result<Pool, Mistakes> {
@@ -152,7 +152,7 @@ fn the_url_of_the_broker_comes_from_the_environment_when_it_is_set() {
         .expect_err("no URL")
         .to_string();
     assert!(
-        wrong.contains("AMQP_URL (environment): is no URL of a broker"),
+        wrong.contains("AMQP_URL (environment): is not a valid broker URL"),
         "it names the variable: {wrong}"
     );
 }
@@ -244,7 +244,7 @@ fn the_environment_moves_a_provider() {
         .expect_err("no URL")
         .to_string();
     assert!(
-        wrong.contains("POOL_OPENAI_URL (environment): \"here\" is no URL"),
+        wrong.contains("POOL_OPENAI_URL (environment): \"here\" is not a valid URL"),
         "it names the variable: {wrong}"
     );
 }
@@ -377,7 +377,7 @@ fn what_the_sample_file_shows_as_defaults_are_the_defaults() {
         format!("{:#?}", plain.providers),
         "the built-in providers"
     );
-    // Each of these two has one limit of its own.
+    // Each of these two overrides one limit.
     let defaults = &plain.programmers[0].limits;
     let local = JobLimits {
         context_limit: defaults.context_limit,
@@ -506,6 +506,6 @@ fn an_anthropic_provider_may_be_written_with_and_without_v1() {
     ];
     assert_eq!(
         urls, expected,
-        "Anthropic's clients are told it without, others as it is"
+        "Anthropic's clients may leave it out; for others it stays as it is"
     );
 }

@@ -1,6 +1,13 @@
-//! Turns what the deserialiser says into what somebody who edits a YAML file understands.
+//! Turns the deserialiser's messages into words for somebody who edits a YAML file.
 
-/// The candidate that was probably meant, if one is close enough to be a slip of the keyboard.
+/// The candidate that was probably meant, if the word differs from one only by a few typing errors.
+///
+/// ```
+/// use pool_config::did_you_mean;
+///
+/// assert_eq!(did_you_mean("timout_s", ["timeout_s", "retry_delay_s"]), Some("timeout_s"));
+/// assert_eq!(did_you_mean("colour", ["timeout_s", "retry_delay_s"]), None);
+/// ```
 pub fn did_you_mean<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -19,12 +26,12 @@ pub fn did_you_mean<'a>(
 pub(super) fn suggestion(word: &str, candidates: &[&str]) -> String {
     match did_you_mean(word, candidates.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
-        None if candidates.is_empty() => "none is known".to_owned(),
+        None if candidates.is_empty() => "none are known".to_owned(),
         None => format!("known are {}", candidates.join(", ")),
     }
 }
 
-/// The deserialiser's message in plain words; as it is when its form is not known here.
+/// The deserialiser's message in plain words. A message of an unknown form stays as it is.
 pub(super) fn plain(message: &str) -> String {
     unknown(message, "unknown field ", |_, hint| {
         format!("unknown key: {hint}")
@@ -58,7 +65,7 @@ fn wrong_type(message: &str) -> Option<String> {
     let found = plain_value(found);
     Some(match expected {
         "a string" if !found.starts_with("a ") => {
-            format!("{found} is read as no text: write it in quotes")
+            format!("{found} is not a text: write it in quotes")
         }
         other => format!("{found} is not valid: write {}", plain_type(other)),
     })
@@ -113,7 +120,7 @@ mod tests {
             ),
             (
                 "invalid type: integer `12`, expected a string",
-                "12 is read as no text: write it in quotes",
+                "12 is not a text: write it in quotes",
             ),
             (
                 "invalid type: string \"x\", expected u32",

@@ -1,4 +1,4 @@
-//! Section `workspace`: where agents work, and on which repositories.
+//! Section `workspace`: where agents work, and which repositories they may work on.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use super::position::At;
 #[serde(default, deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct RawWorkspace {
-    /// Below it a worker keeps worktrees, mirrors and scratch directories. Relative paths start from this file's
+    /// The directory in which a worker keeps worktrees, mirrors and scratch files. A relative path starts from this file's
     /// directory.
     dir: String,
-    /// Local repositories must lie below one of these; without any, tasks can only name https:// and ssh:// URLs.
+    /// Directories with local repositories. Without any, tasks can only name https:// and ssh:// URLs.
     roots: Vec<String>,
-    /// Who the commits are from.
+    /// The author of commits.
     author_name: String,
-    /// And their address.
+    /// The e-mail address of the author.
     author_email: String,
     /// Seconds for each git command on a remote.
     #[schemars(range(min = 1, max = 86400))]
@@ -50,7 +50,7 @@ impl RawWorkspace {
             if text.trim().is_empty() || text.contains(['<', '>', '\n', '\0']) {
                 checks.mistake(
                     &at.key(key),
-                    "must be a text without < > and line breaks, because git takes it so",
+                    "must be a text without < > and line breaks, because git does not accept them",
                 );
             }
         }

@@ -18,7 +18,7 @@ use pool_core::state::Fold;
 use pool_core::state::breaker::Caller;
 use pool_core::time::Timestamp;
 
-/// 001 has a free LLM and a paid backup; 002 to 005 only a paid one each: 002 and 003 at $1.00, 004 and 005 at $0.30.
+/// 001 has a free LLM and a paid backup. 002 to 005 have one paid LLM each: 002 and 003 at $1.00, 004 and 005 at $0.30.
 const POOL: &str = r#"
 programmers:
   - {id: "001", primary_llm: ollama/qwen, backup_llm: openai/gpt-4o, max_cost_per_job_usd: 1.00}
@@ -137,7 +137,7 @@ impl Log {
         self.standing().obstacle(programmer, |_| true)
     }
 
-    /// Those who may take a task.
+    /// The programmers that may take a task.
     fn open(&self) -> Vec<String> {
         let all = self
             .pool
@@ -155,7 +155,7 @@ fn id(text: &str) -> ProgrammerId {
 #[test]
 fn everybody_may_work_while_llms_answer_and_there_is_money() {
     let log = Log::new();
-    // $2.00 are room for the caps of two at $1.00, or of one and the small ones, in turn.
+    // $2.00 is enough for two caps of $1.00, or for one of them and the small ones, in turn.
     assert!(
         log.open().contains(&"001".to_owned()),
         "free LLMs need no money"
@@ -212,7 +212,9 @@ fn a_programmer_whose_cap_does_not_fit_is_shut_and_says_why() {
         .expect("a dollar does not fit into 40 cents");
     assert_eq!(obstacle.reason, ShutReason::Budget, "money");
     assert!(
-        obstacle.detail.contains("$1.00") && obstacle.detail.contains("$1.60 reserved"),
+        obstacle.detail.contains(
+            "a task may cost up to $1.00, but only $0.40 of today's $2.00 is left ($0.00 spent, $1.60 reserved)"
+        ),
         "{}",
         obstacle.detail
     );
@@ -289,7 +291,7 @@ fn a_route_of_free_programmers_opens_for_paid_ones_when_a_task_has_waited() {
     assert_eq!(
         closed(&log, "001"),
         1,
-        "a free programmer that would have to pay waits likewise"
+        "a free programmer that would have to pay waits too"
     );
 }
 
@@ -335,7 +337,7 @@ fn free_programmers_come_first_and_then_those_with_the_least_to_spare() {
         [pool_core::id::Capability::new("fast").expect("a capability")].into();
     assert!(
         priority(&matching, 1) > priority(&matching, 2),
-        "who offers more is kept for what needs it"
+        "a programmer that offers more is kept for tasks that need it"
     );
     assert!(
         priority(&matching, 0) > priority(&matching, 1),

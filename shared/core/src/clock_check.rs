@@ -6,25 +6,26 @@ use std::time::Duration;
 use crate::event::EmitterId;
 use crate::time::Timestamp;
 
-/// A clock that is further off than this is not used for events.
+/// A process whose clock differs more than this from the others' appends no events.
 pub const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(2);
-/// Heartbeats kept of each process; the least delayed of them counts.
+/// The last heartbeats of a process that are compared; the least delayed one counts.
 const SAMPLES: usize = 3;
-/// A process without a heartbeat for this long has no say about clocks.
+/// Clocks of processes without a heartbeat for this long are not compared.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
 
-/// This machine's clock is not that of the others.
+/// This machine's clock differs from the others' by more than [`MAX_CLOCK_OFFSET`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this machine's clock is {} s {} the other processes of the pool; set it right (NTP)", .offset_ms.unsigned_abs() / 1000, if *.offset_ms > 0 { "ahead of" } else { "behind" })]
 pub struct ClockOff {
+    /// Positive when this machine's clock is ahead.
     pub offset_ms: i64,
 }
 
-/// Compares this machine's clock with what the others say. Pure: all times are arguments.
+/// Compares this machine's clock with those of the other processes. Pure: all times are arguments.
 ///
-/// A heartbeat tells when it was sent by the sender's clock; kept is its distance to our *monotonic* clock, so that a
-/// jump of our own wall clock shows at once. Delay on the way only makes the distance smaller: the largest of the last
-/// few is the best.
+/// A heartbeat carries the time of its sender's clock. The check keeps the distance of that time to this machine's
+/// *monotonic* clock, so a jump of this machine's wall clock shows at once. A delay on the way only makes the distance
+/// smaller, so the largest of the last few is the best.
 #[derive(Debug, Default)]
 pub struct ClockCheck {
     others: HashMap<EmitterId, Samples>,
@@ -45,7 +46,7 @@ fn monotonic_ms(since_start: Duration) -> i64 {
 }
 
 impl ClockCheck {
-    /// A heartbeat of another process arrived, `since_start` by our monotonic clock.
+    /// Records a heartbeat of another process that arrived `since_start` after this process began (monotonic clock).
     pub fn heard(&mut self, process: EmitterId, at_ms: u64, since_start: Duration) {
         self.others
             .retain(|_, samples| since_start.saturating_sub(samples.heard) < FORGET_AFTER);
@@ -59,9 +60,9 @@ impl ClockCheck {
         }
     }
 
-    /// How far our wall clock is ahead, in ms; None when nobody else is heard. It is right when it agrees with most of all
-    /// the clocks, ours among them; otherwise the others' median says how wrong it is. Of two clocks that differ neither
-    /// is trusted.
+    /// How far this machine's wall clock is ahead, in ms; None without a heartbeat of another process. The clock is right
+    /// when it agrees with the majority of all clocks, including itself. Otherwise its offset is the one from the others'
+    /// median. When there are only two clocks and they differ, neither is trusted.
     pub fn offset_ms(&self, wall: Timestamp, since_start: Duration) -> Option<i64> {
         let own = signed(wall.0) - monotonic_ms(since_start);
         let mut offsets: Vec<i64> = self
@@ -148,7 +149,7 @@ mod tests {
             seen_by_right.heard(EmitterId::from_u128(9), wrong, SECOND);
             let offset = seen_by_right
                 .offset_ms(Timestamp(right), SECOND)
-                .expect("somebody is heard");
+                .expect("one heartbeat came");
             assert!(is_off(offset), "{wrong}: one against one");
             seen_by_right.heard(EmitterId::from_u128(1), right, SECOND);
             assert_eq!(
@@ -160,7 +161,7 @@ mod tests {
             (1..=2).for_each(|n| seen_by_wrong.heard(EmitterId::from_u128(n), right, SECOND));
             let offset = seen_by_wrong
                 .offset_ms(Timestamp(wrong), SECOND)
-                .expect("others are heard");
+                .expect("heartbeats came");
             assert!(is_off(offset), "{wrong}: it knows that it is wrong");
         }
     }

@@ -1,4 +1,4 @@
-//! The fingerprint of what decides for the whole pool: processes with another one must not work together.
+//! The hash of the values that decide for the whole pool. Processes with different hashes must not work together.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::pool::{
     Strategy,
 };
 
-/// 16 bytes of SHA-256 as hex. The same in every process that reads the same decisions, wherever the file lies and
-/// whatever ports, paths and broker it names.
+/// The first 16 bytes of a SHA-256, as 32 hexadecimal digits. Processes with the same deciding values get the same hash,
+/// whatever the path of their file and the ports, paths and broker in it.
 pub fn config_hash(pool: &Pool) -> String {
     let digest = Sha256::digest(decisions(pool).to_string());
     digest
@@ -21,7 +21,7 @@ pub fn config_hash(pool: &Pool) -> String {
         .collect()
 }
 
-/// The values that decide. Every field is named in a pattern, so that a new one has to take a side here.
+/// The deciding values. The patterns name every field, so that a new field does not compile until it is placed here.
 fn decisions(pool: &Pool) -> Value {
     let Pool {
         file: _,

@@ -1,7 +1,7 @@
-//! Where a programmer stands with its LLMs and the budget: whether it may take a task now, and if not, why. Pure, from the
-//! fold: every process comes to the same answer about every programmer.
+//! Whether a programmer may take a task now, and if not, why: its pauses, its LLMs and the budget. Pure, from the fold, so
+//! every process gets the same answer about every programmer.
 //!
-//! This is the gate *before* a task is taken. It is advice: what is spent is admitted by the log alone (`fold::budget`).
+//! A programmer asks *before* it takes a task. The answer is advice: only the log admits spending (`fold::budget`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,57 +19,68 @@ use crate::state::pauses::Paused;
 use crate::task::MAX_CAPABILITIES;
 use crate::time::Timestamp;
 
-/// Where room is for some programmers but not for all, it is theirs in turn, so long each: who has no task in his queues
-/// does not keep the others from theirs.
+/// When the rest of the budget is enough for some waiting programmers but not for all, they take turns of this length. So a
+/// programmer whose queues are empty keeps the money from the others for two seconds at most.
 pub const TURN_MS: u64 = 2000;
 
 /// The state of the pool at one moment, for questions about its programmers.
 pub struct Standing<'a> {
+    /// The pool file.
     pub pool: &'a Pool,
+    /// The state of the log.
     pub fold: &'a Fold,
+    /// The moment of the questions.
     pub now: Timestamp,
 }
 
-/// What a programmer could work with now.
+/// The LLMs that a programmer could use now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Means {
     /// An LLM that costs nothing is available.
     Free,
-    /// Only paid ones are: money is needed.
+    /// Only LLMs that cost money are available.
     Paid,
-    /// All breakers are open; for each LLM why.
+    /// The breakers of all its LLMs are open; with the breaker of each.
     Nothing(Vec<(LlmName, Shut)>),
 }
 
 /// Whether the cap of a programmer fits into what is left of the day's budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
+    /// It fits.
     Enough,
-    /// It would, but others wait for what is left too, and it is their turn; its own comes within seconds.
+    /// It fits, but other programmers wait for the same money and have their turn first. The turn of this one comes within
+    /// seconds.
     ForOthersFirst,
+    /// It does not fit.
     TooLittle,
 }
 
-/// Why a programmer takes no task of a route though its gate is open.
+/// Why a programmer takes no task of one route although its gate is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
-    /// By an operator.
+    /// An operator has paused the route.
     Paused(Paused),
-    /// Its tasks are for programmers with free LLMs, at the latest until then; None: no task of it is known to wait.
-    LeftToFree { until: Option<Timestamp> },
+    /// Its tasks are left to programmers with free LLMs.
+    LeftToFree {
+        /// When the oldest task will have waited for `spill_to_paid_after`; None: no task is known to wait.
+        until: Option<Timestamp>,
+    },
 }
 
-/// Why a programmer takes no task, for people.
+/// Why a programmer takes no task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
+    /// For programs.
     pub reason: ShutReason,
+    /// One sentence for people.
     pub detail: String,
-    /// When that may change by itself.
+    /// When it may end without an operator.
     pub until: Option<Timestamp>,
 }
 
 impl Standing<'_> {
-    /// Who this programmer is to the breakers. Where it was never up, its host is nobody's.
+    /// This programmer and its host, for questions to the breakers. The host is empty while the programmer was never up.
     pub fn caller(&self, programmer: &ProgrammerId) -> Caller {
         let host = self
             .fold
@@ -83,7 +94,7 @@ impl Standing<'_> {
         }
     }
 
-    /// The LLMs that this programmer may use, primary first, with what its breakers belong to.
+    /// The LLMs that this programmer may use, primary first, each with the key of its breakers.
     pub fn llms(&self, programmer: &Programmer, host: &str) -> Vec<(LlmName, LlmKey)> {
         let usable = if self.pool.failover.enabled {
             programmer.llms.len()
@@ -98,8 +109,9 @@ impl Standing<'_> {
             .collect()
     }
 
-    /// The breakers that can hold back a call of this pool. What is no more in the pool file (an LLM, its address, a
-    /// programmer) and a host without a programmer have no calls, and nobody probes there: such a breaker stays open for ever.
+    /// The breakers that can hold back a call of this pool. An LLM, an address or a programmer that is no longer in the
+    /// pool file has no calls, and neither has a host without a programmer. No programmer probes their breakers, which
+    /// would stay open for ever.
     pub fn breakers(&self) -> impl Iterator<Item = (&LlmKey, &Scope, &Breaker)> {
         let governs = |(key, scope, _): &(&LlmKey, &Scope, &Breaker)| {
             self.pool
@@ -116,12 +128,12 @@ impl Standing<'_> {
         within && self.pool.llm_key(&key.llm, &caller.host) == *key
     }
 
-    /// Why this LLM is not available to the programmer, if it is not.
+    /// Why the programmer may not call this LLM; None: it may.
     pub fn shut(&self, key: &LlmKey, caller: &Caller) -> Option<Shut> {
         self.fold.breakers.check(key, caller, self.now).err()
     }
 
-    /// The LLM that its next call would go to.
+    /// The LLM that the programmer's next call would go to.
     pub fn current_llm(&self, programmer: &Programmer) -> Option<LlmName> {
         let caller = self.caller(&programmer.id);
         self.llms(programmer, &caller.host)
@@ -130,6 +142,7 @@ impl Standing<'_> {
             .map(|(llm, _)| llm)
     }
 
+    /// The LLMs that this programmer could use now.
     pub fn means(&self, programmer: &Programmer) -> Means {
         let caller = self.caller(&programmer.id);
         let (mut paid, mut shut) = (false, Vec::new());
@@ -147,7 +160,7 @@ impl Standing<'_> {
         }
     }
 
-    /// Why this programmer may not take a task now; None: it may. `alive` says who else is there to take one.
+    /// Why this programmer may not take a task now; None: it may. `alive` tells which other programmers could take one.
     pub fn obstacle(
         &self,
         programmer: &Programmer,
@@ -166,7 +179,7 @@ impl Standing<'_> {
         }
     }
 
-    /// The routes that are closed for this programmer for now. Indices into `routes`.
+    /// The routes that are closed for this programmer now, as indices into `routes`.
     pub fn closed_routes(
         &self,
         programmer: &Programmer,
@@ -182,9 +195,11 @@ impl Standing<'_> {
             .collect()
     }
 
-    /// Why this route is closed for a programmer whose gate is open: it is paused; or the programmer works with paid LLMs
-    /// only, programmers with free LLMs serve the route too (or did until their LLMs went out, less than
-    /// `spill_to_paid_after` ago), and no task of the route has waited for that long.
+    /// Why this route is closed for a programmer whose gate is open; None: it is not.
+    ///
+    /// A route is closed while it is paused. For a programmer with only paid LLMs it is also closed while programmers with
+    /// free LLMs serve it. An outage of those LLMs changes nothing for `spill_to_paid_after`. The route opens when one of
+    /// its tasks has waited for `spill_to_paid_after`.
     pub fn closed(
         &self,
         programmer: &Programmer,
@@ -215,7 +230,7 @@ impl Standing<'_> {
             .then_some(Closed::LeftToFree { until: spills })
     }
 
-    /// Whether the programmer's primary LLM is available, or went out not long ago.
+    /// Whether the programmer's primary LLM is available, or its outage began less than `patience` ago.
     fn is_free_or_was_within(&self, programmer: &Programmer, patience: Duration) -> bool {
         let caller = self.caller(&programmer.id);
         let shut = self.shut(
@@ -226,8 +241,8 @@ impl Standing<'_> {
             .is_none_or(|outage| self.now.since(outage.since) < patience)
     }
 
-    /// Whether there is room for this programmer's cap, beside what others have begun and not reserved yet. Of those who
-    /// wait for room only so many wake as fit.
+    /// Whether this programmer's cap fits into the budget beside the tasks that others have begun and not reserved yet. Of
+    /// the programmers that wait for money, only as many get [`Room::Enough`] as fit.
     pub fn room_for(&self, programmer: &Programmer, alive: impl Fn(&ProgrammerId) -> bool) -> Room {
         let Some(room) = self.fold.budget.room() else {
             return Room::Enough;
@@ -261,7 +276,7 @@ impl Standing<'_> {
         Room::ForOthersFirst
     }
 
-    /// What tasks in hand may still reserve, and who has one in hand.
+    /// The money that running tasks may still reserve, and the programmers that have a running task.
     fn begun(&self) -> (MicroUsd, BTreeSet<&ProgrammerId>) {
         let mut busy = BTreeSet::new();
         let mut sum = MicroUsd::ZERO;
@@ -283,8 +298,8 @@ impl Standing<'_> {
         (sum, busy)
     }
 
-    /// What keeps a programmer beside its breakers: all its LLMs cost money, and there is too little for its cap. `obstacle`
-    /// names the breakers alone while all of them are open.
+    /// The budget as a second obstacle beside open breakers: all LLMs of the programmer cost money, and its cap does not fit.
+    /// While all its breakers are open, [`Self::obstacle`] names only them.
     pub fn over_budget(&self, programmer: &Programmer) -> Option<Obstacle> {
         let pays = self
             .llms(programmer, "")
@@ -299,13 +314,21 @@ impl Standing<'_> {
         let limit = budget.limit().unwrap_or_default();
         let until = budget.day().map(|day| day.ends);
         let when = until.map_or(String::new(), |until| {
-            format!(" or until the day ends at {until}")
+            format!(" or the day ends at {until}")
         });
-        let detail = format!(
-            "a task of its may cost ${}, and of today's ${limit} are ${} spent and ${} reserved; until enough is free again{when}",
+        let left = budget.room().unwrap_or_default();
+        let (cap, spent, reserved) = (
             programmer.limits.max_cost,
             budget.spent(),
             budget.reserved(),
+        );
+        let why = if cap > left {
+            format!("but only ${left} of today's ${limit} is left")
+        } else {
+            format!("and the ${left} left of today's ${limit} goes to other programmers first")
+        };
+        let detail = format!(
+            "a task may cost up to ${cap}, {why} (${spent} spent, ${reserved} reserved); it waits until money is free again{when}"
         );
         Obstacle {
             reason: ShutReason::Budget,
@@ -315,13 +338,14 @@ impl Standing<'_> {
     }
 }
 
-/// The priority of this programmer's consumers: of several that wait, the broker hands a task to the highest.
+/// The priority of this programmer's consumers, 0 to 24. The broker gives a task to the waiting consumer with the highest
+/// priority.
 pub fn consumer_priority(pool: &Pool, programmer: &Programmer) -> u8 {
-    /// Above what capabilities can make of it.
+    /// More than any surplus of capabilities.
     const FREE: u8 = 16;
     let surplus = match pool.load_balancing.strategy {
         Strategy::LeastLoaded => 0,
-        // In one queue everybody offers what is required: who offers least has the fewest to spare.
+        // All consumers of a queue offer what its tasks require: the one that offers least has the fewest to spare.
         Strategy::CapabilityMatch => {
             u8::try_from(MAX_CAPABILITIES.saturating_sub(programmer.capabilities.len()))
                 .unwrap_or(0)
@@ -348,7 +372,7 @@ fn pause_obstacle(target: &Target, paused: Paused) -> Obstacle {
     }
 }
 
-/// One sentence about a pause: since when, and how it ends.
+/// One sentence about a pause: since when it lasts, and how to end it.
 pub fn explain_pause(target: &Target, paused: Paused) -> String {
     let word = match paused.pause {
         Pause::Pause => "paused",
@@ -375,7 +399,7 @@ fn breaker_obstacle(shut: &[(LlmName, Shut)]) -> Obstacle {
     }
 }
 
-/// One sentence about a breaker.
+/// One sentence about a breaker that keeps a programmer from an LLM.
 pub fn explain(llm: &LlmName, shut: &Shut) -> String {
     match &shut.outage {
         Some(outage) => {
@@ -392,7 +416,7 @@ pub fn explain(llm: &LlmName, shut: &Shut) -> String {
             )
         }
         None => format!(
-            "{llm}: it is back; this programmer returns to it at {}",
+            "{llm}: available again; this programmer returns to it at {}",
             shut.until
         ),
     }

@@ -1,8 +1,8 @@
-//! The decisions that everybody must remember, as they stand in the stream `pool.events`.
+//! The events of the stream `pool.events`: every decision that all processes must remember.
 //!
-//! One message of the stream is a [`Batch`]: events of one emitter with consecutive sequence numbers. An event's id
-//! is (emitter, sequence number); a batch whose confirm never came is published again with the same ids, and the
-//! fold drops what it has seen. Unknown kinds and fields are skipped, never an error.
+//! One message of the stream is a [`Batch`]: events of one emitter with consecutive sequence numbers. The id
+//! of an event is (emitter, sequence number). A batch that the broker did not confirm is published again with
+//! the same ids, and the fold skips the events that it has seen. Unknown kinds and fields are skipped too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ use crate::time::Timestamp;
 pub struct EmitterId(uuid::Uuid);
 
 impl EmitterId {
+    /// A new id. Ids sort by the time when they were made (UUID version 7).
     #[expect(
         clippy::new_without_default,
         reason = "an id that is made by accident is a bug"
@@ -31,6 +32,7 @@ impl EmitterId {
         Self(uuid::Uuid::now_v7())
     }
 
+    /// An id with a fixed value, for tests.
     pub fn from_u128(value: u128) -> Self {
         Self(uuid::Uuid::from_u128(value))
     }
@@ -39,62 +41,84 @@ impl EmitterId {
 /// The id of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId {
+    /// The process that appended it.
     pub emitter: EmitterId,
+    /// Its number among all events of that process, from 0 on.
     pub seq: u64,
 }
 
-/// One decision. See ARCHITECTURE.md, "The event log", for who appends which.
+/// One event. docs/internals/event-log.md says which process appends which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Decision {
-    /// The pool's pulse: carries the time forward when nothing else happens.
+    /// Carries the time forward when nothing else happens.
     Tick,
     /// This configuration is in force from here on.
     Configured {
+        /// The hash of the pool file's values that must agree between processes.
         hash: String,
+        /// The offer of each programmer; the routes follow from it.
         capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>>,
-        /// The values that the fold decides by.
+        /// The values by which the fold decides.
         #[serde(default)]
         rules: Rules,
-        /// Only said again: it takes the place of no other one.
+        /// A repetition, before the first one falls out of the log's retention. It does not replace another configuration.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
     /// A dispatcher holds the task message and will publish it.
     Submitted {
+        /// The task.
         task: TaskId,
+        /// Tells a repeated submission from another task with the same id.
         body_hash: String,
+        /// The route that the message will be published to.
         route: String,
-        /// After this moment it is not started any more: milliseconds since 1970.
+        /// The task expires if it is not started by this moment: milliseconds since 1970.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline_ms: Option<u64>,
     },
-    /// The task message of this generation is in its queue.
-    Published { task: TaskId, generation: u32 },
-    /// Somebody is about to publish the task again, with this generation; the first of two wins.
-    Reissued {
+    /// The message of this generation is in its queue.
+    Published {
+        /// The task.
         task: TaskId,
+        /// The generation of the published message.
         generation: u32,
-        /// By the owner, whose attempt has failed: another one is made later.
+    },
+    /// A process is about to publish the task again with this generation. When two processes try, the log accepts the
+    /// first.
+    Reissued {
+        /// The task.
+        task: TaskId,
+        /// Higher than every generation before.
+        generation: u32,
+        /// Set by the owner: its attempt has failed, and another one follows later.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry: Option<Retry>,
     },
     /// An attempt claims the task.
     Started {
+        /// The task.
         task: TaskId,
+        /// The claiming attempt; the owner if the event is accepted.
         attempt: AttemptId,
+        /// The programmer that makes the attempt.
         programmer: ProgrammerId,
+        /// Of the delivery. It must be higher than every token before.
         token: Token,
+        /// The route from whose queue the message came.
         route: String,
-        /// Of the message that was delivered; a task that came straight to the broker has no other record of it.
+        /// Of the delivered message. For a task that came straight to the broker the log has no other record.
         body_hash: String,
     },
-    /// An attempt gives the task back, or lost it while it lived: its connection broke, and the message went to another.
-    /// It does not count.
+    /// An attempt gives the task back. Or it lost the task while its worker lived: its connection broke, and the broker
+    /// delivered the message to another. The attempt does not count.
     Released {
+        /// The task.
         task: TaskId,
+        /// The attempt that gives it back.
         attempt: AttemptId,
-        /// No LLM was left for it: such returns are counted, and not without end.
+        /// None of its LLMs was available. Such returns are counted and limited (`max_hand_backs`).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_llm: bool,
     },
@@ -102,180 +126,252 @@ pub enum Decision {
     /// it includes the call's worst case and is an upper bound if the worker dies. The worker appends one without `so_far`
     /// when an attempt ends and publishes no result.
     Used {
+        /// The task.
         task: TaskId,
+        /// The attempt that used it.
         attempt: AttemptId,
+        /// The sum over all calls of the attempt.
         spent: Spent,
+        /// `spent` is an upper bound.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         so_far: bool,
     },
-    /// The first of these by the owner is the outcome of the task. Without an attempt: decided before any was made.
+    /// The first of these by the owner is the outcome of the task. One without an attempt is an outcome before any attempt.
     Finished {
+        /// The task.
         task: TaskId,
+        /// The attempt whose result this is; None: rejected or expired.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attempt: Option<AttemptId>,
+        /// The status of the result.
         status: Status,
+        /// The LLM of the result.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         llm: Option<LlmName>,
+        /// The cost of all attempts.
         #[serde(default)]
         cost_usd: MicroUsd,
+        /// The error kind of the result.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ErrorKind>,
     },
-    /// Somebody does not want the task any more. It is its outcome if it has none yet, whoever works on it.
-    Cancelled { task: TaskId },
-    /// How an open task stands, said again before the log forgets where it comes from. Who knows more than that keeps it.
-    Stated { task: TaskId, state: Box<OpenTask> },
-    /// Programmers are to take no more tasks, until they are resumed.
+    /// Somebody cancels the task. This is the outcome if the task has none yet, even while an attempt runs.
+    Cancelled {
+        /// The task.
+        task: TaskId,
+    },
+    /// A snapshot of an open task, appended before its first events fall out of retention. A process that knows more
+    /// keeps what it knows.
+    Stated {
+        /// The task.
+        task: TaskId,
+        /// Its state when the snapshot was made.
+        state: Box<OpenTask>,
+    },
+    /// The target takes no more tasks until it is resumed.
     Paused {
+        /// A programmer, a route or the pool.
         target: Target,
+        /// The effect on running tasks.
         pause: Pause,
-        /// When it began, if it is only said again: who has heard of its end since then keeps to that.
+        /// Set in a repetition, before the first event falls out of retention: when the pause began. The repetition does not
+        /// bring back a pause that ended after that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since_ms: Option<u64>,
     },
-    /// The pause with this target is over.
-    Resumed { target: Target },
-    /// Before the first paid call of an attempt (or a probe): its cap is set aside in the day's budget. Admitted or not
-    /// at its place.
+    /// The pause of this target ends.
+    Resumed {
+        /// As in `paused`.
+        target: Target,
+    },
+    /// Sets money aside in the day's budget, before the first paid call of an attempt or for a probe. The fold admits or
+    /// refuses it at its place.
     Reserved {
+        /// The attempt or the probe that will spend it.
         attempt: AttemptId,
         /// None: a probe.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         task: Option<TaskId>,
+        /// The programmer that makes the attempt.
         programmer: ProgrammerId,
+        /// The most that the attempt may cost.
         amount_usd: MicroUsd,
     },
     /// The true cost of an attempt replaces its reservation.
     Settled {
+        /// The attempt or the probe that has ended.
         attempt: AttemptId,
+        /// Its whole cost.
         cost_usd: MicroUsd,
+        /// The same cost, for each LLM.
         by_llm: BTreeMap<LlmName, MicroUsd>,
     },
-    /// The limit of the day that it is at this place, instead of the configured one.
-    BudgetSet { limit_usd: MicroUsd },
-    /// A call has failed for good on one LLM.
+    /// Another limit for the day of this event, instead of the configured one.
+    BudgetSet {
+        /// The limit until the day ends.
+        limit_usd: MicroUsd,
+    },
+    /// A call has failed on one LLM, after its retries.
     LlmFailed {
+        /// The LLM and its address.
         key: LlmKey,
+        /// The programmer whose agent made the call.
         programmer: ProgrammerId,
+        /// The host that the programmer runs on.
         host: String,
+        /// The task of the call.
         task: TaskId,
+        /// The class of the failure.
         fault: Fault,
-        /// Of the breakers at the start of the call.
+        /// The epoch of the breakers when the call began. A failure from an older epoch does not count.
         epoch: u64,
+        /// The wait that the provider demanded in `Retry-After`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        /// More about the call.
         #[serde(default)]
         call: FailedCall,
     },
-    /// Calls of one LLM that were answered in one process. A process reports them when something is wrong with that LLM,
-    /// because a breaker looks at the share of failures; not while the LLM only succeeds.
+    /// Answered calls of one LLM in one process. A process reports them when something is wrong with that LLM, because a
+    /// breaker needs the share of failures. While the LLM only succeeds, nothing is reported.
     LlmAnswered {
+        /// The LLM and its address.
         key: LlmKey,
+        /// The host of the process.
         host: String,
         /// For each programmer, how many milliseconds before this event its calls ended.
         ended: BTreeMap<ProgrammerId, Vec<u64>>,
-        /// A call of this process is in trouble: the other processes report their calls before it has failed.
+        /// A call of this process is about to fail: the other processes should report their answered calls now.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         asks: bool,
     },
-    /// A programmer is about to ask an LLM behind an open breaker whether it is back; the first in the log does.
+    /// A programmer wants to probe an LLM behind an open breaker. The first one in the log gets the lease.
     Probing {
+        /// The LLM and its address.
         key: LlmKey,
+        /// The scope of the breaker.
         scope: Scope,
+        /// The programmer that probes.
         programmer: ProgrammerId,
+        /// Names the probe, here and in its reservation.
         probe: AttemptId,
     },
-    /// What came of it. Without a fault the breaker closes.
+    /// The outcome of a probe. Without a fault the breaker closes.
     Probed {
+        /// As in `probing`.
         key: LlmKey,
+        /// As in `probing`.
         scope: Scope,
+        /// As in `probing`.
         probe: AttemptId,
+        /// Why the probe failed; None: it was answered.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fault: Option<Fault>,
+        /// The wait that the provider demanded in `Retry-After`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
-    /// A programmer is held by a process that is ready, on this host.
+    /// A ready process on this host holds this programmer.
     Up {
+        /// The programmer.
         programmer: ProgrammerId,
+        /// The name of the host; empty in events of older versions.
         #[serde(default)]
         host: String,
-        /// It is only said again, before the log forgets it.
+        /// A repetition, before the first event falls out of retention.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
-    /// Written by a newer version of the pool.
+    /// An event that this version of the pool does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// More about a call that failed. Events of older versions do not have it.
+/// Details of a failed call. Events of older versions do not have them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedCall {
-    /// Probes ask in the dialect that failed.
+    /// The dialect of the call; probes ask in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
-    /// From its first byte to its failure, retries included.
+    /// Milliseconds from the first byte to the failure, retries included.
     #[serde(default)]
     pub took_ms: u64,
-    /// Of `auth`: the provider may have refused this one request, and not the key.
+    /// For the fault `auth`: the provider may have refused this request and not the key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unproven: bool,
 }
 
-/// What the log has to remember about a task that has no outcome.
+/// Everything that the log must remember about a task without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenTask {
+    /// Milliseconds since 1970; None for a task that came straight to the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submitted_ms: Option<u64>,
+    /// Tells a repeated submission from another task with the same id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_hash: Option<String>,
+    /// The route of its message.
     #[serde(default)]
     pub route: String,
+    /// Milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// The highest generation in the log.
     pub generation: u32,
+    /// Whether the message of this generation is known to be in its queue.
     pub published: bool,
-    /// The highest token that ever owned it.
+    /// The highest token that ever owned the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Token>,
+    /// The attempt that owns the task now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OpenOwner>,
+    /// Attempts that were started and not released.
     pub attempts: u32,
+    /// How often an attempt gave the task back.
     pub releases: u32,
+    /// Those of `releases` for which no LLM was available.
     pub hand_backs: u32,
-    /// The sum of `used`, which older versions do not know.
+    /// The sum of `used`, which older versions do not have.
     #[serde(default)]
     pub spent: Spent,
+    /// The usage of each attempt.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub used: BTreeMap<AttemptId, Account>,
-    /// Attempts that owned it once and do not any more.
+    /// Attempts that no longer own the task.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub past: BTreeSet<AttemptId>,
-    /// Those of them that lost it to another one.
+    /// Those of `past` that lost the task to another attempt.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lost: BTreeSet<AttemptId>,
+    /// The failed attempt after which the task waits for its next one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
 
-/// Who works on it.
+/// The owner of an open task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOwner {
+    /// The attempt that owns the task.
     pub attempt: AttemptId,
+    /// The programmer that makes it.
     pub programmer: ProgrammerId,
+    /// With which the attempt claimed the task.
     pub token: Token,
+    /// Since when, by the log's time: milliseconds since 1970.
     pub since_ms: u64,
 }
 
-/// An attempt that failed in a way that another one may cure.
+/// A failed attempt after which another one may succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
+    /// The attempt that failed.
     pub attempt: AttemptId,
+    /// Why it failed; [`ErrorKind::is_curable`].
     pub error: ErrorKind,
-    /// Not before this moment: milliseconds since 1970.
+    /// The next attempt is not made before this moment: milliseconds since 1970.
     pub at_ms: u64,
-    /// What it has used of the task's limits.
+    /// The usage of the failed attempt.
     #[serde(default)]
     pub spent: Spent,
 }
@@ -283,9 +379,11 @@ pub struct Retry {
 /// Usage that counts against a task's limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
+    /// Counts against `max_cost_usd`.
     pub cost_usd: MicroUsd,
+    /// Input and output; counts against `max_tokens_per_job`.
     pub tokens: u64,
-    /// The same with all its parts; older versions do not say it.
+    /// The same use in full detail; missing in events of older versions.
     #[serde(default, skip_serializing_if = "Usage::is_nothing")]
     pub usage: Usage,
 }
@@ -293,13 +391,15 @@ pub struct Spent {
 /// The usage of one attempt, by its last `used` event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
+    /// The usage of the attempt.
     pub spent: Spent,
-    /// An upper bound: the attempt has not ended, or it died with its worker.
+    /// `spent` is an upper bound: the attempt has not ended, or it died with its worker.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub so_far: bool,
 }
 
 impl Spent {
+    /// Money and tokens of this usage.
     pub fn of(usage: Usage) -> Self {
         Self {
             cost_usd: usage.cost_usd,
@@ -308,6 +408,7 @@ impl Spent {
         }
     }
 
+    /// The sum of both.
     #[must_use]
     pub fn and(self, more: &Self) -> Self {
         Self {
@@ -319,7 +420,7 @@ impl Spent {
 }
 
 impl Decision {
-    /// That the task is about to be published again with this generation.
+    /// `reissued` without a retry: the task is about to be published again with this generation.
     pub fn reissued(task: &TaskId, generation: u32) -> Self {
         Self::Reissued {
             task: task.clone(),
@@ -328,7 +429,7 @@ impl Decision {
         }
     }
 
-    /// That this result is the outcome of the task.
+    /// `finished` with the values of this result.
     pub fn finished(task: &TaskId, attempt: Option<AttemptId>, result: &ResultMessage) -> Self {
         Self::Finished {
             task: task.clone(),
@@ -340,7 +441,7 @@ impl Decision {
         }
     }
 
-    /// The status that a task has from here on, if this ends one.
+    /// The status of the task from here on, if this event is an outcome.
     pub fn ends_as(&self) -> Option<Status> {
         if let Self::Finished { status, .. } = self {
             Some(*status)
@@ -351,8 +452,8 @@ impl Decision {
         }
     }
 
-    /// The task that it is part of: the one that it decides about, or for which an attempt spends money or calls LLMs.
-    /// `task_of` knows the task of an attempt.
+    /// The task in whose history this event belongs: the task that it decides about, or the task for which an attempt
+    /// spends money or calls LLMs. `task_of` gives the task of an attempt.
     pub fn part_of(&self, task_of: impl FnOnce(&AttemptId) -> Option<TaskId>) -> Option<TaskId> {
         if let Self::Reserved { task, .. } = self {
             task.clone()
@@ -365,7 +466,7 @@ impl Decision {
         }
     }
 
-    /// The task that it decides about, if it decides about one.
+    /// The task that this event decides about, if any.
     pub fn task(&self) -> Option<&TaskId> {
         match self {
             Self::Submitted { task, .. }
@@ -397,12 +498,15 @@ impl Decision {
 /// One message of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
+    /// The version of this format: 1.
     pub v: u32,
+    /// The process that appended the batch.
     pub emitter: EmitterId,
     /// The sequence number of the first event; the others follow without a gap.
     pub first: u64,
     /// When the batch was appended, by the clock of its emitter: milliseconds since 1970.
     pub at_ms: u64,
+    /// The events in their order.
     pub events: Vec<Decision>,
 }
 
@@ -416,10 +520,12 @@ struct LenientBatch<'a> {
 }
 
 impl Batch {
+    /// `at_ms` as a time.
     pub fn at(&self) -> Timestamp {
         Timestamp(self.at_ms)
     }
 
+    /// The body of the message.
     pub fn to_json(&self) -> Vec<u8> {
         // Structs of strings and numbers with string keys always serialise.
         serde_json::to_vec(self).unwrap_or_default()
@@ -429,7 +535,7 @@ impl Batch {
     /// reader, old or new, counts the same sequence numbers.
     ///
     /// # Errors
-    /// When even the frame cannot be read: such a message is skipped by everybody.
+    /// When even the frame cannot be read. Every reader skips such a message.
     pub fn from_json(body: &[u8]) -> Result<Self, serde_json::Error> {
         if let Ok(batch) = serde_json::from_slice(body) {
             return Ok(batch);

@@ -1,5 +1,5 @@
-//! Heartbeats: the state that a process publishes every few seconds. Nobody stores them, and a missing one decides nothing. They
-//! have one effect: see [`crate::clock_check`].
+//! Heartbeats: messages in which every process reports its state every few seconds. They are not events: nothing is stored,
+//! and a missing heartbeat decides nothing. They decide only whether a clock is right: see [`crate::clock_check`].
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,14 +12,27 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Gate {
+    /// It waits for a task.
     Consuming,
-    Busy { task: TaskId, since: Timestamp },
-    Shut { reason: ShutReason, detail: String },
+    /// It has a task.
+    Busy {
+        /// The task in hand.
+        task: TaskId,
+        /// When it was started.
+        since: Timestamp,
+    },
+    /// It takes no task.
+    Shut {
+        /// For programs.
+        reason: ShutReason,
+        /// The same for people, in one sentence.
+        detail: String,
+    },
 }
 
 impl Gate {
-    /// Whether the programmer is there for tasks, now or once it has an LLM, money or its hands free: others may leave
-    /// tasks to it.
+    /// Whether the programmer takes tasks: now, or as soon as its task ends, an LLM is back or money is left. Other
+    /// programmers may leave tasks to it.
     pub fn could_take(&self) -> bool {
         match self {
             Self::Consuming | Self::Busy { .. } => true,
@@ -42,30 +55,32 @@ impl Gate {
     }
 }
 
+/// Why a programmer takes no task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShutReason {
     /// The process is ending, or an operator drains the programmer.
     Draining,
-    /// An operator has told it to take no more tasks.
+    /// An operator has paused the programmer or the pool.
     Paused,
     /// Its pool file differs from the one in force, or none is in force yet.
     Config,
-    /// This machine's clock is off.
+    /// Its machine's clock differs more than 2 s from the others'.
     Clock,
-    /// The event log is not known well enough.
+    /// It has not read the event log to its end.
     Log,
     /// Another process holds this programmer.
     Held,
-    /// The broker is out of reach.
+    /// The broker cannot be reached.
     Broker,
-    /// No LLM is available: their breakers are open.
+    /// The breakers of all its LLMs are open.
     Breaker,
-    /// Its cap does not fit into what is left of the day's budget.
+    /// A task may cost more than what is left of the day's budget.
     Budget,
 }
 
 impl ShutReason {
+    /// In the order in which tables list them.
     pub const ALL: [Self; 9] = [
         Self::Draining,
         Self::Paused,
@@ -78,6 +93,7 @@ impl ShutReason {
         Self::Budget,
     ];
 
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draining => "draining",
@@ -92,8 +108,7 @@ impl ShutReason {
         }
     }
 
-    /// Whether it says that something is wrong with the process, and not merely what an operator, the breakers or the
-    /// budget want.
+    /// Whether something is wrong with the process. False when an operator, a breaker or the budget has shut the gate.
     pub fn is_trouble(self) -> bool {
         match self {
             Self::Config | Self::Clock | Self::Log | Self::Held | Self::Broker => true,
@@ -102,11 +117,16 @@ impl ShutReason {
     }
 }
 
+/// One programmer in a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgrammerBeat {
+    /// The programmer.
     pub id: ProgrammerId,
+    /// The port of its `/health`.
     pub port: u16,
+    /// Whether it takes tasks.
     pub gate: Gate,
+    /// The LLM that its next call would go to.
     pub current_llm: LlmName,
 }
 
@@ -115,21 +135,24 @@ pub struct ProgrammerBeat {
 pub struct Heartbeat {
     /// The incarnation of the process.
     pub process: EmitterId,
-    /// For people: `worker host/pid`, or what it was told to be called.
+    /// For people: `worker host/pid`, or the name from the command line.
     pub name: String,
+    /// The version of the program.
     pub version: String,
+    /// When it was sent, by the clock of its sender: milliseconds since 1970.
     pub at_ms: u64,
+    /// The programmers that the process holds.
     pub programmers: Vec<ProgrammerBeat>,
-    /// Who has just started asks the others to say at once what time it is.
+    /// The process has just started: the others send a heartbeat at once, so that it can compare its clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks: bool,
-    /// Its last one: the process ends in order, and its programmers are not there any more.
+    /// The last heartbeat: the process ends in order, and its programmers are gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends: bool,
 }
 
 impl Heartbeat {
-    /// One that says no more than what time it is here.
+    /// A heartbeat without programmers, sent for its time alone.
     pub fn greeting(process: EmitterId, name: &str, at: Timestamp, asks: bool) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self {

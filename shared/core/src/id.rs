@@ -1,7 +1,7 @@
-//! Names that are checked once, at the edge: a value that exists is valid.
+//! Names that are checked once, where they enter the program: a value that exists is valid.
 //!
-//! Every name here ends up in a queue name, a git ref, a file name or an argument list, so the patterns are strict
-//! and none may begin with `-`.
+//! Each of these names ends up in a queue name, a git ref, a file name or an argument list. So the
+//! patterns are strict, and no name may begin with `-`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,16 +9,20 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A name that does not fit its pattern.
+/// A text that does not fit the pattern of its type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not valid: {rule}")]
 pub struct InvalidName {
+    /// The kind of name, for the message: `task id`, `capability`, …
     pub what: &'static str,
+    /// The refused text.
     pub value: String,
+    /// The pattern in words, for the message.
     pub rule: &'static str,
 }
 
-/// A checked text: what it is, its pattern for schemas, its rule for people, and the check itself.
+/// Defines a checked text. The arguments are the type, the kind of name for error messages, the
+/// pattern for JSON Schemas, the same pattern in words, and the check.
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $pattern:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
@@ -27,8 +31,10 @@ macro_rules! name {
         pub struct $type(String);
 
         impl $type {
+            /// Checks the text.
+            ///
             /// # Errors
-            /// [`InvalidName`] when the text does not fit the pattern of this type.
+            /// [`InvalidName`](crate::id::InvalidName) when it does not fit the pattern of this type.
             pub fn new(value: impl Into<String>) -> Result<Self, $crate::id::InvalidName> {
                 let value = value.into();
                 let check: fn(&str) -> bool = $check;
@@ -39,6 +45,7 @@ macro_rules! name {
                 }
             }
 
+            /// The text as it was given to [`Self::new`].
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -99,7 +106,15 @@ fn lower_byte(byte: u8) -> bool {
 }
 
 name!(
-    /// The id of a task: part of git refs, file names and message properties.
+    /// The id of a task. It becomes part of git refs, file names and message properties.
+    ///
+    /// ```
+    /// use pool_core::id::TaskId;
+    ///
+    /// assert!(TaskId::new("fix-42").is_ok());
+    /// assert!(TaskId::new("-rf").is_err(), "a program could take it for an option");
+    /// assert!(TaskId::new("../up").is_err(), "it would leave the folder of the worktrees");
+    /// ```
     TaskId,
     "task id",
     "^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$",
@@ -108,7 +123,7 @@ name!(
 );
 
 name!(
-    /// The id of a programmer, `001` in the sample pool; shown to people as `Prog-001`.
+    /// The id of a programmer: `001` in the sample pool. Tables and pages show it as `Prog-001`.
     ProgrammerId,
     "programmer id",
     "^[A-Za-z0-9_][A-Za-z0-9_-]{0,31}$",
@@ -117,7 +132,8 @@ name!(
 );
 
 name!(
-    /// Something a programmer offers and a task requires; part of routing keys and queue names.
+    /// A word that a programmer offers and a task requires. It becomes part of routing keys and
+    /// queue names.
     Capability,
     "capability",
     "^[a-z0-9][a-z0-9_-]{0,31}$",
@@ -126,7 +142,15 @@ name!(
 );
 
 name!(
-    /// `provider/model`, as in `ollama/qwen2.5-coder:7b-instruct`. The provider is the part before the first slash.
+    /// The name of an LLM in the pool file: `provider/model`, split at the first slash.
+    ///
+    /// ```
+    /// use pool_core::id::LlmName;
+    ///
+    /// let llm = LlmName::new("openrouter/meta/llama-3:8b")?;
+    /// assert_eq!((llm.provider(), llm.model()), ("openrouter", "meta/llama-3:8b"));
+    /// # Ok::<(), pool_core::id::InvalidName>(())
+    /// ```
     LlmName,
     "LLM",
     "^[a-z0-9][a-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9._:/@+-]*$",
@@ -146,26 +170,26 @@ impl LlmName {
         self.0.split_once('/').map_or("", |(provider, _)| provider)
     }
 
-    /// The part after the first slash: the name that the provider knows.
+    /// The part after the first slash: the model's name at the provider.
     pub fn model(&self) -> &str {
         self.0.split_once('/').map_or("", |(_, model)| model)
     }
 }
 
 impl ProgrammerId {
-    /// The old clients' name of a programmer: `Prog-001`.
+    /// The name that people see, and that clients of the previous pool know: `Prog-001`.
     pub fn display_name(&self) -> String {
         format!("Prog-{}", self.0)
     }
 }
 
-/// One execution of a task by one programmer.
+/// One execution of a task by one programmer; a task may take several. A UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AttemptId(uuid::Uuid);
 
 impl AttemptId {
-    /// A new id; sorts by the time it was made (UUID version 7).
+    /// A new id. Ids sort by the time when they were made (UUID version 7).
     #[expect(
         clippy::new_without_default,
         reason = "an id that is made by accident is a bug"
@@ -174,6 +198,7 @@ impl AttemptId {
         Self(uuid::Uuid::now_v7())
     }
 
+    /// An id with a fixed value, for tests.
     pub fn from_u128(value: u128) -> Self {
         Self(uuid::Uuid::from_u128(value))
     }
@@ -197,14 +222,17 @@ impl JsonSchema for AttemptId {
     }
 }
 
-/// What decides between two deliveries of one task: the higher token owns it.
+/// Orders the deliveries of one task: the delivery with the highest token owns the task.
 ///
-/// The generation is set by whoever publishes (0 at first), the count is the broker's own for this message.
+/// The generation decides first. Two copies of one message have equal tokens; the second is dropped.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 pub struct Token {
+    /// How often the task was published again: 0 at first. A header of the message, set by its
+    /// publisher.
     pub generation: u32,
+    /// The broker's own count: how often this message was returned. 0 for the first delivery.
     pub count: u64,
 }
 

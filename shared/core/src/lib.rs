@@ -1,8 +1,11 @@
-//! What every process of the pool decides alike.
+//! The decisions that every process of the pool makes alike.
 //!
-//! Messages (`task`, `result`, `event`), the state that the events lead to (`state`), the validated pool file (`pool`), and the
-//! questions that are answered from both (`eligibility`, `routing`). Everything here is pure: the time and random numbers are
-//! arguments, and nothing asks the machine, the network or a clock.
+//! - Messages: `task`, `result`, `event`, `heartbeat`, `progress`, and the values in them (`id`, `money`, `time`, …).
+//! - The state that the events amount to: `state`.
+//! - The validated pool file: `pool`, `rules`, `config_hash`.
+//! - Questions about both: `routing`, `eligibility`, `clock_check`.
+//!
+//! Everything here is pure: the time and random numbers are arguments, and nothing asks the machine, the network or a clock.
 
 pub mod clock_check;
 pub mod config_hash;

@@ -1,4 +1,4 @@
-//! LLMs as the whole pool speaks of them: what a breaker belongs to, and the failures that count against it.
+//! The pool-wide names of LLMs: what a breaker belongs to, and the failures that count against it.
 
 use std::fmt;
 
@@ -7,13 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{LlmName, ProgrammerId};
 
-/// What a breaker belongs to: an LLM where it is served. Two names for one address are two accounts, with limits and keys
-/// of their own; a server on a loopback address is another one on every host.
+/// The owner of a breaker: an LLM at the address that serves it. Two names for one address are two
+/// accounts, with their own limits and keys. A server on a loopback address is a different one on
+/// every host.
+///
+/// ```
+/// use pool_core::{id::LlmName, llm::LlmKey};
+///
+/// let llm = LlmName::new("ollama/qwen")?;
+/// let on = |host| LlmKey::new("http://127.0.0.1:11434/v1", &llm, host);
+/// assert_ne!(on("a"), on("b"), "each host runs its own server");
+/// let hosted = |host| LlmKey::new("https://api.example.org/v1", &llm, host);
+/// assert_eq!(hosted("a"), hosted("b"), "both hosts call the same server");
+/// # Ok::<(), pool_core::id::InvalidName>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LlmKey {
+    /// The provider's `base_url` in the pool file.
     pub base_url: String,
+    /// The LLM's name in the pool file.
     pub llm: LlmName,
-    /// Only of loopback addresses.
+    /// The host that serves a loopback address; None for every other address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
 }
@@ -51,15 +65,17 @@ fn is_loopback(base_url: &str) -> bool {
     }
 }
 
-/// Whose use of an LLM a breaker governs: of all, of the programmers on one host, or of a single one (its key, its
-/// egress, its poisonous task).
+/// The programmers whose calls to an LLM one breaker governs.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
+    /// All programmers: the LLM itself is down.
     Pool,
+    /// The programmers on the host with this name: its way to the provider is broken.
     Host(String),
+    /// One programmer: its key is refused, or its task makes every call fail.
     Programmer(ProgrammerId),
 }
 
@@ -73,7 +89,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The dialect that a call was made in. A provider may serve an LLM in one of them only.
+/// The API dialect of a call. A provider may serve an LLM in some dialects and not in others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
@@ -85,20 +101,26 @@ pub enum Dialect {
     Messages,
 }
 
-/// A failure that speaks of the LLM and not of the request.
+/// A failed call that is evidence against the LLM, not against the request.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
+    /// The provider refused the call because of a rate limit (429).
     RateLimited,
+    /// No whole answer came within `call_timeout_s`.
     Timeout,
+    /// The provider could not be reached, failed (5xx), or broke its answer off.
     Unavailable,
+    /// The provider does not serve this model (404).
     ModelUnavailable,
+    /// The key is missing or refused (401, 403), or the account has no money (402).
     Auth,
 }
 
 impl Fault {
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",

@@ -1,4 +1,4 @@
-//! Money: exact integer micro-dollars. There is no float in this file and none may come near it.
+//! Money: exact integers, in millionths of a US dollar. No amount is ever calculated as a float.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,27 +10,49 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const MICRO: u64 = 1_000_000;
 
-/// An amount in millionths of a US dollar; saturates instead of wrapping.
+/// An amount in millionths of a US dollar. Sums saturate instead of wrapping around.
 ///
-/// On the wire: a decimal string (`"2.50"`); a JSON or YAML number with at most 6 places is read too.
+/// On the wire it is a decimal string (`"2.50"`). A JSON or YAML number with at most 6 decimal
+/// places is accepted too.
+///
+/// ```
+/// use pool_core::money::MicroUsd;
+///
+/// let price: MicroUsd = "2.5".parse()?;
+/// assert_eq!(price, MicroUsd(2_500_000));
+/// assert_eq!(price.to_string(), "2.50", "at least two decimal places");
+/// assert_eq!(MicroUsd(125).to_string(), "0.000125");
+/// assert!("0.0000001".parse::<MicroUsd>().is_err(), "more than six decimal places");
+/// # Ok::<(), pool_core::money::InvalidAmount>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MicroUsd(pub u64);
 
-/// An amount that is not a decimal number of dollars with at most six places.
+/// A text that is not a decimal number of dollars with at most six decimal places.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an amount: write dollars with at most 6 places, for example 2.50")]
 pub struct InvalidAmount(pub String);
 
 impl MicroUsd {
+    /// No money.
     pub const ZERO: Self = Self(0);
 
-    /// `tokens` at `self` per million tokens, rounded up: a wall may not leak fractions.
+    /// The cost of `tokens` at this price per million tokens. It is rounded up, so that many small
+    /// calls cannot pass a limit.
+    ///
+    /// ```
+    /// use pool_core::money::MicroUsd;
+    ///
+    /// let price = MicroUsd(150_000); // $0.15 per million tokens
+    /// assert_eq!(price.per_mtok(1), MicroUsd(1), "0.15 micro-dollars are charged as one");
+    /// ```
     #[must_use]
     pub fn per_mtok(self, tokens: u64) -> Self {
         let product = u128::from(self.0) * u128::from(tokens);
         Self(u64::try_from(product.div_ceil(u128::from(MICRO))).unwrap_or(u64::MAX))
     }
 
+    /// The difference; [`Self::ZERO`] when `other` is larger.
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -57,7 +79,7 @@ impl std::iter::Sum for MicroUsd {
 }
 
 impl fmt::Display for MicroUsd {
-    /// Dollars with at least two places and no trailing zeros beyond them: `0.00`, `2.50`, `0.000125`.
+    /// Dollars with at least two decimal places and no further trailing zeros: `0.00`, `2.50`, `0.000125`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = format!("{:06}", self.0 % MICRO);
         let places = digits.trim_end_matches('0').len().max(2);
@@ -106,7 +128,7 @@ impl serde::de::Visitor<'_> for AmountVisitor {
     fn visit_i64<E: serde::de::Error>(self, dollars: i64) -> Result<MicroUsd, E> {
         self.visit_str(&dollars.to_string())
     }
-    /// A parser has already made a float of it; its shortest decimal form is what was written.
+    /// The parser has made a float of the number. Its shortest decimal form is the text that was written.
     fn visit_f64<E: serde::de::Error>(self, dollars: f64) -> Result<MicroUsd, E> {
         self.visit_str(&dollars.to_string())
     }

@@ -1,5 +1,6 @@
-//! JSON objects that are objects. What `derive(Deserialize)` makes of a struct also reads a list of its fields in their
-//! order: `[60, "today"]`. Nobody means that, and no schema allows it.
+//! Structs that are read from JSON objects only. The code that `derive(Deserialize)` generates also
+//! accepts a list of the fields in their order: `[60, "today"]`. Nobody means that, and no schema
+//! allows it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +8,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// A `T` that was read from an object.
+/// A `T` that was read from a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 
@@ -31,20 +32,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// For `#[serde(deserialize_with = …)]`.
+/// Reads a `T` from an object and from nothing else. For `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors
-/// When it is no object, or no `T`.
+/// When the value is not an object, or the object is not a `T`.
 pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     deserializer.deserialize_map(Objects(PhantomData))
 }
 
-/// Likewise, of a list.
+/// Reads a list of objects. For `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors
-/// When it is no list, or one of them is no object or no `T`.
+/// When the value is not a list, or an item of it is not an object or not a `T`.
 pub fn objects<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

@@ -1,33 +1,38 @@
-//! Pauses: what an operator has told to take no more tasks.
+//! Pauses: programmers and routes from which an operator has taken new tasks away.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ProgrammerId;
 
-/// What is paused. Pauses of different targets do not touch each other: who is paused twice is resumed twice.
+/// The target of a pause. Pauses of different targets are independent: a programmer that was paused
+/// by itself and with the pool has to be resumed twice.
 #[derive(
     Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Target {
+    /// Every programmer.
     All,
+    /// One programmer.
     Programmer {
+        /// As in the pool file: `003`.
         id: ProgrammerId,
     },
-    /// The tasks of one route: `fast.local`.
+    /// The tasks of one route.
     Route {
+        /// Without the `tasks.` of its queue: `fast.local`.
         name: String,
     },
 }
 
-/// What becomes of the tasks that run.
+/// The effect on running tasks. Both kinds keep the target from new tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pause {
-    /// They go on.
+    /// Running tasks continue.
     Pause,
-    /// They go on for `dispatcher.drain_timeout_s`, then they are given back.
+    /// Running tasks continue for `dispatcher.drain_timeout_s`; then their programmers give them back.
     Drain,
 }
 

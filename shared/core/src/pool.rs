@@ -1,5 +1,5 @@
-//! The validated pool file: the programmers, their LLMs and limits, and how the pool behaves. Complete: a value that has a
-//! default is not optional. The crate `pool-config` reads it.
+//! The validated pool file: the programmers, their LLMs and limits, and the behaviour of the pool. It is complete, with all
+//! defaults filled in. The crate `pool-config` reads it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,138 +18,183 @@ pub use crate::secret::Secret;
 /// A validated pool file.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    /// Where it was read from, for messages.
+    /// The absolute path of the file, for messages.
     pub file: PathBuf,
-    /// Sorted by id, at least one, ids unique.
+    /// Sorted by id; at least one, with unique ids.
     pub programmers: Vec<Programmer>,
+    /// Which of several able programmers gets a task.
     pub load_balancing: LoadBalancing,
+    /// The handling of failing LLMs.
     pub failover: Failover,
+    /// The budget of a day.
     pub cost: CostOptimization,
-    /// By the part of an LLM name before the slash; has an entry for every LLM of every programmer.
+    /// By the part of an LLM's name before the slash. It has an entry for every LLM of every programmer.
     pub providers: BTreeMap<String, Provider>,
+    /// Facts about single LLMs.
     pub llms: BTreeMap<LlmName, LlmSettings>,
-    /// Has an entry for every LLM that is not free.
+    /// It has an entry for every LLM that is not free.
     pub prices: BTreeMap<LlmName, Price>,
+    /// The program that edits code.
     pub agent: Agent,
+    /// Where agents work.
     pub workspace: Workspace,
+    /// The limits of agents and acceptance checks on the machine.
     pub sandbox: Sandbox,
+    /// Acceptance checks.
     pub acceptance: Acceptance,
+    /// The connection to RabbitMQ.
     pub broker: Broker,
+    /// The event log.
     pub events: Events,
+    /// The dispatcher.
     pub dispatcher: DispatcherConfig,
 }
 
+/// One programmer.
 #[derive(Debug, Clone)]
 pub struct Programmer {
+    /// `001`; unique in the pool.
     pub id: ProgrammerId,
-    /// Port of `GET /health`; 0 = any free one.
+    /// The port of its `GET /health`; 0: any free one.
     pub port: u16,
-    /// Primary first, then the backups; at least one.
+    /// The primary LLM first, then the backups; at least one.
     pub llms: Vec<LlmName>,
-    /// Its own and those that `capability_routing` adds; at most 8.
+    /// Those in its own entry and those from `capability_routing`; at most 8.
     pub capabilities: BTreeSet<Capability>,
+    /// The limits of a task that it works on.
     pub limits: JobLimits,
 }
 
 impl Programmer {
+    /// Its first LLM.
     pub fn primary(&self) -> &LlmName {
         &self.llms[0]
     }
 }
 
-/// What one task may use. A task's own `limits` can lower these, never raise them.
+/// The limits of one task. The task's own `limits` can lower these values, not raise them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobLimits {
-    /// The whole task (`timeout_s`).
+    /// The time-out of one attempt (`timeout_s`).
     pub timeout: Duration,
-    /// One run of the agent (`max_duration_per_job_s`).
+    /// The time-out of one run of the agent (`max_duration_per_job_s`).
     pub agent_timeout: Duration,
+    /// Input and output tokens of a task (`max_tokens_per_job`).
     pub max_tokens: u64,
+    /// The cost of a task (`max_cost_per_job_usd`).
     pub max_cost: MicroUsd,
+    /// Tokens that fit into the context of the LLMs.
     pub context_limit: u64,
-    /// False: the patch is the result, no commit is made.
+    /// False: the result is a patch, and no commit is made.
     pub auto_commit: bool,
+    /// Runs of the agent for one task; 0 means 1.
     pub max_fix_iterations: u32,
 }
 
+/// Which of several able programmers gets a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// Equal priorities: the broker hands a task to a programmer with a free slot. Also written `round_robin`.
+    /// All consumers have the same priority, so the broker gives a task to any free programmer. Also written `round_robin`.
     LeastLoaded,
     /// The programmer with the fewest surplus capabilities first.
     CapabilityMatch,
 }
 
+/// Section `load_balancing`.
 #[derive(Debug, Clone)]
 pub struct LoadBalancing {
+    /// Which of several able programmers gets a task.
     pub strategy: Strategy,
+    /// Programmers whose primary LLM is free come first.
     pub prefer_free_models: bool,
-    /// None: any number of tasks may wait.
+    /// Tasks that may wait in a queue for each of its programmers; None: any number.
     pub max_queue_per_programmer: Option<u32>,
-    /// Heartbeats go out at a third of it.
+    /// A programmer without a heartbeat for this long is `down`. Heartbeats are sent three times as often.
     pub health_check_interval: Duration,
+    /// How long a task waits for a free programmer before paid ones may take it; zero: not at all.
     pub spill_to_paid_after: Duration,
 }
 
+/// A failure that moves a call to the backup LLMs.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum FailureCondition {
-    /// No complete answer within `call_timeout_s`.
+    /// The answer is not complete within `call_timeout_s`.
     Timeout,
-    /// Unavailable and auth.
+    /// The provider cannot be reached, fails, or refuses the key.
     ApiError,
-    /// 429.
+    /// The provider refuses the call because of a rate limit (429).
     RateLimit,
     /// The provider does not serve this model.
     ModelUnavailable,
 }
 
+/// Section `failover`.
 #[derive(Debug, Clone)]
 pub struct Failover {
+    /// Whether a failing call moves to the backup LLMs.
     pub enabled: bool,
+    /// How often a failing call is repeated on the same LLM.
     pub max_retries: u32,
+    /// The pause before a repetition.
     pub retry_delay: Duration,
+    /// Failures that `failure_conditions` does not list move a call too.
     pub always_failover: bool,
+    /// The failures that move a call to the backup LLMs.
     pub failure_conditions: BTreeSet<FailureCondition>,
-    /// One LLM call, from the request to the last byte of the answer.
+    /// The time-out of one LLM call, from the request to the last byte of the answer.
     pub call_timeout: Duration,
+    /// When breakers open and close.
     pub breaker: BreakerConfig,
 }
 
+/// Section `failover.circuit_breaker`.
 #[derive(Debug, Clone)]
 pub struct BreakerConfig {
+    /// Whether there are breakers.
     pub enabled: bool,
+    /// A breaker opens after this many failures within the window …
     pub failure_threshold: u32,
-    /// The least share of failures among the last calls: `failure_ratio`, in thousandths.
+    /// … if at least this many of 1,000 calls failed: `failure_ratio` in thousandths.
     pub failed_of_1000: u16,
+    /// How long a failure counts.
     pub window: Duration,
+    /// How long a breaker stays open before it is probed.
     pub cooldown: Duration,
+    /// Whether programmers share their breakers.
     pub scope: BreakerScope,
 }
 
-/// Who learns from whose failures.
+/// Whether programmers share their breakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum BreakerScope {
+    /// Failures of one programmer count for all.
     Pool,
+    /// Each programmer has its own breakers.
     Programmer,
 }
 
+/// Section `cost_optimization`.
 #[derive(Debug, Clone)]
 pub struct CostOptimization {
+    /// Whether spending is limited.
     pub enabled: bool,
+    /// Programmers whose primary LLM is free come first.
     pub prefer_free_over_paid: bool,
+    /// The budget of a day.
     pub max_daily_spend: MicroUsd,
+    /// The pool warns when a day's spending has reached this amount.
     pub alert_threshold: MicroUsd,
-    /// Where the day begins: a name that [`crate::rules::zone`] knows.
+    /// The zone in which the day begins and ends, in the form that [`crate::rules::zone`] reads.
     pub time_zone: String,
 }
 
-/// The HTTP protocol that a provider speaks.
+/// The HTTP API of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
@@ -160,23 +205,26 @@ pub enum Protocol {
     Anthropic,
 }
 
+/// A server of LLMs.
 #[derive(Debug, Clone)]
 pub struct Provider {
     /// Without a trailing slash, for example `http://127.0.0.1:11434/v1`.
     pub base_url: String,
-    /// The environment variable of the worker that holds the key; None: no key is sent.
+    /// The environment variable of the worker that contains the key; None: no key is sent.
     pub api_key_env: Option<String>,
+    /// The API that it serves.
     pub protocol: Protocol,
+    /// Whether its calls cost nothing.
     pub free: bool,
-    /// Calls over it wait in the gateway; None: no limit.
+    /// The most simultaneous calls of one worker process; more wait in the gateway. None: no limit.
     pub max_concurrent: Option<u32>,
-    /// None: the worker finds out.
+    /// The field of the output limit in chat completions; None: the worker finds out.
     pub output_limit_field: Option<OutputLimitField>,
 }
 
 impl Provider {
-    /// What requests go below: `base_url`, which for protocol anthropic may lack the `/v1` at its end, because Anthropic's
-    /// own clients are told it without.
+    /// The URL below which requests go: `base_url`, with `/v1` added for protocol anthropic if it is missing, because
+    /// Anthropic's own clients are configured without it.
     pub fn versioned_url(&self) -> Cow<'_, str> {
         match self.protocol {
             Protocol::Anthropic if !self.base_url.ends_with("/v1") => {
@@ -204,12 +252,14 @@ impl Provider {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum OutputLimitField {
+    /// The name that most providers know.
     MaxTokens,
     /// OpenAI's newer name. Its reasoning models refuse the other one.
     MaxCompletionTokens,
 }
 
 impl OutputLimitField {
+    /// The name of the field in the request.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MaxTokens => "max_tokens",
@@ -221,35 +271,38 @@ impl OutputLimitField {
 /// Facts about one LLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LlmSettings {
-    /// The most output tokens that it takes as a limit; None: the worker finds out.
+    /// The highest output limit that the provider accepts for it, in tokens; None: the worker finds out.
     pub max_output: Option<u64>,
 }
 
-/// Dollars per million tokens.
+/// The price of an LLM, in dollars per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Price {
+    /// Of input tokens that are not from the cache.
     pub input: MicroUsd,
+    /// Of input tokens that the provider read from its cache.
     pub cached_input: MicroUsd,
+    /// Of output tokens.
     pub output: MicroUsd,
 }
 
-/// By what the last event of an agent is known in its output.
+/// How the last event of an agent is recognised in its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LastEvent {
-    /// Anywhere in a line.
+    /// A line that contains this text.
     Text(String),
-    /// A line that is a JSON object with these fields, and maybe more.
+    /// A line that is a JSON object with at least these fields.
     Fields(serde_json::Map<String, serde_json::Value>),
 }
 
 impl LastEvent {
-    /// A text that is a JSON object means its fields.
+    /// Reads `done_when`: a text that is a JSON object stands for its fields.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         serde_json::from_str(&text).map_or(Self::Text(text), Self::Fields)
     }
 
-    /// Nothing that an agent prints could match it.
+    /// Whether it is empty, so that it would match every line.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),
@@ -258,51 +311,61 @@ impl LastEvent {
     }
 }
 
+/// Section `agent`.
 #[derive(Debug, Clone)]
 pub struct Agent {
+    /// The program.
     pub kind: AgentKind,
-    /// Ends an agent that has printed nothing, has no LLM call open and computes nothing for so long.
+    /// An agent that prints nothing, has no open LLM call and computes nothing for this long is stopped.
     pub no_output_timeout: Duration,
-    /// The last event that it prints.
+    /// The last event that the agent prints.
     pub done_when: Option<LastEvent>,
     /// Environment variables of the worker that the agent may see.
     pub env_allow: Vec<String>,
 }
 
+/// The program that edits code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentKind {
-    /// `program`: the aider executable; `edit_format`: `diff`, `whole`, …
+    /// aider.
     Aider {
+        /// The executable; a bare name is looked up in `PATH`.
         program: PathBuf,
+        /// `diff`, `whole`, …
         edit_format: String,
     },
-    /// Program and arguments, and more variables for its environment; `{prompt} {prompt_file} {files} {worktree}
-    /// {base_url} {token} {model}` are filled in.
+    /// Any command line. `{prompt} {prompt_file} {files} {worktree} {base_url} {token} {model}` are filled in.
     Command {
+        /// The program and its arguments.
         argv: Vec<String>,
+        /// Further variables for its environment.
         env: Vec<(String, String)>,
     },
-    /// Does nothing at all, for measuring.
+    /// Does nothing, for measuring the pool.
     Noop,
 }
 
+/// Section `workspace`.
 #[derive(Debug, Clone)]
 pub struct Workspace {
-    /// Below it a worker keeps worktrees, mirrors and scratch directories. Absolute.
+    /// The directory for worktrees, mirrors and scratch files. Absolute.
     pub dir: PathBuf,
-    /// Local repositories must lie below one of these. Absolute.
+    /// A local repository must be below one of these directories. Absolute.
     pub roots: Vec<PathBuf>,
+    /// The author of commits.
     pub author_name: String,
+    /// The author's address.
     pub author_email: String,
-    /// For each git command on a remote.
+    /// The time-out of each git command on a remote.
     pub fetch_timeout: Duration,
 }
 
+/// How far agents and checks are locked in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum SandboxLevel {
-    /// Its worktree, what it needs to run, and no network but its gateway.
+    /// The agent sees its worktree and what it needs to run, and reaches only its gateway.
     Strict,
     /// Files as with `strict`; the network stays open.
     Files,
@@ -310,79 +373,90 @@ pub enum SandboxLevel {
     Off,
 }
 
+/// Section `sandbox`.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
+    /// How far agents and checks are locked in.
     pub level: SandboxLevel,
-    /// Address space of one process, bytes; 0 = unlimited.
+    /// Address space of one process, in bytes; 0: unlimited.
     pub max_memory_bytes: u64,
-    /// Size of one written file, bytes.
+    /// Size of one written file, in bytes.
     pub max_file_bytes: u64,
-    /// Processes and threads of the user; 0 = unlimited.
+    /// Processes and threads of the worker's user; 0: unlimited.
     pub max_processes: u64,
-    /// What is kept of an agent's or a check's output, bytes.
+    /// The part of an agent's or a check's output that is kept, in bytes.
     pub max_output_bytes: usize,
 }
 
+/// Section `acceptance`.
 #[derive(Debug, Clone)]
 pub struct Acceptance {
-    /// For checks without a `timeout_s` of their own.
+    /// The time-out of checks without a `timeout_s`.
     pub timeout: Duration,
 }
 
+/// Section `broker`.
 #[derive(Debug, Clone)]
 pub struct Broker {
-    /// `amqp://` or `amqps://`; `AMQP_URL` in the environment wins.
+    /// `amqp://` or `amqps://`, from `AMQP_URL` in the environment or else from the file.
     pub url: Secret,
-    /// Who signed the broker's certificate; None: whomever the machine trusts.
+    /// The CA that signed the broker's certificate; None: the CAs that the machine trusts.
     pub ca_file: Option<PathBuf>,
+    /// The certificate of this process, if the broker wants one.
     pub client_certificate: Option<ClientCertificate>,
+    /// The AMQP heartbeat: a connection that is silent for longer is given up.
     pub heartbeat: Duration,
-    /// For every single await on the broker.
+    /// The time-out of every single await on the broker.
     pub timeout: Duration,
-    /// Channels that publish at once.
+    /// The number of channels for publishing.
     pub publish_channels: usize,
 }
 
-/// Who a process is for the broker. Files in PEM; read for every connection.
+/// The certificate of a process. The files are in PEM format and are read for every connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
+    /// The certificate, followed by intermediate ones.
     pub cert_file: PathBuf,
+    /// Its private key, without a passphrase.
     pub key_file: PathBuf,
 }
 
+/// Section `events`.
 #[derive(Debug, Clone)]
 pub struct Events {
-    /// Retention of both streams, as RabbitMQ writes it: `7D`.
+    /// The retention of both streams, in the form of RabbitMQ: `7D`.
     pub max_age: String,
-    /// The same as a time.
+    /// `max_age` as a duration.
     pub age: Duration,
+    /// The size of one segment of the streams. Retention drops whole segments.
     pub segment_bytes: u64,
-    /// The pulse of the pool.
+    /// The silence after which some process appends a `tick`.
     pub tick: Duration,
-    /// A log that is silent for so long is stale.
+    /// The silence after which a reader does not trust its state any more.
     pub stale: Duration,
 }
 
+/// Section `dispatcher`.
 #[derive(Debug, Clone)]
 pub struct DispatcherConfig {
-    /// Address and port of the HTTP API.
+    /// The address and port of the HTTP API.
     pub listen: std::net::SocketAddr,
-    /// How often a task is started before it is given up as `poison`.
+    /// How often a task is started before it fails as `poison`.
     pub max_attempts: u32,
-    /// Before the second attempt; twice as long before each further one.
+    /// The pause before the second attempt; it doubles before each further one.
     pub retry_delay: Duration,
-    /// How often it may be handed back because no LLM was left for it.
+    /// How often a task may be handed back because no LLM was available.
     pub max_hand_backs: u32,
-    /// After so long a task that is in no queue and with nobody is published again.
+    /// How long a task may be in no queue and without an owner before it is published again.
     pub repair_after: Duration,
-    /// After so long a result whose reply queue does not take it goes to `pool.dead`.
+    /// How long a result waits for a reply queue that refuses it before it goes to `pool.dead`.
     pub reply_patience: Duration,
-    /// How long a worker waits for its running task after SIGTERM.
+    /// How long a worker lets its running tasks continue after SIGTERM.
     pub drain_timeout: Duration,
 }
 
 impl Events {
-    /// How often what must not fall off the end of the log is said again.
+    /// How often open tasks are repeated as snapshots: four times within the retention, so that none falls out of it.
     pub fn restate_every(&self) -> Duration {
         self.age / 4
     }
@@ -396,7 +470,7 @@ impl Pool {
             .is_some_and(|provider| provider.free)
     }
 
-    /// What the breaker of this LLM belongs to, as seen from `host`.
+    /// The key of this LLM's breakers for programmers on `host`.
     pub fn llm_key(&self, llm: &LlmName, host: &str) -> LlmKey {
         let base_url = self
             .providers
@@ -405,13 +479,14 @@ impl Pool {
         LlmKey::new(base_url, llm, host)
     }
 
+    /// The programmer with this id.
     pub fn programmer(&self, id: &ProgrammerId) -> Option<&Programmer> {
         self.programmers
             .iter()
             .find(|programmer| programmer.id == *id)
     }
 
-    /// Who offers what: the input of routing.
+    /// The capabilities that each programmer offers: the input of [`crate::routing::Routes::new`].
     pub fn capabilities(&self) -> BTreeMap<ProgrammerId, BTreeSet<Capability>> {
         self.programmers
             .iter()

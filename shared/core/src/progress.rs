@@ -1,5 +1,6 @@
-//! What a worker tells about an attempt while it runs: a message of kind `progress` in `pool.history`, with the task's id
-//! as its `message_id`. For people who watch; nothing depends on it, and any of it may be missing.
+//! The output of a running attempt, which its worker publishes to `pool.history` as messages of type
+//! `progress` with the task's id as `message_id`. It is for people who watch: no code depends on it,
+//! and any piece may be missing.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,19 +9,24 @@ use crate::id::{AttemptId, ProgrammerId};
 /// The AMQP property `type` of these messages.
 pub const KIND: &str = "progress";
 
-/// A piece of what the agent or an acceptance check has printed.
+/// A piece of the output of an agent or an acceptance check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
+    /// The attempt that runs.
     pub attempt: AttemptId,
+    /// The programmer that makes it.
     pub programmer: ProgrammerId,
-    /// The check; None: the agent. A check's first piece comes when it begins, and may be empty.
+    /// The name of the check; None for the agent. The first piece of a check is published when the
+    /// check begins, and may be empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
-    /// Bytes between the last piece and this one that nobody will see.
+    /// Bytes between the last piece and this one that were left out.
     #[serde(default)]
     pub skipped: u64,
+    /// The output, as UTF-8; bytes that are not UTF-8 are replaced.
     pub text: String,
-    /// It has told all that it may: after this piece nothing comes before the attempt ends.
+    /// The attempt has used up its allowance: after this piece the next one comes when the attempt
+    /// ends.
     #[serde(default)]
     pub silent: bool,
 }

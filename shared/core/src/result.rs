@@ -1,4 +1,5 @@
-//! The result message: the one outcome of a task, as it comes back on `results` and on reply queues.
+//! The result message: the one outcome of a task. Programmers publish it to `results`; a dispatcher sends
+//! it on to the submitter's reply queue.
 
 mod fit;
 
@@ -12,7 +13,7 @@ use crate::money::MicroUsd;
 use crate::task::TaskMessage;
 use crate::time::Timestamp;
 
-/// The largest patch that travels inside a result; above it the result names branch and commit only.
+/// The largest patch inside a result, in bytes. A result with a larger one names branch and commit only.
 pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
 
 #[derive(
@@ -20,14 +21,20 @@ pub const MAX_PATCH_BYTES: usize = 1024 * 1024;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
+    /// The change is made, and every acceptance check has passed.
     Succeeded,
+    /// An attempt was made, and the last one did not succeed.
     Failed,
+    /// The task was not started: its message is wrong, or no programmer can do it.
     Rejected,
+    /// Somebody cancelled the task before it had another outcome.
     Cancelled,
+    /// The deadline passed before the task was started.
     Expired,
 }
 
 impl Status {
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
@@ -39,21 +46,21 @@ impl Status {
     }
 }
 
-/// Why a task did not succeed. Classified once, where it happens; everything else matches on it.
+/// Why a task did not succeed. The kind is decided once, where the failure happens.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// The message itself is wrong.
+    /// The task message is wrong: not JSON, or a field is wrong.
     InvalidTask,
-    /// The id is taken by a task with another body.
+    /// Another task, with another body, has the same id.
     IdConflict,
-    /// No programmer offers what is required.
+    /// No programmer offers all required capabilities.
     Unroutable,
-    /// The repository is outside the roots, missing, or the base ref is not in it.
+    /// The repository is outside the roots or missing, or it does not have the base.
     Repository,
-    /// The workspace could not be prepared or the commit not made.
+    /// The worktree could not be prepared, or the commit could not be made.
     Workspace,
     /// The change holds something that cannot be kept: a repository, a link that leads out, a pipe. The message names it.
     ChangeRefused,
@@ -63,18 +70,25 @@ pub enum ErrorKind {
     AgentTimeout,
     /// The agent printed nothing and called no LLM for too long.
     AgentSilent,
-    /// The agent was ended by a signal that was not ours.
+    /// A signal that the worker had not sent ended the agent.
     AgentCrashed,
     /// The agent exited with another status than 0.
     AgentFailed,
+    /// The provider refused the call because of a rate limit.
     LlmRateLimited,
+    /// The LLM gave no whole answer in time.
     LlmTimeout,
+    /// The provider could not be reached, failed, or broke its answer off.
     LlmUnavailable,
+    /// The provider does not serve this model.
     LlmModelUnavailable,
+    /// The provider's key is missing or refused, or the account has no money.
     LlmAuth,
+    /// The request is longer than the LLM's context.
     LlmContextTooLong,
+    /// The provider refused the request for another reason.
     LlmBadRequest,
-    /// The answer was no valid answer of the protocol.
+    /// The answer was not a valid answer of the protocol.
     LlmBadAnswer,
     /// The answer was cut at the output limit.
     LlmOutputLimit,
@@ -84,22 +98,24 @@ pub enum ErrorKind {
     TokenLimit,
     /// The LLM answered, but its edit did not fit the files.
     EditNotApplied,
-    /// The agent ended well and changed nothing.
+    /// The agent ended without an error and changed nothing.
     NoChange,
+    /// An acceptance check failed. The message names it.
     AcceptanceFailed,
-    /// The change is whole, but its patch is too large for a result and no commit may be made of it.
+    /// The change is whole, but its patch is too large for a result, and `auto_commit: false` allows no commit.
     PatchTooLarge,
-    /// The whole task ran out of time.
+    /// The attempt ran out of time.
     TaskTimeout,
     /// The deadline passed before the task was started.
     DeadlinePassed,
-    /// The task was started too often without an end.
+    /// The worker died in each of `max_attempts` attempts.
     Poison,
+    /// Somebody cancelled the task.
     Cancelled,
 }
 
 impl ErrorKind {
-    /// The word used in messages, logs and metrics (the same as on the wire).
+    /// The word in messages, logs and metrics; the same as on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidTask => "invalid_task",
@@ -137,8 +153,9 @@ impl ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether another attempt may end better: something around the agent broke, not the task, and not what an LLM made of
-    /// it. Answers of no use have been asked for again within the attempt, and an LLM that is out hands the task back.
+    /// Whether another attempt may succeed: something around the agent broke, and neither the task nor the
+    /// LLM's work is the cause. Useless answers are asked for again within the attempt. A programmer
+    /// without an available LLM hands the task back.
     pub fn is_curable(self) -> bool {
         match self {
             Self::Workspace | Self::AgentSilent | Self::AgentCrashed | Self::AgentFailed => true,
@@ -177,14 +194,17 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// The reason why a task did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskFailure {
+    /// For programs.
     pub kind: ErrorKind,
-    /// For people: names the thing and says what to do.
+    /// For people: what happened, to which thing, and what to do.
     pub message: String,
 }
 
 impl TaskFailure {
+    /// A failure with this message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -192,38 +212,45 @@ impl TaskFailure {
         }
     }
 
-    /// A task that was too late. Programmers and dispatchers both say so, in the same words.
+    /// The failure of an expired task. Programmers and dispatchers report it in the same words.
     pub fn deadline_passed(deadline: Timestamp) -> Self {
         Self::new(
             ErrorKind::DeadlinePassed,
-            format!("its deadline, {deadline}, passed while it waited"),
+            format!("its deadline, {deadline}, passed before it was started"),
         )
     }
 }
 
-/// What one acceptance check said.
+/// The outcome of one acceptance check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckReport {
+    /// As the task names it.
     pub name: String,
-    /// None: ended by a signal or by its time-out.
+    /// Absent when a signal or its time-out ended the check.
     pub exit_status: Option<i32>,
+    /// How long the check ran.
     pub duration_ms: u64,
     /// The last lines of its output.
     pub output_tail: String,
 }
 
-/// The use of LLMs for this task, in all attempts and all runs of the agent, as the gateway metered it. An attempt that
+/// The use of LLMs for this task in all attempts and all runs of the agent, as the gateway counted it. An attempt that
 /// died with its worker counts with an upper bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
+    /// Calls that were sent to an LLM, retries included.
     pub calls: u64,
+    /// Those of `calls` that failed.
     pub failed_calls: u64,
+    /// Cached ones included.
     pub input_tokens: u64,
+    /// Those of `input_tokens` that the provider read from its cache.
     pub cached_input_tokens: u64,
+    /// Reasoning included.
     pub output_tokens: u64,
     /// Dollars as a decimal string.
     pub cost_usd: MicroUsd,
-    /// True when a provider reported no usage and the numbers are upper estimates.
+    /// True when a provider reported no usage, so that the numbers are upper estimates.
     #[serde(default)]
     pub estimated: bool,
     /// The same for each LLM that was called, in the order of their first calls.
@@ -231,26 +258,32 @@ pub struct Usage {
     pub by_llm: Vec<LlmUsage>,
 }
 
-/// What one LLM did for a task.
+/// The use of one LLM for a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LlmUsage {
+    /// As in the pool file: `provider/model`.
     pub llm: LlmName,
-    /// Retries included.
+    /// Calls that were sent to it, retries included.
     pub calls: u64,
+    /// Those of `calls` that failed.
     pub failed_calls: u64,
+    /// Cached ones included.
     pub input_tokens: u64,
+    /// Those of `input_tokens` that the provider read from its cache.
     pub cached_input_tokens: u64,
+    /// Reasoning included.
     pub output_tokens: u64,
     /// Dollars as a decimal string.
     pub cost_usd: MicroUsd,
 }
 
 impl Usage {
+    /// Whether no LLM was called.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Input and output.
+    /// Input and output tokens together.
     pub fn tokens(&self) -> u64 {
         self.input_tokens.saturating_add(self.output_tokens)
     }
@@ -289,6 +322,7 @@ impl LlmUsage {
         self.cost_usd += more.cost_usd;
     }
 
+    /// No use of this LLM: the value to start a sum with.
     pub fn none(llm: LlmName) -> Self {
         Self {
             llm,
@@ -302,13 +336,17 @@ impl LlmUsage {
     }
 }
 
+/// How long the parts of a task took, in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timings {
     /// From submission to the start of this attempt; absent when the submitter gave no time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<u64>,
+    /// The attempt as a whole.
     pub run_ms: u64,
+    /// The LLM calls of the attempt.
     pub llm_ms: u64,
+    /// The acceptance checks of the attempt.
     pub acceptance_ms: u64,
 }
 
@@ -317,64 +355,73 @@ pub struct Timings {
 pub struct ResultMessage {
     /// Absent only when the task message was too broken to carry an id.
     pub task_id: Option<TaskId>,
+    /// How the task ended.
     pub status: Status,
+    /// The programmer of the attempt; absent when no attempt was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub programmer: Option<ProgrammerId>,
-    /// The LLM that gave the last answer; when there was none, the one that was asked last.
+    /// The LLM that gave the last answer; when no LLM answered, the one that was called last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub llm: Option<LlmName>,
-    /// Whether another LLM than the programmer's primary one has answered.
+    /// Whether an LLM other than the programmer's primary one has answered.
     #[serde(default)]
     pub used_backup: bool,
-    /// How often the agent was run: more than once after a failed check or an answer of no use. 0: not at all.
+    /// How often the agent ran: more than once after a failed check or a useless answer; 0 when it did not run.
     #[serde(default)]
     pub runs: u32,
+    /// The id of the attempt that decided; absent when no attempt was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<AttemptId>,
+    /// The branch of the commit: `pool/<task id>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
+    /// The full hash of the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Where the commit is: host and git directory, as `git fetch` takes them over SSH.
+    /// Where the commit is: host and git directory, in the form that `git fetch` takes over SSH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_at: Option<String>,
-    /// Unified diff against the base, as `git apply` takes it; absent above 1 MiB.
+    /// The change as a unified diff against the base, in the form that `git apply` takes; absent above 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<String>,
-    /// The patch is left out because it is too large for a result.
+    /// True when the patch was left out because it is too large for a result.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub patch_truncated: bool,
-    /// At most 10,000 names and 1 MiB.
+    /// Names of changed files; at most 10,000 names and 1 MiB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files_changed: Vec<String>,
-    /// How many files were changed, also when `files_changed` does not name them all.
+    /// How many files were changed, including those that `files_changed` leaves out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub files_changed_total: u64,
-    /// `files_changed` does not name them all.
+    /// True when `files_changed` leaves names out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub files_changed_truncated: bool,
+    /// The acceptance checks that were run, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptance: Vec<CheckReport>,
+    /// LLM calls, tokens and money of the task.
     #[serde(default)]
     pub usage: Usage,
+    /// How long the parts of the task took.
     #[serde(default)]
     pub timings: Timings,
+    /// Why the task did not succeed; absent when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskFailure>,
     /// The last lines that the agent printed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log_tail: String,
-    /// Texts were cut so that the result fits into a message: `log_tail`, outputs of checks, `error.message`; or `task` was
-    /// left out.
+    /// True when texts were cut so that the result fits into a message: `log_tail`, outputs of checks, `error.message`. Or
+    /// `task` was left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub texts_truncated: bool,
-    /// The task message, when no dispatcher has seen it before (published straight to `pool.tasks`).
+    /// The task message, when a client published it straight to `pool.tasks` and no dispatcher has seen it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Box<TaskMessage>>,
 }
 
 impl ResultMessage {
-    /// The result of a cancelled task. Every process makes the same one from the log; `usage` comes from the fold.
+    /// The result of a cancelled task. Every process makes the same one; `usage` comes from the fold.
     pub fn cancelled(task: TaskId, usage: Usage) -> Self {
         let failure = TaskFailure::new(
             ErrorKind::Cancelled,
@@ -386,7 +433,7 @@ impl ResultMessage {
         }
     }
 
-    /// An outcome that no attempt has brought about: rejected, expired, cancelled.
+    /// An outcome without an attempt: rejected, expired or cancelled.
     pub fn without_attempt(task_id: Option<TaskId>, status: Status, error: TaskFailure) -> Self {
         Self {
             task_id,
@@ -414,6 +461,7 @@ impl ResultMessage {
         }
     }
 
+    /// The JSON, uncut; [`Self::fit`] limits its size.
     pub fn to_json(&self) -> Vec<u8> {
         // A struct of strings, numbers and lists always serialises.
         serde_json::to_vec(self).unwrap_or_default()

@@ -1,16 +1,38 @@
-//! Routes: from required capabilities to the queue that exactly the eligible programmers consume. Pure.
+//! Routes lead a task to its queue: the queue that exactly the eligible programmers consume. Pure.
 //!
-//! Two required sets with the same eligible programmers share one queue, so queues stay few. For every satisfiable
-//! set there is one binding `pool.tasks` → queue; the bindings are the routing table.
+//! Two sets of required capabilities with the same eligible programmers share one queue, so queues stay
+//! few. Every set that some programmer offers has one binding from `pool.tasks` to a queue. The bindings
+//! are the routing table.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use pool_core::id::{Capability, ProgrammerId};
+//! use pool_core::routing::{CapabilitySet, Routes};
+//!
+//! let set = |words: &[&str]| -> CapabilitySet {
+//!     words.iter().map(|word| Capability::new(*word).unwrap()).collect()
+//! };
+//! let routes = Routes::new(&BTreeMap::from([
+//!     (ProgrammerId::new("001")?, set(&["fast", "local"])),
+//!     (ProgrammerId::new("002")?, set(&["local", "premium"])),
+//! ]));
+//! let names: Vec<&str> = routes.all().iter().map(|route| route.name.as_str()).collect();
+//! assert_eq!(names, ["any", "fast", "premium"], "`local` shares the queue of `any`: both may do it");
+//! assert_eq!(routes.route(&set(&["fast", "local"]))?.queue(), "tasks.fast");
+//!
+//! let error = routes.route(&set(&["fast", "premium"])).unwrap_err();
+//! assert_eq!(error.to_string(), "no programmer offers all of `fast`, `premium` together");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Capability, ProgrammerId};
 
-/// What a task requires, or a programmer offers.
+/// The capabilities that a task requires or a programmer offers.
 pub type CapabilitySet = BTreeSet<Capability>;
 
-/// The routing key of a required set: sorted, joined with `.`; `any` for the empty set.
+/// The routing key of a required set: its words, sorted and joined with `.`; `any` for the empty set.
 pub fn routing_key(required: &CapabilitySet) -> String {
     if required.is_empty() {
         return "any".to_owned();
@@ -22,7 +44,17 @@ pub fn routing_key(required: &CapabilitySet) -> String {
         .join(".")
 }
 
-/// The required set that a routing key means, in any order; None when it names no capabilities.
+/// The required set that a routing key names, in any order; None when a word of the key cannot be a
+/// capability.
+///
+/// ```
+/// use pool_core::routing::{parse_routing_key, routing_key};
+///
+/// let required = parse_routing_key("local.fast").unwrap();
+/// assert_eq!(routing_key(&required), "fast.local", "sorted");
+/// assert_eq!(parse_routing_key("any").unwrap().len(), 0, "any programmer");
+/// assert!(parse_routing_key("Fast!").is_none());
+/// ```
 pub fn parse_routing_key(key: &str) -> Option<CapabilitySet> {
     if key == "any" {
         return Some(CapabilitySet::new());
@@ -32,18 +64,19 @@ pub fn parse_routing_key(key: &str) -> Option<CapabilitySet> {
         .collect()
 }
 
-/// One queue and who it is for.
+/// One queue of tasks and the programmers that consume it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The smallest required set that leads here, ties in alphabetical order: the queue is `tasks.<name>`.
+    /// The routing key of the smallest set that leads here; of several, the first in alphabetical order.
     pub name: String,
-    /// Exactly the programmers that offer every set which leads here. Never empty.
+    /// Exactly the programmers that may do the tasks of this queue. Never empty.
     pub eligible: BTreeSet<ProgrammerId>,
     /// The routing keys bound to the queue.
     pub keys: BTreeSet<String>,
 }
 
 impl Route {
+    /// The queue: `tasks.<name>`.
     pub fn queue(&self) -> String {
         queue_name(&self.name)
     }
@@ -54,10 +87,12 @@ pub fn queue_name(route: &str) -> String {
     format!("tasks.{route}")
 }
 
-/// A queue that gets what is published to `pool.tasks` with this key.
+/// A binding of the exchange `pool.tasks`: the queue gets the messages with this routing key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Binding {
+    /// `tasks.<route>`.
     pub queue: String,
+    /// A routing key, as [`routing_key`] writes it.
     pub key: String,
 }
 
@@ -71,8 +106,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The routes of programmers that offer these capabilities (at most 8 each, which the pool file's validation
-    /// ensures: the work is 2^n per programmer).
+    /// Computes the routes from the capabilities that each programmer offers. The work grows with 2ⁿ for
+    /// n capabilities of a programmer; the pool file allows at most 8.
     pub fn new(offers: &BTreeMap<ProgrammerId, CapabilitySet>) -> Self {
         let mut classes: BTreeMap<BTreeSet<ProgrammerId>, BTreeSet<CapabilitySet>> =
             BTreeMap::new();
@@ -100,11 +135,12 @@ impl Routes {
         }
     }
 
+    /// All routes, sorted by name.
     pub fn all(&self) -> &[Route] {
         &self.routes
     }
 
-    /// One for each set that somebody offers.
+    /// All bindings: one for each set that a programmer offers.
     pub fn bindings(&self) -> impl Iterator<Item = Binding> {
         let of_one = |route: &Route| {
             let queue = route.queue();
@@ -120,7 +156,7 @@ impl Routes {
         self.routes.iter().flat_map(of_one)
     }
 
-    /// Where a task with these requirements goes.
+    /// The route of a task with these requirements.
     ///
     /// # Errors
     /// [`Unroutable`] when no programmer offers all of them.
@@ -146,8 +182,10 @@ impl Routes {
 /// No programmer offers the required set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unroutable {
-    /// Required capabilities that nobody offers; empty when each is offered, but never all by one programmer.
+    /// Required capabilities that no programmer offers. Empty when each one is offered, but no
+    /// programmer offers all of them.
     pub missing: CapabilitySet,
+    /// All capabilities that the task requires.
     pub required: CapabilitySet,
 }
 

@@ -1,5 +1,5 @@
-//! The values of a configuration that the fold decides by: they stand in the log, in force from their place on, so that
-//! nobody's own file decides.
+//! The values of the configuration by which the fold decides. They are in the log, in force from
+//! their place on. So all processes decide alike, whatever their own pool files say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,51 +11,59 @@ use crate::id::{LlmName, ProgrammerId};
 use crate::money::MicroUsd;
 use crate::pool::{BreakerScope, Pool};
 
-/// What `configured` puts into force beside the routes.
+/// The values that `configured` puts into force beside the routes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rules {
+    /// From `cost_optimization` of the pool file.
     pub budget: BudgetRules,
-    /// None: there are no breakers.
+    /// From `failover.circuit_breaker`; None when breakers are disabled.
     pub breaker: Option<BreakerRules>,
+    /// From `programmers`.
     pub programmers: BTreeMap<ProgrammerId, ProgrammerRules>,
     /// LLMs whose calls cost nothing.
     pub free: BTreeSet<LlmName>,
 }
 
+/// The budget of a day.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BudgetRules {
-    /// Of one day; None: spending is counted and not limited.
+    /// The most that may be spent in one day; None: spending is counted and not limited.
     pub limit_usd: Option<MicroUsd>,
-    /// From here on the pool warns.
+    /// The pool warns when a day's spending has reached this amount.
     pub alert_usd: MicroUsd,
-    /// Where the day begins and ends: see [`zone`].
+    /// The zone whose midnight begins the day, in the form that [`zone`] reads.
     pub time_zone: String,
 }
 
+/// When breakers open, and how they close.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerRules {
-    /// So many failures within the window open it.
+    /// A breaker opens when this many calls failed within the window …
     pub threshold: u32,
-    /// And at least so many of 1000 calls; 0, as in logs of older versions: whatever their share.
+    /// … and at least this many of 1,000 calls failed. With 0 (logs of older versions) the share of
+    /// failures does not matter.
     #[serde(default)]
     pub failed_of_1000: u16,
+    /// How long a failure counts.
     pub window_ms: u64,
+    /// How long a breaker stays open before it is probed.
     pub cooldown_ms: u64,
-    /// After so long somebody else may probe.
+    /// How long a probe has for its answer; then another programmer may probe.
     pub lease_ms: u64,
-    /// Each programmer for itself.
+    /// Every programmer has breakers of its own, and none are shared (`scope: programmer`).
     pub for_itself: bool,
 }
 
+/// The LLMs and the limit of one programmer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgrammerRules {
-    /// Primary first.
+    /// The primary LLM first.
     pub llms: Vec<LlmName>,
-    /// What one task of its may cost.
+    /// The most that a task may cost.
     pub cap_usd: MicroUsd,
 }
 
-/// A probe is as patient as a call. One that takes longer than that, and this much more, is lost.
+/// A probe that takes longer than `call_timeout_s` and this margin is given up.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 impl Rules {
@@ -92,6 +100,7 @@ impl Rules {
         }
     }
 
+    /// Whether calls of this LLM cost nothing.
     pub fn is_free(&self, llm: &LlmName) -> bool {
         self.free.contains(llm)
     }
@@ -101,8 +110,9 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time zone by its IANA name (`Europe/Berlin`), or as a POSIX TZ string (`CET-1CEST,M3.5.0,M10.5.0/3`). The names come
-/// from the database that is compiled in: every process of the pool must know the same.
+/// A time zone by its IANA name (`Europe/Berlin`) or as a POSIX TZ string
+/// (`CET-1CEST,M3.5.0,M10.5.0/3`); an empty text is UTC, an unknown name None. The names come from
+/// the database that is compiled in, because every process of the pool must know the same ones.
 pub fn zone(name: &str) -> Option<TimeZone> {
     if name.is_empty() || name == "UTC" {
         return Some(TimeZone::UTC);
@@ -130,7 +140,7 @@ mod tests {
             assert!(zone(name).is_some(), "{name} is a time zone");
         }
         for name in ["Mars/Olympus", "8 o clock", "+2"] {
-            assert!(zone(name).is_none(), "{name} is none");
+            assert!(zone(name).is_none(), "{name} is not a time zone");
         }
     }
 }

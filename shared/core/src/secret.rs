@@ -1,16 +1,17 @@
-//! Texts that must not show up in a log, a message or Debug output.
+//! Texts that must not appear in a log, a message or Debug output.
 
 use std::fmt;
 
-/// A text that may hold a password and has no Debug that would show it.
+/// A text that may contain a password. Its Debug output is `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps the text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
-    /// The text itself, to hand to the one who needs it.
+    /// The text itself.
     pub fn expose(&self) -> &str {
         &self.0
     }

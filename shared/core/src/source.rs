@@ -1,10 +1,19 @@
-//! Where the code of a task comes from, in words that are safe to hand to git and the file system.
+//! Where the code of a task comes from, in texts that are safe to pass to git and the file system.
 
 use crate::id::name;
 
 name!(
-    /// Where the code is: an `https://` or `ssh://` URL, or a path (absolute or relative to a root) that the worker
-    /// checks against its configured roots.
+    /// The place of the code: an `https://` or `ssh://` URL, or a path (absolute, or relative to a
+    /// root). The worker checks a path against its configured roots.
+    ///
+    /// ```
+    /// use pool_core::source::Repository;
+    ///
+    /// assert!(Repository::new("team/app").is_ok());
+    /// assert!(Repository::new("ssh://git@example.org/app").is_ok());
+    /// assert!(Repository::new("https://me:secret@example.org/app").is_err(), "a password");
+    /// assert!(Repository::new("ext::sh -c id").is_err(), "git would run a command");
+    /// ```
     Repository,
     "repository",
     r"^[^-\s][^\s]*$",
@@ -13,7 +22,7 @@ name!(
 );
 
 name!(
-    /// A branch, tag or commit, as git accepts it, and never an option.
+    /// A branch, tag or commit that git accepts. No program can take it for an option.
     GitRef,
     "ref",
     r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$",
@@ -40,12 +49,12 @@ fn is_repository(text: &str) -> bool {
         .or_else(|| text.strip_prefix("ssh://"))
     {
         Some(rest) => is_safe_authority(rest.split('/').next().unwrap_or_default()),
-        // `ext::sh -c …`, `file://…`, `user@host:path`: whatever git could take for a transport is no path.
+        // Git could take `ext::sh -c …`, `file://…` and `user@host:path` for a transport.
         None => !text.contains(':') && !text.split('/').any(|part| part == ".."),
     }
 }
 
-/// `host`, `host:port`, `user@host`: no password, and nothing that a program could take for an option.
+/// True for `host`, `host:port` and `user@host`: without a password, and not like an option.
 fn is_safe_authority(authority: &str) -> bool {
     let host = authority.rsplit('@').next().unwrap_or_default();
     let has_password = authority

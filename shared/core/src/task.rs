@@ -1,7 +1,7 @@
-//! The task message: what a submitter asks for, checked at the edge.
+//! The task message: the job that a submitter wants done, checked where it enters the pool.
 //!
-//! JSON, at most [`MAX_BODY_BYTES`]; unknown fields are refused. [`TaskMessage::parse`] is the only way in: a message
-//! that exists has passed every check that needs no pool file.
+//! It is JSON of at most [`MAX_BODY_BYTES`]; unknown fields are refused. [`TaskMessage::parse`] is the only
+//! way in, so a message that exists has passed every check that needs no pool file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +20,8 @@ use crate::wrong::told;
 
 /// The largest task message that is accepted, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// The most capabilities that a task may require and a programmer may offer: subsets become bindings.
+/// The most capabilities that a task may require and a programmer may offer. Every subset of an offer
+/// becomes a binding, so 8 are 256 bindings.
 pub const MAX_CAPABILITIES: usize = 8;
 const MAX_LABELS: usize = 16;
 const MAX_LABEL_CHARS: usize = 128;
@@ -39,7 +40,7 @@ pub struct TaskMessage {
     /// Made by the dispatcher when absent; needed when publishing straight to `pool.tasks` (or set `message_id`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<TaskId>,
-    /// What the agent is to do.
+    /// The job for the agent, in plain words.
     #[schemars(length(min = 1))]
     pub instruction: String,
     /// A path below a configured root, or an `https://` or `ssh://` URL.
@@ -47,31 +48,33 @@ pub struct TaskMessage {
     /// Branch, tag or commit to start from; default: the repository's default branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<GitRef>,
-    /// Files to hand to the agent, relative to the repository.
+    /// Files for the agent to edit, relative to the repository; at most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<RelativePath>,
-    /// What the programmer must offer; empty = any programmer.
+    /// The capabilities that the programmer must offer, at most 8; empty: any programmer.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub capabilities: BTreeSet<Capability>,
-    /// Commands that must exit 0 in the worktree for the task to count as succeeded.
+    /// Commands that must exit with status 0 in the worktree for the task to succeed; at most 32.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "objects"
     )]
     pub acceptance: Vec<AcceptanceCheck>,
+    /// Limits of this task that are stricter than those of the pool file.
     #[serde(
         default,
         skip_serializing_if = "Limits::is_empty",
         deserialize_with = "object"
     )]
     pub limits: Limits,
+    /// Whether the task overtakes others in its queue.
     #[serde(default)]
     pub priority: Priority,
-    /// For finding and reporting, for example `run_id`.
+    /// Keys and values to find the task by and to group reports by, for example `run_id`; at most 16.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The task that this one repeats.
+    /// The finished task that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
 }
@@ -80,31 +83,33 @@ fn version_1() -> u32 {
     1
 }
 
-/// A command, without a shell, that decides about success.
+/// A command that decides whether the task has succeeded. It runs without a shell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptanceCheck {
+    /// Names the check in the result; 1 to 128 bytes.
     pub name: String,
-    /// Program and arguments.
+    /// The program and its arguments.
     #[schemars(length(min = 1))]
     pub run: Vec<String>,
-    /// Seconds until the check is ended and counts as failed; default: the pool file's `acceptance.timeout_s`.
+    /// Seconds after which the check is stopped and counts as failed; default: the pool file's `acceptance.timeout_s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub timeout_s: Option<u64>,
 }
 
+/// Limits of one task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Seconds for the whole task; lowers the pool file's `timeout_s`, never raises it.
+    /// Seconds for one attempt at the task; can lower the pool file's `timeout_s`, not raise it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub timeout_s: Option<u64>,
-    /// Dollars; lowers the pool file's `max_cost_per_job_usd`, never raises it.
+    /// Dollars for all attempts together; can lower the pool file's `max_cost_per_job_usd`, not raise it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost_usd: Option<MicroUsd>,
-    /// After this moment the task is not started any more.
+    /// The task expires if it has not been started by this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
 }
@@ -114,21 +119,26 @@ impl Limits {
         *self == Self::default()
     }
 
+    /// `timeout_s` as a duration.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout_s.map(Duration::from_secs)
     }
 }
 
+/// The place of a task in its queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
+    /// In the order of submission.
     #[default]
     Normal,
+    /// Before tasks of normal priority; two of three deliveries, so that normal tasks go on.
     High,
 }
 
 impl Priority {
-    /// The AMQP property: what is above 4 is high to a quorum queue, no property is 4.
+    /// The AMQP property `priority`. A quorum queue takes 5 and more for high; without the property a
+    /// message has 4.
     pub const fn for_broker(self) -> Option<u8> {
         match self {
             Self::Normal => None,
@@ -137,13 +147,20 @@ impl Priority {
     }
 }
 
-/// Why a task message was refused. The text is for the submitter: it names the field and says what is wrong.
+/// Why a task message was refused. The text is for the submitter: it names the field and the mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TaskError {
+    /// The message has this many bytes, more than [`MAX_BODY_BYTES`].
     #[error("the message has {0} bytes; at most {MAX_BODY_BYTES} are accepted")]
     TooLarge(usize),
+    /// A field is missing, unknown or wrong.
     #[error("{path}: {problem}")]
-    Field { path: String, problem: String },
+    Field {
+        /// `limits.timeout_s`, `files[1]`; `message` for the message as a whole.
+        path: String,
+        /// The mistake, in words that follow the path.
+        problem: String,
+    },
 }
 
 impl TaskError {
@@ -156,10 +173,21 @@ impl TaskError {
 }
 
 impl TaskMessage {
-    /// Reads one message of at most [`MAX_BODY_BYTES`] bytes. `now` decides whether a deadline has passed.
+    /// Reads one message of at most [`MAX_BODY_BYTES`] bytes. `now` decides whether its deadline has passed.
     ///
     /// # Errors
-    /// [`TaskError`] with the path of the first field that is wrong.
+    /// [`TaskError`] with the path of the first wrong field.
+    ///
+    /// ```
+    /// use pool_core::{task::TaskMessage, time::Timestamp};
+    ///
+    /// let task = br#"{"instruction": "add a test", "repository": "app", "capabilities": ["fast"]}"#;
+    /// assert!(TaskMessage::parse(task, Timestamp(0)).is_ok());
+    ///
+    /// let typo = br#"{"instruction": "add a test", "repository": "app", "limits": {"timeout_s": 0}}"#;
+    /// let error = TaskMessage::parse(typo, Timestamp(0)).unwrap_err();
+    /// assert_eq!(error.to_string(), "limits.timeout_s: 0 is not between 1 and 86400 seconds");
+    /// ```
     pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, TaskError> {
         if body.len() > MAX_BODY_BYTES {
             return Err(TaskError::TooLarge(body.len()));
@@ -176,10 +204,10 @@ impl TaskMessage {
         message.checked(now)
     }
 
-    /// The checks that types cannot make.
+    /// Makes the checks that the types of the fields do not make.
     ///
     /// # Errors
-    /// [`TaskError::Field`] for the first field that is wrong.
+    /// [`TaskError::Field`] for the first wrong field.
     pub fn checked(self, now: Timestamp) -> Result<Self, TaskError> {
         let checks = [
             self.check_identity(),
@@ -202,7 +230,7 @@ impl TaskMessage {
         if self.instruction.trim().is_empty() {
             return Err(TaskError::field(
                 "instruction",
-                "must say what is to be done",
+                "must not be empty; describe the job",
             ));
         }
         if self.instruction.contains('\0') {
@@ -242,7 +270,7 @@ impl TaskMessage {
             if check.run.first().is_none_or(String::is_empty) {
                 return Err(TaskError::field(
                     path("run"),
-                    "must be a list that begins with a program",
+                    "must be a list whose first item is a program",
                 ));
             }
             if check.run.iter().any(|word| word.contains('\0')) {
@@ -293,24 +321,27 @@ fn check_seconds(path: &str, seconds: Option<u64>) -> Result<(), TaskError> {
 /// A checked message that has an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
+    /// The id, from the message or made by the dispatcher.
     pub id: TaskId,
-    /// Its `id` is set, to the same value.
+    /// The message; its `id` has the same value.
     pub message: TaskMessage,
 }
 
 impl Task {
+    /// Sets the `id` of the message.
     pub fn new(id: TaskId, mut message: TaskMessage) -> Self {
         message.id = Some(id.clone());
         Self { id, message }
     }
 
-    /// The JSON that is published.
+    /// The JSON that the dispatcher publishes.
     pub fn to_json(&self) -> Vec<u8> {
         // A struct of strings, numbers and maps with string keys always serialises.
         serde_json::to_vec(&self.message).unwrap_or_default()
     }
 
-    /// Tells the same id with the same body from the same id with another one: hex, 32 characters of SHA-256.
+    /// Distinguishes a repeated submission from another task with the same id: the first 32 hexadecimal
+    /// digits of the JSON's SHA-256.
     pub fn body_hash(&self) -> String {
         let digest = Sha256::digest(self.to_json());
         digest
@@ -348,7 +379,7 @@ mod tests {
             parse(r#"{"instruction": "x", "repository": "../up"}"#).expect_err("out of the roots");
         assert!(
             !wrong.contains("column"),
-            "nobody has written that JSON: {wrong}"
+            "a place in the JSON means nothing to the author of a field: {wrong}"
         );
         let cut = parse(r#"{"instruction": "x", "#).expect_err("cut off");
         assert!(cut.contains("line 1 column"), "where it breaks off: {cut}");

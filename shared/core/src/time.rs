@@ -1,4 +1,4 @@
-//! Time as a value: pure code takes a [`Timestamp`].
+//! Time as a value. Pure code takes a [`Timestamp`] as an argument and reads no clock.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,22 +8,36 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Milliseconds since 1970-01-01 UTC. As JSON in messages for people: RFC 3339 (`2026-01-02T03:04:05.678Z`).
+/// Milliseconds since 1970-01-01 UTC. As text and JSON it is RFC 3339 in UTC with three decimal
+/// places: `2026-01-02T03:04:05.678Z`.
+///
+/// ```
+/// use std::time::Duration;
+/// use pool_core::time::Timestamp;
+///
+/// let noon: Timestamp = "2026-01-31T12:00:00Z".parse()?;
+/// let later = noon.plus(Duration::from_millis(1500));
+/// assert_eq!(later.to_string(), "2026-01-31T12:00:01.500Z");
+/// assert_eq!(later.since(noon), Duration::from_millis(1500));
+/// assert_eq!(noon.since(later), Duration::ZERO, "never negative");
+/// # Ok::<(), pool_core::time::InvalidTime>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
-/// A text that is no RFC 3339 time.
+/// A text that is not an RFC 3339 time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a time: write RFC 3339, for example 2026-01-31T18:00:00Z")]
 pub struct InvalidTime(pub String);
 
 impl Timestamp {
-    /// How long `self` is after `earlier`; zero when it is not.
+    /// The time from `earlier` to `self`; zero when `self` is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment `duration` later.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(

@@ -1,4 +1,4 @@
-//! Mistakes in a message, in words for its sender. The JSON reader's own words are translated here.
+//! Mistakes in a JSON message, in words for its sender. This module translates the words of the JSON reader.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::id::TaskId;
 /// The most characters that are quoted from a message that is not JSON.
 const MOST_QUOTED: usize = 40;
 
-/// The name of the wrong field, or `message`, and the mistake in it.
+/// The name of the wrong field (`message` when no field is wrong), and its mistake.
 pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (String, String) {
     let whole = || "message".to_owned();
     let (line, column) = (error.line(), error.column());
@@ -28,7 +28,7 @@ pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (Strin
             (
                 whole(),
                 format!(
-                    "is not JSON: something else is expected at line {line} column {column}; it begins with {begins}"
+                    "is not JSON: unexpected character at line {line} column {column}; it begins with {begins}"
                 ),
             )
         }
@@ -43,7 +43,7 @@ pub(crate) fn told(path: &str, error: &serde_json::Error, body: &[u8]) -> (Strin
     }
 }
 
-/// The same in one sentence, of a request.
+/// The mistake in the body of a request, as one sentence.
 pub fn in_words(error: &serde_json::Error, body: &[u8]) -> String {
     let (field, problem) = told("", error, body);
     if field == "message" {
@@ -59,12 +59,12 @@ fn quoted_beginning(body: &[u8]) -> String {
     format!("{beginning:?}")
 }
 
-/// A field below a path; a path that leads nowhere is the message itself.
+/// The path of a field, `message` when neither a path nor a field is known.
 fn joined(path: &str, field: Option<&str>) -> String {
     let path = if path == "." || path == "?" { "" } else { path };
     match field {
         Some(field) if path.is_empty() => field.to_owned(),
-        // The reader has named it already, or has only come to what it is in.
+        // The path already ends with the field.
         Some(field) if path == field || path.ends_with(&format!(".{field}")) => path.to_owned(),
         Some(field) => format!("{path}.{field}"),
         None if path.is_empty() => "message".to_owned(),
@@ -72,7 +72,7 @@ fn joined(path: &str, field: Option<&str>) -> String {
     }
 }
 
-/// A field that the words name, and what they say of it; words of another form stay as they are.
+/// The field that the reader's words name, and the mistake in plain words. Unknown words stay as they are.
 fn about_data(words: &str) -> (Option<&str>, String) {
     let quoted = |prefix: &str| {
         let mut parts = words.strip_prefix(prefix)?.split('`').skip(1).step_by(2);
@@ -137,7 +137,15 @@ fn wanted(expected: &str) -> &str {
     }
 }
 
-/// The id of the task that a message was to be, as far as it can be read: also of one that breaks off behind it.
+/// The `id` of a message that may not be a valid task: it is read even when the message breaks off
+/// behind it. None when the message has no valid id.
+///
+/// ```
+/// use pool_core::wrong::id_in;
+///
+/// let cut_off = br#"{"id": "fix-42", "instruction": "add a te"#;
+/// assert_eq!(id_in(cut_off).map(String::from).as_deref(), Some("fix-42"));
+/// ```
 pub fn id_in(body: &[u8]) -> Option<TaskId> {
     let found = RefCell::new(None);
     // A mistake in the rest does not matter here.

@@ -1,4 +1,4 @@
-//! What a process says about its connections to the broker: once when one is lost, once when it is back.
+//! Logs and metrics of a process's connections to the broker: one line when a connection is lost, one when it is back.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,13 +7,14 @@ use super::catalog::{
     BROKER_BLOCKED, BROKER_CONNECTED, BROKER_CONSUMER_TIMEOUTS, BROKER_RECONNECTS,
 };
 
-/// A connection is there.
+/// A connection was made.
 #[derive(Debug)]
 pub struct Up {
+    /// `consume`, `publish`, …
     pub purpose: &'static str,
-    /// How long it was not, if that was told.
+    /// The length of the outage; None when the outage was not logged.
     pub away: Option<Duration>,
-    /// It is not the first one.
+    /// It is not the first connection.
     pub again: bool,
 }
 
@@ -35,13 +36,15 @@ impl Up {
     }
 }
 
-/// There is no connection.
+/// An attempt to connect failed, or the connection was lost.
 pub struct Down<'a> {
+    /// `consume`, `publish`, …
     pub purpose: &'static str,
+    /// Why.
     pub error: &'a dyn Display,
     /// There was one until now.
     pub lost: bool,
-    /// It was not said before.
+    /// It was not logged before.
     pub news: bool,
 }
 
@@ -68,11 +71,12 @@ impl Down<'_> {
     }
 }
 
-/// The broker takes messages again, or no more.
+/// The broker stopped taking messages, or takes them again.
 #[derive(Debug)]
 pub struct Blocked<'a> {
+    /// `consume`, `publish`, …
     pub purpose: &'static str,
-    /// None = it takes them.
+    /// The broker's words; None: it takes messages.
     pub reason: Option<&'a str>,
 }
 
@@ -91,11 +95,12 @@ impl Blocked<'_> {
     }
 }
 
-/// The broker has taken back a message that was not acknowledged for too long, by closing the channel (broker fact 5).
+/// The broker closed a channel because a message on it was not acknowledged in time, and took the message back (broker fact 5).
 #[derive(Debug)]
 pub struct TakenBack<'a> {
+    /// `consume`, `publish`, …
     pub purpose: &'static str,
-    /// The broker's words, which have the time.
+    /// The broker's words, which name the time-out.
     pub said: &'a str,
 }
 
@@ -107,8 +112,8 @@ impl TakenBack<'_> {
             purpose,
             said,
             "the broker took a task away from a programmer that was at work: its consumer_timeout is shorter than the task. \
-             Set `consumer_timeout = 86400000` in the broker's rabbitmq.conf (config/rabbitmq.conf has it) and restart the \
-             broker; until then such a task is started again and again, and fails in the end as `poison`"
+             Set `consumer_timeout = 86400000` in the broker's rabbitmq.conf (as in config/rabbitmq.conf) and restart the \
+             broker; until then such a task is started again and again and at last fails as `poison`"
         );
     }
 }

@@ -1,71 +1,85 @@
-//! Every metric of the pool, declared once: the constant by which code sets it, what `/metrics` says of it and its row in
-//! docs/metrics.md are all made from here. Labels are bounded: programmers, LLMs, routes and words of the code, never a
-//! task.
+//! Every metric of the pool, declared once. The constant by which code sets it, its help text in `/metrics` and its row in
+//! docs/reference/metrics.md all come from here. The values of labels are bounded: programmers, LLMs, routes and words of the code,
+//! never task ids.
 
 use std::time::Duration;
 
 use metrics::{Label, Unit};
 
-/// Upper bounds of all histograms, in seconds: from an append to the log to a task that takes an hour.
+/// The upper bounds of all histograms, in seconds: from an append to the log up to a task of one hour.
 pub(super) const BUCKETS: [f64; 15] = [
     0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
 ];
 
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Only grows, from the start of the process.
     Counter,
+    /// A value of now.
     Gauge,
+    /// A distribution of durations.
     Histogram,
 }
 
-/// Which processes have it.
+/// The programs that have a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
+    /// Only dispatchers.
     Dispatcher,
+    /// Only workers.
     Worker,
+    /// Dispatchers and workers.
     Both,
 }
 
-/// What several processes that have it amount to.
+/// How to combine a metric of several processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Across {
-    /// Each counts its own: add them up.
+    /// Each process counts its own events: add them up.
     Sum,
-    /// Each says the same about the whole pool: take the largest.
+    /// Each process reports the whole pool: take the largest.
     Max,
-    /// Each says what it has seen: take the smallest.
+    /// Each process reports what it has seen: take the smallest.
     Min,
-    /// It is about this process alone.
+    /// The metric is about one process alone.
     Each,
 }
 
-/// One metric, for people.
+/// One metric in the documentation.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
+    /// `pool_…`.
     pub name: &'static str,
+    /// Its type.
     pub kind: Kind,
+    /// The names of its labels.
     pub labels: &'static [&'static str],
+    /// The unit of its value.
     pub unit: Unit,
+    /// The programs that have it.
     pub at: At,
+    /// How to combine it over processes.
     pub across: Across,
+    /// The meaning of the value.
     pub help: &'static str,
 }
 
-/// Grows by one for each thing that happens.
+/// A metric that counts events.
 #[derive(Debug, Clone, Copy)]
 pub struct Counter<const N: usize> {
     name: &'static str,
     labels: [&'static str; N],
 }
 
-/// How something is now.
+/// A metric for a value of now.
 #[derive(Debug, Clone, Copy)]
 pub struct Gauge<const N: usize> {
     name: &'static str,
     labels: [&'static str; N],
 }
 
-/// How long something took, each time.
+/// A metric for durations.
 #[derive(Debug, Clone, Copy)]
 pub struct Histogram<const N: usize> {
     name: &'static str,
@@ -73,25 +87,27 @@ pub struct Histogram<const N: usize> {
 }
 
 impl<const N: usize> Counter<N> {
-    /// The values are those of its labels, in their order. Adding 0 makes it appear.
+    /// Adds `count`. `values` are the values of its labels, in their order. Adding 0 creates the time series.
     pub fn add(self, values: [&str; N], count: u64) {
         metrics::counter!(self.name, labels(self.labels, values)).increment(count);
     }
 }
 
 impl<const N: usize> Gauge<N> {
+    /// Sets the value. `values` are the values of its labels, in their order.
     pub fn set(self, values: [&str; N], value: f64) {
         metrics::gauge!(self.name, labels(self.labels, values)).set(value);
     }
 
-    /// 1 or 0.
+    /// Sets 1 or 0.
     pub fn set_flag(self, values: [&str; N], is: bool) {
         self.set(values, f64::from(u8::from(is)));
     }
 
+    /// Sets a whole number.
     #[expect(
         clippy::cast_precision_loss,
-        reason = "metrics are floats, and nobody counts that far"
+        reason = "metrics are floats, and counts stay far below 2^53"
     )]
     pub fn set_count(self, values: [&str; N], count: usize) {
         self.set(values, count as f64);
@@ -99,6 +115,7 @@ impl<const N: usize> Gauge<N> {
 }
 
 impl<const N: usize> Histogram<N> {
+    /// Records one duration. `values` are the values of its labels, in their order.
     pub fn record(self, values: [&str; N], took: Duration) {
         metrics::histogram!(self.name, labels(self.labels, values)).record(took);
     }
@@ -113,7 +130,7 @@ fn labels<const N: usize>(names: [&'static str; N], values: [&str; N]) -> Vec<La
 }
 
 impl Row {
-    /// Tells the recorder that is installed what this metric means.
+    /// Registers help text and unit with the installed recorder.
     pub(super) fn describe(&self) {
         match self.kind {
             Kind::Counter => metrics::describe_counter!(self.name, self.unit, self.help),
@@ -123,7 +140,7 @@ impl Row {
     }
 }
 
-/// Declares constants and the list of all in one.
+/// Declares the constants and the list of all metrics.
 macro_rules! catalog {
     ($($constant:ident: $kind:ident = $name:literal [$($label:literal),*] $unit:ident, $at:ident, $across:ident, $help:literal;)*) => {
         $(
@@ -131,7 +148,7 @@ macro_rules! catalog {
             pub const $constant: $kind<{ <[&str]>::len(&[$($label),*]) }> =
                 $kind { name: $name, labels: [$($label),*] };
         )*
-        /// In the order of the documentation.
+        /// All metrics, in the order of the documentation.
         pub const ALL: &[Row] = &[$(Row {
             name: $name,
             kind: Kind::$kind,
@@ -150,77 +167,77 @@ catalog! {
     PROGRAMMERS_ON_BACKUP: Gauge = "pool_programmers_on_backup" [] Count, Dispatcher, Max,
         "programmers whose calls do not go to their primary LLM now";
     HEARTBEAT_AGE: Gauge = "pool_programmer_heartbeat_age_seconds" ["programmer"] Seconds, Dispatcher, Min,
-        "since the last heartbeat of this programmer; if there was none, since the dispatcher listens";
+        "time since the last heartbeat of this programmer; without one, since this dispatcher began to listen";
     GATE: Gauge = "pool_programmer_gate" ["programmer", "state"] Count, Worker, Max,
-        "1 for the state that the programmer's gate is in: `consuming`, `busy`, or why it is shut (`breaker`, `budget`, `paused`, …)";
+        "1 for the present state of the programmer's gate: `consuming`, `busy`, or why it is shut (`breaker`, `budget`, `paused`, …)";
 
     TASKS_OPEN: Gauge = "pool_tasks_open" [] Count, Dispatcher, Max, "tasks without an outcome";
     TASKS_WAITING: Gauge = "pool_tasks_waiting" ["route"] Count, Dispatcher, Max,
-        "tasks of this route that nobody works on, of those that the log knows";
+        "tasks of this route without a programmer; tasks that came straight over AMQP are not counted before their start";
     TASKS_RUNNING: Gauge = "pool_tasks_running" ["route"] Count, Dispatcher, Max,
-        "tasks of this route that somebody works on";
+        "tasks of this route that a programmer works on";
     OLDEST_WAITING: Gauge = "pool_tasks_oldest_waiting_seconds" ["route"] Seconds, Dispatcher, Max,
-        "for how long the oldest task of this route that nobody works on has waited since it was submitted; 0 for none";
+        "time since the oldest waiting task of this route was submitted; 0 when none waits";
     TASKS_SUBMITTED: Counter = "pool_tasks_submitted_total" ["route"] Count, Dispatcher, Sum,
-        "tasks that this dispatcher has taken in";
+        "tasks that this dispatcher has accepted";
     TASKS_FINISHED: Counter = "pool_tasks_finished_total" ["outcome", "llm"] Count, Both, Sum,
-        "tasks whose outcome this process has written into the log; `llm` is whose answer it was, or empty";
+        "tasks whose outcome this process has written into the log; `llm` is the LLM of the last answer, or empty";
     TASK_QUEUE: Histogram = "pool_task_queue_seconds" ["route"] Seconds, Both, Sum,
-        "of finished tasks: from being submitted to the start of the attempt that ended them";
+        "of finished tasks: from submission to the start of the last attempt";
     TASK_RUN: Histogram = "pool_task_run_seconds" ["outcome"] Seconds, Both, Sum,
-        "of finished tasks: from the start of the attempt that ended them to the outcome";
+        "of finished tasks: from the start of the last attempt to the outcome";
     ATTEMPTS_RETRIED: Counter = "pool_attempts_retried_total" ["error"] Count, Worker, Sum,
-        "attempts that broke and are made again, by what broke";
+        "failed attempts after which another one was scheduled, by the kind of error";
     ATTEMPTS_RELEASED: Counter = "pool_attempts_released_total" ["reason"] Count, Worker, Sum,
-        "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain, the end of the worker, or a connection that broke";
+        "attempts that gave their task back to its queue: `no_llm`, or `stopped` by a drain, the end of the worker, or a lost connection";
     AGENT_RUNS: Counter = "pool_agent_runs_total" ["programmer", "outcome"] Count, Worker, Sum,
-        "runs of agents by what came of them: `passed`, `check_failed`, `no_llm_left`, or a kind of error";
+        "runs of agents by outcome: `passed`, `check_failed`, `no_llm_left`, or a kind of error";
     AGENT_RUN: Histogram = "pool_agent_run_seconds" ["programmer"] Seconds, Worker, Sum,
-        "how long runs of agents took, with judgement and checks";
+        "duration of runs of agents, including the acceptance checks";
     QUEUE_MESSAGES: Gauge = "pool_queue_messages" ["queue"] Count, Dispatcher, Max,
-        "messages that wait in the queue of a route (also those of tasks that were cancelled), in `pool.dead`, `pool.unroutable` or `results`; NaN while the broker does not say";
+        "messages that wait in the queue of a route (including those of cancelled tasks), in `pool.dead`, `pool.unroutable` or `results`; NaN while the broker does not answer";
 
     LLM_CALLS: Counter = "pool_llm_calls_total" ["llm", "class"] Count, Worker, Sum,
-        "calls that ended, by how (`ok`, `rate_limited`, `timeout`, …)";
-    LLM_CALL: Histogram = "pool_llm_call_seconds" ["llm"] Seconds, Worker, Sum, "how long calls took";
+        "calls that ended, by outcome (`ok`, `rate_limited`, `timeout`, …)";
+    LLM_CALL: Histogram = "pool_llm_call_seconds" ["llm"] Seconds, Worker, Sum, "duration of calls";
     LLM_TOKENS: Counter = "pool_llm_tokens_total" ["llm", "kind"] Count, Worker, Sum,
-        "tokens: `input`, `cached_input`, `output`";
+        "tokens of calls: `input`, `cached_input`, `output`";
     LLM_COST: Counter = "pool_llm_cost_micro_usd_total" ["llm"] Count, Worker, Sum,
-        "what calls have cost, in millionths of a dollar";
+        "cost of calls, in millionths of a dollar";
     LLM_FAILOVERS: Counter = "pool_llm_failovers_total" ["llm", "reason"] Count, Worker, Sum,
         "calls that left this LLM for the next one";
     LLM_SKIPS: Counter = "pool_llm_skips_total" ["llm", "reason"] Count, Worker, Sum,
-        "LLMs that were not asked: `breaker`, `budget`";
+        "calls that skipped this LLM, by reason: `breaker`, `budget`";
     LLM_CALLS_WITHOUT_LLM: Counter = "pool_llm_calls_without_llm_total" [] Count, Worker, Sum,
-        "calls for which no LLM was left";
+        "calls for which no LLM was available";
     LLM_USAGE_NOT_BELIEVED: Counter = "pool_llm_usage_not_believed_total" ["llm"] Count, Worker, Sum,
-        "calls and probes whose provider reported more tokens than they can have used";
+        "calls and probes for which the provider reported more tokens than they can have used";
     BREAKER_STATE: Gauge = "pool_breaker_state" ["llm", "scope"] Count, Both, Max,
-        "0 closed, 1 half-open, 2 open; only of LLMs that have failed";
+        "0 closed, 1 half-open, 2 open; only for LLMs that have failed";
 
     BUDGET_SPENT: Gauge = "pool_budget_spent_usd" [] Count, Both, Max, "spent today, in dollars";
-    BUDGET_RESERVED: Gauge = "pool_budget_reserved_usd" [] Count, Both, Max, "what running tasks may still spend, in dollars";
+    BUDGET_RESERVED: Gauge = "pool_budget_reserved_usd" [] Count, Both, Max, "money that is set aside for running tasks, in dollars";
     BUDGET_LIMIT: Gauge = "pool_budget_limit_usd" [] Count, Both, Max,
-        "the limit of today, in dollars; missing when spending is not limited";
+        "today's limit, in dollars; missing when spending is not limited";
     BUDGET_THRESHOLD: Gauge = "pool_budget_threshold_usd" [] Count, Both, Max,
         "`cost_optimization.alert_threshold_usd`; missing when spending is not limited";
 
     LOG_FRESH: Gauge = "pool_log_fresh" [] Count, Both, Each,
-        "1 while this process knows the event log up to its end; while it does not, its programmers take no tasks";
+        "1 while this process has read the event log to its end; at 0 its programmers take no tasks";
     LOG_SILENCE: Gauge = "pool_log_silence_seconds" [] Seconds, Both, Each,
-        "since this process has read something in the event log; somebody writes at least every `events.tick_s`";
+        "time since this process read the last event; some process appends one at least every `events.tick_s`";
     LOG_APPEND: Histogram = "pool_log_append_seconds" [] Seconds, Both, Sum,
-        "from handing an event to the log to reading it back: how far this process is behind";
+        "time from appending an event to reading it back, which shows how far this process is behind";
     CLOCK_OFFSET: Gauge = "pool_clock_offset_seconds" [] Seconds, Both, Each,
-        "how far this machine's clock is ahead of the other processes' clocks; missing while nobody else is heard";
+        "how far this machine's clock is ahead of the other processes' clocks; missing without heartbeats of other processes";
     BROKER_CONNECTED: Gauge = "pool_broker_connected" ["purpose"] Count, Both, Each, "1 while there is a connection";
     BROKER_BLOCKED: Gauge = "pool_broker_blocked" ["purpose"] Count, Both, Each,
         "1 while the broker takes no messages (memory or disk alarm)";
     BROKER_RECONNECTS: Counter = "pool_broker_reconnects_total" ["purpose"] Count, Both, Sum,
-        "connections that came back";
+        "connections that were restored after a loss";
     BROKER_CONSUMER_TIMEOUTS: Counter = "pool_broker_consumer_timeouts_total" ["purpose"] Count, Both, Sum,
         "tasks that the broker took from a programmer at work, because its `consumer_timeout` is too short";
-    PROCESS_INFO: Gauge = "pool_process_info" ["program", "version"] Count, Both, Each, "always 1: which program this is";
+    PROCESS_INFO: Gauge = "pool_process_info" ["program", "version"] Count, Both, Each, "always 1; the labels name the program and its version";
 }
 
 #[cfg(test)]
@@ -261,7 +278,7 @@ mod tests {
         }
     }
 
-    /// What a query calls the metrics of this row.
+    /// The names of this row's time series in queries.
     fn series(row: &Row) -> Vec<String> {
         match row.kind {
             Kind::Counter | Kind::Gauge => vec![row.name.to_owned()],

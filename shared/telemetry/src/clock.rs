@@ -2,7 +2,7 @@
 
 use pool_core::time::Timestamp;
 
-/// The machine's clock: the one place that reads it, so that everything else can be told the time.
+/// Reads the machine's clock. No other place does, so that tests can give all other code the time.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,

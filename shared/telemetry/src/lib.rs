@@ -1,4 +1,4 @@
-//! Logs and metrics: how a process says what it does. One struct per observable fact emits both together.
+//! Logs and metrics of a process. One struct per observable fact emits both together.
 
 pub mod broker;
 pub mod catalog;
@@ -13,18 +13,20 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 pub use page::page;
 use tracing_subscriber::EnvFilter;
 
-/// What histograms have recorded is put together so often, whether somebody asks for it or not: it would fill the memory.
+/// How often recorded durations are summed up into histograms. Without that they would fill the memory when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// How log lines look.
+/// The format of log lines (`POOL_LOG`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    /// For people.
     #[default]
     Text,
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging to standard error. `filter` is `RUST_LOG`'s syntax; None means `info`.
+/// Starts logging to standard error. `filter` has the syntax of `RUST_LOG`; None means `info`.
 pub fn init_logs(filter: Option<&str>, format: LogFormat) {
     let filter = EnvFilter::new(filter.unwrap_or("info,lapin=off"));
     let builder = tracing_subscriber::fmt()
@@ -36,10 +38,10 @@ pub fn init_logs(filter: Option<&str>, format: LogFormat) {
     }
 }
 
-/// Starts metrics of this program; the handle renders them for `GET /metrics`. In a runtime.
+/// Starts the metrics of this program. The handle renders them for `GET /metrics`. Needs a Tokio runtime.
 ///
 /// # Errors
-/// When a recorder is installed already.
+/// When a recorder is already installed.
 pub fn init_metrics(program: &str, version: &str) -> Result<PrometheusHandle, BuildError> {
     let (handle, upkeep) = install_metrics(program, version)?;
     tokio::spawn(upkeep);

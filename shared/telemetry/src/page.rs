@@ -1,18 +1,23 @@
-//! docs/metrics.md, from the catalog. `cargo run -p pool-shared --example metrics_page` prints it; a test compares.
+//! docs/reference/metrics.md, from the catalog. `cargo run -p pool-telemetry --example metrics_page` prints it; a test compares.
 
 use super::catalog::{ALL, Across, At, Kind, Row};
 
 const HEAD: &str = "\
 # Metrics
 
-`GET /metrics` of the dispatcher, of each programmer's port and of a worker's `--listen` address, in the text format of Prometheus. A worker process has one set of metrics,
-whichever of its ports is asked: scrape one. A time series appears when there is something to say. Made from the code by `scripts/docs`.
+`GET /metrics` serves these metrics in the text format of Prometheus: on the address of a dispatcher, on the port of each programmer, and on the `--listen` address of a worker. All ports of one worker process
+serve the same metrics, so scrape only one of them. A time series appears with its first value. `scripts/docs` writes this page from the code.
 
-*Of several processes*: **sum** what each has counted by itself; take the **max** of what all say alike about the whole pool, the **min** of what each has seen;
-**each** is about one process alone. Histograms have `_bucket`, `_sum` and `_count`. What to be woken up for is in [config/prometheus/alerts.yml](../config/prometheus/alerts.yml), what to look at in
-[config/grafana](../config/grafana/programmer-pool.json): [operating](operating.md#alarms).
+The column *process* says which program has the metric. The column *combine* says how to combine the values of several processes:
 
-| metric | kind | labels | of | of several | what |
+- **sum**: each process counts by itself.
+- **max**: all processes report the same fact about the pool.
+- **min**: each process reports what it has seen of the pool.
+- **each**: the value is about one process alone.
+
+Histograms have `_bucket`, `_sum` and `_count`. [Alerts and monitoring](../operate/alerts.md) has alerts for Prometheus and a dashboard for Grafana.
+
+| metric | kind | labels | process | combine | meaning |
 |---|---|---|---|---|---|
 ";
 
@@ -59,12 +64,15 @@ fn line(row: &Row) -> String {
 mod tests {
     #[test]
     fn the_page_of_the_documentation_is_made_from_the_catalog() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
-        let there = std::fs::read_to_string(file).expect("docs/metrics.md");
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/reference/metrics.md"
+        );
+        let there = std::fs::read_to_string(file).expect("docs/reference/metrics.md");
         assert_eq!(
             there,
             super::page(),
-            "docs/metrics.md is another one: run scripts/docs"
+            "docs/reference/metrics.md differs from the code: run scripts/docs"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! What the whole pool knows, as logs and metrics of each process: breakers and the budget. Read from the fold, so that
-//! every process says the same; and how well this process knows it.
+//! Logs and metrics of the whole pool's state: breakers and the budget, read from the fold, so that every process reports the
+//! same. Also how current the state of this process is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,9 +22,10 @@ enum BreakerIs {
     Open,
 }
 
-/// How far the day's money has gone.
+/// How much of the day's budget is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum BudgetIs {
+    /// Below `alert_threshold_usd`.
     #[default]
     Calm,
     /// At or above `alert_threshold_usd`.
@@ -33,7 +34,7 @@ enum BudgetIs {
     Spent,
 }
 
-/// Watches the fold and tells what has changed.
+/// Watches the fold, sets the metrics, and logs what has changed.
 #[derive(Debug, Default)]
 pub struct PoolWatch {
     breakers: BTreeMap<(LlmKey, Scope), BreakerIs>,
@@ -41,6 +42,7 @@ pub struct PoolWatch {
 }
 
 impl PoolWatch {
+    /// Sets the metrics, and logs changes since the last call.
     pub fn look(&mut self, standing: &Standing<'_>) {
         self.breakers(standing);
         self.budget(standing.fold);
@@ -51,7 +53,8 @@ impl PoolWatch {
             .breakers()
             .map(|(key, scope, _)| (key, scope))
             .collect();
-        // Whose last programmer has gone to another host. First, as another breaker may be told under the same labels.
+        // Breakers whose last programmer has moved to another host. They come first, because another breaker may have the same
+        // labels.
         self.breakers.retain(|(key, scope), _| {
             let stays = governs.contains(&(key, scope));
             if !stays {
@@ -103,7 +106,7 @@ impl PoolWatch {
             };
             tracing::warn!(spent_usd = %budget.spent(), reserved_usd = %budget.reserved(), limit_usd = %limit, "{text}");
         }
-        // Within a day it only rises; a warning is given once.
+        // Within a day the level only rises, so each warning is logged once.
         self.budget = if is == BudgetIs::Calm {
             is
         } else {
@@ -112,16 +115,19 @@ impl PoolWatch {
     }
 }
 
-/// For metrics alone, where a rounded number does no harm.
+/// For metrics only, where a rounded number does no harm.
 #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
 fn dollars(amount: MicroUsd) -> f64 {
     amount.0 as f64 / 1e6
 }
 
-/// How well this process knows what the pool knows. The log line is the reader's.
+/// How current the state of this process is. The reader of the log logs it.
 pub struct Known {
+    /// Whether the log was read to its end and a message came recently.
     pub fresh: bool,
+    /// The time since the last message.
     pub silence: Duration,
+    /// How far this machine's clock is ahead of the others'; None without a comparison.
     pub clock_offset_ms: Option<i64>,
 }
 
@@ -136,7 +142,7 @@ impl Known {
     }
 }
 
-/// A breaker as it is now.
+/// The present state of a breaker.
 struct BreakerChanged<'a> {
     key: &'a LlmKey,
     scope: &'a Scope,

@@ -1,7 +1,7 @@
-//! What this process has decided about tasks. It is counted by whoever wrote it into the log, when it is read back and was
-//! accepted: every process reads every event, and the counts of all of them add up.
+//! Metrics of events about tasks. The process that appended an event counts it, when the event is read back and was accepted.
+//! Every process reads every event, but only one counts it, so the counts of all processes add up.
 //!
-//! What a process has written and not read back when it dies is not counted.
+//! An event that its process has not read back before it died is not counted.
 
 use super::catalog::{
     ATTEMPTS_RELEASED, ATTEMPTS_RETRIED, TASK_QUEUE, TASK_RUN, TASKS_FINISHED, TASKS_SUBMITTED,
@@ -11,7 +11,7 @@ use pool_core::id::{LlmName, TaskId};
 use pool_core::result::ErrorKind;
 use pool_core::state::{Fold, Outcome, TaskState};
 
-/// An event that somebody counts.
+/// An event that is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Written {
     Submitted { route: String },
@@ -54,7 +54,7 @@ impl Written {
         }
     }
 
-    /// It was accepted; `fold` is what it has led to.
+    /// Counts the accepted event; `fold` is the state after it.
     pub fn emit(&self, fold: &Fold) {
         match self {
             Self::Submitted { route } => TASKS_SUBMITTED.add([route], 1),
@@ -86,7 +86,7 @@ fn ended(task: &TaskId, state: &TaskState) {
     let Some(started_at) = started_at else { return };
     let run = at.since(*started_at);
     TASK_RUN.record([outcome], run);
-    // Of a task that came straight to the broker the log does not know since when it has waited.
+    // For a task that came straight to the broker the log does not know how long it has waited.
     let queue = state
         .submitted_at
         .map(|submitted_at| started_at.since(submitted_at));

@@ -1,8 +1,8 @@
-//! The benchmark: how fast the pool is with an agent that does nothing, next to the least that the broker demands of
-//! anybody: publish, consume, publish the result, ack.
+//! The benchmark: the speed of the pool with an agent that does nothing, beside the least that any
+//! such system asks of the broker: publish, consume, publish the result, ack.
 //!
-//! `raw` is that bare loop, `pool` runs the real binaries as users do, `submitter` is the same client in front of
-//! both, `process` reads what the kernel knows of processes, `report` makes the table.
+//! `raw` is that bare loop, `pool` runs the real programs as users do, `submitter` is the client of
+//! both, `process` reads the kernel's figures about processes, `report` makes the table.
 
 pub mod pool;
 pub mod process;
@@ -17,10 +17,10 @@ use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
 
-/// Nothing here takes that long unless something is broken.
+/// The limit of every step. No step takes that long unless something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Waits for a step of the benchmark, but not for ever.
+/// Waits for a step of the benchmark, for [`PATIENCE`] at most.
 ///
 /// # Errors
 /// When the step fails or takes longer than [`PATIENCE`].
@@ -30,10 +30,10 @@ pub async fn patiently<T>(
 ) -> anyhow::Result<T> {
     tokio::time::timeout(PATIENCE, step)
         .await
-        .with_context(|| format!("{what}: not done after {PATIENCE:?}"))?
+        .with_context(|| format!("{what} took longer than {PATIENCE:?}"))?
 }
 
-/// A connection of its own: publishing and consuming never share one.
+/// A new connection. The benchmark never publishes and consumes on the same one.
 ///
 /// # Errors
 /// When the broker cannot be reached.
@@ -43,7 +43,7 @@ pub async fn connect(url: &str) -> anyhow::Result<Connection> {
         .context("failed to connect to the broker")
 }
 
-/// A channel that confirms what is published.
+/// A channel with publisher confirms.
 ///
 /// # Errors
 /// When the broker does not open it.

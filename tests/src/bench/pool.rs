@@ -1,4 +1,5 @@
-//! A pool as users run it: the release binaries, their default settings, logs into files; only the agent does nothing.
+//! A pool as users run it: the release programs, their default settings, logs in files. Only the
+//! agent does nothing.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -30,15 +31,15 @@ const EVERYBODYS_QUEUE: &str = "tasks.any";
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 const POLL_API_EVERY: Duration = Duration::from_millis(100);
 
-/// What a run of the pool needs.
+/// The settings of a run of the pool.
 pub struct Setup {
-    /// Where `dispatcher` and `worker` are.
+    /// The directory of `dispatcher` and `worker`.
     pub programs: PathBuf,
     pub amqp_url: String,
-    /// For pool file, logs and whatever the pool writes.
+    /// The directory for the pool file, the logs and all files of the pool.
     pub dir: PathBuf,
     pub pool_file: PathBuf,
-    /// Its content.
+    /// The content of the pool file.
     pub pool: Pool,
 }
 
@@ -92,7 +93,8 @@ impl Setup {
     }
 }
 
-/// The capabilities of the sample pool: every programmer has three queues. With `one_queue` all offer the same.
+/// The capabilities of the sample pool, where every programmer has three queues. With `one_queue`
+/// all programmers have the same.
 fn pool_yaml(one_queue: bool) -> String {
     let mut yaml = "pool_size: 10\nprogrammers:\n".to_owned();
     for number in 1..=10 {
@@ -110,7 +112,7 @@ fn pool_yaml(one_queue: bool) -> String {
         );
     }
     yaml.push_str("providers:\n  bench: {base_url: \"http://127.0.0.1:9/v1\", free: true}\n");
-    // All tasks of a round wait at once.
+    // All tasks of a round wait at the same time.
     yaml.push_str("load_balancing: {max_queue_per_programmer: 100000}\n");
     yaml.push_str(
         "agent: {kind: noop}\nworkspace: {dir: work, roots: [.]}\nsandbox: {level: \"off\"}\n",
@@ -118,7 +120,7 @@ fn pool_yaml(one_queue: bool) -> String {
     yaml
 }
 
-/// A running pool. Its processes end with it.
+/// A running pool. Dropping it ends its processes.
 pub struct RunningPool {
     dispatcher: Child,
     workers: Vec<Child>,
@@ -130,7 +132,8 @@ pub struct RunningPool {
 }
 
 impl RunningPool {
-    /// Empties the broker, starts a dispatcher, then ten programmers in so many processes; returns when all are idle.
+    /// Empties the broker and starts a dispatcher, then ten programmers in `workers` processes.
+    /// Returns when all are idle.
     ///
     /// # Errors
     /// When something does not start.
@@ -138,18 +141,18 @@ impl RunningPool {
         let connection = connect(&setup.amqp_url).await?;
         let channel = connection.create_channel().await?;
         wipe(&channel, &setup.pool).await?;
-        // Fails only when a provider has been chosen already: that one serves as well.
+        // Fails only if a provider was chosen before, which works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
             .build()
             .context("failed to set up HTTP")?;
         let (dispatcher, api, dispatcher_start) =
-            patiently("start the dispatcher", start_dispatcher(setup, &http)).await?;
+            patiently("starting the dispatcher", start_dispatcher(setup, &http)).await?;
         let began = Instant::now();
         let workers = start_workers(setup, processes)?;
         patiently(
-            "start the workers",
+            "starting the workers",
             all_listening(&connection, setup.pool.programmers.len()),
         )
         .await?;
@@ -185,12 +188,13 @@ impl RunningPool {
         self.workers.iter().filter_map(Child::id).collect()
     }
 
-    /// Tells that so many tasks have finished that did not come over HTTP.
+    /// Counts tasks that did not come over HTTP as finished.
     pub fn finished_elsewhere(&mut self, count: usize) {
         self.finished += count;
     }
 
-    /// Submits tasks as one list; how long until all are accepted, and until all are finished.
+    /// Submits tasks as one list. Gives the time until all are accepted, and until all are
+    /// finished.
     ///
     /// # Errors
     /// When the dispatcher refuses, or a task does not succeed.
@@ -250,7 +254,7 @@ impl RunningPool {
     }
 }
 
-/// Removes what earlier runs have left: every run begins with an empty log.
+/// Removes the remains of earlier runs, so that every run begins with an empty log.
 async fn wipe(channel: &Channel, pool: &Pool) -> anyhow::Result<()> {
     let routes = Routes::new(&pool.capabilities());
     let queues = routes.all().iter().map(pool_core::routing::Route::queue);
@@ -324,7 +328,7 @@ fn start_workers(setup: &Setup, processes: usize) -> anyhow::Result<Vec<Child>> 
         .collect()
 }
 
-/// A programmer that listens has asked all its queues and found nothing: it is ready.
+/// Whether all its queues have answered a programmer that they are empty: then it is ready.
 async fn all_listening(connection: &Connection, programmers: usize) -> anyhow::Result<()> {
     let channel = connection.create_channel().await?;
     loop {
@@ -343,7 +347,7 @@ async fn all_listening(connection: &Connection, programmers: usize) -> anyhow::R
     }
 }
 
-/// The directory of this program's own executable, where the others lie too.
+/// The directory of this program's executable, which also holds the other programs.
 ///
 /// # Errors
 /// When the kernel does not tell.

@@ -1,11 +1,11 @@
-//! What the kernel knows of processes: their processor time and their memory; and how busy the machine is.
+//! The kernel's figures about processes: processor time, memory, and the load of the machine.
 
 use anyhow::Context;
 
-/// Ticks of `/proc/PID/stat`; 100 a second on every Linux that we run on.
+/// Ticks of `/proc/PID/stat`: 100 a second on every Linux that the pool runs on.
 const TICK_MS: f64 = 10.0;
 
-/// The processor time that a process has used so far, in ms.
+/// The processor time that a process has used, in ms.
 ///
 /// # Errors
 /// When there is no such process.
@@ -35,7 +35,7 @@ pub fn total_cpu_ms(pids: &[u32]) -> anyhow::Result<f64> {
     pids.iter().map(|pid| cpu_ms(*pid)).sum()
 }
 
-/// The memory of several processes, shared pages counted by their share, in MB of 1,000,000 bytes.
+/// The memory of several processes in MB of 1,000,000 bytes. Shared pages count by share (PSS).
 ///
 /// # Errors
 /// When one of them is gone.
@@ -53,7 +53,7 @@ fn pss_mb(pid: u32) -> anyhow::Result<f64> {
         .trim_end_matches("kB")
         .trim()
         .parse()
-        .context("smaps_rollup without Pss")?;
+        .context("smaps_rollup has no Pss line")?;
     Ok(kib * 1024.0 / 1e6)
 }
 
@@ -66,7 +66,7 @@ pub fn load_average() -> anyhow::Result<f64> {
     text.split(' ')
         .next()
         .and_then(|first| first.parse().ok())
-        .context("/proc/loadavg is not understood")
+        .context("failed to parse /proc/loadavg")
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

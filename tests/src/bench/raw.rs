@@ -1,4 +1,5 @@
-//! The least that the broker demands: ten slots that take a message, publish a result, wait for its confirm and ack.
+//! The least that the pool asks of the broker: ten slots that take a message, publish a result,
+//! wait for its confirm and ack.
 
 use anyhow::Context;
 use futures_util::StreamExt;
@@ -16,14 +17,14 @@ pub const ADDRESS: Address = Address {
     reply_to: "bench.results",
 };
 
-/// The slots; they end with it.
+/// The slots. Dropping it ends them.
 pub struct Raw {
     _slots: JoinSet<anyhow::Result<()>>,
     _connections: [Connection; 2],
 }
 
 impl Raw {
-    /// Declares the queues and starts so many slots in this process.
+    /// Declares the queues and starts the slots in this process.
     ///
     /// # Errors
     /// When the broker refuses.

@@ -1,13 +1,13 @@
-//! Medians, and the table as it stands in the README.
+//! Medians, and the table of docs/operate/performance.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One line of the table and one number of it, such as (`worker ×1`, `tasks/s`).
+/// The line and the column of a number, such as (`worker ×1`, `tasks/s`).
 type Key = (&'static str, &'static str);
 
-/// All that was measured, by line and column: one value for each round.
+/// All measurements by line and column, one value for each round.
 #[derive(Debug, Default)]
 pub struct Measured {
     values: BTreeMap<Key, Vec<f64>>,
@@ -49,7 +49,7 @@ impl Measured {
         }
     }
 
-    /// The table; `base` is the line that all others are compared with.
+    /// The table. All other lines are compared with `base`.
     pub fn markdown(&self, lines: &[&'static str], base: &'static str) -> String {
         let mut text = "| 10 programmers, agent `noop` | tasks/s | of raw | p50 / p99 ms | CPU ms per task: broker / dispatcher / workers / submitter | PSS MB idle → after: dispatcher, workers | ready after s: dispatcher, workers |\n|---|---|---|---|---|---|---|\n".to_owned();
         for line in lines {
@@ -93,7 +93,7 @@ pub const START_DISPATCHER: &str = "start dispatcher";
 pub const START_WORKERS: &str = "start workers";
 pub const LOAD: &str = "load average";
 
-/// The time that `percent` of all have not passed, in ms.
+/// The time within which `percent` of all values lie, in ms.
 pub fn percentile_ms(times: &[Duration], percent: usize) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();

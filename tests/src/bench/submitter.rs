@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{confirmed_channel, connect, patiently};
 
-/// Publishes that are not confirmed yet.
+/// The most publishes that may be unconfirmed.
 const IN_FLIGHT: usize = 200;
 /// The size of a task message.
 pub const BODY_BYTES: usize = 500;
@@ -31,7 +31,7 @@ pub struct Submitter {
     publish: Channel,
     results: Consumer,
     submitted: usize,
-    /// They end with the client.
+    /// The readers, which end with the client.
     _connections: [Connection; 2],
 }
 
@@ -72,7 +72,8 @@ impl Submitter {
         })
     }
 
-    /// Submits so many tasks as fast as the broker confirms them; the time from the first to the last result.
+    /// Submits `count` tasks as fast as the broker confirms them. Gives the time from the first
+    /// submission to the last result.
     ///
     /// # Errors
     /// When a task is not confirmed, or a result is missing.
@@ -97,10 +98,10 @@ impl Submitter {
         Ok(began.elapsed())
     }
 
-    /// Submits so many tasks, each when the result of the one before is here: how long each took.
+    /// Submits `count` tasks, each after the result of the one before. Gives the time of each.
     ///
     /// # Errors
-    /// Likewise.
+    /// When a task is not confirmed, or a result is missing.
     pub async fn one_by_one(&mut self, count: usize) -> anyhow::Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(count);
         for id in self.new_ids(count) {
@@ -164,8 +165,8 @@ pub async fn publish(
     }
 }
 
-/// Takes results until each of these tasks has one. More than one for a task is no mistake (at least once), another
-/// outcome than success is.
+/// Takes results until each of these tasks has one. A task may have several results (they come at
+/// least once), but every result must be a success.
 async fn collect(results: &mut Consumer, mut missing: HashSet<String>) -> anyhow::Result<()> {
     while !missing.is_empty() {
         let delivery = results
@@ -188,7 +189,7 @@ async fn collect(results: &mut Consumer, mut missing: HashSet<String>) -> anyhow
 
 fn check(id: &str, body: &[u8]) -> anyhow::Result<()> {
     let result: HashMap<&str, &serde_json::value::RawValue> = serde_json::from_slice(body)
-        .with_context(|| format!("the result of {id} is no JSON object"))?;
+        .with_context(|| format!("the result of {id} is not a JSON object"))?;
     match result.get("status").map(|status| status.get()) {
         // The bare loop sends the task back as its own result.
         None | Some("\"succeeded\"") => Ok(()),

@@ -1,4 +1,4 @@
-//! Measures the pool next to a bare publish-and-consume loop on the same broker, and prints the table for the README.
+//! Measures the pool next to a bare publish-and-consume loop on the same broker, and prints the table of docs/operate/performance.md.
 //! `scripts/bench` builds what it needs and runs it.
 
 use std::io::Write as _;
@@ -26,24 +26,24 @@ struct Args {
     /// The broker; everything of a pool in it is deleted.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: String,
-    /// For its processor time.
+    /// The broker's pid, to measure its processor time.
     #[arg(long)]
     broker_pid: Option<u32>,
-    /// Pool file, logs.
+    /// Directory for the pool file and the logs.
     #[arg(long, default_value = ".pool/bench/run")]
     dir: PathBuf,
     /// Tasks of each burst.
     #[arg(long, default_value_t = 5000)]
     tasks: usize,
-    /// Tasks of which each waits for the one before.
+    /// Tasks that are submitted one at a time, to measure latency.
     #[arg(long, default_value_t = 200)]
     single: usize,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// All programmers offer the same, so that each has one queue and not three as in the sample pool.
+    /// Give all programmers the same capabilities, so that each has one queue instead of three.
     #[arg(long)]
     one_queue: bool,
-    /// Only these of raw, one, ten.
+    /// Measure only these cases: raw, one, ten.
     #[arg(long, value_delimiter = ',', default_value = "raw,one,ten")]
     only: Vec<String>,
 }
@@ -93,7 +93,7 @@ impl Bench {
                     .pool(TEN, TEN_HTTP, 10)
                     .await
                     .context("ten worker processes")?,
-                other => anyhow::bail!("--only: {other:?} is none of raw, one, ten"),
+                other => anyhow::bail!("unknown case {other:?} in --only; known: raw, one, ten"),
             }
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Bench {
         pool.stop().await
     }
 
-    /// Single tasks, then a burst.
+    /// Measures single tasks, then a burst.
     async fn drive(
         &mut self,
         line: &'static str,

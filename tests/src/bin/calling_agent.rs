@@ -1,5 +1,6 @@
-//! An agent for tests and for the chaos trial: makes LLM calls through its gateway and changes a file. Dozens of it run
-//! at once on two cores, so it is one thread that mostly sleeps, without a runtime and without an HTTP library.
+//! An agent for tests and for the chaos trial: it makes LLM calls through its gateway and changes a
+//! file. Dozens of it run at once on two cores, so it has one thread that mostly sleeps, no runtime
+//! and no HTTP library.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -12,16 +13,16 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
-/// No call of the gateway is silent for longer.
+/// The limit of an answer; the gateway never takes longer.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// Makes calls one after the other; ends with status 1 at the first that fails.
+/// Makes calls one after the other. Ends with status 1 at the first that fails.
 ///
 /// The user's message of call 2 of 3 is the text of the prompt file, and a line "call 2 of 3" after it.
 #[derive(Parser)]
 #[command(name = "calling-agent")]
 struct Args {
-    /// Of the gateway, with `/v1`.
+    /// The address of the gateway, with `/v1`.
     #[arg(long)]
     base_url: String,
     #[arg(long)]
@@ -32,19 +33,19 @@ struct Args {
     prompt_file: PathBuf,
     #[arg(long, default_value_t = 1)]
     calls: u32,
-    /// Between two calls.
+    /// Pause between two calls.
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
-    /// The dialect that it speaks.
+    /// The API dialect of the calls.
     #[arg(long, value_enum, default_value_t = Dialect::Chat)]
     dialect: Dialect,
-    /// The limit of the answer that each call asks for; none by default.
+    /// The output limit that each call asks for; without it, none.
     #[arg(long)]
     max_tokens: Option<u64>,
-    /// Makes no further call once this file exists.
+    /// Make no further call once this file exists.
     #[arg(long)]
     stop_file: Option<PathBuf>,
-    /// Gets a line for each call.
+    /// Append a line for each call to this file.
     #[arg(long, default_value = "calls.txt")]
     file: PathBuf,
 }
@@ -107,13 +108,13 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let said = chat(args, &format!("{prompt}\ncall {call} of {}", args.calls))
             .with_context(|| format!("call {call}"))?;
         tell(&format!("call {call}: {said}"));
-        writeln!(lines, "call {call}: {said}").context("failed to note a call")?;
+        writeln!(lines, "call {call}: {said}").context("failed to write the line of a call")?;
     }
     std::fs::write(&args.file, lines)
         .with_context(|| format!("failed to write {}", args.file.display()))
 }
 
-/// One call; gives the text of the answer.
+/// Makes one call; gives the text of the answer.
 fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
     let mut body = args.dialect.body(&args.model, prompt);
     if let Some(limit) = args.max_tokens {
@@ -121,9 +122,9 @@ fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
     }
     let (status, answer) = post(args, &body.to_string())?;
     if status != "200" {
-        bail!("the gateway says {status}: {answer}");
+        bail!("the gateway answered {status}: {answer}");
     }
-    let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
+    let answer: Value = serde_json::from_str(&answer).context("the answer is not JSON")?;
     let text = args
         .dialect
         .text(&answer)
@@ -131,7 +132,7 @@ fn chat(args: &Args, prompt: &str) -> anyhow::Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Gives the status and the body.
+/// Sends a request; gives the status and the body of the answer.
 fn post(args: &Args, body: &str) -> anyhow::Result<(String, String)> {
     let Args {
         base_url,
@@ -142,12 +143,14 @@ fn post(args: &Args, body: &str) -> anyhow::Result<(String, String)> {
     let (host, path) = base_url
         .strip_prefix("http://")
         .and_then(|rest| rest.split_once('/'))
-        .with_context(|| format!("{base_url} is no URL of a gateway"))?;
+        .with_context(|| {
+            format!("{base_url} is not a gateway URL; expected http://host:port/v1")
+        })?;
     let mut stream =
         TcpStream::connect(host).with_context(|| format!("failed to connect to {host}"))?;
     stream
         .set_read_timeout(Some(SILENCE))
-        .context("failed to set a limit of time")?;
+        .context("failed to set a time limit")?;
     let head = format!(
         "POST /{path}/{} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -177,6 +180,6 @@ fn pause(time: Duration) {
 }
 
 fn tell(line: &str) {
-    // Nobody may be listening any more.
+    // Fails if nobody reads stderr any more, which does not matter.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -8,28 +8,31 @@ use anyhow::Context as _;
 use clap::Parser;
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
 
-/// An OpenAI-compatible LLM on 127.0.0.1 that answers what a script says.
+/// An OpenAI-compatible LLM on 127.0.0.1 that answers from a script.
 ///
-/// Answers come from the file, or from a line `SCRIPT: {json}` in the prompt, or from rules.
+/// An answer comes from the file, from a line `SCRIPT: {json}` in the prompt, or from a rule.
 ///
-/// Rules are outages that are switched on and off while it runs: `PUT /script/rules` with a JSON list that replaces the
-/// last one, `[]` for none. A rule names a `model` (a part of its name, or `*`) and, if only some prompts are meant, a
-/// `prompt` (a part of it), and says what happens: `fail: {status, retry_after_s}`, `behave` (hang, drop, reset,
-/// cut_stream, broken_json, no_choices, empty, length, context_too_long), `delay_ms`, `usage`, `say`, or `hold` (waits
-/// for the next rules). `GET /script/requests` lists what was received; `?after=NUMBER` only what came later.
+/// Rules are outages that can be switched on and off while it runs: `PUT /script/rules` with a JSON
+/// list replaces the rules, `[]` removes them. A rule has a `model` (a part of its name, or `*`)
+/// and, to match only some prompts, a `prompt` (a part of it). It also has what happens: `fail:
+/// {status, retry_after_s}`, `behave` (hang, drop, reset, cut_stream, broken_json, no_choices,
+/// empty, length, context_too_long), `delay_ms`, `usage`, `say`, or `hold` (the request waits for
+/// the next rules). `GET /script/requests` lists the received requests; `?after=NUMBER` only the
+/// later ones.
 #[derive(Parser)]
 #[command(name = "scripted-llm")]
 struct Args {
-    /// Port to listen on; 0 takes a free one.
+    /// Port to listen on; 0 chooses a free one.
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Address to listen on; 0.0.0.0 in a container.
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
     address: Ipv4Addr,
-    /// Answers by prompt, YAML: `answers: [{when: TEXT, say: TEXT, edits: [{file, search, replace}], …}, …]`.
+    /// Answers by prompt, a YAML file: `answers: [{when: TEXT, say: TEXT, edits: [{file, search,
+    /// replace}], …}, …]`.
     #[arg(long)]
     answers: Option<PathBuf>,
-    /// Written when it listens; holds the port.
+    /// File to write the port to, once it listens.
     #[arg(long)]
     port_file: Option<PathBuf>,
 }
@@ -42,7 +45,8 @@ async fn main() -> anyhow::Result<()> {
         Some(file) => {
             let yaml = std::fs::read_to_string(file)
                 .with_context(|| format!("failed to read {}", file.display()))?;
-            Script::from_yaml(&yaml).with_context(|| format!("failed to use {}", file.display()))?
+            Script::from_yaml(&yaml)
+                .with_context(|| format!("{} is not a valid answers file", file.display()))?
         }
     };
     let llm = ScriptedLlm::start_on(script, (args.address, args.port).into())
@@ -58,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever waits for the file must never read half of it.
+/// Renamed when complete, so that a reader never sees half of it.
 fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");

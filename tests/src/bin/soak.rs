@@ -1,5 +1,5 @@
-//! Runs a pool for some minutes while its workers, its dispatchers and its broker are killed all the time, and says
-//! what that has cost. `scripts/soak` builds what it needs and runs it.
+//! Runs a pool for some minutes while it keeps killing workers, dispatchers and the broker, and
+//! reports what was lost. `scripts/soak` builds the programs and runs it.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -23,24 +23,25 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// What counts as a soak, for each minute.
+/// A shorter or idler run proves nothing: the least number of tasks and kills a minute.
 const LEAST_TASKS: usize = 500;
 const LEAST_KILLS: usize = 2;
-/// Everything that was submitted has come to its end by then, once nobody is killed any more.
+/// The limit for all submitted tasks to end after the last kill.
 const REST_WITHIN: Duration = Duration::from_secs(240);
-/// Broker fact 6: a queue that is younger can lose what was confirmed when its node is killed.
+/// Broker fact 6: a younger queue can lose confirmed messages when its node is killed.
 const SETTLED_AFTER: Duration = Duration::from_secs(6);
 
-/// Exit status 1 when a task or a result was lost, differs, was invented or never finished.
+/// The exit status is 1 if a task or a result was lost, differs, was invented or never finished.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {
     #[arg(long, default_value_t = 10)]
     minutes: u32,
-    /// Decides who is killed when; a run can be repeated, but for what the machine does.
+    /// Decides which process is killed when. The same seed repeats a run, as far as the machine
+    /// allows.
     #[arg(long)]
     seed: Option<u64>,
-    /// For the broker, the pool and its logs; emptied first.
+    /// Directory for the broker, the pool and its logs. It is emptied first.
     #[arg(long, default_value = ".pool/soak")]
     dir: PathBuf,
 }
@@ -69,7 +70,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 type Blows = BTreeMap<(&'static str, Blow), usize>;
 
-/// What has happened, and what came of it.
+/// The blows and tasks of a run, and the report.
 struct Run {
     report: Report,
     blows: Blows,
@@ -101,13 +102,13 @@ async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyh
     enough.send_replace(true);
     let mut handed_in = BTreeMap::new();
     for submitted in load {
-        for submitted in submitted.await.context("a submitter broke")?? {
+        for submitted in submitted.await.context("a submitter panicked")?? {
             submitted.enter(&mut audit);
             *handed_in.entry(submitted.job.kind).or_default() += 1;
         }
     }
     eprintln!(
-        "soak: {} tasks confirmed; waiting for the rest",
+        "soak: {} tasks confirmed; waiting until all have ended",
         audit.confirmed()
     );
     audit.settled(REST_WITHIN).await?;
@@ -119,7 +120,7 @@ async fn run(args: &Args, seed: u64, dir: &std::path::Path, node: &Node) -> anyh
     })
 }
 
-/// Waits until the topology is there.
+/// Waits until the dispatchers have declared the topology.
 async fn first_contact(amqp_url: &str) -> anyhow::Result<Audit> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -131,7 +132,7 @@ async fn first_contact(amqp_url: &str) -> anyhow::Result<Audit> {
     }
 }
 
-/// Four that go by HTTP and one by AMQP; all replies go to the queue of the audit.
+/// Four submitters over HTTP and one over AMQP. All replies go to the audit's queue.
 async fn hands(amqp_url: &str, urls: &[String]) -> anyhow::Result<Vec<(String, Hand, Duration)>> {
     let mut hands = Vec::new();
     for number in 0..5 {
@@ -153,7 +154,7 @@ async fn hands(amqp_url: &str, urls: &[String]) -> anyhow::Result<Vec<(String, H
 
 type Load = Vec<tokio::task::JoinHandle<anyhow::Result<Vec<Submitted>>>>;
 
-/// About 900 tasks a minute in all.
+/// About 900 tasks a minute in total.
 fn start_load(hands: Vec<(String, Hand, Duration)>) -> (watch::Sender<bool>, Load) {
     let enough = watch::Sender::new(false);
     let start = |(name, hand, every)| {
@@ -170,7 +171,7 @@ fn start_load(hands: Vec<(String, Hand, Duration)>) -> (watch::Sender<bool>, Loa
     (enough, load)
 }
 
-/// Deals blows for so many minutes, and as many as belong to that.
+/// Kills and stops processes for `minutes` minutes, at least [`HAND_SIZE`] times a minute.
 async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows> {
     let until = Instant::now() + Duration::from_secs(60) * minutes;
     let least = HAND_SIZE * usize::try_from(minutes)?;
@@ -199,11 +200,11 @@ async fn beat(crew: &Arc<Crew>, minutes: u32, seed: u64) -> anyhow::Result<Blows
         };
         *blows.entry((kind, step.blow)).or_default() += 1;
         while let Some(fallen) = falling.try_join_next() {
-            fallen.context("a blow broke")??;
+            fallen.context("a kill panicked")??;
         }
     }
     while let Some(fallen) = falling.join_next().await {
-        fallen.context("a blow broke")??;
+        fallen.context("a kill panicked")??;
     }
     Ok(blows)
 }
@@ -224,7 +225,7 @@ fn verdict(
         *of_kind.entry(kind).or_default() += count;
     }
     for (kind, count) in handed_in {
-        writeln!(out, "handed in: {count} {kind:?}")?;
+        writeln!(out, "submitted: {count} {kind:?}")?;
     }
     let minutes = usize::try_from(args.minutes)?;
     let beaten = ["worker", "dispatcher", "broker"].iter().all(|kind| {

@@ -1,5 +1,6 @@
-//! The books of a run: who submitted what, and in the end what came of it. [`Audit::settled`] waits until everything has
-//! come to rest, [`Audit::report`] drains every queue and lets the [checker](super::checker) judge.
+//! The books of a run: which tasks were submitted, and how each ended. [`Audit::settled`] waits
+//! until everything has come to rest. [`Audit::report`] drains every queue and lets the
+//! [checker](super::checker) judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,10 +18,10 @@ use super::evidence::{answer, read_history, read_log};
 use crate::bench::connect;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// For a node that does not give its copy of a stream yet.
+/// The limit for a node to serve its copy of a stream.
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
-/// What was submitted, and the replies that were fetched so far.
+/// All submissions, and the replies that were fetched so far.
 #[derive(Debug)]
 pub struct Audit {
     url: String,
@@ -29,14 +30,15 @@ pub struct Audit {
     submitted: BTreeSet<String>,
     confirmed: BTreeSet<String>,
     wants_reply: BTreeSet<String>,
-    /// Other than by success.
+    /// Tasks that may end other than by success.
     may_end: BTreeMap<String, Vec<Status>>,
     no_tasks: BTreeSet<String>,
     replies: Vec<Answer>,
 }
 
 impl Audit {
-    /// `url` is the broker's own, whatever the pool goes through. The pool must have declared its topology.
+    /// `url` is the broker's own address, also if the pool uses a proxy. A process of the pool must
+    /// have declared the topology.
     ///
     /// # Errors
     /// When the broker refuses.
@@ -59,7 +61,8 @@ impl Audit {
         self.submitter.queue()
     }
 
-    /// Submits over HTTP until it is confirmed; `urls` says where the next try goes, if anywhere.
+    /// Submits over HTTP until a dispatcher confirms; `urls` gives the address of the next try, if
+    /// there is one.
     ///
     /// # Errors
     /// When it is refused, or not confirmed within `limit`.
@@ -92,30 +95,30 @@ impl Audit {
         Ok(())
     }
 
-    /// A task that somebody else has submitted with the audit's reply address, and that was confirmed.
+    /// Records a confirmed task that was submitted elsewhere with the audit's reply address.
     pub fn expect(&mut self, task: &Value) {
         self.wants_reply.insert(id_of(task));
         self.took(&id_of(task));
     }
 
-    /// A task that somebody else has submitted without a reply address, and that was confirmed.
+    /// Records a confirmed task that was submitted elsewhere without a reply address.
     pub fn took(&mut self, id: &str) {
         self.tried(id);
         self.confirmed.insert(id.to_owned());
     }
 
-    /// A task that somebody tried to submit.
+    /// Records a task that was submitted elsewhere and perhaps not confirmed.
     pub fn tried(&mut self, id: &str) {
         self.submitted.insert(id.to_owned());
     }
 
-    /// How a task may end. Of one that was confirmed nothing but success is taken unless it is said here.
+    /// How a task may end. Without this a confirmed task must succeed.
     pub fn may_end(&mut self, id: &str, statuses: &[Status]) {
         self.may_end.insert(id.to_owned(), statuses.to_vec());
     }
 
-    /// A message that is no task, which somebody has published under this id with the audit's reply address, and that was
-    /// confirmed.
+    /// Records a confirmed message that is not a task, published elsewhere under this id with the
+    /// audit's reply address.
     pub fn no_task(&mut self, id: &str) {
         self.tried(id);
         self.no_tasks.insert(id.to_owned());
@@ -126,11 +129,11 @@ impl Audit {
         self.confirmed.len()
     }
 
-    /// Waits until every confirmed task has its outcome, its result in the history and its reply, and no message is
-    /// ready in any queue.
+    /// Waits until every confirmed task has its outcome, its result in the history and its reply,
+    /// and no queue has a ready message.
     ///
     /// # Errors
-    /// When that is not so within `limit`: the text is what is missing.
+    /// When that takes longer than `limit`; the text says what is missing.
     pub async fn settled(&mut self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         loop {
@@ -200,7 +203,8 @@ impl Audit {
         by_success.chain(self.may_end.clone()).collect()
     }
 
-    /// Drains every queue and judges. No process of the pool may run any more: what they hold would not be seen.
+    /// Drains every queue and judges. All processes of the pool must have ended: the messages that
+    /// they hold would be missing.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -209,10 +213,11 @@ impl Audit {
         let (connection, (mut evidence, queues)) = loop {
             let connection = connect(&self.url)
                 .await
-                .context("the broker of the audit")?;
+                .context("the audit cannot reach its broker")?;
             match self.evidence(&connection).await {
                 Ok(evidence) => break (connection, evidence),
-                // A node of a cluster that has just come back: the next connection may lead to another one.
+                // A node of a cluster may have just come back; the next connection may lead to
+                // another one.
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(LOOK_EVERY).await,
             }

@@ -1,16 +1,18 @@
-//! Judges a run in the manner of Jepsen: what was submitted and confirmed, against what came of it. Pure.
+//! Judges a run in the manner of Jepsen: compares what was submitted and confirmed with what became
+//! of it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use pool_core::result::Status;
 
-/// A result for a task, as it came: its bytes, which attempt it says it is of, and how it says that the task ended.
+/// A result of a task as it came: its bytes, the attempt that it names, and the status that it
+/// names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Answer {
     pub task: String,
     pub attempt: Option<String>,
-    /// None: it cannot be read.
+    /// None: the result cannot be parsed.
     pub status: Option<Status>,
     pub body: Vec<u8>,
 }
@@ -31,56 +33,56 @@ pub struct Left {
     pub body: Vec<u8>,
 }
 
-/// What is known of a run.
+/// All evidence of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
-    /// All that anybody tried to submit.
+    /// The tasks that a submitter tried to submit.
     pub submitted: BTreeSet<String>,
-    /// Those for which somebody was told yes.
+    /// The tasks that the pool confirmed.
     pub confirmed: BTreeSet<String>,
-    /// Those for which a reply queue was named.
+    /// The confirmed tasks with a reply queue.
     pub wants_reply: BTreeSet<String>,
-    /// How a task may end, where that is known.
+    /// How a task may end, if that is restricted.
     pub may_end: BTreeMap<String, Vec<Status>>,
-    /// Messages that are no tasks, with a reply queue, by the id that they came under. Each is answered and kept in
-    /// `pool.dead`; the log hears nothing of them.
+    /// Messages with a reply queue that are not tasks, by the id that they came under. Each must be
+    /// answered and kept in `pool.dead`; the log does not contain them.
     pub no_tasks: BTreeSet<String>,
-    /// As they came to the reply queues, doubles and all.
+    /// The replies as they came, with duplicates.
     pub replies: Vec<Answer>,
     /// Results in the history.
     pub history: Vec<Answer>,
-    /// Tasks that were claimed, once for each claim that was accepted.
+    /// One entry for each accepted claim of a task.
     pub starts: Vec<String>,
-    /// Accepted ones, in the order of the log.
+    /// The accepted outcomes, in the order of the log.
     pub outcomes: Vec<Outcome>,
-    /// Attempts that broke and were made again.
+    /// Attempts that broke and were retried.
     pub made_again: usize,
     pub left: Vec<Left>,
 }
 
-/// What a run has cost. Clean when nothing is in the first seven.
+/// The losses of a run. The run is clean if the first seven are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Confirmed, and no result: not in the history, or not at its reply queue.
+    /// Confirmed tasks without a result in the history or at their reply queue.
     pub lost: BTreeSet<String>,
-    /// Results of one task that differ, or that are not of the attempt that the log names.
+    /// Tasks whose results differ, or come from another attempt than the log names.
     pub different: BTreeSet<String>,
-    /// Results of tasks that nobody submitted.
+    /// Results of tasks that were never submitted.
     pub invented: BTreeSet<String>,
-    /// Confirmed, and no outcome in the log.
+    /// Confirmed tasks without an outcome in the log.
     pub unfinished: BTreeSet<String>,
-    /// Messages that nobody accounts for, by queue and task.
+    /// Messages left over without a reason, by queue and task.
     pub stray: BTreeSet<String>,
-    /// Tasks that ended as they may not, or whose results say something else than the log.
+    /// Tasks that ended in a way they may not, or whose results contradict the log.
     pub wrong_status: BTreeSet<String>,
-    /// Messages that are no tasks and not in `pool.dead`.
+    /// Messages that are not tasks and are not in `pool.dead`.
     pub unkept: BTreeSet<String>,
     pub tasks: usize,
-    /// Claims beyond the first of a task.
+    /// Claims of a task after its first.
     pub repeated_starts: usize,
-    /// Replies beyond the first of a task, byte for byte the same.
+    /// Replies of a task after its first, each with the same bytes.
     pub repeated_replies: usize,
-    /// Attempts that broke and were made again.
+    /// Attempts that broke and were retried.
     pub made_again: usize,
 }
 
@@ -102,12 +104,12 @@ impl Report {
     }
 }
 
-/// Compares what was promised with what there is.
+/// Compares the promises with the evidence.
 pub fn judge(evidence: &Evidence) -> Report {
     let in_history = tasks_of(&evidence.history);
     let replied = tasks_of(&evidence.replies);
     let ended = ends(evidence);
-    // Of a task that was cancelled the log holds all that there is.
+    // The history has no result of a cancelled task, so the log is enough.
     let is_kept = |id: &str| in_history.contains(id) || ended.get(id) == Some(&Status::Cancelled);
     let is_lost = |id: &&String| {
         !is_kept(id.as_str())
@@ -152,7 +154,7 @@ fn tasks_of(answers: &[Answer]) -> BTreeSet<&str> {
     answers.iter().map(|answer| answer.task.as_str()).collect()
 }
 
-/// How each task ended, by the first outcome in the log.
+/// The first outcome of each task in the log.
 fn ends(evidence: &Evidence) -> BTreeMap<&str, Status> {
     let mut ends = BTreeMap::new();
     for outcome in &evidence.outcomes {
@@ -161,7 +163,7 @@ fn ends(evidence: &Evidence) -> BTreeMap<&str, Status> {
     ends
 }
 
-/// What the log says, what results say, and what may be.
+/// Tasks whose status in the log or in a result is not allowed, or is not the same in both.
 fn wrong_status(evidence: &Evidence, ended: &BTreeMap<&str, Status>) -> BTreeSet<String> {
     let mut wrong = BTreeSet::new();
     let mut may_be = |task: &str, status: Status| {
@@ -223,7 +225,7 @@ fn different(evidence: &Evidence) -> BTreeSet<String> {
         .map(|outcome| (outcome.task.as_str(), &outcome.attempt))
         .collect();
     let mut different = BTreeSet::new();
-    // Answers to what has no id at all are answers to different things.
+    // Messages without an id share this entry, so their answers may differ.
     let with_id = |answer: &&Answer| !answer.task.is_empty();
     for answer in evidence
         .history
@@ -242,9 +244,10 @@ fn different(evidence: &Evidence) -> BTreeSet<String> {
     different
 }
 
-/// A dead letter is accounted for when its task has an outcome or its submitter an answer; a result that was not acked
-/// yet when its dispatcher ended, when it is the one that was delivered; a copy of a task that waits in `pool.retries` to
-/// have the result repeated, when its submitter has that already.
+/// The left-over messages without a reason. A dead letter has a reason if its task has an outcome or
+/// its submitter an answer. A result has one if it is the delivered one: its dispatcher ended
+/// before the ack. A copy of a task in `pool.retries`, which waits to have the result repeated, has
+/// one if its submitter has the result.
 fn stray(evidence: &Evidence) -> BTreeSet<String> {
     let answers: Vec<&Answer> = evidence.history.iter().chain(&evidence.replies).collect();
     let known = |left: &Left| {
@@ -265,7 +268,7 @@ fn stray(evidence: &Evidence) -> BTreeSet<String> {
     let name = |left: &Left| {
         format!(
             "{} in {}",
-            left.task.as_deref().unwrap_or("something without an id"),
+            left.task.as_deref().unwrap_or("a message without an id"),
             left.queue
         )
     };
@@ -288,7 +291,7 @@ impl fmt::Display for Report {
             "repeated: {} starts, {} replies",
             self.repeated_starts, self.repeated_replies
         )?;
-        write!(f, "attempts made again: {}", self.made_again)
+        write!(f, "attempts retried: {}", self.made_again)
     }
 }
 

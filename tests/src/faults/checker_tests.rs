@@ -22,7 +22,7 @@ fn outcome(task: &str, attempt: &str) -> Outcome {
     }
 }
 
-/// Two tasks, both done; the second has a reply queue.
+/// Two tasks, both done. The second has a reply queue.
 fn good() -> Evidence {
     Evidence {
         submitted: ids(&["a", "b"]),
@@ -36,7 +36,7 @@ fn good() -> Evidence {
     }
 }
 
-/// The second task was cancelled before anybody had begun.
+/// The second task was cancelled before a programmer claimed it.
 fn cancelled() -> Evidence {
     let mut evidence = good();
     evidence.history.pop();
@@ -53,7 +53,7 @@ fn cancelled() -> Evidence {
     evidence
 }
 
-/// A third message is no task: its submitter was told, and it is kept.
+/// A third message is not a task: its submitter got an answer, and the message is kept.
 fn with_no_task() -> Evidence {
     let mut evidence = good();
     evidence.submitted.insert("n".to_owned());
@@ -105,12 +105,15 @@ fn a_confirmed_task_without_a_result_is_lost() {
 }
 
 #[test]
-fn a_task_that_nobody_was_told_yes_for_may_be_missing_or_done() {
+fn a_task_that_was_not_confirmed_may_be_missing_or_done() {
     let mut evidence = good();
     evidence.submitted.extend(["c".to_owned(), "d".to_owned()]);
     evidence.history.push(answer("d", "3", "z"));
     evidence.outcomes.push(outcome("d", "3"));
-    assert!(judge(&evidence).is_clean(), "neither breaks a promise");
+    assert!(
+        judge(&evidence).is_clean(),
+        "a task that was not confirmed may be missing or done"
+    );
 }
 
 #[test]
@@ -184,12 +187,12 @@ fn every_message_that_is_left_must_be_accounted_for() {
     assert_eq!(
         left("tasks.any", "a", "{}"),
         ids(&["a in tasks.any"]),
-        "a task that waits"
+        "a task that still waits is left over"
     );
     assert_eq!(
         left("results", "a", "x"),
         ids(&[]),
-        "the result that was delivered"
+        "the delivered result may be left over"
     );
     assert_eq!(
         left("results", "a", "other"),
@@ -199,22 +202,22 @@ fn every_message_that_is_left_must_be_accounted_for() {
     assert_eq!(
         left("pool.dead", "a", "{}"),
         ids(&[]),
-        "its submitter was told"
+        "its submitter has an answer"
     );
     assert_eq!(
         left("pool.retries", "b", "{}"),
         ids(&[]),
-        "its submitter has the result that it waits for"
+        "its submitter has the result"
     );
     assert_eq!(
         left("pool.retries", "a", "{}"),
         ids(&["a in pool.retries"]),
-        "nobody was told"
+        "its submitter has no answer"
     );
     assert_eq!(
         left("pool.dead", "c", "{}"),
         ids(&["c in pool.dead"]),
-        "nobody was told"
+        "its submitter has no answer"
     );
 }
 
@@ -227,7 +230,7 @@ fn a_result_must_say_what_the_log_says() {
     assert_eq!(report.wrong_status, ids(&[said]), "in the history");
     assert!(
         !report.is_clean(),
-        "a submitter was told another end: {report}"
+        "a submitter got another status: {report}"
     );
     let mut evidence = good();
     evidence.replies[0].status = Some(Status::Cancelled);
@@ -243,7 +246,7 @@ fn a_result_must_say_what_the_log_says() {
     assert_eq!(
         judge(&evidence).wrong_status,
         ids(&[said]),
-        "it says nothing"
+        "an unreadable result has no status"
     );
 }
 
@@ -257,12 +260,12 @@ fn a_task_must_end_as_it_may() {
     assert_eq!(
         judged(&[Status::Rejected]),
         ids(&["a is succeeded"]),
-        "nobody can do it"
+        "it may only be rejected"
     );
     assert_eq!(
         judged(&[Status::Cancelled, Status::Succeeded]),
         ids(&[]),
-        "either may be"
+        "both are allowed"
     );
 }
 
@@ -271,7 +274,7 @@ fn a_task_that_was_cancelled_has_its_end_in_the_log_and_at_its_submitter() {
     let report = judge(&cancelled());
     assert!(
         report.is_clean(),
-        "the history holds nothing of it: {report}"
+        "the history needs no result of it: {report}"
     );
     let mut untold = cancelled();
     untold.replies.clear();
@@ -283,14 +286,14 @@ fn a_task_that_was_cancelled_has_its_end_in_the_log_and_at_its_submitter() {
     assert_eq!(
         judge(&expected).wrong_status,
         ids(&["b is cancelled"]),
-        "nobody has cancelled it"
+        "it was not cancelled"
     );
 }
 
 #[test]
-fn what_is_no_task_is_answered_and_kept() {
+fn a_message_that_is_not_a_task_is_answered_and_kept() {
     let report = judge(&with_no_task());
-    assert!(report.is_clean(), "the log hears nothing of it: {report}");
+    assert!(report.is_clean(), "it does not belong in the log: {report}");
     let mut untold = with_no_task();
     untold.replies.pop();
     assert_eq!(judge(&untold).lost, ids(&["n"]), "its submitter waits");
@@ -305,6 +308,6 @@ fn what_is_no_task_is_answered_and_kept() {
     assert_eq!(
         judge(&done).wrong_status,
         ids(&["n is succeeded"]),
-        "nobody could do it"
+        "it may only be rejected"
     );
 }

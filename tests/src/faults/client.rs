@@ -1,4 +1,5 @@
-//! Submitters that do not give up: the same task with the same id, again and again, until somebody has said yes.
+//! Submitters that do not give up: they repeat a task with the same id until a dispatcher or the
+//! broker confirms it.
 
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ use tokio::time::{Instant, sleep, timeout};
 use super::checker::Left;
 use crate::bench::{confirmed_channel, connect};
 
-/// For one answer: what takes longer is tried again.
+/// The limit of one answer; afterwards the request is repeated.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// An HTTP client that leaves a dispatcher which does not answer.
+/// An HTTP client that gives up on a dispatcher that does not answer.
 ///
 /// # Errors
-/// When the system has no TLS provider, which plain HTTP does not even need.
+/// When the system has no TLS provider. (Plain HTTP does not need it, but the client does.)
 pub fn http() -> anyhow::Result<Client> {
-    // Fails only when a provider has been chosen already: that one serves as well.
+    // Fails only if a provider was chosen before, which works as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .no_proxy()
@@ -32,10 +33,11 @@ pub fn http() -> anyhow::Result<Client> {
         .context("failed to set up HTTP")
 }
 
-/// Asks until an answer is final, and gives it; each try goes to the next of these addresses.
+/// Repeats a request until an answer is final, and gives it. Each try goes to the next of these
+/// addresses.
 ///
 /// # Errors
-/// When there is none within `limit`.
+/// When there is no final answer within `limit`.
 pub async fn ask(
     urls: impl Fn(usize) -> Option<String>,
     request: impl Fn(&str) -> RequestBuilder,
@@ -43,7 +45,7 @@ pub async fn ask(
     limit: Duration,
 ) -> anyhow::Result<(StatusCode, String)> {
     let deadline = Instant::now() + limit;
-    let mut problem = "nobody was there".to_owned();
+    let mut problem = "there is no address to ask".to_owned();
     for attempt in 0.. {
         if Instant::now() > deadline {
             break;
@@ -66,10 +68,10 @@ pub async fn ask(
     bail!("no answer within {limit:?}: {problem}")
 }
 
-/// Offers a body to `POST /tasks` until a dispatcher has taken or refused it, and gives what it said.
+/// Repeats `POST /tasks` until a dispatcher has accepted or refused the body, and gives its answer.
 ///
 /// # Errors
-/// When none has within `limit`.
+/// When no dispatcher has answered within `limit`.
 pub async fn offer_over_http(
     client: &Client,
     urls: impl Fn(usize) -> Option<String>,
@@ -87,10 +89,11 @@ pub async fn offer_over_http(
     ask(urls, post, |status| !passes(status), limit).await
 }
 
-/// Submits one task over HTTP until a dispatcher confirms it; each try goes to the next of these addresses.
+/// Submits one task over HTTP until a dispatcher confirms it. Each try goes to the next of these
+/// addresses.
 ///
 /// # Errors
-/// When it is refused for good, or nobody has confirmed it within `limit`.
+/// When it is refused for good, or not confirmed within `limit`.
 pub async fn submit_over_http(
     client: &Client,
     urls: impl Fn(usize) -> Option<String>,
@@ -108,7 +111,8 @@ pub async fn submit_over_http(
     Ok(())
 }
 
-/// A submitter over AMQP with a reply queue that outlives the broker. Its connection is made again when it is gone.
+/// A submitter over AMQP. Its reply queue outlives the broker, and it reconnects when it loses its
+/// connection.
 #[derive(Debug)]
 pub struct Submitter {
     url: String,
@@ -196,7 +200,7 @@ impl Submitter {
         published.with_context(|| format!("task {}", task["id"]))
     }
 
-    /// Publishes anything there until it is confirmed.
+    /// Publishes a message to `pool.tasks` until it is confirmed.
     ///
     /// # Errors
     /// When it is not confirmed within `limit`.
@@ -212,7 +216,7 @@ impl Submitter {
             let Err(error) = self.try_publish(key, body, properties.clone()).await else {
                 return Ok(());
             };
-            // Whatever is wrong with the channel: another one.
+            // On any error of the channel, tries with a new one.
             self.open = None;
             if Instant::now() > deadline {
                 return Err(error.context(format!("it is not confirmed within {limit:?}")));
@@ -258,7 +262,7 @@ impl Submitter {
     }
 }
 
-/// Takes everything that is ready out of a queue, for good; nothing when there is no such queue.
+/// Takes all ready messages out of a queue, for good; gives none if the queue does not exist.
 ///
 /// # Errors
 /// When the broker does not answer.
@@ -298,12 +302,12 @@ fn id_in(body: &[u8]) -> Option<String> {
         .find_map(|key| body[*key].as_str().map(str::to_owned))
 }
 
-/// How many messages are ready in a queue, if there is one.
+/// The number of ready messages in a queue; None if the queue does not exist.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn ready(connection: &Connection, queue: &str) -> anyhow::Result<Option<u32>> {
-    // A queue that does not exist costs the channel.
+    // Asking for a queue that does not exist closes the channel.
     let channel = connection.create_channel().await?;
     let options = QueueDeclareOptions {
         passive: true,

@@ -1,4 +1,4 @@
-//! Reads what a run has left in the broker: the event log through the fold, and the history.
+//! Reads the remains of a run from the broker: the event log, folded, and the history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,14 +25,14 @@ use crate::bench::confirmed_channel;
 
 const STREAM_WITHIN: Duration = Duration::from_secs(30);
 
-/// What the log says.
+/// The evidence in the event log.
 #[derive(Debug, Default)]
 pub struct Record {
     pub starts: Vec<String>,
     pub outcomes: Vec<Outcome>,
-    /// Attempts that broke and were made again.
+    /// Attempts that broke and were retried.
     pub made_again: usize,
-    /// Every task queue that was ever in use.
+    /// Every task queue that was ever used.
     pub queues: BTreeSet<String>,
 }
 
@@ -138,7 +138,7 @@ pub fn answer(body: Vec<u8>) -> Answer {
     }
 }
 
-/// A stream from its first message up to a mark that is appended now.
+/// Reads a stream from its first message to a mark that is appended now.
 async fn read(
     connection: &Connection,
     stream: &str,
@@ -178,5 +178,5 @@ async fn read(
     };
     tokio::time::timeout(STREAM_WITHIN, reading)
         .await
-        .with_context(|| format!("{stream} is not read to its end"))?
+        .with_context(|| format!("failed to read {stream} to its end"))?
 }

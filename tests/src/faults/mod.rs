@@ -1,6 +1,6 @@
-//! Breaking things on purpose, and finding out what it cost: a broker that can be killed, stopped and starved
-//! ([`node`]), a network that can ([`proxy`]), and the books of what was submitted against what came of it ([`audit`],
-//! [`checker`]). The promises and the soak share it.
+//! Injects faults and finds out what they cost. [`node`] is a broker that can be killed, stopped and
+//! starved, [`proxy`] a network that can be broken. [`audit`] and [`checker`] compare what was
+//! submitted with what became of it. The promises and the soak share them.
 
 pub mod audit;
 pub mod checker;

@@ -1,21 +1,22 @@
-//! A RabbitMQ node of its own that can be killed, stopped, frozen and starved: `scripts/broker` does it.
+//! A private RabbitMQ node that can be killed, stopped, frozen and starved, by way of
+//! `scripts/broker`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-/// A node with its data directory. It goes on running when this is dropped: whoever started it stops it.
+/// A node with its data directory. It keeps running when this is dropped; its owner stops it.
 #[derive(Debug, Clone)]
 pub struct Node {
     script: PathBuf,
     data: PathBuf,
     config: Option<PathBuf>,
-    /// Of its starts.
+    /// Further arguments of its starts.
     more: Vec<OsString>,
 }
 
@@ -30,7 +31,7 @@ impl Node {
         }
     }
 
-    /// With more arguments of `scripts/broker start`.
+    /// Adds arguments for `scripts/broker start`.
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(OsString::from));
@@ -41,7 +42,8 @@ impl Node {
         &self.data
     }
 
-    /// Starts it unless it runs, waits until it lets clients in, and gives what `scripts/broker` printed.
+    /// Starts the node unless it runs, waits until clients can log in, and gives what
+    /// `scripts/broker` printed.
     ///
     /// # Errors
     /// When it does not start.
@@ -53,7 +55,7 @@ impl Node {
         self.run("start", &more).await
     }
 
-    /// SIGKILL, as a crash of the machine would be but for the disk's cache.
+    /// SIGKILL: a crash of the machine, except that the disk's cache survives.
     ///
     /// # Errors
     /// When the script fails.
@@ -61,7 +63,7 @@ impl Node {
         self.run("stop", &["--now".into()]).await.map(drop)
     }
 
-    /// Lets it end in order.
+    /// Stops it in order.
     ///
     /// # Errors
     /// When the script fails.
@@ -69,7 +71,7 @@ impl Node {
         self.run("stop", &[]).await.map(drop)
     }
 
-    /// SIGSTOP: it keeps its connections and says nothing.
+    /// SIGSTOP: it keeps its connections and answers nothing.
     ///
     /// # Errors
     /// When it does not run.
@@ -85,7 +87,7 @@ impl Node {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Makes it refuse what is published, as when memory runs out; or take it again.
+    /// Switches the memory alarm, during which the broker refuses publishes, on or off.
     ///
     /// # Errors
     /// When `rabbitmqctl` fails.
@@ -98,7 +100,7 @@ impl Node {
         self.alarm_is("memory", on).await
     }
 
-    /// The same, as when the disk is full.
+    /// Switches the disk alarm on or off.
     ///
     /// # Errors
     /// When `rabbitmqctl` fails.
@@ -108,24 +110,39 @@ impl Node {
         self.alarm_is("disk", on).await
     }
 
-    /// The node looks at its memory and its disk every few seconds only.
+    /// The node looks at its memory and its disk every few seconds only. It waits itself: each `rabbitmqctl` costs half a
+    /// second of processor time.
     async fn alarm_is(&self, which: &str, on: bool) -> anyhow::Result<()> {
-        let question = format!(
-            "lists:any(fun({{{{_, W, _}}, _}}) -> W == {which}; (_) -> false end, rabbit_alarm:get_alarms())."
+        let waiting = format!(
+            "Is = fun() -> lists:any(fun({{{{_, W, _}}, _}}) -> W == {which}; (_) -> false end, rabbit_alarm:get_alarms()) end, \
+             Wait = fun Again(0) -> Is() == {on}; \
+                        Again(N) -> Is() == {on} orelse begin timer:sleep(100), Again(N - 1) end end, \
+             Wait(200)."
         );
-        for _ in 0..60 {
-            if self.control(&["eval", &question]).await?.trim() == on.to_string() {
-                return Ok(());
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        }
-        bail!(
+        ensure!(
+            self.control(&["eval", &waiting]).await?.trim() == "true",
             "the {which} alarm of {} does not become {on}",
             self.data.display()
-        )
+        );
+        Ok(())
     }
 
-    /// Sets a value of the running node; channels that are open keep theirs.
+    /// Ends every alarm and takes the short time-outs of [`Self::set`] back.
+    ///
+    /// # Errors
+    /// When `rabbitmqctl` fails.
+    pub async fn repair(&self) -> anyhow::Result<()> {
+        self.control(&[
+            "eval",
+            "vm_memory_monitor:set_vm_memory_high_watermark(0.8), \
+             rabbit_disk_monitor:set_disk_free_limit(\"50MB\"), \
+             application:set_env(rabbit, consumer_timeout, 86400000).",
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// Sets a value of the running node; open channels keep the old value.
     ///
     /// # Errors
     /// When `rabbitmqctl` fails.
@@ -138,7 +155,7 @@ impl Node {
         .map(drop)
     }
 
-    /// `rabbitmqctl`; gives what it printed.
+    /// Runs `rabbitmqctl`; gives what it printed.
     ///
     /// # Errors
     /// When it fails.
@@ -148,9 +165,9 @@ impl Node {
         self.run("ctl", &more).await
     }
 
-    /// Stalls every channel that reads this queue of a virtual host, for good: what is delivered there stays on its way,
-    /// and nothing that is asked of the channel is answered. The other channels of the same connections work. Gives how
-    /// many there are.
+    /// Stalls every channel that consumes this queue of a virtual host, for good: deliveries do not
+    /// arrive, and requests on the channel get no answer. The other channels of the same
+    /// connections work. Gives the number of stalled channels.
     ///
     /// # Errors
     /// When `rabbitmqctl` fails.
@@ -164,11 +181,11 @@ impl Node {
         stalled
             .trim()
             .parse()
-            .with_context(|| format!("no number: {stalled}"))
+            .with_context(|| format!("rabbitmqctl did not print a number: {stalled}"))
     }
 
-    /// Parts it from these nodes of its cluster, both ways, as a network that is cut does: their links are taken down and,
-    /// with a cookie that does not fit, none comes up again. Clients of either side stay connected.
+    /// Cuts its links to these nodes of its cluster, in both directions, as a network partition
+    /// does. A changed cookie keeps the links down. Clients of both sides stay connected.
     ///
     /// # Errors
     /// When `rabbitmqctl` fails.

@@ -1,4 +1,5 @@
-//! A TCP proxy in front of the broker that does what networks do: cut, reset, swallow, delay and trickle.
+//! A TCP proxy in front of the broker that acts as a bad network: it cuts, resets, swallows, delays
+//! and slows connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,29 +13,30 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What is read at once; also what a throttled connection sends at once, at most.
+/// Bytes that are read at once; also the most that a throttled connection sends at once.
 const CHUNK: usize = 16 * 1024;
-/// Chunks on their way in a direction: what a long line holds.
+/// Chunks that can be on their way in one direction, for a line with a long delay.
 const ON_THE_WAY: usize = 1024;
-/// Nothing is counted.
+/// The fuse is not set.
 const NOT_ARMED: u64 = u64::MAX;
 
-/// What the network does with what it carries.
+/// The state of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     Fair,
-    /// Nothing gets through, and nobody is told. New connections are taken, and swallowed too.
+    /// Swallows all data without an error. New connections are accepted and swallowed, too.
     BlackHole,
-    /// So late, and no more than so many bytes a second in each direction of each connection.
+    /// Delays data by `latency`, and passes at most this many bytes a second in each direction of
+    /// each connection.
     Slow {
         latency: Duration,
         bytes_per_s: u32,
     },
-    /// New connections are reset.
+    /// Resets new connections.
     Refusing,
 }
 
-/// How connections end.
+/// The way in which connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Fin,
@@ -43,17 +45,19 @@ enum End {
 
 #[derive(Debug)]
 struct State {
-    /// Connections go to the next of these in turn, past those that refuse.
+    /// New connections go to the next of these addresses in turn, past those that refuse.
     upstreams: Vec<SocketAddr>,
     weather: watch::Sender<Weather>,
-    /// The number of the last storm and how it ended what was open: connections end when it changes.
+    /// The number of the last storm and how it ended connections. Open connections end when it
+    /// changes.
     storm: watch::Sender<(u64, End)>,
-    /// So many more bytes may pass from clients to the broker before a connection is reset in their middle.
+    /// Bytes that may still pass from clients to the broker before the connection that carries the
+    /// last one is reset.
     fuse: AtomicU64,
     connections: AtomicU64,
 }
 
-/// A listening proxy; it ends, with all connections, when dropped.
+/// A listening proxy. Dropping it ends it and all connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -65,12 +69,12 @@ impl Proxy {
     /// Listens on a free port of loopback.
     ///
     /// # Errors
-    /// When none is free.
+    /// When no port is free.
     pub async fn start(upstream: SocketAddr) -> anyhow::Result<Self> {
         Self::balance(vec![upstream]).await
     }
 
-    /// In front of several, in turn.
+    /// A proxy in front of several addresses, in turn.
     ///
     /// # Errors
     /// When no port is free.
@@ -94,7 +98,7 @@ impl Proxy {
         })
     }
 
-    /// In front of the broker of this URL.
+    /// A proxy in front of the broker of this URL.
     ///
     /// # Errors
     /// When the URL has no address, or no port is free.
@@ -103,7 +107,7 @@ impl Proxy {
         Self::start(
             address
                 .parse()
-                .with_context(|| format!("{address} is no address"))?,
+                .with_context(|| format!("{address} is not a host:port address"))?,
         )
         .await
     }
@@ -112,7 +116,7 @@ impl Proxy {
         self.address
     }
 
-    /// The same URL, by way of this proxy.
+    /// The same URL with the address of this proxy.
     ///
     /// # Errors
     /// When the URL has no address.
@@ -121,7 +125,7 @@ impl Proxy {
         Ok(format!("{login}@{}{path}", self.address))
     }
 
-    /// From now on, for what is open and for what comes.
+    /// Changes the weather for open and new connections.
     pub fn set(&self, weather: Weather) {
         self.state.weather.send_replace(weather);
     }
@@ -136,17 +140,18 @@ impl Proxy {
         self.storm(End::Rst);
     }
 
-    /// Resets the connection that carries this byte to the broker, counted from now on over all of them; once.
+    /// Resets, once, the connection that carries this byte to the broker, counted from now on over
+    /// all connections.
     pub fn reset_after(&self, bytes: u64) {
         self.state.fuse.store(bytes, Ordering::SeqCst);
     }
 
-    /// Whether the connection has been reset that [`Self::reset_after`] is about.
+    /// Whether [`Self::reset_after`] has reset a connection.
     pub fn has_blown(&self) -> bool {
         self.state.fuse.load(Ordering::SeqCst) == NOT_ARMED
     }
 
-    /// How many connections were made so far.
+    /// The number of connections so far.
     pub fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::SeqCst)
     }
@@ -166,15 +171,15 @@ impl Drop for Proxy {
     }
 }
 
-/// `amqp://user:password`, `/vhost`, `host:port`.
+/// Splits a URL into `amqp://user:password`, `/vhost` and `host:port`.
 fn parts(url: &str) -> anyhow::Result<(&str, &str, &str)> {
-    let (login, rest) = url.rsplit_once('@').context("an AMQP URL with a login")?;
+    let (login, rest) = url.rsplit_once('@').context("the AMQP URL has no login")?;
     let (address, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     Ok((login, path, address))
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    // Taken before a connection is, so that no storm passes unseen between the two.
+    // Read before a connection is accepted, so that no storm between the two is missed.
     while let Ok((client, _)) = listener.accept().await {
         let storm = state.storm.subscribe();
         state.connections.fetch_add(1, Ordering::SeqCst);
@@ -218,7 +223,7 @@ async fn connect(state: &State) -> Option<TcpStream> {
     None
 }
 
-/// Carries one direction until it ends; whatever ends one direction ends the connection.
+/// Copies one direction until it ends. The end of one direction ends the connection.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -267,7 +272,7 @@ async fn pump(
     tokio::pin!(writing);
     tokio::select! {
         end = &mut writing => end,
-        // What is on its way still arrives.
+        // Data on its way still arrives.
         () = reading => writing.await,
     }
 }
@@ -299,7 +304,7 @@ async fn deliver(
     Ok(())
 }
 
-/// How many of so many bytes may pass; fewer when the fuse blows in their middle.
+/// The number of these bytes that may pass; fewer if the fuse blows among them.
 fn burn(fuse: &AtomicU64, bytes: usize) -> usize {
     let bytes = bytes as u64;
     let before = fuse

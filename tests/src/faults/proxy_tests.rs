@@ -1,6 +1,6 @@
 use super::*;
 
-/// A server that answers every byte with the same byte, and a proxy in front of it.
+/// A server that echoes every byte, and a proxy in front of it.
 async fn echo() -> Proxy {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -51,9 +51,9 @@ async fn a_cut_is_an_orderly_end_and_a_reset_is_none() {
     let mut other = client(&proxy).await;
     says(&mut other, b"x")
         .await
-        .expect("who comes later gets through");
+        .expect("a later connection gets through");
     proxy.reset();
-    let error = other.read(&mut [0]).await.expect_err("no orderly end");
+    let error = other.read(&mut [0]).await.expect_err("the end is a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "RST");
 }
 
@@ -84,7 +84,8 @@ async fn slow_is_late_and_thin() {
     });
     let began = Instant::now();
     says(&mut client, &[7; 300]).await.expect("an answer");
-    // The latency both ways; and the last of three times 100 bytes leaves 200 ms behind the first.
+    // The latency counts in both directions; and the last of three times 100 bytes leaves 200 ms
+    // after the first.
     assert!(
         began.elapsed() >= Duration::from_millis(600),
         "after {:?}",
@@ -105,13 +106,13 @@ async fn a_fuse_blows_once_in_the_middle_of_what_is_sent() {
     assert!(!proxy.has_blown(), "not yet");
     says(&mut victim, &[1; 900])
         .await
-        .expect_err("in the middle of it");
+        .expect_err("a reset in the middle");
     assert!(proxy.has_blown(), "it has");
     let mut next = client(&proxy).await;
     assert_eq!(
         says(&mut next, &[1; 2000])
             .await
-            .expect("nothing counts any more")
+            .expect("the fuse blows only once")
             .len(),
         2000,
         "once"

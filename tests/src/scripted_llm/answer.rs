@@ -1,10 +1,10 @@
-//! What can be written into a script: answers, the file that holds them, outage rules.
+//! The parts of a script: answers, the file that holds them, outage rules.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// A script that does not say what to answer.
+/// A script from which no answer can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ScriptError {
     #[error("the answers file is not valid: {0}")]
@@ -19,8 +19,8 @@ pub enum ScriptError {
     Surplus { place: String, key: &'static str },
 }
 
-/// One answer. Layers are laid over each other until one is complete: a rule that only says `delay_ms` makes the
-/// answer of the prompt or the file slower.
+/// One answer. Layers are merged until one is complete: a rule with only `delay_ms` delays the
+/// answer of the prompt or the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     pub say: Option<String>,
@@ -29,11 +29,12 @@ pub struct Answer {
     pub behave: Option<Behave>,
     pub delay: Option<Duration>,
     pub usage: Option<UsageReport>,
-    /// The finish reason of a chat completion, instead of its true one.
+    /// The finish reason of a chat completion, instead of the true one.
     pub finish: Option<String>,
 }
 
-/// A change of one file. `search` is whole lines as they stand in the file; empty: a new file.
+/// A change of one file. `search` is whole lines as they stand in the file; an empty `search` makes
+/// a new file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
@@ -53,7 +54,7 @@ pub struct Fail {
     pub message: Option<String>,
 }
 
-/// Something other than a plain answer.
+/// A behaviour other than a plain answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Behave {
@@ -61,7 +62,7 @@ pub enum Behave {
     Hang,
     /// Closes the connection without a byte.
     Drop,
-    /// Resets the connection (RST), as a provider does that is gone.
+    /// Resets the connection (RST), as a crashed provider does.
     Reset,
     /// Sends half of the answer, then closes the connection.
     CutStream,
@@ -86,26 +87,28 @@ pub struct TokenUsage {
     pub output_tokens: u64,
 }
 
-/// What the answer says about tokens; without a word about it, one token for four characters.
+/// The token usage in the answer. Without it the answer counts one token for four characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UsageReport {
     Unreported,
     Tokens(TokenUsage),
 }
 
-/// An outage: this answer to every fitting request, until the rules are replaced. The first fitting rule holds.
+/// An outage: this answer to every matching request, until the rules are replaced. The first
+/// matching rule holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
     /// A part of the model's name, or `*`.
     pub model: String,
-    /// A part of any message of the user; None: whatever the prompt. So the calls of one task can fail everywhere.
+    /// A part of any user message; None matches every prompt. So the calls of one task can fail at
+    /// every LLM.
     pub prompt: Option<String>,
-    /// Requests wait until the rules are replaced, and are answered by the new ones.
+    /// Requests wait until the rules are replaced; the new rules answer them.
     pub hold: bool,
     pub answer: Answer,
 }
 
-/// An answer for prompts that contain a text.
+/// An answer for prompts that contain `when`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PromptAnswer {
     pub(super) when: String,
@@ -114,13 +117,13 @@ pub(super) struct PromptAnswer {
 
 #[derive(Debug, Default)]
 pub(super) struct AnswersFile {
-    /// What `GET /v1/models` lists; other models are answered 404 unless this is empty.
+    /// The models of `GET /v1/models`. Other models are answered 404, unless this is empty.
     pub(super) models: Vec<String>,
     pub(super) answers: Vec<PromptAnswer>,
 }
 
 impl Answer {
-    /// Whether nothing below this layer is needed.
+    /// Whether this layer is complete without a layer below it.
     pub(super) fn is_complete(&self) -> bool {
         let behaviour = match self.behave {
             None | Some(Behave::CutStream | Behave::Length) => false,
@@ -137,7 +140,7 @@ impl Answer {
         behaviour || self.fail.is_some() || self.say.is_some() || !self.edits.is_empty()
     }
 
-    /// This answer, with what it leaves open taken from the layer below.
+    /// This answer; the layer below fills in what is missing.
     pub(super) fn over(self, below: Self) -> Self {
         let has_text = self.say.is_some() || !self.edits.is_empty();
         let (say, edits) = if has_text {
@@ -218,7 +221,7 @@ impl RawAnswer {
         }
     }
 
-    /// A key that only a rule can have.
+    /// A key that only rules have.
     fn key_of_a_rule(&self) -> Option<&'static str> {
         let given = [
             ("model", self.model.is_some()),

@@ -1,4 +1,4 @@
-//! Connections that can be broken on purpose, before a single byte of an answer was written.
+//! Connections that can be broken on purpose, before a byte of an answer is written.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Breaks the connection that it belongs to: from then on nothing can be written.
+/// Breaks its connection: afterwards nothing can be written.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KillSwitch(Arc<AtomicU8>);
 

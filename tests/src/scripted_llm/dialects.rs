@@ -1,4 +1,5 @@
-//! The HTTP shell for agents that edit through tools: Responses and Messages. The same script decides what they get.
+//! The HTTP shell for agents that edit through tools: Responses and Messages. The same script
+//! decides the answers.
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
@@ -47,7 +48,7 @@ async fn serve(
     let body: Value = match serde_json::from_slice(&body) {
         Ok(body) => body,
         Err(error) => {
-            let message = format!("the request is no JSON: {error}");
+            let message = format!("the request is not JSON: {error}");
             let fail = Fail {
                 status: 400,
                 message: Some(message),
@@ -83,7 +84,7 @@ async fn serve(
     }
 }
 
-/// A request for the log, without its long parts.
+/// The parts of a request that the log keeps.
 fn short(mut body: Value) -> Value {
     if let Some(fields) = body.as_object_mut() {
         fields.retain(|name, _| {
@@ -176,7 +177,7 @@ impl Dialect {
         }
     }
 
-    /// The whole answer, in the form that the agent asked for; `hollow`: without what it is about.
+    /// The whole answer in the form that the agent asked for. With `hollow` it lacks its content.
     fn text(self, conversation: &Conversation, turn: &Turn, hollow: bool) -> String {
         let (body, events) = match self {
             Self::Responses => {
@@ -192,7 +193,7 @@ impl Dialect {
             Self::Messages => {
                 let body = messages::body(conversation, turn);
                 let body = if hollow { messages::hollow(body) } else { body };
-                // Without its first event a stream of messages is none.
+                // Without its first event the stream holds no message.
                 let events = messages::events(conversation, turn, &body)
                     .into_iter()
                     .skip(usize::from(hollow));
@@ -212,7 +213,7 @@ impl Dialect {
     }
 }
 
-/// Half a JSON text, in a stream as a whole event.
+/// Half a JSON text; in a stream it is a whole event.
 fn broken(conversation: &Conversation, whole: &str) -> String {
     let half: String = whole.chars().take(whole.chars().count() / 2).collect();
     if !conversation.request.stream {

@@ -118,7 +118,7 @@ async fn claude_is_told_to_read_then_to_edit_and_then_hears_the_words() {
             "\"tool_use\" Edit",
             "\"end_turn\" Fixed."
         ],
-        "one after another"
+        "one call after the other"
     );
 }
 
@@ -167,6 +167,6 @@ async fn failures_have_the_shape_of_the_protocol() {
     );
     assert!(
         log.iter().all(|entry| entry.fields.get("input").is_none()),
-        "prompts are not in it"
+        "the log does not contain prompts"
     );
 }

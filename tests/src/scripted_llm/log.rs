@@ -1,7 +1,7 @@
-//! What the server knows between requests: its script, and the log of what it received.
+//! The server's state between requests: its script, and the log of received requests.
 //!
-//! Bounded: the newest requests are kept, of each as much as tells it apart. Numbers are consecutive, so a reader sees
-//! when something was forgotten before it looked.
+//! The log is bounded: it keeps the newest requests, and of each only the parts that identify it.
+//! Numbers are consecutive, so a reader notices that requests were dropped before it looked.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,16 +18,16 @@ use super::answer::Rule;
 use super::script::{ChatRequest, Script};
 
 const MAX_LOGGED: usize = 10_000;
-/// Larger fields (tools, schemas) are counted and not kept.
+/// Larger fields (tools, schemas) are counted, not kept.
 const MAX_FIELDS_BYTES: usize = 4096;
 const PROMPT_CHARS: usize = 200;
 
-/// One request as it was received, and what became of it.
+/// One received request and its outcome.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoggedRequest {
     pub number: u64,
     pub at: Timestamp,
-    /// Until the answer was handed to the connection, or the client went away; None while it is open.
+    /// Time until the answer was written or the client went away; None while the request is open.
     pub took_ms: Option<u64>,
     pub model: String,
     /// The first 16 hex digits of the SHA-256 of the API key; never the key.
@@ -36,14 +36,14 @@ pub struct LoggedRequest {
     pub prompt: String,
     /// Everything in the request but its messages.
     pub fields: Value,
-    /// None while it is open, and when the connection was dropped.
+    /// None while the request is open, and if the connection was dropped.
     pub status: Option<u16>,
     /// `open`, `ok`, `failed`, `dropped`, `reset`, `cut`, `client went away`, …
     pub outcome: String,
 }
 
 impl LoggedRequest {
-    /// When it ended; None while it is open.
+    /// When the request ended; None while it is open.
     pub fn ended(&self) -> Option<Timestamp> {
         self.took_ms
             .map(|ms| self.at.plus(Duration::from_millis(ms)))
@@ -65,7 +65,7 @@ pub(super) struct Inner {
 #[derive(Clone, Default)]
 pub(super) struct Shared {
     inner: Arc<Mutex<Inner>>,
-    /// How often the rules were replaced; held requests wait for it.
+    /// How often the rules were replaced; held requests wait for it to change.
     rules_set: watch::Sender<u64>,
 }
 
@@ -79,7 +79,7 @@ impl Shared {
         self.rules_set.send_modify(|times| *times += 1);
     }
 
-    /// Waits as long as a rule says so.
+    /// Waits for as long as a rule demands.
     pub(super) async fn held(&self, request: &ChatRequest) {
         let mut rules_set = self.rules_set.subscribe();
         loop {
@@ -87,12 +87,12 @@ impl Shared {
             if !self.lock().script.holds(request) {
                 return;
             }
-            // The sender lives as long as `self`.
+            // The sender lives as long as `self`, so this cannot fail.
             let _ = rules_set.changed().await;
         }
     }
 
-    /// What was received after the request with this number.
+    /// The requests after the one with this number.
     pub(super) fn requests(&self, after: u64) -> Vec<LoggedRequest> {
         self.lock()
             .log
@@ -146,7 +146,7 @@ fn fields(body: &Value) -> Value {
     }
 }
 
-/// A log entry that is written whatever happens: a client that goes away drops the handler.
+/// A log entry that is written in any case: a client that goes away drops the handler.
 pub(super) struct OpenEntry {
     shared: Shared,
     number: u64,
@@ -159,7 +159,7 @@ impl OpenEntry {
         self.ended = true;
         let took_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.shared.lock();
-        // Numbers are consecutive: the place of an entry follows from the first one's.
+        // Numbers are consecutive, so the first entry's number gives the place of every other.
         let Some(first) = inner.log.front().map(|entry| entry.number) else {
             return;
         };
@@ -207,10 +207,10 @@ mod tests {
         }
         first.end(Some(200), "ok");
         let kept = shared.requests(0);
-        assert_eq!(kept.len(), MAX_LOGGED, "no more than that");
+        assert_eq!(kept.len(), MAX_LOGGED, "the log keeps the newest only");
         assert_eq!(
             kept[0].number, 2,
-            "the oldest is forgotten, also while it is open"
+            "the oldest is dropped, also while it is open"
         );
         assert!(
             kept[0].is_ok() && kept[0].took_ms.is_some(),
@@ -224,12 +224,12 @@ mod tests {
         );
         assert!(
             kept[0].fields.to_string().len() < 100,
-            "what is large is not kept"
+            "large fields are not kept"
         );
         assert_eq!(
             shared.requests(10_000).len(),
             1,
-            "after a number: only what came later"
+            "after a number only the later ones"
         );
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn read(body: &Value) -> Conversation {
             .as_array()
             .is_some_and(|parts| parts.iter().any(|part| part["type"] == kind))
     };
-    // What claude itself adds to the results of its tools is no prompt.
+    // Text that claude itself adds to tool results is not a prompt.
     let of_user = messages
         .iter()
         .filter(|message| message["role"] == "user" && !holds(message, "tool_result"));
@@ -65,7 +65,7 @@ pub(super) fn body(conversation: &Conversation, turn: &Turn) -> Value {
         "stop_reason": stop_reason(turn), "stop_sequence": null,
     });
     if let Some(usage) = turn.usage {
-        // What came from a cache is not in `input_tokens`.
+        // `input_tokens` does not include cached tokens.
         body["usage"] = json!({
             "input_tokens": usage.input_tokens.saturating_sub(usage.cached_input_tokens),
             "cache_read_input_tokens": usage.cached_input_tokens, "cache_creation_input_tokens": 0,
@@ -75,7 +75,7 @@ pub(super) fn body(conversation: &Conversation, turn: &Turn) -> Value {
     body
 }
 
-/// The answer without what it is about.
+/// The answer without its content.
 pub(super) fn hollow(mut body: Value) -> Value {
     body["content"] = Value::Null;
     body
@@ -85,7 +85,7 @@ pub(super) fn events(conversation: &Conversation, turn: &Turn, body: &Value) -> 
     let mut message = body.clone();
     (message["content"], message["stop_reason"]) = (json!([]), Value::Null);
     let mut delta = json!({"type": "message_delta", "delta": {"stop_reason": stop_reason(turn), "stop_sequence": null}});
-    // Not having any is worth a field to claude.
+    // claude expects the field, also without usage.
     delta["usage"] = json!({});
     if let Some(usage) = turn.usage {
         message["usage"]["output_tokens"] = 1.into();
@@ -109,7 +109,7 @@ pub(super) fn events(conversation: &Conversation, turn: &Turn, body: &Value) -> 
     events
 }
 
-/// A block as it begins, and what fills it.
+/// A block as it begins, and its content.
 fn pieces(block: &Value, turn: &Turn) -> (Value, Vec<Value>) {
     let mut empty = block.clone();
     if block["type"] == "tool_use" {

@@ -1,10 +1,11 @@
-//! An LLM provider that answers what a script says: for the trial run without keys, and for every test that needs
-//! an LLM to succeed, fail, hang or lie on command.
+//! An LLM provider that answers from a script: for the trial without keys, and for every test that
+//! needs an LLM to succeed, fail, hang or lie on command.
 //!
-//! `answer` reads answers, `script` chooses one for a request, `render` turns it into the protocol (all pure);
-//! `server` is the HTTP shell and `connection` lets it break a connection on purpose. Agents that edit through tools speak
-//! other protocols: `dialects` is the shell for those, `responses` and `messages` are the protocols, and `turn` makes
-//! calls of the agent's own tools out of scripted edits.
+//! `answer` parses answers, `script` chooses one for a request, `render` turns it into the protocol
+//! (all pure). `server` is the HTTP shell, and `connection` lets it break a connection on purpose.
+//! Agents that edit through tools speak other protocols: `dialects` is their shell, `responses` and
+//! `messages` are the protocols, and `turn` makes calls of the agent's own tools from scripted
+//! edits.
 
 mod answer;
 mod connection;

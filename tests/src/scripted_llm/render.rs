@@ -1,4 +1,5 @@
-//! An answer as the protocol wants it: the text with its edits, the whole completion, or the events of a stream.
+//! Renders an answer in the protocol: the text with its edits, the whole completion, or the events
+//! of a stream.
 
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ const CREATED_S: u64 = 1_700_000_000;
 const ID: &str = "chatcmpl-scripted";
 pub(super) const PIECE_CHARS: usize = 24;
 
-/// A complete answer before it takes its form.
+/// A complete answer before it is rendered.
 #[derive(Debug)]
 pub(super) struct Completion {
     model: String,
@@ -58,7 +59,7 @@ impl Completion {
         }
     }
 
-    /// The body of an answer that is no stream.
+    /// The body of an answer that is not a stream.
     pub(super) fn body(&self) -> Value {
         let message = json!({"role": "assistant", "content": self.text});
         let choices =
@@ -70,7 +71,7 @@ impl Completion {
         self.envelope("chat.completion", json!([]), None)
     }
 
-    /// The server-sent events of a stream, the closing `[DONE]` included.
+    /// The server-sent events of a stream, including the closing `[DONE]`.
     pub(super) fn events(&self, include_usage: bool) -> Vec<String> {
         let chunk = |delta: Value, finish: Option<&str>| {
             let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish}]);
@@ -116,7 +117,7 @@ pub(super) fn tokens(chars: usize) -> u64 {
     chars.div_ceil(4).max(1) as u64
 }
 
-/// The words, then each edit as a SEARCH/REPLACE block (the `diff` edit format of aider).
+/// The text, then each edit as a SEARCH/REPLACE block (aider's `diff` edit format).
 pub(super) fn text(answer: &Answer) -> String {
     let mut parts: Vec<String> = answer.say.iter().cloned().collect();
     for edit in &answer.edits {

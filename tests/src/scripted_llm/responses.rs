@@ -84,7 +84,7 @@ pub(super) fn body(conversation: &Conversation, turn: &Turn) -> Value {
     })
 }
 
-/// The answer without what it is about.
+/// The answer without its content.
 pub(super) fn hollow(mut body: Value) -> Value {
     body["output"] = Value::Null;
     body

@@ -1,4 +1,4 @@
-//! Which answer a request gets. Pure: the same requests in the same order get the same answers.
+//! Chooses the answer to a request. Pure: the same requests in the same order get the same answers.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use super::answer::{Answer, AnswersFile, Rule, ScriptError, parse_file, parse_li
 
 const NO_ANSWER: &str = "There is no scripted answer for this prompt, so I change nothing.";
 const MARK: &str = "SCRIPT:";
-/// So many lists of successive answers are remembered; then all begin again.
+/// The most lists of successive answers that are remembered; with more, all begin again.
 const MAX_TAKEN: usize = 10_000;
 
-/// What of a chat-completions request decides about its answer.
+/// The parts of a chat-completions request that decide its answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ChatRequest {
     pub(super) model: String,
@@ -19,7 +19,7 @@ pub(super) struct ChatRequest {
     pub(super) include_usage: bool,
     /// The texts of the user's messages, oldest first.
     pub(super) user_messages: Vec<String>,
-    /// Characters of all messages.
+    /// The characters of all messages.
     pub(super) prompt_chars: usize,
 }
 
@@ -47,7 +47,7 @@ impl ChatRequest {
     }
 }
 
-/// Message content is a text, or a list of parts of which some are texts.
+/// The content of a message is a text, or a list of parts some of which are texts.
 pub(super) fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -60,7 +60,7 @@ pub(super) fn text(content: &Value) -> String {
     }
 }
 
-/// Answers, rules, and how far each key is in each list of successive answers.
+/// Answers, rules, and each key's position in each list of successive answers.
 #[derive(Debug, Default)]
 pub struct Script {
     file: AnswersFile,
@@ -70,7 +70,7 @@ pub struct Script {
 
 impl Script {
     /// # Errors
-    /// [`ScriptError`] when the text is no valid answers file.
+    /// [`ScriptError`] when the text is not a valid answers file.
     pub fn from_yaml(yaml: &str) -> Result<Self, ScriptError> {
         Ok(Self {
             file: parse_file(yaml)?,
@@ -103,13 +103,14 @@ impl Script {
         })
     }
 
-    /// Whether the request has to wait until the rules are replaced.
+    /// Whether the request waits until the rules are replaced.
     pub(super) fn holds(&self, request: &ChatRequest) -> bool {
         self.rule_for(request).is_some_and(|rule| rule.hold)
     }
 
-    /// The answer for a request: rules, then the newest `SCRIPT:` line, then the file, laid over each other until one
-    /// is complete. `key` tells one client's successive answers from another's.
+    /// The answer to a request: the rules, the newest `SCRIPT:` line and the file are merged in
+    /// this order until the answer is complete. `key` tells the successive answers of one client
+    /// from another's.
     pub(super) fn answer(
         &mut self,
         key: &str,
@@ -147,7 +148,7 @@ impl Script {
         Ok(answer)
     }
 
-    /// The last of successive answers holds for ever.
+    /// The last of successive answers repeats without end.
     fn next_of_line(&mut self, key: &str, line: &str) -> Result<Answer, ScriptError> {
         let mut answers = parse_line(line)?;
         if self.taken.len() >= MAX_TAKEN {
@@ -314,7 +315,7 @@ answers:
         assert_eq!(
             status(&mut script, &["poison", "again"]),
             Some(500),
-            "in any message of the user"
+            "a match in any user message"
         );
         assert_eq!(status(&mut script, &["fix add"]), None, "another prompt");
         let request = |prompt: &str| ChatRequest {
@@ -328,7 +329,7 @@ answers:
         );
         assert!(
             script.holds(&request("fix add")),
-            "the second one holds the others"
+            "the second rule holds the other requests"
         );
     }
 

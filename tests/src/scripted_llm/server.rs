@@ -1,4 +1,4 @@
-//! The HTTP shell: chat completions, the list of models, rules, and the log of what was received.
+//! The HTTP shell: chat completions, the list of models, rules, and the log of received requests.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +26,7 @@ use super::script::{ChatRequest, Script};
 
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
-/// A running scripted LLM on a loopback port; dropping it ends it.
+/// A running scripted LLM on a loopback port. Dropping it ends it.
 pub struct ScriptedLlm {
     address: SocketAddr,
     shared: Shared,
@@ -34,18 +34,18 @@ pub struct ScriptedLlm {
 }
 
 impl ScriptedLlm {
-    /// Listens on 127.0.0.1; port 0 takes a free one.
+    /// Listens on 127.0.0.1; port 0 chooses a free one.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// When the port is not free.
     pub async fn start(script: Script, port: u16) -> io::Result<Self> {
         Self::start_on(script, (Ipv4Addr::LOCALHOST, port).into()).await
     }
 
-    /// Listens elsewhere, as a container has to.
+    /// Listens on another address, as a container has to.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// When the port is not free.
     pub async fn start_on(script: Script, address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -53,7 +53,7 @@ impl ScriptedLlm {
         shared.lock().script = script;
         let service = router(shared.clone()).into_make_service_with_connect_info::<KillSwitch>();
         let server = tokio::spawn(async move {
-            // Serving a listener on which accepting is retried has no end and no error.
+            // Serving never ends and never fails, because a failed accept is retried.
             let _ = axum::serve(BreakableListener(listener), service).await;
         });
         Ok(Self {
@@ -71,7 +71,7 @@ impl ScriptedLlm {
         self.address.port()
     }
 
-    /// What a provider's `base_url` has to be.
+    /// The `base_url` for a provider in the pool file.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
@@ -80,7 +80,7 @@ impl ScriptedLlm {
         self.shared.set_rules(rules);
     }
 
-    /// The newest 10,000, oldest first.
+    /// The newest 10,000 requests, oldest first.
     pub fn requests(&self) -> Vec<LoggedRequest> {
         self.shared.requests(0)
     }
@@ -155,7 +155,7 @@ async fn chat(
         Ok(body) => body,
         Err(error) => {
             let entry = shared.begin(&token_hash, &ChatRequest::default(), &Value::Null);
-            let message = Some(format!("the request is no JSON: {error}"));
+            let message = Some(format!("the request is not JSON: {error}"));
             return failure(
                 entry,
                 &Fail {
@@ -271,11 +271,11 @@ fn cut(request: &ChatRequest, completion: &Completion) -> Response {
     break_off(content_type, &text)
 }
 
-/// The first half of a text, sent as if there were more, and then the connection breaks.
+/// Sends the first half of a text as if there were more, then breaks the connection.
 pub(super) fn break_off(content_type: &'static str, text: &str) -> Response {
     let half = Bytes::copy_from_slice(&text.as_bytes()[..text.len() / 2]);
     let broken = stream::once(async {
-        // Lets the server send the half before it hears of the break.
+        // Lets the server send the half before the connection breaks.
         tokio::task::yield_now().await;
         Err(io::Error::from(io::ErrorKind::ConnectionReset))
     });

@@ -16,7 +16,8 @@ async fn start() -> ScriptedLlm {
         .expect("a free port")
 }
 
-/// Sends a request and gives everything that comes back, byte for byte, and whether the connection ended well.
+/// Sends a request and gives the whole answer, byte for byte, and whether the connection ended in
+/// order.
 async fn raw(llm: &ScriptedLlm, method: &str, path: &str, body: &Value) -> (String, bool) {
     let body = body.to_string();
     let request = format!(
@@ -78,7 +79,7 @@ async fn rules_put_over_http_hold_until_they_are_replaced() {
         chat(&llm, &ask("large", "hello"))
             .await
             .starts_with("HTTP/1.1 200"),
-        "of one model only"
+        "an outage of one model only"
     );
     let (answer, _) = raw(
         &llm,
@@ -125,7 +126,7 @@ async fn rules_put_over_http_hold_until_they_are_replaced() {
     );
 }
 
-/// What `GET /script/requests` says.
+/// Requests `GET /script/requests`.
 async fn log_over_http(llm: &ScriptedLlm, query: &str) -> Vec<LoggedRequest> {
     let (answer, _) = raw(
         llm,
@@ -177,7 +178,7 @@ async fn every_way_to_fail_can_be_switched_on_and_off_and_is_in_the_log_with_its
             chat(&llm, &ask("large", "hello"))
                 .await
                 .contains("Hello to you, too."),
-            "{rule}: of one model only"
+            "{rule}: an outage of one model only"
         );
     }
     for (rule, outcome) in [("drop", "dropped"), ("reset", "reset")] {
@@ -220,16 +221,16 @@ async fn every_way_to_fail_can_be_switched_on_and_off_and_is_in_the_log_with_its
     );
     assert!(
         log.iter().all(|request| request.ended().is_some()),
-        "all have ended: {log:?}"
+        "all requests have ended: {log:?}"
     );
     let slow = log
         .iter()
         .find(|request| request.took_ms >= Some(30))
-        .expect("one was slow");
+        .expect("one request was slow");
     assert_eq!(
         (slow.model.as_str(), slow.prompt.as_str()),
         ("small", "hello"),
-        "which one that was"
+        "the slow one is the first"
     );
     let newer = log_over_http(&llm, &format!("?after={}", log.len() - 1)).await;
     assert_eq!(

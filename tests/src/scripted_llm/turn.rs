@@ -1,6 +1,7 @@
-//! What an LLM with tools says next: calls of the agent's own tools that make the scripted edits, then the words. Pure.
+//! The next turn of an LLM with tools: calls of the agent's own tools that make the scripted edits,
+//! then the text. Pure.
 //!
-//! Nothing is remembered: the conversation itself shows how many rounds of calls have been answered.
+//! It remembers nothing: the conversation shows how many rounds of calls are done.
 
 use serde_json::{Value, json};
 
@@ -10,13 +11,13 @@ use super::script::ChatRequest;
 
 const DONE: &str = "Done.";
 
-/// A request of an agent that has tools.
+/// A request of an agent with tools.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Conversation {
     pub(super) request: ChatRequest,
     /// Names of the tools that the agent offers.
     pub(super) tools: Vec<String>,
-    /// Answers so far that called tools.
+    /// The number of earlier answers that called tools.
     pub(super) rounds: usize,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Call {
 pub(super) struct Turn {
     pub(super) text: String,
     pub(super) calls: Vec<Call>,
-    /// The text was cut at the output limit.
+    /// Whether the text was cut at the output limit.
     pub(super) cut: bool,
     pub(super) usage: Option<TokenUsage>,
 }
@@ -86,7 +87,7 @@ fn next(conversation: &Conversation, answer: &Answer) -> (String, Vec<Call>) {
     }
 }
 
-/// The calls that make the edits, round by round; None when the agent has no tool for it.
+/// The calls that make the edits, round by round; None if the agent has no tool for them.
 fn rounds(tools: &[String], edits: &[Edit]) -> Option<Vec<Vec<Call>>> {
     let has = |name: &str| tools.iter().any(|tool| tool == name);
     let patch = || format!("apply_patch <<'SCRIPTED'\n{}SCRIPTED\n", patch(edits));
@@ -103,7 +104,7 @@ fn rounds(tools: &[String], edits: &[Edit]) -> Option<Vec<Vec<Call>>> {
     if !has("Edit") || !has("Read") {
         return None;
     }
-    // Claude edits only what it has read.
+    // Claude edits only files that it has read.
     let reads = edits.iter().filter(|edit| !edit.search.is_empty());
     let reads: Vec<Call> = reads
         .map(|edit| Call {
@@ -144,7 +145,7 @@ fn edit_of_claude(edit: &Edit, can_write: bool) -> Call {
     }
 }
 
-/// The edits as codex' own patch format.
+/// The edits in codex' own patch format.
 fn patch(edits: &[Edit]) -> String {
     let mut patch = "*** Begin Patch\n".to_owned();
     for edit in edits {
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(
             names(&turn(&tools[..3], 0, &only_new)),
             ["Edit"],
-            "without Write an edit of nothing"
+            "without Write it is an edit of an empty text"
         );
     }
 

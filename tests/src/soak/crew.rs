@@ -1,4 +1,5 @@
-//! The processes of the soak: two dispatchers on fixed ports and four workers; whoever was hit is started again.
+//! The processes of the soak: two dispatchers on fixed ports and four workers. A killed one is
+//! started again.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -19,26 +20,28 @@ use crate::bench::connect;
 use crate::faults::client::ready;
 use crate::faults::node::Node;
 
-/// The programmers of each worker, and whether their agent works in a worktree (or does nothing, which is fast).
+/// The programmers of each worker, and whether their agent works in a worktree. (The other agent
+/// does nothing, which is fast.)
 pub const WORKERS: [(&str, bool); 4] = [
     ("001,002,003", false),
     ("004,005,006", false),
     ("007,008", true),
     ("009,010", true),
 ];
-/// The programmers up to this number; the others offer one thing more.
+/// Programmers up to this number have fewer capabilities than the others.
 const DO_NOTHING: u32 = 6;
 pub const DISPATCHERS: usize = 2;
-/// The directory where agents leave marks.
+/// The directory for the marks of agents.
 const MARKS: &str = "marks";
-/// Of a process that was told to end, beyond its own time for a drain.
+/// The time for a process to end after SIGTERM, beyond its drain time.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
-/// Of a broker that is up, to give its streams.
+/// The time for a running broker to serve its streams.
 const STREAMS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Of a broker that does not.
+/// The most restarts of a broker that does not serve its streams.
 const RESTARTS: usize = 3;
-/// The first two times with a task that crashes it kills itself; its marks are in the directory of the second argument.
+/// The agent of a task that crashes kills itself in the first two runs. It counts them by marks in
+/// the directory of its second argument.
 const AGENT: &str = r#"
 sleep 0.1
 name=$(sed -n 's/.*crash \([a-z0-9-]*\).*/\1/p' "$1" | head -n 1)
@@ -47,19 +50,19 @@ if grep -q 'soak slow' "$1"; then sleep 2; fi
 echo another line >>readme.txt
 "#;
 
-/// Where everything is.
+/// Paths and addresses of the run.
 #[derive(Debug)]
 pub struct Camp {
-    /// Of `dispatcher` and `worker`.
+    /// The directory of `dispatcher` and `worker`.
     pub programs: PathBuf,
     pub dir: PathBuf,
     pub amqp_url: String,
-    /// Of the dispatchers.
+    /// The ports of the dispatchers.
     pub ports: [u16; DISPATCHERS],
 }
 
 impl Camp {
-    /// Pool files (one for each agent) and the repository that tasks are about.
+    /// Writes the pool files (one for each agent) and the repository of the tasks.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -98,7 +101,7 @@ impl Camp {
         Ok(())
     }
 
-    /// Times are short, as everything is soon missed here.
+    /// All times are short, so that a lost process is noticed soon.
     fn pool_file(&self, works: bool) -> anyhow::Result<Value> {
         let offered = |number| {
             if number > DO_NOTHING {
@@ -127,7 +130,7 @@ impl Camp {
             "broker": {"heartbeat_s": 4, "timeout_s": 5},
             "events": {"tick_s": 1, "stale_s": 5},
             "load_balancing": {"health_check_interval_s": 1},
-            // A task that is hit again and again is no poison here.
+            // A task that loses its worker again and again must not count as poison here.
             "dispatcher": {"max_attempts": 100, "retry_delay_s": 1, "drain_timeout_s": 10},
         }))
     }
@@ -196,8 +199,8 @@ impl Camp {
     }
 }
 
-/// All that runs. It ends when dropped, but for the broker. Of each kind one is hit at a time; a broker that takes long
-/// to come back keeps nobody else from being hit.
+/// All processes. Dropping it ends them, except the broker. Only one of a kind is killed at a time;
+/// a broker that is slow to come back does not keep the others from being killed.
 #[derive(Debug)]
 pub struct Crew {
     camp: Camp,
@@ -224,10 +227,10 @@ impl Crew {
         })
     }
 
-    /// Hits one, and starts it again.
+    /// Kills or stops one process, and starts it again.
     ///
     /// # Errors
-    /// When it does not end or does not start; also when another of its kind has ended by itself.
+    /// When it does not end or does not start, or when another one of its kind has ended by itself.
     pub async fn hit(&self, victim: Victim, blow: Blow) -> anyhow::Result<()> {
         match victim {
             Victim::Worker(number) => {
@@ -259,8 +262,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits until the node gives its streams again. One that is stopped before can leave them stuck for as long as it runs
-    /// (3.10.8): then it is restarted once more, as an operator would.
+    /// Waits until the node serves its streams again. A node that is stopped before can leave them
+    /// stuck for as long as it runs (3.10.8); it is then restarted once more, as an operator would.
     async fn streams_are_up(&self, node: &Node) -> anyhow::Result<()> {
         for _ in 0..RESTARTS {
             let deadline = Instant::now() + STREAMS_WITHIN;
@@ -271,13 +274,13 @@ impl Crew {
                 sleep(LOOK_EVERY).await;
             }
             eprintln!(
-                "soak: the broker does not bring its streams up within {STREAMS_WITHIN:?}; it is restarted"
+                "soak: the broker did not serve its streams within {STREAMS_WITHIN:?}; restarting it"
             );
             node.stop().await?;
             node.start().await?;
         }
         bail!(
-            "the broker does not bring its streams up; see its log in {}",
+            "the broker does not serve its streams; see its log in {}",
             self.camp.dir.display()
         )
     }
@@ -292,7 +295,7 @@ impl Crew {
         Ok(true)
     }
 
-    /// Whatever happens to the broker, a process goes on.
+    /// Fails if a process has ended by itself: an outage of the broker must not end it.
     fn nobody_gave_up(&self, children: &mut [Child]) -> anyhow::Result<()> {
         for (number, child) in children.iter_mut().enumerate() {
             if let Some(status) = child.try_wait()? {
@@ -305,7 +308,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Ends all in order, workers first.
+    /// Ends all processes in order, workers first.
     ///
     /// # Errors
     /// When one does not end, or had ended before.
@@ -325,7 +328,7 @@ async fn end(child: &mut Child, blow: Blow) -> anyhow::Result<ExitStatus> {
     let pid = child
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
-        .context("it has ended by itself")?;
+        .context("the process has ended by itself")?;
     let signal = match blow {
         Blow::Kill => Signal::SIGKILL,
         Blow::Stop => Signal::SIGTERM,
@@ -333,14 +336,14 @@ async fn end(child: &mut Child, blow: Blow) -> anyhow::Result<ExitStatus> {
     kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))?;
     let ended = timeout(ENDS_WITHIN, child.wait()).await;
     ended
-        .with_context(|| format!("{pid} does not end within {ENDS_WITHIN:?} after {signal}"))?
-        .context("failed to wait")
+        .with_context(|| format!("{pid} did not end within {ENDS_WITHIN:?} after {signal}"))?
+        .context("failed to wait for the process")
 }
 
-/// A free port for each dispatcher: it keeps it when it is started again.
+/// A free port for each dispatcher, which keeps it when it is started again.
 ///
 /// # Errors
-/// When there are none.
+/// When no port is free.
 pub fn free_ports() -> anyhow::Result<[u16; DISPATCHERS]> {
     let mut ports = [0; DISPATCHERS];
     let mut kept = Vec::new();
@@ -352,7 +355,7 @@ pub fn free_ports() -> anyhow::Result<[u16; DISPATCHERS]> {
     Ok(ports)
 }
 
-/// The directory of the scripts of the checkout that this program was built from.
+/// The script of the checkout from which this program was built.
 pub fn broker_script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/broker")
 }

@@ -1,4 +1,4 @@
-//! The kinds of work that are submitted, and how each may end. Pure.
+//! The kinds of submitted work, and how each may end. Pure.
 
 use std::time::Duration;
 
@@ -6,28 +6,28 @@ use pool_core::result::Status;
 use pool_core::time::Timestamp;
 use serde_json::{Value, json};
 
-/// Offered by those programmers alone whose agent works in a worktree.
+/// Only the programmers whose agent works in a worktree offer this capability.
 pub const EDITS: &str = "edits";
-/// In the instruction of a task whose agent crashes at first; its id follows.
+/// The word in the instruction of a task whose agent crashes at first; the task's id follows.
 pub const CRASHES: &str = "crash";
-/// In the instruction of a task that takes longer than others.
+/// The word in the instruction of a slow task.
 pub const SLOW: &str = "slow";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Anybody can do it.
+    /// Any programmer can do it.
     Ordinary,
-    /// Nobody offers what it requires.
+    /// No programmer offers its capabilities.
     Impossible,
-    /// It is no task at all.
+    /// It is not a task.
     Malformed,
     /// Its agent crashes twice before it works.
     Crashing,
-    /// Somebody cancels it soon after.
+    /// A submitter cancels it soon after.
     Cancelled,
-    /// Its deadline passes soon.
+    /// Its deadline is soon.
     Late,
-    /// It is handed in over both doors at the same time.
+    /// It is submitted over HTTP and AMQP at the same time.
     Twice,
 }
 
@@ -42,7 +42,8 @@ impl Kind {
         Self::Twice,
     ];
 
-    /// Of a submitter's task with this number: of twenty two of each kind, but for one that crashes, and the rest ordinary.
+    /// The kind of a submitter's task with this number. Of every 20 tasks, two are of each kind, one
+    /// is of the crashing kind, and the rest are ordinary.
     pub fn of(number: usize) -> Self {
         match number % 20 {
             2 | 12 => Self::Impossible,
@@ -64,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// What it requires.
+    /// The capabilities that it requires.
     fn capability(self, number: usize) -> Option<&'static str> {
         match self {
             Self::Ordinary | Self::Late | Self::Twice | Self::Malformed => None,
@@ -76,20 +77,20 @@ impl Kind {
     }
 }
 
-/// One thing that is handed in.
+/// One thing to submit.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub kind: Kind,
     pub id: String,
-    /// The routing key, for who publishes it.
+    /// The routing key, if it is published.
     pub key: &'static str,
     pub body: Value,
-    /// So long after that it is cancelled, if it is.
+    /// The delay before its cancellation, if it is cancelled.
     pub cancelled_after: Duration,
 }
 
 impl Job {
-    /// The one with this number of the submitter with this name.
+    /// The job with this number of the submitter with this name.
     pub fn of(name: &str, number: usize, now: Timestamp) -> Self {
         let (kind, id) = (Kind::of(number), format!("{name}-{number}"));
         let mut spread = Duration::from_millis(u64::try_from(number % 7).unwrap_or(0) * 150);

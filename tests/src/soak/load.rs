@@ -1,5 +1,6 @@
-//! Those who submit while everything breaks: over HTTP, to whichever dispatcher answers, and over AMQP with a reply
-//! queue. Each keeps repeating the same id until somebody has said yes, or no for good.
+//! The submitters, which work while everything breaks: over HTTP to any dispatcher that answers,
+//! and over AMQP with a reply queue. Each repeats the same id until it is accepted or refused for
+//! good.
 
 use std::time::Duration;
 
@@ -14,41 +15,42 @@ use super::kinds::{Job, Kind};
 use crate::faults::audit::Audit;
 use crate::faults::client::{Submitter, ask, offer_over_http};
 
-/// Of a single task, however often everything is killed meanwhile.
+/// The limit for submitting a single task, through any number of kills.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(300);
-/// Who lost time while nobody was there catches up at this pace.
+/// The shortest pause between two tasks, with which a submitter makes up for lost time.
 const CATCHING_UP: Duration = Duration::from_millis(5);
 
-/// How a submitter goes to work.
+/// The settings of a submitter.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// Of its ids.
+    /// The prefix of its ids.
     pub name: String,
-    /// From one submission to the next, on the average.
+    /// The average time between two submissions.
     pub every: Duration,
-    /// Until this becomes true.
+    /// It submits until this becomes true.
     pub enough: watch::Receiver<bool>,
 }
 
-/// Which way a submitter goes, but for what is handed in over both.
+/// The way of a submitter, except for jobs that are submitted both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     Http,
     Amqp,
 }
 
-/// What a submitter was told about a job.
+/// The answer that a submitter got for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    /// It was taken; a reply is due too when it went over AMQP.
+    /// The pool accepted it. A job that went over AMQP is also due a reply.
     Taken { reply: bool },
-    /// A dispatcher has refused it.
+    /// A dispatcher refused it.
     Refused,
-    /// It was too late when somebody answered; whether it was taken before that nobody has said.
+    /// Its deadline had passed when a dispatcher answered. It is not known whether it was accepted
+    /// before.
     Unsure,
 }
 
-/// A job and what came of handing it in.
+/// A job and the answer to its submission.
 #[derive(Debug)]
 pub struct Submitted {
     pub job: Job,
@@ -56,7 +58,7 @@ pub struct Submitted {
 }
 
 impl Submitted {
-    /// Puts it into the books.
+    /// Records it in the books.
     pub fn enter(&self, audit: &mut Audit) {
         let Job { kind, id, .. } = &self.job;
         match self.told {
@@ -70,20 +72,20 @@ impl Submitted {
     }
 }
 
-/// A way to the pool over both doors.
+/// The ways to the pool, over HTTP and over AMQP.
 #[derive(Debug)]
 pub struct Hand {
     pub door: Door,
     pub client: Client,
-    /// Of the dispatchers.
+    /// The addresses of the dispatchers.
     pub urls: Vec<String>,
     pub submitter: Submitter,
 }
 
-/// One submitter; gives what it has handed in.
+/// Runs one submitter; gives what it submitted.
 ///
 /// # Errors
-/// When a good task is refused, a bad one taken, or nobody confirms one.
+/// When a good task is refused, a bad one accepted, or one is not confirmed.
 pub async fn submit(pace: Pace, mut hand: Hand) -> anyhow::Result<Vec<Submitted>> {
     let (began, mut submitted, mut cancelling) = (Instant::now(), Vec::new(), JoinSet::new());
     while !*pace.enough.borrow() {
@@ -99,14 +101,14 @@ pub async fn submit(pace: Pace, mut hand: Hand) -> anyhow::Result<Vec<Submitted>
         next_turn(&pace, began, submitted.len()).await;
     }
     while let Some(done) = cancelling.join_next().await {
-        done.context("who cancels broke")??;
+        done.context("a cancelling task panicked")??;
     }
     Ok(submitted)
 }
 
 impl Hand {
     async fn hand_in(&mut self, job: &Job, number: usize) -> anyhow::Result<Told> {
-        // Not always the same dispatcher first: each has its turn.
+        // Begins with each dispatcher in turn.
         let (urls, client) = (self.urls.clone(), self.client.clone());
         let url = move |attempt: usize| urls.get((number + attempt) % urls.len().max(1)).cloned();
         let body = job.body.to_string();
@@ -128,7 +130,7 @@ impl Hand {
     }
 }
 
-/// With its id in the properties too: whatever is wrong with the body, the answer names it.
+/// The id is in the properties, too, so that the answer names it however wrong the body is.
 async fn publish(submitter: &mut Submitter, job: &Job, body: &str) -> anyhow::Result<()> {
     let properties = submitter
         .properties()
@@ -154,12 +156,12 @@ fn told_by(job: &Job, (status, said): &(StatusCode, String)) -> anyhow::Result<T
         | Kind::Late
         | Kind::Twice
         | Kind::Impossible
-        | Kind::Malformed => bail!("a dispatcher answers {status} {said}"),
+        | Kind::Malformed => bail!("a dispatcher answered {status} {said}"),
     }
 }
 
-/// Asks one dispatcher after the other until one has cancelled the task, or knows that it has ended. Of one that was
-/// published directly the log hears when somebody claims it.
+/// Asks one dispatcher after the other until one has cancelled the task or says that it has ended.
+/// The log knows a task that was published directly only once a programmer claims it.
 async fn cancel(client: Client, urls: Vec<String>, job: Job) -> anyhow::Result<()> {
     sleep(job.cancelled_after).await;
     let delete = |url: &str| client.delete(format!("{url}/tasks/{}", job.id));
@@ -168,7 +170,7 @@ async fn cancel(client: Client, urls: Vec<String>, job: Job) -> anyhow::Result<(
     let cancelled = ask(url, delete, is_final, CONFIRMED_WITHIN).await;
     cancelled
         .map(drop)
-        .with_context(|| format!("{} is not cancelled", job.id))
+        .with_context(|| format!("failed to cancel {}", job.id))
 }
 
 async fn next_turn(pace: &Pace, began: Instant, done: usize) {

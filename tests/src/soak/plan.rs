@@ -1,26 +1,26 @@
-//! What is broken when: decided by a seed alone, so that a run can be repeated.
+//! Decides which process is killed when. It depends on a seed alone, so that a run can be repeated.
 
 use std::time::Duration;
 
-/// Whom a blow hits.
+/// The target of a blow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Victim {
-    /// One of so many, by its number.
+    /// A process of this kind, by its number.
     Worker(usize),
     Dispatcher(usize),
     Broker,
 }
 
-/// How.
+/// The way to end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Blow {
     /// SIGKILL.
     Kill,
-    /// In order: SIGTERM.
+    /// SIGTERM: it ends in order.
     Stop,
 }
 
-/// After a pause, a blow.
+/// A blow after a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     pub pause: Duration,
@@ -45,14 +45,14 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// One of `0..sides`.
+    /// A number in `0..sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         let sides = u64::try_from(sides.max(1)).unwrap_or(u64::MAX);
         usize::try_from(self.next() % sides).unwrap_or(0)
     }
 }
 
-/// What is dealt in about a minute.
+/// The blows of about one minute.
 const HAND: [(Kind, Blow); 8] = [
     (Kind::Worker, Blow::Kill),
     (Kind::Worker, Blow::Kill),
@@ -71,10 +71,10 @@ enum Kind {
     Broker,
 }
 
-/// So many blows hit every kind at least twice.
+/// The number of blows that hit every kind at least twice.
 pub const HAND_SIZE: usize = HAND.len();
 
-/// Blows without end.
+/// An endless sequence of blows.
 #[derive(Debug)]
 pub struct Plan {
     dice: Dice,

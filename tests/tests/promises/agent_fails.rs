@@ -1,5 +1,5 @@
-//! A success is a success by evidence: whatever way the LLM or the agent fails, the task is not reported as succeeded,
-//! and the error names its class.
+//! A success needs evidence: in every failure of the LLM or the agent the task does not succeed,
+//! and its error names the class of the failure.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::machine::aider;
 use crate::support::pool::task;
 use crate::support::{Llm, Pool, PoolFile, Repository, SOON};
 
-/// What the scripted LLM is told to do, and what has to become of the task.
+/// The script of the LLM, and the expected outcome of the task.
 type Case = (&'static str, Value, ErrorKind);
 
 fn edit(search: &str) -> Value {
@@ -71,7 +71,7 @@ fn failing_calls() -> Vec<Case> {
     ]
 }
 
-/// Answers of which an agent can make nothing, or only half of something.
+/// Answers that an agent cannot use, or only in part.
 fn useless_answers() -> Vec<Case> {
     let dead_after_half = json!([{"edits": [good(), bad()]}, {"fail": {"status": 500}}]);
     vec![
@@ -134,12 +134,12 @@ fn numbered(cases: &[Case]) -> Vec<Value> {
         .collect()
 }
 
-/// No failure of these is one that another attempt could cure.
+/// Another attempt could not cure any of these failures.
 async fn started_once(pool: &Pool, cases: usize) {
     let mut log = pool.event_log().await;
     log.read().await;
     for id in (0..cases).map(|n| format!("f{n}")) {
-        assert_eq!(log.starts(&id).len(), 1, "{id} is not tried again");
+        assert_eq!(log.starts(&id).len(), 1, "{id} is not retried");
     }
 }
 
@@ -148,7 +148,7 @@ async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
     let llm = ScriptedLlm::start(Script::default(), 0)
         .await
         .expect("a scripted LLM");
-    // Each failure is one of its own: no breaker learns from the others, and no task is tried again.
+    // Each failure stands for itself: no breaker learns from the others, and no task is retried.
     let breaker = json!({"enabled": false});
     let failover = json!({"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 5, "circuit_breaker": breaker});
     let limits = json!({"timeout_s": 400, "max_duration_per_job_s": 300});
@@ -168,10 +168,10 @@ async fn pool_with(agent: Value) -> (Pool, ScriptedLlm) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_way_the_llm_fails_aiders_task_is_no_success_and_the_error_names_its_class() {
+async fn a_task_of_aider_fails_in_every_failure_of_the_llm_and_the_error_names_its_class() {
     let (pool, _llm) =
         pool_with(json!({"kind": "aider", "program": aider(), "edit_format": "diff"})).await;
-    // Each run of aider costs seconds of two cores; all other failing calls are for the agent below.
+    // A run of aider costs seconds of two cores, so the agent below covers all other failing calls.
     let mut cases = failing_calls();
     cases.retain(|(what, _, _)| {
         [
@@ -207,7 +207,7 @@ async fn whatever_way_the_llm_fails_aiders_task_is_no_success_and_the_error_name
     assert_eq!(
         wrong,
         Vec::<String>::new(),
-        "every failure is reported as what it is, and nothing is committed"
+        "every failure has its own class, and nothing is committed"
     );
     started_once(&pool, cases.len()).await;
     let result = pool.api().result("good", SOON).await;
@@ -218,7 +218,7 @@ async fn whatever_way_the_llm_fails_aiders_task_is_no_success_and_the_error_name
     );
 }
 
-/// Asks the LLM, and says that all is well whatever came of it: what most agents do.
+/// Asks the LLM and claims success in any case, as most agents do.
 const LIAR: &str = r##"
 import json, os, sys, urllib.request
 with open("calc.py", "a") as file:
@@ -248,7 +248,10 @@ async fn an_agent_that_edits_and_claims_success_after_its_last_call_failed_is_no
             (Status::Failed, Some(*expected)),
             "{what}: {result:?}"
         );
-        assert_eq!(result.commit, None, "{what}: what it has begun is not kept");
+        assert_eq!(
+            result.commit, None,
+            "{what}: its half-done change is not kept"
+        );
     }
     started_once(&pool, cases.len()).await;
     pool.api()
@@ -281,7 +284,7 @@ async fn an_agent_that_fails_by_itself_is_reported_by_how_it_ended() {
         .await
         .expect("a scripted LLM");
     let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 5});
-    // Attempts that broke are made again, each as the first one.
+    // Attempts that broke are retried, each like the first one.
     let file = PoolFile::sample().set("dispatcher.max_attempts", json!(1));
     let pool = Pool::start(
         &file
@@ -341,14 +344,14 @@ async fn an_acceptance_check_that_fails_makes_the_task_fail_and_shows_what_it_sa
         .iter()
         .map(|check| check.exit_status)
         .collect();
-    assert_eq!(statuses, [Some(0), Some(1)], "one passed, one failed");
+    assert_eq!(statuses, [Some(0), Some(1)], "one check passed, one failed");
     assert!(
         result.acceptance[1].output_tail.contains("no five here"),
         "its output is in the result: {result:?}"
     );
 }
 
-/// Ends in its own way with each prompt, the same way every time.
+/// Ends in a way that depends on the prompt, and in the same way every time.
 const STUBBORN: &str = r#"case "$(cat "$1")" in
     exit*) echo x >>calc.py; exit 3 ;;
     crash*) echo x >>calc.py; kill -SEGV $$ ;;
@@ -359,7 +362,7 @@ const STUBBORN: &str = r#"case "$(cat "$1")" in
 esac"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_repeat_cannot_cure_is_started_once_and_what_it_may_cure_three_times() {
+async fn a_failure_that_a_repeat_cannot_cure_is_tried_once_and_one_that_it_may_cure_three_times() {
     let agent = json!({"kind": "command", "command": ["/bin/sh", "-c", STUBBORN, "agent", "{prompt_file}"], "no_output_timeout_s": 2});
     let limits = json!({"timeout_s": 120, "max_duration_per_job_s": 5, "max_fix_iterations": 1});
     let file = PoolFile::sample()
@@ -442,10 +445,7 @@ async fn a_refused_key_without_a_backup_is_tried_once_and_the_task_waits_with_it
     })
     .await;
     let why = pool.command_line(&["why", "locked"]).await;
-    assert!(
-        why.contains("auth"),
-        "the task says what it waits for: {why}"
-    );
+    assert!(why.contains("auth"), "the task says why it waits: {why}");
     let mut log = pool.event_log().await;
     let confirmed =
         |entries: &[Entry]| entries.iter().any(|entry| entry.is("probed")).then_some(());
@@ -454,11 +454,11 @@ async fn a_refused_key_without_a_backup_is_tried_once_and_the_task_waits_with_it
     assert_eq!(
         (log.starts("locked").len(), log.outcomes("locked").len()),
         (1, 0),
-        "one attempt, and no outcome"
+        "there is one attempt and no outcome"
     );
     assert_eq!(
         llm.requests().await.len(),
         2,
-        "the call and the probe: the key is not tried again and again"
+        "only the call and the probe try the key"
     );
 }

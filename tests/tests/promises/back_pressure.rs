@@ -1,4 +1,5 @@
-//! Nobody fills the pool's queues without end: who brings more is told to wait, and nothing that was taken is dropped.
+//! The pool's queues are bounded: a submitter to a full queue has to wait, and no accepted task is
+//! dropped.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -25,7 +26,7 @@ fn narrow() -> PoolFile {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_room_there_is() {
+async fn a_submitter_to_a_full_queue_learns_when_to_come_again_and_how_much_room_there_is() {
     let mut pool = Pool::set_up_shared(&narrow()).await;
     pool.start_dispatcher().await;
     let api = pool.api();
@@ -33,7 +34,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     assert_eq!(
         status,
         StatusCode::TOO_MANY_REQUESTS,
-        "eleven at once never fit: {said}"
+        "eleven tasks at once never fit: {said}"
     );
     let detail = said["detail"].as_str().unwrap_or_default();
     assert!(
@@ -43,7 +44,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     assert_eq!(
         said["no_room"]["fits"].as_array().map(Vec::len),
         Some(10),
-        "ten would: {said}"
+        "the answer says that ten would fit: {said}"
     );
     assert_eq!(api.get("/tasks").await["total"], 0, "nothing was taken");
 
@@ -57,7 +58,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     assert_eq!(
         answer.status(),
         StatusCode::TOO_MANY_REQUESTS,
-        "eight and three are more than ten"
+        "eight and three tasks are more than ten"
     );
     let after = answer
         .headers()
@@ -66,7 +67,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
         .and_then(|text| text.parse().ok());
     assert!(
         after.is_some_and(|seconds: u64| (1..=60).contains(&seconds)),
-        "when to come again: {after:?}"
+        "the answer says when to come again: {after:?}"
     );
     let said: Value = answer.json().await.expect("JSON");
     let full = &said["no_room"]["full"][0];
@@ -80,7 +81,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
         said["detail"]
             .as_str()
             .is_some_and(|text| text.contains("8 wait for `any`")),
-        "the same in words: {said}"
+        "the answer says the same in words: {said}"
     );
     assert_eq!(
         api.get("/tasks").await["total"],
@@ -93,13 +94,13 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     assert_eq!(
         status,
         StatusCode::TOO_MANY_REQUESTS,
-        "no room for one: {said}"
+        "there is no room for one more task: {said}"
     );
     let (status, said) = api.try_submit(&json!(tasks("more", 2))).await;
     assert_eq!(
         status,
         StatusCode::OK,
-        "what was taken already needs no room: {said}"
+        "an accepted task needs no more room: {said}"
     );
     let mut fast = task("fast");
     fast["capabilities"] = json!(["fast"]);
@@ -107,7 +108,7 @@ async fn who_submits_to_a_full_queue_is_told_when_to_come_again_and_how_much_roo
     assert_eq!(
         status,
         StatusCode::TOO_MANY_REQUESTS,
-        "the same two programmers, the same queue"
+        "the task is for the same two programmers and their queue"
     );
 
     pool.start_worker(&["--all"]);
@@ -147,7 +148,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
     assert!(said.contains("60 of 60 tasks succeeded"), "{said}");
     let waits = shown
         .lines()
-        .find(|line| line.contains("still to hand in"))
+        .find(|line| line.contains("still to submit"))
         .unwrap_or_default();
     assert!(
         waits.starts_with("the queue is full: ") && waits.contains("waiting for `any`; "),
@@ -157,7 +158,7 @@ async fn the_command_line_hands_in_more_than_the_queue_holds_and_says_that_it_wa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_wait_for_results_sees_the_ids_as_the_queue_takes_the_tasks() {
+async fn a_submitter_that_does_not_wait_for_results_sees_the_ids_as_the_queue_takes_the_tasks() {
     let agent = ["/bin/sh", "-c", "sleep 0.2; echo four >>readme.txt"];
     let pool = Pool::start(&narrow().command(&agent)).await;
     let file = pool.path().join("tasks.json");
@@ -179,21 +180,23 @@ async fn who_does_not_wait_for_results_sees_the_ids_as_the_queue_takes_the_tasks
     assert_eq!(
         (ids.len(), said.lines().count()),
         (40, 41),
-        "an id a line, each once, and how many they are: {said}"
+        "each id is printed once, one per line, and then their number: {said}"
     );
-    assert!(said.contains("40 tasks taken"), "{said}");
+    assert!(said.contains("40 tasks submitted"), "{said}");
     assert_eq!(
-        shown.matches("what is printed is taken").count(),
+        shown
+            .matches("the tasks printed so far are submitted")
+            .count(),
         1,
-        "what to make of it, once: {shown}"
+        "the meaning of the ids is explained once: {shown}"
     );
     let waits = shown
         .lines()
-        .filter(|line| line.contains("still to hand in"))
+        .filter(|line| line.contains("still to submit"))
         .count();
     assert!(
         (1..=3).contains(&waits),
-        "no line for every change: {shown}"
+        "not every change prints a line: {shown}"
     );
 }
 
@@ -257,16 +260,19 @@ async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a
     assert_eq!(
         status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "two of three cannot be published: {said}"
+        "two of the three tasks cannot be published: {said}"
     );
-    assert!(said["retry_after_s"].is_u64(), "it passes: {said}");
+    assert!(
+        said["retry_after_s"].is_u64(),
+        "the answer says when to come again: {said}"
+    );
     let failed: Vec<u64> = said["errors"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|e| e["index"].as_u64())
         .collect();
-    assert_eq!(failed, [1, 2], "the first was taken before: {said}");
+    assert_eq!(failed, [1, 2], "the first task was accepted before: {said}");
     let ids: Vec<&str> = said["ids"]
         .as_array()
         .into_iter()
@@ -276,11 +282,11 @@ async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a
     assert_eq!(
         ids[..2],
         ["part-1", "part-2"],
-        "an id for each of the list: {said}"
+        "each task of the list has an id: {said}"
     );
     assert_eq!(
         said["errors"][1]["id"], ids[2],
-        "also the one that the dispatcher made: {said}"
+        "the id that the dispatcher made is among them: {said}"
     );
     assert!(
         said["detail"]
@@ -289,7 +295,7 @@ async fn a_list_that_was_taken_in_part_comes_with_ids_and_can_be_sent_again_as_a
         "{said}"
     );
 
-    // The next one declares and binds what is missing.
+    // The next dispatcher declares and binds the missing parts.
     pool.start_dispatcher().await;
     for (task, id) in list.iter_mut().zip(&ids) {
         task["id"] = json!(id);
@@ -327,14 +333,14 @@ async fn results_wait_for_a_dispatcher_that_does_nothing_and_all_are_delivered_w
             .over_amqp("any", &task(&format!("waits-{number}")))
             .await;
     }
-    // Workers write the outcomes themselves while no dispatcher does.
+    // The workers write the outcomes themselves, because no dispatcher does.
     pool.event_log().await.finished(TASKS, SOON * 4).await;
     slow.thaw();
     books.settled(SOON * 4).await;
     let memory = memory_mib(slow.pid());
     assert!(
         memory < 300,
-        "it takes them as it can handle them: {memory} MiB"
+        "it takes only as many results as it can handle: {memory} MiB"
     );
     slow.kill();
     let report = books.close(&mut pool, SOON).await;
@@ -373,7 +379,7 @@ async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the
     );
     assert!(
         answer.headers().contains_key("retry-after"),
-        "when to come again: {:?}",
+        "the answer says when to come again: {:?}",
         answer.headers()
     );
 
@@ -393,9 +399,9 @@ async fn while_the_broker_has_an_alarm_submitters_are_told_to_come_again_and_the
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(&shown).expect("a file"));
     let submitting = command.spawn().expect("the command line runs");
-    eventually("it says that it waits", SOON, async || {
+    eventually("the command says that it waits", SOON, async || {
         let said = std::fs::read_to_string(&shown).unwrap_or_default();
-        (said.contains("low on disk") && said.contains("waiting, 3 still to hand in")).then_some(())
+        (said.contains("low on disk") && said.contains("waiting, 3 still to submit")).then_some(())
     })
     .await;
     broker.control(&["set_disk_free_limit", "1000000"]).await;
@@ -472,5 +478,5 @@ async fn a_hundred_thousand_waiting_tasks_are_held_in_bounded_memory() {
     let open = pool.api().status().await["open_tasks"]
         .as_u64()
         .expect("a number");
-    assert!(open > 90_000, "it knows them all: {open}");
+    assert!(open > 90_000, "it knows all open tasks: {open}");
 }

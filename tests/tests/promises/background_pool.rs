@@ -1,5 +1,5 @@
-//! `scripts/local-pool` runs a pool in the background: it is started whole, mended when it runs in part, begun anew without the
-//! loss of a task, and leaves nothing behind.
+//! `scripts/local-pool` runs a pool in the background. It starts a whole pool, starts missing processes
+//! again, restarts the pool without losing a task, and leaves nothing behind.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,7 +42,7 @@ async fn gone(pid: Pid) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a_task() {
+async fn a_background_pool_is_repaired_and_restarted_without_losing_a_task() {
     let checkout = Checkout::make().await;
     Repository::create(
         &checkout.path().join("repositories/app"),
@@ -57,7 +57,7 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     assert_eq!(
         (status, said.contains("scripts/local-pool start")),
         (Some(1), true),
-        "nothing runs yet: {said}"
+        "no pool runs yet: {said}"
     );
 
     let own = checkout.path().join("config/own.yaml");
@@ -72,7 +72,7 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     assert_eq!(
         (status, said.contains("running already")),
         (Some(0), true),
-        "a second start: {said}"
+        "a second start does nothing: {said}"
     );
 
     let wrong = checkout.path().join("config/wrong.yaml");
@@ -88,9 +88,13 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         "the mistake is shown: {said}"
     );
     let (status, said) = checkout.pool(&["status"]);
-    assert_eq!(status, Some(0), "and nothing was stopped for it: {said}");
+    assert_eq!(
+        status,
+        Some(0),
+        "nothing was stopped before the file was checked: {said}"
+    );
 
-    // One part after another dies, and a start brings back that one only.
+    // One process after the other dies, and a start brings back only that one.
     for (killed, left) in [("worker", "dispatcher"), ("dispatcher", "worker")] {
         let (stays, url) = (checkout.pid(left), checkout.value("POOL_URL"));
         kill_process(&checkout, killed).await;
@@ -104,7 +108,7 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
         let (status, said) = checkout.pool(&["start"]);
         assert_eq!(status, Some(0), "{said}");
         assert!(
-            said.contains(&format!("starting what is missing: {killed}")),
+            said.contains(&format!("starting the missing ones: {killed}")),
             "{said}"
         );
         assert_eq!(
@@ -129,18 +133,22 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     );
     let (status, said) = checkout.pool(&["restart"]);
     assert_eq!(
-        (status, said.contains("it is paused, from before")),
+        (status, said.contains("these pauses are still in force")),
         (Some(0), true),
         "{said}"
     );
     for pid in before {
         gone(pid).await;
     }
-    assert_eq!(checkout.value("POOL_URL"), url, "it is found where it was");
+    assert_eq!(
+        checkout.value("POOL_URL"),
+        url,
+        "the dispatcher has its old address"
+    );
     assert_eq!(
         status_of(&checkout, "waits"),
         "queued",
-        "the task is there as it was"
+        "the task still waits"
     );
     dispatcher(&checkout, &["resume", "--all"]);
     eventually("it is done", SOON, async || {
@@ -158,18 +166,18 @@ async fn a_pool_in_the_background_is_mended_and_begun_anew_without_the_loss_of_a
     assert_eq!(
         (status, said.contains("running")),
         (Some(3), false),
-        "nothing of it runs: {said}"
+        "no process of the pool runs: {said}"
     );
 
     let (status, said) = checkout.pool(&["start"]);
     assert_eq!(
         (status, said.contains("config/own.yaml")),
         (Some(0), true),
-        "with the file of the last start: {said}"
+        "it uses the file of the last start: {said}"
     );
     assert_eq!(
         status_of(&checkout, "waits"),
         "succeeded",
-        "and at its broker"
+        "it uses the broker of the last start"
     );
 }

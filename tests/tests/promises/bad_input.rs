@@ -1,4 +1,5 @@
-//! Bad input gets a clear message that names what is wrong; nothing is lost, and the next good task succeeds.
+//! Bad input gets a message that names the mistake. Nothing is lost, and the next good task
+//! succeeds.
 
 use std::collections::HashMap;
 
@@ -10,10 +11,10 @@ use serde_json::{Value, json};
 use crate::support::pool::task;
 use crate::support::{Api, Pool, PoolFile, SOON, Submitter};
 
-/// Changes something in every repository.
+/// Changes a file in every repository.
 const AGENT: [&str; 3] = ["/bin/sh", "-c", "echo four >>readme.txt"];
 const NINE: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
-/// One byte more than is accepted, and all of it is one field.
+/// A task one byte larger than the limit; one field holds almost all of it.
 fn too_large() -> String {
     let mut task = task("large");
     task["instruction"] = Value::from("x".repeat(pool_core::task::MAX_BODY_BYTES));
@@ -36,7 +37,7 @@ fn without(field: &str) -> Value {
     task
 }
 
-/// What is wrong with a task whatever way it comes: a name, the body, words of the message.
+/// Mistakes in a task, whichever way it comes: a name, the body, words of the message.
 pub(super) fn mistakes() -> Vec<(&'static str, String, &'static [&'static str])> {
     vec![
         (
@@ -44,7 +45,7 @@ pub(super) fn mistakes() -> Vec<(&'static str, String, &'static [&'static str])>
             r#"{"id": "bad", "instruction": "#.to_owned(),
             &["ends"],
         ),
-        ("no JSON at all", "hello".to_owned(), &["expected"]),
+        ("text that is not JSON", "hello".to_owned(), &["expected"]),
         (
             "an unknown field",
             with("colour", json!("red")).to_string(),
@@ -216,10 +217,10 @@ async fn an_id_that_is_used_again_is_the_same_task_or_a_conflict() {
     api.submit(&task("once")).await;
     let result = api.result("once", SOON).await;
     let (status, again) = api.try_submit(&task("once")).await;
-    assert_eq!(status, 200, "the same body is no new task: {again}");
+    assert_eq!(status, 200, "the same body is not a new task: {again}");
     assert_eq!(
         again["status"], "succeeded",
-        "the answer is the present state"
+        "the answer has the present state of the task"
     );
     let mut other = task("once");
     other["instruction"] = "something else".into();
@@ -229,17 +230,21 @@ async fn an_id_that_is_used_again_is_the_same_task_or_a_conflict() {
         said["detail"]
             .as_str()
             .is_some_and(|text| text.contains("once")),
-        "it names the id: {said}"
+        "the answer names the id: {said}"
     );
 
     let mut submitter = pool.submitter("me").await;
     submitter.submit("any", &other).await;
     let reply = submitter.reply(SOON).await;
-    assert_eq!(reply.status, Status::Rejected, "over AMQP too");
+    assert_eq!(
+        reply.status,
+        Status::Rejected,
+        "it is rejected over AMQP, too"
+    );
     assert_eq!(
         kind(&reply),
         Some(ErrorKind::IdConflict),
-        "and says why: {reply:?}"
+        "the result says why: {reply:?}"
     );
     let shown = api.result("once", SOON).await;
     assert_eq!(shown, result, "the task keeps its result");
@@ -248,11 +253,11 @@ async fn an_id_that_is_used_again_is_the_same_task_or_a_conflict() {
     assert_eq!(
         reply.status,
         Status::Succeeded,
-        "the same body brings the result that there is: {reply:?}"
+        "the same body brings the existing result: {reply:?}"
     );
     assert_eq!(
         reply.attempt, result.attempt,
-        "of the attempt that was made"
+        "it is the result of the one attempt"
     );
     let mut log = pool.event_log().await;
     log.read().await;
@@ -282,7 +287,11 @@ async fn a_message_that_misuses_the_id_of_a_waiting_task_does_not_end_that_task(
     );
     pool.start_worker(&["--all"]);
     let result = pool.api().result("waiting", SOON).await;
-    assert_eq!(result.status, Status::Succeeded, "and is done: {result:?}");
+    assert_eq!(
+        result.status,
+        Status::Succeeded,
+        "the waiting task is done: {result:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -299,7 +308,7 @@ async fn a_web_page_of_somebody_else_cannot_submit_tasks() {
         ),
         ("a sandboxed page", vec![json, ("origin", "null")], 403),
         (
-            "what a form can send",
+            "the content type of a form",
             vec![("content-type", "text/plain")],
             415,
         ),
@@ -393,7 +402,7 @@ async fn tasks_that_nobody_can_do_are_answered_with_the_reason() {
     );
     let cases = [
         (
-            "nobody offers it",
+            "no programmer offers it",
             "quantum",
             &nobody,
             Status::Rejected,
@@ -401,7 +410,7 @@ async fn tasks_that_nobody_can_do_are_answered_with_the_reason() {
             "quantum",
         ),
         (
-            "the key is no set",
+            "the key is not a set of capabilities",
             "Fast!",
             &task("key"),
             Status::Rejected,
@@ -502,7 +511,7 @@ async fn correlated(submitter: &mut Submitter) -> (String, ResultMessage) {
     let delivery = submitter
         .next(SOON)
         .await
-        .expect("every bad message is answered");
+        .expect("a bad message is answered");
     (correlation(&delivery).to_owned(), result_in(&delivery))
 }
 
@@ -527,14 +536,14 @@ pub(super) fn message(result: &ResultMessage) -> &str {
     result.error.as_ref().map_or("", |error| &error.message)
 }
 
-/// A good task succeeds, and afterwards no message is left that nobody cares for.
+/// Checks that a good task succeeds and that no message is left over afterwards.
 async fn still_works(pool: &Pool, submitter: &mut Submitter) {
     submitter.submit("any", &task("good")).await;
     let reply = submitter.reply(SOON).await;
     assert_eq!(
         reply.task_id.as_ref().map(|id| id.as_str()),
         Some("good"),
-        "no surplus result comes: {reply:?}"
+        "no further result comes: {reply:?}"
     );
     assert_eq!(
         reply.status,

@@ -1,5 +1,5 @@
-//! Bad input while the broker is killed, takes nothing, or cannot be reached: each gets its answer afterwards, and nothing
-//! is lost.
+//! Bad input while the broker is killed, refuses publishes, or cannot be reached: each message gets
+//! its answer afterwards, and nothing is lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,15 +17,16 @@ use crate::support::line::{Line, OUTAGE};
 use crate::support::private::SETTLED_AFTER;
 use crate::support::{Books, Pool, SOON, eventually};
 
-/// Changes something in every repository.
+/// Changes a file in every repository.
 const AGENT: [&str; 3] = ["/bin/sh", "-c", "echo four >>readme.txt"];
-/// Between two rounds of mistakes: one of them has a megabyte.
+/// The pause between two rounds of mistakes, one of which has a megabyte.
 const ROUND: Duration = Duration::from_millis(500);
-/// Good tasks among them.
+/// The number of good tasks among the mistakes.
 const GOOD: usize = 40;
 
-/// All mistakes over both doors, and good tasks, again and again while `breaks` breaks things; afterwards each mistake has
-/// its answer and lies in `pool.dead`, and the good tasks are done.
+/// Sends all mistakes over HTTP and AMQP, and good tasks among them, again and again while `breaks`
+/// runs. Afterwards each mistake has its answer and lies in `pool.dead`, and the good tasks are
+/// done.
 async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce()) {
     let (mistakes, api) = (mistakes(), pool.api());
     let mut careless = Careless::join(&pool.amqp_url(), "careless")
@@ -73,7 +74,7 @@ async fn survives(pool: &mut Pool, mut books: Books, breaks: impl AsyncFnOnce())
     );
     books.settled(REPAIRED_WITHIN).await;
     all_are_answered_and_kept(pool, careless.queue()).await;
-    // The answer to a message that is not a task names its id if that can be read.
+    // The answer to a message that is not a task names the message's id if it can be read.
     for id in mistakes.iter().map(|(_, body, _)| id_in(body.as_bytes())) {
         books.tried(id.as_ref().map_or("", TaskId::as_str));
     }

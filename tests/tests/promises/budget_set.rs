@@ -1,11 +1,11 @@
-//! A limit of the day that keeps programmers from working is set with a warning.
+//! Setting a daily limit that keeps programmers from working prints a warning.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::support::{Pool, PoolFile};
 
-/// Two free programmers, one whose tasks may cost $5.00 and one $1.00; the limit of the day is $50.
+/// Two free programmers, one whose tasks may cost $5.00 and one $1.00. The daily limit is $50.
 fn mixed() -> PoolFile {
     let file = PoolFile::sample().only(&["001", "009", "006", "008"]);
     let file = file.paid_llm("paid/model", "http://127.0.0.1:9/v1", ("1", "10"));
@@ -26,7 +26,7 @@ async fn a_limit_that_leaves_less_than_a_cap_warns_and_names_who_can_take_no_pai
             .await
     };
     let said = set("5.00").await;
-    assert!(!said.contains("warning"), "every cap fits: {said}");
+    assert!(!said.contains("warning"), "every task limit fits: {said}");
     let said = set("4.99").await;
     let warning = said
         .lines()
@@ -34,15 +34,15 @@ async fn a_limit_that_leaves_less_than_a_cap_warns_and_names_who_can_take_no_pai
         .unwrap_or_default();
     assert!(
         warning.contains("$4.99") && warning.contains("left"),
-        "what is left: {said}"
+        "the output says what is left: {said}"
     );
     assert!(
         warning.contains("Prog-006") && warning.contains("$5.00"),
-        "who, and the cap: {warning}"
+        "the warning names the programmer and its task limit: {warning}"
     );
     assert!(
         !warning.contains("Prog-008") && !warning.contains("Prog-001"),
-        "the others go on: {warning}"
+        "the warning does not name the others: {warning}"
     );
     let said = set("0.50").await;
     let warning = said
@@ -59,11 +59,14 @@ async fn a_limit_that_leaves_less_than_a_cap_warns_and_names_who_can_take_no_pai
         assert!(warning.contains(words), "it says {words:?}: {warning}");
     }
     let shown = pool.command_line(&["budget"]).await;
-    assert!(shown.contains("Prog-008"), "as long as it is so: {shown}");
+    assert!(
+        shown.contains("Prog-008"),
+        "the budget shows the programmer while its task limit does not fit: {shown}"
+    );
 
     let body = json!({"limit_usd": "0.50", "for": "today"});
     let (status, answer) = pool.api().send(Method::POST, "/budget", &body).await;
-    assert_eq!(status, StatusCode::OK, "it is set all the same: {answer}");
+    assert_eq!(status, StatusCode::OK, "the limit is set: {answer}");
     assert!(
         answer["warnings"][0]
             .as_str()
@@ -74,6 +77,6 @@ async fn a_limit_that_leaves_less_than_a_cap_warns_and_names_who_can_take_no_pai
     assert_eq!(
         answer["warnings"].as_array().map(Vec::len),
         Some(1),
-        "one is enough: {answer}"
+        "one warning is enough: {answer}"
     );
 }

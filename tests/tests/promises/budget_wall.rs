@@ -1,4 +1,5 @@
-//! The budget is a wall: whatever happens at once, the pool never spends more in a day than it may. Free LLMs go on.
+//! The budget is a hard limit: whatever happens at once, the pool never spends more in a day than
+//! the limit. Free LLMs go on.
 
 use std::time::Duration;
 
@@ -15,13 +16,14 @@ use crate::support::pool::tasks;
 use crate::support::status::PoolStatus;
 use crate::support::{EventLog, Ledger, Llm, Pool, PoolFile, SOON};
 
-/// What each call uses: at one dollar and ten dollars for a million tokens it costs $0.0195, which is just below the cap.
+/// The usage of each call: at one dollar and ten dollars per million tokens it costs $0.0195, just
+/// below the task limit.
 const USAGE: (u64, u64) = (100, 1940);
 const CALL: MicroUsd = MicroUsd(19_500);
 const CAP: &str = "0.02";
 const LIMIT: MicroUsd = MicroUsd(50_000_000);
 
-/// Paid programmers, each of whose tasks may cost the cap, with $50 a day.
+/// Paid programmers whose tasks may each cost `CAP`, with $50 a day.
 fn paid(programmers: usize, llm: &Llm) -> PoolFile {
     let file = PoolFile::grown(programmers, "paid/primary", None).calling(&[]);
     let file = file.paid_llm("paid/primary", &llm.base_url(), ("1", "10"));
@@ -33,7 +35,7 @@ async fn paid_llm() -> Llm {
     Llm::start_with_usage(USAGE.0, USAGE.1).await
 }
 
-/// Somebody has spent this much already.
+/// Records that this much was spent before.
 async fn spend(log: &mut EventLog, amount_usd: &str) {
     let attempt = AttemptId::new();
     let reserved = json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": amount_usd});
@@ -42,11 +44,11 @@ async fn spend(log: &mut EventLog, amount_usd: &str) {
     let entries = log.append(&[reserved, settled]).await;
     assert!(
         entries.iter().rev().take(2).all(|entry| entry.accepted),
-        "what was spent before is in the log"
+        "the earlier spending is in the log"
     );
 }
 
-/// Waits until no programmer takes tasks, all of them because of the budget.
+/// Waits until no programmer takes tasks, each because of the budget.
 async fn all_wait_for_budget(pool: &Pool) -> PoolStatus {
     pool.status_where("every programmer is shut because of the budget", |status| {
         status.all_are_shut_for("budget")
@@ -67,7 +69,7 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     let llm = paid_llm().await;
     let file = paid(49, &llm).set_of("049", "max_cost_per_job_usd", json!("1.00"));
     let mut pool = Pool::set_up_alone(&file).await;
-    // Only now the time runs: before, other tests may have had the cores.
+    // The clock starts now, because other tests may have had the cores before.
     let (zone, midnight) = zone_whose_day_ends_in(Duration::from_secs(25));
     pool.rewrite(&file.set("cost_optimization.time_zone", json!(zone)));
     pool.start_dispatcher().await;
@@ -75,11 +77,11 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     pool.all_are_held().await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.90").await;
-    pool.status_where("049 knows that its cap does not fit", |status| {
+    pool.status_where("049 knows that its task limit does not fit", |status| {
         status.is_shut_for("049", "budget")
     })
     .await;
-    // Nobody gets an answer until everybody has tried.
+    // No call is answered before every programmer has tried to reserve.
     llm.hold("*").await;
     pool.api().submit(&json!(tasks("t", TASKS))).await;
     log.until("five have reserved", SOON, |entries| {
@@ -96,14 +98,14 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     eprintln!("{left:?} are left of the day");
     assert!(
         !left.is_zero(),
-        "all of this has to be over before the day is: the machine is too slow"
+        "the machine is too slow: this has to end before the day does"
     );
     let spent = status.spent();
     assert!(
         spent >= MicroUsd(49_980_000) && spent <= LIMIT,
-        "as much as fits, and no more: {spent}"
+        "exactly the reservations that fit are spent: {spent}"
     );
-    assert_eq!(status.0["open_tasks"], TASKS - 5, "the rest waits");
+    assert_eq!(status.0["open_tasks"], TASKS - 5, "the other tasks wait");
 
     log.finished(TASKS, SOON * 6).await;
     let entries = log.read().await;
@@ -114,7 +116,7 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     let early: Vec<_> = entries.iter().filter(early).collect();
     assert!(
         early.is_empty(),
-        "whose cap does not fit takes nothing, and returns nothing: {early:?}"
+        "a programmer whose task limit does not fit takes no task and returns none: {early:?}"
     );
     pool.all_succeeded(&mut log, "t", TASKS).await;
     let calls = llm
@@ -126,7 +128,8 @@ async fn forty_nine_programmers_racing_at_49_90_of_50_dollars_never_pass_them() 
     assert_eq!(calls, TASKS, "one paid call for each task, none twice");
 }
 
-/// Before midnight never more than five at once and never above the limit; after it not above the next one's.
+/// Checks that before midnight there are never more than five reservations at once and never more
+/// than the limit; and that the next day keeps its own limit.
 fn judge_days(history: &[Ledger], midnight: Timestamp) {
     let (first, second): (Vec<&Ledger>, Vec<&Ledger>) =
         history.iter().partition(|ledger| ledger.at < midnight);
@@ -148,7 +151,7 @@ fn judge_days(history: &[Ledger], midnight: Timestamp) {
     let yesterday = first.last().map(|ledger| ledger.spent).unwrap_or_default();
     assert!(
         yesterday >= MicroUsd(49_980_000),
-        "the wall is reached: {yesterday}"
+        "the limit is reached: {yesterday}"
     );
     let highest = second
         .iter()
@@ -159,7 +162,7 @@ fn judge_days(history: &[Ledger], midnight: Timestamp) {
         highest.saturating_sub(yesterday) <= LIMIT,
         "the next day has a limit of its own: {highest}"
     );
-    assert!(!second.is_empty(), "on the next day it goes on");
+    assert!(!second.is_empty(), "tasks run again on the next day");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,12 +172,12 @@ async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_
     let file = PoolFile::grown(PROGRAMMERS, "local/free", Some("paid/backup"))
         .calling(&[])
         .llm(&llm.base_url());
-    // A call costs $0.28916: three of them fit into the last dollar.
+    // A call costs $0.28916, so three of them fit into the last dollar.
     let file = file.paid_llm("paid/backup", &llm.base_url(), ("1", "149"));
     let file = file.set("defaults.max_cost_per_job_usd", json!("0.30"));
     let breaker = json!({"failure_threshold": 3, "window_s": 60, "cooldown_s": 3});
     let pool =
-        Pool::start_processes_alone(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
+        Pool::start_processes_large(&file.set("failover.circuit_breaker", breaker), 2, 7).await;
     let mut log = pool.event_log().await;
     spend(&mut log, "49.00").await;
     llm.hold("free").await;
@@ -215,7 +218,7 @@ async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_
         .collect();
     assert!(
         !refused.is_empty(),
-        "more wanted the paid LLM than there was money for"
+        "more programmers asked for the paid LLM than the budget allows"
     );
     for entry in refused {
         let (task, attempt) = (entry.text("task"), entry.text("attempt"));
@@ -225,7 +228,7 @@ async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_
         assert_eq!(
             entries.iter().filter(went_back).count(),
             1,
-            "{task} went back when it was refused"
+            "{task} was returned when its reservation was refused"
         );
     }
     let paid_calls = llm
@@ -242,7 +245,7 @@ async fn when_the_free_primary_dies_the_paid_backup_is_used_as_far_as_the_money_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_worker_had_reserved_counts_as_spent_and_its_task_is_done_by_another() {
+async fn the_reservation_of_a_killed_worker_counts_as_spent_and_another_does_its_task() {
     let llm = paid_llm().await;
     let file = paid(2, &llm).set(
         "cost_optimization",
@@ -269,18 +272,15 @@ async fn what_a_killed_worker_had_reserved_counts_as_spent_and_its_task_is_done_
     assert_ne!(
         result.programmer.as_ref().map(ProgrammerId::as_str),
         Some(who.as_str()),
-        "by another programmer"
+        "another programmer has done the task"
     );
 
     let ledger = Ledger::after(log.read().await);
-    assert_eq!(
-        ledger.spent, CALL,
-        "the cost of the one call that was answered"
-    );
+    assert_eq!(ledger.spent, CALL, "the task cost its one answered call");
     assert_eq!(
         ledger.reserved(),
         MicroUsd(20_000),
-        "and what nobody will settle"
+        "the reservation of the killed worker stays"
     );
     let status = pool.status().await;
     assert_eq!(
@@ -289,10 +289,10 @@ async fn what_a_killed_worker_had_reserved_counts_as_spent_and_its_task_is_done_
         "both count as spent: {status:?}"
     );
     assert_eq!(log.outcomes("t-1"), [Status::Succeeded], "one outcome");
-    // One cent is left, which is less than a cap.
+    // One cent is left, which is less than a task limit.
     pool.api().submit(&json!(tasks("next", 1))).await;
     let left = if who == "001" { "002" } else { "001" };
-    pool.status_where("whoever is left waits for the budget", |status| {
+    pool.status_where("the remaining programmers wait for the budget", |status| {
         status.is_shut_for(left, "budget")
     })
     .await;
@@ -310,8 +310,12 @@ async fn a_pool_of_free_llms_needs_no_money() {
     pool.api().submit(&json!(tasks("t", 6))).await;
     log.finished(6, SOON).await;
     pool.all_succeeded(&mut log, "t", 6).await;
-    assert_eq!(llm.requests().await.len(), 12, "two calls for each");
-    assert_eq!(reservations(log.read().await), 0, "and nothing to reserve");
+    assert_eq!(
+        llm.requests().await.len(),
+        12,
+        "there are two calls for each task"
+    );
+    assert_eq!(reservations(log.read().await), 0, "there is no reservation");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,7 +351,7 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
     pool.start_dispatcher().await;
     pool.start_worker(&["--programmers", "001"]);
     pool.start_worker_with(&["--programmers", "002"], &clock.environment());
-    // Of two clocks nobody could say which one is wrong.
+    // With only two clocks nobody could say which one is wrong.
     pool.start_worker(&["--programmers", "003"]);
     pool.all_consume().await;
     let mut log = pool.event_log().await;
@@ -362,7 +366,7 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
             .await;
         let seen = log.read().await.len();
         log.follow(
-            "the pool has lived on for two pulses",
+            "the log has two more pulses of the pool",
             SOON * 2,
             |entries| {
                 (entries[seen..]
@@ -384,7 +388,7 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
         assert_eq!(
             reservations(&log.entries),
             0,
-            "{offset}: the wall stays shut"
+            "{offset}: the programmers stay shut"
         );
         let ahead = log
             .entries
@@ -401,7 +405,7 @@ async fn a_clock_that_jumps_a_day_moves_no_wall_and_shuts_its_own_worker() {
     assert_eq!(
         llm.requests().await.len(),
         0,
-        "no money was spent meanwhile"
+        "no money was spent in the meantime"
     );
     pool.command_line(&["budget", "set", "--limit", "60", "--today"])
         .await;

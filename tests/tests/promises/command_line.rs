@@ -1,4 +1,5 @@
-//! The command line as people and scripts use it: what it follows, how it ends, what it says when something is wrong.
+//! The command line as people and scripts use it: what `watch` follows, exit codes, and the
+//! messages when something is wrong.
 
 use std::process::{Command, Output, Stdio};
 
@@ -12,7 +13,7 @@ use crate::support::{Pool, PoolFile, SOON, eventually};
 
 const SECRET: &str = "a-token-of-this-test";
 
-/// `pool watch` beside a test.
+/// `pool watch`, running beside a test.
 struct Watch(Running);
 
 impl Watch {
@@ -25,7 +26,7 @@ impl Watch {
         Self(Running::start(name, &pool.path().join("logs"), &command))
     }
 
-    /// Within a terminal of its own, as `script` makes one.
+    /// Runs it in its own terminal, which `script` makes.
     fn in_a_terminal(pool: &Pool, arguments: &str) -> Self {
         let mut command = Command::new("script");
         let words = format!("{} watch {arguments}", program("pool").display());
@@ -51,8 +52,17 @@ impl Watch {
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'));
         whole
-            .map(|line| serde_json::from_str(line).expect("an object a line"))
+            .map(|line| serde_json::from_str(line).expect("one object per line"))
             .collect()
+    }
+
+    /// Waits until it has printed these words; gives all that it has printed.
+    async fn says(&self, words: &str) -> String {
+        let what = format!("it prints {words:?}");
+        eventually(&what, SOON, async || {
+            Some(self.printed()).filter(|printed| printed.contains(words))
+        })
+        .await
     }
 
     async fn tells(&self, what: &str, fits: impl Fn(&Value) -> bool) {
@@ -92,6 +102,8 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
     watch
         .tells("a task has succeeded", of_task("first", "succeeded"))
         .await;
+    // Only a watch that is connected by now has something to miss.
+    words.says("first succeeded by Prog-001").await;
 
     pool.kill_dispatcher();
     watch
@@ -102,22 +114,34 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
     pool.api().result("missed", SOON).await;
     pool.start_dispatcher_at(&address, &[]).await;
     watch
-        .tells("what it has missed", of_task("missed", "succeeded"))
+        .tells(
+            "the event that it has missed",
+            of_task("missed", "succeeded"),
+        )
         .await;
     let events = watch.events();
     let count = |fits: &dyn Fn(&Value) -> bool| events.iter().filter(|event| fits(event)).count();
-    assert_eq!(count(&of_dispatcher("lost")), 1, "a break is told once");
-    assert_eq!(count(&of_dispatcher("connected")), 2, "and its end");
+    assert_eq!(
+        count(&of_dispatcher("lost")),
+        1,
+        "a lost connection is reported once"
+    );
+    assert_eq!(
+        count(&of_dispatcher("connected")),
+        2,
+        "its end is reported once"
+    );
     assert_eq!(
         count(&of_task("first", "succeeded")),
         1,
-        "what was told is not told again"
+        "no event is repeated"
     );
     let told = events
         .iter()
         .rfind(|event| of_task("missed", "succeeded")(event))
         .expect("an event");
-    // Its words come from the history, which a dispatcher that has just begun may still be reading.
+    // The words come from the history, which a dispatcher that has just started may still be
+    // reading.
     let without_words = |mut task: Value| {
         task.as_object_mut().expect("a task").remove("summary");
         task
@@ -126,13 +150,11 @@ async fn watch_tells_what_happens_and_what_has_happened_while_its_dispatcher_was
     assert_eq!(
         without_words(told["task"].clone()),
         without_words(listed),
-        "a task is what the API says"
+        "the event has the task as the API shows it"
     );
-    let said = eventually("the same in words", SOON, async || {
-        Some(words.printed()).filter(|said| said.contains("missed succeeded by Prog-001"))
-    });
+    let said = words.says("missed succeeded by Prog-001").await;
     assert!(
-        !said.await.contains('\u{1b}'),
+        !said.contains('\u{1b}'),
         "without a terminal there are no colors"
     );
 }
@@ -146,7 +168,7 @@ async fn watch_ends_with_its_tasks_and_says_by_its_status_how() {
     these
         .iter_mut()
         .for_each(|task| task["labels"] = json!({"run_id": "7"}));
-    // The first is in hand when the second comes: of two at once either may be first.
+    // The first task runs before the second one comes: of two at once either could run first.
     bench.pool.api().submit(&these[0]).await;
     bench.agents_started(1).await;
     bench.pool.api().submit(&these[1]).await;
@@ -162,40 +184,47 @@ async fn watch_ends_with_its_tasks_and_says_by_its_status_how() {
     assert_eq!(
         cancelled.0.ended().await.code(),
         Some(1),
-        "it has not succeeded: {:?}",
+        "the status is 1 for a task that did not succeed: {:?}",
         cancelled.printed()
     );
     bench.go();
     assert_eq!(
         terminal.0.ended().await.code(),
         Some(0),
-        "this one has: {:?}",
+        "the status is 0 for a task that succeeded: {:?}",
         terminal.printed()
     );
     assert_eq!(
         run.0.ended().await.code(),
         Some(1),
-        "of two one has not: {:?}",
+        "the status is 1 if one of two tasks did not succeed: {:?}",
         run.printed()
     );
-    run.tells("the other one has", of_task("run-1", "succeeded"))
-        .await;
+    run.tells(
+        "the other task has succeeded",
+        of_task("run-1", "succeeded"),
+    )
+    .await;
 
     let drawn = terminal.printed();
     let (begin, end) = ("\u{1b}[?1049h", "\u{1b}[?1049l");
     assert!(
         drawn.contains(begin) && drawn.contains("Prog-001"),
-        "on a terminal it is a view: {drawn:?}"
+        "on a terminal it draws a full screen: {drawn:?}"
     );
     let left = drawn.rsplit(end).next().unwrap_or_default();
     assert!(
         drawn.contains(end) && left.contains("run-1 succeeded"),
-        "and leaves the outcome behind: {left:?}"
+        "it leaves the outcome on the terminal: {left:?}"
     );
 }
 
 async fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(program("pool"));
+    run_program("pool", arguments, env).await
+}
+
+async fn run_program(name: &str, arguments: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program(name));
     command
         .args(arguments)
         .env_remove("POOL_URL")
@@ -212,7 +241,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Words, the dispatcher's URL, the environment; the exit status, and parts of what is said.
+/// The arguments, the dispatcher's URL, the environment; the exit status, and parts of the message.
 type Case<'a> = (
     &'a [&'a str],
     &'a str,
@@ -246,7 +275,7 @@ async fn every_error_says_what_to_do() {
             &format!("{url}/elsewhere"),
             &[],
             1,
-            &["nothing at this path"],
+            &["no such path"],
         ),
         (
             &["pause", "--all"],
@@ -260,21 +289,21 @@ async fn every_error_says_what_to_do() {
             &url,
             wrong,
             1,
-            &["not the token", "set POOL_API_TOKEN"],
+            &["wrong token", "set POOL_API_TOKEN"],
         ),
         (
             &["show", "unknown"],
             &url,
             with,
             1,
-            &["no task unknown", "pool watch"],
+            &["no task `unknown`", "pool tasks"],
         ),
         (
             &["watch", "--task", "unknown"],
             &url,
             with,
             1,
-            &["no task unknown"],
+            &["no task `unknown`"],
         ),
         (
             &["pause", "--programmer", "009"],
@@ -290,7 +319,7 @@ async fn every_error_says_what_to_do() {
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
         assert!(
             output.stdout.is_empty() || arguments[0] == "watch",
-            "nothing but an answer goes to standard output"
+            "errors do not go to standard output"
         );
         for part in parts {
             assert!(error.contains(part), "{arguments:?} says {part:?}: {error}");
@@ -303,7 +332,7 @@ async fn every_error_says_what_to_do() {
     let colored = said(&run(&["status", "--url", &nobody, "--color", "always"], &[]).await);
     assert!(
         colored.starts_with('\u{1b}'),
-        "when it is told to, there are: {colored:?}"
+        "--color always turns colors on: {colored:?}"
     );
 }
 
@@ -328,7 +357,7 @@ async fn bash_completes_commands_options_and_values() {
     assert_eq!(
         complete(&["dead", "re"]).await,
         "retry",
-        "a command below another"
+        "the commands of a command"
     );
     assert_eq!(complete(&["watch", "--la"]).await, "--label", "an option");
     assert_eq!(
@@ -336,4 +365,21 @@ async fn bash_completes_commands_options_and_values() {
         "table json",
         "a value"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dispatcher_names_the_command_that_has_a_subcommand_now() {
+    for (words, named) in [
+        (&["submit", "--wait"][..], "`pool submit`"),
+        (&["why", "a-task"], "`pool why`"),
+        (&["sumbit"], "`pool --help`"),
+    ] {
+        let done = run_program("dispatcher", words, &[]).await;
+        assert_eq!(
+            done.status.code(),
+            Some(2),
+            "{words:?}: a wrong command line"
+        );
+        assert!(said(&done).contains(named), "{words:?}: {}", said(&done));
+    }
 }

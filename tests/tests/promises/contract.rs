@@ -1,5 +1,5 @@
-//! The HTTP API does what `GET /openapi.json` says: a program that was made to find where an API does not sends it
-//! hundreds of requests, right and wrong ones, from a fixed seed.
+//! The HTTP API does what `GET /openapi.json` says. schemathesis, which searches for differences,
+//! sends it hundreds of right and wrong requests from a fixed seed.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::support::machine::schemathesis;
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON};
 
-/// What it is told: `tests/schemathesis.toml` says why.
+/// Its settings; `tests/schemathesis.toml` gives the reasons.
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis.toml");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn the_api_keeps_to_its_description_whatever_is_sent() {
     )
     .await;
     let api = pool.api();
-    // Something to show: a task with a result, and a dead letter.
+    // Data for the API to show: a task with a result, and a dead letter.
     api.submit(&json!(tasks("there", 3))).await;
     api.result("there-3", SOON).await;
     let mut submitter = pool.submitter("me").await;
@@ -54,7 +54,7 @@ async fn the_api_keeps_to_its_description_whatever_is_sent() {
     );
     assert!(
         said.contains("No issues found"),
-        "it has looked for something: {said}"
+        "schemathesis has tested the API: {said}"
     );
     let (status, answer) = api.try_get("/ready").await;
     assert_eq!(
@@ -65,7 +65,7 @@ async fn the_api_keeps_to_its_description_whatever_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_a_problem_too() {
+async fn a_request_that_cannot_be_parsed_is_answered_with_a_problem_too() {
     let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let (http, url) = (reqwest::Client::new(), pool.url());
     let post = |body: Vec<u8>| {
@@ -76,7 +76,7 @@ async fn what_cannot_be_read_is_a_problem_too() {
     let large = vec![b' '; 64 * 1024 * 1024 + 1];
     for (what, request, status) in [
         (
-            "a path that is no UTF-8",
+            "a path that is not UTF-8",
             http.get(format!("{url}/tasks/%ff")),
             400,
         ),
@@ -86,12 +86,12 @@ async fn what_cannot_be_read_is_a_problem_too() {
             400,
         ),
         (
-            "a query that is none",
+            "a query that cannot be parsed",
             http.get(format!("{url}/tasks?limit=many")),
             400,
         ),
         (
-            "a parameter that nobody knows",
+            "an unknown parameter",
             http.get(format!("{url}/report?sinse=7d")),
             400,
         ),

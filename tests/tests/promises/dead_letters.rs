@@ -1,4 +1,5 @@
-//! What could not be handled is kept with its reason, can be looked at as often as one likes, and is taken up again.
+//! A message that cannot be handled is kept with its reason. Looking at it changes nothing, and it
+//! can be retried.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,12 +17,12 @@ use crate::support::amqp::{channel, give_back};
 use crate::support::pool::task;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
-/// Changes something once the file `go` is there, and until then ends without a change.
+/// Ends without a change until the file `go` exists, then makes one.
 const AGENT: &str = r#"[ -e "$1/go" ] && echo four >>readme.txt; true"#;
-/// Changes something as soon as the file `go` is there.
+/// Makes a change as soon as the file `go` exists.
 const PATIENT_AGENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
-/// A pool file with one programmer and this agent, and the directory of the sign it looks for.
+/// A pool file with one programmer and this agent, and the directory of the file that it waits for.
 fn with_agent(pool: &Pool, agent: &str) -> (PoolFile, PathBuf) {
     let signs = pool.path().to_owned();
     let directory = signs.to_str().expect("a path in UTF-8");
@@ -40,7 +41,8 @@ async fn dead(api: &Api) -> Vec<Value> {
         .unwrap_or_default()
 }
 
-/// Gets a message out of a queue and gives it back so many times, as workers do that die before they can claim it.
+/// Gets a message out of a queue and returns it this many times, as workers do that die before they
+/// can claim it.
 async fn return_to_queue(url: &str, queue: &str, times: usize) {
     let (_connection, channel) = channel(url).await;
     for _ in 0..times {
@@ -50,7 +52,8 @@ async fn return_to_queue(url: &str, queue: &str, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_a_retry() {
+async fn a_message_that_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_a_retry()
+{
     let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let mut submitter = pool.submitter("me").await;
     submitter
@@ -63,7 +66,7 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
     assert_eq!(
         submitter.reply(SOON).await.error.map(|e| e.kind),
         Some(ErrorKind::InvalidTask),
-        "its submitter is told"
+        "its submitter gets a result"
     );
 
     let api = pool.api();
@@ -72,7 +75,7 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
     })
     .await;
     let [letter] = &letters[..] else {
-        panic!("one message: {letters:?}")
+        panic!("there is one message: {letters:?}")
     };
     let id = letter["id"].as_str().expect("an id");
     assert!(
@@ -85,7 +88,7 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
         letter["from"]
             .as_str()
             .is_some_and(|from| from.contains("any")),
-        "where it came from: {letter}"
+        "the letter names the queue that it came from: {letter}"
     );
     assert_eq!(
         (&letter["task_id"], &letter["bytes"]),
@@ -106,19 +109,19 @@ async fn what_cannot_be_handled_is_shown_with_its_reason_and_dropped_or_refused_
     let said = String::from_utf8_lossy(&retried.stderr);
     assert!(
         !retried.status.success() && said.contains("is not a task"),
-        "what is not a task stays: {said}"
+        "a message that is not a task stays: {said}"
     );
-    assert_eq!(dead(&api).await.len(), 1, "it is still there");
+    assert_eq!(dead(&api).await.len(), 1, "the letter is still there");
     let dropped = pool.command_line(&["dead", "drop", id]).await;
     assert!(dropped.contains("1 message"), "{dropped}");
     assert!(
         pool.command_line(&["dead", "list"]).await.contains("empty"),
-        "nothing is left"
+        "no letter is left"
     );
     let (status, said) = api
         .send(Method::DELETE, &format!("/dead/{id}"), &Value::Null)
         .await;
-    assert_eq!(status, StatusCode::NOT_FOUND, "it is gone: {said}");
+    assert_eq!(status, StatusCode::NOT_FOUND, "the letter is gone: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,10 +140,13 @@ async fn a_queue_of_an_older_version_is_named_at_the_start_with_what_to_do() {
     channel
         .queue_declare("pool.dead".into(), options, arguments)
         .await
-        .expect("a queue as it was before");
+        .expect("a queue with the arguments of an older version");
     let started = pool.try_program("dispatcher", &["topology"]).await;
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
-    assert!(!started.status.success(), "it does not go on: {said}");
+    assert!(
+        !started.status.success(),
+        "the dispatcher does not start: {said}"
+    );
     assert!(
         said.contains("pool.dead") && said.contains("rabbitmqctl delete_queue pool.dead"),
         "{said}"
@@ -176,12 +182,16 @@ async fn looking_at_dead_letters_changes_neither_their_number_nor_their_order() 
             .collect()
     };
     let first = ids().await;
-    assert_eq!(first.len(), 30, "all are shown: {first:?}");
+    assert_eq!(first.len(), 30, "all letters are shown: {first:?}");
     for _ in 0..25 {
-        assert_eq!(ids().await, first, "the same in the same order");
+        assert_eq!(
+            ids().await,
+            first,
+            "the same letters are shown in the same order"
+        );
     }
     for seen in join_all((0..10).map(|_| ids())).await {
-        assert_eq!(seen, first, "ten who look at once take turns");
+        assert_eq!(seen, first, "ten readers at once take turns");
     }
     let letters = dead(&api).await;
     let middle = letters[15]["id"].as_str().expect("an id");
@@ -191,13 +201,13 @@ async fn looking_at_dead_letters_changes_neither_their_number_nor_their_order() 
     assert_eq!(
         ids().await,
         rest,
-        "one is gone, the others stay as they were"
+        "one letter is gone, the others are unchanged"
     );
     let dropped = pool
         .command_line(&["dead", "drop", "--all", "--format", "json"])
         .await;
     assert!(dropped.contains("\"dropped\": 29"), "{dropped}");
-    assert_eq!(ids().await, [""; 0], "nothing is left");
+    assert_eq!(ids().await, [""; 0], "no letter is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,12 +218,12 @@ async fn a_dead_letter_of_a_task_without_an_outcome_goes_on_and_one_with_an_outc
     let mut submitter = pool.submitter("me").await;
     let mine = || submitter.properties().with_correlation_id("mine".into());
 
-    // Workers died ten times before they could claim it: poison, and rejected.
+    // Workers died ten times before they could claim it, so it is rejected as poison.
     submitter
         .publish("any", task("poison").to_string(), mine())
         .await;
     return_to_queue(&pool.amqp_url(), "tasks.any", 10).await;
-    // And one that nobody has heard of yet.
+    // This one is not in the log.
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let (options, body) = (BasicPublishOptions::default(), task("fresh").to_string());
     let publish = channel.basic_publish(
@@ -245,19 +255,22 @@ async fn a_dead_letter_of_a_task_without_an_outcome_goes_on_and_one_with_an_outc
             .to_owned()
     };
     let said = pool.command_line(&["dead", "retry", &id_of("fresh")]).await;
-    assert!(said.contains("task fresh is in its queue again"), "{said}");
+    assert!(said.contains("task fresh is back in its queue"), "{said}");
     let result = submitter.reply(SOON).await;
     assert_eq!(
         (result.task_id.as_ref().map(|id| id.as_str()), result.status),
         (Some("fresh"), Status::Succeeded),
-        "it went on"
+        "the task succeeds"
     );
 
     let said = pool
         .command_line(&["dead", "retry", &id_of("poison"), "--format", "json"])
         .await;
     let said: Value = serde_json::from_str(&said).expect("JSON");
-    assert_eq!(said[0]["retry_of"], "poison", "the old id is named: {said}");
+    assert_eq!(
+        said[0]["retry_of"], "poison",
+        "the answer names the old id: {said}"
+    );
     let delivery = submitter.next(SOON).await.expect("a result");
     let correlation = delivery
         .properties
@@ -267,17 +280,17 @@ async fn a_dead_letter_of_a_task_without_an_outcome_goes_on_and_one_with_an_outc
     assert_eq!(
         correlation.as_deref(),
         Some("mine"),
-        "the submitter hears of the new one, too"
+        "the submitter gets the result of the new task, too"
     );
     let result: pool_core::result::ResultMessage =
         serde_json::from_slice(&delivery.data).expect("a result");
     assert_eq!(
         json!(result.task_id),
         said[0]["task_id"],
-        "under its new id"
+        "the result has the new id"
     );
     assert_eq!(result.status, Status::Succeeded, "{result:?}");
-    assert_eq!(dead(&api).await, [Value::Null; 0], "nothing is left");
+    assert_eq!(dead(&api).await, [Value::Null; 0], "no letter is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,11 +302,11 @@ async fn a_message_that_reached_the_brokers_delivery_limit_without_a_start_is_is
         .await;
     let mut submitter = pool.submitter("me").await;
     submitter.submit("any", &task("returned")).await;
-    // The policy is in force when the fourth return sends it to pool.dead.
+    // The policy must be in force before the fourth return sends the message to pool.dead.
     let mut log = pool.event_log().await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let reissued = async {
-        log.follow("it is issued again", SOON, |entries| {
+        log.follow("the message is published again", SOON, |entries| {
             entries
                 .iter()
                 .find(|entry| entry.is("reissued") && entry.text("task") == "returned")
@@ -312,20 +325,20 @@ async fn a_message_that_reached_the_brokers_delivery_limit_without_a_start_is_is
         () = reissued => {}
         () = returning => {}
     }
-    // It may just have got the new message, too.
+    // This submitter may have got the new message, too.
     channel
         .close(200, "done".into())
         .await
-        .expect("what is not acknowledged goes back");
+        .expect("an unacknowledged message returns");
     pool.start_worker(&["--all"]);
     let result = submitter.reply(SOON).await;
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "nothing was wrong with it: {result:?}"
+        "the task succeeds: {result:?}"
     );
     let left = submitter.depth_if_any("pool.dead").await;
-    assert_eq!(left, Some(0), "it was taken out of pool.dead");
+    assert_eq!(left, Some(0), "the dispatcher took it out of pool.dead");
     log.read().await;
     assert_eq!(log.starts("returned").len(), 1, "done once");
 }
@@ -370,7 +383,11 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
         .filter_map(|one| one["retry_of"].as_str())
         .collect();
     old.sort_unstable();
-    assert_eq!(old, ["a", "b"], "those of the run: {said:?}");
+    assert_eq!(
+        old,
+        ["a", "b"],
+        "the failed tasks of the run are retried: {said:?}"
+    );
     for one in &said {
         let id = one["task_id"].as_str().expect("an id");
         assert_eq!(
@@ -381,7 +398,7 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
         assert_eq!(
             api.get(&format!("/tasks/{id}")).await["task"]["retry_of"],
             one["retry_of"],
-            "the new one names the old one"
+            "the new task names the old one"
         );
     }
     let twice = pool
@@ -389,13 +406,13 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
         .await;
     let words = String::from_utf8_lossy(&twice.stderr).into_owned();
     assert!(
-        words.contains("2 failed tasks were submitted again before"),
+        words.contains("2 failed tasks were retried before"),
         "{words}"
     );
     assert_eq!(
         String::from_utf8_lossy(&twice.stdout),
         "0 tasks submitted again\n",
-        "the same command may be given twice"
+        "a second identical command retries nothing"
     );
     let done = said[0]["task_id"].as_str().expect("an id");
     let again = pool.try_command_line(&["retry", done]).await;
@@ -409,15 +426,15 @@ async fn failed_tasks_are_submitted_again_as_new_ones() {
         .await;
     assert!(
         said.contains("3 tasks submitted again"),
-        "by force, one that failed, and one once more: {said}"
+        "--force retries succeeded and already retried tasks, too: {said}"
     );
     let before: Vec<&str> = said
         .lines()
-        .filter(|line| line.contains("and was before as"))
+        .filter(|line| line.contains("and was retried before as"))
         .collect();
     assert!(
         matches!(before[..], [line] if line.starts_with("task a (failed)")),
-        "which was it before: {said}"
+        "the output names the earlier retry: {said}"
     );
 }
 
@@ -442,7 +459,7 @@ async fn a_task_whose_deadline_passes_behind_busy_programmers_expires_without_a_
     let message = result.error.map(|error| error.message).unwrap_or_default();
     assert!(
         message.contains(&deadline.to_string()),
-        "it names the deadline: {message}"
+        "the message names the deadline: {message}"
     );
     let ended = log
         .until("its outcome", SOON, |entries| {
@@ -455,20 +472,20 @@ async fn a_task_whose_deadline_passes_behind_busy_programmers_expires_without_a_
     let after = ended.since(deadline);
     assert!(
         ended >= deadline && after < Duration::from_secs(5),
-        "soon after the deadline: {after:?}"
+        "the task expires soon after its deadline: {after:?}"
     );
     std::fs::write(signs.join("go"), "").expect("the sign");
     assert_eq!(
         api.result("long", SOON).await.status,
         Status::Succeeded,
-        "the other one is done"
+        "the other task is done"
     );
     let submitter = pool.submitter("auditor").await;
-    eventually("its message is dropped", SOON, async || {
+    eventually("the task's message is dropped", SOON, async || {
         (submitter.depth_if_any("tasks.any").await == Some(0)).then_some(())
     })
     .await;
     log.read().await;
-    assert_eq!(log.starts("late").len(), 0, "nobody has started it");
+    assert_eq!(log.starts("late").len(), 0, "no programmer has started it");
     assert_eq!(log.outcomes("late"), [Status::Expired], "one outcome");
 }

@@ -1,5 +1,5 @@
-//! One command takes up all dead letters again, as one command drops them. Each dead letter gives its reason in plain words,
-//! with the id of its task.
+//! One command retries all dead letters, and one drops them. Each dead letter gives its reason in
+//! plain words, with the id of its task.
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
@@ -26,7 +26,7 @@ async fn dead_when(api: &Api, count: usize) -> Vec<Value> {
     .await
 }
 
-/// Puts messages into pool.dead, as whoever gave them up.
+/// Puts messages into pool.dead, as the process that gave them up does.
 async fn bury(pool: &Pool, bodies: impl IntoIterator<Item = String>) {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     for body in bodies {
@@ -62,12 +62,16 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
         String::from_utf8_lossy(&done.stdout),
         String::from_utf8_lossy(&done.stderr),
     );
-    assert_eq!(done.status.code(), Some(1), "two are left: {said}{shown}");
-    assert!(said.contains("20 messages were taken up again"), "{said}");
+    assert_eq!(
+        done.status.code(),
+        Some(1),
+        "two letters are left: {said}{shown}"
+    );
+    assert!(said.contains("20 messages retried"), "{said}");
     assert!(said.contains("2 messages are still in pool.dead"), "{said}");
     assert!(
         said.contains("half") && said.contains("pool dead drop"),
-        "which, and what to do: {said}"
+        "the output names the letter and what to do: {said}"
     );
     for n in 1..=20 {
         assert_eq!(
@@ -93,8 +97,8 @@ async fn all_dead_letters_are_taken_up_again_and_what_cannot_be_stays_and_is_tol
     pool.command_line(&["dead", "drop", "--all"]).await;
     let empty = pool.command_line(&["dead", "retry", "--all"]).await;
     assert!(
-        empty.contains("0 messages were taken up again"),
-        "nothing is there, and nothing is wrong: {empty}"
+        empty.contains("0 messages retried"),
+        "without letters the command succeeds: {empty}"
     );
 }
 
@@ -163,7 +167,7 @@ async fn a_dead_letter_says_in_plain_words_and_with_its_tasks_id_why_it_is_there
         assert_eq!(
             reply.task_id.as_ref().map_or("", |id| id.as_str()),
             id,
-            "the reply to {body} names the task"
+            "the reply to {body} must name the task"
         );
         let letters = dead_when(&pool.api(), 1).await;
         let letter = &letters[0];
@@ -178,7 +182,7 @@ async fn a_dead_letter_says_in_plain_words_and_with_its_tasks_id_why_it_is_there
             for word in words {
                 assert!(
                     text.contains(word),
-                    "the words about {body} contain {word:?}: {text}"
+                    "the reason for {body} must contain {word:?}: {text}"
                 );
             }
             for serdes in [
@@ -193,14 +197,14 @@ async fn a_dead_letter_says_in_plain_words_and_with_its_tasks_id_why_it_is_there
             ] {
                 assert!(
                     !text.contains(serdes),
-                    "the words about {body} do not contain {serdes:?}: {text}"
+                    "the reason for {body} must not contain {serdes:?}: {text}"
                 );
             }
         }
         if !id.is_empty() {
             assert!(
                 reason.contains("task told"),
-                "the reason names the task: {reason}"
+                "the reason must name the task: {reason}"
             );
         }
         pool.command_line(&["dead", "drop", "--all"]).await;
@@ -218,6 +222,6 @@ async fn a_dead_letter_says_in_plain_words_and_with_its_tasks_id_why_it_is_there
         said["detail"]
             .as_str()
             .is_some_and(|text| text.contains("must be a string")),
-        "the API says it: {said}"
+        "the API gives the reason: {said}"
     );
 }

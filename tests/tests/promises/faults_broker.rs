@@ -1,4 +1,5 @@
-//! The broker may be killed, stopped, frozen and starved: nothing is lost, nothing comes twice with another content.
+//! The broker may be killed, stopped, frozen and starved: nothing is lost, and no result comes
+//! twice with different content.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::support::field::{REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
 use crate::support::{Books, Field, Pool, PoolFile, PrivateBroker, SOON, eventually};
 
-/// Tasks before, while and after the broker is broken.
+/// The number of tasks before, while and after the broker is broken.
 async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
     let mut field = Field::quick().await;
     Field::submit(&mut field.books, &format!("{name}-before"), 10).await;
@@ -24,7 +25,7 @@ async fn survives(name: &str, breaks: impl AsyncFnOnce(&PrivateBroker)) {
     );
     Field::submit(&mut field.books, &format!("{name}-after"), 10).await;
     let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
-    assert_eq!(report.tasks, 80, "all were confirmed: {report}");
+    assert_eq!(report.tasks, 80, "all tasks were confirmed: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +42,7 @@ async fn a_broker_that_is_restarted_in_order_has_lost_nothing() {
 async fn a_broker_that_is_frozen_beyond_all_time_outs_has_lost_nothing() {
     survives("freeze", async |broker| {
         broker.node.freeze().expect("the broker runs");
-        // Longer than every time-out of the pool file, and than two heartbeats of the broker.
+        // Longer than every time-out of the pool file and than two heartbeats of the broker.
         tokio::time::sleep(Duration::from_secs(12)).await;
         broker.node.thaw().expect("the broker is there");
     })
@@ -62,7 +63,7 @@ async fn tasks_in_hand_when_the_broker_is_killed_come_to_one_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_before_during_and_after_a_publish_only_delay() {
     let mut field = Field::patient().await;
-    // After: two results are due while the broker takes nothing.
+    // After a publish: two results are due while the broker accepts no messages.
     Field::submit(&mut field.books, "after", 2).await;
     field.started("after-1").await;
     field.started("after-2").await;
@@ -73,7 +74,8 @@ async fn alarms_before_during_and_after_a_publish_only_delay() {
         .await
         .expect("an alarm");
     field.go();
-    // Before: submissions begin under the alarm. During: it comes and goes under them.
+    // Before: submissions begin during the alarm. During: the alarm comes and goes while they are
+    // sent.
     let node = &field.broker.node;
     let toggle = async {
         tokio::time::sleep(Duration::from_secs(8)).await;
@@ -90,7 +92,7 @@ async fn alarms_before_during_and_after_a_publish_only_delay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     let mut field = Field::patient().await;
-    // Channels that are opened from now on: those of the workers are opened again.
+    // It holds for channels that are opened from now on; the workers open theirs again.
     field
         .broker
         .node
@@ -102,7 +104,7 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
         .node
         .set("channel_tick_interval", "1000")
         .await
-        .expect("that is looked at often");
+        .expect("a short interval of its check");
     field.pool.stop().await;
     field.pool.start_dispatcher().await;
     let workers = ["001", "002"].map(|id| field.pool.start_worker(&["--programmers", id]));
@@ -113,7 +115,7 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
     assert_eq!(
         result.status,
         Status::Failed,
-        "its message is taken away again and again: {result:?}"
+        "the broker takes its message away again and again: {result:?}"
     );
     assert_eq!(
         result.error.as_ref().map(|error| error.kind),
@@ -125,7 +127,7 @@ async fn a_consumer_timeout_that_is_too_short_ends_the_task_and_not_the_pool() {
         .concat();
     assert!(
         said.contains("Set `consumer_timeout = 86400000`"),
-        "it is said what to set: {said}"
+        "the log says what to set: {said}"
     );
 
     field.go();
@@ -144,9 +146,10 @@ async fn readers_of_the_log_that_are_stalled_by_themselves_shut_the_gates_and_ar
         .node
         .stall_readers(&field.pool.vhost(), "pool.events")
         .await
-        .expect("they are stalled");
+        .expect("the readers are stalled");
     assert_eq!(stalled, 3, "a dispatcher and two workers read the log");
-    // Two results are due that nobody's log confirms, and tasks wait for gates that are shut.
+    // Two results are due whose log entries are not read back, and tasks wait for gates that are
+    // shut.
     field.go();
     Field::submit(&mut field.books, "waiting", 6).await;
     for worker in field.workers.clone() {
@@ -161,10 +164,7 @@ async fn readers_of_the_log_that_are_stalled_by_themselves_shut_the_gates_and_ar
     }
     field.pool.all_consume().await;
     let report = field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
-    assert_eq!(
-        report.repeated_starts, 0,
-        "work that runs goes on: {report}"
-    );
+    assert_eq!(report.repeated_starts, 0, "running tasks go on: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn programmers_whose_queue_is_deleted_consume_again() {
     field.pool.all_consume().await;
     let submitter = field.pool.submitter("me").await;
     eventually(
-        "all four consume from the queue again",
+        "all four programmers consume from the queue again",
         SOON * 2,
         async || {
             (submitter.depth_if_any("tasks.any").await.is_some()
@@ -189,7 +189,7 @@ async fn programmers_whose_queue_is_deleted_consume_again() {
         },
     )
     .await;
-    // It has to be bound again too.
+    // The queue has to be bound again, too.
     Field::submit(&mut field.books, "after", 4).await;
     field.books.close(&mut field.pool, REPAIRED_WITHIN).await;
 }
@@ -213,7 +213,7 @@ async fn a_reply_queue_that_is_missing_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_when_there_is_room() {
-    /// More than a dispatcher has in hand at once.
+    /// More results than a dispatcher holds at once.
     const RESULTS: usize = 220;
     let mut pool =
         Pool::start(&nervous(&["001"]).set("dispatcher.reply_patience_s", 2.into())).await;
@@ -233,7 +233,7 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     books.settled(REPAIRED_WITHIN).await;
 
     let dead = eventually(
-        "what was refused is in pool.dead",
+        "the refused results are in pool.dead",
         REPAIRED_WITHIN,
         async || {
             let dead = pool.api().get("/dead").await;
@@ -251,20 +251,20 @@ async fn a_reply_queue_that_refuses_holds_nobody_up_and_its_results_are_sent_whe
     assert_eq!(
         submitter.drain("results.small").await.len(),
         1,
-        "one had room"
+        "the queue had room for one result"
     );
     let retry = format!("/dead/{}/retry", letter["id"].as_str().expect("an id"));
     let (status, said) = pool
         .api()
         .send(Method::POST, &retry, &serde_json::json!({}))
         .await;
-    assert!(status.is_success(), "it is sent: {said}");
+    assert!(status.is_success(), "the retry sends the result: {said}");
     let sent = submitter.drain("results.small").await;
     let result: Value =
-        serde_json::from_slice(sent.first().expect("it is there")).expect("a result");
+        serde_json::from_slice(sent.first().expect("a result in the queue")).expect("a result");
     assert_eq!(
         result["task_id"], letter["task_id"],
-        "the one of the letter"
+        "it is the result of the dead letter"
     );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
@@ -286,11 +286,11 @@ async fn a_queue_with_other_arguments_is_named_and_nobody_starts() {
     let status = pool.worker(worker).ended().await;
     assert!(
         !status.success(),
-        "it must not work with a queue that may lose results: {status}"
+        "the dispatcher must not use a queue that may lose results: {status}"
     );
     let said = pool.worker(worker).log();
     assert!(
         said.contains("406") || said.contains("PRECONDITION"),
-        "it says what the broker says: {said}"
+        "the message has the broker's reason: {said}"
     );
 }

@@ -1,4 +1,5 @@
-//! Whoever has a wrong clock says so, writes nothing into the log, and leaves the work to the others.
+//! A process with a wrong clock says so, writes nothing into the log, and leaves the work to the
+//! others.
 
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use crate::support::field::{Field, REPAIRED_WITHIN, nervous};
 use crate::support::pool::task;
 use crate::support::{Api, Books, EventLog, Pool, SOON, eventually};
 
-/// Tasks that nobody can do: what comes of them dispatchers alone write into the log.
+/// The number of tasks that no programmer can do: only dispatchers write their outcomes into the
+/// log.
 const IMPOSSIBLE: usize = 10;
 
-/// A dispatcher with the right clock serves, and one that has this one does; two workers are there.
+/// Starts a dispatcher with the right clock, one with this clock, and two workers.
 async fn two_dispatchers(clock: &FakeClock, pool: &mut Pool) -> (Api, Api) {
     pool.start_dispatcher_with(&clock.environment()).await;
     let wrong = pool.api();
@@ -29,14 +31,19 @@ async fn two_dispatchers(clock: &FakeClock, pool: &mut Pool) -> (Api, Api) {
     (wrong, right)
 }
 
-/// Whether it says that it is not ready because of its clock.
+/// Waits until it says that it is not ready because of its clock.
 async fn says_that_its_clock_is_off(api: &Api) {
-    eventually("it says that its clock is off", SOON, async || {
-        let (status, said) = api.try_get("/ready").await;
-        let detail = said["detail"].as_str().unwrap_or_default();
-        (status == StatusCode::SERVICE_UNAVAILABLE && detail.contains("this machine's clock is"))
+    eventually(
+        "the dispatcher says that its clock is off",
+        SOON,
+        async || {
+            let (status, said) = api.try_get("/ready").await;
+            let detail = said["detail"].as_str().unwrap_or_default();
+            (status == StatusCode::SERVICE_UNAVAILABLE
+                && detail.contains("this machine's clock is"))
             .then_some(())
-    })
+        },
+    )
     .await;
 }
 
@@ -44,7 +51,7 @@ async fn nobody_wrote_from_the_future(log: &mut EventLog) {
     let ahead = Timestamp(wall_clock().0 + 60_000);
     assert!(
         log.read().await.iter().all(|entry| entry.at < ahead),
-        "nothing in the log is an hour ahead"
+        "no event is an hour ahead"
     );
 }
 
@@ -67,7 +74,7 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
         assert_eq!(
             status,
             StatusCode::SERVICE_UNAVAILABLE,
-            "it takes nothing: {said}"
+            "it accepts no task: {said}"
         );
         let name = if offset == "+1h" { "ahead" } else { "behind" };
         Field::submit(&mut books, name, 20).await;
@@ -77,12 +84,12 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
             books.may_end(nobody["id"].as_str().expect("an id"), &[Status::Rejected]);
             books.over_amqp("quantum", &nobody).await;
         }
-        // It is off all the time, and nothing waits for it.
+        // Its clock is off all the time, and nothing waits for it.
         books.settled(Duration::from_secs(20)).await;
         nobody_wrote_from_the_future(&mut log).await;
     }
     clock.set("+0");
-    eventually("it works again", SOON, async || {
+    eventually("the dispatcher works again", SOON, async || {
         wrong.try_get("/ready").await.0.is_success().then_some(())
     })
     .await;
@@ -90,8 +97,9 @@ async fn a_dispatcher_whose_clock_jumps_by_an_hour_says_so_appends_nothing_and_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_started_with_a_wrong_clock_writes_nothing_until_it_is_right() {
-    // Heartbeats come every ten seconds: who starts does not hear one by chance before he writes.
+async fn a_process_started_with_a_wrong_clock_writes_nothing_until_the_clock_is_right() {
+    // Heartbeats come every ten seconds, so a starting process does not get one by chance before it
+    // writes.
     let file =
         nervous(&["001", "002", "003"]).set("load_balancing.health_check_interval_s", 30.into());
     let mut pool = Pool::set_up_shared(&file).await;
@@ -99,14 +107,16 @@ async fn who_is_started_with_a_wrong_clock_writes_nothing_until_it_is_right() {
     for ids in ["001", "002"] {
         pool.start_worker(&["--programmers", ids]);
     }
-    pool.status_where("two are there", |status| status.available() == Some(2))
-        .await;
+    pool.status_where("two programmers are available", |status| {
+        status.available() == Some(2)
+    })
+    .await;
     let mut books = Books::open(&pool).await;
     let mut log = pool.event_log().await;
     let clock = FakeClock::right(pool.path());
     clock.set("+1h");
     pool.start_worker_with(&["--programmers", "003"], &clock.environment());
-    pool.status_where("it takes no task", |status| {
+    pool.status_where("the programmer takes no task", |status| {
         status.is_shut_for("003", "clock")
     })
     .await;

@@ -1,5 +1,5 @@
-//! Workers and dispatchers are killed at every step of a task's walk that has a name, and whoever comes next finds
-//! everything.
+//! Workers and dispatchers are killed at every named step in the life of a task, and the next
+//! process finds everything.
 
 mod upkeep;
 
@@ -18,7 +18,7 @@ use crate::support::pool::task;
 use crate::support::process::Running;
 use crate::support::{Books, EventLog, Pool, PoolFile};
 
-/// A task that goes the whole way passes these.
+/// The steps of a task that goes the whole way.
 const WALK: [Point; 13] = [
     Point::Delivered,
     Point::Read,
@@ -71,11 +71,11 @@ const RETIRED: [Point; 4] = [
 const REPAIR: [Point; 2] = [Point::RepairReissued, Point::RepairPublished];
 const OTHER_RESULTS: [Point; 2] = [Point::Expired, Point::GaveUp];
 
-/// For a pool that is whole again.
+/// The limit for a pool that is whole again.
 const REST_WITHIN: Duration = Duration::from_secs(60);
-/// Edits at once.
+/// Makes its change at once.
 const EDIT: &str = "echo four >>readme.txt";
-/// Crashes until the file `go` is there.
+/// Crashes until the file `go` exists.
 const CRASHES: &str = r#"[ -e "$1/go" ] || kill -9 $$; echo four >>readme.txt"#;
 
 #[test]
@@ -97,7 +97,7 @@ fn no_point_is_forgotten() {
     assert_eq!(
         tested,
         all(Point::WORKER),
-        "each of a worker's is in a test below"
+        "a test below covers each step of a worker"
     );
     let walks = [
         &INTAKE[..],
@@ -119,7 +119,7 @@ fn no_point_is_forgotten() {
     assert_eq!(
         tested,
         all(Point::DISPATCHER),
-        "each of a dispatcher's is in a test below"
+        "a test below covers each step of a dispatcher"
     );
 }
 
@@ -127,11 +127,11 @@ fn killed_at(point: Point) -> String {
     format!("{}=kill", point.name())
 }
 
-/// Waits until the process has killed itself where it was told to.
+/// Waits until the process has killed itself at its step.
 async fn falls(process: &mut Running, point: Point) {
     let status = process.ended().await;
     let reached = process.log().contains(point.name());
-    // Binaries without fault points come from building a package alone.
+    // A package that is built alone has no fault points.
     assert!(
         reached,
         "{} ended with {status} before {}",
@@ -147,7 +147,8 @@ async fn falls(process: &mut Running, point: Point) {
     );
 }
 
-/// Its worker dies at this point as soon as it gets there; then the next is started, and the last one lives.
+/// Kills its worker at this step and starts the next one, for each of these steps; the last worker
+/// lives.
 async fn workers_fall(
     pool: &mut Pool,
     points: &[Point],
@@ -170,7 +171,8 @@ async fn dispatcher_armed(pool: &mut Pool, point: Point) {
         .await;
 }
 
-/// The same for one that may die before it serves, at this time that it gets there.
+/// Starts a dispatcher that dies the `time`-th time that it reaches this step, perhaps before it
+/// serves.
 async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
     pool.launch_dispatcher(
         "127.0.0.1:0",
@@ -179,7 +181,7 @@ async fn dispatcher_falls(pool: &mut Pool, point: Point, time: usize) {
     falls(&mut pool.take_dispatcher(), point).await;
 }
 
-/// The same for the one dispatcher that runs, armed with the first of these points.
+/// Lets the one dispatcher die at each of these steps. The running one is armed with the first.
 async fn dispatchers_fall(pool: &mut Pool, points: &[Point]) {
     for (place, point) in points.iter().enumerate() {
         falls(&mut pool.take_dispatcher(), *point).await;
@@ -192,7 +194,7 @@ async fn dispatchers_fall(pool: &mut Pool, points: &[Point]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_be_killed_at_every_step_of_the_walk() {
-    // Each of thirteen workers dies at another point; a task may meet several of them.
+    // Each of thirteen workers dies at another step; a task may meet several of them.
     let file = PoolFile::grown(WALK.len(), "local/none", None).command(&["/bin/sh", "-c", EDIT]);
     let mut pool = Pool::set_up_shared(&file.set("dispatcher.max_attempts", 100.into())).await;
     pool.start_dispatcher().await;
@@ -217,7 +219,7 @@ async fn a_worker_may_be_killed_at_every_step_of_the_walk() {
     assert_eq!(report.tasks, 2 * WALK.len(), "{report}");
     assert!(
         report.repeated_starts >= 3,
-        "tasks that were claimed have been claimed again: {report}"
+        "tasks of dead workers were claimed again: {report}"
     );
 }
 
@@ -235,7 +237,8 @@ async fn a_worker_may_be_killed_while_it_hands_a_task_back() {
     let mut log = pool.event_log().await;
     workers_fall(&mut pool, &HAND_BACK, "001", async |pool, _| {
         log.started("handed-back").await;
-        // The first one says that no more is taken, the second that what runs is given back.
+        // The first signal says that it takes no more tasks, the second that it returns the running
+        // ones.
         pool.worker(0).terminate();
         pool.worker_prints(0, "draining").await;
         pool.worker(0).terminate();
@@ -253,7 +256,8 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
     let submitter = pool.submitter("me").await;
     let reply_to = books.reply_to().to_owned();
     workers_fall(&mut pool, &SENT_ON, "001", async |_, point| {
-        // In a queue of programmers that do not offer what it requires, as after a change of the pool file.
+        // The task is in a queue of programmers that do not offer its capabilities, as after a
+        // change of the pool file.
         let id = format!("for-others-{point:?}");
         let astray =
             json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["premium"]});
@@ -270,7 +274,7 @@ async fn a_worker_may_be_killed_while_it_sends_a_task_on() {
     books.close(&mut pool, REST_WITHIN).await;
 }
 
-/// A pool whose agents crash until they are let go, and whose attempts are made again at once.
+/// A pool whose agents crash until the file `go` exists, and whose attempts are retried at once.
 async fn pool_that_crashes() -> Pool {
     let pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let directory = pool.path().to_str().expect("a path in UTF-8").to_owned();
@@ -321,7 +325,7 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
         let properties = submitter.properties();
         match point {
             Point::RepeatAsked => books.over_amqp("any", &task("done")).await,
-            // Its submitter has no reply queue: what he would be told is another result under the same id.
+            // Without a reply queue, because the answer would be another result under the same id.
             Point::EndTold => {
                 let conflict = json!({"id": "done", "instruction": "another", "repository": "app"});
                 let properties = lapin::BasicProperties::default().with_delivery_mode(2);
@@ -346,7 +350,7 @@ async fn a_worker_may_be_killed_while_it_ends_what_is_no_task() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert!(
         report.repeated_replies >= 3,
-        "twice to who asked again, once to who was told twice: {report}"
+        "two replies to repeated requests, and one reply that was sent twice: {report}"
     );
 }
 
@@ -355,7 +359,7 @@ async fn a_dispatcher_may_be_killed_at_every_step_of_an_intake() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     dispatcher_armed(&mut pool, INTAKE[0]).await;
     let mut books = Books::open(&pool).await;
-    // One submission that meets them all: its submitter repeats it until it is confirmed.
+    // One submission meets them all: its submitter repeats it until it is confirmed.
     let taken = task("taken-at-last");
     tokio::join!(
         books.over_http(&taken),
@@ -365,7 +369,7 @@ async fn a_dispatcher_may_be_killed_at_every_step_of_an_intake() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "two copies, one execution: {report}"
+        "there are two copies and one execution: {report}"
     );
 }
 
@@ -384,7 +388,7 @@ async fn a_dispatcher_may_be_killed_at_every_step_of_a_result() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert!(
         report.repeated_replies > 0,
-        "who was killed behind a reply has sent it again: {report}"
+        "a dispatcher that was killed after a reply sent it again: {report}"
     );
 }
 
@@ -404,11 +408,12 @@ async fn a_dispatcher_may_be_killed_while_it_repeats_a_result_or_puts_a_key_righ
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "two copies, one execution: {report}"
+        "there are two copies and one execution: {report}"
     );
 }
 
-/// The key is sorted by nobody but the dispatcher. What it confirms is that the broker has it.
+/// Publishes a task with an unsorted key, which a dispatcher sorts. The confirm says only that the
+/// broker has the message.
 async fn publish_unsorted(pool: &Pool, books: &mut Books, id: &str) {
     let submitter = pool.submitter("unsorted").await;
     let task = json!({"id": id, "instruction": "x", "repository": "app", "capabilities": ["fast", "local"]});
@@ -431,7 +436,10 @@ async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() 
         let cut_off = pool
             .try_command_line(&["requeue", "--force", "stuck"])
             .await;
-        assert!(!cut_off.status.success(), "nobody is there to answer");
+        assert!(
+            !cut_off.status.success(),
+            "the dispatcher dies before it answers"
+        );
         falls(&mut pool.take_dispatcher(), *point).await;
         match REPAIR.get(place + 1) {
             Some(next) => dispatcher_armed(&mut pool, *next).await,
@@ -442,7 +450,7 @@ async fn a_dispatcher_may_be_killed_while_it_puts_a_task_into_its_queue_again() 
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "several copies, one execution: {report}"
+        "there are several copies and one execution: {report}"
     );
 }
 
@@ -495,7 +503,7 @@ async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
         books.over_http(&task).await;
     }
     pool.kill_dispatcher();
-    // Now both offer the same: there is one queue for everything.
+    // Now both programmers offer the same, so one queue is left.
     pool.rewrite(&offers(
         json!(["deepseek", "fast"]),
         json!(["deepseek", "fast"]),
@@ -506,7 +514,7 @@ async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "several copies, one execution: {report}"
+        "there are several copies and one execution: {report}"
     );
     let mut log = EventLog::open(&pool.amqp_url()).await;
     let reissued = log
@@ -517,6 +525,6 @@ async fn a_dispatcher_may_be_killed_while_it_empties_a_queue_that_is_retired() {
         .count();
     assert!(
         reissued >= 4,
-        "sent on again by whoever came next: {reissued}"
+        "the next dispatcher sends it on again: {reissued}"
     );
 }

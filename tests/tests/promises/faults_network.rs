@@ -1,5 +1,5 @@
-//! The network between the pool and its broker may cut, reset, swallow, delay and trickle: it costs time and nothing
-//! else.
+//! The network between the pool and its broker may cut, reset, swallow, delay and slow connections:
+//! it costs time and nothing else.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::support::line::{Line, OUTAGE};
 use crate::support::pool::task;
 use crate::support::{Books, EventLog, Pool, PoolFile};
 
-/// Of a task message that is nearly as large as one may be.
+/// The size of a task message just below the limit.
 const LARGE: usize = 900_000;
 
-/// Tasks while the weather changes, and afterwards.
+/// The number of tasks while the network is bad, and afterwards.
 async fn survives(name: &str, weather: impl AsyncFnOnce(&Proxy)) {
     let mut line = Line::quick().await;
     let meanwhile = format!("{name}-meanwhile");
@@ -71,8 +71,9 @@ async fn five_seconds_of_latency_at_a_thousand_bytes_a_second_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_in_the_middle_of_a_large_publish_is_a_repetition() {
     let mut line = Line::with(&nervous(&["001"]), &["001"]).await;
-    // What is sent to the broker: over HTTP the task into the history, then into its queue; over AMQP the result, then
-    // the result into the history and to the reply queue. The reset comes in the middle of the first or the second.
+    // The order of publishes: over HTTP the task goes into the history, then into its queue. Over
+    // AMQP the result goes out, then into the history and to the reply queue. The reset comes in
+    // the middle of the first or the second.
     for (number, (over_http, after)) in [
         (true, LARGE / 3),
         (true, LARGE * 4 / 3),
@@ -94,7 +95,7 @@ async fn a_reset_in_the_middle_of_a_large_publish_is_a_repetition() {
         line.books.settled(REPAIRED_WITHIN).await;
         assert!(
             line.proxy.has_blown(),
-            "a connection was reset behind {after} bytes"
+            "a connection was reset after {after} bytes"
         );
     }
     line.close().await;
@@ -117,18 +118,22 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
     assert_eq!(
         log.started("swallowed").await.as_str(),
         "001",
-        "nobody else is there"
+        "no other programmer is there"
     );
     pool.start_worker(&["--programmers", "002"]);
     proxy.set(Weather::BlackHole);
-    log.until("the other one has the task", REPAIRED_WITHIN, |entries| {
-        (entries
-            .iter()
-            .filter(|entry| entry.is_start_of("swallowed"))
-            .count()
-            == 2)
-            .then_some(())
-    })
+    log.until(
+        "the other programmer has the task",
+        REPAIRED_WITHIN,
+        |entries| {
+            (entries
+                .iter()
+                .filter(|entry| entry.is_start_of("swallowed"))
+                .count()
+                == 2)
+                .then_some(())
+        },
+    )
     .await;
     proxy.set(Weather::Fair);
     pool.worker_prints(lost, "the task belongs to another attempt")
@@ -138,13 +143,13 @@ async fn a_worker_that_comes_out_of_a_black_hole_has_lost_its_task_and_says_noth
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
         Some("002"),
-        "of who owns it: {result:?}"
+        "the result is the owner's: {result:?}"
     );
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
     assert_eq!(
         (report.repeated_starts, report.repeated_replies),
         (1, 0),
-        "two starts, one result: {report}"
+        "there are two starts and one result: {report}"
     );
 }
 
@@ -169,7 +174,7 @@ async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
     for cut in 1..=CUTS {
         proxy.reset();
         log.until(
-            "the other one has the task, and who lost it says that he lives",
+            "the other programmer has the task, and the one that lost it sends heartbeats",
             REPAIRED_WITHIN,
             |entries| {
                 let started = entries
@@ -190,7 +195,7 @@ async fn a_task_whose_workers_are_cut_off_again_and_again_is_no_poison() {
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "nothing is wrong with it: {result:?}"
+        "the task succeeds: {result:?}"
     );
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
     assert_eq!(report.repeated_starts, CUTS, "{report}");
@@ -202,7 +207,7 @@ async fn forty_nine_workers_that_lose_the_broker_at_once_come_back_without_a_rus
     let file = nervous_too(PoolFile::grown(49, "local/none", None))
         .with("broker", json!({"heartbeat_s": 10, "timeout_s": 10}))
         .with("events", json!({"tick_s": 5, "stale_s": 20}));
-    let mut pool = Pool::set_up_alone(&file).await;
+    let mut pool = Pool::set_up_large(&file).await;
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
     pool.go_through(&proxy);
     pool.start_dispatcher().await;
@@ -216,14 +221,14 @@ async fn forty_nine_workers_that_lose_the_broker_at_once_come_back_without_a_rus
     let before = proxy.connections();
     sleep(REFUSED_FOR).await;
     let tried = proxy.connections() - before;
-    // Each process has two connections, and tries each about once a second.
+    // Each process has two connections and tries each about once a second.
     assert!(
         tried < 50 * 2 * 2 * REFUSED_FOR.as_secs(),
         "no busy loop: {tried} connections in {REFUSED_FOR:?}"
     );
     proxy.set(Weather::Fair);
     Field::submit(&mut books, "after", 100).await;
-    pool.status_where("all take tasks again", |status| {
+    pool.status_where("all programmers take tasks again", |status| {
         status.available() == Some(49)
     })
     .await;

@@ -1,5 +1,6 @@
-//! Workers that are frozen, blocked, poisoned or out of disk, results whose owner or whose log is gone, copies of one
-//! task: each task has one outcome, and nobody who lost a task brings its result.
+//! Workers are frozen, blocked, poisoned or out of disk; results lose their owner or their log; a
+//! task has copies. Each task still has one outcome, and a worker that lost a task brings no
+//! result.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -18,7 +19,7 @@ use crate::support::machine::program;
 use crate::support::pool::task;
 use crate::support::{Books, EventLog, Pool, PoolFile, SOON};
 
-/// Who sees every result that is published to `results`, also those that are dropped there.
+/// Sees every result that is published to `results`, also those that are dropped there.
 struct Spy {
     channel: Channel,
     _connection: Connection,
@@ -52,7 +53,7 @@ impl Spy {
         }
     }
 
-    /// How many results were published since.
+    /// The number of results that were published since the spy was made.
     async fn seen(&self) -> u32 {
         let options = QueueDeclareOptions {
             passive: true,
@@ -83,11 +84,11 @@ async fn a_worker_that_was_frozen_for_three_heartbeats_brings_no_result() {
     assert_eq!(
         log.started("zombie").await.as_str(),
         "001",
-        "nobody else is there"
+        "no other programmer is there"
     );
     bench.agents_started(1).await;
     let spy = Spy::on(&bench.pool).await;
-    // For longer than three heartbeats: until the broker has given its task to somebody else.
+    // For longer than three heartbeats: until the broker has given its task to another worker.
     bench.pool.worker(frozen).freeze();
     bench.pool.start_worker(&["--programmers", "002"]);
     second_start(&mut log, "zombie").await;
@@ -96,7 +97,7 @@ async fn a_worker_that_was_frozen_for_three_heartbeats_brings_no_result() {
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
         Some("002"),
-        "of who owns it: {result:?}"
+        "the result is the owner's: {result:?}"
     );
 
     bench.pool.worker(frozen).thaw();
@@ -106,7 +107,7 @@ async fn a_worker_that_was_frozen_for_three_heartbeats_brings_no_result() {
     assert_eq!(
         spy.seen().await,
         2,
-        "one result for each task was published, none by who had lost his"
+        "one result for each task was published, and none by the worker that lost its task"
     );
     let report = books.close(&mut bench.pool, REPAIRED_WITHIN).await;
     assert_eq!(
@@ -135,7 +136,7 @@ async fn threads_that_are_blocked_for_twenty_seconds_lose_the_task_and_not_its_r
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
         Some("002"),
-        "nobody waits for it: {result:?}"
+        "another worker does the task: {result:?}"
     );
     bench.pool.all_consume().await;
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
@@ -153,7 +154,7 @@ async fn a_result_whose_owner_died_counts_if_nobody_has_the_task_since() {
     assert_eq!(
         pool.worker(0).ended().await.signal(),
         Some(9),
-        "it died behind its result"
+        "the worker died after it published its result"
     );
     pool.take_worker(0);
     pool.start_dispatcher().await;
@@ -162,23 +163,30 @@ async fn a_result_whose_owner_died_counts_if_nobody_has_the_task_since() {
     books.settled(REPAIRED_WITHIN).await;
     let mut log = pool.event_log().await;
     log.read().await;
-    assert_eq!(log.starts("first-counts").len(), 1, "it is not done again");
+    assert_eq!(
+        log.starts("first-counts").len(),
+        1,
+        "the task is not done again"
+    );
 
-    // Now somebody has claimed it before a dispatcher sees the result: that one counts.
+    // Now another worker has claimed it before a dispatcher sees the result; that claim counts.
     pool.stop().await;
     pool.start_worker_with(&["--all"], &dies);
     books.over_amqp("any", &task("second-counts")).await;
     assert_eq!(
         pool.worker(0).ended().await.signal(),
         Some(9),
-        "it died behind its result"
+        "the worker died after it published its result"
     );
     pool.take_worker(0);
     pool.start_worker(&["--all"]);
     second_start(&mut log, "second-counts").await;
     pool.start_dispatcher().await;
     let report = books.close(&mut pool, REPAIRED_WITHIN).await;
-    assert_eq!(report.repeated_starts, 1, "the second task only: {report}");
+    assert_eq!(
+        report.repeated_starts, 1,
+        "only the second task was started again: {report}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +200,7 @@ async fn a_task_that_is_cancelled_between_its_ack_and_its_outcome_is_answered_as
     assert_eq!(
         pool.worker(0).ended().await.signal(),
         Some(9),
-        "it died behind its ack"
+        "the worker died after its ack"
     );
     pool.take_worker(0);
     let mut log = pool.event_log().await;
@@ -203,13 +211,13 @@ async fn a_task_that_is_cancelled_between_its_ack_and_its_outcome_is_answered_as
         cancelled
             .iter()
             .any(|entry| entry.is("cancelled") && entry.accepted),
-        "before it has finished"
+        "the cancellation comes before `finished`"
     );
     pool.start_dispatcher().await;
     assert_eq!(
         submitter.reply(SOON).await.status,
         Status::Cancelled,
-        "nobody else could have told"
+        "the submitter gets the outcome"
     );
 }
 
@@ -227,10 +235,10 @@ async fn a_result_counts_although_the_log_has_lost_who_started_it() {
     assert_eq!(
         pool.worker(0).ended().await.signal(),
         Some(9),
-        "it died behind its result"
+        "the worker died after it published its result"
     );
     pool.take_worker(0);
-    // The tail of the stream is lost with a host; here all of it.
+    // A lost host takes the tail of the stream with it; here the whole stream is deleted.
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     channel
         .queue_delete("pool.events".into(), QueueDeleteOptions::default())
@@ -242,7 +250,11 @@ async fn a_result_counts_although_the_log_has_lost_who_started_it() {
     books.close(&mut pool, REPAIRED_WITHIN).await;
     let mut log = pool.event_log().await;
     log.read().await;
-    assert_eq!(log.starts("forgotten").len(), 0, "it is not done again");
+    assert_eq!(
+        log.starts("forgotten").len(),
+        0,
+        "the task is not done again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,21 +276,22 @@ async fn a_late_start_of_an_earlier_delivery_takes_nothing_back() {
     bench.pool.kill_worker(0);
     second_start(&mut log, "late").await;
 
-    // As if the first worker's append had been on its way all the time, for an attempt that nobody knows.
+    // Appends a start as if the first worker's had been on its way all the time, for an unknown
+    // attempt.
     let mut delayed = first.clone();
     delayed["attempt"] = serde_json::to_value(AttemptId::new()).expect("an id");
     let entries = log.append(&[delayed]).await;
     let last = entries
         .iter()
         .rfind(|entry| entry.json["kind"] == "started")
-        .expect("the late one");
+        .expect("the late start");
     assert!(!last.accepted, "its token is lower than the owner's");
     bench.go();
     let result = bench.pool.api().result("late", SOON).await;
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
         Some("002"),
-        "the owner brings it: {result:?}"
+        "the result is the owner's: {result:?}"
     );
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
 }
@@ -291,7 +304,7 @@ async fn a_second_copy_of_a_task_whose_owner_is_dead_is_executed() {
     books.over_amqp("any", &task("copied")).await;
     let mut log = bench.pool.event_log().await;
     log.started("copied").await;
-    // The first copy goes with its queue, its owner with its process.
+    // The first copy is deleted with its queue, and its owner is killed.
     let (_connection, channel) = channel(&bench.pool.amqp_url()).await;
     bench.pool.kill_dispatcher();
     bench.pool.kill_worker(0);
@@ -308,7 +321,7 @@ async fn a_second_copy_of_a_task_whose_owner_is_dead_is_executed() {
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "the copy was done: {result:?}"
+        "the copy is done: {result:?}"
     );
     books.close(&mut bench.pool, REPAIRED_WITHIN).await;
 }
@@ -331,7 +344,7 @@ async fn copies_that_two_workers_get_at_once_are_done_once() {
     assert_eq!((report.tasks, report.repeated_starts), (20, 0), "{report}");
 }
 
-/// Kills the worker when the prompt says so; itself, as the kernel does when memory is out, when it says that.
+/// Kills the worker if the prompt says so; or kills itself, as the kernel does when memory is out.
 const DEADLY: &str = r#"
 case $(cat "$1") in
 *poison*) kill -9 "$(awk '/^PPid:/ {print $2}' /proc/$PPID/status)"; sleep 60 ;;
@@ -362,7 +375,7 @@ async fn a_task_that_kills_its_worker_again_and_again_is_parked() {
         assert_eq!(
             status.signal(),
             Some(9),
-            "its agent has killed the worker, time {time}: {status}"
+            "its agent killed the worker, time {time}: {status}"
         );
         pool.take_worker(0);
     }
@@ -404,7 +417,7 @@ async fn an_agent_that_the_kernel_kills_costs_its_task_and_not_the_worker() {
     log.read().await;
     assert!(
         log.starts("oom").len() <= 3,
-        "no endless repeat: {:?}",
+        "the task is not repeated without end: {:?}",
         log.starts("oom")
     );
     assert_eq!(pool.worker(0).has_ended(), None, "the worker lives");
@@ -428,7 +441,8 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     ]));
     pool.start_dispatcher().await;
     let mut books = Books::open(&pool).await;
-    // The mount belongs to the worker's own namespace and goes with it. What fills it can be taken away from outside.
+    // The mount belongs to the worker's own namespace and ends with it. The test can delete the
+    // file that fills it from outside.
     let full = format!(
         "mount -t tmpfs -o size=2m tmpfs {work} && {{ head -c 2M /dev/zero >{work}/filler || true; }} && exec \"$@\"",
         work = work.display()
@@ -451,7 +465,7 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     log.read().await;
     assert!(
         log.starts("no-room").len() <= 3,
-        "no endless repeat: {:?}",
+        "the task is not repeated without end: {:?}",
         log.starts("no-room")
     );
 
@@ -464,7 +478,7 @@ async fn a_full_disk_for_worktrees_fails_tasks_by_name_and_no_worker() {
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "and the same worker works: {result:?}"
+        "the same worker works again: {result:?}"
     );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
@@ -482,12 +496,12 @@ async fn a_host_whose_clock_jumps_by_an_hour_brings_its_result_and_takes_no_othe
     assert_eq!(
         log.started("in-hand").await.as_str(),
         "001",
-        "nobody else is there"
+        "no other programmer is there"
     );
     bench.pool.start_worker(&["--programmers", "002"]);
     bench
         .pool
-        .status_where("the other one is there", |status| {
+        .status_where("the other programmer is there", |status| {
             status.programmer("002")["state"] == "idle"
         })
         .await;
@@ -503,15 +517,16 @@ async fn a_host_whose_clock_jumps_by_an_hour_brings_its_result_and_takes_no_othe
     }
     bench
         .pool
-        .status_where("who is off takes no task", |status| {
-            status.is_shut_for("001", "clock")
-        })
+        .status_where(
+            "the programmer with the wrong clock takes no task",
+            |status| status.is_shut_for("001", "clock"),
+        )
         .await;
     log.read().await;
     let ahead = pool_core::time::Timestamp(pool_telemetry::clock::wall_clock().0 + 60_000);
     assert!(
         log.entries.iter().all(|entry| entry.at < ahead),
-        "nothing in the log is an hour ahead"
+        "no event is an hour ahead"
     );
     clock.set("+0");
     bench.pool.all_consume().await;
@@ -528,7 +543,8 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
     pool.start_dispatcher().await;
     let first = pool.api();
     let mut books = Books::open(&pool).await;
-    // The second one's is in force from its start on: other routes, and queues that the first still publishes for.
+    // The second dispatcher's file is in force from its start: other routes, and queues that the
+    // first one still publishes to.
     let after = PoolFile::sample().only(&["001", "002"]);
     pool.rewrite(&after);
     pool.start_dispatcher().await;
@@ -537,7 +553,7 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
         of_first["capabilities"] = json!([if number % 2 == 0 { "slow" } else { "fast" }]);
         first.submit(&of_first).await;
         if number % 2 == 0 {
-            // By the file that is in force nobody offers it.
+            // By the file in force no programmer offers its capabilities.
             books.may_end(&format!("first-{number}"), &[Status::Rejected]);
         }
         books.took(&format!("first-{number}"));
@@ -550,7 +566,8 @@ async fn two_dispatchers_with_different_pool_files_lose_nothing() {
 
 #[test]
 fn the_binaries_of_these_tests_have_fault_points() {
-    // Cargo builds them without when a package is built alone; then every test of a fault would wait for nothing.
+    // Cargo leaves them out when it builds a package alone; then every test of a fault would wait
+    // in vain.
     let bytes = std::fs::read(program("worker")).expect("the worker");
     let name = pool_broker::fault::Point::Started.name().as_bytes();
     let has = bytes.windows(name.len()).any(|window| window == name);

@@ -1,5 +1,6 @@
-//! Nothing limits a queue unless the pool file does. If it does, every request that meets a full queue gets the same answer.
-//! `pool submit` says how many tasks were taken, why the rest waits, and how to go on.
+//! A queue has no limit unless the pool file sets one. With a limit, every request that meets a
+//! full queue gets the same answer. `pool submit` says how many tasks were accepted, why the
+//! rest waits, and how to go on.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::support::machine::program;
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
-/// Two programmers, and at most one task may wait for each.
+/// Two programmers, and a limit of one waiting task for each.
 fn narrow() -> PoolFile {
     PoolFile::sample()
         .only(&["001", "002"])
@@ -57,14 +58,14 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     batch[..13]
         .iter_mut()
         .for_each(|task| task["capabilities"] = json!(["deepseek"]));
-    // A debug build on a machine that does other things too.
+    // The limit for a debug build on a busy machine.
     let soon = Duration::from_secs(2);
     let began = Instant::now();
     let (status, answer) = pool.api().try_submit(&json!(batch)).await;
     assert_eq!(status, StatusCode::CREATED, "{answer}");
     assert!(
         began.elapsed() < soon,
-        "a list over HTTP: {:?}",
+        "a list over HTTP is accepted in time: {:?}",
         began.elapsed()
     );
     let file = file_of(&pool, "tasks.json", &without_ids(batch));
@@ -72,22 +73,22 @@ async fn two_hundred_tasks_are_taken_at_once_though_those_who_could_do_some_of_t
     let done = pool.try_command_line(&["submit", &file]).await;
     let (listed, shown) = said(&done);
     assert!(
-        done.status.success() && listed.contains("200 tasks taken"),
+        done.status.success() && listed.contains("200 tasks submitted"),
         "{listed}{shown}"
     );
     assert!(
         began.elapsed() < soon,
-        "the command line does not wait for anybody: {:?}",
+        "the command line does not wait for programmers: {:?}",
         began.elapsed()
     );
     assert_eq!(
         pool.api().get("/tasks?status=queued&limit=1").await["total"],
         400,
-        "all of them wait"
+        "all tasks wait"
     );
 }
 
-/// A request that meets a full queue.
+/// Checks the answer to a request that meets a full queue.
 async fn meets_full_queue(pool: &Pool, what: &str, path: &str, body: &Value) {
     let answer = http()
         .post(format!("{}{path}", pool.url()))
@@ -104,16 +105,16 @@ async fn meets_full_queue(pool: &Pool, what: &str, path: &str, body: &Value) {
     let after = after.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     assert!(
         after.is_some_and(|seconds| seconds >= 1),
-        "{what}: when to come again: {after:?}"
+        "{what}: the answer says when to come again: {after:?}"
     );
     let detail = problem["detail"].as_str().unwrap_or_default();
     assert!(
         detail.contains("`any`") && detail.contains("at most 2"),
-        "{what}: which queue, and its limit: {detail}"
+        "{what}: the answer names the queue and its limit: {detail}"
     );
     assert_eq!(
         problem["no_room"]["full"][0]["limit"], 2,
-        "{what}: the same for programs: {problem}"
+        "{what}: the answer says the same for programs: {problem}"
     );
 }
 
@@ -121,7 +122,7 @@ async fn meets_full_queue(pool: &Pool, what: &str, path: &str, body: &Value) {
 async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
     let mut bench = Bench::with_file(narrow()).await;
     let none = json!({});
-    // Two finished ones, two that run, and two that wait.
+    // Two finished tasks, two that run, and two that wait.
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
     bench.pool.api().submit(&json!(tasks("cancelled", 2))).await;
@@ -158,7 +159,7 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
     assert_eq!(
         status,
         StatusCode::OK,
-        "one that waits has its place already: {answer}"
+        "a waiting task has its place already: {answer}"
     );
 
     let (_connection, channel) = channel(&pool.amqp_url()).await;
@@ -194,7 +195,11 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
         meets_full_queue(pool, &format!("the dead letter {letter}"), &path, &none).await;
     }
     meets_full_queue(pool, "all dead letters", "/dead/retry", &none).await;
-    assert_eq!(api.get("/dead").await["total"], 2, "they are still there");
+    assert_eq!(
+        api.get("/dead").await["total"],
+        2,
+        "the letters are still there"
+    );
 
     bench.go();
     for id in ["runs-1", "waits-2"] {
@@ -207,9 +212,9 @@ async fn a_full_queue_is_429_with_retry_after_whichever_way_a_task_comes() {
     let (status, answer) = api
         .send(Method::POST, "/tasks/cancelled-1/retry", &none)
         .await;
-    assert_eq!(status, StatusCode::OK, "there is room again: {answer}");
+    assert_eq!(status, StatusCode::OK, "the queue has room again: {answer}");
     let said = pool.command_line(&["dead", "retry", "--all"]).await;
-    assert!(said.contains("2 messages were taken up again"), "{said}");
+    assert!(said.contains("2 messages retried"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +226,7 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
     assert_eq!(
         problem["no_room"]["fits"],
         json!([0, 1]),
-        "which of them would be taken now: {problem}"
+        "the answer says how many fit now: {problem}"
     );
     let detail = problem["detail"].as_str().unwrap_or_default();
     assert!(
@@ -232,7 +237,8 @@ async fn a_list_that_never_fits_is_told_to_come_in_parts() {
     assert_eq!(pool.api().get("/tasks").await["total"], 0, "nothing was");
 }
 
-/// The command that the words name, split as a shell does it; `dispatcher` is that of this build.
+/// The command that the message gives, split as a shell does; `dispatcher` is the program of this
+/// build.
 fn command_in(words: &str) -> Vec<String> {
     let line = words.lines().find_map(|line| {
         line.trim()
@@ -267,13 +273,13 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
     assert_eq!(
         ids.lines().filter(|line| line.starts_with("t-")).count(),
         2,
-        "what is taken is printed: {ids}"
+        "the ids of accepted tasks are printed: {ids}"
     );
     for words in [
-        "2 of 6 tasks were taken",
+        "2 of 6 tasks were submitted",
         "Prog-001",
         "down",
-        "still to hand in",
+        "still to submit",
     ] {
         assert!(shown.contains(words), "it says {words:?}: {shown}");
     }
@@ -294,14 +300,14 @@ async fn a_batch_whose_programmers_are_down_comes_back_with_what_is_taken_and_ho
     let done = pool.try_command_line(&again).await;
     assert!(
         done.status.success(),
-        "a third time changes nothing: {:?}",
+        "a third call changes nothing: {:?}",
         said(&done)
     );
     assert_eq!(pool.api().get("/tasks").await["total"], 6, "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
+async fn a_submitter_that_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
     let mut pool = Pool::set_up_shared(&narrow()).await;
     pool.start_dispatcher().await;
     let file = file_of(&pool, "tasks.json", &tasks("mine", 6));
@@ -315,8 +321,8 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
         .stderr(std::fs::File::create(&shown).expect("a file"));
     let submitting = command.spawn().expect("the command line runs");
     let words = async || std::fs::read_to_string(&shown).unwrap_or_default();
-    eventually("it says what it waits for", SOON, async || {
-        words().await.contains("4 still to hand in").then_some(())
+    eventually("the command says what it waits for", SOON, async || {
+        words().await.contains("4 still to submit").then_some(())
     })
     .await;
     let pid = Pid::from_raw(submitting.id().cast_signed());
@@ -328,15 +334,15 @@ async fn who_interrupts_a_batch_learns_what_is_taken_and_how_to_go_on() {
     assert_eq!(
         done.status.code(),
         Some(130),
-        "as a shell counts it: {shown}"
+        "the exit status is that of an interrupted command: {shown}"
     );
-    assert!(shown.contains("2 of 6 tasks were taken"), "{shown}");
+    assert!(shown.contains("2 of 6 tasks were submitted"), "{shown}");
     pool.start_worker(&["--all"]);
     let again = command_in(&shown);
     assert_eq!(
         again,
         ["submit", &file, "--wait"],
-        "its tasks have ids of their own, so the same command goes on"
+        "its tasks have ids, so the same command continues"
     );
     let again: Vec<&str> = again.iter().map(String::as_str).collect();
     let done = pool.try_command_line(&again).await;
@@ -374,6 +380,6 @@ async fn a_retry_of_more_than_the_queue_holds_waits_for_room() {
     );
     assert!(
         shown.contains("the queue is full"),
-        "it says what it waits for: {shown}"
+        "the command says what it waits for: {shown}"
     );
 }

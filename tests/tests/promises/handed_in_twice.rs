@@ -1,5 +1,5 @@
-//! A task that is handed in more than once, over whichever door and however late: it is done once, and everybody who asked
-//! for its result gets it.
+//! A task that is submitted more than once, over HTTP or AMQP and however late, is done once, and
+//! every submitter that asked for its result gets it.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -16,33 +16,33 @@ use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_publishes_a_task_that_runs_already_for_somebody_else_gets_its_result() {
+async fn a_submitter_that_publishes_a_running_task_of_another_submitter_gets_its_result() {
     let mut bench = Bench::with(&["001", "002"]).await;
     bench.begin("shared").await;
-    // The log does not know him, and the message that is worked on neither.
+    // Neither the log nor the running message names the second submitter.
     let mut submitter = bench.pool.submitter("me").await;
     submitter.submit("any", &task("shared")).await;
-    bench.pool.worker_prints(0, "a delivery is dropped").await;
+    bench.pool.worker_prints(0, "dropping a delivery").await;
     bench.go();
     let reply = submitter.reply(SOON).await;
     assert_eq!(
         reply.status,
         Status::Succeeded,
-        "he is told like everybody else: {reply:?}"
+        "the second submitter gets the result: {reply:?}"
     );
     let result = bench.pool.api().result("shared", SOON).await;
     assert_eq!(
         reply.attempt, result.attempt,
-        "of the one attempt that was made"
+        "it is the result of the one attempt"
     );
     let mut log = bench.pool.event_log().await;
     log.read().await;
     assert_eq!(
         (log.starts("shared").len(), log.outcomes("shared").len()),
         (1, 1),
-        "it was done once"
+        "the task was done once"
     );
-    eventually("nothing waits any more", SOON, async || {
+    eventually("no message waits any more", SOON, async || {
         let waiting = (
             submitter.depth_if_any("tasks.any").await?,
             submitter.depth_if_any("pool.retries").await?,
@@ -53,7 +53,7 @@ async fn who_publishes_a_task_that_runs_already_for_somebody_else_gets_its_resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_copy_was_worked_on_in_vain_gets_the_result_of_the_other_one() {
+async fn a_submitter_whose_copy_was_done_in_vain_gets_the_result_of_the_other_copy() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher().await;
     let mut submitter = pool.submitter("me").await;
@@ -63,10 +63,10 @@ async fn whose_copy_was_worked_on_in_vain_gets_the_result_of_the_other_one() {
     assert_eq!(
         pool.worker(0).ended().await.signal(),
         Some(9),
-        "his copy is acked, and its result not decided"
+        "its copy is acknowledged, and its result not decided"
     );
     pool.take_worker(0);
-    // Of somebody who wants no reply.
+    // A copy of a submitter that wants no reply.
     submitter
         .publish(
             "any",
@@ -82,7 +82,7 @@ async fn whose_copy_was_worked_on_in_vain_gets_the_result_of_the_other_one() {
             .filter(|entry| entry.is_start_of("copied"))
             .count()
     };
-    log.until("the other copy is worked on", SOON, |entries| {
+    log.until("the other copy runs", SOON, |entries| {
         (copies(entries) == 2).then_some(())
     })
     .await;
@@ -92,13 +92,13 @@ async fn whose_copy_was_worked_on_in_vain_gets_the_result_of_the_other_one() {
     assert_eq!(
         (reply.status, reply.attempt),
         (Status::Succeeded, result.attempt),
-        "the one that counts: {reply:?}"
+        "the reply is the result that counts: {reply:?}"
     );
     assert_eq!(log.starts("copied").len(), 2, "there were two attempts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_repeats_a_task_after_its_deadline_hears_how_it_stands() {
+async fn a_submitter_that_repeats_a_task_after_its_deadline_gets_its_present_state() {
     let mut bench = Bench::with(&["001"]).await;
     bench.pool.start_worker(&["--all"]);
     let mut late = task("late");
@@ -115,7 +115,7 @@ async fn who_repeats_a_task_after_its_deadline_hears_how_it_stands() {
     assert_eq!(
         (status, &said["status"]),
         (StatusCode::OK, &json!("running")),
-        "it was taken in time: {said}"
+        "the first submission was in time: {said}"
     );
     let mut other = late.clone();
     other["id"] = json!("another");
@@ -123,12 +123,12 @@ async fn who_repeats_a_task_after_its_deadline_hears_how_it_stands() {
     assert_eq!(
         status,
         StatusCode::UNPROCESSABLE_ENTITY,
-        "this one was not: {said}"
+        "the second submission was too late: {said}"
     );
     bench.go();
     assert_eq!(
         api.result("late", SOON).await.status,
         Status::Succeeded,
-        "it was begun in time"
+        "the task was started in time"
     );
 }

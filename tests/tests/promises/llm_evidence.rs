@@ -1,4 +1,5 @@
-//! Neither one task's prompt nor a few slow calls among many good ones open a breaker for the others.
+//! One task's prompt, or a few slow calls among many good ones, must not open a breaker for the
+//! other tasks.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ fn pool_file(programmers: usize, provider: &Provider) -> PoolFile {
     file.set("failover.circuit_breaker", breaker)
 }
 
-/// The scopes of which breakers were probed.
+/// The scopes of the breakers that were probed.
 fn probed(log: &EventLog) -> Vec<Value> {
     log.entries
         .iter()
@@ -68,7 +69,7 @@ async fn a_prompt_that_is_refused_shuts_nothing_and_is_not_handed_out_again() {
             .filter(|entry| entry.is("llm_failed"))
             .count(),
         0,
-        "the LLM is not at fault"
+        "the LLM does not count as failed"
     );
     assert_eq!(probed(&log), [] as [Value; 0], "no breaker opened");
     pool.all_succeeded(&mut log, "good", 12).await;
@@ -76,7 +77,7 @@ async fn a_prompt_that_is_refused_shuts_nothing_and_is_not_handed_out_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_says_nothing_is_put_to_the_proof_before_anything_stays_shut() {
-    // Forbidden, without a word: the key, or this prompt?
+    // A 403 without a reason: the cause may be the key or this prompt.
     let provider = Provider::start(&Arc::default(), |_: Arc<()>, asked| async move {
         if asked.says("odd-1") {
             error(403, json!({"error": {"message": "Forbidden"}}))
@@ -99,7 +100,7 @@ async fn a_refusal_that_says_nothing_is_put_to_the_proof_before_anything_stays_s
 
     assert!(
         took < Duration::from_secs(20),
-        "nobody waits for a cooldown: {took:?}"
+        "no task waits for a cooldown: {took:?}"
     );
     let result = pool.api().result("odd-1", SOON).await;
     let kind = result.error.as_ref().map(|error| error.kind);
@@ -110,13 +111,13 @@ async fn a_refusal_that_says_nothing_is_put_to_the_proof_before_anything_stays_s
     );
     assert!(
         log.starts("odd-1").len() <= 4,
-        "tried by each programmer once, and then no more: {:?}",
+        "each programmer tries it once and then no more: {:?}",
         log.starts("odd-1")
     );
     let scopes = probed(&log);
     assert!(
         !scopes.is_empty() && !scopes.contains(&json!("pool")),
-        "each asked for itself: {scopes:?}"
+        "each programmer probes for itself: {scopes:?}"
     );
     pool.all_succeeded(&mut log, "good", 12).await;
 }
@@ -144,7 +145,7 @@ async fn a_key_that_is_bad_shuts_the_llm_for_long_and_costs_no_task() {
     };
     let late = log
         .until(
-            "the breaker for all is probed after a long time",
+            "the pool's breaker is probed after a long time",
             SOON,
             |entries| {
                 pool_probes(entries)
@@ -158,7 +159,10 @@ async fn a_key_that_is_bad_shuts_the_llm_for_long_and_costs_no_task() {
         .into_iter()
         .filter(|asked| !asked.is_probe())
         .collect();
-    assert!(calls.len() <= 6, "a few calls found out: {calls:?}");
+    assert!(
+        calls.len() <= 6,
+        "a few calls are enough to find out: {calls:?}"
+    );
     let before: Vec<Asked> = provider
         .asked()
         .into_iter()
@@ -166,19 +170,19 @@ async fn a_key_that_is_bad_shuts_the_llm_for_long_and_costs_no_task() {
         .collect();
     assert!(
         (1..=4).contains(&before.len()),
-        "probes confirmed it at once, and then no more: {before:?}"
+        "probes confirm it at once, and then stop: {before:?}"
     );
     let first = before[0].at.since(calls[0].at);
     assert!(
         first < COOLDOWN,
-        "the first one right after the first call: {first:?}"
+        "the first probe follows the first call: {first:?}"
     );
     bad.store(false, Ordering::Relaxed);
     log.finished(TASKS, SOON * 2).await;
     for id in (1..=TASKS).map(|n| format!("t-{n}")) {
         assert!(
             log.starts(&id).len() <= 4,
-            "{id} was not handed around: {:?}",
+            "{id} was not returned again and again: {:?}",
             log.starts(&id)
         );
     }
@@ -201,7 +205,7 @@ async fn three_slow_calls_among_many_good_ones_shut_nothing() {
         asked.ok()
     })
     .await;
-    // Each slow call is made in a process of its own, the good ones in a fourth.
+    // Each slow call comes from its own process, the good ones from a fourth.
     let mut file = pool_file(6, &provider).calling(&["--calls", "15", "--pause-ms", "200"]);
     file = file.set("failover.call_timeout_s", json!(CALL.as_secs()));
     for (index, id) in numbered(6).enumerate() {
@@ -235,11 +239,15 @@ async fn three_slow_calls_among_many_good_ones_shut_nothing() {
         .iter()
         .filter(|entry| entry.is("llm_failed"))
         .collect();
-    assert_eq!(failures.len(), 3, "three calls had no answer: {failures:?}");
+    assert_eq!(
+        failures.len(),
+        3,
+        "three calls failed without an answer: {failures:?}"
+    );
     let apart = failures[2].at.since(failures[0].at);
     assert!(
         apart < Duration::from_secs(2),
-        "and that at about the same moment: {apart:?}"
+        "they failed at about the same time: {apart:?}"
     );
     assert_eq!(probed(&log), [] as [Value; 0], "no breaker opened");
     let given_back = log
@@ -247,7 +255,7 @@ async fn three_slow_calls_among_many_good_ones_shut_nothing() {
         .iter()
         .filter(|entry| entry.is("released"))
         .count();
-    assert_eq!(given_back, 3, "no other call was refused");
+    assert_eq!(given_back, 3, "only the slow tasks were returned");
     pool.all_succeeded(&mut log, "quick", GOOD / 15).await;
     pool.all_succeeded(&mut log, "slow", 3).await;
 }

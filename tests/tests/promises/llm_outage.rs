@@ -1,5 +1,5 @@
-//! An LLM outage is a non-event: the pool finds out with a handful of calls, works on with what is left, asks once in a
-//! while, and comes back in steps. No task notices.
+//! An LLM outage costs no task. A handful of calls reveal it, and the pool goes on with the other
+//! LLMs. It probes the broken one now and then, and returns to it in steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,10 +20,11 @@ use crate::support::{EventLog, Llm, Pool, PoolFile, SOON, eventually};
 
 const THRESHOLD: usize = 3;
 const COOLDOWN: Duration = Duration::from_secs(3);
-/// From a failed call to the moment when every process knows of it, while 49 agents share two cores.
+/// From a failed call until every process has read of it, with 49 agents on two cores.
 const NEWS: Duration = Duration::from_millis(500);
 
-/// So many programmers with one free primary LLM and one free backup, and a breaker with short times.
+/// This many programmers with one free primary LLM and one free backup, and a breaker with short
+/// times.
 fn pool_file(programmers: usize, llm: &Llm) -> PoolFile {
     let file =
         PoolFile::grown(programmers, "local/primary", Some("local/backup")).llm(&llm.base_url());
@@ -32,7 +33,7 @@ fn pool_file(programmers: usize, llm: &Llm) -> PoolFile {
     file.set("failover.circuit_breaker", breaker)
 }
 
-/// The moment at which enough had failed: the last failure that counted before the breaker of this model opened.
+/// The time of the last failure that counted before the breaker of this model opened.
 fn opened(entries: &[Entry], model: &str, after: Timestamp) -> Option<Timestamp> {
     let mut counted = BTreeSet::new();
     for entry in entries
@@ -53,7 +54,7 @@ fn opened(entries: &[Entry], model: &str, after: Timestamp) -> Option<Timestamp>
     None
 }
 
-/// Probes of this model: when, and by whom.
+/// The probes of this model: their times and programmers.
 fn probes<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Timestamp, &'a str)> {
     let of_model = move |entry: &&Entry| entry.is("probing") && entry.model() == model;
     entries
@@ -62,7 +63,7 @@ fn probes<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Tim
         .map(|entry| (entry.at, entry.text("programmer")))
 }
 
-/// Who had the task at this moment.
+/// The programmer that had the task at this time.
 fn owner_at(entries: &[Entry], task: &str, at: Timestamp) -> Option<String> {
     let mut starts = entries
         .iter()
@@ -72,7 +73,7 @@ fn owner_at(entries: &[Entry], task: &str, at: Timestamp) -> Option<String> {
         .map(|entry| entry.text("programmer").to_owned())
 }
 
-/// When each programmer had its first whole answer of its primary LLM after this moment.
+/// The time of each programmer's first complete answer from its primary LLM after this time.
 fn returns(
     entries: &[Entry],
     requests: &[LoggedRequest],
@@ -115,15 +116,11 @@ async fn an_outage_of_the_primary_costs_49_programmers_a_few_calls_and_no_task()
     pool.api().submit(&json!(tasks)).await;
     let all_on_primary = async |log: &mut EventLog, after: Timestamp, limit: Duration| {
         let log = &mut *log;
-        eventually(
-            "every programmer is served by its primary",
-            limit,
-            async || {
-                let requests = llm.requests().await;
-                let returns = returns(log.read().await, &requests, after);
-                (returns.len() == PROGRAMMERS).then_some(returns)
-            },
-        )
+        eventually("every programmer uses its primary", limit, async || {
+            let requests = llm.requests().await;
+            let returns = returns(log.read().await, &requests, after);
+            (returns.len() == PROGRAMMERS).then_some(returns)
+        })
         .await
     };
     all_on_primary(&mut log, Timestamp(0), SOON * 2).await;
@@ -146,7 +143,8 @@ async fn an_outage_of_the_primary_costs_49_programmers_a_few_calls_and_no_task()
     pool.all_succeeded(&mut log, "t", tasks.len()).await;
 }
 
-/// A few calls failed before everybody knew; after that only probes were made, one a cooldown.
+/// A few calls failed before every process knew; afterwards there was only one probe for each
+/// cooldown.
 fn judge_failures(
     entries: &[Entry],
     requests: &[LoggedRequest],
@@ -188,7 +186,7 @@ fn judge_failures(
         .collect();
     assert!(
         late.is_empty(),
-        "nobody calls an LLM of which it is known that it is down: {late:?}"
+        "no programmer calls an LLM that it knows to be down: {late:?}"
     );
 
     let during: Vec<Timestamp> = probes(entries, "primary")
@@ -197,13 +195,13 @@ fn judge_failures(
         .collect();
     assert!(
         probes_sent.len() <= during.len(),
-        "no probe that the log does not know: {} {during:?}",
+        "the log has every probe: {} {during:?}",
         probes_sent.len()
     );
     for (before, after) in during.iter().zip(&during[1..]) {
         assert!(
             after.since(*before) >= COOLDOWN,
-            "one probe a cooldown: {during:?}"
+            "there is one probe for each cooldown: {during:?}"
         );
     }
 }
@@ -219,7 +217,7 @@ fn judge_returns(returns: &BTreeMap<String, Timestamp>, up: Timestamp) {
     let last = times.last().copied().unwrap_or_default();
     assert!(
         last <= Duration::from_secs(30),
-        "everybody is back within 30 s: the last after {last:?}"
+        "every programmer is back within 30 s: the last after {last:?}"
     );
     let most_at_once = times.iter().map(|from| {
         times
@@ -255,7 +253,7 @@ async fn a_poisonous_task_shuts_nothing_for_others() {
     assert_eq!(
         (result.status, kind),
         (Status::Failed, Some(ErrorKind::LlmUnavailable)),
-        "not without end: {result:?}"
+        "the task is not repeated without end: {result:?}"
     );
     let given_back = log
         .read()
@@ -265,7 +263,7 @@ async fn a_poisonous_task_shuts_nothing_for_others() {
         .count();
     assert_eq!(
         given_back, 4,
-        "it was tried by others as often as the pool file says"
+        "other programmers try it as often as the pool file says"
     );
     let requests = llm.requests().await;
     let failed: BTreeSet<_> = requests
@@ -282,17 +280,14 @@ async fn a_poisonous_task_shuts_nothing_for_others() {
         .iter()
         .filter(|r| r.model == "backup" && task_of(r) != Some("poison-1"))
         .count();
-    assert_eq!(
-        on_backup, 0,
-        "everybody else was served by the primary all the time"
-    );
+    assert_eq!(on_backup, 0, "all other tasks use the primary all the time");
     assert_eq!(
         log.entries
             .iter()
             .filter(|entry| entry.is("probing"))
             .count(),
         0,
-        "no breaker wanted a probe"
+        "no breaker was probed"
     );
     let status = pool.status().await;
     for id in numbered(8) {
@@ -301,7 +296,7 @@ async fn a_poisonous_task_shuts_nothing_for_others() {
     pool.all_succeeded(&mut log, "good", others.len()).await;
 }
 
-/// Twenty seconds, or what `POOL_TEST_OUTAGE_S` says.
+/// Twenty seconds, or the value of `POOL_TEST_OUTAGE_S`.
 fn outage() -> Duration {
     let seconds = std::env::var("POOL_TEST_OUTAGE_S")
         .ok()
@@ -323,7 +318,7 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
             Some(opened(entries, "primary", down)?.max(opened(entries, "backup", down)?))
         })
         .await;
-    // Just started, they may be shut for another reason a moment before.
+    // Programmers that have just started may be shut for another reason at first.
     let shut =
         |status: &PoolStatus| status.available() == Some(0) && status.all_are_shut_for("breaker");
     let status = pool.status_where("every programmer is shut", shut).await;
@@ -344,12 +339,12 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
     let first = ends.map(|entry| entry.at).min().expect("an outcome");
     assert!(
         first >= up,
-        "nothing was finished, not even as failed, while nothing could be done"
+        "no task ended, not even as failed, while no LLM answered"
     );
     let limit = COOLDOWN + Duration::from_secs(5);
     assert!(
         first.since(up) <= limit,
-        "work goes on soon after: {:?}",
+        "work resumes soon after the outage: {:?}",
         first.since(up)
     );
     let started =
@@ -374,13 +369,13 @@ async fn while_every_llm_is_down_a_hundred_tasks_wait_and_then_all_are_done() {
         assert_eq!(
             starts - back.count(),
             1,
-            "{id}: what was handed back is no attempt"
+            "{id}: a hand-back does not count as an attempt"
         );
     }
     pool.all_succeeded(&mut log, "t", TASKS).await;
 }
 
-/// The status says that nothing can be called, why, and until when.
+/// Checks that the status says that no LLM can be called, why, and until when.
 fn judge_shut(status: &PoolStatus, count: usize) {
     for id in numbered(count) {
         assert!(
@@ -414,7 +409,7 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     let file = pool_file(3, &llm)
         .set("failover.circuit_breaker.scope", json!("programmer"))
         .calling(&[]);
-    // A cooldown that nobody waits for.
+    // A cooldown that is longer than the test.
     let mut file = file.set("failover.circuit_breaker.cooldown_s", json!(600));
     for id in numbered(3) {
         file = file.set_of(&id, "capabilities", json!([format!("only-{id}")]));
@@ -428,7 +423,7 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
         tasks
     };
     let mut log = pool.event_log().await;
-    // Together they would be enough to open the breaker for everybody.
+    // All of them together would be enough to open the breaker for the whole pool.
     pool.api()
         .submit(&json!(
             [tasks_for("001", "bad"), tasks_for("002", "bad")].concat()
@@ -454,7 +449,7 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
             .filter(of_tasks)
             .map(|request| request.model.as_str())
             .collect();
-        assert_eq!(models, [model; THRESHOLD], "{id} goes there at once");
+        assert_eq!(models, [model; THRESHOLD], "{id} calls it at once");
     }
     let status = pool.status().await;
     assert_eq!(
@@ -464,12 +459,16 @@ async fn with_scope_programmer_the_failures_of_some_shut_only_their_own_use() {
     );
     assert!(
         !status.circuit_is_open("003"),
-        "003 has nothing to do with it: {status:?}"
+        "003 still uses its primary: {status:?}"
     );
-    assert_eq!(status.available(), Some(3), "all go on working: {status:?}");
+    assert_eq!(
+        status.available(),
+        Some(3),
+        "all programmers are available: {status:?}"
+    );
 }
 
-/// Lets the primary fail until its breaker is open; the tasks succeed by the backup.
+/// Makes the primary fail until its breaker is open; the tasks succeed with the backup.
 async fn open_primary(pool: &Pool, llm: &Llm, log: &mut EventLog) -> OpenBreaker {
     llm.fail_with("primary", 500).await;
     pool.api()
@@ -504,7 +503,7 @@ async fn a_breaker_is_open_also_for_processes_that_were_started_after_it_opened(
     assert_eq!(
         after,
         Some(before),
-        "open until the same moment, for the same reason"
+        "the breaker is open until the same time, for the same reason"
     );
     pool.api().submit(&json!(tasks("after", 6))).await;
     log.finished(2 * THRESHOLD + 6, SOON).await;
@@ -515,16 +514,13 @@ async fn a_breaker_is_open_also_for_processes_that_were_started_after_it_opened(
         .into_iter()
         .map(|request| request.model)
         .collect();
-    assert_eq!(
-        models, ["backup"; 6],
-        "no call to find out again what was known"
-    );
+    assert_eq!(models, ["backup"; 6], "no call is made to find out again");
     pool.all_succeeded(&mut log, "after", 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_lease() {
-    // The lease of a probe: a call's time limit, and ten seconds.
+    // The lease of a probe: the time limit of a call and ten seconds.
     const CALL: Duration = Duration::from_secs(5);
     let llm = Llm::start().await;
     let file = pool_file(4, &llm)
@@ -533,11 +529,11 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
     let mut pool = Pool::start_processes(&file, 2, 2).await;
     let mut log = pool.event_log().await;
     open_primary(&pool, &llm, &mut log).await;
-    // From now on a probe hangs, long enough to kill whoever makes it.
+    // From now on a probe hangs for long enough to kill its worker.
     llm.hold("primary").await;
     let held = wall_clock();
     let (lost_at, loser) = log
-        .until("somebody probes, and its call hangs", SOON, |entries| {
+        .until("a programmer probes, and its call hangs", SOON, |entries| {
             probes(entries, "primary")
                 .find(|(at, _)| *at >= held)
                 .map(|(at, who)| (at, who.to_owned()))
@@ -546,7 +542,7 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
     let gone = pool.kill_worker_of(&ProgrammerId::new(loser.as_str()).expect("an id"));
     llm.recover().await;
     let (at, who) = log
-        .until("another one probes", SOON * 2, |entries| {
+        .until("another programmer probes", SOON * 2, |entries| {
             probes(entries, "primary")
                 .find(|(at, _)| *at > lost_at)
                 .map(|(at, who)| (at, who.to_owned()))
@@ -554,17 +550,17 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
         .await;
     assert!(
         !gone.contains(&who),
-        "by a programmer that lives: {who}, gone are {gone:?}"
+        "a living programmer probes: {who}, killed are {gone:?}"
     );
     let waited = at.since(lost_at);
     let lease = CALL + Duration::from_secs(10);
     assert!(
         waited >= lease,
-        "not before the lease has ended: {waited:?}"
+        "it probes after the lease has ended: {waited:?}"
     );
     assert!(
         waited <= lease + Duration::from_secs(10),
-        "and not long after it: {waited:?}"
+        "it probes soon after the lease has ended: {waited:?}"
     );
     let is_closed = |status: &PoolStatus| status.open_breaker("local/primary").is_none();
     pool.status_where("the breaker is closed", is_closed).await;
@@ -574,7 +570,7 @@ async fn when_a_worker_is_killed_while_it_probes_another_one_probes_after_the_le
 async fn one_host_without_egress_shuts_only_itself() {
     const TASKS: usize = 60;
     let llm = Llm::start().await;
-    // An address of this machine that is no loopback address: the LLM is the same one for every host.
+    // An address of this machine other than loopback: every host sees the same LLM there.
     let shared = llm.base_url().replace("127.0.0.1", "0.0.0.0");
     let file = PoolFile::grown(14, "remote/primary", Some("local/backup"))
         .llm(&llm.base_url())
@@ -615,7 +611,7 @@ async fn one_host_without_egress_shuts_only_itself() {
     );
     assert!(
         !scopes.contains(&json!("pool").to_string()),
-        "the pool is not: {scopes:?}"
+        "the pool is not shut: {scopes:?}"
     );
     pool.all_succeeded(&mut log, "t", TASKS).await;
 }

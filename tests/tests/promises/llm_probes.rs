@@ -1,4 +1,5 @@
-//! A probe asks as a call does: in the dialect that failed, as patiently, and it believes a valid answer only.
+//! A probe calls as a task does, with the API dialect that failed and the same patience, and
+//! believes only a valid answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,7 +15,7 @@ use crate::support::provider::{Asked, error, page};
 use crate::support::{EventLog, Pool, PoolFile, Provider, SOON, eventually};
 
 const COOLDOWN: Duration = Duration::from_secs(2);
-/// From the end of a cooldown to the news that the breaker is closed.
+/// From the end of a cooldown until the log says that the breaker is closed.
 const NEWS: Duration = Duration::from_secs(2);
 
 /// Programmers whose only LLM is `local/primary`, with a breaker that three failures open.
@@ -27,7 +28,7 @@ fn pool_file(programmers: usize, provider: &Provider, agent: &[&str]) -> PoolFil
     file.set("failover.circuit_breaker", breaker)
 }
 
-/// The faults that probes of this model found, empty for none, and when.
+/// The faults that the probes of this model found (empty: none), and their times.
 fn found<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Timestamp, &'a str)> {
     let probed = move |entry: &&Entry| entry.is("probed") && entry.model() == model;
     entries
@@ -37,7 +38,7 @@ fn found<'a>(entries: &'a [Entry], model: &'a str) -> impl Iterator<Item = (Time
 }
 
 async fn opened(log: &mut EventLog, count: usize) {
-    log.until("a probe has found the LLM out", SOON, |entries| {
+    log.until("a probe has found the fault", SOON, |entries| {
         (found(entries, "primary")
             .filter(|(_, fault)| !fault.is_empty())
             .count()
@@ -96,7 +97,7 @@ async fn an_llm_that_serves_one_dialect_only_is_probed_in_that_also_after_a_rest
         let back = closed(&mut log, "primary", SOON).await;
         assert!(
             back.since(up) <= COOLDOWN + NEWS,
-            "{dialect}: within a cooldown: {:?}",
+            "{dialect}: the breaker closes within a cooldown: {:?}",
             back.since(up)
         );
         log.finished(4, SOON).await;
@@ -108,7 +109,7 @@ async fn an_llm_that_serves_one_dialect_only_is_probed_in_that_also_after_a_rest
             .collect();
         assert!(
             elsewhere.is_empty(),
-            "{dialect}: nothing else was asked: {elsewhere:?}"
+            "{dialect}: no other dialect was called: {elsewhere:?}"
         );
     }
 }
@@ -118,7 +119,7 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     const LOADS: Duration = Duration::from_secs(25);
     let state = Arc::new((AtomicBool::new(false), AtomicBool::new(false)));
     let (up, loaded) = (&state.0, &state.1);
-    // It loads as long as the client that asked first stays.
+    // The model loads only while its first client waits for the answer.
     let provider = Provider::start(&state, |state, asked| async move {
         let (up, loaded) = (&state.0, &state.1);
         if !up.load(Ordering::Relaxed) {
@@ -153,13 +154,13 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     let limit = COOLDOWN + Duration::from_secs(30);
     assert!(
         slow.since(back_up) <= limit,
-        "it waits for the model: {:?}",
+        "the probe waits for the model: {:?}",
         slow.since(back_up)
     );
     log.finished(4, SOON).await;
     pool.all_succeeded(&mut log, "t", 4).await;
 
-    // Once more, and the worker gets a SIGTERM during the probe.
+    // The same again, and the worker gets a SIGTERM during the probe.
     up.store(false, Ordering::Relaxed);
     loaded.store(false, Ordering::Relaxed);
     pool.api().submit(&json!(tasks("again", 4))).await;
@@ -174,7 +175,7 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     .await;
     let before = provider.asked().len();
     up.store(true, Ordering::Relaxed);
-    eventually("the primary is asked", SOON, async || {
+    eventually("the primary gets a call", SOON, async || {
         provider
             .asked()
             .iter()
@@ -188,7 +189,7 @@ async fn a_probe_waits_for_a_model_that_loads_and_holds_up_nobody() {
     let took = wall_clock().since(told);
     assert!(
         took < LOADS / 2,
-        "the end of a process does not wait for its probe: {took:?}"
+        "a process does not wait for its probe to end: {took:?}"
     );
 }
 
@@ -214,7 +215,7 @@ async fn a_probe_believes_a_valid_answer_and_nothing_else() {
         let since = wall_clock();
         let fault = log
             .until(what, SOON, |entries| {
-                // The one after the next began in this phase for sure.
+                // The probe after the next one certainly began in this phase.
                 found(entries, "primary")
                     .filter(|(at, _)| *at > since)
                     .nth(1)

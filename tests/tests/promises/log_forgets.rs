@@ -1,4 +1,4 @@
-//! The event log drops what is old; what is open is said again before.
+//! The event log drops old events; open tasks and settings are written again before.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, SOON};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_open_is_said_again_before_the_log_forgets_it() {
+async fn an_open_task_is_written_again_before_the_log_forgets_it() {
     let file = PoolFile::sample().with("events", json!({"max_age": "8s"}));
     let mut pool = Pool::set_up_shared(&file).await;
     pool.start_dispatcher().await;
@@ -14,7 +14,7 @@ async fn what_is_open_is_said_again_before_the_log_forgets_it() {
     pool.command_line(&["pause", "--programmer", "001"]).await;
     let mut log = pool.event_log().await;
     let stated = log
-        .until("the waiting task is said again", SOON, |entries| {
+        .until("the waiting task is written again", SOON, |entries| {
             entries
                 .iter()
                 .find(|entry| entry.is("stated") && entry.text("task") == "waits")
@@ -23,11 +23,11 @@ async fn what_is_open_is_said_again_before_the_log_forgets_it() {
         .await;
     assert_eq!(
         stated.json["state"]["published"], true,
-        "with all that decides: {}",
+        "the repeated event says that the task was published: {}",
         stated.json
     );
     for kind in ["configured", "paused"] {
         let times = log.entries.iter().filter(|entry| entry.is(kind)).count();
-        assert!(times >= 2, "{kind} is said again too");
+        assert!(times >= 2, "{kind} is written again, too");
     }
 }

@@ -1,6 +1,8 @@
-//! What Programmer Pool promises, a file a promise, held against a real broker, real git and real processes.
+//! The promises of Programmer Pool, one file each, tested with a real broker, real git and real
+//! processes.
 //!
-//! One binary, so that its tests share one broker; each test has a virtual host, a pool and a directory of its own.
+//! All are one binary, so that the tests share one broker. Each test has its own virtual host, pool
+//! and directory.
 
 #![expect(clippy::expect_used, reason = "what is not as expected fails the test")]
 #![expect(
@@ -23,6 +25,7 @@ mod contract;
 mod dashboard;
 mod dead_letters;
 mod dead_letters_again;
+mod examples;
 mod faults_broker;
 mod faults_dispatcher;
 mod faults_named_points;

@@ -1,5 +1,5 @@
-//! What `/metrics` of real processes says is what docs/metrics.md says, no more and no less; and what several processes
-//! count adds up.
+//! The `/metrics` of real processes has exactly the metrics of docs/reference/metrics.md, and the
+//! counts of several processes add up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::support::machine::program;
 use crate::support::pool::tasks;
 use crate::support::{Api, EventLog, Llm, Pool, PoolFile, SOON, eventually};
 
-/// Breaks the first time it works on the task `broken`, else makes an LLM call.
+/// Breaks in its first run of the task `broken`, else makes an LLM call.
 const AGENT: &str = r#"
 sign="$1"; prompt="$2"; shift 2
 if grep -q '^broken' "$prompt" && [ ! -e "$sign" ]; then touch "$sign"; kill -9 $$; fi
 exec "$@" --prompt-file "$prompt"
 "#;
 
-/// A metric as a process tells of it.
+/// A metric as a process exports it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Told {
     name: String,
@@ -52,7 +52,7 @@ fn told_by(line: &str, kinds: &BTreeMap<&str, &str>) -> Told {
     let kind = kinds
         .get(name)
         .unwrap_or_else(|| panic!("{name} has no type"));
-    // No value has a comma or an equals sign in it.
+    // The values contain no comma and no equals sign.
     let labels = labels
         .trim_end_matches('}')
         .split(',')
@@ -68,7 +68,7 @@ fn told_by(line: &str, kinds: &BTreeMap<&str, &str>) -> Told {
     }
 }
 
-/// What processes of these kinds may tell.
+/// The metrics that these kinds of processes may export.
 fn documented(of: &[At]) -> BTreeSet<Told> {
     let told = |row: &Row| Told {
         name: row.name.to_owned(),
@@ -86,7 +86,7 @@ fn documented(of: &[At]) -> BTreeSet<Told> {
         .collect()
 }
 
-/// What all series of this name and with these labels add up to.
+/// The sum of all series of this name with these labels.
 fn sum(texts: &[String], beginning: &str) -> f64 {
     let lines = texts
         .iter()
@@ -113,11 +113,12 @@ async fn all_told(processes: &[Api]) -> BTreeSet<Told> {
         .collect()
 }
 
-/// Each kind of process tells of nothing but what is documented for it, and together they tell of all of it.
+/// Checks that each kind of process exports only the metrics documented for it, and that together
+/// they export all of them.
 async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
     for one in documented(&[At::Dispatcher, At::Worker, At::Both]) {
         eventually(
-            &format!("somebody tells of {one:?}, which is documented"),
+            &format!("a process exports {one:?}, which is documented"),
             SOON,
             async || {
                 let told = all_told(dispatchers).await.contains(&one)
@@ -140,7 +141,7 @@ async fn tell_what_is_documented(dispatchers: &[Api], workers: &[Api]) {
     }
 }
 
-/// The agent of this file, with the sign that it leaves.
+/// The agent of this file, with the file that marks its first run.
 fn agent(sign: &Path) -> Vec<String> {
     let calling = program("calling-agent");
     let [sign, calling] = [sign, &calling].map(|path| path.to_str().expect("a path in UTF-8"));
@@ -161,7 +162,7 @@ fn agent(sign: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Everything that is counted happens once at least.
+/// Makes everything that is counted happen at least once.
 async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
     let api = pool.api();
     let submit = async |name: &str, count: usize| {
@@ -175,14 +176,14 @@ async fn live_through_it(pool: &Pool, llm: &Llm, log: &mut EventLog) -> u32 {
         .await;
     submit("absurd", 1).await;
     log.finished(2, SOON).await;
-    // Calls leave the primary, and then it is not asked any more.
+    // The calls leave the primary, and then it gets no more.
     llm.fail_with("primary", 500).await;
     submit("moved", 8).await;
     log.finished(10, SOON).await;
-    // Nobody is left, and the task goes back to its queue.
+    // No LLM is left, so the task returns to its queue.
     llm.fail_with("*", 500).await;
     submit("back", 2).await;
-    log.until("a task was given back", SOON, |entries| {
+    log.until("a task was returned", SOON, |entries| {
         entries
             .iter()
             .any(|entry| entry.is("released"))
@@ -231,7 +232,7 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
     processes.extend(workers);
     let count = f64::from(count);
     eventually(
-        "what all processes have counted is what happened",
+        "the counts of all processes add up to what happened",
         SOON,
         async || {
             let texts = texts(&processes).await;
@@ -247,24 +248,22 @@ async fn processes_tell_all_that_is_documented_and_what_they_count_adds_up() {
         },
     )
     .await;
-    eventually(
-        "one dispatcher tells of all programmers",
-        SOON,
-        async || (sum(&texts(&processes[..1]).await, "pool_programmers{") == 2.0).then_some(()),
-    )
+    eventually("one dispatcher exports all programmers", SOON, async || {
+        (sum(&texts(&processes[..1]).await, "pool_programmers{") == 2.0).then_some(())
+    })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_counted_in_tasks_and_its_messages_by_themselves() {
+async fn waiting_tasks_and_their_messages_are_counted_separately() {
     let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     pool.command_line(&["pause", "--all"]).await;
     let api = pool.api();
     api.submit(&json!(tasks("waits", 2))).await;
     api.delete("/tasks/waits-1").await;
-    // It is looked at over a connection of its own.
+    // The other client has its own connection.
     api.get("/dead").await;
-    let texts = eventually("both are counted", SOON, async || {
+    let texts = eventually("both tasks are counted", SOON, async || {
         let texts = [api.text("/metrics").await];
         (sum(&texts, "pool_queue_messages{queue=\"tasks.any\"}") == 2.0).then_some(texts)
     })
@@ -272,17 +271,17 @@ async fn what_waits_is_counted_in_tasks_and_its_messages_by_themselves() {
     assert_eq!(
         sum(&texts, "pool_tasks_waiting{route=\"any\"}"),
         1.0,
-        "one of them was cancelled: {}",
+        "one of the two was cancelled: {}",
         texts[0]
     );
     assert!(
         !texts[0].contains("dead letters"),
-        "what is gone is no connection that is lost: {}",
+        "an ended connection does not count as lost: {}",
         texts[0]
     );
     let said = pool.command_line(&["status"]).await;
     assert!(
         said.contains("1 (2 messages)"),
-        "likewise for people: {said}"
+        "the table shows the same: {said}"
     );
 }

@@ -20,7 +20,7 @@ async fn a_task_that_is_submitted_over_http_comes_back_with_one_outcome() {
     assert_eq!(
         log.outcomes("first"),
         [Status::Succeeded],
-        "one outcome in the log"
+        "there is one outcome in the log"
     );
     assert_eq!(log.starts("first").len(), 1, "one attempt");
 }

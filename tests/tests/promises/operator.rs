@@ -1,4 +1,5 @@
-//! What an operator decides holds everywhere at once: cancel, pause, drain, resume; and an attempt that broke is made again.
+//! An operator's decisions hold everywhere at once: cancel, pause, drain, resume. An attempt that
+//! broke is retried.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::support::bench::{Bench, is_alive};
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
-/// One programmer at work on `running`, and `waiting` behind it; both from a submitter that waits for replies.
+/// One programmer runs `running`, and `waiting` waits behind it. Both have a submitter that waits
+/// for replies.
 async fn one_runs_and_one_waits(bench: &mut Bench) -> crate::support::Submitter {
     bench.pool.start_worker(&["--all"]);
     bench.pool.all_consume().await;
@@ -30,7 +32,7 @@ async fn a_running_task_that_is_cancelled_is_stopped_and_its_worktree_is_gone() 
     let said = bench.pool.command_line(&["cancel", "running"]).await;
     assert_eq!(
         said, "running: cancelled\n",
-        "the command says what it is now"
+        "the command prints the new status"
     );
     eventually("the agent is gone", Duration::from_secs(5), async || {
         (!is_alive(agent)).then_some(())
@@ -40,7 +42,7 @@ async fn a_running_task_that_is_cancelled_is_stopped_and_its_worktree_is_gone() 
     assert_eq!(
         result.status,
         Status::Cancelled,
-        "its submitter hears of it: {result:?}"
+        "its submitter gets the outcome: {result:?}"
     );
     assert!(asked.elapsed() < Duration::from_secs(10), "soon");
     let worktrees = bench.pool.path().join("work/worktrees");
@@ -62,12 +64,12 @@ async fn a_running_task_that_is_cancelled_is_stopped_and_its_worktree_is_gone() 
     assert_eq!(
         next.status,
         Status::Succeeded,
-        "the programmer goes on: {next:?}"
+        "the programmer does the next task: {next:?}"
     );
     let mut log = bench.pool.event_log().await;
     log.read().await;
     assert_eq!(log.outcomes("running"), [Status::Cancelled], "one outcome");
-    assert_eq!(log.starts("running").len(), 1, "nobody starts it again");
+    assert_eq!(log.starts("running").len(), 1, "it is not started again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +87,7 @@ async fn a_waiting_task_that_is_cancelled_never_starts() {
     assert_eq!(
         submitter.reply(SOON).await.status,
         Status::Succeeded,
-        "the one before it ends as it would have"
+        "the task before it succeeds"
     );
     bench.pool.api().submit(&task("behind")).await;
     bench.pool.api().result("behind", SOON).await;
@@ -94,7 +96,7 @@ async fn a_waiting_task_that_is_cancelled_never_starts() {
     assert_eq!(
         log.starts("waiting"),
         [],
-        "what is behind it in its queue has been done, it was not"
+        "the task behind it is done, and it was not started"
     );
     assert_eq!(bench.agents().len(), 2, "no agent was started for it");
 }
@@ -108,13 +110,13 @@ async fn a_finished_task_cannot_be_cancelled_and_says_so() {
     let answer = pool.api().delete("/tasks/done").await;
     assert_eq!(answer["status"], 409, "too late: {answer}");
     assert_eq!(
-        answer["detail"], "task done has finished already: succeeded",
+        answer["detail"], "task done has already finished: succeeded",
         "and why"
     );
     assert_eq!(
         pool.api().delete("/tasks/nobody").await["status"],
         404,
-        "one that nobody knows"
+        "an unknown task is refused"
     );
 }
 
@@ -140,7 +142,7 @@ async fn a_paused_programmer_ends_its_task_and_takes_no_other_until_it_is_resume
         assert_eq!(
             bench.pool.api().result(id, SOON).await.status,
             Status::Succeeded,
-            "what runs goes on"
+            "the running task goes on"
         );
     }
     bench
@@ -160,13 +162,13 @@ async fn a_paused_programmer_ends_its_task_and_takes_no_other_until_it_is_resume
     assert_eq!(
         who.into_iter().collect::<Vec<_>>(),
         ["002"],
-        "the other one has done all of them"
+        "the other programmer has done all of them"
     );
     let said = bench
         .pool
         .command_line(&["resume", "--programmer", "001"])
         .await;
-    assert_eq!(said, "nothing is paused\n", "nothing is left");
+    assert_eq!(said, "nothing is paused\n", "no pause is left");
     bench.pool.all_consume().await;
 }
 
@@ -176,16 +178,18 @@ async fn a_paused_route_waits_while_others_are_served_also_after_a_restart_of_ev
     let mut pool = Pool::start(&file).await;
     pool.command_line(&["pause", "--route", "fast"]).await;
     let observer = pool.submitter("observer").await;
-    eventually("nobody consumes the tasks of the route", SOON, async || {
-        (observer.consumers("tasks.fast").await == 0).then_some(())
-    })
+    eventually(
+        "no programmer consumes the tasks of the route",
+        SOON,
+        async || (observer.consumers("tasks.fast").await == 0).then_some(()),
+    )
     .await;
     pool.api().submit(&json!({"id": "held", "instruction": "x", "repository": "app", "capabilities": ["fast"]})).await;
     pool.api().submit(&task("other")).await;
     assert_eq!(
         pool.api().result("other", SOON).await.status,
         Status::Succeeded,
-        "other routes are served"
+        "tasks of other routes are done"
     );
 
     pool.kill_all();
@@ -196,7 +200,11 @@ async fn a_paused_route_waits_while_others_are_served_also_after_a_restart_of_ev
     pool.api().result("later", SOON).await;
     let mut log = pool.event_log().await;
     log.read().await;
-    assert_eq!(log.starts("held"), [], "the pause is in the log, and holds");
+    assert_eq!(
+        log.starts("held"),
+        [],
+        "the pause is in the log and still holds"
+    );
     pool.command_line(&["resume", "--route", "fast"]).await;
     assert_eq!(
         pool.api().result("held", SOON).await.status,
@@ -229,19 +237,22 @@ async fn a_drained_programmer_gives_its_task_back_when_its_time_is_up() {
             .status()
             .await
             .is_shut_for(first.as_str(), "draining"),
-        "the command has waited for that"
+        "the command waits until the task is returned"
     );
     bench.agents_started(2).await;
     bench.go();
     assert_eq!(
         bench.pool.api().result("long", SOON).await.status,
         Status::Succeeded,
-        "the other one has done it"
+        "the other programmer has done it"
     );
     log.read().await;
     let starts = log.starts("long");
-    assert_eq!(starts.len(), 2, "it was started twice");
-    assert_ne!(starts[1], first, "the second time by the other one");
+    assert_eq!(starts.len(), 2, "the task was started twice");
+    assert_ne!(
+        starts[1], first,
+        "the second start is the other programmer's"
+    );
     assert_eq!(
         bench.pool.api().get("/tasks/long").await["attempts"],
         1,
@@ -269,7 +280,7 @@ async fn a_drain_that_follows_another_one_is_waited_for_too() {
         let shown = bench.pool.api().get(&format!("/tasks/{id}")).await;
         assert_eq!(
             shown["status"], "queued",
-            "time {time}, it has nothing in hand: {shown}"
+            "time {time}, the programmer has no task: {shown}"
         );
         bench.pool.command_line(&["cancel", &id]).await;
         bench
@@ -309,7 +320,7 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "the third attempt has done it: {result:?}"
+        "the third attempt succeeds: {result:?}"
     );
     let mut log = pool.event_log().await;
     log.read().await;
@@ -326,11 +337,11 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     assert_eq!(waits.len(), 2, "three attempts");
     assert!(
         waits[0] >= Duration::from_millis(500),
-        "not at once: {waits:?}"
+        "the retry does not come at once: {waits:?}"
     );
     assert!(
         waits[1] >= Duration::from_secs(1),
-        "and longer the second time: {waits:?}"
+        "the second retry waits longer: {waits:?}"
     );
 
     std::fs::write(signs.join("runs"), "").expect("the count of runs");
@@ -345,7 +356,7 @@ async fn an_attempt_that_broke_is_made_again_later_and_not_without_end() {
     assert_eq!(
         result.error.map(|error| error.kind),
         Some(ErrorKind::AgentCrashed),
-        "its last attempt says why"
+        "the error is that of the last attempt"
     );
     log.read().await;
     assert_eq!(log.starts("never").len(), 2, "`max_attempts`");

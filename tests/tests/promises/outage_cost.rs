@@ -1,4 +1,4 @@
-//! Waiting for a broker costs next to nothing, however it is missed.
+//! Waiting for a broker costs almost no processor time, whether it is silent or away.
 
 use std::time::Duration;
 
@@ -32,6 +32,6 @@ async fn nobody_spins_while_the_broker_is_silent_or_away() {
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "and all work again: {result:?}"
+        "all processes work again: {result:?}"
     );
 }

@@ -1,4 +1,5 @@
-//! With the users of `config/definitions.json` every part of the pool can do its work, and nothing else.
+//! With the users of `config/definitions.json` every part of the pool can do its own work and
+//! nothing else.
 
 use lapin::message::BasicGetMessage;
 use lapin::options::{
@@ -27,11 +28,11 @@ async fn pool_with_users(file: &PoolFile) -> Pool {
 async fn every_part_does_its_work_with_its_own_user() {
     let file = PoolFile::sample().command(&AGENT);
     let mut pool = pool_with_users(&file).await;
-    // A worker may not declare: started first, it waits for a dispatcher.
+    // A worker may not declare queues: started first, it waits for a dispatcher.
     let first = pool.start_worker(&["--any", "5"]);
     pool.worker_prints(
         first,
-        "it is not there, and this user may not declare it; is a dispatcher running?",
+        "it does not exist, and this user may not declare it; is a dispatcher running?",
     )
     .await;
     pool.start_dispatcher().await;
@@ -49,7 +50,7 @@ async fn every_part_does_its_work_with_its_own_user() {
         "a task published by the submitter: {:?}",
         result.error
     );
-    // The dispatcher reads `pool.unroutable` and publishes again.
+    // The dispatcher reads `pool.unroutable` and publishes the task again.
     submitter
         .submit(
             "local.fast",
@@ -67,7 +68,7 @@ async fn every_part_does_its_work_with_its_own_user() {
     assert_eq!(
         submitter.reply(SOON).await.status,
         Status::Rejected,
-        "a task that nobody can do"
+        "a task that no programmer can do"
     );
     pool.api().submit(&task("http")).await;
     assert_eq!(
@@ -84,7 +85,7 @@ fn with_capabilities(id: &str, capabilities: &[&str]) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_can_do_what_is_not_his_work() {
+async fn no_user_can_do_the_work_of_another_role() {
     let mut pool = pool_with_users(&PoolFile::sample().command(&AGENT)).await;
     pool.start_dispatcher().await;
     for (role, exchange, key) in [
@@ -137,22 +138,22 @@ async fn nobody_can_do_what_is_not_his_work() {
     }
     assert!(
         may_not_bind(&pool, "submitter", "pool.tasks").await,
-        "a submitter may not bind a queue of his to the tasks"
+        "a submitter may not bind its queue to the tasks"
     );
     assert!(
         may_not_bind(&pool, "submitter", "pool.log").await,
-        "nor to the log"
+        "a submitter may not bind its queue to the log"
     );
     assert!(
         !may_not_bind(&pool, "submitter", "pool.results").await,
-        "but to the results"
+        "a submitter may bind its queue to the results"
     );
 }
 
-/// Whether it was refused for want of a permission.
+/// Whether the broker refused it for lack of a permission.
 ///
 /// # Panics
-/// When it went wrong in another way.
+/// When it failed in another way.
 fn refused<T>(what: &str, done: lapin::Result<T>) -> bool {
     let Err(error) = done else { return false };
     let ErrorKind::ProtocolError(reason) = error.kind() else {
@@ -215,7 +216,7 @@ async fn may_not_delete(pool: &Pool, role: &str, queue: &str) -> bool {
     )
 }
 
-/// Binds a queue of its own to this exchange.
+/// Binds a new queue to this exchange.
 async fn may_not_bind(pool: &Pool, role: &str, exchange: &str) -> bool {
     let (_connection, channel) = channel_of(pool, role).await;
     let options = QueueDeclareOptions {
@@ -225,7 +226,7 @@ async fn may_not_bind(pool: &Pool, role: &str, exchange: &str) -> bool {
     channel
         .queue_declare("results.mine".into(), options, FieldTable::default())
         .await
-        .expect("a queue of its own");
+        .expect("a new queue");
     let (options, key) = (QueueBindOptions::default(), "results.mine".into());
     refused(
         "bind",

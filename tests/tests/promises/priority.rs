@@ -1,4 +1,5 @@
-//! A task of high priority goes first where the broker can, and its submitter hears where it cannot.
+//! A broker that supports it serves a task of high priority first; with another broker the
+//! submitter gets a warning.
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,11 @@ async fn a_task_of_high_priority_is_served_first_by_a_broker_that_can() {
     pool.start_dispatcher().await;
     for number in 1..=6 {
         let taken = pool.api().submit(&task(&format!("normal-{number}"))).await;
-        assert_eq!(taken["warnings"], Value::Null, "nothing to say: {taken}");
+        assert_eq!(
+            taken["warnings"],
+            Value::Null,
+            "there is no warning: {taken}"
+        );
     }
     let mut urgent = task("urgent");
     urgent["priority"] = json!("high");
@@ -19,7 +24,7 @@ async fn a_task_of_high_priority_is_served_first_by_a_broker_that_can() {
     let warning = taken["warnings"][0].as_str().expect("a warning");
     assert!(
         warning.contains("priority") && warning.contains("4.0"),
-        "it says from which version on: {warning}"
+        "the warning names the first version that can: {warning}"
     );
 
     pool.start_worker(&["--all"]);
@@ -34,10 +39,10 @@ async fn a_task_of_high_priority_is_served_first_by_a_broker_that_can() {
         .collect::<Vec<_>>()
         .iter()
         .position(|id| id == "urgent")
-        .expect("it was started");
+        .expect("the task was started");
     if pool.has_priorities().await {
-        assert!(place <= 1, "it overtakes the others: number {place}");
+        assert!(place <= 1, "the task overtakes the others: number {place}");
     } else {
-        assert_eq!(place, 6, "the order is kept");
+        assert_eq!(place, 6, "the task keeps its place");
     }
 }

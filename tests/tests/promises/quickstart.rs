@@ -1,5 +1,5 @@
-//! `scripts/quickstart --chaos` keeps the promises of the README's first page: every act shows its event, and an error comes
-//! with its reason. `readme` runs the quick start without `--chaos`.
+//! `scripts/quickstart --chaos` keeps the promises of the README's first page: every act shows its
+//! event, and an error comes with its reason. `readme` runs the quick start without `--chaos`.
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::machine::checkout;
 use crate::support::process::Running;
 use crate::support::{Llm, Pool, PoolFile, eventually};
 
-/// It takes a minute and a half; two cores that do other things as well may take longer.
+/// It takes a minute and a half, or longer on two busy cores.
 const ENDS_WITHIN: Duration = Duration::from_secs(420);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn chaos_once_shows_every_act_and_all_its_tasks_succeed() {
         "--- The end of the round",
         "Stopping everything that was started",
     ]) {
-        assert!(said.contains(words), "it shows {words:?}: {said}");
+        assert!(said.contains(words), "the output has {words:?}: {said}");
     }
     let end = said
         .lines()
@@ -45,18 +45,18 @@ async fn chaos_once_shows_every_act_and_all_its_tasks_succeed() {
     let words: Vec<&str> = end.split_whitespace().collect();
     assert!(
         end.ends_with(" succeeded.") && words.first() == words.get(words.len() - 2),
-        "all of them: {end}"
+        "all tasks succeeded: {end}"
     );
     let (status, said) = checkout.pool(&["status"]);
     assert_eq!(
         (status, said.contains("running")),
         (Some(3), false),
-        "nothing of it is left: {said}"
+        "no process of the pool is left: {said}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chaos_says_what_the_pool_refuses_and_what_it_says_to_it() {
+async fn chaos_prints_the_request_that_the_pool_refuses_and_the_reason() {
     let llm = Llm::start().await;
     let file = PoolFile::sample()
         .only(&["009", "010"])
@@ -84,7 +84,7 @@ async fn chaos_says_what_the_pool_refuses_and_what_it_says_to_it() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(
         !said.contains("Traceback"),
-        "that is not for people: {said}"
+        "a user must not see a traceback: {said}"
     );
     let last = said.lines().last().unwrap_or_default();
     for words in [
@@ -92,6 +92,6 @@ async fn chaos_says_what_the_pool_refuses_and_what_it_says_to_it() {
         "/tasks was answered 422",
         "no programmer offers `fast`",
     ] {
-        assert!(last.contains(words), "it says {words:?}: {last}");
+        assert!(last.contains(words), "the last line has {words:?}: {last}");
     }
 }

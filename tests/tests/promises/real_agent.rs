@@ -1,4 +1,5 @@
-//! The main job: real coding tasks by aider, in a real repository, with patches that apply and do what was asked.
+//! The main job: aider does real coding tasks in a real repository, with patches that apply and do
+//! what was asked.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::support::{Pool, PoolFile, Repository};
 
 const TASKS: usize = 30;
 
-/// The tasks of the trial, again and again, over all routes.
+/// The tasks of the trial, repeated, over all routes.
 fn tasks() -> Vec<Value> {
     let text = std::fs::read_to_string(checkout().join("config/trial/tasks.yaml"))
         .expect("the trial's tasks");
@@ -31,7 +32,7 @@ fn tasks() -> Vec<Value> {
         .collect()
 }
 
-/// The trial's answers, for every model, without the delays that are there to look at.
+/// The trial's answers for every model, without the delays that the trial adds for its viewers.
 fn answers() -> Script {
     let text = std::fs::read_to_string(checkout().join("config/trial/answers.yaml"))
         .expect("the trial's answers");
@@ -53,7 +54,7 @@ async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and
         .await
         .expect("a scripted LLM");
     let agent = json!({"kind": "aider", "program": aider(), "edit_format": "diff"});
-    // Ten of them at once on two cores take their time.
+    // Ten agents at once take their time on two cores.
     let limits = json!({"timeout_s": 400, "max_duration_per_job_s": 300});
     let file = PoolFile::sample()
         .llm(&llm.base_url())
@@ -81,7 +82,7 @@ async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and
         assert_eq!(
             statuses,
             vec![Some(0); checks],
-            "{id}: all of its checks were run and passed"
+            "{id}: all its checks ran and passed"
         );
         programmers.extend(result.programmer);
         let clone = sample.fresh_clone(&clones.path().join(id));
@@ -106,7 +107,7 @@ async fn thirty_real_tasks_over_all_routes_come_back_with_patches_that_apply_and
     );
 }
 
-/// Runs a task's checks ourselves.
+/// Runs a task's checks outside of the pool.
 fn accept(id: &str, task: &Value, directory: &Path) {
     let checks = task["acceptance"].as_array().expect("checks");
     assert!(!checks.is_empty(), "{id} has a check");

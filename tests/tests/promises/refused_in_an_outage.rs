@@ -1,4 +1,5 @@
-//! What is answered "nothing was changed" while the broker is away has changed nothing, also when it is back.
+//! A request that is answered "nothing was changed" while the broker is away has changed nothing,
+//! also after the broker is back.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::support::own_broker::{OwnBroker, Pair, broker_is, ready};
 use crate::support::pool::task;
 use crate::support::{Api, SOON, eventually};
 
-/// Less than it is waited for a confirm.
+/// Less than the time-out for a confirm.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 async fn is_refused(api: &Api, method: Method, path: &str, body: &Value) {
@@ -35,8 +36,7 @@ async fn is_refused(api: &Api, method: Method, path: &str, body: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_never_takes_effect()
-{
+async fn an_operators_command_while_the_broker_is_away_is_refused_at_once_and_never_takes_effect() {
     let _cores = share_cores().await;
     let mut broker = OwnBroker::start("").await;
     let pair = Pair::at(broker.url(), json!({}));
@@ -87,7 +87,7 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
         is_refused(&api, method, path, &body).await;
     }
     eventually(
-        "how the programmer is now is not known any more",
+        "the present state of the programmer is unknown",
         SOON,
         async || {
             let unknown = api.status().await["programmers"][0]["unknown"].clone();
@@ -98,18 +98,18 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     let why = api.get("/tasks/waits/why").await;
     assert_eq!(
         why["programmers"][0]["state"], "paused",
-        "as it was when the broker was lost: {why:#}"
+        "the answer has the state at the loss of the broker: {why:#}"
     );
 
     broker.start_again().await;
     ready(&api).await;
-    // Whatever had waited in this process would be in the log before it.
+    // A request that had waited in this process would be in the log before this one.
     api.submit(&task("afterwards")).await;
     let pauses = api.get("/programmer_pool/pauses").await["pauses"].clone();
     assert_eq!(
         pauses.as_array().map(Vec::len),
         Some(1),
-        "as it was: {pauses}"
+        "the pauses are unchanged: {pauses}"
     );
     assert_eq!(
         pauses[0]["target"], held,
@@ -128,6 +128,6 @@ async fn what_an_operator_asks_while_the_broker_is_away_is_refused_at_once_and_n
     assert_eq!(
         api.get("/tasks").await["total"],
         3,
-        "nothing was done once more"
+        "no task was submitted again"
     );
 }

@@ -1,4 +1,4 @@
-//! A task that was accepted is done, also when its message is lost; and several dispatchers are as good as one.
+//! An accepted task is done even if its message is lost; and several dispatchers work as one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,10 +18,11 @@ use crate::support::amqp::channel;
 use crate::support::pool::{task, tasks};
 use crate::support::{Pool, PoolFile, SOON, eventually};
 
-/// Changes something as soon as the file `go` is there.
+/// Makes a change as soon as the file `go` exists.
 const AGENT: &str = r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
-/// A pool with these programmers that repairs after a second, and the sign that its agents wait for.
+/// A pool with these programmers that repairs after a second, and the file that its agents wait
+/// for.
 async fn with(programmers: &[&str]) -> (Pool, PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let signs = pool.path().to_owned();
@@ -54,7 +55,7 @@ async fn tasks_whose_queue_is_deleted_under_them_are_done() {
     assert_eq!(
         deleted.expect("the queue is there"),
         3,
-        "three messages are lost with it"
+        "the queue is deleted with three messages"
     );
     go(&sign);
     for id in ["running", "waiting-1", "waiting-2", "waiting-3"] {
@@ -69,7 +70,7 @@ async fn tasks_whose_queue_is_deleted_under_them_are_done() {
     }
 }
 
-/// Puts a task message into the history, as a dispatcher does first of all.
+/// Puts a task message into the history, which is the first step of a dispatcher.
 async fn into_history(url: &str, task: &Task) {
     let (_connection, channel) = channel(url).await;
     let properties = BasicProperties::default()
@@ -104,8 +105,8 @@ fn read(id: &str) -> Task {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what_has_no_body_is_reported()
- {
+async fn a_task_that_a_dead_dispatcher_did_not_publish_is_done_and_one_without_a_body_is_reported()
+{
     let (mut pool, sign) = with(&["001"]).await;
     go(&sign);
     let (cut_off, unknown) = (read("cut-off"), read("without-body"));
@@ -113,7 +114,7 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
     let mut log = pool.event_log().await;
     log.append(&[submitted(&cut_off), submitted(&unknown)])
         .await;
-    log.follow("it is published again", SOON, |entries| {
+    log.follow("the task is published again", SOON, |entries| {
         entries
             .iter()
             .find(|entry| entry.is("published") && entry.text("task") == "cut-off")
@@ -123,7 +124,7 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
     pool.start_worker(&["--all"]);
     let result = pool.api().result("cut-off", SOON).await;
     assert_eq!(result.status, Status::Succeeded, "{result:?}");
-    // And somebody who died between `reissued` and publishing.
+    // The same for a dispatcher that died between `reissued` and publishing.
     let moved = read("moved");
     into_history(&pool.amqp_url(), &moved).await;
     let reissued = serde_json::to_value(Decision::reissued(&moved.id, 1)).expect("JSON");
@@ -131,7 +132,7 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
     assert_eq!(
         pool.api().result("moved", SOON).await.status,
         Status::Succeeded,
-        "with the next generation"
+        "the message has the next generation"
     );
     let reports = || {
         pool.dispatcher_log()
@@ -139,7 +140,7 @@ async fn what_a_dead_dispatcher_has_submitted_and_not_published_is_done_and_what
             .filter(|line| line.contains("the history does not have it"))
             .count()
     };
-    eventually("what has no body is reported", SOON, async || {
+    eventually("the task without a body is reported", SOON, async || {
         (reports() > 0).then_some(())
     })
     .await;
@@ -163,17 +164,17 @@ async fn a_task_in_the_hands_of_a_dead_worker_that_nobody_can_do_any_more_is_rej
     assert_eq!(
         reply.status,
         Status::Rejected,
-        "its owner will not come back: {reply:?}"
+        "the task is rejected, because its owner does not come back: {reply:?}"
     );
     let problem = reply.error.expect("an error").message;
     assert!(
         problem.contains("premium"),
-        "it says what is missing: {problem}"
+        "the error names the missing capability: {problem}"
     );
     assert_eq!(
         pool.api().get("/tasks/orphan").await["status"],
         "rejected",
-        "the log has it too"
+        "the log has the outcome, too"
     );
 }
 
@@ -195,7 +196,7 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
     let said = pool.command_line(&["requeue", "--force", "stuck"]).await;
     assert!(said.contains("generation 1"), "{said}");
     pool.start_worker(&["--programmers", "002"]);
-    log.until("002 has taken it", SOON, |entries| {
+    log.until("002 has started it", SOON, |entries| {
         (entries
             .iter()
             .filter(|entry| entry.is_start_of("stuck"))
@@ -209,7 +210,7 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
     assert_eq!(
         result.programmer.as_ref().map(|id| id.as_str()),
         Some("002"),
-        "it was begun anew: {result:?}"
+        "the task was started again: {result:?}"
     );
     pool.worker_prints(first, "another attempt").await;
     let refused = pool
@@ -229,7 +230,7 @@ async fn an_operator_can_put_a_task_into_its_queue_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_task_is_done_once() {
+async fn one_of_three_dispatchers_is_killed_and_every_confirmed_task_is_done_once() {
     let file = PoolFile::sample()
         .only(&["001", "002", "003"])
         .set("dispatcher.repair_after_s", json!(1));
@@ -248,7 +249,8 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
         async move { staying.submit(&json!(tasks("staying", 150))).await }
     });
     let to_killed = tokio::spawn({
-        // Each for itself: a confirmed one must be done, one that was not may be.
+        // Each submits to its own dispatcher: a confirmed task must be done, one that was not
+        // confirmed may be.
         async move {
             let mut confirmed = Vec::new();
             for one in tasks("killed", 10_000) {
@@ -262,12 +264,16 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
             confirmed
         }
     });
-    log.follow("twenty of the one to be killed are done", SOON, |entries| {
-        let ends = entries
-            .iter()
-            .filter(|entry| entry.is("finished") && entry.text("task").starts_with("killed-"));
-        (ends.count() >= 20).then_some(())
-    })
+    log.follow(
+        "twenty tasks of the first dispatcher are done",
+        SOON,
+        |entries| {
+            let ends = entries
+                .iter()
+                .filter(|entry| entry.is("finished") && entry.text("task").starts_with("killed-"));
+            (ends.count() >= 20).then_some(())
+        },
+    )
     .await;
     pool.kill_dispatcher();
     let mut confirmed = to_killed.await.expect("a submitter");
@@ -301,7 +307,7 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
         each.iter().map(row).collect()
     };
     let all = [&staying, &other, &restarted];
-    eventually("all three say the same", SOON, async || {
+    eventually("all three dispatchers agree", SOON, async || {
         let said = join_all(all.map(&states)).await;
         (said[0].len() >= confirmed.len() && said.iter().all(|one| *one == said[0])).then_some(())
     })
@@ -311,7 +317,7 @@ async fn of_three_dispatchers_one_is_killed_in_the_middle_and_every_confirmed_ta
         let said = join_all(all.map(|api| api.get(&path))).await;
         assert!(
             said.iter().all(|one| *one == said[0]),
-            "the same answer about {id}: {said:?}"
+            "the dispatchers agree about {id}: {said:?}"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! Reply queues that drain slowly, or that refuse and are mended: no result is lost, and nobody else's waits for them.
+//! Reply queues that drain slowly, or that refuse and are repaired: no result is lost, and no other
+//! submitter waits for them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use crate::support::field::{Field, REPAIRED_WITHIN, nervous};
 use crate::support::pool::tasks;
 use crate::support::{Books, Pool, SOON, eventually};
 
-/// Of a reader that is slower than the pool: five a second.
+/// The pace of a reader that is slower than the pool: five results a second.
 const READS_EVERY: Duration = Duration::from_millis(200);
 
-/// Then what has not come waits somewhere else.
+/// After this time without a result the missing ones must be in `pool.dead`.
 const NOTHING_COMES: Duration = Duration::from_secs(10);
 
-/// Publishes so many tasks with this reply address; gives their ids.
+/// Publishes tasks with this reply address; gives their ids.
 async fn publish(
     pool: &Pool,
     books: &mut Books,
@@ -56,7 +57,8 @@ async fn next(channel: &Channel, queue: &str) -> Option<String> {
     Some(result["task_id"].as_str().expect("an id").to_owned())
 }
 
-/// Reads slowly until every one of these has come by itself or is in `pool.dead`; then has those sent. Gives how many.
+/// Reads slowly until all these results have come, or no more come. Then retries the dead letters,
+/// which must be the missing ones. Gives the number of dead letters.
 async fn all_come(pool: &Pool, channel: &Channel, queue: &str, mut ids: BTreeSet<String>) -> usize {
     let deadline = Instant::now() + REPAIRED_WITHIN;
     let mut idle_since = Instant::now();
@@ -85,19 +87,23 @@ async fn all_come(pool: &Pool, channel: &Channel, queue: &str, mut ids: BTreeSet
         let (status, said) = pool.api().send(Method::POST, &retry, &json!({})).await;
         assert!(
             status.is_success(),
-            "there is room again, so it is sent: {said}"
+            "the queue has room again, so the result is sent: {said}"
         );
-        ids.remove(&next(channel, queue).await.expect("it is there at once"));
+        ids.remove(
+            &next(channel, queue)
+                .await
+                .expect("the result comes at once"),
+        );
     }
     assert_eq!(
         ids,
         BTreeSet::new(),
-        "all have come, by themselves or from pool.dead"
+        "all results have come, by themselves or from pool.dead"
     );
     letters.len()
 }
 
-/// How long the slowest of so many results takes that somebody else waits for, from its submission on.
+/// The time of the slowest of these results for another submitter, from its submission on.
 async fn slowest_of_others(pool: &Pool, books: &mut Books, count: usize) -> Duration {
     let mut other = pool.submitter("other").await;
     let mut slowest = Duration::ZERO;
@@ -124,7 +130,7 @@ async fn a_reply_queue_that_drains_slowly_gets_every_result_and_holds_nobody_up(
     );
     assert_eq!(
         sent, 0,
-        "it always took some within a minute, so none was given up"
+        "the queue took a result every minute, so none was given up"
     );
     assert!(
         slowest < Duration::from_secs(5),
@@ -143,23 +149,26 @@ async fn more_results_than_a_dispatcher_holds_for_a_queue_that_drains_slowly_del
     let mut books = Books::open(&pool).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     small_queue(&channel, "results.slow", 5).await;
-    // More than 200: those behind them in `results` wait.
+    // More than 200: the results behind them in `results` wait.
     let ids = publish(&pool, &mut books, "results.slow", "slow", 260).await;
     let (sent, slowest) = tokio::join!(
         all_come(&pool, &channel, "results.slow", ids),
         slowest_of_others(&pool, &mut books, 5)
     );
-    assert!(sent > 0, "so many cannot wait for it");
-    // A result is tried every five seconds at least, and looks for its turn as often.
+    assert!(
+        sent > 0,
+        "some of so many results are given up and go to pool.dead"
+    );
+    // A result is tried at least every five seconds, and checks for its turn as often.
     assert!(
         slowest < PATIENCE + Duration::from_secs(15),
-        "the patience is the limit: {slowest:?}"
+        "the patience of the dispatcher is the limit: {slowest:?}"
     );
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_queue_that_refuses_and_is_mended_gets_all_that_waited() {
+async fn a_reply_queue_that_refuses_and_is_repaired_gets_all_waiting_results() {
     let mut pool = Pool::start(&nervous(&["001", "002"])).await;
     let mut books = Books::open(&pool).await;
     let (_connection, channel) = channel(&pool.amqp_url()).await;
@@ -177,7 +186,7 @@ async fn a_reply_queue_that_refuses_and_is_mended_gets_all_that_waited() {
     let ids = publish(&pool, &mut books, "results.broken", "burst", 100).await;
     eventually("it refuses", SOON, async || {
         pool.dispatcher_log()
-            .contains("a reply queue does not take its results")
+            .contains("a reply queue refuses its results")
             .then_some(())
     })
     .await;
@@ -188,6 +197,6 @@ async fn a_reply_queue_that_refuses_and_is_mended_gets_all_that_waited() {
     )
     .await;
     let sent = all_come(&pool, &channel, "results.broken", ids).await;
-    assert_eq!(sent, 0, "it was mended in time");
+    assert_eq!(sent, 0, "the queue was repaired in time");
     books.close(&mut pool, REPAIRED_WITHIN).await;
 }

@@ -1,4 +1,4 @@
-//! The report says what the results say.
+//! The report agrees with the results.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +25,14 @@ fn file(llm: &Llm) -> PoolFile {
         .set("failover.circuit_breaker.enabled", json!(false))
 }
 
-/// Named so that the scripted LLM knows what to do with it.
+/// The instruction names the task, so that the scripted LLM knows its answer.
 fn task(id: &str, capability: &str, run: &str) -> Value {
     let instruction = format!("{id}: change something");
     json!({"id": id, "instruction": instruction, "repository": "app", "capabilities": [capability], "labels": {"run_id": run}})
 }
 
-/// Twelve tasks of two runs: nine succeed, one of these with the backup; two fail; one is cancelled before it is taken.
+/// Twelve tasks of two runs: nine succeed, one of them with the backup; two fail; one is cancelled
+/// before it starts.
 async fn a_dozen(pool: &Pool, llm: &Llm) -> BTreeMap<String, ResultMessage> {
     let refuse = |prompt: &str| json!({"model": "*", "prompt": prompt, "fail": {"status": 400}});
     let is_out = json!({"model": "free", "prompt": "free-5:", "fail": {"status": 503}});
@@ -39,9 +40,11 @@ async fn a_dozen(pool: &Pool, llm: &Llm) -> BTreeMap<String, ResultMessage> {
         .await;
     pool.command_line(&["pause", "--route", "paid"]).await;
     let observer = pool.submitter("observer").await;
-    eventually("nobody consumes the tasks of the route", SOON, async || {
-        (observer.consumers("tasks.paid").await == 0).then_some(())
-    })
+    eventually(
+        "no programmer consumes the tasks of the route",
+        SOON,
+        async || (observer.consumers("tasks.paid").await == 0).then_some(()),
+    )
     .await;
     pool.api()
         .submit(&task("cancelled", "premium", "monday"))
@@ -69,7 +72,7 @@ async fn a_dozen(pool: &Pool, llm: &Llm) -> BTreeMap<String, ResultMessage> {
     results
 }
 
-/// Of the tasks that this LLM gave the last answer to.
+/// The tasks whose last answer came from this LLM.
 fn of<'a>(results: &'a BTreeMap<String, ResultMessage>, llm: &str) -> Vec<&'a ResultMessage> {
     results
         .values()
@@ -89,7 +92,7 @@ fn count(results: &[&ResultMessage], status: Status) -> usize {
         .count()
 }
 
-/// What an LLM did in all tasks, whoever gave the last answer.
+/// The calls of an LLM in all tasks, whichever LLM gave the last answer.
 fn usage(results: &BTreeMap<String, ResultMessage>, llm: &str) -> Vec<LlmUsage> {
     let all = results
         .values()
@@ -179,16 +182,16 @@ async fn the_report_says_what_the_results_say_also_after_a_restart() {
     assert_eq!(
         numbers,
         [12, 9, 2, 1, 1].map(Value::from),
-        "the whole dozen: {total:#}"
+        "the report has all twelve tasks: {total:#}"
     );
     assert_eq!(
         total["success_rate"].as_f64(),
         Some(9.0 / 11.0),
-        "of those that succeeded or failed"
+        "the rate is that of the tasks that succeeded or failed"
     );
     assert_eq!(
         total["first_attempt_rate"], total["success_rate"],
-        "nobody needed a second one"
+        "no task needed a second attempt"
     );
     assert_eq!(
         total["failures"],
@@ -198,24 +201,35 @@ async fn the_report_says_what_the_results_say_also_after_a_restart() {
     assert_eq!(
         total["cost_usd"],
         json!(MicroUsd(5 * 2100)),
-        "five answers of the paid one"
+        "five tasks have an answer of the paid LLM"
     );
-    assert_eq!(report["without_details"], 0, "all are known");
+    assert_eq!(
+        report["without_details"], 0,
+        "the details of all tasks are known"
+    );
 
     let by_run = pool.api().get("/report?since=all&by=label:run_id").await;
     let tasks = ["monday", "tuesday"].map(|run| row(&by_run, run)["tasks"].clone());
-    assert_eq!(tasks, [4, 8].map(Value::from), "by label: {by_run:#}");
+    assert_eq!(
+        tasks,
+        [4, 8].map(Value::from),
+        "the tasks are counted by label: {by_run:#}"
+    );
     let by_programmer = pool.api().get("/report?by=programmer").await;
     let tasks =
         ["001", "006", "(none)"].map(|programmer| row(&by_programmer, programmer)["tasks"].clone());
     assert_eq!(
         tasks,
         [6, 5, 1].map(Value::from),
-        "by programmer: {by_programmer:#}"
+        "the tasks are counted by programmer: {by_programmer:#}"
     );
     let by_route = pool.api().get("/report?by=route").await;
     let tasks = ["fast", "paid"].map(|route| row(&by_route, route)["tasks"].clone());
-    assert_eq!(tasks, [6, 6].map(Value::from), "by route: {by_route:#}");
+    assert_eq!(
+        tasks,
+        [6, 6].map(Value::from),
+        "the tasks are counted by route: {by_route:#}"
+    );
 
     pool.kill_dispatcher();
     pool.start_dispatcher().await;
@@ -226,7 +240,7 @@ async fn the_report_says_what_the_results_say_also_after_a_restart() {
     .await;
     assert_eq!(
         again["groups"], report["groups"],
-        "another dispatcher says the same"
+        "another dispatcher gives the same report"
     );
 }
 
@@ -244,12 +258,15 @@ async fn the_report_comes_as_a_table_as_csv_and_as_a_page() {
     };
     assert!(
         line(FREE).contains("100 %"),
-        "who was refused has asked the backup last: {table}"
+        "a refused task counts for the backup, which it called last: {table}"
     );
-    assert!(line(PAID).contains("71 %"), "five of seven: {table}");
+    assert!(
+        line(PAID).contains("71 %"),
+        "five of seven tasks succeeded: {table}"
+    );
     assert!(
         line("12 tasks ended from ").len() > 20,
-        "how many, and when: {table}"
+        "the table says how many tasks ended and when: {table}"
     );
     let csv = pool
         .command_line(&["report", "--format", "csv", "--since", "1h"])
@@ -258,23 +275,23 @@ async fn the_report_comes_as_a_table_as_csv_and_as_a_page() {
     assert_eq!(
         (rows.len(), rows[0][..3].to_vec()),
         (5, vec!["name", "tasks", "succeeded"]),
-        "a row for each: {csv}"
+        "there is a row for each LLM: {csv}"
     );
     assert!(
         rows.iter().any(|row| row[..3] == [PAID, "7", "5"]),
-        "five of the paid one: {csv}"
+        "the row of the paid LLM has five tasks: {csv}"
     );
     let page = pool
         .command_line(&["report", "--format", "html", "--by", "label:run_id"])
         .await;
     assert!(
         page.contains("<svg") && page.contains("tuesday"),
-        "plots, and what they are about"
+        "the page has plots with titles"
     );
     let json: Value =
         serde_json::from_str(&pool.command_line(&["report", "--format", "json"]).await)
             .expect("JSON");
-    assert_eq!(json["total"]["tasks"], 12, "the same numbers");
+    assert_eq!(json["total"]["tasks"], 12, "the JSON has the same numbers");
 
     let url = std::fs::read_to_string(pool.path().join("url")).expect("the dispatcher's URL");
     let page = http()
@@ -291,7 +308,7 @@ async fn the_report_comes_as_a_table_as_csv_and_as_a_page() {
     assert_eq!(header("content-type"), "text/html; charset=utf-8", "a page");
     assert!(
         header("content-security-policy").starts_with("default-src 'none'"),
-        "which can load and run nothing"
+        "the page can load and run nothing"
     );
     for (bad, says) in [
         ("since=often", "7d"),
@@ -305,7 +322,7 @@ async fn the_report_comes_as_a_table_as_csv_and_as_a_page() {
             answer["detail"]
                 .as_str()
                 .is_some_and(|detail| detail.contains(says)),
-            "what would be right: {answer}"
+            "the answer says what would be right: {answer}"
         );
     }
 }

@@ -1,16 +1,18 @@
-//! A result always fits into the broker, whatever an agent has produced; and a success is one whose change can be had.
+//! A result always fits into the broker, whatever an agent has produced; and the change of every
+//! success can be fetched.
 
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use serde_json::{Value, json};
 
+use crate::support::machine::share_cores;
 use crate::support::own_broker::OwnBroker;
 use crate::support::pool::task;
 use crate::support::{Pool, PoolFile, Repository, SOON};
 
-/// For the broker of these tests: a sixteenth of the smallest default of RabbitMQ.
+/// The limit of this test's broker: a sixteenth of RabbitMQ's smallest default.
 const LIMIT: &str = "max_message_size = 1048576";
 
-/// Makes what its prompt says.
+/// Makes the files that its prompt names.
 const AGENT: &str = r#"
 import os, sys
 what = open(sys.argv[1]).read().split()[0]
@@ -19,7 +21,7 @@ if what == "many":
     for n in range(80_000):
         open(f"many/{n:06}-{'x' * 60}", "w").close()
 elif what == "quotes":
-    # Each of them takes two bytes in JSON.
+    # Each quote takes two bytes in JSON.
     open("quotes.txt", "w").write(('"' * 999 + "\n") * 700)
 elif what == "large":
     open("large.txt", "w").write(("x" * 999 + "\n") * 2000)
@@ -27,7 +29,7 @@ elif what == "small":
     open("small.txt", "w").write("small\n")
 "#;
 
-/// Programmer 001 makes commits, 009 makes none.
+/// Programmer 001 makes commits, 009 does not.
 fn file() -> PoolFile {
     let file = PoolFile::sample()
         .only(&["001", "009"])
@@ -43,7 +45,7 @@ fn made(id: &str, what: &str, capability: &str) -> Value {
     task
 }
 
-/// A task that the broker just takes.
+/// A task just below the broker's limit.
 fn wide(id: &str, capability: &str) -> Value {
     let mut task = made(id, "small ", capability);
     let padding = "x".repeat(1_048_500 - task.to_string().len());
@@ -62,13 +64,14 @@ async fn started_once(pool: &Pool, ids: &[&str]) {
         assert_eq!(
             (log.starts(id).len(), log.outcomes(id).len()),
             (1, 1),
-            "{id} is worked on and paid for once"
+            "{id} runs once and is paid for once"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
+    let _cores = share_cores().await;
     let broker = OwnBroker::start(LIMIT).await;
     let mut pool = Pool::set_up_in(broker.vhost().await, &file()).await;
     pool.start_dispatcher().await;
@@ -88,25 +91,29 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     assert_eq!(
         (many.files_changed_total, many.files_changed_truncated),
         (80_000, true),
-        "how many, and not all names"
+        "the result has the number of files, not all their names"
     );
     assert!(
         !many.files_changed.is_empty() && many.files_changed.len() < 80_000,
         "{}",
         many.files_changed.len()
     );
-    assert!(many.patch_truncated, "above 1 MiB");
+    assert!(many.patch_truncated, "a patch above 1 MiB is cut");
     let place = pool.repository("app").join(".git");
     let said = pool.api().text("/tasks/many/patch").await;
     assert!(
         said.contains("pool/many") && said.contains(place.to_str().expect("a path")),
-        "where it is: {said}"
+        "the API says where the whole patch is: {said}"
     );
     let commit = pool.branch("app", "pool/many").await;
-    assert_eq!(many.commit.as_ref(), Some(&commit), "the branch has it");
+    assert_eq!(
+        many.commit.as_ref(),
+        Some(&commit),
+        "the branch has the whole change"
+    );
     let listed =
         Repository::at(&pool.repository("app")).git(&["ls-tree", "-r", "--name-only", &commit]);
-    assert_eq!(listed.lines().count(), 80_001, "all of it");
+    assert_eq!(listed.lines().count(), 80_001, "the commit has all files");
 
     let quotes = pool.api().result("quotes", SOON).await;
     assert_eq!(
@@ -123,10 +130,10 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     assert_eq!(
         kind(&uncommitted),
         Some(ErrorKind::PatchTooLarge),
-        "nobody could have its change: {uncommitted:?}"
+        "the change could not be fetched: {uncommitted:?}"
     );
 
-    // A result holds a task that no dispatcher has seen before.
+    // The result of a task that is new to the dispatcher contains the task.
     let mut submitter = pool.submitter("me").await;
     submitter.submit("fast", &wide("wide", "fast")).await;
     let result = submitter.reply(SOON * 2).await;
@@ -139,7 +146,7 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     assert_eq!(
         (result.task, result.files_changed),
         (None, vec!["small.txt".to_owned()]),
-        "all but the task"
+        "the result has everything but the task"
     );
     submitter
         .submit("nobody", &wide("unroutable", "nobody"))
@@ -148,7 +155,7 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
     assert_eq!(
         kind(&result),
         Some(ErrorKind::Unroutable),
-        "a dispatcher does likewise: {:?}",
+        "a dispatcher leaves the task out, too: {:?}",
         result.status
     );
 
@@ -157,7 +164,7 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
         assert_eq!(
             result.status,
             Status::Succeeded,
-            "{id}: the programmer goes on"
+            "{id}: the programmer does the next task"
         );
     }
     started_once(
@@ -169,7 +176,7 @@ async fn a_result_fits_into_the_broker_whatever_the_agent_has_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_nobody_could_have_is_no_success() {
+async fn a_change_that_cannot_be_fetched_is_not_a_success() {
     let pool = Pool::start(&file()).await;
     let submitted = [
         made("large", "large", "deepseek"),
@@ -186,12 +193,12 @@ async fn a_change_that_nobody_could_have_is_no_success() {
     );
     assert!(
         large.patch_truncated && large.branch.is_none(),
-        "neither patch nor branch: {large:?}"
+        "there is neither a patch nor a branch: {large:?}"
     );
     let message = large.error.expect("an error").message;
     assert!(
         message.contains("auto_commit") && message.contains("1048576"),
-        "what to do: {message}"
+        "the error says what to do: {message}"
     );
     let app = Repository::at(&pool.repository("app"));
     let commit = message
@@ -202,12 +209,12 @@ async fn a_change_that_nobody_could_have_is_no_success() {
     assert_eq!(
         text.lines().count(),
         2000,
-        "what was paid for is there: {message}"
+        "the kept commit has the change: {message}"
     );
     assert_eq!(
         app.git(&["branch", "--list", "pool/large"]),
         "",
-        "and no branch was set"
+        "no branch was set"
     );
     started_once(&pool, &["large"]).await;
 
@@ -221,16 +228,16 @@ async fn a_change_that_nobody_could_have_is_no_success() {
     let place = kept.commit_at.expect("where the commit is");
     assert!(
         place.ends_with("/repositories/app/.git"),
-        "host and directory: {place}"
+        "`commit_at` names host and directory: {place}"
     );
     let small = pool.api().result("s", SOON).await;
     assert_eq!(
         (small.status, small.commit),
         (Status::Succeeded, None),
-        "a patch that fits is the result"
+        "a patch that fits is in the result"
     );
     assert!(
         pool.api().patch("s").await.contains("+small"),
-        "as it was asked for"
+        "the patch has the change that was asked for"
     );
 }

@@ -1,4 +1,4 @@
-//! A pool is renewed under load, one process after another, and nobody who uses it notices.
+//! All processes of a pool are replaced under load, one after another, and no user notices.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,15 @@ use crate::support::machine::free_port;
 use crate::support::pool::task;
 use crate::support::{Books, Pool, PoolFile, SOON, eventually};
 
-/// Short, but long enough that every process that is told to end has one in hand.
+/// Short, but long enough that every process has a task when it is told to end.
 const AGENT: &str = "sleep 0.3; echo four >>readme.txt";
 const WORKERS: [&str; 3] = ["001,002", "003,004", "005,009"];
 const PACE: Duration = Duration::from_millis(50);
 const REST_WITHIN: Duration = Duration::from_secs(60);
 
-/// Submits one task, again and again with the same id, until a dispatcher has it. What may go wrong is that nobody listens
-/// at an address, or hangs up: whatever a dispatcher answers is yes.
+/// Submits one task, repeating the same id, until a dispatcher accepts it. The connection may fail,
+/// because an address is not served for a while; but every answer of a dispatcher must accept the
+/// task.
 async fn submit(client: &Client, addresses: &[String; 2], number: usize, task: &Value) {
     for attempt in 0.. {
         let address = &addresses[(number + attempt) % addresses.len()];
@@ -70,7 +71,7 @@ async fn load(addresses: &[String; 2], books: &mut Books, over: &AtomicBool) {
     }
 }
 
-/// Everybody once, the one that was started first before the others.
+/// Replaces every process once, the oldest first.
 async fn replace_all(pool: &mut Pool, addresses: &[String; 2]) {
     for ids in WORKERS {
         let mut worker = pool.take_worker(0);
@@ -117,20 +118,20 @@ async fn every_process_is_replaced_under_load_and_nobody_notices() {
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "who is told to end brings what he has begun to its end: {report}"
+        "a process that is told to end finishes its work first: {report}"
     );
-    assert!(report.tasks > 30, "there was a load: {report}");
+    assert!(report.tasks > 30, "there was load: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dispatcher_that_is_told_to_end_first_answers_whoever_has_asked() {
+async fn a_dispatcher_that_is_told_to_end_answers_open_requests_first() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher_with(&[("POOL_FAULT", "dispatcher.task_kept=block:3")])
         .await;
     let mut books = Books::open(&pool).await;
     let api = pool.api();
     let asked = tokio::spawn(async move { api.try_submit(&task("asked")).await });
-    eventually("the task is being taken", SOON, async || {
+    eventually("the dispatcher is accepting the task", SOON, async || {
         pool.dispatcher_log()
             .contains("a fault is injected")
             .then_some(())
@@ -141,7 +142,7 @@ async fn a_dispatcher_that_is_told_to_end_first_answers_whoever_has_asked() {
     assert_eq!(
         status,
         StatusCode::CREATED,
-        "what has begun is brought to its end: {answer}"
+        "the request is finished: {answer}"
     );
     books.took("asked");
     pool.start_dispatcher().await;

@@ -1,5 +1,5 @@
-//! A task that is published over AMQP goes where its message says. The routing key is a short cut: one that is written
-//! another way, or that says nothing, costs the task nothing.
+//! A task that is published over AMQP goes where its message says. A routing key that is empty or
+//! written in another way does no harm.
 
 use pool_core::result::{ErrorKind, Status};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ async fn a_task_that_names_capabilities_is_routed_by_them_whatever_its_key_is() 
         assert_eq!(
             reply.programmer.as_ref().map(|id| id.as_str()),
             Some("001"),
-            "who offers `fast`; the key {key:?}"
+            "the programmer that offers `fast` does it; the key {key:?}"
         );
     }
 }
@@ -98,12 +98,12 @@ async fn a_key_asks_for_what_a_task_does_not_name_however_it_is_written() {
     assert_eq!(
         reply.status,
         Status::Succeeded,
-        "no key and no capabilities: anybody does it: {reply:?}"
+        "without key and capabilities any programmer does it: {reply:?}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_nobody_serves_uses_the_id_of_its_task_not_up() {
+async fn a_key_that_no_programmer_serves_leaves_the_id_of_its_task_free() {
     let pool = Pool::start(&two_kinds()).await;
     let mut submitter = pool.submitter("me").await;
     for (key, words) in [("quantum", "`quantum`"), ("Fast!", "\"Fast!\"")] {
@@ -115,14 +115,17 @@ async fn a_key_that_nobody_serves_uses_the_id_of_its_task_not_up() {
             "{key}: {reply:?}"
         );
         let message = reply.error.map(|error| error.message).unwrap_or_default();
-        assert!(message.contains(words), "it names the key: {message}");
+        assert!(
+            message.contains(words),
+            "the message names the key: {message}"
+        );
     }
     submitter.submit("any", &task("mistaken")).await;
     let reply = submitter.reply(SOON).await;
     assert_eq!(
         reply.status,
         Status::Succeeded,
-        "the same task with the right key: {reply:?}"
+        "the same task with the right key is done: {reply:?}"
     );
 }
 
@@ -148,5 +151,9 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter_whatever_its_key_is() {
     submitter.submit("", &task("unread")).await;
     let reply = submitter.reply(SOON).await;
     assert_eq!(reply.status, Status::Succeeded, "its id is free: {reply:?}");
-    assert_eq!(submitter.drain_dead().await.len(), 3, "all three are kept");
+    assert_eq!(
+        submitter.drain_dead().await.len(),
+        3,
+        "all three messages are kept"
+    );
 }

@@ -1,5 +1,5 @@
-//! When a run of an agent is over: not while it computes, and not only when its process exits. An agent that has finished
-//! is finished, and its change is judged.
+//! When the run of an agent ends: not while it computes, and not only when its process exits. An
+//! agent that has finished is ended, and its change is judged.
 
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use pool_tests::scripted_llm::{Script, ScriptedLlm};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Pool, PoolFile, Repository, SOON};
 
-/// Ends, or does not, in a way of its own for each prompt.
+/// Ends, or does not end, in a different way for each prompt.
 const AGENT: &str = r##"
 import json, os, subprocess, sys, time, urllib.request
 what = open(sys.argv[1]).read().split()[0]
@@ -31,13 +31,13 @@ if what == "computes":
     compute(6)
     edit()
 elif what == "children":
-    # Many short ones, each of which is waited for.
+    # Many short processes, each of which is waited for.
     end = time.monotonic() + 6
     while time.monotonic() < end:
         subprocess.run(["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"])
     edit()
 elif what == "daemon":
-    # In a session of its own, without its parents.
+    # In a new session, without its parents.
     work = "import time\nend = time.monotonic() + 6\nwhile time.monotonic() < end: pass\nopen('daemon.done', 'w')"
     subprocess.run(["sh", "-c", 'setsid "$0" -c "$1" >/dev/null 2>&1 &', sys.executable, work])
     while not os.path.exists("daemon.done"):
@@ -52,7 +52,7 @@ elif what == "answered":
     edit()
     time.sleep(1000)
 elif what == "polls":
-    # Not the last event: it is in a text. And what only waits is silent.
+    # Not the last event, but a text with its words. An agent that only waits is silent.
     print(json.dumps({"type": "item", "text": json.dumps({"type": "result"})}), flush=True)
     while True:
         time.sleep(0.2)
@@ -94,7 +94,7 @@ async fn pool_with(more: Value) -> (Pool, ScriptedLlm) {
     (pool, llm)
 }
 
-/// A task with a check that passes when `calc.py` is `fixed`, unless it says otherwise.
+/// A task with a check that passes when `calc.py` contains `fixed`, unless the test replaces it.
 fn task(what: &str, script: &Value, more: &Value) -> Value {
     let mut task = json!({
         "id": what, "instruction": format!("{what}\nSCRIPT: {script}"), "repository": "calc",
@@ -166,7 +166,7 @@ async fn an_agent_that_has_finished_and_stays_is_ended_and_its_change_is_judged(
             assert_eq!(result.status, Status::Succeeded, "{id}: {result:?}");
             assert!(
                 pool.api().patch(id).await.contains("+fixed"),
-                "{id}: its change is there"
+                "{id}: its change is in the result"
             );
         }
     }
@@ -184,7 +184,7 @@ async fn an_agent_that_has_finished_and_stays_is_ended_and_its_change_is_judged(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_ended_after_its_last_event_and_not_after_what_looks_like_it() {
-    // Long enough that silence ends none of them.
+    // The limit of silence is longer than the test, so that it ends no run.
     let (pool, _llm) =
         pool_with(json!({"done_when": "{\"type\": \"result\"}", "no_output_timeout_s": 600})).await;
     let cases = ["says", "quotes"];
@@ -200,7 +200,7 @@ async fn an_agent_is_ended_after_its_last_event_and_not_after_what_looks_like_it
         let run_s = result.timings.run_ms / 1000;
         assert!(
             (10..40).contains(&run_s),
-            "{what}: ten seconds to exit, or as long as it works: {run_s} s"
+            "{what}: it has ten seconds to exit, or as long as it works: {run_s} s"
         );
     }
 }

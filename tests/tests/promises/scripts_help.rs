@@ -1,4 +1,5 @@
-//! `--help` of a script only helps, and a slip in an option is refused before anything is done. For every script there is.
+//! For every script: `--help` only prints help, and an unknown option is refused before anything is
+//! done.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,18 +11,18 @@ use tempfile::TempDir;
 
 use crate::support::machine::checkout;
 
-/// Programs that every system has. Nothing here installs, builds or reaches a network.
+/// Programs that every system has. None of them installs, builds or reaches a network.
 const COREUTILS: [&str; 15] = [
     "env", "bash", "cat", "cut", "date", "dirname", "basename", "head", "mkdir", "mktemp",
     "readlink", "realpath", "rm", "touch", "uname",
 ];
 
-/// A copy of the scripts in which nothing has been built or installed.
+/// A copy of the scripts in a checkout without builds and installed programs.
 struct Bare {
     directory: TempDir,
 }
 
-/// Every file with its time: what was made or changed shows.
+/// Every file with its modification time, to detect new and changed files.
 type Files = BTreeMap<PathBuf, SystemTime>;
 
 impl Bare {
@@ -100,7 +101,7 @@ impl Bare {
 fn help_of_every_script_prints_how_it_is_used_and_does_nothing_else() {
     let bare = Bare::make();
     let (before, scripts) = (bare.files(), bare.scripts());
-    assert!(scripts.len() > 10, "they are found: {scripts:?}");
+    assert!(scripts.len() > 10, "the scripts are found: {scripts:?}");
     for script in &scripts {
         let name = script.file_name().expect("a name").to_string_lossy();
         for arguments in [
@@ -118,14 +119,14 @@ fn help_of_every_script_prints_how_it_is_used_and_does_nothing_else() {
             assert!(done.status.success(), "{name} {arguments:?}: {said}{error}");
             assert!(
                 said.contains(&*name) && said.lines().count() > 2,
-                "{name} {arguments:?} says its use: {said}"
+                "{name} {arguments:?} prints its use: {said}"
             );
-            assert_eq!(error, "", "{name} {arguments:?} has nothing to complain of");
+            assert_eq!(error, "", "{name} {arguments:?} prints no error");
             assert!(
                 !said.contains("set -euo"),
-                "{name}: the head comment, and no code: {said}"
+                "{name}: the help is the head comment without code: {said}"
             );
-            assert_eq!(bare.files(), before, "{name} {arguments:?} makes nothing");
+            assert_eq!(bare.files(), before, "{name} {arguments:?} changes no file");
         }
     }
 }
@@ -146,9 +147,9 @@ fn an_option_that_a_script_does_not_know_is_refused_before_anything_is_done() {
             assert_eq!(done.status.code(), Some(2), "{name} {arguments:?}: {error}");
             assert!(
                 error.contains("--help") || error.contains(&name),
-                "{name} says where to look: {error}"
+                "{name} names its help: {error}"
             );
-            assert_eq!(bare.files(), before, "{name} {arguments:?} makes nothing");
+            assert_eq!(bare.files(), before, "{name} {arguments:?} changes no file");
         }
     }
 }
@@ -167,7 +168,10 @@ fn an_option_of_a_command_that_is_not_known_is_refused_too() {
         ("bench", &["--task", "5"]),
         ("soak", &["--minute", "1"]),
         ("test", &["--broker-root"]),
-        ("test", &["-p", "pool-shared", "--librarian"]),
+        ("test", &["--shard", "5/4"]),
+        ("lint", &["format", "everything"]),
+        ("release", &["--target"]),
+        ("test", &["-p", "pool-core", "--librarian"]),
         ("make-sample-repo", &["one", "two"]),
         ("check-trial", &["everything"]),
         ("check-monitoring", &["everything"]),
@@ -185,6 +189,10 @@ fn an_option_of_a_command_that_is_not_known_is_refused_too() {
             Some(2),
             "{script} {arguments:?}: {error}"
         );
-        assert_eq!(bare.files(), before, "{script} {arguments:?} makes nothing");
+        assert_eq!(
+            bare.files(),
+            before,
+            "{script} {arguments:?} changes no file"
+        );
     }
 }

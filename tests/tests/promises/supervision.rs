@@ -1,5 +1,5 @@
-//! Any process survives any outage of the broker and says so; what waiting does not cure is said at the start, with what
-//! to do.
+//! Every process survives an outage of the broker and reports it. An error that waiting does not
+//! cure ends the process at its start with a message that says what to do.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::status::PoolStatus;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() {
+async fn an_error_that_waiting_does_not_cure_ends_the_start_and_says_what_to_do() {
     let _cores = share_cores().await;
     let vhost = Vhost::create().await;
     let url = vhost.url();
@@ -36,16 +36,23 @@ async fn what_waiting_does_not_cure_is_fatal_at_the_start_and_says_what_to_do() 
         let pair = Pair::at(&url, json!({}));
         for process in [pair.worker(), pair.dispatcher()] {
             let (status, log) = refused(process).await;
-            assert_eq!(status.code(), Some(1), "it ends, it does not wait: {log}");
+            assert_eq!(
+                status.code(),
+                Some(1),
+                "the process ends instead of waiting: {log}"
+            );
             assert!(
                 log.contains(text) && log.contains("correct"),
-                "it says what is wrong and what to do: {log}"
+                "the message says what is wrong and what to do: {log}"
             );
             assert!(
                 log.contains(address.rsplit_once('/').expect("a virtual host").0),
-                "it names the address: {log}"
+                "the message names the address: {log}"
             );
-            assert!(!log.contains("guessed"), "no password: {log}");
+            assert!(
+                !log.contains("guessed"),
+                "the message has no password: {log}"
+            );
         }
     }
 }
@@ -63,7 +70,7 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
         let connected = broker_is(api, "connected").await;
         assert!(
             !connected.to_string().contains(broker.password()),
-            "no password: {connected}"
+            "the answer has no password: {connected}"
         );
     }
 
@@ -72,15 +79,15 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
         let away = broker_is(api, "reconnecting").await;
         assert!(
             away["since"].is_string() && away["error"].is_string(),
-            "since when, and why: {away}"
+            "the answer says since when, and why: {away}"
         );
         let (status, health) = api.try_get("/health").await;
-        assert_eq!(status, StatusCode::OK, "it is alive: {health}");
+        assert_eq!(status, StatusCode::OK, "/health is 200: {health}");
         let (status, answer) = api.try_get("/ready").await;
         assert_eq!(
             status,
             StatusCode::SERVICE_UNAVAILABLE,
-            "and cannot work: {answer}"
+            "/ready is 503: {answer}"
         );
         let metrics = api.text("/metrics").await;
         assert!(
@@ -88,7 +95,7 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
             "{metrics}"
         );
     }
-    // Several attempts of both have failed by then.
+    // By then several attempts of both have failed.
     eventually("both have tried for a while", SOON, async || {
         let error = broker_is(&programmer, "reconnecting").await["error"].to_string();
         error.contains("Connection refused").then_some(())
@@ -98,7 +105,7 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
     assert_eq!(
         status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "nothing is taken that nobody keeps: {answer}"
+        "the dispatcher refuses a task that it cannot store: {answer}"
     );
 
     broker.start_again().await;
@@ -123,22 +130,22 @@ async fn a_pool_outlives_a_broker_that_is_away_says_so_and_works_again() {
         assert_eq!(
             count(&log, "the broker is lost"),
             2,
-            "once for each of its two connections: {log}"
+            "the loss is logged once for each of two connections: {log}"
         );
         assert_eq!(
             count(&log, "trying until"),
             2,
-            "and not again while it is away: {log}"
+            "the retries are logged once for each connection: {log}"
         );
         assert_eq!(
             count(&log, "the broker is back"),
             2,
-            "and once that it is back: {log}"
+            "the return is logged once for each connection: {log}"
         );
         assert_eq!(
             count(&log, "trying again"),
             0,
-            "nobody else has a word to add: {log}"
+            "no other part of the process logs it: {log}"
         );
     }
 }
@@ -163,14 +170,18 @@ async fn a_password_that_is_changed_under_a_running_process_does_not_end_it() {
     broker
         .control(&["close_all_user_connections", "app", "for a test"])
         .await;
-    eventually("it says that the password is refused", SOON, async || {
-        let error = broker_is(&api, "reconnecting").await["error"].to_string();
-        error
-            .contains("or the password (ACCESS_REFUSED")
-            .then_some(())
-    })
+    eventually(
+        "health says that the password is refused",
+        SOON,
+        async || {
+            let error = broker_is(&api, "reconnecting").await["error"].to_string();
+            error
+                .contains("or the password (ACCESS_REFUSED")
+                .then_some(())
+        },
+    )
     .await;
-    assert!(dispatcher.is_running(), "it goes on trying");
+    assert!(dispatcher.is_running(), "the dispatcher goes on trying");
 
     broker.control(&["change_password", "app", "one"]).await;
     ready(&api).await;
@@ -178,10 +189,10 @@ async fn a_password_that_is_changed_under_a_running_process_does_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once() {
+async fn while_the_broker_takes_no_messages_a_submitter_learns_it_at_once() {
     let _cores = share_cores().await;
     let broker = OwnBroker::start("").await;
-    // Nobody waits for so long: what fails does so because it is known to be of no use.
+    // No request waits for this long: it fails at once, because the process knows of the alarm.
     let pair = Pair::at(broker.url(), json!({"timeout_s": 600}));
     let _processes = (pair.dispatcher(), pair.worker());
     let api = pair.api().await;
@@ -194,7 +205,7 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     assert_eq!(
         status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "it cannot be taken: {answer}"
+        "the task is refused: {answer}"
     );
     assert!(
         answer.to_string().contains("low on disk"),
@@ -203,19 +214,19 @@ async fn while_the_broker_takes_no_messages_whoever_publishes_hears_it_at_once()
     let blocked = broker_is(&api, "blocked").await;
     assert!(
         blocked["error"].to_string().contains("low on disk"),
-        "health names it, too: {blocked}"
+        "/health names the alarm, too: {blocked}"
     );
     let (status, answer) = api.try_submit(&task("second")).await;
     assert_eq!(
         status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "nor the next one: {answer}"
+        "the next task is refused, too: {answer}"
     );
     let (status, answer) = api.try_get("/ready").await;
     assert_eq!(
         status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "it is not ready: {answer}"
+        "the dispatcher is not ready: {answer}"
     );
 
     broker.control(&["set_disk_free_limit", "1000000"]).await;
@@ -244,16 +255,16 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
     assert_eq!(
         api.result("before", SOON).await.status,
         Status::Succeeded,
-        "it is done"
+        "the first task is done"
     );
 
     pool.delete_vhost().await;
     let missing = format!(
-        "the virtual host {:?} is not there, or not for the user",
+        "the virtual host {:?} does not exist, or the user",
         pool.vhost()
     );
     for api in [&api, &programmer] {
-        eventually("it says what is missing", SOON, async || {
+        eventually("health says what is missing", SOON, async || {
             let away = broker_is(api, "reconnecting").await;
             away["error"]
                 .as_str()
@@ -264,12 +275,12 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
         assert_eq!(
             api.try_get("/health").await.0,
             StatusCode::OK,
-            "it is alive"
+            "/health is 200"
         );
         assert_eq!(
             api.try_get("/ready").await.0,
             StatusCode::SERVICE_UNAVAILABLE,
-            "and cannot work"
+            "/ready is 503"
         );
     }
     idles(
@@ -277,7 +288,7 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
         Duration::from_secs(5),
     )
     .await;
-    // Nobody is let in yet.
+    // The users have no permissions yet.
     pool.make_vhost().await;
     idles(
         [pool.dispatcher_pid(), pool.worker(worker).pid()],
@@ -291,11 +302,11 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
         ready(api).await;
     }
     pool.all_consume().await;
-    // Nothing is left of what was there, also not in anybody's memory: the id is free.
+    // Nothing of the old virtual host is left, also not in a process' memory: the id is free.
     assert_eq!(
         api.try_get("/tasks/before").await.0,
         StatusCode::NOT_FOUND,
-        "it went with the virtual host"
+        "the old task is gone with the virtual host"
     );
     for id in ["before", "afterwards"] {
         api.submit(&task(id)).await;
@@ -320,13 +331,13 @@ async fn a_virtual_host_that_is_deleted_and_made_again_is_worked_in_from_its_beg
         assert_eq!(
             count(&log, "the virtual host"),
             2,
-            "said once for each of its two connections: {log}"
+            "it is logged once for each of two connections: {log}"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
+async fn a_pool_whose_heartbeats_could_not_arrive_is_unknown_and_not_down() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");
     pool.go_through(&proxy);
@@ -339,7 +350,7 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     };
     let early = pool.status().await;
     assert!(
-        reason(&early).starts_with("not heard of yet: this dispatcher has listened for"),
+        reason(&early).starts_with("no heartbeat yet: this dispatcher has listened for"),
         "{early:?}"
     );
     assert_eq!(
@@ -347,7 +358,7 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
         (&json!(true), &Value::Null),
         "{early:?}"
     );
-    let down = eventually("the metrics tell of it", SOON, async || {
+    let down = eventually("the metrics show it", SOON, async || {
         let metrics = pool.api().text("/metrics").await;
         metrics
             .lines()
@@ -355,7 +366,10 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
             .map(ToOwned::to_owned)
     })
     .await;
-    assert!(down.ends_with("NaN"), "and raise no false alarm: {down}");
+    assert!(
+        down.ends_with("NaN"),
+        "an unknown value raises no false alarm: {down}"
+    );
     proxy.set(Weather::Refusing);
     proxy.reset();
     let away = |status: &PoolStatus| {
@@ -367,18 +381,18 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     assert_eq!(
         reason(&away),
         "unknown: the broker is not reachable",
-        "nobody is called down for it"
+        "no programmer counts as down"
     );
     let said = pool.command_line(&["status"]).await;
     assert!(
-        said.starts_with("the dispatcher says: the broker: reconnecting"),
-        "it is said first: {said}"
+        said.starts_with("dispatcher: the broker: reconnecting"),
+        "it is the first line: {said}"
     );
     assert!(
         said.contains("? messages waiting in queues"),
-        "what is not known is not 0: {said}"
+        "an unknown number is shown as ?: {said}"
     );
-    // Whoever asks now would wait for a connection for ten seconds.
+    // A request now waits for a connection for ten seconds.
     let asked = Instant::now();
     let away = pool.status().await;
     assert_eq!(
@@ -390,11 +404,11 @@ async fn a_pool_that_could_not_be_heard_of_is_unknown_and_not_down() {
     assert_eq!(
         dead,
         StatusCode::SERVICE_UNAVAILABLE,
-        "nobody can look at dead letters"
+        "dead letters cannot be read"
     );
     assert!(
         asked.elapsed() < Duration::from_secs(3),
-        "it is known that nobody answers: {:?}",
+        "the answer does not wait for the broker: {:?}",
         asked.elapsed()
     );
 }

@@ -1,5 +1,5 @@
-//! The limits of a task hold over all its attempts and hand-backs, however each attempt ended. The result names the usage
-//! of all of them.
+//! The limits of a task hold over all its attempts and hand-backs, however each attempt ended. The
+//! result has the usage of all of them.
 
 use pool_core::id::ProgrammerId;
 use pool_core::money::MicroUsd;
@@ -10,12 +10,12 @@ use crate::support::pool::tasks;
 use crate::support::{Ledger, Llm, Pool, PoolFile, SOON};
 
 const LIMIT: MicroUsd = MicroUsd(500_000);
-/// The worst case of a call with the usual limit of 16,384 output tokens is a little more than this.
+/// The worst case of a call with the usual limit of 16,384 output tokens is slightly above this.
 const WORST: MicroUsd = MicroUsd(327_680);
 /// The cost of an answered call.
 const CALL: MicroUsd = MicroUsd(4 * 100 + 20 * 50);
 
-/// Paid programmers that find an LLM out as often as they like: no breaker, many hand-backs.
+/// Paid programmers that may find an LLM out any number of times: no breaker, many hand-backs.
 fn paid(programmers: usize, llm: &Llm, agent: &[&str]) -> PoolFile {
     let file = PoolFile::grown(programmers, "paid/primary", None).calling(agent);
     let file = file.paid_llm("paid/primary", &llm.base_url(), ("4", "20"));
@@ -26,21 +26,21 @@ async fn paid_llm() -> Llm {
     Llm::start_with_usage(100, 50).await
 }
 
-/// One task that may cost half a dollar.
+/// A task that may cost half a dollar.
 fn limited() -> Value {
     let mut task = tasks("t", 1).remove(0);
     task["limits"] = json!({"max_cost_usd": "0.50"});
     json!([task])
 }
 
-/// The parts of a usage fit together.
+/// Checks that the parts of a usage add up.
 fn is_sound(usage: &Usage) {
     let by_llm: MicroUsd = usage.by_llm.iter().map(|of| of.cost_usd).sum();
     let calls: u64 = usage.by_llm.iter().map(|of| of.calls).sum();
     assert_eq!(
         (by_llm, calls),
         (usage.cost_usd, usage.calls),
-        "the parts are the whole: {usage:?}"
+        "the parts add up: {usage:?}"
     );
 }
 
@@ -49,12 +49,12 @@ async fn the_limit_holds_over_all_hand_backs_and_the_result_says_what_they_cost(
     let llm = paid_llm().await;
     let pool = Pool::start_processes(&paid(2, &llm, &[]), 2, 1).await;
     let mut log = pool.event_log().await;
-    // Whatever is asked is lost, and charged its worst case.
+    // Every call is lost and charged with its worst case.
     llm.fail(&[json!({"model": "*", "behave": "drop"})]).await;
     pool.api().submit(&limited()).await;
     let result = pool.api().result("t-1", SOON * 2).await;
 
-    let failure = result.error.as_ref().expect("it has failed");
+    let failure = result.error.as_ref().expect("a failed task");
     assert_eq!(
         (result.status, failure.kind),
         (Status::Failed, ErrorKind::TokenLimit),
@@ -64,12 +64,12 @@ async fn the_limit_holds_over_all_hand_backs_and_the_result_says_what_they_cost(
     let usage = &result.usage;
     assert!(
         usage.cost_usd > WORST && usage.cost_usd <= LIMIT,
-        "all of them, and within the limit: {usage:?}"
+        "the usage has all calls and is within the limit: {usage:?}"
     );
     assert_eq!(
         (asked, usage.calls),
         (2, 3),
-        "two were sent, the third did not fit"
+        "two calls were sent, and the third did not fit"
     );
     is_sound(usage);
     log.finished(1, SOON).await;
@@ -77,7 +77,7 @@ async fn the_limit_holds_over_all_hand_backs_and_the_result_says_what_they_cost(
     assert_eq!(
         (ledger.spent, ledger.reserved()),
         (usage.cost_usd, MicroUsd::ZERO),
-        "as the day's budget has it"
+        "the day's budget has the same usage"
     );
     pool.status_where("the pool counts nothing twice", |status| {
         status.spent() == usage.cost_usd
@@ -86,7 +86,7 @@ async fn the_limit_holds_over_all_hand_backs_and_the_result_says_what_they_cost(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_worker_may_have_spent_is_not_there_for_the_next_one() {
+async fn the_next_worker_cannot_spend_what_a_killed_one_may_have_spent() {
     let llm = paid_llm().await;
     let mut pool = Pool::start_processes(&paid(2, &llm, &["--calls", "2"]), 2, 1).await;
     let mut log = pool.event_log().await;
@@ -99,25 +99,32 @@ async fn what_a_killed_worker_may_have_spent_is_not_there_for_the_next_one() {
     .await;
     let who = log.started("t-1").await;
     pool.kill_worker_of(&who);
-    llm.until("another one is in its second call", SOON, |requests| {
-        (requests.len() == 4).then_some(())
-    })
+    llm.until(
+        "another programmer is in its second call",
+        SOON,
+        |requests| (requests.len() == 4).then_some(()),
+    )
     .await;
     llm.recover().await;
     let result = pool.api().result("t-1", SOON).await;
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "there is something left of the limit: {result:?}"
+        "the limit is not used up: {result:?}"
     );
-    assert_ne!(result.programmer, Some(who), "by another programmer");
+    assert_ne!(
+        result.programmer,
+        Some(who),
+        "another programmer has done it"
+    );
 
     let usage = &result.usage;
-    // The first attempt: a call that was answered, and one of which nobody knows. The second: two that were answered.
+    // The first attempt: an answered call, and one with an unknown outcome. The second attempt: two
+    // answered calls.
     let least = CALL + CALL + CALL + WORST;
     assert!(
         usage.cost_usd >= least && usage.cost_usd <= LIMIT,
-        "an upper bound, within the limit: {usage:?}"
+        "the usage is an upper bound within the limit: {usage:?}"
     );
     assert_eq!((usage.calls, usage.estimated), (4, true), "{usage:?}");
     is_sound(usage);
@@ -127,8 +134,11 @@ async fn what_a_killed_worker_may_have_spent_is_not_there_for_the_next_one() {
         .iter()
         .filter_map(|seen| seen.fields["max_tokens"].as_u64())
         .collect();
-    assert_eq!(told[0], 16_384, "the first attempt");
-    assert!(told[2] < 9_000, "the second one has less: {told:?}");
+    assert_eq!(told[0], 16_384, "the first attempt has the full limit");
+    assert!(
+        told[2] < 9_000,
+        "the second attempt has a lower limit: {told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,16 +165,16 @@ async fn a_cancelled_task_says_what_it_has_cost() {
     );
     assert!(
         usage.cost_usd >= CALL + CALL + WORST,
-        "two that were answered, and one that may have been: {usage:?}"
+        "the usage has two answered calls and one that may have been answered: {usage:?}"
     );
     is_sound(usage);
     let shown = pool.api().result("t-1", SOON).await;
-    assert_eq!(shown.usage, told.usage, "the API says the same");
+    assert_eq!(shown.usage, told.usage, "the API has the same usage");
     log.read().await;
     assert_eq!(
         Ledger::after(&log.entries).spent,
         usage.cost_usd,
-        "and the day's budget"
+        "the day's budget has the same usage"
     );
 }
 
@@ -184,9 +194,11 @@ async fn a_task_that_is_given_back_by_a_worker_that_ends_says_what_both_attempts
     .await;
     let index = usize::from(who.as_str() != "001");
     pool.worker(index).terminate();
-    llm.until("the other one is in its second call", SOON, |requests| {
-        (requests.len() == 4).then_some(())
-    })
+    llm.until(
+        "the other programmer is in its second call",
+        SOON,
+        |requests| (requests.len() == 4).then_some(()),
+    )
     .await;
     llm.recover().await;
     let result = pool.api().result("t-1", SOON).await;
@@ -195,7 +207,7 @@ async fn a_task_that_is_given_back_by_a_worker_that_ends_says_what_both_attempts
     assert_eq!((usage.calls, usage.failed_calls), (4, 1), "{usage:?}");
     assert!(
         usage.cost_usd >= CALL + CALL + CALL + WORST && usage.cost_usd <= LIMIT,
-        "of both: {usage:?}"
+        "the usage is that of both attempts: {usage:?}"
     );
     is_sound(usage);
     pool.status_where("the day's budget has the same", |status| {

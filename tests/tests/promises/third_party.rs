@@ -1,4 +1,5 @@
-//! Anybody who speaks AMQP can publish a task and read its result: the example of the README, as it stands there.
+//! Any AMQP client can publish a task and read its result. The test runs the example of the guide
+//! as it stands there.
 
 use std::process::Command;
 
@@ -6,14 +7,15 @@ use crate::support::machine::checkout;
 use crate::support::process::Running;
 use crate::support::{Pool, PoolFile, Repository};
 
+const PAGE: &str = "docs/guide/submitting.md";
 const MARK: &str = "<!-- example: pika -->";
 
 /// The first block of Python after the mark.
 fn example() -> String {
-    let readme = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
-    let (_, after) = readme
+    let page = std::fs::read_to_string(checkout().join(PAGE)).expect(PAGE);
+    let (_, after) = page
         .split_once(MARK)
-        .unwrap_or_else(|| panic!("README.md has the mark {MARK}"));
+        .unwrap_or_else(|| panic!("{PAGE} has the mark {MARK}"));
     let (_, code) = after
         .split_once("```python\n")
         .expect("a block of Python after the mark");
@@ -39,7 +41,7 @@ pub(super) fn python() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result() {
+async fn the_python_example_of_the_guide_publishes_a_task_and_prints_its_result() {
     let agent = ["/bin/sh", "-c", "echo '# changed' >>README.md"];
     let pool = Pool::start(&PoolFile::sample().command(&agent)).await;
     Repository::sample(&pool.repository("sample"));
@@ -50,7 +52,13 @@ async fn the_python_example_of_the_readme_publishes_a_task_and_prints_its_result
     let mut example = Running::start("example", pool.path(), &command);
     let status = example.ended().await;
     let said = example.log();
-    assert!(status.success(), "the example ends well: {said}");
-    assert!(said.contains("succeeded"), "it prints the status: {said}");
-    assert!(said.contains("+# changed"), "it prints the patch: {said}");
+    assert!(status.success(), "the example ends with status 0: {said}");
+    assert!(
+        said.contains("succeeded"),
+        "the example prints the status: {said}"
+    );
+    assert!(
+        said.contains("+# changed"),
+        "the example prints the patch: {said}"
+    );
 }

@@ -1,4 +1,5 @@
-//! A programmer does one task at a time, and nobody who is able stands idle while a task waits.
+//! A programmer does one task at a time, and no programmer is idle while a task waits that it can
+//! do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::support::pool_file::{PROGRAMMERS, ROUTES, offered};
 use crate::support::{Pool, PoolFile};
 
 const TASKS: usize = 200;
-/// Works for 300 ms, and says so where all others see it: an existing directory means a second agent of its programmer.
+/// Works for 300 ms, marked by a directory. If the directory exists, a second agent of its
+/// programmer runs.
 const AGENT: &str = r#"
 who="${2##*-}"
 mkdir "$1/alive-$who" || echo "$who" >>"$1/two-at-once"
@@ -98,7 +100,7 @@ fn judge_waits(mut waits: Vec<Duration>) {
     );
 }
 
-/// Starts of a programmer that had a task in hand.
+/// The starts of programmers that had a task already.
 fn overlaps(entries: &[Entry]) -> Vec<String> {
     let mut busy: HashMap<ProgrammerId, (TaskId, AttemptId)> = HashMap::new();
     let mut overlaps = Vec::new();
@@ -125,8 +127,8 @@ fn overlaps(entries: &[Entry]) -> Vec<String> {
     overlaps
 }
 
-/// For each way of a programmer from `finished` to its next `started`: for how long, at its end, a task that it could
-/// take has been in the log without a start.
+/// A gap is the time of a programmer from `finished` to its next `started`. For each gap: how long,
+/// at its end, a task that the programmer could take has waited in the log.
 fn waits(entries: &[Entry]) -> Vec<Duration> {
     let routes = sample_routes();
     let mut waiting: BTreeMap<String, BTreeSet<TaskId>> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! The pool speaks TLS to the broker; what does not fit is explained at the start, and waited out afterwards.
+//! The pool speaks TLS to the broker. A TLS mistake is explained at the start, and waited out
+//! later.
 
 use std::path::Path;
 use std::time::Duration;
@@ -73,24 +74,27 @@ async fn the_pool_speaks_tls_with_a_private_ca_and_explains_what_does_not_fit() 
             "TLS to plain AMQP",
             url("amqps", "localhost", broker.port()),
             whole,
-            "the broker speaks no TLS on this port",
+            "the broker does not speak TLS on this port",
         ),
     ] {
         let (status, log) = refused(Pair::at(url, section).worker()).await;
         assert_eq!(
             status.code(),
             Some(1),
-            "{what}: it ends at the start: {log}"
+            "{what}: the process ends at its start: {log}"
         );
-        assert!(log.contains(text), "{what}: {text:?} is not in: {log}");
+        assert!(
+            log.contains(text),
+            "{what}: the log must contain {text:?}: {log}"
+        );
         assert!(
             !log.contains(broker.password()),
-            "{what}: no password: {log}"
+            "{what}: the log has no password: {log}"
         );
     }
 }
 
-/// For a broker with the wrong certificate.
+/// The limit for a broker with the wrong certificate to be noticed.
 const WAITED: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +122,7 @@ async fn a_certificate_that_is_exchanged_under_a_running_pool_is_refused_and_wai
     broker.start_again().await;
     for api in [&api, &programmer] {
         eventually(
-            "it says that the certificate is not trusted",
+            "health says that the certificate is not trusted",
             SOON,
             async || {
                 let error = broker_is(api, "reconnecting").await["error"].to_string();
@@ -131,12 +135,12 @@ async fn a_certificate_that_is_exchanged_under_a_running_pool_is_refused_and_wai
         assert_eq!(
             api.try_get("/health").await.0,
             StatusCode::OK,
-            "it is alive"
+            "/health is 200"
         );
         assert_eq!(
             api.try_get("/ready").await.0,
             StatusCode::SERVICE_UNAVAILABLE,
-            "and cannot work"
+            "/ready is 503"
         );
     }
     idles([dispatcher.pid(), worker.pid()], WAITED).await;
@@ -159,7 +163,7 @@ async fn a_certificate_that_is_exchanged_under_a_running_pool_is_refused_and_wai
         assert_eq!(
             count(&log, "certificate is not trusted"),
             2,
-            "once for each of its two connections: {log}"
+            "it is logged once for each of two connections: {log}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Every state has a reason: for a waiting task the pool says why it waits, and what it says is true.
+//! For every waiting task the pool says why it waits, and the reason is true.
 
 use pool_core::time::Timestamp;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use crate::support::bench::Bench;
 use crate::support::pool::task;
 use crate::support::{EventLog, Llm, Pool, PoolFile, SOON, eventually};
 
-/// Waits until the answer fits: what a programmer says of itself is heard a moment later.
+/// Waits until the answer fits, because a programmer's heartbeat arrives a moment later.
 async fn why_where(pool: &Pool, id: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let (api, path) = (pool.api(), format!("/tasks/{id}/why"));
     let last = std::cell::RefCell::new(Value::Null);
@@ -26,7 +26,7 @@ fn text<'a>(why: &'a Value, field: &str) -> &'a str {
     why[field].as_str().unwrap_or_default()
 }
 
-/// The state of each programmer that could take it.
+/// The state of each programmer that could take the task.
 fn states(why: &Value) -> Vec<(&str, &str)> {
     let each = why["programmers"]
         .as_array()
@@ -59,9 +59,12 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         .submit(&json!([task("a"), task("b")]))
         .await;
 
-    let why = why_where(&bench.pool, "b", "it waits for the busy one", |why| {
-        why["reason"] == "busy"
-    })
+    let why = why_where(
+        &bench.pool,
+        "b",
+        "it waits for the busy programmer",
+        |why| why["reason"] == "busy",
+    )
     .await;
     let place = text(&why, "sentence")
         .split("; ")
@@ -73,16 +76,12 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
         "{why:#}"
     );
     assert!(
-        [
-            "it is number 1 of 2 in the queue",
-            "it is number 2 of 2 in the queue"
-        ]
-        .contains(&&*place),
+        ["it is 1 of 2 in the queue", "it is 2 of 2 in the queue"].contains(&&*place),
         "{why:#}"
     );
     let mut expected = [(first.as_str(), "busy"), (other, "paused")];
     expected.sort_unstable();
-    assert_eq!(states(&why), expected, "what keeps each");
+    assert_eq!(states(&why), expected, "each programmer has its reason");
     let programmers = why["programmers"].as_array().expect("programmers");
     let busy = programmers
         .iter()
@@ -98,37 +97,41 @@ async fn a_task_behind_busy_and_paused_programmers_says_who_does_what() {
     let order = format!("pool resume --programmer {other}");
     assert!(
         text(paused, "detail").contains(&order),
-        "how the pause ends: {paused}"
+        "the answer says how the pause ends: {paused}"
     );
 
     let said = bench.pool.command_line(&["why", "b"]).await;
     assert!(
         said.starts_with("b: 2 programmers can take it: 1 busy, 1 paused;"),
-        "the same from the command line: {said}"
+        "the command line says the same: {said}"
     );
-    assert!(said.contains("works on long"), "with the details: {said}");
+    assert!(
+        said.contains("working on long"),
+        "the command line has the details: {said}"
+    );
     let running = bench.pool.api().get("/tasks/long/why").await;
-    let works = format!("it does not wait: programmer {first} works on it since ");
+    let works = format!("it is not waiting: programmer {first} has been working on it since ");
     assert!(
         text(&running, "sentence").starts_with(&works),
-        "who runs it: {running:#}"
+        "the answer names the programmer that runs it: {running:#}"
     );
     bench.go();
     bench.pool.api().result("b", SOON).await;
     let done = bench.pool.api().get("/tasks/b/why").await;
-    let works = format!("it does not wait: it has succeeded by programmer {first}");
+    let works = format!("it is not waiting: it succeeded on programmer {first}");
     assert!(
         text(&done, "sentence").starts_with(&works),
-        "how it ended: {done:#}"
+        "the answer says how it ended: {done:#}"
     );
     assert_eq!(
         bench.pool.api().get("/tasks/nobody/why").await["status"],
         404,
-        "one that nobody knows"
+        "an unknown task is 404"
     );
 }
 
-/// Programmers that share a paid LLM, whose breaker opens after one failure and not for long enough to close by itself.
+/// Programmers that share a paid LLM. Its breaker opens after one failure, for too long to close
+/// within the test.
 fn paid(llm: &Llm) -> PoolFile {
     let file = PoolFile::grown(2, "paid/primary", None).calling(&[]);
     let file = file.paid_llm("paid/primary", &llm.base_url(), ("1", "10"));
@@ -159,10 +162,11 @@ async fn a_task_behind_breakers_says_which_llm_is_out_and_until_when() {
     );
     assert!(
         sentence.contains("after 1 failure of paid/primary (last: unavailable)"),
-        "which LLM, and why: {sentence}"
+        "the sentence names the LLM and the reason: {sentence}"
     );
     assert!(
-        sentence.contains("it was given back 2 times (2 of at most 10 without an LLM left)"),
+        sentence
+            .contains("it was handed back 2 times (2 of at most 10 because no LLM was available)"),
         "{sentence}"
     );
     let status = pool.status().await;
@@ -173,7 +177,7 @@ async fn a_task_behind_breakers_says_which_llm_is_out_and_until_when() {
     assert_eq!(
         Some(until(&why)),
         breakers.iter().map(until).min(),
-        "the first of them is probed then"
+        "the time is that of the first probe"
     );
 }
 
@@ -187,12 +191,12 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
         json!({"kind": "reserved", "attempt": attempt, "programmer": "001", "amount_usd": "0.99"});
     log.append(&[reserved]).await;
     let status = pool
-        .status_where("nobody has money", |status| {
+        .status_where("no programmer has budget", |status| {
             status.all_are_shut_for("budget")
         })
         .await;
     pool.api().submit(&task("t")).await;
-    let why = why_where(&pool, "t", "it is told", |why| {
+    let why = why_where(&pool, "t", "the reason is the budget", |why| {
         why["reason"] == "unavailable"
     })
     .await;
@@ -207,7 +211,7 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
     );
     assert_eq!(
         why["until"], status.0["budget"]["day_ends"],
-        "the next day brings money"
+        "the end of the day is the end of the wait"
     );
 
     let settled = json!({"kind": "settled", "attempt": attempt, "cost_usd": "0.10", "by_llm": {}});
@@ -216,7 +220,7 @@ async fn a_task_that_no_money_is_left_for_says_so_and_until_when() {
     assert_eq!(
         pool.api().get("/tasks/t/why").await["reason"],
         "finished",
-        "money came back, and it was taken"
+        "after the day's end the task is started"
     );
 }
 
@@ -235,7 +239,7 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     assert_eq!(
         (sum(&status, "running"), sum(&status, "waiting_tasks")),
         (1, 0),
-        "it runs: {status:#}"
+        "one task runs: {status:#}"
     );
 
     bench.pool.kill_worker(worker);
@@ -243,28 +247,31 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     let why = why_where(
         &bench.pool,
         "orphan",
-        "its programmer is not heard of any more",
+        "the programmer sends no more heartbeats",
         again,
     )
     .await;
     let sentence = text(&why, "sentence");
-    assert!(sentence.contains("1 down"), "who could take it: {sentence}");
     assert!(
-        sentence.ends_with("; it was with Prog-001, which is not heard of any more"),
-        "who had it: {sentence}"
+        sentence.contains("1 down"),
+        "the sentence says who could take it: {sentence}"
+    );
+    assert!(
+        sentence.ends_with("; it was with Prog-001, which sends no heartbeats any more"),
+        "the sentence says who had it: {sentence}"
     );
     let status = bench.pool.status().await.0;
     assert_eq!(
         (sum(&status, "running"), sum(&status, "waiting_tasks")),
         (0, 1),
-        "it waits: {status:#}"
+        "one task waits: {status:#}"
     );
     let view = bench.pool.api().get("/tasks/orphan").await;
-    assert_eq!(view["status"], "queued", "in lists, too");
+    assert_eq!(view["status"], "queued", "lists show it as queued, too");
     for field in ["programmer", "attempt", "started_at"] {
         assert!(
             view[field].is_null(),
-            "nothing of an attempt that is lost: {field}: {view:#}"
+            "a lost attempt leaves no {field}: {view:#}"
         );
     }
     let routes = status["routes"].as_array().expect("routes");
@@ -275,7 +282,7 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     assert_eq!(
         oldest,
         Some(&view["submitted_at"]),
-        "since it was submitted"
+        "it has waited since it was submitted"
     );
     bench.go();
     bench.pool.start_worker(&["--all"]);
@@ -288,6 +295,6 @@ async fn a_task_whose_worker_was_killed_waits_again_and_is_counted_so() {
     let view = bench.pool.api().get("/tasks/orphan").await;
     assert!(
         view["started_at"].is_string(),
-        "when the attempt began that has done it: {view:#}"
+        "it shows the start of the successful attempt: {view:#}"
     );
 }

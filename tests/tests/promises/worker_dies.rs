@@ -1,4 +1,5 @@
-//! Workers and dispatchers may be killed at any time: every task has one outcome and brings one result.
+//! Workers and dispatchers may be killed at any time: every task has one outcome and brings one
+//! result.
 
 use std::time::Duration;
 
@@ -47,14 +48,14 @@ async fn a_task_whose_worker_is_killed_is_done_by_another_and_comes_back_once() 
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "the other one has done it: {result:?}"
+        "the other programmer has done it: {result:?}"
     );
     assert_ne!(
         result.programmer.as_ref(),
         Some(&first),
-        "by another programmer"
+        "it is the result of another programmer"
     );
-    // What would come twice comes before the result of a task that is submitted afterwards.
+    // A second result would come before the result of a task that is submitted later.
     submitter.submit("any", &task("afterwards")).await;
     let next = submitter.reply(SOON).await;
     assert_eq!(
@@ -104,7 +105,7 @@ async fn a_result_that_arrives_while_no_dispatcher_runs_is_delivered_by_the_next
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "the history has the other: {result:?}"
+        "the history has the other result: {result:?}"
     );
     log.read().await;
     for id in ["direct", "over-http"] {
@@ -124,7 +125,7 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
         .await;
     let mut log = bench.pool.event_log().await;
     let (running, waiting) = log
-        .until("one of the two is started", SOON, |entries| {
+        .until("one of the two tasks is started", SOON, |entries| {
             if entries.iter().any(|entry| entry.is_start_of("running")) {
                 return Some(("running", "waiting"));
             }
@@ -146,18 +147,23 @@ async fn a_drained_worker_finishes_its_task_and_takes_no_other() {
         [Status::Succeeded],
         "the running task was finished"
     );
-    assert_eq!(log.starts(waiting).len(), 0, "no other was taken");
+    assert_eq!(
+        log.starts(waiting).len(),
+        0,
+        "the other task was not started"
+    );
 
     bench.pool.start_worker(&["--all"]);
     let result = bench.pool.api().result(waiting, SOON).await;
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "it waited for the next worker: {result:?}"
+        "the next worker does it: {result:?}"
     );
 }
 
-/// A worker that was told to end gives its task back, as soon as `meanwhile` has happened, and another does it.
+/// A worker that is told to end returns its task once `meanwhile` has happened, and another worker
+/// does the task.
 async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Pool, usize)) {
     let file = PoolFile::sample()
         .only(&["001"])
@@ -173,7 +179,7 @@ async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Po
     meanwhile(&mut bench.pool, worker).await;
     assert!(
         bench.pool.worker(worker).ended().await.success(),
-        "an orderly end"
+        "the worker ends in order"
     );
     log.read().await;
     let released = log
@@ -181,15 +187,15 @@ async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Po
         .iter()
         .filter(|entry| entry.is("released") && entry.accepted)
         .count();
-    assert_eq!(released, 1, "the task was given back");
-    assert!(!is_alive(bench.agents()[0]), "nobody works on");
+    assert_eq!(released, 1, "the task was returned");
+    assert!(!is_alive(bench.agents()[0]), "its agent has ended");
 
     bench.go();
     bench.pool.start_worker(&["--all"]);
     assert_eq!(
         bench.pool.api().result("long", SOON).await.status,
         Status::Succeeded,
-        "another one has done it"
+        "another programmer has done it"
     );
     assert_eq!(
         bench.pool.api().get("/tasks/long").await["attempts"],
@@ -199,7 +205,7 @@ async fn is_given_back(drain_timeout_s: u64, meanwhile: impl AsyncFnOnce(&mut Po
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_heard_of_until_its_time_gives_the_task_back_and_burns_no_attempt() {
+async fn a_draining_worker_sends_heartbeats_until_it_gives_the_task_back_and_burns_no_attempt() {
     is_given_back(4, async |pool, _| {
         let mut ears = Ears::at(&pool.amqp_url()).await;
         for _ in 0..4 {
@@ -216,7 +222,7 @@ async fn a_second_signal_gives_the_task_back_at_once_and_burns_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_once() {
-    // Nobody would miss it for longer than this waits.
+    // Without its goodbye the worker would be missed later than this test waits.
     let file = PoolFile::sample()
         .only(&["001"])
         .set("load_balancing.health_check_interval_s", json!(600));
@@ -227,7 +233,7 @@ async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_onc
     bench.pool.worker(worker).terminate();
     assert!(
         bench.pool.worker(worker).ended().await.success(),
-        "an orderly end"
+        "the worker ends in order"
     );
 
     let status = bench
@@ -239,17 +245,17 @@ async fn a_worker_that_ends_in_order_says_goodbye_and_is_known_to_be_gone_at_onc
     let reason = status.programmer("001")["reason"].to_string();
     assert!(
         reason.contains("its worker ended at "),
-        "it is not merely missed: {reason}"
+        "the reason is its end, not a missed heartbeat: {reason}"
     );
     let why = bench.pool.api().get("/tasks/long/why").await;
     let sentence = why["sentence"].as_str().unwrap_or_default();
     assert!(
         sentence.starts_with("1 programmer can take it: 1 down; "),
-        "nobody takes it next: {why:#}"
+        "no programmer can take the task: {why:#}"
     );
 }
 
-/// Hears the heartbeats that are sent from now on.
+/// Receives the heartbeats that are sent from now on.
 struct Ears {
     heartbeats: Consumer,
     _connection: Connection,
@@ -290,7 +296,7 @@ impl Ears {
         }
     }
 
-    /// Waits for the next heartbeat in which this programmer is.
+    /// Waits for the next heartbeat that contains this programmer.
     async fn hear_of(&mut self, programmer: &str) {
         let heard = async {
             while let Some(delivery) = self.heartbeats.next().await {
@@ -306,7 +312,7 @@ impl Ears {
         };
         tokio::time::timeout(SOON, heard)
             .await
-            .unwrap_or_else(|_| panic!("nothing is heard of {programmer}"));
+            .unwrap_or_else(|_| panic!("no heartbeat of {programmer} came"));
     }
 }
 
@@ -324,7 +330,7 @@ async fn a_programmer_is_held_by_one_process_and_by_the_next_when_that_is_gone()
     assert_eq!(
         submitter.consumers("tasks.any").await,
         1,
-        "the second one does not consume"
+        "the second process does not consume"
     );
 
     bench.go();
@@ -334,7 +340,7 @@ async fn a_programmer_is_held_by_one_process_and_by_the_next_when_that_is_gone()
     assert_eq!(
         result.status,
         Status::Succeeded,
-        "the second one took its place: {result:?}"
+        "the second process took its place: {result:?}"
     );
 }
 
@@ -356,7 +362,7 @@ async fn two_workers_that_take_any_two_programmers_take_four() {
     assert_eq!(
         of_worker.values().collect::<Vec<_>>(),
         [&2, &2],
-        "two each: {of_worker:?}"
+        "each worker has two programmers: {of_worker:?}"
     );
     bench.go();
     let tasks: Vec<_> = (0..8).map(|n| task(&format!("t{n}"))).collect();

@@ -1,8 +1,10 @@
-//! Aider, called so that neither the repository nor the network nor its own helpfulness gets in the way.
+//! Aider, called in a way that neither the repository, nor the network, nor aider's own helpfulness
+//! can disturb a run.
 //!
-//! Each option here answers something that aider was seen doing without it (0.86): breaking off a stream and applying the
-//! half of it, committing, asking for updates for ever, scraping addresses in prompts, running what a configuration file
-//! names. Options that look idle (`--load /dev/null`, `--alias`) stand where such a file could put its own.
+//! Each option here prevents something that aider (0.86) does without it. Without them it applies
+//! half of a broken stream, commits, asks for updates without end, fetches URLs in prompts, and
+//! runs commands that a configuration file names. Options that look idle (`--load /dev/null`,
+//! `--alias`) keep such a file from setting its own value.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -18,7 +20,7 @@ use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
 use crate::sandbox::{Sandbox, Watch};
 use crate::workspace::{off_the_runtime, open_regular};
 
-/// Of aider's log of events, which is a few lines; a larger one is not read to its end.
+/// The most that is read of aider's log of events. That log is usually a few lines.
 const ANALYTICS_LIMIT: u64 = 4 * 1024 * 1024;
 
 const FLAGS: [&str; 27] = [
@@ -51,7 +53,7 @@ const FLAGS: [&str; 27] = [
     "--map-tokens=0",
 ];
 
-/// Options with a value that only keep a configuration file of the repository from setting them.
+/// Options whose only purpose is that a configuration file of the repository cannot set them.
 const SHADOWS: [&str; 9] = [
     "--set-env=AIDER_WRAPPED=1",
     "--api-key=wrapped=1",
@@ -69,7 +71,7 @@ pub(super) struct Aider {
     edit_format: String,
 }
 
-/// Files of one run, in the scratch directory.
+/// The files of one run, in the scratch directory.
 struct Papers {
     prompt: PathBuf,
     settings: PathBuf,
@@ -98,7 +100,7 @@ impl Aider {
         let hidden = hide(job).await?;
         let command = job.command(self.argv(program, job, &papers), env(job));
         let finished = sandbox.run(command, watch).await;
-        // First of all, and also when it did not start: the worktree must be whole again.
+        // This comes first, and also if aider did not start: the worktree must be whole again.
         put_back(hidden).await?;
         let finished = finished.map_err(|error| launch_failure(&error))?;
         let (exit, output, duration) = (finished.exit, finished.output, finished.duration);
@@ -122,10 +124,10 @@ impl Aider {
             llm_history: at("llm.log"),
         };
         let written = [
-            // Empty: a run before this one must not be taken for it.
+            // Empty, so that the log of an earlier run is not taken for this one's.
             (papers.analytics.clone(), String::new()),
             (papers.llm_history.clone(), String::new()),
-            // A message that begins with `/` or `!` would be a command.
+            // Aider would run a message that begins with `/` or `!` as a command.
             (papers.prompt.clone(), format!("Task:\n{}", job.prompt)),
             (papers.settings.clone(), self.settings(job)),
             (papers.metadata.clone(), metadata(job)),
@@ -134,7 +136,8 @@ impl Aider {
         Ok(papers)
     }
 
-    /// JSON is YAML. The last file that names a model wins, so a repository's file cannot redirect calls.
+    /// The model settings, in JSON, which is also YAML. The last file that names a model wins, so a
+    /// repository's file cannot redirect calls.
     fn settings(&self, job: &Job) -> String {
         let gateway =
             json!({"max_retries": 0, "api_base": job.base_url, "api_key": job.token.expose()});
@@ -163,7 +166,8 @@ impl Aider {
             argv.extend([option.into(), value.into()]);
         }
         argv.push(format!("--edit-format={}", self.edit_format).into());
-        // The gateway limits each call; aider's own limit would only make it repeat one that is being answered.
+        // The gateway limits each call. A limit of aider's own would only make it repeat a call
+        // that is being answered.
         argv.push(format!("--timeout={}", job.timeout.as_secs().max(1)).into());
         argv.push(format!("--openai-api-base={}", job.base_url).into());
         argv.push(format!("--openai-api-key={}", job.token.expose()).into());
@@ -183,12 +187,13 @@ impl Agent for Aider {
     }
 }
 
-/// The gateway speaks OpenAI's protocol, whoever answers behind it.
+/// The model's name for aider. The gateway always speaks OpenAI's protocol to it.
 fn model(job: &Job) -> String {
     format!("openai/{}", job.model)
 }
 
-/// Without an entry for exactly this name, aider looks prices up on the network. Money is the gateway's business.
+/// An entry for exactly this name, because otherwise aider looks for prices on the network. The
+/// gateway counts the money.
 fn metadata(job: &Job) -> String {
     let entry = json!({
         "max_input_tokens": job.context_limit,
@@ -224,7 +229,7 @@ fn refuse_hidden_files(job: &Job) -> Result<(), TaskFailure> {
     {
         Some(file) => {
             let message = format!(
-                "{file} configures aider and is kept out of its sight: take it out of `files`"
+                "{file} configures aider, so the worker hides it from aider: remove it from `files`"
             );
             Err(TaskFailure::new(ErrorKind::InvalidTask, message))
         }
@@ -249,7 +254,8 @@ fn workspace_failure(what: &str, error: &std::io::Error) -> TaskFailure {
     TaskFailure::new(ErrorKind::Workspace, format!("{what}: {error}"))
 }
 
-/// No log is an empty log: then nothing was launched. One that breaks off is judged by what it says until there.
+/// Reads aider's log of events. A missing log counts as empty: then nothing was launched. A log
+/// that breaks off is read up to there.
 async fn read_analytics(file: &Path) -> String {
     let file = file.to_owned();
     let read = move || {

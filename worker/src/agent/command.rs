@@ -1,4 +1,5 @@
-//! Any program as an agent: a template of arguments, filled in word by word and never seen by a shell.
+//! Any program as an agent: a template of arguments, which is filled in word by word and never
+//! passes through a shell.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,13 +10,13 @@ use pool_core::result::{ErrorKind, TaskFailure};
 use super::{Agent, AgentRun, Evidence, Job, launch_failure, program};
 use crate::sandbox::{Exit, Sandbox, Watch};
 
-/// Linux starts no program with a longer argument (128 KiB with its closing zero).
+/// The longest argument that Linux accepts (128 KiB with its closing zero).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
 
 pub(super) struct CommandAgent {
-    /// Program and arguments with placeholders.
+    /// Program and arguments, with placeholders.
     template: Vec<String>,
-    /// Variables of the environment, with placeholders in their values.
+    /// Environment variables, with placeholders in their values.
     env: Vec<(String, String)>,
 }
 
@@ -77,17 +78,17 @@ impl Agent for CommandAgent {
 
 fn too_long(bytes: usize) -> TaskFailure {
     let message = format!(
-        "an argument of the agent would have {bytes} bytes and may have {MAX_WORD_BYTES}: the instruction is too long \
+        "an argument of the agent would have {bytes} bytes, but {MAX_WORD_BYTES} is the limit: the instruction is too long \
          for {{prompt}}; use {{prompt_file}} in agent.command"
     );
     TaskFailure::new(ErrorKind::AgentConfig, message)
 }
 
-/// The gateway under our names, and under those that the libraries of OpenAI and Anthropic read; then what the pool
-/// file adds.
+/// The agent's environment: the gateway under our names, and under those that OpenAI's and
+/// Anthropic's libraries read. The pool file's variables come last.
 fn env(job: &Job, more: &[(String, String)], values: &Values<'_>) -> Vec<(OsString, OsString)> {
     let mut env = job.base_env();
-    // Anthropic's libraries put the /v1 before the path themselves.
+    // Anthropic's libraries put `/v1` before the path themselves.
     let root_url = job.base_url.strip_suffix("/v1").unwrap_or(&job.base_url);
     for (name, value) in [
         ("POOL_BASE_URL", job.base_url.as_str()),
@@ -129,8 +130,9 @@ impl<'a> Values<'a> {
     }
 }
 
-/// `{files}` as a word of its own becomes one word for each file, none if there is none; inside of a word, the files are
-/// joined with commas. What was filled in is not looked at again.
+/// Fills in a template. A word that is just `{files}` becomes one word for each file, or no word.
+/// Inside a word, the files are joined with commas. Filled-in text is not searched for
+/// placeholders.
 fn fill_in(template: &[String], values: &Values<'_>) -> Vec<OsString> {
     let mut argv = Vec::new();
     for word in template {
@@ -220,11 +222,15 @@ mod tests {
             ["x", "a b", "c", "y"],
             "no shell splits them"
         );
-        assert_eq!(filled(&["x", "{files}"], &[]), ["x"], "no empty word");
+        assert_eq!(
+            filled(&["x", "{files}"], &[]),
+            ["x"],
+            "no word for no files"
+        );
         assert_eq!(
             filled(&["--files={files}"], &["a", "b"]),
             ["--files=a,b"],
-            "inside of a word"
+            "inside a word"
         );
     }
 

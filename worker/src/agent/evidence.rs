@@ -1,7 +1,8 @@
-//! What aider's log of events and its output say about a run.
+//! Evidence about a run from aider's log of events and its output.
 //!
-//! The log is written by aider itself and says when an LLM was asked and when it answered. The output is weaker: a model
-//! can print the same words. Neither is asked before the gateway's record.
+//! Aider itself writes the log, which says when an LLM was asked and when it answered. The output
+//! is weaker evidence, because a model can print the same words. The gateway's record counts more
+//! than both.
 
 use pool_core::result::ErrorKind;
 use serde::Deserialize;
@@ -13,7 +14,7 @@ const REFUSED: &str = "did not conform to the edit format";
 const TOKEN_LIMIT: &str = "has hit a token limit";
 const EMPTY: &str = "Empty response received from LLM";
 
-/// How an LLM failed, as aider prints it; the last one in the output counts.
+/// How an LLM failed, as aider prints it. The last match in the output counts.
 const LLM_ERRORS: [(&str, ErrorKind); 9] = [
     ("AuthenticationError", ErrorKind::LlmAuth),
     ("NotFoundError", ErrorKind::LlmModelUnavailable),
@@ -28,19 +29,20 @@ const LLM_ERRORS: [(&str, ErrorKind); 9] = [
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AiderEvidence {
-    /// It got as far as reading its options.
+    /// Aider has read its options and started.
     pub launched: bool,
-    /// How often an LLM was asked.
+    /// How often aider asked an LLM.
     pub asked: u32,
     /// The last question got an answer that aider could use.
     pub answered: bool,
-    /// An answer made aider stumble.
+    /// Aider failed to handle an answer.
     pub stumbled: bool,
-    /// Of the last answer.
+    /// The output tokens of the last answer.
     pub output_tokens: Option<u64>,
-    /// At least one edit was applied (or may have been: that part of the output was not kept).
+    /// At least one edit was applied, or may have been, because that part of the output was not
+    /// kept.
     pub applied: bool,
-    /// After the last applied edit, one did not fit.
+    /// An edit after the last applied one did not fit.
     pub refused: bool,
     pub token_limit: bool,
     pub empty: bool,
@@ -60,7 +62,7 @@ struct Properties {
 }
 
 impl AiderEvidence {
-    /// From the log, one JSON object a line, and the output.
+    /// Reads the evidence from the log, which has one JSON object per line, and from the output.
     pub fn read(analytics: &str, output: &Output) -> Self {
         let mut evidence = Self::default();
         for event in analytics
@@ -87,7 +89,7 @@ impl AiderEvidence {
                 self.output_tokens = event.properties.completion_tokens;
             }
             "message_send_exception" => self.stumbled = true,
-            // Aider reports much more than this.
+            // Aider reports many more events than these.
             _other => {}
         }
     }
@@ -167,7 +169,10 @@ mod tests {
 
     #[test]
     fn an_edit_may_have_been_applied_in_the_part_that_was_not_kept() {
-        assert!(read("", &"x".repeat(2000)).applied, "nobody can know");
-        assert!(!read("", "x").applied, "everything is there");
+        assert!(
+            read("", &"x".repeat(2000)).applied,
+            "the missing output may contain an edit"
+        );
+        assert!(!read("", "x").applied, "no output is missing");
     }
 }

@@ -1,7 +1,8 @@
-//! Keeps an agent's own configuration files, as a repository may hold them, out of its sight.
+//! Hides an agent's own configuration files, which a repository may contain, from the agent.
 //!
-//! They could redirect its calls, run commands, or stop every run. While the agent runs they lie in the scratch
-//! directory; afterwards they are put back as they were, and what the agent left under those names is dropped.
+//! They could redirect its calls, run commands, or stop every run. While the agent runs they are in
+//! the scratch directory. Afterwards they are put back unchanged, and the agent's files under those
+//! names are removed.
 
 use std::fs;
 use std::io;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::workspace::remove_any;
 
-/// The files that are out of sight, from [`Hidden::take`] to [`Hidden::put_back`].
+/// The hidden files, from [`Hidden::take`] to [`Hidden::put_back`].
 #[derive(Debug)]
 pub(super) struct Hidden {
     worktree: PathBuf,
@@ -17,7 +18,7 @@ pub(super) struct Hidden {
     names: Vec<std::ffi::OsString>,
 }
 
-/// Aider reads these from the top of the repository, which is also where it is started.
+/// Aider reads these from the top of the repository, where it is also started.
 pub(super) fn is_configuration(name: &[u8]) -> bool {
     name.starts_with(b".aider") || name == b".env"
 }
@@ -41,7 +42,8 @@ impl Hidden {
         Ok(hidden)
     }
 
-    /// A new `.env` that hides nothing is a change like any other and stays.
+    /// Puts the hidden files back. A new `.env` where no file was hidden is a normal change and
+    /// stays.
     pub(super) fn put_back(self) -> io::Result<()> {
         for entry in fs::read_dir(&self.worktree)? {
             let name = entry?.file_name();

@@ -1,35 +1,37 @@
-//! What came of a run: a decision table over evidence, in the order of its weight.
+//! The outcome of a run: a decision table over evidence, in the order of its weight.
 //!
-//! First how the worker saw the run end, then the gateway's record, then aider's own log, then the files, and last what
-//! was printed. The exit status of an agent says little: aider exits with 0 whatever its LLM did.
+//! First comes how the run ended for the worker, then the gateway's record, then aider's own log,
+//! then the files, and last the output. An agent's exit status says little: aider exits with 0
+//! whatever its LLM did.
 
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 
 use super::{AgentRun, AiderEvidence, Evidence};
-use crate::llm::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
 use crate::sandbox::Exit;
+use llm_gateway::record::{Call, CallClass, Cut, NoLlmLeft, Out, Record};
 
-/// What a run that did not fail has left in the worktree.
+/// The edit of a run that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edit {
     /// An edit that was applied as a whole.
     Whole,
-    /// Some of the edit did not fit. A success only if the task has acceptance checks and all of them pass; otherwise it
-    /// is to be discarded as [`ErrorKind::EditNotApplied`].
+    /// Some of the edit did not fit. This is a success only if the task has acceptance checks and
+    /// all pass. Otherwise the edit is discarded as [`ErrorKind::EditNotApplied`].
     Partial,
-    /// The agent was ended in silence after it had changed something, and seems to have been about to go on. A success only
-    /// if the task has acceptance checks; otherwise it is [`silent`].
+    /// The worker stopped a silent agent that had changed something and seems to have been about to
+    /// continue. This is a success only if the task has acceptance checks and all pass. Otherwise
+    /// it is [`silent`].
     Unfinished,
-    /// Nothing, and nothing was asked for.
+    /// No edit, and none was asked for.
     Nothing,
 }
 
-/// Decides about a run. `changed`: the worktree differs from the base commit.
+/// Judges a run. `changed`: the worktree differs from the base commit.
 ///
 /// # Errors
-/// Why the run is a failure. Whatever it left in the worktree is to be discarded then: a failed LLM call after an edit
-/// means half an edit.
+/// Why the run failed. Then everything that it left in the worktree must be discarded: a failed LLM
+/// call after an edit means half an edit.
 pub fn judge(
     kind: &AgentKind,
     run: &AgentRun,
@@ -48,24 +50,25 @@ pub fn judge(
         ),
         (_, Exit::Signal(signal)) => fail(
             ErrorKind::AgentCrashed,
-            format!("the agent was ended by signal {signal}; was there enough memory?"),
+            format!("the agent was killed by signal {signal}; was there enough memory?"),
         ),
         (_, Exit::TimedOut) => facts.timed_out(),
         (_, Exit::Silent) => facts.silent(kind),
-        // How the worker ended an agent that had finished says nothing about its work.
+        // The agent had finished. How the worker then stopped it says nothing about its work.
         (_, Exit::Done) => facts.ended(kind, 0),
         (_, Exit::Status(status)) => facts.ended(kind, status),
     }
 }
 
-/// The failure of an agent that the worker ended in silence.
+/// The failure of a silent agent that the worker stopped.
 pub fn silent() -> TaskFailure {
     let message = "the agent printed nothing, called no LLM and computed nothing for too long (`agent.no_output_timeout_s`)";
     TaskFailure::new(ErrorKind::AgentSilent, message)
 }
 
-/// Whether a run failed because no LLM was left for it, so that the task is nobody's fault. [`judge`] has the failure's
-/// class then. A crash of the agent is its own affair, whatever its LLMs did.
+/// Whether a run failed because no LLM was left for it, so that neither the task nor the agent is
+/// to blame. [`judge`] then returns the failure's class. A crash of the agent is always the agent's
+/// failure, whatever its LLMs did.
 pub fn no_llm_left<'a>(run: &AgentRun, record: &'a Record) -> Option<&'a NoLlmLeft> {
     match run.exit {
         Exit::Status(_) | Exit::TimedOut | Exit::Silent | Exit::Done => record.no_llm_left.as_ref(),
@@ -95,13 +98,13 @@ impl Facts<'_> {
         fail(
             ErrorKind::AgentTimeout,
             format!(
-                "the agent was ended after {} s",
+                "the agent was stopped after {} s",
                 self.run.duration.as_secs()
             ),
         )
     }
 
-    /// By itself, or as if it had been.
+    /// Judges an agent that exited by itself, or that counts as if it had.
     fn ended(&self, kind: &AgentKind, status: i32) -> Result<Edit, TaskFailure> {
         match kind {
             AgentKind::Noop => Ok(if self.changed {
@@ -114,8 +117,9 @@ impl Facts<'_> {
         }
     }
 
-    /// Agents are known to finish their work and to stay alive. So one that has changed something has finished, as far as
-    /// is known, unless there is a sign that it was about to go on.
+    /// Judges a silent agent. Agents are known to finish their work and stay alive. So an agent
+    /// that has changed something counts as finished, unless there is a sign that it was about to
+    /// continue.
     fn silent(&self, kind: &AgentKind) -> Result<Edit, TaskFailure> {
         self.last_call()?;
         let edited = match &self.run.evidence {
@@ -131,7 +135,7 @@ impl Facts<'_> {
         }
     }
 
-    /// Whether the agent was to do something with the last answer, or has not said that it has finished, as it does.
+    /// Whether the agent was about to act on the last answer, or has not printed its last event.
     fn goes_on(&self) -> bool {
         let tool = self.record.last_answer().is_some_and(Call::asks_for_a_tool);
         tool || self.run.evidence == Evidence::NoLastEvent
@@ -176,7 +180,7 @@ impl Facts<'_> {
         self.edited(evidence)
     }
 
-    /// An answer of which aider cannot have made an edit.
+    /// Fails for an answer from which aider cannot have made an edit.
     fn empty_answer(&self) -> Result<(), TaskFailure> {
         match self.record.last() {
             Some(call) if call.empty => fail(
@@ -205,7 +209,8 @@ impl Facts<'_> {
                 "the prompt did not fit into the context of the LLM",
             );
         }
-        // A provider that reports no usage makes every answer look empty to aider; the gateway knows better.
+        // A provider that reports no usage makes every answer look empty to aider. The gateway
+        // knows better.
         let looks_empty = self.record.calls.is_empty()
             && evidence.output_tokens.is_some_and(|tokens| tokens <= 1);
         if evidence.empty || looks_empty {
@@ -215,7 +220,7 @@ impl Facts<'_> {
     }
 
     fn edited(&self, evidence: &AiderEvidence) -> Result<Edit, TaskFailure> {
-        // A file that aider was told about and that was missing is made, empty; that is no edit.
+        // Aider creates a missing file that it was given, empty. That is not an edit.
         let edited = self.changed && evidence.applied;
         match (edited, evidence.refused) {
             (true, false) => Ok(Edit::Whole),
@@ -262,7 +267,8 @@ fn started(status: i32, evidence: &AiderEvidence) -> Result<(), TaskFailure> {
     Ok(())
 }
 
-/// The class is that of the last LLM that was asked; one that the pool has shut is unavailable.
+/// The failure when no LLM is left. The class is that of the last LLM that was asked. An LLM that
+/// the pool has shut is unavailable.
 fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
     let asked = left
         .llms
@@ -282,7 +288,7 @@ fn none_left(left: &NoLlmLeft, last: Option<&Call>) -> TaskFailure {
     }
 }
 
-/// What a call that is not [`CallClass::Ok`] makes of the task.
+/// The task's failure from a call that is not [`CallClass::Ok`].
 fn call_failure(call: &Call) -> Option<TaskFailure> {
     let (kind, what) = match &call.class {
         CallClass::Ok => return None,
@@ -306,15 +312,15 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
         ),
         CallClass::BadAnswer => (
             ErrorKind::LlmBadAnswer,
-            "the answer was none of the protocol".to_owned(),
+            "the answer was not valid in the protocol".to_owned(),
         ),
         CallClass::Cut(Cut::OutputLimit) => (
             ErrorKind::LlmOutputLimit,
-            "its answer was cut at its output limit".to_owned(),
+            "its answer was cut off at its output limit".to_owned(),
         ),
         CallClass::Cut(Cut::TaskLimit(_)) => (
             ErrorKind::TokenLimit,
-            "its answer was cut where the task's limit was reached".to_owned(),
+            "its answer was cut off at the task's limit".to_owned(),
         ),
         CallClass::Cut(Cut::Filtered) => (
             ErrorKind::LlmBadAnswer,
@@ -322,7 +328,7 @@ fn call_failure(call: &Call) -> Option<TaskFailure> {
         ),
         CallClass::Cut(Cut::Unfinished) => (
             ErrorKind::LlmBadAnswer,
-            "its answer did not come to an end".to_owned(),
+            "its answer was incomplete".to_owned(),
         ),
         CallClass::Refused(_) => (ErrorKind::TokenLimit, "refused by the gateway".to_owned()),
     };

@@ -1,4 +1,4 @@
-//! The decision table, row by row, and what must hold whatever else is true.
+//! The decision table, row by row, and the rules that always hold.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use pool_core::money::MicroUsd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::llm::permits::{Unavailable, Why};
-use crate::llm::record::{Cap, Cut};
 use crate::sandbox::Output;
+use llm_gateway::permits::{Unavailable, Why};
+use llm_gateway::record::{Cap, Cut};
 
 fn aider() -> AgentKind {
     AgentKind::Aider {
@@ -62,7 +62,7 @@ fn ok() -> Record {
     record(vec![call(CallClass::Ok)])
 }
 
-/// A run that went well in all respects.
+/// Evidence of a run that went well in all respects.
 fn good() -> AiderEvidence {
     AiderEvidence {
         launched: true,
@@ -155,7 +155,7 @@ fn a_failed_last_call_decides_whatever_the_agent_says() {
                 assert_eq!(
                     kind(&result),
                     Err(expected),
-                    "{class:?}, {exit:?}: the cause, not what it led to"
+                    "{class:?}, {exit:?}: the cause, not its consequence"
                 );
             }
         }
@@ -247,7 +247,7 @@ fn an_agent_that_changed_something_and_fell_silent_has_finished_unless_it_was_ab
             Ok(Edit::Unfinished),
         ),
         (
-            "the same of Anthropic",
+            "the same with Anthropic",
             command(),
             none.clone(),
             ended("tool_use"),
@@ -316,7 +316,7 @@ fn an_agent_that_said_that_it_is_done_is_judged_as_if_it_had_ended_by_itself() {
     }
 }
 
-/// One row of the table: aider exits, its evidence is this, the gateway saw that.
+/// One row of the table: aider's exit status, its evidence, and the gateway's record.
 struct Row {
     name: &'static str,
     status: i32,

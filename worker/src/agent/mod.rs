@@ -1,7 +1,8 @@
-//! The programs that edit code: how each is called, and what can be said about a run of it.
+//! The programs that edit code: how the worker calls each, and how it judges their runs.
 //!
-//! An agent is not trusted: it runs through the sandbox, in a worktree, with one loopback address and one token. What
-//! came of a run is decided by [`judge`] from evidence, the gateway's record first; an agent's own word counts last.
+//! An agent is not trusted. It runs through the sandbox, in a worktree, with one loopback address
+//! and one token. [`judge()`] decides the outcome of a run from evidence: the gateway's record comes
+//! first, and the agent's own word counts last.
 
 mod aider;
 mod command;
@@ -36,28 +37,28 @@ const AGENT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 pub struct Job {
     /// The directory that it works in.
     pub worktree: PathBuf,
-    /// Outside of the worktree: its home, its temporary files, its prompt.
+    /// A directory outside of the worktree, for its home, its temporary files and its prompt.
     pub scratch: PathBuf,
-    /// What it is to do.
+    /// The job, in words.
     pub prompt: String,
-    /// Files to begin with.
+    /// The files to begin with.
     pub files: Vec<RelativePath>,
-    /// Of the gateway, with `/v1`.
+    /// The address of the gateway, with `/v1`.
     pub base_url: String,
-    /// Lets this run, and no other, in at the gateway.
+    /// The token that admits only this run to the gateway.
     pub token: Secret,
-    /// What the agent is told; the gateway decides which LLM answers.
+    /// The LLM that the agent asks for. The gateway decides which LLM answers.
     pub model: LlmName,
-    /// Tokens that a prompt and its answer may have together.
+    /// The tokens that a prompt and its answer may have together.
     pub context_limit: u64,
-    /// Wall clock.
+    /// The limit in wall-clock time.
     pub timeout: Duration,
     pub no_output_timeout: Duration,
-    /// Variables of the worker that it may see: [`allowed_env`].
+    /// The worker's variables that the agent may see: [`allowed_env`].
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// What is known of a run when it is over.
+/// The facts about a run that is over.
 #[derive(Debug, Clone)]
 pub struct AgentRun {
     pub exit: Exit,
@@ -66,19 +67,19 @@ pub struct AgentRun {
     pub duration: Duration,
 }
 
-/// What an agent's own records say, for the kinds of agents that keep some.
+/// Evidence from an agent's own records, for the kinds of agents that keep some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
     Aider(AiderEvidence),
-    /// It was ended in silence before it had printed its last event.
+    /// The worker stopped it in silence before it had printed its last event.
     NoLastEvent,
     None,
 }
 
 /// A kind of agent.
 pub trait Agent: Send + Sync {
-    /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`], [`ErrorKind::Workspace`]);
-    /// anything else is for [`judge`].
+    /// Runs it once. An error means that it did not run at all ([`ErrorKind::AgentConfig`],
+    /// [`ErrorKind::Workspace`]). [`judge()`] judges everything else.
     fn run<'a>(
         &'a self,
         job: &'a Job,
@@ -87,7 +88,7 @@ pub trait Agent: Send + Sync {
     ) -> BoxFuture<'a, Result<AgentRun, TaskFailure>>;
 }
 
-/// The agent that the pool file asks for.
+/// The agent that the pool file names.
 pub fn from_config(config: &pool::Agent) -> Box<dyn Agent> {
     match &config.kind {
         AgentKind::Aider {
@@ -101,7 +102,7 @@ pub fn from_config(config: &pool::Agent) -> Box<dyn Agent> {
     }
 }
 
-/// Those of the worker's variables that the pool file lets an agent see.
+/// The worker's variables that the pool file lets an agent see.
 pub fn allowed_env(names: &[String]) -> Vec<(OsString, OsString)> {
     names
         .iter()
@@ -118,7 +119,8 @@ impl Job {
         self.scratch.join("tmp")
     }
 
-    /// The environment of every agent: a home to throw away, and nothing of the worker's but what is allowed.
+    /// The environment of every agent: a temporary home, and only the allowed variables of the
+    /// worker.
     fn base_env(&self) -> Vec<(OsString, OsString)> {
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), AGENT_PATH.into()),
@@ -145,7 +147,7 @@ impl Job {
         }
     }
 
-    /// Makes the directories and files of a run in `scratch`, whatever an earlier run has put in their places.
+    /// Makes the directories and files of a run in `scratch`. They replace those of an earlier run.
     async fn furnish(&self, files: &[(PathBuf, String)]) -> Result<(), TaskFailure> {
         let (directories, files) = ([self.home(), self.temporary()], files.to_vec());
         let make = move || {

@@ -1,4 +1,4 @@
-//! An agent that does nothing at all: what is left to measure is the pool itself.
+//! An agent that does nothing at all, for measuring the pool itself.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! From the program that the pool file names to the file that is run.
+//! Finds the file of the program that the pool file names.
 //!
-//! A bare name is looked up here, in the worker's own `PATH`: in the agent's it might be missing, and a relative path
-//! would be taken from the worktree, where anybody can put a file of that name.
+//! A bare name is looked up here, in the worker's own `PATH`. The agent's `PATH` might lack it. A
+//! relative path would be resolved in the worktree, where anyone can put a file with that name.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use pool_core::result::{ErrorKind, TaskFailure};
 /// The absolute path of a program.
 ///
 /// # Errors
-/// [`ErrorKind::AgentConfig`] when there is none.
+/// [`ErrorKind::AgentConfig`] if it does not exist or is not executable.
 pub(super) fn find(program: &Path, path: Option<OsString>) -> Result<PathBuf, TaskFailure> {
     let missing = |where_: String| {
         let message = format!(
@@ -26,7 +26,7 @@ pub(super) fn find(program: &Path, path: Option<OsString>) -> Result<PathBuf, Ta
         return if is_program(&absolute) {
             Ok(absolute)
         } else {
-            Err(missing("is no executable file".to_owned()))
+            Err(missing("is not an executable file".to_owned()))
         };
     }
     let path = path.unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn find(program: &Path, path: Option<OsString>) -> Result<PathBuf, Ta
     found
         .into_iter()
         .find(|file| is_program(file))
-        .ok_or_else(|| missing("is not found in PATH".to_owned()))
+        .ok_or_else(|| missing("was not found in PATH".to_owned()))
 }
 
 fn is_program(file: &Path) -> bool {
@@ -44,10 +44,10 @@ fn is_program(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The worker's own `PATH`, without directories that depend on where one stands.
+/// The worker's own `PATH`, without directories that are relative.
 pub(crate) fn absolute_path_entries(path: &OsStr) -> OsString {
     let entries = std::env::split_paths(path).filter(|dir| dir.is_absolute());
-    // Entries of a split PATH hold no separator, so that they always join.
+    // Entries of a split `PATH` contain no separator, so joining cannot fail.
     std::env::join_paths(entries).unwrap_or_default()
 }
 
@@ -67,7 +67,7 @@ mod tests {
             "it says where it was looked for: {}",
             error.message
         );
-        find(Path::new("/etc/passwd"), None).expect_err("no executable");
+        find(Path::new("/etc/passwd"), None).expect_err("it is not executable");
         assert_eq!(
             absolute_path_entries(OsStr::new("a:/b::./c:/d")),
             "/b:/d",

@@ -1,7 +1,8 @@
-//! Step 9 of a task's walk (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)), and what becomes of them.
+//! Step 9 of the life of a task (ARCHITECTURE.md): a worktree, the runs in it ([`work`](super::work)),
+//! and their outcome.
 //!
-//! Nothing here knows of the broker or the log: a task goes in, a result comes out, and nothing stays behind but a
-//! commit that the branch is set to later.
+//! This module knows neither the broker nor the log. A task goes in, a result comes out. The only
+//! thing that stays behind is a commit; the branch is set to it later.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -21,20 +22,21 @@ use super::claim::Claimed;
 use super::progress::Teller;
 use super::work::{Findings, Finish, Left, Work, cancelled};
 use crate::agent::{self, Agent};
-use crate::llm::permits::Permits;
-use crate::llm::{Gateway, Upstreams};
 use crate::sandbox::Sandbox;
 use crate::workspace::{RepositoryHandle, Workspaces};
+use llm_gateway::permits::Permits;
+use llm_gateway::{Gateway, Upstreams};
 
-/// The outcome waits so long for the removal of the worktree, which goes on by itself then.
+/// How long the outcome waits for the removal of the worktree. After that the removal goes on in
+/// the background.
 const REMOVAL: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 pub enum Ended {
     Outcome(Box<Outcome>),
-    /// No LLM was left for it: the task is for somebody else, or for later.
+    /// No LLM was left for the task. It goes back to its queue.
     HandBack(Box<HandBack>),
-    /// It was told to stop. What it has spent is spent.
+    /// The attempt was cancelled. Its usage still counts.
     Stopped {
         usage: Usage,
     },
@@ -44,15 +46,16 @@ pub enum Ended {
 pub struct HandBack {
     /// For people: which LLM was out, and why.
     pub why: String,
-    /// The class of the failure that the last LLM had.
+    /// The error kind of the last LLM's failure.
     pub kind: ErrorKind,
-    /// What the attempt spent and saw, as the failed outcome that it is when the task cannot be handed back any more.
+    /// The usage and findings of the attempt, as a failed outcome. It is used when the task has
+    /// been handed back too often.
     pub outcome: Outcome,
 }
 
-/// What an attempt brought about.
+/// The outcome of an attempt.
 pub struct Outcome {
-    /// Its `attempt` and `queued_ms` are filled in by whoever delivers it.
+    /// The caller fills in `attempt` and `queued_ms`.
     pub result: ResultMessage,
     pub branch: Option<Branch>,
 }
@@ -68,44 +71,44 @@ impl Branch {
     /// Sets `pool/<task id>` to the commit of the attempt.
     ///
     /// # Errors
-    /// When git does not set it; the result holds the patch all the same.
+    /// When git fails to set the branch. The result holds the patch in any case.
     pub async fn set(&self, task: &TaskId) -> Result<(), TaskFailure> {
         self.repository.set_branch(task, &self.commit).await?;
         self.repository.forget(self.attempt).await;
         Ok(())
     }
 
-    /// Lets go of the commit: another attempt's is the outcome.
+    /// Drops the commit, because another attempt's outcome counts.
     pub async fn forget(&self) {
         self.repository.forget(self.attempt).await;
     }
 }
 
-/// What the programmers of a process share: keys, worktrees, the sandbox.
+/// Shared by the programmers of a process: keys, worktrees, the sandbox.
 pub struct Workshop {
     pub(super) pool: Arc<Pool>,
     upstreams: Arc<Upstreams>,
     workspaces: Workspaces,
     pub(super) sandbox: Sandbox,
     pub(super) agent: Box<dyn Agent>,
-    /// What agents may see of the worker's environment.
+    /// The part of the worker's environment that agents may see.
     pub(super) env: Vec<(OsString, OsString)>,
-    /// The worker's own, for acceptance checks.
+    /// The worker's own `PATH`, for acceptance checks.
     pub(super) path: OsString,
 }
 
 impl Workshop {
     /// # Errors
-    /// When the workspace directory or the providers cannot be used; the text names it.
+    /// When the workspace directory or the providers cannot be used. The message names the culprit.
     pub fn open(pool: Arc<Pool>) -> anyhow::Result<Self> {
         let sandbox = Sandbox::new(&pool.sandbox);
         Self::open_with(pool, sandbox)
     }
 
-    /// With a sandbox of the caller's, for tests.
+    /// Like [`Self::open`], with the caller's sandbox; for tests.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Those of [`Self::open`].
     pub fn open_with(pool: Arc<Pool>, sandbox: Sandbox) -> anyhow::Result<Self> {
         let env = Env::of_process();
         let upstreams = Upstreams::new(&pool, |name| {
@@ -135,7 +138,7 @@ impl Workshop {
         Arc::clone(&self.upstreams)
     }
 
-    /// What one programmer works with: a gateway of its own.
+    /// The attempts of one programmer, with a gateway of their own.
     ///
     /// # Errors
     /// When no loopback port is free.
@@ -164,7 +167,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// What agents print is told to `teller`.
+    /// Reports the output of agents to `teller`.
     #[must_use]
     pub fn told_to(self, teller: Teller) -> Self {
         Self {
@@ -173,7 +176,8 @@ impl Attempts {
         }
     }
 
-    /// Works on a task until it has ended somehow. Nothing is left of it but a commit, if there is one.
+    /// Works on a task until the attempt ends in any way. Nothing stays behind but a commit, if
+    /// there is one.
     pub async fn run(
         &self,
         claimed: &Claimed,
@@ -183,7 +187,7 @@ impl Attempts {
         let began = Instant::now();
         let mut findings = Findings::default();
         let finish = match self.workshop.pool.agent.kind {
-            // For measuring the pool itself: not even a worktree.
+            // For measuring the pool itself: no agent runs and no worktree is made.
             AgentKind::Noop => Finish::Done,
             AgentKind::Aider { .. } | AgentKind::Command { .. } => self
                 .in_a_worktree(claimed, permits, stop, &mut findings)
@@ -230,7 +234,7 @@ impl Attempts {
             () = tokio::time::sleep_until(until) => return Err(out_of_time(limit)),
         };
         point(Point::WorktreeMade);
-        // Cancelled, not dropped: whoever is cancelled sees to it that its processes are gone before it returns.
+        // Cancelled, not dropped: a cancelled run ends its processes before it returns.
         let cancel = stop.child_token();
         let telling = self
             .teller
@@ -252,7 +256,7 @@ impl Attempts {
                 finish = &mut working => finish,
                 () = tokio::time::sleep_until(until) => {
                     cancel.cancel();
-                    // What it says now is a consequence of the time-out.
+                    // Its result is a consequence of the time-out and does not count.
                     let _ = working.await;
                     Err(out_of_time(limit))
                 }
@@ -262,10 +266,10 @@ impl Attempts {
         match tokio::time::timeout(REMOVAL, worktree.remove()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(task_id = %task.id, error = %error.message, "a worktree stays behind; the next worker removes it");
+                tracing::warn!(task_id = %task.id, error = %error.message, "a worktree could not be removed; the next worker process removes it");
             }
             Err(_) => {
-                tracing::warn!(task_id = %task.id, "a worktree is still being removed; the outcome does not wait for it")
+                tracing::warn!(task_id = %task.id, "removing a worktree takes long; the outcome does not wait for it")
             }
         }
         finish
@@ -337,7 +341,7 @@ fn out_of_time(limit: Duration) -> TaskFailure {
     TaskFailure::new(
         ErrorKind::TaskTimeout,
         format!(
-            "the task was ended after {} s (`timeout_s`)",
+            "the task was stopped after {} s (`timeout_s`)",
             limit.as_secs()
         ),
     )

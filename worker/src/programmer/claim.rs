@@ -1,6 +1,7 @@
-//! Steps 7 and 8 of a task's walk (ARCHITECTURE.md): read the delivery, ask the fold, claim the task in the log.
+//! Steps 7 and 8 of the life of a task (ARCHITECTURE.md): read the delivery, ask the fold, claim the
+//! task in the log.
 //!
-//! [`examine`] decides without a broker; [`super::Programmer`] performs.
+//! [`examine`] decides and needs no broker; [`super::Programmer`] acts on the decision.
 
 use pool_broker::headers::{self, Keeps, Reply};
 use pool_broker::topology::REPLY_PREFIX;
@@ -14,7 +15,8 @@ use pool_core::task::{Task, TaskMessage};
 use pool_core::time::Timestamp;
 use pool_core::wrong::id_in;
 
-/// So many deliveries without any start: the task kills its worker before it can be claimed.
+/// After this many deliveries without a start, the task counts as poison: it kills its worker
+/// before it can be claimed.
 const MOST_UNSTARTED_DELIVERIES: u64 = 10;
 
 /// A delivery that holds a task.
@@ -27,7 +29,8 @@ pub struct Envelope {
     pub keeps: Keeps,
 }
 
-/// A delivery that holds none; the id and the reply address, as far as they could be read.
+/// A delivery without a valid task. It holds the id and the reply address, as far as they could be
+/// read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed {
     pub id: Option<TaskId>,
@@ -58,7 +61,8 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
             ));
         }
     };
-    // A deadline that has passed in the queue is an outcome of its own, not a mistake in the message.
+    // A deadline that passed while the task was queued is an outcome of its own, not a mistake in
+    // the message.
     let message = match TaskMessage::parse(body, Timestamp::default()) {
         Ok(message) => message,
         Err(error) => return Err(malformed(readable_id(), reply, error.to_string())),
@@ -70,7 +74,7 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
         }
         (None, None) => {
             let problem = "id: needed when publishing straight to pool.tasks (or set the property message_id), \
-                           because without it every redelivery would look new";
+                           because without it every redelivery would look like a new task";
             return Err(malformed(None, reply, problem.to_owned()));
         }
     };
@@ -84,24 +88,25 @@ pub fn read(body: &[u8], properties: &lapin::BasicProperties) -> Result<Envelope
     })
 }
 
-/// What is to be done with a delivery.
+/// The decision about a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Examination {
     /// Claim it.
     Claim,
-    /// Nothing is left to do: ack.
+    /// Nothing is left to do: acknowledge the message. The text is the reason.
     Drop(&'static str),
-    /// It has finished: ack; and who asks for a reply gets the result that there is.
+    /// The task has finished: acknowledge the message, and send the existing result to its reply
+    /// address.
     Finished,
-    /// It is for another queue: send it back through `pool.tasks` with this generation.
+    /// The task belongs in another queue: send it back through `pool.tasks` with this generation.
     Divert { generation: u32 },
-    /// It ends here, without an attempt.
+    /// The task ends here, without an attempt.
     End(Status, TaskFailure),
-    /// It cannot be handled: to `pool.dead`, with a result.
+    /// The task cannot be handled: send it to `pool.dead`, and a result to the submitter.
     Dead(TaskFailure),
 }
 
-/// Asks the fold about a delivery. Pure.
+/// Decides by the fold how to handle a delivery. Pure.
 pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Examination {
     let known = fold.tasks.get(&envelope.task.id);
     let generation = known.map_or(0, |state| state.generation);
@@ -123,7 +128,7 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
         && envelope.token.count >= MOST_UNSTARTED_DELIVERIES
     {
         let problem = format!(
-            "it was delivered {} times and never started",
+            "the task was delivered {} times and never started",
             envelope.token.count
         );
         return Examination::Dead(TaskFailure::new(ErrorKind::Poison, problem));
@@ -131,8 +136,8 @@ pub fn examine(fold: &Fold, envelope: &Envelope, offered: &CapabilitySet) -> Exa
     Examination::Claim
 }
 
-/// A delivery of a generation that the log has passed. Who reissued the task may have died before the new message was in
-/// its queue; then this one is all there is.
+/// A delivery whose generation is older than the log's. The process that reissued the task may have
+/// died before it published the new message. Then this message is the only one.
 fn older_than_the_log(known: Option<&TaskState>) -> Examination {
     match known.is_some_and(|state| state.published) {
         true => Examination::Drop("the task has been published again since"),
@@ -142,12 +147,12 @@ fn older_than_the_log(known: Option<&TaskState>) -> Examination {
     }
 }
 
-/// The log knows this id with another body.
+/// Whether the log knows this id with another body.
 fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
     let known = fold.tasks.get(&envelope.task.id)?.body_hash.as_ref()?;
     (*known != envelope.body_hash).then(|| {
         let problem = format!(
-            "the id {} is taken by a task with another body; use a new id",
+            "the id {} belongs to a task with another body; use a new id",
             envelope.task.id
         );
         Examination::End(
@@ -157,15 +162,15 @@ fn conflict(fold: &Fold, envelope: &Envelope) -> Option<Examination> {
     })
 }
 
-/// What a refused `started` means for the delivery.
+/// How to handle a delivery whose `started` was refused.
 pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Examination {
     if let Some(conflict) = conflict(fold, envelope) {
         return conflict;
     }
     let known = fold.tasks.get(&envelope.task.id);
     match refusal {
-        // A message that was moved by hand counts from the beginning again: without an owner that lives nobody else has
-        // the task.
+        // The broker counts deliveries from the start when somebody moves a message by hand. If the
+        // owner is not alive, no other programmer has the task.
         Refusal::Superseded
             if known.is_some_and(|state| {
                 state.owner.as_ref().is_none_or(|owner| fold.is_gone(owner))
@@ -177,17 +182,18 @@ pub fn after_refusal(fold: &Fold, envelope: &Envelope, refusal: Refusal) -> Exam
         }
         Refusal::Finished => Examination::Finished,
         Refusal::OldGeneration => older_than_the_log(known),
-        Refusal::Superseded => Examination::Drop("another delivery of the task owns it"),
+        Refusal::Superseded => Examination::Drop("another delivery owns the task"),
         Refusal::Taken { .. }
         | Refusal::UnknownTask
         | Refusal::OverBudget
         | Refusal::NotReserved
         | Refusal::OldEpoch
-        | Refusal::NotDue => Examination::Drop("the log does not take it"),
+        | Refusal::NotDue => Examination::Drop("the log refused the start"),
     }
 }
 
-/// The usage of earlier attempts at a task. The two differ when an attempt died with its worker.
+/// The usage of earlier attempts at a task. The two values differ when an attempt died with its
+/// worker.
 #[derive(Debug, Clone, Default)]
 pub struct Earlier {
     pub at_most: Spent,
@@ -199,15 +205,16 @@ pub struct Earlier {
 pub struct Claimed {
     pub envelope: Envelope,
     pub attempt: AttemptId,
-    /// Which attempt at the task this is: 1 at first.
+    /// The number of this attempt; the first is 1.
     pub number: u32,
     pub spent: Earlier,
     pub since: Timestamp,
 }
 
 impl Claimed {
-    /// What this attempt may cost: what is left of the task's own limit, which holds whatever has become of earlier
-    /// attempts, and of the programmer's, which a crash must not use up.
+    /// The most that this attempt may cost: the lower of two rests. The task's own limit also
+    /// counts what lost attempts may have spent. The programmer's limit counts only what was spent
+    /// for certain, so a crash does not use it up.
     pub fn max_cost(&self, of_programmer: MicroUsd) -> MicroUsd {
         let left = of_programmer.saturating_sub(self.spent.for_sure.cost_usd);
         let own = self.envelope.task.message.limits.max_cost_usd;
@@ -216,17 +223,18 @@ impl Claimed {
         })
     }
 
-    /// The tokens that this attempt may use, of as many as the programmer gives a task.
+    /// The tokens that this attempt may use, given the programmer's limit for one task.
     pub fn max_tokens(&self, of_programmer: u64) -> u64 {
         of_programmer.saturating_sub(self.spent.for_sure.tokens)
     }
 
-    /// Why the attempt ends before it begins: the task was started too often, or its deadline has passed. Decided after
-    /// the claim, because only an owner can finish a task that was owned before.
+    /// Why the attempt ends at once: the task was started too often, or its deadline has passed.
+    /// This is decided after the claim, because only its owner can finish a task that has been
+    /// started before.
     pub fn ends_at_once(&self, max_attempts: u32) -> Option<(Status, TaskFailure)> {
         if self.number > max_attempts {
             let problem = format!(
-                "it was started {} times and never came to an end; its last attempts died with their worker",
+                "the task was started {} times and never finished; its last attempts died with their worker",
                 self.number - 1
             );
             return Some((Status::Failed, TaskFailure::new(ErrorKind::Poison, problem)));
@@ -320,7 +328,7 @@ mod tests {
         let examination = examine(&other, &envelope("", 0), &offered());
         assert!(
             matches!(&examination, Examination::End(Status::Rejected, failure) if failure.kind == ErrorKind::IdConflict),
-            "the submitter must hear of it: {examination:?}"
+            "the submitter must get a result: {examination:?}"
         );
     }
 
@@ -392,7 +400,7 @@ mod tests {
         let owned = vec![started(5, &envelope.body_hash)];
         assert_eq!(
             after(owned.clone()),
-            Examination::Drop("another delivery of the task owns it"),
+            Examination::Drop("another delivery owns the task"),
             "it has an owner"
         );
         let free = owned.into_iter().chain([released]).collect();
@@ -423,9 +431,9 @@ mod tests {
         assert_eq!(
             left(1_900_000),
             MicroUsd(100_000),
-            "of the task's own limit, which is the lower one"
+            "the task's own limit is the lower one"
         );
-        assert_eq!(left(2_100_000), MicroUsd::ZERO, "nothing, and not less");
+        assert_eq!(left(2_100_000), MicroUsd::ZERO, "zero, not less");
         let after_a_crash = |limits: &str| Claimed {
             envelope: envelope(limits, 0),
             spent: Earlier {
@@ -439,12 +447,12 @@ mod tests {
         assert_eq!(
             left(own),
             MicroUsd(100_000),
-            "what may have been spent counts for the task's own limit"
+            "possible spending counts against the task's own limit"
         );
         assert_eq!(
             left(""),
             MicroUsd(2_200_000),
-            "and what was spent for the programmer's"
+            "only certain spending counts against the programmer's"
         );
     }
 
@@ -470,7 +478,7 @@ mod tests {
         .ends_at_once(3);
         assert!(
             matches!(&poison, Some((Status::Failed, f)) if f.kind == ErrorKind::Poison),
-            "too many: {poison:?}"
+            "too many starts: {poison:?}"
         );
     }
 
@@ -486,7 +494,7 @@ mod tests {
         assert_eq!(
             examine(&once, &envelope, &offered()),
             Examination::Claim,
-            "returns are no failures"
+            "a return does not count as a failure"
         );
     }
 
@@ -503,10 +511,11 @@ mod tests {
         assert_eq!(
             malformed.reply.to.as_deref(),
             Some("results.me"),
-            "the submitter can be told"
+            "the submitter can get a reply"
         );
         let properties = lapin::BasicProperties::default().with_reply_to("amq.gen-x".into());
-        let malformed = read(b"{}", &properties).expect_err("a reply address of somebody else's");
+        let malformed =
+            read(b"{}", &properties).expect_err("a reply address that belongs to another queue");
         assert!(
             malformed.failure.message.contains("results."),
             "{}",

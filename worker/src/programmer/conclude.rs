@@ -1,4 +1,5 @@
-//! Steps 10 to 12 of a task's walk (ARCHITECTURE.md): the result first, then the ack; and what the log says then.
+//! Steps 10 to 12 of the life of a task (ARCHITECTURE.md): publish the result, acknowledge the task,
+//! then see that the log names the outcome.
 
 use std::future::ready;
 use std::sync::{Mutex, PoisonError};
@@ -26,24 +27,24 @@ use tokio::time::Instant;
 use super::attempt::Branch;
 use super::claim::Envelope;
 
-/// A dispatcher that runs has read a result and written its outcome long before.
+/// A running dispatcher reads a result and writes its outcome well within this time.
 const DECIDED_WITHIN: Duration = Duration::from_millis(500);
-/// So long nobody waits for a dispatcher after one was missed.
+/// For this long after a dispatcher did not answer, programmers do not wait for one.
 const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// How a delivery ended for its programmer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Acked (or dead-lettered): off our hands.
+    /// The message is acknowledged or dead-lettered; nothing is left to do.
     Settled,
-    /// The channel is gone; the broker has the message and the log knows what came of it.
+    /// The channel is gone. The broker has the message, and the log knows the outcome.
     Broken,
-    /// Another attempt owns the task, or its state is not known: neither ack nor nack.
+    /// Another attempt owns the task, or its state is unknown: send neither ack nor nack.
     Lost,
 }
 
-/// Publishes a result to `results` and does not stop before it is confirmed, unless `still_wanted` says no. It is cut to
-/// what the broker takes.
+/// Publishes a result to `results` until it is confirmed or `still_wanted` returns false. A result
+/// that is too large for the broker is cut to fit. Returns whether it was confirmed.
 pub async fn publish_result(
     process: &Process,
     result: &mut ResultMessage,
@@ -55,8 +56,9 @@ pub async fn publish_result(
         id,
         result.attempt.map(|attempt| attempt.to_string()),
     ));
-    // Who was frozen or cut off may have lost the task since: once this is read back he knows. A log that cannot be
-    // written to holds no result up for longer than that.
+    // A worker that was frozen or cut off may have lost the task since. Reading back its own tick
+    // shows whether it did. A log that cannot be written delays the result no longer than one
+    // append.
     let still_wanted = &still_wanted;
     let wanted = || async move {
         if !still_wanted() {
@@ -89,8 +91,8 @@ pub async fn publish_result(
     false
 }
 
-/// Publishes a message again and again until it is confirmed, or is not wanted any more: false. `words` say what does not
-/// work meanwhile.
+/// Publishes a message until it is confirmed (true) or no longer wanted (false). Each failure is
+/// logged with `words`.
 pub(super) async fn publish_while<W: Future<Output = bool>>(
     process: &Process,
     message: Message<'_>,
@@ -110,11 +112,12 @@ pub(super) async fn publish_while<W: Future<Output = bool>>(
     false
 }
 
-/// Who writes outcomes into the log. A dispatcher does it as soon as it has the result, for all programmers together; a
-/// programmer whose result finds none does it itself.
+/// Decides which process writes outcomes into the log. A dispatcher does so as soon as it has the
+/// result, for all programmers. A programmer whose result finds no dispatcher writes the outcome
+/// itself.
 #[derive(Debug, Default)]
 pub struct Scribes {
-    /// No dispatcher was there; until then none is waited for.
+    /// Until this instant no dispatcher is waited for, because none answered last time.
     alone_until: Mutex<Option<Instant>>,
 }
 
@@ -140,8 +143,8 @@ impl Scribes {
     }
 }
 
-/// Step 12: waits until the log names the outcome, and writes it down itself when no dispatcher does. True when it is
-/// this attempt's.
+/// Step 12: waits until the log names the outcome, or writes it when no dispatcher does. True if
+/// this attempt's outcome counts.
 pub async fn decided(
     process: &Process,
     scribes: &Scribes,
@@ -168,14 +171,14 @@ pub async fn decided(
         // A dispatcher may have been faster.
         Ok(Verdict::Refused(_)) => log.read(|fold| fold.tasks.winner(task)) == Some(Some(attempt)),
         Err(error) => {
-            tracing::warn!(%error, "it is not known whether the task has finished; leaving it to a dispatcher");
+            tracing::warn!(%error, "cannot tell whether the task has finished; a dispatcher will finish it");
             false
         }
     }
 }
 
-/// Lets go of a task that did not end with this attempt, if somebody else has it: of the commit too. What is not known may
-/// still be this attempt's, and then the commit is wanted.
+/// Drops a task that did not end with this attempt, and its commit, if the log says that it belongs
+/// to another attempt. Otherwise the task may still belong to this attempt, and its commit is kept.
 pub async fn let_go(
     process: &Process,
     id: &TaskId,
@@ -191,7 +194,7 @@ pub async fn let_go(
     lost(process, id, held).await;
 }
 
-/// Whether the log says that the task is another attempt's, or that its outcome is.
+/// Whether the log gives the task, or its outcome, to another attempt.
 fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
     let owner = fold.tasks.get(id).and_then(|state| state.owner.as_ref());
     fold.tasks
@@ -200,9 +203,10 @@ fn is_lost(fold: &Fold, id: &TaskId, attempt: AttemptId) -> bool {
         || owner.is_some_and(|owner| owner.attempt != attempt)
 }
 
-/// A task does no harm to a worker that lives and was only cut off from the broker: the attempt shall not count towards
-/// `max_attempts`. (A message that was taken back on a connection that held was kept for too long, and would be again.)
-/// `connection` is the number of the one that brought it.
+/// Releases a task whose connection broke while the worker lived, so that the attempt does not
+/// count towards `max_attempts`. If the connection `connection`, which brought the task, is still
+/// open, the broker took the task back because it was held too long. That would happen again, so
+/// such an attempt counts.
 pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (AttemptId, u64)) {
     if process.consume.number() == connection {
         return;
@@ -213,11 +217,11 @@ pub async fn lost(process: &Process, id: &TaskId, (attempt, connection): (Attemp
         no_llm: false,
     };
     if let Err(error) = process.log.append(released).await {
-        tracing::warn!(task_id = %id, %error, "the attempt counts, although only its connection broke");
+        tracing::warn!(task_id = %id, %error, "the attempt counts towards max_attempts although only its connection broke");
     }
 }
 
-/// Acks; what the broker makes of it is known only by its next delivery.
+/// Acknowledges a delivery. If the ack is lost, the broker delivers the message again.
 pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     let limit = process.consume.endpoint().timeout();
     point(Point::Acking);
@@ -234,8 +238,8 @@ pub async fn ack(process: &Process, delivery: &Delivery) -> End {
     }
 }
 
-/// A task that is finished, or in somebody's hands, came once more. Its result is delivered without this message; but who
-/// published it waits for a reply too.
+/// Acknowledges another delivery of a task that is finished or owned. The result goes out without
+/// this message; but its publisher waits for a reply too, so the result is requested again.
 pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &Envelope) -> End {
     if envelope.reply.to.is_some() {
         let properties = envelope
@@ -249,7 +253,7 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
             mandatory: true,
         };
         if let Err(error) = process.publisher.publish(message).await {
-            tracing::warn!(task_id = %envelope.task.id, %error, "the result was not asked for again");
+            tracing::warn!(task_id = %envelope.task.id, %error, "failed to request the result again");
             return End::Lost;
         }
         point(Point::RepeatAsked);
@@ -257,7 +261,8 @@ pub async fn repeat_result(process: &Process, delivery: &Delivery, envelope: &En
     ack(process, delivery).await
 }
 
-/// Ends a task without an attempt: the result first, then the ack. The dispatcher writes it into the log.
+/// Ends a task without an attempt: publishes the result, then acknowledges the task. The dispatcher
+/// writes the outcome into the log.
 pub async fn end_without_attempt(
     process: &Process,
     delivery: &Delivery,
@@ -265,7 +270,7 @@ pub async fn end_without_attempt(
     (status, failure): (Status, TaskFailure),
     wanted: impl Fn() -> bool,
 ) -> End {
-    tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "ended without an attempt");
+    tracing::info!(task_id = %envelope.task.id, status = status.as_str(), reason = %failure.message, "the task ended without an attempt");
     let mut result =
         ResultMessage::without_attempt(Some(envelope.task.id.clone()), status, failure);
     result.task = Some(Box::new(envelope.task.message.clone()));
@@ -276,8 +281,9 @@ pub async fn end_without_attempt(
     ack(process, delivery).await
 }
 
-/// What cannot be handled goes to `pool.dead`; its submitter gets a result first. Published and not rejected, because only
-/// so it carries the reason; a crash before the ack leaves it there twice.
+/// Sends a message that cannot be handled to `pool.dead`, after a result to its submitter. The
+/// message is published, not rejected, because a rejected message carries no reason. A crash before
+/// the ack leaves it in `pool.dead` twice.
 pub async fn dead_letter(
     process: &Process,
     delivery: &Delivery,
@@ -285,7 +291,7 @@ pub async fn dead_letter(
     (reply, failure): (&Reply, TaskFailure),
     wanted: impl Fn() -> bool,
 ) -> End {
-    tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "a message goes to pool.dead");
+    tracing::warn!(task_id = id.as_ref().map(TaskId::as_str), reason = %failure.message, "moving a message to pool.dead");
     let from = format!(
         "{} (key {:?})",
         delivery.exchange,
@@ -317,7 +323,8 @@ pub async fn dead_letter(
     ack(process, delivery).await
 }
 
-/// Sends a task on through `pool.tasks`: first `reissued`, then the message, then the ack of the old one.
+/// Sends a task back through `pool.tasks`: first `reissued`, then the message, then the ack of the
+/// old message.
 pub async fn divert(
     process: &Process,
     delivery: &Delivery,
@@ -333,7 +340,8 @@ pub async fn divert(
         {
             Ok(Verdict::Accepted) => break,
             Ok(Verdict::Refused(Refusal::OldGeneration)) => {
-                // Somebody else was first; but whether he has published it only the log knows.
+                // Another process was first. Only the log knows whether it has published the
+                // message.
                 let unpublished = process.log.read(|fold| {
                     fold.tasks
                         .get(&task.id)
@@ -352,13 +360,13 @@ pub async fn divert(
         }
     }
     point(Point::Reissued);
-    tracing::info!(task_id = %task.id, "the task is for others; sending it back through pool.tasks");
+    tracing::info!(task_id = %task.id, "this programmer does not offer what the task requires; sending the task back through pool.tasks");
     if let Err(error) = publish_task(process, envelope, generation).await {
-        tracing::warn!(task_id = %task.id, %error, "the task was not sent on; its next delivery takes that up");
+        tracing::warn!(task_id = %task.id, %error, "the task was not sent back; its next delivery does it");
         return End::Lost;
     }
     point(Point::SentOn);
-    // Whether this arrives decides nothing: the message is in its queue.
+    // If this event is lost, nothing breaks: the message is in its queue.
     let _ = process
         .log
         .append(Decision::Published {

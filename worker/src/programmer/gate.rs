@@ -1,7 +1,7 @@
-//! Whether the programmers of this process may take tasks: computed before anything is consumed.
+//! Whether the programmers of this process may take tasks, computed before anything is consumed.
 //!
-//! One task computes it for all programmers of the process: first what concerns the process (its clock, its view of the
-//! log, its pool file), then what concerns each (its breakers, the budget).
+//! One tokio task computes it for all programmers of the process. It first checks the process (its
+//! clock, its view of the log, its pool file), then each programmer (its breakers, the budget).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,7 +20,8 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How often it is looked at without an operator's order: clocks and a silent log give no cause.
+/// How often the gates are computed when no event arrives: neither a clock nor a silent log sends
+/// one.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the gate is shut, with a sentence for people.
@@ -30,19 +31,19 @@ pub struct Shut {
     pub detail: String,
 }
 
-/// What a programmer may take now.
+/// The tasks that a programmer may take now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Door {
-    /// None = open.
+    /// None: the gate is open.
     pub shut: Option<Shut>,
-    /// Those of its queues that are closed for now while the gate is open, by their place among them.
+    /// The indices of its queues that are closed for now although the gate is open.
     pub closed: BTreeSet<usize>,
-    /// Since when an operator drains the programmer, if one does.
+    /// When an operator began to drain the programmer, if one did.
     pub drained_since: Option<Timestamp>,
 }
 
 impl Door {
-    /// What decides: the sentence for people does not.
+    /// The part that the session decides by: all but the sentence for people.
     pub fn state(&self) -> (Option<ShutReason>, &BTreeSet<usize>) {
         (self.shut.as_ref().map(|shut| shut.reason), &self.closed)
     }
@@ -87,7 +88,7 @@ struct Watcher {
 impl Watcher {
     async fn run(self, senders: Vec<(pool::Programmer, watch::Sender<Door>)>) {
         let (programmers, senders): (Vec<_>, Vec<_>) = senders.into_iter().unzip();
-        // Before the log has been read there is nothing to look at; then it is looked at once.
+        // Nothing can be computed before the log has been read; then it is computed at once.
         let _ = self.process.log.ready().await;
         while !self.process.shutdown.is_cancelled() {
             for ((door, sender), programmer) in self
@@ -112,7 +113,7 @@ impl Watcher {
         }
     }
 
-    /// What holds for all, or else what holds for each.
+    /// If the process is the obstacle, the same door for all programmers; otherwise one for each.
     fn look(&self, programmers: &[pool::Programmer]) -> Vec<Door> {
         let shut = look(
             &self.process,
@@ -120,7 +121,7 @@ impl Watcher {
             &self.pool.file.display().to_string(),
         );
         if shut.is_some() {
-            // Whoever is drained meanwhile has the same time as ever.
+            // A programmer that is drained while the gate is shut still gets its full grace period.
             let since = |fold: &Fold| {
                 programmers
                     .iter()
@@ -141,7 +142,7 @@ impl Watcher {
                 .alive(id, self.pool.load_balancing.health_check_interval)
         };
         self.process.log.read(|fold| {
-            // A breaker's cooldown may be over before the next event says what time it is.
+            // A breaker's cooldown may end before the next event carries the time.
             let now = fold.now().max(wall_clock());
             let standing = Standing {
                 pool: &self.pool,
@@ -191,7 +192,7 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
         Some(configuration) if configuration.hash != config_hash => shut(
             ShutReason::Config,
             format!(
-                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file, and start the dispatcher with it again: its last start counts",
+                "{file} (hash {config_hash}) differs from the configuration in force (hash {}); give all processes the same pool file and restart the dispatcher with it",
                 configuration.hash
             ),
         ),
@@ -202,7 +203,7 @@ fn look(process: &Process, config_hash: &str, file: &str) -> Option<Shut> {
 fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
     let programmer = &programmer.id;
     match shut {
-        // Money comes and goes, and near the limit it is everybody's turn for seconds.
+        // Info, not a warning: near the limit the budget shuts and opens gates within seconds.
         Some(Shut {
             reason: ShutReason::Budget,
             detail,
@@ -216,7 +217,7 @@ fn report(programmer: &pool::Programmer, shut: Option<&Shut>) {
     }
 }
 
-/// Which programmers could take a task, by their heartbeats. Cheap to clone.
+/// The programmers that could take a task, according to their heartbeats. Cheap to clone.
 #[derive(Clone)]
 pub struct Others {
     since: Instant,
@@ -235,7 +236,8 @@ impl Others {
     pub fn hear(&self, heartbeat: &Heartbeat) {
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
         for beat in &heartbeat.programmers {
-            // It waits for a programmer that another process has, and says nothing about that one.
+            // This process waits for an id that another process holds; it says nothing about the
+            // programmer there.
             if matches!(
                 beat.gate,
                 Gate::Shut {
@@ -253,7 +255,8 @@ impl Others {
         }
     }
 
-    /// `within`: three heartbeats. Whoever has listened for less than one does not know who is there: all might be.
+    /// Whether the programmer sent a heartbeat `within` this time, which is three heartbeats long.
+    /// A process that has listened for less than one heartbeat takes every programmer for alive.
     fn alive(&self, id: &ProgrammerId, within: Duration) -> bool {
         if self.since.elapsed() < within / 3 {
             return true;

@@ -1,8 +1,8 @@
-//! One programmer: takes a task, works on it, brings the result home, and again.
+//! One programmer: takes a task, works on it, publishes the result, and starts over.
 //!
-//! [`session`] decides what comes next; this shell performs it: [`station`] at the broker, and [`walk`] with a task in
-//! hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9, [`conclude`] for steps 10 and 11). [`settling`] goes on beside
-//! the next task.
+//! [`session`] decides the next action, and this shell performs it. [`station`] talks to the
+//! broker; [`walk`] handles a task in hand ([`claim`] for steps 7 and 8, [`attempt`] for step 9,
+//! [`conclude`] for steps 10 and 11). [`settling`] runs beside the next task.
 
 pub mod attempt;
 pub mod claim;
@@ -43,15 +43,15 @@ use station::{Consumers, Heard, Incoming, OpenError, Station};
 
 use crate::answers::Answers;
 
-/// How long to wait before trying again for an id that another process holds, or a broker that is gone.
+/// How long to wait before the next try when another process holds the id or the broker is gone.
 const REOPEN_AFTER: Duration = Duration::from_secs(2);
 
-/// How a process comes to its end.
+/// How a process ends.
 #[derive(Debug, Clone, Default)]
 pub struct Ending {
     /// No more tasks are taken.
     pub drain: CancellationToken,
-    /// The running task is given back.
+    /// The running task is handed back.
     pub kill: CancellationToken,
 }
 
@@ -60,9 +60,9 @@ pub struct Ending {
 struct Held {
     delivery: Delivery,
     claimed: Claimed,
-    /// The number of the connection that brought it.
+    /// The number of the connection that brought the task.
     connection: u64,
-    /// When it goes back: because no LLM was left for it.
+    /// The task is handed back because no LLM was left for it.
     no_llm: bool,
 }
 
@@ -74,18 +74,18 @@ struct Done {
 
 type In = Input<Delivery, Held, Done>;
 
-/// What a programmer needs. One task runs [`Programmer::run`].
+/// One programmer with all that it needs. [`Programmer::run`] is its life.
 pub struct Programmer {
     pub config: pool::Programmer,
     pub process: Process,
     pub attempts: Attempts,
     pub pool: Arc<Pool>,
     pub gate: watch::Receiver<Door>,
-    /// Of its consumers.
+    /// The priority of its consumers.
     pub priority: u8,
     pub status: watch::Sender<Gate>,
     pub ending: Ending,
-    /// The end of the last task.
+    /// The end of its last task.
     pub settling: Settling,
     pub scribes: Arc<Scribes>,
     pub answers: Arc<Answers>,
@@ -134,7 +134,7 @@ impl Programmer {
         });
     }
 
-    /// `conditions` are those under which the action was chosen.
+    /// Performs an action that was chosen under `conditions`.
     async fn perform(
         &self,
         station: &mut Station,
@@ -159,7 +159,8 @@ impl Programmer {
         }
     }
 
-    /// Works; who is not done when the turn of the task's queue is over is no consumer there any more.
+    /// Works on a task. If the turn of its queue ends first, the programmer stops consuming from
+    /// that queue.
     async fn work_beyond(&self, station: &mut Station, task: Held, turn: Instant) -> In {
         let working = self.work(task);
         tokio::pin!(working);
@@ -170,8 +171,8 @@ impl Programmer {
         }
         let leaving = async {
             if let Err(error) = station.take_no_more().await {
-                // The task goes on: what came of it is confirmed by its result, not by this channel.
-                tracing::warn!(programmer = %self.config.id, %error, "the channel broke while a task is worked on");
+                // The task goes on: its result confirms its outcome, not this channel.
+                tracing::warn!(programmer = %self.config.id, %error, "the channel broke while the programmer works on a task; the work goes on");
             }
         };
         tokio::join!(working, leaving).0
@@ -212,13 +213,13 @@ impl Programmer {
         });
     }
 
-    /// Ends when the gate or the process's state is another than this.
+    /// Ends when the gate or the process's state differs from `than`.
     async fn disturbed(&self, than: &Conditions) {
         let mut gate = self.gate.clone();
         let changed = async {
             while self.conditions() == *than {
                 if gate.changed().await.is_err() {
-                    // Nobody watches any more: the process is ending.
+                    // The gate's sender is gone: the process is ending.
                     std::future::pending::<()>().await;
                 }
             }
@@ -229,7 +230,7 @@ impl Programmer {
         }
     }
 
-    /// Ends when an operator drains this programmer and its running task has had its time.
+    /// Ends when an operator drains this programmer and the grace period of its task is over.
     async fn drained_out(&self) {
         let mut gate = self.gate.clone();
         loop {
@@ -246,7 +247,8 @@ impl Programmer {
             };
             tokio::select! {
                 () = time_is_up => return,
-                // Nobody watches any more: the process is ending, and that has a deadline of its own.
+                // The gate's sender is gone: the process is ending, and that has a deadline of its
+                // own.
                 changed = gate.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
         }
@@ -277,9 +279,9 @@ impl Programmer {
                 OpenError::Held(_) => ShutReason::Held,
                 OpenError::Broker(_) => ShutReason::Broker,
             };
-            let text = "the programmer cannot take its place; trying again";
+            let text = "the programmer cannot open its channel; trying again";
             match &error {
-                // Told by the link, once for all programmers.
+                // The connection logs an outage, once for all programmers.
                 OpenError::Broker(away) if away.is_outage() => {
                     tracing::debug!(programmer = %self.config.id, %error, "{text}");
                 }
@@ -295,7 +297,7 @@ impl Programmer {
         })
     }
 
-    /// Says in the log that this process holds the programmer; whether it arrives decides nothing.
+    /// Appends that this process holds the programmer. If this event is lost, nothing breaks.
     fn announce(&self) {
         let (log, host) = (self.process.log.clone(), self.process.host.clone());
         let up = Decision::Up {
@@ -334,9 +336,9 @@ impl Programmer {
 
     fn broken(&self, error: &pool_broker::BrokerError) -> In {
         if error.is_outage() {
-            tracing::debug!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+            tracing::debug!(programmer = %self.config.id, %error, "the channel broke; opening another one");
         } else {
-            tracing::warn!(programmer = %self.config.id, %error, "the channel is not usable; opening another");
+            tracing::warn!(programmer = %self.config.id, %error, "the channel broke; opening another one");
         }
         self.show(Gate::Shut {
             reason: ShutReason::Broker,

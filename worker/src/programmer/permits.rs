@@ -1,4 +1,4 @@
-//! What the log says about LLMs and money to one attempt: the gateway's [`Permits`].
+//! The gateway's [`Permits`] for one attempt: what the event log says about LLMs and money.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use pool_telemetry::clock::wall_clock;
 use tokio::sync::Mutex;
 
 use crate::answers::Answers;
-use crate::llm::permits::{Epoch, Failed, Permits, Unavailable, Why};
+use llm_gateway::permits::{Epoch, Failed, Permits, Unavailable, Why};
 
 /// The permits of one attempt. [`TaskPermits::settle`] ends them.
 pub struct TaskPermits {
@@ -27,9 +27,9 @@ pub struct TaskPermits {
     me: Caller,
     task: TaskId,
     attempt: AttemptId,
-    /// What is reserved: the most that this attempt may cost.
+    /// The amount that is reserved: the most that this attempt may cost.
     cap: MicroUsd,
-    /// Something may be reserved, even if nobody knows.
+    /// A reservation was requested, so money may be reserved even if no answer came.
     asked: AtomicBool,
     /// The reservation was admitted.
     admitted: Mutex<bool>,
@@ -60,8 +60,9 @@ impl TaskPermits {
         }
     }
 
-    /// The true cost in place of the reservation. To be called before the task leaves this attempt's hands, whatever the
-    /// reason; what is not settled counts as spent.
+    /// Replaces the reservation by the true cost. Must be called before this attempt lets go of the
+    /// task, for any reason. An attempt that is not settled counts as having spent its whole
+    /// reservation.
     pub async fn settle(&self, usage: &Usage) {
         if !self.asked.load(Ordering::Relaxed) {
             return;
@@ -78,17 +79,18 @@ impl TaskPermits {
             by_llm,
         };
         if let Err(error) = self.process.log.append(settled).await {
-            tracing::warn!(task_id = %self.task, %cost_usd, %error, "an attempt is not settled: its whole cap counts as spent");
+            tracing::warn!(task_id = %self.task, %cost_usd, %error, "the cost of an attempt is not in the log; its whole reservation counts as spent");
         }
     }
 
-    /// Writes the usage of an attempt that publishes no result into the log, so that it counts against the task's limits.
+    /// Appends the usage of an attempt that publishes no result, so that it counts against the
+    /// task's limits.
     pub async fn tell_used(&self, usage: Usage) {
         if usage.is_nothing() {
             return;
         }
         if let Err(error) = self.process.log.append(self.used(usage, false)).await {
-            tracing::warn!(task_id = %self.task, %error, "what the attempt has used is not in the log");
+            tracing::warn!(task_id = %self.task, %error, "failed to write the usage of an attempt into the log");
         }
     }
 
@@ -104,7 +106,8 @@ impl TaskPermits {
     async fn ask_for_money(&self) -> Result<(), Unavailable> {
         let mut admitted = self.admitted.lock().await;
         if *admitted {
-            // The cap is set aside: running work goes on, also while the log cannot be read.
+            // The reservation is admitted, so running work goes on even while the log cannot be
+            // read.
             return Ok(());
         }
         let refused = |detail: String| Unavailable {
@@ -113,7 +116,8 @@ impl TaskPermits {
         };
         if !self.process.log.is_fresh() {
             return Err(refused(
-                "the event log cannot be read up to its end: nothing new is spent".to_owned(),
+                "the event log cannot be read up to its end, so no new money is reserved"
+                    .to_owned(),
             ));
         }
         self.asked.store(true, Ordering::Relaxed);
@@ -129,7 +133,7 @@ impl TaskPermits {
                 Ok(())
             }
             Ok(Verdict::Refused(Refusal::OverBudget)) => Err(refused(self.over_budget())),
-            // It was asked before, and nobody waited for the answer.
+            // An earlier call requested it, and nothing waited for the answer.
             Ok(Verdict::Refused(_))
                 if self
                     .process
@@ -156,7 +160,7 @@ impl TaskPermits {
             )
         });
         format!(
-            "${} do not fit into today's ${limit}: ${spent} spent, ${reserved} reserved",
+            "${} does not fit into today's limit of ${limit}: ${spent} spent, ${reserved} reserved",
             self.cap
         )
     }
@@ -183,11 +187,11 @@ impl Permits for TaskPermits {
 
     fn spending(&self, at_most: Usage) -> BoxFuture<'_, ()> {
         async {
-            // As with the budget: running work goes on while the log cannot be read.
+            // As with the budget, running work goes on while the log cannot be read.
             if self.process.log.is_fresh()
                 && let Err(error) = self.process.log.append(self.used(at_most, true)).await
             {
-                tracing::warn!(task_id = %self.task, %error, "a paid call is made that the log does not know of");
+                tracing::warn!(task_id = %self.task, %error, "making a paid call although the log does not record it");
             }
         }
         .boxed()
@@ -210,7 +214,8 @@ impl Permits for TaskPermits {
             call: failed.call(),
         };
         let log = self.process.log.clone();
-        // The call goes on to the next LLM meanwhile. Should this not arrive, the next failure tells the same.
+        // The call goes on to the next LLM meanwhile. If this event is lost, the next failure
+        // reports the same.
         tokio::spawn(async move { log.append_behind(told, failed).await });
     }
 
@@ -220,7 +225,7 @@ impl Permits for TaskPermits {
             return;
         };
         let log = self.process.log.clone();
-        // Should this not arrive, the failure itself asks.
+        // If this event is lost, the failure itself asks the other processes.
         tokio::spawn(async move { log.append(asking).await });
     }
 

@@ -1,9 +1,9 @@
-//! What an agent and the acceptance checks print, told to whoever watches while they run: pieces of it into `pool.history`,
-//! from where only dispatchers read.
+//! Live output of agents and acceptance checks, published in pieces to `pool.history`, which only
+//! dispatchers read.
 //!
-//! For looking at only. So nobody waits for it, an attempt tells at most once a second and not without end, and
-//! when the broker is slow the pieces are dropped. An attempt that is over within a second tells nothing: its result has
-//! the end of its output.
+//! It is only for watching, so nothing waits for it. An attempt publishes at most once a second and
+//! up to a limit, and a slow broker loses pieces. An attempt that is over within a second publishes
+//! nothing: its result has the end of its output.
 
 mod buffer;
 
@@ -22,24 +22,24 @@ use tokio_util::sync::CancellationToken;
 use self::buffer::{Buffer, Piece};
 use crate::sandbox::Listener;
 
-/// From one piece to the next.
+/// The time between two pieces of one attempt.
 const EVERY: Duration = Duration::from_secs(1);
-/// Pieces of all programmers of this process that wait for the broker.
+/// How many pieces of all programmers of this process may wait for the broker.
 const WAITING: usize = 64;
 
-/// Publishes pieces, one after another: at most one channel is in use. Cheap to clone.
+/// Publishes the pieces of one programmer. All programmers share one channel. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Teller {
     pieces: mpsc::Sender<(TaskId, Progress)>,
     programmer: ProgrammerId,
 }
 
-/// The sender of a process; each programmer gets a [`Teller`] of it.
+/// The sender of a process. Each programmer has a [`Teller`] that feeds it.
 #[derive(Debug, Clone)]
 pub struct Sender(mpsc::Sender<(TaskId, Progress)>);
 
 impl Sender {
-    /// Sends until `shutdown`.
+    /// Starts the sender, which runs until `shutdown`.
     pub fn start(publisher: Publisher, shutdown: CancellationToken) -> Self {
         let (sender, mut pieces) = mpsc::channel(WAITING);
         let sending = async move {
@@ -79,12 +79,12 @@ async fn publish(publisher: &Publisher, task: &TaskId, piece: &Progress) {
         mandatory: false,
     };
     if let Err(error) = publisher.publish(message).await {
-        tracing::debug!(task_id = %task, %error, "a piece of the agent's output is lost");
+        tracing::debug!(task_id = %task, %error, "a piece of an agent's live output was not published");
     }
 }
 
 impl Teller {
-    /// Tells of one attempt until the [`Telling`] is dropped.
+    /// Publishes the output of one attempt until the [`Telling`] is dropped.
     pub fn tell(&self, task: &TaskId, attempt: AttemptId) -> Telling {
         let telling = Telling {
             buffer: Arc::default(),
@@ -113,7 +113,7 @@ impl Teller {
         telling
     }
 
-    /// True when there was something to send.
+    /// Sends what is waiting. True if there was something to send.
     fn send(&self, buffer: &Mutex<Buffer>, task: &TaskId, attempt: AttemptId, end: bool) -> bool {
         let pieces = lock(buffer).take(end);
         let some = !pieces.is_empty();
@@ -142,7 +142,7 @@ impl Teller {
     }
 }
 
-/// One attempt as it is told of.
+/// The live output of one attempt.
 #[derive(Debug)]
 pub struct Telling {
     buffer: Arc<Mutex<Buffer>>,
@@ -150,12 +150,12 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Hears the agent.
+    /// A listener for the agent's output.
     pub fn agent(&self) -> Listener {
         self.listener(None)
     }
 
-    /// Hears this check, which begins now.
+    /// A listener for the output of this check, which starts now.
     pub fn check(&self, name: &str) -> Listener {
         self.listener(Some(name.to_owned()))
     }
@@ -174,6 +174,6 @@ impl Drop for Telling {
 }
 
 fn lock(buffer: &Mutex<Buffer>) -> std::sync::MutexGuard<'_, Buffer> {
-    // Valid at every instant, so a panic elsewhere does not spoil it.
+    // The buffer is valid at every instant, so a panic elsewhere does not spoil it.
     buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
-//! An attempt that broke is made again later, by whoever is free then: first `reissued` in the log, which ends the attempt,
-//! then the task message into `pool.retries`, then the ack of the old one. A dispatcher publishes it when it is time.
+//! Retries a broken attempt later, at whichever programmer is free then. First `reissued` goes into
+//! the log, which ends this attempt. Then the task message goes into `pool.retries`, then the old
+//! message is acknowledged. A dispatcher publishes the task when it is due.
 
 use std::future::ready;
 use std::time::Duration;
@@ -19,22 +20,24 @@ use pool_telemetry::clock::wall_clock;
 use super::claim::Claimed;
 use super::conclude::{self, End};
 
-/// No task waits longer for its next attempt: it is held unacknowledged meanwhile, which the broker allows for half an hour.
+/// The longest wait for the next attempt. The message stays unacknowledged meanwhile, which the
+/// broker allows for half an hour.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Why this attempt is to be made again, if it is.
+/// The error for which this attempt is retried, if it is.
 pub(super) fn cause(result: &ResultMessage, number: u32, max_attempts: u32) -> Option<ErrorKind> {
     let error = result.error.as_ref().map(|error| error.kind);
     error.filter(|kind| kind.is_curable() && number < max_attempts)
 }
 
-/// How long to wait after attempt `number`: twice as long each time, and never the same for all (`random` is in 0..1).
+/// The wait after attempt `number`. It doubles each time and is spread at random (`random` is in
+/// 0..1).
 fn delay(first: Duration, number: u32, random: f64) -> Duration {
     let doubled = first.saturating_mul(2u32.saturating_pow(number.saturating_sub(1)));
     doubled.min(LONGEST).mul_f64(0.5 + random / 2.0)
 }
 
-/// Ends this attempt and has another one made.
+/// Ends this attempt and schedules another one.
 pub(super) async fn make_again(
     process: &Process,
     delivery: &Delivery,
@@ -67,11 +70,11 @@ pub(super) async fn make_again(
         Ok(Verdict::Refused(_)) | Err(_) => return End::Lost,
     }
     tracing::warn!(
-        task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; another one is made later"
+        task_id = %id, attempt = claimed.number, error = error.as_str(), %at, "the attempt broke; the task is retried later"
     );
     point(Point::RetryReissued);
     if !publish(process, claimed, (generation, at), wanted).await {
-        // Its next delivery finds that it is not in its queue, and sends it on.
+        // The next delivery finds that the message is not in its queue, and publishes it.
         return End::Lost;
     }
     point(Point::RetryKept);
@@ -95,7 +98,7 @@ async fn publish(
         properties,
         mandatory: true,
     };
-    let words = "a task for another attempt is not confirmed; publishing it again";
+    let words = "publishing a task for its retry was not confirmed; publishing it again";
     conclude::publish_while(process, message, words, || ready(wanted())).await
 }
 
@@ -127,11 +130,7 @@ mod tests {
             ErrorKind::LlmAuth,
             ErrorKind::TokenLimit,
         ] {
-            assert_eq!(
-                cause(&failed(kind), 1, 3),
-                None,
-                "{kind:?} stays what it is"
-            );
+            assert_eq!(cause(&failed(kind), 1, 3), None, "{kind:?} is not retried");
         }
     }
 
@@ -142,13 +141,13 @@ mod tests {
         assert_eq!(
             delay(first, 3, 1.0),
             Duration::from_secs(40),
-            "twice as long each time"
+            "the wait doubles each time"
         );
         assert_eq!(
             delay(first, 3, 0.0),
             Duration::from_secs(20),
-            "never all at once"
+            "the retries are spread"
         );
-        assert_eq!(delay(first, 99, 1.0), LONGEST, "not without end");
+        assert_eq!(delay(first, 99, 1.0), LONGEST, "the wait has a limit");
     }
 }

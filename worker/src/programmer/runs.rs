@@ -1,20 +1,22 @@
-//! An attempt may take several runs of the agent: what comes after each. Pure.
+//! Decides what follows each run of the agent: an attempt may take several. Pure.
 //!
-//! An answer of no use is thrown away, and the next run begins with the next LLM. A change that failed its checks is kept
-//! and repaired. A run for which no LLM was left ends the attempt, and so does everything else that failed.
+//! A useless answer is discarded, and the next run begins with the next LLM. A change that failed
+//! its checks is kept and repaired. A run for which no LLM was left ends the attempt, and so does
+//! every other failure.
 
 use pool_core::result::{CheckReport, ErrorKind, TaskFailure};
 use pool_core::task::AcceptanceCheck;
 
-/// Of a failed check's output, in the prompt for its repair, bytes.
+/// How much of a failed check's output goes into the prompt for its repair, in bytes.
 const OUTPUT_BYTES: usize = 4096;
 
 /// How a run of the agent ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// An edit that counts, and whatever checks there are have passed.
+    /// The agent made an edit that counts, and all checks passed.
     Passed,
-    /// An edit that counts, and a check that failed; with the prompt for its repair.
+    /// The agent made an edit that counts, and a check failed. `repair` is the prompt for the
+    /// repair.
     CheckFailed {
         failure: TaskFailure,
         repair: String,
@@ -23,46 +25,47 @@ pub(super) enum End {
     Failed(TaskFailure),
 }
 
-/// A run that is over.
+/// A finished run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Position of the LLM that it began with among the programmer's.
+    /// The index of the LLM that it began with, in the programmer's list.
     pub(super) first_llm: usize,
-    /// Of the LLM that gave the last answer.
+    /// The index of the LLM that gave the last answer.
     pub(super) answered_by: Option<usize>,
-    /// Positions of the LLMs whose last answer was cut: they have had their turn within a call.
+    /// The indices of the LLMs whose last answer was cut off. They have had their turn within a
+    /// call.
     pub(super) cut: Vec<usize>,
     pub(super) end: End,
 }
 
-/// What an attempt may use.
+/// The limits of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
-    /// LLMs that a run can begin with.
+    /// The number of LLMs that a run can begin with.
     pub(super) llms: usize,
-    /// Runs of the agent, at least one.
+    /// The most runs of the agent; at least one.
     pub(super) runs: usize,
 }
 
-/// What comes after a run.
+/// The step after a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Next {
     /// The attempt has succeeded.
     Done,
-    /// The worktree stays; the same LLMs in the same order.
+    /// Run again on the kept worktree, with the same LLMs in the same order.
     Repair {
         prompt: String,
     },
-    /// From the base commit, with the task's own prompt.
+    /// Start over from the base commit, with the task's own prompt.
     Again {
         first_llm: usize,
     },
-    /// Nobody's fault: somebody else, or later.
+    /// No LLM was available: return the task to its queue. The attempt does not count.
     HandBack(TaskFailure),
     Fail(TaskFailure),
 }
 
-/// `history`: all runs so far, oldest first.
+/// Decides the next step. `history` holds all runs so far, oldest first.
 pub(super) fn next_run(history: &[Run], bounds: Bounds) -> Next {
     let Some(last) = history.last() else {
         return Next::Again { first_llm: 0 };
@@ -85,7 +88,7 @@ pub(super) fn next_run(history: &[Run], bounds: Bounds) -> Next {
     }
 }
 
-/// Failures of what an LLM answered, which another LLM may answer better.
+/// Whether another LLM may do better, because the LLM's answer was the failure.
 fn is_useless_answer(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::EditNotApplied
@@ -121,8 +124,9 @@ fn is_useless_answer(kind: ErrorKind) -> bool {
     }
 }
 
-/// The next LLM in order that has neither begun a run nor given a last answer. A lone one is asked a second time only when
-/// its edit did not fit: it tried, while saying nothing may well be a refusal.
+/// The next LLM in order that has neither begun a run nor given a last answer. A programmer's only
+/// LLM is asked a second time only if its edit did not fit the files. An answer without an edit may
+/// be a refusal.
 fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<usize> {
     let last = history.last()?;
     let after = last.answered_by.unwrap_or(last.first_llm);
@@ -143,8 +147,8 @@ fn next_llm(history: &[Run], failure: &TaskFailure, bounds: Bounds) -> Option<us
         .or(alone.then_some(0))
 }
 
-/// After a repair that came to nothing the failure is the check that had failed. An agent that stays alive when it has
-/// finished is silent then.
+/// The failure of the attempt. If a repair run brought no change, it is the check that failed
+/// before. An agent that stays alive after its work ends such a repair as silent.
 fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
     let before = history
         .len()
@@ -154,7 +158,7 @@ fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
     match before.map(|run| &run.end) {
         Some(End::CheckFailed { failure: check, .. }) if nothing => {
             let message = format!(
-                "{}, and its repair came to nothing: {}",
+                "{}, and the run to repair it failed: {}",
                 check.message, failure.message
             );
             TaskFailure::new(check.kind, message)
@@ -165,7 +169,8 @@ fn verdict(history: &[Run], failure: &TaskFailure) -> TaskFailure {
     }
 }
 
-/// The instruction, and the first check that failed with what it said. `reports` are those of `checks`, in their order.
+/// The prompt for a repair: the instruction, and the first failed check with its output. `reports`
+/// are those of `checks`, in the same order.
 pub(super) fn repair_prompt(
     instruction: &str,
     checks: &[AcceptanceCheck],
@@ -178,7 +183,7 @@ pub(super) fn repair_prompt(
     };
     let exit = match report.exit_status {
         Some(status) => format!("It exited with status {status}."),
-        None => "It did not come to an end by itself.".to_owned(),
+        None => "It did not exit by itself.".to_owned(),
     };
     let others: Vec<String> = failing
         .map(|(check, _)| format!("{:?}", check.name))
@@ -189,7 +194,7 @@ pub(super) fn repair_prompt(
         format!("\nThese failed as well: {}.", others.join(", "))
     };
     format!(
-        "{instruction}\n\nThe files already hold a change that was made for this, but the acceptance check {:?} failed.\n\
+        "{instruction}\n\nThe files already contain a change for this task, but the acceptance check {:?} failed.\n\
          Its command: {}\n{exit} The end of its output:\n\n{}\n{others}\n\
          Fix the code so that this check passes. Change the code, not the check.\n",
         check.name,
@@ -198,7 +203,7 @@ pub(super) fn repair_prompt(
     )
 }
 
-/// For reading, not for a shell.
+/// The command for people to read, not for a shell.
 fn command_line(argv: &[String]) -> String {
     let plain = |word: &str| {
         !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || "\"'\\".contains(c))

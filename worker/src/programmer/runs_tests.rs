@@ -1,4 +1,4 @@
-//! What comes after each way in which a run can end.
+//! The step after each way in which a run can end.
 
 use super::*;
 
@@ -60,7 +60,7 @@ fn what_passed_is_done_and_an_outage_hands_back() {
         assert_eq!(
             next_run(&history, TWO),
             Next::HandBack(left.clone()),
-            "whatever was before: {before:?}"
+            "whatever came before: {before:?}"
         );
     }
 }
@@ -99,19 +99,19 @@ fn who_answered_counts_and_not_only_who_was_asked_first() {
     assert_eq!(
         next_run(&moved_on, Bounds { llms: 3, runs: 3 }),
         expected,
-        "the backup said nothing of use already"
+        "the backup has already given a useless answer"
     );
     let fail = Next::Fail(failure(ErrorKind::NoChange));
     let then = [moved_on[0].clone(), failed(2, ErrorKind::NoChange)];
     assert_eq!(
         next_run(&then, Bounds { llms: 3, runs: 9 }),
         fail,
-        "and is not to begin a run either"
+        "and it does not begin a run either"
     );
     assert_eq!(
         next_run(&moved_on, TWO),
         fail,
-        "the primary was down, the backup has spoken: both had their turn"
+        "the primary was down, the backup has answered: both had their turn"
     );
 }
 
@@ -129,7 +129,7 @@ fn an_llm_that_gave_half_an_answer_within_a_call_is_not_asked_again() {
     assert_eq!(
         next_run(&[half(0, vec![0, 1])], TWO),
         fail,
-        "the call went to both, and cost twice already"
+        "the call went to both LLMs and cost twice already"
     );
     let three = Bounds { llms: 3, runs: 3 };
     assert_eq!(
@@ -207,7 +207,7 @@ fn a_repair_that_came_to_nothing_leaves_the_failed_check() {
     assert!(
         verdict
             .message
-            .ends_with("came to nothing: it was no_change"),
+            .ends_with("the run to repair it failed: it was no_change"),
         "{}",
         verdict.message
     );
@@ -287,7 +287,7 @@ fn a_repair_prompt_holds_the_task_and_what_the_failed_check_said() {
         report("lints", None, ""),
     ];
     let prompt = repair_prompt("Fix add.", &checks, &reports);
-    let expected = "Fix add.\n\nThe files already hold a change that was made for this, but the acceptance check \
+    let expected = "Fix add.\n\nThe files already contain a change for this task, but the acceptance check \
                     \"adds\" failed.\nIts command: python3 -c \"assert 1 == 2\"\nIt exited with status 1. The end of its \
                     output:\n\nAssertionError\n\nThese failed as well: \"lints\".\nFix the code so that this check \
                     passes. Change the code, not the check.\n";
@@ -296,10 +296,7 @@ fn a_repair_prompt_holds_the_task_and_what_the_failed_check_said() {
         "all that is needed and nothing of the checks that passed"
     );
     let prompt = repair_prompt("x", &checks[2..], &reports[2..]);
-    assert!(
-        prompt.contains("It did not come to an end by itself."),
-        "{prompt}"
-    );
+    assert!(prompt.contains("It did not exit by itself."), "{prompt}");
 }
 
 #[test]

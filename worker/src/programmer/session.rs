@@ -1,11 +1,13 @@
-//! What a programmer does next: the synchronous core of its life.
+//! Decides what a programmer does next: the synchronous core of its life.
 //!
-//! [`Session::handle`] is told how the last action ended and what the gate says, and names the next action. It knows
-//! nothing of brokers, agents or clocks, so that every order of events can be tried without them.
+//! [`Session::handle`] takes how the last action ended and the state of the gate, and returns the
+//! next action. It knows no brokers, agents or clocks, so tests can try every order of events
+//! without them.
 //!
-//! Never more than one task: an action that could bring a task (`Ask`, `Stay`, `Listen`) is only named while none is
-//! held, and it ends as soon as one has come. A consumer may stay open on one queue while its last task is worked on:
-//! with a prefetch of 1 the broker sends the next one only after the ack.
+//! A programmer never has more than one task. An action that could bring a task (`Ask`, `Stay`,
+//! `Listen`) is only returned while none is held, and it ends as soon as one has come. A consumer
+//! may stay open on one queue while the programmer works on its last task. This is safe: with a
+//! prefetch of 1 the broker sends the next task only after the ack.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,71 +15,77 @@ use std::time::Duration;
 use pool_core::heartbeat::ShutReason;
 use tokio::time::Instant;
 
-/// A queue that was found empty is not asked again for so long: asking costs the broker as much as a delivery, and a
-/// task that comes meanwhile waits that long at most, while tasks of other queues are done.
+/// How long a queue that was found empty is not asked again. Asking costs the broker as much as a
+/// delivery. A task that comes meanwhile waits at most this long, while tasks of other queues are
+/// done.
 const EMPTY_FOR: Duration = Duration::from_millis(50);
-/// So long a programmer takes from one queue what it gives, then it is the next one's turn. Whoever works longer on a
-/// single task than that turns after each.
+/// How long a programmer takes tasks from one queue before the next queue has its turn. A task that
+/// takes longer than this uses up the turn alone.
 pub const TURN: Duration = Duration::from_secs(1);
 
-/// How the last action ended. `D` is a delivery, `C` a claimed task, `W` a task with the outcome of its attempt.
+/// How the last action ended. `D` is a delivery, `C` a claimed task, `W` a task with the outcome of
+/// its attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input<D, C, W> {
     /// The channel is open and this process holds the programmer's id.
     Opened,
-    /// The queue that was asked, or stayed at, is empty.
+    /// The queue that was asked, or on which a consumer stayed open, is empty.
     Empty,
-    /// A task was delivered from the queue with this index; nothing else is being delivered.
+    /// The queue with this index delivered a task; nothing else is being delivered.
     Delivered(D, usize),
-    /// Staying, listening or waiting ended, because the gate or the process's state changed.
+    /// Staying, listening or waiting ended because the gate or the process's state changed.
     Disturbed,
-    /// The task is this programmer's now.
+    /// The task belongs to this programmer now.
     Owned(C),
-    /// The attempt has an outcome to deliver.
+    /// The attempt has an outcome to publish.
     Worked(W),
     /// The process has to end before the task does.
     Interrupted(C),
-    /// The task belongs to somebody else now, or what the log says is not known.
+    /// The task belongs to another attempt now, or the log could not be asked.
     Lost,
-    /// The task is off this programmer's hands, in order.
+    /// The programmer is done with the task, in order.
     Settled,
     /// The channel is not usable any more.
     Broken,
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<D, C, W> {
     /// Open a channel and hold the programmer's id; wait a little first when `after_failure`.
     Open { after_failure: bool },
-    /// Look whether the queue with this index has a task; no consumer is open then.
+    /// Ask the queue with this index for a task; no consumer is open then.
     Ask(usize),
-    /// Keep a consumer open on the queue with this index, and see whether it gives another task at once.
+    /// Keep a consumer open on the queue with this index, and see whether it delivers another task
+    /// at once.
     Stay(usize),
-    /// Consume from these queues until one delivers; then stop all others and hand back what came too much.
+    /// Consume from these queues until one delivers. Then stop all consumers but that one, and hand
+    /// back surplus tasks.
     Listen(Vec<usize>),
     /// Take nothing until the gate changes; no consumer is open then.
     Wait(ShutReason),
     /// Check the task and claim it in the log.
     Claim(D),
-    /// Run the agent and the checks. At `turn` the queue's turn is over: no consumer is open any more then.
+    /// Run the agent and the checks. At `turn` the queue's turn is over, and its consumer is
+    /// closed.
     Work { task: C, turn: Instant },
-    /// Publish the result, ack, begin to settle: steps 10 and 11. With `stay` the consumer that brought the task may bring
-    /// the next one with the ack; otherwise it is closed before.
+    /// Publish the result, acknowledge the task, begin to settle: steps 10 and 11. With `stay` the
+    /// consumer that brought the task may bring the next one with the ack. Otherwise it is closed
+    /// first.
     Conclude { task: W, stay: bool },
-    /// Give the task back without an attempt burned.
+    /// Give the task back. The attempt does not count.
     HandBack(C),
-    /// Publish nothing, neither ack nor nack: close the channel.
+    /// Publish nothing, send neither ack nor nack, and close the channel.
     Abandon,
     /// Everything is done; end.
     Stop,
 }
 
-/// From which of a programmer's queues it may take tasks now.
+/// The queues from which a programmer may take tasks now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenQueues {
     All,
-    /// Those with these indices. Nothing is taken while there are none.
+    /// Those with these indices. If the set is empty, nothing is taken.
     Only(BTreeSet<usize>),
 }
 
@@ -90,12 +98,12 @@ impl OpenQueues {
     }
 }
 
-/// What decides whether a task may be taken. It may be another one at any time.
+/// The conditions for taking a task. They may change at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conditions {
     /// None: the gate is open.
     pub shut: Option<ShutReason>,
-    /// Where, while the gate is open.
+    /// The queues to take tasks from while the gate is open.
     pub open_queues: OpenQueues,
     /// The process takes no more tasks and ends when this one is done.
     pub draining: bool,
@@ -107,10 +115,10 @@ impl Conditions {
     }
 }
 
-/// Whose turn it is.
+/// The queue whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// Nobody's: the queues are asked one after another.
+    /// No queue: they are asked one after another.
     Open,
     /// This queue gave the last task, and may give more until then.
     Of { queue: usize, until: Instant },
@@ -121,7 +129,7 @@ enum Turn {
 pub struct Session {
     /// When each queue was found empty, if it gave nothing last time.
     found_empty: Vec<Option<Instant>>,
-    /// The queue that is asked first next time.
+    /// The queue to ask first next time.
     first: usize,
     /// The queue that was asked last.
     asked: usize,
@@ -129,7 +137,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A programmer with so many queues; at least one.
+    /// A programmer with this number of queues, at least one.
     pub fn new(queues: usize) -> Self {
         Self {
             found_empty: vec![None; queues.max(1)],
@@ -165,7 +173,7 @@ impl Session {
             Input::Broken => {
                 self.found_empty.fill(None);
                 self.turn = Turn::Open;
-                // A queue that is not there must not keep this programmer from its others.
+                // A missing queue must not keep this programmer from its other queues.
                 self.first = (self.asked + 1) % self.found_empty.len();
                 Action::Open {
                     after_failure: true,
@@ -202,7 +210,8 @@ impl Session {
         }
     }
 
-    /// The queue whose turn goes on: it gave the last task, and it is the only one or its time is not over.
+    /// The queue whose turn goes on: it gave the last task, and it is the only queue or its time is
+    /// not over.
     fn may_stay(&self, conditions: &Conditions, now: Instant) -> Option<usize> {
         match self.turn {
             Turn::Of { queue, until } => {
@@ -232,7 +241,7 @@ impl Session {
                 self.asked = queue;
                 Action::Ask(queue)
             }
-            // Whatever comes into any of them is delivered then.
+            // Consumers then deliver whatever comes into any of them.
             None => {
                 let open = |queue: &usize| conditions.open_queues.has(*queue);
                 Action::Listen((0..self.found_empty.len()).filter(open).collect())

@@ -25,7 +25,7 @@ fn only(queues: &[usize]) -> Conditions {
     }
 }
 
-/// A task comes from this queue and is done at once; gives what is done next.
+/// Takes a task from this queue and finishes it at once; returns the action after that.
 fn do_one(session: &mut Session, queue: usize, now: Instant) -> Do {
     assert_eq!(
         session.handle(In::Delivered('t', queue), &OPEN, now),
@@ -203,7 +203,7 @@ fn a_queue_that_was_empty_a_moment_ago_is_not_asked_before_one_that_gives_but_so
     assert_eq!(
         session.handle(In::Empty, &OPEN, now + EMPTY_FOR),
         Do::Ask(0),
-        "it is asked in its turn again"
+        "it is asked again when its turn comes"
     );
 }
 
@@ -314,7 +314,7 @@ fn who_lost_a_task_neither_acks_nor_delivers() {
     );
 }
 
-/// What a world may do that answers the session: how it answers, and what the gate says then.
+/// A random answer to an action: how the action ends, and the state of the gate after it.
 fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
     let queues = proptest::collection::btree_set(0..3usize, 0..=3);
     (
@@ -327,8 +327,8 @@ fn any_step() -> impl Strategy<Value = (u8, bool, bool, BTreeSet<usize>, u64)> {
 }
 
 proptest! {
-    /// Plays random answers to whatever the session asks for, and counts the tasks it holds and the queues from
-    /// which another one could come.
+    /// Plays random answers to each action of the session. Counts the tasks it holds and the queues
+    /// from which another one could come.
     #[test]
     fn no_programmer_ever_holds_two_tasks(steps in proptest::collection::vec(any_step(), 1..200)) {
         let (mut session, mut now) = (Session::new(3), Instant::now());
@@ -397,7 +397,8 @@ proptest! {
                 Action::Stop => { prop_assert_eq!(held, 0, "it ended with a task in hand"); return Ok(()); }
             };
             prop_assert!((0..=1).contains(&held), "{} tasks are held", held);
-            // With a prefetch of 1 only the queue of the task in hand may have a consumer: it brings nothing yet.
+            // With a prefetch of 1 only the queue of the task in hand may have a consumer, which
+            // brings nothing yet.
             prop_assert!(held == 0 || kept.is_none() || kept == from, "a consumer that could bring a second task");
         }
     }

@@ -1,8 +1,9 @@
-//! Steps 12 and 13 of a task's walk (ARCHITECTURE.md): its outcome in the log, and its branch. The result is in `results`
-//! by then, so they go on beside the programmer's next task.
+//! Steps 12 and 13 of the life of a task (ARCHITECTURE.md): its outcome in the log, and its branch. The
+//! result is in `results` by then, so these steps run beside the programmer's next task.
 //!
-//! Never more than one of these at a time. What the log does not say of the last task yet is written by the programmer
-//! in front of its next claim: so no task of a programmer begins before its last one has ended.
+//! A programmer settles one task at a time. If the log does not name the outcome of its last task
+//! yet, the programmer appends it before its next claim. So its last task always ends before the
+//! next one begins.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,7 +29,7 @@ pub struct Concluded {
     pub connection: u64,
 }
 
-/// The last task of a programmer, while there is something left to do for it.
+/// A programmer's last task, while it is being settled.
 #[derive(Debug, Default)]
 pub struct Settling(Mutex<Option<Last>>);
 
@@ -41,7 +42,7 @@ struct Last {
 }
 
 impl Settling {
-    /// Begins with a task as soon as the one before is settled.
+    /// Begins to settle a task as soon as the one before is settled.
     pub async fn begin(&self, process: &Process, scribes: &Arc<Scribes>, concluded: Concluded) {
         self.settled().await;
         let (task, attempt) = (concluded.task.clone(), concluded.attempt);
@@ -55,17 +56,17 @@ impl Settling {
         });
     }
 
-    /// Waits until the last task is off the programmer's hands.
+    /// Waits until the last task is settled.
     pub async fn settled(&self) {
         let last = self.last().take();
         if let Some(Last { task, settled, .. }) = last
             && let Err(error) = settled.await
         {
-            tracing::error!(task_id = %task, %error, "settling a task broke");
+            tracing::error!(task_id = %task, %error, "settling a task panicked");
         }
     }
 
-    /// The outcome of the last task, unless it has one in the log, or another attempt owns it.
+    /// The outcome of the last task, unless the log names one or gives the task to another attempt.
     pub fn unread(&self, fold: &Fold) -> Option<Decision> {
         let last = self.last();
         let open = |last: &&Last| {
@@ -75,7 +76,7 @@ impl Settling {
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<Last>> {
-        // It is valid at every instant, so a panic elsewhere does not spoil it.
+        // The value is valid at every instant, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,7 +102,7 @@ async fn settle(process: Process, scribes: Arc<Scribes>, concluded: Concluded) {
     point(Point::SettingBranch);
     if let Err(error) = branch.set(&task).await {
         let problem = error.message;
-        tracing::warn!(task_id = %task, error = %problem, "the branch was not set; the result holds the patch");
+        tracing::warn!(task_id = %task, error = %problem, "failed to set the branch; the result holds the patch");
     }
     point(Point::BranchSet);
 }
@@ -141,14 +142,14 @@ mod tests {
             route: "any".to_owned(),
             body_hash: "b".to_owned(),
         };
-        let failure = TaskFailure::new(ErrorKind::Cancelled, "it does not matter");
+        let failure = TaskFailure::new(ErrorKind::Cancelled, "any key will do");
         let result = ResultMessage::without_attempt(Some(task.clone()), Status::Failed, failure);
         let outcome = Decision::finished(&task, Some(mine), &result);
         let (settled, last) = (tokio::spawn(async {}), Settling::default());
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0)])),
             None,
-            "there was no task"
+            "nothing was being settled"
         );
         *last.last() = Some(Last {
             task: task.clone(),
@@ -159,18 +160,18 @@ mod tests {
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0)])),
             Some(outcome.clone()),
-            "the log has none"
+            "the log has no outcome"
         );
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0), outcome])),
             None,
-            "the log has it"
+            "the log has the outcome"
         );
         let other = started(AttemptId::from_u128(2), 1);
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0), other])),
             None,
-            "somebody else owns the task"
+            "another attempt owns the task"
         );
         assert_eq!(
             last.unread(&fold(vec![started(mine, 0), Decision::Cancelled { task }])),

@@ -1,9 +1,10 @@
-//! A programmer's place at the broker: one channel, the lock on its id, and at most one task coming in.
+//! A programmer's side of the broker: one channel, the lock on its id, and at most one task coming
+//! in.
 //!
-//! Prefetch is counted per consumer, so several consumers could deliver several tasks at once. They are therefore only
-//! open while all queues are empty; the first delivery closes all others, and what was already on its way goes back.
-//! The consumer that delivered is kept: it brings the next task with the ack of this one, which costs the broker less
-//! than to be asked.
+//! Prefetch counts per consumer, so several consumers could deliver several tasks at once.
+//! Therefore several are open only while all queues are empty. The first delivery closes all
+//! others, and surplus tasks go back. The consumer that delivered stays open: it brings the next
+//! task with the ack of this one, which costs the broker less than a `basic.get`.
 
 use std::time::Duration;
 
@@ -22,17 +23,17 @@ use pool_broker::{BrokerError, within};
 use pool_core::id::ProgrammerId;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A queue whose consumer was given an ack and brought nothing for so long is empty.
+/// A queue whose consumer brings nothing for this long after an ack is empty.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// A message that came in, and from which of the queues.
+/// A message that came in, and the index of its queue.
 #[derive(Debug)]
 pub struct Incoming {
     pub delivery: Delivery,
     pub queue: usize,
 }
 
-/// What came of staying at a queue.
+/// How staying at a queue ended.
 #[derive(Debug)]
 pub enum Heard {
     Task(Box<Incoming>),
@@ -40,7 +41,7 @@ pub enum Heard {
     Disturbed,
 }
 
-/// Why a place could not be taken.
+/// Why a channel could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("another process holds programmer {0}")]
@@ -49,13 +50,14 @@ pub enum OpenError {
     Broker(#[from] BrokerError),
 }
 
-/// Where and how a programmer consumes.
+/// The queues of a programmer, and how it consumes from them.
 #[derive(Debug)]
 pub struct Consumers {
     pub queues: Vec<String>,
-    /// What the management UI shows as the consumer: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
+    /// The consumers' name in the management UI: `Prog-001 ollama/qwen2.5-coder:7b-instruct`.
     pub label: String,
-    /// Of several that wait for a task, the broker gives it to the highest (broker fact 1).
+    /// Among the programmers that wait for a task, the broker gives it to the one with the highest
+    /// priority (broker fact 1).
     pub priority: u8,
 }
 
@@ -65,9 +67,10 @@ pub struct Station {
     channel: Channel,
     link: Link,
     consumers: Consumers,
-    /// The consumer that is kept. While a task from its queue is unacknowledged it brings nothing.
+    /// The consumer that stays open. While a task from its queue is unacknowledged it brings
+    /// nothing.
     kept: Option<Open>,
-    /// Others that are being closed, beside whatever the programmer does meanwhile.
+    /// Consumers that are being closed in the background.
     closing: Closing,
 }
 
@@ -75,7 +78,8 @@ pub struct Station {
 enum Closing {
     Nothing,
     Running(AbortOnDropHandle<Result<(), BrokerError>>),
-    /// A consumer may still be open, and bring a task that nobody sees: the channel is of no use for another one.
+    /// A consumer may still be open and bring a task that nothing handles. The channel must not be
+    /// used for another task.
     Failed,
 }
 
@@ -139,8 +143,8 @@ impl Station {
         self.link.endpoint().timeout()
     }
 
-    /// Looks whether a queue has a task, with no consumer open. When the one that was kept brings a task in its last
-    /// moment, that is the answer.
+    /// Asks a queue for a task, with no consumer open. If the kept consumer brings a task while it
+    /// is being closed, that task is the answer.
     ///
     /// # Errors
     /// When the channel or the queue is gone.
@@ -159,7 +163,7 @@ impl Station {
         }))
     }
 
-    /// Keeps a consumer on this queue and waits a moment for what it brings.
+    /// Keeps a consumer on this queue and waits a moment for a task.
     ///
     /// # Errors
     /// When the channel or the consumer is gone.
@@ -188,8 +192,8 @@ impl Station {
         Ok(heard)
     }
 
-    /// Consumes from these queues until one delivers or `disturbed` ends. Of the consumers only the one that delivered
-    /// stays.
+    /// Consumes from these queues until one delivers or `disturbed` ends. Only the consumer that
+    /// delivered stays open.
     ///
     /// # Errors
     /// When the channel or a consumer is gone.
@@ -256,12 +260,12 @@ impl Station {
                 what: what(),
                 error,
             }),
-            // The broker cancelled the consumer, as when its queue is deleted.
+            // The broker cancelled the consumer, for example because its queue was deleted.
             None => Err(BrokerError::Nacked { what: what() }),
         }
     }
 
-    /// Closes the consumer that was kept; gives the task that was on its way, if there was one.
+    /// Closes the kept consumer. Returns the task that was on its way, if there was one.
     ///
     /// # Errors
     /// When the channel is gone.
@@ -272,7 +276,8 @@ impl Station {
             return Ok(None);
         };
         let queue = *queue;
-        // Whose end is not known is kept: what it brings must not be lost.
+        // If closing fails, the consumer is still kept, because a task that it brings must not be
+        // lost.
         let mut late = stop(&self.channel, limit, consumer).await?.into_iter();
         self.kept = None;
         let first = late.next().map(|delivery| Incoming { delivery, queue });
@@ -282,7 +287,7 @@ impl Station {
         Ok(first)
     }
 
-    /// Closes the consumer that was kept; a task that was on its way goes back.
+    /// Closes the kept consumer. A task that was on its way goes back to its queue.
     ///
     /// # Errors
     /// When the channel is gone.
@@ -293,7 +298,7 @@ impl Station {
         }
     }
 
-    /// Closes consumers without keeping the programmer waiting. What was on its way goes back.
+    /// Closes consumers in the background. Tasks that were on their way go back.
     fn close_beside(&mut self, open: Vec<Open>) {
         if open.is_empty() {
             return;
@@ -312,14 +317,14 @@ impl Station {
         self.closing = Closing::Running(AbortOnDropHandle::new(tokio::spawn(closing)));
     }
 
-    /// Waits until nothing is being closed any more.
+    /// Waits until no consumer is being closed.
     async fn closed(&mut self) -> Result<(), BrokerError> {
         let failed = |why: &str| BrokerError::Nacked {
             what: format!("stop consuming: {why}"),
         };
         let closed = match &mut self.closing {
             Closing::Nothing => return Ok(()),
-            Closing::Failed => return Err(failed("a consumer is not known to be closed")),
+            Closing::Failed => return Err(failed("an earlier consumer may still be open")),
             Closing::Running(closing) => closing
                 .await
                 .unwrap_or_else(|error| Err(failed(&error.to_string()))),
@@ -332,23 +337,25 @@ impl Station {
         closed
     }
 
-    /// Returns a delivery to its queue, and takes no other before.
+    /// Returns a delivery to its queue. Closes the kept consumer first, so that no other task comes
+    /// in.
     ///
     /// # Errors
-    /// When the channel is gone; the broker then returns it by itself.
+    /// When the channel is gone; then the broker returns the delivery by itself.
     pub async fn give_back(&mut self, delivery: Delivery) -> Result<(), BrokerError> {
         point(Point::Released);
         self.take_no_more().await?;
         give_back(&delivery, self.limit()).await
     }
 
-    /// Closes the channel: the broker takes back what is unacknowledged on it.
+    /// Closes the channel. The broker takes back every unacknowledged message on it.
     pub async fn close(&self) {
         discard(&self.channel, self.link.endpoint()).await;
     }
 }
 
-/// The first that one of these consumers brings, with its place among them; None when `disturbed` ended before.
+/// The first message that one of these consumers brings, with the consumer's index. None if
+/// `disturbed` ended first.
 async fn first(
     open: &mut [Open],
     disturbed: impl Future<Output = ()>,
@@ -365,7 +372,7 @@ async fn first(
     }
 }
 
-/// Ends a consumer; gives what was still on its way.
+/// Closes a consumer. Returns the deliveries that were still on their way.
 async fn stop(
     channel: &Channel,
     limit: Duration,
@@ -373,7 +380,7 @@ async fn stop(
 ) -> Result<Vec<Delivery>, BrokerError> {
     let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
     within(limit, "stop consuming", cancel).await?;
-    // The stream ends once what was on its way has come out.
+    // The stream ends after the last delivery that was on its way.
     let late = async {
         let mut late = Vec::new();
         while let Some(delivery) = consumer.next().await {
@@ -384,7 +391,7 @@ async fn stop(
     within(limit, "stop consuming", late).await
 }
 
-/// Every return is counted by the broker, so this must be rare.
+/// The broker counts every return, so this must be rare.
 async fn give_back(delivery: &Delivery, limit: Duration) -> Result<(), BrokerError> {
     let options = BasicNackOptions {
         requeue: true,

@@ -1,4 +1,4 @@
-//! What a worker tells of its programmers: their gates and the runs of their agents.
+//! Telemetry of the programmers: their gates and the runs of their agents.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use super::runs::End;
 
-/// Tells of every state that the gate gets into, until the programmer is gone. The log line is in [`gate`](super::gate).
+/// Reports every change of the gate, until the programmer is gone. The log line is in
+/// [`gate`](super::gate).
 pub async fn watch_gate(programmer: ProgrammerId, mut gate: watch::Receiver<Gate>) {
     loop {
         GateIs {
@@ -23,7 +24,7 @@ pub async fn watch_gate(programmer: ProgrammerId, mut gate: watch::Receiver<Gate
     }
 }
 
-/// A gate as it is now.
+/// The current state of a gate.
 struct GateIs<'a> {
     programmer: &'a ProgrammerId,
     gate: &'a Gate,
@@ -45,7 +46,7 @@ impl GateIs<'_> {
     }
 }
 
-/// A run of the agent is over, with its judgement and its checks.
+/// A finished run of the agent, with its judgement and its checks.
 pub(super) struct RunEnded<'a> {
     pub(super) programmer: &'a ProgrammerId,
     pub(super) end: &'a End,
@@ -63,7 +64,7 @@ impl RunEnded<'_> {
         let programmer = self.programmer.as_str();
         AGENT_RUNS.add([programmer, outcome], 1);
         AGENT_RUN.record([programmer], self.took);
-        tracing::debug!(programmer, outcome, took = ?self.took, "a run of the agent is over");
+        tracing::debug!(programmer, outcome, took = ?self.took, "a run of the agent has ended");
     }
 }
 

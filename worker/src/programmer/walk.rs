@@ -1,5 +1,5 @@
-//! A task's walk with this programmer: claimed, worked on, concluded or given back. Each step answers with the
-//! session's next [`Input`](super::session::Input).
+//! The life of a task at this programmer: claimed, worked on, concluded or handed back. Each step
+//! returns the session's next [`Input`](super::session::Input).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::permits::TaskPermits;
 use super::settling::Concluded;
 use super::station::Station;
 use super::{Done, Held, In, Programmer, gate, retry};
-use crate::llm::permits::Permits;
+use llm_gateway::permits::Permits;
 
 /// How an attempt ended for its programmer.
 enum Attempted {
@@ -37,9 +37,9 @@ impl Attempted {
     fn reason(&self) -> &'static str {
         match self {
             Self::Outcome(_) => "it has an outcome",
-            Self::HandBack => "no LLM is left for it; the task is given back",
-            Self::Superseded => "the task belongs to another attempt, or has an outcome",
-            Self::Interrupted => "this programmer has to end; the task is given back",
+            Self::HandBack => "no LLM is left for the task; handing it back",
+            Self::Superseded => "the task belongs to another attempt, or it has an outcome",
+            Self::Interrupted => "this programmer has to stop; handing the task back",
         }
     }
 }
@@ -87,7 +87,7 @@ impl Programmer {
                 return self.refuse(&delivery, &envelope, examination).await;
             }
             Err(error) => {
-                tracing::warn!(task_id = %envelope.task.id, %error, "the task is not claimed; leaving it");
+                tracing::warn!(task_id = %envelope.task.id, %error, "failed to claim the task; leaving it to its next delivery");
                 return In::Lost;
             }
         }
@@ -118,7 +118,7 @@ impl Programmer {
         })
     }
 
-    /// Nothing is waited for any more: what is not done is left to the next owner.
+    /// The process ends now and waits for nothing more. Unfinished work is left to the next owner.
     fn is_killed(&self) -> bool {
         self.ending.kill.is_cancelled()
     }
@@ -148,11 +148,11 @@ impl Programmer {
         let id = &envelope.task.id;
         ended(match examination {
             Examination::Drop(reason) => {
-                tracing::info!(task_id = %id, token = %envelope.token, reason, "a delivery is dropped");
+                tracing::info!(task_id = %id, token = %envelope.token, reason, "dropping a delivery");
                 conclude::repeat_result(process, delivery, envelope).await
             }
             Examination::Finished => {
-                tracing::info!(task_id = %id, token = %envelope.token, "the task has finished already");
+                tracing::info!(task_id = %id, token = %envelope.token, "the task has already finished");
                 conclude::repeat_result(process, delivery, envelope).await
             }
             Examination::Divert { generation } => {
@@ -179,7 +179,7 @@ impl Programmer {
         })
     }
 
-    /// Step 9, unless the task was started too often already.
+    /// Step 9, unless the task has been started too often.
     pub(super) async fn work(&self, held: Held) -> In {
         let claimed = &held.claimed;
         let id = &claimed.envelope.task.id;
@@ -213,8 +213,8 @@ impl Programmer {
         }
     }
 
-    /// Whose task has an outcome that nobody worked for, because it was cancelled, is rid of it like of any finished task.
-    /// To whom another attempt belongs now, the message does too.
+    /// If the task was cancelled, acknowledge it like any finished task. If another attempt owns
+    /// it, leave the message to that attempt.
     async fn superseded(&self, held: &Held) -> In {
         let envelope = &held.claimed.envelope;
         match self
@@ -234,8 +234,8 @@ impl Programmer {
         }
     }
 
-    /// Works until there is an outcome, the log names another owner, or no time is left. Whatever it was, what it has cost
-    /// is settled then.
+    /// Works until there is an outcome, the log names another owner, or no time is left. Then
+    /// settles the cost, however it ended.
     async fn attempt(&self, claimed: &Claimed) -> Attempted {
         let id = &claimed.envelope.task.id;
         let stop = CancellationToken::new();
@@ -295,7 +295,8 @@ impl Programmer {
         )
     }
 
-    /// A task for which no LLM was left goes back to its queue, but not without end: then this is its outcome.
+    /// The outcome of a task for which no LLM was left, once it has been handed back too often.
+    /// None: hand it back.
     fn fail_at_last(&self, id: &TaskId, before: u32, hand_back: HandBack) -> Option<Box<Outcome>> {
         let HandBack {
             why,
@@ -310,15 +311,15 @@ impl Programmer {
             && before > 0
         {
             error.message = format!(
-                "after {before} hand-backs (`max_hand_backs`) there was still no LLM for it: {}",
+                "the task was handed back {before} times (`max_hand_backs`) and there is still no LLM for it: {}",
                 error.message
             );
         }
         Some(Box::new(outcome))
     }
 
-    /// Steps 10 and 11. Once the result is in `results`, a dispatcher sees to it that it counts, whatever becomes of this
-    /// process: so the ack, and with it the next delivery, need not wait for the log.
+    /// Steps 10 and 11. Once the result is in `results`, a dispatcher makes it count, whatever
+    /// happens to this process. So neither the ack nor the next delivery waits for the log.
     pub(super) async fn conclude(&self, station: &mut Station, done: Done, stay: bool) -> In {
         let Done {
             held,
@@ -343,7 +344,7 @@ impl Programmer {
                 )
                 .await;
         }
-        // The result is about the task, and so is its usage.
+        // The result is about the whole task, so its usage includes earlier attempts.
         result.usage = claimed.spent.at_most.usage.clone().and(&result.usage);
         let log = &self.process.log;
         result.attempt = Some(claimed.attempt);
@@ -360,7 +361,7 @@ impl Programmer {
             || !self.is_killed() && log.read(|fold| fold.tasks.is_owner(id, claimed.attempt));
         point(Point::ResultReady);
         let published = conclude::publish_result(&self.process, &mut result, &claimed.envelope.reply, wanted).await
-            // The confirm was lost, but a dispatcher has the result.
+            // The confirmation was lost, but a dispatcher has the result.
             || log.read(|fold| fold.tasks.winner(id)) == Some(Some(claimed.attempt));
         if !published {
             conclude::let_go(&self.process, id, (claimed.attempt, *connection), branch).await;
@@ -368,7 +369,7 @@ impl Programmer {
         }
         point(Point::ResultPublished);
         self.stay_or_leave(station, stay).await;
-        // An ack that fails changes nothing: the message comes again and is dropped.
+        // If the ack fails, the message comes again and is dropped.
         conclude::ack(&self.process, delivery).await;
         let programmer = self.config.id.clone();
         let (task, attempt, connection) = (id.clone(), claimed.attempt, *connection);
@@ -386,7 +387,8 @@ impl Programmer {
         In::Settled
     }
 
-    /// A consumer that were still open would bring another task with the ack.
+    /// Keeps or closes the consumer before the ack: an open one would bring another task with the
+    /// ack.
     async fn stay_or_leave(&self, station: &mut Station, stay: bool) {
         if !stay && let Err(error) = station.take_no_more().await {
             tracing::warn!(programmer = %self.config.id, %error, "the channel broke before the ack");
@@ -434,7 +436,8 @@ impl Programmer {
             Ok(Verdict::Accepted) => match station.give_back(held.delivery).await {
                 Ok(()) => {
                     if held.no_llm {
-                        // The gate hears of what happened before this programmer looks for a task again.
+                        // Lets the gate take in this failure before the programmer asks for another
+                        // task.
                         tokio::time::sleep(2 * gate::LOOK_EVERY).await;
                     }
                     In::Settled
@@ -446,8 +449,9 @@ impl Programmer {
     }
 }
 
-/// A task that comes back again and again is kept for a while before it goes back once more, so that an outage that opens
-/// no breaker (a single task proves nothing) does not use up its hand-backs: ten of them last five minutes.
+/// How long to keep a task that has been handed back several times before it goes back again. An
+/// outage may open no breaker, because a single task proves nothing. The pause keeps such an outage
+/// from using up the task's hand-backs: ten of them last five minutes.
 fn pause_before_hand_back(before: u32) -> Duration {
     const FIRST: Duration = Duration::from_secs(5);
     const LONGEST: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! The work of an attempt in its worktree: as many runs of the agent as [`runs`](super::runs) says, each judged and checked,
-//! and the commit in the end. Money and tokens are counted over all runs.
+//! The work of an attempt in its worktree: as many runs of the agent as [`runs`](super::runs) says,
+//! each judged and checked, and finally the commit. Money and tokens are counted over all runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,29 +18,29 @@ use super::runs::{Bounds, End, Next, Run, next_run, repair_prompt};
 use super::telemetry::RunEnded;
 use crate::acceptance::{Place, run_checks};
 use crate::agent::{AgentRun, Edit, Job, judge, no_llm_left, silent};
-use crate::llm::permits::Permits;
-use crate::llm::record::{Call, CallClass, Record, llm_time, usage};
-use crate::llm::{CallPlan, Session, candidates};
 use crate::sandbox::{Exit, LastWords, Watch};
 use crate::workspace::{Changes, Credit, KEPT_DAYS, RepositoryHandle, Worktree};
+use llm_gateway::permits::Permits;
+use llm_gateway::record::{Call, CallClass, Record, llm_time, usage};
+use llm_gateway::{CallPlan, Session, candidates};
 
-/// What is kept of an agent's output in the result, bytes.
+/// How much of the end of an agent's output the result holds, in bytes.
 const LOG_TAIL_BYTES: usize = 4096;
-/// An LLM call that has just ended excuses silence for so long.
+/// For this long after an LLM call has ended, silence is excused.
 const JUST_CALLED: Duration = Duration::from_secs(2);
-/// An agent that has printed its last event may take so long to exit.
+/// How long an agent may take to exit after its last event.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
 
-/// What has come together so far; what is missing stays empty when the attempt ends early.
+/// The findings so far. An attempt that ends early leaves the rest empty.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// Of all runs.
+    /// The calls of all runs.
     pub(super) calls: Vec<Call>,
     pub(super) runs: u32,
     pub(super) timings: Timings,
-    /// Of the last run.
+    /// The end of the last run's output.
     pub(super) log_tail: String,
-    /// As the worktree holds them, and what the checks said of them.
+    /// The changes in the worktree. `checks` are the reports on them.
     pub(super) changes: Changes,
     pub(super) checks: Vec<CheckReport>,
     pub(super) commit: Option<(String, RepositoryHandle)>,
@@ -51,7 +51,7 @@ impl Findings {
         self.calls.iter().filter(|call| call.class == CallClass::Ok)
     }
 
-    /// Who gave the last answer; when there was none, who was asked last.
+    /// The LLM that gave the last answer or, without an answer, the one that was asked last.
     pub(super) fn llm(&self) -> Option<&LlmName> {
         self.answers()
             .next_back()
@@ -91,21 +91,21 @@ pub(super) struct Work<'a> {
     pub(super) worktree: &'a Worktree,
     pub(super) permits: Arc<dyn Permits>,
     pub(super) cancel: &'a CancellationToken,
-    /// Who hears what the agent and the checks print.
+    /// The receiver of the live output of the agent and the checks.
     pub(super) telling: Option<&'a Telling>,
 }
 
-/// What one run is to do.
+/// The job of one run.
 struct Assignment {
     first_llm: usize,
     prompt: String,
-    /// What the worktree holds already, when the run is to repair it.
+    /// The changes that the worktree already contains and the run is to repair.
     kept: Changes,
 }
 
 impl Work<'_> {
     /// # Errors
-    /// What failed, when it was none of the runs.
+    /// The failure, if something other than a run failed.
     pub(super) async fn all_runs(&self, findings: &mut Findings) -> Result<Finish, TaskFailure> {
         let instruction = &self.task.message.instruction;
         let mut history = Vec::new();
@@ -123,7 +123,7 @@ impl Work<'_> {
                 }
                 Next::Repair { prompt } => {
                     self.log_next(
-                        "a check has failed; the agent is to repair it",
+                        "an acceptance check failed; running the agent again to repair it",
                         assignment.first_llm,
                     );
                     self.step(self.worktree.restore()).await?;
@@ -134,7 +134,7 @@ impl Work<'_> {
                     };
                 }
                 Next::Again { first_llm } => {
-                    self.log_next("the answer was of no use; starting afresh", first_llm);
+                    self.log_next("the answer was useless; starting over", first_llm);
                     self.step(self.worktree.reset()).await?;
                     (findings.changes, findings.checks) = (Changes::default(), Vec::new());
                     assignment = Assignment {
@@ -175,7 +175,7 @@ impl Work<'_> {
         let began = Instant::now();
         findings.runs += 1;
         let (ran, record) = self.run_agent(assignment, findings).await;
-        // Before all else: whatever comes of the run, this is spent.
+        // This comes first: the money is spent, however the run is judged.
         findings.calls.extend(record.calls.iter().cloned());
         findings.timings.llm_ms = millis(llm_time(&findings.calls));
         let end = match ran {
@@ -262,7 +262,7 @@ impl Work<'_> {
         }
     }
 
-    /// What earlier runs have used is not there any more.
+    /// The plan for a run: the limits without the part that earlier runs have used.
     fn call_plan(&self, assignment: &Assignment, findings: &Findings) -> CallPlan {
         let limits = &self.attempts.programmer.limits;
         let mut llms = self.llms().to_vec();
@@ -280,7 +280,7 @@ impl Work<'_> {
         }
     }
 
-    /// Judgement and checks.
+    /// Judges a run and runs the checks.
     async fn end_of(
         &self,
         run: &AgentRun,
@@ -297,7 +297,8 @@ impl Work<'_> {
                 changed,
             )
         };
-        // A run that failed whatever it changed is judged first: what it left behind is not the cause, and may hold git up.
+        // A run that failed regardless of its changes is judged first. Its leftovers are not the
+        // cause, and may slow git down.
         match verdict(true) {
             Ok(_) => {}
             Err(failure) if no_llm_left(run, record).is_some() => {
@@ -306,17 +307,18 @@ impl Work<'_> {
             Err(failure) => return Err(failure),
         }
         let changes = self.step(self.worktree.collect()).await?;
-        // Patches that are too large to be kept cannot be compared.
+        // Patches that are too large to keep cannot be compared.
         let as_before = changes == *kept && changes.patch.is_some();
         let edit = verdict(!changes.is_empty() && !as_before)?;
         if matches!(run.exit, Exit::Silent | Exit::Done) {
-            tracing::info!(task_id = %self.task.id, exit = %run.exit, "the agent did not exit by itself; its change is judged");
+            tracing::info!(task_id = %self.task.id, exit = %run.exit, "the agent did not exit by itself; judging its change");
         }
-        // An edit that was taken in half is not to be kept, unless the checks say that it will do.
+        // An edit that was only partly applied is kept only if acceptance checks can tell whether
+        // it is enough.
         match edit {
             Edit::Partial if self.task.message.acceptance.is_empty() => {
                 return Err(half_applied(
-                    "and the task has no acceptance check that could tell whether it will do",
+                    "and the task has no acceptance check that could tell whether the rest is enough",
                 ));
             }
             Edit::Unfinished if self.task.message.acceptance.is_empty() => return Err(silent()),
@@ -375,7 +377,7 @@ impl Work<'_> {
         })
     }
 
-    /// The worker's own work on files, which ends with the attempt like everything else.
+    /// The worker's own work on files. It ends with the attempt like everything else.
     async fn step<T>(
         &self,
         work: impl Future<Output = Result<T, TaskFailure>>,
@@ -418,7 +420,8 @@ pub(super) fn cancelled() -> TaskFailure {
     TaskFailure::new(ErrorKind::Cancelled, "the attempt was stopped")
 }
 
-/// Without a branch the patch is all that a submitter gets. The commit keeps the paid work for some days.
+/// Without a branch the submitter gets only the patch. The commit keeps the paid work for some
+/// days.
 fn patch_too_large(
     commit: &Result<String, TaskFailure>,
     repository: &RepositoryHandle,

@@ -1,7 +1,9 @@
-//! `worker sandbox-exec`: the process that stands between the worker and whatever it runs (see the module above).
+//! `worker sandbox-exec`: the process between the worker and every program that it runs (see the
+//! module above).
 //!
-//! It is single-threaded and synchronous, and it does five things: give up rights, start the program, wait for the
-//! program or the line, end every descendant, report. Its standard input is the line to the worker.
+//! It is single-threaded and synchronous, and does five things: give up rights, start the program,
+//! wait for the program or the line, end every descendant, report. Its standard input is the line
+//! to the worker.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -26,9 +28,9 @@ use super::LESS_IMPORTANT;
 use super::processes::{descendants, signal_all};
 use super::report::Report;
 
-/// Between two rounds of SIGKILL against something that forks as fast as it is killed.
+/// The time between two rounds of SIGKILL against a process that forks as fast as it is killed.
 const ROUND_MS: u16 = 10;
-/// After so long a process that survives SIGKILL hangs in the kernel, and waiting does not help.
+/// A process that survives SIGKILL for this long hangs in the kernel, and waiting does not help.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The arguments: limits (0 = unlimited), then `--`, then the program with its arguments.
@@ -53,10 +55,11 @@ enum ExecError {
     Start(io::Error),
 }
 
-/// Does what the arguments after `sandbox-exec` say and ends the process. Called before anything else in `main`.
+/// Acts on the arguments after `sandbox-exec` and ends the process. `main` calls it before anything
+/// else.
 pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     close_inherited_files();
-    // A kernel that refuses leaves it as important as the rest.
+    // If the kernel refuses, the process keeps its priority.
     let _ = rustix::process::nice(LESS_IMPORTANT);
     let report = Plan::parse(args)
         .and_then(|plan| plan.carry_out())
@@ -72,8 +75,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ! {
     ))
 }
 
-/// Whoever started the worker may have left files open for it (a lock, say) that would be handed on to the program.
-/// At this moment nothing of this process's own is open but the first three.
+/// Closes all files but the first three. The process that started the worker may have left files
+/// open (a lock, say), which the program would inherit. At this moment this process has opened no
+/// file of its own.
 fn close_inherited_files() {
     let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     let inherited: Vec<i32> = open
@@ -81,7 +85,7 @@ fn close_inherited_files() {
         .filter(|descriptor| *descriptor > 2)
         .collect();
     for descriptor in inherited {
-        // One of them was the directory that has just been read.
+        // One of them was the directory that has just been read, so closing may fail.
         let _ = nix::unistd::close(descriptor);
     }
 }
@@ -118,7 +122,7 @@ impl Plan {
     }
 
     fn carry_out(&self) -> Result<Report, ExecError> {
-        // Fails only for a group leader, which a helper started by the worker is not.
+        // Fails only for a group leader. A helper that the worker has started is not one.
         let _ = setsid();
         prctl::set_child_subreaper(true).map_err(|e| ExecError::System("become subreaper", e))?;
         prctl::set_no_new_privs().map_err(|e| ExecError::System("give up privileges", e))?;
@@ -143,7 +147,7 @@ impl Plan {
         })
     }
 
-    /// Limits this process; children inherit them.
+    /// Limits this process. Its children inherit the limits.
     fn limit(&self) -> Result<(), ExecError> {
         let set = |resource, limit, what| {
             setrlimit(resource, limit, limit).map_err(|e| ExecError::System(what, e))
@@ -174,9 +178,9 @@ impl Plan {
     }
 }
 
-/// Starts the program with this process's environment and output, an empty signal mask and default dispositions.
-/// Otherwise the program, and everything that it starts, would inherit the blocked signals of this process and the
-/// ignored signals of the worker.
+/// Starts the program with this process's environment and output, an empty signal mask and default
+/// dispositions. Otherwise the program and its children would inherit the blocked signals of this
+/// process and the ignored signals of the worker.
 fn start(argv: &[OsString]) -> io::Result<Pid> {
     let argv = argv
         .iter()
@@ -195,7 +199,7 @@ fn start(argv: &[OsString]) -> io::Result<Pid> {
     let nothing = File::open("/dev/null")?;
     files.add_dup2(nothing.as_raw_fd(), 0)?;
     let mut attributes = PosixSpawnAttr::init()?;
-    // A group of its own: `kill 0` in a script must not reach the helper.
+    // A group of its own, because `kill 0` in a script must not reach the helper.
     attributes.set_pgroup(Pid::from_raw(0))?;
     attributes.set_sigmask(&SigSet::empty())?;
     attributes.set_sigdefault(&SigSet::all())?;
@@ -213,12 +217,12 @@ fn start(argv: &[OsString]) -> io::Result<Pid> {
     )?)
 }
 
-/// The program and everything that came out of it.
+/// The program and all of its descendants.
 struct Family {
     signals: SignalFd,
     line: OwnedFd,
     program: Option<Pid>,
-    /// Exit status or signal of the program, once it has ended.
+    /// The program's exit status or signal, once it has ended.
     ended: Option<(Option<i32>, Option<i32>)>,
 }
 
@@ -245,7 +249,8 @@ impl Family {
         })
     }
 
-    /// Until the program ends or somebody wants it to: the worker closed the line, or this process was signalled.
+    /// Waits until the program ends, the worker closes the line, or a signal asks this process to
+    /// stop.
     fn wait_for_the_end(&mut self) -> Result<(), ExecError> {
         loop {
             self.reap()?;
@@ -262,7 +267,7 @@ impl Family {
             }
             let line_closed = heard[1].revents().is_some_and(|events| !events.is_empty());
             if self.told_to_stop() || line_closed {
-                // What ended by itself at the same moment has ended by itself.
+                // A program that ended at the same moment counts as ended by itself.
                 return self.reap().map(|_| ());
             }
         }
@@ -276,8 +281,8 @@ impl Family {
         stop
     }
 
-    /// Collects every child that has ended. False: there is none left, alive or dead, and as the descendants of a
-    /// subreaper come to it when their parents end, no descendant either.
+    /// Collects every child that has ended. False: no child is left, alive or dead. Orphaned
+    /// descendants become children of a subreaper, so no descendant is left either.
     fn reap(&mut self) -> Result<bool, ExecError> {
         loop {
             let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -297,7 +302,7 @@ impl Family {
     fn end_gently(&mut self, grace: Duration) -> Result<(), ExecError> {
         let deadline = Instant::now() + grace;
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
-            // A stopped process acts on SIGTERM once it goes on.
+            // A stopped process acts on SIGTERM only when it continues.
             signal_all(&descendants(), signal);
         }
         while self.reap()? && Instant::now() < deadline {
@@ -306,7 +311,7 @@ impl Family {
         Ok(())
     }
 
-    /// In rounds, because a process can fork between being listed and being killed.
+    /// Kills in rounds, because a process can fork between being listed and being killed.
     fn kill_all(&mut self) -> Result<(), ExecError> {
         let deadline = Instant::now() + KILL_LIMIT;
         while self.reap()? && Instant::now() < deadline {
@@ -316,7 +321,7 @@ impl Family {
         Ok(())
     }
 
-    /// For a moment, or until a child ends.
+    /// Waits for a moment, or until a child ends.
     fn pause(&mut self) {
         let mut signals = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut signals, PollTimeout::from(ROUND_MS));

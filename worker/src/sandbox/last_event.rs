@@ -1,29 +1,31 @@
-//! Finds the last event of an agent in what it prints: a line with some text, or a JSON object with some fields. Pure.
+//! Finds the last event of an agent in its output: a line with some text, or a JSON object with
+//! some fields. Pure.
 //!
-//! Output comes in pieces that end anywhere, with escape sequences of terminals in it, and its lines have any length. A JSON
-//! object is looked for in a line of at most [`MAX_LINE_BYTES`]; a text in any line, as soon as it is there.
+//! Output comes in pieces that end anywhere and contain escape sequences of terminals, and lines
+//! have any length. A JSON object is searched in a line of at most [`MAX_LINE_BYTES`]. A text is
+//! searched in any line, and found as soon as it is there.
 
 use pool_core::pool::LastEvent;
 use serde_json::Value;
 
-/// The limit of a line that may be an event. Some agents put their whole answer into their last event.
+/// The longest line that may be an event. Some agents put their whole answer into their last event.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 const ESC: u8 = 0x1b;
 const BEL: u8 = 0x07;
 
-/// Reads output and says when the event is in it.
+/// Reads output and reports when the event is in it.
 #[derive(Debug, Clone)]
 pub(super) struct Finder {
     event: LastEvent,
-    /// The present line, as far as it is kept, without escape sequences.
+    /// The kept part of the current line, without escape sequences.
     line: Vec<u8>,
-    /// The present line is longer than what is kept of it.
+    /// The current line is longer than its kept part.
     cut: bool,
     escape: Escape,
 }
 
-/// Where in an escape sequence the output is.
+/// The position in an escape sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Escape {
     None,
@@ -31,9 +33,9 @@ enum Escape {
     Begun,
     /// `ESC [`, until a byte from `@` to `~`.
     Control,
-    /// `ESC ]` and others that hold a text, until BEL or `ESC \`.
+    /// `ESC ]` and others that contain a text, until BEL or `ESC \`.
     Text,
-    /// ESC in such a text.
+    /// ESC inside such a text.
     TextEnds,
 }
 
@@ -47,7 +49,7 @@ impl Finder {
         }
     }
 
-    /// Whether the event ends in these bytes, which follow those before.
+    /// Takes the next bytes. True if the event ends in them.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         let (mut found, mut rest) = (false, bytes);
         while let Some(first) = rest.first() {
@@ -68,11 +70,11 @@ impl Finder {
             };
             rest = &rest[length..];
         }
-        // An event may have no end of line.
+        // An event may have no line end.
         found || (self.line.last() == Some(&b'}') && self.line_is_it())
     }
 
-    /// More of the present line.
+    /// Takes the next part of the current line.
     fn take(&mut self, plain: &[u8]) -> bool {
         match &self.event {
             LastEvent::Text(text) => {
@@ -81,7 +83,7 @@ impl Finder {
                     .line
                     .windows(text.len().max(1))
                     .any(|window| window == text.as_bytes());
-                // Its beginning may be here already.
+                // The beginning of the text may be here already.
                 let keep = text.len().saturating_sub(1);
                 self.line.drain(..self.line.len().saturating_sub(keep));
                 found
@@ -114,14 +116,14 @@ impl Finder {
             (Escape::None, _) => (Escape::None, false),
             (Escape::Begun, b'[') => (Escape::Control, true),
             (Escape::Begun, b']' | b'P' | b'X' | b'^' | b'_') => (Escape::Text, true),
-            // Bytes from space to slash are in between.
+            // Bytes from space to slash may come in between.
             (Escape::Begun, b' '..=b'/') => (Escape::Begun, true),
             (Escape::Begun, _) => (Escape::None, true),
             (Escape::Control, b' '..=b'?') => (Escape::Control, true),
             (Escape::Control, _) => (Escape::None, true),
             (Escape::Text, BEL) | (Escape::TextEnds, b'\\') => (Escape::None, true),
             (Escape::Text | Escape::TextEnds, ESC) => (Escape::TextEnds, true),
-            // A text without an end must not hide all that comes after it.
+            // A text without an end must not hide everything after it.
             (Escape::Text | Escape::TextEnds, b'\n') => (Escape::None, false),
             (Escape::Text | Escape::TextEnds, _) => (Escape::Text, true),
         };
@@ -135,7 +137,8 @@ fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
-/// Whether an object has all these fields with these values; objects in it likewise.
+/// Whether an object has all these fields with these values. Nested objects are compared in the
+/// same way.
 fn holds(
     printed: &serde_json::Map<String, Value>,
     fields: &serde_json::Map<String, Value>,

@@ -16,7 +16,7 @@ const RESULT: &str = r#"{"type": "result"}"#;
 fn a_text_is_found_wherever_it_stands_in_a_line() {
     assert!(
         finds("turn.completed", "x\n{\"type\":\"turn.completed\"}\n"),
-        "inside of a line"
+        "inside a line"
     );
     assert!(finds("All done", "All done"), "a line without an end");
     assert!(!finds("All done", "All\ndone"), "not over two lines");

@@ -1,4 +1,5 @@
-//! Whether a command that prints nothing is at work: its processes compute. Pure but for [`Look::now`].
+//! Whether a silent command is at work, that is, whether its processes compute. Pure, except for
+//! [`Look::now`].
 
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use tokio::time::Instant;
 
 use super::processes::processor_time;
 
-/// Work is at least this part of one core. A program that waits uses far less: an event loop with timers some tenths of a
-/// percent, a shell that polls five times a second about one percent.
+/// The least share of one core that counts as work. A waiting program uses far less: an event loop
+/// with timers uses some tenths of a percent, a shell that polls five times a second about one
+/// percent.
 const WORK_PERCENT: u32 = 5;
-/// The kernel counts processor time in hundredths of a second. Two looks cannot show less than two of them.
+/// The kernel counts processor time in hundredths of a second. A difference of one could be
+/// rounding.
 const LEAST_WORK: Duration = Duration::from_millis(20);
-/// From one look to the next. Each reads a file for every process of the machine.
+/// The shortest time between two looks. Each look reads a file for every process of the machine.
 const LOOK_LEAST: Duration = Duration::from_millis(250);
 const LOOK_MOST: Duration = Duration::from_secs(15);
 
@@ -28,7 +31,7 @@ impl Look {
         Self { at, used }
     }
 
-    /// Of the helper and everything below it.
+    /// Looks at the helper and everything below it.
     pub(super) async fn now(helper: Pid) -> Self {
         let used = tokio::task::spawn_blocking(move || processor_time(helper))
             .await
@@ -36,14 +39,14 @@ impl Look {
         Self::at(Instant::now(), used)
     }
 
-    /// Whether the processes have worked since an earlier look. The time of a child that its parent does not wait for is
-    /// lost when the child ends, so the sum can shrink.
+    /// Whether the processes have worked since an earlier look. The sum can shrink: if a parent
+    /// does not wait for its child, the child's time is lost when the child ends.
     pub(super) fn shows_work_since(self, earlier: Self) -> bool {
         let passed = self.at.duration_since(earlier.at);
         self.used.saturating_sub(earlier.used) >= (passed * WORK_PERCENT / 100).max(LEAST_WORK)
     }
 
-    /// When to look again, for a command that may be silent for so long.
+    /// When to look again, for a command that may be silent for `silence`.
     pub(super) fn next(self, silence: Duration) -> Instant {
         self.at + (silence / 8).clamp(LOOK_LEAST, LOOK_MOST)
     }

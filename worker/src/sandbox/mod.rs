@@ -1,18 +1,22 @@
-//! The one place that starts anything an agent or an acceptance check runs.
+//! The only place that starts agents and acceptance checks, and all that they run.
 //!
-//! Both are code that nobody has read, so nothing of theirs runs as a direct child of the worker. Between them stands
-//! a helper, `worker sandbox-exec` ([`exec`]): a small process of its own that limits itself, starts the program,
-//! and answers for everything that comes out of it. Helper and worker are joined by one socket, the *line*:
+//! Nobody has reviewed their code, so none of it runs as a direct child of the worker. Between them
+//! is a helper, `worker sandbox-exec` ([`exec`]). It is a small process that limits itself, starts
+//! the program, and is responsible for all of the program's descendants. One socket, the *line*,
+//! joins helper and worker:
 //!
-//! - the worker closes its end (time-out, silence, its last event, cancellation, or because the worker died, however it died): the
-//!   helper ends every descendant of the program, SIGTERM first, SIGKILL after [`GRACE`];
-//! - the program ends: the helper kills what it left behind, says how it ended, and exits.
+//! - If the worker closes its end, the helper ends every descendant of the program: SIGTERM first,
+//!   SIGKILL after [`GRACE`]. The worker does so on a time-out, silence, the last event or a
+//!   cancellation. The kernel does so if the worker dies, in whatever way.
+//! - If the program ends, the helper kills the processes that are left, reports how the program
+//!   ended, and exits.
 //!
-//! The helper is the *subreaper* of its descendants, so a process that changed its group or its session, or lost its
-//! parent, is still found. A parent-death signal would not do: it fires when the *thread* that forked ends, it hits
-//! the direct child only, and a process that was started in the meantime escapes it.
+//! The helper is the *subreaper* of its descendants. So it also finds a process that changed its
+//! group or its session, or lost its parent. A parent-death signal would not suffice: it fires when
+//! the *thread* that forked ends, it reaches only the direct child, and it misses a process that
+//! starts in the meantime.
 //!
-//! Here belongs the kernel sandbox, too: the helper is where it will be applied.
+//! A kernel sandbox will be applied in the helper, too.
 
 pub mod exec;
 mod last_event;
@@ -33,11 +37,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use output::Output;
 
-/// How long after SIGTERM everything that is left gets SIGKILL.
+/// How long after SIGTERM the remaining processes get SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// What is added to the niceness of everything that works on a task: with busy cores, the worker itself, which hands
-/// tasks on and talks to the broker, goes first.
+/// The niceness that is added to everything that works on a task. On busy cores the worker itself
+/// goes first, because it passes tasks on and talks to the broker.
 pub const LESS_IMPORTANT: i32 = 5;
 
 /// The word in the worker's argument list that makes it the helper.
@@ -51,12 +55,13 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// With the running worker itself as the helper. `/proc/self/exe` stays right when the file was replaced.
+    /// The running worker itself is the helper. `/proc/self/exe` stays right if the file is
+    /// replaced.
     pub fn new(limits: &pool::Sandbox) -> Self {
         Self::with_helper(limits, PathBuf::from("/proc/self/exe"))
     }
 
-    /// With another worker executable as the helper, for tests.
+    /// Another worker executable is the helper; for tests.
     pub fn with_helper(limits: &pool::Sandbox, helper: PathBuf) -> Self {
         Self {
             helper,
@@ -64,49 +69,52 @@ impl Sandbox {
         }
     }
 
-    /// Runs a command to its end, whatever that is; nothing that it started is alive afterwards.
+    /// Runs a command until it ends in any way. None of its processes is alive afterwards.
     ///
-    /// Dropping the future ends the command as well, but then nobody waits for it: to be sure that it is gone, cancel
-    /// `watch` and wait.
+    /// Dropping the future ends the command as well, but without waiting. To be sure that it is
+    /// gone, cancel `watch` and wait.
     ///
     /// # Errors
-    /// [`LaunchError`] when the program could not be started at all.
+    /// [`LaunchError`] if the program could not be started at all.
     pub async fn run(&self, command: Command, watch: &Watch) -> Result<Finished, LaunchError> {
         run::run(self, command, watch).await
     }
 }
 
-/// What to start. The environment holds these variables and no other; standard input is empty.
+/// A command to start. Its environment has these variables and no other; its standard input is
+/// empty.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// Program and arguments; never through a shell. A program without a slash is looked up in the given `PATH`.
+    /// Program and arguments; no shell is involved. A program without a slash is looked up in the
+    /// given `PATH`.
     pub argv: Vec<OsString>,
     pub cwd: PathBuf,
     pub env: Vec<(OsString, OsString)>,
-    /// Wall clock, from the start.
+    /// The limit in wall-clock time, from the start.
     pub timeout: Duration,
-    /// Ends a command that has printed nothing and whose processes have not computed for so long while [`Watch::busy`] said
-    /// no.
+    /// Stops a command that has printed nothing and whose processes have not computed for this
+    /// long, while [`Watch::busy`] returned false.
     pub silence: Option<Duration>,
 }
 
-/// Hears the bytes that a running command prints.
+/// Receives the bytes that a running command prints.
 pub type Listener = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// What can be heard of a command while it runs.
+/// The observers of a running command.
 #[derive(Clone)]
 pub struct Watch {
-    /// Asked several times a second: is an LLM call open (or has one been since the last time)? Then silence is fine.
+    /// Called several times a second: is an LLM call open, or has one been since the last call?
+    /// Then silence is fine.
     pub busy: Arc<dyn Fn() -> bool + Send + Sync>,
     pub cancel: CancellationToken,
-    /// By what it is known that the command has finished, besides its exit.
+    /// How to tell that the command has finished, apart from its exit.
     pub last_words: Option<LastWords>,
-    /// Hears what the command prints, while it runs; it must not wait for anything.
+    /// Receives the command's output while it runs. It must not block.
     pub listen: Listener,
 }
 
 impl Watch {
-    /// Never busy; ended by `cancel`; nobody hears it.
+    /// Never busy; stopped by `cancel`; output goes nowhere.
     pub fn new(cancel: CancellationToken) -> Self {
         Self {
             busy: Arc::new(|| false),
@@ -117,14 +125,14 @@ impl Watch {
     }
 }
 
-/// A command that says that it has finished, and whose process may go on all the same.
+/// The last event of a command, after which its process may stay alive.
 #[derive(Clone)]
 pub struct LastWords {
     pub event: LastEvent,
-    /// How many LLM calls it has begun. A call that begins after the event shows that the command goes on: a file that it
-    /// printed may look like its last event.
+    /// How many LLM calls the command has begun. A call after the event shows that the command goes
+    /// on: a file that it printed may look like its last event.
     pub calls: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// How long it may take to exit by itself.
+    /// How long the command may take to exit by itself.
     pub grace: Duration,
 }
 
@@ -140,13 +148,13 @@ impl fmt::Debug for Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Status(i32),
-    /// By a signal that the worker did not send.
+    /// The program died by a signal that the worker did not send.
     Signal(i32),
-    /// The wall clock ran out.
+    /// The wall-clock limit was reached.
     TimedOut,
-    /// It printed nothing, called no LLM and did not compute for too long.
+    /// The command printed nothing, called no LLM and did not compute for too long.
     Silent,
-    /// It had printed its last event and did not exit.
+    /// The command had printed its last event and did not exit.
     Done,
     Cancelled,
 }
@@ -155,7 +163,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status) => write!(f, "exited with status {status}"),
-            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
             Self::TimedOut => f.write_str("ran out of time"),
             Self::Silent => f.write_str("printed nothing for too long"),
             Self::Done => f.write_str("had finished and did not exit"),
@@ -170,11 +178,11 @@ pub struct Finished {
     /// Standard output and standard error, in the order in which they were written.
     pub output: Output,
     pub duration: Duration,
-    /// Processes that were still alive when the program had ended; they were killed.
+    /// The number of processes that outlived the program and were killed.
     pub stragglers: usize,
 }
 
-/// A command that never ran.
+/// Why a command never ran.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     #[error("cannot start {program:?}: {problem}")]

@@ -1,11 +1,12 @@
-//! Output that cannot fill the memory: the first bytes and the last ones are kept.
+//! Output of limited size: the first and the last bytes are kept.
 
 use std::collections::VecDeque;
 
 /// The beginning is kept because it names versions, models and the first mistake.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Standard output and standard error of a command, merged, without its middle when there was too much.
+/// Standard output and standard error of a command, merged. If there is too much, the middle is
+/// missing.
 #[derive(Debug, Clone)]
 pub struct Output {
     head: Vec<u8>,
@@ -39,7 +40,7 @@ impl Output {
         self.tail.extend(newest);
     }
 
-    /// What the command printed, including what was not kept.
+    /// The number of bytes that the command printed, including those that were dropped.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
@@ -48,7 +49,7 @@ impl Output {
         (self.head.len() + self.tail.len()) as u64
     }
 
-    /// All that was kept, as text; a line tells how much is missing in the middle.
+    /// The kept output, as text. A line says how much is missing in the middle.
     pub fn text(&self) -> String {
         let (first, second) = self.tail.as_slices();
         let kept = self.kept_bytes();
@@ -63,7 +64,7 @@ impl Output {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The last `limit_bytes` as text, beginning at a line where there is one.
+    /// The last `limit_bytes` as text, starting at the beginning of a line if possible.
     pub fn tail(&self, limit_bytes: usize) -> String {
         let text = self.text();
         if text.len() <= limit_bytes {
@@ -98,7 +99,7 @@ mod tests {
         let text = output.text();
         assert!(text.starts_with("first line\n"), "the beginning is there");
         assert!(text.ends_with("last line\n"), "the end is there");
-        assert!(text.contains("bytes left out"), "a gap is named");
+        assert!(text.contains("bytes left out"), "the gap is reported");
         assert!(
             text.len() < 65 * 1024,
             "the kept text has {} bytes",

@@ -5,17 +5,18 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
-/// What `/proc/PID/stat` says about one process.
+/// The fields of `/proc/PID/stat` of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     pid: i32,
     parent: i32,
     session: i32,
-    /// Of all its threads, and of the children that it has waited for, with theirs.
+    /// The processor time of all its threads, and of the children that it has waited for, with
+    /// theirs.
     ticks: u64,
 }
 
-/// Everything below this process.
+/// All processes below this one.
 pub(super) fn descendants() -> Vec<Pid> {
     let family = family(&processes(), getpid().as_raw());
     family
@@ -25,7 +26,7 @@ pub(super) fn descendants() -> Vec<Pid> {
         .collect()
 }
 
-/// Everything in the session that `leader` made, also after its end.
+/// All processes in the session that `leader` made, also after the leader has ended.
 pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
     let of_session = |process: &Process| process.session == leader.as_raw();
     processes()
@@ -35,8 +36,8 @@ pub(super) fn session_of(leader: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The processor time of a process and its descendants. Descendants that have ended count if some process below `root`
-/// waited for them: a subreaper does so for orphans.
+/// The processor time of a process and its descendants. A descendant that has ended counts if some
+/// process below `root` waited for it. A subreaper waits for orphans.
 pub(super) fn processor_time(root: Pid) -> Duration {
     let ticks: u64 = family(&processes(), root.as_raw())
         .iter()
@@ -47,14 +48,14 @@ pub(super) fn processor_time(root: Pid) -> Duration {
 
 fn ticks_per_second() -> u64 {
     let known = sysconf(SysconfVar::CLK_TCK).ok().flatten();
-    // Linux has 100 wherever it runs.
+    // It is 100 on every Linux.
     known
         .and_then(|ticks| u64::try_from(ticks).ok())
         .filter(|ticks| *ticks > 0)
         .unwrap_or(100)
 }
 
-/// The process with this pid, if it is there, and everything below it.
+/// The process with this pid, if it exists, and everything below it.
 fn family(processes: &[Process], root: i32) -> Vec<Process> {
     let mut family: Vec<Process> = processes
         .iter()
@@ -69,7 +70,7 @@ fn family(processes: &[Process], root: i32) -> Vec<Process> {
     family
 }
 
-/// A process that has ended in the meantime is no mistake.
+/// Sends a signal to each process. A process that has ended in the meantime is not an error.
 pub(super) fn signal_all(pids: &[Pid], signal: Signal) {
     for pid in pids {
         let _ = kill(*pid, signal);
@@ -90,13 +91,13 @@ fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// `pid (name) state ppid pgrp session …`; the name may hold spaces and parentheses. Numbers 14 to 17 are processor times:
-/// of user and system, of the process and of its children.
+/// Parses `pid (name) state ppid pgrp session …`. The name may contain spaces and parentheses.
+/// Numbers 14 to 17 are processor times: user and system time of the process, then of its children.
 fn parse(pid: i32, stat: &str) -> Option<Process> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let parent = fields.get(1)?.parse().ok()?;
     let session = fields.get(3)?.parse().ok()?;
-    // Numbers of children can be below zero.
+    // The times of children can be negative.
     let times = fields
         .iter()
         .skip(11)
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(
             parse(7, "7 (x) Z 42 8 9"),
             Some(short),
-            "what is not there is nothing"
+            "a missing process has no family"
         );
         assert_eq!(parse(7, "nonsense"), None, "anything else is refused");
     }
@@ -171,7 +172,7 @@ mod tests {
             [5, 10, 11],
             "children before their parents in the list, too"
         );
-        assert_eq!(pids(99), [0; 0], "one that is not there has none");
+        assert_eq!(pids(99), [0; 0], "a missing process has no descendants");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The worker's side of a sandboxed command: start the helper, listen, and decide when it has to stop.
+//! The worker's side of a sandboxed command: start the helper, read its output, and decide when it
+//! has to stop.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +20,12 @@ use super::processes::{session_of, signal_all};
 use super::report::Report;
 use super::{Command, Exit, Finished, GRACE, HELPER_COMMAND, LaunchError, Output, Sandbox, Watch};
 
-/// How much longer than its grace the helper may take before it is killed itself.
+/// How much longer than its grace the helper may take before the worker kills it.
 const HELPER_MARGIN: Duration = Duration::from_secs(15);
-/// For what is still in the pipe when the helper has gone.
+/// How long to read the rest of the pipe after the helper has gone.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// A started helper. Dropping `lifeline` tells it to end the program.
+/// A started helper. Dropping `lifeline` makes it end the program.
 struct Started {
     helper: Child,
     lifeline: unix::OwnedWriteHalf,
@@ -132,20 +133,20 @@ fn start(sandbox: &Sandbox, command: &Command) -> io::Result<Started> {
     })
 }
 
-/// What is known while the command runs.
+/// The state of a running command.
 struct Listener<'a> {
     command: &'a Command,
     watch: &'a Watch,
     begin: Instant,
     helper: Option<Pid>,
-    /// When it last gave a sign of life.
+    /// When the command last gave a sign of life.
     heard: Instant,
     looked: Look,
     finder: Option<Finder>,
-    /// When it printed its last event, and how many LLM calls it had begun by then.
+    /// When the command printed its last event, and how many LLM calls it had begun by then.
     finished: Option<(Instant, u64)>,
     lifeline: Option<unix::OwnedWriteHalf>,
-    /// Why the worker has told it to stop.
+    /// Why the worker is stopping the command.
     stopped: Option<Exit>,
 }
 
@@ -175,7 +176,8 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Until the helper closes the line. None: it did not although it was told to; `Some(None)`: it said nothing.
+    /// Waits until the helper closes the line. None: the helper did not stop in time. `Some(None)`:
+    /// it sent no report.
     async fn listen(
         &mut self,
         mut reports: unix::OwnedReadHalf,
@@ -186,7 +188,7 @@ impl<'a> Listener<'a> {
         let mut buffer = vec![0; 16 * 1024];
         let mut open = true;
         let mut deadline = deadline_of(self.begin, self.command.timeout);
-        // Comes whatever is printed meanwhile.
+        // Ticks regularly, whether or not there is output.
         let mut tick = interval(tick_of(self.command.silence));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -219,7 +221,7 @@ impl<'a> Listener<'a> {
         }
     }
 
-    /// Tells the helper to end everything, and says when to stop waiting for it.
+    /// Makes the helper end everything. Returns when to stop waiting for it.
     fn stop(&mut self, why: Exit) -> Instant {
         self.stopped = Some(why);
         self.lifeline = None;
@@ -266,7 +268,7 @@ impl<'a> Listener<'a> {
     }
 }
 
-/// A century is as good as any longer time-out, and does not overflow.
+/// The deadline. Longer time-outs count as a century, which does not overflow.
 fn deadline_of(begin: Instant, timeout: Duration) -> Instant {
     begin + timeout.min(Duration::from_secs(100 * 365 * 24 * 60 * 60))
 }
@@ -277,7 +279,7 @@ fn tick_of(silence: Option<Duration>) -> Duration {
     })
 }
 
-/// What was printed last: the end of the helper may be seen before it.
+/// Reads the last output, because the worker may see the helper's end before it.
 async fn drain(pipe: &mut pipe::Receiver, output: &mut Output, watch: &Watch) {
     let mut buffer = vec![0; 16 * 1024];
     let all = async {
@@ -289,11 +291,12 @@ async fn drain(pipe: &mut pipe::Receiver, output: &mut Output, watch: &Watch) {
             (watch.listen)(&buffer[..count]);
         }
     };
-    // Only a process that escaped the helper could hold the pipe open; nobody waits for it.
+    // Only a process that escaped the helper could keep the pipe open, so do not wait for it.
     let _ = timeout(DRAIN, all).await;
 }
 
-/// The last resort, for a helper that was killed or does not answer: everything in its session.
+/// Kills everything in the helper's session: the last resort if the helper was killed or does not
+/// answer.
 fn kill_session(helper: Option<u32>) {
     if let Some(pid) = helper.and_then(|id| i32::try_from(id).ok()) {
         signal_all(&session_of(Pid::from_raw(pid)), Signal::SIGKILL);

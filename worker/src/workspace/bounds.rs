@@ -1,14 +1,14 @@
-//! Git of agents and checks finds the repository in their own directory, or none.
+//! Keeps the git of agents and checks from finding a repository outside of their directory.
 //!
-//! Git looks for a repository in every directory above, and the workspace directory often lies in a checkout of somebody's.
-//! An agent that lost its own repository would work on that one.
+//! Git looks for a repository in every directory above, and the workspace directory is often inside
+//! someone's checkout. An agent that lost its own repository would work on that one.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Variables that lead git to another repository, another worktree or another index than the ones in its directory.
+/// Variables that point git to another repository, worktree or index.
 const LEAD_ELSEWHERE: [&str; 14] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -27,14 +27,15 @@ const LEAD_ELSEWHERE: [&str; 14] = [
 ];
 const CEILINGS: &str = "GIT_CEILING_DIRECTORIES";
 
-/// Keeps git in `worktree`: it looks in no directory above, and no variable names another place.
+/// Keeps git in `worktree`: it searches no directory above, and no variable points elsewhere.
 pub(crate) fn bound_git(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
     env.retain(|(name, _)| !LEAD_ELSEWHERE.iter().any(|known| name == known));
     let Some(above) = worktree.parent() else {
         return;
     };
     let mut ceilings = above.as_os_str().to_owned();
-    // Git compares the path without links; other programs that mind the variable may not resolve it.
+    // Git compares the path without links. Other programs that read the variable may not resolve
+    // it.
     if let Ok(resolved) = above.canonicalize()
         && resolved != above
     {
@@ -44,8 +45,9 @@ pub(crate) fn bound_git(env: &mut Vec<(OsString, OsString)>, worktree: &Path) {
     env.push((CEILINGS.into(), ceilings));
 }
 
-/// Ends the search for a repository at this directory: git gives up at a `.git` that it cannot read. This also holds for a
-/// program with a cleared environment, and for a path with a colon, which the variable cannot express.
+/// Ends the search for a repository at this directory: git gives up at a `.git` that it cannot
+/// read. This also works for a program with a cleared environment, and for a path with a colon,
+/// which the variable cannot express.
 pub(super) fn end_search_at(dir: &Path) -> io::Result<()> {
     fs::write(
         dir.join(".git"),

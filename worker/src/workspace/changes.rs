@@ -1,4 +1,4 @@
-//! What an agent changed: which files, as a patch, and whether it may be kept.
+//! The changes that an agent made: which files, as a patch, and whether they may be kept.
 
 use std::path::{Component, Path};
 
@@ -7,9 +7,9 @@ use super::git::path_of;
 /// The difference between the base commit and the worktree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Relative paths, sorted. Bytes that are no UTF-8 are replaced.
+    /// Relative paths, sorted. Bytes that are not UTF-8 are replaced.
     pub files: Vec<String>,
-    /// As `git apply` takes it on the base commit; None when it is larger than a result may carry.
+    /// For `git apply` on the base commit. None if it is larger than a result may carry.
     pub patch: Option<String>,
 }
 
@@ -23,7 +23,7 @@ impl Changes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) kind: Kind,
-    /// The object after the change.
+    /// The id of the object after the change.
     pub(super) object: String,
     pub(super) path: Vec<u8>,
 }
@@ -36,7 +36,7 @@ pub(super) enum Kind {
     Removed,
 }
 
-/// `:100644 100644 <before> <after> M\0path\0` and so on. None when it is something else.
+/// Parses `:100644 100644 <before> <after> M\0path\0` and so on. None if it is something else.
 pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<Entry>> {
     let mut parts = raw.split(|byte| *byte == 0);
     let mut entries = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<Entry>> {
             return None;
         };
         let kind = match (before, after) {
-            // A submodule that is removed or moved is as far out of sight as one that is added.
+            // A submodule that is removed or moved cannot be checked either.
             ("160000", _) | (_, "160000") => Kind::Submodule,
             (_, "120000") => Kind::SymbolicLink,
             (_, "000000") => Kind::Removed,
@@ -68,10 +68,11 @@ pub(super) fn parse_raw(raw: &[u8]) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// Whether a symbolic link at `link` stays in the worktree wherever the links that it passes lead.
+/// Whether a symbolic link at `link` stays in the worktree, wherever other links on its way lead.
 ///
-/// Only `..` at the beginning is let through: the directories above a path in a commit are real ones, but after a name
-/// that is a link itself `..` may be anywhere. Links to links are safe because each was checked like this one.
+/// Only a `..` at the start of the target is allowed. The directories above a path in a commit are
+/// real directories, but after a name that is itself a link, `..` may lead anywhere. Links to links
+/// are safe, because each link was checked in the same way.
 pub(super) fn stays_inside(link: &Path, target: &Path) -> bool {
     let depth = link.components().count().saturating_sub(1);
     let ups = target
@@ -85,7 +86,7 @@ pub(super) fn stays_inside(link: &Path, target: &Path) -> bool {
     ups <= depth && rest_is_plain
 }
 
-/// Whether the target of a link leads out of the worktree when nothing on its way is a link.
+/// Whether the target of a link leads out of the worktree if no other link is on its way.
 pub(super) fn lexically_outside(link: &Path, target: &Path) -> bool {
     let mut depth = link.components().count() as i64 - 1;
     for part in target.components() {
@@ -101,7 +102,7 @@ pub(super) fn lexically_outside(link: &Path, target: &Path) -> bool {
     false
 }
 
-/// Paths in the output of `git ls-files -z`, each once.
+/// The paths in the output of `git ls-files -z`, each once.
 pub(super) fn split_paths(listing: &[u8]) -> Vec<Vec<u8>> {
     let paths: std::collections::BTreeSet<&[u8]> = listing
         .split(|byte| *byte == 0)
@@ -161,7 +162,7 @@ mod tests {
                 Kind::Removed,
                 Kind::Submodule
             ],
-            "one of each"
+            "one entry of each kind"
         );
         assert_eq!(
             (entries[0].path.as_slice(), entries[1].object.as_str()),

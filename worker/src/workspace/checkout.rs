@@ -1,9 +1,10 @@
-//! Where acceptance checks run: the tree of the commit that will be handed out, in a checkout of its own.
+//! The place where acceptance checks run: the tree of the commit that will be published, in a
+//! checkout of its own.
 //!
-//! It lies beside the agent's worktree and shares no file with it, so a check cannot pass by something that the commit
-//! lacks: an ignored file, a file in the place of a hidden link or in the directory of a submodule, other line ends. Its
-//! repository is new, too. HEAD and index are the base commit, so `git diff HEAD` is the change. No setting, hook or
-//! attribute of the agent is in force.
+//! It is next to the agent's worktree and shares no file with it. So a check cannot pass because of
+//! something that the commit lacks, such as an ignored file, other line ends, or a file in the
+//! place of a hidden link. Its repository is new, too. HEAD and index are the base commit, so `git
+//! diff HEAD` shows the change. No setting, hook or attribute of the agent applies.
 
 use std::path::{Path, PathBuf};
 
@@ -15,34 +16,34 @@ use super::layout::write_own_repository;
 use super::survey::{replaced_by, special_files};
 use super::worktree::{Worktree, failure, hide_links_that_lead_outside};
 
-/// A checkout for acceptance checks. It is removed with its worktree, or by the next one.
+/// A checkout for acceptance checks. It is removed with its worktree, or by the next checkout.
 #[derive(Debug, Clone)]
 pub struct Checkout {
-    /// Where the checks are started.
+    /// The directory in which the checks start.
     pub tree: PathBuf,
-    /// Not there yet: the home directory of one check after another.
+    /// The home directory of each check. It does not exist yet.
     pub scratch: PathBuf,
-    /// Of the tree that was checked out, and of the base commit.
+    /// The index of the tree that was checked out. `base_index` is that of the base commit.
     index: PathBuf,
     base_index: PathBuf,
 }
 
 impl Worktree {
-    /// Checks out what the last [`Self::collect`] took in.
+    /// Checks out the changes that the last [`Self::collect`] took in.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) when git fails.
+    /// [`ErrorKind::Workspace`](pool_core::result::ErrorKind::Workspace) if git fails.
     pub async fn check_out_for_checks(&self) -> Result<Checkout, TaskFailure> {
         self.try_check_out()
             .await
             .map_err(|error| failure("cannot make the checkout for the checks", error))
     }
 
-    /// Restores every file of the commit, and the repository, for the next check. Other files, which the checks so far have
-    /// built, stay.
+    /// Restores every file of the commit, and the repository, for the next check. Other files,
+    /// which earlier checks have built, stay.
     ///
     /// # Errors
-    /// As [`Self::check_out_for_checks`].
+    /// Those of [`Self::check_out_for_checks`].
     pub async fn renew(&self, checkout: &Checkout) -> Result<(), TaskFailure> {
         self.try_renew(checkout)
             .await
@@ -81,7 +82,7 @@ impl Worktree {
             if replaced_by(&tree)?.is_some() {
                 return Ok(false);
             }
-            // Git would wait for these.
+            // Git would block on these.
             let special = special_files(&tree)?;
             let opened = special.iter().filter(|special| special.is_opened_by_git());
             opened
@@ -99,7 +100,7 @@ impl Worktree {
         git()
             .run(&["checkout-index", "--all", "--force", "--quiet"])
             .await?;
-        // Git before 2.36 brings them back.
+        // Git before 2.36 restores them.
         hide_links_that_lead_outside(&checkout.tree, git).await?;
         self.give_repository(checkout).await
     }

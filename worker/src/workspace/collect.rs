@@ -1,4 +1,4 @@
-//! From a worktree to a patch.
+//! Makes a patch from a worktree.
 
 use std::fs;
 use std::io;
@@ -11,13 +11,13 @@ use super::git::{GitError, path_of};
 use super::survey::{Special, make_readable, replaced_by, special_files};
 use super::worktree::{Worktree, failure};
 
-/// Why a change is not taken in.
+/// Why a change is refused.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    /// Of the machine: another attempt may not have it.
+    /// A problem of the machine: another attempt may not have it.
     #[error("{0}")]
     Git(#[from] GitError),
-    /// Of the change: names the path and what to do.
+    /// A problem of the change. The text names the path and the next step.
     #[error("{0}")]
     Refused(String),
 }
@@ -29,12 +29,13 @@ impl From<io::Error> for Problem {
 }
 
 impl Worktree {
-    /// Takes in what has changed since the base commit, as far as the repository does not ignore it. After a refusal the
-    /// worktree can only be reset or removed.
+    /// Collects all changes since the base commit, except in files that the repository ignores.
+    /// After a refusal the worktree can only be reset or removed.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when git fails. [`ErrorKind::ChangeRefused`] when the change holds what must not or cannot
-    /// be kept: a symbolic link that could lead out of the worktree, a repository, a pipe, what git cannot store.
+    /// [`ErrorKind::Workspace`] if git fails. [`ErrorKind::ChangeRefused`] if the change contains
+    /// something that cannot be kept: a repository, a pipe, a file that git cannot store. A
+    /// symbolic link that could lead out of the worktree is refused, too.
     pub async fn collect(&self) -> Result<Changes, TaskFailure> {
         self.try_collect().await.map_err(|problem| match problem {
             Problem::Git(error) => failure("cannot collect the changes", error),
@@ -59,7 +60,8 @@ impl Worktree {
             "--",
         ];
         let raw = self.git().run(&args).await?;
-        let entries = parse_raw(&raw).ok_or_else(|| io::Error::other("git printed nonsense"))?;
+        let entries = parse_raw(&raw)
+            .ok_or_else(|| io::Error::other("git printed output that the worker cannot read"))?;
         for entry in &entries {
             self.check(entry).await?;
         }
@@ -73,8 +75,8 @@ impl Worktree {
         })
     }
 
-    /// Refuses special files before git sees them: git would wait for some and pass over the others. An ignored path may be
-    /// anything.
+    /// Refuses special files before git sees them. Git would block on some and skip the others. An
+    /// ignored path may be anything.
     async fn survey(&self) -> Result<(), Problem> {
         let tree = self.path();
         if let Some(what) = replaced_by(&tree)? {
@@ -114,7 +116,8 @@ impl Worktree {
             .await
         {
             Ok(ignored) => split_paths(&ignored),
-            // With status 1 none is ignored. With another one it lies where git looks for nothing: in a submodule.
+            // Status 1 means that none is ignored. With any other status the file is inside a
+            // submodule, where git does not look.
             Err(GitError::Failed { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -123,8 +126,8 @@ impl Worktree {
         Ok(special.iter().find(|special| !is_ignored(special)))
     }
 
-    /// Puts everything that differs from the index into it. Only commands that run no git inside of submodules are used,
-    /// because an agent can make one with a configuration of its own.
+    /// Puts everything that differs from the index into it. Only commands that run no git inside
+    /// submodules are used, because an agent can make a submodule with its own configuration.
     async fn stage(&self) -> Result<(), Problem> {
         let args = [
             "ls-files",
@@ -137,7 +140,7 @@ impl Worktree {
         if let Some(inner) = paths.iter().find(|path| path.ends_with(b"/")) {
             let inner = display(inner);
             let problem = format!(
-                "{inner} is a git repository of its own, and only files can be kept: remove {inner}.git, or ignore the \
+                "{inner} is a git repository of its own, but only files can be kept: remove {inner}.git, or ignore the \
                  directory in .gitignore"
             );
             return Err(Problem::Refused(problem));
@@ -184,7 +187,7 @@ impl Worktree {
             Kind::File | Kind::Removed => Ok(()),
             Kind::Submodule => {
                 let problem = format!(
-                    "{path} is a submodule, and only files can be changed: leave it as it is"
+                    "{path} is a submodule, but only files can be changed: leave it unchanged"
                 );
                 Err(Problem::Refused(problem))
             }
@@ -201,7 +204,7 @@ impl Worktree {
         }
     }
 
-    /// None when it is larger than a result may carry.
+    /// The patch. None if it is larger than a result may carry.
     async fn patch(&self) -> Result<Option<String>, GitError> {
         if let Some(bytes) = self.diff().await? {
             if let Ok(text) = String::from_utf8(bytes) {
@@ -210,7 +213,7 @@ impl Worktree {
         } else {
             return Ok(None);
         }
-        // A file in another encoding: as binary, its patch is ASCII.
+        // A file in another encoding counts as binary, so that its patch is ASCII.
         let info = self.git_dir().join("info");
         private_directory(&info)?;
         fs::write(info.join("attributes"), "* -diff\n")?;
@@ -241,7 +244,7 @@ impl Worktree {
     }
 }
 
-/// Whether git refused a file for what it is (its name, its encoding), and not because the machine was in the way.
+/// Whether git refused a file because of its name or encoding, and not because of the machine.
 fn is_of_the_change(said: &str) -> bool {
     const OF_THE_MACHINE: [&str; 4] = [
         "failed to insert into database",

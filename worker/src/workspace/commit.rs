@@ -1,4 +1,4 @@
-//! The message of the worker's commits, and the repository that they end up in.
+//! The message of the worker's commits, and the repository that keeps them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use pool_core::time::Timestamp;
 use super::git::Git;
 
 const SUBJECT_CHARS: usize = 72;
-/// Refs of attempts that no branch was set for (their worker died, or it may not be set) keep their commits for so long.
+/// How many days the refs of attempts without a branch keep their commits. The worker of such an
+/// attempt died, or no branch may be set.
 pub const KEPT_DAYS: u64 = 7;
 const ATTEMPT_REF_AGE: Duration = Duration::from_secs(KEPT_DAYS * 24 * 60 * 60);
 const ATTEMPT_REFS: &str = "refs/pool/attempts/";
 
-/// Who made a change.
+/// The authors of a change: programmer and LLM.
 #[derive(Debug, Clone, Copy)]
 pub struct Credit<'a> {
     pub task: &'a Task,
@@ -26,7 +27,8 @@ pub struct Credit<'a> {
 }
 
 impl Credit<'_> {
-    /// Subject: the first line of the instruction. Trailers: task, programmer, LLM.
+    /// The commit message. Subject: the first line of the instruction. Trailers: task, programmer,
+    /// LLM.
     pub(super) fn message(&self) -> String {
         let Self {
             task,
@@ -64,7 +66,7 @@ pub(super) fn attempt_ref(attempt: AttemptId) -> String {
     format!("{ATTEMPT_REFS}{attempt}")
 }
 
-/// The repository of a task: the local one, or the mirror of its URL. Outlives the worktree.
+/// The repository of a task: the local one, or the mirror of its URL. It outlives the worktree.
 #[derive(Debug, Clone)]
 pub struct RepositoryHandle {
     pub(super) git: Git,
@@ -77,10 +79,11 @@ impl RepositoryHandle {
         format!("{}:{}", host_name(), self.git_dir.display())
     }
 
-    /// Sets the branch `pool/<task id>` to a commit and gives its name. Doing it twice is the same as doing it once.
+    /// Sets the branch `pool/<task id>` to a commit and returns the branch's name. Doing it twice
+    /// is harmless.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when the commit is not there or git refuses the branch.
+    /// [`ErrorKind::Workspace`] if the commit does not exist or git refuses the branch.
     pub async fn set_branch(&self, task: &TaskId, commit: &str) -> Result<String, TaskFailure> {
         let branch = format!("pool/{task}");
         let failure = |problem: String| {
@@ -89,7 +92,7 @@ impl RepositoryHandle {
         if !(40..=64).contains(&commit.len())
             || !commit.bytes().all(|byte| byte.is_ascii_hexdigit())
         {
-            return Err(failure(format!("{commit:?} is no commit id")));
+            return Err(failure(format!("{commit:?} is not a commit id")));
         }
         let args = [
             "update-ref",
@@ -105,13 +108,14 @@ impl RepositoryHandle {
         Ok(branch)
     }
 
-    /// Lets go of an attempt's commit: its branch has been set, or nobody wants it. What only it held on to is removed
-    /// by git in its own time. A failure is logged and otherwise harmless.
+    /// Removes the ref of an attempt's commit: its branch has been set, or the commit is not
+    /// wanted. Git later removes objects that nothing else refers to. A failure is logged and
+    /// otherwise harmless.
     pub async fn forget(&self, attempt: AttemptId) {
         self.delete_ref(&attempt_ref(attempt)).await;
     }
 
-    /// Lets go of the commits of attempts that are long over.
+    /// Removes the refs of attempts that are long over.
     pub(super) async fn forget_old(&self, now: Timestamp) {
         let listed = self
             .git
@@ -139,7 +143,7 @@ impl RepositoryHandle {
     }
 }
 
-/// Attempt ids carry the time of their making.
+/// The time in an attempt's id.
 fn made_at(name: &str) -> Option<Timestamp> {
     let id: uuid::Uuid = name.strip_prefix(ATTEMPT_REFS)?.parse().ok()?;
     let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();

@@ -1,5 +1,5 @@
-//! Files in directories that an agent writes to: removed, written and read however the agent left them. Nothing here
-//! follows a link that stands in the place of a file, or waits at a pipe.
+//! Removes, writes and reads files in directories that an agent writes to, in whatever state the
+//! agent left them. Nothing here follows a link in the place of a file, or blocks on a pipe.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -8,10 +8,11 @@ use std::path::Path;
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
-/// Removes a directory with everything in it; symbolic links are not followed, and nothing there is fine.
+/// Removes a directory with all its contents. It does not follow symbolic links. A missing
+/// directory is fine.
 ///
 /// # Errors
-/// What still stands in the way after directories without permissions have been opened.
+/// If something remains even after directories without permissions have been opened.
 pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -23,7 +24,7 @@ pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// An agent can take its own permissions on a directory away.
+/// An agent can remove its own permissions on a directory.
 fn open_directories(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
@@ -35,10 +36,10 @@ fn open_directories(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file, a link (not what it points to), or a directory with everything in it.
+/// Removes a file, a link (not its target), or a directory with all its contents.
 ///
 /// # Errors
-/// As [`remove_tree`].
+/// Those of [`remove_tree`].
 pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     if path.symlink_metadata()?.is_dir() {
         remove_tree(path)
@@ -50,7 +51,7 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
 /// Removes everything in a directory, and keeps the directory.
 ///
 /// # Errors
-/// As [`remove_tree`]; and when it is a link, which leads to somebody else's files.
+/// Those of [`remove_tree`]; also if the directory is a link, which leads to other people's files.
 pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
     if !dir.symlink_metadata()?.is_dir() {
         return Err(io::Error::other(format!(
@@ -65,10 +66,10 @@ pub(super) fn empty_directory(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory that only this user can enter.
+/// Makes a directory that only this user can enter.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If it cannot be made.
 pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()
@@ -77,11 +78,11 @@ pub(super) fn private_directory(dir: &Path) -> io::Result<()> {
         .create(dir)
 }
 
-/// A directory that only this user can enter, whatever is in its place: anything else there is removed, and what is in a
-/// directory stays.
+/// Makes a directory that only this user can enter. Anything else in its place is removed. The
+/// contents of an existing directory stay.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If it cannot be made.
 pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
     match dir.symlink_metadata() {
         Ok(found) if found.is_dir() => {
@@ -94,10 +95,10 @@ pub(crate) fn make_directory(dir: &Path) -> io::Result<()> {
     private_directory(dir)
 }
 
-/// Writes a new file; whatever has its name is removed first.
+/// Writes a new file. Anything with its name is removed first.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If it cannot be written.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match remove_any(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -106,10 +107,10 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::create_new(path)?.write_all(bytes)
 }
 
-/// Opens a regular file for reading. None when nothing has this name.
+/// Opens a regular file for reading. None if nothing has this name.
 ///
 /// # Errors
-/// When it is anything else (a link, a pipe, a device), or cannot be read.
+/// If it is anything else (a link, a pipe, a device), or cannot be read.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     match OpenOptions::new()
         .read(true)
@@ -126,10 +127,10 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Copies a regular file to a new one. Nothing to copy is fine.
+/// Copies a regular file to a new one. A missing file is fine.
 ///
 /// # Errors
-/// As [`open_regular`], and when the new file cannot be written.
+/// Those of [`open_regular`]; also if the new file cannot be written.
 pub(super) fn copy_regular(from: &Path, to: &Path) -> io::Result<()> {
     match open_regular(from)? {
         Some(mut file) => io::copy(&mut file, &mut File::create_new(to)?).map(|_| ()),
@@ -137,7 +138,7 @@ pub(super) fn copy_regular(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Runs file work where it does not hold up the runtime.
+/// Runs file work on a thread where it does not block the runtime.
 ///
 /// # Errors
 /// Those of the work itself, and one for a panic in it.

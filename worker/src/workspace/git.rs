@@ -1,8 +1,9 @@
-//! The one way in which the worker runs git.
+//! The only way in which the worker runs git.
 //!
-//! Repositories are somebody else's, and agents write into worktrees: nothing that stands in a repository may run.
-//! Every call names its git directory, has an empty environment of its own, reads no system or user configuration,
-//! and switches off on the command line (which wins over the repository's configuration) whatever git could start.
+//! Repositories belong to other people, and agents write into worktrees, so nothing from a
+//! repository may run. Every call names its git directory, has an empty environment of its own, and
+//! reads no system or user configuration. On the command line, which wins over the repository's
+//! configuration, it switches off everything that git could start.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -17,13 +18,13 @@ use tokio::time::timeout;
 use super::group::Group;
 use crate::sandbox::LESS_IMPORTANT;
 
-/// For commands that work on local files only.
+/// The time-out of commands that work on local files only.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
-/// More than any list of paths; patches have a lower limit.
+/// The limit of git's output: more than any list of paths needs. Patches have a lower limit.
 const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
 const STDERR_LIMIT: usize = 64 * 1024;
 
-/// In force for every command.
+/// Settings for every command.
 const SETTINGS: [&str; 27] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -54,7 +55,7 @@ const SETTINGS: [&str; 27] = [
     "i18n.commitEncoding=UTF-8",
 ];
 
-/// Also in force where a remote is asked: https and ssh, nothing else.
+/// More settings for commands on remotes: https and ssh, nothing else.
 const REMOTE_SETTINGS: [&str; 3] = [
     "protocol.https.allow=always",
     "protocol.ssh.allow=always",
@@ -81,12 +82,13 @@ pub(super) enum GitError {
 #[derive(Debug, Clone)]
 pub(super) struct Git {
     path: OsString,
-    /// Only for commands on remotes: proxies, certificates, the ssh agent, and the home directory with its `.netrc`.
+    /// Only for commands on remotes: proxies, certificates, the ssh agent, and the home directory
+    /// with its `.netrc`.
     remote_env: Vec<(OsString, OsString)>,
 }
 
 impl Git {
-    /// `path` is where git and ssh are looked for; the other variables are taken from `env`.
+    /// `path` is where git and ssh are looked for. The other variables come from `env`.
     pub(super) fn new(path: OsString, env: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         const REMOTE: [&str; 10] = [
             "HOME",
@@ -127,7 +129,7 @@ fn arg(option: &str, value: &Path) -> OsString {
     arg
 }
 
-/// One git command that is being put together.
+/// A git command that is being put together.
 #[derive(Debug, Clone)]
 pub(super) struct Call<'a> {
     git: &'a Git,
@@ -150,7 +152,7 @@ impl Call<'_> {
         self
     }
 
-    /// A setting that wins over the ones above.
+    /// Adds a setting that wins over the ones above.
     pub(super) fn set(mut self, setting: &str) -> Self {
         self.options.extend(["-c".into(), setting.into()]);
         self
@@ -166,17 +168,17 @@ impl Call<'_> {
         self
     }
 
-    /// May talk to a remote, for so long.
+    /// Lets the command talk to a remote, with this time-out.
     pub(super) fn remote(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self.remote = true;
         self
     }
 
-    /// Runs it and gives its standard output.
+    /// Runs the command and returns its standard output.
     ///
     /// # Errors
-    /// [`GitError`], with what git said, when it does not exit 0 in time.
+    /// [`GitError`], with git's message, if git does not exit with 0 in time.
     pub(super) async fn run<S: AsRef<OsStr>>(self, args: &[S]) -> Result<Vec<u8>, GitError> {
         let what = args
             .first()
@@ -187,7 +189,7 @@ impl Call<'_> {
             .id()
             .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
         {
-            // It may have ended already; and a refusal leaves it as important as the rest.
+            // Git may have ended already. If the kernel refuses, git runs at normal priority.
             let _ = rustix::process::setpriority_process(Some(pid), LESS_IMPORTANT);
         }
         let seconds = self.timeout.as_secs();
@@ -286,7 +288,7 @@ async fn communicate(
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
-            // A git that does not read its input to the end says why in its exit status.
+            // If git does not read its input to the end, its exit status says why.
             let _ = stdin.write_all(input).await;
         }
     };
@@ -298,7 +300,7 @@ async fn communicate(
     Ok(Some((child.wait().await?, output, said)))
 }
 
-/// At most one byte more than `limit`; the pipe is closed then, which ends the one that writes.
+/// Reads at most one byte more than `limit`. Then it closes the pipe, which ends the writer.
 async fn read(from: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
@@ -307,7 +309,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<
     Ok(bytes)
 }
 
-/// The end of it, read to the end: git must not stumble over its own warnings.
+/// Reads everything and keeps the end: git must not fail because of its own warnings.
 async fn read_end(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(mut from) = from {
@@ -320,7 +322,7 @@ async fn read_end(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The last lines say what was wrong; the first ones often only which hint git has.
+/// The last lines of a message. They say what was wrong; the first ones are often only hints.
 fn shorten(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let lines: Vec<&str> = text

@@ -1,4 +1,4 @@
-//! The processes of one git command, and their end.
+//! The processes of one git command, and how they end.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use nix::unistd::Pid;
 use tokio::process::Child;
 use tokio::time::timeout;
 
-/// Between SIGTERM, on which git removes its lock files, and SIGKILL.
+/// The time between SIGTERM, on which git removes its lock files, and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A running git with its children (ssh, index-pack). Git removes its lock files on SIGTERM, so SIGTERM comes first, also
-/// when the caller drops this value: a lock that stays behind shuts a repository for good.
+/// A running git with its children (ssh, index-pack). Git removes its lock files on SIGTERM. So
+/// SIGTERM comes first, also if the caller drops this value. A lock file that stays behind would
+/// block a repository for good.
 pub(super) struct Group(Option<Child>);
 
 impl Group {
@@ -19,7 +20,7 @@ impl Group {
         Self(Some(git))
     }
 
-    /// None once git was waited for.
+    /// The process id of git; None after git has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
         self.0.as_ref().and_then(Child::id)
     }
@@ -51,14 +52,14 @@ impl Drop for Group {
 async fn end(mut git: Child) {
     let group = signal_group(&git, Signal::SIGTERM);
     let _ = timeout(GRACE, git.wait()).await;
-    // Its children, too, which may not have ended with it.
+    // Its children, too, which may outlive it.
     if let Some(group) = group {
         let _ = killpg(group, Signal::SIGKILL);
     }
     let _ = timeout(GRACE, git.wait()).await;
 }
 
-/// Gives the group, unless git was waited for.
+/// The process group to signal, unless git has been waited for.
 fn signal_group(git: &Child, signal: Signal) -> Option<Pid> {
     let group = Pid::from_raw(i32::try_from(git.id()?).ok()?);
     let _ = killpg(group, signal);

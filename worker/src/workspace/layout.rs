@@ -1,5 +1,5 @@
-//! Git directories of an attempt, the worker's and those in checkouts: what is taken over from the repository, and what
-//! is not.
+//! The git directories of an attempt: the worker's and those in checkouts. They take over only some
+//! of the repository's settings.
 
 use std::fs;
 use std::io;
@@ -38,7 +38,7 @@ pub(super) async fn repository_settings(origin: &Origin) -> Result<String, GitEr
     ))
 }
 
-/// Makes the git directory without `git init`, which would take over templates.
+/// Makes the git directory without `git init`, which would copy templates.
 pub(super) fn write_git_dir(git_dir: &Path, origin: &Origin, settings: &str) -> io::Result<()> {
     private_directory(&git_dir.join("refs"))?;
     fs::write(git_dir.join("HEAD"), format!("{}\n", origin.base))?;
@@ -50,8 +50,8 @@ pub(super) fn write_git_dir(git_dir: &Path, origin: &Origin, settings: &str) -> 
     copy_regular(&origin.repository.join("shallow"), &git_dir.join("shallow"))
 }
 
-/// Gives a checkout a throw-away repository at its base commit: `index` is its index, and it can read the objects of
-/// `origin`. A repository that was there is removed.
+/// Gives a checkout a temporary repository at its base commit. `index` is its index, and it can
+/// read the objects of `origin`. An existing repository is removed.
 pub(super) fn write_own_repository(
     checkout: &Path,
     git_dir: &Path,

@@ -1,7 +1,8 @@
-//! What a crashed worker left behind, and how it is told from what a live one is using.
+//! Removes the files of crashed workers, and keeps those of live ones.
 //!
-//! Every worker process holds a lock on `workers/<its id>.lock` as long as it lives; the kernel lets go of it whatever
-//! ends the process. Its attempts are below `attempts/<its id>/`. An id whose lock can be taken is dead.
+//! Every worker process holds a lock on `workers/<its id>.lock` while it lives. The kernel releases
+//! the lock however the process ends. The attempts of a process are below `attempts/<its id>/`. If
+//! its lock can be taken, the process is dead.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -12,24 +13,24 @@ use super::disk::{private_directory, remove_tree};
 /// The life of one worker process in a workspace directory.
 #[derive(Debug)]
 pub(super) struct Life {
-    /// Below it are this process's attempts, one directory each.
+    /// The parent of this process's attempts, one directory each.
     pub(super) attempts: PathBuf,
     lock_file: PathBuf,
     _held: File,
 }
 
 impl Life {
-    /// Enters the workspace directory under a new id and removes what dead workers left in it.
+    /// Enters the workspace directory under a new id and removes the files of dead workers.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// If the directory cannot be written.
     pub(super) fn begin(dir: &Path, id: &str) -> io::Result<Self> {
         let (workers, all_attempts, trash) =
             (dir.join("workers"), dir.join("attempts"), dir.join("trash"));
         for part in [&workers, &all_attempts, &trash] {
             private_directory(part)?;
         }
-        // One at a time: a lock file that exists and is not held yet must not be seen.
+        // One at a time, so that no process sees a lock file that exists but is not held yet.
         let gate = File::create(dir.join("workers.lock"))?;
         gate.lock()?;
         bury_the_dead(&workers, &all_attempts, &trash)?;
@@ -50,20 +51,21 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        // Fails when an attempt is still there: the next worker removes it.
+        // Fails if an attempt is still there. The next worker removes it.
         if fs::remove_dir(&self.attempts).is_ok() {
             let _ = fs::remove_file(&self.lock_file);
         }
     }
 }
 
-/// Moving is quick, so that others who start now do not wait for the removal.
+/// Moves the files of dead workers to the trash. Moving is quick, so other starting workers do not
+/// wait for the removal.
 fn bury_the_dead(workers: &Path, attempts: &Path, trash: &Path) -> io::Result<()> {
     for entry in fs::read_dir(attempts)? {
         let entry = entry?;
         let lock_file = workers.join(format!("{}.lock", entry.file_name().to_string_lossy()));
         if is_dead(&lock_file)? {
-            tracing::info!(worker = ?entry.file_name(), "removing what a crashed worker left in the workspace");
+            tracing::info!(worker = ?entry.file_name(), "removing the files of a crashed worker from the workspace");
             fs::rename(entry.path(), trash.join(entry.file_name()))?;
             let _ = fs::remove_file(&lock_file);
         }
@@ -83,11 +85,12 @@ fn is_dead(lock_file: &Path) -> io::Result<bool> {
     }
 }
 
-/// Two workers may do this at once; what one does not get, the other or the next start does.
+/// Empties the trash. Two workers may do this at once; either of them, or the next start, removes
+/// each file.
 fn empty_trash(trash: &Path) {
     for entry in fs::read_dir(trash).into_iter().flatten().flatten() {
         if let Err(error) = remove_tree(&entry.path()) {
-            tracing::warn!(path = ?entry.path(), %error, "cannot remove what a crashed worker left");
+            tracing::warn!(path = ?entry.path(), %error, "cannot remove the files of a crashed worker");
         }
     }
 }

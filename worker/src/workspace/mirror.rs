@@ -1,8 +1,9 @@
 //! Mirrors of remote repositories: one bare repository per URL, which all programmers share.
 //!
-//! Branches of the remote are kept below `refs/remotes/origin/`, so that pruning never touches `refs/heads/pool/`.
-//! One fetch at a time per mirror, in this process (a mutex) and among processes (a lock file). Whoever waited while
-//! a fetch *began* uses its result: ten tasks at once on one repository are two fetches, not ten.
+//! The remote's branches are kept below `refs/remotes/origin/`, so that pruning never touches
+//! `refs/heads/pool/`. A mirror has one fetch at a time, in this process (a mutex) and among
+//! processes (a lock file). A task that was already waiting when a fetch *began* uses its result.
+//! So ten tasks at once on one repository cause two fetches, not ten.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -19,10 +20,10 @@ use tokio::time::{Instant, sleep};
 use super::disk::private_directory;
 use super::git::{Git, GitError};
 
-/// How often a lock that another process holds is tried.
+/// How often to try a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// When the last fetch of a mirror that went well began.
+/// When the last successful fetch of a mirror began.
 type LastFetch = Arc<Mutex<Option<Instant>>>;
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Mirrors {
         }
     }
 
-    /// Where the mirror of this URL is, or will be.
+    /// The directory of this URL's mirror, which may not exist yet.
     pub(super) fn git_dir(&self, url: &Repository) -> PathBuf {
         let digest = Sha256::digest(url.as_str());
         let name: String = digest
@@ -54,10 +55,10 @@ impl Mirrors {
         self.dir.join(format!("{name}.git"))
     }
 
-    /// Brings the mirror up to what the remote has now and gives its git directory.
+    /// Fetches the current state of the remote and returns the mirror's git directory.
     ///
     /// # Errors
-    /// When the remote cannot be read in time.
+    /// If the remote cannot be read in time.
     pub(super) async fn fetch(&self, url: &Repository) -> Result<PathBuf, GitError> {
         let asked = Instant::now();
         let git_dir = self.git_dir(url);
@@ -98,7 +99,7 @@ impl Mirrors {
             .remote(self.fetch_timeout)
             .run(&args)
             .await?;
-        // Housekeeping that git would do in the background, where nobody could end it.
+        // Git would do this housekeeping in the background, where nothing could stop it.
         let tidy = self
             .git
             .at(&git_dir)
@@ -112,10 +113,10 @@ impl Mirrors {
         Ok(git_dir)
     }
 
-    /// The branch that the remote has checked out, as a ref of the mirror.
+    /// The remote's default branch, as a ref of the mirror.
     ///
     /// # Errors
-    /// When the remote cannot be read in time.
+    /// If the remote cannot be read in time.
     pub(super) async fn default_branch(
         &self,
         git_dir: &Path,
@@ -140,7 +141,7 @@ impl Mirrors {
         Ok(branch.map(|(branch, _)| format!("refs/remotes/origin/{branch}")))
     }
 
-    /// Made under another name first: a mirror that exists is complete.
+    /// Makes the mirror under another name first, so that an existing mirror is always complete.
     async fn create(&self, git_dir: &Path) -> Result<(), GitError> {
         if git_dir.join("HEAD").exists() {
             return Ok(());
@@ -154,7 +155,7 @@ impl Mirrors {
         Ok(fs::rename(unfinished, git_dir)?)
     }
 
-    /// Waits for another process at most as long as a fetch may take, and a bit.
+    /// Takes the lock. Waits for another process a little longer than a fetch may take.
     async fn lock(&self, git_dir: &Path) -> io::Result<File> {
         let file = File::create(git_dir.with_extension("lock"))?;
         let deadline = Instant::now() + self.fetch_timeout * 2;

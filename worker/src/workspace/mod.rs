@@ -1,9 +1,11 @@
-//! A git worktree for every attempt, from a repository that is below a configured root or behind a URL.
+//! A git worktree for every attempt, from a repository that is below a configured root or behind a
+//! URL.
 //!
-//! Nothing here trusts what is in a repository or what an agent left in a worktree: see [`git`] for how git is run and
-//! [`worktree`] for what the agent gets to see. Errors are those that the submitter of the task reads:
-//! [`ErrorKind::Repository`] for what the task names wrongly, [`ErrorKind::ChangeRefused`] for a change that cannot be
-//! kept, [`ErrorKind::Workspace`] for what fails here.
+//! Nothing here trusts a repository, or a worktree after an agent has run in it. See [`git`] for
+//! how git is run and [`worktree`] for the files that the agent sees. The submitter of the task
+//! reads the errors: [`ErrorKind::Repository`] if the task names something wrongly,
+//! [`ErrorKind::ChangeRefused`] if a change cannot be kept, [`ErrorKind::Workspace`] if something
+//! fails here.
 
 mod bounds;
 mod changes;
@@ -46,31 +48,33 @@ use mirror::Mirrors;
 use worktree::Origin;
 pub use worktree::Worktree;
 
-/// Makes worktrees. One per worker process; programmers share it.
+/// Makes worktrees. One value per worker process, which its programmers share.
 #[derive(Debug)]
 pub struct Workspaces {
     config: pool::Workspace,
     git: Git,
     mirrors: Mirrors,
     life: Life,
-    /// Repositories whose old attempts this process has already let go of.
+    /// Repositories in which this process has already removed the refs of old attempts.
     tidied: Mutex<HashSet<PathBuf>>,
 }
 
 impl Workspaces {
-    /// Enters the workspace directory and removes what crashed workers left there; what live ones use stays.
+    /// Enters the workspace directory and removes the files of crashed workers. Those of live
+    /// workers stay.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// If the directory cannot be written.
     pub fn open(config: &pool::Workspace) -> io::Result<Self> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         Self::open_with(config, path, std::env::vars_os())
     }
 
-    /// Like [`Self::open`], with the `PATH` where git and ssh are found, and the other variables that git may see.
+    /// Like [`Self::open`], with the `PATH` for git and ssh, and the other variables that git may
+    /// see.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Those of [`Self::open`].
     pub fn open_with(
         config: &pool::Workspace,
         path: OsString,
@@ -136,7 +140,7 @@ impl Workspaces {
     /// The repository of a task whose worktree is gone, for setting its branch.
     ///
     /// # Errors
-    /// [`ErrorKind::Repository`] when it is not there (any more).
+    /// [`ErrorKind::Repository`] if it does not exist (any more).
     pub fn repository(&self, name: &Repository) -> Result<RepositoryHandle, TaskFailure> {
         let git_dir = if source::is_url(name) {
             self.mirrors.git_dir(name)
@@ -169,14 +173,14 @@ impl Workspaces {
             ];
             match self.git.at(repository).line(&args).await {
                 Ok(commit) => return Ok(commit),
-                // `--quiet` says nothing about a missing ref, with status 1.
+                // With `--quiet`, status 1 means a missing ref.
                 Err(GitError::Failed { status, .. }) if status.code() == Some(1) => {}
                 Err(error) => problem = Some(error.to_string()),
             }
         }
         let missing = base.map_or_else(
-            || "there is no commit on its default branch".to_owned(),
-            |base| format!("base {base} names no commit in it"),
+            || "its default branch has no commit".to_owned(),
+            |base| format!("base {base} does not name a commit in it"),
         );
         let problem = problem.unwrap_or(missing);
         Err(TaskFailure::new(
@@ -185,7 +189,7 @@ impl Workspaces {
         ))
     }
 
-    /// Once per process and repository.
+    /// Removes old refs, once per process and repository.
     async fn tidy(&self, repository: &std::path::Path) {
         let first = self
             .tidied
@@ -202,7 +206,8 @@ impl Workspaces {
     }
 }
 
-/// A branch of the remote before a tag, and both before anything else (a commit id).
+/// The refs to try for a base: a branch of the remote, then a tag, then anything else (a commit
+/// id).
 fn remote_candidates(base: &GitRef) -> Vec<String> {
     vec![
         format!("refs/remotes/origin/{base}"),

@@ -1,4 +1,4 @@
-//! Where a task's repository is: a git directory below a configured root.
+//! Finds a task's repository: a git directory below a configured root.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use pool_core::source::Repository;
 
 use super::disk::open_regular;
 
-/// No path is longer, with what stands before it in such a file.
+/// The most that is read of a file that contains a path. No path is longer.
 const MAX_PATH_BYTES: u64 = 8192;
 
-/// Whether a repository is named by a URL and needs a mirror.
+/// Whether a repository is given by a URL and needs a mirror.
 pub(super) fn is_url(repository: &Repository) -> bool {
     repository.as_str().contains("://")
 }
@@ -19,7 +19,7 @@ pub(super) fn is_url(repository: &Repository) -> bool {
 /// The git directory of a local repository: absolute, without symbolic links, below one of `roots`.
 ///
 /// # Errors
-/// [`ErrorKind::Repository`] when it is not there or leads out of the roots.
+/// [`ErrorKind::Repository`] if it does not exist or leads out of the roots.
 pub(super) fn local_git_dir(
     repository: &Repository,
     roots: &[PathBuf],
@@ -58,12 +58,12 @@ fn list(roots: &[PathBuf]) -> String {
         false => format!("{} (which does not exist)", root.display()),
     };
     match roots {
-        [] => "any root: `workspace.roots` names none".to_owned(),
+        [] => "any root, because `workspace.roots` is empty".to_owned(),
         some => some.iter().map(name).collect::<Vec<_>>().join(", "),
     }
 }
 
-/// A repository with files in it, one without (bare), or a linked worktree.
+/// The git directory of a repository with files, of a bare one, or of a linked worktree.
 fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
     let inner = dir.join(".git");
     if inner.is_file() {
@@ -77,10 +77,11 @@ fn git_dir_of(dir: &Path) -> io::Result<PathBuf> {
     if candidate.join("objects").is_dir() && candidate.join("HEAD").exists() {
         return candidate.canonicalize();
     }
-    Err(io::Error::other("is no git repository"))
+    Err(io::Error::other("is not a git repository"))
 }
 
-/// `.git` is a file that names a directory, and that one names the directory with the objects in `commondir`.
+/// Follows a `.git` file. It names a directory, whose `commondir` names the directory with the
+/// objects.
 fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
     let text = read_short(file)?.unwrap_or_default();
     let own = text
@@ -94,7 +95,7 @@ fn linked(dir: &Path, file: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The text of a file that holds a path. None: there is no such file.
+/// The text of a file that contains a path. None: the file does not exist.
 fn read_short(file: &Path) -> io::Result<Option<String>> {
     let Some(file) = open_regular(file)? else {
         return Ok(None);

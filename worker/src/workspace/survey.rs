@@ -1,7 +1,8 @@
-//! A look at what an agent left in its worktree, before git looks.
+//! Examines an agent's worktree before git looks at it.
 //!
-//! Git opens `.gitignore`, `.gitattributes` and the repositories that it comes across; a pipe in such a place would hold it
-//! for ever. And git passes over pipes, sockets and devices without a word, as over directories that it cannot read.
+//! Git opens `.gitignore`, `.gitattributes` and the repositories that it finds, so a pipe in such a
+//! place would block it for ever. Git silently skips other pipes, sockets and devices, and
+//! directories that it cannot read.
 
 use std::ffi::OsStr;
 use std::fs::{self, FileType, Metadata, Permissions};
@@ -12,9 +13,9 @@ use std::path::{Path, PathBuf};
 /// A pipe, a socket or a device.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Special {
-    /// Relative to the worktree.
+    /// The path relative to the worktree.
     pub(super) path: PathBuf,
-    /// For people: `a named pipe`.
+    /// Its kind, for people: `a named pipe`.
     pub(super) what: &'static str,
 }
 
@@ -30,7 +31,7 @@ fn is_gits(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".git")
 }
 
-/// Names the thing in the place of the worktree. None: it is still a directory.
+/// Names the thing that replaced the worktree. None: it is still a directory.
 pub(super) fn replaced_by(tree: &Path) -> io::Result<Option<&'static str>> {
     match tree.symlink_metadata() {
         Ok(found) if found.is_dir() => Ok(None),
@@ -40,8 +41,9 @@ pub(super) fn replaced_by(tree: &Path) -> io::Result<Option<&'static str>> {
     }
 }
 
-/// All special files in a worktree but those in the agent's own repository, which nobody reads. On the way, directories and
-/// git's own files that cannot be read are made readable: git keeps no such mode.
+/// All special files in a worktree, except in the agent's own repository, which nothing reads.
+/// Directories and git's own files that cannot be read are made readable on the way. Git does not
+/// keep such a mode.
 pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
     let mut special = Vec::new();
     let mut directories = vec![PathBuf::new()];
@@ -49,7 +51,7 @@ pub(super) fn special_files(tree: &Path) -> io::Result<Vec<Special>> {
         let path = tree.join(&directory);
         make_readable(&path, &path.symlink_metadata()?, 0o700)?;
         let entries = match fs::read_dir(&path) {
-            // Longer than the kernel takes, as git finds it, too.
+            // The path is longer than the kernel accepts, which git finds as well.
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => continue,
             entries => entries?,
         };

@@ -1,10 +1,12 @@
-//! One attempt's files: the worktree that the agent sees, and beside it what it must not see.
+//! One attempt's files: the worktree that the agent sees, and the files beside it that the agent
+//! must not see.
 //!
-//! An attempt's directory holds `tree` (the worktree), `scratch` (home and temporary files of the agent), `checks`
-//! ([`checkout`](super::checkout)) and `git`. That is the worker's git directory for this worktree, with an index, a HEAD
-//! and a configuration of its own, and the repository's objects. So the repository's configuration is never in force
-//! here, attempts do not share a lock, and there is nothing to prune in the repository. `tree/.git` is for the agent
-//! alone: it can read all objects, the worker throws away whatever is written to it, and never looks at it.
+//! An attempt's directory contains `tree` (the worktree), `scratch` (home and temporary files of
+//! the agent), `checks` ([`checkout`](super::checkout)) and `git`. The last is the worker's git
+//! directory for this worktree, with its own index, HEAD and configuration, and the repository's
+//! objects. So the repository's configuration never applies here, attempts do not share a lock, and
+//! nothing in the repository needs pruning. `tree/.git` is for the agent alone. It can read all
+//! objects, and the worker never reads it and discards everything in it.
 
 use std::fs;
 use std::io;
@@ -21,21 +23,22 @@ use super::disk::{empty_directory, off_the_runtime, private_directory, remove_an
 use super::git::{Call, Git, GitError, path_of};
 use super::layout::{repository_settings, write_git_dir, write_own_repository};
 
-/// What a worktree is made of.
+/// The source of a worktree.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     pub(super) git: Git,
-    /// Git directory of the repository or mirror.
+    /// The git directory of the repository or mirror.
     pub(super) repository: PathBuf,
-    /// Full id of the base commit.
+    /// The full id of the base commit.
     pub(super) base: String,
     pub(super) author: pool::Workspace,
 }
 
-/// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in the background.
+/// The worktree of one attempt. Remove it with [`Worktree::remove`]; dropping it does the same in
+/// the background.
 #[derive(Debug)]
 pub struct Worktree {
-    /// Empty once it is removed.
+    /// The attempt's directory; empty after the removal.
     dir: PathBuf,
     attempt: AttemptId,
     origin: Origin,
@@ -46,7 +49,7 @@ pub(super) fn failure(what: &str, problem: impl std::fmt::Display) -> TaskFailur
 }
 
 impl Worktree {
-    /// Makes the directory `dir`, which is not there yet, and checks the base commit out.
+    /// Makes the directory `dir`, which does not exist yet, and checks the base commit out.
     pub(super) async fn make(
         dir: PathBuf,
         attempt: AttemptId,
@@ -64,22 +67,23 @@ impl Worktree {
         Ok(worktree)
     }
 
-    /// What the agent works in.
+    /// The directory in which the agent works.
     pub fn path(&self) -> PathBuf {
         self.dir.join("tree")
     }
 
-    /// For the home directory, temporary files and prompts of what runs in the worktree.
+    /// The directory for the home, temporary files and prompts of programs that run in the
+    /// worktree.
     pub fn scratch(&self) -> PathBuf {
         self.dir.join("scratch")
     }
 
-    /// The commit that the worktree began as.
+    /// The base commit.
     pub fn base(&self) -> &str {
         &self.origin.base
     }
 
-    /// Outlives the worktree.
+    /// The repository, which outlives the worktree.
     pub fn repository(&self) -> RepositoryHandle {
         RepositoryHandle {
             git: self.origin.git.clone(),
@@ -87,29 +91,31 @@ impl Worktree {
         }
     }
 
-    /// Commits what the last [`Self::collect`] took in, on a detached HEAD, and gives the commit id. A ref of the attempt
-    /// keeps it from being collected as garbage until [`RepositoryHandle::forget`].
+    /// Commits the changes that the last [`Self::collect`] took in, on a detached HEAD, and returns
+    /// the commit id. A ref of the attempt keeps it from garbage collection until
+    /// [`RepositoryHandle::forget`].
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when git fails.
+    /// [`ErrorKind::Workspace`] if git fails.
     pub async fn commit(&self, credit: &Credit<'_>) -> Result<String, TaskFailure> {
         self.try_commit(credit)
             .await
             .map_err(|error| failure("cannot commit", error))
     }
 
-    /// Makes the worktree anew from what [`Self::collect`] took in, so that another run can go on from there: nothing that
-    /// an acceptance check has written or changed stays, and the agent gets a fresh repository of its own.
+    /// Makes the worktree anew from the changes that [`Self::collect`] took in, so that another run
+    /// can continue from there. Nothing that an acceptance check has written or changed stays, and
+    /// the agent gets a fresh repository of its own.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when it cannot be done.
+    /// [`ErrorKind::Workspace`] if that fails.
     pub async fn restore(&self) -> Result<(), TaskFailure> {
         let again = async {
             self.empty_tree().await?;
             self.git()
                 .run(&["checkout-index", "--all", "--force", "--quiet"])
                 .await?;
-            // Git before 2.36 brings them back.
+            // Git before 2.36 restores them.
             hide_links_that_lead_outside(&self.path(), || self.git()).await?;
             self.finish_tree().await
         };
@@ -118,20 +124,21 @@ impl Worktree {
             .map_err(|error: GitError| failure("cannot restore the worktree", error))
     }
 
-    /// Back to the base commit, whatever is in the worktree now: nothing of a half-applied edit stays.
+    /// Resets the worktree to the base commit, so that nothing of a half-applied edit stays.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when it cannot be done.
+    /// [`ErrorKind::Workspace`] if that fails.
     pub async fn reset(&self) -> Result<(), TaskFailure> {
         self.check_out()
             .await
             .map_err(|error| failure("cannot reset the worktree", error))
     }
 
-    /// Removes everything of this attempt but its commit.
+    /// Removes everything of this attempt except its commit.
     ///
     /// # Errors
-    /// [`ErrorKind::Workspace`] when files remain; the next worker that starts after this one has ended removes them.
+    /// [`ErrorKind::Workspace`] if files remain. The next worker that starts after this process has
+    /// ended removes them.
     pub async fn remove(mut self) -> Result<(), TaskFailure> {
         let dir = std::mem::take(&mut self.dir);
         off_the_runtime(move || remove_tree(&dir))
@@ -143,7 +150,7 @@ impl Worktree {
         self.dir.join("git")
     }
 
-    /// Everything of this attempt is below it.
+    /// The parent of all files of this attempt.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -156,7 +163,7 @@ impl Worktree {
         self.git_in(&self.path())
     }
 
-    /// With another checkout than the agent's.
+    /// A git command on another checkout than the agent's.
     pub(super) fn git_in(&self, checkout: &Path) -> Call<'_> {
         let call = self.origin.git.at(&self.git_dir()).work_tree(checkout);
         call.env(
@@ -198,7 +205,7 @@ impl Worktree {
         off_the_runtime(move || empty_directory(&tree)).await
     }
 
-    /// Gives the agent its throw-away repository.
+    /// Gives the agent its temporary repository.
     async fn finish_tree(&self) -> Result<(), GitError> {
         let (tree, own, origin) = (self.path(), self.git_dir(), self.origin.clone());
         let make = move || write_own_repository(&tree, &own, &own.join("index"), &origin);
@@ -235,8 +242,8 @@ impl Worktree {
     }
 }
 
-/// Removes the links that lead out of the checkout, because an edit would change other files through them, and makes git
-/// skip them. `git` gives a command on the checkout and its index.
+/// Removes links that lead out of the checkout, because an edit would change other files through
+/// them. Makes git skip them. `git` returns a command on the checkout and its index.
 pub(super) async fn hide_links_that_lead_outside<'a>(
     checkout: &Path,
     git: impl Fn() -> Call<'a>,
@@ -263,7 +270,7 @@ pub(super) async fn hide_links_that_lead_outside<'a>(
             continue;
         }
         if hidden_before && link.symlink_metadata().is_ok() {
-            // Brought back by git before 2.36, or put there by a check.
+            // Git before 2.36 has restored it, or a check has made it.
             remove_any(&link)?;
         }
         let target = match fs::read_link(&link) {
@@ -293,7 +300,7 @@ impl Drop for Worktree {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
         if !dir.as_os_str().is_empty() {
-            // Nobody waits for it; what remains is removed by the next worker that starts.
+            // Nothing waits for this thread. The next worker that starts removes the rest.
             std::thread::spawn(move || remove_tree(&dir));
         }
     }

@@ -1,17 +1,18 @@
-//! Agents with real processes in real worktrees: what they are told, what they see, and what stays of it.
+//! Agents as real processes in real worktrees: their arguments, their environment, and their
+//! changes.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use llm_gateway::record::Record;
 use pool_core::id::AttemptId;
 use pool_core::pool::{self, AgentKind, Secret};
 use pool_core::result::{ErrorKind, TaskFailure};
 use pool_core::source::RelativePath;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{AgentRun, Edit, Evidence, Job, from_config, judge};
-use worker::llm::record::Record;
 use worker::sandbox::{Exit, Watch};
 use worker::workspace::Worktree;
 
@@ -50,7 +51,7 @@ pub(crate) async fn run(kind: &AgentKind, job: &Job) -> Result<AgentRun, TaskFai
         .await
 }
 
-/// A program in the bench's directory.
+/// Writes a program into the bench's directory.
 pub(crate) fn program(bench: &Bench, name: &str, script: &str) -> PathBuf {
     let file = bench.dir.path().join(name);
     write(&file, format!("#!/bin/sh\n{script}\n"));
@@ -98,12 +99,16 @@ async fn a_command_agent_gets_its_words_its_environment_and_no_more() {
     assert_eq!(
         without_shell_words(&text),
         without_shell_words(&expected),
-        "what it was given"
+        "its arguments and its environment"
     );
     let changes = worktree.collect().await.expect("good changes");
-    assert_eq!(changes.files, ["calc.py"], "its change and none of ours");
+    assert_eq!(
+        changes.files,
+        ["calc.py"],
+        "its own change and no file of the worker's"
+    );
     let verdict = judge(&kind, &run, &Record::default(), !changes.is_empty());
-    assert_eq!(verdict, Ok(Edit::Whole), "an agent may do without an LLM");
+    assert_eq!(verdict, Ok(Edit::Whole), "an agent may work without an LLM");
 }
 
 #[tokio::test]
@@ -140,7 +145,7 @@ async fn a_command_agent_gets_the_variables_of_the_pool_file_filled_in() {
     job.prompt = "x".repeat(200_000);
     let error = run(&kind, &job)
         .await
-        .expect_err("no argument is that long");
+        .expect_err("no argument can be that long");
     assert!(
         error.kind == ErrorKind::AgentConfig && error.message.contains("{prompt_file}"),
         "{}",
@@ -168,7 +173,7 @@ async fn a_program_that_is_missing_is_a_mistake_of_the_configuration() {
         assert_eq!(error.kind, ErrorKind::AgentConfig, "its kind");
         assert!(
             error.message.contains(program),
-            "it is named: {}",
+            "the message names it: {}",
             error.message
         );
     }
@@ -189,11 +194,11 @@ async fn noop_does_nothing_and_succeeds() {
     assert_eq!(
         judge(&AgentKind::Noop, &run, &Record::default(), false),
         Ok(Edit::Nothing),
-        "nothing was asked for"
+        "no change was asked for"
     );
 }
 
-/// A repository that is set against aider: every file here made aider do something when it was seen.
+/// A repository that tries to disturb aider: each file here has made aider do something.
 pub(crate) fn hostile_to_aider(bench: &Bench) {
     bench.write(
         ".env",
@@ -241,13 +246,13 @@ async fn aider_sees_no_configuration_of_the_repository_and_leaves_none() {
     assert_eq!(
         run.output.text(),
         ".git\ncalc.py\ndocs\nlitellm.py\nApplied edit to calc.py\n",
-        "what it saw"
+        "the files that it saw"
     );
     let changes = worktree.collect().await.expect("good changes");
     assert_eq!(
         changes.files,
         ["calc.py"],
-        "the edit, and none of its configuration"
+        "only the edit, without the agent's configuration"
     );
     assert_eq!(
         judge(&kind, &run, &Record::default(), true),
@@ -304,7 +309,11 @@ async fn aiders_own_configuration_cannot_be_a_file_of_the_task() {
     let error = run(&kind, &job(&worktree, &[".aider.conf.yml"]))
         .await
         .expect_err("it is refused");
-    assert_eq!(error.kind, ErrorKind::InvalidTask, "the task is wrong");
+    assert_eq!(
+        error.kind,
+        ErrorKind::InvalidTask,
+        "the error names the task as the cause"
+    );
 }
 
 #[tokio::test]
@@ -325,10 +334,14 @@ async fn an_aider_that_did_nothing_it_should_is_a_mistake_of_the_configuration()
         "no log, no launch"
     );
     let error = judge(&kind, &run, &Record::default(), false).expect_err("no success");
-    assert_eq!(error.kind, ErrorKind::AgentConfig, "status 0 says nothing");
+    assert_eq!(
+        error.kind,
+        ErrorKind::AgentConfig,
+        "status 0 proves nothing"
+    );
 }
 
-/// Whether a file that the traps of [`hostile_to_aider`] make is anywhere.
+/// Whether any file exists that the traps of [`hostile_to_aider`] make.
 pub(crate) fn pwned(worktree: &Path) -> bool {
     worktree.join("pwned").exists()
 }

@@ -1,4 +1,5 @@
-//! The real aider against a small LLM in this process. Set `POOL_AIDER` to the program and run with `--ignored`.
+//! The real aider with a small LLM in this process. Set `POOL_AIDER` to the program and run with
+//! `--ignored`.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use axum::extract::State;
@@ -6,18 +7,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use llm_gateway::record::Record;
 use pool_core::id::AttemptId;
 use pool_core::pool::AgentKind;
 use pool_core::result::{ErrorKind, TaskFailure};
 use serde_json::{Value, json};
 use worker::agent::{AgentRun, Edit, judge};
-use worker::llm::record::Record;
 use worker::workspace::Changes;
 
 use crate::agents::{hostile_to_aider, job, pwned, run};
 use crate::repo::{Bench, task};
 
-/// What the LLM answers: a status and the text of its message.
+/// The LLM's answer: a status and the text of its message.
 type Answer = (u16, &'static str);
 
 const EDIT: &str = "calc.py\n```python\n<<<<<<< SEARCH\n    return a - b\n=======\n    return a + b\n>>>>>>> REPLACE\n```\n";
@@ -51,7 +52,7 @@ async fn answer(
     .into_response()
 }
 
-/// Runs aider on the hostile repository with an LLM that always answers the same.
+/// Runs aider on the hostile repository with an LLM that always gives the same answer.
 async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit, TaskFailure>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
@@ -83,10 +84,7 @@ async fn aider(bench: &Bench, given: Answer) -> (AgentRun, Changes, Result<Edit,
         run.evidence,
         run.output.text()
     );
-    assert!(
-        !pwned(&worktree.path()),
-        "the repository made something run"
-    );
+    assert!(!pwned(&worktree.path()), "a trap of the repository ran");
     server.abort();
     (run, changes, verdict)
 }
@@ -133,6 +131,6 @@ async fn a_real_aider_that_fails_is_never_a_success() {
 async fn an_answer_that_edits_the_agents_git_directory_reaches_nobody() {
     let bench = Bench::new();
     let (_, changes, verdict) = aider(&bench, (200, GIT_EDIT)).await;
-    assert!(verdict.is_err(), "nothing that counts was changed");
+    assert!(verdict.is_err(), "no file of the commit was changed");
     assert!(changes.is_empty(), "the directory is thrown away");
 }

@@ -1,10 +1,11 @@
-//! Whole attempts: an agent with a scripted LLM in a real worktree, as often as it takes.
+//! Attempts from start to end: an agent with a scripted LLM in a real worktree, with all of its runs.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::path::Path;
 use std::sync::Arc;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::money::MicroUsd;
 use pool_core::result::{ErrorKind, ResultMessage, Status, Usage};
@@ -12,15 +13,15 @@ use pool_core::time::Timestamp;
 use pool_tests::scripted_llm::{Answer, Fail, Rule, Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, HandBack, Workshop};
 use worker::programmer::claim::{Claimed, read};
 
 use crate::repo::Bench;
 use crate::support::{eventually, sandbox};
 
-/// Says what it was told and what it found, begins to write at once, and does what the LLM says: `WRITE …` becomes the text
-/// of `calc.py`, on anything else it takes back what it has begun. A call that fails it does not mention.
+/// Prints its prompt and its surroundings, begins to write at once, and then obeys the LLM. `WRITE
+/// …` becomes the text of `calc.py`. On anything else it undoes its first change. It does not
+/// mention a failed call.
 const AGENT: &str = r##"
 import json, os, sys, time, urllib.request
 prompt, model, before = open(sys.argv[1]).read(), os.environ["POOL_MODEL"], open("calc.py").read()
@@ -42,7 +43,8 @@ if said == "SLEEP":
 
 const BEFORE: &str = "def add(a, b):\n    return a - b\n";
 
-/// A programmer with the LLMs `free/small`, `free/big` and `paid/gpt`, as far as `llms` says.
+/// A programmer with the LLMs `free/small`, `free/big` and `paid/gpt`, or those of them that `llms`
+/// names.
 struct Rig {
     bench: Bench,
     llm: ScriptedLlm,
@@ -80,7 +82,7 @@ impl Rig {
         }
     }
 
-    /// Works on a task whose LLMs answer one after another what `answers` says.
+    /// Works on a task. Its LLMs give the `answers`, one after another.
     async fn run(&self, answers: Value, more: Value, stop: &CancellationToken) -> Ended {
         let mut task = json!({"id": "task-1", "instruction": format!("Fix add.\nSCRIPT: {answers}"), "repository": "app"});
         for (field, value) in more.as_object().expect("an object") {
@@ -133,13 +135,13 @@ fn kind(result: &ResultMessage) -> Option<ErrorKind> {
     result.error.as_ref().map(|error| error.kind)
 }
 
-/// What the last run of the agent said that it found.
+/// The surroundings that the last run of the agent printed.
 fn found(result: &ResultMessage) -> Value {
     serde_json::from_str(result.log_tail.lines().next().expect("a line"))
-        .expect("what the agent found")
+        .expect("the surroundings that the agent printed")
 }
 
-/// Passes when `calc.py` holds `wanted`, and leaves and changes files meanwhile.
+/// A check that passes if `calc.py` contains `wanted`. It also creates and changes files.
 fn check(wanted: &str) -> Value {
     let script = format!(
         "echo made >made-by-check; echo x >>docs/guide.md; echo 'I want {wanted}'; grep -q {wanted} calc.py"
@@ -169,7 +171,7 @@ async fn what_a_check_finds_is_repaired_by_the_same_llm_in_the_same_files() {
     let files = json!([".git", ".gitignore", "calc.py", "docs"]);
     assert_eq!(
         found["files"], files,
-        "and from nothing that the check or the first run has left beside them"
+        "without other files of the check or the first run"
     );
     let prompt = found["prompt"].as_str().expect("a prompt");
     for part in [
@@ -184,7 +186,7 @@ async fn what_a_check_finds_is_repaired_by_the_same_llm_in_the_same_files() {
     assert_eq!(
         result.files_changed,
         ["calc.py"],
-        "nothing of the check gets into the patch"
+        "no file of the check gets into the patch"
     );
     assert!(
         result
@@ -223,7 +225,7 @@ async fn repairs_have_an_end() {
             .patch
             .as_deref()
             .is_some_and(|patch| patch.contains("+four")),
-        "what failed is shown"
+        "the message names the failed check"
     );
     let rig = Rig::start(&["free/small"], json!({})).await;
     let result = rig
@@ -238,7 +240,7 @@ async fn repairs_have_an_end() {
         "a repair that changed nothing"
     );
     let message = result.error.expect("an error").message;
-    assert!(message.contains("repair came to nothing"), "{message}");
+    assert!(message.contains("run to repair it failed"), "{message}");
 }
 
 #[tokio::test]
@@ -271,7 +273,7 @@ async fn nonsense_from_the_primary_is_thrown_away_and_the_backup_begins() {
     assert_eq!(
         found["files"],
         json!([".git", ".gitignore", "calc.py", "docs"]),
-        "nothing of the first run is there"
+        "no file of the first run is there"
     );
     assert!(
         !found["prompt"]
@@ -283,9 +285,9 @@ async fn nonsense_from_the_primary_is_thrown_away_and_the_backup_begins() {
     assert_eq!(
         result.llm.as_ref().map(|llm| llm.as_str()),
         Some("free/big"),
-        "who did it"
+        "the LLM that did it"
     );
-    assert!(result.used_backup, "the backup did");
+    assert!(result.used_backup, "the backup did it");
     let by_llm: Vec<_> = result
         .usage
         .by_llm
@@ -295,7 +297,7 @@ async fn nonsense_from_the_primary_is_thrown_away_and_the_backup_begins() {
     assert_eq!(
         by_llm,
         [("free/small", 1), ("free/big", 1)],
-        "each with what it did"
+        "each with its usage"
     );
 }
 
@@ -314,7 +316,7 @@ async fn half_an_edit_of_a_run_that_failed_is_not_in_the_next_one() {
     assert_eq!(
         found(&result)["before"],
         BEFORE,
-        "what the first run had begun is gone"
+        "the changes of the first run are gone"
     );
     assert_eq!(
         rig.asked(),
@@ -335,7 +337,7 @@ async fn a_lone_llm_that_changes_nothing_is_not_asked_again() {
     assert_eq!(
         (result.runs, kind(&result)),
         (1, Some(ErrorKind::NoChange)),
-        "a refusal looks the same: {result:?}"
+        "a refusal looks like no change: {result:?}"
     );
 }
 
@@ -401,7 +403,7 @@ async fn a_task_without_any_llm_left_is_handed_back_with_what_it_spent() {
         .run(answers, check("three"), &CancellationToken::new())
         .await;
     let Ended::HandBack(hand_back) = ended else {
-        panic!("there was no LLM left")
+        panic!("no LLM was left")
     };
     let HandBack { why, kind, outcome } = *hand_back;
     assert_eq!(kind, ErrorKind::LlmRateLimited, "the class of the last one");

@@ -1,4 +1,5 @@
-//! The worker's own steps end: by themselves, by the task's time limit, and when the task is cancelled.
+//! The worker's own steps end: by themselves, at the task's time limit, and when the task is
+//! cancelled.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::repo::{Bench, task, write};
 use crate::rig::{Rig, check, message, word};
 use crate::support::{alive, eventually};
 
-/// Pipes in places that the worker may open: in the worktree, in the agent's repository and in the scratch directory.
+/// Pipes in places where the worker may open files: in the worktree, in the agent's repository and
+/// in the scratch directory.
 const PIPES: &str = "cd \"$HOME/..\"; rm -rf prompt.txt home tmp; mkfifo prompt.txt home tmp analytics.jsonl; cd - >/dev/null; \
     for file in HEAD config index packed-refs info/exclude info/attributes objects/info/alternates; do \
     rm -rf .git/$file; mkdir -p .git/info; mkfifo .git/$file; done";
@@ -61,7 +63,7 @@ async fn pipes_that_git_would_wait_for_are_refused() {
         assert_eq!(word(&result), "change_refused", "{path}: {result:?}");
         assert!(
             message(&result).contains(path),
-            "{path} is named: {}",
+            "the message names {path}: {}",
             message(&result)
         );
         assert!(
@@ -95,7 +97,8 @@ async fn aider_finds_its_papers_whatever_lies_in_their_places() {
     }
 }
 
-/// Makes every git that reads the repository's objects wait: the worker's own, after the agent has ended.
+/// Blocks every git that reads the repository's objects: the worker's own git, after the agent has
+/// ended.
 const BLOCKED_GIT: &str = "echo fixed >calc.py; objects=$(cat .git/objects/info/alternates); \
     rm -f \"$objects/info/alternates\"; mkfifo \"$objects/info/alternates\"";
 

@@ -1,4 +1,5 @@
-//! Checks see the tree of the commit that is handed out, with a repository of their own, and nothing else.
+//! Checks see the tree of the commit that the worker publishes, with a repository of their own, and
+//! nothing else.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::os::unix::fs::symlink;
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use crate::repo::Bench;
 use crate::rig::{Rig, check, word};
 
-/// A base commit with a link that leads out, a submodule, ignored files and text with fixed line ends.
+/// A base commit with a link that leads out, a submodule, ignored files and text with fixed line
+/// ends.
 fn bench() -> Bench {
     let bench = Bench::new();
     symlink("/nonexistent/data", bench.app().join("data")).expect("a link");
@@ -29,17 +31,18 @@ async fn outcome(script: &str, more: Value) -> (Rig, ResultMessage) {
     (rig, result)
 }
 
-/// Lists all that a check sees but the repository: every file with its content, every empty directory.
+/// Lists everything that a check sees except the repository: every file with its content, every
+/// empty directory.
 const LISTING: &str = "find . -path ./.git -prune -o ! -type d -print -o -empty -print | sort; \
     echo --; find . -path ./.git -prune -o -type f -print | sort | xargs sha1sum";
 
-/// The same of the commit, from a checkout as its reader makes it.
+/// The same list for the commit, from a checkout as a reader would make it.
 fn listing_of(rig: &Rig, commit: &str) -> String {
     let clone = rig.bench.dir.path().join("clone");
     let path = clone.to_str().expect("a path");
     rig.bench
         .git(&["worktree", "add", "--quiet", "--detach", path, commit]);
-    // A link that leads out of the repository is out of sight.
+    // The worker hides a link that leads out of the repository.
     std::fs::remove_file(clone.join("data")).expect("the link");
     std::fs::remove_file(clone.join(".git")).expect("the file of the worktree");
     let listed = std::process::Command::new("bash")
@@ -169,7 +172,7 @@ async fn the_repository_of_checks_holds_the_base_and_nothing_of_the_agents() {
     for word in ["fsmonitor", "pwned", "usercustomize", "post-index-change"] {
         assert!(
             !text.contains(word),
-            "nothing of the agent's: {word} in {text}"
+            "no setting of the agent's: {word} in {text}"
         );
     }
 }
@@ -185,7 +188,7 @@ async fn every_check_has_a_home_of_its_own() {
     let text = &result.acceptance[1].output_tail;
     assert!(
         !text.contains("planted") && !text.contains(".local") && !text.contains("agent"),
-        "it is empty: {text}"
+        "the home is empty: {text}"
     );
 }
 
@@ -227,7 +230,7 @@ async fn a_check_that_replaces_its_directory_is_not_followed() {
         "the second has its checkout: {result:?}"
     );
     let left: Vec<_> = std::fs::read_dir(other.path()).expect("entries").collect();
-    assert_eq!(left.len(), 1, "what the link points to is untouched");
+    assert_eq!(left.len(), 1, "the link's target is untouched");
 }
 
 #[tokio::test]
@@ -243,11 +246,11 @@ async fn a_check_leaves_nothing_to_the_next_repair() {
     assert_eq!(
         result.files_changed,
         ["calc.py", "fixed"],
-        "nothing of the check is in the change"
+        "no file of the check is in the change"
     );
     assert!(
         !result.log_tail.contains("made-by-check"),
-        "nor in sight of the agent: {}",
+        "and the agent sees none of them: {}",
         result.log_tail
     );
     let base = rig.bench.git(&["rev-parse", "HEAD"]);

@@ -78,16 +78,16 @@ async fn every_check_runs_and_is_reported_in_order() {
     assert_eq!(
         tails[..2],
         ["no\n", "hm\n[hangs: ended after 1 s]"],
-        "what they said and how they ended"
+        "their output and how they ended"
     );
     assert!(
         tails[2].contains("no-such-check"),
-        "the missing program is named: {}",
+        "the report names the missing program: {}",
         tails[2]
     );
     assert!(
         tails[3].contains("signal 9"),
-        "the signal is named: {}",
+        "the report names the signal: {}",
         tails[3]
     );
     let scratch = dir.path().join("scratch").display().to_string();
@@ -114,7 +114,7 @@ async fn every_check_runs_and_is_reported_in_order() {
     );
     assert!(
         alive("sleep 424242.1").is_empty(),
-        "nothing is left of them"
+        "no process of theirs is left"
     );
 }
 
@@ -152,7 +152,7 @@ async fn cancelling_stops_between_checks_too_and_is_no_pass() {
     .await;
     assert!(
         checked.cancelled && checked.reports.is_empty(),
-        "nothing is reported of what did not run"
+        "a check that did not run has no report"
     );
-    assert!(!checked.passed(), "what did not run did not pass");
+    assert!(!checked.passed(), "a check that did not run did not pass");
 }

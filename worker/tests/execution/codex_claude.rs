@@ -1,11 +1,14 @@
-//! The real codex and claude, as config/agents sets them up, through the LLM gateway against the scripted LLM. Set
-//! `POOL_CODEX` and `POOL_CLAUDE` to the programs and run with `--ignored`.
+//! The real codex and claude, with the settings of config/agents, through the LLM gateway to the
+//! scripted LLM. Set `POOL_CODEX` and `POOL_CLAUDE` to the programs and run with `--ignored`.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use llm_gateway::permits::Unlimited;
+use llm_gateway::record::{self, CallClass, Record};
+use llm_gateway::{CallPlan, Gateway, Upstreams};
 use pool_core::id::AttemptId;
 use pool_core::pool::{AgentKind, Failover, Pool, Secret};
 use pool_core::result::{ErrorKind, TaskFailure, Usage};
@@ -14,9 +17,6 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use worker::agent::{Edit, Job, from_config, judge};
-use worker::llm::permits::Unlimited;
-use worker::llm::record::{self, CallClass, Record};
-use worker::llm::{CallPlan, Gateway, Upstreams};
 use worker::sandbox::Watch;
 use worker::workspace::Changes;
 
@@ -43,7 +43,7 @@ const CLAUDE: Kind = Kind {
     variable: "POOL_CLAUDE",
 };
 
-/// What came of a run.
+/// The outcome of a run.
 struct Outcome {
     verdict: Result<Edit, TaskFailure>,
     record: Record,
@@ -74,7 +74,7 @@ impl Kind {
         pool
     }
 
-    /// One run on a repository whose `add` subtracts. The LLM answers as the script says.
+    /// One run on a repository whose `add` subtracts. The LLM obeys the script.
     async fn run(self, script: &Value) -> Outcome {
         let llm = ScriptedLlm::start(Script::default(), 0)
             .await
@@ -119,7 +119,7 @@ impl Kind {
             .expect("it runs");
         let duration = began.elapsed();
         let record = Arc::into_inner(session)
-            .expect("nobody else has it")
+            .expect("this test holds the only reference")
             .close()
             .await;
         let changes = worktree.collect().await.expect("good changes");
@@ -152,7 +152,7 @@ async fn edits_and_is_metered(kind: Kind) {
     assert_eq!(
         outcome.changes.files,
         ["calc.py"],
-        "one file, and nothing of the agent's own"
+        "one file, and no file of the agent's own"
     );
     assert_eq!(
         outcome.patched, "def add(a, b):\n    return a + b\n",
@@ -179,7 +179,7 @@ async fn edits_and_is_metered(kind: Kind) {
         (1000 * calls, 400 * calls, 50 * calls),
         "every call is metered"
     );
-    // 600 new tokens at $3, 400 cached ones at $0.30, 50 of output at $15 for a million.
+    // Per million: 600 new tokens at $3, 400 cached ones at $0.30, 50 of output at $15.
     assert_eq!(
         used.cost_usd.0,
         (1800 + 120 + 750) * calls,
@@ -212,7 +212,7 @@ async fn gives_up_at_once(kind: Kind) {
     ] {
         let outcome = kind.run(&script).await;
         let kind_of_error = outcome.verdict.map_err(|failure| failure.kind);
-        assert_eq!(kind_of_error, Err(error), "{script}: no success");
+        assert_eq!(kind_of_error, Err(error), "{script}: not a success");
         assert_eq!(
             outcome.record.calls.len(),
             1,

@@ -1,4 +1,4 @@
-//! Git of agents and checks never leaves the worktree.
+//! The git of agents and checks never leaves the worktree.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::agents::{job, run, shell_agent};
 use crate::repo::{Bench, git, task, write};
 use crate::rig::{Rig, check, word};
 
-/// A checkout with uncommitted work, in which the pool has its workspace directory.
+/// A checkout with uncommitted work. The pool's workspace directory is inside it.
 fn outer_repository(bench: &Bench) -> PathBuf {
     let outer = bench.dir.path().join("outer");
     write(&outer.join("notes.txt"), "committed\n");
@@ -43,7 +43,8 @@ const DEEDS: &str = "rm -rf .git; export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a GI
 async fn an_agent_without_its_repository_does_not_reach_the_one_around_the_pool() {
     let bench = Bench::new();
     let outer = outer_repository(&bench);
-    // By its own name, through a link, and below a name with a colon, which no list of directories can hold.
+    // By its own name, through a link, and below a name with a colon, which a list of directories
+    // cannot contain.
     symlink(outer.join("work"), bench.dir.path().join("link")).expect("a link");
     std::fs::create_dir_all(outer.join("work")).expect("a directory");
     let script = format!("{DEEDS}; env -i PATH=\"$PATH\" git reset --hard; echo fixed >calc.py");
@@ -92,7 +93,7 @@ async fn a_check_without_its_repository_does_not_reach_the_one_around_the_pool()
     assert_eq!(
         state(&outer).map(without_work),
         before.map(without_work),
-        "it is as it was"
+        "it is unchanged"
     );
 }
 
@@ -120,14 +121,14 @@ async fn variables_that_name_a_repository_do_not_reach_an_agent() {
     }
     let script = "git reset -q --hard; git commit -qm mine --allow-empty; git rev-parse --show-toplevel; env | grep ^GIT_";
     let finished = run(&shell_agent(script, &[]), &job).await.expect("it runs");
-    assert_eq!(state(&outer), before, "the other repository is as it was");
+    assert_eq!(state(&outer), before, "the other repository is unchanged");
     let text = finished.output.text();
     assert!(
         text.contains(&format!("{}\n", worktree.path().display())),
-        "it works in its own one: {text}"
+        "git works in the worktree's repository: {text}"
     );
     assert!(
         !text.contains(&outer.join(".git").display().to_string()),
-        "and hears of no other: {text}"
+        "and no variable points to another one: {text}"
     );
 }

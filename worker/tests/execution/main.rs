@@ -1,4 +1,4 @@
-//! Everything that runs a program for a task, with real processes and real git.
+//! Tests of everything that runs a program for a task, with real processes and real git.
 
 mod agents;
 mod aider;

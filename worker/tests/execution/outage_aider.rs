@@ -1,5 +1,6 @@
-//! Attempts of the real aider whose primary LLM is out, in every way that is known: the backup does the task, and what
-//! the outage costs is time of calls, never aider's own minutes of repetitions. Run as `aider`; prints what each has cost.
+//! Attempts of the real aider while its primary LLM is out in each known way. The backup does the
+//! task. The outage costs only the time of calls, never the minutes for which aider itself would
+//! retry. Run as `aider`; prints the cost of each outage.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::io::Write as _;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage, Status};
 use pool_core::time::Timestamp;
@@ -16,7 +18,6 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, Workshop};
 use worker::programmer::claim::{Claimed, read};
 
@@ -24,28 +25,29 @@ use crate::repo::Bench;
 use crate::support::sandbox;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// What calls that fail at once may take beside waiting, however busy the machine is.
+/// How long calls that fail at once may take, apart from waiting, on a busy machine.
 const CALLS_MARGIN: Duration = Duration::from_secs(1);
-/// What two runs of aider may differ by on a busy machine. Left to itself it repeats a failing call for 64 s and more.
+/// How much the times of two runs of aider may differ on a busy machine. Aider on its own repeats a
+/// failing call for at least 64 s.
 const RUN_MARGIN: Duration = Duration::from_secs(15);
 
-/// The programmers of the pool file, by their primary LLM. Both have `free/big` as their backup.
+/// The programmers of the pool file, by their primary LLM. `free/big` is the backup of both.
 #[derive(Clone, Copy)]
 enum Primary {
-    /// `free/small`, as the rules of the scripted LLM have it.
+    /// `free/small`, which follows the rules of the scripted LLM.
     Scripted,
-    /// `closed/small`, where nobody listens.
+    /// `closed/small`, where nothing listens.
     Closed,
 }
 
-/// One way for the primary to be out.
+/// A way in which the primary is out.
 struct Way {
     name: &'static str,
     primary: Primary,
     answer: Answer,
     /// How often the primary is asked.
     tries: u64,
-    /// What may be waited for.
+    /// How long the gateway may wait.
     wait: Duration,
 }
 
@@ -134,7 +136,7 @@ struct Ward {
     llm: ScriptedLlm,
     scripted: Attempts,
     closed: Attempts,
-    /// A port that is taken and not listened to: whoever connects is refused.
+    /// A port that is taken but not listened to, so it refuses connections.
     _closed_port: TcpSocket,
     _bench: Bench,
 }
@@ -182,7 +184,7 @@ impl Ward {
         }
     }
 
-    /// Works on the task, and says how long that took.
+    /// Works on the task, and measures how long that takes.
     async fn run(&self, primary: Primary, rules: Vec<Rule>) -> (Ended, Duration) {
         self.llm.set_rules(rules);
         let edit = json!({"say": "I swap the sign.", "edits": [
@@ -240,7 +242,7 @@ fn rule(model: &str, answer: Answer) -> Vec<Rule> {
     }]
 }
 
-/// One line of the report, also when the test passes.
+/// Prints one line of the report, also when the test passes.
 fn report(name: &str, result: &ResultMessage, took: Duration, base: Duration) {
     let (overhead, ratio) = (
         took.as_secs_f64() - base.as_secs_f64(),
@@ -254,7 +256,7 @@ fn report(name: &str, result: &ResultMessage, took: Duration, base: Duration) {
     );
 }
 
-/// By LLM: calls, and how many of them failed.
+/// For each LLM: the calls, and how many of them failed.
 fn who(result: &ResultMessage) -> Vec<(&str, u64, u64)> {
     result
         .usage
@@ -306,7 +308,7 @@ fn assert_by_backup(way: &Way, result: &ResultMessage, asked: usize) {
     assert_eq!(
         who(result),
         [(primary, tries, tries), ("free/big", 1, 0)],
-        "{name}: who was asked, and failed"
+        "{name}: the calls and the failed ones"
     );
     assert_eq!(asked as u64, reached + 1, "{name}: no request beside those");
 }
@@ -348,7 +350,7 @@ async fn whatever_way_the_primary_is_out_the_backup_does_the_task_and_little_tim
             way.name
         );
     }
-    // How much of all that is the machine's doing.
+    // The same again, to measure the influence of the machine.
     let (again, took) = ward
         .outcome("healthy again", Primary::Scripted, Vec::new())
         .await;
@@ -370,7 +372,7 @@ async fn when_the_backup_is_out_too_the_task_is_handed_back_within_seconds() {
     };
     let (ended, took) = ward.run(Primary::Scripted, rule("*", dead)).await;
     let Ended::HandBack(hand_back) = ended else {
-        panic!("there was no LLM left")
+        panic!("no LLM was left")
     };
     let result = &hand_back.outcome.result;
     report("both dead", result, took, base);

@@ -1,4 +1,4 @@
-//! A change that cannot be kept is refused once, by name; and the first cause is the one that is reported.
+//! A change that cannot be kept is refused once, by name. The report names the first cause.
 
 use std::time::Duration;
 
@@ -63,16 +63,16 @@ async fn a_change_that_cannot_be_kept_is_refused_once_and_names_the_path() {
         );
         assert!(
             !is_made_again(&result),
-            "{deed}: another attempt would bring the same"
+            "{deed}: another attempt would fail in the same way"
         );
         assert!(
             message(&result).contains(path),
-            "{deed}: {path} is named: {}",
+            "{deed}: the message names {path}: {}",
             message(&result)
         );
         assert!(
             message(&result).contains(": "),
-            "{deed}: and what to do: {}",
+            "{deed}: and the next step: {}",
             message(&result)
         );
         assert!(
@@ -90,7 +90,7 @@ async fn devices_are_refused_too() {
     assert_eq!(word(&result), "change_refused", "{result:?}");
     assert!(
         message(&result).contains("docs/null"),
-        "it is named: {}",
+        "the message names it: {}",
         message(&result)
     );
 }
@@ -108,7 +108,7 @@ async fn a_tree_in_whose_place_is_a_link_is_not_followed() {
     assert_eq!(word(&result), "change_refused", "{result:?}");
     assert!(
         other.path().join("precious").exists(),
-        "what it points to is untouched"
+        "its target is untouched"
     );
 }
 
@@ -140,7 +140,7 @@ async fn what_cannot_be_read_is_made_readable() {
     assert_eq!(
         result.files_changed,
         ["docs/guide.md", "locked/inner/file", "secret"],
-        "each is named"
+        "each is listed"
     );
     for line in result.acceptance[0].output_tail.lines() {
         assert!(

@@ -12,7 +12,7 @@ use pool_core::time::Timestamp;
 use tempfile::TempDir;
 use worker::workspace::{Credit, Workspaces};
 
-/// A root with the repository `app` in it, and a workspace directory beside it.
+/// A root with the repository `app`, and a workspace directory next to it.
 pub(crate) struct Bench {
     pub(crate) dir: TempDir,
 }
@@ -58,7 +58,7 @@ impl Bench {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Runs git in `app`, as its owner would.
+    /// Runs git in `app`, as its owner.
     pub(crate) fn git(&self, args: &[&str]) -> String {
         git(&self.app(), args)
     }
@@ -85,7 +85,7 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) {
     std::fs::write(path, text).expect("a file");
 }
 
-/// A task on `repository`, with more fields as JSON (`, "base": "main"`).
+/// A task for `repository`, with more fields as JSON (`, "base": "main"`).
 pub(crate) fn task_on(repository: &str, more: &str) -> Task {
     let json = format!(
         r#"{{"instruction": "Fix add\n\nIt subtracts.", "repository": "{repository}"{more}}}"#

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use llm_gateway::permits::Unlimited;
 use pool_core::id::AttemptId;
 use pool_core::result::{ErrorKind, ResultMessage};
 use pool_core::time::Timestamp;
@@ -13,14 +14,13 @@ use pool_tests::scripted_llm::{Script, ScriptedLlm};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use worker::llm::permits::Unlimited;
 use worker::programmer::attempt::{Attempts, Ended, Workshop};
 use worker::programmer::claim::{Claimed, read};
 
 use crate::repo::Bench;
 use crate::support::sandbox;
 
-/// No attempt of these tests takes as long as this unless it hangs.
+/// An attempt of these tests that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(30);
 
 /// One LLM (`free/small`), one programmer, one script.
@@ -31,18 +31,18 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// `script` is run by bash in the worktree; `$1` is the prompt file.
+    /// Starts a rig. Bash runs `script` in the worktree; `$1` is the prompt file.
     pub(crate) async fn start(bench: Bench, script: &str) -> Self {
         Self::with(bench, script, json!({})).await
     }
 
-    /// With `defaults` of the pool file.
+    /// The same with these `defaults` in the pool file.
     pub(crate) async fn with(bench: Bench, script: &str, defaults: Value) -> Self {
         let work = bench.dir.path().join("work");
         Self::in_directory(bench, script, defaults, &work).await
     }
 
-    /// With another workspace directory than `work`.
+    /// The same with another workspace directory than `work`.
     pub(crate) async fn in_directory(
         bench: Bench,
         script: &str,
@@ -111,7 +111,7 @@ pub(crate) fn check(script: &str) -> Value {
     json!({"acceptance": [{"name": "check", "run": ["/bin/bash", "-c", script]}]})
 }
 
-/// The word of its kind of error, or `succeeded`.
+/// The word for its kind of error, or `succeeded`.
 pub(crate) fn word(result: &ResultMessage) -> &'static str {
     result
         .error
@@ -124,7 +124,7 @@ pub(crate) fn message(result: &ResultMessage) -> &str {
     result.error.as_ref().map_or("", |error| &error.message)
 }
 
-/// Whether another attempt would be made.
+/// Whether the worker would retry it.
 pub(crate) fn is_made_again(result: &ResultMessage) -> bool {
     result
         .error

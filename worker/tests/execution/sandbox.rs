@@ -1,4 +1,5 @@
-//! The sandbox with real processes: nothing survives, nothing grows without limit, nothing leaks in.
+//! The sandbox with real processes: none survives, output and files have limits, and nothing of the
+//! worker's environment leaks in.
 
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ fn nobody() -> Watch {
     Watch::new(CancellationToken::new())
 }
 
-/// A sleep that no other test and no other run of this one has.
+/// The argument of a sleep that no other test, and no other run of this test, uses.
 fn marker(number: u32) -> String {
     format!("{}.{number}", 100_000 + std::process::id())
 }
 
-/// Leaves a child in its group, one in a session of its own, and a daemon that lost its parents.
+/// A script that leaves a child in its group, a child in a session of its own, and a daemon without
+/// parents.
 fn litter(marker: &str) -> String {
     format!(
         "sleep {marker} & setsid sleep {marker} & (setsid sh -c 'sleep {marker} & sleep {marker}' &) ; \
@@ -69,7 +71,7 @@ async fn nothing_survives_a_command_that_ended() {
     );
     assert!(
         finished.stragglers >= 5,
-        "what was left behind is counted: {}",
+        "the remaining processes are counted: {}",
         finished.stragglers
     );
     assert_eq!(alive(&marker), Vec::<u32>::new(), "no process is left");
@@ -89,7 +91,7 @@ async fn a_time_out_ends_everything_even_what_ignores_sigterm() {
     assert_eq!(alive(&marker), Vec::<u32>::new(), "no process is left");
     assert!(
         finished.duration >= Duration::from_secs(5),
-        "who ignores SIGTERM has its five seconds"
+        "a process that ignores SIGTERM gets five seconds"
     );
 }
 
@@ -105,12 +107,16 @@ async fn a_command_may_clean_up_after_sigterm() {
     let text = finished.output.text();
     assert!(
         text.starts_with("up\n") && text.ends_with("cleaned\n"),
-        "it was asked first, output {text}"
+        "SIGTERM came first, output {text}"
     );
-    assert_eq!(finished.exit, Exit::TimedOut, "and reported as what it is");
+    assert_eq!(
+        finished.exit,
+        Exit::TimedOut,
+        "and the exit is reported as a time-out"
+    );
     assert!(
         finished.duration < Duration::from_secs(5),
-        "nobody waits for the grace to pass"
+        "the helper does not wait for the grace to pass"
     );
 }
 
@@ -253,14 +259,14 @@ async fn a_killed_helper_is_an_error_and_no_success() {
     let error = run
         .await
         .expect("no panic")
-        .expect_err("nobody knows how the command ended");
+        .expect_err("how the command ended is unknown");
     assert!(
         matches!(error, LaunchError::NoReport(_)),
         "the error was {error}"
     );
     assert!(
         eventually(|| alive(&marker).is_empty()).await,
-        "what it guarded is gone, too"
+        "the processes below it are gone, too"
     );
 }
 
@@ -331,7 +337,7 @@ async fn a_program_that_does_not_exist_is_named() {
     );
     assert!(
         error.to_string().contains("no-such-program"),
-        "the program is named: {error}"
+        "the error names the program: {error}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Every program that the pool starts begins with an empty signal mask and default dispositions.
+//! Every program that the worker starts begins with an empty signal mask and default dispositions.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn nobody() -> Watch {
     Watch::new(CancellationToken::new())
 }
 
-/// Not through a shell, which may change its own mask.
+/// Starts the program directly, because a shell may change its own mask.
 fn command(argv: &[&str]) -> Command {
     Command {
         argv: argv.iter().map(Into::into).collect(),
@@ -32,8 +32,8 @@ fn command(argv: &[&str]) -> Command {
     }
 }
 
-/// The masks of blocked and ignored signals in `/proc/PID/status`. 32 and 33 belong to the C library, whose `posix_spawn`
-/// ignores them in the new program.
+/// The masks of blocked and ignored signals in `/proc/PID/status`. Signals 32 and 33 belong to the
+/// C library, whose `posix_spawn` ignores them in the new program.
 fn blocked_or_ignored(status: &str) -> Vec<u64> {
     let mask = |line: &str| {
         let (_, mask) = line
@@ -67,7 +67,7 @@ async fn a_program_begins_with_a_clean_signal_state() {
         assert_eq!(
             blocked_or_ignored(&finished.output.text()),
             [0, 0],
-            "whatever the worker blocks or ignores"
+            "regardless of the signals that the worker blocks or ignores"
         );
     }
 }
@@ -103,7 +103,7 @@ async fn git_of_the_worker_begins_with_a_clean_signal_state() {
     assert_eq!(
         blocked_or_ignored(&std::fs::read_to_string(log).expect("git ran")),
         [0, 0],
-        "and hears of all signals"
+        "and gets all signals"
     );
 }
 
@@ -193,7 +193,7 @@ time.sleep(600)'"
         "it took {:?}",
         since.elapsed()
     );
-    assert!(ended.exists(), "the agent has heard of it");
+    assert!(ended.exists(), "the agent got SIGTERM");
 }
 
 #[tokio::test]

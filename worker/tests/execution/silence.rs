@@ -11,7 +11,7 @@ use worker::sandbox::{Exit, Finished, LastWords, Watch};
 
 use crate::support::{sandbox, shell};
 
-/// Longer than what any of these scripts does between two signs of life takes to begin.
+/// Longer than any of these scripts takes between two signs of life.
 const SILENCE: Duration = Duration::from_secs(1);
 
 fn nobody() -> Watch {
@@ -25,7 +25,7 @@ async fn run(script: &str, silence: Option<Duration>, watch: &Watch) -> Finished
     sandbox().run(command, watch).await.expect("it starts")
 }
 
-/// A program that uses one core for so long and prints nothing.
+/// A program that uses one core for `seconds` and prints nothing.
 fn computing(seconds: u32) -> String {
     format!("python3 -c 'import time\nwhile time.process_time() < {seconds}: pass'")
 }
@@ -37,12 +37,15 @@ async fn whoever_computes_is_not_silent_whichever_process_it_is() {
     for (what, script) in [
         ("the program", format!("exec {}", computing(4))),
         ("a child", computing(4)),
-        ("a child in a session of its own, that nobody waits for", {
-            format!(
-                "(setsid sh -c '{}; touch done' &) ; while [ ! -e done ]; do sleep 0.2; done",
-                computing(4).replace('\'', "\"")
-            )
-        }),
+        (
+            "a child in a session of its own, without a parent that waits",
+            {
+                format!(
+                    "(setsid sh -c '{}; touch done' &) ; while [ ! -e done ]; do sleep 0.2; done",
+                    computing(4).replace('\'', "\"")
+                )
+            },
+        ),
         ("children that come and go", loops.to_owned()),
     ] {
         let finished = run(&script, Some(SILENCE), &nobody()).await;
@@ -70,7 +73,7 @@ async fn whoever_only_waits_is_silent() {
             "python3 -c 'import time\nwhile True: time.sleep(0.02)'".to_owned(),
         ),
         (
-            "one that has computed",
+            "a program that has computed",
             format!("{}; sleep 60", computing(2)),
         ),
     ] {
@@ -92,7 +95,7 @@ async fn a_busy_loop_ends_with_its_time() {
     );
 }
 
-/// Ends what has printed `done`; `calls` are the LLM calls that it has begun.
+/// Stops a command that has printed `done`. `calls` counts the LLM calls that it has begun.
 fn done(calls: &Arc<AtomicU64>) -> Watch {
     let calls = Arc::clone(calls);
     let words = LastWords {
@@ -135,7 +138,7 @@ async fn a_command_that_has_said_that_it_is_done_is_ended_whatever_it_does_then(
     assert_eq!(
         finished.exit,
         Exit::Status(3),
-        "what exits in time has its own status"
+        "a command that exits in time has its own status"
     );
 }
 
@@ -143,7 +146,7 @@ async fn a_command_that_has_said_that_it_is_done_is_ended_whatever_it_does_then(
 async fn a_command_that_calls_an_llm_after_its_last_event_goes_on() {
     let calls = Arc::new(AtomicU64::new(0));
     let mut watch = done(&calls);
-    // It begins a call with its second line.
+    // The command begins a call with its second line.
     let counting = Arc::clone(&calls);
     watch.listen = Arc::new(move |bytes: &[u8]| {
         if bytes.windows(4).any(|word| word == b"call") {
@@ -159,7 +162,7 @@ async fn a_command_that_calls_an_llm_after_its_last_event_goes_on() {
     assert_eq!(
         (finished.exit, finished.output.text().contains("bye")),
         (Exit::Status(0), true),
-        "it was not its last"
+        "it was not its last event"
     );
 
     let open = Watch {
@@ -170,6 +173,6 @@ async fn a_command_that_calls_an_llm_after_its_last_event_goes_on() {
     assert_eq!(
         finished.exit,
         Exit::Status(0),
-        "while a call is open nothing is over"
+        "the command goes on while a call is open"
     );
 }

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: a sandbox with the built worker as its helper, and waiting for processes.
+//! Helpers that the tests of this crate share: a sandbox with the built worker as its helper, and
+//! waiting for processes.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::ffi::OsString;
@@ -9,7 +10,7 @@ use pool_core::pool::{self, SandboxLevel};
 use tokio::time::{Instant, sleep};
 use worker::sandbox::{Command, Sandbox};
 
-/// As in the sample pool.
+/// The limits of the sample pool.
 pub(crate) fn limits() -> pool::Sandbox {
     pool::Sandbox {
         level: SandboxLevel::Off,
@@ -32,7 +33,7 @@ pub(crate) fn path() -> (OsString, OsString) {
     ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())
 }
 
-/// A shell script in `cwd` that gets nothing but `PATH`.
+/// A shell script in `cwd` whose environment has only `PATH`.
 pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
     Command {
         argv: ["sh", "-c", script].map(OsString::from).to_vec(),
@@ -43,7 +44,7 @@ pub(crate) fn shell(cwd: &Path, script: &str) -> Command {
     }
 }
 
-/// Pids of processes whose command line holds `marker`; zombies have none.
+/// The pids of processes whose command line contains `marker`. Zombies have no command line.
 pub(crate) fn alive(marker: &str) -> Vec<u32> {
     std::fs::read_dir("/proc")
         .expect("/proc can be read")
@@ -57,7 +58,7 @@ pub(crate) fn alive(marker: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Waits until `done`, at most 20 s, and says whether it came to that.
+/// Waits until `done` returns true, at most 20 s. Returns whether it did.
 pub(crate) async fn eventually(mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {

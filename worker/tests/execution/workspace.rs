@@ -1,4 +1,5 @@
-//! Worktrees with real git: what an agent may leave behind, and what must come of it.
+//! Worktrees with real git: the states in which an agent may leave them, and what the worker makes
+//! of each.
 #![expect(clippy::expect_used, reason = "a helper that fails fails the test")]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +13,7 @@ use worker::workspace::{Changes, Workspaces};
 use crate::repo::{Bench, credit, git, llm, programmer, task, task_on, write};
 use crate::support::eventually;
 
-/// Applies a patch to the base commit in a clone, as its reader would, and gives the clone.
+/// Applies a patch to the base commit in a clone, as a reader would, and returns the clone.
 fn apply(bench: &Bench, changes: &Changes, name: &str) -> std::path::PathBuf {
     let (clone, patch) = (
         bench.dir.path().join(name),
@@ -59,7 +60,7 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
     assert_eq!(
         changes.files,
         ["calc.py", "gone.txt", "new/data.bin"],
-        "each change is named"
+        "each change is listed"
     );
     let (programmer, llm) = (programmer(), llm());
     let commit = worktree
@@ -71,7 +72,7 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
     worktree.remove().await.expect("it is removed");
     assert!(
         !dir.parent().expect("a parent").exists(),
-        "nothing of the attempt is left"
+        "no file of the attempt is left"
     );
 
     bench.git(&["gc", "--quiet", "--prune=now"]);
@@ -94,7 +95,10 @@ async fn a_change_becomes_a_patch_a_commit_and_a_branch() {
     let message = bench.git(&["log", "-1", "--format=%an <%ae>%n%B", "pool/task-1"]);
     let expected = "Programmer Pool <pool@localhost>\nFix add\n\nPool-Task: task-1\nPool-Programmer: Prog-003\n\
                     Pool-LLM: ollama/qwen2.5-coder:7b-instruct";
-    assert_eq!(message, expected, "the commit says who and why");
+    assert_eq!(
+        message, expected,
+        "the commit names its authors and its reason"
+    );
     let clone = apply(&bench, &changes, "clone");
     assert_eq!(
         git(&clone, &["write-tree"]),
@@ -204,7 +208,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
         .prepare(&task, AttemptId::new())
         .await
         .expect("a worktree");
-    // The agent's own repository is set against the worker, too.
+    // The agent's own repository is hostile to the worker, too.
     let config = std::fs::read_to_string(bench.app().join(".git/config"))
         .expect("the hostile configuration");
     write(&worktree.path().join(".git/config"), config);
@@ -231,7 +235,7 @@ async fn nothing_that_stands_in_a_repository_runs() {
         "something ran: {}",
         std::fs::read_to_string(&trap).unwrap_or_default()
     );
-    // A repository that the agent makes, new and in the place of a submodule.
+    // A repository that the agent makes, in a new directory or in the place of a submodule.
     for dir in ["library", "vendor/tool"] {
         worktree.reset().await.expect("it is reset");
         git(
@@ -316,7 +320,7 @@ async fn checks_see_what_the_patch_holds_and_no_ignored_file() {
     assert_eq!(
         worktree.collect().await.expect("good changes").files,
         ["added.py", "calc.py"],
-        "ignored is not kept"
+        "an ignored file is not kept"
     );
     let checks = worktree
         .check_out_for_checks()
@@ -363,7 +367,7 @@ async fn changes_that_reach_out_of_the_repository_are_refused() {
         assert_eq!(error.kind, ErrorKind::ChangeRefused, "its kind");
         assert!(
             error.message.contains(problem),
-            "{problem:?} is said, not: {}",
+            "expected {problem:?}, not: {}",
             error.message
         );
     }
@@ -408,7 +412,7 @@ async fn links_that_lead_out_of_the_repository_are_out_of_sight_and_stay_in_it()
     );
     write(&worktree.path().join("calc.py"), "changed\n");
     let changes = worktree.collect().await.expect("good changes");
-    assert_eq!(changes.files, ["calc.py"], "they are no change");
+    assert_eq!(changes.files, ["calc.py"], "they do not count as changes");
 }
 
 #[tokio::test]
@@ -436,12 +440,12 @@ async fn a_restored_worktree_is_what_was_collected() {
     assert_eq!(
         (read("calc.py"), read("added/new.py")),
         ("changed\n".into(), "added\n".into()),
-        "what was taken in"
+        "the collected change"
     );
     assert_eq!(
         read("docs/guide.md"),
         "# Guide\n",
-        "what nobody was to change"
+        "the file that must not change"
     );
     assert!(
         !tree.join("made-by-check").exists() && !tree.join("run.log").exists(),
@@ -449,7 +453,7 @@ async fn a_restored_worktree_is_what_was_collected() {
     );
     assert!(
         tree.join("outside").symlink_metadata().is_err(),
-        "what was hidden is hidden"
+        "the hidden link is hidden again"
     );
     assert_eq!(
         worktree.collect().await.expect("good changes"),
@@ -509,7 +513,7 @@ async fn a_patch_that_is_too_large_for_a_result_is_left_out() {
     assert_eq!(
         (changes.files.len(), changes.patch),
         (1, None),
-        "the file is named, the patch is not carried"
+        "the file is listed, the patch is left out"
     );
 }
 
@@ -539,7 +543,7 @@ async fn mistakes_in_repository_and_base_are_named() {
     let workspaces = bench.workspaces();
     for (repository, base, problem) in [
         ("missing", "", "not found"),
-        ("plain", "", "is no git repository"),
+        ("plain", "", "is not a git repository"),
         ("sneaky", "", "outside"),
         ("gitlink", "", "outside"),
         ("gitfile", "", "outside"),
@@ -559,7 +563,7 @@ async fn mistakes_in_repository_and_base_are_named() {
         assert_eq!(error.kind, ErrorKind::Repository, "its kind");
         assert!(
             error.message.contains(problem),
-            "{repository}: {problem:?} is said, not: {}",
+            "{repository}: expected {problem:?}, not: {}",
             error.message
         );
     }
@@ -612,7 +616,7 @@ async fn a_crashed_workers_attempts_are_removed_and_a_live_ones_are_not() {
         .await
         .expect("a worktree")
         .path();
-    // What a killed process leaves: its files, and no lock.
+    // A killed process leaves its files, but no lock.
     let lock_dir = bench.config().dir.join("workers");
     let attempts = left
         .parent()
@@ -629,12 +633,12 @@ async fn a_crashed_workers_attempts_are_removed_and_a_live_ones_are_not() {
     };
     assert!(
         eventually(gone).await,
-        "what the crashed worker left is removed"
+        "the files of the crashed worker are removed"
     );
     let next = bench.workspaces();
     assert!(
         kept.path().join("calc.py").exists(),
-        "what a live worker uses is not"
+        "the files of a live worker are not"
     );
     assert_eq!(
         std::fs::read_dir(lock_dir).expect("locks").count(),
@@ -663,7 +667,7 @@ async fn a_dropped_worktree_is_removed_too() {
     assert!(eventually(|| !dir.exists()).await, "it is gone");
 }
 
-/// A stand-in for ssh that runs what it is asked for on this machine and notes each call.
+/// A stand-in for ssh that runs its command on this machine and records each call.
 fn local_ssh(bench: &Bench) -> Workspaces {
     let bin = bench.dir.path().join("bin");
     let log = bench.dir.path().join("ssh.log");
@@ -703,7 +707,7 @@ async fn a_remote_repository_is_mirrored_once_for_all() {
     );
     assert!(
         calls.lines().all(|call| call.contains("BatchMode=yes")),
-        "nobody is asked for a password:\n{calls}"
+        "no call asks for a password:\n{calls}"
     );
 
     bench.write("calc.py", "second\n");
@@ -764,7 +768,7 @@ async fn a_remote_that_does_not_answer_is_given_up() {
     assert_eq!(error.kind, ErrorKind::Repository, "its kind");
     assert!(
         error.message.contains("took longer"),
-        "the time-out is said: {}",
+        "the message names the time-out: {}",
         error.message
     );
     assert!(

@@ -1,8 +1,8 @@
-// What an operator can do, and the state that all views share.
+// Operator actions, and the state that all views share.
 const pool = { live: null, mayAct: true, connection: "connecting", changed: new Set(), tasks: new Set() };
-// The dispatcher is not there: nothing can be done, and what counts down is not known.
+// The dispatcher is away: no action is possible, and countdowns are unknown.
 const isAway = () => $("connection").dataset.state === "lost";
-// Buttons that nobody answers are not offered.
+// Disables buttons while the dispatcher is away.
 const offered = (...buttons) => buttons.forEach((button) => { button.disabled = isAway(); });
 const changed = () => pool.changed.forEach((update) => update());
 
@@ -11,7 +11,7 @@ const confirmed = (title, text, verb) => new Promise((done) => {
     dialog.remove();
     done(value);
   };
-  const no = h("button", { type: "button", onclick: answer(false) }, "No, go back");
+  const no = h("button", { type: "button", onclick: answer(false) }, "Go back");
   const yes = h("button", { type: "button", class: "primary", onclick: answer(true) }, verb);
   const dialog = h("dialog", { "aria-label": title, oncancel: answer(false) },
     h("form", { onsubmit: (event) => event.preventDefault() },
@@ -22,7 +22,7 @@ const confirmed = (title, text, verb) => new Promise((done) => {
   no.focus();
 });
 
-// Runs an action; its button waits meanwhile, and what went wrong is said.
+// Runs an action. Its button is disabled meanwhile; a failure is shown as a toast.
 const act = async (button, perform, said) => {
   if (button) button.disabled = true;
   try {
@@ -39,7 +39,8 @@ const act = async (button, perform, said) => {
 const path = (id, rest = "") => `/tasks/${encodeURIComponent(id)}${rest}`;
 const cancelTask = (id) => request("DELETE", path(id));
 const retryTask = async (id) => (await request("POST", path(id, "/retry"), {})).json();
-// Tasks that are there once more, as `pool retry --failed` finds them: new ones have the labels of the old ones.
+// Tasks that have been retried, as `pool retry --failed` finds them: a retry has the labels
+// of the task it repeats.
 const submittedAgain = async (label) => {
   const again = new Set();
   for (let seen = 0, total = 1; seen < total;) {
@@ -50,7 +51,7 @@ const submittedAgain = async (label) => {
   }
   return again;
 };
-// What has succeeded is not made again by accident: the command line can be told to.
+// Succeeded tasks are not offered for a retry; `pool retry --force` can do it.
 const RETRIED = ["failed", "cancelled", "expired", "rejected"];
 const pauseWhat = (target, pause) => request("POST", "/programmer_pool/pause", { target, pause });
 const resumeWhat = (target) => request("POST", "/programmer_pool/resume", { target });
@@ -59,15 +60,15 @@ const sameTarget = (a, b) => a.what === b.what && a.id === b.id && a.name === b.
 const pauseOf = (target) => pool.live?.status.pauses.find((paused) => sameTarget(paused.target, target));
 const nameOf = (target) => (target.what === "all" ? "the pool" : target.what === "programmer" ? `Prog-${target.id}` : `route ${target.name}`);
 
-// Pause and resume for one target; `drain` offers that as well.
+// Pause and resume buttons for one target; with `drain` also a drain button.
 const pauseButtons = (target, drain, what = "") => {
   const name = nameOf(target);
   const button = (word, perform, said) => h("button", { type: "button", class: "ghost tiny", "aria-label": `${word} ${name}`, onclick: (event) => act(event.currentTarget, perform, said) }, word + what);
   const pauseIt = () => act(pause, () => pauseWhat(target, "pause"), `${name} takes no more tasks`);
-  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Nobody takes another task until it is resumed. What runs goes on.", "Pause the pool");
+  const surely = () => target.what !== "all" || confirmed("Pause the pool?", "Programmers take no more tasks until the pool is resumed. Running tasks continue.", "Pause the pool");
   const pause = h("button", { type: "button", class: "ghost tiny", "aria-label": `Pause ${name}`, onclick: async () => (await surely()) && pauseIt() }, `Pause${what}`);
-  const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks, and its task is given back when its time is up`);
-  const resume = button("Resume", () => resumeWhat(target), `${name} goes on`);
+  const draining = drain && button("Drain", () => pauseWhat(target, "drain"), `${name} takes no more tasks; its task is handed back when drain_timeout_s is over`);
+  const resume = button("Resume", () => resumeWhat(target), `${name} is resumed`);
   const element = h("span", { class: "pauses" }, pause, draining, resume);
   const update = () => {
     const paused = pauseOf(target);
@@ -79,7 +80,7 @@ const pauseButtons = (target, drain, what = "") => {
   return { element, update };
 };
 
-// One action on many tasks, a few at a time.
+// Runs one action on many tasks, a few at a time.
 const bulk = async (ids, perform, progress) => {
   const left = [...ids];
   const result = { done: 0, failed: 0, first: null };

@@ -1,13 +1,14 @@
-// Requests to the dispatcher, and its events. The token stays in this tab (sessionStorage) and is never part of a URL.
+// Requests to the dispatcher, and its event streams. The token stays in this tab (sessionStorage)
+// and is never part of a URL.
 const TOKEN = "pool-token";
-// A token that is refused is given up, and what is only read is asked for again: reading may need none.
+// A refused token is dropped, and a read is repeated without it: reading may need none.
 const send = async (path, options) => {
   const token = sessionStorage.getItem(TOKEN);
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
   const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization } });
   if (response.status !== 401) return response;
   if (token && sessionStorage.getItem(TOKEN) === token) sessionStorage.removeItem(TOKEN);
-  askForToken(`This ${token ? "is not" : "needs"} the token of this dispatcher.`);
+  askForToken(`${token ? "Wrong token for this dispatcher." : "This needs the token of this dispatcher."}`);
   return token && (options.method ?? "GET") === "GET" ? send(path, options) : response;
 };
 
@@ -16,7 +17,7 @@ class Problem extends Error {
     const errors = (body?.errors ?? []).map((error) => error.message).filter((message) => message !== body.detail);
     super([body?.detail ?? `the dispatcher answered ${status}`, ...errors].join("\n"));
     this.status = status;
-    this.missing = status === 404 && body?.detail === "there is nothing at this path";
+    this.missing = status === 404 && body?.detail?.startsWith("no such path");
   }
 }
 
@@ -40,9 +41,11 @@ const request = async (method, path, body, signal) => {
 const get = async (path, signal) => (await request("GET", path, undefined, signal)).json();
 const getText = async (path) => (await request("GET", path)).text();
 
-// Server-sent events over fetch, because EventSource cannot send a token. `on` has a function for each event, and
-// `connection` hears "live", "lost" and "connecting". Gives a function that ends it.
-// A page that nobody sees listens to nothing: a browser opens six connections to one server at most, for all its tabs.
+// Server-sent events over fetch, because EventSource cannot send a token. `on` has a function for
+// each event; `connection` is called with "live", "lost" and "connecting". Returns a function that
+// ends the stream.
+// A hidden page closes its streams: a browser opens at most six connections to one server, for all
+// its tabs.
 const asleep = { streams: new Set(), until: null, wake: () => {} };
 const sleep = () => {
   if (asleep.until) return;
@@ -62,7 +65,7 @@ document.addEventListener("visibilitychange", () => {
 window.addEventListener("pagehide", sleep);
 window.addEventListener("pageshow", wake);
 
-const SILENT_MS = 40000; // The dispatcher says something every 15 s.
+const SILENT_MS = 40000; // The dispatcher sends something every 15 s.
 const listen = (path, on, connection = () => {}) => {
   let stopped = false;
   let last = null;
@@ -132,7 +135,7 @@ const listen = (path, on, connection = () => {}) => {
   };
 };
 
-// The token.
+// The dialog that asks for the token.
 let givers = [];
 const tokenGiven = () => new Promise((done) => givers.push(done));
 const askForToken = (why) => {
@@ -150,9 +153,9 @@ const askForToken = (why) => {
   const form = h("form", { onsubmit: save },
     h("div", { class: "title" }, h("h2", {}, "Token of this dispatcher")),
     h("div", { class: "body" },
-      h("label", { class: "field" }, "Token", input, h("span", { class: "hint" }, "The secret that whoever runs this dispatcher has set (POOL_API_TOKEN). It stays in this tab.")),
+      h("label", { class: "field" }, "Token", input, h("span", { class: "hint" }, "The secret that this dispatcher was started with (POOL_API_TOKEN). It stays in this tab.")),
       problem),
-    h("div", { class: "foot" }, h("button", { type: "button", onclick: close }, "Not now"), h("button", { class: "primary" }, "Use it")));
+    h("div", { class: "foot" }, h("button", { type: "button", onclick: close }, "Cancel"), h("button", { class: "primary" }, "Use token")));
   const dialog = h("dialog", { id: "token", "aria-label": "Token", onclose: close }, form);
   document.body.append(dialog);
   dialog.showModal();

@@ -1,7 +1,7 @@
-// The money of the day: what is spent, by whom, and another limit for today.
+// Today's budget: what is spent, by which LLM and programmer, and a new limit for today.
 const shares = (title) => {
   const rows = h("ul", { class: "card list" });
-  const none = h("div", { class: "card" }, empty("Nothing is spent today"));
+  const none = h("div", { class: "card" }, empty("Nothing spent today"));
   const element = h("section", { "aria-label": title }, h("div", { class: "head" }, h("h2", {}, title)), rows, none);
   const row = () => {
     const name = h("span", { class: "mono" });
@@ -39,7 +39,7 @@ const budgetView = () => {
       amount.value = "";
       show(now);
       if (now.warnings?.length) toast(now.warnings.join("; "), true);
-      else toast(`Today at most ${usd(now.max_daily_spend_usd)} is spent`);
+      else toast(`Today's limit is now ${usd(now.max_daily_spend_usd)}`);
     } catch (error) {
       problem.hidden = false;
       set(problem, error.message);
@@ -47,8 +47,8 @@ const budgetView = () => {
       offered(send);
     }
   };
-  const form = h("form", { class: "card panel limit", "aria-label": "Limit of today", hidden: true, onsubmit: submit },
-    h("label", { class: "field" }, "Another limit for today (USD)", amount, h("span", { class: "hint" }, "Until the day ends; then what the pool file says holds again. Below what is spent: no paid call is made any more.")),
+  const form = h("form", { class: "card panel limit", "aria-label": "Today's limit", hidden: true, onsubmit: submit },
+    h("label", { class: "field" }, "New limit for today (USD)", amount, h("span", { class: "hint" }, "Applies until the day ends; then the limit of the pool file applies again. A limit below what is spent stops all paid calls.")),
     problem, h("div", {}, send));
   const byLlm = shares("By LLM");
   const byProgrammer = shares("By programmer");
@@ -57,10 +57,10 @@ const budgetView = () => {
     facts.replaceChildren(
       ...fact("Limit", budget.max_daily_spend_usd === null ? "none" : `${usd(budget.max_daily_spend_usd)}${budget.set_for_today ? " (set for today)" : ""}`),
       ...fact("Spent", usd(budget.spent_usd)),
-      ...fact("Of it lost", Number(budget.lost_usd) > 0 && `${usd(budget.lost_usd)} were reserved by workers that are gone: nobody knows what they used`),
+      ...fact("Lost reservations", Number(budget.lost_usd) > 0 && `${usd(budget.lost_usd)} of it was reserved by workers that were lost; their real cost is unknown`),
       ...fact("Reserved by running tasks", usd(budget.reserved_usd)),
-      ...fact("Left", budget.left_usd === null ? "any amount" : usd(budget.left_usd)),
-      ...fact("Warning", budget.max_daily_spend_usd === null || Number(budget.alert_threshold_usd) === 0 ? "" : `from ${usd(budget.alert_threshold_usd)}${budget.alert ? ", reached" : ""}`),
+      ...fact("Left", budget.left_usd === null ? "unlimited" : usd(budget.left_usd)),
+      ...fact("Alert threshold", budget.max_daily_spend_usd === null || Number(budget.alert_threshold_usd) === 0 ? "" : `${usd(budget.alert_threshold_usd)}${budget.alert ? ", reached" : ""}`),
       ...fact("Day", budget.day && `${budget.day} (${budget.time_zone})`), ...fact("Ends", budget.day_ends && moment(budget.day_ends)));
     form.hidden = !pool.mayAct || budget.max_daily_spend_usd === null;
     byLlm.update(budget.by_llm);
@@ -70,7 +70,7 @@ const budgetView = () => {
   const content = h("div", { hidden: true },
     card.element,
     h("div", { class: "columns even" },
-      h("div", { class: "stack" }, h("section", { class: "card panel", "aria-label": "Money of the day" }, facts), form),
+      h("div", { class: "stack" }, h("section", { class: "card panel", "aria-label": "Today" }, facts), form),
       h("div", { class: "stack" }, byLlm.element, byProgrammer.element)));
   let before = "";
   const update = () => {

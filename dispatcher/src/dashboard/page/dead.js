@@ -1,5 +1,5 @@
-// What could not be handled: looked at, taken up again, thrown away. The dispatcher takes all of it in hand for a look, so
-// that is done when somebody asks or when its number is another, and never by a timer.
+// Dead letters: list, retry, drop. The dispatcher takes all messages out of the queue to list them,
+// so the list is loaded on request or when the number of messages changes, never by a timer.
 const letterPath = (id, rest = "") => `/dead/${encodeURIComponent(id)}${rest}`;
 
 const letterRow = (reload) => ({ id }) => {
@@ -17,7 +17,7 @@ const letterRow = (reload) => ({ id }) => {
   const retry = h("button", { type: "button", class: "tiny", onclick: (event) => act(event.currentTarget, async () => (await request("POST", letterPath(id, "/retry"), {})).json()).then(gone((answer) => answer.detail)) }, "Retry");
   const drop = h("button", { type: "button", class: "tiny danger", onclick: async (event) => {
     const button = event.currentTarget;
-    if (await confirmed("Throw this message away?", `${message.textContent}. It cannot be brought back.`, "Throw this message away")) act(button, () => request("DELETE", letterPath(id))).then(gone(() => "It is thrown away"));
+    if (await confirmed("Drop this message?", `${message.textContent}. It cannot be restored.`, "Drop message")) act(button, () => request("DELETE", letterPath(id))).then(gone(() => "The message is dropped"));
   } }, "Drop");
   const actions = h("span", { class: "actions" }, retry, drop);
   const toggle = async () => {
@@ -31,8 +31,8 @@ const letterRow = (reload) => ({ id }) => {
       body.dataset.known = "yes";
       body.replaceChildren(
         h("dl", { class: "facts" }, fact("Id", mono(id)), fact("Task", letter.task_id && h("a", { class: "mono", href: `#/tasks/${encodeURIComponent(letter.task_id)}` }, letter.task_id)), fact("Routing key", key && mono(key)), Object.entries(properties).map(([name, value]) => fact(name, mono(value))).flat()),
-        h("pre", { class: "term", tabindex: 0, "aria-label": "Body" }, plain(text) || "It is empty."),
-        h("div", { class: "hint" }, `${number(letter.bytes)} bytes${isText ? "" : ", not all of it text"}`));
+        h("pre", { class: "term", tabindex: 0, "aria-label": "Body" }, plain(text) || "The body is empty."),
+        h("div", { class: "hint" }, `${number(letter.bytes)} bytes${isText ? "" : ", not valid UTF-8"}`));
     } catch (error) {
       body.replaceChildren(h("div", { class: "problem" }, error.message));
     }
@@ -55,7 +55,7 @@ const deadView = () => {
   const total = h("span", { class: "muted" });
   const list = h("ul", { class: "card list letters", "aria-label": "Dead letters", hidden: true });
   const none = h("div", { class: "card" }, h("div", { class: "empty" }, h("div", { class: "skeleton" })));
-  const again = h("button", { type: "button", class: "tiny", onclick: () => load() }, "Look again");
+  const again = h("button", { type: "button", class: "tiny", onclick: () => load() }, "Refresh");
   const retryAll = h("button", { type: "button", class: "tiny", hidden: true, onclick: () => everyOne() }, "Retry all");
   const dropAll = h("button", { type: "button", class: "tiny danger", hidden: true, onclick: () => everything() }, "Drop all");
   let letters = null;
@@ -64,13 +64,13 @@ const deadView = () => {
   let closed = false;
   let loading = false;
   const everything = async () => {
-    if (!(await confirmed(`Throw all ${number(count)} messages away?`, "They cannot be brought back.", `Throw ${number(count)} messages away`))) return;
+    if (!(await confirmed(`Drop all ${number(count)} messages?`, "They cannot be restored.", `Drop ${number(count)} messages`))) return;
     await act(dropAll, async () => {
       for (let left = 1; left > 0;) {
         const answer = await (await request("DELETE", "/dead")).json();
         left = answer.dropped ? answer.left ?? 0 : 0;
       }
-    }, "All are thrown away");
+    }, "All messages are dropped");
     load();
   };
   const everyOne = async () => {
@@ -81,7 +81,7 @@ const deadView = () => {
         if (!retried.length || left <= kept.length) return { taken, left };
       }
     });
-    if (done) toast(`${number(done.taken)} taken up again${done.left ? `; ${number(done.left)} cannot be, and are still here` : ""}`);
+    if (done) toast(`${number(done.taken)} retried${done.left ? `; ${number(done.left)} could not be retried and are still here` : ""}`);
     load();
   };
   const load = async () => {
@@ -94,11 +94,11 @@ const deadView = () => {
       if (closed) return;
       letters = answer.letters;
       count = answer.total;
-      none.replaceChildren(empty("No dead letters", "What cannot be handled shows here, with the reason: messages that are no tasks, tasks that kill their worker."));
+      none.replaceChildren(empty("No dead letters", "Messages that could not be handled are listed here with the reason: for example messages that are not tasks, and tasks that kill their worker."));
     } catch (error) {
       if (closed) return;
       if (error.status === 401) tokenGiven().then(load);
-      if (!letters) none.replaceChildren(empty("The dead letters cannot be shown", error.message));
+      if (!letters) none.replaceChildren(empty("Failed to load the dead letters", error.message));
       else toast(error.message, true);
     } finally {
       loading = false;
@@ -112,7 +112,7 @@ const deadView = () => {
     none.hidden = some;
     retryAll.hidden = dropAll.hidden = !some || !pool.mayAct;
     offered(retryAll, dropAll);
-    set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, the oldest ${number(letters.length)} are shown` : ""}` : "");
+    set(total, letters ? `${number(count)} message${count === 1 ? "" : "s"}${count > letters.length ? `, showing the oldest ${number(letters.length)}` : ""}` : "");
     keyed(list, letters ?? [], (letter) => letter.id, letterRow(load));
   };
   const update = () => {

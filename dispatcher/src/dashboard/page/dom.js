@@ -1,4 +1,5 @@
-// Elements from values. Texts become text nodes and nothing else: what tasks, agents and file names say is never markup.
+// Builds elements from values. Texts become text nodes only, so texts of tasks, agents and file
+// names are never markup.
 const h = (tag, attributes, ...children) => {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -20,7 +21,7 @@ const attribute = (element, name, value) => {
 };
 const $ = (id) => document.getElementById(id);
 
-// Children for these items, kept by key, so that focus and scroll positions stay where they are.
+// Updates children for these items, kept by key, so that focus and scroll positions stay.
 const keyed = (parent, items, key, create) => {
   const known = parent.keyed ?? (parent.keyed = new Map());
   const wanted = new Set();
@@ -42,7 +43,7 @@ const keyed = (parent, items, key, create) => {
   }
 };
 
-// Time: as the dispatcher's clock has it.
+// Time by the dispatcher's clock.
 let clockOffset = 0;
 const now = () => Date.now() + clockOffset;
 const span = (ms) => {
@@ -61,12 +62,12 @@ const coarse = (ms) => {
 };
 const took = (ms) => (ms < 1000 ? `${ms} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : span(ms));
 const clock = (time) => new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-// Times within a sentence of the dispatcher, as this reader's clock has them.
+// Shows the times in a dispatcher's sentence in the reader's time zone.
 const humane = (text) => (text ?? "").replace(/(?:(\d{4}-\d\d-\d\d) )?(\d\d:\d\d(?::\d\d)?) UTC/g, (_, day, time) => {
   const at = `${day ?? new Date(now()).toISOString().slice(0, 10)}T${time}Z`;
   return day ? moment(at) : clock(at);
 }).replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, (time) => (now() - Date.parse(time) < 6e7 && Date.parse(time) - now() < 6e7 ? clock(time) : moment(time)));
-// The same, with what stands between backticks as code.
+// The same, with text between backticks as code.
 const rich = (text) => humane(text).split(/`([^`\n]+)`/).map((part, index) => (index % 2 ? h("code", {}, part) : part));
 const say = (element, text) => {
   if (element.dataset.said === text) return;
@@ -74,7 +75,7 @@ const say = (element, text) => {
   element.replaceChildren(...rich(text));
 };
 const moment = (time) => new Date(time).toLocaleString();
-// Elements that count: `data-since` up from a time, `data-until` down to one.
+// Elements with a running time: `data-since` counts up from a time, `data-until` down to one.
 const count = (element) => {
   const { since, until, ago } = element.dataset;
   if (ago) set(element, `${coarse(now() - Date.parse(ago))} ago`);

@@ -1,6 +1,6 @@
-// Which view is shown, the connection, the keyboard.
+// Switches views, shows the connection, handles the keyboard.
 let view = null;
-// Where in the list of tasks somebody was who looks at one of them.
+// The reader's place in the list of tasks, while one of the tasks is open.
 let back = null;
 const show = (made, name) => {
   view?.close();
@@ -10,8 +10,8 @@ const show = (made, name) => {
   document.querySelectorAll(".top nav a").forEach((link) => attribute(link, "aria-current", link.dataset.view === name ? "page" : null));
 };
 const nowhere = (place) => ({
-  element: h("div", { class: "card" }, empty("There is nothing here", `No view is called ${place}.`, h("br"), h("a", { href: "#/" }, "To the pool"))),
-  title: "Nothing here",
+  element: h("div", { class: "card" }, empty("Page not found", `There is no view ${place}.`, h("br"), h("a", { href: "#/" }, "Go to the pool"))),
+  title: "Page not found",
   close: () => {},
 });
 const router = () => {
@@ -34,10 +34,10 @@ const router = () => {
 const connectionShown = (state, why) => {
   pool.connection = state;
   const shown = { live: "live", stale: "stale", lost: "disconnected", connecting: "connecting" };
-  // A new try does not hide that the last one has failed.
+  // A new attempt to connect does not hide that the last one failed.
   if (state === "connecting" && $("connection").dataset.state === "lost") return;
   pool.needsToken = state === "lost" && why === 401;
-  // What the dispatcher cannot see itself is not live.
+  // A dispatcher that cannot see the pool shows stale data.
   const seen = state === "live" && pool.live?.status.detail ? "stale" : state;
   attribute($("connection"), "data-state", seen);
   set($("connection").querySelector(".word"), pool.needsToken ? "token needed" : shown[seen]);
@@ -45,20 +45,20 @@ const connectionShown = (state, why) => {
   bannerShown();
   changed();
 };
-// What everybody must know: a text, and what can be done about it.
+// The banner: a text, and a button if there is something to do.
 const news = () => {
   if (isAway()) {
-    if (pool.needsToken) return ["This dispatcher shows nothing without its token.", "Give the token", () => askForToken()];
-    return [`No connection to the dispatcher${pool.live ? ": what you see is how it was" : ""}. Trying again …`];
+    if (pool.needsToken) return ["This dispatcher needs a token.", "Enter token", () => askForToken()];
+    return [`No connection to the dispatcher${pool.live ? "; the page shows the last known state" : ""}. Reconnecting …`];
   }
   const target = { what: "all" };
   const paused = pauseOf(target);
-  const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: nobody takes tasks.` : "";
+  const text = paused ? `The pool is ${paused.pause === "drain" ? "being drained" : "paused"} since ${humane(paused.since)}: no programmer takes tasks.` : "";
   const trouble = pool.live?.status.detail;
-  // The first sentence of a broker that is away, and of a log that cannot be read.
-  const next = /\bbroker\b/.test(trouble ?? "") ? "Is RabbitMQ running? Look with scripts/local-pool status; docs/operating.md says what to do. " : "";
-  if (trouble) return [`The dispatcher says: ${humane(trouble)}. ${next}${text}`];
-  return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool goes on")] : [text];
+  // A hint for messages about a broker that is away, and a log that cannot be read.
+  const next = /\bbroker\b/.test(trouble ?? "") ? "Check that RabbitMQ is running (scripts/local-pool status); see docs/operate/troubleshooting.md. " : "";
+  if (trouble) return [`Dispatcher: ${humane(trouble)}. ${next}${text}`];
+  return paused && pool.mayAct ? [text, "Resume", (event) => act(event.currentTarget, () => resumeWhat(target), "The pool is resumed")] : [text];
 };
 const bannerShown = () => {
   const banner = $("banner");
@@ -101,7 +101,7 @@ const restart = () => {
   }, connectionShown);
 };
 
-const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous"], ["Enter", "open it"], ["p t", "pool, tasks"], ["b r d", "budget, report, dead letters"], ["Esc", "back"], ["?", "this"]];
+const HELP = [["/", "search tasks"], ["n", "new task"], ["j k", "next, previous"], ["Enter", "open task"], ["p t", "pool, tasks"], ["b r d", "budget, report, dead letters"], ["Esc", "back"], ["?", "show keys"]];
 const help = () => {
   const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() }, h("form", { onsubmit: (event) => { event.preventDefault(); dialog.remove(); } },
     h("div", { class: "title" }, h("h2", {}, "Keys")),
@@ -147,7 +147,7 @@ document.addEventListener("keydown", (event) => {
   perform(event);
 });
 $("new-task").addEventListener("click", openSubmit);
-$("key").addEventListener("click", () => askForToken("Without it, this page only shows."));
+$("key").addEventListener("click", () => askForToken("Without the token, this page is read-only."));
 $("connection").addEventListener("click", restart);
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();

@@ -1,4 +1,4 @@
-// The overview: programmers, routes, breakers, money.
+// The overview: programmers, routes, breakers, budget.
 const kpi = (name, link) => {
   const value = h("span", { class: "value" });
   const note = h("span", { class: "note" });
@@ -26,7 +26,7 @@ const budgetCard = () => {
     if (limit === null) {
       set(value, usd(budget.spent_usd));
       bar.hidden = true;
-      set(note, "spent; there is no limit");
+      set(note, "spent; no limit");
       return;
     }
     const share = (amount) => (Number(limit) > 0 ? Math.min(100, (100 * Number(amount)) / Number(limit)) : 100);
@@ -40,7 +40,7 @@ const budgetCard = () => {
     const left = `${usd(budget.reserved_usd)} reserved, ${usd(budget.left_usd)} left`;
     attribute(bar, "aria-label", `${text} spent, ${left}; warning at ${usd(budget.alert_threshold_usd)}`);
     element.title = `warns at ${usd(budget.alert_threshold_usd)}; the day ends ${budget.day_ends ? moment(budget.day_ends) : "never"}`;
-    set(note, `${left}${budget.alert ? " · above the warning" : ""}${budget.set_for_today ? " · limit set for today" : ""}`);
+    set(note, `${left}${budget.alert ? " · above the alert threshold" : ""}${budget.set_for_today ? " · limit set for today" : ""}`);
     note.className = budget.alert ? "note warn" : "note";
   };
   return { element, update };
@@ -80,7 +80,7 @@ const programmerCard = ({ id }) => {
     if (task) attribute(link, "href", `#/tasks/${encodeURIComponent(task)}`);
     counting(since, "since", task ? programmer.since : programmer.shut && pause ? pause.since : null);
     counting(probe, "until", task || pause ? null : programmer.circuit?.until);
-    const reason = task ? "" : programmer.reason || `waits for a task · ${programmer.capabilities.join(", ") || "offers nothing in particular"}`;
+    const reason = task ? "" : programmer.reason || `waiting for a task · ${programmer.capabilities.join(", ") || "no capabilities"}`;
     attribute(what, "data-quiet", !task && !programmer.reason ? "" : null);
     say(text, programmer.using_backup && programmer.circuit && !task ? `${reason} · ${programmer.circuit.detail}` : reason);
     attribute(what, "title", text.textContent);
@@ -91,8 +91,8 @@ const programmerCard = ({ id }) => {
   return { element, update };
 };
 
-// Tasks that wait are known by the log. Other messages are copies that are dropped when their turn comes, or tasks that came
-// straight over AMQP: nobody can tell which before.
+// The log knows the waiting tasks. Other messages are copies that will be dropped, or tasks that
+// came straight over AMQP; which of the two is unknown until they are delivered.
 const moreMessages = (messages, tasks) => (messages > tasks ? ` · ${number(messages)} message${messages === 1 ? "" : "s"}` : "");
 const routeRow = ({ name }) => {
   const title = h("span", { class: "mono" }, name);
@@ -135,13 +135,13 @@ const breakerRow = () => {
     set(state, breaker.state.replace("_", "-"));
     attribute(state, "data-tone", tone[breaker.state]);
     const { programmer, host } = breaker.scope ?? {};
-    const of = programmer ? `for Prog-${programmer}` : host ? `for the host ${host}` : "for everybody";
+    const of = programmer ? `for Prog-${programmer}` : host ? `for the host ${host}` : "for the whole pool";
     if (breaker.state === "closed") {
-      set(text, `back since ${clock(breaker.since)}, ${of}${breaker.probed_by ? `; Prog-${breaker.probed_by} found out` : ""}`);
+      set(text, `closed since ${clock(breaker.since)}, ${of}${breaker.probed_by ? `; probed by Prog-${breaker.probed_by}` : ""}`);
       counting(when, "until", null);
       return;
     }
-    set(text, `${breaker.failures} × ${breaker.reason ?? "failure"}, ${of}, since ${clock(breaker.since)}${breaker.state === "half_open" ? `; Prog-${breaker.probed_by} probes` : "; next probe"}`);
+    set(text, `${breaker.failures} × ${breaker.reason ?? "failure"}, ${of}, since ${clock(breaker.since)}${breaker.state === "half_open" ? `; Prog-${breaker.probed_by} is probing` : "; next probe"}`);
     counting(when, "until", breaker.until);
   };
   return { element, update };
@@ -160,7 +160,7 @@ const poolView = () => {
   const grid = h("ul", { class: "programmers" });
   const routes = h("ul", { class: "card list" });
   const breakers = h("ul", { class: "card list" });
-  const calm = h("div", { class: "card" }, empty("All LLMs answer", "A breaker shows here when an LLM fails, with the time of its next probe."));
+  const calm = h("div", { class: "card" }, empty("All LLMs answer", "When an LLM fails, its breaker is shown here with the time of the next probe."));
   const latest = latestTasks();
   const all = pauseButtons({ what: "all" }, false, " the pool");
   const filter = h("input", { type: "search", placeholder: "Filter programmers", "aria-label": "Filter programmers", oninput: () => update() });
@@ -185,27 +185,27 @@ const poolView = () => {
     const { status, counts } = pool.live;
     skeleton.hidden = true;
     skeleton.nextElementSibling.hidden = false;
-    // Without the broker nobody is heard: what was said last is not so any more.
+    // Without the broker no heartbeats arrive, so the last known states are outdated.
     const deaf = status.detail && status.uncounted_queues === status.routes.length;
     valueOf(programmers.value, deaf ? "?" : status.available, status.pool_size);
-    set(programmers.note, deaf ? "not known now" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "not known now" : "not all heard of yet" : `${number(status.unavailable)} shut or down` : "all available");
+    set(programmers.note, deaf ? "unknown" : status.unavailable ? status.programmers.some((programmer) => programmer.unknown) ? status.detail ? "unknown" : "waiting for heartbeats" : `${number(status.unavailable)} shut or down` : "all available");
     programmers.note.className = deaf || status.unavailable ? "note warn" : "note";
     valueOf(running.value, counts.running);
     const busy = status.programmers.filter((programmer) => programmer.state === "busy").length;
-    set(running.note, deaf ? "not known now" : `${number(busy)} busy`);
+    set(running.note, deaf ? "unknown" : `${number(busy)} busy`);
     const counted = status.uncounted_queues === 0;
     const tasks = status.routes.reduce((sum, route) => sum + route.waiting_tasks, 0);
     valueOf(waiting.value, counted ? tasks : "?");
     messages.textContent = counted ? moreMessages(status.total_queue_depth, tasks) : "";
     const first = status.routes.map((route) => route.oldest_waiting).filter(Boolean).sort()[0];
     counting(oldest, "since", first);
-    oldest.previousSibling.textContent = first ? "oldest " : counted ? "nothing waits" : "not known now";
+    oldest.previousSibling.textContent = first ? "oldest " : counted ? "no tasks waiting" : "unknown";
     const bad = ["failed", "rejected", "expired"].filter((word) => counts[word]).map((word) => `${number(counts[word])} ${word}`);
     valueOf(done.value, counts.succeeded ?? 0);
-    set(done.note, `${bad.join(", ") || "none failed"}, since the log begins`);
+    set(done.note, `${bad.join(", ") || "none failed"}, since the log began`);
     done.note.className = bad.length ? "note bad" : "note";
     valueOf(backup.value, deaf ? "?" : status.using_backup);
-    set(backup.note, deaf ? "not known now" : status.using_backup ? "their primary is out" : "all on their primary");
+    set(backup.note, deaf ? "unknown" : status.using_backup ? "their primary LLM is out" : "all on their primary LLM");
     budget.update(status.budget);
     all.update();
     filter.parentElement.hidden = status.programmers.length < 12;
@@ -214,7 +214,7 @@ const poolView = () => {
     keyed(breakers, status.breakers, breakerKey, breakerRow);
     breakers.hidden = status.breakers.length === 0;
     calm.hidden = !breakers.hidden;
-    set(calm.querySelector("strong"), deaf ? "Whether LLMs answer is not known now" : "All LLMs answer");
+    set(calm.querySelector("strong"), deaf ? "LLM states are unknown" : "All LLMs answer");
   };
   pool.changed.add(update);
   update();

@@ -1,6 +1,6 @@
 // The form for a new task.
 const REMEMBERED = "pool-repository";
-// Words of a command line: quotes keep words together, a backslash keeps the next character.
+// Splits a command line: quotes keep words together, a backslash keeps the next character.
 const WORD = /(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g;
 const words = (line) => [...line.matchAll(WORD)].map(([word]) =>
   word.replace(/\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'/g, (_, escaped, double, single) => escaped ?? double?.replace(/\\(.)/g, "$1") ?? single ?? ""));
@@ -13,15 +13,15 @@ const checkOf = (line, index) => {
   return { name, command };
 };
 
-// What is wrong with a field, in words; nothing when it can be sent.
+// The mistake in a field, as a sentence; empty when the field is valid.
 const needed = (said) => (text) => (text.trim() ? "" : said);
 const like = (pattern, said) => (text) => (!text.trim() || pattern.test(text.trim()) ? "" : said);
 const WRONG = {
-  instruction: needed("Write what is to be changed."),
-  repository: needed("Name the repository that is to be changed."),
-  id: like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/, "An id has letters, digits, _ and -, 64 at most, and does not begin with a -. Leave it empty to have one made up."),
-  cost: like(/^[0-9]+(\.[0-9]{1,6})?$/, "Write dollars as a number, for example 0.50."),
-  timeout: like(/^0*[1-9][0-9]*$/, "Write whole seconds as a number, for example 600."),
+  instruction: needed("Enter an instruction."),
+  repository: needed("Enter a repository."),
+  id: like(/^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$/, "An id has at most 64 letters, digits, _ and -, and does not begin with -. Leave it empty to generate one."),
+  cost: like(/^[0-9]+(\.[0-9]{1,6})?$/, "Enter dollars as a number, for example 0.50."),
+  timeout: like(/^0*[1-9][0-9]*$/, "Enter whole seconds as a number, for example 600."),
   labels: (text) => {
     const bad = pairs(text).find((pair) => !/^[^=]+=/.test(pair));
     return bad ? `“${bad}” is not key=value.` : "";
@@ -29,11 +29,11 @@ const WRONG = {
   checks: (text) => {
     const bad = lines(text).map(checkOf).find(({ command }) => !command || command.replace(WORD, "").trim());
     if (!bad) return "";
-    return bad.command ? `A quote of “${bad.name}” is not closed, or a backslash stands at its end.` : `“${bad.name}” has no command after its colon.`;
+    return bad.command ? `A quote of “${bad.name}” is not closed, or it ends with a backslash.` : `“${bad.name}” has no command after its colon.`;
   },
 };
 
-// What was written and not submitted: it is there when the form is opened again.
+// The unsubmitted draft; it is restored when the form opens again.
 let draft = null;
 const keyOf = (input) => (input.type === "checkbox" ? `${input.name} ${input.value}` : input.name);
 const written = (form) => Object.fromEntries([...form.elements].filter((input) => input.name).map((input) => [keyOf(input), input.type === "checkbox" ? input.checked : input.value]));
@@ -50,26 +50,26 @@ const writeAgain = (form) => {
 const openSubmit = () => {
   if (document.querySelector("dialog#submit")) return;
   const field = (name, input, hint) => h("label", { class: "field" }, name, input, hint && h("span", { class: "hint" }, hint), h("span", { class: "wrong", role: "alert", hidden: true }));
-  const instruction = h("textarea", { name: "instruction", required: true, rows: 5, placeholder: "What is to be changed, in plain words" });
+  const instruction = h("textarea", { name: "instruction", required: true, rows: 5, placeholder: "Describe the change in plain words" });
   const repository = h("input", { name: "repository", required: true, placeholder: "app, or https://…", value: localStorage.getItem(REMEMBERED) ?? "" });
   const base = h("input", { name: "base", placeholder: "default branch" });
   const files = h("textarea", { name: "files", rows: 2, placeholder: "src/lib.rs" });
   const checks = h("textarea", { name: "checks", rows: 2, placeholder: "tests: cargo test" });
   const labels = h("input", { name: "labels", placeholder: "run_id=2026-01-31" });
-  const cost = h("input", { name: "cost", inputmode: "decimal", placeholder: "as the pool file says" });
-  const time = h("input", { name: "timeout", inputmode: "numeric", placeholder: "as the pool file says" });
-  const own = h("input", { name: "id", placeholder: "made up" });
+  const cost = h("input", { name: "cost", inputmode: "decimal", placeholder: "default of the pool file" });
+  const time = h("input", { name: "timeout", inputmode: "numeric", placeholder: "default of the pool file" });
+  const own = h("input", { name: "id", placeholder: "generated" });
   const offered = [...new Set((pool.live?.status.programmers ?? []).flatMap((programmer) => programmer.capabilities))].sort();
   const boxes = offered.map((capability) => h("input", { type: "checkbox", name: "capability", value: capability, onchange: () => route() }));
   const able = h("span", { class: "hint", "aria-live": "polite" });
   const route = () => {
     const wanted = boxes.filter((box) => box.checked).map((box) => box.value);
     const programmers = (pool.live?.status.programmers ?? []).filter((programmer) => wanted.every((capability) => programmer.capabilities.includes(capability)));
-    set(able, programmers.length ? `${programmers.length} programmer${programmers.length === 1 ? "" : "s"} can do it` : "no programmer offers all of these");
+    set(able, programmers.length ? `${programmers.length} programmer${programmers.length === 1 ? "" : "s"} can do it` : "no programmer has all of these");
   };
   const problem = h("div", { class: "problem", role: "alert", hidden: true });
   const send = h("button", { class: "primary" }, "Submit");
-  // Sent again after an error it is the same task.
+  // The draft keeps its id, so a repeated submission is the same task.
   const made = draft?.made ?? `t-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
   const message = () => {
     const task = { instruction: instruction.value, repository: repository.value.trim() };
@@ -130,15 +130,15 @@ const openSubmit = () => {
   const form = h("form", { novalidate: true, onsubmit: submit, oninput: typed },
     h("div", { class: "title" }, h("h2", {}, "New task")),
     h("div", { class: "body" },
-      field("Instruction", instruction), field("Repository", repository, "A path below a configured root, or an https or ssh URL."),
-      offered.length ? h("fieldset", {}, h("legend", {}, "The programmer must offer"), h("div", { class: "chips" }, boxes.map((box) => h("label", { class: "chip" }, box, " ", box.value))), able) : null,
-      field("Acceptance checks", checks, "One a line: a name, a colon, and a command that must exit 0 (no shell)."),
+      field("Instruction", instruction), field("Repository", repository, "A path below a configured root, or an https:// or ssh:// URL."),
+      offered.length ? h("fieldset", {}, h("legend", {}, "Required capabilities"), h("div", { class: "chips" }, boxes.map((box) => h("label", { class: "chip" }, box, " ", box.value))), able) : null,
+      field("Acceptance checks", checks, "One per line: a name, a colon, and a command that must exit with 0 (no shell)."),
       h("details", {}, h("summary", { class: "muted" }, "More: base, files, labels, limits, id"), h("div", { class: "body" },
-        h("div", { class: "two" }, field("Base", base), field("Labels", labels, "key=value, more with a space between.")),
-        field("Files to begin with", files, "One a line, relative to the repository."),
-        h("div", { class: "two" }, field("Costs at most (USD)", cost), field("Takes at most (s)", time)), field("Id", own))),
+        h("div", { class: "two" }, field("Base", base), field("Labels", labels, "key=value, separated by spaces.")),
+        field("Files for the agent", files, "One per line, relative to the repository."),
+        h("div", { class: "two" }, field("Cost limit (USD)", cost), field("Time limit (s)", time)), field("Id", own))),
       problem),
-    h("div", { class: "foot" }, h("button", { type: "button", class: "ghost", onclick: startOver }, "Start over"), h("button", { type: "button", onclick: () => dialog.remove() }, "Close"), send));
+    h("div", { class: "foot" }, h("button", { type: "button", class: "ghost", onclick: startOver }, "Reset"), h("button", { type: "button", onclick: () => dialog.remove() }, "Close"), send));
   const dialog = h("dialog", { id: "submit", "aria-label": "New task", onclose: () => dialog.remove() }, form);
   if (draft) writeAgain(form);
   route();

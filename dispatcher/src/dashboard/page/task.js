@@ -1,12 +1,12 @@
-// One task: what it is, what happened, what came of it.
+// One task: its facts, its timeline and its result.
 const fact = (name, value) => (value === undefined || value === null || value === "" || value === false ? [] : [h("dt", {}, name), h("dd", {}, value)]);
 const mono = (text) => h("span", { class: "mono" }, text);
 const ANSI = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b\][^\u0007]*\u0007|[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const plain = (text) => text.replace(ANSI, "");
 
-// Git quotes names with unusual characters as C does, bytes above ASCII in octal.
+// Git quotes unusual file names as C does, with bytes above ASCII in octal.
 const unquoted = (written) => {
-  const name = written.replace(/\t$/, ""); // Git ends names with spaces like this.
+  const name = written.replace(/\t$/, ""); // Git appends a tab to names with spaces.
   if (!name.startsWith('"')) return name;
   const bytes = [];
   for (const [, octal, escaped, plain] of name.slice(1, -1).matchAll(/\\([0-7]{3})|\\(.)|([^\\]+)/gu)) {
@@ -59,11 +59,11 @@ const checkRow = (check) => {
   const passed = check.exit_status === 0;
   return h("details", { class: "check", open: !passed },
     h("summary", {}, h("span", { class: "badge", "data-tone": passed ? "good" : "bad" }, passed ? "passed" : "failed"), h("span", { class: "grow mono" }, check.name),
-      h("span", { class: "muted small" }, `${check.exit_status === null ? "ended" : `exit ${check.exit_status}`} · ${took(check.duration_ms)}`)),
-    h("pre", {}, plain(check.output_tail) || "It printed nothing."));
+      h("span", { class: "muted small" }, `${check.exit_status === null ? "stopped" : `exit ${check.exit_status}`} · ${took(check.duration_ms)}`)),
+    h("pre", {}, plain(check.output_tail) || "No output."));
 };
 
-// What the agent or a check has printed, to the end of what is shown.
+// Appends output of the agent or a check at the end.
 const addOutput = (term, { check, text }) => {
   const last = term.lastElementChild;
   const goesOn = last?.matches("pre") && (last.dataset.check ?? null) === check;
@@ -74,7 +74,7 @@ const addOutput = (term, { check, text }) => {
   term.lastElementChild.append(plain(text));
 };
 
-// Programmers that the same words are said of.
+// Groups programmers with the same reason.
 const MOST_REASONS = 5;
 const alike = (programmers) => {
   const groups = new Map();
@@ -86,11 +86,11 @@ const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0,
 const taskView = (id, list = "#/tasks") => {
   const state = h("span", { class: "badge" });
   const cancel = h("button", { type: "button", class: "danger", onclick: async () => {
-    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} works on it. It is stopped, and what it has done so far is lost.`, "Cancel this task");
+    const surely = task?.status !== "running" || await confirmed("Cancel this task?", `Prog-${task.programmer} is working on it. It is stopped, and its work so far is lost.`, "Cancel task");
     if (surely) await act(cancel, () => cancelTask(id), `${id} is cancelled`).then(load);
   } }, "Cancel");
   const retry = h("button", { type: "button", class: "primary", onclick: async (event) => {
-    const again = await act(event.currentTarget, () => retryTask(id), "It is made again, as a new task");
+    const again = await act(event.currentTarget, () => retryTask(id), "Submitted again as a new task");
     if (again?.task_id) location.hash = `#/tasks/${encodeURIComponent(again.task_id)}`;
   } }, "Retry");
   const why = h("div", { class: "why", hidden: true, role: "status" });
@@ -117,7 +117,7 @@ const taskView = (id, list = "#/tasks") => {
   let patched = false;
   let reasons = null;
 
-  // The result has the end of what the agent printed: it is shown where it was not seen live.
+  // The result contains the end of the agent's output; show it unless it was seen live.
   const showTail = () => {
     const end = plain(task?.result?.log_tail ?? "").trim();
     const seen = !end || [...heard.querySelectorAll("pre:not([data-check])")].some((one) => one.textContent.includes(end));
@@ -125,7 +125,7 @@ const taskView = (id, list = "#/tasks") => {
     const text = seen ? "" : end;
     if (tail.dataset.text === text) return;
     tail.dataset.text = text;
-    tail.replaceChildren(...(seen ? [] : [h("h3", { class: "by" }, "Agent: the end of what it printed, from the result"), h("pre", {}, end)]));
+    tail.replaceChildren(...(seen ? [] : [h("h3", { class: "by" }, "Agent: end of the output, from the result"), h("pre", {}, end)]));
   };
   const showResult = async () => {
     const { result } = task;
@@ -152,7 +152,7 @@ const taskView = (id, list = "#/tasks") => {
     const { result, task: message } = task;
     const usage = result?.usage;
     const timings = result?.timings;
-    const times = [timings?.queued_ms && `${took(timings.queued_ms)} in the queue`, timings?.run_ms && `${took(timings.run_ms)} at work`, timings?.llm_ms && `${took(timings.llm_ms)} of it LLM`, timings?.acceptance_ms && `${took(timings.acceptance_ms)} checks`].filter(Boolean).join(", ");
+    const times = [timings?.queued_ms && `${took(timings.queued_ms)} in the queue`, timings?.run_ms && `${took(timings.run_ms)} running`, timings?.llm_ms && `${took(timings.llm_ms)} of it in LLM calls`, timings?.acceptance_ms && `${took(timings.acceptance_ms)} in checks`].filter(Boolean).join(", ");
     const running = task.status === "running" && h("span", {});
     if (running) counting(running, "since", task.started_at);
     facts.replaceChildren(
@@ -172,7 +172,7 @@ const taskView = (id, list = "#/tasks") => {
       ...fact("Retry of", message?.retry_of && h("a", { class: "mono", href: `#/tasks/${encodeURIComponent(message.retry_of)}` }, message.retry_of)),
       ...fact("Labels", Object.keys(task.labels ?? {}).length ? h("span", { class: "chips" }, Object.entries(task.labels).map(([key, value]) => h("a", { class: "chip", href: `#/tasks?${new URLSearchParams({ label: `${key}=${value}` })}` }, `${key}=${value}`))) : ""));
   };
-  // One question at a time, and one more when something has changed meanwhile.
+  // One request at a time, and one more if something has changed meanwhile.
   let asking = false;
   let askAgain = false;
   const showWhy = async () => {
@@ -202,13 +202,13 @@ const taskView = (id, list = "#/tasks") => {
       task = await get(path(id));
     } catch (error) {
       if (closed) return;
-      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("This task cannot be shown", error.message)));
+      if (!task) element.replaceChildren(h("div", { class: "task-top" }, h("a", { href: list }, "← Tasks"), h("h1", {}, id)), h("div", { class: "card" }, empty("Failed to load this task", error.message)));
       return;
     }
     if (closed) return;
     setBadge(state, task.status);
     set(instruction, task.task?.instruction ?? task.summary ?? "");
-    if (!instruction.textContent) set(instruction, "Its instruction is known when it has ended: it was published straight to the broker.");
+    if (!instruction.textContent) set(instruction, "This task was published straight to the broker; its instruction is known when it has finished.");
     if (task.status === "running") why.hidden = true;
     update();
     showFacts();
@@ -222,7 +222,7 @@ const taskView = (id, list = "#/tasks") => {
     offered(cancel, retry);
     showWhy();
   };
-  // A programmer that is not heard of any more tells nothing: that its task runs no more is known from the pool.
+  // A programmer that sends no heartbeats reports no end of its task; the pool's state shows it.
   let looking = false;
   const follow = async () => {
     update();
@@ -235,14 +235,14 @@ const taskView = (id, list = "#/tasks") => {
   const stop = listen(path(id, "/events"), {
     timeline: ({ lines, problem }) => {
       timeline.replaceChildren(...lines.map((line) => h("li", { "data-tone": line.tone, class: line.accepted ? "" : "refused" }, h("span", {}, rich(line.text)), h("time", { datetime: line.at, title: moment(line.at) }, clock(line.at)))));
-      set(lost, problem ?? (lines.length ? "" : "The log holds nothing about this task any more."));
+      set(lost, problem ?? (lines.length ? "" : "The log has no more events of this task."));
       load();
     },
     output: ({ reset, sections, attempt, programmer, left_out: missing }) => {
       output.hidden = false;
       const pinned = term.scrollTop + term.clientHeight > term.scrollHeight - 30;
       if (reset) {
-        heard.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes before this …]`) : "");
+        heard.replaceChildren(missing ? h("div", { class: "gap" }, `[… ${missing} bytes omitted …]`) : "");
         set(note, attempt ? `from Prog-${programmer}` : "");
       }
       for (const section of sections) addOutput(heard, section);

@@ -1,4 +1,4 @@
-// The list of tasks: filtered and sorted by the dispatcher, drawn only where it is looked at.
+// The list of tasks: filtered and sorted by the dispatcher. Only visible rows are drawn.
 const taskRow = () => {
   const state = h("span", { class: "badge" });
   const summary = h("span", {});
@@ -31,7 +31,7 @@ const taskRow = () => {
     else {
       counting(time, "since", null);
       set(time, task.finished_at && task.submitted_at ? span(Date.parse(task.finished_at) - Date.parse(task.submitted_at)) : "");
-      time.title = "from submission to its end";
+      time.title = "from submission to the end";
     }
     set(cost, task.cost_usd ? usd(task.cost_usd) : "");
   };
@@ -39,7 +39,7 @@ const taskRow = () => {
 };
 
 const PAGE = 100;
-const HEAD = 80; // The page's head covers so much of a list.
+const HEAD = 80; // The page's header covers this many pixels of the list.
 const taskList = (filters, limit) => {
   const rows = h("div", { class: "rows", role: "list", "aria-label": "Tasks" });
   const none = h("div", { hidden: true });
@@ -82,7 +82,7 @@ const taskList = (filters, limit) => {
     });
     none.hidden = list.total !== 0;
     if (list.total === null || !list.top) return;
-    // Its place is there now.
+    // The list is long enough now to restore the scroll position.
     const { top } = list;
     list.top = 0;
     window.scrollTo(0, top);
@@ -105,7 +105,7 @@ const taskList = (filters, limit) => {
       list.onTotal(answer.total);
     } catch (error) {
       if (mine !== version) return;
-      none.replaceChildren(empty("The tasks cannot be shown", error.message));
+      none.replaceChildren(empty("Failed to load the tasks", error.message));
       list.total = 0;
     } finally {
       loading -= 1;
@@ -115,7 +115,7 @@ const taskList = (filters, limit) => {
       }
     }
   };
-  // Another filter: from the top. `fresh`: the same one, as it is now.
+  // `reload` applies another filter from the top; `fresh` loads the same filter again.
   list.reload = () => {
     query = filters();
     version += 1;
@@ -138,7 +138,7 @@ const taskList = (filters, limit) => {
     for (const page of [...pages.keys()]) if (!visible.has(page)) pages.delete(page);
     visible.forEach(load);
   };
-  // At once what is on the screen, then how the list as a whole has changed.
+  // First update the visible tasks, then the list as a whole.
   const heard = ({ tasks }) => {
     for (const task of tasks) {
       for (const page of pages.values()) {
@@ -149,7 +149,8 @@ const taskList = (filters, limit) => {
     draw();
     if (!timer) timer = setTimeout(list.fresh, again ? 500 : 700);
   };
-  // Of a list that is known to its end it is known.
+  // Whether a task that fits may be in the list. Known for certain only if the list is loaded to
+  // its end.
   list.mayHave = (fits) => {
     const known = [...pages.values()].flat();
     return known.length < (list.total ?? Infinity) || known.some(fits);
@@ -181,7 +182,7 @@ const taskList = (filters, limit) => {
   return list;
 };
 
-const nothingYet = () => empty("No tasks yet", "Make one with “New task”, or from a shell:", h("br"), h("code", {}, "pool submit --repository app --instruction 'Add a test for parse()'"));
+const nothingYet = () => empty("No tasks yet", "Create one with “New task”, or from a shell:", h("br"), h("code", {}, "pool submit --repository app --instruction 'Add a test for parse()'"));
 const latestTasks = () => {
   const list = taskList(() => ({}), 8);
   list.nothing = nothingYet;
@@ -192,7 +193,7 @@ const STATES = ["", "queued", "running", "succeeded", "failed", "cancelled", "re
 const tasksView = (parameters, top = 0) => {
   const values = { status: "", text: "", label: "", programmer: "", llm: "", ...Object.fromEntries(parameters) };
   const filters = () => Object.fromEntries(Object.entries(values).filter(([, value]) => value)
-    // A key alone: every task that has it.
+    // A bare key means every task that has the label.
     .map(([name, value]) => [name, name === "label" && !/[=:]/.test(value) ? `${value}=` : value]));
   const place = () => {
     const query = new URLSearchParams(filters()).toString();
@@ -231,8 +232,8 @@ const tasksView = (parameters, top = 0) => {
   const list = taskList(filters);
   list.top = top;
   const total = h("span", { class: "muted", id: "total" });
-  const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel them");
-  const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry them");
+  const cancelAll = h("button", { type: "button", class: "danger tiny", onclick: () => everything("Cancel", cancelTask, (task) => ["queued", "running"].includes(task.status)) }, "Cancel all");
+  const retryAll = h("button", { type: "button", class: "tiny", onclick: () => everything("Retry", retryTask, (task) => RETRIED.includes(task.status)) }, "Retry all");
   let busy = false;
   const everything = async (verb, perform, fits) => {
     const answer = await act(null, () => get(`/tasks?${new URLSearchParams({ ...filters(), limit: 5000 })}`));
@@ -242,21 +243,21 @@ const tasksView = (parameters, top = 0) => {
     if (!again) return;
     const ids = fitting.filter((id) => !again.has(id));
     const were = fitting.length - ids.length;
-    const known = were ? ` ${number(were)} ${were === 1 ? "was" : "were"} submitted again before, and ${were === 1 ? "is" : "are"} left out.` : "";
+    const known = were ? ` ${number(were)} ${were === 1 ? "was" : "were"} retried before and ${were === 1 ? "is" : "are"} skipped.` : "";
     if (!ids.length) return toast(`None of these ${number(answer.total)} tasks can be ${verb === "Cancel" ? "cancelled" : "retried"}.${known}`);
     const words = Object.entries(filters()).map(([name, value]) => `${name} ${value}`).join(", ") || "all tasks";
     const more = answer.total > answer.tasks.length ? ` These are the newest ${number(answer.tasks.length)} of ${number(answer.total)}.` : "";
     const deed = `${verb} ${number(ids.length)} task${ids.length === 1 ? "" : "s"}`;
-    if (!(await confirmed(`${deed}?`, `Those that match: ${words}.${more}${known}`, deed))) return;
+    if (!(await confirmed(`${deed}?`, `Tasks that match: ${words}.${more}${known}`, deed))) return;
     busy = true;
     update();
     const result = await bulk(ids, perform, (done) => set(total, `${number(done)} of ${number(ids.length)} …`));
     busy = false;
     update();
-    toast(`${number(result.done)} of ${number(ids.length)} tasks: done${result.failed ? `; ${number(result.failed)} not: ${result.first}` : ""}`, result.failed > 0);
+    toast(`${number(result.done)} of ${number(ids.length)} tasks done${result.failed ? `; ${number(result.failed)} failed: ${result.first}` : ""}`, result.failed > 0);
     list.reload();
   };
-  const nothing = () => (Object.keys(filters()).length ? empty("No task matches", h("button", { type: "button", class: "tiny", onclick: () => clear.click() }, "Clear the filter")) : nothingYet());
+  const nothing = () => (Object.keys(filters()).length ? empty("No tasks match", h("button", { type: "button", class: "tiny", onclick: () => clear.click() }, "Clear filters")) : nothingYet());
   list.nothing = nothing;
   list.onTotal = (count) => {
     set(total, `${number(count)} task${count === 1 ? "" : "s"}`);

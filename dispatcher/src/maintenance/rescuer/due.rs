@@ -1,8 +1,8 @@
-//! Which tasks have lost their message. Pure.
+//! Finds tasks that have lost their message. Pure.
 //!
-//! A message that is in no queue can still be in the hands of a programmer that has not claimed it yet, so nothing is
-//! lost before every programmer of the route was heard of with empty hands, twice since. Should it be too early all the
-//! same, no harm is done: the generation decides between two messages.
+//! A message that is in no queue may still be with a programmer that has not claimed it yet. So a
+//! message counts as lost only after every programmer of the route has reported twice that it has
+//! no task. A false alarm is harmless: the generation decides between two messages.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,12 +13,13 @@ use pool_core::routing::Routes;
 use pool_core::state::{Fold, TaskState};
 use pool_core::time::Timestamp;
 
-/// A worker that was not heard for so long has no connection any more either, and the broker has taken back what it held.
+/// A worker that was silent this long has lost its connection, and the broker has taken back its
+/// messages.
 const GONE_AFTER: Duration = Duration::from_secs(60);
-/// In one look; the rest is still due at the next.
+/// The most tasks per round; the rest is still due in the next.
 const AT_ONCE: usize = 1_000;
 
-/// A task that has to be published again, with this generation.
+/// A task to publish again, with this generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Repair {
     pub(crate) task: TaskId,
@@ -28,13 +29,13 @@ pub(crate) struct Repair {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// Whoever wrote `submitted` or `reissued` has not published it.
+    /// The process that appended `submitted` or `reissued` has not published the message.
     Unpublished,
-    /// It was in its queue, and is not there nor with anybody.
+    /// The message was in its queue, and is now neither there nor with a programmer.
     Lost,
 }
 
-/// When each programmer was heard of with empty hands.
+/// When each programmer last reported that it has no task.
 #[derive(Debug, Default)]
 pub(crate) struct Sightings(HashMap<ProgrammerId, Sighting>);
 
@@ -52,9 +53,9 @@ impl Sightings {
                 Gate::Consuming => true,
                 Gate::Busy { .. } => false,
                 Gate::Shut { reason, .. } => match reason {
-                    // Who merely waits for an id says nothing about its holder.
+                    // A process that waits for an id says nothing about the holder of the id.
                     ShutReason::Held => continue,
-                    // It may be at its last task.
+                    // It may still work on its last task.
                     ShutReason::Draining => false,
                     ShutReason::Paused
                     | ShutReason::Config
@@ -77,7 +78,7 @@ impl Sightings {
         }
     }
 
-    /// Whether this programmer surely holds nothing that was delivered before `since`.
+    /// Whether this programmer certainly holds nothing that was delivered before `since`.
     fn holds_nothing_of(&self, id: &ProgrammerId, since: Timestamp, now: Timestamp) -> bool {
         let Some(seen) = self.0.get(id) else {
             return now.since(since) >= GONE_AFTER;
@@ -87,20 +88,20 @@ impl Sightings {
     }
 }
 
-/// What the broker and the pool file say.
+/// The present state of the queues, and the routes of the pool file.
 #[derive(Debug)]
 pub(crate) struct Look<'a> {
     pub(crate) routes: &'a Routes,
-    /// Since when each queue was found without a message that is ready, at every look; a queue that is not there counts
-    /// as empty.
+    /// Since when each queue has been without a ready message at every check. A missing queue
+    /// counts as empty.
     pub(crate) empty_since: &'a BTreeMap<String, Timestamp>,
-    /// The queue `results`, likewise.
+    /// The same for the queue `results`.
     pub(crate) results_empty_since: Option<Timestamp>,
-    /// What lasts for so long is not on its way any more.
+    /// A state that lasts this long is not a message on its way.
     pub(crate) after: Duration,
 }
 
-/// What is to be published again.
+/// The tasks to publish again.
 pub(crate) fn due(
     fold: &Fold,
     sightings: &Sightings,
@@ -161,7 +162,7 @@ fn lost<'a>(
             .map(str::to_owned),
     );
     let mut lost = Vec::new();
-    // Where the queue holds something, its tasks are most likely there.
+    // If the queue has messages, its tasks are most likely among them.
     for name in names.iter().filter(|name| look.place_of(name).is_some()) {
         lost.extend(fold.tasks.waiting_in(name).filter(|id| {
             fold.tasks
@@ -169,7 +170,7 @@ fn lost<'a>(
                 .is_some_and(|state| state.published && gone(state, state.issued_at))
         }));
     }
-    // The result of a task that looks as if it was running may wait for a dispatcher.
+    // A task that looks as if it was running may have a result that waits for a dispatcher.
     if let Some(results_empty) = look.results_empty_since {
         lost.extend(fold.tasks.running().filter_map(|(id, owner)| {
             let state = fold.tasks.get(id)?;
@@ -182,8 +183,8 @@ fn lost<'a>(
 }
 
 impl Look<'_> {
-    /// Since when there is nothing where tasks of this route are, and who takes from there. A route that is not in use any
-    /// more has its tasks sent on, to wherever they belong now.
+    /// Since when the queues that may have tasks of this route are empty, and which programmers
+    /// consume them. The tasks of a route that is no longer used are moved to other queues.
     fn place_of(&self, route: &str) -> Option<(Timestamp, Vec<&ProgrammerId>)> {
         let empty_since = |name: &str| self.empty_since.get(name).copied();
         if let Some(in_use) = self.routes.all().iter().find(|known| known.name == route) {

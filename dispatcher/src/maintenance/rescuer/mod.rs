@@ -1,7 +1,8 @@
-//! Publishes again what has lost its message: its dispatcher died between `submitted` and `published`, its queue was
-//! deleted, the broker lost it.
+//! Publishes tasks again that have lost their message: the dispatcher died between `submitted` and
+//! `published`, the queue was deleted, or the broker lost it.
 //!
-//! [`due`] decides; here is looked and done. Several dispatchers may do so at once: the first `reissued` in the log wins.
+//! [`due()`] decides, this module acts. Several dispatchers may do so at once: the first `reissued`
+//! in the log wins.
 
 pub(crate) mod due;
 #[cfg(test)]
@@ -28,10 +29,10 @@ use crate::reissue::{NotReissued, Reissued, reissue};
 use due::{Cause, Look, Repair, Sightings, due};
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Published at the same time.
+/// How many messages are published at the same time.
 const AT_ONCE: usize = 16;
 
-/// Hears heartbeats. Cheap to clone.
+/// Records heartbeats. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct PresenceTracker(Arc<Mutex<Sightings>>);
 
@@ -46,7 +47,7 @@ impl PresenceTracker {
     }
 }
 
-/// Looks and repairs until shutdown.
+/// Checks and repairs until shutdown.
 pub async fn run(
     process: Process,
     pool: Arc<Pool>,
@@ -76,18 +77,18 @@ struct Looker {
     pool: Arc<Pool>,
     history: History,
     presence_tracker: PresenceTracker,
-    /// Queues that were empty at every look since.
+    /// Queues that have been empty at every check since this time.
     empty: BTreeMap<String, Timestamp>,
-    /// Reported as lost for good.
+    /// Tasks that were already reported as lost for good.
     without_body: HashSet<TaskId>,
 }
 
 impl Looker {
     async fn look(&mut self) {
-        // Before the history has been read it would look as if messages were lost for good.
+        // Before the history has been read, messages would look lost for good.
         let known = self.process.log.is_fresh() && self.history.whole().is_ok();
         let (true, Ok(now)) = (known, self.process.clock.now()) else {
-            // What was seen before says nothing about what happened meanwhile.
+            // Earlier observations say nothing about what happened meanwhile.
             self.empty.clear();
             return;
         };
@@ -162,15 +163,15 @@ impl Looker {
             .await;
         for id in done.into_iter().flatten() {
             if !self.without_body.contains(&id) {
-                tracing::warn!(task_id = %id, "the message of this task is lost, and the history does not have it: it came \
-                    straight to the broker, or is too old; submit it again");
+                tracing::warn!(task_id = %id, "the message of this task is lost, and the history does not have it: it was published \
+                    straight to the broker, or is too old; submit the task again");
                 self.without_body.insert(id);
             }
         }
     }
 }
 
-/// Gives the task when there is no body to publish.
+/// Returns the task if there is no body to publish.
 async fn perform(process: &Process, history: &History, repair: Repair) -> Option<TaskId> {
     let Repair {
         task: id,
@@ -204,7 +205,7 @@ async fn perform(process: &Process, history: &History, repair: Repair) -> Option
         Ok(Some(Reissued::Overtaken | Reissued::Finished)) => None,
         Ok(None) => Some(id),
         Err(error) => {
-            tracing::warn!(task_id = %id, %error, why, "a task is not published again yet; trying later");
+            tracing::warn!(task_id = %id, %error, why, "failed to publish a task again; trying later");
             None
         }
     }

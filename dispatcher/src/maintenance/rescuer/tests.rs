@@ -1,4 +1,4 @@
-//! What is due, by events and heartbeats.
+//! Which tasks are due, by events and heartbeats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn task() -> TaskId {
     TaskId::new("t").expect("an id")
 }
 
-/// Two programmers of one route; what happened when, in seconds.
+/// Two programmers of one route, and what happened at which second.
 struct Scene {
     fold: Fold,
     routes: Routes,
@@ -162,8 +162,16 @@ fn repair(generation: u32, cause: Cause) -> Vec<Repair> {
 fn what_was_submitted_and_not_published_is_due_after_a_minute() {
     let mut scene = Scene::new();
     scene.submitted(100);
-    assert_eq!(scene.due(159), [], "its dispatcher may be at it");
-    assert_eq!(scene.due(160), repair(1, Cause::Unpublished), "it is not");
+    assert_eq!(
+        scene.due(159),
+        [],
+        "its dispatcher may be about to publish it"
+    );
+    assert_eq!(
+        scene.due(160),
+        repair(1, Cause::Unpublished),
+        "its dispatcher is not"
+    );
     scene.at(
         161,
         Decision::Published {
@@ -171,7 +179,7 @@ fn what_was_submitted_and_not_published_is_due_after_a_minute() {
             generation: 0,
         },
     );
-    assert_eq!(scene.due(500), [], "it was published after all");
+    assert_eq!(scene.due(500), [], "it was published late");
 }
 
 #[test]
@@ -182,7 +190,7 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     assert_eq!(
         scene.due(260),
         repair(2, Cause::Unpublished),
-        "whoever reissued it has died"
+        "the process that reissued it has died"
     );
     let mut scene = Scene::new();
     scene.published(100);
@@ -205,7 +213,7 @@ fn what_was_reissued_and_not_published_is_due_a_minute_after_its_time() {
     assert_eq!(
         scene.due(310),
         repair(2, Cause::Unpublished),
-        "nobody has published it"
+        "no process has published it"
     );
 }
 
@@ -214,21 +222,25 @@ fn a_message_is_lost_when_its_queue_is_empty_and_nobody_has_anything_in_hand() {
     let mut scene = Scene::new();
     scene.published(100);
     scene.idle([110, 120, 130, 170]);
-    assert_eq!(scene.due(170), [], "its queue is not known to be empty");
+    assert_eq!(scene.due(170), [], "its queue may have messages");
     scene.empty(105);
     assert_eq!(scene.due(164), [], "not for long enough");
-    assert_eq!(scene.due(170), repair(1, Cause::Lost), "it is nowhere");
+    assert_eq!(
+        scene.due(170),
+        repair(1, Cause::Lost),
+        "the message is lost"
+    );
     scene.empty(125);
     assert_eq!(
         scene.due(190),
         repair(1, Cause::Lost),
-        "heard twice since the queue is empty"
+        "two heartbeats since the queue is empty"
     );
     scene.empty(140);
     assert_eq!(
         scene.due(205),
         [],
-        "heard once since: it may have been delivered just then"
+        "one heartbeat since: it may have been delivered just then"
     );
 }
 
@@ -245,7 +257,11 @@ fn who_was_not_heard_of_with_empty_hands_may_have_it() {
         scene.heard(second, "001", Gate::Consuming);
         scene.heard(second, "002", busy.clone());
     }
-    assert_eq!(scene.due(170), [], "002 may have it behind its present one");
+    assert_eq!(
+        scene.due(170),
+        [],
+        "002 may have it besides its present task"
+    );
     let held = Gate::Shut {
         reason: ShutReason::Held,
         detail: String::new(),
@@ -261,7 +277,7 @@ fn who_was_not_heard_of_with_empty_hands_may_have_it() {
     assert_eq!(
         scene.due(190),
         [],
-        "neither who waits for an id nor who is at its last task tells"
+        "neither a process that waits for an id nor one with a last task proves it"
     );
     let paused = Gate::Shut {
         reason: ShutReason::Paused,
@@ -273,7 +289,7 @@ fn who_was_not_heard_of_with_empty_hands_may_have_it() {
     assert_eq!(
         scene.due(200),
         repair(1, Cause::Lost),
-        "who may take nothing has nothing"
+        "a programmer that takes no tasks has none"
     );
 }
 
@@ -283,16 +299,16 @@ fn who_is_gone_has_nothing() {
     scene.published(100);
     scene.empty(100);
     scene.idle([90]);
-    assert_eq!(scene.due(159), [], "heard of a moment ago");
+    assert_eq!(scene.due(159), [], "a recent heartbeat");
     assert_eq!(
         scene.due(160),
         repair(1, Cause::Lost),
-        "not heard of for a minute"
+        "no heartbeat for a minute"
     );
     let mut scene = Scene::new();
     scene.published(100);
     scene.empty(100);
-    assert_eq!(scene.due(160), repair(1, Cause::Lost), "never heard of");
+    assert_eq!(scene.due(160), repair(1, Cause::Lost), "no heartbeat ever");
 }
 
 #[test]
@@ -323,7 +339,7 @@ fn a_task_that_somebody_works_on_is_left_alone_until_nobody_does() {
     assert_eq!(
         scene.due(365),
         repair(1, Cause::Lost),
-        "its owner has forgotten it"
+        "its owner has dropped it"
     );
 }
 
@@ -368,8 +384,12 @@ fn a_task_of_a_retired_route_is_due_when_every_queue_is_empty() {
     assert_eq!(
         scene.due(170),
         [],
-        "it may have been sent on into a queue that is not empty"
+        "it may have been moved to a queue that is not empty"
     );
     scene.empty(100);
-    assert_eq!(scene.due(170), repair(1, Cause::Lost), "it is nowhere");
+    assert_eq!(
+        scene.due(170),
+        repair(1, Cause::Lost),
+        "the message is lost"
+    );
 }

@@ -5,7 +5,7 @@ use pool_core::result::{ErrorKind, Status};
 
 use super::*;
 
-/// A way in which `t` waits, and what is said about it.
+/// A way in which `t` waits, and the sentence about it.
 type Case = (Reason, fn(&mut World), &'static str);
 
 const CASES: [Case; 27] = [
@@ -13,7 +13,7 @@ const CASES: [Case; 27] = [
         Reason::Busy,
         as_in_the_promise,
         "4 programmers offer `premium`: 2 busy, 1 behind an open breaker until 12:05 UTC after 3 failures of anthropic/claude \
-         (last: timeout), 1 over budget until 00:00 UTC; it is number 1 of 1 in the queue",
+         (last: timeout), 1 over budget until 00:00 UTC; it is 1 of 1 in the queue",
     ),
     (
         Reason::Finished,
@@ -35,17 +35,17 @@ const CASES: [Case; 27] = [
                 error,
             });
         },
-        "it does not wait: it has failed (no_change) by programmer 001 with ollama/qwen at 12:00 UTC",
+        "it is not waiting: it failed (no_change) on programmer 001 with ollama/qwen at 12:00 UTC",
     ),
     (
         Reason::Finished,
         |world| {
             world.wait("t", "fast");
             world.append(Decision::Cancelled { task: task("t") });
-            // It is true whatever is read later.
+            // True whatever is read later.
             world.fresh = false;
         },
-        "it does not wait: it has been cancelled at 12:00 UTC",
+        "it is not waiting: it was cancelled at 12:00 UTC",
     ),
     (
         Reason::Running,
@@ -54,7 +54,7 @@ const CASES: [Case; 27] = [
             world.later(7);
             world.start("t", "006", 1);
         },
-        "it does not wait: programmer 006 works on it since 12:00:07 UTC, attempt 1 of 3",
+        "it is not waiting: programmer 006 has been working on it since 12:00:07 UTC, attempt 1 of 3",
     ),
     (
         Reason::Unavailable,
@@ -63,7 +63,7 @@ const CASES: [Case; 27] = [
             world.start("t", "006", 1);
             world.heard.seen.clear();
         },
-        "4 programmers offer `premium`: 4 down; it was with Prog-006, which is not heard of any more",
+        "4 programmers offer `premium`: 4 down; it was with Prog-006, which sends no heartbeats any more",
     ),
     (
         Reason::ViewStale,
@@ -72,12 +72,12 @@ const CASES: [Case; 27] = [
             world.fresh = false;
             world.later(30);
         },
-        "this dispatcher cannot read the event log, is the broker there? As it was at 12:00 UTC: 2 programmers that offer `fast` are idle, and one takes it next",
+        "this dispatcher cannot read the event log; check that the broker is running. Last known state, at 12:00 UTC: 2 programmers that offer `fast` are idle; one of them takes it next",
     ),
     (
         Reason::Retry,
         broke,
-        "its attempt 1 of 3 broke (agent_crashed), and the next one waits until 12:00:10 UTC",
+        "attempt 1 of 3 failed (agent_crashed); the next one starts no earlier than 12:00:10 UTC",
     ),
     (
         Reason::Retry,
@@ -85,13 +85,13 @@ const CASES: [Case; 27] = [
             broke(world);
             world.later(11);
         },
-        "its attempt 1 of 3 broke (agent_crashed), and the next one is about to be published",
+        "attempt 1 of 3 failed (agent_crashed); the next one is about to be queued",
     ),
     (
         Reason::NotPublished,
         |world| world.submit("t", "fast"),
-        "it was accepted at 12:00 UTC, and its message is not known to be in a queue yet; a dispatcher publishes it again at \
-         12:01 UTC, or at once when it is submitted again with the same id",
+        "it was accepted at 12:00 UTC, but its message is not known to be in a queue yet; a dispatcher publishes it again at \
+         12:01 UTC, or at once if you submit it again with the same id",
     ),
     (
         Reason::NotPublished,
@@ -100,12 +100,12 @@ const CASES: [Case; 27] = [
             world.append(Decision::reissued(&task("t"), 1));
             world.later(60);
         },
-        "it is being published again since 12:00 UTC (generation 1); if nobody does, a dispatcher repeats it in a moment",
+        "it has been due for republishing since 12:00 UTC (generation 1); if that does not happen, a dispatcher does it shortly",
     ),
     (
         Reason::Unroutable,
         |world| world.wait("t", "gpu"),
-        "no programmer offers `gpu`; let a programmer of the pool file offer it, or cancel the task",
+        "no programmer offers `gpu`; add it to a programmer in the pool file, or cancel the task",
     ),
     (
         Reason::RouteRetired,
@@ -117,7 +117,7 @@ const CASES: [Case; 27] = [
             world.routes = Routes::new(&offers);
             world.wait("t", "local");
         },
-        "its queue tasks.local is not in use any more since the pool file changed; a dispatcher that starts sends it on to \
+        "its queue tasks.local is no longer used since the pool file changed; the next dispatcher that starts moves the task to \
          tasks.any",
     ),
     (
@@ -131,7 +131,7 @@ const CASES: [Case; 27] = [
                 Pause::Pause,
             );
         },
-        "route fast is paused since 12:00 UTC until `pool resume --route fast`; it is number 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`; it is 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -139,7 +139,7 @@ const CASES: [Case; 27] = [
             world.wait("t", "fast");
             world.pause(Target::All, Pause::Pause);
         },
-        "the pool is paused since 12:00 UTC until `pool resume --all`; it is number 1 of 1 in the queue",
+        "the pool is paused since 12:00 UTC until `pool resume --all`; it is 1 of 1 in the queue",
     ),
     (
         Reason::PoolPaused,
@@ -156,7 +156,7 @@ const CASES: [Case; 27] = [
             world.pause(Target::Programmer { id: id("001") }, Pause::Pause);
         },
         "the pool is drained since 12:00:07 UTC until `pool resume --all`, and route fast is paused since 12:00 UTC \
-         until `pool resume --route fast`; it is number 1 of 1 in the queue",
+         until `pool resume --route fast`; it is 1 of 1 in the queue",
     ),
     (
         Reason::RoutePaused,
@@ -172,8 +172,7 @@ const CASES: [Case; 27] = [
                 world.pause(Target::Programmer { id: id(programmer) }, Pause::Pause);
             }
         },
-        "route fast is paused since 12:00 UTC until `pool resume --route fast`, and each of its 3 programmers is \
-         paused by itself (`pool pauses`); it is number 1 of 1 in the queue",
+        "route fast is paused since 12:00 UTC until `pool resume --route fast`, and each of its 3 programmers has a pause of its own (`pool pauses`); it is 1 of 1 in the queue",
     ),
     (
         Reason::Next,
@@ -183,12 +182,12 @@ const CASES: [Case; 27] = [
                 world.is_shut(programmer, ShutReason::Config);
             }
         },
-        "programmer 008 is idle, and takes it next",
+        "programmer 008 is idle and takes it next",
     ),
     (
         Reason::Next,
         |world| world.wait("t", "any"),
-        "2 programmers that can take it are idle, and one takes it next",
+        "2 programmers that can take it are idle; one of them takes it next",
     ),
     (
         Reason::Next,
@@ -199,7 +198,7 @@ const CASES: [Case; 27] = [
             }
             world.later(61);
         },
-        "programmer 008 is idle, and takes it next; if its message is lost, a dispatcher notices and publishes it again",
+        "programmer 008 is idle and takes it next; if its message is lost, a dispatcher notices and publishes it again",
     ),
     (
         Reason::BehindOthers,
@@ -208,7 +207,7 @@ const CASES: [Case; 27] = [
                 .into_iter()
                 .for_each(|name| world.wait(name, "fast"));
         },
-        "2 of 3 programmers that offer `fast` are idle, and 2 tasks are before it",
+        "2 of 3 programmers that offer `fast` are idle, but 2 tasks are ahead of it",
     ),
     (
         Reason::LeftToFree,
@@ -217,7 +216,7 @@ const CASES: [Case; 27] = [
             world.start("b", "002", 2);
             world.wait("t", "fast");
         },
-        "3 programmers offer `fast`: 2 busy, 1 leaving it to free ones until 12:01 UTC; it is number 1 of 1 in the queue",
+        "3 programmers offer `fast`: 2 busy, 1 leaving it to free programmers until 12:01 UTC; it is 1 of 1 in the queue",
     ),
     (
         Reason::Next,
@@ -227,7 +226,7 @@ const CASES: [Case; 27] = [
             world.wait("t", "fast");
             world.later(60);
         },
-        "programmer 003 is idle, and takes it next",
+        "programmer 003 is idle and takes it next",
     ),
     (
         Reason::Busy,
@@ -239,7 +238,7 @@ const CASES: [Case; 27] = [
             world.later(1);
             world.wait("t", "fast");
         },
-        "3 programmers offer `fast`: 2 busy, 1 paused; it is number 2 of 2 in the queue",
+        "3 programmers offer `fast`: 2 busy, 1 paused; it is 2 of 2 in the queue",
     ),
     (
         Reason::Unavailable,
@@ -250,7 +249,7 @@ const CASES: [Case; 27] = [
             world.is_shut("008", ShutReason::Draining);
             world.is_shut("009", ShutReason::Held);
         },
-        "4 programmers offer `premium`: 1 draining, 1 with a wrong clock, 1 held by another process, 1 down; it is number 1 \
+        "4 programmers offer `premium`: 1 draining, 1 with a wrong clock, 1 held by another process, 1 down; it is 1 \
          of 1 in the queue",
     ),
     (
@@ -273,7 +272,7 @@ const CASES: [Case; 27] = [
                 .map(|(who, what)| (id(who), BTreeSet::from([what.parse().expect("a word")])));
             world.routes = Routes::new(&BTreeMap::from(offers));
         },
-        "1 programmer offers `premium`: 1 waiting for a turn at what is left of the budget; it is number 1 of 1 in the \
+        "1 programmer offers `premium`: 1 waiting for its turn at the rest of the budget; it is 1 of 1 in the \
          queue",
     ),
     (
@@ -283,8 +282,7 @@ const CASES: [Case; 27] = [
             world.heard.seen.clear();
             world.heard.unheard = Unseen::NotYet(Duration::ZERO);
         },
-        "4 programmers offer `premium`: 4 not heard of yet; it is number 1 of 1 in the queue; it was given back 1 time (1 \
-         of at most 10 without an LLM left); it expires at 12:30 UTC unless it is started",
+        "4 programmers offer `premium`: 4 without a heartbeat yet; it is 1 of 1 in the queue; it was handed back 1 time (1 of at most 10 because no LLM was available); it expires at 12:30 UTC unless it starts before",
     ),
     (
         Reason::Unavailable,
@@ -296,7 +294,7 @@ const CASES: [Case; 27] = [
             }
         },
         "4 programmers offer `premium`: 2 behind an open breaker until 12:05 UTC after 4 failures of anthropic/claude (last: timeout), \
-         2 behind an open breaker until 12:05 UTC after 5 failures of openai/gpt-4o (last: timeout); it is number 1 of 1 in the queue",
+         2 behind an open breaker until 12:05 UTC after 5 failures of openai/gpt-4o (last: timeout); it is 1 of 1 in the queue",
     ),
 ];
 

@@ -1,7 +1,7 @@
-//! Appends events: one batch at a time, and what arrives meanwhile goes together into the next.
+//! Appends events: one batch at a time. Events that arrive meanwhile go together into the next batch.
 //!
-//! A batch whose confirm did not come is published again, byte for byte, until it is confirmed: the fold drops the
-//! double by its sequence numbers.
+//! A batch without a confirm is published again, byte for byte, until it is confirmed. The fold recognises the double by its
+//! sequence numbers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use pool_core::event::{Batch, Decision, EmitterId};
 use pool_core::time::Timestamp;
 use pool_telemetry::tasks::Written;
 
-/// The most events in one message: a batch stays far below any message limit.
+/// The most events in one message, so that a batch stays far below every limit on messages.
 const MOST_EVENTS: usize = 128;
-/// Whoever appends again within this time is busy: the next ones are close.
+/// An appender with the next event within this time is busy: more events will follow soon.
 const BUSY: Duration = Duration::from_millis(4);
-/// A busy appender waits so long for them. Every process reads every batch, so fewer and larger ones pay; one that
-/// appends now and then does not wait.
+/// How long a busy appender waits for more events. Every process reads every batch, so fewer and larger batches cost less. An
+/// appender that is not busy does not wait.
 const LINGER: Duration = Duration::from_millis(1);
 
 pub(super) async fn run(
@@ -65,7 +65,7 @@ pub(super) async fn run(
     }
 }
 
-/// Makes the message and registers who waits for which event.
+/// Makes the message and registers the waiter of each event.
 fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Batch {
     let mut events = Vec::with_capacity(taken.len());
     shared.waiters.with(|waiters| {
@@ -91,14 +91,14 @@ fn batch(shared: &Shared, first: u64, taken: Vec<Pending>, at: Timestamp) -> Bat
     }
 }
 
-/// The time, once the clock is right: an event with a wrong one would carry the whole pool's time away.
+/// The time, once the clock is right. An event from a wrong clock would move the time of the whole pool.
 async fn right_time(clock: &Clock) -> Timestamp {
     clock.compared().await;
     clock.right().await
 }
 
-/// A batch of one event by an emitter of its own: the mark that tells a reader where the log ended when it began. It says
-/// nothing of the time: a process whose clock is wrong has to read, too.
+/// A batch of one event with its own emitter: the mark that shows a reader where the log ended when it began to read. It
+/// carries no time, because a process with a wrong clock must be able to read too.
 pub(super) fn mark(emitter: EmitterId) -> Batch {
     Batch {
         v: 1,
@@ -114,7 +114,7 @@ pub(super) async fn publish(publisher: &Publisher, batch: &Batch) {
     let body = batch.to_json();
     let mut backoff = Backoff::default();
     loop {
-        // An outage may last for days: nothing is tried until it is over.
+        // An outage may last for days: wait until it is over.
         publisher.usable().await;
         let properties = json_properties();
         let message = Message {
@@ -146,7 +146,7 @@ mod tests {
         let clock = Clock::new();
         assert!(
             right_time(&clock).now_or_never().is_none(),
-            "nobody has been heard yet"
+            "no other process has sent its time yet"
         );
         clock.heard(&Heartbeat::greeting(
             EmitterId::new(),
@@ -162,7 +162,7 @@ mod tests {
         clock.is_alone();
         assert!(
             right_time(&clock).now_or_never().is_some(),
-            "nobody answers"
+            "no other process answers"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! The event log as a process sees it: append a decision, learn what it meant at its place, hold the fold.
+//! The event log of a process: it appends events, gives their verdicts, and holds the state that the log amounts to.
 //!
-//! `appender` publishes batches, `reader` folds the stream, `news` wakes who waits for a task. They share nothing but
-//! what [`Shared`] holds.
+//! `appender` publishes batches, `reader` folds the stream, `news` wakes the callers that wait for a task. They share only
+//! [`Shared`].
 
 mod appender;
 mod news;
@@ -31,42 +31,44 @@ use pool_core::state::{Fold, Verdict};
 use pool_telemetry::catalog::LOG_APPEND;
 use pool_telemetry::tasks::Written;
 
-/// How long [`Log::append`] waits for an event to come back.
+/// How long [`Log::append`] waits until its event is read back.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An event whose place in the log is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
-    #[error("append to the event log: it did not come back within {} s", APPEND_TIMEOUT.as_secs())]
+    /// The event was not read back within [`APPEND_TIMEOUT`]. It may still be in the log, or get there.
+    #[error("append to the event log: the event was not read back within {} s", APPEND_TIMEOUT.as_secs())]
     Timeout,
+    /// The log of this process has ended.
     #[error("append to the event log: this process is ending")]
     Closed,
 }
 
-/// How well this process knows the log.
+/// How current the state of this process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
-    /// The whole log has been read once, and its reader works.
+    /// The reader works and has read the log to its end once.
     pub caught_up: bool,
-    /// When something was read last.
+    /// When the last message was read.
     pub heard: Instant,
 }
 
-/// Who waits for an own event.
+/// A caller that waits for an event of this process.
 #[derive(Debug)]
 struct Waiter {
     verdict: oneshot::Sender<Verdict>,
-    /// What is told once it is accepted.
+    /// Counted when the event is accepted.
     written: Option<Written>,
 }
 
-/// Waiters for own events, by sequence number.
+/// The callers that wait for events of this process, by sequence number.
 #[derive(Debug, Default)]
 struct Waiters(Mutex<HashMap<u64, Waiter>>);
 
 impl Waiters {
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<u64, Waiter>) -> T) -> T {
-        // The map is valid at every instant, so a panic elsewhere does not spoil it.
+        // The map is valid at every instant, so a panic in another thread does not spoil it.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -77,14 +79,15 @@ struct Shared {
     news: News,
     fold: RwLock<Fold>,
     view: watch::Sender<View>,
-    /// Somebody was paused or resumed.
+    /// Notified after each `paused` and `resumed`.
     orders: Notify,
     observer: Observers,
     clock: Arc<Clock>,
 }
 
 impl Shared {
-    /// A log that is read again finds nobody who waits for what was resolved before: it is told once.
+    /// Gives the verdict to the waiting caller. When the log is read again, no caller waits any more, so nothing is counted
+    /// twice.
     fn resolve(&self, event: EventId, verdict: Verdict) {
         let Some(waiter) = self.waiters.with(|waiters| waiters.remove(&event.seq)) else {
             return;
@@ -113,8 +116,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log, and what reads and appends: the caller runs these services, and they end with `shutdown`. Nothing is
-    /// appended while the clock is off.
+    /// The log and the services that read and append, which the caller runs. They end with `shutdown`. Nothing is appended
+    /// while the clock is wrong.
     pub fn new(
         link: Link,
         publisher: Publisher,
@@ -165,10 +168,10 @@ impl Log {
         (log, services)
     }
 
-    /// Appends a decision and waits until it has been read back: what it meant at its place.
+    /// Appends an event, waits until it has been read back, and gives the verdict at its place.
     ///
     /// # Errors
-    /// [`LogError`]: the event may still land later. Ask the fold before deciding anything.
+    /// [`LogError`]. The event may still get into the log later, so ask the fold before deciding anything.
     pub async fn append(&self, decision: Decision) -> Result<Verdict, LogError> {
         let began = Instant::now();
         let verdict = append_to(&self.append, decision, APPEND_TIMEOUT).await?;
@@ -176,18 +179,17 @@ impl Log {
         Ok(verdict)
     }
 
-    /// Appends a decision behind another one of this process, whose verdict is not asked for: in the log they have this order,
-    /// and most often one message.
+    /// Appends two events in this order, usually in one message, and gives the verdict of the second.
     ///
     /// # Errors
-    /// As of [`Log::append`], about the second.
+    /// Those of [`Log::append`], for the second event.
     pub async fn append_behind(
         &self,
         first: Option<Decision>,
         second: Decision,
     ) -> Result<Verdict, LogError> {
         match first {
-            // They are handed over in the order in which they are polled first.
+            // `join` polls in this order, so they are handed over in it.
             Some(first) => {
                 future::join(self.append(first), self.append(second))
                     .await
@@ -197,9 +199,9 @@ impl Log {
         }
     }
 
-    /// Looks at the state of the pool. Keep it short: the reader waits meanwhile.
+    /// Reads the state of the pool. `look` must be quick, because the reader waits meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Fold) -> T) -> T {
-        // The fold is replaced only as a whole or by whole events, so a panic elsewhere does not spoil it.
+        // The fold changes only by whole events or as a whole, so a panic in another thread does not spoil it.
         look(
             &self
                 .shared
@@ -209,24 +211,24 @@ impl Log {
         )
     }
 
-    /// Hears of every change of the state or of how well it is known.
+    /// Changes whenever the state, or how current it is, changes.
     pub fn changes(&self) -> watch::Receiver<View> {
         self.view.clone()
     }
 
-    /// Whether the state may be trusted for decisions: the log has been read, and its pulse is felt.
+    /// Whether decisions may use the state: the log was read to its end, and a message came within `events.stale_s`.
     pub fn is_fresh(&self) -> bool {
         let view = *self.view.borrow();
         view.caught_up && view.heard.elapsed() < self.stale
     }
 
-    /// For how long nothing was heard.
+    /// The time since the last message.
     pub fn silence(&self) -> Duration {
         self.view.borrow().heard.elapsed()
     }
 
-    /// Whether the state is that of a moment ago, by the times of the events themselves: who was frozen first hears what
-    /// had been on its way to it, and may take that for news. Nobody can tell whose clock is off.
+    /// Whether the newest event was appended a moment ago, by its own time. A process that was frozen first reads old messages
+    /// that waited for it, and would take them for new. False while this machine's clock is wrong.
     pub fn is_current(&self) -> bool {
         let heard = self.read(Fold::now);
         self.is_fresh()
@@ -237,13 +239,12 @@ impl Log {
                 .is_ok_and(|now| now.since(heard) <= self.tick * 2)
     }
 
-    /// After so long a silence a view is stale.
+    /// The longest silence of a fresh log (`events.stale_s`).
     pub fn stale(&self) -> Duration {
         self.stale
     }
 
-    /// Waits until `look` finds something about this task in the state. It looks at once, and again after every event
-    /// about the task.
+    /// Waits until `look` gives Some. It is called immediately, and again after every event about the task.
     pub async fn wait_for_task<T>(
         &self,
         task: &TaskId,
@@ -256,12 +257,12 @@ impl Log {
             .await
     }
 
-    /// Waits until somebody has been paused or resumed since the last call. For one caller in each process.
+    /// Waits for the next `paused` or `resumed` since the last call. Only one caller in each process may use it.
     pub async fn ordered(&self) {
         self.shared.orders.notified().await;
     }
 
-    /// From here on `observer` hears of every event that is read, with what it meant. For one observer in each process.
+    /// Calls `observer` for every event that is read from now on. There can be one observer in each process.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.shared.observer.set(observer);
     }
@@ -280,8 +281,8 @@ impl Log {
     }
 }
 
-/// Hands an event to the appender and waits for its verdict: one deadline for both, because an appender that cannot
-/// publish takes nothing any more.
+/// Hands an event to the appender and waits for its verdict. Both have one deadline, because an appender that cannot publish
+/// accepts no events.
 async fn append_to(
     appender: &mpsc::Sender<Pending>,
     decision: Decision,
@@ -300,8 +301,8 @@ async fn append_to(
         .unwrap_or(Err(LogError::Timeout))
 }
 
-/// The pool's pulse: whoever has heard nothing for `tick` (jittered, so that one speaks and not all) appends one.
-/// Sleeps until then, and not until the next event: there may be thousands a second.
+/// Appends a `tick` whenever no message has come for `tick`. The time is jittered, so that one process appends and not all.
+/// It sleeps until that time and is not woken by every event, of which there may be thousands a second.
 async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
     let ticking = async {
         let mut spoke = Instant::now();
@@ -313,7 +314,7 @@ async fn pulse(log: Log, tick: Duration, shutdown: CancellationToken) {
             if silent {
                 spoke = Instant::now();
                 if log.append(Decision::Tick).await.is_err() {
-                    tracing::debug!("the tick of this process did not come back");
+                    tracing::debug!("the tick of this process was not read back");
                 }
             }
         }
@@ -331,7 +332,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_append_has_a_deadline_also_when_the_appender_takes_nothing() {
-        // Room for one, and nobody takes it out.
+        // The queue has room for one event, and nothing is taken out of it.
         let (appender, _taken) = mpsc::channel(1);
         let append = || append_to(&appender, Decision::Tick, Duration::from_millis(50));
         let both = tokio::time::timeout(Duration::from_secs(10), future::join(append(), append()));

@@ -1,7 +1,7 @@
-//! Who waits for news of a task: only they are woken when an event about it has been folded.
+//! Subscriptions to tasks: after an event about a task, only the callers that wait for this task are woken.
 //!
-//! A dispatcher holds hundreds of results at once; if every change of the state woke them all, the work would grow
-//! with the square of their number.
+//! A dispatcher handles hundreds of results at once. If every change of the state woke all of them, the work would grow with
+//! the square of their number.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,11 +21,11 @@ struct Topic {
 
 impl News {
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<TaskId, Topic>) -> T) -> T {
-        // The map is valid at every instant, so a panic elsewhere does not spoil it.
+        // The map is valid at every instant, so a panic in another thread does not spoil it.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for news of this task as long as the subscription lives.
+    /// Collects events about this task as long as the subscription lives.
     pub(super) fn subscribe<'a>(&'a self, task: &'a TaskId) -> Subscription<'a> {
         let told = self.with(|topics| {
             let topic = topics.entry(task.clone()).or_default();
@@ -39,7 +39,7 @@ impl News {
         }
     }
 
-    /// There was an event about each of these tasks.
+    /// Wakes the subscribers of these tasks, each of which had an event.
     pub(super) fn tell<'a>(&self, tasks: impl Iterator<Item = &'a TaskId>) {
         self.with(|topics| {
             if !topics.is_empty() {
@@ -50,7 +50,7 @@ impl News {
         });
     }
 
-    /// The whole state is another.
+    /// Wakes all subscribers, because the whole state was replaced.
     pub(super) fn tell_all(&self) {
         self.with(|topics| {
             topics
@@ -67,12 +67,12 @@ pub(super) struct Subscription<'a> {
 }
 
 impl Subscription<'_> {
-    /// Looks at once and after all news, until `look` finds something.
+    /// Calls `look` immediately and after every event, until it gives Some.
     pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         loop {
             let told = self.told.notified();
             tokio::pin!(told);
-            // From here on nothing is missed, also while looking.
+            // From here on no event is missed, even while `look` runs.
             told.as_mut().enable();
             if let Some(found) = look() {
                 return found;
@@ -132,7 +132,7 @@ mod tests {
         }
         assert!(
             news.with(|topics| topics.is_empty()),
-            "the last who waited has taken the topic with it"
+            "the last subscription has removed the topic"
         );
     }
 

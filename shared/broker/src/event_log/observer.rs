@@ -1,4 +1,4 @@
-//! Somebody who reads along: for showing people what happened. Decides nothing, and no state depends on it.
+//! An observer of the log, for showing people what happened. It decides nothing, and no state depends on it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,21 +6,21 @@ use pool_core::event::{Batch, Decision};
 use pool_core::state::Verdict;
 use pool_core::time::Timestamp;
 
-/// Hears of events in the order of the log, from the reader itself: it must be quick and may not wait for anything.
+/// Receives events in the order of the log. The reader itself calls it, so it must be quick and may not block.
 pub trait Observer: Send + Sync {
-    /// The log is read from its beginning again: everything comes once more.
+    /// The log is read from its beginning again: every event comes once more.
     fn starts_over(&self);
 
-    /// An event, and what it meant at its place.
+    /// An event and its verdict.
     fn hears(&self, at: Timestamp, decision: &Decision, verdict: Verdict);
 }
 
-/// None, or one for as long as the process lives.
+/// The observer of this process, if it has one.
 #[derive(Default)]
 pub(super) struct Observers(OnceLock<Arc<dyn Observer>>);
 
 impl Observers {
-    /// A second one is not heard.
+    /// A second observer is ignored.
     pub(super) fn set(&self, observer: Arc<dyn Observer>) {
         let _ = self.0.set(observer);
     }

@@ -1,7 +1,7 @@
-//! Reads the whole log and folds it; begins again from the start whenever its consumer is gone or silent.
+//! Reads the whole log and folds it. It begins again from the start whenever its consumer has ended or is silent.
 //!
-//! It never resumes in the middle: after a broker has lost the tail of a stream, offsets mean other events. During a
-//! rebuild everybody else sees the last state that was known.
+//! It never resumes in the middle, because offsets mean other events after a broker has lost the tail of a stream. During
+//! a rebuild the rest of the process sees the last known state.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::{BrokerError, tell, within};
 use pool_core::event::{Batch, Decision, EmitterId, EventId};
 use pool_core::state::{Fold, Verdict};
 
-/// Messages on the way to this reader; a stream wants a limit.
+/// The most unacknowledged messages; a stream's consumer must set a limit.
 const PREFETCH: u16 = 1000;
 
 pub(super) async fn run(
@@ -60,13 +60,13 @@ pub(super) async fn run(
 enum End {
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    #[error("nothing was heard for {} s", .0.as_secs())]
+    #[error("no message came for {} s", .0.as_secs())]
     Silent(Duration),
     #[error("the broker ended the consumer")]
     Ended,
 }
 
-/// Reads until something is wrong; gives what.
+/// Reads until something fails, and gives the reason.
 async fn read(shared: &Arc<Shared>, link: &Link, publisher: &Publisher, stale: Duration) -> End {
     let channel = match link.channel().await {
         Ok(channel) => channel,
@@ -102,7 +102,7 @@ async fn consume(channel: &lapin::Channel, link: &Link) -> Result<lapin::Consume
     within(limit, format!("read the stream {EVENTS_STREAM}"), consume).await
 }
 
-/// Folds what arrives. Until the mark has come by, into a fold of its own; then into the one that everybody sees.
+/// Folds the messages: until the mark arrives into a new fold, then into the one that the process sees.
 async fn follow(
     shared: &Arc<Shared>,
     consumer: lapin::Consumer,
@@ -150,7 +150,7 @@ async fn follow(
             caught_up,
             heard: Instant::now(),
         });
-        // Ticks come often enough for the last ones to be acked in time.
+        // Ticks come often enough to acknowledge the last messages in time.
         if let Some(last) = last
             && let Err(error) = acks.read(last, count).await
         {
@@ -159,8 +159,8 @@ async fn follow(
     }
 }
 
-/// A fold that nobody sees yet, and what it said about events of this process: whoever waits for one of them must
-/// find the state behind it when he looks.
+/// A fold that the process does not see yet, and its verdicts for events of this process. A caller gets a verdict only when it
+/// can also see the state behind it.
 #[derive(Default)]
 struct Rebuild {
     fold: Fold,
@@ -177,7 +177,7 @@ fn apply(
     let batch = match Batch::from_json(&delivery.data) {
         Ok(batch) => batch,
         Err(error) => {
-            tracing::warn!(%error, "a message in the event log is no batch of events; everybody skips it");
+            tracing::warn!(%error, "a message in the event log is not a batch of events; every process skips it");
             return false;
         }
     };

@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! The mistakes that are refused, and the words of each message.
 
 use proptest::proptest;
 
@@ -27,7 +27,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
     for (section, expected) in [
         (
             "pool_size: 2",
-            "3: pool_size: 2 does not match the list of programmers: write 1, or mend the list",
+            "3: pool_size: 2 does not match the list of programmers: write 1, or correct the list",
         ),
         (
             "pool_sise: 1",
@@ -106,7 +106,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "events: {max_age: 7 days}",
-            "3: events.max_age: \"7 days\" is no time that RabbitMQ knows: write for example 7D, 12h or 1Y",
+            "3: events.max_age: \"7 days\" is not a duration in the form of RabbitMQ: write for example 7D, 12h or 1Y",
         ),
         (
             "events: {tick_s: 15}",
@@ -134,11 +134,11 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "dispatcher: {listen: 6141}",
-            "3: dispatcher.listen: 6141 is read as no text: write it in quotes",
+            "3: dispatcher.listen: 6141 is not a text: write it in quotes",
         ),
         (
             "dispatcher: {listen: localhost}",
-            "3: dispatcher.listen: \"localhost\" is no address and port: write for example 127.0.0.1:6141",
+            "3: dispatcher.listen: \"localhost\" is not an address with a port: write for example 127.0.0.1:6141",
         ),
         (
             "agent: {kind: command}",
@@ -150,7 +150,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "agent: {kind: command, command: [x], done_when: \"{}\"}",
-            "3: agent.done_when: would be found in every line: write what the agent prints last",
+            "3: agent.done_when: matches every line: write a text of the last line that the agent prints",
         ),
         (
             "agent: {env: {A: b}}",
@@ -158,7 +158,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "agent: {kind: command, command: [x], env: {\"A-B\": c}}",
-            "3: agent.env.A-B: is no name of an environment variable: write for example LANG",
+            "3: agent.env.A-B: is not a name of an environment variable: write for example LANG",
         ),
         (
             "agent: {kind: command, command: [x], env: {A: \"{tokn}\"}}",
@@ -178,7 +178,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "agent: {env_allow: [LANG, OPENAI_API_KEY]}",
-            "3: agent.env_allow[1]: OPENAI_API_KEY is a secret, which no agent may see: remove it",
+            "3: agent.env_allow[1]: OPENAI_API_KEY is a secret that no agent may see: remove it",
         ),
         (
             "providers: {mine: {free: true}}",
@@ -190,7 +190,7 @@ fn a_mistake_in_a_section_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "providers: {openai: {api_key_env: sk-123}}",
-            "3: providers.openai.api_key_env: is no name of an environment variable: write for example OPENAI_API_KEY, \
+            "3: providers.openai.api_key_env: is not a name of an environment variable: write for example OPENAI_API_KEY, \
              never the key itself",
         ),
         (
@@ -220,7 +220,7 @@ fn a_mistake_in_a_programmer_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "{id: 2, primary_llm: ollama/a}",
-            "3: programmers[1].id: 2 is read as no text: write it in quotes",
+            "3: programmers[1].id: 2 is not a text: write it in quotes",
         ),
         (
             "{id: \"002\", primary_llm: gpt-4o}",
@@ -257,11 +257,11 @@ fn a_mistake_in_a_programmer_names_its_line_its_key_and_what_would_be_right() {
         ),
         (
             "{id: x, primary_llm: ollama/a, backup_llm: ollama/a}",
-            "3: programmers[1].backup_llm: ollama/a is the primary LLM already: write another LLM, or remove it",
+            "3: programmers[1].backup_llm: ollama/a is already the primary LLM: write another LLM, or remove it",
         ),
         (
             "{id: x, primary_llm: ollama/a, backup_llm: [ollama/b, ollama/b]}",
-            "3: programmers[1].backup_llm[1]: ollama/b stands here twice: write another LLM, or remove it",
+            "3: programmers[1].backup_llm[1]: ollama/b is listed twice: write another LLM, or remove it",
         ),
         (
             "{id: x, primary_llm: ollama/a, backup_llm: 5}",
@@ -356,27 +356,27 @@ fn a_file_that_is_no_pool_is_explained() {
         ),
         (
             "- a\n",
-            "1: is no pool file: write `key: value` lines, beginning with `programmers:`"
+            "1: is not a pool file: write `key: value` lines, beginning with `programmers:`"
                 .to_owned(),
         ),
         (
             "{}",
-            "1: programmers: lists nobody: a pool needs at least one programmer".to_owned(),
+            "1: programmers: is empty: a pool needs at least one programmer".to_owned(),
         ),
         (
             "programmers: []",
-            "1: programmers: lists nobody: a pool needs at least one programmer".to_owned(),
+            "1: programmers: is empty: a pool needs at least one programmer".to_owned(),
         ),
         (
             "pool_size: 1\npool_size: 2\n",
-            "2: pool_size: stands twice here: keep one of the two".to_owned(),
+            "2: pool_size: is given twice: keep one of the two".to_owned(),
         ),
     ] {
         assert_eq!(mistakes(text), [expected], "{text:?}");
     }
     let broken = mistakes("a: 1\nb: [1,\nc: 2\n");
     assert!(
-        broken.len() == 1 && broken[0].contains("is no valid YAML"),
+        broken.len() == 1 && broken[0].contains("is not valid YAML"),
         "a syntax error comes alone: {broken:?}"
     );
     assert!(

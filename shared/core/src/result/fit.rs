@@ -1,28 +1,29 @@
-//! A result always fits into one message of the broker, whatever an agent, a check or a provider produced. Pure.
+//! Cuts a result so that it always fits into one message of the broker. Pure.
 //!
-//! Each list and each text has a limit of its own, and all of them together stay below [`MAX_RESULT_BYTES`]. A broker with a
-//! lower limit (`max_message_size`) gets a smaller result. Names of files go first, then everything that exists elsewhere
-//! too, and last a patch that nothing else holds. Fields of the result name what is missing.
+//! Each list and each text has its own limit, and together they stay below [`MAX_RESULT_BYTES`]. A broker with a lower limit
+//! (`max_message_size`) gets a smaller result. Names of files are left out first, then everything that exists elsewhere too,
+//! and last a patch that exists nowhere else. Fields of the result tell what is missing.
 
 use super::{ErrorKind, ResultMessage, Status, TaskFailure};
 
-/// The most bytes of a result. By default RabbitMQ takes 16 MiB from 4.0 on, and 128 MiB before.
+/// The most bytes of a result. By default RabbitMQ accepts messages of 16 MiB from 4.0 on, and of 128 MiB before.
 pub const MAX_RESULT_BYTES: usize = 12 * 1024 * 1024;
 
-/// More than the properties of a result take, should a broker count them.
+/// More than the properties of a result need, in case a broker counts them too.
 const PROPERTIES_BYTES: usize = 4096;
 
-/// The limit for the next try after a broker that takes `takes` bytes refused `refused` bytes. It is always lower.
+/// The limit for the next attempt after a broker with the limit `takes` refused `refused` bytes. It is always lower than
+/// `refused`.
 pub fn lower_limit(refused: usize, takes: usize) -> usize {
     takes.saturating_sub(PROPERTIES_BYTES).min(refused / 4 * 3)
 }
 
-/// As they stand in JSON, where one byte of a text can become six.
+/// Limits in bytes of JSON, where one byte of a text can become six.
 #[derive(Debug, Clone, Copy)]
 struct Caps {
     files: usize,
     files_bytes: usize,
-    /// Of each text.
+    /// The limit of each text.
     text_bytes: usize,
 }
 
@@ -43,10 +44,10 @@ const LEAST: Caps = Caps {
 };
 
 impl ResultMessage {
-    /// Cuts it until its JSON has at most `limit` bytes, or only the essentials are left: status, error, commit, usage.
-    /// Gives that JSON.
+    /// Cuts the result until its JSON has at most `limit` bytes, or only the essentials are left: status, error, commit,
+    /// usage. Gives that JSON.
     ///
-    /// A success whose only trace is the patch ends as [`ErrorKind::PatchTooLarge`] when the patch has to go.
+    /// A success without a commit becomes a failure, [`ErrorKind::PatchTooLarge`], when its patch is left out.
     pub fn fit(&mut self, limit: usize) -> Vec<u8> {
         self.cut(USUAL);
         let steps: [fn(&mut Self); 5] = if self.commit.is_some() {
@@ -110,7 +111,7 @@ impl ResultMessage {
         if self.status == Status::Succeeded && self.commit.is_none() {
             self.status = Status::Failed;
             let message = "the patch does not fit into a message of the broker (its `max_message_size`), and \
-                           `auto_commit: false` allows no commit: set auto_commit to true, or make the task smaller";
+                           `auto_commit: false` allows no commit: set auto_commit to true, or split the task";
             self.error = Some(TaskFailure::new(ErrorKind::PatchTooLarge, message));
         }
     }
@@ -131,10 +132,10 @@ fn json_bytes(text: &str) -> usize {
     serde_json::to_string(text).map_or(0, |json| json.len())
 }
 
-/// The mark in place of what was cut.
+/// The mark in place of a part that was cut.
 const GAP: &str = "[…]";
 
-/// The longest piece of characters from one end that takes at most `limit` bytes in JSON, with its quotes.
+/// The length in bytes of the longest run of characters whose JSON, with quotes and [`GAP`], has at most `limit` bytes.
 fn fitting(characters: impl Iterator<Item = char>, limit: usize) -> usize {
     let mut buffer = [0; 4];
     let mut left = limit.saturating_sub(GAP.len() + 2);
@@ -150,7 +151,7 @@ fn fitting(characters: impl Iterator<Item = char>, limit: usize) -> usize {
     bytes
 }
 
-/// True when something was cut.
+/// Keeps the end of the text; true when something was cut.
 fn keep_end(text: &mut String, limit: usize) -> bool {
     if json_bytes(text) <= limit {
         return false;
@@ -160,6 +161,7 @@ fn keep_end(text: &mut String, limit: usize) -> bool {
     true
 }
 
+/// Keeps the beginning of the text; true when something was cut.
 fn keep_beginning(text: &mut String, limit: usize) -> bool {
     if json_bytes(text) <= limit {
         return false;

@@ -1,4 +1,4 @@
-//! Breakers, from the log's events alone.
+//! Breakers, computed from the events of the log alone.
 
 mod auth;
 mod share;
@@ -144,7 +144,7 @@ impl Log {
         self.append(failure)
     }
 
-    /// What shuts the LLM for this programmer.
+    /// The scope of the breaker that shuts the LLM for this programmer.
     fn shut(&self, programmer: u32) -> Option<Scope> {
         self.fold
             .breakers
@@ -357,7 +357,7 @@ fn one_probes_when_the_cooldown_is_over_and_another_when_its_lease_is() {
         "the first in the log"
     );
     log.wait(LEASE);
-    assert_eq!(log.probe(2, 2), YES, "the first one never said anything");
+    assert_eq!(log.probe(2, 2), YES, "the first one never reported");
     assert_eq!(log.probed(1, None), NOT_DUE, "its lease is over");
     assert_eq!(log.probed(2, Some(Fault::Timeout)), YES, "not back");
     assert_eq!(
@@ -383,7 +383,7 @@ fn programmers_come_back_in_steps() {
     assert_eq!(
         back,
         [1, 3, 7, 15, 31, 49, 49, 49],
-        "who has probed first, then twice as many in each step"
+        "the programmer that probed first, then twice as many in each step"
     );
 }
 
@@ -488,7 +488,7 @@ proptest! {
                     let fault = (!ok).then_some(Fault::Timeout);
                     let accepted = log.probed(probe, fault) == YES;
                     other.probed(probe, fault);
-                    prop_assert!(!accepted || holder.is_some_and(|(held, _)| held == probe), "only who holds the lease");
+                    prop_assert!(!accepted || holder.is_some_and(|(held, _)| held == probe), "only the holder of the lease");
                     if accepted {
                         holder = None;
                     }

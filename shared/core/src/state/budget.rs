@@ -1,7 +1,7 @@
-//! The budget of a day: a reservation is admitted if and only if spent + reserved + it fits the limit at its place in the
-//! log. So everybody agrees, and nobody has to be asked.
+//! The budget of a day. A reservation is admitted if and only if spent + reserved + its amount is within the limit at its
+//! place in the log. So all processes agree without asking each other.
 //!
-//! What is reserved and never settled counts as spent. A reservation that is open across midnight counts on both days.
+//! A reservation that is never settled counts as spent. One that is open across midnight counts on both days.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::money::MicroUsd;
 use crate::rules::{BudgetRules, zone};
 use crate::time::Timestamp;
 
-/// An attempt that says what it has cost so late is no attempt any more.
+/// How long settled attempts are remembered. No attempt lasts that long, so none settles twice.
 const ACCOUNTED_DAYS: i64 = 8;
 
 /// Money that is set aside for one attempt, or for a probe.
@@ -23,14 +23,18 @@ const ACCOUNTED_DAYS: i64 = 8;
 pub struct Reservation {
     /// None: a probe.
     pub task: Option<TaskId>,
+    /// The programmer that spends it.
     pub programmer: ProgrammerId,
+    /// The most that the attempt may cost.
     pub amount: MicroUsd,
+    /// When it was admitted, by the log's time.
     pub since: Timestamp,
-    /// It has seen a midnight already.
+    /// It was open at a midnight already.
     pub carried: bool,
 }
 
 impl Reservation {
+    /// A reservation that was open at no midnight.
     pub fn new(
         task: Option<TaskId>,
         programmer: ProgrammerId,
@@ -47,14 +51,16 @@ impl Reservation {
     }
 }
 
-/// The day that the pool is in. Days follow each other and never go back.
+/// The current day of the pool, by the log's time in the configured zone. It never goes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Day {
+    /// The calendar date in the configured zone.
     pub date: Date,
-    /// Its last moment is just before this one.
+    /// The beginning of the next day.
     pub ends: Timestamp,
 }
 
+/// The money of the current day.
 #[derive(Debug, Clone, Default)]
 pub struct Budget {
     rules: BudgetRules,
@@ -64,73 +70,80 @@ pub struct Budget {
     spent: MicroUsd,
     by_llm: BTreeMap<LlmName, MicroUsd>,
     by_programmer: BTreeMap<ProgrammerId, MicroUsd>,
-    /// Of attempts that own their task; of probes.
+    /// Reservations of probes and of attempts that own their task.
     open: BTreeMap<AttemptId, Reservation>,
-    /// Of attempts that lost their task without settling: they count as spent today, until they are settled after all.
+    /// Reservations of attempts that lost their task without settling. They count as spent today, until they are settled.
     lost: BTreeMap<AttemptId, Reservation>,
-    /// Whose money is accounted for, and when it was: settled, or counted in full. Of the last [`ACCOUNTED_DAYS`] days.
+    /// Attempts whose money is accounted for (settled, or counted in full), and on which day: the last [`ACCOUNTED_DAYS`].
     settled: BTreeMap<AttemptId, Date>,
     /// The sum of `open`.
     reserved: MicroUsd,
 }
 
 impl Budget {
-    /// The limit of this day; None: there is none.
+    /// The limit of this day; None: spending is not limited.
     pub fn limit(&self) -> Option<MicroUsd> {
         self.rules
             .limit_usd
             .map(|limit| self.limit_today.unwrap_or(limit))
     }
 
+    /// The pool warns when the day's spending has reached this amount.
     pub fn alert(&self) -> MicroUsd {
         self.rules.alert_usd
     }
 
-    /// Whether the limit is another one than the configured.
+    /// Whether an operator has replaced the configured limit for this day.
     pub fn is_set_for_today(&self) -> bool {
         self.limit_today.is_some()
     }
 
+    /// The zone in which the day begins and ends, as in the pool file.
     pub fn time_zone(&self) -> &str {
         &self.rules.time_zone
     }
 
-    /// None before the first event.
+    /// The current day; None before the first event.
     pub fn day(&self) -> Option<&Day> {
         self.day.as_ref()
     }
 
-    /// Settled today, and what was reserved by those who will never settle.
+    /// The costs that were settled today, plus the full reservations of lost attempts.
     pub fn spent(&self) -> MicroUsd {
         self.spent
     }
 
-    /// Of it: what was reserved by attempts that were lost and have not told what they have spent.
+    /// The part of [`Self::spent`] that is reservations of lost attempts, whose true cost is not known.
     pub fn lost(&self) -> MicroUsd {
         self.lost.values().map(|lost| lost.amount).sum()
     }
 
+    /// The sum of the open reservations.
     pub fn reserved(&self) -> MicroUsd {
         self.reserved
     }
 
+    /// The settled costs of today for each LLM.
     pub fn by_llm(&self) -> &BTreeMap<LlmName, MicroUsd> {
         &self.by_llm
     }
 
+    /// [`Self::spent`] for each programmer.
     pub fn by_programmer(&self) -> &BTreeMap<ProgrammerId, MicroUsd> {
         &self.by_programmer
     }
 
+    /// The open reservations.
     pub fn reservations(&self) -> impl Iterator<Item = (&AttemptId, &Reservation)> {
         self.open.iter()
     }
 
+    /// Whether this attempt has an open reservation.
     pub fn has_reserved(&self, attempt: AttemptId) -> bool {
         self.open.contains_key(&attempt)
     }
 
-    /// What could still be reserved today; None: any amount.
+    /// The amount that can still be reserved today; None: any amount.
     pub fn room(&self) -> Option<MicroUsd> {
         self.limit()
             .map(|limit| limit.saturating_sub(self.spent + self.reserved))
@@ -140,7 +153,7 @@ impl Budget {
         let moved = rules.time_zone != self.rules.time_zone;
         self.rules = rules.clone();
         if moved && let Some(day) = self.day.take() {
-            // Where the day ends is another moment now; the day itself goes back only while nothing was spent in it.
+            // The day ends at another moment now. Its date goes back only while nothing was spent in it.
             let (date, ends) = day_of(now, &self.zone());
             let untouched = self.spent == MicroUsd::ZERO && self.open.is_empty();
             self.day = Some(Day {
@@ -151,11 +164,11 @@ impl Budget {
     }
 
     fn zone(&self) -> TimeZone {
-        // Checked where the pool file is read; a name that only a newer version knows is UTC for everybody of this one.
+        // The pool file's reader has checked the name. All processes of this version take an unknown name for UTC.
         zone(&self.rules.time_zone).unwrap_or(TimeZone::UTC)
     }
 
-    /// A new day begins with nothing spent, and with what is still reserved.
+    /// Begins a new day when `now` is past the current one: nothing is spent, and open reservations stay.
     pub(super) fn advance(&mut self, now: Timestamp) {
         if self.day.as_ref().is_some_and(|day| now < day.ends) {
             return;
@@ -173,8 +186,8 @@ impl Budget {
         self.day = Some(Day { date, ends });
     }
 
-    /// What is reserved counts on the new day too, but on no third one: whoever still has it then is dead. A probe does not
-    /// take so long.
+    /// Carries open reservations over midnight, each once: an attempt that still has one at a second midnight is dead. A
+    /// probe's is not carried, because a probe takes seconds.
     fn carry(&mut self, date: Date) {
         let yesterday = date.yesterday().unwrap_or(date);
         let oldest = date.checked_sub(ACCOUNTED_DAYS.days()).unwrap_or(Date::MIN);
@@ -182,7 +195,7 @@ impl Budget {
         let (dead, open): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.open)
             .into_iter()
             .partition(|(_, open)| open.carried || open.task.is_none());
-        // They were counted in full on the day before, whatever they say now.
+        // They were counted in full on the day before. Their true cost no longer counts.
         let counted = dead
             .into_keys()
             .chain(std::mem::take(&mut self.lost).into_keys());
@@ -198,7 +211,7 @@ impl Budget {
         Verdict::Accepted
     }
 
-    /// `may` says whether the attempt owns its task: only an owner may spend.
+    /// Admits a reservation if it fits. `may`: whether the attempt owns its task, because only an owner may spend.
     pub(super) fn reserve(
         &mut self,
         attempt: AttemptId,
@@ -216,8 +229,8 @@ impl Budget {
         Verdict::Accepted
     }
 
-    /// The true cost. Of an attempt without a reservation too, as when that was lost with the tail of the stream: it was paid
-    /// all the same.
+    /// Replaces a reservation by the true cost. A cost without a reservation counts too: the money was paid, and the
+    /// reservation was lost with the tail of the stream.
     pub(super) fn settle(
         &mut self,
         attempt: AttemptId,
@@ -251,7 +264,7 @@ impl Budget {
         Verdict::Accepted
     }
 
-    /// Nobody of this programmer's lives who could settle.
+    /// No process is left that could settle the reservations of this programmer.
     pub(super) fn lose_all_of(&mut self, programmer: &ProgrammerId) {
         let of_its = self
             .open
@@ -263,7 +276,7 @@ impl Budget {
         }
     }
 
-    /// The attempt has lost its task. If it has not settled, nobody knows what it has spent: all that it might have.
+    /// The attempt has lost its task. If it has not settled, its cost is not known, and the whole reservation counts as spent.
     pub(super) fn lose(&mut self, attempt: AttemptId) {
         let Some(open) = self.open.remove(&attempt) else {
             return;
@@ -295,6 +308,6 @@ fn day_of(now: Timestamp, zone: &TimeZone) -> (Date, Timestamp) {
     let ends = next
         .ok()
         .and_then(|next| u64::try_from(next.timestamp().as_millisecond()).ok());
-    // At the end of all dates there is no next one.
+    // The last representable date has no next one.
     (date, Timestamp(ends.unwrap_or(u64::MAX)))
 }

@@ -203,9 +203,9 @@ fn who_loses_the_task_without_settling_has_spent_all_of_it_until_he_settles_afte
         assert_eq!(
             log.money(),
             ("0.60".to_owned(), "0.00".to_owned()),
-            "nobody knows what was spent"
+            "what it spent is not known"
         );
-        assert_eq!(log.settle(1, "0.20"), YES, "he was alive");
+        assert_eq!(log.settle(1, "0.20"), YES, "it was alive");
         assert_eq!(
             log.money(),
             ("0.20".to_owned(), "0.00".to_owned()),
@@ -231,7 +231,7 @@ fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_progra
     log.start("a", 1, 0);
     log.reserve("a", 1, "0.60");
     log.append(up());
-    assert_eq!(log.money().1, "0.60", "the same process says it again");
+    assert_eq!(log.money().1, "0.60", "the same process repeats it");
     log.append_as(2, up());
     assert_eq!(
         log.money(),
@@ -249,7 +249,7 @@ fn what_a_dead_process_has_reserved_is_spent_as_soon_as_another_holds_its_progra
     log.append_as(3, up());
     assert!(
         log.fold.is_gone(&owner),
-        "and nobody waits for what it might reserve"
+        "and no programmer waits for what it might reserve"
     );
 }
 
@@ -268,7 +268,11 @@ fn nobody_keeps_money_for_longer_than_two_days_and_a_probe_not_over_midnight() {
     );
     log.at += 24 * HOUR;
     log.append(Decision::Tick);
-    assert_eq!(log.money().1, "0.00", "whoever has it now is dead");
+    assert_eq!(
+        log.money().1,
+        "0.00",
+        "an attempt that still has it is dead"
+    );
     assert_eq!(
         log.settle(1, "0.60"),
         Verdict::Refused(Refusal::NotReserved),
@@ -293,7 +297,7 @@ fn what_was_paid_without_a_reservation_in_the_log_is_spent() {
     assert_eq!(
         log.settle(2, "0.00"),
         Verdict::Refused(Refusal::NotReserved),
-        "nothing is nothing"
+        "a cost of zero settles nothing"
     );
 }
 
@@ -420,8 +424,8 @@ fn any_decision() -> impl Strategy<Value = Decision> {
 }
 
 proptest! {
-    /// For every interleaving of reservations, settlements, crashes (an attempt that says nothing more) and doubles, with
-    /// days that end in between.
+    /// For every interleaving of reservations, settlements, crashes (an attempt without further events) and doubles, with
+    /// midnights in between.
     #[test]
     fn spent_and_reserved_never_pass_the_limit(
         events in proptest::collection::vec((any_decision(), 0..HOUR * 3 / 2, any::<bool>()), 1..120)
@@ -431,7 +435,7 @@ proptest! {
         let mut replayed = Log::with_rules(rules);
         let mut reserved_once = BTreeSet::new();
         for (decision, later, twice) in events {
-            // Only who has reserved can have spent.
+            // Only an attempt with a reservation can have spent money.
             if let Decision::Settled { attempt, .. } | Decision::Finished { attempt: Some(attempt), .. } = &decision
                 && !reserved_once.contains(attempt)
             {

@@ -1,10 +1,48 @@
 //! The fold: the pure function that turns the event log into the state of the pool.
 //!
-//! Every process applies the same events in the same order and so holds the same state and takes the same decisions;
-//! there is no leader and no lock. Nothing here reads a clock, a file or a random number. What a decision meant at
-//! its place in the log is returned as a [`Verdict`].
+//! Every process applies the same events in the same order, so all of them hold the same state and draw the same
+//! conclusions, without a leader or a lock. Nothing here reads a clock, a file or a random number. [`Fold::apply`] gives
+//! for every event its [`Verdict`]: whether the event took effect at its place in the log.
 //!
-//! `tasks` decides about owners, attempts and outcomes, `budget` about money, `breaker` about LLMs that fail.
+//! `tasks` decides about owners, attempts and outcomes, `budget` about money, `breaker` about failing LLMs.
+//!
+//! ```
+//! use pool_core::event::{Batch, Decision, EmitterId};
+//! use pool_core::state::{Fold, Refusal, Verdict};
+//! use pool_core::id::{AttemptId, ProgrammerId, TaskId, Token};
+//! use pool_core::{money::MicroUsd, result::Status};
+//!
+//! let task = TaskId::new("fix-42")?;
+//! let started = |attempt, count| Decision::Started {
+//!     task: task.clone(),
+//!     attempt: AttemptId::from_u128(attempt),
+//!     programmer: ProgrammerId::new("001").unwrap(),
+//!     token: Token { generation: 0, count },
+//!     route: "any".to_owned(),
+//!     body_hash: String::new(),
+//! };
+//! let finished = |attempt| Decision::Finished {
+//!     task: task.clone(),
+//!     attempt: Some(AttemptId::from_u128(attempt)),
+//!     status: Status::Succeeded,
+//!     llm: None,
+//!     cost_usd: MicroUsd::ZERO,
+//!     error: None,
+//! };
+//! // The broker delivers the task twice; the second delivery has the higher token and takes over.
+//! let events = vec![started(1, 0), started(2, 1), finished(1), finished(2)];
+//! let batch = Batch { v: 1, emitter: EmitterId::from_u128(7), first: 0, at_ms: 1_000, events };
+//!
+//! let (mut fold, mut verdicts) = (Fold::new(), Vec::new());
+//! fold.apply(&batch, |_, _, verdict| verdicts.push(verdict));
+//!
+//! let superseded = Verdict::Refused(Refusal::Superseded);
+//! assert_eq!(verdicts, [Verdict::Accepted, Verdict::Accepted, superseded, Verdict::Accepted]);
+//! assert_eq!(fold.tasks.winner(&task), Some(Some(AttemptId::from_u128(2))), "one outcome");
+//!
+//! fold.apply(&batch, |_, _, _| unreachable!("a batch that was published twice counts once"));
+//! # Ok::<(), pool_core::id::InvalidName>(())
+//! ```
 
 pub mod breaker;
 #[cfg(test)]
@@ -33,24 +71,28 @@ use budget::{Budget, Reservation};
 use pauses::Pauses;
 pub use tasks::{Outcome, Owner, TaskState, Tasks};
 
-/// What an event meant at its place in the log.
+/// Whether an event took effect at its place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It took effect.
     Accepted,
-    /// It did not: something earlier in the log decided otherwise.
+    /// It did not, because of an earlier event.
     Refused(Refusal),
 }
 
+/// Why an event had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The task has an outcome.
     Finished,
-    /// Another attempt owns the task, with this or a higher token.
+    /// Another attempt owns the task with this token or a higher one.
     Superseded,
-    /// The id is taken: `same_body` tells a repetition from a conflict.
-    Taken { same_body: bool },
-    /// A generation that the log has already reached.
+    /// The log knows a task with this id.
+    Taken {
+        /// True for a repeated submission; false when the known task has another body.
+        same_body: bool,
+    },
+    /// The log has reached this generation already.
     OldGeneration,
     /// The task is not in the log.
     UnknownTask,
@@ -60,15 +102,18 @@ pub enum Refusal {
     NotReserved,
     /// The call began before the breaker's last change.
     OldEpoch,
-    /// The breaker is not open, its cooldown is not over, or somebody else is probing.
+    /// The breaker is not open, its cooldown is not over, or another programmer is probing.
     NotDue,
 }
 
 /// The configuration that is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configuration {
+    /// The hash of the pool file's values that must agree between processes.
     pub hash: String,
+    /// The offer of each programmer.
     pub capabilities: BTreeMap<ProgrammerId, BTreeSet<Capability>>,
+    /// The values by which the fold decides.
     pub rules: Rules,
 }
 
@@ -90,13 +135,18 @@ pub struct Fold {
     /// Every binding that a configuration in the log has used.
     bindings: BTreeSet<Binding>,
     holders: BTreeMap<ProgrammerId, Holder>,
+    /// Owners, attempts and outcomes.
     pub tasks: Tasks,
+    /// The money of the day.
     pub budget: Budget,
+    /// The LLMs that are not called now.
     pub breakers: Breakers,
+    /// The pauses in force.
     pub pauses: Pauses,
 }
 
 impl Fold {
+    /// The state before the first event.
     pub fn new() -> Self {
         Self::default()
     }
@@ -106,11 +156,12 @@ impl Fold {
         self.now
     }
 
+    /// The configuration in force; None before the first one.
     pub fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
     }
 
-    /// Queues that were in use once and are not by `routes`: what is left in them belongs elsewhere.
+    /// Queues that an earlier configuration used and `routes` does not use. Messages in them belong to other queues.
     pub fn retired_queues(&self, routes: &Routes) -> Vec<String> {
         let in_use: BTreeSet<String> = routes.all().iter().map(Route::queue).collect();
         let used: BTreeSet<&String> = self.bindings.iter().map(|binding| &binding.queue).collect();
@@ -120,12 +171,12 @@ impl Fold {
             .collect()
     }
 
-    /// Bindings that may be there still, because a configuration in the log has used them.
+    /// All bindings that a configuration in the log has used. The broker may still have them.
     pub fn bindings(&self) -> &BTreeSet<Binding> {
         &self.bindings
     }
 
-    /// Applies one message of the log; `on_event` hears of each event that was not seen before.
+    /// Applies one message of the log. `on_event` is called for each event that was not seen before, with its verdict.
     pub fn apply(&mut self, batch: &Batch, mut on_event: impl FnMut(EventId, &Decision, Verdict)) {
         self.now = self.now.max(batch.at());
         self.budget.advance(self.now);
@@ -302,10 +353,11 @@ impl Fold {
         }
     }
 
-    /// A process holds this programmer. If it is another one than before, that one does not any more: what it has reserved
-    /// counts as spent, until it settles after all.
-    /// Of one that says it again, and was never heard of before, nobody knows since when it has been there: what is known
-    /// of its programmer is its own.
+    /// A process holds this programmer. If another process held it before, its reservations count as spent until they are
+    /// settled.
+    ///
+    /// A repetition by a process whose first `up` is not in the log does not tell since when it has held the programmer. Then
+    /// the programmer's earlier events are taken for its own.
     fn up(&mut self, programmer: &ProgrammerId, host: &str, (emitter, again): (EmitterId, bool)) {
         self.breakers.up(programmer, host);
         match self.holders.get(programmer) {
@@ -332,15 +384,15 @@ impl Fold {
         }
     }
 
-    /// Whether this owner's process has lost its programmer to another one since it began.
+    /// Whether another process has taken over the owner's programmer since the owner began.
     pub fn is_gone(&self, owner: &Owner) -> bool {
         self.holders
             .get(&owner.programmer)
             .is_some_and(|holder| holder.since > owner.since)
     }
 
-    /// An attempt that lost its task without settling counts with its whole reservation. An outcome names the cost of all
-    /// attempts; the cost of the others is accounted for already.
+    /// Ends the reservation of an attempt that no longer owns its task. Without a settled cost it counts in full. The cost
+    /// of an outcome includes the other attempts, which are accounted for already.
     fn end_reservation(&mut self, owner: AttemptId, decision: &Decision, of_others: MicroUsd) {
         if let Decision::Finished {
             attempt: Some(attempt),
@@ -352,7 +404,7 @@ impl Fold {
         {
             let cost_usd = cost_usd.saturating_sub(of_others);
             let by_llm = llm.iter().map(|llm| (llm.clone(), cost_usd)).collect();
-            // Usually it has settled before, and this is refused.
+            // Refused when the attempt has settled before, which is usual.
             let _ = self.budget.settle(owner, cost_usd, &by_llm);
         }
         self.budget.lose(owner);
@@ -368,7 +420,7 @@ impl Fold {
             .breakers
             .probing((key, scope), (programmer, probe), self.now);
         if let (Verdict::Accepted, Some(before)) = (verdict, before) {
-            // It never said what it found; what it has reserved is as good as spent.
+            // The lease ran out without `probed`: the reservation of that probe counts as spent.
             self.budget.lose(before);
         }
         verdict

@@ -1,4 +1,4 @@
-//! Indexes of the tasks that have no outcome yet: what is asked often must not look at every task of the log.
+//! Indexes of the tasks without an outcome, so that frequent questions need not visit every task of the log.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -12,11 +12,11 @@ type Place = (Timestamp, TaskId);
 pub(super) struct OpenTasks {
     /// Tasks that have an owner.
     running: HashSet<TaskId>,
-    /// Submitted tasks that nobody owns, by route and then by age.
+    /// Submitted tasks without an owner, by route and then by age.
     waiting: HashMap<String, BTreeSet<Place>>,
-    /// Those of them that have a deadline, by it.
+    /// The waiting tasks that have a deadline, in the order of the deadlines.
     deadlines: BTreeSet<Place>,
-    /// Those whose message is not known to be in its queue.
+    /// The waiting tasks whose message is not known to be in its queue.
     unpublished: BTreeSet<Place>,
 }
 
@@ -29,7 +29,7 @@ fn set(places: &mut BTreeSet<Place>, place: Place, there: bool) {
 }
 
 impl OpenTasks {
-    /// Puts a task where it belongs now.
+    /// Updates the indexes after a task has changed.
     pub(super) fn put(&mut self, id: &TaskId, state: &TaskState) {
         let open = state.outcome.is_none();
         if open && state.owner.is_some() {

@@ -1,4 +1,4 @@
-//! What is paused, and since when.
+//! The pauses in force, and since when.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,9 @@ use crate::time::Timestamp;
 /// One pause that is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paused {
+    /// The effect on running tasks.
     pub pause: Pause,
+    /// When it began, by the log's time.
     pub since: Timestamp,
 }
 
@@ -22,7 +24,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Whoever is paused already stays so since then; what becomes of running tasks is as the newest says.
+    /// Repeating a pause of the same kind keeps its beginning; another kind replaces it and begins now.
     pub(super) fn pause(&mut self, target: &Target, pause: Pause, now: Timestamp) {
         let since = self
             .paused
@@ -32,8 +34,8 @@ impl Pauses {
         self.paused.insert(target.clone(), Paused { pause, since });
     }
 
-    /// A pause that began then is said again. It does not come back when it has ended meanwhile, and tells nothing to who
-    /// knows of it.
+    /// Repeats a pause that began at `since`. It has no effect if the target was resumed after that, or if the pause is
+    /// known.
     pub(super) fn pause_again(&mut self, target: &Target, pause: Pause, since: Timestamp) {
         let ended = self
             .resumed
@@ -51,7 +53,7 @@ impl Pauses {
         self.resumed.insert(target.clone(), now);
     }
 
-    /// What keeps this programmer from taking tasks, whatever their route. A drain says more than a pause.
+    /// The pause that keeps this programmer from all tasks. When there are several, a drain is given before a pause.
     pub fn of_programmer(&self, id: &ProgrammerId) -> Option<(&Target, Paused)> {
         let held = self.paused.iter().filter(|(target, _)| match target {
             Target::All => true,
@@ -62,7 +64,7 @@ impl Pauses {
             .max_by_key(|(_, paused)| paused.pause == Pause::Drain)
     }
 
-    /// What keeps the tasks of this route from being taken.
+    /// The pause of this route.
     pub fn of_route(&self, route: &str) -> Option<Paused> {
         self.paused
             .iter()
@@ -72,6 +74,7 @@ impl Pauses {
             })
     }
 
+    /// All pauses in force.
     pub fn iter(&self) -> impl Iterator<Item = (&Target, &Paused)> {
         self.paused.iter()
     }
@@ -100,7 +103,7 @@ mod tests {
         assert_eq!(
             pauses.of_programmer(&id),
             Some((&programmer("001"), drained)),
-            "the drain says more"
+            "a drain comes before a pause"
         );
         pauses.resume(&programmer("001"), Timestamp(3));
         let paused = Paused {
@@ -135,14 +138,14 @@ mod tests {
         assert_eq!(
             pauses.iter().count(),
             1,
-            "whoever has not heard of it learns it"
+            "an unknown pause is learnt from a repetition"
         );
         pauses.resume(&Target::All, Timestamp(5));
         pauses.pause_again(&Target::All, Pause::Pause, Timestamp(1));
         assert_eq!(
             pauses.iter().count(),
             0,
-            "it was written before the end and came behind it"
+            "the repetition was written before the end and appended after it"
         );
         pauses.pause(&Target::All, Pause::Pause, Timestamp(9));
         assert_eq!(pauses.iter().count(), 1, "a new one is another matter");

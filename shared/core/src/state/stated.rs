@@ -1,7 +1,7 @@
-//! Open tasks, said again: the log forgets what is older than its retention, an open task must not be among it.
+//! Snapshots of open tasks, appended before their first events fall out of the log's retention.
 //!
-//! To who has read the task from its beginning a statement tells nothing. Who came later, when its first events were gone
-//! already, learns from it what it lacks.
+//! A process that has read a task from the beginning learns nothing from a snapshot. A process that started later, when
+//! the first events were gone, takes the missing values from it.
 
 use super::tasks::{Owner, TaskState};
 use crate::event::{Account, OpenOwner, OpenTask, Spent};
@@ -10,7 +10,7 @@ use crate::result::Usage;
 use crate::time::Timestamp;
 
 impl TaskState {
-    /// What is to be said about an open task.
+    /// The snapshot of an open task.
     pub fn statement(&self) -> OpenTask {
         OpenTask {
             submitted_ms: self.submitted_at.map(|at| at.0),
@@ -40,7 +40,7 @@ impl TaskState {
         }
     }
 
-    /// Takes over what the statement knows and this state does not. What is known here is younger.
+    /// Takes the values of the snapshot that this state lacks. Values that this state has are newer and stay.
     pub(super) fn learn(&mut self, said: &OpenTask, now: Timestamp) {
         self.stated_at = now;
         self.submitted_at = self.submitted_at.or(said.submitted_ms.map(Timestamp));
@@ -64,7 +64,7 @@ impl TaskState {
             }
         }
         if self.used.is_empty() && said.spent != Spent::default() {
-            // An older version knows only the sum.
+            // A snapshot of an older version has only the sum.
             self.uses(
                 AttemptId::from_u128(0),
                 Account {
@@ -83,10 +83,10 @@ impl TaskState {
                 since: Timestamp(owner.since_ms),
             });
         }
-        // It may have been released, or its attempt made again, between the writing of the statement and its place.
+        // The owner may have released the task, or its attempt may have ended, after the snapshot was made.
         self.owner
             .take_if(|owner| self.past.contains(&owner.attempt));
-        // An attempt that was released since the statement was written is in both of its counts once.
+        // An attempt that was released after the snapshot was made is one of the snapshot's attempts and one of the releases here.
         let starts = (self.attempts + self.releases).max(said.attempts + said.releases);
         self.releases = self.releases.max(said.releases);
         self.attempts = starts - self.releases;

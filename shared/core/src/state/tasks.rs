@@ -1,6 +1,6 @@
 //! Owners, attempts and outcomes of tasks.
 //!
-//! A task belongs to the attempt with the highest token in the log. The first `finished` of the owner is the outcome.
+//! The attempt with the highest token in the log owns the task. The first `finished` of the owner is the outcome.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -12,69 +12,86 @@ use crate::money::MicroUsd;
 use crate::result::{ErrorKind, Status, Usage};
 use crate::time::Timestamp;
 
-/// Of so many finished tasks the details are kept; of older ones only what decides.
+/// The number of finished tasks whose details are kept. Of older ones only outcome and body hash stay in memory.
 pub const DETAILED_OUTCOMES: usize = 20_000;
-/// A task that is lost this often by attempts that live may be the reason for it: from then on they count.
+/// How many attempts of a task that lost their connection do not count. After that the task itself may be the cause, and
+/// lost attempts count.
 pub const MOST_RELEASES: u32 = 10;
 
 /// The attempt that owns a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
+    /// The attempt.
     pub attempt: AttemptId,
+    /// The programmer that makes it.
     pub programmer: ProgrammerId,
+    /// With which it claimed the task.
     pub token: Token,
+    /// When it claimed the task, by the log's time.
     pub since: Timestamp,
 }
 
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// None: decided without an attempt (rejected, expired, cancelled while waiting).
+    /// The attempt whose result this is; None: rejected, expired or cancelled.
     pub attempt: Option<AttemptId>,
+    /// The status of the result.
     pub status: Status,
+    /// The cost of all attempts.
     pub cost: MicroUsd,
+    /// When it was decided, by the log's time.
     pub at: Timestamp,
-    /// When the attempt that had the task then began.
+    /// When the attempt that owned the task at that moment began.
     pub started_at: Option<Timestamp>,
+    /// The programmer of the attempt.
     pub programmer: Option<ProgrammerId>,
+    /// The LLM of the result.
     pub llm: Option<LlmName>,
+    /// The error kind of the result.
     pub error: Option<ErrorKind>,
 }
 
-/// What the log says about one task that has no outcome yet, or had one not long ago.
+/// The state of one task: in full while it has no outcome and for the newest [`DETAILED_OUTCOMES`] finished ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskState {
-    /// None: published straight to the broker.
+    /// When `submitted` was appended; None for a task that came straight to the broker.
     pub submitted_at: Option<Timestamp>,
-    /// When the log was last told all that is to be known of it.
+    /// When the last snapshot of the task was appended; without one, its first event.
     pub stated_at: Timestamp,
+    /// Tells a repeated submission from another task with the same id.
     pub body_hash: Option<String>,
+    /// The route of its message.
     pub route: String,
-    /// After this moment it is not started any more; of a task that was submitted.
+    /// The task expires if it is not started by this moment. Only a submitted task has one here.
     pub deadline: Option<Timestamp>,
-    /// The highest generation in the log, and whether it is known to be in its queue.
+    /// The highest generation in the log.
     pub generation: u32,
+    /// Whether the message of this generation is known to be in its queue.
     pub published: bool,
-    /// When that changed last.
+    /// When `generation` or `published` last changed.
     pub issued_at: Timestamp,
-    /// The last attempt that failed, while the task waits for the next one.
+    /// The last failed attempt, while the task waits for the next one.
     pub retry: Option<Retry>,
-    /// The highest token that ever owned the task: the fence, which stays when the owner goes.
+    /// The fence: the highest token that ever owned the task. It stays when the owner is gone.
     pub fence: Option<Token>,
+    /// The attempt that owns the task now.
     pub owner: Option<Owner>,
-    /// Attempts that owned it once and do not any more.
+    /// Attempts that no longer own the task.
     pub(super) past: BTreeSet<AttemptId>,
-    /// Those of them that lost it to another one, and have not said since that they live.
+    /// Those of `past` that lost the task to another attempt and have not released it since.
     pub(super) lost: BTreeSet<AttemptId>,
     /// The usage of each attempt, by its last `used` event.
     pub(super) used: BTreeMap<AttemptId, Account>,
-    /// The sum of it.
+    /// The sum of `used`.
     pub spent: Spent,
     /// Attempts that were started and not released.
     pub attempts: u32,
-    /// How often it was handed back by its owner, and how often of these because no LLM was left for it.
+    /// How often an attempt gave the task back.
     pub releases: u32,
+    /// Those of `releases` for which no LLM was available.
     pub hand_backs: u32,
+    /// The outcome; None while the task is open.
     pub outcome: Option<Outcome>,
 }
 
@@ -88,7 +105,8 @@ impl TaskState {
             .fold(Spent::default(), |sum, account| sum.and(&account.spent));
     }
 
-    /// The usage of all attempts whose end is in the log. For an attempt that died the log holds only an upper bound.
+    /// The usage of all attempts whose end is in the log. Attempts that died, of which the log has only an upper bound, are
+    /// left out.
     pub fn spent_for_sure(&self) -> Spent {
         let sure = self.used.values().filter(|account| !account.so_far);
         sure.fold(Spent::default(), |sum, account| sum.and(&account.spent))
@@ -106,37 +124,39 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// The state of this task; None when the log does not know it.
     pub fn get(&self, id: &TaskId) -> Option<&TaskState> {
         self.tasks.get(id)
     }
 
+    /// All tasks of the log, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &TaskState)> {
         self.tasks.iter()
     }
 
-    /// Tasks without an outcome.
+    /// The number of tasks without an outcome.
     pub fn open(&self) -> usize {
         self.open
     }
 
-    /// Tasks that have an owner now.
+    /// The tasks that have an owner now.
     pub fn running(&self) -> impl Iterator<Item = (&TaskId, &Owner)> {
         self.index
             .running()
             .filter_map(|id| Some((id, self.tasks.get(id)?.owner.as_ref()?)))
     }
 
-    /// When the oldest task of this route that nobody has started was submitted; of tasks that the log knows.
+    /// When the oldest waiting task of this route was submitted. Tasks that came straight to the broker are not known.
     pub fn oldest_waiting(&self, route: &str) -> Option<Timestamp> {
         self.index.waiting(route)?.first().map(|(since, _)| *since)
     }
 
-    /// How many tasks of this route wait, as far as the log knows.
+    /// The number of submitted tasks of this route without an owner.
     pub fn waiting(&self, route: &str) -> usize {
         self.index.waiting(route).map_or(0, BTreeSet::len)
     }
 
-    /// The tasks of this route that wait, the oldest first.
+    /// The submitted tasks of this route without an owner, the oldest first.
     pub fn waiting_in(&self, route: &str) -> impl Iterator<Item = &TaskId> {
         self.index
             .waiting(route)
@@ -145,21 +165,21 @@ impl Tasks {
             .map(|(_, id)| id)
     }
 
-    /// Submitted tasks that nobody has started and whose deadline has passed.
+    /// Submitted tasks without an owner whose deadline has passed.
     pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, &TaskId)> {
         self.index
             .overdue(now)
             .map(|(deadline, id)| (*deadline, id))
     }
 
-    /// Tasks without an outcome of which the log has heard nothing whole since then.
+    /// Open tasks whose last snapshot (or first event) is older than `then`.
     pub fn stated_before(&self, then: Timestamp) -> impl Iterator<Item = (&TaskId, &TaskState)> {
         self.tasks
             .iter()
             .filter(move |(_, state)| state.outcome.is_none() && state.stated_at < then)
     }
 
-    /// Submitted tasks that nobody owns and whose message is not known to be in its queue, the oldest first.
+    /// Submitted tasks without an owner whose message is not known to be in its queue, the oldest first.
     pub fn unpublished(&self) -> impl Iterator<Item = &TaskId> {
         self.index.unpublished()
     }
@@ -188,14 +208,14 @@ impl Tasks {
             .map(|owner| owner.attempt)
     }
 
-    /// Whether this attempt is the owner of the task and may bring about its outcome.
+    /// Whether this attempt owns the task, so that its result is the outcome.
     pub fn is_owner(&self, task: &TaskId, attempt: AttemptId) -> bool {
         self.tasks.get(task).is_some_and(|state| {
             state.outcome.is_none() && state.owner.as_ref().is_some_and(|o| o.attempt == attempt)
         })
     }
 
-    /// The attempt whose result is the outcome; `Some(None)` when it was decided without one.
+    /// The attempt whose result is the outcome: None while the task is open, `Some(None)` for an outcome without an attempt.
     pub fn winner(&self, task: &TaskId) -> Option<Option<AttemptId>> {
         self.tasks
             .get(task)
@@ -203,7 +223,7 @@ impl Tasks {
             .map(|outcome| outcome.attempt)
     }
 
-    /// Decides, and keeps the two indexes of open tasks right.
+    /// Applies an event about a task and updates the indexes of open tasks.
     pub(super) fn decide(&mut self, decision: &Decision, now: Timestamp) -> Verdict {
         let verdict = self.decide_one(decision, now);
         if let (Verdict::Accepted, Some(task)) = (verdict, decision.task())
@@ -362,7 +382,7 @@ impl Tasks {
             return Verdict::Refused(Refusal::OldGeneration);
         }
         if let Some(retry) = retry {
-            // The attempt has ended and counts; only its owner can say so.
+            // The attempt has ended and counts. Only the owner may end it.
             let Some(owner) = state.owner.take_if(|owner| owner.attempt == retry.attempt) else {
                 return Verdict::Refused(Refusal::Superseded);
             };
@@ -433,7 +453,7 @@ impl Tasks {
         Verdict::Accepted
     }
 
-    /// A cancelled task takes it too: its attempt stops after the cancellation and reports then.
+    /// A cancelled task accepts usage too: its attempt stops after the cancellation and reports its usage then.
     fn used(&mut self, task: &TaskId, attempt: AttemptId, account: Account) -> Verdict {
         let Some(state) = self.tasks.get_mut(task) else {
             return Verdict::Refused(Refusal::UnknownTask);
@@ -463,13 +483,13 @@ impl Tasks {
                 Some(owner) if owner.attempt == attempt => {
                     outcome.programmer = Some(owner.programmer.clone())
                 }
-                // Only an owner brings a result. Of one that the log has never heard of the `started` was lost, with the
-                // tail of the stream on a host that crashed.
+                // An attempt publishes a result only as the owner. If the log does not know the attempt, its `started` was
+                // lost with the tail of the stream when a host crashed.
                 None if !state.past.contains(&attempt) => {}
                 Some(_) | None => return Verdict::Refused(Refusal::Superseded),
             }
         } else if owner.is_some() {
-            // Decided without an attempt, but one has begun meanwhile: it decides.
+            // An attempt has begun meanwhile: its result will be the outcome.
             return Verdict::Refused(Refusal::Superseded);
         }
         self.end(task, outcome);
@@ -517,7 +537,7 @@ impl Tasks {
         let started_at = state.owner.take().map(|owner| owner.since);
         state.retry = None;
         if outcome.status != Status::Cancelled {
-            // The result says it.
+            // The result has it.
             state.used.clear();
         }
         state.outcome = Some(Outcome {
@@ -529,7 +549,7 @@ impl Tasks {
         self.forget_details();
     }
 
-    /// Bounded memory: of an old outcome only what decides is kept.
+    /// Bounds the memory: of an old task only the outcome and the body hash are kept.
     fn forget_details(&mut self) {
         while self.detailed.len() > DETAILED_OUTCOMES {
             let Some(oldest) = self.detailed.pop_front() else {

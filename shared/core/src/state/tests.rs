@@ -126,7 +126,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     assert_eq!(
         verdicts(events.clone()),
         [YES, SUPERSEDED, YES, SUPERSEDED],
-        "another's word counts nothing, nor its own later"
+        "an event of another attempt has no effect, and neither has a second one of the owner"
     );
     let mut fold = Fold::new();
     fold.apply(&batch(0, events), |_, _, _| ());
@@ -138,7 +138,7 @@ fn only_the_owner_has_its_attempt_repeated_and_the_attempt_counts() {
     );
     assert_eq!(
         state.spent.tokens, 7,
-        "what it has used is not there for the next one"
+        "the next attempt cannot use it again"
     );
     assert!(
         !state.published && state.retry.is_some(),
@@ -196,7 +196,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
         released(1),
         started("t", 2, 0, 1),
         so_far(2, 2, 50),
-        // Its worker has died: the upper bound is all that there is. The first one says something once more.
+        // Its worker has died: the log has only the upper bound. Then the first attempt reports once more.
         started("t", 3, 0, 2),
         used(1, 1, 210),
     ];
@@ -215,7 +215,7 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
     assert_eq!(
         sure.cost_usd,
         MicroUsd(210),
-        "the second one has never said its last word"
+        "the second one has only an upper bound"
     );
     assert_eq!(
         spent.usage,
@@ -236,15 +236,11 @@ fn what_each_attempt_said_last_is_what_the_task_has_used() {
         finished("t", Some(1), Status::Failed),
         used(1, 1, 9),
     ];
-    assert_eq!(
-        verdicts(events),
-        [YES, YES, FINISHED],
-        "the result has said it"
-    );
+    assert_eq!(verdicts(events), [YES, YES, FINISHED], "the result has it");
     assert_eq!(
         verdicts(vec![used(1, 1, 9)]),
         [Verdict::Refused(Refusal::UnknownTask)],
-        "nobody knows the task"
+        "the log does not know the task"
     );
 }
 
@@ -296,7 +292,7 @@ fn the_sum_of_an_older_version_is_not_lost_and_not_counted_twice() {
         used(1, 1, 5),
         stated,
     ];
-    assert_eq!(spent(&events[..2]), Some(MicroUsd(70)), "said twice");
+    assert_eq!(spent(&events[..2]), Some(MicroUsd(70)), "two snapshots");
     assert_eq!(spent(&events), Some(MicroUsd(75)), "and more came to it");
 }
 
@@ -325,7 +321,7 @@ fn an_outcome_counts_in_the_days_budget_only_what_its_own_attempt_has_cost() {
         settled(1, 300),
         used(1, 1, 300),
         released,
-        // The second one has paid nothing, or could not say so.
+        // The second attempt has paid nothing, or could not report it.
         started("t", 2, 0, 1),
         outcome,
     ];
@@ -348,7 +344,7 @@ fn the_first_of_cancelled_and_finished_is_the_outcome() {
     assert_eq!(
         verdicts(events),
         [Verdict::Refused(Refusal::UnknownTask), YES, YES, FINISHED],
-        "a running task is cancelled, one that nobody knows is not"
+        "a running task is cancelled, an unknown one is not"
     );
     let events = vec![
         started("t", 1, 0, 0),
@@ -370,7 +366,7 @@ fn folded_from(first: usize, events: &[Decision]) -> Fold {
     fold
 }
 
-/// What decides about a task from now on.
+/// The values that decide about a task from now on.
 fn what_decides(fold: &Fold) -> Option<crate::event::OpenTask> {
     fold.tasks.get(&task("t")).map(TaskState::statement)
 }
@@ -453,7 +449,7 @@ fn a_statement_tells_nothing_to_who_knows_more() {
     assert_eq!(
         what_decides(&folded_from(0, &events)),
         before,
-        "it was written before the start and came behind it"
+        "the snapshot was written before the start and appended after it"
     );
     let running = before.clone().expect("an open task");
     let release = Decision::Released {
@@ -593,7 +589,7 @@ fn an_attempt_that_lost_its_task_and_lives_does_not_count_but_not_without_end() 
     assert_eq!(
         attempts(&events),
         Some(1),
-        "its worker says that it has not"
+        "its worker reports that it has not"
     );
     let again = [
         lives(1),
@@ -663,7 +659,7 @@ fn a_result_whose_started_was_lost_counts_unless_somebody_else_has_the_task() {
     assert_eq!(
         verdicts(events),
         [YES, YES, SUPERSEDED, YES],
-        "who gave it back did not bring it"
+        "the attempt that gave it back did not publish the result"
     );
     let events = vec![started("t", 1, 0, 0), finish(2), finish(1)];
     assert_eq!(verdicts(events), [YES, SUPERSEDED, YES], "its owner does");
@@ -701,7 +697,7 @@ fn a_configuration_that_is_only_said_again_takes_no_others_place() {
     assert_eq!(
         verdicts(events),
         [YES, YES, SUPERSEDED, YES],
-        "the old one was written before the new one and came behind it"
+        "the old one was written before the new one and appended after it"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What can be done from the page is done in the pool.
+//! The actions of the page take effect in the pool.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     let browser = open(&bench.pool).await;
     browser
         .until(
-            "what programmers offer is known",
+            "the page shows the capabilities of the programmers",
             r#"document.querySelectorAll(".programmer").length === 2"#,
         )
         .await;
@@ -28,7 +28,7 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     let problem = browser.text("#submit .problem").await;
     assert!(
         problem.contains("repository"),
-        "what is wrong is said, and nothing that was written is lost: {problem}"
+        "the form names the mistake and keeps what was written: {problem}"
     );
     browser
         .script(r#"document.querySelector("[name=repository]").value = """#)
@@ -49,13 +49,17 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     let taken = bench.pool.api().get(&format!("/tasks/{id}")).await["task"].clone();
     assert_eq!(
         taken["instruction"], "Say \"hello\" & <b>smile</b>",
-        "word for word"
+        "the instruction arrives word for word"
     );
-    assert_eq!(taken["capabilities"], json!(["fast"]), "what it requires");
+    assert_eq!(
+        taken["capabilities"],
+        json!(["fast"]),
+        "the capabilities arrive"
+    );
     let check = json!([{"name": "greets", "run": ["grep", "-q", "hello world", "a file.txt"]}]);
     assert_eq!(
         taken["acceptance"], check,
-        "words of the command as they were quoted"
+        "the command is split as it was quoted"
     );
 
     browser
@@ -67,7 +71,7 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     browser.click(".task-top .danger").await;
     assert!(
         browser.text("dialog").await.contains("is lost"),
-        "it asks before work is thrown away"
+        "the page asks before it cancels"
     );
     browser.click("dialog .primary").await;
     browser
@@ -79,7 +83,7 @@ async fn a_task_is_submitted_and_cancelled_from_the_page() {
     assert_eq!(
         bench.pool.api().get(&format!("/tasks/{id}")).await["status"],
         "cancelled",
-        "and it is"
+        "the API says that it is cancelled"
     );
 }
 
@@ -92,13 +96,13 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
     browser.click("[aria-label='Pause Prog-001']").await;
     browser
         .until(
-            "its card says why it is shut",
+            "the programmer's card says why it is shut",
             r#"document.querySelector('[data-id="001"]').innerText.includes("paused")"#,
         )
         .await;
     assert!(
         bench.pool.status().await.is_shut_for("001", "paused"),
-        "it is paused"
+        "the API says that it is paused"
     );
     browser.click("[aria-label='Resume Prog-001']").await;
     bench.pool.all_consume().await;
@@ -110,7 +114,7 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
     .await;
     browser
         .until(
-            "it is marked",
+            "the page marks the paused route",
             r#"[...document.querySelectorAll(".route")].some((one) => one.innerText.includes("paused"))"#,
         )
         .await;
@@ -119,30 +123,30 @@ async fn programmers_and_routes_are_paused_and_resumed_from_the_page() {
     browser.click("[aria-label='Pause the pool']").await;
     assert!(
         browser.text("dialog").await.contains("Pause the pool?"),
-        "the whole pool is not paused by accident"
+        "the page asks before it pauses the whole pool"
     );
     browser.click("dialog .primary").await;
     browser
         .until(
-            "everybody is told",
+            "the banner says so",
             r##"document.querySelector("#banner").innerText.includes("pool is paused since")"##,
         )
         .await;
     browser
         .until(
-            "who is busy is marked",
+            "the card of a busy programmer is marked",
             r#"document.querySelector('[data-state=busy]')?.innerText.includes("paused")"#,
         )
         .await;
     let said = bench.pool.command_line(&["status"]).await;
     assert!(
         said.starts_with("the pool is paused since"),
-        "the command line says it first: {said}"
+        "the command line says it in its first line: {said}"
     );
     browser.click("#banner button").await;
     browser
         .until(
-            "it goes on",
+            "the pool runs again",
             r##"document.querySelector("#banner").hidden"##,
         )
         .await;
@@ -162,7 +166,7 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
     browser.write("#label", "run_id=old").await;
     browser
         .until(
-            "only those are counted",
+            "only the matching tasks are counted",
             r##"document.querySelector("#total").innerText === "30 tasks""##,
         )
         .await;
@@ -170,7 +174,7 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
     let question = browser.text("dialog").await;
     assert!(
         question.contains("Cancel 30 tasks?"),
-        "it asks first, and says how many: {question}"
+        "the page asks first and gives the number: {question}"
     );
     browser.click("dialog .primary").await;
     eventually("thirty are cancelled", SOON, async || {
@@ -180,11 +184,11 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
     assert_eq!(
         bench.pool.api().get("/tasks/other").await["status"],
         "queued",
-        "the other one is not"
+        "the other task is not cancelled"
     );
     browser
         .until(
-            "the rows say so",
+            "the rows show it",
             r#"[...document.querySelectorAll(".task-row .badge")].every((one) => one.innerText === "cancelled")"#,
         )
         .await;
@@ -193,7 +197,7 @@ async fn all_tasks_of_a_filter_are_cancelled_at_once_and_no_others() {
             .await
             .iter()
             .any(|said| said.contains("30 of 30")),
-        "and how many is said"
+        "a message gives the number"
     );
 }
 
@@ -206,7 +210,7 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
     go(&browser, &bench.pool, "tasks/second").await;
     browser
         .until(
-            "who is able, and with what it is busy",
+            "the page names the programmers that can do it and their tasks",
             r#"document.querySelector(".why .detail")?.innerText.includes("first")"#,
         )
         .await;
@@ -225,7 +229,7 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
     browser.click(".task-top .primary").await;
     browser
         .until(
-            "the page of the new task",
+            "the page of the new task opens",
             r##"location.hash.startsWith("#/tasks/") && location.hash !== "#/tasks/second""##,
         )
         .await;
@@ -238,7 +242,7 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
     let again = bench.pool.api().get(&format!("/tasks/{id}")).await;
     assert_eq!(
         again["task"]["retry_of"], "second",
-        "it is the same task again: {again}"
+        "the new task is a copy of the old one: {again}"
     );
     assert_eq!(again["status"], "queued", "and waits");
     bench.go();
@@ -253,6 +257,6 @@ async fn why_a_task_waits_is_said_and_one_that_did_not_succeed_is_made_again_fro
             .script("return document.querySelector('.task-top .primary').hidden")
             .await,
         true,
-        "then it is not offered"
+        "a succeeded task has no retry button"
     );
 }

@@ -1,4 +1,5 @@
-//! The streams that pages listen to: a few messages a second however busy the pool is, from where one left off, for many.
+//! The streams of events for pages: a few messages a second however busy the pool is, resumable,
+//! and for many pages at once.
 
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ impl Events {
             }
             let more = tokio::time::timeout(SOON, self.answer.next())
                 .await
-                .expect("something is said");
+                .expect("an event comes");
             self.buffer.push_str(
                 std::str::from_utf8(&more.expect("the stream goes on").expect("bytes"))
                     .expect("UTF-8"),
@@ -82,13 +83,17 @@ fn succeeded(event: &Event) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_pool_says_a_few_things_a_second_and_who_comes_back_misses_nothing() {
+async fn a_busy_pool_sends_a_few_events_a_second_and_a_page_that_reconnects_misses_none() {
     let pool = Pool::start(&PoolFile::sample()).await;
     let url = format!("{}/events", pool.url().trim_end());
     let mut events = Events::open(&url, None).await;
-    assert_eq!(events.next().await.name, "hello", "first who it is");
+    assert_eq!(
+        events.next().await.name,
+        "hello",
+        "the first event names the process"
+    );
     let first = events.next().await;
-    assert_eq!(first.name, "state", "then the whole state");
+    assert_eq!(first.name, "state", "the second event is the whole state");
     let began = Instant::now();
     pool.api().submit(&json!(tasks("t", 400))).await;
     let (mut count, mut last) = (0, first);
@@ -108,7 +113,7 @@ async fn a_busy_pool_says_a_few_things_a_second_and_who_comes_back_misses_nothin
     pool.api().result("u-1", SOON).await;
     let mut again = Events::open(&url, Some(&last.id)).await;
     let hello = again.next().await;
-    assert_eq!(hello.data["resumed"], true, "it goes on where it was");
+    assert_eq!(hello.data["resumed"], true, "the stream resumes");
     let about = |task: &Value| task["id"] == "u-1";
     let tells = |event: &Event| {
         event.data["many"] == true
@@ -116,20 +121,27 @@ async fn a_busy_pool_says_a_few_things_a_second_and_who_comes_back_misses_nothin
                 .as_array()
                 .is_some_and(|t| t.iter().any(about))
     };
-    // What it has missed comes; where the stream ends without it, this never ends.
+    // Waits for the missed event; if the stream does not have it, this never ends.
     let news = tokio::time::timeout(
         SOON,
         again.until(|event| event.name == "tasks" && tells(event)),
     )
     .await;
-    assert!(news.is_ok(), "the task that has changed meanwhile");
+    assert!(
+        news.is_ok(),
+        "the stream has the task that has changed in the meantime"
+    );
     let mut other = Events::open(&url, Some("of-another-process.7")).await;
     assert_eq!(
         other.next().await.data["resumed"],
         false,
-        "numbers of another process mean nothing here"
+        "event numbers of another process do not resume a stream"
     );
-    assert_eq!(other.next().await.name, "state", "the whole state instead");
+    assert_eq!(
+        other.next().await.name,
+        "state",
+        "it sends the whole state instead"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,13 +166,13 @@ async fn two_hundred_open_pages_hear_of_a_change_and_do_not_keep_a_dispatcher_fr
         .unwrap_or_default();
     assert!(
         slowest < Duration::from_secs(5),
-        "the last one hears it soon: {slowest:?}"
+        "the last page gets the change soon: {slowest:?}"
     );
     let ended = pool.end_dispatcher().await;
-    assert!(ended.success(), "open pages do not hold it up: {ended}");
+    assert!(ended.success(), "open pages do not delay the end: {ended}");
 }
 
-/// Events of others, more than a dispatcher keeps.
+/// More events of other tasks than a dispatcher keeps.
 async fn drive_out(pool: &Pool) {
     let (_connection, channel) = crate::support::amqp::channel(&pool.amqp_url()).await;
     let emitter = EmitterId::new();
@@ -188,7 +200,7 @@ async fn drive_out(pool: &Pool) {
         );
         publish.await.expect("a publish").await.expect("a confirm");
     }
-    // Whatever is appended now is read after them.
+    // Events that are appended now are read after them.
     pool.command_line(&["pause", "--all"]).await;
 }
 
@@ -209,14 +221,14 @@ async fn a_timeline_that_the_dispatcher_has_forgotten_is_read_from_the_log() {
     assert_eq!(
         kept.first().map(String::as_str),
         Some("submitted for the route any"),
-        "from its beginning: {kept:?}"
+        "the timeline has its beginning: {kept:?}"
     );
     assert_eq!(
         kept.last().map(String::as_str),
         Some("succeeded"),
-        "to its end: {kept:?}"
+        "the timeline has its end: {kept:?}"
     );
     drive_out(&pool).await;
     let read = lines_of(&Events::open(&url, None).await.next().await);
-    assert_eq!(read, kept, "the same again, from the stream");
+    assert_eq!(read, kept, "the stream gives the same timeline");
 }

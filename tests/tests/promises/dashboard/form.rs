@@ -1,4 +1,5 @@
-//! The form for a new task sends what was meant or nothing, and the list is as it was left.
+//! The form for a new task sends what the user meant or nothing, and the list stays as the user
+//! left it.
 
 use serde_json::json;
 
@@ -36,7 +37,7 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     browser.click("#submit .primary").await;
     browser
         .until(
-            "what is wrong is said",
+            "every wrong field is marked",
             r##"document.querySelectorAll("#submit [aria-invalid]").length === 5"##,
         )
         .await;
@@ -50,13 +51,13 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     ] {
         assert!(
             said.contains(words),
-            "{words:?} is said at its field: {said}"
+            "the field has the message {words:?}: {said}"
         );
     }
     assert_eq!(
         browser.script("return document.activeElement.name").await,
         "checks",
-        "the first one has the focus"
+        "the first wrong field has the focus"
     );
     assert_eq!(
         bench.pool.api().get("/tasks").await["total"],
@@ -67,7 +68,7 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     browser.press(ESCAPE).await;
     browser
         .until(
-            "the form is gone",
+            "the form is closed",
             r##"!document.querySelector("#submit")"##,
         )
         .await;
@@ -82,9 +83,13 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     assert_eq!(
         value("instruction").await,
         "Count to four",
-        "what was written is there again"
+        "the text is there again"
     );
-    assert_eq!(value("timeout").await, "60s", "all of it");
+    assert_eq!(
+        value("timeout").await,
+        "60s",
+        "the other fields are there again"
+    );
     for (field, right) in [
         ("checks", "tests: grep -q four readme.txt"),
         ("timeout", "60"),
@@ -101,19 +106,22 @@ async fn the_form_says_at_the_field_what_it_does_not_understand_and_keeps_what_w
     }
     browser.click("#submit .primary").await;
     browser
-        .until("its page", r##"location.hash === "#/tasks/mine""##)
+        .until(
+            "the page of the task opens",
+            r##"location.hash === "#/tasks/mine""##,
+        )
         .await;
     let taken = bench.pool.api().get("/tasks/mine").await["task"].clone();
     assert_eq!(
         taken["limits"]["timeout_s"], 60,
-        "the limit that was meant: {taken}"
+        "the time limit is the one that was meant: {taken}"
     );
-    assert_eq!(taken["labels"], json!({"run_id": "7"}), "and the label");
+    assert_eq!(taken["labels"], json!({"run_id": "7"}), "the label arrives");
     browser.click("#new-task").await;
     assert_eq!(
         value("instruction").await,
         "",
-        "what was submitted is not offered again"
+        "the form is empty after a submission"
     );
 }
 
@@ -132,7 +140,7 @@ async fn from_a_task_one_comes_back_to_the_list_as_it_was() {
     browser.script("window.scrollTo(0, 3000)").await;
     browser
         .until(
-            "rows far below",
+            "rows far below are drawn",
             r#"document.querySelector(".task-row[aria-posinset='70']")"#,
         )
         .await;
@@ -143,7 +151,7 @@ async fn from_a_task_one_comes_back_to_the_list_as_it_was() {
         .as_f64();
     assert!(
         top.is_some_and(|top| (60.0..200.0).contains(&top)),
-        "j begins with the first row that is seen: {top:?}"
+        "j begins with the first visible row: {top:?}"
     );
     for way in [ESCAPE, "the link"] {
         let place = browser.script("return window.scrollY").await;
@@ -162,18 +170,21 @@ async fn from_a_task_one_comes_back_to_the_list_as_it_was() {
         }
         browser
             .until(
-                "the same filter",
+                "the list has the same filter",
                 r##"location.hash === "#/tasks?status=queued""##,
             )
             .await;
         browser
-            .until("the same place", &format!("window.scrollY === {place}"))
+            .until(
+                "the list has the same scroll position",
+                &format!("window.scrollY === {place}"),
+            )
             .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_submitted_again_is_left_out_of_another_retry_of_many() {
+async fn a_task_that_was_submitted_again_is_left_out_of_another_retry_of_many() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     pool.rewrite(
         &PoolFile::sample()
@@ -189,32 +200,35 @@ async fn what_was_submitted_again_is_left_out_of_another_retry_of_many() {
     pool.command_line(&["retry", "t-1"]).await;
     let browser = open(&pool).await;
     go(&browser, &pool, "tasks?status=cancelled").await;
-    let retry = "[...document.querySelectorAll('.bulk button')].find((one) => one.innerText === 'Retry them')";
+    let retry = "[...document.querySelectorAll('.bulk button')].find((one) => one.innerText === 'Retry all')";
     browser
         .until(
-            "it is offered",
+            "the button is offered",
             &format!("{retry}?.offsetParent && !{retry}.disabled"),
         )
         .await;
     browser.script(&format!("{retry}.click()")).await;
     let question = browser.text("dialog").await;
     assert!(
-        question.contains("Retry 2 tasks?") && question.contains("1 was submitted again before"),
+        question.contains("Retry 2 tasks?") && question.contains("1 was retried before"),
         "{question}"
     );
     let focus = browser
         .script("return document.activeElement.innerText")
         .await;
-    assert_eq!(focus, "No, go back", "what does nothing has the focus");
+    assert_eq!(
+        focus, "Go back",
+        "the button that changes nothing has the focus"
+    );
     assert_eq!(
         texts(&browser, "dialog .primary").await,
         ["Retry 2 tasks"],
-        "the button names the deed"
+        "the button names its action"
     );
     browser.click("dialog .primary").await;
     browser
         .until(
-            "they are done",
+            "the new tasks are done",
             r#"document.querySelector(".toast")?.innerText.includes("2 of 2")"#,
         )
         .await;
@@ -225,8 +239,8 @@ async fn what_was_submitted_again_is_left_out_of_another_retry_of_many() {
         .await;
     let said = browser.text(".toast").await;
     assert!(
-        said.contains("3 were submitted again before"),
-        "the next click does nothing: {said}"
+        said.contains("3 were retried before"),
+        "the next click submits nothing: {said}"
     );
     assert_eq!(pool.api().get("/tasks").await["total"], 6, "each once");
 }

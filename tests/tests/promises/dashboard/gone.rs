@@ -1,4 +1,4 @@
-//! What is gone is not shown as if it were there: a worker, the broker, the dispatcher.
+//! The page does not show a lost worker, broker or dispatcher as if it were there.
 
 use super::{go, open, texts};
 use crate::support::bench::Bench;
@@ -16,40 +16,40 @@ async fn the_page_of_a_task_whose_worker_is_gone_says_so_and_offers_nothing_with
     browser.until("it runs", &badge("running")).await;
     bench.pool.kill_worker(worker);
     browser
-        .until("it does not run any more", &badge("queued"))
+        .until("the task does not run any more", &badge("queued"))
         .await;
     browser
         .until(
-            "with whom it was",
-            r#"document.querySelector(".why").innerText.includes("not heard of any more")"#,
+            "the page says which programmer had it",
+            r#"document.querySelector(".why").innerText.includes("sends no heartbeats any more")"#,
         )
         .await;
     bench.pool.kill_dispatcher();
     browser
         .until(
-            "nothing can be done",
+            "no action is offered",
             r#"document.querySelector(".task-top .danger").disabled"#,
         )
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_several_programmers_is_said_once() {
+async fn a_reason_that_keeps_several_programmers_is_shown_once() {
     let bench = Bench::with(&["001", "009", "010"]).await;
     bench.pool.api().submit(&task("waits")).await;
     let browser = open(&bench.pool).await;
     go(&browser, &bench.pool, "tasks/waits").await;
-    let said = "Prog-001, Prog-009 and Prog-010: not heard of";
+    let said = "Prog-001, Prog-009 and Prog-010: no heartbeat";
     browser
         .until(
-            "all of them in one line",
+            "one line names all of them",
             &format!("document.querySelector('.why')?.innerText.includes('{said}')"),
         )
         .await;
     assert_eq!(
         texts(&browser, ".why .detail > div").await.len(),
         1,
-        "and in no other"
+        "no other line names them"
     );
 }
 
@@ -63,14 +63,14 @@ async fn without_the_broker_nothing_is_said_of_programmers_and_llms() {
     let browser = open(&pool).await;
     browser
         .until(
-            "all is well",
+            "the page shows no problem",
             r#"document.querySelector("main").innerText.includes("All LLMs answer")"#,
         )
         .await;
     broker.node.kill().await.expect("the broker is killed");
     browser
         .until(
-            "nobody is heard",
+            "the state of every programmer is unknown",
             r#"document.querySelector(".kpi .value").innerText.startsWith("?")"#,
         )
         .await;
@@ -81,7 +81,7 @@ async fn without_the_broker_nothing_is_said_of_programmers_and_llms() {
     broker.node.start().await.expect("the broker is up again");
     browser
         .until(
-            "all is well again",
+            "the page shows no problem again",
             r#"document.querySelector("main").innerText.includes("All LLMs answer")"#,
         )
         .await;

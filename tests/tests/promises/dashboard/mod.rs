@@ -1,5 +1,5 @@
-//! The dashboard in a real browser: it shows what the API says, does what the API does, and nothing that a task, an agent
-//! or a file is called becomes part of the page.
+//! The dashboard in a real browser. It shows what the API says and does what the API does. Texts of
+//! tasks, agents and files never become markup.
 
 mod acts;
 mod events;
@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Browser, Pool};
 
-/// The page of this pool, when it has the state of the pool.
+/// The page of this pool, loaded with its state.
 async fn open(pool: &Pool) -> Browser {
     let browser = Browser::start(&pool.path().join("logs")).await;
     go(&browser, pool, "").await;
     browser
 }
 
-/// Another part of the page, loaded anew.
+/// Loads another view of the page.
 async fn go(browser: &Browser, pool: &Pool, place: &str) {
     browser
         .open(&format!("{}/#/{place}", pool.url().trim_end()))
@@ -40,7 +40,7 @@ async fn is_live(browser: &Browser) {
         .await;
 }
 
-/// Texts of all elements that are shown.
+/// The texts of all visible elements.
 async fn texts(browser: &Browser, css: &str) -> Vec<String> {
     let script = format!(
         "return [...document.querySelectorAll({})].filter((one) => one.offsetParent).map((one) => one.innerText.trim())",

@@ -1,4 +1,4 @@
-//! The end of what was printed is always on the page of a task, and what is missing is marked where it is missing.
+//! The page of a task always shows the end of its output, and marks gaps where they are.
 
 use serde_json::json;
 
@@ -6,7 +6,8 @@ use super::{go, open};
 use crate::support::pool::task;
 use crate::support::{Browser, Pool, PoolFile, SOON};
 
-/// A pool with one programmer, whose agent is this script; it gets the path of a sign as `$1`.
+/// A pool with one programmer whose agent is this script; `$1` is the path of the file that lets it
+/// go on.
 async fn with_agent(script: &str) -> (Pool, std::path::PathBuf) {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let sign = pool.path().join("go");
@@ -24,7 +25,7 @@ async fn with_agent(script: &str) -> (Pool, std::path::PathBuf) {
     (pool, sign)
 }
 
-/// The page of a task whose output shows these words.
+/// Waits until the page of the task shows these words.
 async fn shows(browser: &Browser, words: &str) {
     let shown = format!(
         "document.querySelector('.term')?.innerText.includes({})",
@@ -34,7 +35,8 @@ async fn shows(browser: &Browser, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_its_end_always() {
+async fn the_page_shows_the_newest_output_of_a_talkative_agent_with_gaps_marked_and_always_its_end()
+{
     let agent = r#"seq -f "line %.0f" 1 20000; until [ -e "$1" ]; do sleep 0.05; done
         seq -f "more %.0f" 1 20000; echo "FATAL: the real reason"; exit 3"#;
     let (pool, sign) = with_agent(agent).await;
@@ -44,8 +46,8 @@ async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_
     shows(&browser, "line 20000").await;
     let shown = browser.text(".term").await;
     assert!(
-        shown.starts_with("[… ") && shown.contains(" bytes before this …]\nline "),
-        "whole lines: {shown:.60}"
+        shown.starts_with("[… ") && shown.contains(" bytes omitted …]\nline "),
+        "the output begins with a whole line: {shown:.60}"
     );
     let numbers: Vec<u32> = shown
         .lines()
@@ -53,7 +55,7 @@ async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_
         .collect();
     assert!(
         numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
-        "one after another, to the end"
+        "the lines are complete and in order, to the end"
     );
     std::fs::write(&sign, "").expect("a sign");
     shows(&browser, "FATAL: the real reason").await;
@@ -64,12 +66,12 @@ async fn of_an_agent_that_prints_a_lot_the_newest_is_shown_with_gaps_marked_and_
     );
     pool.api().result("chatty", SOON).await;
     let ended = r#"document.querySelector(".task-top .badge").innerText === "failed""#;
-    browser.until("it has ended", ended).await;
+    browser.until("the task has ended", ended).await;
     let twice = r#"return document.querySelector(".term").innerText.split("FATAL").length - 1"#;
     assert_eq!(
         browser.script(twice).await,
         1,
-        "what was seen is not shown again from the result"
+        "lines that were seen live are not repeated from the result"
     );
 }
 

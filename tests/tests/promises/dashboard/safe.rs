@@ -1,4 +1,4 @@
-//! Texts of others stay texts.
+//! Texts of tasks, agents and files are shown as text only.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{go, open};
 use crate::support::{Pool, PoolFile, SOON};
 
 const ATTACK: &str = r#"<img src=x onerror="window.hit=1"><script>window.hit=1</script>"#;
-/// A file can be called like this; without a slash.
+/// A file name may be like this, without a slash.
 const FILE: &str = r#"<img src=x onerror="window.hit=1">.txt"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,14 +28,14 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
     let browser = open(&pool).await;
     browser
         .until(
-            "its words are on the card of its programmer",
+            "the instruction is on the programmer's card",
             r#"document.querySelector('[data-id="001"]').innerText.includes("<img")"#,
         )
         .await;
     go(&browser, &pool, "tasks/evil").await;
     browser
         .until(
-            "what the agent prints",
+            "the page shows the agent's output",
             r#"document.querySelector(".term").innerText.includes("<img")"#,
         )
         .await;
@@ -51,14 +51,17 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
     let name = browser
         .script(r#"return document.querySelectorAll("main .file summary .grow")[0].textContent"#)
         .await;
-    assert_eq!(name, FILE, "the name of the file is unquoted, and a text");
+    assert_eq!(
+        name, FILE,
+        "the name of the file is shown unquoted, as text"
+    );
     assert!(
         page.contains(FILE),
         "the name of the file is shown as it is: {page}"
     );
     assert!(
         page.matches(r#"<script>window.hit=1</script>"#).count() >= 4,
-        "instruction, label, check, change: {page}"
+        "instruction, label, check and change are shown: {page}"
     );
     for place in [
         "tasks/evil",
@@ -70,7 +73,7 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
         go(&browser, &pool, place).await;
         browser
             .until(
-                "it is shown",
+                "the view is shown",
                 r#"document.querySelector("main").innerText.includes("<img")"#,
             )
             .await;
@@ -83,14 +86,14 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
             "no script ran in #/{place}"
         );
     }
-    // What would happen if one did: the browser refuses it.
+    // Even if the page wrote such markup, the browser would refuse it.
     let tried = r#"try { document.querySelector("main").innerHTML = arguments[0]; return "written"; } catch (error) { return error.name; }"#;
     assert_eq!(
         browser
             .script(&tried.replace("arguments[0]", &json!(ATTACK).to_string()))
             .await,
         "TypeError",
-        "markup from a text"
+        "the browser refuses markup from a text"
     );
     let own = r#"const one = document.createElement("img"); one.src = "http://127.0.0.1:9/x"; document.body.append(one);
         const two = document.createElement("div"); try { two.setAttribute("onclick", "window.hit = 1"); } catch {} document.body.append(two); two.click();
@@ -102,7 +105,7 @@ async fn nothing_that_a_task_an_agent_or_a_file_says_becomes_part_of_the_page() 
     let complaints = browser.complaints().await.join("\n");
     assert!(
         complaints.contains("Content Security Policy"),
-        "and requests to others are not made: {complaints}"
+        "requests to other hosts are refused: {complaints}"
     );
 }
 
@@ -136,7 +139,7 @@ async fn the_page_asks_nobody_else_for_anything() {
         .to_owned();
     assert!(
         policy.starts_with("default-src 'none'; script-src 'sha256-"),
-        "nothing is allowed but its own script: {policy}"
+        "the policy allows the page's own script only: {policy}"
     );
     assert!(!policy.contains("unsafe"), "{policy}");
 }

@@ -1,4 +1,5 @@
-//! What the page shows, beside what the API says; on any screen, by keyboard; and again after its dispatcher was gone.
+//! The page shows what the API says, on any screen and by keyboard, also after its dispatcher was
+//! gone.
 
 use serde_json::json;
 
@@ -54,22 +55,24 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
             .text("[data-id=\"001\"]")
             .await
             .contains("Count to four"),
-        "what 001 works on"
+        "the card shows the task of 001"
     );
     assert!(
         browser
             .text("[data-id=\"009\"]")
             .await
-            .contains("not heard of"),
+            .contains("no heartbeat"),
         "why 009 is down"
     );
     let counted = r#"[...document.querySelectorAll(".route")].some((route) => route.innerText.includes("1 running · 1 waiting"))"#;
-    browser.until("the route has one of each", counted).await;
+    browser
+        .until("the route has one running and one waiting task", counted)
+        .await;
     let first = texts(&browser, ".kpi .value").await;
     assert_eq!(
         first[..3],
         ["2 / 3", "1", "1"],
-        "available, running, waiting"
+        "the numbers are: available, running, waiting"
     );
 
     bench.go();
@@ -84,7 +87,7 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
     let change = browser.text(".diff .add").await;
     assert!(
         change.contains("+four"),
-        "the change, in its colour: {change}"
+        "the changed line has its colour: {change}"
     );
     let page = browser.text("main").await;
     let result = bench.pool.api().result("job", SOON).await;
@@ -103,12 +106,12 @@ async fn the_page_shows_what_the_api_says_and_follows_it() {
     }
     assert!(
         page.contains(&result.commit.expect("a commit")[..12]),
-        "the commit of the result"
+        "the page shows the commit of the result"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher_took_over() {
+async fn the_page_shows_an_agents_output_while_it_runs_and_after_another_dispatcher_took_over() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let go_on = pool.path().join("go");
     let agent = r#"echo "looking around"; until [ -e "$1.1" ]; do sleep 0.05; done
@@ -129,14 +132,14 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     go(&browser, &pool, "tasks/talks").await;
     browser
         .until(
-            "its first words",
+            "the page shows the first words",
             r#"document.querySelector(".term").innerText.includes("looking around")"#,
         )
         .await;
     std::fs::write(go_on.with_extension("1"), "").expect("a sign");
     browser
         .until(
-            "the next ones",
+            "the page shows the next words",
             r#"document.querySelector(".term").innerText.includes("found it")"#,
         )
         .await;
@@ -149,14 +152,14 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     pool.kill_dispatcher();
     browser
         .until(
-            "it says that nobody is there",
+            "a banner says that the dispatcher is gone",
             r##"!document.querySelector("#banner").hidden"##,
         )
         .await;
     let banner = browser.text("#banner").await;
     assert!(
         banner.contains("No connection to the dispatcher"),
-        "in words: {banner}"
+        "the banner says it in words: {banner}"
     );
     pool.start_dispatcher_at(&address, &[]).await;
     is_live(&browser).await;
@@ -168,14 +171,14 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
     std::fs::write(go_on.with_extension("2"), "").expect("a sign");
     browser
         .until(
-            "the end, without a reload",
+            "the page shows the end without a reload",
             r#"document.querySelector(".task-top .badge").innerText === "succeeded""#,
         )
         .await;
     browser.size(360, 740).await;
     browser
         .until(
-            "the change of one long line",
+            "the change with one long line is shown",
             r#"document.querySelector(".diff .add")"#,
         )
         .await;
@@ -184,12 +187,12 @@ async fn what_an_agent_prints_is_seen_while_it_runs_and_after_another_dispatcher
             .script("return document.documentElement.scrollWidth")
             .await,
         360,
-        "it scrolls by itself, the page does not"
+        "only the change scrolls sideways, not the page"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
+async fn the_page_shows_an_acceptance_checks_output_while_it_runs() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample()).await;
     let go_on = pool.path().join("go");
     let sign = go_on.to_str().expect("a path in UTF-8");
@@ -211,7 +214,7 @@ async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
     go(&browser, &pool, "tasks/checked").await;
     browser
         .until(
-            "what it has printed so far",
+            "the output so far is shown",
             r#"document.querySelector(".term").innerText.includes("1 of 2 passed")"#,
         )
         .await;
@@ -219,7 +222,7 @@ async fn what_an_acceptance_check_prints_is_seen_while_it_runs() {
     let before = |a: &str, b: &str| shown.find(a).zip(shown.find(b)).is_some_and(|(a, b)| a < b);
     assert!(
         before("edited", "Check: quick") && before("Check: quick", "Check: unit tests"),
-        "each after its name: {shown}"
+        "each output follows the name of its check: {shown}"
     );
     assert_eq!(
         pool.api().get("/tasks/checked").await["status"],
@@ -266,9 +269,9 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
             .script(r##"return document.querySelector("#new-task").disabled"##)
             .await
             == true,
-        "nothing is offered that cannot be done"
+        "no action is offered"
     );
-    // Somebody else takes the task in meanwhile.
+    // Another dispatcher accepts the task in the meantime.
     pool.start_dispatcher().await;
     pool.api().submit(&task("missed")).await;
     pool.api().result("missed", SOON).await;
@@ -276,7 +279,7 @@ async fn a_page_finds_its_dispatcher_again_and_shows_what_it_has_missed() {
     is_live(&browser).await;
     browser
         .until(
-            "the task that it has missed",
+            "the page shows the task that it has missed",
             r#"document.querySelector(".task-row[data-id=missed] .badge")?.innerText === "succeeded""#,
         )
         .await;
@@ -307,7 +310,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
                 go(&browser, &bench.pool, place).await;
                 browser
                     .until(
-                        "something is shown",
+                        "the view has content",
                         r#"document.querySelector("main").innerText.length > 40"#,
                     )
                     .await;
@@ -328,7 +331,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     let light = browser
         .script("return getComputedStyle(document.body).backgroundColor")
         .await;
-    assert_ne!(dark, light, "dark is another page");
+    assert_ne!(dark, light, "the dark page has other colours");
 
     go(&browser, &bench.pool, "").await;
     for width in [390, 1280] {
@@ -348,12 +351,12 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
             .script("return document.activeElement.className")
             .await,
         "skip",
-        "the first Tab is past the head"
+        "the first Tab goes past the head"
     );
     bench.pool.api().submit(&task("newer")).await;
     browser
         .until(
-            "the latest tasks",
+            "the latest tasks are shown",
             r#"document.querySelectorAll(".task-row").length === 2"#,
         )
         .await;
@@ -385,7 +388,7 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
     assert_eq!(
         browser.script("return document.activeElement.name").await,
         "instruction",
-        "n makes a task"
+        "n opens the form for a task"
     );
     let nameless = r##"return [...document.querySelectorAll("button, input, select, textarea, a")].filter((one) =>
         one.offsetParent && !(one.innerText || one.ariaLabel || one.closest("label"))).map((one) => one.outerHTML)"##;
@@ -397,10 +400,10 @@ async fn the_page_fits_a_phone_and_works_by_keyboard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
+async fn the_page_says_what_is_wrong_with_the_dispatcher() {
     let mut pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let browser = open(&pool).await;
-    eventually("nothing is wrong", SOON, async || {
+    eventually("the dispatcher is ready", SOON, async || {
         (browser
             .script(r##"return document.querySelector("#banner").hidden"##)
             .await
@@ -414,17 +417,17 @@ async fn what_is_wrong_with_the_dispatcher_is_said_on_the_page() {
     pool.start_dispatcher().await;
     browser
         .until(
-            "the first one says so",
+            "the first dispatcher's page says so",
             r##"document.querySelector("#banner").innerText.includes("not the configuration in force")"##,
         )
         .await;
-    assert_ne!(url, pool.url(), "the page is the first one's");
+    assert_ne!(url, pool.url(), "the page belongs to the first dispatcher");
     assert_eq!(
         browser
             .script(r##"return document.querySelector("#connection").innerText"##)
             .await,
         "stale",
-        "what a dispatcher that is wrong shows is not live"
+        "the page of a dispatcher that is not ready is not live"
     );
 }
 
@@ -442,16 +445,13 @@ async fn the_keys_are_explained_in_words() {
     ] {
         assert!(said.contains(words), "{words:?} is explained: {said}");
     }
-    assert!(
-        !said.contains("object"),
-        "and nothing that is no word: {said}"
-    );
+    assert!(!said.contains("object"), "every key has words: {said}");
     browser.press("\u{e00c}").await;
     browser.script("location.hash = '#/nonsense'").await;
     browser
         .until(
-            "a view that is not there",
-            r#"document.querySelector("main").innerText.includes("nothing here")"#,
+            "an unknown view says so",
+            r#"document.querySelector("main").innerText.includes("not found")"#,
         )
         .await;
 }

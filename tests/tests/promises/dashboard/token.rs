@@ -1,4 +1,5 @@
-//! `POOL_API_TOKEN`: reading is free on loopback, acting is not; and nothing is open to a network without one.
+//! `POOL_API_TOKEN`: on loopback reading needs no token, but acting does; and without a token the
+//! API is not open to a network.
 
 use std::process::Command;
 
@@ -20,18 +21,22 @@ async fn with_a_token_the_page_only_shows_until_it_is_given() {
     pool.start_worker(&["--all"]);
     pool.all_consume().await;
     let (refused, why) = pool.api().try_submit(&task("early")).await;
-    assert_eq!(refused.as_u16(), 401, "nobody acts without it: {why}");
+    assert_eq!(
+        refused.as_u16(),
+        401,
+        "an action without the token is refused: {why}"
+    );
     assert!(
         why["detail"]
             .as_str()
             .is_some_and(|text| text.contains("POOL_API_TOKEN")),
-        "and hears what to do: {why}"
+        "the answer says what to do: {why}"
     );
 
     let browser = open(&pool).await;
     browser
         .until(
-            "it says that it only shows",
+            "the page says that it is read-only",
             r##"!document.querySelector("#key").hidden"##,
         )
         .await;
@@ -39,7 +44,7 @@ async fn with_a_token_the_page_only_shows_until_it_is_given() {
     assert_eq!(
         offered.await,
         true,
-        "nothing that cannot be done is offered"
+        "no action is offered that the API would refuse"
     );
     browser.click("#key").await;
     browser
@@ -48,20 +53,20 @@ async fn with_a_token_the_page_only_shows_until_it_is_given() {
     browser.click("#token .primary").await;
     browser
         .until(
-            "a wrong one is asked for again",
-            r##"document.querySelector("#token")?.innerText.includes("not the token")"##,
+            "the page asks again after a wrong token",
+            r##"document.querySelector("#token")?.innerText.includes("Wrong token")"##,
         )
         .await;
     browser
         .until(
-            "it shows what it may",
+            "the page is live without a token",
             r##"document.querySelector("#connection").dataset.state === "live""##,
         )
         .await;
     let given_up = browser
         .script("return sessionStorage.length === 0 && document.querySelector('#banner').hidden")
         .await;
-    assert_eq!(given_up, true, "and the wrong one is forgotten");
+    assert_eq!(given_up, true, "the wrong token is forgotten");
     browser.write("#token input", SECRET).await;
     browser.click("#token .primary").await;
     browser.click("[aria-label='Pause Prog-001']").await;
@@ -109,7 +114,7 @@ async fn the_command_line_sends_the_token_when_it_is_set() {
 async fn a_dispatcher_that_others_could_reach_does_not_start_without_a_token() {
     let pool = Pool::start(&PoolFile::sample().only(&["001"])).await;
     let mut command = Command::new(program("dispatcher"));
-    // Refused before it listens.
+    // It is refused before it listens.
     command
         .args(["serve", "--listen", "0.0.0.0:0", "--pool"])
         .arg(pool.path().join("config/pool.yaml"));
@@ -119,13 +124,13 @@ async fn a_dispatcher_that_others_could_reach_does_not_start_without_a_token() {
     let ending = tokio::task::spawn_blocking(move || command.output());
     let ended = tokio::time::timeout(SOON, ending)
         .await
-        .expect("it ends at once")
+        .expect("the dispatcher ends at once")
         .expect("a thread")
         .expect("it runs");
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(!ended.status.success(), "it does not serve");
     assert!(
-        said.contains("can be reached from other machines, and POOL_API_TOKEN is not set"),
-        "and says why: {said}"
+        said.contains("other machines can reach") && said.contains("POOL_API_TOKEN is not set"),
+        "the message says why: {said}"
     );
 }

@@ -1,4 +1,5 @@
-//! Dead letters, the budget and the report: they show what the API says, do what the API does, and stay texts.
+//! Dead letters, the budget and the report show what the API says and do what the API does, and
+//! their texts stay text.
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
@@ -13,7 +14,7 @@ use crate::support::{Browser, Pool, PoolFile, SOON, eventually};
 
 const ATTACK: &str = r#"<img src=x onerror="window.hit=1"><script>window.hit=1</script>"#;
 
-/// A message that is no task, as anybody can publish one: to `pool.tasks`, or as a dead letter.
+/// A message that is not a task, published as anybody could: to `pool.tasks`, or as a dead letter.
 async fn publish(pool: &Pool, exchange: &str, id: &str, body: &[u8]) {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let mut headers = FieldTable::default();
@@ -61,7 +62,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
             .text("main .empty")
             .await
             .contains("No dead letters"),
-        "nothing is there yet"
+        "there is no dead letter yet"
     );
     publish(
         &pool,
@@ -75,13 +76,13 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
 
     browser
         .until(
-            "they show by themselves",
+            "the page shows them without a reload",
             r#"document.querySelectorAll(".letter").length === 2"#,
         )
         .await;
     browser
         .until(
-            "their number too",
+            "the page shows their number",
             r##"document.querySelector("#dead-count").innerText === "2""##,
         )
         .await;
@@ -95,7 +96,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
         );
         assert!(
             shown.contains(letter["task_id"].as_str().expect("an id")),
-            "the task: {shown}"
+            "the letter names its task: {shown}"
         );
     }
     let row = |letter: &Value| {
@@ -112,18 +113,18 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
     browser.press("j").await;
     browser.press("\u{e007}").await;
     let body = browser.text(".letter .term").await;
-    assert!(!body.is_empty(), "by keyboard one is opened");
+    assert!(!body.is_empty(), "the keyboard opens a letter");
     browser.script(r#"document.querySelectorAll(".letter .open").forEach((one) => one.ariaExpanded === "true" || one.click())"#).await;
     let detail = format!("{} .term", row(of("bad-1")));
     assert!(
         browser.text(&detail).await.contains(ATTACK),
-        "the body, as a text"
+        "the body is shown as text"
     );
     browser
         .until(
-            "the other one says what it is",
+            "the other letter says that its body is not all text",
             &format!(
-                "document.querySelector('{}').innerText.includes('not all of it text')",
+                "document.querySelector('{}').innerText.includes('not valid UTF-8')",
                 row(of("bad-2"))
             ),
         )
@@ -135,7 +136,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
             .matches(ATTACK)
             .count()
             >= 3,
-        "name and value of the header, and the body"
+        "the letter shows the header's name and value, and the body"
     );
     is_plain(&browser).await;
 
@@ -144,7 +145,7 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
         .await;
     browser
         .until(
-            "why it cannot be taken up",
+            "the page says why the letter cannot be retried",
             r#"document.querySelector(".toast.bad")?.innerText.includes("not a task")"#,
         )
         .await;
@@ -153,10 +154,10 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
         .await;
     browser.click("dialog .primary").await;
     let left = are_dead(&pool, 1).await;
-    assert_eq!(left[0]["task_id"], "bad-2", "that one is gone");
+    assert_eq!(left[0]["task_id"], "bad-2", "the dropped letter is gone");
     browser
         .until(
-            "the list says so",
+            "the list has one letter less",
             r#"document.querySelectorAll(".letter").length === 1"#,
         )
         .await;
@@ -164,11 +165,12 @@ async fn dead_letters_are_shown_with_all_that_is_in_them_taken_up_again_and_drop
     browser.click("dialog .primary").await;
     browser
         .until(
-            "all are gone",
+            "all letters are gone",
             r#"document.querySelector("main .empty")?.innerText.includes("No dead letters")"#,
         )
         .await;
-    assert_eq!(letters(&pool).await, Vec::<Value>::new(), "really");
+    // A look takes the letters out and gives them back: the page's last one may have come before they were there again.
+    assert_eq!(are_dead(&pool, 0).await, Vec::<Value>::new(), "really");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,20 +185,20 @@ async fn all_dead_letters_are_taken_up_again_by_one_button_and_what_cannot_be_is
     go(&browser, &pool, "dead").await;
     browser
         .until(
-            "they are shown",
+            "all letters are shown",
             r#"document.querySelectorAll(".letter").length === 3"#,
         )
         .await;
     browser.script(r#"[...document.querySelectorAll("main .head button")].find((one) => one.innerText === "Retry all").click()"#).await;
     browser
         .until(
-            "what came of it",
-            r#"document.querySelector(".toast")?.innerText.includes("2 taken up again; 1 cannot be")"#,
+            "the page shows the result",
+            r#"document.querySelector(".toast")?.innerText.includes("2 retried; 1 could not be")"#,
         )
         .await;
     browser
         .until(
-            "one is left",
+            "one letter is left",
             r#"document.querySelectorAll(".letter").length === 1"#,
         )
         .await;
@@ -217,7 +219,7 @@ async fn the_budget_shows_the_day_and_takes_another_limit() {
     let shown = browser.text("main").await;
     assert!(
         shown.contains(&format!("${limit}")),
-        "the limit {limit}: {shown}"
+        "the page shows the limit {limit}: {shown}"
     );
     browser.write("[name=limit]", "0").await;
     browser
@@ -226,7 +228,7 @@ async fn the_budget_shows_the_day_and_takes_another_limit() {
     browser.click(".limit .primary").await;
     browser
         .until(
-            "it is shown",
+            "the new limit is shown",
             r#"document.querySelector("main .facts").innerText.includes("$7.25 (set for today)")"#,
         )
         .await;
@@ -240,7 +242,7 @@ async fn the_budget_shows_the_day_and_takes_another_limit() {
         .await;
     browser
         .until(
-            "what others set shows by itself",
+            "a limit that another client sets appears without a reload",
             r#"document.querySelector("main").innerText.includes("$9.00")"#,
         )
         .await;
@@ -253,8 +255,8 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
     go(&browser, &pool, "report").await;
     browser
         .until(
-            "nothing has ended",
-            r#"document.querySelector("main .empty")?.innerText.includes("No task has ended")"#,
+            "the report is empty before a task has ended",
+            r#"document.querySelector("main .empty")?.innerText.includes("No tasks ended")"#,
         )
         .await;
     let mut labelled = task("one");
@@ -269,7 +271,7 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
     assert_eq!(report["groups"][0]["name"], "001", "{report}");
     assert!(
         row.starts_with("001") && row.contains("100 %"),
-        "the same on the page: {row:?}"
+        "the page shows the same numbers: {row:?}"
     );
     let names = texts(&browser, ".report thead th").await;
     assert_eq!(
@@ -282,7 +284,7 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
     for form in ["csv", "html"] {
         browser.click(&format!("#{form}")).await;
         let made = browser
-            .until("a file to keep", "window.made.splice(0)[0]")
+            .until("the button makes a file", "window.made.splice(0)[0]")
             .await;
         let (_, answer) = pool
             .api()
@@ -305,7 +307,7 @@ async fn the_report_is_what_the_api_counts_and_can_be_kept() {
         .await;
     browser
         .until(
-            "by a label",
+            "the report is by label",
             r#"document.querySelector(".report tbody th")?.innerText.includes("<img")"#,
         )
         .await;
@@ -338,7 +340,7 @@ async fn the_views_fit_a_phone_and_say_when_they_cannot_be_shown() {
                 go(&browser, &pool, place).await;
                 browser
                     .until(
-                        "it is shown",
+                        "the view is shown",
                         &format!("document.querySelector('{shown}')?.offsetParent"),
                     )
                     .await;
@@ -357,7 +359,7 @@ async fn the_views_fit_a_phone_and_say_when_they_cannot_be_shown() {
                 browser.press(&key).await;
                 browser
                     .until(
-                        "its key opens it",
+                        "its key opens the view",
                         &format!("location.hash === '#/{place}'"),
                     )
                     .await;
@@ -372,13 +374,13 @@ async fn the_views_fit_a_phone_and_say_when_they_cannot_be_shown() {
         "everything has a name for a screen reader"
     );
     pool.kill_dispatcher();
-    for (place, words) in [("dead", "cannot be shown"), ("report", "cannot be shown")] {
+    for (place, words) in [("dead", "Failed to load"), ("report", "Failed to load")] {
         browser
             .script(&format!("location.hash = '#/{place}'"))
             .await;
         browser
             .until(
-                "it says so",
+                "the page says that the view cannot be shown",
                 &format!("document.querySelector('main').innerText.includes('{words}')"),
             )
             .await;
@@ -386,7 +388,7 @@ async fn the_views_fit_a_phone_and_say_when_they_cannot_be_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_the_token_is_not_offered_without_it() {
+async fn an_action_that_needs_the_token_is_not_offered_without_it() {
     let mut pool = Pool::set_up_shared(&PoolFile::sample().only(&["001"])).await;
     pool.start_dispatcher_at("127.0.0.1:0", &[("POOL_API_TOKEN", "a-token-of-this-test")])
         .await;
@@ -399,10 +401,10 @@ async fn what_needs_the_token_is_not_offered_without_it() {
         go(&browser, &pool, place).await;
         browser
             .until(
-                "it can be read",
+                "the view is shown",
                 &format!("document.querySelector('{shown}')?.offsetParent"),
             )
             .await;
-        browser.until("and not acted on", r#"![...document.querySelectorAll("main .letter .actions, main .danger, main .limit")].some((one) => one.offsetParent)"#).await;
+        browser.until("no action is offered", r#"![...document.querySelectorAll("main .letter .actions, main .danger, main .limit")].some((one) => one.offsetParent)"#).await;
     }
 }

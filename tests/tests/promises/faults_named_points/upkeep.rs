@@ -1,4 +1,5 @@
-//! The same for what no task waits for: dead letters are taken up again, what is open is said again, bindings change.
+//! Dispatchers are killed at the steps of maintenance: retrying dead letters, writing open tasks
+//! again, changing bindings.
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
@@ -10,7 +11,7 @@ use crate::support::amqp::{channel, give_back};
 use crate::support::pool::task;
 use crate::support::{Books, Pool, PoolFile, SOON, eventually};
 
-/// What `send_on` passes, for a dead letter as for a task in a queue that is retired.
+/// The steps of `send_on`, for a dead letter as for a task in a retired queue.
 const SENT_ON: [Point; 2] = [Point::RetiredReissued, Point::RetiredSentOn];
 pub(super) const RESCUE: [Point; 1] = [Point::RescueIssued];
 pub(super) const DEAD_RETRY: [Point; 1] = [Point::DeadRetried];
@@ -18,12 +19,12 @@ pub(super) const RESTATE: [Point; 2] = [Point::Restating, Point::Restated];
 pub(super) const BINDING: [Point; 3] =
     [Point::Configured, Point::RoutesUnbound, Point::RoutesBound];
 
-/// Returns what is in a queue until the broker gives it up.
+/// Returns the messages of a queue until the broker gives them up.
 async fn return_until_given_up(pool: &Pool, queue: &str) {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let given_up = async || (!give_back(&channel, queue).await).then_some(());
     eventually(
-        &format!("the broker gives up what is in {queue}"),
+        &format!("the broker gives up the messages of {queue}"),
         SOON,
         given_up,
     )
@@ -58,7 +59,7 @@ async fn a_dispatcher_may_be_killed_while_it_issues_again_what_the_broker_gave_u
     })
     .await;
 
-    // Each is met in the order in which it was given up.
+    // The dispatcher handles them in the order in which the broker gave them up.
     let [reissued, sent_on] = SENT_ON;
     let [issued] = RESCUE;
     for (point, time) in [
@@ -72,7 +73,7 @@ async fn a_dispatcher_may_be_killed_while_it_issues_again_what_the_broker_gave_u
     }
     pool.start_dispatcher().await;
     let api = pool.api();
-    eventually("nothing is left in pool.dead", SOON, async || {
+    eventually("pool.dead is empty", SOON, async || {
         (api.get("/dead").await["total"] == 0).then_some(())
     })
     .await;
@@ -80,11 +81,11 @@ async fn a_dispatcher_may_be_killed_while_it_issues_again_what_the_broker_gave_u
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "several copies, one execution: {report}"
+        "there are several copies and one execution: {report}"
     );
 }
 
-/// Puts a message into `pool.dead` as somebody else could; gives its id there.
+/// Puts a message into `pool.dead` as an outsider could; gives its id there.
 async fn dead_letter(pool: &Pool, task: &Value, properties: BasicProperties) -> String {
     let (_connection, channel) = channel(&pool.amqp_url()).await;
     let (options, body) = (BasicPublishOptions::default(), task.to_string());
@@ -97,7 +98,7 @@ async fn dead_letter(pool: &Pool, task: &Value, properties: BasicProperties) -> 
     );
     publish.await.expect("a publish").await.expect("a confirm");
     let (api, id) = (pool.api(), &task["id"]);
-    eventually("it is in pool.dead", SOON, async || {
+    eventually("the message is in pool.dead", SOON, async || {
         let dead = api.get("/dead").await;
         let letter = dead["letters"]
             .as_array()?
@@ -108,13 +109,16 @@ async fn dead_letter(pool: &Pool, task: &Value, properties: BasicProperties) -> 
     .await
 }
 
-/// An operator's retry that he repeats whenever it was cut off: its dispatcher dies at each of these points. Gives what
-/// the last one says.
+/// An operator's retry, repeated whenever it fails, because its dispatcher dies at each of these
+/// steps. Gives the last output.
 async fn retry_and_fall(pool: &mut Pool, letter: &str, points: &[Point]) -> Value {
     for point in points {
         dispatcher_armed(pool, *point).await;
         let cut_off = pool.try_command_line(&["dead", "retry", letter]).await;
-        assert!(!cut_off.status.success(), "nobody is there to answer");
+        assert!(
+            !cut_off.status.success(),
+            "the dispatcher dies before it answers"
+        );
         falls(&mut pool.take_dispatcher(), *point).await;
     }
     pool.start_dispatcher().await;
@@ -159,18 +163,18 @@ async fn a_dispatcher_may_be_killed_while_an_operator_takes_a_dead_letter_up_aga
     assert_eq!(
         said[0]["task_id"],
         format!("t-{over_letter}"),
-        "one that is over becomes one new task: {said}"
+        "a task with an outcome becomes one new task: {said}"
     );
     assert_eq!(
         pool.api().get("/dead").await["total"],
         0,
-        "nothing is left in pool.dead"
+        "pool.dead is empty"
     );
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         report.repeated_starts, 0,
-        "several copies, one execution: {report}"
+        "there are several copies and one execution: {report}"
     );
 }
 
@@ -182,7 +186,7 @@ async fn outgrow(pool: &Pool, task: &str) {
         &format!("the log has forgotten that {task} was submitted"),
         REST_WITHIN,
         async || {
-            // A segment holds 1 MiB, and whole segments are dropped when the next one begins.
+            // A segment holds 1 MiB. The log drops old segments as a whole when the next one begins.
             for _ in 0..12 {
                 log.append(std::slice::from_ref(&filler)).await;
             }
@@ -221,7 +225,7 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
     pool.start_dispatcher().await;
     outgrow(&pool, "runs").await;
 
-    // Whoever is started now knows of all this only what was said again.
+    // A process that starts now knows the tasks only from the repeated events.
     pool.kill_dispatcher();
     pool.start_dispatcher().await;
     for (id, status) in [
@@ -239,11 +243,11 @@ async fn a_dispatcher_may_be_killed_while_it_says_again_what_the_log_is_about_to
     assert_eq!(
         (report.tasks, report.repeated_starts),
         (4, 0),
-        "each is done once: {report}"
+        "each task is done once: {report}"
     );
 }
 
-/// Two programmers that offer this.
+/// Two programmers with these capabilities.
 fn offers(first: &[&str], second: &[&str]) -> PoolFile {
     let file = PoolFile::sample().only(&["001", "009"]);
     file.set_of("001", "capabilities", json!(first))
@@ -254,7 +258,7 @@ fn apart() -> PoolFile {
     offers(&["fast"], &["deepseek"])
 }
 
-/// One queue for everything.
+/// Gives all programmers the same capabilities, so that there is one queue.
 fn alike() -> PoolFile {
     offers(&["deepseek", "fast"], &["deepseek", "fast"])
 }
@@ -294,7 +298,7 @@ async fn a_dispatcher_may_be_killed_while_it_changes_the_bindings() {
     assert_eq!(
         pool.bindings_of_tasks().await,
         bound(APART),
-        "as the first file says"
+        "the bindings are those of the first file"
     );
     let mut books = Books::open(&pool).await;
     one_each(&mut books, "before").await;
@@ -308,14 +312,14 @@ async fn a_dispatcher_may_be_killed_while_it_changes_the_bindings() {
     assert_eq!(
         pool.bindings_of_tasks().await,
         bound(ALIKE),
-        "as the second file says"
+        "the bindings are those of the second file"
     );
     pool.start_worker(&["--all"]);
     let report = books.close(&mut pool, REST_WITHIN).await;
     assert_eq!(
         (report.tasks, report.repeated_starts),
         (8, 0),
-        "each is done once: {report}"
+        "each task is done once: {report}"
     );
 }
 
@@ -334,13 +338,13 @@ async fn a_file_that_is_taken_back_before_it_was_wholly_in_force_leaves_no_bindi
         assert_eq!(
             pool.bindings_of_tasks().await,
             bound(APART),
-            "{point:?}: as the first file says"
+            "{point:?}: the bindings are those of the first file"
         );
         pool.start_worker(&["--all"]);
         let report = books.close(&mut pool, REST_WITHIN).await;
         assert_eq!(
             report.repeated_starts, 0,
-            "{point:?}: each is done once: {report}"
+            "{point:?}: each task is done once: {report}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The processes of a pool, started one by one as the README says.
+//! Starts the processes of a pool one by one, as the book says.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use crate::support::process::Running;
 use crate::support::{Api, Pool, PoolFile, SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_is_started_by_hand_as_the_readme_says() {
+async fn a_pool_is_started_by_hand_as_the_book_says() {
     let (page, port) = (Page::read(), free_port());
     let file = PoolFile::sample().set("dispatcher.listen", json!(format!("127.0.0.1:{port}")));
     let pool = Pool::set_up_shared(&file).await;

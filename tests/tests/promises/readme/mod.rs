@@ -1,5 +1,6 @@
-//! Runs every command and every request of the README as it stands there. The order is that of a newcomer: first the quick
-//! start, then the rest against the pool that it has started. `plan` names the examples that are not run, with the reasons.
+//! Runs every command and every request of the README, the guide and the references of the book as it stands there. The order
+//! is that of a newcomer: first the quick start, then the rest against the pool that it has started. `plan` names the examples
+//! that are not run, with the reasons.
 
 mod by_hand;
 mod page;
@@ -24,9 +25,9 @@ use crate::third_party::python;
 use page::Page;
 use plan::{How, IN_BLOCKS, IN_LINES, OTHER_BLOCKS};
 
-/// The task of the page.
+/// The id of the task in the README.
 const SHOWN_ID: &str = "t-01a2090547ec74cf9ee3dc543c64f42b";
-/// Twelve tasks with the real aider, in a debug build, on two cores that do other things as well.
+/// The limit for twelve tasks with the real aider, in a debug build, on two busy cores.
 const TASKS_WITHIN: Duration = Duration::from_secs(400);
 
 #[test]
@@ -48,12 +49,15 @@ fn every_example_of_the_readme_is_run_or_named_with_the_reason_why_not() {
     for (known, _) in IN_LINES {
         assert!(
             in_lines.iter().any(|command| command == known),
-            "`{known}` is in readme/plan.rs and not in the README"
+            "`{known}` is in readme/plan.rs and on no page"
         );
     }
     for (command, how) in IN_BLOCKS.iter().chain(IN_LINES) {
         if let How::NotHere(reason) = how {
-            assert!(!reason.is_empty(), "`{command}` is not run for a reason");
+            assert!(
+                !reason.is_empty(),
+                "`{command}` is not run, so it needs a reason"
+            );
         }
     }
     let others = page
@@ -83,7 +87,7 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    /// In bash, behind the lines of the README that every example assumes.
+    /// Runs a line in bash, after the lines that every example assumes.
     fn run_in(&self, directory: &Path, line: &str) -> Output {
         let assumed = &self
             .page
@@ -98,7 +102,7 @@ impl Shell<'_> {
         command
             .args(["-c", &script])
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
-        // Somebody else's that answers instead of a provider.
+        // A program of this test that answers instead of a provider.
         let llm = std::fs::read_to_string(self.checkout.path().join(".pool/run/llm.port"))
             .unwrap_or_default();
         for provider in ["OLLAMA", "ANTHROPIC", "OPENAI", "DEEPSEEK"] {
@@ -114,7 +118,7 @@ impl Shell<'_> {
         self.run_in(self.checkout.path(), line)
     }
 
-    /// Its output; it must end with status 0.
+    /// The output of a line, which must end with status 0.
     fn prints(&self, line: &str) -> String {
         let done = self.run(line);
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -130,14 +134,14 @@ impl Shell<'_> {
         Api::at(self.checkout.value("POOL_URL").expect("the pool runs"))
     }
 
-    /// The command of a block as it stands there, and what the page says that it prints.
+    /// The command of a block as it stands there, and the output that the page shows.
     fn shown(&self, command: &str) -> (String, String) {
         let call = self
             .page
             .calls()
             .into_iter()
             .find(|call| call.command.starts_with(command));
-        let call = call.unwrap_or_else(|| panic!("the README has a command {command:?}"));
+        let call = call.unwrap_or_else(|| panic!("a page has a command {command:?}"));
         (call.command, call.printed)
     }
 }
@@ -147,7 +151,7 @@ fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of the page that are not cut, but for rules.
+/// The lines of the page that are not shortened, without rules.
 fn whole_lines(text: &str) -> impl Iterator<Item = String> {
     text.lines()
         .map(words)
@@ -165,10 +169,12 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
         page: &page,
         variables: Vec::new(),
     };
+    the_task_of_the_readme(&shell, &done);
     let task = a_task_and_its_result(&shell, &done).await;
     submitting(&shell);
     from_any_amqp_client(&shell);
     configuration(&shell);
+    acceptance_checks(&shell);
     let dead = bury(&checkout.value("AMQP_URL").expect("a broker"), &shell.api()).await;
     shell.variables = vec![
         ("DONE", task),
@@ -203,9 +209,10 @@ async fn every_command_and_request_of_the_readme_works_as_it_stands_there() {
     in_the_background_with_another_file(&shell);
 }
 
-/// Page one, until it says that it runs.
+/// Runs the first page until it says that it runs.
 async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
-    // Started by a shell in the background, these tests inherit a SIGINT that is ignored, and so would the quick start.
+    // These tests inherit an ignored SIGINT when a shell starts them in the background, and so
+    // would the quick start.
     let mut command = checkout.command(Path::new("/usr/bin/env"));
     command
         .arg("--default-signal=INT")
@@ -214,13 +221,16 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
     let mut quickstart = Running::start("quickstart", checkout.path(), &command);
     let runs = async || {
         let said = quickstart.log();
-        assert!(quickstart.is_running(), "it goes on: {said}");
+        assert!(
+            quickstart.is_running(),
+            "the quick start still runs: {said}"
+        );
         said.contains("Running. Ctrl-C stops everything.")
             .then_some(said)
     };
     let said = eventually("the quick start runs", TASKS_WITHIN, runs).await;
     let printed = &page.calls()[0].printed;
-    // Other lines differ here: the build is a debug build, and aider is installed already.
+    // Other lines differ here, because the build is a debug build and aider is installed already.
     let fixed = [
         "==> Installing",
         "==> Starting",
@@ -236,35 +246,79 @@ async fn the_quick_start(checkout: &Checkout, page: &Page) -> Running {
         .filter(|line| fixed.iter().any(|begins| line.starts_with(begins)))
     {
         let line = words(line);
-        // Costs depend on how often a programmer has to try.
+        // The costs depend on how often a programmer has to try.
         let line = line.split(", $").next().unwrap_or_default();
         assert!(
             said.lines().any(|other| words(other).starts_with(line)),
-            "it prints {line:?}: {said}"
+            "the output has {line:?}: {said}"
         );
     }
     quickstart
 }
 
-/// `task.json`, its answer, its result, its patch.
-async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
+/// `task.json` from the command line: its table, and its patch in a clone.
+fn the_task_of_the_readme(shell: &Shell<'_>, sample: &Repository) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("task.json"),
-        &shell
-            .page
-            .block("json", "\"instruction\": \"Write the function median")
-            .text,
-    )
-    .expect("task.json");
+    let words = "\"instruction\": \"Write the function median";
+    let task = &shell.page.block("json", words).text;
+    for other in shell.page.blocks_with("json", words) {
+        assert_eq!(&other.text, task, "the guide shows the task of the README");
+    }
+    std::fs::write(path.join("task.json"), task).expect("task.json");
+    let (submit, printed) = shell.shown("pool submit task.json --wait");
+    let said = shell.prints(&submit);
+    assert_eq!(
+        ends(&said),
+        ends(&printed),
+        "the head of the table, and the sum"
+    );
+    let row = said.lines().find(|line| line.contains("succeeded"));
+    let id = row
+        .and_then(|row| row.split_whitespace().next())
+        .expect("the id of the task");
+    let (show, _) = shell.shown("pool show");
+    assert!(
+        shell
+            .prints(&show.replace(SHOWN_ID, id))
+            .contains("succeeded"),
+        "it shows {id}"
+    );
+    let (patch, _) = shell.shown("pool patch");
+    applies(shell, sample, &patch.replace(SHOWN_ID, id));
+}
+
+/// The words of the first and the last line of a table.
+fn ends(text: &str) -> [String; 2] {
+    let text = text.trim_end();
+    [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
+}
+
+/// The command changes a fresh clone.
+fn applies(shell: &Shell<'_>, sample: &Repository, patch: &str) {
+    let place = tempfile::TempDir::new().expect("a directory");
+    let clone = sample.fresh_clone(&place.path().join("clone"));
+    let applied = shell.run_in(clone.path(), patch);
+    assert!(
+        applied.status.success(),
+        "the patch applies: {}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    assert!(
+        !clone.git(&["diff", "--stat"]).is_empty(),
+        "and changes something"
+    );
+}
+
+/// Runs the examples with `task.json` over HTTP: its answer, its result, its patch.
+async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String {
     let (submit, printed) = shell
         .shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d @task.json");
     let answer: Value = serde_json::from_str(&shell.prints(&submit)).expect("JSON");
     assert!(
         printed.contains(r#""status":"queued","route":"fast""#),
-        "what the page says: {printed}"
+        "the answer is that of the page: {printed}"
     );
-    // A free programmer may have it already.
+    // A free programmer may have claimed it already.
     assert!(
         ["queued", "running"]
             .iter()
@@ -277,7 +331,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
     let task: Value =
         serde_json::from_str(&shell.prints(&format!("curl -s \"$POOL_URL/tasks/{id}\"")))
             .expect("JSON");
-    // The page cuts lists and texts, and adds the patch.
+    // The page shortens lists and texts, and adds the patch.
     let shown = shell
         .page
         .block("json", "\"task_id\"")
@@ -291,7 +345,7 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         .filter(|(key, _)| *key != "patch")
     {
         let real = &task["result"][key];
-        assert!(!real.is_null(), "a result has `{key}`: {task}");
+        assert!(!real.is_null(), "a result must have `{key}`: {task}");
         for inner in value
             .as_object()
             .into_iter()
@@ -300,51 +354,45 @@ async fn a_task_and_its_result(shell: &Shell<'_>, sample: &Repository) -> String
         {
             assert!(
                 !real[inner].is_null(),
-                "a result has `{key}.{inner}`: {task}"
+                "a result must have `{key}.{inner}`: {task}"
             );
         }
     }
     assert_eq!(task["result"]["status"], shown["status"], "{task}");
-    let clone = sample.fresh_clone(&path.join("clone"));
     let (patch, _) = shell.shown(&format!("curl -s \"$POOL_URL/tasks/{SHOWN_ID}/patch\""));
-    let applied = shell.run_in(clone.path(), &patch.replace(SHOWN_ID, &id));
-    assert!(
-        applied.status.success(),
-        "the patch applies: {}",
-        String::from_utf8_lossy(&applied.stderr)
-    );
-    assert!(
-        !clone.git(&["diff", "--stat"]).is_empty(),
-        "and changes something"
-    );
+    applies(shell, sample, &patch.replace(SHOWN_ID, &id));
 
     let (refused, printed) =
         shell.shown("curl -s \"$POOL_URL/tasks\" -H 'content-type: application/json' -d '[");
     let answer: Value = serde_json::from_str(&shell.prints(&refused)).expect("JSON");
     let printed: Value = serde_json::from_str(&printed).expect("the answer on the page is JSON");
-    assert_eq!(answer, printed, "mistakes are answered as the page says");
+    assert_eq!(
+        answer, printed,
+        "the answer to mistakes is that of the page"
+    );
     id
 }
 
 fn submitting(shell: &Shell<'_>) {
     let (one, printed) = shell.shown("pool submit --repository sample");
     let said = shell.prints(&one);
-    let ends = |text: &str| {
-        [text.lines().next(), text.lines().last()].map(|line| words(line.unwrap_or_default()))
-    };
     assert_eq!(
         ends(&said),
         ends(&printed),
-        "the head of the table, and the sum"
+        "the head of the table and the sum are those of the page"
     );
     let (dry, printed) = shell.shown("pool submit config/trial/tasks.yaml --dry-run");
     let said: Vec<String> = shell.prints(&dry).lines().map(words).collect();
     for line in whole_lines(&printed) {
-        assert!(said.contains(&line), "it prints {line:?}: {said:?}");
+        assert!(said.contains(&line), "the output has {line:?}: {said:?}");
     }
     let (_, printed) = shell.shown("pool budget");
     let head = shell.prints("pool budget");
-    assert_eq!(ends(&head)[0], ends(&printed)[0], "the head of the table");
+    assert_eq!(
+        ends(&head)[0],
+        ends(&printed)[0],
+        "the head of the table is that of the page"
+    );
 }
 
 fn from_any_amqp_client(shell: &Shell<'_>) {
@@ -357,19 +405,17 @@ fn from_any_amqp_client(shell: &Shell<'_>) {
     let said = shell.prints(&format!("{} {}", python(), file.display()));
     assert!(
         said.starts_with("succeeded") && said.contains("+++"),
-        "status and patch: {said}"
+        "the output has status and patch: {said}"
     );
 }
 
-/// The pool file of the page, and the one with two mistakes.
+/// Checks the pool files of the pages, and the one with two mistakes.
 fn configuration(shell: &Shell<'_>) {
     let path = shell.checkout.path();
-    std::fs::write(
-        path.join("shown.yaml"),
-        &shell.page.block("yaml", "programmers:").text,
-    )
-    .expect("a file");
-    shell.prints("pool check --pool shown.yaml");
+    for shown in shell.page.blocks_with("yaml", "programmers:") {
+        std::fs::write(path.join("shown.yaml"), &shown.text).expect("a file");
+        shell.prints("pool check --pool shown.yaml");
+    }
     let sample = std::fs::read_to_string(path.join("config/pool.yaml")).expect("config/pool.yaml");
     let wrong = sample.replacen("primary_llm: openai/gpt-4o", "primary_llm: opnai/gpt-4o", 1);
     let wrong = wrong.replacen("max_retries:", "max_retrys:", 1);
@@ -383,11 +429,19 @@ fn configuration(shell: &Shell<'_>) {
     assert_eq!(
         said.trim(),
         printed.trim(),
-        "lines, keys and words as on the page"
+        "lines, keys and words are those of the page"
     );
 }
 
-/// A dead letter; gives its id.
+/// The task of the page about acceptance checks passes them.
+fn acceptance_checks(shell: &Shell<'_>) {
+    let task = &shell.page.block("json", "tests unchanged").text;
+    std::fs::write(shell.checkout.path().join("checked.json"), task).expect("a file");
+    let said = shell.prints("pool submit checked.json --wait");
+    assert!(said.contains("2/2"), "both checks pass: {said}");
+}
+
+/// Makes a dead letter; gives its id.
 async fn bury(url: &str, api: &Api) -> String {
     let (_connection, channel) = channel(url).await;
     let (options, properties) = (
@@ -405,11 +459,11 @@ async fn bury(url: &str, api: &Api) -> String {
     eventually("it is a dead letter", SOON, id).await
 }
 
-/// `scripts/local-pool` with the file for real LLMs; no task is submitted.
+/// Runs `scripts/local-pool` with the file for real LLMs. No task is submitted.
 fn in_the_background_with_another_file(shell: &Shell<'_>) {
     let file = shell.checkout.path().join("config/pool.yaml");
     let text = std::fs::read_to_string(&file).expect("config/pool.yaml");
-    // Other pools of this machine may have its health ports.
+    // Another pool on this machine may have its health ports.
     let free = |line: &str| {
         if line.trim_start().starts_with("port: ") {
             "    port: 0".to_owned()

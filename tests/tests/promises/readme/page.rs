@@ -1,32 +1,53 @@
-//! The README taken apart: blocks, the commands in them and in lines, the requests.
+//! The README, the guide and some other pages of the book taken apart: blocks, the commands in them and in lines, the
+//! requests.
 
 use std::collections::BTreeMap;
 
 use crate::support::machine::checkout;
 
-/// Between three backticks.
+/// The language and the text of a code block.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub(super) language: String,
     pub(super) text: String,
 }
 
-/// A command of a `console` block, and what the page says that it prints.
+/// A command of a `console` block, and the output that the page shows.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) command: String,
     pub(super) printed: String,
 }
 
-/// A request in a line, with the bodies and parameters that stand beside it.
+/// A request in a line, with the bodies and parameters beside it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Beside {
     pub(super) bodies: Vec<String>,
     pub(super) parameters: Vec<String>,
 }
 
+/// In the order in which a newcomer reads them.
+const PAGES: [&str; 15] = [
+    "README.md",
+    "docs/guide/first-steps.md",
+    "docs/guide/tasks-and-results.md",
+    "docs/guide/submitting.md",
+    "docs/guide/pool-file.md",
+    "docs/guide/routing.md",
+    "docs/guide/llms.md",
+    "docs/guide/llm-failures.md",
+    "docs/guide/money.md",
+    "docs/guide/agents.md",
+    "docs/guide/checks.md",
+    "docs/operate/running.md",
+    "docs/operate/dashboard.md",
+    "docs/reference/command-line.md",
+    "docs/reference/http-api.md",
+];
+
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "PUT"];
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
+    "pool ",
     "dispatcher ",
     "worker ",
     "scripts/",
@@ -44,7 +65,8 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn read() -> Self {
-        let text = std::fs::read_to_string(checkout().join("README.md")).expect("README.md");
+        let read = |page: &str| std::fs::read_to_string(checkout().join(page)).expect(page);
+        let text = PAGES.map(read).concat();
         let (mut blocks, mut lines, mut open) = (Vec::new(), Vec::new(), None::<Block>);
         for line in text.lines() {
             match (line.trim_start().strip_prefix("```"), open.take()) {
@@ -66,16 +88,19 @@ impl Page {
         Self { blocks, lines }
     }
 
-    /// The block of this language that holds these words.
+    /// The first block of this language that holds these words.
     pub(super) fn block(&self, language: &str, words: &str) -> &Block {
-        let found = self
-            .blocks
-            .iter()
-            .find(|block| block.language == language && block.text.contains(words));
-        found.unwrap_or_else(|| panic!("the README has a block of {language} with {words:?}"))
+        let found = self.blocks_with(language, words).next();
+        found.unwrap_or_else(|| panic!("the pages have a block of {language} with {words:?}"))
     }
 
-    /// Every command of a `console` block with what it prints, and every line of a `sh` block.
+    /// Every block of this language that holds these words.
+    pub(super) fn blocks_with(&self, language: &str, words: &str) -> impl Iterator<Item = &Block> {
+        let has = move |block: &&Block| block.language == language && block.text.contains(words);
+        self.blocks.iter().filter(has)
+    }
+
+    /// Every command of a `console` block with its output, and every line of a `sh` block.
     pub(super) fn calls(&self) -> Vec<Call> {
         let in_blocks = self
             .blocks
@@ -107,14 +132,14 @@ impl Page {
         self.lines.iter().map(words)
     }
 
-    /// Commands in lines. The name of a program alone does not count, unless it is a script.
+    /// The commands in lines. The name of a program alone does not count, unless it is a script.
     pub(super) fn commands_in_lines(&self) -> Vec<String> {
         let all = self.inline().flatten();
         all.filter(|word| PROGRAMS.iter().any(|program| word.starts_with(program)))
             .collect()
     }
 
-    /// Requests in lines: method and path.
+    /// The requests in lines: method and path.
     pub(super) fn requests(&self) -> BTreeMap<(String, String), Beside> {
         let mut requests: BTreeMap<(String, String), Beside> = BTreeMap::new();
         for words in self.inline() {
@@ -142,7 +167,7 @@ impl Page {
     }
 }
 
-/// `$ ` begins a command; one that ends with a backslash or within quotes goes on.
+/// `$ ` begins a command, which continues after a backslash at the end of a line or within quotes.
 fn of_console(text: &str) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut goes_on = false;
@@ -169,7 +194,7 @@ fn of_console(text: &str) -> Vec<Call> {
     calls
 }
 
-/// Without the remark behind it.
+/// A line without the remark at its end.
 fn bare(line: &str) -> String {
     line.split("  #")
         .next()

@@ -1,4 +1,4 @@
-//! The requests of the README, sent to the pool of the quick start.
+//! Sends the requests of the book to the pool of the quick start.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::plan::NOT_SENT;
 use super::{Shell, bury};
 use crate::support::api::http;
 
-/// Each request of the page is sent, with each body and each parameter that stands beside it.
+/// Sends each request of the page, with each body and each parameter beside it.
 pub(super) async fn all(shell: &Shell<'_>) {
     let (api, client) = (shell.api(), http());
     let task = std::fs::read_to_string(shell.checkout.path().join("task.json")).expect("task.json");
@@ -47,7 +47,8 @@ pub(super) async fn all(shell: &Shell<'_>) {
     }
 }
 
-/// The id of what a request is about: a task in the state that it needs, a dead letter, or the task that has finished.
+/// The id of a request's object: a task in the state that it needs, a dead letter, or the finished
+/// task.
 async fn about(shell: &Shell<'_>, request: (&str, &str), task: &Value) -> String {
     let api = shell.api();
     match request {
@@ -70,7 +71,7 @@ async fn about(shell: &Shell<'_>, request: (&str, &str), task: &Value) -> String
     }
 }
 
-/// `?status=` with a value.
+/// A value for `?status=`.
 fn with_value(query: &str) -> String {
     let value = match query {
         "?status=" => "queued",
@@ -89,7 +90,7 @@ pub(super) async fn answers(client: &Client, method: &str, url: &str, body: Opti
     if let Some(body) = body {
         request = request.json(body);
     }
-    // The head of the answer is enough for a stream of events.
+    // The head of the answer is enough, because a stream of events does not end.
     let answer = request.send().await.expect("the API answers");
     assert!(
         answer.status().is_success(),

@@ -1,4 +1,4 @@
-//! A submitter that speaks AMQP itself: publishes to `pool.tasks`, and has a reply queue of its own.
+//! A submitter that speaks AMQP: it publishes to `pool.tasks` and has its own reply queue.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{SOON, eventually};
 
-/// The lock of whoever looks into `pool.dead`.
+/// The lock of the process that reads `pool.dead`.
 const LOOK: &str = "pool.dead.look";
 
 /// A connection and a channel with confirms.
@@ -31,7 +31,7 @@ pub(crate) async fn channel(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// A reply queue that takes so many messages and refuses more.
+/// A reply queue that takes this many messages and refuses more.
 pub(crate) async fn small_queue(channel: &Channel, name: &str, messages: i32) {
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(messages));
@@ -46,7 +46,7 @@ pub(crate) async fn small_queue(channel: &Channel, name: &str, messages: i32) {
     bind_reply_queue(channel, name).await;
 }
 
-/// Results for this name go to the queue of this name.
+/// Binds results for this name to the queue of this name.
 pub(crate) async fn bind_reply_queue(channel: &Channel, name: &str) {
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
     channel
@@ -61,8 +61,8 @@ pub(crate) async fn bind_reply_queue(channel: &Channel, name: &str) {
         .expect("a binding");
 }
 
-/// Gets a message out of a queue and gives it back, as who died with it; false when the queue is empty. A reject counts
-/// towards the delivery limit of every RabbitMQ, a nack up to 4.2 only.
+/// Gets a message out of a queue and returns it, as a process that died with it; false if the queue
+/// is empty. A reject counts towards the delivery limit of every RabbitMQ, a nack up to 4.2 only.
 pub(crate) async fn give_back(channel: &Channel, queue: &str) -> bool {
     let got = channel
         .basic_get(queue.into(), BasicGetOptions::default())
@@ -157,7 +157,7 @@ impl Submitter {
         );
     }
 
-    /// Publishes into a queue, past the exchange: as somebody with an operator's rights could.
+    /// Publishes into a queue directly, as an operator could.
     pub(crate) async fn publish_to_queue(
         &self,
         queue: &str,
@@ -202,7 +202,7 @@ impl Submitter {
         Some(next.expect("the reply queue stays").expect("a delivery"))
     }
 
-    /// Takes everything out of a queue, acknowledged; gives the bodies.
+    /// Takes everything out of a queue and acknowledges it; gives the bodies.
     pub(crate) async fn drain(&self, queue: &str) -> Vec<Vec<u8>> {
         self.drain_deliveries(queue)
             .await
@@ -211,7 +211,7 @@ impl Submitter {
             .collect()
     }
 
-    /// The same, with properties.
+    /// The same, with the properties.
     pub(crate) async fn drain_deliveries(&self, queue: &str) -> Vec<Delivery> {
         let mut messages = Vec::new();
         let options = BasicGetOptions { no_ack: true };
@@ -226,10 +226,10 @@ impl Submitter {
         messages
     }
 
-    /// Takes everything out of `pool.dead`: when no dispatcher has messages of it in hand for a look, nor begins one.
+    /// Takes everything out of `pool.dead`, at a time when no dispatcher reads it.
     pub(crate) async fn drain_dead(&self) -> Vec<Vec<u8>> {
-        // Who looks holds this queue. A refusal costs the channel.
-        let turn = eventually("nobody looks into pool.dead", SOON, async || {
+        // A dispatcher that reads the queue holds this one. A refusal closes the channel.
+        let turn = eventually("no dispatcher reads pool.dead", SOON, async || {
             let channel = self.connection.create_channel().await.expect("a channel");
             let options = QueueDeclareOptions {
                 exclusive: true,
@@ -244,7 +244,7 @@ impl Submitter {
         let turn = turn.await;
         let given_back = async || (self.consumers("pool.dead").await == 0).then_some(());
         eventually(
-            "the last look has given back what it had in hand",
+            "the last reader has returned its messages",
             SOON,
             given_back,
         )
@@ -256,7 +256,7 @@ impl Submitter {
         dead
     }
 
-    /// Consumers of a queue.
+    /// The number of consumers of a queue.
     pub(crate) async fn consumers(&self, queue: &str) -> u32 {
         let declared = self.look_at(queue).await;
         declared
@@ -264,7 +264,7 @@ impl Submitter {
             .consumer_count()
     }
 
-    /// Messages that are ready in a queue, if it exists.
+    /// The number of ready messages in a queue, if it exists.
     pub(crate) async fn depth_if_any(&self, queue: &str) -> Option<u32> {
         self.look_at(queue)
             .await
@@ -273,7 +273,7 @@ impl Submitter {
     }
 
     async fn look_at(&self, queue: &str) -> lapin::Result<lapin::Queue> {
-        // A queue that does not exist costs the channel.
+        // Asking for a queue that does not exist closes the channel.
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions {
             passive: true,

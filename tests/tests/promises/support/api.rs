@@ -1,4 +1,4 @@
-//! The dispatcher's HTTP API as a client sees it.
+//! The dispatcher's HTTP API, as a client sees it.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::eventually;
 
-/// An HTTP client that is not shared between the runtimes of tests.
+/// An HTTP client for one test; a shared one would not survive its runtime.
 pub(crate) fn http() -> Client {
-    // The pool speaks plain HTTP on loopback, but reqwest wants a provider for TLS all the same; the first one stays.
+    // The pool speaks plain HTTP on loopback, but reqwest needs a TLS provider. The first one that
+    // is set stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .no_proxy()
@@ -46,12 +47,12 @@ impl Api {
         request.send().await.expect("the API answers")
     }
 
-    /// Submits tasks; all must be taken.
+    /// Submits tasks; all must be accepted.
     pub(crate) async fn submit(&self, tasks: &Value) -> Value {
         let (status, body) = self.try_submit(tasks).await;
         assert!(
             status.is_success(),
-            "the submission was not taken: {status} {body}"
+            "the submission was not accepted: {status} {body}"
         );
         body
     }
@@ -66,13 +67,13 @@ impl Api {
         )
     }
 
-    /// Submits one; None when nobody answers.
+    /// Submits a task; None if the dispatcher does not answer.
     pub(crate) async fn try_post(&self, task: &Value) -> Option<StatusCode> {
         let request = self.client.post(format!("{}/tasks", self.url)).json(task);
         request.send().await.ok().map(|answer| answer.status())
     }
 
-    /// The answer to `GET`, whatever its status; null when it does not answer.
+    /// The answer to `GET`, whatever its status; null if there is no answer.
     pub(crate) async fn get(&self, path: &str) -> Value {
         match self.client.get(format!("{}{path}", self.url)).send().await {
             Ok(answer) => answer.json().await.unwrap_or_default(),
@@ -116,7 +117,7 @@ impl Api {
         answer.json().await.expect("the API answers in JSON")
     }
 
-    /// Any other request; gives the status and the answer.
+    /// Sends any other request; gives the status and the answer.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -156,7 +157,7 @@ impl Api {
         text
     }
 
-    /// Waits for a task's result; the patch is not in it.
+    /// Waits for a task's result, which does not include the patch.
     pub(crate) async fn result(&self, id: &str, limit: Duration) -> ResultMessage {
         eventually(&format!("task {id} has a result"), limit, async || {
             let view = self.get(&format!("/tasks/{id}")).await;

@@ -8,10 +8,10 @@ use rcgen::{
 
 const HOST: [&str; 2] = ["localhost.pem", "localhost.key"];
 
-/// A CA of the test's own, and what it has signed: for a broker at `localhost`, and for a client.
+/// A CA of the test, and its certificates: for a broker at `localhost`, and for a client.
 pub(crate) struct Authority(PathBuf);
 
-/// Whoever has the name of its issuer would be taken for its own.
+/// A certificate with this name. With the name of its issuer it would count as self-signed.
 fn named(name: &str, hosts: &[String]) -> CertificateParams {
     let mut params = CertificateParams::new(hosts).expect("names");
     params.distinguished_name = DistinguishedName::new();
@@ -20,7 +20,8 @@ fn named(name: &str, hosts: &[String]) -> CertificateParams {
 }
 
 impl Authority {
-    /// In this directory. `name` is that of the CA: whoever has the same would be taken for it by its name.
+    /// Makes a CA with this name in this directory. Another CA with the same name would be taken
+    /// for this one.
     pub(crate) fn new(directory: PathBuf, name: &str) -> Self {
         std::fs::create_dir_all(&directory).expect("a directory for certificates");
         let write =
@@ -50,19 +51,19 @@ impl Authority {
             .to_owned()
     }
 
-    /// Certificate and key of the broker.
+    /// Writes certificate and key of the broker.
     pub(crate) fn host(&self) -> [String; 2] {
         HOST.map(|name| std::fs::read_to_string(self.0.join(name)).expect("a file"))
     }
 
-    /// Others, from the node's next start on.
+    /// Replaces them by others, which the node uses from its next start on.
     pub(crate) fn set_host(&self, host: &[String; 2]) {
         for (name, text) in HOST.iter().zip(host) {
             std::fs::write(self.0.join(name), text).expect("a file");
         }
     }
 
-    /// The lines for a node that wants certificates of its clients.
+    /// The configuration of a node that demands client certificates.
     pub(crate) fn listener(&self, port: u16) -> String {
         let file = |name| self.file(name);
         format!(

@@ -1,30 +1,30 @@
-//! Agents that work until they are told to come to an end, so that a test can do something to running tasks.
+//! Agents that work until the test lets them end, so that a test can act on running tasks.
 
 use std::path::{Path, PathBuf};
 
 use super::pool::task;
 use super::{Pool, PoolFile, SOON, eventually};
 
-/// Says that it lives, and works until the file `go` is there.
+/// Reports that it lives, and works until the file `go` exists.
 const AGENT: &str = r#"
 echo $$ >>"$1/agents"
 until [ -e "$1/go" ]; do sleep 0.05; done
 echo "four" >>readme.txt
 "#;
 
-/// A pool whose agents wait for a sign.
+/// A pool whose agents wait for a file.
 pub(crate) struct Bench {
     pub(crate) pool: Pool,
     signs: PathBuf,
 }
 
 impl Bench {
-    /// With these programmers of the sample pool, and no worker yet.
+    /// With these programmers of the sample pool, and without a worker.
     pub(crate) async fn with(programmers: &[&str]) -> Self {
         Self::with_file(PoolFile::sample().only(programmers)).await
     }
 
-    /// With this pool file but for the agent.
+    /// With this pool file, whose agent is replaced.
     pub(crate) async fn with_file(file: PoolFile) -> Self {
         let mut pool = Pool::set_up_shared(&file).await;
         let signs = pool.path().join("signs");
@@ -36,7 +36,8 @@ impl Bench {
         Self { pool, signs }
     }
 
-    /// Starts a worker with every programmer and has it begin the first task, of this id; gives the worker.
+    /// Starts a worker with every programmer and waits until it starts the first task, which has
+    /// this id; gives the worker.
     pub(crate) async fn begin(&mut self, id: &str) -> usize {
         let worker = self.pool.start_worker(&["--all"]);
         self.pool.all_consume().await;
@@ -45,12 +46,12 @@ impl Bench {
         worker
     }
 
-    /// Lets agents come to their end.
+    /// Lets the agents end.
     pub(crate) fn go(&self) {
         std::fs::write(self.signs.join("go"), "").expect("the sign");
     }
 
-    /// Pids of the agents that were started, oldest first.
+    /// The pids of the agents that were started, oldest first.
     pub(crate) fn agents(&self) -> Vec<u32> {
         let said = std::fs::read_to_string(self.signs.join("agents")).unwrap_or_default();
         said.lines().filter_map(|pid| pid.parse().ok()).collect()

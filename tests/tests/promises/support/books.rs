@@ -1,4 +1,5 @@
-//! The books of a test that breaks things: what was submitted, and in the end whether anything is missing.
+//! The books of a test that breaks things: which tasks were submitted, and in the end whether
+//! anything is missing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::Pool;
 
-/// Time for a submission to be confirmed while the pool is broken and repaired.
+/// The limit for a submission to be confirmed while the pool is broken and repaired.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(90);
 
 pub(crate) struct Books {
@@ -19,7 +20,7 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    /// The pool must have declared its topology: a dispatcher has been started.
+    /// The pool must have declared its topology, so a dispatcher must have started.
     pub(crate) async fn open(pool: &Pool) -> Self {
         let audit = Audit::open(&pool.amqp_url())
             .await
@@ -52,32 +53,32 @@ impl Books {
             .expect("the task is published at last");
     }
 
-    /// A task that somebody else has submitted, and that was confirmed.
+    /// Records a confirmed task that was submitted elsewhere.
     pub(crate) fn took(&mut self, id: &str) {
         self.audit.took(id);
     }
 
-    /// The same, of one that named the audit's reply address.
+    /// The same, for a task with the audit's reply address.
     pub(crate) fn expect(&mut self, task: &Value) {
         self.audit.expect(task);
     }
 
-    /// A task that somebody tried to submit, whatever came of it.
+    /// Records a task that was submitted elsewhere, whatever came of it.
     pub(crate) fn tried(&mut self, id: &str) {
         self.audit.tried(id);
     }
 
-    /// How a task may end, when it is not by success.
+    /// Says how a task may end, if not by success.
     pub(crate) fn may_end(&mut self, id: &str, statuses: &[Status]) {
         self.audit.may_end(id, statuses);
     }
 
-    /// For messages that a test publishes itself.
+    /// The reply address for messages that a test publishes itself.
     pub(crate) fn reply_to(&self) -> &str {
         self.audit.reply_to()
     }
 
-    /// Waits until all that was submitted is where it has to be.
+    /// Waits until every submitted task is where it has to be.
     pub(crate) async fn settled(&mut self, limit: Duration) {
         self.audit
             .settled(limit)
@@ -85,8 +86,8 @@ impl Books {
             .expect("everything comes to rest");
     }
 
-    /// Waits for rest, ends the pool in order, drains every queue, and gives the report: nothing lost, different,
-    /// invented, unfinished or left over.
+    /// Waits for rest, ends the pool in order, drains every queue, and gives the report: nothing is
+    /// lost, different, invented, unfinished or left over.
     pub(crate) async fn close(mut self, pool: &mut Pool, limit: Duration) -> Report {
         self.settled(limit).await;
         pool.stop().await;

@@ -1,8 +1,9 @@
-//! One private RabbitMQ for all tests of a checkout, and a virtual host in it for each.
+//! One private RabbitMQ for all tests of a checkout, with a virtual host for each test.
 //!
-//! `scripts/test` may start it and pass `POOL_TEST_AMQP_URL` and the three of `MANAGEMENT_…`; otherwise the first test
-//! does. A guard process that holds the other end of a pipe stops it once the last test process is gone, however that
-//! came about; test processes that follow each other within a few seconds share it.
+//! `scripts/test` may start it and pass `POOL_TEST_AMQP_URL` and the three `MANAGEMENT_…`
+//! variables; otherwise the first test starts it. A guard process holds the other end of a pipe and
+//! stops the broker after the last test process has ended, in whatever way. Test processes that
+//! follow each other within a few seconds share it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::machine::{checkout, lock_file, shared_directory};
 
-/// Waits for the end of its input, then for others, and stops the broker if nobody uses it any more.
+/// Waits for the end of its input, then for the other users, and stops the broker if it is not used
+/// any more.
 const GUARD: &str = r#"
 cat >/dev/null
 sleep 3
@@ -26,7 +28,7 @@ flock --nonblock 9 || exit 0
 rm -rf "$2"
 "#;
 
-/// How to reach a node.
+/// The addresses of a node.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     /// `amqp://user:password@127.0.0.1:port`, without a virtual host.
@@ -73,12 +75,12 @@ fn given(variable: &str) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
-/// A node's data directory, for as long as the value lives.
+/// A node's data directory, reserved for as long as the value lives.
 #[derive(Debug)]
 pub(super) struct InUse {
     name: String,
     _lock: File,
-    /// Waits for the end of its input.
+    /// The guard waits for the end of its input.
     _guard: Child,
 }
 
@@ -127,7 +129,7 @@ impl Access {
         })
     }
 
-    /// The address of AMQP in what `scripts/broker start` prints.
+    /// Reads the AMQP address from the output of `scripts/broker start`.
     pub(super) fn amqp_printed(text: &str) -> SocketAddr {
         let url = text
             .lines()
@@ -138,7 +140,7 @@ impl Access {
         address.parse().expect("an address")
     }
 
-    /// From what `scripts/broker start` prints.
+    /// Reads the other values from the output of `scripts/broker start`.
     pub(super) fn printed(text: &str) -> Self {
         let values: HashMap<_, _> = text
             .lines()
@@ -152,7 +154,7 @@ impl Access {
         })
     }
 
-    /// The same, but for where AMQP is spoken.
+    /// The same node with another AMQP address.
     pub(super) fn at(mut self, address: SocketAddr) -> Self {
         let (login, _) = self.amqp.rsplit_once('@').expect("a URL with a login");
         self.amqp = format!("{login}@{address}");
@@ -173,20 +175,20 @@ impl Access {
     }
 }
 
-/// A virtual host; deleted with all its queues when dropped.
+/// A virtual host. Dropping it deletes it with all its queues.
 #[derive(Debug)]
 pub(crate) struct Vhost {
     name: String,
     access: Access,
-    /// Users of this virtual host alone, with the permissions of `config/definitions.json`.
+    /// The users of this virtual host, with the permissions of `config/definitions.json`.
     users: Vec<String>,
 }
 
-/// Of every user that a test makes.
+/// The password of every user that a test makes.
 const PASSWORD: &str = "of-a-test";
 
 impl Vhost {
-    /// Of the shared broker.
+    /// A virtual host of the shared broker.
     pub(crate) async fn create() -> Self {
         let shared = tokio::task::spawn_blocking(|| LazyLock::force(&SHARED))
             .await
@@ -213,7 +215,7 @@ impl Vhost {
         vhost
     }
 
-    /// Makes it, empty; the users that it had may not enter.
+    /// Makes it again, empty. Its users must get their permissions again.
     pub(crate) async fn make(&self) {
         self.manage(
             reqwest::Method::PUT,
@@ -223,7 +225,7 @@ impl Vhost {
         .await;
     }
 
-    /// Deletes it with all that is in it, under whoever is connected.
+    /// Deletes it with all its contents, while clients are connected.
     pub(crate) async fn delete(&self) {
         self.manage(
             reqwest::Method::DELETE,
@@ -233,7 +235,7 @@ impl Vhost {
         .await;
     }
 
-    /// Makes the users of `config/definitions.json`, each with the permissions that it has there.
+    /// Makes the users of `config/definitions.json` with their permissions.
     pub(crate) async fn make_users(&mut self) {
         self.users.clear();
         let text = std::fs::read_to_string(checkout().join("config/definitions.json"))
@@ -262,7 +264,7 @@ impl Vhost {
         format!("{role}-{}", self.name)
     }
 
-    /// For somebody with this role: a user of its own, when there is one.
+    /// The URL for this role: with its own user, if there is one.
     pub(crate) fn url_of(&self, role: &str) -> String {
         let user = self.user(role);
         if !self.users.contains(&user) {
@@ -280,7 +282,7 @@ impl Vhost {
         format!("{}/{}", self.access.amqp, self.name)
     }
 
-    /// A policy for the queues whose names match.
+    /// Sets a policy for the queues whose names match.
     pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
         let body = json!({"pattern": pattern, "definition": definition, "apply-to": "queues"});
         let path = format!("policies/{}/test", self.name);
@@ -310,7 +312,7 @@ impl Vhost {
         pairs
     }
 
-    /// `4` of RabbitMQ 4.3.6.
+    /// The major version: `4` of RabbitMQ 4.3.6.
     pub(crate) async fn major_version(&self) -> u32 {
         let overview = self
             .manage(reqwest::Method::GET, "overview", String::new())
@@ -344,7 +346,7 @@ impl Vhost {
         let answer = answer.unwrap_or_else(|error| panic!("{url} does not answer: {error}"));
         assert!(
             answer.status().is_success(),
-            "{url} says {}",
+            "{url} answered {}",
             answer.status()
         );
         answer.text().await.expect("a text")
@@ -373,7 +375,7 @@ impl Drop for Vhost {
     }
 }
 
-/// Different for every call of this process, and for restarts of it.
+/// Unique for every call of this process, and for restarts of the process.
 fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -1,6 +1,8 @@
-//! A real browser: Chromium without a window, driven over WebDriver as a person would: clicks, keys, what is shown.
+//! A real browser: Chromium without a window, driven over WebDriver with clicks and keys, as a
+//! person would.
 //!
-//! The protocol is HTTP with JSON, and a test needs a dozen of its commands; so there is no client library.
+//! The protocol is HTTP with JSON and a test needs a dozen of its commands, so there is no client
+//! library.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use super::api::http;
 use super::{SOON, eventually};
 
-/// How elements are named in WebDriver's answers.
+/// The key of an element in WebDriver's answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// Dropping it ends the driver and the browser.
@@ -22,11 +24,12 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts one; what its driver prints goes into this directory.
+    /// Starts a browser. The output of its driver goes into this directory.
     pub(crate) async fn start(logs: &Path) -> Self {
         let log = logs.join("chromedriver.log");
         let file = std::fs::File::create(&log).expect("a log file");
-        // A group of its own, and the kernel ends the driver with the thread that started it.
+        // The driver gets its own process group, and the kernel ends it with the thread that
+        // started it.
         let mut driver = Command::new("setpriv");
         driver
             .args(["--pdeathsig", "KILL", "--", "chromedriver", "--port=0"])
@@ -51,7 +54,8 @@ impl Browser {
             },
         );
         let url = format!("http://127.0.0.1:{}", port.await);
-        // With a pipe instead of a port the browser ends with its driver. In a container it runs as root.
+        // With a pipe instead of a port the browser ends with its driver. In a container it runs as
+        // root.
         let mut arguments = vec![
             "--headless=new",
             "--remote-debugging-pipe",
@@ -93,7 +97,7 @@ impl Browser {
         if ok { Ok(value) } else { Err(value) }
     }
 
-    /// The protocol of the browser's own tools.
+    /// Calls the protocol of the browser's own developer tools.
     async fn cdp(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.command("/goog/cdp/execute", body)
@@ -101,20 +105,20 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// The size of what is seen; below 600 it is a phone's.
+    /// Sets the size of the window; below 600 it is a phone's.
     pub(crate) async fn size(&self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.cdp("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    /// `light` or `dark`.
+    /// Sets the colour scheme: `light` or `dark`.
     pub(crate) async fn prefer(&self, scheme: &str) {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.cdp("Emulation.setEmulatedMedia", features).await;
     }
 
     pub(crate) async fn open(&self, url: &str) {
-        // Another page first: a URL that differs only after the # loads nothing.
+        // Loads another page first, because a URL that differs only after the # loads nothing.
         for url in ["about:blank", url] {
             self.command("/url", json!({"url": url}))
                 .await
@@ -152,7 +156,8 @@ impl Browser {
         found[ELEMENT].as_str().map(ToOwned::to_owned)
     }
 
-    /// Does something to an element as soon as that is possible: it is there, it can be seen, nothing covers it.
+    /// Acts on an element as soon as that is possible: it exists, is visible, and nothing covers
+    /// it.
     async fn to(&self, css: &str, action: &str, body: &Value) {
         eventually(&format!("{action} {css}"), SOON, async || {
             let element = self.element(css).await?;
@@ -171,7 +176,8 @@ impl Browser {
         self.to(css, "value", &json!({"text": text})).await;
     }
 
-    /// Presses one key where the focus is. Others than characters by their code points in WebDriver.
+    /// Presses one key where the focus is. Keys that are not characters have code points in
+    /// WebDriver.
     pub(crate) async fn press(&self, key: &str) {
         let actions = [
             json!({"type": "keyDown", "value": key}),
@@ -183,7 +189,7 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{key:?}: {error}"));
     }
 
-    /// The text of an element as it is shown.
+    /// The visible text of an element.
     pub(crate) async fn text(&self, css: &str) -> String {
         let shown = format!("document.querySelector({})?.innerText", json!(css));
         self.until(&format!("{css} shows something"), &shown)
@@ -193,7 +199,8 @@ impl Browser {
             .to_owned()
     }
 
-    /// What the browser has complained about since the last call: refused content, errors of scripts, failed requests.
+    /// The browser's complaints since the last call: refused content, script errors, failed
+    /// requests.
     pub(crate) async fn complaints(&self) -> Vec<String> {
         let log = self
             .command("/se/log", json!({"type": "browser"}))
@@ -210,7 +217,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         let group = nix::unistd::Pid::from_raw(self.driver.id().cast_signed());
-        // Both fail only when it is gone already.
+        // Both fail only if it is gone already.
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.driver.wait();
     }

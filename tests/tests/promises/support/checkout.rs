@@ -1,4 +1,5 @@
-//! A checkout of its own: the scripts and samples of this one, the programs of this build, and nothing else.
+//! A separate checkout with the scripts and samples of this one and the programs of this build, and
+//! nothing else.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -36,7 +37,8 @@ impl Checkout {
         }
     }
 
-    /// With the aider that is installed here, which takes half a minute and 570 MB, and the programs where a build puts them.
+    /// A checkout with the programs where a build puts them, and with the aider that is installed
+    /// here, because a new one takes half a minute and 570 MB.
     pub(crate) async fn with_programs() -> Self {
         let made = Self::make().await;
         let link = |to: &Path, name: &str| {
@@ -50,7 +52,7 @@ impl Checkout {
             ".pool/aider",
         );
         let programs = program("dispatcher");
-        // A newcomer's are those of a release.
+        // A newcomer builds in release mode.
         for profile in ["debug", "release"] {
             link(
                 programs.parent().expect("a directory"),
@@ -64,7 +66,7 @@ impl Checkout {
         self.directory.path()
     }
 
-    /// A command in it; the programs are not built again.
+    /// A command in the checkout. It does not build the programs again.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
@@ -87,7 +89,7 @@ impl Checkout {
             .expect("it runs")
     }
 
-    /// A script; its exit status, and what it said.
+    /// Runs a script; gives its exit status and its output.
     pub(crate) fn script(&self, name: &str, arguments: &[&str]) -> (Option<i32>, String) {
         let done = self.run(&self.path().join("scripts").join(name), arguments);
         let said = [&done.stdout[..], &done.stderr]
@@ -96,12 +98,12 @@ impl Checkout {
         (done.status.code(), said)
     }
 
-    /// `scripts/local-pool …`
+    /// Runs `scripts/local-pool …`.
     pub(crate) fn pool(&self, arguments: &[&str]) -> (Option<i32>, String) {
         self.script("local-pool", arguments)
     }
 
-    /// Of `scripts/local-pool env`, past the script.
+    /// A value of `scripts/local-pool env`, read from its file.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         let values = std::fs::read_to_string(self.path().join(".pool/run/env")).ok()?;
         values
@@ -133,7 +135,7 @@ impl Drop for Checkout {
     }
 }
 
-/// Where `program` finds them.
+/// The place where `program` finds them.
 fn target() -> PathBuf {
     program("dispatcher")
         .ancestors()

@@ -8,13 +8,15 @@ use pool_telemetry::clock::wall_clock;
 
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// A time zone in which the day is over in a while, as a POSIX TZ string, and the moment when it is.
+/// A time zone in which the day ends after this time, as a POSIX TZ string, and the time of its
+/// end.
 pub(crate) fn zone_whose_day_ends_in(left: Duration) -> (String, Timestamp) {
     let now_s = wall_clock().0 / 1000;
     let ends_s = now_s + left.as_secs();
-    // So far the zone's clocks are ahead of UTC: then they show midnight when UTC shows `ends`.
+    // The zone's clocks are ahead of UTC by this much, so that they show midnight when UTC shows
+    // `ends`.
     let ahead = (DAY_S - ends_s % DAY_S) % DAY_S;
-    // POSIX counts what is behind UTC, and both directions reach half around the world.
+    // POSIX counts the hours behind UTC; both directions reach half around the world.
     let (sign, offset) = if ahead <= DAY_S / 2 {
         ("-", ahead)
     } else {
@@ -27,14 +29,14 @@ pub(crate) fn zone_whose_day_ends_in(left: Duration) -> (String, Timestamp) {
     )
 }
 
-/// The clock of one process, which can be set while it runs: libfaketime reads a file.
+/// The clock of one process, which can be set while the process runs: libfaketime reads a file.
 pub(crate) struct FakeClock {
     library: PathBuf,
     file: PathBuf,
 }
 
 impl FakeClock {
-    /// One that is right, with its file in this directory.
+    /// A clock that is right, with its file in this directory.
     ///
     /// # Panics
     /// Without libfaketime.
@@ -47,14 +49,14 @@ impl FakeClock {
         clock
     }
 
-    /// How far it is off: `+1d`, `-1d`, `+0`.
+    /// Sets the offset of the clock: `+1d`, `-1d`, `+0`.
     pub(crate) fn set(&self, offset: &str) {
         let part = self.file.with_extension("part");
         std::fs::write(&part, format!("{offset}\n")).expect("the file of a clock");
         std::fs::rename(&part, &self.file).expect("the file of a clock");
     }
 
-    /// What gives a process this clock.
+    /// The environment that gives a process this clock.
     pub(crate) fn environment(&self) -> [(&str, &str); 4] {
         [
             (
@@ -65,7 +67,8 @@ impl FakeClock {
                 "FAKETIME_TIMESTAMP_FILE",
                 self.file.to_str().expect("a path in UTF-8"),
             ),
-            // It looks into the file again after a second; timers go on undisturbed, as on a machine whose clock is set.
+            // It reads the file again after a second. Timers are not changed, as on a machine whose
+            // clock is set.
             ("FAKETIME_CACHE_DURATION", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ]

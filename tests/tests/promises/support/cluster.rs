@@ -1,4 +1,5 @@
-//! Three nodes of RabbitMQ on loopback that form a cluster, and one address in front of them. One test at a time has it.
+//! Three RabbitMQ nodes on loopback that form a cluster, with one address in front of them. One
+//! test at a time uses it.
 
 use std::fs::File;
 use std::process::Command;
@@ -9,10 +10,10 @@ use pool_tests::faults::proxy::Proxy;
 
 use super::broker::{Access, InUse, Vhost};
 use super::eventually;
-use super::machine::{checkout, lock_file, shared_directory};
+use super::machine::{Cores, checkout, lock_file, share_cores, shared_directory};
 use super::process::Running;
 
-/// Whoever does not see a majority stops; who is silent is missed soon.
+/// A node that sees no majority stops; a silent node is noticed soon.
 const CONFIG: &str = "\
 cluster_partition_handling = pause_minority
 net_ticktime = 8
@@ -20,7 +21,7 @@ net_ticktime = 8
 
 const MEMBERS: [&str; 3] = ["member0", "member1", "member2"];
 
-/// Its parts are dropped in this order.
+/// The fields are dropped in this order.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) members: Vec<Node>,
@@ -29,10 +30,11 @@ pub(crate) struct Cluster {
     _in_use: Vec<InUse>,
     _port_mapper: Running,
     _mine: File,
+    _cores: Cores,
 }
 
-/// Makes a node a member of the first one's cluster. (Peer discovery would do it too, but not on every version with
-/// nodes that are all called localhost.)
+/// Adds a node to the first one's cluster. (Peer discovery would do it, but not on every version
+/// with nodes that are all called localhost.)
 async fn join(node: &Node) {
     for step in [
         &["stop_app"][..],
@@ -50,10 +52,11 @@ impl Cluster {
         let mine = lock_file("cluster-taken.lock");
         eventually(
             "no other test has the cluster",
-            Duration::from_secs(900),
+            Duration::from_secs(3600),
             async || mine.try_lock().ok(),
         )
         .await;
+        let cores = share_cores().await;
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))
             .and_then(|free| free.local_addr())
             .expect("a port");
@@ -76,7 +79,7 @@ impl Cluster {
             if let Some(first) = members.first() {
                 node = node.with(&["--like", first.data().to_str().expect("a path in UTF-8")]);
             }
-            // That of a test before may run still, and belongs to another cluster.
+            // A node of an earlier test may still run, and belongs to another cluster.
             node.kill().await.expect("no node runs there");
             std::fs::remove_dir_all(node.data()).expect("its data are gone");
             let said = node.start().await.expect("a node of the cluster");
@@ -100,6 +103,7 @@ impl Cluster {
             _in_use: in_use,
             _port_mapper: port_mapper,
             _mine: mine,
+            _cores: cores,
         };
         cluster.is_whole().await;
         cluster
@@ -111,41 +115,40 @@ impl Cluster {
 
     /// Waits until every node sees all three.
     pub(crate) async fn is_whole(&self) {
-        eventually(
-            "every node sees all three",
-            Duration::from_secs(120),
-            async || {
-                for number in 0..MEMBERS.len() {
-                    if self.seen_by(number).await? != "3" {
-                        return None;
-                    }
-                }
-                Some(())
-            },
-        )
+        for number in 0..MEMBERS.len() {
+            self.sees(number, 3, Duration::from_secs(120)).await;
+        }
+    }
+
+    /// Waits until this node sees so many nodes running, itself included. It waits itself: each `rabbitmqctl` costs half a
+    /// second of processor time.
+    async fn sees(&self, number: usize, nodes: usize, limit: Duration) {
+        let tries = limit.as_millis() / 200;
+        let waiting = format!(
+            "Sees = fun() -> length(rabbit_nodes:all_running()) == {nodes} end, \
+             Wait = fun Again(0) -> Sees(); \
+                        Again(N) -> Sees() orelse begin timer:sleep(200), Again(N - 1) end end, \
+             Wait({tries})."
+        );
+        let what = format!("{} sees {nodes} nodes", MEMBERS[number]);
+        eventually(&what, limit, async || {
+            let seen = self.members[number]
+                .control(&["eval", &waiting])
+                .await
+                .ok()?;
+            (seen.trim() == "true").then_some(())
+        })
         .await;
     }
 
-    /// How many nodes this one sees running, itself included.
-    async fn seen_by(&self, number: usize) -> Option<String> {
-        let seen = self.members[number]
-            .control(&["eval", "length(rabbit_nodes:all_running())."])
-            .await
-            .ok()?;
-        Some(seen.trim().to_owned())
-    }
-
-    /// Parts this node from the two others, which are a majority without it.
+    /// Cuts this node off from the two others, which are a majority.
     pub(crate) async fn cut_off(&self, number: usize) {
         self.members[number]
             .cut_off(&Self::others(number))
             .await
             .expect("the node is cut off");
         let other = (number + 1) % MEMBERS.len();
-        eventually("the others miss it", Duration::from_secs(30), async || {
-            (self.seen_by(other).await? == "2").then_some(())
-        })
-        .await;
+        self.sees(other, 2, Duration::from_secs(30)).await;
     }
 
     /// Ends [`Self::cut_off`].
@@ -165,7 +168,7 @@ impl Cluster {
             .collect()
     }
 
-    /// The number of the node where the leader of this queue is, as one of the others sees it.
+    /// The number of the node with the leader of this queue, as another node sees it.
     pub(crate) async fn leader_of(&self, vhost: &str, queue: &str) -> usize {
         let question = [
             "list_queues",
@@ -186,6 +189,6 @@ impl Cluster {
         let is_on = |number: &usize| line.contains(&format!("{}@", MEMBERS[*number]));
         (0..3)
             .find(is_on)
-            .unwrap_or_else(|| panic!("no node is named in {line:?}"))
+            .unwrap_or_else(|| panic!("{line:?} names no node"))
     }
 }

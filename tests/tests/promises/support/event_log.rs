@@ -1,4 +1,4 @@
-//! The event log as it stands in the broker, read and folded by the test itself.
+//! The event log of the broker, read and folded by the test itself.
 
 use std::time::Duration;
 
@@ -19,28 +19,28 @@ use tokio::time::Instant;
 use super::amqp::channel;
 use super::{SOON, eventually};
 
-/// An event with its time and what it meant at its place.
+/// An event with its time and its effect at its place in the log.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) at: Timestamp,
     pub(crate) decision: Decision,
-    /// The event as it stands in the log.
+    /// The JSON of the event.
     pub(crate) json: Value,
     pub(crate) accepted: bool,
 }
 
 impl Entry {
-    /// An event of this kind that took effect.
+    /// Whether the event is of this kind and took effect.
     pub(crate) fn is(&self, kind: &str) -> bool {
         self.accepted && self.json["kind"] == kind
     }
 
-    /// A field of the event that is a text.
+    /// A text field of the event.
     pub(crate) fn text(&self, field: &str) -> &str {
         self.json[field].as_str().unwrap_or_default()
     }
 
-    /// The model of the LLM that a breaker's event is about.
+    /// The model of the LLM that a breaker event is about.
     pub(crate) fn model(&self) -> &str {
         self.json["key"]["llm"]
             .as_str()
@@ -48,7 +48,7 @@ impl Entry {
             .map_or("", |(_, model)| model)
     }
 
-    /// A field of the event that is an amount.
+    /// An amount field of the event.
     pub(crate) fn amount(&self, field: &str) -> MicroUsd {
         let amount = serde_json::from_value(self.json[field].clone());
         amount.unwrap_or_else(|error| panic!("{field} of {}: {error}", self.json))
@@ -65,14 +65,14 @@ impl Entry {
     }
 }
 
-/// What has been read so far.
+/// The entries that have been read so far.
 #[derive(Debug)]
 pub(crate) struct EventLog {
     pub(crate) entries: Vec<Entry>,
     fold: Fold,
     channel: Channel,
     consumer: Consumer,
-    /// The connection ends with it.
+    /// The connection, which ends with this value.
     _connection: Connection,
 }
 
@@ -102,12 +102,12 @@ impl EventLog {
         }
     }
 
-    /// Reads up to the present end: to a mark that it appends itself.
+    /// Reads up to the present end: to a mark that it appends.
     pub(crate) async fn read(&mut self) -> &[Entry] {
         self.append(&[json!({"kind": "unknown"})]).await
     }
 
-    /// Appends events of its own, as any process of the pool could, and reads up to them.
+    /// Appends events, as any process of the pool could, and reads up to them.
     pub(crate) async fn append(&mut self, events: &[Value]) -> &[Entry] {
         let mark = EmitterId::new();
         let batch =
@@ -134,8 +134,8 @@ impl EventLog {
         &self.entries
     }
 
-    /// Reads along until so many tasks have an outcome: unlike asking the dispatcher again and again, this costs the
-    /// pool nothing.
+    /// Reads along until this many tasks have an outcome. Unlike polling the dispatcher, this costs
+    /// the pool nothing.
     pub(crate) async fn finished(&mut self, count: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
         let is_end =
@@ -154,7 +154,8 @@ impl EventLog {
         }
     }
 
-    /// Reads along until `look` finds something, and appends nothing, so that the pool has a pulse of its own.
+    /// Reads along until `look` finds something. It appends nothing, so the pool must have its own
+    /// pulse.
     pub(crate) async fn follow<T>(
         &mut self,
         what: &str,
@@ -176,7 +177,7 @@ impl EventLog {
     }
 
     async fn next(&mut self) -> EmitterId {
-        // The pulse of the pool is in the log, so there is always something to come.
+        // The pool's pulse is in the log, so another entry always comes.
         let next = tokio::time::timeout(SOON, self.consumer.next())
             .await
             .expect("the log gives what is in it");
@@ -212,7 +213,7 @@ impl EventLog {
         eventually(what, limit, async || look(log.read().await)).await
     }
 
-    /// Waits until somebody owns the task; gives the programmer.
+    /// Waits until a programmer owns the task; gives the programmer.
     pub(crate) async fn started(&mut self, task: &str) -> ProgrammerId {
         let id = TaskId::new(task).expect("an id");
         self.until(&format!("{task} is started"), SOON, |entries| {
@@ -221,7 +222,7 @@ impl EventLog {
         .await
     }
 
-    /// Accepted outcomes of a task.
+    /// The accepted outcomes of a task.
     pub(crate) fn outcomes(&self, task: &str) -> Vec<Status> {
         let of_task = |entry: &&Entry| {
             entry.accepted && entry.decision.task().is_some_and(|id| id.as_str() == task)
@@ -233,7 +234,7 @@ impl EventLog {
             .collect()
     }
 
-    /// Accepted starts of a task.
+    /// The accepted starts of a task.
     pub(crate) fn starts(&self, task: &str) -> Vec<ProgrammerId> {
         let id = TaskId::new(task).expect("an id");
         starts_of(&self.entries, &id)

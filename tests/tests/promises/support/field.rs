@@ -1,4 +1,5 @@
-//! A pool at a broker that may be broken, with books, and with agents that come to their end when the test says so.
+//! A pool at a broker that tests may break, with books, and with agents that end when the test lets
+//! them.
 
 use std::time::Duration;
 
@@ -9,28 +10,28 @@ use super::pool::tasks;
 use super::private::SETTLED_AFTER;
 use super::{Books, EventLog, Pool, PoolFile, PrivateBroker};
 
-/// Works until the file `go` is there.
+/// Works until the file `go` exists.
 pub(crate) const PATIENT: &str =
     r#"until [ -e "$1/go" ]; do sleep 0.05; done; echo four >>readme.txt"#;
 
-/// Time for a pool that was broken to do its work.
+/// The limit for a pool that was broken to do its work.
 pub(crate) const REPAIRED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Its parts are dropped in this order.
+/// The fields are dropped in this order.
 pub(crate) struct Field {
     pub(crate) books: Books,
     pub(crate) pool: Pool,
-    /// In the order in which they were started.
+    /// The workers in the order of their start.
     pub(crate) workers: Vec<usize>,
     pub(crate) broker: PrivateBroker,
 }
 
-/// The sample pool's programmers with these ids, at a broker that is missed soon.
+/// The sample pool's programmers with these ids, with short time-outs for the broker.
 pub(crate) fn nervous(ids: &[&str]) -> PoolFile {
     nervous_too(PoolFile::sample().only(ids))
 }
 
-/// This pool file, with a broker that is missed soon.
+/// This pool file with short time-outs for the broker.
 pub(crate) fn nervous_too(file: PoolFile) -> PoolFile {
     file.with("broker", json!({"heartbeat_s": 2, "timeout_s": 3}))
         .with("events", json!({"tick_s": 1, "stale_s": 5}))
@@ -38,7 +39,7 @@ pub(crate) fn nervous_too(file: PoolFile) -> PoolFile {
 }
 
 impl Field {
-    /// A dispatcher and two workers with these programmers; its queues have settled.
+    /// A dispatcher and two workers with these programmers; their queues have settled.
     pub(crate) async fn with(file: &PoolFile, workers: &[&str]) -> Self {
         let broker = PrivateBroker::take().await;
         let mut pool = Pool::set_up_at(&broker, file).await;
@@ -58,7 +59,7 @@ impl Field {
         }
     }
 
-    /// Agents that do nothing.
+    /// The agents do nothing.
     pub(crate) async fn quick() -> Self {
         Self::with(
             &nervous(&["001", "002", "003", "004"]),
@@ -67,7 +68,7 @@ impl Field {
         .await
     }
 
-    /// Agents that wait for [`Self::go`].
+    /// The agents wait for [`Self::go`].
     pub(crate) async fn patient() -> Self {
         let directory = tempfile::TempDir::with_prefix("pool-signs-")
             .expect("a directory for signs")
@@ -84,7 +85,8 @@ impl Field {
         std::fs::write(self.pool.path().join("signs/go"), "").expect("the sign");
     }
 
-    /// Half over HTTP and half over AMQP with a reply address: `<name>-1`, `<name>-2`, …
+    /// Submits tasks `<name>-1`, `<name>-2`, …: half over HTTP, and half over AMQP with a reply
+    /// address.
     pub(crate) async fn submit(books: &mut Books, name: &str, count: usize) {
         for (number, task) in tasks(name, count).iter().enumerate() {
             match number % 2 {
@@ -94,7 +96,7 @@ impl Field {
         }
     }
 
-    /// Waits until a task is worked on; gives by whom.
+    /// Waits until a programmer starts the task; gives the programmer.
     pub(crate) async fn started(&self, task: &str) -> ProgrammerId {
         EventLog::open(&self.pool.amqp_url())
             .await

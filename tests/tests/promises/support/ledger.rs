@@ -1,4 +1,4 @@
-//! The pool's money as the event log tells it, added up by the test itself: nothing here is taken from the fold but
+//! The pool's money by the event log, added up by the test itself. From the fold it takes only
 //! whether an event was accepted.
 
 use std::collections::BTreeMap;
@@ -8,12 +8,12 @@ use pool_core::time::Timestamp;
 
 use super::event_log::Entry;
 
-/// What is spent and what is set aside at one place in the log.
+/// The money spent and reserved at one place in the log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     pub(crate) at: Timestamp,
     pub(crate) spent: MicroUsd,
-    /// By attempt. One that is never settled stays here, so that it counts as spent.
+    /// The reservations by attempt. One that is never settled stays, so that it counts as spent.
     pub(crate) open: BTreeMap<String, MicroUsd>,
 }
 
@@ -22,7 +22,7 @@ impl Ledger {
         self.open.values().copied().sum()
     }
 
-    /// What the pool has promised not to let pass the limit.
+    /// The sum that the pool promises to keep below the limit.
     pub(crate) fn total(&self) -> MicroUsd {
         self.spent + self.reserved()
     }

@@ -10,7 +10,7 @@ use super::{Books, Pool, PoolFile};
 /// Longer than the time-outs and heartbeats of a [`nervous`] pool.
 pub(crate) const OUTAGE: Duration = Duration::from_secs(10);
 
-/// A pool behind a proxy. The books are kept past it.
+/// A pool behind a proxy. The books do not use the proxy.
 pub(crate) struct Line {
     pub(crate) books: Books,
     pub(crate) pool: Pool,
@@ -18,7 +18,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// A dispatcher and workers with these programmers.
+    /// Starts a dispatcher and workers with these programmers.
     pub(crate) async fn with(file: &PoolFile, workers: &[&str]) -> Self {
         let mut pool = Pool::set_up_shared(file).await;
         let proxy = Proxy::in_front_of(&pool.amqp_url()).await.expect("a proxy");

@@ -1,4 +1,5 @@
-//! A scripted LLM for many programmers: outages are switched on and off over HTTP while the pool runs.
+//! A scripted LLM for many programmers. Tests switch outages on and off over HTTP while the pool
+//! runs.
 
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ use super::eventually;
 pub(crate) struct Llm {
     scripted: ScriptedLlm,
     client: reqwest::Client,
-    /// Rules that hold when no outage does.
+    /// The rules outside of outages.
     usual: Vec<Value>,
 }
 
 impl Llm {
-    /// One that has an answer for everybody.
+    /// An LLM with an answer to every prompt.
     pub(crate) async fn start() -> Self {
         let answers =
             Script::from_yaml(r#"answers: [{when: "", say: "Done."}]"#).expect("an answers file");
@@ -32,7 +33,7 @@ impl Llm {
         }
     }
 
-    /// One whose every answer says that it took so many tokens.
+    /// An LLM that reports this token usage in every answer.
     pub(crate) async fn start_with_usage(input_tokens: u64, output_tokens: u64) -> Self {
         let usage = json!({"input_tokens": input_tokens, "output_tokens": output_tokens});
         let llm = Self {
@@ -47,7 +48,7 @@ impl Llm {
         self.scripted.base_url()
     }
 
-    /// Begins an outage: a list of rules, instead of those of the last one.
+    /// Begins an outage: these rules replace the last ones.
     pub(crate) async fn fail(&self, rules: &[Value]) {
         let rules = [rules, &self.usual].concat();
         let url = format!("{}/script/rules", self.scripted.url());
@@ -65,13 +66,13 @@ impl Llm {
         );
     }
 
-    /// This status to every call of the model (`*` for all).
+    /// Answers every call of the model (`*` for all) with this status.
     pub(crate) async fn fail_with(&self, model: &str, status: u16) {
         self.fail(&[json!({"model": model, "fail": {"status": status}})])
             .await;
     }
 
-    /// Calls of the model are not answered until the next rules come.
+    /// Answers no call of the model until the next rules.
     pub(crate) async fn hold(&self, model: &str) {
         self.fail(&[json!({"model": model, "hold": true})]).await;
     }
@@ -81,7 +82,7 @@ impl Llm {
         self.fail(&[]).await;
     }
 
-    /// Everything that it has received.
+    /// All requests that it has received.
     pub(crate) async fn requests(&self) -> Vec<LoggedRequest> {
         let answer = self
             .client
@@ -95,12 +96,12 @@ impl Llm {
             .expect("its log");
         assert!(
             log.first().is_none_or(|first| first.number == 1),
-            "nothing of its log was forgotten"
+            "its log is complete"
         );
         log
     }
 
-    /// Looks at what it has received until `look` finds something.
+    /// Reads its requests until `look` finds something.
     pub(crate) async fn until<T>(
         &self,
         what: &str,
@@ -111,13 +112,13 @@ impl Llm {
     }
 }
 
-/// The task whose agent made this call, as `pool::tasks` names it; None for a probe.
+/// The task whose agent made this call, by the names of `pool::tasks`; None for a probe.
 pub(crate) fn task_of(request: &LoggedRequest) -> Option<&str> {
     let (id, _) = request.prompt.split_once(": change something")?;
     Some(id)
 }
 
-/// Whether the call was in the making at some time between these two.
+/// Whether the call was open at any time between these two.
 pub(crate) fn overlaps(request: &LoggedRequest, from: Timestamp, to: Timestamp) -> bool {
     request.at <= to && request.ended().is_none_or(|end| end >= from)
 }

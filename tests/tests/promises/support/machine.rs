@@ -1,19 +1,24 @@
-//! Who may use the cores. Most tests share them; one that measures time wants them for itself.
+//! Shares the cores between tests. Most tests run at the same time; a test that measures time runs
+//! alone.
 //!
-//! A lock on a file, because test runners also run tests in processes of their own.
+//! A file lock, because test runners also run tests in separate processes.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use pool_tests::bench::process::cpu_ms;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Below it tests keep what outlives one of them; made by cargo.
+/// A directory that cargo makes, for files that outlive a test.
 pub(crate) fn shared_directory() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// The checkout that is being tested.
+/// The checkout under test.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -42,7 +47,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// The aider executable.
 ///
 /// # Panics
-/// When there is none: the promises about real agents cannot be tested without.
+/// When it is missing: the promises about real agents need it.
 pub(crate) fn aider() -> PathBuf {
     installed("aider", "POOL_AIDER")
 }
@@ -50,7 +55,7 @@ pub(crate) fn aider() -> PathBuf {
 /// The schemathesis executable.
 ///
 /// # Panics
-/// Likewise.
+/// When it is missing.
 pub(crate) fn schemathesis() -> PathBuf {
     installed("schemathesis", "POOL_SCHEMATHESIS")
 }
@@ -67,10 +72,11 @@ fn installed(name: &str, variable: &str) -> PathBuf {
     program
 }
 
-/// Of one core: eight times and more what was seen of a process that waits for its broker, in a debug build.
+/// A share of one core: at least eight times the measured share of a process that waits for its
+/// broker, in a debug build.
 const IDLE: f64 = 0.05;
 
-/// Looks on for so long: these processes do next to nothing.
+/// Checks for this time that the processes use almost no processor time.
 pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     let used = || pids.map(|pid| cpu_ms(pid).expect("a process that runs"));
     let before = used();
@@ -82,7 +88,7 @@ pub(crate) async fn idles(pids: [u32; 2], span: Duration) {
     );
 }
 
-/// One that nobody listens on now.
+/// A port that is free now.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
@@ -99,23 +105,72 @@ pub(crate) fn lock_file(name: &str) -> File {
 
 /// The cores, for as long as the value lives.
 #[derive(Debug)]
-pub(crate) struct Cores(#[expect(dead_code, reason = "the lock goes with the file")] File);
+pub(crate) struct Cores {
+    _place: Option<Arc<SemaphorePermit<'static>>>,
+    #[expect(dead_code, reason = "the lock goes with the file")]
+    file: File,
+}
 
-/// Waits for the tests that want to be alone.
+/// So many tests run at once on each core: most of their time they wait for processes, brokers and time-outs.
+const TESTS_A_CORE: usize = 3;
+
+static ALL_PLACES: LazyLock<usize> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let places = std::env::var("POOL_TEST_PLACES").ok();
+    places.map_or(cores * TESTS_A_CORE, |places| {
+        places.parse().expect("POOL_TEST_PLACES is a number")
+    })
+});
+
+/// A test that waits for the cores, or for a broker, has a thread but no place: RUST_TEST_THREADS may be large.
+static PLACES: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*ALL_PLACES));
+
+thread_local! {
+    /// The place of the test that runs on this thread: a test with two pools has one place.
+    static PLACE: RefCell<Weak<SemaphorePermit<'static>>> = const { RefCell::new(Weak::new()) };
+}
+
+async fn places(count: usize) -> Arc<SemaphorePermit<'static>> {
+    if let Some(place) = PLACE.with_borrow(Weak::upgrade) {
+        return place;
+    }
+    let count = u32::try_from(count.min(*ALL_PLACES)).expect("a few");
+    let place = PLACES
+        .acquire_many(count)
+        .await
+        .expect("places are never closed");
+    let place = Arc::new(place);
+    PLACE.set(Arc::downgrade(&place));
+    place
+}
+
+/// Waits for a place among the tests that run.
 pub(crate) async fn share_cores() -> Cores {
-    locked(File::lock_shared).await
+    share_cores_as(1).await
 }
 
-/// Waits until no other test runs, and keeps others from beginning.
+/// The same for a test with many processes, which takes the places of this many others.
+pub(crate) async fn share_cores_as(tests: usize) -> Cores {
+    let place = places(tests).await;
+    Cores {
+        _place: Some(place),
+        file: locked(File::lock_shared).await,
+    }
+}
+
+/// Waits until no other test runs, and keeps others from starting.
 pub(crate) async fn all_cores() -> Cores {
-    locked(File::lock).await
+    Cores {
+        _place: None,
+        file: locked(File::lock).await,
+    }
 }
 
-async fn locked(lock: fn(&File) -> std::io::Result<()>) -> Cores {
+async fn locked(lock: fn(&File) -> std::io::Result<()>) -> File {
     let locking = tokio::task::spawn_blocking(move || {
         let file = lock_file("cores.lock");
         lock(&file).expect("the lock on the cores");
-        Cores(file)
+        file
     });
     locking.await.expect("waiting for the cores")
 }

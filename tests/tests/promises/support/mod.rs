@@ -1,7 +1,9 @@
-//! What the tests need of the world: a broker, a pool of real processes, an LLM on a script, repositories, submitters.
+//! The surroundings of the tests: a broker, a pool of real processes, a scripted LLM, repositories,
+//! submitters.
 //!
-//! Everything that is started here is ended by its handle, also when the test fails; a failing test prints the logs of
-//! its processes. Nothing sleeps in order to be in time for something: [`eventually`] looks until it holds.
+//! A handle ends everything that it started, also when the test fails; a failing test prints the
+//! logs of its processes. No test sleeps to be in time for something: [`eventually`] polls until it
+//! holds.
 
 pub(crate) mod amqp;
 pub(crate) mod api;
@@ -46,13 +48,13 @@ pub(crate) use private::PrivateBroker;
 pub(crate) use provider::Provider;
 pub(crate) use repository::Repository;
 
-/// Time for things that take a moment: generous, because it is only used up by a test that fails.
+/// The limit for things that take a moment. It is generous, because only a failing test uses it up.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// Looks until there is something to see, and gives it.
+/// Polls until `look` gives a value, and gives it.
 ///
 /// # Panics
-/// When there is nothing after `limit`; the message is `what`.
+/// When there is no value after `limit`; the message is `what`.
 pub(crate) async fn eventually<T>(
     what: &str,
     limit: Duration,

@@ -1,4 +1,5 @@
-//! A RabbitMQ of a test's own, which may be stopped, started and put under alarm; and the processes that use it.
+//! A RabbitMQ for one test, which may stop it, start it and put it under alarm; and processes that
+//! use it.
 
 use std::collections::HashMap;
 use std::process::{Command, ExitStatus};
@@ -23,17 +24,18 @@ pub(crate) struct OwnBroker {
 }
 
 impl OwnBroker {
-    /// `config` are lines for its rabbitmq.conf.
+    /// `config` has lines for its rabbitmq.conf.
     pub(crate) async fn start(config: &str) -> Self {
         Self::start_in(Self::place(), config).await
     }
 
-    /// Where a node can be. A broker of another system (`scripts/broker --root`) sees nothing but `node` in it.
+    /// A directory that the node can use. A broker of another system (`scripts/broker --root`) sees
+    /// only `node` in it.
     pub(crate) fn place() -> TempDir {
         TempDir::with_prefix("pool-test-broker-").expect("a directory for a broker")
     }
 
-    /// The same in such a place, where files for it may be already.
+    /// The same in such a directory, which may hold files for it already.
     pub(crate) async fn start_in(data: TempDir, config: &str) -> Self {
         std::fs::write(data.path().join("test.conf"), config).expect("the broker's configuration");
         let (script, config) = (
@@ -51,7 +53,7 @@ impl OwnBroker {
         broker
     }
 
-    /// On the same port, with the same data.
+    /// Starts it again on the same port, with the same data.
     pub(crate) async fn start_again(&mut self) {
         self.printed = self.node.start().await.expect("a broker of the test's own");
         let values = self.printed.lines().filter_map(|line| line.split_once('='));
@@ -65,7 +67,7 @@ impl OwnBroker {
         Vhost::at(Access::printed(&self.printed)).await
     }
 
-    /// In order, as for an upgrade.
+    /// Stops it in order, as for an upgrade.
     pub(crate) async fn stop(&self) {
         self.node.stop().await.expect("the broker stops");
     }
@@ -116,7 +118,7 @@ impl Drop for OwnBroker {
     }
 }
 
-/// A dispatcher and a worker with programmer `001`, wherever their broker is.
+/// A dispatcher and a worker with programmer `001`, at any broker.
 #[derive(Debug)]
 pub(crate) struct Pair {
     url: String,
@@ -124,7 +126,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// The pool file is the sample's, with this section `broker`.
+    /// The pool file is the sample's with this section `broker`.
     pub(crate) fn at(url: impl Into<String>, broker: Value) -> Self {
         let directory = TempDir::with_prefix("pool-test-pair-").expect("a directory for a test");
         std::fs::create_dir_all(directory.path().join("logs")).expect("a directory for logs");
@@ -168,7 +170,7 @@ impl Pair {
         self.spawn("worker", &["run", "--all"])
     }
 
-    /// The dispatcher's API, once it is served.
+    /// The dispatcher's API, once it is up.
     pub(crate) async fn api(&self) -> Api {
         let url_file = self.directory.path().join("url");
         let url = eventually("the dispatcher serves", SOON, async || {
@@ -205,13 +207,13 @@ impl Drop for Pair {
     }
 }
 
-/// Starts a process that must end by itself at once; gives how, and what it printed.
+/// Runs a process that must end at once by itself; gives its status and its output.
 pub(crate) async fn refused(mut process: Running) -> (ExitStatus, String) {
     let status = process.ended().await;
     (status, process.log())
 }
 
-/// Waits until this `/health` has a broker in this state; gives the object.
+/// Waits until this `/health` shows the broker in this state; gives the object.
 pub(crate) async fn broker_is(api: &Api, state: &str) -> Value {
     eventually(&format!("the broker is {state}"), SOON, async || {
         let broker = api.get("/health").await["broker"].clone();
@@ -220,7 +222,7 @@ pub(crate) async fn broker_is(api: &Api, state: &str) -> Value {
     .await
 }
 
-/// Waits until it can do its work.
+/// Waits until `/ready` is 200.
 pub(crate) async fn ready(api: &Api) {
     eventually("it is ready", SOON * 2, async || {
         (api.try_get("/ready").await.0 == StatusCode::OK).then_some(())
@@ -228,7 +230,7 @@ pub(crate) async fn ready(api: &Api) {
     .await;
 }
 
-/// How often a process has said this.
+/// The number of times that a process has printed this.
 pub(crate) fn count(log: &str, text: &str) -> usize {
     log.lines().filter(|line| line.contains(text)).count()
 }

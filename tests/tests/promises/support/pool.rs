@@ -1,4 +1,4 @@
-//! A pool of real processes: a dispatcher and workers on a virtual host, in a directory of their own.
+//! A pool of real processes: a dispatcher and workers with their own virtual host and directory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,25 +10,29 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::broker::Vhost;
-use super::machine::{Cores, all_cores, program, share_cores};
+use super::machine::{Cores, all_cores, program, share_cores, share_cores_as};
 use super::pool_file::numbered;
 use super::private::PrivateBroker;
 use super::process::Running;
 use super::status::PoolStatus;
 use super::{Api, EventLog, PoolFile, Repository, SOON, Submitter, eventually};
 
+/// A pool with many programmers or processes takes the places of so many tests.
+const LARGE: usize = 3;
+
 /// Dropping it ends its processes; after a failed test their logs are printed and the directory stays.
 #[derive(Debug)]
 pub(crate) struct Pool {
     workers: Vec<Running>,
-    /// The ids that each worker was told to take, in the order of the workers.
+    /// The ids that each worker was given, in the order of the workers.
     told: Vec<Vec<String>>,
     dispatchers: Vec<Running>,
     started: usize,
     file: PathBuf,
     directory: Option<TempDir>,
     vhost: Vhost,
-    /// The broker's URL for the processes that are started from now on, when it is not that of the virtual host.
+    /// The broker's URL for processes that start from now on, if it is not that of the virtual
+    /// host.
     way: Option<String>,
     _cores: Cores,
 }
@@ -44,9 +48,19 @@ impl Pool {
         Self::ready(all_cores().await, file).await
     }
 
-    /// A dispatcher and so many workers with so many programmers each (`001`, `002`, … of the pool file), ready to work.
+    /// A dispatcher and workers with `001`, `002`, … of the pool file, this many in each, ready to
+    /// work.
     pub(crate) async fn start_processes(file: &PoolFile, processes: usize, each: usize) -> Self {
         Self::ready_in_processes(share_cores().await, file, (processes, each)).await
+    }
+
+    /// The same for many of them.
+    pub(crate) async fn start_processes_large(
+        file: &PoolFile,
+        processes: usize,
+        each: usize,
+    ) -> Self {
+        Self::ready_in_processes(share_cores_as(LARGE).await, file, (processes, each)).await
     }
 
     /// The same, while no other test runs.
@@ -70,7 +84,7 @@ impl Pool {
         pool
     }
 
-    /// Starts workers with `001`, `002`, … so many in each.
+    /// Starts workers with `001`, `002`, …, this many in each.
     pub(crate) fn start_workers(&mut self, processes: usize, each: usize) {
         let ids: Vec<String> = numbered(processes * each).collect();
         for of_one in ids.chunks(each) {
@@ -86,7 +100,7 @@ impl Pool {
         pool
     }
 
-    /// The directory, the repository `app` and the virtual host; no process yet.
+    /// The directory, the repository `app` and the virtual host, without a process.
     pub(crate) async fn set_up_shared(file: &PoolFile) -> Self {
         Self::set_up(share_cores().await, file).await
     }
@@ -96,15 +110,19 @@ impl Pool {
         Self::set_up(all_cores().await, file).await
     }
 
-    /// The same, at a broker that may be broken.
-    pub(crate) async fn set_up_at(broker: &PrivateBroker, file: &PoolFile) -> Self {
-        let cores = share_cores().await;
-        Self::set_up_on(cores, file, broker.vhost().await).await
+    /// The same for a pool with many processes.
+    pub(crate) async fn set_up_large(file: &PoolFile) -> Self {
+        Self::set_up(share_cores_as(LARGE).await, file).await
     }
 
-    /// The same, in this virtual host, while no other test runs.
+    /// The same, at a broker that may be broken.
+    pub(crate) async fn set_up_at(broker: &PrivateBroker, file: &PoolFile) -> Self {
+        Self::set_up_in(broker.vhost().await, file).await
+    }
+
+    /// The same, in this virtual host.
     pub(crate) async fn set_up_in(vhost: Vhost, file: &PoolFile) -> Self {
-        Self::set_up_on(all_cores().await, file, vhost).await
+        Self::set_up_on(share_cores().await, file, vhost).await
     }
 
     async fn set_up(cores: Cores, file: &PoolFile) -> Self {
@@ -141,32 +159,33 @@ impl Pool {
             .path()
     }
 
-    /// Another pool file for the processes that are started from now on.
+    /// Another pool file for processes that start from now on.
     pub(crate) fn rewrite(&self, file: &PoolFile) {
         file.write(&self.file);
     }
 
-    /// Where a repository has to be for tasks to name it like this.
+    /// The path of a repository that tasks name like this.
     pub(crate) fn repository(&self, name: &str) -> PathBuf {
         self.path().join("repositories").join(name)
     }
 
-    /// From now on each process has the user of its role, with no more rights than `config/definitions.json` gives it.
+    /// From now on each process uses the user of its role, with the permissions of
+    /// `config/definitions.json`.
     pub(crate) async fn make_users(&mut self) {
         self.vhost.make_users().await;
     }
 
-    /// Deletes its virtual host under its processes.
+    /// Deletes its virtual host while its processes run.
     pub(crate) async fn delete_vhost(&self) {
         self.vhost.delete().await;
     }
 
-    /// Makes it again, empty: [`Self::make_users`] lets its processes in.
+    /// Makes the virtual host again, empty. [`Self::make_users`] gives the processes access.
     pub(crate) async fn make_vhost(&self) {
         self.vhost.make().await;
     }
 
-    /// The address for a user of `config/definitions.json`.
+    /// The URL for a user of `config/definitions.json`.
     pub(crate) fn amqp_url_of(&self, role: &str) -> String {
         self.vhost.url_of(role)
     }
@@ -188,17 +207,17 @@ impl Pool {
             .expect("a URL with a virtual host")
     }
 
-    /// Processes that are started from now on reach the broker by way of this proxy.
+    /// Processes that start from now on reach the broker through this proxy.
     pub(crate) fn go_through(&mut self, proxy: &Proxy) {
         self.way = Some(proxy.url(&self.vhost.url()).expect("a URL with a login"));
     }
 
-    /// And from now on directly again.
+    /// Processes that start from now on reach the broker directly again.
     pub(crate) fn go_directly(&mut self) {
         self.way = None;
     }
 
-    /// A process of the pool, its command line and environment as given.
+    /// A process of the pool with this command line and environment.
     fn spawn(&mut self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Running {
         self.started += 1;
         let name = format!("{binary}-{}", self.started);
@@ -246,7 +265,7 @@ impl Pool {
         .await;
     }
 
-    /// The same without waiting until it serves; gives the file in which its URL will be.
+    /// The same without waiting; gives the file in which its URL will be.
     pub(crate) fn launch_dispatcher(&mut self, listen: &str, env: &[(&str, &str)]) -> PathBuf {
         let url_file = self.path().join("url");
         let _ = std::fs::remove_file(&url_file);
@@ -262,7 +281,7 @@ impl Pool {
         url_file
     }
 
-    /// Starts a worker; gives its place among the workers.
+    /// Starts a worker; gives its index among the workers.
     pub(crate) fn start_worker(&mut self, which: &[&str]) -> usize {
         self.start_worker_with(which, &[])
     }
@@ -281,7 +300,7 @@ impl Pool {
         self.workers.len() - 1
     }
 
-    /// The same, on what takes itself for another host, where HTTP has no way out to anything but loopback.
+    /// The same, on a host of another name, from which HTTP reaches loopback only.
     pub(crate) fn start_worker_on_a_host_without_egress(
         &mut self,
         host: &str,
@@ -293,11 +312,11 @@ impl Pool {
         }
         let rename = format!("echo {host} > /proc/sys/kernel/hostname && exec \"$@\"");
         wrapper.extend(["--uts", "--", "sh", "-c", &rename, "sh"]);
-        // The nearest port that nobody listens on: `discard`.
+        // The nearest port without a listener: `discard`.
         self.start_worker_by(&wrapper, which, &[("HTTP_PROXY", "http://127.0.0.1:9")])
     }
 
-    /// The same, started by a program that becomes it in the end.
+    /// The same, started by a program that execs it in the end.
     pub(crate) fn start_worker_by(
         &mut self,
         wrapper: &[&str],
@@ -324,7 +343,7 @@ impl Pool {
         self.workers.len() - 1
     }
 
-    /// What the dispatcher that was started last has printed.
+    /// The output of the dispatcher that was started last.
     pub(crate) fn dispatcher_log(&self) -> String {
         self.dispatchers
             .last()
@@ -347,36 +366,36 @@ impl Pool {
         self.workers.remove(index).kill();
     }
 
-    /// SIGKILL to the worker that was told to take this programmer; gives all that it was told to take.
+    /// Sends SIGKILL to the worker that was given this programmer; gives all its programmers.
     pub(crate) fn kill_worker_of(&mut self, programmer: &ProgrammerId) -> Vec<String> {
         let has_it = |ids: &Vec<String>| ids.iter().any(|id| id == programmer.as_str());
         let index = self
             .told
             .iter()
             .position(has_it)
-            .unwrap_or_else(|| panic!("no worker was told {programmer}"));
+            .unwrap_or_else(|| panic!("no worker was given {programmer}"));
         let told = self.told[index].clone();
         self.kill_worker(index);
         told
     }
 
-    /// Takes a worker that has ended, or will, out of the pool.
+    /// Takes a worker that has ended, or will end, out of the pool.
     pub(crate) fn take_worker(&mut self, index: usize) -> Running {
         self.told.remove(index);
         self.workers.remove(index)
     }
 
-    /// The same for the dispatcher that was started before the others.
+    /// The same for the dispatcher that was started first.
     pub(crate) fn take_first_dispatcher(&mut self) -> Running {
         self.dispatchers.remove(0)
     }
 
-    /// The same for the last dispatcher.
+    /// The same for the dispatcher that was started last.
     pub(crate) fn take_dispatcher(&mut self) -> Running {
         self.dispatchers.pop().expect("a dispatcher")
     }
 
-    /// Lets every process end in order, workers first.
+    /// Ends every process in order, workers first.
     pub(crate) async fn stop(&mut self) {
         for mut process in self.workers.drain(..).chain(self.dispatchers.drain(..)) {
             process.terminate();
@@ -395,7 +414,7 @@ impl Pool {
         }
     }
 
-    /// Runs the dispatcher's command line against this pool, as a person does; gives what it printed.
+    /// Runs the dispatcher's command line against this pool; gives its output.
     pub(crate) async fn command_line(&self, arguments: &[&str]) -> String {
         let done = self.try_command_line(arguments).await;
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -407,7 +426,7 @@ impl Pool {
         said
     }
 
-    /// The same, however it ends.
+    /// The same, whatever its exit status.
     pub(crate) async fn try_command_line(&self, arguments: &[&str]) -> Output {
         self.try_program("pool", arguments).await
     }
@@ -427,7 +446,7 @@ impl Pool {
         done.expect("the program runs")
     }
 
-    /// A policy of the virtual host for the queues whose names match.
+    /// Sets a policy of the virtual host for the queues whose names match.
     pub(crate) async fn set_policy(&self, pattern: &str, definition: &Value) {
         self.vhost.set_policy(pattern, definition).await;
     }
@@ -442,7 +461,7 @@ impl Pool {
         self.dispatchers.pop().expect("a dispatcher").kill();
     }
 
-    /// Lets the newest dispatcher end in order.
+    /// Ends the newest dispatcher in order.
     pub(crate) async fn end_dispatcher(&mut self) -> std::process::ExitStatus {
         let mut dispatcher = self.dispatchers.pop().expect("a dispatcher");
         dispatcher.terminate();
@@ -468,7 +487,8 @@ impl Pool {
         .await;
     }
 
-    /// Waits until every programmer of the pool file is held by a worker, whether or not it may take tasks.
+    /// Waits until a worker holds every programmer of the pool file, whether or not it may take
+    /// tasks.
     pub(crate) async fn all_are_held(&self) {
         let api = self.api();
         eventually("every programmer is held", SOON * 2, async || {
@@ -482,7 +502,7 @@ impl Pool {
         .await;
     }
 
-    /// Waits until the status is like this, and gives it.
+    /// Waits until the status fits, and gives it.
     pub(crate) async fn status_where(
         &self,
         what: &str,
@@ -501,7 +521,8 @@ impl Pool {
             .await
     }
 
-    /// The tasks `<name>-1`, `<name>-2`, … have one outcome each, in the log and for their submitter: success.
+    /// Checks that the tasks `<name>-1`, `<name>-2`, … have one outcome each, in the log and for
+    /// their submitter: success.
     pub(crate) async fn all_succeeded(&self, log: &mut EventLog, name: &str, count: usize) {
         log.read().await;
         for id in (1..=count).map(|n| format!("{name}-{n}")) {
@@ -536,7 +557,7 @@ impl Pool {
         EventLog::open(&self.amqp_url()).await
     }
 
-    /// Somebody who submits over AMQP and has the reply queue `results.<name>`.
+    /// A submitter over AMQP with the reply queue `results.<name>`.
     pub(crate) async fn submitter(&self, name: &str) -> Submitter {
         Submitter::join(&self.amqp_url(), name).await
     }
@@ -547,7 +568,8 @@ pub(crate) fn task(id: &str) -> Value {
     json!({"id": id, "instruction": "change something", "repository": "app"})
 }
 
-/// So many tasks, `<name>-1`, `<name>-2`, …; each says in its instruction which one it is, so that its LLM calls tell.
+/// This many tasks `<name>-1`, `<name>-2`, …. Each has its id in the instruction, so that its LLM
+/// calls show it.
 pub(crate) fn tasks(name: &str, count: usize) -> Vec<Value> {
     let numbered = (1..=count).map(|n| format!("{name}-{n}"));
     let one = |id: String| json!({"id": id, "instruction": format!("{id}: change something"), "repository": "app"});

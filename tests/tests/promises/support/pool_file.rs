@@ -1,4 +1,4 @@
-//! A pool file for a test: the ten programmers of the sample pool on free ports, with short times.
+//! A pool file for a test: the ten programmers of the sample pool, with free ports and short times.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::machine::program;
 #[derive(Debug, Clone)]
 pub(crate) struct PoolFile(Value);
 
-/// The programmers of the sample pool: ids and what they offer.
+/// The programmers of the sample pool: ids and capabilities.
 const SAMPLE: [(&str, [&str; 3]); 10] = [
     ("001", ["fast", "local", "free"]),
     ("002", ["fast", "local", "free"]),
@@ -24,7 +24,7 @@ const SAMPLE: [(&str, [&str; 3]); 10] = [
     ("010", ["deepseek", "local", "free"]),
 ];
 
-/// A required set for each route of the sample pool.
+/// A set of required capabilities for each route of the sample pool.
 pub(crate) const ROUTES: [&[&str]; 7] = [
     &[],
     &["deepseek"],
@@ -40,7 +40,7 @@ pub(crate) const PROGRAMMERS: [&str; 10] = [
     "001", "002", "003", "004", "005", "006", "007", "008", "009", "010",
 ];
 
-/// What the sample pool's programmer with this id offers.
+/// The capabilities of the sample pool's programmer with this id.
 pub(crate) fn offered(id: &str) -> &'static [&'static str] {
     &SAMPLE
         .iter()
@@ -55,7 +55,8 @@ pub(crate) fn numbered(count: usize) -> impl Iterator<Item = String> {
 }
 
 impl PoolFile {
-    /// Ten programmers with an agent that does nothing. Each has an LLM of its own name, which tells them apart.
+    /// Ten programmers with an agent that does nothing. Each has its own LLM, whose name identifies
+    /// it.
     pub(crate) fn sample() -> Self {
         let programmers: Vec<Value> = SAMPLE
             .iter()
@@ -66,7 +67,8 @@ impl PoolFile {
         Self::base(&programmers)
     }
 
-    /// `count` programmers `001`, `002`, … that offer `work` and have these LLMs, the primary one first.
+    /// `count` programmers `001`, `002`, … that offer `work` and have these LLMs, the primary
+    /// first.
     pub(crate) fn grown(count: usize, primary: &str, backup: Option<&str>) -> Self {
         let programmers: Vec<Value> = numbered(count)
             .map(|id| {
@@ -85,7 +87,7 @@ impl PoolFile {
         Self(json!({
             "programmers": programmers,
             "defaults": {"timeout_s": 120, "max_duration_per_job_s": 60},
-            // The nearest port that nobody listens on: `discard`.
+            // The nearest port without a listener: `discard`.
             "providers": {"local": {"base_url": "http://127.0.0.1:9/v1", "free": true}},
             "failover": {"max_retries": 0, "retry_delay_s": 0, "call_timeout_s": 20},
             "load_balancing": {"health_check_interval_s": 3},
@@ -96,7 +98,7 @@ impl PoolFile {
         }))
     }
 
-    /// Only these programmers.
+    /// Keeps only these programmers.
     #[must_use]
     pub(crate) fn only(mut self, ids: &[&str]) -> Self {
         if let Some(programmers) = self.0["programmers"].as_array_mut() {
@@ -112,7 +114,7 @@ impl PoolFile {
         self
     }
 
-    /// Sets one value, by the keys that lead to it: `failover.circuit_breaker.cooldown_s`.
+    /// Sets one value by the path of its keys: `failover.circuit_breaker.cooldown_s`.
     #[must_use]
     pub(crate) fn set(mut self, keys: &str, value: Value) -> Self {
         let place = keys
@@ -133,7 +135,7 @@ impl PoolFile {
         self
     }
 
-    /// A provider whose LLMs cost so much for a million tokens.
+    /// Adds a provider whose LLMs have these prices per million tokens.
     #[must_use]
     pub(crate) fn paid_llm(
         self,
@@ -151,7 +153,7 @@ impl PoolFile {
         file
     }
 
-    /// The agent that makes LLM calls; the arguments say how many.
+    /// Uses the agent that makes LLM calls; the arguments give their number.
     #[must_use]
     pub(crate) fn calling(self, arguments: &[&str]) -> Self {
         let agent = program("calling-agent");
@@ -175,13 +177,13 @@ impl PoolFile {
         )
     }
 
-    /// Any command as the agent.
+    /// Uses any command as the agent.
     #[must_use]
     pub(crate) fn command(self, argv: &[&str]) -> Self {
         self.with("agent", json!({"kind": "command", "command": argv}))
     }
 
-    /// The scripted LLM at this address.
+    /// Uses the scripted LLM at this address.
     #[must_use]
     pub(crate) fn llm(self, base_url: &str) -> Self {
         self.with(

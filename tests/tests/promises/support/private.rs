@@ -1,5 +1,5 @@
-//! Brokers that tests may break: killed, stopped, frozen, starved. One test at a time has one; the next one finds it
-//! repaired.
+//! Brokers that tests may break: kill, stop, freeze, starve. One test at a time uses each, and the
+//! next one finds it repaired.
 
 use std::fs::File;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::broker::{Access, InUse, Vhost};
 use super::eventually;
 use super::machine::{checkout, lock_file};
 
-/// Most tests that break a broker wait for something, so two can.
-const BROKERS: usize = 2;
+/// Most tests that break a broker wait for something, so three can.
+const BROKERS: usize = 3;
 /// Broker fact 6: a queue that is younger can lose what was confirmed when its node is killed.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
@@ -25,11 +25,11 @@ pub(crate) struct PrivateBroker {
 }
 
 impl PrivateBroker {
-    /// Waits for a free one, and repairs what the last test has left.
+    /// Waits for a free broker, and repairs the damage of the last test.
     pub(crate) async fn take() -> Self {
         let (number, mine) = eventually(
             "a broker that may be broken is free",
-            Duration::from_secs(900),
+            Duration::from_secs(3600),
             async || {
                 (0..BROKERS).find_map(|number| {
                     let file = lock_file(&format!("breakable-{number}-taken.lock"));
@@ -40,20 +40,10 @@ impl PrivateBroker {
         .await;
         let in_use = InUse::of(&format!("breakable-{number}"));
         let node = Node::new(checkout().join("scripts/broker"), in_use.data(), None);
-        // Fails when it does not run, and then it is not frozen either.
+        // Fails if it does not run, and then it is not frozen either.
         let _ = node.thaw();
         let printed = node.start().await.expect("a broker that may be broken");
-        for off in [
-            "set_vm_memory_high_watermark 0.8",
-            "set_disk_free_limit 50MB",
-        ] {
-            node.control(&off.split(' ').collect::<Vec<_>>())
-                .await
-                .expect("the alarms are off");
-        }
-        node.set("consumer_timeout", "86400000")
-            .await
-            .expect("the time-out of consumers is long");
+        node.repair().await.expect("the broker is repaired");
         Self {
             access: Access::printed(&printed),
             node,
@@ -66,13 +56,13 @@ impl PrivateBroker {
         Vhost::at(self.access.clone()).await
     }
 
-    /// SIGKILL, and up again.
+    /// SIGKILL, then a start.
     pub(crate) async fn crash(&self) {
         self.node.kill().await.expect("the broker is killed");
         self.node.start().await.expect("the broker is up again");
     }
 
-    /// In order, and up again.
+    /// A stop in order, then a start.
     pub(crate) async fn restart(&self) {
         self.node.stop().await.expect("the broker stops");
         self.node.start().await.expect("the broker is up again");

@@ -1,4 +1,4 @@
-//! A program of the pool as a process of its own: started, watched, ended by its pid.
+//! A program of the pool as a separate process: started, watched, ended by its pid.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::{SOON, eventually};
 
-/// A running process; killed when dropped. What it prints goes into a file.
+/// A running process, killed when dropped. Its output goes into a file.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) name: String,
@@ -25,7 +25,8 @@ impl Running {
             .open(&log)
             .expect("a log file");
         let copy = file.try_clone().expect("a second handle on the log file");
-        // Should this test be killed, its processes go with it: the kernel ends them with the thread that started them.
+        // If this test is killed, its processes go with it: the kernel ends them with the thread
+        // that started them.
         let mut tied = Command::new("setpriv");
         tied.args(["--pdeathsig", "KILL", "--"])
             .arg(command.get_program())
@@ -39,7 +40,7 @@ impl Running {
         tied.stdin(Stdio::null()).stdout(copy).stderr(file);
         let child = tied
             .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+            .unwrap_or_else(|error| panic!("failed to start {name}: {error}"));
         Self {
             name: name.to_owned(),
             child,
@@ -59,17 +60,17 @@ impl Running {
         self.child.try_wait().expect("a child of ours").is_none()
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     pub(crate) fn kill(mut self) {
         self.end();
     }
 
-    /// Lets it end in order.
+    /// Ends it in order.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::SIGTERM);
     }
 
-    /// SIGSTOP: it keeps its connections and says nothing.
+    /// SIGSTOP: it keeps its connections and answers nothing.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -84,7 +85,7 @@ impl Running {
         nix::sys::signal::kill(pid, signal).expect("a signal to a child of ours");
     }
 
-    /// Whether it runs still; when not, its status is known.
+    /// Its exit status, if it has ended.
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child of ours")
     }
@@ -96,12 +97,12 @@ impl Running {
     }
 
     fn end(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// What it printed last, for whoever looks into a failed test.
+    /// The end of its output, for a failed test.
     pub(crate) fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

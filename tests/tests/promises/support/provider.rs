@@ -1,4 +1,5 @@
-//! A provider that answers as a test says, over real HTTP: for behaviour that no script of the scripted LLM has.
+//! A provider that answers as a test says, over real HTTP: for behaviour that the scripted LLM does
+//! not have.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// A request that has come.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) at: Timestamp,
@@ -25,17 +26,17 @@ impl Asked {
         self.body["model"].as_str().unwrap_or_default()
     }
 
-    /// Whether the pool itself asks, and not an agent on a task of `pool::tasks`.
+    /// Whether the pool itself makes the call, and not an agent with a task of `pool::tasks`.
     pub(crate) fn is_probe(&self) -> bool {
         !self.says(": change something")
     }
 
-    /// Whether this text is in the request.
+    /// Whether the request contains this text.
     pub(crate) fn says(&self, text: &str) -> bool {
         self.body.to_string().contains(text)
     }
 
-    /// A whole answer in the dialect of the request.
+    /// A complete answer in the dialect of the request.
     pub(crate) fn ok(&self) -> Response {
         let body = match self.path.as_str() {
             "/v1/responses" => json!({
@@ -56,13 +57,13 @@ impl Asked {
     }
 }
 
-/// An error as providers write them.
+/// An error as providers write it.
 pub(crate) fn error(status: u16, body: Value) -> Response {
     let status = StatusCode::from_u16(status).expect("a status");
     (status, Json(body)).into_response()
 }
 
-/// A page for people.
+/// An HTML page.
 pub(crate) fn page(status: u16) -> Response {
     let status = StatusCode::from_u16(status).expect("a status");
     let html = "<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>blocked</body></html>";
@@ -82,7 +83,7 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    /// `state` is what the test changes while it runs.
+    /// `state` is the value that the test changes while the provider runs.
     pub(crate) async fn start<S, F, A>(state: &Arc<S>, answer: F) -> Self
     where
         S: Send + Sync + 'static,
@@ -119,7 +120,7 @@ impl Provider {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
-    /// Everything that it was asked.
+    /// All received requests.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no panic").clone()
     }

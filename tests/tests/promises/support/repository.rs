@@ -1,4 +1,4 @@
-//! A git repository for a test, made and looked at with the git of this machine.
+//! A git repository for a test, made and read with this machine's git.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -28,7 +28,7 @@ impl Repository {
         repository
     }
 
-    /// One that exists.
+    /// An existing repository.
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -68,7 +68,7 @@ impl Repository {
         }
     }
 
-    /// A copy as another person has it.
+    /// Clones it, as another person would.
     pub(crate) fn fresh_clone(&self, to: &Path) -> Self {
         let to = to.to_str().expect("a path in UTF-8");
         self.git(&["clone", "--quiet", "--no-local", ".", to]);
@@ -79,7 +79,7 @@ impl Repository {
         &self.path
     }
 
-    /// Runs git in it; what it printed, without the last line break.
+    /// Runs git in it; gives its output without the last line break.
     pub(crate) fn git(&self, args: &[&str]) -> String {
         let done = self.try_git(args, "");
         assert!(
@@ -90,7 +90,7 @@ impl Repository {
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
     }
 
-    /// Applies a patch after asking whether it applies.
+    /// Applies a patch, after a check that it applies.
     pub(crate) fn apply(&self, patch: &str) -> Result<(), String> {
         for args in [&["apply", "--check", "-"][..], &["apply", "-"]] {
             let done = self.try_git(args, patch);
@@ -116,7 +116,7 @@ impl Repository {
             .spawn()
             .expect("git runs");
         let mut stdin = child.stdin.take().expect("its input");
-        // Git may end without reading: then its status says what is wrong.
+        // Git may end without reading its input; its status then says why.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output().expect("git ends")

@@ -1,4 +1,4 @@
-//! What `GET /programmer_pool/status` says: the one place that knows the names of its fields.
+//! The answer of `GET /programmer_pool/status`. Only this file knows the names of its fields.
 
 use pool_core::money::MicroUsd;
 use pool_core::time::Timestamp;
@@ -31,7 +31,7 @@ impl PoolStatus {
         found.unwrap_or_else(|| panic!("no programmer {id} in the status: {:#}", self.0))
     }
 
-    /// Idle or busy.
+    /// The number of idle and busy programmers.
     pub(crate) fn available(&self) -> Option<u64> {
         self.0["available"].as_u64()
     }
@@ -76,7 +76,7 @@ impl PoolStatus {
         })
     }
 
-    /// What counts as spent today.
+    /// The money that counts as spent today.
     pub(crate) fn spent(&self) -> MicroUsd {
         self.budget("spent_usd")
     }

@@ -1,22 +1,23 @@
-//! What was printed and not told yet, cut into pieces. Pure.
+//! Output that was printed and not published yet, cut into pieces. Pure.
 //!
-//! Of more than fits the newest is kept, so that a gap is always before a piece and the end of an attempt is never missing.
+//! If there is too much, the newest part is kept. So a gap is always before a piece, and the end of
+//! an attempt is never missing.
 
 use std::collections::VecDeque;
 
-/// The most of one piece, and of one attempt before its end.
+/// The most bytes of one piece, and of one attempt before its end.
 const PIECE_BYTES: usize = 16 * 1024;
 const ATTEMPT_BYTES: usize = 512 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
-    /// Who has printed it, one after another; only the last one goes on.
+    /// One part for each agent or check that printed, in order. Only the last one grows.
     parts: VecDeque<Part>,
     /// Bytes of all parts.
     waiting: usize,
-    /// Of the whole attempt.
+    /// Bytes of the whole attempt.
     sent: usize,
-    /// Nothing more is told before the end, and that was said.
+    /// The limit was reached and reported: nothing more is published before the end.
     silent: bool,
 }
 
@@ -24,9 +25,9 @@ pub(super) struct Buffer {
 struct Part {
     check: Option<String>,
     bytes: Vec<u8>,
-    /// Bytes before these, since the last piece, that will not be seen.
+    /// Bytes that were dropped between the last piece and this one.
     skipped: u64,
-    /// A check is told of before it has printed anything.
+    /// A check that has not been reported yet. It is reported even before it prints anything.
     untold: bool,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Piece {
     pub(super) check: Option<String>,
     pub(super) skipped: u64,
     pub(super) text: String,
-    /// The last one before the end.
+    /// The last piece before the end.
     pub(super) silent: bool,
 }
 
@@ -64,14 +65,14 @@ impl Buffer {
         }
     }
 
-    /// So many bytes will not be seen.
+    /// Counts this many bytes as dropped.
     pub(super) fn lose(&mut self, bytes: u64) {
         if let Some(part) = self.parts.back_mut() {
             part.skipped += bytes;
         }
     }
 
-    /// Whole lines where there are some, whole characters always.
+    /// Takes the pieces to publish: whole lines if there are any, and always whole characters.
     pub(super) fn take(&mut self, end: bool) -> Vec<Piece> {
         if self.silent && !end {
             return Vec::new();
@@ -125,7 +126,7 @@ impl Part {
     }
 }
 
-/// What is left of a line, or of a character, whose beginning is not there any more.
+/// The length of a line, or of a character, whose beginning was dropped.
 fn cut_off(bytes: &[u8]) -> usize {
     let line = bytes
         .iter()
@@ -140,7 +141,7 @@ fn cut_off(bytes: &[u8]) -> usize {
     })
 }
 
-/// Without the first bytes of a character whose others are still to come.
+/// The length without the first bytes of a character that is not complete yet.
 fn whole_characters(bytes: &[u8], end: bool) -> usize {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() && !end => error.valid_up_to(),
@@ -201,7 +202,7 @@ mod tests {
             begun,
             "all of the agent, and the check has begun"
         );
-        assert!(buffer.take(false).is_empty(), "that is told once");
+        assert!(buffer.take(false).is_empty(), "that is reported once");
         buffer.push(b"1 passed\n");
         buffer.begin(Some("lint".to_owned()));
         buffer.begin(None);
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(
             piece.text,
             all[before..],
-            "they are the last ones, and what is not told is before them"
+            "they are the last ones, and the dropped ones come before them"
         );
         buffer.push(&[b'x'; PIECE_BYTES]);
         buffer.begin(Some("tests".to_owned()));
@@ -248,7 +249,7 @@ mod tests {
         assert_eq!(
             told,
             [(PIECE_BYTES as u64, 0), (0, PIECE_BYTES)],
-            "a gap is told where it is"
+            "a gap is reported where it is"
         );
     }
 
@@ -275,12 +276,12 @@ mod tests {
         };
         assert_eq!(
             piece.text, "FATAL: the real reason\n",
-            "the end is told all the same"
+            "the end is published all the same"
         );
         assert_eq!(
             piece.skipped,
             (count - told + 1) as u64,
-            "and how much is not"
+            "and the number of dropped bytes"
         );
         assert!(
             !piece.silent,

@@ -1,4 +1,4 @@
-//! When a breaker opens: what the failures of one LLM prove, and about whom.
+//! When a breaker opens: what the failures of one LLM prove, and in which scope.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::llm::{Dialect, Fault, Scope};
 use crate::rules::BreakerRules;
 use crate::time::Timestamp;
 
-/// No provider may shut its LLM for longer by Retry-After.
+/// The longest `Retry-After` that is obeyed: one hour.
 const MAX_RETRY_AFTER_MS: u64 = 60 * 60 * 1000;
-/// A wrong key is not mended by waiting: it is probed after so many cooldowns.
+/// A bad key is probed after this many cooldowns, because waiting does not mend it.
 const AUTH_COOLDOWNS: u64 = 6;
-/// Requests of one LLM that are remembered as refused for what they hold.
+/// The number of tasks that are remembered for one LLM because it refuses their requests.
 const MAX_REFUSED: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct Failure {
     pub(super) caller: Caller,
     pub(super) fault: Fault,
     pub(super) dialect: Option<Dialect>,
-    /// The key was refused, or only this request: a probe will tell.
+    /// The provider refused the key or only this request; a probe decides.
     pub(super) unproven: bool,
 }
 
@@ -43,7 +43,7 @@ impl Failure {
     }
 }
 
-/// A task whose request an LLM refuses, though the key of this host is good.
+/// A task whose requests an LLM refuses although the key of this host is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) task: TaskId,
@@ -67,7 +67,7 @@ pub(super) struct Last<'a> {
     pub(super) retry_after_ms: Option<u64>,
 }
 
-/// Where an LLM is used: how much of it must fail before it is the LLM's fault.
+/// How widely an LLM is used. The more programmers and hosts use it, the more of them must fail to open a wider breaker.
 pub(super) struct Spread {
     pub(super) users: usize,
     pub(super) hosts: usize,
@@ -139,7 +139,7 @@ impl Llm {
         }
     }
 
-    /// Opens the breaker of this scope when what failed within it is enough.
+    /// Opens the breaker of this scope when the failures within it are enough.
     fn open_if(
         &mut self,
         scope: Scope,
@@ -154,7 +154,7 @@ impl Llm {
         let evidence = self.evidence(&scope);
         let (wanted_sources, wanted_weight) = match scope {
             Scope::Programmer(_) => (1, threshold),
-            // Few programmers have few voices: then all of them are enough.
+            // With fewer programmers than the threshold, the voices of all of them are enough.
             Scope::Host(_) | Scope::Pool => (2, threshold.min(spread.users)),
         };
         let Evidence {
@@ -168,9 +168,9 @@ impl Llm {
         let enough =
             sources >= wanted_sources && enough && self.most_have_failed(&scope, rules, threshold);
         let until = match evidence.key(wanted_sources) {
-            // A key that is refused is refused again: no more evidence is needed.
+            // A refused key will be refused again: no more evidence is needed.
             Key::Refused => until(now, rules, true, last.retry_after_ms),
-            // A probe at once, before the next call.
+            // It is probed immediately, before the next call.
             Key::Doubtful => now,
             Key::Good if enough => until(now, rules, false, last.retry_after_ms),
             Key::Good => return,
@@ -188,7 +188,8 @@ impl Llm {
         self.breakers.insert(scope, Breaker { epoch, state });
     }
 
-    /// The dialects in which calls within this scope failed, the most frequent first, of two the one that failed last.
+    /// The dialects of the failed calls within this scope: the most frequent first; of equally frequent ones the one that
+    /// failed last.
     fn dialects(&self, scope: &Scope) -> Vec<Dialect> {
         let mut counts: BTreeMap<Dialect, (usize, Timestamp)> = BTreeMap::new();
         for failure in self
@@ -206,7 +207,7 @@ impl Llm {
         dialects
     }
 
-    /// The wider breaker speaks for them: one probe, not one for each.
+    /// Closes the breakers of narrower scopes, because the wider breaker replaces them: one probe instead of one for each.
     fn close_narrower(&mut self, wider: &Scope, by: &ProgrammerId, now: Timestamp) {
         let on_host: BTreeSet<&ProgrammerId> = match wider {
             Scope::Host(host) => {
@@ -246,8 +247,8 @@ impl Llm {
             })
     }
 
-    /// Weighs the failures within a scope. Those behind a narrower breaker that is open have one voice together: a
-    /// programmer or a host that fails at everything says nothing more about the others.
+    /// Weighs the failures within a scope. All failures behind an open narrower breaker have one voice together, because a
+    /// programmer or a host that fails at everything proves nothing about the others.
     fn evidence(&self, scope: &Scope) -> Evidence {
         let inside = |failure: &&Failure| failure.caller.is_within(scope);
         let mut failures = 0;
@@ -296,19 +297,22 @@ struct Evidence {
     failures: usize,
     /// Voices: see [`Llm::evidence`].
     weight: usize,
-    /// Programmers, tasks, and programmers whose key was refused.
+    /// Programmers with a failure.
     sources: usize,
+    /// Tasks with a failure.
     tasks: usize,
+    /// Programmers whose key was refused.
     auth_sources: usize,
+    /// Tasks with a refused call.
     auth_tasks: usize,
-    /// A probe has confirmed it, or nothing else is possible.
+    /// A probe has confirmed that the key is bad, or a refusal leaves no doubt.
     auth_proven: bool,
 }
 
-/// The state of the key, as far as the evidence goes.
+/// The state of the key, by the evidence.
 enum Key {
     Good,
-    /// Either the key was refused, or the prompts of these tasks were.
+    /// The provider refused either the key or the prompts of these tasks.
     Doubtful,
     Refused,
 }
@@ -327,7 +331,7 @@ impl Evidence {
     }
 }
 
-/// When an LLM is probed that has failed now; `auth`: its key is bad, which waiting does not mend.
+/// When an LLM that has failed now is probed. `auth`: its key is bad.
 pub(super) fn until(
     now: Timestamp,
     rules: &BreakerRules,

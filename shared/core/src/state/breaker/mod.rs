@@ -1,8 +1,9 @@
-//! Breakers: which LLMs are not called for now, and who finds out when they are back.
+//! Breakers: which LLMs are not called now, and which programmer probes them.
 //!
-//! A breaker is *closed* when calls pass, *open* when none does, *half-open* while one programmer probes. It belongs to
-//! an LLM where it is served, and to a [`Scope`]: failures at several programmers open it for all, failures at one shut
-//! only its own use. A failing host shuts only itself: what is shut already in a narrower scope counts once in a wider.
+//! A breaker is *closed* when calls pass, *open* when none does, *half-open* while one programmer probes. It belongs to an
+//! LLM at its address and to a [`Scope`]. Failures at several programmers open the breaker for all; failures at one
+//! programmer open only its own. A failing host shuts only itself, because all failures behind an open narrower breaker
+//! together count once in a wider scope.
 
 mod evidence;
 mod share;
@@ -21,22 +22,24 @@ use crate::llm::{Dialect, Fault, LlmKey, Scope};
 use crate::rules::{BreakerRules, Rules};
 use crate::time::Timestamp;
 
-/// After a breaker has closed, programmers return in steps of so long, twice as many in each: 1, 2, 4, 8, …
+/// After a breaker has closed, programmers return in steps of this length, twice as many in each: 1, 2, 4, 8, …
 const STEP: Duration = Duration::from_secs(2);
-/// By then everybody has come back, however many there are.
+/// After this time all programmers have returned, however many there are.
 const RETURNED_AFTER: Duration = Duration::from_secs(30);
-/// Failures of one LLM that are remembered.
+/// The number of failures that are remembered for one LLM.
 const MAX_FAILURES: usize = 500;
 
-/// Who is asking: a programmer, where it runs.
+/// A programmer that calls an LLM, and where it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    /// The programmer.
     pub programmer: ProgrammerId,
+    /// The name of its host.
     pub host: String,
 }
 
 impl Caller {
-    /// Whether breakers of this scope hold its calls back.
+    /// Whether a breaker of this scope governs its calls.
     pub fn is_within(&self, scope: &Scope) -> bool {
         match scope {
             Scope::Pool => true,
@@ -46,7 +49,7 @@ impl Caller {
     }
 }
 
-/// A failed call as the log tells it.
+/// The values of an `llm_failed` event.
 #[derive(Debug, Clone)]
 pub(super) struct Failed<'a> {
     pub(super) key: &'a LlmKey,
@@ -58,11 +61,12 @@ pub(super) struct Failed<'a> {
     pub(super) call: FailedCall,
 }
 
+/// All breakers, and the evidence about each LLM.
 #[derive(Debug, Clone, Default)]
 pub struct Breakers {
     rules: Option<BreakerRules>,
     llms_of: BTreeMap<ProgrammerId, Vec<LlmName>>,
-    /// Where each programmer was up last.
+    /// The host on which each programmer was last up.
     hosts: BTreeMap<ProgrammerId, String>,
     llms: BTreeMap<LlmKey, Llm>,
 }
@@ -77,12 +81,12 @@ impl Breakers {
         })
     }
 
-    /// Where a programmer was up last.
+    /// The host on which a programmer was last up.
     pub fn host_of(&self, programmer: &ProgrammerId) -> Option<&str> {
         self.hosts.get(programmer).map(String::as_str)
     }
 
-    /// Failures within the window that count against this programmer's use of the LLM.
+    /// The number of this programmer's failures that count against the LLM.
     pub fn failures(&self, key: &LlmKey, programmer: &ProgrammerId) -> u32 {
         let Some(llm) = self.llms.get(key) else {
             return 0;
@@ -95,7 +99,7 @@ impl Breakers {
         u32::try_from(own).unwrap_or(u32::MAX)
     }
 
-    /// The epoch that a call carries: it changes with every opening and closing that concerns the caller.
+    /// The epoch that a call carries. It changes whenever a breaker that governs the caller opens or closes.
     pub fn epoch(&self, key: &LlmKey, caller: &Caller) -> u64 {
         let Some(llm) = self.llms.get(key) else {
             return 0;
@@ -139,7 +143,8 @@ impl Breakers {
         Ok(())
     }
 
-    /// How long after the closing the caller comes back: who has probed first, then twice as many with each step.
+    /// How long after the closing the caller may call the LLM again: first the programmer that probed, then twice as many
+    /// programmers with each step.
     fn turn(
         &self,
         key: &LlmKey,
@@ -156,7 +161,7 @@ impl Breakers {
         (STEP * (rank + 1).ilog2()).min(RETURNED_AFTER)
     }
 
-    /// The programmers that have this LLM among theirs, where it is.
+    /// The programmers that may use this LLM at its address.
     fn users(&self, key: &LlmKey) -> BTreeSet<ProgrammerId> {
         let has_it = |(id, llms): &(&ProgrammerId, &Vec<LlmName>)| {
             llms.contains(&key.llm)
@@ -180,7 +185,7 @@ impl Breakers {
         }
     }
 
-    /// Breakers that want to be probed at `now`, and in which dialect, if that is known.
+    /// The breakers that may be probed at `now`, each with the dialect for the probe, if that is known.
     pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&LlmKey, &Scope, Option<Dialect>)> {
         self.all()
             .filter(move |(.., breaker)| breaker.is_due(now))
@@ -197,8 +202,8 @@ impl Breakers {
             })
     }
 
-    /// Whether this LLM refuses the task's requests: it refused one at this host, and after that it answered a probe with the
-    /// same key.
+    /// Whether this LLM refuses the task's requests: it refused one from this host, and afterwards it answered a probe with
+    /// the same key.
     pub fn refuses(&self, key: &LlmKey, host: &str, task: &TaskId) -> bool {
         let refused = |llm: &Llm| {
             llm.refused
@@ -242,7 +247,7 @@ impl Breakers {
         let spread = self.spread(failed.key, &rules);
         let llm = self.llms.entry(failed.key.clone()).or_default();
         llm.forget_before(window_start(&rules, now));
-        // One poisonous task proves nothing by failing again and again.
+        // A task that makes every call fail is one piece of evidence, however often it fails.
         let counted = |failure: &Failure| {
             failure.task == *failed.task && failure.caller.programmer == failed.caller.programmer
         };
@@ -330,7 +335,7 @@ impl Breakers {
                     failures,
                     ..outage.clone()
                 };
-                // Perhaps it is served in another one of them only.
+                // The provider may serve the LLM in another dialect only.
                 if !outage.dialects.is_empty() {
                     outage.dialects.rotate_left(1);
                 }
@@ -360,15 +365,16 @@ impl Breakers {
         Verdict::Accepted
     }
 
-    /// Failures from before the outage do not count after it. The key is good, so the LLM has refused the requests.
+    /// After an answered probe: earlier failures no longer count. The key is good, so the LLM has refused the requests
+    /// themselves.
     fn acquit(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
         if let Some(llm) = self.llms.get_mut(key) {
             llm.acquit(scope, prober, now);
         }
     }
 
-    /// The key is bad: what it has failed at is evidence against it now, for a single programmer's breaker also in wider
-    /// scopes.
+    /// After a refused probe: the key is bad, so its refusals are evidence against it. When a single programmer's breaker was
+    /// probed, they are evidence in wider scopes too.
     fn convict(&mut self, (key, scope): (&LlmKey, &Scope), prober: &Caller, now: Timestamp) {
         let Some(rules) = self.rules.clone() else {
             return;

@@ -1,8 +1,8 @@
 //! The share of an LLM's calls that fail. Three slow calls among fifty good ones are not an outage.
 //!
-//! The log has every failure, and answered calls only when something is wrong (`llm_answered`). A breaker compares the calls
-//! that ended since its last failures began. An LLM that answered for an hour and then died has no good calls in that time,
-//! so it is shut as fast as ever.
+//! The log has every failure. It has answered calls only while something is wrong (`llm_answered`). A breaker looks at the
+//! calls that ended since its last `threshold` failures began. An LLM that answered for an hour and then died has no good
+//! calls in that time, so its breaker opens without delay.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::rules::BreakerRules;
 use crate::state::Verdict;
 use crate::time::Timestamp;
 
-/// Answered calls of one LLM that are remembered.
+/// The number of answered calls that are remembered for one LLM.
 const MAX_ANSWERS: usize = 2000;
-/// How long processes report their calls after one of them has asked. By then the call in trouble has failed, or not.
+/// How long processes report their answered calls after one of them has asked. By then the call in trouble has ended.
 const ASKED_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Answers {
-    /// When they ended, and whose they were.
+    /// When each call ended, and its caller.
     ended: VecDeque<(Timestamp, Caller)>,
     asked: Option<Timestamp>,
 }
@@ -56,7 +56,7 @@ impl Answers {
         self.ended.retain(|(at, _)| *at > oldest);
     }
 
-    /// When somebody has asked for them, if that was not long ago.
+    /// When a process asked for reports, if that was within [`ASKED_FOR`].
     pub(super) fn asked(&self, now: Timestamp) -> Option<Timestamp> {
         self.asked.filter(|asked| now.since(*asked) < ASKED_FOR)
     }
@@ -70,8 +70,8 @@ impl Answers {
 }
 
 impl Llm {
-    /// Whether at least the share of the rules failed, of the calls within this scope that ended since the last
-    /// `threshold` failures began.
+    /// Whether the share of failures reaches the one of the rules, among the calls within this scope that ended since the
+    /// last `threshold` failures began.
     pub(super) fn most_have_failed(
         &self,
         scope: &Scope,
@@ -94,8 +94,8 @@ impl Llm {
 }
 
 impl Breakers {
-    /// The newest sign that something is wrong with this LLM: a failure within the window, or a call in trouble. None: the
-    /// share of its failures does not matter now.
+    /// When the newest sign of trouble with this LLM appeared: a failure within the window, or a request for reports. None:
+    /// processes need not report answered calls.
     pub fn in_doubt(&self, key: &LlmKey, now: Timestamp) -> Option<Timestamp> {
         let rules = self
             .rules
@@ -110,7 +110,7 @@ impl Breakers {
         failed.max(llm.answers.asked(now))
     }
 
-    /// Calls that were answered, and whether somebody asks for those of others.
+    /// Records answered calls; `asks`: the process asks the others for reports of theirs.
     pub(in crate::state) fn answered(
         &mut self,
         key: &LlmKey,

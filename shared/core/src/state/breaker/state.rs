@@ -4,27 +4,37 @@ use crate::id::{AttemptId, ProgrammerId};
 use crate::llm::{Dialect, Fault, Scope};
 use crate::time::Timestamp;
 
-/// One breaker.
+/// The breaker of one LLM in one scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
-    /// Counts its openings and closings.
+    /// The number of its openings and closings.
     pub epoch: u64,
+    /// Whether calls pass.
     pub state: State,
 }
 
+/// The state of a breaker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Calls pass. `by` has probed it last, and is the first to come back.
+    /// Calls pass.
     Closed {
+        /// When it closed.
         since: Timestamp,
+        /// The programmer whose probe closed it; it is the first to call the LLM again.
         by: ProgrammerId,
     },
+    /// No call passes.
     Open {
+        /// Why.
         outage: Outage,
+        /// When it may be probed.
         until: Timestamp,
     },
+    /// One programmer probes; no other call passes.
     HalfOpen {
+        /// Why it was open.
         outage: Outage,
+        /// The programmer's right to probe.
         lease: Lease,
     },
 }
@@ -32,35 +42,41 @@ pub enum State {
 /// Why and since when an LLM is not called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outage {
+    /// When the breaker opened.
     pub since: Timestamp,
-    /// Of the last failure.
+    /// The class of the last failure.
     pub fault: Fault,
-    /// The dialects that failed, in the order in which probes ask in them. None: of an older version.
+    /// The dialects of the failed calls, in the order in which probes use them. Empty when only older versions reported
+    /// failures.
     pub dialects: Vec<Dialect>,
-    /// How many failures opened the breaker; failed probes are added.
+    /// The failures that opened the breaker, plus the failed probes since.
     pub failures: u32,
 }
 
 /// The right to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
+    /// Names the probe.
     pub probe: AttemptId,
+    /// The programmer that probes.
     pub programmer: ProgrammerId,
+    /// Another programmer may probe from this moment on.
     pub until: Timestamp,
 }
 
 /// Why a programmer may not call an LLM now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shut {
+    /// The scope of the breaker that forbids it.
     pub scope: Scope,
-    /// None: the breaker has closed, and it is not this programmer's turn to come back yet.
+    /// None: the breaker has closed, and this programmer's turn to call the LLM again has not come yet.
     pub outage: Option<Outage>,
-    /// When the next probe is due, or its turn comes.
+    /// When the next probe is due, or when the programmer's turn comes.
     pub until: Timestamp,
 }
 
 impl Breaker {
-    /// Whether it wants to be probed.
+    /// Whether it may be probed.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         match &self.state {
             State::Closed { .. } => false,

@@ -61,7 +61,7 @@ fn a_refusal_with_one_task_is_put_to_the_proof_at_once_and_shuts_nothing_for_oth
     assert_eq!(
         log.shut(6),
         None,
-        "one task says nothing about others, however often it was handed out"
+        "one task proves nothing about others, however often it is delivered"
     );
     assert!(!log.refuses(1, "odd"), "nobody knows yet");
     for n in 1..=5 {
@@ -212,5 +212,5 @@ fn probes_ask_in_the_dialect_that_failed_most_and_then_in_the_others() {
         .due(old.fold.now())
         .map(|(.., dialect)| dialect)
         .collect();
-    assert_eq!(due, [None], "older versions did not say");
+    assert_eq!(due, [None], "older versions did not report it");
 }

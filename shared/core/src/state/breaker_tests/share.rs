@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 
 impl Log {
-    /// Calls of this programmer that ended so many milliseconds ago were answered.
+    /// Answered calls of this programmer that ended the given milliseconds ago.
     pub(super) fn answer(&mut self, programmer: u32, ages: &[u64]) {
         let ended = BTreeMap::from([(id(programmer), ages.to_vec())]);
         let host = self.host(programmer);
@@ -16,7 +16,7 @@ impl Log {
         });
     }
 
-    /// A call that fails now, and took so long.
+    /// A call that fails now and took `took_ms`.
     fn fail_after(&mut self, took_ms: u64, programmer: u32, task: &str) {
         self.fail_as(
             programmer,

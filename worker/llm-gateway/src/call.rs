@@ -1,0 +1,457 @@
+//! One call of an agent, from its request to the reply. The gateway asks one LLM after another
+//! until one answers.
+//!
+//! Other modules decide the next step: [`Permits`](super::permits::Permits) say which LLM may be
+//! asked, and [`failover`] says what a failure means. Nothing here outlives the agent's connection:
+//! when it closes, the call ends at once.
+
+use std::mem::discriminant;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use bytes::Bytes;
+use pool_core::id::LlmName;
+use pool_telemetry::clock::wall_clock;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::classify::{Exchange, Failure, Outcome, classify};
+use super::failover::{self, Next};
+use super::known::Known;
+use super::lesson::{self, Lesson, Refused};
+use super::permits::{Epoch, Failed, Unavailable};
+use super::pricing::{Demand, Refusal, Tariff};
+use super::protocol::{Dialect, Envelope};
+use super::record::{CallClass, Cap, NoLlmLeft, Out};
+use super::reply;
+use super::request::AgentRequest;
+use super::session::{AgentCall, OpenCall, SessionState, Settled};
+use super::telemetry::{Exhausted, LimitLearned, MovedOn, Skipped};
+use super::upstream::{Upstream, Upstreams};
+
+/// Answers the agent's request. `body` is the body, or the limit that it exceeds.
+pub(super) async fn answer(
+    session: &Arc<SessionState>,
+    upstreams: &Upstreams,
+    envelope: Envelope,
+    body: Result<&[u8], usize>,
+) -> Response {
+    let dialect = envelope.dialect;
+    let Some(first) = session.plan.llms.first() else {
+        return reply::error(StatusCode::BAD_REQUEST, "no_llm", "the task has no LLM");
+    };
+    // Declared before the calls to LLMs, so that it is dropped after them.
+    let call = session.begin();
+    if !session
+        .plan
+        .llms
+        .iter()
+        .any(|llm| upstreams.speaks(llm, dialect))
+    {
+        return give_up(call, first, nobody_speaks(dialect, first));
+    }
+    let request = match read(envelope, body) {
+        Ok(request) => request,
+        Err(failure) => return give_up(call, first, failure),
+    };
+    let walk = Walk {
+        session,
+        upstreams,
+        request: &request,
+        call: &call,
+    };
+    let answered = tokio::select! {
+        biased;
+        () = session.ended.cancelled() => {
+            return reply::error(StatusCode::UNAUTHORIZED, "session_ended", "the task has ended");
+        }
+        answered = walk.run() => answered,
+    };
+    match answered {
+        Ok(answer) => {
+            call.end(None);
+            // The agent knows one name only: that of the LLM that its run began with.
+            reply::answer(answer.named(first.as_str()), &request)
+        }
+        Err(outs) => {
+            let response = reply::failed(&outs);
+            let left = NoLlmLeft::of(outs);
+            if let Some(left) = &left {
+                Exhausted { left }.emit();
+            }
+            call.end(left);
+            response
+        }
+    }
+}
+
+/// The failure if none of the agent's LLMs is served in its protocol.
+fn nobody_speaks(dialect: Dialect, first: &LlmName) -> Failure {
+    let provider = first.provider();
+    let advice = match dialect {
+        Dialect::Chat | Dialect::Responses => {
+            "set its base_url to an OpenAI-compatible endpoint and protocol to openai"
+        }
+        Dialect::Messages => {
+            "set protocol to anthropic, and base_url where the provider serves Messages"
+        }
+    };
+    let message = format!(
+        "the agent speaks {dialect}, but none of the providers of its LLMs does; for {provider}: {advice}"
+    );
+    Failure::unsent(CallClass::BadRequest, message)
+}
+
+fn read(envelope: Envelope, body: Result<&[u8], usize>) -> Result<AgentRequest, Failure> {
+    match body {
+        Ok(body) => AgentRequest::read(envelope, body)
+            .map_err(|error| Failure::unsent(CallClass::BadRequest, error.to_string())),
+        Err(limit) => Err(Failure::unsent(
+            CallClass::ContextTooLong,
+            format!("the request is longer than {limit} bytes"),
+        )),
+    }
+}
+
+/// Refuses a call because of the agent's own mistake, with an explanation.
+fn give_up(call: AgentCall, llm: &LlmName, failure: Failure) -> Response {
+    let message = format!("the call to {llm} was not sent: {}", failure.message);
+    let code = failure.class.label();
+    call.ask(llm).end(Outcome::Failure(failure));
+    call.end(None);
+    reply::error(StatusCode::BAD_REQUEST, code, &message)
+}
+
+/// A call with less time left than this is in trouble.
+const NEARLY_OVER: Duration = Duration::from_millis(1500);
+
+/// A readable call on its way from LLM to LLM.
+struct Walk<'a> {
+    session: &'a SessionState,
+    upstreams: &'a Upstreams,
+    request: &'a AgentRequest,
+    call: &'a AgentCall,
+}
+
+/// The outcome with one LLM.
+enum Asked {
+    Answer(Answer),
+    GoOn(Out),
+    GiveUp(Out),
+}
+
+/// The outcome of one try.
+enum Tried {
+    Answer(Answer),
+    /// Nothing was sent.
+    Unavailable(Unavailable),
+    Failed(Failing),
+}
+
+/// A failed try.
+struct Failing {
+    class: CallClass,
+    status: Option<u16>,
+    epoch: Epoch,
+    sent: Instant,
+    /// If the LLM refused the output limit: the lesson of that refusal.
+    lesson: Option<Lesson>,
+}
+
+impl Walk<'_> {
+    async fn run(&self) -> Result<Answer, Vec<(LlmName, Out)>> {
+        let mut outs: Vec<(LlmName, Out)> = Vec::new();
+        let dialect = self.request.envelope.dialect;
+        let candidates = failover::candidates(&self.session.plan.llms, &self.session.plan.failover);
+        // An LLM that is served in another protocol than the agent's is skipped.
+        for llm in candidates
+            .iter()
+            .filter(|llm| self.upstreams.speaks(llm, dialect))
+        {
+            if let Some((from, out)) = outs.last() {
+                MovedOn { from, to: llm, out }.emit();
+            }
+            match self.ask(llm).await {
+                Asked::Answer(answer) => return Ok(answer),
+                Asked::GoOn(out) => outs.push((llm.clone(), out)),
+                Asked::GiveUp(out) => {
+                    outs.push((llm.clone(), out));
+                    break;
+                }
+            }
+        }
+        Err(outs)
+    }
+
+    /// Asks one LLM, with retries.
+    async fn ask(&self, llm: &LlmName) -> Asked {
+        let mut failed = None;
+        let mut tries = 0;
+        let (mut known, mut lessons) = (self.upstreams.known.of(llm), Vec::new());
+        loop {
+            match (self.attempt(llm, known).await, failed.take()) {
+                (Tried::Answer(answer), _) => {
+                    if !lessons.is_empty() {
+                        self.upstreams.known.keep(llm, known);
+                    }
+                    self.session.plan.permits.succeeded(llm);
+                    return Asked::Answer(answer);
+                }
+                (Tried::Unavailable(unavailable), None) => {
+                    return Asked::GoOn(Out::Unavailable(unavailable));
+                }
+                // The LLM was shut while this call waited for its retry.
+                (Tried::Unavailable(_), Some(failing)) => {
+                    return Asked::GoOn(self.failed(llm, failing));
+                }
+                (Tried::Failed(failing), before) => {
+                    // A call learns each kind of lesson once. Asking again with a lesson is not a
+                    // retry.
+                    let new = failing
+                        .lesson
+                        .filter(|lesson| !lessons.contains(&discriminant(lesson)));
+                    if let Some(lesson) = new
+                        && let Some(taught) = known.taught(lesson, self.request.demand)
+                    {
+                        LimitLearned { llm, lesson }.emit();
+                        lessons.push(discriminant(&lesson));
+                        known = taught;
+                        failed = before;
+                        continue;
+                    }
+                    tries += 1;
+                    let sent = before.map_or(failing.sent, |before: Failing| before.sent);
+                    let failing = Failing { sent, ..failing };
+                    match failover::next(&failing.class, tries, &self.session.plan.failover) {
+                        Next::Retry { after } => {
+                            self.session.plan.permits.in_trouble(llm);
+                            failed = Some(failing);
+                            tokio::time::sleep(after).await;
+                        }
+                        Next::MoveOn => return Asked::GoOn(self.failed(llm, failing)),
+                        Next::GiveUp => return Asked::GiveUp(self.failed(llm, failing)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives up on this LLM and reports it to the pool.
+    fn failed(
+        &self,
+        llm: &LlmName,
+        Failing {
+            class,
+            status,
+            epoch,
+            sent,
+            ..
+        }: Failing,
+    ) -> Out {
+        if class.is_outage() {
+            let dialect = self.request.envelope.dialect.into();
+            let failed = Failed {
+                class: class.clone(),
+                epoch,
+                dialect,
+                status,
+                took: sent.elapsed(),
+            };
+            self.session.plan.permits.failed(llm, &failed);
+        }
+        Out::Failed(class)
+    }
+
+    /// One try with one LLM. It is recorded if anything was sent.
+    async fn attempt(&self, llm: &LlmName, known: Known) -> Tried {
+        let permits = &self.session.plan.permits;
+        let mut epoch = match permits.check(llm) {
+            Ok(epoch) => epoch,
+            Err(unavailable) => return skipped(llm, unavailable),
+        };
+        let mut call = self.call.ask(llm);
+        let (mut sent, mut lesson) = (Instant::now(), None);
+        let outcome = match prepare(self.upstreams, llm, known, self.request, &mut call) {
+            Err(failure) => Outcome::Failure(failure),
+            Ok(Prepared {
+                upstream,
+                tariff,
+                body,
+                limit,
+            }) => {
+                if tariff.is_paid()
+                    && let Err(unavailable) = permits.reserve().await
+                {
+                    return skipped(llm, unavailable);
+                }
+                let timeout = call.timeout();
+                let _place = upstream.place().await;
+                // The call that had the place before may have found that the LLM is down.
+                match permits.check(llm) {
+                    Ok(now) => epoch = now,
+                    Err(unavailable) => return skipped(llm, unavailable),
+                }
+                if tariff.is_paid() {
+                    permits.spending(self.session.at_most()).await;
+                }
+                call.sent();
+                sent = Instant::now();
+                let exchange = upstream.send(self.request, body, timeout);
+                let exchange = watched(exchange, timeout, || permits.in_trouble(llm)).await;
+                let said = said(&exchange);
+                let outcome = classify(exchange, wall_clock(), upstream.secret());
+                lesson = limit
+                    .filter(|_| is_refusal(&outcome))
+                    .and_then(|limit| lesson::read(&said, limit));
+                blamed(outcome, || permits.refuses_the_task(llm))
+            }
+        };
+        let status = match &outcome {
+            Outcome::Failure(failure) => failure.status,
+            Outcome::Answer(_) | Outcome::Cut(..) => None,
+        };
+        match call.end(outcome) {
+            Settled::Answer(answer) => Tried::Answer(answer),
+            Settled::Failed(class) => Tried::Failed(Failing {
+                class,
+                status,
+                epoch,
+                sent,
+                lesson,
+            }),
+        }
+    }
+}
+
+/// Runs the exchange, and calls `in_trouble` when its time is nearly over.
+async fn watched(
+    exchange: impl Future<Output = Exchange>,
+    timeout: Duration,
+    in_trouble: impl FnOnce(),
+) -> Exchange {
+    let mut exchange = pin!(exchange);
+    match tokio::time::timeout(timeout - NEARLY_OVER.min(timeout / 4), &mut exchange).await {
+        Ok(exchange) => exchange,
+        Err(_) => {
+            in_trouble();
+            exchange.await
+        }
+    }
+}
+
+/// Reclassifies a 403 without a reason if the key is good: then the provider refuses the request.
+fn blamed(outcome: Outcome, refuses_the_task: impl FnOnce() -> bool) -> Outcome {
+    match outcome {
+        Outcome::Failure(failure)
+            if failure.class == CallClass::Auth
+                && failure.status == Some(403)
+                && refuses_the_task() =>
+        {
+            let message = format!(
+                "{}; a probe with the same key was answered",
+                failure.message
+            );
+            Outcome::Failure(Failure {
+                class: CallClass::BadRequest,
+                message,
+                ..failure
+            })
+        }
+        Outcome::Answer(_) | Outcome::Cut(..) | Outcome::Failure(_) => outcome,
+    }
+}
+
+fn skipped(llm: &LlmName, unavailable: Unavailable) -> Tried {
+    Skipped {
+        llm,
+        unavailable: &unavailable,
+    }
+    .emit();
+    Tried::Unavailable(unavailable)
+}
+
+/// The body of the provider's answer.
+fn said(exchange: &Exchange) -> Bytes {
+    match exchange {
+        Exchange::Answered { body, .. } => body.clone(),
+        Exchange::KeyMissing { .. }
+        | Exchange::NotConnected { .. }
+        | Exchange::TimedOut { .. }
+        | Exchange::Silent { .. } => Bytes::new(),
+    }
+}
+
+/// Whether the provider may have refused the request for its output limit. Some providers wrap such
+/// a refusal into a 500.
+fn is_refusal(outcome: &Outcome) -> bool {
+    let Outcome::Failure(Failure { class, status, .. }) = outcome else {
+        return false;
+    };
+    match class {
+        CallClass::BadRequest | CallClass::ContextTooLong => true,
+        CallClass::Unavailable => status.is_some_and(|status| status >= 500),
+        CallClass::Ok
+        | CallClass::RateLimited { .. }
+        | CallClass::Timeout
+        | CallClass::ModelUnavailable
+        | CallClass::Auth
+        | CallClass::BadAnswer
+        | CallClass::Cut(_)
+        | CallClass::Refused(_) => false,
+    }
+}
+
+/// A request that is ready to be sent.
+struct Prepared<'a> {
+    upstream: &'a Upstream,
+    tariff: Tariff,
+    body: Vec<u8>,
+    limit: Option<Refused>,
+}
+
+/// Does all that needs no place: finds the provider, the price and the rest of the limits.
+fn prepare<'a>(
+    upstreams: &'a Upstreams,
+    llm: &LlmName,
+    known: Known,
+    request: &AgentRequest,
+    call: &mut OpenCall,
+) -> Result<Prepared<'a>, Failure> {
+    let provider = llm.provider();
+    let unusable = |message: String| Failure::unsent(CallClass::BadRequest, message);
+    let upstream = upstreams
+        .provider(llm)
+        .ok_or_else(|| unusable(format!("provider {provider} is not in the pool file")))?;
+    if !upstreams.speaks(llm, request.envelope.dialect) {
+        return Err(nobody_speaks(request.envelope.dialect, llm));
+    }
+    let tariff = upstreams
+        .tariff(llm)
+        .ok_or_else(|| unusable(format!("prices has no entry for {llm}")))?;
+    let demand = Demand {
+        most_output: known.most_output(request.demand),
+        ..request.demand
+    };
+    let admission = call.reserve(demand, tariff).map_err(|refusal| {
+        let class = match refusal {
+            Refusal::Tokens { .. } => CallClass::Refused(Cap::Tokens),
+            Refusal::Cost { .. } => CallClass::Refused(Cap::Cost),
+            Refusal::Context { .. } => CallClass::ContextTooLong,
+        };
+        Failure::unsent(class, refusal.to_string())
+    })?;
+    let (told, field) = (admission.output_limit, upstream.limit_field(known));
+    let (body, limit) = (
+        request.for_provider(llm.model(), told, field),
+        request.limit(told, field),
+    );
+    Ok(Prepared {
+        upstream,
+        tariff,
+        body,
+        limit,
+    })
+}

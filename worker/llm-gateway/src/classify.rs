@@ -1,0 +1,366 @@
+//! The only place that classifies the outcome of an LLM call. Pure: time is an argument.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pool_core::time::Timestamp;
+use serde_json::Value;
+
+use super::answer::{Answer, NoAnswer};
+use super::error_inside::status_of;
+use super::moderation::{is_about_the_prompt, is_page};
+use super::pricing::Tokens;
+use super::protocol::{Ending, Form};
+use super::record::{CallClass, Cut};
+
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// An exchange between the gateway and a provider.
+#[derive(Debug, Clone)]
+pub(super) enum Exchange {
+    /// The worker's environment lacks the provider's key: nothing was sent.
+    KeyMissing { variable: String },
+    /// Nothing was sent.
+    NotConnected { reason: String },
+    /// Sent, but no complete answer came within the call's time-out.
+    TimedOut { after: Duration },
+    /// Sent, but the connection broke before a status came.
+    Silent { reason: String },
+    Answered {
+        /// The form of a successful body.
+        form: Form,
+        status: u16,
+        retry_after: RetryAfter,
+        body: Bytes,
+        end: BodyEnd,
+    },
+}
+
+/// The headers that tell when to come back, as the provider sent them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RetryAfter {
+    /// `retry-after-ms`.
+    pub(super) milliseconds: Option<String>,
+    /// `retry-after`: seconds, or an HTTP date.
+    pub(super) seconds_or_date: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum BodyEnd {
+    Whole,
+    Broken { reason: String },
+    TooLarge { limit: usize },
+}
+
+/// A classified call.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    Answer(Answer),
+    /// An answer that is not whole.
+    Cut(Cut, Answer),
+    Failure(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: CallClass,
+    pub(super) status: Option<u16>,
+    pub(super) message: String,
+    pub(super) billing: Billing,
+}
+
+/// How a failed call is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Billing {
+    /// Providers do not bill errors.
+    Nothing,
+    Reported(Tokens),
+    /// The provider may have done the work, and the amount is unknown.
+    WorstCase,
+}
+
+impl Failure {
+    /// A failure before anything was sent.
+    pub(super) fn unsent(class: CallClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            status: None,
+            message: message.into(),
+            billing: Billing::Nothing,
+        }
+    }
+}
+
+impl CallClass {
+    /// The word in metrics and logs.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::ModelUnavailable => "model_unavailable",
+            Self::Auth => "auth",
+            Self::ContextTooLong => "context_too_long",
+            Self::BadRequest => "bad_request",
+            Self::BadAnswer => "bad_answer",
+            Self::Cut(Cut::OutputLimit) => "output_limit",
+            Self::Cut(Cut::TaskLimit(_)) => "task_limit",
+            Self::Cut(Cut::Filtered) => "filtered",
+            Self::Cut(Cut::Unfinished) => "unfinished",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Classifies an exchange. `secret` is the provider's key, which is removed from messages because
+/// providers quote it.
+pub(super) fn classify(exchange: Exchange, now: Timestamp, secret: Option<&str>) -> Outcome {
+    let outcome = match exchange {
+        Exchange::KeyMissing { variable } => Outcome::Failure(Failure::unsent(
+            CallClass::Auth,
+            format!("the key is missing: set the environment variable {variable} for the worker"),
+        )),
+        Exchange::NotConnected { reason } => {
+            Outcome::Failure(Failure::unsent(CallClass::Unavailable, reason))
+        }
+        Exchange::TimedOut { after } => Outcome::Failure(Failure {
+            class: CallClass::Timeout,
+            status: None,
+            message: format!("no complete answer within {after:?}"),
+            billing: Billing::WorstCase,
+        }),
+        Exchange::Silent { reason } => Outcome::Failure(Failure {
+            class: CallClass::Unavailable,
+            status: None,
+            message: format!("the connection broke before the answer: {reason}"),
+            billing: Billing::WorstCase,
+        }),
+        Exchange::Answered {
+            form,
+            status: status @ 200..300,
+            body,
+            end,
+            retry_after,
+        } => {
+            let wait = retry_after.wait(now);
+            match whole(&end).and_then(|()| {
+                Answer::read(form, &body).map_err(|error| no_answer(error, &body, wait))
+            }) {
+                Ok(answer) => ended(answer, status),
+                Err((class, message, billing)) => Outcome::Failure(Failure {
+                    class,
+                    status: Some(status),
+                    message,
+                    billing,
+                }),
+            }
+        }
+        Exchange::Answered {
+            form: _,
+            status,
+            retry_after,
+            body,
+            end: _,
+        } => Outcome::Failure(Failure {
+            class: class_of_error(status, &body, retry_after.wait(now)),
+            status: Some(status),
+            message: format!("status {status}: {}", said(&body)),
+            billing: Billing::Nothing,
+        }),
+    };
+    match outcome {
+        Outcome::Answer(_) | Outcome::Cut(..) => outcome,
+        Outcome::Failure(failure) => Outcome::Failure(Failure {
+            message: presentable(&failure.message, secret),
+            ..failure
+        }),
+    }
+}
+
+type NoSuccess = (CallClass, String, Billing);
+
+/// Whether the whole body arrived.
+fn whole(end: &BodyEnd) -> Result<(), NoSuccess> {
+    match end {
+        BodyEnd::Whole => Ok(()),
+        BodyEnd::Broken { reason } => {
+            let message = format!("the connection broke in the middle of the answer: {reason}");
+            Err((CallClass::Unavailable, message, Billing::WorstCase))
+        }
+        BodyEnd::TooLarge { limit } => {
+            let message = format!("the answer is longer than {limit} bytes");
+            Err((CallClass::BadAnswer, message, Billing::WorstCase))
+        }
+    }
+}
+
+/// Whether an answer counts, by how it ended.
+fn ended(answer: Answer, status: u16) -> Outcome {
+    let class = match answer.ending() {
+        Ending::Whole | Ending::ToolCall => return Outcome::Answer(answer),
+        Ending::OutputLimit => return Outcome::Cut(Cut::OutputLimit, answer),
+        Ending::Filtered => return Outcome::Cut(Cut::Filtered, answer),
+        Ending::Unfinished => return Outcome::Cut(Cut::Unfinished, answer),
+        Ending::ContextFull => CallClass::ContextTooLong,
+        Ending::GaveUp => CallClass::Unavailable,
+    };
+    let nothing = answer.is_empty().then(Tokens::default);
+    let billing = Billing::of(answer.usage().or(nothing));
+    let message = format!(
+        "the answer ended with `{}`",
+        answer.finish_reason().unwrap_or_default()
+    );
+    Outcome::Failure(Failure {
+        class,
+        status: Some(status),
+        message,
+        billing,
+    })
+}
+
+impl Billing {
+    fn of(usage: Option<Tokens>) -> Self {
+        match usage {
+            None => Self::WorstCase,
+            Some(tokens) if tokens == Tokens::default() => Self::Nothing,
+            Some(tokens) => Self::Reported(tokens),
+        }
+    }
+}
+
+/// A response with a success status but without an answer. It may have been billed.
+fn no_answer(
+    (error, usage): (NoAnswer, Option<Tokens>),
+    body: &[u8],
+    retry_after: Option<Duration>,
+) -> NoSuccess {
+    let class = match &error {
+        // A proxy or a login page answers in the provider's place.
+        _ if is_page(body) => CallClass::Unavailable,
+        NoAnswer::ErrorInside {
+            status: Some(status),
+            ..
+        } => class_of_error(*status, body, retry_after),
+        NoAnswer::Failed(error) => {
+            // A provider that gives up in the middle is out of service, for any reason.
+            let status = status_of(&error["error"]).unwrap_or(500);
+            class_of_error(status, error.to_string().as_bytes(), retry_after)
+        }
+        // A stream that stops in the middle counts like a broken connection.
+        NoAnswer::Cut => CallClass::Unavailable,
+        NoAnswer::ErrorInside { status: None, .. }
+        | NoAnswer::Json(_)
+        | NoAnswer::NoChoices
+        | NoAnswer::NoMessage
+        | NoAnswer::Lacks(_) => CallClass::BadAnswer,
+    };
+    (class, error.to_string(), Billing::of(usage))
+}
+
+/// The class of an error status. Error codes are more precise than statuses, so they come first.
+fn class_of_error(status: u16, body: &[u8], retry_after: Option<Duration>) -> CallClass {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let code = parsed["error"]["code"].as_str().unwrap_or_default();
+    match status {
+        400..500 if code == "model_not_found" => CallClass::ModelUnavailable,
+        // Anthropic's text for an account without money.
+        400 if said(body).contains("credit balance is too low") => CallClass::Auth,
+        400 | 422 if is_context_error(code, &parsed, body) => CallClass::ContextTooLong,
+        403 if is_about_the_prompt(&parsed, body) => CallClass::BadRequest,
+        // 402: the account has no money left. Waiting does not help.
+        401..=403 => CallClass::Auth,
+        404 => CallClass::ModelUnavailable,
+        408 => CallClass::Timeout,
+        413 => CallClass::ContextTooLong,
+        429 => CallClass::RateLimited { retry_after },
+        400..500 => CallClass::BadRequest,
+        // Redirects are not followed, because they would send the key elsewhere. So a status below
+        // 400 means that the provider does not serve here.
+        0..400 | 500.. => CallClass::Unavailable,
+    }
+}
+
+/// Whether the prompt is too long. OpenAI sends a code for it, llama.cpp a type, Anthropic and most
+/// others only a sentence.
+fn is_context_error(code: &str, parsed: &Value, body: &[u8]) -> bool {
+    const SENTENCES: [&str; 5] = [
+        "maximum context length",
+        "context length exceeded",
+        "prompt is too long",
+        "exceeds the available context size",
+        "exceed context limit",
+    ];
+    let text = String::from_utf8_lossy(body).to_lowercase();
+    code == "context_length_exceeded"
+        || parsed["error"]["type"] == "exceed_context_size_error"
+        || SENTENCES.iter().any(|sentence| text.contains(sentence))
+}
+
+impl RetryAfter {
+    fn wait(&self, now: Timestamp) -> Option<Duration> {
+        let milliseconds = self
+            .milliseconds
+            .as_ref()
+            .and_then(|text| text.trim().parse().ok());
+        milliseconds.map(Duration::from_millis).or_else(|| {
+            let text = self.seconds_or_date.as_ref()?.trim();
+            let whole_seconds = text.split_once('.').map_or(text, |(seconds, _)| seconds);
+            if let Ok(seconds) = whole_seconds.parse::<u64>() {
+                let fraction = u64::from(whole_seconds.len() < text.len());
+                return Some(Duration::from_secs(seconds.saturating_add(fraction)));
+            }
+            let date = jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(text)
+                .ok()?;
+            let at = u64::try_from(date.as_millisecond()).ok()?;
+            Some(Timestamp(at).since(now))
+        })
+    }
+}
+
+/// The text of an error body, in the shapes that providers use.
+fn said(body: &[u8]) -> String {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let texts = [
+        &parsed["error"]["message"],
+        &parsed["error"],
+        &parsed["message"],
+        &parsed["detail"],
+    ];
+    match texts.into_iter().find_map(Value::as_str) {
+        Some(text) => text.to_owned(),
+        None if body.is_empty() => "no message".to_owned(),
+        None => {
+            String::from_utf8_lossy(&body[..body.len().min(4 * MAX_MESSAGE_CHARS)]).into_owned()
+        }
+    }
+}
+
+/// The message as one short line without secrets.
+fn presentable(message: &str, secret: Option<&str>) -> String {
+    let message = match secret {
+        Some(secret) if !secret.is_empty() => message.replace(secret, "***"),
+        Some(_) | None => message.to_owned(),
+    };
+    let words = message
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty());
+    let line = words.map(without_key).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Hides other people's keys, whole or partly masked, as providers quote them.
+fn without_key(word: &str) -> String {
+    match word.find("sk-") {
+        Some(start) => format!("{}sk-***", &word[..start]),
+        None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

@@ -1,0 +1,327 @@
+//! Anthropic's Messages, as claude speaks it. Pure. Requests and answers are passed on as they are.
+
+use axum::http::{HeaderMap, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use super::super::answer::{NoAnswer, Reading};
+use super::super::body::{Body, Change, Changes};
+use super::super::error_inside::error_in;
+use super::super::pricing::Tokens;
+use super::super::request::{Asked, BadRequest, given, list};
+use super::{Ending, output_limit, sse};
+
+const VERSION: &str = "anthropic-version";
+/// The version for agents that name none (<https://docs.anthropic.com/en/api/versioning>).
+const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// The header that switches on the features that the agent's request uses.
+const BETA: &str = "anthropic-beta";
+/// The smallest value that providers accept for `thinking.budget_tokens`.
+const LEAST_THINKING: u64 = 1024;
+/// Fields that make a provider charge for more than tokens, or use data that is not in the request.
+pub(super) const UNPRICEABLE: [&str; 4] =
+    ["container", "fallbacks", "inference_geo", "mcp_servers"];
+/// Anthropic's tools that the agent itself runs, by the beginnings of their types. The provider
+/// runs all other tools.
+const OWN_TOOLS: [&str; 4] = ["custom", "bash_", "text_editor_", "memory_"];
+/// Content whose tokens follow from its size.
+const TEXTS: [&str; 7] = [
+    "text",
+    "thinking",
+    "redacted_thinking",
+    "tool_use",
+    "tool_result",
+    "search_result",
+    "tool_reference",
+];
+/// The extra price of a cache write, in percent of its input: for five minutes, or for an hour.
+const WRITE_5M: u64 = 25;
+const WRITE_1H: u64 = 100;
+
+/// The agent's version and beta features. Without them its request would mean something else.
+pub(super) fn headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
+    let version = headers.get(VERSION).cloned().unwrap_or(DEFAULT_VERSION);
+    let betas = headers
+        .get_all(BETA)
+        .iter()
+        .cloned()
+        .map(|value| (BETA, value));
+    std::iter::once((VERSION, version)).chain(betas).collect()
+}
+
+/// The only query that Anthropic's own clients send.
+pub(super) fn query(query: Option<&str>) -> Option<&'static str> {
+    query
+        .is_some_and(|query| query.split('&').any(|pair| pair == "beta=true"))
+        .then_some("beta=true")
+}
+
+pub(super) fn check(fields: &Map<String, Value>) -> Result<Asked, BadRequest> {
+    if list(fields, "messages").is_empty() {
+        return Err(BadRequest::Nothing("messages"));
+    }
+    if let Some(field) = unpriceable(fields) {
+        return Err(BadRequest::Unpriceable(field));
+    }
+    let input_surcharge = fields
+        .iter()
+        .map(|(name, value)| cache_write(name, value))
+        .max()
+        .unwrap_or(0);
+    Ok(Asked {
+        choices: 1,
+        max_output: output_limit::asked(fields)?,
+        input_surcharge,
+    })
+}
+
+/// The most that the `cache_control` of a request may add to the price of its input, in percent.
+fn cache_write(name: &str, value: &Value) -> u64 {
+    if name == "cache_control" && value.is_object() {
+        return if value["ttl"] == "1h" {
+            WRITE_1H
+        } else {
+            WRITE_5M
+        };
+    }
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| cache_write(name, value))
+            .max()
+            .unwrap_or(0),
+        Value::Array(values) => values
+            .iter()
+            .map(|value| cache_write("", value))
+            .max()
+            .unwrap_or(0),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// Keeps the budget for thinking below the limit.
+pub(super) fn limit_thinking(body: &Body, limit: u64, changes: &mut Changes) {
+    const BUDGET: &str = "budget_tokens";
+    let thinking = body
+        .literal("thinking")
+        .and_then(|literal| Body::read(literal.as_bytes()).ok());
+    let Some((thinking, fields)) = thinking else {
+        return;
+    };
+    if fields
+        .get(BUDGET)
+        .and_then(Value::as_u64)
+        .is_none_or(|budget| budget < limit)
+    {
+        return;
+    }
+    let lowered = if limit > LEAST_THINKING {
+        thinking.with(&Changes::from([(
+            BUDGET,
+            Change::Set((limit - 1).to_string()),
+        )]))
+    } else {
+        json!({"type": "disabled"}).to_string()
+    };
+    changes.insert("thinking", Change::Set(lowered));
+}
+
+fn unpriceable(fields: &Map<String, Value>) -> Option<String> {
+    if let Some(name) = UNPRICEABLE.into_iter().find(|name| given(fields, name)) {
+        return Some(name.to_owned());
+    }
+    for (name, known) in [
+        ("service_tier", ["auto", "standard_only"]),
+        ("speed", ["standard", "normal"]),
+    ] {
+        if given(fields, name)
+            && !fields[name]
+                .as_str()
+                .is_some_and(|value| known.contains(&value))
+        {
+            return Some(name.to_owned());
+        }
+    }
+    let edits = fields
+        .get("context_management")
+        .and_then(|management| management["edits"].as_array());
+    // Clearing is part of the call. Compacting is a call of its own, with a usage of its own.
+    let edit = edits
+        .into_iter()
+        .flatten()
+        .map(kind)
+        .find(|kind| !kind.starts_with("clear_"));
+    edit.map(|kind| format!("context_management of type \"{kind}\""))
+        .or_else(|| {
+            let tool = list(fields, "tools").iter().find_map(foreign_tool);
+            tool.or_else(|| {
+                list(fields, "messages")
+                    .iter()
+                    .find_map(|message| foreign_content(&message["content"]))
+            })
+        })
+}
+
+fn kind(value: &Value) -> &str {
+    value["type"].as_str().unwrap_or_default()
+}
+
+fn foreign_tool(tool: &Value) -> Option<String> {
+    let kind = kind(tool);
+    let own = tool["type"].is_null() || OWN_TOOLS.iter().any(|own| kind.starts_with(own));
+    // The provider searches among many tools, within the tokens of the call.
+    let own = own || kind.starts_with("tool_search_tool_");
+    (!own).then(|| format!("tools of type \"{kind}\""))
+}
+
+/// Pictures and documents, whose tokens do not follow from their size, and the results of hosted
+/// tools.
+fn foreign_content(content: &Value) -> Option<String> {
+    content.as_array()?.iter().find_map(|part| {
+        let kind = kind(part);
+        let of_tool_search = kind == "server_tool_use" || kind == "tool_search_tool_result";
+        if !TEXTS.contains(&kind) && !of_tool_search {
+            return Some(format!("message content of type \"{kind}\""));
+        }
+        if kind == "tool_result" {
+            foreign_content(&part["content"])
+        } else {
+            None
+        }
+    })
+}
+
+/// Reads an answer that is not a stream.
+pub(super) fn read(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let message: Value =
+        serde_json::from_slice(body).map_err(|error| (NoAnswer::Json(error.to_string()), None))?;
+    let usage = usage(&message["usage"]);
+    let content = message["content"].as_array();
+    if message["type"] == "error" || error_in(&message).is_some() {
+        // An answer with neither content nor usage means that no work was done.
+        let nothing = content.is_none_or(Vec::is_empty).then(Tokens::default);
+        return Err((NoAnswer::Failed(message), usage.or(nothing)));
+    }
+    let content = content.ok_or((NoAnswer::Lacks("content"), usage))?;
+    let reason = message["stop_reason"].as_str();
+    let (finish_reason, empty) = (
+        reason.map(str::to_owned),
+        !content.iter().any(says_something),
+    );
+    Ok(Reading {
+        usage,
+        finish_reason,
+        ending: Ending::of(reason),
+        empty,
+        chat: None,
+    })
+}
+
+/// Reads the events of a stream, from `message_start` to `message_stop`.
+pub(super) fn read_stream(body: &[u8]) -> Result<Reading, (NoAnswer, Option<Tokens>)> {
+    let events = sse::events_of(body)?;
+    if let Some(at) = events.iter().position(is_error) {
+        return Err((
+            NoAnswer::Failed(events[at].clone()),
+            used_before_an_error(&events[..at]),
+        ));
+    }
+    let of_kind = |wanted: &'static str| events.iter().filter(move |event| kind(event) == wanted);
+    if of_kind("message_start").next().is_none() && !events.is_empty() {
+        return Err((NoAnswer::Lacks("message_start"), None));
+    }
+    if of_kind("message_stop").next().is_none() {
+        return Err((NoAnswer::Cut, None));
+    }
+    let reason = of_kind("message_delta")
+        .rev()
+        .find_map(|delta| delta["delta"]["stop_reason"].as_str());
+    let begins =
+        of_kind("content_block_start").any(|event| says_something(&event["content_block"]));
+    let goes_on = of_kind("content_block_delta").any(|event| says_something(&event["delta"]));
+    Ok(Reading {
+        usage: streamed_usage(&events),
+        finish_reason: reason.map(str::to_owned),
+        ending: Ending::of(reason),
+        empty: !begins && !goes_on,
+        chat: None,
+    })
+}
+
+fn is_error(event: &Value) -> bool {
+    kind(event) == "error" || (event["type"].is_null() && error_in(event).is_some())
+}
+
+/// The usage before an error. None: some output had come, and the provider has not said how much.
+fn used_before_an_error(events: &[Value]) -> Option<Tokens> {
+    let of_kind = |wanted: &str| events.iter().any(|event| kind(event) == wanted);
+    if of_kind("content_block_delta") && !of_kind("message_delta") {
+        return None;
+    }
+    Some(streamed_usage(events).unwrap_or_default())
+}
+
+/// The counts at the start of the stream, raised by later ones.
+fn streamed_usage(events: &[Value]) -> Option<Tokens> {
+    let start = events.iter().find(|event| kind(event) == "message_start")?;
+    let mut counts = start["message"]["usage"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let deltas = events.iter().filter(|event| kind(event) == "message_delta");
+    deltas.for_each(|delta| raise(&mut counts, &delta["usage"]));
+    usage(&Value::Object(counts))
+}
+
+/// Whether a block of content, or a piece of one, is not empty.
+fn says_something(block: &Value) -> bool {
+    match kind(block) {
+        "text" | "text_delta" => block["text"]
+            .as_str()
+            .is_some_and(|text| !text.trim().is_empty()),
+        "tool_use" => true,
+        _other => false,
+    }
+}
+
+/// Raises the counts. In a stream they only rise.
+fn raise(counts: &mut Map<String, Value>, later: &Value) {
+    for (name, value) in later.as_object().into_iter().flatten() {
+        let so_far = counts.get(name).and_then(Value::as_u64);
+        if value.as_u64() >= so_far {
+            counts.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Reads a usage. Its `input_tokens` excludes tokens that were read from a cache or written into
+/// it.
+fn usage(usage: &Value) -> Option<Tokens> {
+    let count = |name: &str| usage[name].as_u64().unwrap_or(0);
+    let (new, output) = (
+        usage["input_tokens"].as_u64()?,
+        usage["output_tokens"].as_u64()?,
+    );
+    let (read, written) = (
+        count("cache_read_input_tokens"),
+        count("cache_creation_input_tokens"),
+    );
+    // Cache writes that are not marked as five minutes long may have been written for an hour.
+    let short = usage["cache_creation"]["ephemeral_5m_input_tokens"]
+        .as_u64()
+        .unwrap_or(0)
+        .min(written);
+    let percents = short
+        .saturating_mul(WRITE_5M)
+        .saturating_add((written - short).saturating_mul(WRITE_1H));
+    let input = new.saturating_add(read).saturating_add(written);
+    Some(Tokens {
+        input,
+        cached_input: read,
+        output,
+        surcharge: percents.div_ceil(100),
+    })
+}
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

@@ -1,0 +1,247 @@
+//! The gateway's record of a run, its first evidence: one entry for each call to an LLM, retries
+//! and backups included.
+
+use std::time::Duration;
+
+use pool_core::id::LlmName;
+use pool_core::llm::Fault;
+use pool_core::money::MicroUsd;
+use pool_core::result::{LlmUsage, Usage};
+
+use super::permits::Unavailable;
+use super::protocol::Ending;
+
+/// The outcome of one LLM call. `classify.rs` decides it once, and all other code matches on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallClass {
+    /// A complete answer in the protocol.
+    Ok,
+    RateLimited {
+        retry_after: Option<Duration>,
+    },
+    Timeout,
+    /// 5xx, no connection, or a connection that broke.
+    Unavailable,
+    /// The provider does not serve this model.
+    ModelUnavailable,
+    Auth,
+    ContextTooLong,
+    BadRequest,
+    /// 200, but not a valid answer in the protocol: broken JSON, no choices.
+    BadAnswer,
+    /// An answer in the protocol, but not all of it.
+    Cut(Cut),
+    /// Refused by the gateway itself, because the call would exceed a limit of the task.
+    Refused(Cap),
+}
+
+/// The reason why an answer was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// A limit of the LLM's output: its own, the agent's, or the one that the gateway sets for a
+    /// paid LLM.
+    OutputLimit,
+    /// An output limit that the gateway had lowered to the rest of the task's limit.
+    TaskLimit(Cap),
+    /// A filter of the provider, or a refusal of the LLM.
+    Filtered,
+    /// The answer is incomplete for another reason.
+    Unfinished,
+}
+
+/// A limit of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cap {
+    Tokens,
+    Cost,
+}
+
+impl CallClass {
+    /// Whether the LLM is at fault, and not the request or the answer. Such a failure counts for
+    /// the LLM's breaker. A task that met only such failures can be done by another programmer, or
+    /// later.
+    pub fn is_outage(&self) -> bool {
+        self.fault().is_some()
+    }
+
+    /// The fault of an outage, and when the provider wants to be asked again.
+    pub fn fault(&self) -> Option<(Fault, Option<Duration>)> {
+        match self {
+            Self::RateLimited { retry_after } => Some((Fault::RateLimited, *retry_after)),
+            Self::Timeout => Some((Fault::Timeout, None)),
+            Self::Unavailable => Some((Fault::Unavailable, None)),
+            Self::ModelUnavailable => Some((Fault::ModelUnavailable, None)),
+            Self::Auth => Some((Fault::Auth, None)),
+            Self::Ok
+            | Self::ContextTooLong
+            | Self::BadRequest
+            | Self::BadAnswer
+            | Self::Cut(_)
+            | Self::Refused(_) => None,
+        }
+    }
+}
+
+/// Why an LLM did not answer a call of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Out {
+    /// The LLM was not asked.
+    Unavailable(Unavailable),
+    /// The LLM was asked, and its last try failed with this class.
+    Failed(CallClass),
+}
+
+impl Out {
+    /// The word in messages, logs and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unavailable(unavailable) => unavailable.reason.as_str(),
+            Self::Failed(class) => class.label(),
+        }
+    }
+
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Failed(class) => class.is_outage(),
+        }
+    }
+}
+
+/// A call of the agent for which every possible LLM was out: shut by the pool, or failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoLlmLeft {
+    /// The LLMs in the order in which they were tried; at least one.
+    pub llms: Vec<(LlmName, Out)>,
+}
+
+impl NoLlmLeft {
+    /// None if one of the LLMs was all right, and only the request or its answer failed.
+    pub(super) fn of(llms: Vec<(LlmName, Out)>) -> Option<Self> {
+        llms.iter()
+            .all(|(_, out)| out.is_outage())
+            .then_some(Self { llms })
+    }
+}
+
+impl std::fmt::Display for NoLlmLeft {
+    /// `ollama/a: timeout; openai/b: budget ($0.40 are missing)`: for people, not for the agent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (llm, out)) in self.llms.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "; " };
+            write!(f, "{gap}{llm}: {}", out.word())?;
+            match out {
+                Out::Unavailable(unavailable) if !unavailable.detail.is_empty() => {
+                    write!(f, " ({})", unavailable.detail)?;
+                }
+                Out::Unavailable(_) | Out::Failed(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One call to an LLM. A call of the agent makes several if it is repeated or moves on to a backup.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub llm: LlmName,
+    pub class: CallClass,
+    /// The provider's HTTP status; None if no answer came.
+    pub status: Option<u16>,
+    /// For people: the provider's message, or the error.
+    pub message: String,
+    /// `stop`, `length`, `content_filter`, … as the provider sent it.
+    pub finish_reason: Option<String>,
+    /// True if the answer contained neither text nor tool calls.
+    pub empty: bool,
+    pub input_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub output_tokens: u64,
+    /// The provider gave no usage; the numbers are upper estimates.
+    pub estimated: bool,
+    pub cost: MicroUsd,
+    /// The time from the decision for this LLM to the end of the answer. It includes the wait for a
+    /// free place.
+    pub duration: Duration,
+}
+
+impl Call {
+    /// Whether the answer asked for a tool, so that the agent was to go on.
+    pub fn asks_for_a_tool(&self) -> bool {
+        Ending::of(self.finish_reason.as_deref()) == Ending::ToolCall
+    }
+}
+
+/// All calls of one run, in the order in which they ended.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    pub calls: Vec<Call>,
+    /// The agent's calls that have not ended yet.
+    pub open_calls: usize,
+    /// Set if the agent's newest call found no LLM.
+    pub no_llm_left: Option<NoLlmLeft>,
+}
+
+impl Record {
+    pub fn last(&self) -> Option<&Call> {
+        self.calls.last()
+    }
+
+    /// The last call of each LLM, if its answer was cut off.
+    pub fn cut_answers(&self) -> impl Iterator<Item = &Call> {
+        let is_last = |index: usize, call: &Call| {
+            self.calls[index + 1..]
+                .iter()
+                .all(|later| later.llm != call.llm)
+        };
+        let last = self
+            .calls
+            .iter()
+            .enumerate()
+            .filter(move |(index, call)| is_last(*index, call));
+        last.map(|(_, call)| call)
+            .filter(|call| matches!(call.class, CallClass::Cut(_)))
+    }
+
+    /// The newest complete answer.
+    pub fn last_answer(&self) -> Option<&Call> {
+        self.calls
+            .iter()
+            .rev()
+            .find(|call| call.class == CallClass::Ok)
+    }
+}
+
+/// The duration of the calls, of one run or of several.
+pub fn llm_time(calls: &[Call]) -> Duration {
+    calls.iter().map(|call| call.duration).sum()
+}
+
+/// The usage of the calls, of one run or of several. The LLMs are in the order of their first call.
+pub fn usage<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Usage {
+    calls
+        .into_iter()
+        .fold(Usage::default(), |sum, call| sum.and(&of_one(call)))
+}
+
+fn of_one(call: &Call) -> Usage {
+    let of_llm = LlmUsage {
+        llm: call.llm.clone(),
+        calls: 1,
+        failed_calls: u64::from(call.class != CallClass::Ok),
+        input_tokens: call.input_tokens,
+        cached_input_tokens: call.cached_input_tokens,
+        output_tokens: call.output_tokens,
+        cost_usd: call.cost,
+    };
+    Usage {
+        calls: of_llm.calls,
+        failed_calls: of_llm.failed_calls,
+        input_tokens: of_llm.input_tokens,
+        cached_input_tokens: of_llm.cached_input_tokens,
+        output_tokens: of_llm.output_tokens,
+        cost_usd: of_llm.cost_usd,
+        estimated: call.estimated,
+        by_llm: vec![of_llm],
+    }
+}
