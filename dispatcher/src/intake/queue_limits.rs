@@ -222,7 +222,7 @@ mod tests {
     fn places_count_until_they_are_given_back() {
         let limits = limited(1);
         let two = [wanted("fast"), wanted("fast")];
-        let held = rooms.take(&two, |_| 0).expect("two fit");
+        let held = limits.take(&two, |_| 0).expect("two fit");
         assert_eq!(
             limits
                 .take(&two[..1], |_| 0)
@@ -232,7 +232,7 @@ mod tests {
             "two are being submitted"
         );
         drop(held);
-        assert!(rooms.take(&two, |_| 0).is_ok(), "the places were released");
+        assert!(limits.take(&two, |_| 0).is_ok(), "the places were released");
     }
 
     #[test]
