@@ -7,7 +7,7 @@ use pool_core::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is paused.
+/// An active pause.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PauseView {
     pub target: Target,

@@ -107,7 +107,7 @@ impl Reader {
         }
     }
 
-    /// An active pause.
+    /// All active pauses.
     pub fn pauses(&self) -> Vec<PauseView> {
         self.process.log.read(paused)
     }
