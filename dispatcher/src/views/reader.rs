@@ -68,7 +68,7 @@ impl Reader {
         self.task_as_heard(id, &self.heard())
     }
 
-    /// Like [`view`], with a snapshot that many tasks share.
+    /// Like [`Self::task`], with a snapshot that many tasks share.
     fn task_as_heard(&self, id: &TaskId, heard: &Snapshot) -> Option<TaskView> {
         let entry = self.history.entry(id).unwrap_or_default();
         let view = |fold: &Fold| {
