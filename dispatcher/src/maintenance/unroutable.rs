@@ -222,7 +222,7 @@ async fn inherit(
     }
 }
 
-/// The result takes the way of all results: `replies` decides and delivers.
+/// The result takes the way of all results: `results` decides and delivers.
 async fn reject(
     process: &Process,
     delivery: &Delivery,

@@ -1,7 +1,7 @@
 //! Explains why a task waits, in one sentence with details, so that nobody has to guess.
 //!
 //! Pure: reads the fold and the programmers' last heartbeats. The gates are computed by the
-//! workers' own code (`shared/src/standing.rs`); nothing here decides anything. `programmers` finds
+//! workers' own code (`pool_core::eligibility`); nothing here decides anything. `programmers` finds
 //! what keeps each able programmer from the task, `words` puts it into words.
 
 mod model;
